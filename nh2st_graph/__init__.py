@@ -1,0 +1,69 @@
+"""NH2ST-Graph: spatial gene expression from histology, as message passing over spots.
+
+The rooms, each a namespace to type and tab in:
+
+==========  ==============================================================
+``read``    one reader a format, each returns sections (AnnData)
+``datasets``  named data sets, splits, gene panels, the synthetic tissue
+``im``      patches at a physical size, encoders, the feature cache
+``gr``      the spatial graph, and the one conversion to PyG
+``nn``      building blocks: message passing, attention, losses, decoders
+``models``  the methods
+``tl``      fit, predict, embed, evaluate
+``metrics`` every score
+``pl``      plots
+==========  ==============================================================
+
+Rooms load on first use, so that importing the package stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, NH2STGraphError, RunError
+from nh2st_graph._version import __version__
+
+if TYPE_CHECKING:
+    from nh2st_graph import config, datasets, gr, im, metrics, models, nn, pl, read, tl
+    from nh2st_graph.config import Config
+    from nh2st_graph.tl import FittedModel, load
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DataError",
+    "FittedModel",
+    "ImageError",
+    "ModelError",
+    "NH2STGraphError",
+    "RunError",
+    "__version__",
+    "config",
+    "datasets",
+    "gr",
+    "im",
+    "load",
+    "metrics",
+    "models",
+    "nn",
+    "pl",
+    "read",
+    "tl",
+]
+
+_ROOMS = {"config", "datasets", "gr", "im", "metrics", "models", "nn", "pl", "read", "tl"}
+_SHORTCUTS = {"Config": "config", "FittedModel": "tl", "load": "tl"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _SHORTCUTS:
+        return getattr(importlib.import_module(f"{__name__}.{_SHORTCUTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

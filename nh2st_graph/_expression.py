@@ -1,0 +1,245 @@
+"""What a model is asked to predict: the panel's genes, normalised, smoothed where the user asks for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nh2st_graph._errors import ConfigError, DataError
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import check_section, section_name
+from nh2st_graph.config import TARGET_SUM, DataConfig
+
+__all__ = [
+    "choose_panel",
+    "library_size",
+    "normalize_counts",
+    "panel_counts",
+    "split_half_normalizer",
+    "targets",
+]
+
+logger = logging.getLogger("nh2st_graph")
+
+#: Column of all genes outside the panel together.
+_REST = "(all other genes)"
+
+
+def library_size(adata: AnnData) -> NDArray[np.float64]:
+    """Total counts of each spot over all measured genes, ``(n_spots,)``."""
+    return np.asarray(sparse.csr_matrix(adata.X).sum(axis=1), dtype=np.float64).ravel()
+
+
+def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
+    """Raw counts of the panel's genes, spots x genes.
+
+    Raises
+    ------
+    DataError
+        If a gene is absent from the section.
+    """
+    check_section(adata, need=("genes",))
+    absent = [gene for gene in genes if gene not in adata.var_names]
+    if absent:
+        raise DataError(_absent_message(section_name(adata), absent))
+    counts = sparse.csr_matrix(adata[:, list(genes)].X).toarray().astype(np.float64)
+    return pd.DataFrame(counts, index=adata.obs_names, columns=list(genes))
+
+
+def normalize_counts(
+    counts: NDArray[np.float64], library: NDArray[np.float64], normalize: str
+) -> NDArray[np.float64]:
+    """Bring the panel's counts to the scale that is predicted.
+
+    Parameters
+    ----------
+    counts
+        Panel counts, ``(n_spots, n_genes)``.
+    library
+        Library size over all genes, ``(n_spots,)``.
+    normalize
+        ``"total"``: library size over all genes to 1e4, natural log1p; ``"panel"``: the same with the panel's own
+        library size; ``"residuals"``: analytic Pearson residuals (Lause, Berens and Kobak, 2021; scanpy).
+
+    Returns
+    -------
+    ``(n_spots, n_genes)``. A spot without counts is all zero.
+    """
+    if normalize == "residuals":
+        return _pearson_residuals(counts)
+    size = counts.sum(axis=1) if normalize == "panel" else library
+    scaled = np.divide(counts * TARGET_SUM, size[:, None], out=np.zeros_like(counts), where=size[:, None] > 0)
+    return np.log1p(scaled)
+
+
+def _pearson_residuals(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    import scanpy as sc
+
+    # scanpy divides by spot and gene totals; empty spots and genes have no residual and stay at zero.
+    spots, genes = counts.sum(axis=1) > 0, counts.sum(axis=0) > 0
+    residuals = np.zeros_like(counts)
+    if spots.any():
+        part = AnnData(counts[np.ix_(spots, genes)])
+        result = sc.experimental.pp.normalize_pearson_residuals(part, inplace=False)
+        residuals[np.ix_(spots, genes)] = result["X"]
+    return residuals
+
+
+def targets(adata: AnnData, genes: Sequence[str], data: DataConfig) -> pd.DataFrame:
+    """Compute what is predicted for a section: spots x genes, normalised and smoothed as ``data`` says.
+
+    Raises
+    ------
+    DataError
+        If a gene is absent, or smoothing is asked for on a section without an array.
+    """
+    counts = panel_counts(adata, genes)
+    values = normalize_counts(counts.to_numpy(), library_size(adata), data.normalize)
+    if data.smooth == "3x3":
+        values = _array_mean(adata) @ values
+    return pd.DataFrame(values, index=counts.index, columns=counts.columns)
+
+
+def split_half_normalizer(
+    adata: AnnData, genes: Sequence[str], data: DataConfig
+) -> tuple[pd.DataFrame, Callable[[pd.DataFrame], pd.DataFrame]]:
+    """Counts and normalisation for :func:`nh2st_graph.metrics.noise_ceiling`.
+
+    Returns
+    -------
+    Counts of the panel and, as a last column, of all other genes together; and the function that brings such counts
+    (halved, say) to the scale of :func:`targets`. One column for the rest is exact, since binomial thinning of a sum is
+    the sum of the thinned, and the rest only enters the library size.
+    """
+    counts = panel_counts(adata, genes).astype(np.int64)
+    counts[_REST] = np.rint(library_size(adata)).astype(np.int64) - counts.sum(axis=1)
+    smoother = _array_mean(adata) if data.smooth == "3x3" else None
+
+    def normalize(half: pd.DataFrame) -> pd.DataFrame:
+        part = half.to_numpy(dtype=np.float64)
+        values = normalize_counts(part[:, :-1], part.sum(axis=1), data.normalize)
+        values = values if smoother is None else smoother @ values
+        return pd.DataFrame(values, index=half.index, columns=half.columns[:-1])
+
+    return counts, normalize
+
+
+def _array_mean(adata: AnnData) -> sparse.csr_matrix:
+    """Average of each spot with its up to eight neighbours on the array (NH2ST, TRIPLEX), as a matrix."""
+    if Key.obs.array_row not in adata.obs or Key.obs.array_col not in adata.obs:
+        raise DataError(
+            f"section {section_name(adata)!r}: data.smooth = '3x3' needs array positions "
+            f"(obs['{Key.obs.array_row}'], obs['{Key.obs.array_col}']); use data.smooth = 'none'"
+        )
+    place = {
+        spot: i
+        for i, spot in enumerate(zip(adata.obs[Key.obs.array_row], adata.obs[Key.obs.array_col], strict=True))
+    }
+    steps = [(dr, dc) for dr in (-1, 0, 1) for dc in (-1, 0, 1)]
+    pairs = [
+        (i, place[row + dr, col + dc])
+        for (row, col), i in place.items()
+        for dr, dc in steps
+        if (row + dr, col + dc) in place
+    ]
+    rows, cols = np.array(pairs).T
+    ones = sparse.csr_matrix((np.ones(len(rows)), (rows, cols)), shape=(adata.n_obs, adata.n_obs))
+    return sparse.diags(1.0 / np.asarray(ones.sum(axis=1)).ravel()) @ ones
+
+
+def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], data: DataConfig) -> list[str]:
+    """Name the genes to predict.
+
+    Parameters
+    ----------
+    train
+        Training sections: the only ones whose counts are looked at.
+    others
+        Test sections: only which genes they measured matters.
+    data
+        ``panel`` is a file of symbols or ``hvg:N``, the ``N`` genes that vary most over the training sections (scanpy's
+        dispersions, section by section); ``missing_genes`` says what happens with a symbol that a section lacks.
+
+    Raises
+    ------
+    DataError
+        If a gene is absent from a section and ``missing_genes`` is ``"fail"``, or none is left.
+    ConfigError
+        If ``panel`` is neither.
+    """
+    if data.panel.startswith("hvg:"):
+        return _most_variable(train, others, data.panel)
+    from nh2st_graph.datasets import read_panel
+
+    panel = read_panel(data.panel)
+    measured = {**train, **{name: section for name, section in others.items() if section.n_vars}}
+    absent: dict[str, str] = {}
+    for name, section in measured.items():
+        known = set(section.var_names)
+        absent |= {gene: name for gene in panel if gene not in known}
+    if absent and data.missing_genes == "fail":
+        first = next(iter(absent.values()))
+        raise DataError(_absent_message(first, [gene for gene, name in absent.items() if name == first]))
+    if absent:
+        logger.warning(
+            "%d of %d panel genes are absent from a section and dropped: %s",
+            len(absent),
+            len(panel),
+            ", ".join(list(absent)[:5]),
+        )
+    kept = [gene for gene in panel if gene not in absent]
+    if not kept:
+        raise DataError(
+            f"panel {data.panel}: none of its {len(panel)} genes is in every section; check the species and symbols"
+        )
+    return kept
+
+
+def _absent_message(name: str, absent: Sequence[str]) -> str:
+    shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    return (
+        f"section {name!r}: panel gene {shown} not measured; "
+        "set data.missing_genes=drop to leave such genes out, or change data.panel"
+    )
+
+
+def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], panel: str) -> list[str]:
+    import anndata as ad
+    import scanpy as sc
+
+    number = panel.removeprefix("hvg:")
+    if not number.isdigit() or int(number) < 1:
+        raise ConfigError(
+            f"data.panel = {panel!r}; expected a file of gene symbols, or hvg:N with a number N above 0"
+        )
+    shared = set.intersection(
+        *(set(section.var_names) for section in [*train.values(), *others.values()] if section.n_vars)
+    )
+    if not shared:
+        raise DataError(
+            f"no gene is shared by the sections {', '.join([*train, *others])}; check that var_names are symbols of one species"
+        )
+    # Sorted, so that the panel does not depend on the order of genes or sections in the files.
+    genes = sorted(shared)
+    joined = ad.concat(
+        {
+            name: AnnData(
+                sparse.csr_matrix(train[name][:, genes].X, dtype=np.float32), var=pd.DataFrame(index=genes)
+            )
+            for name in sorted(train)
+        },
+        label="section",
+        index_unique="-",
+    )
+    sc.pp.filter_genes(joined, min_counts=1)
+    sc.pp.normalize_total(joined, target_sum=TARGET_SUM)
+    sc.pp.log1p(joined)
+    wanted = min(int(number), joined.n_vars)
+    sc.pp.highly_variable_genes(joined, n_top_genes=wanted, batch_key="section", flavor="seurat")
+    return sorted(joined.var_names[joined.var["highly_variable"]])

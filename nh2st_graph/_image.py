@@ -1,0 +1,126 @@
+"""Opening section images: their size, a thumbnail for plots, and the full resolution once."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from nh2st_graph._errors import ImageError
+
+__all__ = ["content_hash", "image_size", "open_full", "thumbnail"]
+
+_LIMIT_LOCK = threading.Lock()
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    """Open with Pillow, without its size limit (a section scan exceeds it), closed at the end."""
+    if not path.is_file():
+        raise ImageError(f"image {path} does not exist; give the full-resolution picture of the section")
+    with _LIMIT_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            handle = Image.open(path)
+        except UnidentifiedImageError:
+            raise ImageError(
+                f"image {path} is not a picture that can be read (JPEG, PNG or TIFF expected)"
+            ) from None
+        except OSError as error:
+            raise ImageError(f"image {path} cannot be opened: {error}") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with handle:
+        try:
+            yield handle
+        except (OSError, SyntaxError, EOFError) as error:
+            raise ImageError(
+                f"image {path} is cut off or damaged ({error}); copy or download it again"
+            ) from error
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image in pixels, without decoding it.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing or not an image.
+    """
+    with _open(Path(path)) as image:
+        return image.size
+
+
+def thumbnail(path: str | Path, max_side: int = 2000) -> tuple[NDArray[np.uint8], float]:
+    """Decode an image at reduced size, for plots.
+
+    Parameters
+    ----------
+    path
+        The full-resolution image. JPEG files are decoded at reduced scale, so that the full
+        picture is never in memory.
+    max_side
+        Longest side of the result, in pixels.
+
+    Returns
+    -------
+    The RGB picture, ``(height, width, 3)``, and its scale: thumbnail pixels per full-resolution pixel.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing, not an image, or cut off.
+    """
+    with _open(Path(path)) as image:
+        full = max(image.size)
+        image.draft("RGB", (max_side, max_side))
+        image.load()
+        small = _rgb(image)
+        small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        return np.asarray(small, dtype=np.uint8), max(small.size) / full
+
+
+@contextmanager
+def open_full(path: str | Path) -> Iterator[Image.Image]:
+    """Hold the full-resolution RGB picture while the block runs, once, and let go of it after.
+
+    Yields
+    ------
+    The decoded picture. Cut regions out of it (``crop``, ``resize(box=...)``) rather than turning it
+    into an array, which would hold it a second time.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing, not an image, or cut off.
+    """
+    with _open(Path(path)) as image:
+        image.load()
+        picture = _rgb(image)
+    try:
+        yield picture
+    finally:
+        picture.close()
+
+
+def content_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """To RGB, transparency over white (glass), as slide pictures mean it."""
+    if image.mode == "RGB":
+        return image
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,71 @@
+"""Every AnnData key that the package reads or writes, in one place."""
+
+from __future__ import annotations
+
+
+class Key:
+    """Names of AnnData slots, after squidpy's convention where squidpy has one."""
+
+    class obs:
+        """Columns of ``obs``."""
+
+        section = "section"
+        patient = "patient"
+        array_row = "array_row"
+        array_col = "array_col"
+        in_tissue = "in_tissue"
+        domain = "domain"
+
+    class var:
+        """Columns of ``var``."""
+
+        kind = "kind"
+
+    class varm:
+        """Entries of ``varm``."""
+
+        truth_loadings = "truth_loadings"
+
+    class obsm:
+        """Entries of ``obsm``."""
+
+        spatial = "spatial"
+        image = "X_image"
+        embed_image = "X_nh2st_image"
+        embed_gene = "X_nh2st_gene"
+        truth_morphology = "truth_morphology"
+        truth_neighbourhood = "truth_neighbourhood"
+
+    class obsp:
+        """Entries of ``obsp``."""
+
+        connectivities = "spatial_connectivities"
+        distances = "spatial_distances"
+
+    class uns:
+        """Entries of ``uns``."""
+
+        spatial = "spatial"
+        neighbors = "spatial_neighbors"
+        image = "X_image"
+        prediction = "nh2st_prediction"
+        dropped = "nh2st_dropped"
+        truth = "nh2st_truth"
+
+    class library:
+        """Entries of ``uns["spatial"][library_id]``."""
+
+        images = "images"
+        hires = "hires"
+        scalefactors = "scalefactors"
+        spot_diameter = "spot_diameter_fullres"
+        hires_scale = "tissue_hires_scalef"
+        metadata = "metadata"
+        source_image = "source_image_path"
+        microns_per_pixel = "microns_per_pixel"
+
+    class layers:
+        """Entries of ``layers``."""
+
+        observed = "observed"
+        truth_mean = "truth_mean"
