@@ -1,0 +1,188 @@
+"""Building the spatial graph of a section with squidpy."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.neighbors import NearestNeighbors
+
+from nh2st_graph._errors import ConfigError, DataError, nearest
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import check_section, library, section_name
+
+__all__ = ["GraphMode", "has_graph", "lattice_neighbours", "spatial_graph", "spot_pitch"]
+
+GraphMode = Literal["grid", "knn", "radius", "delaunay"]
+
+#: Distance of a square lattice's diagonal over its side is 1.41; a hexagonal one has six equal neighbours.
+_SQUARE_FROM = 1.2
+
+#: Where :func:`spatial_graph` notes its arguments, beside squidpy's own ``params``.
+_ASKED = "nh2st_graph"
+
+
+def _nearest_distances(spatial: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """Distances to the ``k`` nearest other spots, ``(n_spots, k)``."""
+    distances, _ = NearestNeighbors(n_neighbors=k).fit(spatial).kneighbors()
+    return np.asarray(distances)
+
+
+def spot_pitch(adata: AnnData) -> float:
+    """Distance between adjacent spots, in full-resolution pixels.
+
+    The median distance of a spot to its nearest other spot; 1.0 for a section of one spot, where there is
+    no distance to measure.
+    """
+    spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    if len(spatial) < 2:
+        return 1.0
+    pitch = float(np.median(_nearest_distances(spatial, 1)))
+    if pitch == 0:
+        raise DataError(
+            f"section {section_name(adata)!r}: most spots share their position with another; "
+            f"obsm['{Key.obsm.spatial}'] must hold one centre for each spot"
+        )
+    return pitch
+
+
+def lattice_neighbours(adata: AnnData) -> int:
+    """Neighbours of a spot in the first ring of its array: 8 on a square array (ST), 6 on a hexagonal one (Visium).
+
+    Told apart by geometry: on a hexagonal array the sixth-nearest spot is as far as the first, on a square
+    one it is a diagonal away.
+    """
+    spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    if len(spatial) < 7:
+        return 8
+    distances = _nearest_distances(spatial, 6)
+    ratio = np.median(distances[:, 5] / np.maximum(distances[:, 0], np.finfo(float).tiny))
+    # Spots at the border of a small section lack neighbours and push the sixth distance out; the spots with
+    # the closest sixth neighbour are the inner ones, and they know the lattice.
+    inner = np.quantile(distances[:, 5] / np.maximum(distances[:, 0], np.finfo(float).tiny), 0.25)
+    return 8 if min(ratio, inner) > _SQUARE_FROM else 6
+
+
+def spatial_graph(
+    adata: AnnData,
+    mode: GraphMode = "grid",
+    *,
+    n_rings: int = 1,
+    n_neighs: int | None = None,
+    radius_um: float | None = None,
+    key_added: str = "spatial",
+    copy: bool = False,
+) -> AnnData | None:
+    """Connect the spots of a section, by squidpy's graph functions.
+
+    Parameters
+    ----------
+    adata
+        One section, with spot centres in ``obsm["spatial"]``.
+    mode
+        ``"grid"``: rings of an array; ``"knn"``: the nearest spots; ``"radius"``: all spots within a
+        distance; ``"delaunay"``: the Delaunay triangulation.
+    n_rings
+        Rings of neighbours (``mode="grid"``).
+    n_neighs
+        Neighbours of a spot: in the first ring (``"grid"``; default 8 on a square and 6 on a hexagonal array,
+        told apart by :func:`lattice_neighbours`), or nearest spots (``"knn"``; default 6). A section with
+        fewer spots connects all of them.
+    radius_um
+        Largest distance in um (``mode="radius"``; default one and a half array pitches).
+    key_added
+        Prefix of the keys written, as in squidpy.
+    copy
+        Return a copy with the graph rather than write into ``adata``.
+
+    Returns
+    -------
+    Nothing, or the copy. Written are ``obsp[f"{key_added}_connectivities"]``,
+    ``obsp[f"{key_added}_distances"]`` and ``uns[f"{key_added}_neighbors"]``. A spot with no neighbour is allowed.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown mode.
+    DataError
+        If positions are missing, or a radius in um is asked for and the section has no scale.
+    """
+    modes = ("grid", "knn", "radius", "delaunay")
+    if mode not in modes:
+        raise ConfigError(f"graph.mode = {mode!r}; {nearest(mode, modes)}")
+    check_section(adata)
+    target = adata.copy() if copy else adata
+    # Four spots carry a triangulation (three on a line do not); two carry nearest neighbours.
+    if target.n_obs < (4 if mode == "delaunay" else 2):
+        _write_empty(target, mode, key_added)
+    else:
+        _call_squidpy(target, mode, n_rings, n_neighs, radius_um, key_added)
+    target.uns[f"{key_added}_neighbors"][_ASKED] = _asked(target, mode, n_rings, n_neighs, radius_um)
+    return target if copy else None
+
+
+def has_graph(
+    adata: AnnData,
+    mode: GraphMode = "grid",
+    *,
+    n_rings: int = 1,
+    n_neighs: int | None = None,
+    radius_um: float | None = None,
+) -> bool:
+    """Whether a section has the graph that :func:`spatial_graph` would build with these arguments."""
+    known = adata.uns.get(Key.uns.neighbors, {}).get(_ASKED, {})
+    wanted = _asked(adata, mode, n_rings, n_neighs, radius_um)
+    return dict(known) == wanted and Key.obsp.connectivities in adata.obsp
+
+
+def _asked(adata: AnnData, *arguments: object) -> dict[str, object]:
+    """What a graph depends on: the arguments, and the positions in their order."""
+    names = ("mode", "n_rings", "n_neighs", "radius_um")
+    spatial = np.ascontiguousarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    given = {name: value for name, value in zip(names, arguments, strict=True) if value is not None}
+    return {**given, "positions": hashlib.sha256(spatial.tobytes()).hexdigest()[:16]}
+
+
+def _call_squidpy(
+    adata: AnnData, mode: str, n_rings: int, n_neighs: int | None, radius_um: float | None, key_added: str
+) -> None:
+    import squidpy as sq
+
+    most = adata.n_obs - 1
+    if mode == "grid":
+        around = min(n_neighs or lattice_neighbours(adata), most)
+        sq.gr.spatial_neighbors_grid(adata, n_neighs=around, n_rings=n_rings, key_added=key_added)
+    elif mode == "knn":
+        sq.gr.spatial_neighbors_knn(adata, n_neighs=min(n_neighs or 6, most), key_added=key_added)
+    elif mode == "radius":
+        sq.gr.spatial_neighbors_radius(adata, radius=_radius_px(adata, radius_um), key_added=key_added)
+    else:
+        sq.gr.spatial_neighbors_delaunay(adata, key_added=key_added)
+
+
+def _radius_px(adata: AnnData, radius_um: float | None) -> float:
+    if radius_um is None:
+        return 1.5 * spot_pitch(adata)
+    metadata: dict[str, Any] = library(adata).get(Key.library.metadata, {})
+    scale = metadata.get(Key.library.microns_per_pixel)
+    if not scale:
+        raise DataError(
+            f"section {section_name(adata)!r}: a radius in um needs metadata['{Key.library.microns_per_pixel}']"
+        )
+    return radius_um / float(scale)
+
+
+def _write_empty(adata: AnnData, mode: str, key_added: str) -> None:
+    """Squidpy's keys for a section too small to have edges."""
+    empty = sparse.csr_matrix((adata.n_obs, adata.n_obs), dtype=np.float64)
+    adata.obsp[f"{key_added}_connectivities"] = empty
+    adata.obsp[f"{key_added}_distances"] = empty.copy()
+    adata.uns[f"{key_added}_neighbors"] = {
+        "connectivities_key": f"{key_added}_connectivities",
+        "distances_key": f"{key_added}_distances",
+        "params": {"mode": mode},
+    }

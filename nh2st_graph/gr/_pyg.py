@@ -1,0 +1,107 @@
+"""The one conversion from a section's graph to PyTorch Geometric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from nh2st_graph._errors import DataError
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import check_section, section_name
+from nh2st_graph.gr._build import spot_pitch
+
+__all__ = ["EDGE_FEATURES", "batch_sections", "spatial_edges", "to_pyg"]
+
+#: Columns of ``edge_attr``: length in array pitches, then the unit vector from the receiving spot to the sender.
+EDGE_FEATURES = ("distance", "direction_x", "direction_y")
+
+
+def spatial_edges(adata: AnnData) -> tuple[Tensor, Tensor]:
+    """Edges of a section's graph, in PyG's direction, with their features.
+
+    squidpy's row ``i`` lists the neighbours of spot ``i``, and a nearest-neighbour graph is not symmetric. A
+    spot reads from its neighbours, so an entry ``(i, j)`` becomes a message **from j to i**:
+    ``edge_index[0] = j`` (sender), ``edge_index[1] = i`` (receiver).
+
+    Returns
+    -------
+    ``edge_index``, ``(2, n_edges)`` int64, and ``edge_attr``, ``(n_edges, 3)`` float32 with the columns
+    :data:`EDGE_FEATURES`. Lengths come from the positions: in grid mode squidpy's own distances are ring
+    numbers.
+
+    Raises
+    ------
+    DataError
+        If the section has no graph.
+    """
+    check_section(adata, need=("graph",))
+    connectivities = sparse.csr_matrix(adata.obsp[Key.obsp.connectivities])
+    connectivities.eliminate_zeros()
+    connectivities = connectivities.tocoo()
+    off_diagonal = connectivities.row != connectivities.col
+    receiver, sender = connectivities.row[off_diagonal], connectivities.col[off_diagonal]
+    position = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) / spot_pitch(adata)
+    step = position[sender] - position[receiver]
+    length = np.linalg.norm(step, axis=1, keepdims=True)
+    direction = np.divide(step, length, out=np.zeros_like(step), where=length > 0)
+    edge_index = torch.from_numpy(np.stack([sender, receiver]).astype(np.int64))
+    edge_attr = torch.from_numpy(np.hstack([length, direction]).astype(np.float32))
+    return edge_index, edge_attr
+
+
+def to_pyg(adata: AnnData, x: NDArray[Any] | None = None, **node_values: NDArray[Any]) -> Data:
+    """Turn a section with a graph into one PyG graph.
+
+    Parameters
+    ----------
+    adata
+        One section with squidpy's spatial keys.
+    x
+        Node features, ``(n_spots, d)``; default ``obsm["X_image"]``.
+    **node_values
+        Further arrays with one row a spot (targets, counts), in the order of ``adata``.
+
+    Returns
+    -------
+    ``Data`` with ``x`` float32, ``edge_index``, ``edge_attr``, ``pos`` (array pitches, ``(n_spots, 2)``),
+    ``section`` (its name), ``spots`` (the spots' names) and the further values as float32.
+
+    Raises
+    ------
+    DataError
+        If the section lacks graph or features, or a value has another number of rows.
+    """
+    if x is None:
+        check_section(adata, need=("features",))
+        x = np.asarray(adata.obsm[Key.obsm.image])
+    edge_index, edge_attr = spatial_edges(adata)
+    position = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) / spot_pitch(adata)
+    values = {"x": x, "pos": position, **node_values}
+    for name, value in values.items():
+        if len(value) != adata.n_obs:
+            raise DataError(
+                f"section {section_name(adata)!r}: {name} has {len(value)} rows for {adata.n_obs} spots; "
+                "give one row a spot, in the section's order"
+            )
+    tensors = {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in values.items()}
+    return Data(
+        edge_index=edge_index,
+        edge_attr=edge_attr,
+        section=section_name(adata),
+        spots=list(adata.obs_names),
+        num_nodes=adata.n_obs,
+        **tensors,
+    )
+
+
+def batch_sections(sections: Sequence[Data]) -> Batch:
+    """Join sections into one graph with no edge between them; ``batch.batch`` says which section a node is of."""
+    return Batch.from_data_list(list(sections))
