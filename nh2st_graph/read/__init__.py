@@ -1,0 +1,8 @@
+"""One reader a format, each returning sections that keep the section contract."""
+
+from nh2st_graph.read._h5ad import h5ad, write_h5ad
+from nh2st_graph.read._her2st import her2st
+from nh2st_graph.read._registry import register_format, sections
+from nh2st_graph.read._visium import visium
+
+__all__ = ["h5ad", "her2st", "register_format", "sections", "visium", "write_h5ad"]

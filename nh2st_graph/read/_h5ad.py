@@ -1,0 +1,103 @@
+"""Sections saved as h5ad: one file a section."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import anndata as ad
+from anndata import AnnData
+
+from nh2st_graph._errors import DataError
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import check_section, library, section_name
+from nh2st_graph.read._common import check_exists, wanted_names
+from nh2st_graph.read._registry import register_format
+
+__all__ = ["h5ad", "write_h5ad"]
+
+
+def h5ad(path: str | Path) -> AnnData:
+    """Read a section that was saved as h5ad, and check it.
+
+    Parameters
+    ----------
+    path
+        A file with one section in it: raw counts in ``X`` (or no genes at all), not a prediction. A relative
+        ``source_image_path`` is taken from the file's folder where such a picture is there, so that a section
+        and its picture can be moved together.
+
+    Returns
+    -------
+    The section.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is not h5ad, or breaks the section contract.
+    """
+    path = Path(path)
+    check_exists(path)
+    try:
+        adata = ad.read_h5ad(path)
+    except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} cannot be read as h5ad ({reason}); write it again with ng.read.write_h5ad") from error
+    try:
+        check_section(adata)
+    except DataError as error:
+        raise type(error)(f"{path}: {error}") from None
+    _find_image(adata, path.parent)
+    return adata
+
+
+def write_h5ad(adata: AnnData, path: str | Path) -> None:
+    """Write aside, then rename, so that a file under its name is always complete.
+
+    Parameters
+    ----------
+    adata
+        A section, or a prediction.
+    path
+        The file; its folder is made where it is missing, and an older file is replaced.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        adata.write_h5ad(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@register_format("h5ad")
+def _sections(root: Path, names: Sequence[str] | None = None) -> dict[str, AnnData]:
+    """Read one file, or a folder of ``{section}.h5ad``."""
+    check_exists(root)
+    if root.is_file():
+        adata = h5ad(root)
+        found = {section_name(adata): adata}
+        return {name: found[name] for name in wanted_names(names, found, root)}
+    files = {path.stem: path for path in root.glob("*.h5ad") if not path.name.startswith(".")}
+    return {name: _named(files[name], name) for name in wanted_names(names, files, root)}
+
+
+def _named(path: Path, name: str) -> AnnData:
+    adata = h5ad(path)
+    inside = section_name(adata)
+    if inside != name:
+        raise DataError(
+            f"{path} holds section {inside!r}; name the file {inside}.h5ad, or give the file itself as root"
+        )
+    return adata
+
+
+def _find_image(adata: AnnData, folder: Path) -> None:
+    if Key.uns.spatial not in adata.uns:
+        return
+    metadata = library(adata).get(Key.library.metadata, {})
+    source = metadata.get(Key.library.source_image)
+    if source and not Path(source).is_absolute() and (folder / source).is_file():
+        metadata[Key.library.source_image] = str((folder / source).resolve())

@@ -1,0 +1,270 @@
+"""The layout of the public HER2ST repository: Spatial Transcriptomics arrays of breast tumours.
+
+Andersson et al. 2021, "Spatial deconvolution of HER2-positive breast cancer delineates tumor-associated
+cell type interactions", Nature Communications 12:6012.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph._image import thumbnail
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import check_section
+from nh2st_graph.read._common import check_exists, picture_in, report_dropped, wanted_names
+from nh2st_graph.read._registry import register_format
+
+__all__ = ["her2st"]
+
+#: Distance of neighbouring spot centres, and diameter of a spot, of the array (Andersson et al. 2021).
+PITCH_UM = 200.0
+SPOT_UM = 100.0
+
+# The pixels of a slide scanner are square: two axes further apart than this were not fitted on one picture.
+_AXES_AGREE = 0.03
+_COUNTS, _SPOTS, _IMAGES = "ST-cnts", "ST-spotfiles", "ST-imgs"
+_COUNTS_ENDINGS = (".tsv.gz", ".tsv")
+_SPOTS_ENDING = "_selection.tsv"
+
+
+@register_format("her2st")
+def her2st(root: str | Path, sections: str | Sequence[str] | None = None) -> dict[str, AnnData]:
+    """Read sections in the layout of the public HER2ST repository.
+
+    Parameters
+    ----------
+    root
+        The repository's root, or its ``data`` folder, with ``ST-cnts/{S}.tsv.gz`` (or ``.tsv``; spots x
+        genes, rows named ``10x14`` by array x and y), ``ST-spotfiles/{S}_selection.tsv`` (``x y new_x new_y
+        pixel_x pixel_y selected``) and one picture in ``ST-imgs/{P}/{S}/``, where ``P`` is the patient, the
+        first letter of the section's name.
+    sections
+        Names of the sections to read, in the wanted order; ``None`` reads all.
+
+    Returns
+    -------
+    Sections by name. ``X``: raw counts, ``(n_spots, n_genes)``, CSR. ``obs``: ``section``, ``patient``,
+    ``array_col`` (the array's x) and ``array_row`` (the array's y). ``obsm["spatial"]``: ``(n_spots, 2)``, x
+    then y, full-resolution pixels. ``uns["nh2st_dropped"]``: how many spots were left out, and why. Spots are
+    named ``{section}_{x}x{y}`` and stand in order of array row, then column, whatever the order of the files.
+
+    Raises
+    ------
+    DataError
+        If a section is unknown, one of its files is missing or malformed, the files share no spot, or the
+        scale cannot be told from the spot file.
+    ImageError
+        If the picture is missing, unreadable or cut off, or does not cover the spots.
+
+    Notes
+    -----
+    Counts and positions are joined on the array coordinates. The scale in um per pixel is the array pitch of
+    200 um over the slope of a robust line (Theil-Sen) through the pixel against the array coordinate of each
+    axis (``new_x`` and ``new_y``, the positions as the spots were found), averaged over both axes.
+    """
+    root = Path(root)
+    check_exists(root)
+    data = root / "data" if (root / "data" / _COUNTS).is_dir() else root
+    return {name: _read_section(data, name) for name in wanted_names(sections, _known_sections(data), data)}
+
+
+def _known_sections(data: Path) -> set[str]:
+    """Name every section that has counts or spots; the missing other file is told when it is read."""
+    endings = [(_COUNTS, ending) for ending in _COUNTS_ENDINGS] + [(_SPOTS, _SPOTS_ENDING)]
+    return {
+        path.name.removesuffix(ending)
+        for folder, ending in endings
+        for path in (data / folder).glob(f"*{ending}")
+        if not path.name.startswith(".")
+    }
+
+
+def _read_section(data: Path, name: str) -> AnnData:
+    counts_file, spots_file, image_file = _section_files(data, name)
+    spots = _read_spots(spots_file)
+    counts, genes = _read_counts(counts_file)
+    both = spots.index.intersection(counts.index)
+    if both.empty:
+        raise DataError(
+            f"section {name!r}: {spots_file} and {counts_file} have no spot in common; "
+            "check that both belong to this section"
+        )
+    kept = spots.loc[both]
+    kept = kept[kept["selected"] != 0].sort_values(["y", "x"])
+    adata = AnnData(
+        X=sparse.csr_matrix(counts.loc[kept.index].to_numpy(np.float32)),
+        obs=_obs(kept, name),
+        var=pd.DataFrame(index=genes),
+        obsm={Key.obsm.spatial: kept[["pixel_x", "pixel_y"]].to_numpy(np.float64)},
+    )
+    dropped = {
+        "positions_without_counts": len(spots) - len(both),
+        "counts_without_position": len(counts) - len(both),
+        "not_selected": len(both) - len(kept),
+    }
+    report_dropped(adata, name, dropped)
+    adata.uns[Key.uns.spatial] = {name: _library(image_file, _microns_per_pixel(spots, spots_file))}
+    return check_section(adata, need=("genes", "image"))
+
+
+def _section_files(data: Path, name: str) -> tuple[Path, Path, Path]:
+    """Paths of a section's counts, spots and picture, each of which must exist."""
+    candidates = [data / _COUNTS / f"{name}{ending}" for ending in _COUNTS_ENDINGS]
+    counts = next((path for path in candidates if path.is_file()), None)
+    if counts is None:
+        raise DataError(f"section {name!r}: no counts; {candidates[0]} (or .tsv) is missing")
+    spots = data / _SPOTS / f"{name}{_SPOTS_ENDING}"
+    if not spots.is_file():
+        raise DataError(f"section {name!r}: no spot positions; {spots} is missing")
+    folder = data / _IMAGES / name[0] / name
+    image = picture_in(folder)
+    if image is None:
+        raise ImageError(f"section {name!r}: no picture; {folder / '*.jpg'} is missing")
+    return counts, spots, image
+
+
+def _obs(spots: pd.DataFrame, name: str) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            Key.obs.section: pd.Categorical([name] * len(spots), categories=[name]),
+            Key.obs.patient: pd.Categorical([name[0]] * len(spots), categories=[name[0]]),
+            Key.obs.array_row: spots["y"].to_numpy(),
+            Key.obs.array_col: spots["x"].to_numpy(),
+        },
+        index=f"{name}_" + spots.index,
+    )
+
+
+def _library(image_file: Path, microns_per_pixel: float) -> dict[str, dict[str, object]]:
+    picture, scale = thumbnail(image_file)
+    return {
+        Key.library.images: {Key.library.hires: picture},
+        Key.library.scalefactors: {
+            Key.library.spot_diameter: SPOT_UM / microns_per_pixel,
+            Key.library.hires_scale: scale,
+        },
+        Key.library.metadata: {
+            Key.library.source_image: str(image_file.resolve()),
+            Key.library.microns_per_pixel: microns_per_pixel,
+        },
+    }
+
+
+def _read_spots(path: Path) -> pd.DataFrame:
+    """Read a spot file as a table of numbers, indexed by ``{x}x{y}``; all spots are selected by default."""
+    try:
+        table = pd.read_csv(path, sep="\t")
+    except (OSError, ValueError) as error:  # pandas' parser errors and encoding errors are ValueErrors
+        raise DataError(f"spot file {path} cannot be read ({_line(error)}); download it again") from None
+    columns = ["x", "y", "new_x", "new_y", "pixel_x", "pixel_y"]
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise DataError(
+            f"spot file {path} has no column {', '.join(missing)}; expected tab-separated {' '.join(columns)}"
+        )
+    if table.empty:
+        raise DataError(f"spot file {path} has no spots; the section is empty: leave it out or download it again")
+    if "selected" not in table:
+        table["selected"] = 1
+    table = table[[*columns, "selected"]].apply(pd.to_numeric, errors="coerce")
+    bad = ~np.isfinite(table.to_numpy(np.float64))
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise DataError(
+            f"spot file {path}: {table.columns[column]} in line {row + 2} is not a number; mend or remove that spot"
+        )
+    if (table[["x", "y"]] % 1 != 0).to_numpy().any():
+        raise DataError(f"spot file {path}: x and y are not integers; they are positions on the array")
+    table = table.astype({"x": int, "y": int})
+    table.index = pd.Index([f"{x}x{y}" for x, y in zip(table["x"], table["y"], strict=True)])
+    return _unique(table, f"spot file {path}")
+
+
+def _read_counts(path: Path) -> tuple[pd.DataFrame, pd.Index]:
+    """Read a counts file as a table indexed by ``{x}x{y}``, and its gene names (the columns are numbered)."""
+    try:
+        packed = path.read_bytes()
+        content = gzip.decompress(packed) if path.suffix == ".gz" else packed
+        header = content.partition(b"\n")[0].decode().rstrip("\r").split("\t")
+        # Reading the header, pandas would rename genes that occur twice; told the type of any of the 15,000
+        # columns, it would take two to ten times as long.
+        table = pd.read_csv(io.BytesIO(content), sep="\t", header=None, skiprows=1, index_col=0)
+    except pd.errors.EmptyDataError:
+        raise DataError(
+            f"counts file {path} has no spots; the section is empty: leave it out or download it again"
+        ) from None
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise DataError(f"counts file {path} cannot be read ({_line(error)}); download it again") from None
+    genes = pd.Index(header[1:], dtype=object)
+    if len(genes) != table.shape[1] or not len(genes):
+        raise DataError(
+            f"counts file {path} names {len(genes)} genes and has {table.shape[1]} columns of counts; "
+            "it is cut off, or not a tab-separated table of spots x genes: download it again"
+        )
+    values = table.to_numpy()
+    if values.dtype == object:
+        values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise DataError(
+            f"counts file {path}: gene {genes[column]!r} in spot {table.index[row]!r} is not a number; "
+            "the file is cut off or damaged: download it again"
+        )
+    return _unique(pd.DataFrame(values, index=_array_names(table.index, path)), f"counts file {path}"), genes
+
+
+def _array_names(names: pd.Index, path: Path) -> pd.Index:
+    parts = pd.Series(names, dtype=str).str.extract(r"^(\d+)x(\d+)$")
+    bad = parts.isna().any(axis=1).to_numpy()
+    if bad.any():
+        raise DataError(f"counts file {path}: spot name {names[bad][0]!r} is not array x and y, such as '10x14'")
+    return pd.Index([f"{int(x)}x{int(y)}" for x, y in zip(parts[0], parts[1], strict=True)])
+
+
+def _unique(table: pd.DataFrame, what: str) -> pd.DataFrame:
+    if not table.index.is_unique:
+        twice = table.index[table.index.duplicated()][0]
+        raise DataError(f"{what}: spot {twice!r} occurs more than once; spots are joined by name: keep one row of each")
+    return table
+
+
+def _microns_per_pixel(spots: pd.DataFrame, path: Path) -> float:
+    """Fit the scale on each axis that says something about it, and average."""
+    from scipy.stats import theilslopes  # half a second, and only this reader needs it
+
+    spots = spots.sort_values(["y", "x"])
+    scales = {}
+    for axis in "xy":
+        array, pixel = spots[f"new_{axis}"].to_numpy(), spots[f"pixel_{axis}"].to_numpy()
+        if np.ptp(array) < 0.5:  # all spots in one row or column: only noise along this axis
+            continue
+        slope = abs(float(theilslopes(pixel, array).slope))
+        if slope > 0:
+            scales[axis] = PITCH_UM / slope
+    if not scales:
+        count = "one spot" if len(spots) == 1 else f"{len(spots)} spots that do not differ in position"
+        raise DataError(
+            f"spot file {path}: um per pixel cannot be fitted from {count}; "
+            "a section needs at least two array positions"
+        )
+    low, high = min(scales.values()), max(scales.values())
+    if high > low * (1 + _AXES_AGREE):
+        raise DataError(
+            f"spot file {path}: x says {scales['x']:.3f} and y says {scales['y']:.3f} um per pixel; "
+            "pixel and array coordinates do not belong together: download it again"
+        )
+    return float(np.mean(list(scales.values())))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,154 @@
+"""Tiny sections on disk, in each layout, written by the tests themselves."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+PITCH_PX = 40.0  # pixels between ST spots; 200 um, so 5 um per pixel
+GENES = ["GAPDH", "ERBB2", "HLA-A", "FO538757.1"]
+
+
+def _picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(120, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+@pytest.fixture
+def st_tables() -> Callable[..., SimpleNamespace]:
+    """Tables of an ST section on a grid: ``spots`` as in a spot file, ``counts`` by spot name."""
+
+    def make(n_rows: int = 4, n_cols: int = 5, seed: int = 0) -> SimpleNamespace:
+        rng = np.random.default_rng(seed)
+        x, y = (a.ravel() for a in np.meshgrid(np.arange(3, 3 + n_cols), np.arange(7, 7 + n_rows)))
+        new_x, new_y = (v + rng.uniform(-0.1, 0.1, v.size).round(3) for v in (x, y))
+        spots = pd.DataFrame(
+            {
+                "x": x,
+                "y": y,
+                "new_x": new_x,
+                "new_y": new_y,
+                "pixel_x": (new_x * PITCH_PX - 60).round(2),
+                "pixel_y": (new_y * PITCH_PX - 240).round(2),
+                "selected": 1,
+            }
+        )
+        names = [f"{a}x{b}" for a, b in zip(x, y, strict=True)]
+        counts = pd.DataFrame(rng.poisson(1.5, (x.size, len(GENES))), index=names, columns=GENES)
+        return SimpleNamespace(spots=spots, counts=counts)
+
+    return make
+
+
+@pytest.fixture
+def write_her2st(tmp_path: Path) -> Callable[..., SimpleNamespace]:
+    """Write tables and a picture as one section of a repository; gives the paths."""
+
+    def write(
+        tables: SimpleNamespace,
+        section: str = "A1",
+        *,
+        size: tuple[int, int] = (300, 260),
+        packed: bool = True,
+    ) -> SimpleNamespace:
+        data = tmp_path / "repository" / "data"
+        counts = data / "ST-cnts" / f"{section}.tsv{'.gz' if packed else ''}"
+        spots = data / "ST-spotfiles" / f"{section}_selection.tsv"
+        image = data / "ST-imgs" / section[0] / section / "scan.jpg"
+        for path in (counts, spots, image):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        text = tables.counts.to_csv(sep="\t").encode()
+        counts.write_bytes(gzip.compress(text) if packed else text)
+        tables.spots.to_csv(spots, sep="\t", index=False)
+        _picture(*size).save(image)
+        return SimpleNamespace(root=data.parent, data=data, counts=counts, spots=spots, image=image)
+
+    return write
+
+
+@pytest.fixture
+def write_visium(tmp_path: Path) -> Callable[..., SimpleNamespace]:
+    """Write a Space Ranger folder: a hexagonal array, 100 um pitch, at ``microns_per_pixel``."""
+
+    def write(
+        name: str = "V1",
+        *,
+        header: bool = False,
+        microns_per_pixel: float = 2.0,
+        hires_scale: float = 0.25,
+        outs: bool = False,
+        genes: tuple[str, ...] = ("A", "B", "C"),
+        change: Callable[[pd.DataFrame], pd.DataFrame] = lambda positions: positions,
+        seed: int = 0,
+    ) -> SimpleNamespace:
+        rng = np.random.default_rng(seed)
+        folder = tmp_path / "spaceranger" / name / ("outs" if outs else "")
+        (folder / "spatial").mkdir(parents=True)
+        row, col = (a.ravel() for a in np.meshgrid(np.arange(6), np.arange(0, 10, 2), indexing="ij"))
+        col = col + row % 2
+        positions = pd.DataFrame(
+            {
+                "barcode": [f"{i:04d}-1" for i in rng.permutation(row.size)],
+                "in_tissue": (col > 1).astype(int),
+                "array_row": row,
+                "array_col": col,
+                "pxl_row_in_fullres": (100 + row * 50 * 3**0.5 / microns_per_pixel).round().astype(int),
+                "pxl_col_in_fullres": (140 + col * 50 / microns_per_pixel).round().astype(int),
+            }
+        )
+        barcodes = positions["barcode"].to_numpy(str)
+        counts = rng.poisson(2.0, (row.size, len(genes)))
+        _write_10x(folder / "filtered_feature_bc_matrix.h5", counts, barcodes, genes)
+        file = folder / "spatial" / ("tissue_positions.csv" if header else "tissue_positions_list.csv")
+        changed = change(positions)
+        changed.to_csv(file, header=header, index=False)
+        factors = {
+            "spot_diameter_fullres": 65 / microns_per_pixel,
+            "fiducial_diameter_fullres": 105 / microns_per_pixel,
+            "tissue_hires_scalef": hires_scale,
+            "tissue_lowres_scalef": hires_scale / 4,
+        }
+        (folder / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
+        full = _picture(480, 440)
+        for level, scale in (("hires", hires_scale), ("lowres", hires_scale / 4)):
+            small = full.resize((round(480 * scale), round(440 * scale)))
+            small.save(folder / "spatial" / f"tissue_{level}_image.png")
+        picture = tmp_path / f"{name}_full.png"
+        full.save(picture)
+        return SimpleNamespace(
+            folder=folder,
+            root=tmp_path / "spaceranger",
+            positions=positions.set_index("barcode"),
+            positions_file=file,
+            counts=pd.DataFrame(counts, index=barcodes, columns=genes),
+            counts_file=folder / "filtered_feature_bc_matrix.h5",
+            picture=picture,
+        )
+
+    return write
+
+
+def _write_10x(path: Path, counts: np.ndarray, barcodes: np.ndarray, genes: tuple[str, ...]) -> None:
+    """Write the HDF5 layout of Space Ranger: genes x barcodes, column by column."""
+    spots, features = np.nonzero(counts)
+    with h5py.File(path, "w") as file:
+        matrix = file.create_group("matrix")
+        matrix["barcodes"] = barcodes.astype("S")
+        matrix["data"] = counts[spots, features].astype("int32")
+        matrix["indices"] = features.astype("int64")
+        matrix["indptr"] = np.r_[0, np.bincount(spots, minlength=len(counts)).cumsum()]
+        matrix["shape"] = np.array([len(genes), len(barcodes)], dtype="int32")
+        group = matrix.create_group("features")
+        group["id"] = np.array([f"ENSG{i}" for i in range(len(genes))], dtype="S")
+        group["name"] = np.array(genes, dtype="S")
+        group["feature_type"] = np.array(["Gene Expression"] * len(genes), dtype="S")
+        group["genome"] = np.array(["GRCh38"] * len(genes), dtype="S")

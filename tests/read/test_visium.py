@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import logging
+import shutil
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.spatial import cKDTree
+
+from nh2st_graph import DataError, ImageError
+from nh2st_graph._validate import check_section, library
+from nh2st_graph.read import visium
+
+HIRES_WARNING = "no full-resolution picture given"
+
+
+def _messages(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "nh2st_graph"]
+
+
+@pytest.mark.parametrize("header", [False, True], ids=["space ranger 1", "space ranger 2"])
+@pytest.mark.parametrize("outs", [False, True])
+def test_section_holds_what_the_files_say(write_visium, caplog, header, outs):
+    files = write_visium(header=header, outs=outs)
+    with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
+        adata = visium(files.root / "V1", patient="P", source_image=files.picture)
+    assert check_section(adata, need=("genes", "image")) is adata
+    assert adata.X.format == "csr"
+    tissue = files.positions[files.positions["in_tissue"] == 1]
+    assert set(adata.obs_names) == set(tissue.index)
+    for i, barcode in enumerate(adata.obs_names):
+        np.testing.assert_array_equal(adata.X[i].toarray()[0], files.counts.loc[barcode])
+        x, y = tissue.loc[barcode, ["pxl_col_in_fullres", "pxl_row_in_fullres"]]
+        np.testing.assert_array_equal(adata.obsm["spatial"][i], [x, y])
+        assert adata.obs["array_row"].iloc[i] == tissue.loc[barcode, "array_row"]
+        assert adata.obs["array_col"].iloc[i] == tissue.loc[barcode, "array_col"]
+    assert set(adata.obs["section"]) == {"V1"}
+    assert set(adata.obs["patient"]) == {"P"}
+    metadata = library(adata)["metadata"]
+    assert metadata["microns_per_pixel"] == pytest.approx(2.0)
+    assert metadata["source_image_path"] == str(files.picture.resolve())
+    assert not any(HIRES_WARNING in message for message in _messages(caplog))
+    assert adata.uns["nh2st_dropped"] == {
+        "counts_without_position": 0,
+        "not_in_tissue": len(files.positions) - len(tissue),
+    }
+
+
+def test_without_a_full_picture_everything_moves_to_the_hires_one(write_visium, caplog):
+    files = write_visium(hires_scale=0.25)
+    full = visium(files.folder, source_image=files.picture)
+    with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
+        small = visium(files.folder)
+    assert any(HIRES_WARNING in message for message in _messages(caplog))
+    a, b = library(full), library(small)
+    np.testing.assert_array_equal(small.obsm["spatial"], full.obsm["spatial"] * 0.25)
+    assert b["metadata"]["source_image_path"].endswith("tissue_hires_image.png")
+    # the same places in um, and the same places on the pictures that are plotted
+    assert b["metadata"]["microns_per_pixel"] == pytest.approx(8.0)
+    for key in ("tissue_hires_scalef", "tissue_lowres_scalef"):
+        np.testing.assert_allclose(
+            small.obsm["spatial"] * b["scalefactors"][key], full.obsm["spatial"] * a["scalefactors"][key]
+        )
+        assert b["scalefactors"]["spot_diameter_fullres"] * b["scalefactors"][key] == pytest.approx(
+            a["scalefactors"]["spot_diameter_fullres"] * a["scalefactors"][key]
+        )
+    np.testing.assert_array_equal(a["images"]["hires"], b["images"]["hires"])
+
+
+def test_row_order_of_the_positions_changes_nothing(write_visium):
+    before = visium(write_visium("V1").folder, section="V", source_image=None)
+    shuffled = write_visium("V2", change=lambda p: p.sample(frac=1, random_state=1))
+    after = visium(shuffled.folder, section="V")
+    assert list(after.obs_names) == list(before.obs_names)
+    np.testing.assert_array_equal(after.X.toarray(), before.X.toarray())
+    np.testing.assert_array_equal(after.obsm["spatial"], before.obsm["spatial"])
+
+
+def test_names_by_default(write_visium):
+    files = write_visium("S7", outs=True)
+    for path in (files.folder, files.folder.parent):
+        adata = visium(path)
+        assert set(adata.obs["section"]) == set(adata.obs["patient"]) == {"S7"}
+        assert list(adata.uns["spatial"]) == ["S7"]
+
+
+def test_gene_names_become_unique(write_visium):
+    adata = visium(write_visium(genes=("A", "B", "A")).folder)
+    assert list(adata.var_names) == ["A", "B", "A-1"]
+
+
+def test_scale_is_checked_against_the_array(write_visium, caplog):
+    files = write_visium()
+    with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
+        visium(files.folder, source_image=files.picture)
+        assert not any("pitch" in message for message in _messages(caplog))
+        adata = visium(files.folder, source_image=files.picture, spot_diameter_um=55.0)
+    assert library(adata)["metadata"]["microns_per_pixel"] == pytest.approx(2.0 * 55 / 65)
+    assert any(
+        "1.692 um per pixel by the spot diameter, 1.998 by the array" in message for message in _messages(caplog)
+    )
+
+
+def test_counts_without_a_position_are_dropped_and_told(write_visium, caplog):
+    files = write_visium(change=lambda p: p.iloc[:-3])
+    with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
+        adata = visium(files.folder)
+    assert adata.uns["nh2st_dropped"]["counts_without_position"] == 3
+    assert any("3 (counts without position)" in message for message in _messages(caplog))
+
+
+def test_a_section_of_one_spot_can_be_read(write_visium):
+    assert visium(write_visium(change=lambda p: p.assign(in_tissue=[0, 1] + [0] * 28)).folder).n_obs == 1
+
+
+def _nan(positions):
+    return positions.assign(pxl_row_in_fullres=positions["pxl_row_in_fullres"].where(positions.index != 5))
+
+
+BAD_POSITIONS = {
+    "not a number": (_nan, "tissue_positions_list.csv has a position that is not a number"),
+    "text": (lambda p: p.assign(array_row="first"), "tissue_positions_list.csv has a position that is not a"),
+    "outside": (
+        lambda p: p.assign(pxl_col_in_fullres=p["pxl_col_in_fullres"] + 10_000),
+        "spots lie outside the image .*tissue_hires_image.png",
+    ),
+    "nothing shared": (
+        lambda p: p.assign(barcode=p["barcode"] + "X"),
+        "filtered_feature_bc_matrix.h5 and .*tissue_positions_list.csv have no barcode in common",
+    ),
+    "barcode twice": (
+        lambda p: pd.concat([p, p.iloc[:1]]),
+        "occurs more than once in .*tissue_positions_list",
+    ),
+    "no tissue": (lambda p: p.assign(in_tissue=0), "the section is empty"),
+    "no rows": (lambda p: p.iloc[:0], "tissue_positions_list.csv cannot be read"),
+    "columns": (lambda p: p.iloc[:, :4], "has 4 columns, expected 6"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_POSITIONS)
+def test_bad_positions_give_one_line(write_visium, case):
+    change, message = BAD_POSITIONS[case]
+    files = write_visium(change=change)
+    with pytest.raises(DataError, match=message) as caught:
+        visium(files.folder)
+    assert "'V1'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+FILES = [
+    "filtered_feature_bc_matrix.h5",
+    "spatial/scalefactors_json.json",
+    "spatial/tissue_hires_image.png",
+    "spatial/tissue_lowres_image.png",
+    "spatial/tissue_positions_list.csv",
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["missing", "cut off", "foreign"])
+def test_damaged_files_are_named(write_visium, name, damage):
+    files = write_visium()
+    path = files.folder / name
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if damage == "cut off" else b"{]\0")
+    if (name, damage) == (
+        FILES[-1],
+        "cut off",
+    ):  # half a table is a table: its missing half is dropped and told
+        assert visium(files.folder).uns["nh2st_dropped"]["counts_without_position"] > 0
+        return
+    with pytest.raises(DataError) as caught:
+        visium(files.folder)
+    assert path.name in str(caught.value) or str(path.parent) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_negative_counts_are_refused(write_visium):
+    import h5py
+
+    files = write_visium()
+    with h5py.File(files.counts_file, "r+") as file:
+        file["matrix/data"][3] = -2
+    with pytest.raises(DataError, match="'V1': X has negative counts"):
+        visium(files.folder)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"spot_diameter_fullres": 0, "tissue_hires_scalef": 0.2}'])
+def test_scale_factors_that_say_nothing(write_visium, text):
+    files = write_visium()
+    (files.folder / "spatial" / "scalefactors_json.json").write_text(text)
+    with pytest.raises(DataError, match=r"scalefactors_json\.json has spot_diameter_fullres = (None|0)"):
+        visium(files.folder)
+
+
+class TestSourceImage:
+    def test_another_size(self, write_visium):
+        files = write_visium()
+        other = shutil.copy(files.folder / "spatial" / "tissue_hires_image.png", files.root / "other.png")
+        with pytest.raises(ImageError, match=r"other\.png is 120 x 110 px.*about 480 x 440 px"):
+            visium(files.folder, source_image=other)
+
+    def test_missing(self, write_visium):
+        files = write_visium()
+        with pytest.raises(ImageError, match=r"nowhere\.tif does not exist"):
+            visium(files.folder, source_image=files.root / "nowhere.tif")
+
+
+def test_not_a_space_ranger_folder(tmp_path):
+    with pytest.raises(DataError, match="has no folder 'spatial'"):
+        visium(tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        visium(tmp_path / "nowhere")
+
+
+class TestRealSection:
+    @pytest.fixture(scope="class")
+    def real(self, shared_data):
+        return visium(shared_data / "visium_tiny")
+
+    def test_contract(self, real):
+        assert check_section(real, need=("genes", "image")).shape == (100, 100)
+
+    def test_neighbours_lie_100_um_apart(self, real):
+        microns = real.obsm["spatial"] * library(real)["metadata"]["microns_per_pixel"]
+        array = real.obs[["array_col", "array_row"]].to_numpy()
+        pairs = [
+            (i, j) for i, j in cKDTree(array).query_pairs(2.1) if tuple(np.abs(array[i] - array[j])) in {(2, 0), (1, 1)}
+        ]
+        distances = [np.linalg.norm(microns[i] - microns[j]) for i, j in pairs]
+        assert len(pairs) > 5
+        assert np.median(distances) == pytest.approx(100, rel=0.02)
+
+    def test_squidpy_plots_it(self, real):
+        mpl.use("Agg")
+        import matplotlib.pyplot as plt
+        import squidpy as sq
+
+        sq.pl.spatial_scatter(real, color=real.var_names[0], library_key="section")
+        plt.close("all")
