@@ -1,0 +1,113 @@
+"""Splits by section and by patient. There is none by spot: neighbours share their surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from anndata import AnnData
+
+from nh2st_graph._errors import DataError
+from nh2st_graph._keys import Key
+
+__all__ = ["Split", "leave_one_patient_out", "leave_one_section_out"]
+
+
+class Split(NamedTuple):
+    """One fold.
+
+    Attributes
+    ----------
+    name
+        The section or the patient that is left out.
+    train, test
+        Names of sections.
+    """
+
+    name: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def leave_one_section_out(
+    sections: Mapping[str, AnnData] | Mapping[str, str], within_patient: bool = True
+) -> list[Split]:
+    """Test on each section in turn.
+
+    Parameters
+    ----------
+    sections
+        Sections by name, or the patient of each.
+    within_patient
+        Train on the other sections of the same patient only; patients with one section are left out.
+        Otherwise train on all other sections.
+
+    Returns
+    -------
+    One split for each section, in the order given.
+
+    Raises
+    ------
+    DataError
+        If no section has another one to train on.
+    """
+    patients = _patients(sections)
+    splits = []
+    for name, patient in patients.items():
+        others = (s for s, p in patients.items() if s != name and (p == patient or not within_patient))
+        splits.append(Split(name, tuple(others), (name,)))
+    splits = [split for split in splits if split.train]
+    if not splits:
+        raise DataError(
+            f"no section of {', '.join(patients) or 'none'} has another one "
+            f"{'of its patient ' if within_patient else ''}to train on; give more sections"
+        )
+    return splits
+
+
+def leave_one_patient_out(sections: Mapping[str, AnnData] | Mapping[str, str]) -> list[Split]:
+    """Test on all sections of each patient in turn, and train on those of the others.
+
+    Parameters
+    ----------
+    sections
+        Sections by name, or the patient of each.
+
+    Returns
+    -------
+    One split for each patient, in the order given.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two patients.
+    """
+    patients = _patients(sections)
+    names = list(dict.fromkeys(patients.values()))
+    if len(names) < 2:
+        raise DataError(f"{len(names)} patient ({', '.join(names) or 'none'}) cannot be split; give two or more")
+    return [
+        Split(
+            name,
+            tuple(s for s, p in patients.items() if p != name),
+            tuple(s for s, p in patients.items() if p == name),
+        )
+        for name in names
+    ]
+
+
+def _patients(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict[str, str]:
+    """Patient of each section."""
+    return {name: given if isinstance(given, str) else _patient(name, given) for name, given in sections.items()}
+
+
+def _patient(name: str, adata: AnnData) -> str:
+    if Key.obs.patient not in adata.obs:
+        raise DataError(f"section {name!r}: obs['{Key.obs.patient}'] is missing; splits need it")
+    patients = adata.obs[Key.obs.patient].astype(str).unique()
+    if len(patients) != 1:
+        raise DataError(
+            f"section {name!r}: obs['{Key.obs.patient}'] names {len(patients)} patients "
+            f"({', '.join(patients[:5])}), expected 1"
+        )
+    return str(patients[0])

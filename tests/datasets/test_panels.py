@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nh2st_graph import DataError
+from nh2st_graph.datasets import read_panel
+
+symbols = st.lists(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghij0123456789-._", min_size=1), min_size=1, unique=True)
+
+
+@given(genes=symbols, ending=st.sampled_from(["\n", "\r\n", "\n\n", "  \n", "  # known marker\n"]))
+def test_reads_what_was_written(tmp_path_factory: pytest.TempPathFactory, genes: list[str], ending: str) -> None:
+    path = tmp_path_factory.mktemp("panel") / "genes.txt"
+    path.write_bytes(("# a panel\n\n" + "".join(gene + ending for gene in genes)).encode())
+    assert read_panel(path) == genes
+
+
+def test_byte_order_mark_is_no_part_of_a_symbol(tmp_path: Path) -> None:
+    path = tmp_path / "genes.txt"
+    path.write_text("ERBB2\nCD3E", encoding="utf-8-sig")
+    assert read_panel(str(path)) == ["ERBB2", "CD3E"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "names no gene"),
+        (b"# only\n\n   \n", "names no gene"),
+        (b"ERBB2\nCD3E\n\nERBB2\n", "'ERBB2' stands on lines 1 and 4"),
+        (b"ERBB2\nCD3E CD4\n", "line 2: 'CD3E CD4' is not one symbol"),
+        (b"\xff\xfe\x00\x01", "not a text file"),
+    ],
+)
+def test_a_bad_panel_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "genes.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        read_panel(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_panel_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.txt does not exist"):
+        read_panel(tmp_path / "nowhere.txt")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_panel(tmp_path)
+
+
+def test_published_panels(shared_data: Path) -> None:
+    folder = shared_data / "gene_panels"
+    lengths = {path.stem: len(read_panel(path)) for path in folder.glob("*.txt")}
+    assert lengths["her_hvg_cut_1000"] == 785
+    assert lengths["genes_stnet"] == 250

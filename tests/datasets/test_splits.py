@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+from anndata import AnnData
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nh2st_graph import DataError
+from nh2st_graph.datasets import Split, leave_one_patient_out, leave_one_section_out
+
+HER2ST = {"B4": "B", "C3": "C", "C4": "C", "C5": "C", "C6": "C"}
+patients = st.dictionaries(st.text(min_size=1, max_size=3), st.sampled_from("ABC"), min_size=1, max_size=8)
+
+
+def test_within_a_patient() -> None:
+    assert leave_one_section_out(HER2ST) == [
+        Split("C3", ("C4", "C5", "C6"), ("C3",)),
+        Split("C4", ("C3", "C5", "C6"), ("C4",)),
+        Split("C5", ("C3", "C4", "C6"), ("C5",)),
+        Split("C6", ("C3", "C4", "C5"), ("C6",)),
+    ]
+
+
+def test_across_all_sections() -> None:
+    splits = leave_one_section_out(HER2ST, within_patient=False)
+    assert [split.name for split in splits] == list(HER2ST)
+    assert splits[0] == Split("B4", ("C3", "C4", "C5", "C6"), ("B4",))
+
+
+def test_across_patients() -> None:
+    assert leave_one_patient_out(HER2ST) == [
+        Split("B", ("C3", "C4", "C5", "C6"), ("B4",)),
+        Split("C", ("B4",), ("C3", "C4", "C5", "C6")),
+    ]
+
+
+@given(patients)
+def test_no_patient_is_on_both_sides(mapping: dict[str, str]) -> None:
+    if len(set(mapping.values())) < 2:
+        with pytest.raises(DataError, match="give two or more"):
+            leave_one_patient_out(mapping)
+        return
+    splits = leave_one_patient_out(mapping)
+    assert sorted(name for split in splits for name in split.test) == sorted(mapping)
+    for split in splits:
+        assert {mapping[name] for name in split.test} == {split.name}
+        assert split.name not in {mapping[name] for name in split.train}
+        assert sorted(split.train + split.test) == sorted(mapping)
+
+
+@given(patients, st.booleans())
+def test_no_section_is_on_both_sides(mapping: dict[str, str], within: bool) -> None:
+    try:
+        splits = leave_one_section_out(mapping, within_patient=within)
+    except DataError:
+        assert len(mapping) == 1 or (within and len(set(mapping.values())) == len(mapping))
+        return
+    for split in splits:
+        assert split.test == (split.name,)
+        assert split.name not in split.train
+        if within:
+            assert {mapping[name] for name in split.train} == {mapping[split.name]}
+
+
+def test_sections_give_the_same_as_their_patients(sections: dict[str, AnnData]) -> None:
+    named = {"S1": "P1", "S2": "P1", "S3": "P2", "S4": "P2"}
+    assert leave_one_section_out(sections) == leave_one_section_out(named)
+    assert leave_one_patient_out(sections) == leave_one_patient_out(named)
+
+
+def test_a_section_without_one_patient_is_named(small: AnnData) -> None:
+    two = small.copy()
+    two.obs["patient"] = ["A", "B"] * (two.n_obs // 2) + ["A"] * (two.n_obs % 2)
+    with pytest.raises(DataError, match=r"section 'X': obs\['patient'\] names 2 patients"):
+        leave_one_section_out({"X": two})
+    del two.obs["patient"]
+    with pytest.raises(DataError, match=r"section 'X': obs\['patient'\] is missing"):
+        leave_one_patient_out({"X": two})
+
+
+def test_nothing_to_split() -> None:
+    with pytest.raises(DataError, match="to train on"):
+        leave_one_section_out({})
+    with pytest.raises(DataError, match="0 patient"):
+        leave_one_patient_out({})
