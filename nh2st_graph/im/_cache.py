@@ -1,0 +1,148 @@
+"""The feature cache: one file for each section and encoder, joined to the spots by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from nh2st_graph._keys import Key
+
+__all__ = ["FeatureBlock", "FeatureCache", "cache_folder", "cache_key"]
+
+logger = logging.getLogger(__name__)
+
+#: Part of every key: a change of what is stored, or of how patches are cut, raises it.
+FORMAT = 1
+
+#: Names the folder that holds the cache, in place of the user's cache directory.
+ENVIRONMENT = "NH2ST_GRAPH_CACHE"
+
+
+@dataclass(frozen=True)
+class FeatureBlock:
+    """The features of one section by one encoder.
+
+    Attributes
+    ----------
+    spots
+        Spot names, one for each row.
+    names
+        Feature names, one for each column.
+    values
+        ``(n_spots, n_features)``.
+    """
+
+    spots: list[str]
+    names: list[str]
+    values: NDArray[np.float32]
+
+
+def cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
+    """Find the folder of cached features: given, of the environment, or of the user; ``None`` where off."""
+    if cache is False:
+        return None
+    if cache is not None:
+        return Path(cache).expanduser()
+    import pooch
+
+    root = os.environ.get(ENVIRONMENT) or pooch.os_cache("nh2st_graph")
+    return Path(root).expanduser() / "features"
+
+
+def cache_key(
+    adata: AnnData, image_hash: str, patch_um: float, microns_per_pixel: float, fingerprint: Mapping[str, Any]
+) -> str:
+    """SHA-256 of everything that the features of a section depend on.
+
+    The order of the spots is not among it, and neither is where files lie.
+    """
+    centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64).tolist()
+    content = {
+        "format": FORMAT,
+        "image": image_hash,
+        "spots": sorted([str(name), x, y] for name, (x, y) in zip(adata.obs_names, centres, strict=True)),
+        "patch_um": float(patch_um),
+        "microns_per_pixel": float(microns_per_pixel),
+        "encoder": fingerprint,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class FeatureCache:
+    """Reads and writes feature blocks in a folder; without a folder it holds nothing.
+
+    Files are safetensors, so that reading one executes no code. They appear under their name only when
+    complete, and carry a digest of their numbers: a damaged one is never used.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def path(self, key: str) -> Path | None:
+        """Where the block of a key is, or would be."""
+        return self.folder / f"{key}.safetensors" if self.folder else None
+
+    def read(self, key: str) -> FeatureBlock | None:
+        """Read the block of a key; ``None`` where there is none that can be used."""
+        path = self.path(key)
+        if path is None:
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about, values = file.metadata() or {}, file.get_tensor("features")
+            if about["digest"] != _digest(key, about["spots"], about["names"], values):
+                raise ValueError("its content does not match its digest")
+            block = FeatureBlock(json.loads(about["spots"]), json.loads(about["names"]), values)
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            logger.warning("cached features %s are damaged (%s); computing them again", path, error)
+            return None
+        return block
+
+    def write(self, key: str, block: FeatureBlock) -> None:
+        """Store a block: aside first, then under its name.
+
+        A folder that cannot be written to costs the time of computing again, so it is a warning.
+        """
+        path = self.path(key)
+        if path is None:
+            return
+        values = np.ascontiguousarray(block.values)
+        about = {"spots": json.dumps(block.spots), "names": json.dumps(block.names)}
+        about["digest"] = _digest(key, about["spots"], about["names"], values)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, save({"features": values}, metadata=about))
+        except OSError as error:
+            logger.warning("features cannot be cached in %s (%s); give another folder", path.parent, error)
+
+
+def _digest(key: str, spots: str, names: str, values: NDArray[np.float32]) -> str:
+    """SHA-256 of a file's content and of the key that it was stored under."""
+    digest = hashlib.sha256("\n".join((key, spots, names, str(values.shape))).encode())
+    digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that its name shows the old content or the new, never a part."""
+    aside = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        aside.write_bytes(content)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

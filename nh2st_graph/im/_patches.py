@@ -1,0 +1,182 @@
+"""Patches around spots, cut at a physical size, so that scans of any resolution give the same tissue."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+from PIL import Image
+
+from nh2st_graph._errors import ConfigError
+from nh2st_graph._image import image_size, open_full
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import check_section, library, section_name
+
+__all__ = ["PatchCutter", "microns_per_pixel", "open_patches", "patches", "resampling", "source_image"]
+
+#: Glass: what a patch shows beyond the border of the picture.
+WHITE = (255, 255, 255)
+
+
+class PatchCutter:
+    """Cuts the square around each spot out of an open picture.
+
+    Parameters
+    ----------
+    picture
+        The full-resolution RGB picture; it is not copied.
+    centres
+        Spot centres, ``(n_spots, 2)``, x then y, in pixels of the picture.
+    side
+        Side of a patch, in pixels of the picture; need not be whole.
+    """
+
+    def __init__(self, picture: Image.Image, centres: NDArray[np.float64], side: float) -> None:
+        self.picture = picture
+        self.centres = centres
+        self.side = side
+
+    def __len__(self) -> int:
+        return len(self.centres)
+
+    def cut(self, index: int, size_px: int, resample: Image.Resampling) -> NDArray[np.uint8]:
+        """Cut the patch of spot ``index`` and resample it to ``(size_px, size_px, 3)``.
+
+        The box keeps its sub-pixel position, and downsampling is antialiased (Pillow widens the kernel).
+        """
+        x, y = self.centres[index]
+        half = self.side / 2
+        box = (x - half, y - half, x + half, y + half)
+        width, height = self.picture.size
+        source = self.picture
+        if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
+            source, box = self._on_white(box)
+        return np.asarray(source.resize((size_px, size_px), resample, box=box), dtype=np.uint8)
+
+    def _on_white(
+        self, box: tuple[float, float, float, float]
+    ) -> tuple[Image.Image, tuple[float, float, float, float]]:
+        """Compose the part of the picture under a box that leaves it on white, and move the box along."""
+        left, top = math.floor(box[0]), math.floor(box[1])
+        right, bottom = math.ceil(box[2]), math.ceil(box[3])
+        width, height = self.picture.size
+        inside = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
+        canvas = Image.new("RGB", (right - left, bottom - top), WHITE)
+        canvas.paste(self.picture.crop(inside), (inside[0] - left, inside[1] - top))
+        return canvas, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+
+
+def resampling(name: str) -> Image.Resampling:
+    """Pillow's resampling filter of a name such as ``"bicubic"``.
+
+    Raises
+    ------
+    ConfigError
+        For a name that Pillow does not have.
+    """
+    try:
+        return Image.Resampling[name.upper()]
+    except KeyError:
+        known = ", ".join(r.name.lower() for r in Image.Resampling)
+        raise ConfigError(f"interpolation {name!r} is not known; known: {known}") from None
+
+
+def microns_per_pixel(adata: AnnData) -> float:
+    """Scale of the section's full-resolution picture, in um per pixel."""
+    return float(library(adata)[Key.library.metadata][Key.library.microns_per_pixel])
+
+
+def patch_side(adata: AnnData, patch_um: float) -> float:
+    """Side of a patch in full-resolution pixels.
+
+    Raises
+    ------
+    ConfigError
+        If a patch of this size is smaller than a pixel or larger than the picture.
+    """
+    scale = microns_per_pixel(adata)
+    if not (math.isfinite(patch_um) and patch_um > 0):
+        raise ConfigError(f"features.patch_um = {patch_um!r}; give a size in um, above 0")
+    side = patch_um / scale
+    where = (
+        f"features.patch_um = {patch_um:g} is {side:.3g} px in section {section_name(adata)!r} ({scale:.3g} um per px)"
+    )
+    if side < 1:
+        raise ConfigError(f"{where}, less than one pixel; give at least {scale:.3g} um, or a finer scan")
+    width, height = image_size(source_image(adata))
+    if side > max(width, height):
+        raise ConfigError(
+            f"{where}, more than the whole picture ({width} x {height} px); "
+            f"check metadata['{Key.library.microns_per_pixel}'] or give a smaller patch"
+        )
+    return side
+
+
+@contextmanager
+def open_patches(adata: AnnData, patch_um: float) -> Iterator[PatchCutter]:
+    """Open a section's picture once, cut patches while the block runs, and close it."""
+    side = patch_side(adata, patch_um)
+    with open_full(source_image(adata)) as picture:
+        yield PatchCutter(picture, np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64), side)
+
+
+def patches(
+    adata: AnnData,
+    patch_um: float = 112.0,
+    size_px: int = 224,
+    indices: Sequence[int] | NDArray[np.integer] | None = None,
+    *,
+    interpolation: str = "bicubic",
+) -> Iterator[NDArray[np.uint8]]:
+    """Cut the patches of a section, one after another.
+
+    Parameters
+    ----------
+    adata
+        One section, with a full-resolution picture and its scale.
+    patch_um
+        Side of a patch on the tissue, in um.
+    size_px
+        Side of a patch as returned, in pixels.
+    indices
+        Rows of the spots whose patches to cut, in this order; all by default.
+    interpolation
+        Pillow's filter for resampling.
+
+    Returns
+    -------
+    An iterator of RGB patches, ``(size_px, size_px, 3)``, centred on their spots; white where a patch
+    reaches beyond the picture. The picture is opened at the first patch, held once, and closed after the
+    last.
+
+    Raises
+    ------
+    ConfigError
+        If a size cannot be cut.
+    DataError
+        If the section breaks the contract.
+    ImageError
+        If the picture is missing, cut off, or does not cover the spots.
+    """
+    check_section(adata, need=("image",))
+    patch_side(adata, patch_um)
+    if size_px < 1:
+        raise ConfigError(f"size_px = {size_px!r}; give a size in pixels, above 0")
+    filter_ = resampling(interpolation)
+    rows = range(adata.n_obs) if indices is None else [int(i) for i in indices]
+
+    def cut() -> Iterator[NDArray[np.uint8]]:
+        with open_patches(adata, patch_um) as cutter:
+            for row in rows:
+                yield cutter.cut(row, size_px, filter_)
+
+    return cut()
+
+
+def source_image(adata: AnnData) -> str:
+    """Path of the section's full-resolution picture."""
+    return str(library(adata)[Key.library.metadata][Key.library.source_image])

@@ -1,0 +1,98 @@
+"""squidpy's own image features as an encoder: no weights, no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph.im._encoders import Encoder, register_encoder
+
+__all__ = ["SquidpyEncoder"]
+
+#: The features by squidpy's names, in the order of their columns, with their parameters. The histogram's
+#: range is that of 8-bit pixels: squidpy's default, the patch's own range, makes bins differ between patches.
+PARTS: dict[str, dict[str, Any]] = {"summary": {}, "texture": {}, "histogram": {"v_range": (0, 255)}}
+
+#: Side of the patches, in pixels: with the default patch of 112 um, 1 um per pixel.
+WORKING_SIZE = 112
+
+
+@register_encoder("squidpy")
+class SquidpyEncoder(Encoder):
+    """Summary, texture and histogram of each colour channel, by ``squidpy.im.ImageContainer``.
+
+    Parameters
+    ----------
+    parts
+        Any of ``summary`` (15 features of an RGB patch: quantiles, mean, standard deviation), ``texture``
+        (60: five properties of the grey-level co-occurrence matrix, in four directions) and ``histogram``
+        (30: pixels in each of ten bins of 0 to 255), joined by ``+``. Columns come in this order, however
+        the parts are written.
+    device
+        Unused: these features are computed on the CPU, one thread for each core.
+
+    Notes
+    -----
+    Patches are resampled to ``112 x 112`` px first, so that the texture's step of one pixel is the same
+    length on the tissue (1 um with the default patch) at any scan resolution.
+    """
+
+    input_size = WORKING_SIZE
+
+    def __init__(self, parts: str = "summary+texture+histogram", device: str = "cpu") -> None:
+        del device
+        self.name = f"squidpy:{parts}"
+        self.parts = _parse(parts)
+        self.normalisation: Mapping[str, Any] = {}
+        self.fingerprint: Mapping[str, Any] = {
+            "encoder": "squidpy",
+            "parts": {part: PARTS[part] for part in self.parts},
+            "input_size": self.input_size,
+            "interpolation": self.interpolation,
+            "versions": {name: version(name) for name in ("squidpy", "scikit-image")},
+        }
+
+    def encode(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute the features of each patch; see :meth:`Encoder.encode`."""
+        # Threads, since numpy and scikit-image let go of the interpreter lock where the time goes (the
+        # co-occurrence matrices), and need neither a start nor a copy of the patches.
+        with ThreadPoolExecutor(_n_cores()) as pool:
+            rows = pool.map(lambda patch: list(self._describe(patch).values()), patches)
+            return np.array(list(rows), dtype=np.float32).reshape(len(patches), -1)
+
+    @cached_property
+    def feature_names(self) -> list[str]:
+        """Squidpy's names, such as ``texture_ch-0_contrast_dist-1_angle-0.00``."""
+        return list(self._describe(self._blank()[0]))
+
+    def _describe(self, patch: NDArray[np.uint8]) -> dict[str, float]:
+        from squidpy.im import ImageContainer
+
+        image = ImageContainer(patch, layer="image", dims=("y", "x", "channels"))
+        features: dict[str, float] = {}
+        for part in self.parts:
+            features.update(getattr(image, f"features_{part}")("image", **PARTS[part]))
+        return features
+
+
+def _parse(parts: str) -> tuple[str, ...]:
+    wanted = [part.strip() for part in parts.split("+")]
+    for part in wanted:
+        if part not in PARTS:
+            raise ConfigError(f"features.encoder: squidpy has no features {part!r} here; {nearest(part, PARTS)}")
+        if wanted.count(part) > 1:
+            raise ConfigError(f"features.encoder: {part!r} occurs twice in 'squidpy:{parts}'; name each part once")
+    return tuple(part for part in PARTS if part in wanted)
+
+
+def _n_cores() -> int:
+    """Cores that this process may use, which on shared machines are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,230 @@
+"""Any timm model as an encoder."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph.im._encoders import Encoder, register_encoder
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["TimmEncoder"]
+
+#: Seed of the weights of ``NAME@random``.
+RANDOM_SEED = 0
+
+#: What reading a file that holds no state dict raises, from the file system up to timm.
+UNREADABLE = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+)
+
+
+@register_encoder("timm")
+class TimmEncoder(Encoder):
+    """The pooled features of a timm model, before its classifier.
+
+    Parameters
+    ----------
+    name
+        ``NAME``: the model with timm's pretrained weights, of that tag where the name has one
+        (``resnet18.tv_in1k``); ``hf-hub:ORG/NAME``: a model on the Hugging Face hub, architecture and
+        weights; ``NAME@FILE``: the model with the weights of a local file, as timm saves them
+        (``.safetensors``, or a PyTorch file, of which only tensors are read); ``NAME@random``: untrained
+        weights drawn from a fixed seed, a floor to compare with.
+    device
+        ``"auto"`` (a CUDA device where there is one, else the CPU), or a torch device.
+
+    Raises
+    ------
+    ConfigError
+        If the model is unknown, its weights cannot be had or do not fit it, the device is not there, or it
+        takes other images than square RGB ones.
+
+    Notes
+    -----
+    Input size, interpolation, mean and standard deviation are those of timm's data configuration for the
+    weights. Its centre crop is left out: a patch is cut at its physical size and has no border to lose.
+    On CUDA the model runs in mixed precision.
+    """
+
+    def __init__(self, name: str, device: str = "auto") -> None:
+        from timm.data.config import resolve_model_data_config
+
+        self.name = f"timm:{name}"
+        self.device, self.precision = _device(device)
+        model = _load(name)
+        data = resolve_model_data_config(model)
+        channels, height, width = data["input_size"]
+        if channels != 3 or height != width:
+            raise ConfigError(
+                f"features.encoder = 'timm:{name}' takes {channels} x {height} x {width} images; "
+                "choose a model of square RGB images"
+            )
+        self.input_size = int(height)
+        self.interpolation = str(data["interpolation"])
+        self.normalisation = {
+            "mean": [float(v) for v in data["mean"]],
+            "std": [float(v) for v in data["std"]],
+        }
+        self.fingerprint = _fingerprint(model, self)
+        self.model = model.eval().requires_grad_(False).to(self.device)
+
+    def encode(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run the model; see :meth:`Encoder.encode`."""
+        import torch
+
+        mean, std = (
+            torch.tensor(self.normalisation[key], device=self.device).view(1, 3, 1, 1) for key in ("mean", "std")
+        )
+        autocast = (
+            nullcontext() if self.precision == torch.float32 else torch.autocast(self.device.type, self.precision)
+        )
+        with torch.inference_mode(), autocast:
+            images = torch.from_numpy(np.ascontiguousarray(patches)).to(self.device).permute(0, 3, 1, 2)
+            output = self.model((images.float() / 255 - mean) / std)
+        if output.ndim != 2:
+            raise ConfigError(
+                f"features.encoder = {self.name!r} gives {tuple(output.shape[1:])} for a patch, "
+                "expected one vector; choose a model with a pooled output"
+            )
+        features: NDArray[np.float32] = output.float().cpu().numpy()
+        return features
+
+
+def _device(name: str) -> tuple[torch.device, torch.dtype]:
+    """Find the torch device, and the precision that the model runs in there."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise ConfigError(f"device {name!r} cannot be used ({reason}); give 'auto' or 'cpu'") from None
+    if device.type != "cuda":
+        return device, torch.float32
+    return device, torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _load(name: str) -> torch.nn.Module:
+    """Make the model and give it its weights, without touching the global random state."""
+    import timm
+    import torch
+
+    if name.startswith(("hf-hub:", "local-dir:")):  # "@" is a revision there
+        architecture, source = name, ""
+    else:
+        architecture, _, source = name.partition("@")
+        _check_known(architecture, pretrained=not source)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(RANDOM_SEED)
+        if not source:
+            return _pretrained(architecture)
+        model: torch.nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0)
+    if source != "random":
+        _load_checkpoint(model, name, Path(source))
+    return model
+
+
+def _check_known(name: str, pretrained: bool) -> None:
+    import timm
+
+    if not timm.is_model(name):
+        close = get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.3)
+        raise ConfigError(
+            f"features.encoder: timm has no model {name!r}; nearest: {', '.join(close) or 'none'} "
+            "(timm.list_models() lists all)"
+        )
+    architecture, _, tag = name.partition(".")
+    if (pretrained or tag) and not timm.is_model_pretrained(name):
+        tags = timm.list_pretrained(f"{architecture}.*")
+        hint = nearest(name, tags) if tags else f"give a local file: 'timm:{architecture}@WEIGHTS.safetensors'"
+        raise ConfigError(f"features.encoder: timm has no pretrained weights for {name!r}; {hint}")
+
+
+def _pretrained(name: str) -> torch.nn.Module:
+    import timm
+
+    try:
+        model: torch.nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"features.encoder = 'timm:{name}': its pretrained weights cannot be had ({reason}); connect to "
+            "the network (or get access to them) once, or give a file: 'timm:NAME@WEIGHTS.safetensors'"
+        ) from error
+    return model
+
+
+def _load_checkpoint(model: torch.nn.Module, name: str, path: Path) -> None:
+    """Load a local file of weights, exactly: a classifier may be over, nothing may be missing."""
+    from timm.models import load_state_dict
+
+    where = f"features.encoder = 'timm:{name}'"
+    if not path.is_file():
+        raise ConfigError(f"{where}: checkpoint {path} does not exist; give a .safetensors or PyTorch file")
+    try:
+        state = load_state_dict(str(path), device="cpu", weights_only=True)
+    except UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"{where}: checkpoint {path} cannot be read ({reason}); give a file of weights alone"
+        ) from error
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{where}: checkpoint {path} is of another model ({reason}); name the one it is of") from None
+    classifier = _pretrained_cfg(model).get("classifier") or ()
+    heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier))
+    over = [key for key in result.unexpected_keys if not key.startswith(heads or "\0")]
+    if result.missing_keys or over:
+        what = f"lacks {result.missing_keys[0]!r}" if result.missing_keys else f"has {over[0]!r} besides"
+        raise ConfigError(f"{where}: checkpoint {path} is of another model (it {what}); name the one it is of")
+
+
+def _pretrained_cfg(model: torch.nn.Module) -> dict[str, Any]:
+    config: Any = model.pretrained_cfg
+    return dict(config)
+
+
+def _fingerprint(model: torch.nn.Module, encoder: TimmEncoder) -> dict[str, Any]:
+    """Say what the features depend on; the weights by their content, wherever they came from."""
+    import timm
+    import torch
+
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return {
+        "encoder": "timm",
+        "architecture": _pretrained_cfg(model).get("architecture"),
+        "weights": digest.hexdigest(),
+        "input_size": encoder.input_size,
+        "interpolation": encoder.interpolation,
+        **encoder.normalisation,
+        "precision": str(encoder.precision),
+        "versions": {"timm": timm.__version__},
+    }

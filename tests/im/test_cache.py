@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nh2st_graph._keys import Key
+from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
+
+BLOCK = FeatureBlock(["a", "ö b"], ["x", "y", "z"], np.arange(6, dtype=np.float32).reshape(2, 3))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FeatureCache:
+    return FeatureCache(tmp_path / "a" / "b")
+
+
+def test_round_trip(cache):
+    assert cache.read("k") is None
+    cache.write("k", BLOCK)
+    back = cache.read("k")
+    assert (back.spots, back.names) == (BLOCK.spots, BLOCK.names)
+    np.testing.assert_array_equal(back.values, BLOCK.values)
+    assert [p.name for p in cache.folder.iterdir()] == ["k.safetensors"]
+
+
+def damage_flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda p: p.write_bytes(p.read_bytes()[:-5]),
+        lambda p: p.write_bytes(b""),
+        lambda p: p.write_bytes(b"\0" * 500),
+        damage_flip,
+    ],
+    ids=["cut", "empty", "zeros", "flipped bit"],
+)
+def test_a_damaged_file_is_not_used(cache, caplog, damage):
+    cache.write("k", BLOCK)
+    damage(cache.path("k"))
+    with caplog.at_level(logging.WARNING):
+        assert cache.read("k") is None
+    assert "k.safetensors are damaged" in caplog.text
+    cache.write("k", BLOCK)
+    assert cache.read("k") is not None
+
+
+def test_a_file_under_another_key_is_not_used(cache):
+    cache.write("k", BLOCK)
+    cache.path("k").rename(cache.path("other"))
+    assert cache.read("other") is None
+
+
+def test_an_interrupted_write_leaves_nothing(cache, monkeypatch):
+    cache.folder.mkdir(parents=True)
+
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cache.write("k", BLOCK)
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    FeatureCache(tmp_path / "file" / "cache").write("k", BLOCK)
+    assert "cannot be cached" in caplog.text
+
+
+def test_no_folder_holds_nothing():
+    cache = FeatureCache(None)
+    cache.write("k", BLOCK)
+    assert cache.read("k") is None
+
+
+def test_where_the_folder_is(tmp_path, own_cache, monkeypatch):
+    assert cache_folder(False) is None
+    assert cache_folder(tmp_path) == tmp_path
+    assert cache_folder(None) == own_cache
+    monkeypatch.delenv("NH2ST_GRAPH_CACHE")
+    folder = cache_folder(None)
+    assert folder.is_absolute()
+    assert folder.parts[-2:] == ("nh2st_graph", "features")
+
+
+def test_the_key_holds_what_the_features_depend_on(make_section):
+    adata = make_section()
+    key = cache_key(adata, "hash", 112.0, 1.0, {"encoder": "e"})
+    assert len(key) == 64
+    assert cache_key(adata[::-1], "hash", 112.0, 1.0, {"encoder": "e"}) == key
+    moved, renamed = adata.copy(), adata.copy()
+    moved.obsm[Key.obsm.spatial][0, 0] += 1e-6
+    renamed.obs_names = [f"{name}'" for name in adata.obs_names]
+    swapped = adata.copy()
+    swapped.obs_names = list(adata.obs_names[::-1])
+    others = [
+        cache_key(adata, "other", 112.0, 1.0, {"encoder": "e"}),
+        cache_key(adata, "hash", 112.5, 1.0, {"encoder": "e"}),
+        cache_key(adata, "hash", 112.0, 1.1, {"encoder": "e"}),
+        cache_key(adata, "hash", 112.0, 1.0, {"encoder": "f"}),
+        cache_key(adata[:-1], "hash", 112.0, 1.0, {"encoder": "e"}),
+        *(cache_key(a, "hash", 112.0, 1.0, {"encoder": "e"}) for a in (moved, renamed, swapped)),
+    ]
+    assert len({key, *others}) == 9

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nh2st_graph._errors import ConfigError
+from nh2st_graph.im import Encoder, _encoders, make_encoders, register_encoder
+
+
+class Mean(Encoder):
+    input_size = 8
+    normalisation: dict = {}  # noqa: RUF012
+
+    def __init__(self, rest: str, device: str) -> None:
+        self.name = f"mean:{rest}"
+        self.device = device
+        self.fingerprint = {"encoder": "mean"}
+
+    def encode(self, patches):
+        return patches.mean(axis=(1, 2)).astype(np.float32)
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    monkeypatch.setattr(_encoders, "_REGISTRY", dict(_encoders._REGISTRY))
+    register_encoder("mean")(Mean)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_registered_encoder_is_made_by_name():
+    (encoder,) = make_encoders("mean:rgb", "cpu")
+    assert isinstance(encoder, Mean)
+    assert (encoder.name, encoder.device) == ("mean:rgb", "cpu")
+    assert encoder.n_features == 3
+    assert encoder.feature_names == ["mean:rgb_0", "mean:rgb_1", "mean:rgb_2"]
+    assert repr(encoder) == "Mean('mean:rgb', input_size=8)"
+
+
+@pytest.mark.usefixtures("registry")
+def test_joined_encoders_keep_their_order():
+    names = [e.name for e in make_encoders("squidpy:summary+texture , mean:a,mean:b")]
+    assert names == ["squidpy:summary+texture", "mean:a", "mean:b"]
+
+
+@pytest.mark.usefixtures("registry")
+def test_registering_again_warns():
+    with pytest.warns(UserWarning, match="'mean' is registered again"):
+        register_encoder("mean")(Mean)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("squidpi:summary", "unknown encoder 'squidpi:summary'; .*did you mean 'squidpy'"),
+        ("resnet18", r"write PREFIX:NAME, such as 'timm:resnet18' \(prefixes: squidpy, timm\)"),
+        ("", "unknown encoder ''"),
+        ("squidpy:summary,", "unknown encoder ''"),
+        ("timm:", "'timm:' names no encoder; write timm:NAME"),
+        ("squidpy:summary,squidpy:summary", "'squidpy:summary' occurs twice"),
+    ],
+)
+def test_bad_names(names, message):
+    with pytest.raises(ConfigError, match=message):
+        make_encoders(names)

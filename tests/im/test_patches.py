@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import nh2st_graph as ng
+from nh2st_graph._errors import ConfigError, ImageError
+from nh2st_graph._keys import Key
+from nh2st_graph.im import _patches
+from nh2st_graph.im._patches import PatchCutter
+
+NOISE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+
+
+@given(x=st.integers(0, 59), y=st.integers(0, 39), half=st.integers(1, 50))
+def test_whole_pixels_equal_slicing_a_padded_array(x, y, half):
+    padded = np.pad(NOISE, ((50, 50), (50, 50), (0, 0)), constant_values=255)
+    expected = padded[y + 50 - half : y + 50 + half, x + 50 - half : x + 50 + half]
+    cutter = PatchCutter(Image.fromarray(NOISE), np.array([[x, y]], dtype=float), 2 * half)
+    np.testing.assert_array_equal(cutter.cut(0, 2 * half, Image.Resampling.BICUBIC), expected)
+
+
+def test_half_a_pixel_moves_the_patch_by_half_a_pixel():
+    ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], 40, axis=0).repeat(3, axis=2)
+    cutter = PatchCutter(Image.fromarray(ramp), np.array([[30.0, 20.0], [30.5, 20.0]]), 16)
+    whole, half = (cutter.cut(i, 16, Image.Resampling.BILINEAR).astype(int) for i in (0, 1))
+    np.testing.assert_array_equal(half - whole, 2)
+
+
+def test_downsampling_is_antialiased():
+    checker = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    picture = Image.fromarray(np.repeat(checker[..., None], 3, axis=2).astype(np.uint8))
+    patch = PatchCutter(picture, np.array([[32.0, 32.0]]), 64).cut(0, 8, Image.Resampling.BICUBIC)
+    assert np.abs(patch.astype(int) - 127).max() <= 2
+
+
+def test_scans_of_any_resolution_give_the_same_patch(make_section):
+    fine, coarse = (np.stack(list(ng.im.patches(make_section(scale), 112.0, 64))).astype(int) for scale in (0.5, 3.0))
+    assert fine.shape == (9, 64, 64, 3)
+    assert np.abs(fine - coarse).mean() < 1
+    other = np.stack(list(ng.im.patches(make_section(3.0), 150.0, 64))).astype(int)
+    assert np.abs(fine - other).mean() > 20
+
+
+def test_white_beyond_the_picture_and_nowhere_else(make_section):
+    dark = np.full((200, 200, 3), 40, dtype=np.uint8)
+    adata = make_section(1.0, np.array([[0.0, 100.0], [28.0, 28.0]]), dark)
+    border, touching = ng.im.patches(adata, 56.0, 56)
+    assert (border[:, :28] == 255).all()
+    assert (border[:, 28:] == 40).all()
+    assert (touching == 40).all()
+
+
+def test_indices_choose_and_order(make_section):
+    adata = make_section()
+    every = list(ng.im.patches(adata, size_px=32))
+    some = list(ng.im.patches(adata, size_px=32, indices=[4, 0]))
+    np.testing.assert_array_equal(some, [every[4], every[0]])
+
+
+def test_the_picture_is_opened_once_and_closed(make_section, monkeypatch):
+    opened = []
+    original = _patches.open_full
+
+    def spy(path):
+        opened.append(path)
+        return original(path)
+
+    monkeypatch.setattr(_patches, "open_full", spy)
+    adata = make_section()
+    assert len(list(ng.im.patches(adata, size_px=16))) == 9
+    assert len(opened) == 1
+    with _patches.open_patches(adata, 112.0) as cutter:
+        cutter.cut(0, 16, Image.Resampling.BOX)
+    with pytest.raises(ValueError, match="closed image"):
+        cutter.cut(0, 16, Image.Resampling.BOX)
+
+
+@pytest.mark.parametrize(
+    ("patch_um", "message"),
+    [
+        (0.5, "0.167 px in section 'S1' .*less than one pixel; give at least 3 um"),
+        (5000.0, r"more than the whole picture \(200 x 160 px\); check metadata\['microns_per_pixel'\]"),
+        (0.0, "features.patch_um = 0.0; give a size in um, above 0"),
+        (float("nan"), "above 0"),
+    ],
+)
+def test_sizes_that_cannot_be_cut(make_section, patch_um, message):
+    with pytest.raises(ConfigError, match=message):
+        ng.im.patches(make_section(3.0), patch_um)
+
+
+def test_bad_arguments_are_refused_before_the_first_patch(make_section):
+    adata = make_section()
+    with pytest.raises(ConfigError, match="size_px = 0"):
+        ng.im.patches(adata, size_px=0)
+    with pytest.raises(ConfigError, match=r"interpolation 'cubical' is not known; known: .*bicubic"):
+        ng.im.patches(adata, interpolation="cubical")
+    adata.obsm[Key.obsm.spatial][3] = [9999, 10]
+    with pytest.raises(ImageError, match="'S1': 1 of 9 spots lie outside the image"):
+        ng.im.patches(adata)
