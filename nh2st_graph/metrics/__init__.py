@@ -1,0 +1,36 @@
+"""Every score, once, for every method: per-gene correlations, the noise ceiling, tests between methods."""
+
+from __future__ import annotations
+
+from nh2st_graph.metrics._ceiling import noise_ceiling, share_of_ceiling
+from nh2st_graph.metrics._compare import PairedDifference, aggregate, paired_bootstrap
+from nh2st_graph.metrics._scores import (
+    Scores,
+    best_predicted,
+    depth_oracle,
+    highest_expressed,
+    mae,
+    mse,
+    n_constant,
+    partial_pearson,
+    pearson,
+    score_section,
+)
+
+__all__ = [
+    "PairedDifference",
+    "Scores",
+    "aggregate",
+    "best_predicted",
+    "depth_oracle",
+    "highest_expressed",
+    "mae",
+    "mse",
+    "n_constant",
+    "noise_ceiling",
+    "paired_bootstrap",
+    "partial_pearson",
+    "pearson",
+    "score_section",
+    "share_of_ceiling",
+]

@@ -1,0 +1,226 @@
+"""Maps of a section: its spots on the H&E picture, and genes observed and predicted side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nh2st_graph._errors import DataError, nearest
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import library, section_name
+from nh2st_graph.metrics import pearson
+
+__all__ = ["gene_maps", "section"]
+
+#: Size of one map, and the width of what stands beside it.
+_PANEL_INCHES, _BAR_INCHES, _LABEL_INCHES, _TITLE_INCHES = 3.0, 0.8, 0.5, 0.4
+#: Share of the spots' extent that is left around them.
+_MARGIN = 0.06
+#: Percentiles that bound a colour range, so that one outlying spot does not flatten a map.
+_ROBUST = (2.0, 98.0)
+_GENE_COLUMN = "pcc"
+
+
+def section(adata: AnnData, *, ax: Axes | None = None) -> Axes:
+    """Draw the spots of a section on its H&E picture: a quick look at whether they lie on the tissue.
+
+    Parameters
+    ----------
+    adata
+        One section with spot positions and a picture in ``uns["spatial"]``.
+    ax
+        Where to draw; a new figure where None.
+
+    Returns
+    -------
+    The axes, in pixels of the picture in ``uns["spatial"]``, y downwards, with a scale bar in um.
+
+    Raises
+    ------
+    DataError
+        If the section has no name, not exactly one library, or no picture.
+    """
+    _drawable(adata)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6, 6), layout="constrained")
+    _draw(adata, ax, margin=0.25, alpha=1.0, na_color="white")
+    ax.collections[-1].set(facecolor="none", edgecolor="black", linewidth=0.8)
+    ax.set_title(f"section {section_name(adata)}: {adata.n_obs} spots")
+    return ax
+
+
+def gene_maps(prediction: AnnData, genes: Sequence[str] | None = None, *, n: int = 1) -> Figure:
+    """Draw observed and predicted expression side by side over the H&E picture, one gene a row.
+
+    Each map has its own colour range, from the 2nd to the 98th percentile of its spots, and its own colour
+    bar: predictions are shrunken towards the mean, so that on a shared range they would look empty. Compare
+    the patterns by eye, and the sizes by the colour bars.
+
+    Parameters
+    ----------
+    prediction
+        A predicted section: ``X`` predicted log-expression and ``layers["observed"]`` the measured one.
+        Without the layer (a section that was not measured) the observed column is left out, and ``genes``
+        must be given. r is taken from ``var["pcc"]``, or computed where that is missing.
+    genes
+        The genes to draw; where None, the ``n`` best, the ``n`` in the middle and the ``n`` worst by r.
+    n
+        How many genes of each kind.
+
+    Returns
+    -------
+    The figure: columns H&E, observed, predicted. The spots have the assay's diameter, the scale bar is in um.
+
+    Raises
+    ------
+    DataError
+        If a gene is not in the prediction, or genes are to be chosen and nothing was observed.
+    """
+    measured = Key.layers.observed in prediction.layers
+    pcc = _pcc(prediction) if measured else None
+    rows = _named(prediction, genes) if genes is not None else _best_median_worst(prediction, pcc, n)
+    columns: list[tuple[str, str | None]] = [("predicted", None)]
+    if measured:
+        columns.insert(0, ("observed", Key.layers.observed))
+
+    width = _LABEL_INCHES + _PANEL_INCHES + (_PANEL_INCHES + _BAR_INCHES) * len(columns)
+    height = _TITLE_INCHES + (_PANEL_INCHES * _aspect(prediction) + _TITLE_INCHES) * len(rows)
+    shape = (len(rows), 1 + len(columns))
+    figure, grid = plt.subplots(*shape, figsize=(width, height), squeeze=False, layout="constrained")
+    for axes, (gene, kind) in zip(grid, rows, strict=True):
+        _draw(prediction, axes[0], alpha=1.0, spots=False)
+        axes[0].set_ylabel(f"{kind}\n{gene}" if kind else gene, fontsize="large")
+        for ax, (name, layer) in zip(axes[1:], columns, strict=True):
+            _draw_gene(prediction, ax, gene, layer)
+            r = "" if pcc is None or layer is not None else f", r = {pcc[gene]:.2f}"
+            ax.set_title(f"{name}{r}")
+        axes[0].set_title("H&E")
+    figure.suptitle(f"section {section_name(prediction)}: each map on its own colour range")
+    return figure
+
+
+def _draw_gene(prediction: AnnData, ax: Axes, gene: str, layer: str | None) -> None:
+    values = np.asarray(prediction.obs_vector(gene, layer=layer), dtype=np.float64)
+    low, high = _colour_range(values)
+    norm = Normalize(low, high)
+    _draw(prediction, ax, color=gene, layer=layer, alpha=0.5, img_cmap="gray", cmap="viridis", norm=norm)
+    outside = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
+    extend = outside[bool(values.min() < low), bool(values.max() > high)]
+    beside = ax.inset_axes((1.03, 0.0, 0.04, 1.0))  # as tall as the map, whatever its aspect ratio
+    bar = ax.figure.colorbar(ax.collections[-1], cax=beside, extend=extend)
+    bar.set_label("log-expression")
+
+
+def _colour_range(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(values, _ROBUST)
+    if low == high:  # expressed in a few spots only
+        low, high = values.min(), values.max()
+    if low == high:  # constant
+        low, high = low - 0.5, high + 0.5
+    return float(low), float(high)
+
+
+def _draw(
+    adata: AnnData, ax: Axes, *, alpha: float, margin: float = _MARGIN, spots: bool = True, **options: Any
+) -> None:
+    """Let squidpy draw spots (of their physical size) and picture, then frame what the spots cover."""
+    import squidpy as sq
+
+    entry = _drawable(adata)
+    scale = float(entry[Key.library.scalefactors][Key.library.hires_scale])
+    microns = entry.get(Key.library.metadata, {}).get(Key.library.microns_per_pixel)
+    sq.pl.spatial_scatter(
+        adata,
+        ax=ax,
+        img_alpha=alpha,
+        colorbar=False,
+        title="",
+        axis_label=["", ""],
+        scalebar_dx=None if microns is None else float(microns) / scale,
+        scalebar_units="um",
+        scalebar_kwargs={"location": "lower left", "box_alpha": 0.7, "font_properties": {"size": "x-small"}},
+        **options,
+    )
+    if not spots:
+        ax.collections[-1].remove()
+    low, high = _frame(adata, margin)
+    ax.set_xlim(low[0] * scale, high[0] * scale)
+    ax.set_ylim(high[1] * scale, low[1] * scale)
+
+
+def _drawable(adata: AnnData) -> dict[str, Any]:
+    """Give the section's library, once it is known to have a picture."""
+    entry = library(adata)
+    if Key.library.hires not in entry.get(Key.library.images, {}):
+        raise DataError(
+            f"section {section_name(adata)!r}: uns['{Key.uns.spatial}'] has no picture '{Key.library.hires}' "
+            "to draw on; read the section with a reader of ng.read"
+        )
+    return entry
+
+
+def _frame(adata: AnnData, margin: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Upper left and lower right corner of a view on the spots, in full-resolution pixels.
+
+    The margin ends where the picture does; a spot never leaves the view, even one that misses the picture.
+    """
+    entry = _drawable(adata)
+    scales = entry[Key.library.scalefactors]
+    rows, columns = entry[Key.library.images][Key.library.hires].shape[:2]
+    picture = np.array([columns, rows]) / float(scales[Key.library.hires_scale])
+    centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    radius = float(scales[Key.library.spot_diameter]) / 2
+    low, high = centres.min(axis=0) - radius, centres.max(axis=0) + radius
+    border = margin * (high - low).max()
+    return np.minimum(low, np.maximum(low - border, 0)), np.maximum(high, np.minimum(high + border, picture))
+
+
+def _aspect(adata: AnnData) -> float:
+    low, high = _frame(adata, _MARGIN)
+    width, height = high - low
+    return float(np.clip(height / width, 0.4, 2.5))
+
+
+def _pcc(prediction: AnnData) -> pd.Series:
+    if _GENE_COLUMN in prediction.var:
+        return prediction.var[_GENE_COLUMN]
+    r = pearson(_dense(prediction.X), _dense(prediction.layers[Key.layers.observed]))
+    return pd.Series(r, prediction.var_names)
+
+
+def _dense(values: Any) -> NDArray:
+    return values.toarray() if sparse.issparse(values) else np.asarray(values)
+
+
+def _named(prediction: AnnData, genes: Sequence[str]) -> list[tuple[str, str]]:
+    if not len(genes):
+        raise DataError(f"section {section_name(prediction)!r}: the list of genes to draw is empty")
+    for gene in genes:
+        if gene not in prediction.var_names:
+            hint = nearest(gene, prediction.var_names)
+            raise DataError(f"section {section_name(prediction)!r}: gene {gene!r} was not predicted; {hint}")
+    return [(gene, "") for gene in genes]
+
+
+def _best_median_worst(prediction: AnnData, pcc: pd.Series | None, n: int) -> list[tuple[str, str]]:
+    if pcc is None:
+        raise DataError(
+            f"section {section_name(prediction)!r}: no layers['{Key.layers.observed}'] to rank genes by; "
+            "name the genes to draw"
+        )
+    ranked = pcc.dropna().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
+    n = max(1, min(n, len(ranked) // 3))
+    middle = (len(ranked) - n) // 2
+    kinds = {"median": ranked[middle : middle + n], "worst": ranked[-n:], "best": ranked[:n]}
+    kind_of = {gene: kind for kind, names in kinds.items() for gene in names}  # each gene once, however few
+    return [(gene, kind_of[gene]) for gene in ranked if gene in kind_of]

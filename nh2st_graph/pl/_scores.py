@@ -1,0 +1,147 @@
+"""Scores: the distribution over genes, and methods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from nh2st_graph._errors import DataError
+
+__all__ = ["pcc_histogram", "score_bars"]
+
+#: Okabe and Ito's colours, which differ for every kind of colour vision.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+_SCORES = {"pcc_mean": "mean r", "pcc_partial": "mean r given depth"}
+_PER_GENE = {"pcc": "r", "pcc_partial": "r given depth"}
+_BIN = 0.025
+_HATCH = "////"
+
+
+def pcc_histogram(
+    per_gene: pd.DataFrame | Mapping[str, pd.Series],
+    *,
+    ceiling: pd.Series | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how per-gene r is distributed, one outline a method, with a dashed line at each mean.
+
+    Parameters
+    ----------
+    per_gene
+        r by gene for each method (the first is drawn filled), as a mapping or as the columns of a table;
+        or the per-gene table of :class:`~nh2st_graph.metrics.Scores`, of which r and r given depth are drawn.
+    ceiling
+        Noise ceiling by gene (:func:`~nh2st_graph.metrics.noise_ceiling`), drawn in grey.
+    ax
+        Where to draw; a new figure where None.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to draw.
+    """
+    methods = {name: r.dropna().to_numpy(dtype=np.float64) for name, r in _by_method(per_gene).items()}
+    reach = np.array([]) if ceiling is None else ceiling.dropna().to_numpy(dtype=np.float64)
+    if not methods or not all(map(len, methods.values())):
+        raise DataError("no per-gene r to draw; give at least one value for each method")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+    bins = _bins(np.concatenate([*methods.values(), reach]))
+    if len(reach):
+        ax.hist(reach, bins, color="0.85", zorder=0, label=f"noise ceiling (mean {reach.mean():.2f})")
+        ax.axvline(reach.mean(), color="0.6", linestyle="--", zorder=1)
+    for i, (name, r) in enumerate(methods.items()):
+        colour, label = _COLOURS[i % len(_COLOURS)], f"{name} (mean {r.mean():.2f})"
+        mean = ax.axvline(r.mean(), color=colour, linestyle="--", linewidth=1.2, zorder=4)
+        if np.ptp(r) == 0:  # a constant prediction: one bar of all genes would flatten every other method
+            mean.set_label(label)
+            continue
+        if i == 0:
+            ax.hist(r, bins, color=colour, alpha=0.35, zorder=2)
+        ax.hist(r, bins, histtype="step", color=colour, linewidth=1.6, zorder=3, label=label)
+    ax.set(xlabel="Pearson r over spots", ylabel="genes")
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def score_bars(
+    table: pd.DataFrame,
+    *,
+    spread: pd.DataFrame | None = None,
+    references: Collection[str] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw mean r and mean r given depth of each method as a pair of bars.
+
+    Parameters
+    ----------
+    table
+        Methods as index, in the order wanted from top to bottom; columns ``pcc_mean`` and ``pcc_partial``
+        (either may be absent, others are ignored).
+    spread
+        Standard deviations over sections, same names, drawn as error bars.
+    references
+        Names of rows that are no methods but read the answer (the depth oracle): drawn hatched.
+    ax
+        Where to draw; a new figure where None.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    DataError
+        If the table has neither column, or no row.
+    """
+    scores = [name for name in _SCORES if name in table]
+    if not scores or table.empty:
+        raise DataError(f"no score to draw; give methods as rows and any of {', '.join(_SCORES)} as columns")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7, 1.2 + 0.5 * len(table)), layout="constrained")
+    height, rows = 0.8 / len(scores), np.arange(len(table))
+    for i, score in enumerate(scores):
+        values = table[score].to_numpy(dtype=np.float64)
+        error = None if spread is None else spread[score].reindex(table.index).to_numpy(dtype=np.float64)
+        offset = (i - (len(scores) - 1) / 2) * height
+        bars = ax.barh(rows + offset, values, height, xerr=error, color=_COLOURS[i], ecolor="0.3", capsize=2)
+        bars.set_label(_SCORES[score])
+        ax.bar_label(bars, [f"{v:.2f}" if np.isfinite(v) else "" for v in values], padding=4, fontsize="small")
+        for bar, method in zip(bars, table.index, strict=True):
+            if method in references:
+                bar.set(facecolor="none", edgecolor=_COLOURS[i], hatch=_HATCH)
+    ax.set_yticks(rows, [str(name) for name in table.index])
+    ax.invert_yaxis()
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.margins(x=0.12)
+    ax.set_xlabel("Pearson r over spots, mean over genes")
+    handles, _ = ax.get_legend_handles_labels()
+    if set(references) & set(table.index):
+        handles.append(Patch(facecolor="none", edgecolor="0.3", hatch=_HATCH, label="reads the test section"))
+    ax.legend(handles=handles, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+
+def _bins(values: NDArray[np.float64]) -> list[float]:
+    """Edges that cover the values; 0 is one of them, so that no bin mixes signs."""
+    first, last = np.floor(values.min() / _BIN), np.ceil(values.max() / _BIN)
+    return (np.arange(first, last + 1.5) * _BIN).tolist()
+
+
+def _by_method(per_gene: pd.DataFrame | Mapping[str, pd.Series]) -> dict[str, pd.Series]:
+    if isinstance(per_gene, pd.DataFrame) and "pcc" in per_gene:
+        return {label: per_gene[column] for column, label in _PER_GENE.items() if column in per_gene}
+    return {str(name): values for name, values in per_gene.items()}

@@ -1,0 +1,83 @@
+"""The course of a training run, from its log."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from nh2st_graph._errors import DataError
+
+__all__ = ["training_curves"]
+
+_BLUE, _ORANGE = "#0072B2", "#E69F00"
+#: Title, name of the y axis, and (column, label, colour) of each line.
+_PANELS = (
+    ("Loss", "loss", (("train_loss", "training", _BLUE), ("val_loss", "validation", _ORANGE))),
+    ("Validation score", "mean Pearson r", (("val_pcc", "validation", _ORANGE),)),
+    (
+        "Contrastive loss",
+        "InfoNCE (nats)",
+        (("contrast_spot", "spot", _BLUE), ("contrast_neighbourhood", "neighbourhood", _ORANGE)),
+    ),
+)
+_CHANCE = "_chance"
+
+
+def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure:
+    """Draw loss, validation score and the contrastive losses beside their chance level, by epoch.
+
+    A contrastive loss at its chance level has learned nothing; one near 0 within a few epochs has found a
+    short cut.
+
+    Parameters
+    ----------
+    log
+        A run's ``log.csv``: a column ``epoch`` and any of ``train_loss``, ``val_loss``, ``val_pcc``,
+        ``contrast_spot``, ``contrast_neighbourhood`` and the last two with ``_chance`` (the chance level,
+        in nats: the logarithm of the number of candidates). Several rows an epoch are folded into one.
+    selected
+        The epoch whose weights were kept, marked in every panel.
+
+    Returns
+    -------
+    The figure, one panel for each of the three groups that has values.
+
+    Raises
+    ------
+    DataError
+        If the log has no column ``epoch``, or no value to draw.
+    """
+    if "epoch" not in log:
+        raise DataError(f"the training log has no column 'epoch' (there: {', '.join(map(str, log.columns))})")
+    # Lightning writes training and validation values of an epoch on rows of their own, the rest empty
+    epochs = log.groupby("epoch").last().dropna(axis="columns", how="all")
+    panels = [panel for panel in _PANELS if any(column in epochs for column, _, _ in panel[2])]
+    if not panels:
+        raise DataError("the training log has no values to draw; let a run finish an epoch")
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.4), squeeze=False, layout="constrained")
+    for ax, (title, y_name, lines) in zip(axes[0], panels, strict=True):
+        _draw_lines(ax, epochs, lines)
+        if selected is not None:
+            ax.axvline(selected, color="0.5", linestyle=":", label=f"selected epoch ({selected})", zorder=0)
+        ax.set(title=title, xlabel="epoch", ylabel=y_name)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _draw_lines(ax: Axes, epochs: pd.DataFrame, lines: tuple[tuple[str, str, str], ...]) -> None:
+    for i, (column, label, colour) in enumerate(lines):
+        if column not in epochs:
+            continue
+        values = epochs[column].dropna()
+        # a run of one epoch is a point, which a line alone would not show
+        ax.plot(values.index, values, color=colour, label=label, marker="o" if len(values) == 1 else None)
+        if column + _CHANCE in epochs:
+            chance = epochs[column + _CHANCE].dropna()
+            dashes = (5 * i, (5, 5))  # two equal chance levels alternate instead of one hiding the other
+            ax.plot(chance.index, chance, color=colour, linestyle=dashes, label=f"{label}, chance")
+            ax.set_ylim(bottom=0)

@@ -1,0 +1,51 @@
+"""A small predicted section, and figures that are closed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy.stats import zscore
+
+mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _closed_figures_and_unchanged_settings() -> Iterator[None]:
+    before = mpl.rcParams.copy()
+    yield
+    assert mpl.rcParams == before
+    plt.close("all")
+
+
+@pytest.fixture
+def prediction() -> AnnData:
+    """A 6 x 5 grid of spots; gene ``g0`` is predicted with r = 1, ``g4`` with 0, ``g8`` with -1."""
+    rng = np.random.default_rng(0)
+    columns, rows = (grid.ravel() for grid in np.meshgrid(np.arange(6), np.arange(5)))
+    names = [f"{x}x{y}" for x, y in zip(columns, rows, strict=True)]
+    observed = np.log1p(rng.poisson(20, size=(30, 9))).astype(np.float32)
+    signal, noise = (zscore(values, axis=0) for values in (observed, rng.normal(size=observed.shape)))
+    noise = zscore(noise - signal * (signal * noise).mean(axis=0), axis=0)  # so that r is what is said, exactly
+    r = np.linspace(1, -1, 9)
+    predicted = 3 + 0.1 * (r * signal + np.sqrt(1 - r**2) * noise)
+    adata = AnnData(
+        predicted.astype(np.float32),
+        obs=pd.DataFrame({"section": pd.Categorical(["C6"] * 30)}, index=names),
+        var=pd.DataFrame(index=[f"g{j}" for j in range(9)]),
+    )
+    adata.layers["observed"] = observed
+    adata.obsm["spatial"] = np.column_stack([600.0 + 290 * columns, 500.0 + 290 * rows])
+    adata.uns["spatial"] = {
+        "C6": {
+            "images": {"hires": rng.integers(180, 255, size=(220, 260, 3), dtype=np.uint8)},
+            "scalefactors": {"spot_diameter_fullres": 145.0, "tissue_hires_scalef": 0.1},
+            "metadata": {"microns_per_pixel": 0.69},
+        }
+    }
+    return adata

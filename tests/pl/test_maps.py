@@ -1,0 +1,149 @@
+"""What the maps show: which genes, which spots where, on what range."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from anndata import AnnData
+from matplotlib.figure import Figure
+from matplotlib_scalebar.scalebar import ScaleBar
+from scipy import sparse
+
+from nh2st_graph import DataError, pl
+from nh2st_graph.pl._maps import _colour_range
+
+SCALE, DIAMETER, MICRONS_PER_PIXEL = 0.1, 145.0, 0.69
+
+
+def rows_of(figure: Figure, n_columns: int = 3) -> list[list[plt.Axes]]:
+    maps = [ax for ax in figure.axes if ax.images]
+    return [maps[i : i + n_columns] for i in range(0, len(maps), n_columns)]
+
+
+def centres_and_widths(ax: plt.Axes) -> tuple[np.ndarray, np.ndarray]:
+    extents = [path.get_extents() for path in ax.collections[0].get_paths()]
+    return np.array([[(e.x0 + e.x1) / 2, (e.y0 + e.y1) / 2] for e in extents]), np.array([e.width for e in extents])
+
+
+def test_best_median_and_worst_gene_by_r(prediction: AnnData) -> None:
+    figure = pl.gene_maps(prediction)
+    rows = rows_of(figure)
+    assert [row[0].get_ylabel() for row in rows] == ["best\ng0", "median\ng4", "worst\ng8"]
+    assert [ax.get_title() for ax in rows[0]] == ["H&E", "observed", "predicted, r = 1.00"]
+    assert rows[2][2].get_title() == "predicted, r = -1.00"
+    assert "C6" in figure.get_suptitle()
+
+
+def test_r_of_the_run_is_used_where_it_is_there(prediction: AnnData) -> None:
+    prediction.var["pcc"] = np.arange(9) / 10
+    rows = rows_of(pl.gene_maps(prediction, n=2))
+    labels = [row[0].get_ylabel() for row in rows]
+    assert labels == ["best\ng8", "best\ng7", "median\ng5", "median\ng4", "worst\ng1", "worst\ng0"]
+    assert rows[0][2].get_title() == "predicted, r = 0.80"
+
+
+def test_maps_hold_the_values_at_the_spots_at_the_assays_size(prediction: AnnData) -> None:
+    (row,) = rows_of(pl.gene_maps(prediction, ["g3"]))
+    assert not row[0].collections  # the tissue alone
+    for ax, values in ((row[1], prediction[:, "g3"].layers["observed"]), (row[2], prediction[:, "g3"].X)):
+        np.testing.assert_allclose(ax.collections[0].get_array(), values.ravel(), rtol=1e-6)
+        centres, widths = centres_and_widths(ax)
+        np.testing.assert_allclose(centres, prediction.obsm["spatial"] * SCALE, atol=0.01)
+        np.testing.assert_allclose(widths, DIAMETER * SCALE, rtol=1e-3)
+
+
+def test_each_map_has_its_own_robust_range_and_named_colour_bar(prediction: AnnData) -> None:
+    prediction.layers["observed"][0, 3] = 1000  # one spot must not flatten the map
+    (row,) = rows_of(pl.gene_maps(prediction, ["g3"]))
+    for ax, values in ((row[1], prediction[:, "g3"].layers["observed"]), (row[2], prediction[:, "g3"].X)):
+        spots = ax.collections[0]
+        np.testing.assert_allclose(spots.get_clim(), np.percentile(values, [2, 98]), rtol=1e-5)
+        assert spots.colorbar.ax.get_ylabel() == "log-expression"
+        assert spots.colorbar.extend == "both"
+        assert spots.get_cmap().name == "viridis"
+
+
+def test_constant_and_rare_genes_keep_a_range(prediction: AnnData) -> None:
+    prediction.X[:, 3] = 2.0
+    (row,) = rows_of(pl.gene_maps(prediction, ["g3"]))
+    assert row[2].collections[0].get_clim() == (1.5, 2.5)
+    assert row[2].get_title() == "predicted, r = 0.00"
+    in_one_spot_of_200 = np.zeros(200)
+    in_one_spot_of_200[7] = 5
+    assert _colour_range(in_one_spot_of_200) == (0, 5)
+
+
+def test_y_points_down_and_scale_bar_is_in_um(prediction: AnnData) -> None:
+    (row,) = rows_of(pl.gene_maps(prediction, ["g3"]))
+    for ax in row:
+        bottom, top = ax.get_ylim()
+        assert bottom > top
+        assert ax.get_aspect() == 1
+        (bar,) = [artist for artist in ax.artists if isinstance(artist, ScaleBar)]
+        assert bar.dx == pytest.approx(MICRONS_PER_PIXEL / SCALE)
+        assert bar.units == "um"
+
+
+def test_unmeasured_section_shows_named_genes_only(prediction: AnnData) -> None:
+    del prediction.layers["observed"]
+    (row,) = rows_of(pl.gene_maps(prediction, ["g3"]), n_columns=2)
+    assert [ax.get_title() for ax in row] == ["H&E", "predicted"]
+    with pytest.raises(DataError, match="name the genes"):
+        pl.gene_maps(prediction)
+
+
+def test_sparse_layers_draw_the_same(prediction: AnnData) -> None:
+    expected = [ax.collections[0].get_array() for ax in rows_of(pl.gene_maps(prediction, ["g3"]))[0][1:]]
+    prediction.layers["observed"] = sparse.csr_matrix(prediction.layers["observed"])
+    maps = rows_of(pl.gene_maps(prediction))[0]
+    assert maps[0].get_ylabel() == "best\ng0"
+    drawn = [ax.collections[0].get_array() for ax in rows_of(pl.gene_maps(prediction, ["g3"]))[0][1:]]
+    np.testing.assert_array_equal(drawn, expected)
+
+
+@pytest.mark.parametrize(("n_genes", "expected"), [(1, ["best\ng0"]), (2, ["best\ng0", "worst\ng1"])])
+def test_few_genes_are_drawn_once_each(prediction: AnnData, n_genes: int, expected: list[str]) -> None:
+    rows = rows_of(pl.gene_maps(prediction[:, :n_genes].copy(), n=3))
+    assert [row[0].get_ylabel() for row in rows] == expected
+
+
+def test_bad_input_is_one_line_and_leaves_no_figure(prediction: AnnData) -> None:
+    with pytest.raises(DataError, match=r"'C6'.*gene 'G3' was not predicted; .*g3"):
+        pl.gene_maps(prediction, ["G3"])
+    with pytest.raises(DataError, match="list of genes to draw is empty"):
+        pl.gene_maps(prediction, [])
+    del prediction.uns["spatial"]["C6"]["images"]
+    for draw in (pl.gene_maps, pl.section):
+        with pytest.raises(DataError, match=r"'C6'.*no picture 'hires'"):
+            draw(prediction)
+    assert not plt.get_fignums()
+
+
+def test_section_shows_every_spot_as_a_ring_on_the_picture(prediction: AnnData) -> None:
+    ax = pl.section(prediction)
+    centres, widths = centres_and_widths(ax)
+    np.testing.assert_allclose(centres, prediction.obsm["spatial"] * SCALE, atol=0.01)
+    np.testing.assert_allclose(widths, DIAMETER * SCALE, rtol=1e-3)
+    assert len(ax.collections[0].get_facecolor()) == 0
+    assert ax.get_title() == "section C6: 30 spots"
+    np.testing.assert_array_equal(ax.images[0].get_array(), prediction.uns["spatial"]["C6"]["images"]["hires"])
+
+
+def test_view_ends_with_the_picture_but_never_hides_a_spot(prediction: AnnData) -> None:
+    ax = pl.section(prediction)
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    height, width = prediction.uns["spatial"]["C6"]["images"]["hires"].shape[:2]
+    assert left >= 0
+    assert top >= 0
+    assert right <= width
+    assert bottom <= height
+    prediction.obsm["spatial"][3] = -900, 100
+    assert pl.section(prediction).get_xlim()[0] <= -900 * SCALE
+
+
+def test_section_draws_where_it_is_told(prediction: AnnData) -> None:
+    figure = Figure()  # not one of pyplot's
+    ax = figure.add_subplot()
+    assert pl.section(prediction, ax=ax) is ax
+    assert not plt.get_fignums()

@@ -1,0 +1,73 @@
+"""What the training curves show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nh2st_graph import DataError, pl
+
+
+@pytest.fixture
+def log() -> pd.DataFrame:
+    """Five epochs, training and validation values on rows of their own, as Lightning writes them."""
+    rows = []
+    for epoch in range(5):
+        chance = {"contrast_spot_chance": np.log(180), "contrast_neighbourhood_chance": np.log(180)}
+        losses = {"train_loss": 2 - 0.1 * epoch, "contrast_spot": 4.5, "contrast_neighbourhood": 4.0}
+        rows.append({"epoch": epoch, "step": 3 * epoch, "val_loss": 1.9, "val_pcc": 0.04 * epoch})
+        rows.append({"epoch": epoch, "step": 3 * epoch, **losses, **chance})
+    return pd.DataFrame(rows)
+
+
+def lines(ax) -> dict[str, list[float]]:
+    return {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+
+
+def test_panels_hold_the_logged_values_by_epoch(log: pd.DataFrame) -> None:
+    loss, score, contrast = pl.training_curves(log).axes
+    np.testing.assert_allclose(lines(loss)["training"], [2, 1.9, 1.8, 1.7, 1.6])
+    np.testing.assert_allclose(lines(loss)["validation"], 1.9)
+    np.testing.assert_allclose(lines(score)["validation"], [0, 0.04, 0.08, 0.12, 0.16])
+    np.testing.assert_allclose(lines(contrast)["neighbourhood"], 4.0)
+    assert [ax.get_xlabel() for ax in (loss, score, contrast)] == ["epoch"] * 3
+    assert [ax.get_ylabel() for ax in (loss, score, contrast)] == ["loss", "mean Pearson r", "InfoNCE (nats)"]
+    np.testing.assert_array_equal(loss.lines[0].get_xdata(), range(5))
+
+
+def test_chance_is_dashed_beside_each_contrastive_loss(log: pd.DataFrame) -> None:
+    contrast = pl.training_curves(log).axes[2]
+    for name in ("spot, chance", "neighbourhood, chance"):
+        (line,) = [line for line in contrast.lines if line.get_label() == name]
+        np.testing.assert_allclose(line.get_ydata(), np.log(180))
+        assert line.is_dashed()
+    assert contrast.get_ylim()[0] == 0
+    colours = {line.get_label(): line.get_color() for line in contrast.lines}
+    assert colours["spot"] == colours["spot, chance"] != colours["neighbourhood"]
+
+
+def test_selected_epoch_is_marked_in_every_panel(log: pd.DataFrame) -> None:
+    for ax in pl.training_curves(log, selected=3).axes:
+        (mark,) = [line for line in ax.lines if line.get_label() == "selected epoch (3)"]
+        assert list(mark.get_xdata()) == [3, 3]
+
+
+def test_absent_columns_leave_their_panel_out(log: pd.DataFrame) -> None:
+    (loss,) = pl.training_curves(log[["epoch", "train_loss"]]).axes
+    assert list(lines(loss)) == ["training"]
+    (contrast,) = pl.training_curves(log[["epoch", "contrast_spot"]]).axes
+    assert list(lines(contrast)) == ["spot"]
+
+
+def test_one_epoch_is_a_visible_point(log: pd.DataFrame) -> None:
+    for ax in pl.training_curves(log[log["epoch"] == 0]).axes[:2]:
+        assert all(line.get_marker() == "o" for line in ax.lines)
+        assert [tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]] == [0]
+
+
+def test_logs_without_anything_are_refused(log: pd.DataFrame) -> None:
+    with pytest.raises(DataError, match="no column 'epoch'"):
+        pl.training_curves(log.drop(columns="epoch"))
+    with pytest.raises(DataError, match="no values"):
+        pl.training_curves(log[["epoch", "step"]])
