@@ -223,7 +223,8 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
     )
     if not shared:
         raise DataError(
-            f"no gene is shared by the sections {', '.join([*train, *others])}; check that var_names are symbols of one species"
+            f"no gene is shared by the sections {', '.join([*train, *others])}; "
+            "check that var_names are symbols of one species"
         )
     # Sorted, so that the panel does not depend on the order of genes or sections in the files.
     genes = sorted(shared)

@@ -29,9 +29,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
         try:
             handle = Image.open(path)
         except UnidentifiedImageError:
-            raise ImageError(
-                f"image {path} is not a picture that can be read (JPEG, PNG or TIFF expected)"
-            ) from None
+            raise ImageError(f"image {path} is not a picture that can be read (JPEG, PNG or TIFF expected)") from None
         except OSError as error:
             raise ImageError(f"image {path} cannot be opened: {error}") from error
         finally:
@@ -40,9 +38,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
         try:
             yield handle
         except (OSError, SyntaxError, EOFError) as error:
-            raise ImageError(
-                f"image {path} is cut off or damaged ({error}); copy or download it again"
-            ) from error
+            raise ImageError(f"image {path} is cut off or damaged ({error}); copy or download it again") from error
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -90,9 +90,7 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
     if adata.n_obs == 0:
         # No row says the section's name; the library does.
         name = next(iter(adata.uns.get(Key.uns.spatial, {})), "without a name")
-        raise DataError(
-            f"section {name!r}: no spots; check that its files are not empty and share spot names"
-        )
+        raise DataError(f"section {name!r}: no spots; check that its files are not empty and share spot names")
     where = f"section {section_name(adata)!r}"
     _check_spots(adata, where)
     if adata.n_vars:
@@ -120,26 +118,16 @@ def _check_spots(adata: AnnData, where: str) -> None:
         raise DataError(f"{where}: gene {twice!r} occurs more than once; call adata.var_names_make_unique()")
     for column in (Key.obs.section, Key.obs.patient):
         if column not in adata.obs:
-            raise DataError(
-                f"{where}: obs['{column}'] is missing; splits need it: adata.obs['{column}'] = 'NAME'"
-            )
+            raise DataError(f"{where}: obs['{column}'] is missing; splits need it: adata.obs['{column}'] = 'NAME'")
         if adata.obs[column].dtype.name != "category":
-            raise DataError(
-                f"{where}: obs['{column}'] must be categorical; adata.obs['{column}'].astype('category')"
-            )
+            raise DataError(f"{where}: obs['{column}'] must be categorical; adata.obs['{column}'].astype('category')")
     if Key.obsm.spatial not in adata.obsm:
-        raise DataError(
-            f"{where}: obsm['{Key.obsm.spatial}'] is missing; give spot centres (x, y) in image pixels"
-        )
+        raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] is missing; give spot centres (x, y) in image pixels")
     spatial = np.asarray(adata.obsm[Key.obsm.spatial])
     if spatial.shape != (adata.n_obs, 2):
-        raise DataError(
-            f"{where}: obsm['{Key.obsm.spatial}'] has shape {spatial.shape}, expected ({adata.n_obs}, 2)"
-        )
+        raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] has shape {spatial.shape}, expected ({adata.n_obs}, 2)")
     if spatial.dtype.kind not in "fiu":
-        raise DataError(
-            f"{where}: obsm['{Key.obsm.spatial}'] holds {spatial.dtype}, not numbers; give x, y in pixels"
-        )
+        raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] holds {spatial.dtype}, not numbers; give x, y in pixels")
     finite = np.isfinite(spatial).all(axis=1)
     if not finite.all():
         raise DataError(
@@ -171,8 +159,7 @@ def _check_image(adata: AnnData, where: str) -> None:
     source = metadata.get(Key.library.source_image)
     if not source:
         raise ImageError(
-            f"{where}: metadata['{Key.library.source_image}'] is missing; "
-            "give the path of the full-resolution picture"
+            f"{where}: metadata['{Key.library.source_image}'] is missing; give the path of the full-resolution picture"
         )
     scale = metadata.get(Key.library.microns_per_pixel)
     if not isinstance(scale, Real) or not 0 < float(scale) < np.inf:
@@ -200,11 +187,7 @@ def _check_graph(adata: AnnData, where: str) -> None:
 def _check_features(adata: AnnData, where: str) -> None:
     if Key.obsm.image not in adata.obsm:
         present = ", ".join(adata.obsm.keys())
-        raise DataError(
-            f"{where}: no obsm['{Key.obsm.image}'] (there: {present}); run ng.im.features(adata) first"
-        )
+        raise DataError(f"{where}: no obsm['{Key.obsm.image}'] (there: {present}); run ng.im.features(adata) first")
     features = np.asarray(adata.obsm[Key.obsm.image])
     if not np.isfinite(features).all():
-        raise DataError(
-            f"{where}: obsm['{Key.obsm.image}'] has values that are not numbers; compute it again"
-        )
+        raise DataError(f"{where}: obsm['{Key.obsm.image}'] has values that are not numbers; compute it again")

@@ -18,17 +18,17 @@ __all__ = ["FLOORS", "Floor", "make_floor"]
 
 Features = Callable[[Data], NDArray[np.float32]]
 
-_PENALTIES = np.logspace(0, 5, 11)
+_PENALTIES = tuple(np.logspace(0, 5, 11).tolist())
 _NEIGHBOURS = (5, 10, 20, 40, 80)
 
 
 def own_features(section: Data) -> NDArray[np.float32]:
-    """A spot's own image features, ``(n_spots, d)``."""
+    """Read a spot's own image features, ``(n_spots, d)``."""
     return np.asarray(section.x.numpy())
 
 
 def with_neighbours(section: Data) -> NDArray[np.float32]:
-    """A spot's own features and the mean of its neighbours', ``(n_spots, 2 d)``; zeros where it has none."""
+    """Read a spot's own features and its neighbours' mean, ``(n_spots, 2 d)``; zeros where it has none."""
     sender, receiver = section.edge_index
     around = scatter(section.x[sender], receiver, dim=0, dim_size=section.num_nodes, reduce="mean")
     return np.hstack([own_features(section), around.numpy()])

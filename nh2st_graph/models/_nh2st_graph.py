@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -80,26 +81,22 @@ class NH2STGraph(nn.Module):
         super().__init__()
         self.config = config
         edge_dim = _EDGE_DIM[config.edge_features]
-        layer = {
-            "width": config.width,
-            "heads": config.heads,
-            "edge_dim": edge_dim,
-            "dropout": config.dropout,
-        }
+        layer = partial(SpatialAttention, config.width, config.heads, edge_dim, config.dropout)
+        neighbours = partial(NeighbourBranch, config.width, config.heads, config.hops, edge_dim, config.dropout)
         n_inputs = config.query + config.neighbours
         self.image_encoder = FeatureEncoder(n_features, config.width, config.dropout)
-        self.image_neighbours = NeighbourBranch(hops=config.hops, **layer) if config.neighbours else None
+        self.image_neighbours = neighbours() if config.neighbours else None
         self.decoder = ComponentDecoder(config.width, n_inputs, n_genes, config.rank)
         self.log_dispersion = nn.Parameter(torch.zeros(n_genes)) if config.regression == "nb" else None
 
         if self.reads_genes:
             self.gene_encoder = FeatureEncoder(config.rank, config.width, config.dropout)
-            self.gene_neighbours = NeighbourBranch(hops=config.hops, **layer) if config.neighbours else None
+            self.gene_neighbours = neighbours() if config.neighbours else None
             self.projections = nn.ModuleDict(
                 {name: nn.Linear(config.width, config.width) for name in ("p", "q", "P", "Q")}
             )
         if self.attends:
-            self.cross = nn.ModuleDict({name: SpatialAttention(**layer) for name in ("p", "q", "P", "Q")})
+            self.cross = nn.ModuleDict({name: layer() for name in ("p", "q", "P", "Q")})
             self.cross_head = nn.Linear(2 * config.width, config.rank, bias=False)
 
     @property

@@ -46,7 +46,7 @@ class FeatureEncoder(nn.Module):
         """Draw the weights anew; the perceptron's last layer is zero."""
         self.linear.reset_parameters()
         for layer in self.hidden:
-            if hasattr(layer, "reset_parameters"):
+            if isinstance(layer, nn.LayerNorm | nn.Linear):
                 layer.reset_parameters()
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)

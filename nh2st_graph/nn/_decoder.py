@@ -54,8 +54,8 @@ class ComponentDecoder(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start near the training mean: small weights."""
-        for head in self.heads:
-            nn.init.normal_(head.weight, std=0.02)
+        for weight in self.heads.parameters():
+            nn.init.normal_(weight, std=0.02)
 
     @torch.no_grad()
     def set_components(self, targets: Tensor) -> None:

@@ -1,0 +1,168 @@
+"""The command line: ``nh2st-graph demo | prepare | train | predict | evaluate``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nh2st_graph._errors import NH2STGraphError
+from nh2st_graph._version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="nh2st-graph",
+    help="Predict spatial gene expression from H&E histology with a graph neural network.\n\n"
+    "Start with 'nh2st-graph demo', then give your own sections to 'train' and new slides to 'predict'.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+_SET_HELP = "Change a configuration key: [bold]KEY=VALUE[/], the value in YAML. May be given several times."
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML); see configs/.")
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'train' wrote.")]
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"nh2st-graph {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for everything that the demo writes; must not exist.")
+    ] = Path("demo_run"),
+    overrides: Overrides = None,
+) -> None:
+    """Train on synthetic tissue whose truth is known, with and without the neighbour branch. Takes under 3 minutes.
+
+    Some of its genes follow the spot's own picture, some its neighbours', and some nothing: the closing table shows who
+    finds which.
+    """
+    from nh2st_graph.cli._demo import run_demo
+
+    run_demo(out, overrides or [])
+
+
+@app.command()
+def prepare(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option("--out", help="Folder for {section}.h5ad.")],
+    overrides: Overrides = None,
+) -> None:
+    """Read sections, compute image features and graph, and write them as h5ad.
+
+    Example: nh2st-graph prepare configs/her2st_mini.yaml --set data.root=DIR --out sections
+    """
+    from nh2st_graph import tl
+    from nh2st_graph.cli._tables import print_paths
+    from nh2st_graph.config import load_config
+
+    print_paths(tl.prepare_sections(load_config(config, overrides or []), out))
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option("--out", help="The run folder; must not exist, unless --resume.")],
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run of the same configuration.")
+    ] = False,
+) -> None:
+    """Train on sections, score on others, write model, predictions and figures.
+
+    Example: nh2st-graph train configs/her2st_mini.yaml --set data.root=DIR --set data.train=[C3,C4,C5]
+    --set data.test=[C6] --out RUN
+    """
+    from nh2st_graph import tl
+    from nh2st_graph.cli._tables import print_run
+    from nh2st_graph.config import load_config
+
+    print_run(tl.train_run(load_config(config, overrides or []), out, resume=resume))
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    sections: Annotated[
+        list[Path], typer.Argument(metavar="SECTION.h5ad...", help="Sections; genes may be absent.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the predicted {section}.h5ad.")],
+) -> None:
+    """Predict sections from their pictures with a trained model.
+
+    Example: nh2st-graph predict RUN new_section.h5ad --out predicted
+    """
+    from nh2st_graph import tl
+    from nh2st_graph.cli._tables import print_paths
+
+    print_paths(tl.predict_run(run, sections, out))
+
+
+@app.command()
+def evaluate(run: RunFolder) -> None:
+    """Score a run's test sections again, and rewrite its scores, predictions and figures."""
+    from nh2st_graph import tl
+    from nh2st_graph.cli._tables import print_run
+
+    print_run(tl.evaluate_run(run))
+
+
+def main() -> None:
+    """Run the command line: an error of the package is one line and exit code 2."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    _set_up_logging(debug)
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                # Notices of libraries to their developers, not about the user's data.
+                warnings.simplefilter("ignore")
+            app(args=arguments, prog_name="nh2st-graph")
+    except NH2STGraphError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; a training run goes on with --resume", file=sys.stderr)  # noqa: T201
+        raise SystemExit(130) from None
+
+
+def _set_up_logging(debug: bool) -> None:
+    """Show the package's own messages, one line each, and other packages' only from warnings on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("nh2st_graph")
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.propagate = False
+    # A filter, since some of these packages set their level when they are imported.
+    for noisy in ("squidpy", "spatialdata._logging", "timm"):
+        logging.getLogger(noisy).addFilter(lambda record: record.levelno >= logging.WARNING)

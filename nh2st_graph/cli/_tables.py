@@ -1,0 +1,72 @@
+"""What a command prints at its end: the scores, and where things are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from nh2st_graph.tl import Run
+
+__all__ = ["print_paths", "print_run", "print_table"]
+
+_COLUMNS = {
+    "pcc_mean": "mean r",
+    "pcc_partial": "mean r\ngiven depth",
+    "pcc_heg50": "50 highest\nexpressed",
+    "pcc_hpg50": "50 best on\nheld-out",
+    "mse": "MSE",
+    "mae": "MAE",
+}
+
+_LABELS = {
+    "mean": "training mean",
+    "ridge": "ridge, own features",
+    "ridge_neighbours": "ridge, own + neighbours",
+    "knn": "nearest spots in features",
+    "depth_oracle": "(reference) depth alone",
+    "noise_ceiling": "(reference) noise ceiling",
+}
+
+
+def print_run(run: Run) -> None:
+    """Print a run's scores beside the floors and references, and its files."""
+    evaluation = run.evaluation
+    if evaluation is not None:
+        protocol = evaluation.metrics["protocol"]
+        title = (
+            f"Scores on {', '.join(protocol['test'])} (trained on {', '.join(protocol['train'])}, "
+            f"{protocol['split']}; {protocol['n_genes']} genes, normalised by {protocol['normalize']}"
+            + (", targets smoothed 3x3)" if protocol["smooth"] == "3x3" else ")")
+        )
+        table = evaluation.table().reindex(columns=list(_COLUMNS)).rename(index=_LABELS, columns=_COLUMNS)
+        print_table(table, title)
+        Console().print(
+            "r is a gene's correlation over the spots of a section, averaged over genes. 'Given depth' takes out what "
+            "the number of counts in a spot explains. No predictor can pass the noise ceiling.",
+            style="dim",
+        )
+    print_paths(run.outputs())
+
+
+def print_table(table: pd.DataFrame, title: str) -> None:
+    """Print numbers with three decimals, the first row set off."""
+    shown = Table(title=title, title_justify="left", header_style="bold")
+    shown.add_column("")
+    for column in table.columns:
+        shown.add_column(str(column), justify="right")
+    for i, (name, row) in enumerate(table.iterrows()):
+        cells = ["-" if pd.isna(value) else f"{value:.3f}" for value in row]
+        shown.add_row(str(name), *cells, style="bold" if i == 0 else None)
+    Console().print(shown)
+
+
+def print_paths(paths: Iterable[Path]) -> None:
+    """Print what was written, one path a line, whole, so that it can be copied."""
+    console = Console(soft_wrap=True)
+    console.print("Written:")
+    for path in paths:
+        console.print(f"  {path}", highlight=False)

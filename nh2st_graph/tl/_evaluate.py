@@ -1,0 +1,199 @@
+"""Scoring a model on sections it never saw, beside the floors and the references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from torch_geometric.data import Data
+
+from nh2st_graph._errors import DataError
+from nh2st_graph._expression import library_size, split_half_normalizer, targets
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import check_section
+from nh2st_graph._version import __version__
+from nh2st_graph.metrics import (
+    Scores,
+    aggregate,
+    depth_oracle,
+    noise_ceiling,
+    score_section,
+    share_of_ceiling,
+)
+from nh2st_graph.models import FLOORS, make_floor
+from nh2st_graph.tl._folds import section_groups
+from nh2st_graph.tl._inputs import complete_section, section_graph
+from nh2st_graph.tl._model import FittedModel
+from nh2st_graph.tl._predict import predict
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass
+class Evaluation:
+    """Scores of a model, the floors and the references on test sections.
+
+    Attributes
+    ----------
+    metrics
+        What ``metrics.json`` holds.
+    per_gene
+        One row a section and gene: the model's scores, r of each floor, the noise ceiling.
+    predictions
+        Predicted sections by name.
+    """
+
+    metrics: dict[str, Any]
+    per_gene: pd.DataFrame
+    predictions: dict[str, AnnData] = field(repr=False)
+
+    def table(self) -> pd.DataFrame:
+        """One row a method, reference or floor; means over the test sections."""
+        rows = {"NH2ST-Graph": self.metrics["mean"]}
+        rows |= {name: each["mean"] for name, each in self.metrics["floors"].items()}
+        rows |= {name: each["mean"] for name, each in self.metrics["references"].items()}
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def evaluate(
+    model: FittedModel, test_sections: Mapping[str, AnnData], train_sections: Mapping[str, AnnData]
+) -> Evaluation:
+    """Score a model on measured sections.
+
+    Parameters
+    ----------
+    model
+        A fitted model.
+    test_sections
+        Sections with counts that training never saw.
+    train_sections
+        The sections that the model learned from: the floors are fitted on them, on the same features.
+
+    Returns
+    -------
+    The scores of every method by the same functions.
+
+    Raises
+    ------
+    DataError
+        If a section was trained on, or lacks a gene of the panel.
+    """
+    seen = sorted(set(test_sections) & set(model.train_sections))
+    if seen:
+        raise DataError(
+            f"section {seen[0]!r} was trained on; a score on it says nothing: choose another in data.test"
+        )
+    if sorted(train_sections) != sorted(model.train_sections):
+        raise DataError(
+            f"floors need the model's training sections ({', '.join(model.train_sections)}), "
+            f"given: {', '.join(sorted(train_sections)) or 'none'}"
+        )
+    floors = _fit_floors(model, train_sections)
+    results = {name: _score_one(model, floors, section) for name, section in sorted(test_sections.items())}
+    metrics = _assemble({name: each[0] for name, each in results.items()})
+    metrics["floors_chosen"] = {name: floor.chosen for name, floor in floors.items() if floor.chosen}
+    metrics["protocol"] = _protocol(model, test_sections, train_sections)
+    per_gene = pd.concat({name: each[1] for name, each in results.items()}, names=["section", "gene"])
+    return Evaluation(metrics, per_gene, {name: each[2] for name, each in results.items()})
+
+
+def _fit_floors(model: FittedModel, train_sections: Mapping[str, AnnData]) -> dict[str, Any]:
+    graphs = [_graph(model, train_sections[name]) for name in sorted(train_sections)]
+    groups = section_groups(graphs)
+    return {name: make_floor(name).fit(graphs, groups) for name in FLOORS}
+
+
+def _graph(model: FittedModel, section: AnnData) -> Data:
+    check_section(section, need=("genes",))
+    return section_graph(
+        complete_section(section, model.config), model.config, model.standardize, model.genes
+    )
+
+
+def _score_one(
+    model: FittedModel, floors: Mapping[str, Any], section: AnnData
+) -> tuple[dict[str, Scores | dict[str, float | None]], pd.DataFrame, AnnData]:
+    """Score everything on one section; return scores by method, the per-gene table, the prediction."""
+    check_section(section, need=("genes",))
+    observed = targets(section, model.genes, model.config.data)
+    depth = pd.Series(library_size(section), index=section.obs_names)
+    subsets = {"heg50": model.heg50, "hpg50": model.hpg50}
+    prediction = predict(model, section)
+    graph = _graph(model, section)
+
+    def score(values: np.ndarray) -> Scores:
+        frame = pd.DataFrame(values, index=graph.spots, columns=model.genes)
+        return score_section(frame, observed, depth=depth, **subsets)
+
+    scores = {"model": score(np.asarray(prediction.X))}
+    scores |= {name: score(floor.predict(graph)) for name, floor in floors.items()}
+    scores["depth_oracle"] = depth_oracle(depth, observed, **subsets)
+    ceiling = noise_ceiling(
+        *split_half_normalizer(section, model.genes, model.config.data), seed=model.config.seed
+    )
+    summary: dict[str, Any] = {**scores, "noise_ceiling": _ceiling_summary(ceiling, subsets)}
+    per_gene = scores["model"].per_gene.assign(
+        **{f"pcc_{name}": each.per_gene["pcc"] for name, each in scores.items() if name != "model"},
+        ceiling=ceiling,
+    )
+    share = share_of_ceiling(scores["model"].per_gene["pcc"], ceiling)
+    summary["share_of_ceiling"] = share
+    prediction.var = prediction.var.join(per_gene)
+    return summary, per_gene, prediction
+
+
+def _ceiling_summary(ceiling: pd.Series, subsets: Mapping[str, list[str]]) -> dict[str, float | None]:
+    means = {
+        f"pcc_{name}": float(ceiling[genes].mean()) if genes else None for name, genes in subsets.items()
+    }
+    return {"pcc_mean": float(ceiling.mean()), **means}
+
+
+def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Order scores as ``metrics.json`` has them: the model at the top, floors and references beside it."""
+
+    def part(name: str) -> dict[str, Any]:
+        each = {
+            section: scores[name].summary if isinstance(scores[name], Scores) else scores[name]
+            for section, scores in results.items()
+        }
+        return {"sections": each, **aggregate(each)}
+
+    metrics = part("model")
+    for section, scores in results.items():
+        metrics["sections"][section] = {
+            **metrics["sections"][section],
+            "share_of_ceiling": scores["share_of_ceiling"],
+        }
+    metrics |= aggregate(metrics["sections"])
+    metrics["floors"] = {name: part(name) for name in FLOORS}
+    metrics["references"] = {name: part(name) for name in ("depth_oracle", "noise_ceiling")}
+    return metrics
+
+
+def _protocol(
+    model: FittedModel, test_sections: Mapping[str, AnnData], train_sections: Mapping[str, AnnData]
+) -> dict[str, Any]:
+    """State what the numbers were measured under, so that they are not compared with others unawares."""
+    patients = {
+        part: sorted({str(p) for section in sections.values() for p in section.obs[Key.obs.patient].unique()})
+        for part, sections in (("train", train_sections), ("test", test_sections))
+    }
+    shared = sorted(set(patients["train"]) & set(patients["test"]))
+    return {
+        "version": __version__,
+        "seed": model.config.seed,
+        "train": sorted(train_sections),
+        "test": sorted(test_sections),
+        "patients_in_both": shared,
+        "split": "within patient" if shared else "across patients",
+        "normalize": model.config.data.normalize,
+        "smooth": model.config.data.smooth,
+        "n_genes": len(model.genes),
+        "encoder": model.config.features.encoder,
+        "selected_epochs": model.selected_epochs,
+    }

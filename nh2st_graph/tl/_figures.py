@@ -1,0 +1,61 @@
+"""The figures of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure, SubFigure
+
+from nh2st_graph import pl
+from nh2st_graph.tl._evaluate import Evaluation
+from nh2st_graph.tl._model import FittedModel
+
+__all__ = ["fold_curves", "write_figures"]
+
+_SHOWN_FLOORS = ("ridge", "ridge_neighbours")
+
+
+def fold_curves(log: pd.DataFrame) -> pd.DataFrame:
+    """Average the folds' curves, over the epochs that every fold reached: what the number of epochs is chosen by.
+
+    Parameters
+    ----------
+    log
+        A run's ``log.csv``.
+    """
+    folds = log[log["stage"].str.startswith("fold")]
+    shortest = int(folds.groupby("stage")["epoch"].max().min())
+    reached = folds[folds["epoch"].astype(int) <= shortest]
+    return reached.drop(columns="stage").astype(float).groupby("epoch", as_index=False).mean()
+
+
+def write_figures(model: FittedModel, evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Draw a run's figures as PNG: maps of each test section, per-gene r, scores beside the floors, training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, prediction in evaluation.predictions.items():
+        written.append(_save(pl.gene_maps(prediction), folder / f"maps_{name}.png"))
+    per_gene = evaluation.per_gene
+    methods = {"NH2ST-Graph": per_gene["pcc"]}
+    methods |= {f"floor: {name}": per_gene[f"pcc_{name}"] for name in _SHOWN_FLOORS}
+    histogram = pl.pcc_histogram(methods, ceiling=per_gene["ceiling"])
+    written.append(_save(histogram.figure, folder / "pcc_histogram.png"))
+    table = evaluation.table().drop(index="noise_ceiling")
+    bars = pl.score_bars(table, references=["depth_oracle"])
+    written.append(_save(bars.figure, folder / "scores.png"))
+    if len(model.log):
+        curves = pl.training_curves(fold_curves(model.log), selected=model.selected_epochs)
+        written.append(_save(curves, folder / "training.png"))
+    return written
+
+
+def _save(figure: Figure | SubFigure, path: Path) -> Path:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    whole = figure.figure if isinstance(figure, SubFigure) else figure
+    whole.savefig(aside, dpi=150, format="png")
+    plt.close(whole)
+    aside.replace(path)
+    return path

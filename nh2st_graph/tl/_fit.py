@@ -1,0 +1,278 @@
+"""Fitting: folds of the training sections choose when to stop, then all of them are learned from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch_geometric.data import Data
+
+from nh2st_graph._errors import ConfigError, DataError, RunError
+from nh2st_graph._expression import choose_panel
+from nh2st_graph._keys import Key
+from nh2st_graph.config import Config, TrainConfig
+from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
+from nh2st_graph.models import NH2STGraph
+from nh2st_graph.tl._folds import Fold, make_folds
+from nh2st_graph.tl._inputs import Standardizer, complete_section, section_graph
+from nh2st_graph.tl._model import FittedModel
+from nh2st_graph.tl._module import EpochLog, EpochProgress, SectionData, TrainingModule, read_rows
+
+__all__ = ["fit"]
+
+logger = logging.getLogger("nh2st_graph")
+
+
+def fit(
+    train_sections: Mapping[str, AnnData] | Sequence[AnnData],
+    config: Config | None = None,
+    *,
+    genes: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> FittedModel:
+    """Train NH2ST-Graph on sections.
+
+    Parts of the training data are held out in turn (``train.validation``, ``train.folds``): they tell after how many
+    epochs to stop and which genes are predicted best (``hpg50``). Then, with ``train.refit``, a model learns from all
+    of the training sections for that long.
+
+    Parameters
+    ----------
+    train_sections
+        Sections with raw counts; nothing else is looked at.
+    config
+        The configuration; defaults where None.
+    genes
+        The panel; chosen from the training sections as ``data.panel`` says where None.
+    out
+        Folder for checkpoints and logs; a temporary one where None.
+    resume
+        Go on from the checkpoints in ``out``.
+
+    Returns
+    -------
+    The fitted model.
+
+    Raises
+    ------
+    DataError
+        If a section breaks the contract or has no genes.
+    ConfigError
+        If device and precision do not go together.
+    """
+    config = config or Config()
+    sections = train_sections if isinstance(train_sections, Mapping) else _by_name(train_sections)
+    if not sections:
+        raise DataError("no training section given; name at least one in data.train")
+    panel = list(genes) if genes is not None else choose_panel(sections, {}, config.data)
+    completed = {name: complete_section(section, config) for name, section in sections.items()}
+    standardize = Standardizer.fit(
+        (completed[name].obsm[Key.obsm.image] for name in sorted(completed)), config.features.standardize
+    )
+    graphs = [section_graph(completed[name], config, standardize, panel) for name in sorted(completed)]
+    with ExitStack() as stack:
+        folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(_quiet_lightning())
+        stages = _Stages(graphs, panel, config, folder, resume)
+        with stages.progress:
+            module, selected, held_out = stages.run()
+    train_mean = pd.Series(
+        np.vstack([graph.y for graph in graphs]).astype(np.float64).mean(axis=0), index=panel
+    )
+    return FittedModel(
+        module=module.eval(),
+        config=config,
+        genes=panel,
+        standardize=standardize,
+        n_features=int(graphs[0].x.shape[1]),
+        heg50=highest_expressed(train_mean),
+        hpg50=best_predicted(held_out) if held_out is not None else [],
+        train_sections=sorted(completed),
+        selected_epochs=selected,
+        log=pd.DataFrame(stages.rows),
+    )
+
+
+def _by_name(sections: Sequence[AnnData]) -> dict[str, AnnData]:
+    from nh2st_graph._validate import section_name
+
+    named = {section_name(section): section for section in sections}
+    if len(named) != len(sections):
+        raise DataError("two training sections have the same name; give each its own obs['section']")
+    return named
+
+
+class _Stages:
+    """The folds and the final fit, each a Lightning run with its own folder of checkpoints."""
+
+    def __init__(
+        self, graphs: list[Data], genes: list[str], config: Config, folder: Path, resume: bool
+    ) -> None:
+        self.graphs, self.genes, self.config, self.folder, self.resume = graphs, genes, config, folder, resume
+        self.log_path = folder / "log.csv"
+        self.rows: list[dict[str, str]] = []
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            disable=not config.train.progress,
+            transient=True,
+        )
+
+    def run(self) -> tuple[NH2STGraph, int, pd.Series | None]:
+        """Fit every stage; return the model, its number of epochs, and each gene's held-out r."""
+        train = self.config.train
+        folds = make_folds(self.graphs, train.validation, train.folds)
+        results = [self._fold(i, fold) for i, fold in enumerate(folds)]
+        shortest = min(len(curve) for _, curve, _ in results)
+        mean_curve = np.mean([curve[:shortest] for _, curve, _ in results], axis=0)
+        epochs = int(np.argmin(mean_curve)) + 1
+        held_out = pd.Series(np.mean([r for _, _, r in results], axis=0), index=self.genes)
+        if train.refit:
+            module = self._new_module(self.graphs, self.config.seed)
+            self._train("all", module, self.graphs, [], self.config.seed, epochs)
+        else:
+            module, epochs = results[0][0], int(np.argmin(results[0][1])) + 1
+        self.rows = read_rows(self.log_path)
+        return module, epochs, held_out
+
+    def _new_module(self, graphs: Sequence[Data], seed: int) -> NH2STGraph:
+        torch.manual_seed(seed)
+        module = NH2STGraph(self.config.model, int(graphs[0].x.shape[1]), len(self.genes))
+        module.set_targets(torch.cat([graph.y for graph in graphs]))
+        return module
+
+    def _fold(self, number: int, fold: Fold) -> tuple[NH2STGraph, list[float], np.ndarray]:
+        """Train one fold; return its best model, its validation curve, and each gene's r at its best epoch."""
+        seed = self.config.seed + 1 + number
+        module = self._new_module(fold.train, seed)
+        stage = f"fold{number + 1}:{fold.name}"
+        folder = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
+        curve = [float(row["val_loss"]) for row in read_rows(self.log_path) if row["stage"] == stage]
+        _load_averaged(module, folder / "best.ckpt")
+        module.eval()
+        with torch.no_grad():
+            scores = [
+                pearson(
+                    module(g.x, g.edge_index, g.edge_attr).expression.double().numpy(), g.y.double().numpy()
+                )
+                for g in fold.validation
+            ]
+        return module, curve, np.mean(scores, axis=0)
+
+    def _train(
+        self,
+        stage: str,
+        module: NH2STGraph,
+        train: list[Data],
+        validation: list[Data],
+        seed: int,
+        max_epochs: int,
+    ) -> Path:
+        """Train one stage, from its last checkpoint when resuming; return the folder of its checkpoints."""
+        config = self.config.train
+        folder = self.folder / "checkpoints" / stage.partition(":")[0]
+        done = folder / "done.json"
+        if self.resume and done.is_file():
+            _load_averaged(module, folder / "last.ckpt")
+            return folder
+        last = folder / "last.ckpt"
+        task = self.progress.add_task(f"train {stage}", total=max_epochs, note="")
+        callbacks: list[L.Callback] = [
+            EMAWeightAveraging(decay=config.average),
+            EpochLog(self.log_path, stage),
+            EpochProgress(self.progress, task),
+            ModelCheckpoint(dirpath=folder, filename="last", save_top_k=1, enable_version_counter=False),
+        ]
+        if validation:
+            callbacks += [
+                EarlyStopping(monitor="val_loss", patience=config.patience),
+                ModelCheckpoint(
+                    dirpath=folder,
+                    filename="best",
+                    monitor="val_loss",
+                    save_top_k=1,
+                    enable_version_counter=False,
+                ),
+            ]
+        trainer = L.Trainer(
+            max_epochs=max_epochs,
+            callbacks=callbacks,
+            logger=TensorBoardLogger(self.folder / "tensorboard", name=stage.partition(":")[0], version=""),
+            default_root_dir=self.folder,
+            accelerator="gpu" if config.device == "cuda" else config.device,
+            devices=1,
+            precision=_precision(config),
+            gradient_clip_val=1.0,
+            deterministic="warn",
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+        lightning_module = TrainingModule(module, config, seed)
+        data = SectionData(train, validation, config.batch_spots, module.receptive_hops, seed)
+        resumed = str(last) if self.resume and last.is_file() else None
+        trainer.fit(
+            lightning_module, datamodule=data, ckpt_path=resumed, weights_only=True if resumed else None
+        )
+        if trainer.interrupted:
+            raise RunError(f"training was interrupted in {stage}; go on with --resume")
+        done.write_text(json.dumps({"epochs": trainer.current_epoch}) + "\n", encoding="utf-8")
+        self.progress.update(task, visible=False)
+        return folder
+
+
+def _load_averaged(module: NH2STGraph, checkpoint: Path) -> None:
+    """Take a checkpoint's averaged weights, which Lightning saves as the model's own."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+
+
+def _precision(config: TrainConfig) -> Any:
+    """Precision of the trainer: mixed where the device has it."""
+    cuda = torch.cuda.is_available() and config.device in {"auto", "cuda"}
+    if config.device == "cuda" and not cuda:
+        raise ConfigError("train.device = 'cuda'; no CUDA device is there: use auto or cpu")
+    if config.precision == "auto":
+        return ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if cuda else "32-true"
+    if config.precision == "16" and not cuda:
+        raise ConfigError("train.precision = '16'; half precision needs a CUDA device: use auto, 32 or bf16")
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[config.precision]
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Let the project's own lines speak: Lightning's notes on hardware and workers are not about the user's data."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*deterministic.*")
+        try:
+            yield
+        finally:
+            for each, level in zip(loggers, levels, strict=True):
+                each.setLevel(level)

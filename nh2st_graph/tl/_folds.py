@@ -1,0 +1,97 @@
+"""Held-out training data: sections in turn, or blocks of the tissue where there is one section only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.utils import subgraph
+
+__all__ = ["Fold", "induced", "make_folds", "section_groups"]
+
+
+class Fold(NamedTuple):
+    """One way to hold out training data."""
+
+    name: str
+    train: list[Data]
+    validation: list[Data]
+
+
+def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
+    """Hold out parts of the training data in turn.
+
+    Parameters
+    ----------
+    sections
+        Training sections.
+    kind
+        ``"section"``: whole sections, each held out once, in groups where there are more than ``n_folds``; a single
+        section falls back to blocks. ``"blocks"``: bands of every section.
+    n_folds
+        How many folds at most.
+
+    Returns
+    -------
+    The folds. No spot is in both parts of a fold, and no edge joins them.
+    """
+    if kind == "section" and len(sections) > 1:
+        groups = np.array_split(np.arange(len(sections)), min(n_folds, len(sections)))
+        return [
+            Fold(
+                "+".join(sections[i].section for i in held),
+                [section for i, section in enumerate(sections) if i not in held],
+                [sections[i] for i in held],
+            )
+            for held in groups
+        ]
+    bands = [_bands(section.pos, n_folds) for section in sections]
+    return [
+        Fold(
+            f"band{k + 1}",
+            [induced(section, band != k) for section, band in zip(sections, bands, strict=True)],
+            [induced(section, band == k) for section, band in zip(sections, bands, strict=True)],
+        )
+        for k in range(n_folds)
+    ]
+
+
+def section_groups(sections: Sequence[Data], n_bands: int = 3) -> np.ndarray:
+    """Number each spot of the joined sections by its section; by its band where there is one section only."""
+    if len(sections) == 1:
+        return np.asarray(_bands(sections[0].pos, n_bands))
+    return np.repeat(np.arange(len(sections)), [int(section.num_nodes or 0) for section in sections])
+
+
+def _bands(position: Tensor, n_bands: int) -> Tensor:
+    """Number the bands of equal numbers of spots across the longer side of a section."""
+    extent = position.max(dim=0).values - position.min(dim=0).values
+    along = position[:, int(extent.argmax())]
+    rank = torch.argsort(torch.argsort(along, stable=True), stable=True)
+    return rank * n_bands // max(len(rank), 1)
+
+
+def induced(section: Data, keep: Tensor) -> Data:
+    """Cut a section down to some spots and the edges between them.
+
+    Parameters
+    ----------
+    section
+        A graph whose node values are float tensors.
+    keep
+        Boolean mask, ``(n_spots,)``.
+    """
+    index = keep.nonzero().squeeze(1)
+    edge_index, edge_attr = subgraph(
+        keep, section.edge_index, section.edge_attr, relabel_nodes=True, num_nodes=section.num_nodes
+    )
+    cut = Data(edge_index=edge_index, edge_attr=edge_attr, section=section.section, num_nodes=len(index))
+    cut.spots = [section.spots[i] for i in index.tolist()]
+    for name in ("x", "pos", "y", "counts", "library"):
+        if name in section:
+            cut[name] = section[name][index]
+    return cut

@@ -1,0 +1,140 @@
+"""From a section to the graph that a model reads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+from torch_geometric.data import Data
+
+from nh2st_graph import gr, im
+from nh2st_graph._errors import DataError
+from nh2st_graph._expression import library_size, panel_counts, targets
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import check_section, section_name
+from nh2st_graph.config import Config
+
+__all__ = ["Standardizer", "complete_section", "section_graph"]
+
+logger = logging.getLogger("nh2st_graph")
+
+#: Below this many spots, a section's own mean and deviation say little about its stain.
+_FEW_SPOTS = 20
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """Brings image features to mean 0 and deviation 1.
+
+    By each section's own statistics (``features.standardize: section``), which takes out differences of stain and
+    scanner between sections and needs no gene; or by those of the training sections (``train``).
+
+    Attributes
+    ----------
+    mean, std
+        Statistics of the training sections, ``(n_features,)``; None where each section has its own.
+    """
+
+    mean: NDArray[np.float32] | None = None
+    std: NDArray[np.float32] | None = None
+
+    @classmethod
+    def fit(cls, features: Iterable[NDArray[np.float32]], mode: str) -> Standardizer:
+        """Take the statistics of training sections' features."""
+        if mode == "section":
+            return cls()
+        joined = np.vstack(list(features)).astype(np.float64)
+        return cls(joined.mean(axis=0).astype(np.float32), joined.std(axis=0).astype(np.float32))
+
+    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Standardise one section's features, ``(n_spots, n_features)``. A constant feature becomes zero."""
+        values = features.astype(np.float64)
+        if self.mean is None or self.std is None:
+            mean, std = values.mean(axis=0), values.std(axis=0)
+        else:
+            mean, std = self.mean.astype(np.float64), self.std.astype(np.float64)
+        # Rounding leaves a constant column a deviation of about its size times the machine's precision.
+        varies = std > 1e-7 * np.maximum(np.abs(mean), 1.0)
+        scaled = np.divide(values - mean, std, out=np.zeros_like(values), where=varies)
+        return scaled.astype(np.float32)
+
+
+def complete_section(adata: AnnData, config: Config) -> AnnData:
+    """Return the section with the features and the graph that ``config`` asks for.
+
+    The section given stays as it is. Features and a graph that it has already are used if they are what
+    ``config`` asks for, and computed (features: read from the cache) if not.
+
+    Raises
+    ------
+    DataError, ImageError
+        If the section breaks the contract.
+    """
+    check_section(adata)
+    done = adata.copy()
+    wanted, known = config.features, done.uns.get(Key.uns.image)
+    fits = (
+        known is not None
+        and Key.obsm.image in done.obsm
+        and known.get("encoder") == wanted.encoder
+        and np.isclose(float(known.get("patch_um", np.nan)), wanted.patch_um)
+    )
+    if not fits:
+        im.features(
+            done,
+            encoder=wanted.encoder,
+            patch_um=wanted.patch_um,
+            batch_size=wanted.batch_size,
+            cache=wanted.cache,
+            device=config.train.device,
+            progress=config.train.progress,
+        )
+    graph = config.graph.model_dump()
+    if not gr.has_graph(done, **graph):
+        gr.spatial_graph(done, **graph)
+    return done
+
+
+def section_graph(
+    adata: AnnData, config: Config, standardize: Standardizer, genes: Sequence[str] | None = None
+) -> Data:
+    """Turn a completed section into the graph that a model reads.
+
+    Parameters
+    ----------
+    adata
+        From :func:`complete_section`.
+    config
+        What targets are.
+    standardize
+        Brings features to the model's scale.
+    genes
+        The panel; None for a section that is only predicted, whose counts are not looked at.
+
+    Returns
+    -------
+    ``Data`` as from :func:`nh2st_graph.gr.to_pyg`; with genes also ``y`` (targets) and ``counts``, both
+    ``(n_spots, n_genes)``, ``library`` ``(n_spots, 1)``.
+    """
+    features = np.asarray(adata.obsm[Key.obsm.image], dtype=np.float32)
+    if standardize.mean is not None and features.shape[1] != len(standardize.mean):
+        raise DataError(
+            f"section {section_name(adata)!r}: {features.shape[1]} image features, the model was trained on "
+            f"{len(standardize.mean)}; compute them with the same encoder"
+        )
+    if standardize.mean is None and adata.n_obs < _FEW_SPOTS:
+        logger.warning(
+            "section %r has %d spots, too few for statistics of its own: predictions stay close to the training mean",
+            section_name(adata),
+            adata.n_obs,
+        )
+    values: dict[str, NDArray[np.float64]] = {}
+    if genes is not None:
+        values["y"] = targets(adata, genes, config.data).to_numpy()
+        values["counts"] = panel_counts(adata, genes).to_numpy()
+        values["library"] = library_size(adata)[:, None]
+    return gr.to_pyg(adata, standardize(features), **values)

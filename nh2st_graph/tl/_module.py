@@ -1,0 +1,184 @@
+"""The training loop's parts: what Lightning needs to know about a model and an epoch."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from rich.progress import Progress, TaskID
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch_geometric.data import Data
+
+from nh2st_graph._errors import ModelError
+from nh2st_graph.config import TrainConfig
+from nh2st_graph.metrics import pearson
+from nh2st_graph.models import NH2STGraph
+from nh2st_graph.tl._batches import SpotBatches
+
+__all__ = ["LOG_COLUMNS", "EpochLog", "EpochProgress", "SectionData", "TrainingModule", "read_rows"]
+
+#: Columns of a run's ``log.csv``: one row an epoch of a stage (a fold, or the final fit).
+LOG_COLUMNS = (
+    "stage",
+    "epoch",
+    "step",
+    "train_loss",
+    "regression",
+    "cross",
+    "contrast_spot",
+    "contrast_spot_chance",
+    "retrieval_spot",
+    "contrast_neighbourhood",
+    "contrast_neighbourhood_chance",
+    "retrieval_neighbourhood",
+    "val_loss",
+    "val_pcc",
+    "val_retrieval_spot",
+    "val_retrieval_neighbourhood",
+)
+
+
+class TrainingModule(L.LightningModule):
+    """Optimise a model on training graphs and score it on held-out ones.
+
+    Random numbers of an epoch (batches, dropout) follow from the seed and the epoch's number alone, so that a run that
+    was killed and resumed gives what an uninterrupted one gives.
+
+    Parameters
+    ----------
+    model
+        The model; its weights are trained in place.
+    config
+        The training loop's settings.
+    seed
+        Of this stage.
+    """
+
+    def __init__(self, model: NH2STGraph, config: TrainConfig, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.config, self.seed = config, seed
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+        return torch.optim.AdamW(
+            self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Draw the epoch's dropout from its own seed."""
+        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+
+    def training_step(self, batch: Data, _: int) -> Tensor:
+        """Take one step, and stop the run where the loss is no number."""
+        losses = self.model.losses(batch)
+        if not torch.isfinite(losses["loss"]):
+            raise ModelError(
+                f"training loss is {float(losses['loss'])} at step {self.global_step} (epoch {self.current_epoch}); "
+                "lower train.learning_rate, or check the features"
+            )
+        named = {"train_loss" if name == "loss" else name: value.detach() for name, value in losses.items()}
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(batch.seeds))
+        return losses["loss"]
+
+    def validation_step(self, section: Data, _: int) -> None:
+        """Score a held-out graph as a test section would be: from its image, over all genes."""
+        predicted = self.model(section.x, section.edge_index, section.edge_attr).expression
+        observed = section.y
+        scores = {
+            "val_loss": float(torch.nn.functional.mse_loss(predicted, observed)),
+            "val_pcc": float(
+                np.mean(pearson(predicted.double().cpu().numpy(), observed.double().cpu().numpy()))
+            ),
+            **{f"val_{name}": value for name, value in self.model.alignment(section).items()},
+        }
+        self.log_dict(scores, on_step=False, on_epoch=True, batch_size=1)
+
+
+class SectionData(L.LightningDataModule):
+    """Graphs to learn from, in batches of spots, and graphs to watch, whole.
+
+    Parameters
+    ----------
+    train, validation
+        Graphs with targets; ``validation`` may be empty.
+    batch_spots, hops, seed
+        As in :class:`SpotBatches`.
+    """
+
+    def __init__(
+        self, train: Sequence[Data], validation: Sequence[Data], batch_spots: int, hops: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.train, self.validation = train, validation
+        self.batch_spots, self.hops, self.seed = batch_spots, hops, seed
+
+    def train_dataloader(self) -> DataLoader[Data]:
+        """Batches of the present epoch (the trainer asks anew for each)."""
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        return DataLoader(
+            SpotBatches(self.train, self.batch_spots, self.hops, self.seed, epoch), batch_size=None
+        )
+
+    def val_dataloader(self) -> Any:
+        """Held-out graphs, whole."""
+        return DataLoader(list(self.validation), batch_size=None) if self.validation else []  # type: ignore[arg-type]
+
+
+class EpochLog(L.Callback):
+    """Append one row an epoch to ``log.csv``.
+
+    On resuming, rows of this stage that the checkpoint does not cover are taken out first.
+    """
+
+    def __init__(self, path: Path, stage: str) -> None:
+        self.path, self.stage = path, stage
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep what other stages and earlier epochs wrote."""
+        rows = [
+            row
+            for row in read_rows(self.path)
+            if row["stage"] != self.stage or int(row["epoch"]) <= trainer.current_epoch
+        ]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_suffix(".tmp")
+        with aside.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, LOG_COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        aside.replace(self.path)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the epoch's means."""
+        values = {name: f"{float(value):.6g}" for name, value in trainer.callback_metrics.items()}
+        row = {"stage": self.stage, "epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values}
+        with self.path.open("a", newline="", encoding="utf-8") as handle:
+            csv.DictWriter(handle, LOG_COLUMNS, extrasaction="ignore").writerow(row)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a log; none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as handle:
+        return [row for row in csv.DictReader(handle) if row.get("epoch", "").isdigit()]
+
+
+class EpochProgress(L.Callback):
+    """Advance a progress bar once an epoch, with the score so far beside it."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self.progress, self.task = progress, task
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the epoch that ended."""
+        score = trainer.callback_metrics.get("val_pcc")
+        note = f"held-out r {float(score):.3f}" if score is not None else ""
+        self.progress.update(self.task, completed=trainer.current_epoch + 1, note=note)

@@ -1,0 +1,105 @@
+"""Predicting and embedding sections with a fitted model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from torch_geometric.data import Data
+
+from nh2st_graph._expression import targets
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import section_name
+from nh2st_graph._version import __version__
+from nh2st_graph.tl._inputs import complete_section, section_graph
+from nh2st_graph.tl._model import FittedModel
+
+__all__ = ["embed", "predict", "predicted_expression"]
+
+
+@torch.no_grad()
+def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
+    """Predict over a prepared graph, ``(n_spots, n_genes)`` float32. Reads features and edges, nothing else."""
+    side = model.module.eval()(graph.x, graph.edge_index, graph.edge_attr)
+    return np.asarray(side.expression.numpy(), dtype=np.float32)
+
+
+def predict(model: FittedModel, adata: AnnData) -> AnnData:
+    """Predict the expression of a section from its picture.
+
+    Parameters
+    ----------
+    model
+        From :func:`fit` or :func:`nh2st_graph.load`.
+    adata
+        One section. Its genes, if it has any, are not read for the prediction.
+
+    Returns
+    -------
+    AnnData with ``X`` the predicted log expression (spots x panel genes, float32), ``layers["observed"]`` where all of
+    the panel was measured, the section's ``obs``, ``obsm["spatial"]``, graph and ``uns["spatial"]``, so that squidpy
+    and scanpy go on from it.
+
+    Raises
+    ------
+    DataError, ImageError
+        If the section breaks the contract.
+    """
+    completed = complete_section(adata, model.config)
+    graph = section_graph(completed, model.config, model.standardize)
+    predicted = AnnData(
+        X=predicted_expression(model, graph),
+        obs=completed.obs.copy(),
+        var=pd.DataFrame(index=pd.Index(model.genes, name="gene")),
+        obsm={Key.obsm.spatial: np.asarray(completed.obsm[Key.obsm.spatial], dtype=np.float64)},
+        obsp={
+            key: sparse.csr_matrix(completed.obsp[key])
+            for key in (Key.obsp.connectivities, Key.obsp.distances)
+        },
+        uns={key: completed.uns[key] for key in (Key.uns.spatial, Key.uns.neighbors) if key in completed.uns},
+    )
+    predicted.uns[Key.uns.prediction] = {
+        "section": section_name(adata),
+        "version": __version__,
+        "normalize": model.config.data.normalize,
+        "smooth": model.config.data.smooth,
+        "encoder": model.config.features.encoder,
+        "train_sections": list(model.train_sections),
+    }
+    if set(model.genes) <= set(completed.var_names):
+        predicted.layers[Key.layers.observed] = (
+            targets(completed, model.genes, model.config.data).to_numpy().astype(np.float32)
+        )
+    return predicted
+
+
+@torch.no_grad()
+def embed(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnData | None:
+    """Write the embeddings of a section's spots, where image and genes are compared.
+
+    Parameters
+    ----------
+    model
+        A fitted model.
+    adata
+        One section.
+    copy
+        Return a copy rather than write into ``adata``.
+
+    Returns
+    -------
+    Nothing, or the copy. ``obsm["X_nh2st_image"]`` holds the image embeddings of the spot and of its neighbourhood
+    side by side, ``(n_spots, 2 * width)``; ``obsm["X_nh2st_gene"]`` those of the genes where the section has the panel
+    and the model a gene side. Both are given in the space where the contrast compares them, where there is one.
+    """
+    target = adata.copy() if copy else adata
+    completed = complete_section(adata, model.config)
+    has_genes = model.module.reads_genes and set(model.genes) <= set(completed.var_names)
+    graph = section_graph(completed, model.config, model.standardize, model.genes if has_genes else None)
+    embeddings = model.module.eval().embeddings(graph)
+    for key, letters in ((Key.obsm.embed_image, "pP"), (Key.obsm.embed_gene, "qQ")):
+        if all(letter in embeddings for letter in letters):
+            target.obsm[key] = torch.cat([embeddings[letter] for letter in letters], dim=1).numpy()
+    return target if copy else None

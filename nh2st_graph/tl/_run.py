@@ -1,0 +1,293 @@
+"""Whole runs: from a configuration to a folder with model, scores, predictions and figures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from anndata import AnnData
+
+from nh2st_graph import read
+from nh2st_graph._errors import ConfigError, DataError, RunError, nearest
+from nh2st_graph._expression import choose_panel
+from nh2st_graph._validate import check_section, section_name
+from nh2st_graph.config import Config, load_config
+from nh2st_graph.tl._evaluate import Evaluation, evaluate
+from nh2st_graph.tl._figures import write_figures
+from nh2st_graph.tl._fit import fit
+from nh2st_graph.tl._inputs import complete_section
+from nh2st_graph.tl._model import FittedModel, load
+from nh2st_graph.tl._predict import predict
+
+__all__ = ["Run", "evaluate_run", "load_sections", "predict_run", "prepare_sections", "train_run"]
+
+_CONFIG = "config.yaml"
+_METRICS = "metrics.json"
+_PER_GENE = "metrics_per_gene.csv"
+_PREDICTIONS = "predictions"
+_FIGURES = "figures"
+
+
+@dataclass
+class Run:
+    """What a run left: its folder, the model, and the scores where there was a test section."""
+
+    folder: Path
+    model: FittedModel
+    evaluation: Evaluation | None
+
+    def outputs(self) -> list[Path]:
+        """Files and folders that a user opens, those that are there."""
+        names = ("model.safetensors", "log.csv", _METRICS, _PER_GENE, _PREDICTIONS, _FIGURES)
+        return [self.folder / name for name in names if (self.folder / name).exists()]
+
+
+def load_sections(config: Config, folder: str | Path | None = None) -> dict[str, AnnData]:
+    """Read the sections that a configuration names.
+
+    Parameters
+    ----------
+    config
+        ``data.format``, ``data.root``, and the names in ``data.train`` and ``data.test``. Without ``data.train``, all
+        sections that are there are read.
+    folder
+        Where the synthetic tissue's pictures go; needed for ``data.format: synthetic`` only.
+
+    Returns
+    -------
+    Sections by name.
+
+    Raises
+    ------
+    ConfigError
+        If ``data.root`` is missing.
+    DataError, ImageError
+        If a section is unknown or breaks the contract.
+    """
+    data = config.data
+    if data.format == "synthetic":
+        return _synthetic(config, folder)
+    if data.root is None:
+        raise ConfigError(
+            f"data.root is not set; give the folder of the sections (data.format is {data.format!r}): "
+            "--set data.root=FOLDER"
+        )
+    wanted = [*data.train, *data.test] if data.train else None
+    return read.sections(data.format, data.root, wanted)
+
+
+def _synthetic(config: Config, folder: str | Path | None) -> dict[str, AnnData]:
+    from nh2st_graph.datasets import synthetic_tissue
+
+    if folder is None:
+        raise ConfigError("data.format = 'synthetic' needs a folder for its pictures")
+    options = config.data.synthetic.model_dump()
+    return synthetic_tissue(folder=folder, **options)
+
+
+def _split(config: Config, sections: Mapping[str, AnnData]) -> tuple[dict[str, AnnData], dict[str, AnnData]]:
+    """Training and test sections; without ``data.train``, all that are not tested are trained on."""
+    for key, names in (("data.train", config.data.train), ("data.test", config.data.test)):
+        for name in names:
+            if name not in sections:
+                raise DataError(f"{key}: no section {name!r} there; {nearest(name, sections)}")
+    test = {name: sections[name] for name in config.data.test}
+    train = {name: sections[name] for name in config.data.train or [n for n in sections if n not in test]}
+    if not train:
+        raise DataError("no section is left to train on; data.test names all that are there")
+    return train, test
+
+
+def train_run(config: Config, out: str | Path, *, resume: bool = False) -> Run:
+    """Train on sections, score on others, and write everything into a folder.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    out
+        The run folder; must not exist, unless ``resume``.
+    resume
+        Go on with a run of the same configuration that was interrupted.
+
+    Returns
+    -------
+    The run. ``out`` holds ``config.yaml``, ``model.safetensors`` and ``model.json``, ``checkpoints/``, ``log.csv``,
+    ``tensorboard/``, and where ``data.test`` names a section ``metrics.json``, ``metrics_per_gene.csv``,
+    ``predictions/{section}.h5ad`` and ``figures/``.
+
+    Raises
+    ------
+    RunError
+        If the folder exists, or ``resume`` is asked for and the folder is of another configuration.
+    ConfigError, DataError, ImageError
+        Before anything is trained.
+    """
+    out = Path(out)
+    config = _absolute(config)
+    _check_folder(out, config, resume)
+    sections = load_sections(config, out / "tissue")
+    train, test = _split(config, sections)
+    for section in sections.values():
+        check_section(section, need=("genes", "image"))
+    genes = choose_panel(train, test, config.data)
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / _CONFIG, config.to_yaml())
+    train = {name: complete_section(section, config) for name, section in train.items()}
+    model = fit(train, config, genes=genes, out=out, resume=resume)
+    model.save(out)
+    return Run(out, model, _score(model, out, test, train) if test else None)
+
+
+def evaluate_run(folder: str | Path) -> Run:
+    """Score a run again: read its sections, predict, and rewrite scores, predictions and figures.
+
+    Raises
+    ------
+    RunError
+        If the folder is no run, or the run has no test section.
+    """
+    folder = Path(folder)
+    model = load(folder)
+    config = _stored_config(folder)
+    if not config.data.test:
+        raise RunError(
+            f"run {folder}: data.test is empty, nothing to score on; train again with --set data.test=[SECTION]"
+        )
+    train, test = _split(config, load_sections(config, folder / "tissue"))
+    return Run(folder, model, _score(model, folder, test, train))
+
+
+def predict_run(folder: str | Path, paths: Iterable[str | Path], out: str | Path) -> list[Path]:
+    """Predict sections from files with the model of a run.
+
+    Parameters
+    ----------
+    folder
+        The run, or any folder with a model.
+    paths
+        Sections as h5ad; genes may be absent.
+    out
+        Folder for ``{section}.h5ad``. A file that is there already is an error.
+
+    Returns
+    -------
+    The files written.
+
+    Raises
+    ------
+    RunError
+        If an output exists, or two inputs have the same section name.
+    """
+    model, out = load(folder), Path(out)
+    sections: dict[str, AnnData] = {}
+    for path in paths:
+        section = check_section(read.h5ad(path), need=("image",))
+        name = section_name(section)
+        if name in sections:
+            raise RunError(
+                f"{path}: a section named {name!r} was given already; each needs its own obs['section']"
+            )
+        if (out / f"{name}.h5ad").exists():
+            raise RunError(
+                f"{out / f'{name}.h5ad'} exists already; choose another folder with --out, or remove it"
+            )
+        sections[name] = section
+    written = []
+    for name, section in sections.items():
+        read.write_h5ad(predict(model, section), out / f"{name}.h5ad")
+        written.append(out / f"{name}.h5ad")
+    return written
+
+
+def prepare_sections(config: Config, out: str | Path) -> list[Path]:
+    """Read sections, compute their features and graph, and write them as h5ad.
+
+    Returns
+    -------
+    ``out/{section}.h5ad``, which ``data.format: h5ad`` reads.
+
+    Raises
+    ------
+    RunError
+        If one of the files exists.
+    """
+    out, written = Path(out), []
+    sections = load_sections(_absolute(config), out / "tissue")
+    for name in sections:
+        if (out / f"{name}.h5ad").exists():
+            raise RunError(
+                f"{out / f'{name}.h5ad'} exists already; choose another folder with --out, or remove it"
+            )
+    for name, section in sections.items():
+        read.write_h5ad(complete_section(section, config), out / f"{name}.h5ad")
+        written.append(out / f"{name}.h5ad")
+    return written
+
+
+def _score(
+    model: FittedModel, out: Path, test: Mapping[str, AnnData], train: Mapping[str, AnnData]
+) -> Evaluation:
+    evaluation = evaluate(model, test, train)
+    for name, prediction in evaluation.predictions.items():
+        read.write_h5ad(prediction, out / _PREDICTIONS / f"{name}.h5ad")
+    write_figures(model, evaluation, out / _FIGURES)
+    _write(out / _PER_GENE, evaluation.per_gene.to_csv(float_format="%.6g"))
+    # Last, so that a run with metrics.json is complete.
+    _write(out / _METRICS, json.dumps(evaluation.metrics, indent=1, allow_nan=False) + "\n")
+    return evaluation
+
+
+def _absolute(config: Config) -> Config:
+    """Make the paths of a configuration independent of where the command is run."""
+    data = config.data
+    changes: dict[str, object] = {}
+    if data.root is not None:
+        changes["root"] = data.root.expanduser().resolve()
+    if not data.panel.startswith("hvg:"):
+        changes["panel"] = str(Path(data.panel).expanduser().resolve())
+    return config.model_copy(update={"data": data.model_copy(update=changes)})
+
+
+def _check_folder(out: Path, config: Config, resume: bool) -> None:
+    if not resume:
+        if out.exists():
+            raise RunError(
+                f"run folder {out} exists already; choose another with --out, or go on with it by --resume"
+            )
+        return
+    if not (out / _CONFIG).is_file():
+        raise RunError(f"run folder {out} holds no run to resume ({_CONFIG} is missing); leave --resume out")
+    changed = _differences(_stored_config(out), config)
+    if changed:
+        raise RunError(
+            f"run folder {out} was begun with another configuration ({', '.join(changed[:3])}); resume with the same"
+        )
+
+
+def _differences(before: Config, after: Config) -> list[str]:
+    """Keys whose values differ, but for those that change nothing in the result."""
+    free = {"train.progress", "train.device", "features.cache"}
+    flat = [pd.json_normalize(each.model_dump(mode="json")).iloc[0].astype(str) for each in (before, after)]
+    return [
+        f"{key}: {flat[0][key]} -> {flat[1][key]}"
+        for key in flat[0].index
+        if flat[0][key] != flat[1][key] and key not in free
+    ]
+
+
+def _stored_config(folder: Path) -> Config:
+    if not (folder / _CONFIG).is_file():
+        raise RunError(f"{folder} is no run folder ({_CONFIG} is missing)")
+    return load_config(folder / _CONFIG)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write aside, then rename."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
