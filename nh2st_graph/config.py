@@ -48,7 +48,7 @@ class _Section(BaseModel):
 
 
 class SyntheticConfig(_Section):
-    """The synthetic tissue (``data.format: synthetic``)."""
+    """The synthetic tissue (``data.format: synthetic``); see :func:`nh2st_graph.datasets.synthetic_tissue`."""
 
     n_sections: Positive = 4
     n_rows: Annotated[int, Field(ge=6)] = 16
@@ -60,7 +60,28 @@ class SyntheticConfig(_Section):
 
 
 class DataConfig(_Section):
-    """Which sections, which genes, and what a target is."""
+    """Which sections, which genes, and what a target is.
+
+    Attributes
+    ----------
+    format
+        Layout of the files under ``root``.
+    root
+        Folder of the sections.
+    train, test
+        Names of sections. Without ``train``, all that are not tested are trained on.
+    panel
+        A file of gene symbols, one a line, or ``hvg:N``: the N genes that vary most over the training sections.
+    missing_genes
+        Whether a panel gene that a section lacks is an error, or dropped from the panel.
+    normalize
+        ``total``: library size over all genes to 1e4, log1p; ``panel``: over the panel's genes; ``residuals``: analytic
+        Pearson residuals.
+    smooth
+        ``3x3`` averages a target with its up to eight array neighbours, in the test section too (NH2ST, TRIPLEX).
+    synthetic
+        The synthetic tissue, where ``format`` asks for it.
+    """
 
     format: Literal["her2st", "visium", "h5ad", "synthetic"] = "h5ad"
     root: Path | None = None
@@ -76,14 +97,26 @@ class DataConfig(_Section):
     def _check(self) -> DataConfig:
         both = sorted(set(self.train) & set(self.test))
         if both:
-            raise ValueError(
-                f"data.train and data.test share {', '.join(both)}; a test section is never trained on"
-            )
+            raise ValueError(f"data.train and data.test share {', '.join(both)}; a test section is never trained on")
         return self
 
 
 class FeaturesConfig(_Section):
-    """How the image of a spot becomes numbers."""
+    """How the image of a spot becomes numbers.
+
+    Attributes
+    ----------
+    encoder
+        Encoder names joined by commas; see :func:`nh2st_graph.im.features`.
+    patch_um
+        Side of a patch on the tissue, in um.
+    standardize
+        Features are scaled by each section's own statistics, or by those of the training sections.
+    batch_size
+        Patches encoded at a time.
+    cache
+        Folder of the feature cache; the user's cache folder where None.
+    """
 
     encoder: str = "squidpy:summary+texture+histogram"
     patch_um: Annotated[float, Field(gt=0)] = 112.0
@@ -93,7 +126,7 @@ class FeaturesConfig(_Section):
 
 
 class GraphConfig(_Section):
-    """The spatial graph, built by squidpy."""
+    """The spatial graph; see :func:`nh2st_graph.gr.spatial_graph`."""
 
     mode: Literal["grid", "knn", "radius", "delaunay"] = "grid"
     n_rings: Positive = 1
@@ -102,7 +135,35 @@ class GraphConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """NH2ST-Graph and its switches."""
+    """NH2ST-Graph and its switches; see :class:`nh2st_graph.models.NH2STGraph`.
+
+    Attributes
+    ----------
+    width
+        Size of embeddings.
+    rank
+        Number of principal components of the training expression that are predicted.
+    query, neighbours
+        Whether the decoder reads the spot's own embedding, and that of its neighbourhood.
+    hops, heads
+        Rounds of message passing, and attention heads in each.
+    edge_features
+        What attention sees of an edge; ``direction`` is distance and direction.
+    cross_attention
+        Attention of each modality over the other's embeddings of the neighbouring spots, in training.
+    contrast
+        Scales at which image and genes are contrasted, in training; ``both`` leaves out a branch that is off.
+    contrast_on
+        ``independent``: embeddings that have not seen each other; ``attended``: after cross-attention, as published.
+    temperature
+        Of the contrast.
+    weight_spot, weight_neighbourhood, weight_cross
+        Weights of the losses beside the regression's 1.
+    regression
+        ``mse``, or ``nb``: a negative binomial with the library size as offset.
+    dropout
+        Of features, hidden units and attention weights.
+    """
 
     width: Positive = 64
     rank: Positive = 32
@@ -127,11 +188,34 @@ class ModelConfig(_Section):
             raise ValueError(f"model.heads ({self.heads}) does not divide model.width ({self.width})")
         if not (self.query or self.neighbours):
             raise ValueError("model.query and model.neighbours are both false; the decoder needs one of them")
+        for scale, key, on in (("spot", "query", self.query), ("neighbourhood", "neighbours", self.neighbours)):
+            if self.contrast == scale and not on:
+                raise ValueError(f"model.contrast = {scale!r} contrasts a branch that is off: model.{key} is false")
         return self
 
 
 class TrainConfig(_Section):
-    """The training loop."""
+    """The training loop; see :func:`nh2st_graph.tl.fit`.
+
+    Attributes
+    ----------
+    max_epochs, patience
+        Most epochs of a fold, and for how many the held-out error may fail to improve before it stops.
+    learning_rate, weight_decay
+        Of AdamW.
+    batch_spots
+        Spots of a step, all of one section.
+    average
+        Decay of the weights' moving average, which is what is kept.
+    validation, folds
+        What is held out of the training data (sections, or bands of each) and in how many turns.
+    refit
+        Learn from all training sections once the number of epochs is chosen; otherwise keep the first fold's model.
+    device, precision
+        Where and how to compute; ``auto`` takes a GPU, with mixed precision, where there is one.
+    progress
+        Show progress bars.
+    """
 
     max_epochs: Positive = 60
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -159,9 +243,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        if self.model.regression == "nb" and (
-            self.data.normalize == "residuals" or self.data.smooth != "none"
-        ):
+        if self.model.regression == "nb" and (self.data.normalize == "residuals" or self.data.smooth != "none"):
             raise ValueError(
                 "model.regression = 'nb' needs counts: data.normalize must be total or panel "
                 f"(is {self.data.normalize!r}) and data.smooth none (is {self.data.smooth!r})"
@@ -305,7 +387,5 @@ def _explain(error: ErrorDetails) -> str:
         return str(error["ctx"]["error"])
     if error["type"] in _EXPECTED:
         return f"{key} = {error['input']!r}; expected {_EXPECTED[error['type']]}"
-    message = (
-        error["msg"].replace("Input should be", "allowed:").replace("allowed: a valid", "expected a valid")
-    )
+    message = error["msg"].replace("Input should be", "allowed:").replace("allowed: a valid", "expected a valid")
     return f"{key} = {error['input']!r}; {message}"

@@ -60,5 +60,4 @@ def by_kind(full: tl.Run, alone: tl.Run) -> pd.DataFrame:
     )
     means = table.groupby(kinds).mean().reindex(list(_KINDS))
     means["gained"] = means["NH2ST-Graph"] - means["without neighbours"]
-    means["noise ceiling"] = per_gene["ceiling"].groupby(kinds).mean()
     return means

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from nh2st_graph.tl import Run
+from nh2st_graph.tl import LABELS, Run
 
 __all__ = ["print_paths", "print_run", "print_table"]
 
@@ -22,16 +22,6 @@ _COLUMNS = {
     "mae": "MAE",
 }
 
-_LABELS = {
-    "mean": "training mean",
-    "ridge": "ridge, own features",
-    "ridge_neighbours": "ridge, own + neighbours",
-    "knn": "nearest spots in features",
-    "depth_oracle": "(reference) depth alone",
-    "noise_ceiling": "(reference) noise ceiling",
-}
-
-
 def print_run(run: Run) -> None:
     """Print a run's scores beside the floors and references, and its files."""
     evaluation = run.evaluation
@@ -42,7 +32,7 @@ def print_run(run: Run) -> None:
             f"{protocol['split']}; {protocol['n_genes']} genes, normalised by {protocol['normalize']}"
             + (", targets smoothed 3x3)" if protocol["smooth"] == "3x3" else ")")
         )
-        table = evaluation.table().reindex(columns=list(_COLUMNS)).rename(index=_LABELS, columns=_COLUMNS)
+        table = evaluation.table().reindex(columns=list(_COLUMNS)).rename(index=LABELS, columns=_COLUMNS)
         print_table(table, title)
         Console().print(
             "r is a gene's correlation over the spots of a section, averaged over genes. 'Given depth' takes out what "

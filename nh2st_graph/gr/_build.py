@@ -6,9 +6,11 @@ import hashlib
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.spatial import QhullError
 from sklearn.neighbors import NearestNeighbors
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
@@ -19,8 +21,15 @@ __all__ = ["GraphMode", "has_graph", "lattice_neighbours", "spatial_graph", "spo
 
 GraphMode = Literal["grid", "knn", "radius", "delaunay"]
 
-#: Distance of a square lattice's diagonal over its side is 1.41; a hexagonal one has six equal neighbours.
+#: A square lattice's diagonal is 1.41 sides long, and its sixth-nearest spot lies there; on a hexagonal one it is as
+#: near as the first.
 _SQUARE_FROM = 1.2
+
+#: Columns of a hexagonal array are half a pitch apart and rows 0.87 (Space Ranger's numbering): 1.73; a square has 1.
+_HEXAGONAL_FROM = 1.3
+
+#: Spots lie off their array by up to this share of a step (0.09 on HER2ST); more, and the numbers are no lattice.
+_ARRAY_JITTER = 0.2
 
 #: Where :func:`spatial_graph` notes its arguments, beside squidpy's own ``params``.
 _ASKED = "nh2st_graph"
@@ -32,12 +41,39 @@ def _nearest_distances(spatial: NDArray[np.float64], k: int) -> NDArray[np.float
     return np.asarray(distances)
 
 
-def spot_pitch(adata: AnnData) -> float:
-    """Distance between adjacent spots, in full-resolution pixels.
+def _array_steps(adata: AnnData) -> tuple[float, float] | None:
+    """Pixels from one array column or row to the next, the shorter first; None where there is no array to fit.
 
-    The median distance of a spot to its nearest other spot; 1.0 for a section of one spot, where there is
-    no distance to measure.
+    A fit over all spots is exact where many spots of the array are missing, and where single spots are off it.
     """
+    if Key.obs.array_row not in adata.obs or Key.obs.array_col not in adata.obs:
+        return None
+    array = adata.obs[[Key.obs.array_col, Key.obs.array_row]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    if not np.isfinite(array).all():
+        return None
+    spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    array, spatial = array - array.mean(axis=0), spatial - spatial.mean(axis=0)
+    steps, _, rank, _ = np.linalg.lstsq(array, spatial, rcond=None)
+    short, long = sorted(np.linalg.norm(steps, axis=1).tolist())
+    off = np.sqrt(np.square(spatial - array @ steps).sum(axis=1).mean())
+    return (short, long) if rank == 2 and off < _ARRAY_JITTER * short else None
+
+
+def spot_pitch(adata: AnnData) -> float:
+    """Distance between adjacent spots of the array, in full-resolution pixels.
+
+    From ``obs["array_row"]`` and ``obs["array_col"]`` where the section has them; else the median distance of a spot
+    to its nearest other spot; 1.0 for a section of one spot, where there is no distance to measure.
+
+    Raises
+    ------
+    DataError
+        If most spots share their position with another.
+    """
+    steps = _array_steps(adata)
+    if steps is not None:
+        short, long = steps
+        return 2 * short if long > _HEXAGONAL_FROM * short else (short + long) / 2
     spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     if len(spatial) < 2:
         return 1.0
@@ -53,18 +89,18 @@ def spot_pitch(adata: AnnData) -> float:
 def lattice_neighbours(adata: AnnData) -> int:
     """Neighbours of a spot in the first ring of its array: 8 on a square array (ST), 6 on a hexagonal one (Visium).
 
-    Told apart by geometry: on a hexagonal array the sixth-nearest spot is as far as the first, on a square
-    one it is a diagonal away.
+    Told apart by the steps between array rows and columns where the section has them, else by the nearest spots.
     """
+    steps = _array_steps(adata)
+    if steps is not None:
+        return 6 if steps[1] > _HEXAGONAL_FROM * steps[0] else 8
     spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     if len(spatial) < 7:
         return 8
     distances = _nearest_distances(spatial, 6)
-    ratio = np.median(distances[:, 5] / np.maximum(distances[:, 0], np.finfo(float).tiny))
-    # Spots at the border of a small section lack neighbours and push the sixth distance out; the spots with
-    # the closest sixth neighbour are the inner ones, and they know the lattice.
-    inner = np.quantile(distances[:, 5] / np.maximum(distances[:, 0], np.finfo(float).tiny), 0.25)
-    return 8 if min(ratio, inner) > _SQUARE_FROM else 6
+    ratio = distances[:, 5] / np.maximum(distances[:, 0], np.finfo(float).tiny)
+    # Spots at the border lack neighbours, which pushes the sixth distance out; the inner ones know the lattice.
+    return 8 if np.quantile(ratio, 0.25) > _SQUARE_FROM else 6
 
 
 def spatial_graph(
@@ -109,15 +145,15 @@ def spatial_graph(
     ConfigError
         For an unknown mode.
     DataError
-        If positions are missing, or a radius in um is asked for and the section has no scale.
+        If positions are missing, a radius in um is asked for and the section has no scale, or a triangulation of
+        spots that lie on one line.
     """
     modes = ("grid", "knn", "radius", "delaunay")
     if mode not in modes:
         raise ConfigError(f"graph.mode = {mode!r}; {nearest(mode, modes)}")
     check_section(adata)
     target = adata.copy() if copy else adata
-    # Four spots carry a triangulation (three on a line do not); two carry nearest neighbours.
-    if target.n_obs < (4 if mode == "delaunay" else 2):
+    if target.n_obs < (3 if mode == "delaunay" else 2):
         _write_empty(target, mode, key_added)
     else:
         _call_squidpy(target, mode, n_rings, n_neighs, radius_um, key_added)
@@ -136,14 +172,16 @@ def has_graph(
     """Whether a section has the graph that :func:`spatial_graph` would build with these arguments."""
     known = adata.uns.get(Key.uns.neighbors, {}).get(_ASKED, {})
     wanted = _asked(adata, mode, n_rings, n_neighs, radius_um)
-    return dict(known) == wanted and Key.obsp.connectivities in adata.obsp
+    return dict(known) == wanted and Key.obsp.connectivities in adata.obsp and Key.obsp.distances in adata.obsp
 
 
-def _asked(adata: AnnData, *arguments: object) -> dict[str, object]:
-    """What a graph depends on: the arguments, and the positions in their order."""
+def _asked(adata: AnnData, *arguments: Any) -> dict[str, Any]:
+    """What a graph depends on: the arguments, the positions in their order, and for a radius the scale."""
     names = ("mode", "n_rings", "n_neighs", "radius_um")
     spatial = np.ascontiguousarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     given = {name: value for name, value in zip(names, arguments, strict=True) if value is not None}
+    if given["mode"] == "radius":
+        given["radius_px"] = _radius_px(adata, given.get("radius_um"))
     return {**given, "positions": hashlib.sha256(spatial.tobytes()).hexdigest()[:16]}
 
 
@@ -161,7 +199,13 @@ def _call_squidpy(
     elif mode == "radius":
         sq.gr.spatial_neighbors_radius(adata, radius=_radius_px(adata, radius_um), key_added=key_added)
     else:
-        sq.gr.spatial_neighbors_delaunay(adata, key_added=key_added)
+        try:
+            sq.gr.spatial_neighbors_delaunay(adata, key_added=key_added)
+        except QhullError:
+            raise DataError(
+                f"section {section_name(adata)!r}: its {adata.n_obs} spots lie on one line, which has no triangulation; "
+                "use graph.mode = 'knn'"
+            ) from None
 
 
 def _radius_px(adata: AnnData, radius_um: float | None) -> float:

@@ -43,11 +43,10 @@ def spatial_edges(adata: AnnData) -> tuple[Tensor, Tensor]:
         If the section has no graph.
     """
     check_section(adata, need=("graph",))
-    connectivities = sparse.csr_matrix(adata.obsp[Key.obsp.connectivities])
-    connectivities.eliminate_zeros()
-    connectivities = connectivities.tocoo()
-    off_diagonal = connectivities.row != connectivities.col
-    receiver, sender = connectivities.row[off_diagonal], connectivities.col[off_diagonal]
+    connectivities = sparse.coo_matrix(adata.obsp[Key.obsp.connectivities])
+    # squidpy stores zeros on the diagonal.
+    edges = (connectivities.data != 0) & (connectivities.row != connectivities.col)
+    receiver, sender = connectivities.row[edges], connectivities.col[edges]
     position = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) / spot_pitch(adata)
     step = position[sender] - position[receiver]
     length = np.linalg.norm(step, axis=1, keepdims=True)

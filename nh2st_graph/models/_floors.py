@@ -16,22 +16,30 @@ from torch_geometric.utils import scatter
 
 __all__ = ["FLOORS", "Floor", "make_floor"]
 
-Features = Callable[[Data], NDArray[np.float32]]
+Features = Callable[[Data], NDArray[np.float64]]
 
 _PENALTIES = tuple(np.logspace(0, 5, 11).tolist())
 _NEIGHBOURS = (5, 10, 20, 40, 80)
 
 
-def own_features(section: Data) -> NDArray[np.float32]:
+def own_features(section: Data) -> NDArray[np.float64]:
     """Read a spot's own image features, ``(n_spots, d)``."""
-    return np.asarray(section.x.numpy())
+    return np.asarray(section.x.double().numpy())
 
 
-def with_neighbours(section: Data) -> NDArray[np.float32]:
+def with_neighbours(section: Data) -> NDArray[np.float64]:
     """Read a spot's own features and its neighbours' mean, ``(n_spots, 2 d)``; zeros where it has none."""
     sender, receiver = section.edge_index
-    around = scatter(section.x[sender], receiver, dim=0, dim_size=section.num_nodes, reduce="mean")
+    around = scatter(section.x[sender].double(), receiver, dim=0, dim_size=section.num_nodes, reduce="mean")
     return np.hstack([own_features(section), around.numpy()])
+
+
+class _NearestSpots(KNeighborsRegressor):
+    """Mean of the nearest training spots, or of all where there are fewer (a small fold, a small section)."""
+
+    def kneighbors(self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True) -> Any:
+        wanted = min(n_neighbors or self.n_neighbors, self.n_samples_fit_)
+        return super().kneighbors(X, wanted, return_distance)
 
 
 class Floor:
@@ -83,7 +91,7 @@ FLOORS: dict[str, Callable[[], Floor]] = {
     "mean": lambda: Floor(DummyRegressor(), own_features, {}),
     "ridge": lambda: Floor(Ridge(), own_features, {"alpha": _PENALTIES}),
     "ridge_neighbours": lambda: Floor(Ridge(), with_neighbours, {"alpha": _PENALTIES}),
-    "knn": lambda: Floor(KNeighborsRegressor(), own_features, {"n_neighbors": _NEIGHBOURS}),
+    "knn": lambda: Floor(_NearestSpots(), own_features, {"n_neighbors": _NEIGHBOURS}),
 }
 
 

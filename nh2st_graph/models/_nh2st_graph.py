@@ -27,6 +27,9 @@ __all__ = ["ImageSide", "NH2STGraph"]
 #: Columns of ``gr.EDGE_FEATURES`` that each setting of ``model.edge_features`` reads.
 _EDGE_DIM = {"none": 0, "distance": 1, "direction": 3}
 
+#: Letters, in the class's formulas, of the image and the gene embedding at each scale.
+_LETTERS = {"spot": ("p", "q"), "neighbourhood": ("P", "Q")}
+
 #: Sharpness of the softplus that keeps a negative binomial's rate above zero, in units of log expression.
 _SHARPNESS = 5.0
 
@@ -140,9 +143,7 @@ class NH2STGraph(nn.Module):
         Embeddings, ``(n_spots, width)`` each, and expression on the scale of the targets, ``(n_spots, n_genes)``. The
         neighbourhood's embedding is zero where the neighbour branch is off.
         """
-        query, neighbourhood = self._embed(
-            self.image_encoder, self.image_neighbours, x, edge_index, edge_attr
-        )
+        query, neighbourhood = self._embed(self.image_encoder, self.image_neighbours, x, edge_index, edge_attr)
         return ImageSide(query, neighbourhood, self._decode(query, neighbourhood))
 
     def genes(self, targets: Tensor, edge_index: Tensor, edge_attr: Tensor) -> GeneSide:
@@ -154,9 +155,7 @@ class NH2STGraph(nn.Module):
             If the configuration has no gene side (no contrast, no cross-attention).
         """
         if not self.reads_genes:
-            raise RuntimeError(
-                "this model has no gene side: model.contrast and model.cross_attention are 'none'"
-            )
+            raise RuntimeError("this model has no gene side: model.contrast and model.cross_attention are 'none'")
         scores = self.decoder.scores(targets)
         return GeneSide(*self._embed(self.gene_encoder, self.gene_neighbours, scores, edge_index, edge_attr))
 
@@ -208,22 +207,21 @@ class NH2STGraph(nn.Module):
         pairs = self._pairs(self(data.x, data.edge_index, data.edge_attr), data)
         if self.attends and self.config.contrast_on == "attended":
             pairs = self._attend(pairs, data.edge_index, data.edge_attr)
-        return {
-            f"retrieval_{scale}": retrieval_at_k(*self._projected(pairs, scale)) for scale in self.contrasts
-        }
+        return {f"retrieval_{scale}": retrieval_at_k(*self._projected(pairs, scale)) for scale in self.contrasts}
 
     @torch.no_grad()
     def embeddings(self, data: Data) -> dict[str, Tensor]:
         """Embeddings of a section's spots, ``(n_spots, width)`` each, by their letter in the class's formulas.
 
-        Where the modalities are contrasted, embeddings are given in the space of the contrast. Those of the genes
-        (``q``, ``Q``) are there where ``data`` has targets and the model a gene side.
+        At a scale at which the modalities are contrasted, embeddings are given in the space of the contrast. Those of
+        the genes (``q``, ``Q``) are there where ``data`` has targets and the model a gene side.
         """
         image = self(data.x, data.edge_index, data.edge_attr)
-        if not self.reads_genes:
-            return {"p": image.query, "P": image.neighbourhood}
-        pairs = self._pairs(image, data) if "y" in data else {"p": image.query, "P": image.neighbourhood}
-        return {name: self.projections[name](embedding) for name, embedding in pairs.items()}
+        found = {"p": image.query, "P": image.neighbourhood}
+        if self.reads_genes and "y" in data:
+            found = self._pairs(image, data)
+        contrasted = {letter for scale in self.contrasts for letter in _LETTERS[scale]}
+        return {name: self.projections[name](h) if name in contrasted else h for name, h in found.items()}
 
     def _pairs(self, image: ImageSide, data: Data) -> dict[str, Tensor]:
         """Embeddings of both modalities at both scales, by their letter in the class's formulas."""
@@ -232,7 +230,7 @@ class NH2STGraph(nn.Module):
 
     def _projected(self, pairs: dict[str, Tensor], scale: str) -> tuple[Tensor, Tensor]:
         """Image and gene embeddings at one scale, in the space where they are compared."""
-        image, gene = {"spot": ("p", "q"), "neighbourhood": ("P", "Q")}[scale]
+        image, gene = _LETTERS[scale]
         return self.projections[image](pairs[image]), self.projections[gene](pairs[gene])
 
     def _embed(
@@ -268,10 +266,7 @@ class NH2STGraph(nn.Module):
     def _attend(self, pairs: dict[str, Tensor], edge_index: Tensor, edge_attr: Tensor) -> dict[str, Tensor]:
         """Add to each embedding what its neighbours' other modality holds; the spot itself is no key."""
         other = {"p": "q", "P": "q", "q": "p", "Q": "p"}
-        return {
-            name: h + self.cross[name](h, pairs[other[name]], edge_index, edge_attr)
-            for name, h in pairs.items()
-        }
+        return {name: h + self.cross[name](h, pairs[other[name]], edge_index, edge_attr) for name, h in pairs.items()}
 
     def _contrast(self, pairs: dict[str, Tensor], seeds: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         parts: dict[str, Tensor] = {}

@@ -42,7 +42,7 @@ class SpatialAttention(MessagePassing):
     ------
     - **input:** receivers ``(n, width)``, senders ``(n, width)``, ``edge_index`` ``(2, n_edges)`` (sender, receiver),
       ``edge_attr`` ``(n_edges, edge_dim)``
-    - **output:** messages ``(n, width)``; with ``return_attention``, also the weights ``(n_edges, heads)``
+    - **output:** messages ``(n, width)``; :meth:`attention` gives their weights, ``(n_edges, heads)``
     """
 
     def __init__(self, width: int, heads: int = 4, edge_dim: int = 0, dropout: float = 0.0) -> None:
@@ -66,14 +66,14 @@ class SpatialAttention(MessagePassing):
         if self.edge_bias is not None:
             nn.init.zeros_(self.edge_bias.weight)
 
-    def attention(
-        self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None
-    ) -> Tensor:
+    def attention(self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
         """Attention weights, ``(n_edges, heads)``; they add to 1 over the incoming edges of a spot."""
         sender, receiver = edge_index
         query, key = self._split(self.query(receivers)), self._split(self.key(senders))
         logits = (query[receiver] * key[sender]).sum(dim=-1) / math.sqrt(self.width // self.heads)
-        if self.edge_bias is not None and edge_attr is not None:
+        if self.edge_bias is not None:
+            if edge_attr is None:
+                raise ValueError(f"edge_attr is missing: this layer reads {self.edge_dim} edge features")
             logits = logits + self.edge_bias(edge_attr[:, : self.edge_dim])
         return softmax(logits, receiver, num_nodes=len(receivers))
 

@@ -80,9 +80,7 @@ class NeighbourBranch(nn.Module):
     - **output:** ``(n, width)``
     """
 
-    def __init__(
-        self, width: int, heads: int = 4, hops: int = 1, edge_dim: int = 0, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, width: int, heads: int = 4, hops: int = 1, edge_dim: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         self.layers = nn.ModuleList(SpatialAttention(width, heads, edge_dim, dropout) for _ in range(hops))
 

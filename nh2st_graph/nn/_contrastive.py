@@ -50,9 +50,10 @@ def chance_level(n_candidates: int) -> float:
 def retrieval_at_k(a: Tensor, b: Tensor, k: int = 10) -> float:
     """Share of rows of ``a`` whose partner is among the ``k`` nearest rows of ``b`` (cosine).
 
-    Chance is ``k / n``. Ties count as misses, so that embeddings that are all the same retrieve nothing.
+    Chance is ``k / n``. Ties count as misses, and so do numbers that are none, so that embeddings that are all the
+    same, or broken, retrieve nothing among more than ``k``.
     """
     similarity = _similarity(a, b)
     own = similarity.diagonal().unsqueeze(1)
-    rank = (similarity >= own).sum(dim=1)
+    rank = (~(similarity < own)).sum(dim=1)
     return float((rank <= k).float().mean())

@@ -65,16 +65,17 @@ class ComponentDecoder(nn.Module):
         brings scores to the order of 1; ``total_variance`` is their mean squared length on the training spots, the
         error of predicting the training mean.
         """
-        mean = targets.mean(dim=0)
-        _, singular, loadings = torch.linalg.svd((targets - mean).double(), full_matrices=False)
-        kept = min(self.rank, int((singular > 1e-9 * max(float(singular[0]), 1e-30)).sum()))
+        exact = targets.double()
+        mean = exact.mean(dim=0)
+        _, singular, loadings = torch.linalg.svd(exact - mean, full_matrices=False)
+        # Against the targets' own size: what is left of constant targets is rounding, all of it.
+        kept = min(self.rank, int((singular > 1e-9 * exact.norm()).sum()))
         # A component's sign is arbitrary; the largest loading is made positive, so that every machine agrees.
         flip = torch.sign(loadings.gather(1, loadings.abs().argmax(dim=1, keepdim=True)))
         self.mean.copy_(mean)
         self.loadings.zero_()
         self.loadings[:kept] = (loadings * flip)[:kept].to(self.loadings.dtype)
-        scale = float(singular[0]) / len(targets) ** 0.5
-        self.scale.fill_(scale if scale > 0 else 1.0)
+        self.scale.fill_(float(singular[0]) / len(targets) ** 0.5 if kept else 1.0)
         variance = float(self.scores(targets).square().sum(dim=1).mean())
         self.total_variance.fill_(variance if variance > 0 else 1.0)
 

@@ -15,8 +15,12 @@ __all__ = ["training_curves"]
 _BLUE, _ORANGE = "#0072B2", "#E69F00"
 #: Title, name of the y axis, and (column, label, colour) of each line.
 _PANELS = (
-    ("Loss", "loss", (("train_loss", "training", _BLUE), ("val_loss", "validation", _ORANGE))),
-    ("Validation score", "mean Pearson r", (("val_pcc", "validation", _ORANGE),)),
+    (
+        "Loss",
+        "loss",
+        (("train_loss", "training: weighted sum", _BLUE), ("val_loss", "held-out: squared error", _ORANGE)),
+    ),
+    ("Held-out score", "mean Pearson r", (("val_pcc", "held-out", _ORANGE),)),
     (
         "Contrastive loss",
         "InfoNCE (nats)",

@@ -1,12 +1,13 @@
 """What a user calls: fit, predict, embed, evaluate, and whole runs in a folder."""
 
-from nh2st_graph.tl._evaluate import Evaluation, evaluate
+from nh2st_graph.tl._evaluate import LABELS, Evaluation, evaluate
 from nh2st_graph.tl._fit import fit
 from nh2st_graph.tl._model import FittedModel, load
 from nh2st_graph.tl._predict import embed, predict
 from nh2st_graph.tl._run import Run, evaluate_run, load_sections, predict_run, prepare_sections, train_run
 
 __all__ = [
+    "LABELS",
     "Evaluation",
     "FittedModel",
     "Run",

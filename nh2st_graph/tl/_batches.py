@@ -56,9 +56,7 @@ class SpotBatches(IterableDataset[Data]):
         Of the order.
     """
 
-    def __init__(
-        self, sections: Sequence[Data], batch_spots: int, hops: int, seed: int = 0, epoch: int = 0
-    ) -> None:
+    def __init__(self, sections: Sequence[Data], batch_spots: int, hops: int, seed: int = 0, epoch: int = 0) -> None:
         self.sections = list(sections)
         self.batch_spots = batch_spots
         self.hops = hops

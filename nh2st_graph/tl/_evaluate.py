@@ -30,7 +30,18 @@ from nh2st_graph.tl._inputs import complete_section, section_graph
 from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._predict import predict
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["LABELS", "Evaluation", "evaluate"]
+
+#: What tables and figures call the methods, floors and references, in their order there.
+LABELS = {
+    "model": "NH2ST-Graph",
+    "mean": "training mean",
+    "ridge": "ridge, own features",
+    "ridge_neighbours": "ridge, own + neighbours",
+    "knn": "kNN in features",
+    "depth_oracle": "(reference) depth alone",
+    "noise_ceiling": "(reference) noise ceiling",
+}
 
 
 @dataclass
@@ -52,8 +63,8 @@ class Evaluation:
     predictions: dict[str, AnnData] = field(repr=False)
 
     def table(self) -> pd.DataFrame:
-        """One row a method, reference or floor; means over the test sections."""
-        rows = {"NH2ST-Graph": self.metrics["mean"]}
+        """One row a method, floor or reference, by their names in :data:`LABELS`; means over the test sections."""
+        rows = {"model": self.metrics["mean"]}
         rows |= {name: each["mean"] for name, each in self.metrics["floors"].items()}
         rows |= {name: each["mean"] for name, each in self.metrics["references"].items()}
         return pd.DataFrame.from_dict(rows, orient="index")
@@ -84,9 +95,7 @@ def evaluate(
     """
     seen = sorted(set(test_sections) & set(model.train_sections))
     if seen:
-        raise DataError(
-            f"section {seen[0]!r} was trained on; a score on it says nothing: choose another in data.test"
-        )
+        raise DataError(f"section {seen[0]!r} was trained on; a score on it says nothing: choose another in data.test")
     if sorted(train_sections) != sorted(model.train_sections):
         raise DataError(
             f"floors need the model's training sections ({', '.join(model.train_sections)}), "
@@ -109,9 +118,7 @@ def _fit_floors(model: FittedModel, train_sections: Mapping[str, AnnData]) -> di
 
 def _graph(model: FittedModel, section: AnnData) -> Data:
     check_section(section, need=("genes",))
-    return section_graph(
-        complete_section(section, model.config), model.config, model.standardize, model.genes
-    )
+    return section_graph(complete_section(section, model.config), model.config, model.standardize, model.genes)
 
 
 def _score_one(
@@ -132,9 +139,7 @@ def _score_one(
     scores = {"model": score(np.asarray(prediction.X))}
     scores |= {name: score(floor.predict(graph)) for name, floor in floors.items()}
     scores["depth_oracle"] = depth_oracle(depth, observed, **subsets)
-    ceiling = noise_ceiling(
-        *split_half_normalizer(section, model.genes, model.config.data), seed=model.config.seed
-    )
+    ceiling = noise_ceiling(*split_half_normalizer(section, model.genes, model.config.data), seed=model.config.seed)
     summary: dict[str, Any] = {**scores, "noise_ceiling": _ceiling_summary(ceiling, subsets)}
     per_gene = scores["model"].per_gene.assign(
         **{f"pcc_{name}": each.per_gene["pcc"] for name, each in scores.items() if name != "model"},
@@ -147,9 +152,7 @@ def _score_one(
 
 
 def _ceiling_summary(ceiling: pd.Series, subsets: Mapping[str, list[str]]) -> dict[str, float | None]:
-    means = {
-        f"pcc_{name}": float(ceiling[genes].mean()) if genes else None for name, genes in subsets.items()
-    }
+    means = {f"pcc_{name}": float(ceiling[genes].mean()) if genes else None for name, genes in subsets.items()}
     return {"pcc_mean": float(ceiling.mean()), **means}
 
 

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure, SubFigure
 
 from nh2st_graph import pl
-from nh2st_graph.tl._evaluate import Evaluation
+from nh2st_graph.tl._evaluate import LABELS, Evaluation
 from nh2st_graph.tl._model import FittedModel
 
 __all__ = ["fold_curves", "write_figures"]
@@ -39,12 +39,12 @@ def write_figures(model: FittedModel, evaluation: Evaluation, folder: Path) -> l
     for name, prediction in evaluation.predictions.items():
         written.append(_save(pl.gene_maps(prediction), folder / f"maps_{name}.png"))
     per_gene = evaluation.per_gene
-    methods = {"NH2ST-Graph": per_gene["pcc"]}
-    methods |= {f"floor: {name}": per_gene[f"pcc_{name}"] for name in _SHOWN_FLOORS}
+    methods = {LABELS["model"]: per_gene["pcc"]}
+    methods |= {LABELS[name]: per_gene[f"pcc_{name}"] for name in _SHOWN_FLOORS}
     histogram = pl.pcc_histogram(methods, ceiling=per_gene["ceiling"])
     written.append(_save(histogram.figure, folder / "pcc_histogram.png"))
-    table = evaluation.table().drop(index="noise_ceiling")
-    bars = pl.score_bars(table, references=["depth_oracle"])
+    table = evaluation.table().drop(index="noise_ceiling").rename(index=LABELS)
+    bars = pl.score_bars(table, references=[LABELS["depth_oracle"]])
     written.append(_save(bars.figure, folder / "scores.png"))
     if len(model.log):
         curves = pl.training_curves(fold_curves(model.log), selected=model.selected_epochs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,21 +17,23 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import ConfigError, DataError, RunError
+from nh2st_graph._errors import ConfigError, DataError
 from nh2st_graph._expression import choose_panel
 from nh2st_graph._keys import Key
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl._folds import Fold, make_folds
-from nh2st_graph.tl._inputs import Standardizer, complete_section, section_graph
+from nh2st_graph.tl._inputs import Standardizer, by_name, complete_section, section_graph
 from nh2st_graph.tl._model import FittedModel
-from nh2st_graph.tl._module import EpochLog, EpochProgress, SectionData, TrainingModule, read_rows
+from nh2st_graph.tl._module import EpochLog, EpochProgress, Keep, SectionData, StopEarly, TrainingModule, read_rows
+from nh2st_graph.tl._threads import one_thread
 
 __all__ = ["fit"]
 
@@ -76,7 +79,8 @@ def fit(
         If device and precision do not go together.
     """
     config = config or Config()
-    sections = train_sections if isinstance(train_sections, Mapping) else _by_name(train_sections)
+    _precision(config.train)
+    sections = by_name(train_sections)
     if not sections:
         raise DataError("no training section given; name at least one in data.train")
     panel = list(genes) if genes is not None else choose_panel(sections, {}, config.data)
@@ -87,13 +91,14 @@ def fit(
     graphs = [section_graph(completed[name], config, standardize, panel) for name in sorted(completed)]
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(one_thread())
+        stack.enter_context(_settings_restored())
         stack.enter_context(_quiet_lightning())
         stages = _Stages(graphs, panel, config, folder, resume)
         with stages.progress:
             module, selected, held_out = stages.run()
-    train_mean = pd.Series(
-        np.vstack([graph.y for graph in graphs]).astype(np.float64).mean(axis=0), index=panel
-    )
+        log = pd.read_csv(stages.log_path)
+    train_mean = pd.Series(np.vstack([graph.y for graph in graphs]).astype(np.float64).mean(axis=0), index=panel)
     return FittedModel(
         module=module.eval(),
         config=config,
@@ -104,28 +109,18 @@ def fit(
         hpg50=best_predicted(held_out) if held_out is not None else [],
         train_sections=sorted(completed),
         selected_epochs=selected,
-        log=pd.DataFrame(stages.rows),
+        log=log,
     )
-
-
-def _by_name(sections: Sequence[AnnData]) -> dict[str, AnnData]:
-    from nh2st_graph._validate import section_name
-
-    named = {section_name(section): section for section in sections}
-    if len(named) != len(sections):
-        raise DataError("two training sections have the same name; give each its own obs['section']")
-    return named
 
 
 class _Stages:
     """The folds and the final fit, each a Lightning run with its own folder of checkpoints."""
 
-    def __init__(
-        self, graphs: list[Data], genes: list[str], config: Config, folder: Path, resume: bool
-    ) -> None:
+    def __init__(self, graphs: list[Data], genes: list[str], config: Config, folder: Path, resume: bool) -> None:
         self.graphs, self.genes, self.config, self.folder, self.resume = graphs, genes, config, folder, resume
         self.log_path = folder / "log.csv"
-        self.rows: list[dict[str, str]] = []
+        if not resume:
+            self.log_path.unlink(missing_ok=True)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -133,7 +128,8 @@ class _Stages:
             TextColumn("epochs"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
-            disable=not config.train.progress,
+            console=(console := Console(stderr=True)),
+            disable=not (config.train.progress and console.is_terminal),
             transient=True,
         )
 
@@ -151,7 +147,6 @@ class _Stages:
             self._train("all", module, self.graphs, [], self.config.seed, epochs)
         else:
             module, epochs = results[0][0], int(np.argmin(results[0][1])) + 1
-        self.rows = read_rows(self.log_path)
         return module, epochs, held_out
 
     def _new_module(self, graphs: Sequence[Data], seed: int) -> NH2STGraph:
@@ -171,10 +166,7 @@ class _Stages:
         module.eval()
         with torch.no_grad():
             scores = [
-                pearson(
-                    module(g.x, g.edge_index, g.edge_attr).expression.double().numpy(), g.y.double().numpy()
-                )
-                for g in fold.validation
+                pearson(module(g.x, g.edge_index, g.edge_attr).expression.numpy(), g.y.numpy()) for g in fold.validation
             ]
         return module, curve, np.mean(scores, axis=0)
 
@@ -190,56 +182,49 @@ class _Stages:
         """Train one stage, from its last checkpoint when resuming; return the folder of its checkpoints."""
         config = self.config.train
         folder = self.folder / "checkpoints" / stage.partition(":")[0]
-        done = folder / "done.json"
-        if self.resume and done.is_file():
-            _load_averaged(module, folder / "last.ckpt")
-            return folder
-        last = folder / "last.ckpt"
+        done, last = folder / "done.json", folder / "last.ckpt"
+        if not (self.resume and done.is_file()):
+            trainer = L.Trainer(
+                max_epochs=max_epochs,
+                callbacks=self._callbacks(stage, folder, bool(validation), max_epochs),
+                logger=TensorBoardLogger(self.folder / "tensorboard", name=folder.name, version=""),
+                default_root_dir=self.folder,
+                accelerator="gpu" if config.device == "cuda" else config.device,
+                devices=1,
+                precision=_precision(config),
+                gradient_clip_val=1.0,
+                deterministic="warn",
+                reload_dataloaders_every_n_epochs=1,
+                num_sanity_val_steps=0,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                log_every_n_steps=1,
+            )
+            data = SectionData(train, validation, config.batch_spots, module.receptive_hops, seed)
+            resumed = str(last) if self.resume and last.is_file() else None
+            with _interruptible():
+                trainer.fit(
+                    TrainingModule(module, config, seed),
+                    datamodule=data,
+                    ckpt_path=resumed,
+                    weights_only=True if resumed else None,
+                )
+            done.write_text(json.dumps({"epochs": trainer.current_epoch}) + "\n", encoding="utf-8")
+        # Not what the trainer left: resumed after its last epoch, it would leave the weights before averaging.
+        _load_averaged(module, last)
+        return folder
+
+    def _callbacks(self, stage: str, folder: Path, watched: bool, max_epochs: int) -> list[L.Callback]:
+        """What happens beside training. ``last`` comes last, so that it holds the others' state of the same epoch."""
         task = self.progress.add_task(f"train {stage}", total=max_epochs, note="")
         callbacks: list[L.Callback] = [
-            EMAWeightAveraging(decay=config.average),
+            EMAWeightAveraging(decay=self.config.train.average),
             EpochLog(self.log_path, stage),
             EpochProgress(self.progress, task),
-            ModelCheckpoint(dirpath=folder, filename="last", save_top_k=1, enable_version_counter=False),
         ]
-        if validation:
-            callbacks += [
-                EarlyStopping(monitor="val_loss", patience=config.patience),
-                ModelCheckpoint(
-                    dirpath=folder,
-                    filename="best",
-                    monitor="val_loss",
-                    save_top_k=1,
-                    enable_version_counter=False,
-                ),
-            ]
-        trainer = L.Trainer(
-            max_epochs=max_epochs,
-            callbacks=callbacks,
-            logger=TensorBoardLogger(self.folder / "tensorboard", name=stage.partition(":")[0], version=""),
-            default_root_dir=self.folder,
-            accelerator="gpu" if config.device == "cuda" else config.device,
-            devices=1,
-            precision=_precision(config),
-            gradient_clip_val=1.0,
-            deterministic="warn",
-            reload_dataloaders_every_n_epochs=1,
-            num_sanity_val_steps=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        )
-        lightning_module = TrainingModule(module, config, seed)
-        data = SectionData(train, validation, config.batch_spots, module.receptive_hops, seed)
-        resumed = str(last) if self.resume and last.is_file() else None
-        trainer.fit(
-            lightning_module, datamodule=data, ckpt_path=resumed, weights_only=True if resumed else None
-        )
-        if trainer.interrupted:
-            raise RunError(f"training was interrupted in {stage}; go on with --resume")
-        done.write_text(json.dumps({"epochs": trainer.current_epoch}) + "\n", encoding="utf-8")
-        self.progress.update(task, visible=False)
-        return folder
+        if watched:
+            callbacks += [StopEarly("val_loss", patience=self.config.train.patience), Keep(folder, "best", "val_loss")]
+        return [*callbacks, Keep(folder, "last")]
 
 
 def _load_averaged(module: NH2STGraph, checkpoint: Path) -> None:
@@ -253,11 +238,35 @@ def _precision(config: TrainConfig) -> Any:
     cuda = torch.cuda.is_available() and config.device in {"auto", "cuda"}
     if config.device == "cuda" and not cuda:
         raise ConfigError("train.device = 'cuda'; no CUDA device is there: use auto or cpu")
+    if config.device == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("train.device = 'mps'; no Apple GPU is there: use auto or cpu")
     if config.precision == "auto":
         return ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if cuda else "32-true"
     if config.precision == "16" and not cuda:
         raise ConfigError("train.precision = '16'; half precision needs a CUDA device: use auto, 32 or bf16")
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[config.precision]
+
+
+@contextmanager
+def _settings_restored() -> Iterator[None]:
+    """Leave torch's random numbers and its choice of algorithms as they were."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be an interrupt again: Lightning answers it by leaving Python, and ignores it from then on."""
+    try:
+        yield
+    except SystemExit:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
 
 
 @contextmanager

@@ -112,21 +112,13 @@ def load(folder: str | Path) -> FittedModel:
         tensors = load_file(folder / _WEIGHTS)
         module = NH2STGraph(config.model, description["n_features"], len(description["genes"]))
         module.load_state_dict(
-            {
-                name.removeprefix("module."): value
-                for name, value in tensors.items()
-                if name.startswith("module.")
-            }
+            {name.removeprefix("module."): value for name, value in tensors.items() if name.startswith("module.")}
         )
     except ConfigError as error:
-        raise ModelError(
-            f"model {folder}: {error}; train again, or install the version that wrote it"
-        ) from None
+        raise ModelError(f"model {folder}: {error}; train again, or install the version that wrote it") from None
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"model {folder}: {_WEIGHTS} or {_DESCRIPTION} is damaged or incomplete: {reason}"
-        ) from error
+        raise ModelError(f"model {folder}: {_WEIGHTS} or {_DESCRIPTION} is damaged or incomplete: {reason}") from error
     return FittedModel(
         module=module.eval(),
         config=config,

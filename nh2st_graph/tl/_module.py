@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from rich.progress import Progress, TaskID
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -21,7 +22,16 @@ from nh2st_graph.metrics import pearson
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl._batches import SpotBatches
 
-__all__ = ["LOG_COLUMNS", "EpochLog", "EpochProgress", "SectionData", "TrainingModule", "read_rows"]
+__all__ = [
+    "LOG_COLUMNS",
+    "EpochLog",
+    "EpochProgress",
+    "Keep",
+    "SectionData",
+    "StopEarly",
+    "TrainingModule",
+    "read_rows",
+]
 
 #: Columns of a run's ``log.csv``: one row an epoch of a stage (a fold, or the final fit).
 LOG_COLUMNS = (
@@ -64,6 +74,7 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.model = model
         self.config, self.seed = config, seed
+        self._steps: list[dict[str, Tensor]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
@@ -83,9 +94,21 @@ class TrainingModule(L.LightningModule):
                 f"training loss is {float(losses['loss'])} at step {self.global_step} (epoch {self.current_epoch}); "
                 "lower train.learning_rate, or check the features"
             )
-        named = {"train_loss" if name == "loss" else name: value.detach() for name, value in losses.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(batch.seeds))
+        self._steps.append({name: value.detach() for name, value in losses.items()})
+        if self.trainer.is_last_batch:
+            self._log_means()
         return losses["loss"]
+
+    def _log_means(self) -> None:
+        """Log the means over an epoch's steps, once: Lightning's logging of every step takes as long as the step."""
+        means = {name: torch.stack([step[name] for step in self._steps]).mean() for name in self._steps[0]}
+        self.log_dict(
+            {"train_loss" if name == "loss" else name: mean for name, mean in means.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=1,
+        )
+        self._steps.clear()
 
     def validation_step(self, section: Data, _: int) -> None:
         """Score a held-out graph as a test section would be: from its image, over all genes."""
@@ -93,9 +116,7 @@ class TrainingModule(L.LightningModule):
         observed = section.y
         scores = {
             "val_loss": float(torch.nn.functional.mse_loss(predicted, observed)),
-            "val_pcc": float(
-                np.mean(pearson(predicted.double().cpu().numpy(), observed.double().cpu().numpy()))
-            ),
+            "val_pcc": float(np.mean(pearson(predicted.float().cpu().numpy(), observed.cpu().numpy()))),
             **{f"val_{name}": value for name, value in self.model.alignment(section).items()},
         }
         self.log_dict(scores, on_step=False, on_epoch=True, batch_size=1)
@@ -122,9 +143,7 @@ class SectionData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Data]:
         """Batches of the present epoch (the trainer asks anew for each)."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        return DataLoader(
-            SpotBatches(self.train, self.batch_spots, self.hops, self.seed, epoch), batch_size=None
-        )
+        return DataLoader(SpotBatches(self.train, self.batch_spots, self.hops, self.seed, epoch), batch_size=None)
 
     def val_dataloader(self) -> Any:
         """Held-out graphs, whole."""
@@ -164,11 +183,30 @@ class EpochLog(L.Callback):
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a log; none where there is no file."""
+    """Rows of a log, less one that was cut off; none where there is no file."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as handle:
-        return [row for row in csv.DictReader(handle) if row.get("epoch", "").isdigit()]
+        return [row for row in csv.DictReader(handle) if None not in row.values()]
+
+
+class StopEarly(EarlyStopping):
+    """Early stopping that lasts: Lightning keeps the count in its checkpoints, but not that training had stopped."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop at once where the checkpoint is of the epoch after which training stopped."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
+class Keep(ModelCheckpoint):
+    """One checkpoint under one name: of the latest epoch, or of the one with the lowest ``monitor``."""
+
+    def __init__(self, folder: Path, name: str, monitor: str | None = None) -> None:
+        super().__init__(folder, filename=name, monitor=monitor, save_top_k=1, enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the lowest value so far, also where the folder was moved."""
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
 class EpochProgress(L.Callback):

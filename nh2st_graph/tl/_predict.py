@@ -54,10 +54,7 @@ def predict(model: FittedModel, adata: AnnData) -> AnnData:
         obs=completed.obs.copy(),
         var=pd.DataFrame(index=pd.Index(model.genes, name="gene")),
         obsm={Key.obsm.spatial: np.asarray(completed.obsm[Key.obsm.spatial], dtype=np.float64)},
-        obsp={
-            key: sparse.csr_matrix(completed.obsp[key])
-            for key in (Key.obsp.connectivities, Key.obsp.distances)
-        },
+        obsp={key: sparse.csr_matrix(completed.obsp[key]) for key in (Key.obsp.connectivities, Key.obsp.distances)},
         uns={key: completed.uns[key] for key in (Key.uns.spatial, Key.uns.neighbors) if key in completed.uns},
     )
     predicted.uns[Key.uns.prediction] = {

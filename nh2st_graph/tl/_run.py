@@ -189,13 +189,9 @@ def predict_run(folder: str | Path, paths: Iterable[str | Path], out: str | Path
         section = check_section(read.h5ad(path), need=("image",))
         name = section_name(section)
         if name in sections:
-            raise RunError(
-                f"{path}: a section named {name!r} was given already; each needs its own obs['section']"
-            )
+            raise RunError(f"{path}: a section named {name!r} was given already; each needs its own obs['section']")
         if (out / f"{name}.h5ad").exists():
-            raise RunError(
-                f"{out / f'{name}.h5ad'} exists already; choose another folder with --out, or remove it"
-            )
+            raise RunError(f"{out / f'{name}.h5ad'} exists already; choose another folder with --out, or remove it")
         sections[name] = section
     written = []
     for name, section in sections.items():
@@ -220,18 +216,14 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
     sections = load_sections(_absolute(config), out / "tissue")
     for name in sections:
         if (out / f"{name}.h5ad").exists():
-            raise RunError(
-                f"{out / f'{name}.h5ad'} exists already; choose another folder with --out, or remove it"
-            )
+            raise RunError(f"{out / f'{name}.h5ad'} exists already; choose another folder with --out, or remove it")
     for name, section in sections.items():
         read.write_h5ad(complete_section(section, config), out / f"{name}.h5ad")
         written.append(out / f"{name}.h5ad")
     return written
 
 
-def _score(
-    model: FittedModel, out: Path, test: Mapping[str, AnnData], train: Mapping[str, AnnData]
-) -> Evaluation:
+def _score(model: FittedModel, out: Path, test: Mapping[str, AnnData], train: Mapping[str, AnnData]) -> Evaluation:
     evaluation = evaluate(model, test, train)
     for name, prediction in evaluation.predictions.items():
         read.write_h5ad(prediction, out / _PREDICTIONS / f"{name}.h5ad")
@@ -256,9 +248,7 @@ def _absolute(config: Config) -> Config:
 def _check_folder(out: Path, config: Config, resume: bool) -> None:
     if not resume:
         if out.exists():
-            raise RunError(
-                f"run folder {out} exists already; choose another with --out, or go on with it by --resume"
-            )
+            raise RunError(f"run folder {out} exists already; choose another with --out, or go on with it by --resume")
         return
     if not (out / _CONFIG).is_file():
         raise RunError(f"run folder {out} holds no run to resume ({_CONFIG} is missing); leave --resume out")

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import anndata as ad
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from scipy.spatial import Delaunay
+from scipy.spatial.distance import cdist
+
+from nh2st_graph import ConfigError, DataError, gr, read
+
+MODES = ("grid", "knn", "radius", "delaunay")
+
+
+def _adjacency(adata, **arguments):
+    gr.spatial_graph(adata, **arguments)
+    return adata.obsp["spatial_connectivities"].toarray() != 0
+
+
+def _rotated(adata, degrees):
+    a = np.deg2rad(degrees)
+    adata.obsm["spatial"] = adata.obsm["spatial"] @ np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
+    return adata
+
+
+def _scattered(n, seed):
+    return np.random.default_rng(seed).uniform(0, 1000, (n, 2))
+
+
+# The array: its lattice and its pitch
+
+
+@pytest.mark.parametrize("with_array", [True, False])
+@pytest.mark.parametrize("degrees", [0, 30, 90, 201])
+@pytest.mark.parametrize("pitch", [0.5, 290.0])
+def test_square_and_hexagonal_arrays_are_told_apart(square, hexagonal, with_array, degrees, pitch):
+    for make, neighbours in ((square, 8), (hexagonal, 6)):
+        section = _rotated(make(pitch=pitch, with_array=with_array), degrees)
+        assert gr.lattice_neighbours(section) == neighbours
+        assert gr.spot_pitch(section) == pytest.approx(pitch)
+
+
+@pytest.mark.parametrize("with_array", [True, False])
+def test_spots_a_little_off_their_array_are_still_on_it(square, hexagonal, with_array):
+    for make, neighbours in ((square, 8), (hexagonal, 6)):
+        section = make(n_rows=12, n_cols=12, pitch=100.0, with_array=with_array)
+        section.obsm["spatial"] += np.random.default_rng(0).normal(0, 3, section.obsm["spatial"].shape)
+        assert gr.lattice_neighbours(section) == neighbours
+        assert gr.spot_pitch(section) == pytest.approx(100, rel=0.005 if with_array else 0.1)
+
+
+def test_a_thinned_array_keeps_its_lattice_and_pitch(square, hexagonal):
+    some = np.random.default_rng(0).choice(400, 40, replace=False)
+    for make, neighbours in ((square, 8), (hexagonal, 6)):
+        section = make(n_rows=20, n_cols=20, pitch=100.0)[some].copy()
+        assert gr.lattice_neighbours(section) == neighbours
+        assert gr.spot_pitch(section) == pytest.approx(100)
+
+
+def test_a_narrow_strip_of_a_hexagonal_array_is_hexagonal(hexagonal):
+    assert gr.lattice_neighbours(hexagonal(n_rows=2, n_cols=20)) == 6
+
+
+@pytest.mark.parametrize(
+    "numbers", ["shuffled", "missing", "words", "one row", "too few"], ids=lambda name: name.replace(" ", "-")
+)
+def test_array_numbers_that_are_no_lattice_are_passed_over(hexagonal, numbers):
+    section = hexagonal(pitch=100.0)
+    if numbers == "shuffled":
+        section.obs["array_row"] = np.random.default_rng(0).permutation(section.obs["array_row"])
+    elif numbers == "missing":
+        section.obs["array_row"] = np.where(section.obs["array_row"] == 3, np.nan, section.obs["array_row"])
+    elif numbers == "words":
+        section.obs["array_row"] = "A7"
+    elif numbers == "one row":
+        section.obs["array_row"] = 0
+    else:
+        section = section[[0, 1]].copy()
+    assert gr.spot_pitch(section) == pytest.approx(100)
+    assert gr.lattice_neighbours(section) == (8 if numbers == "too few" else 6)
+
+
+def test_pitch_of_very_small_and_of_impossible_sections(make_section):
+    assert gr.spot_pitch(make_section([[5, 5]])) == 1.0
+    assert gr.spot_pitch(make_section([[0, 0], [3, 4]])) == 5.0
+    with pytest.raises(DataError, match="section 'S1': most spots share their position"):
+        gr.spot_pitch(make_section([[1, 1]] * 4))
+
+
+def test_lattice_and_pitch_of_real_sections(shared_data):
+    st_section = read.her2st(shared_data / "her2st", sections=["C6"])["C6"]
+    visium = read.visium(shared_data / "visium_tiny")
+    for section, neighbours, pitch_um in ((st_section, 8, 200), (visium, 6, 100)):
+        (entry,) = section.uns["spatial"].values()
+        assert gr.lattice_neighbours(section) == neighbours
+        assert gr.spot_pitch(section) * entry["metadata"]["microns_per_pixel"] == pytest.approx(pitch_um, rel=0.01)
+    del st_section.obs["array_row"]
+    assert gr.lattice_neighbours(st_section) == 8
+
+
+# The four modes against their definitions
+
+
+@pytest.mark.parametrize("with_array", [True, False])
+@pytest.mark.parametrize("n_rings", [1, 2, 3])
+def test_grid_on_a_square_array_is_the_ring_around_each_spot(square, with_array, n_rings):
+    section = square(with_array=with_array)
+    steps = cdist(section.obsm["spatial"], section.obsm["spatial"], "chebyshev") / 290
+    expected = (steps > 0.5) & (steps < n_rings + 0.5)
+    np.testing.assert_array_equal(_adjacency(section, n_rings=n_rings), expected)
+    rings = section.obsp["spatial_distances"].toarray()
+    np.testing.assert_array_equal(rings[expected], np.rint(steps[expected]))
+
+
+@pytest.mark.parametrize("with_array", [True, False])
+def test_grid_on_a_hexagonal_array_is_the_six_around_each_spot(hexagonal, with_array):
+    section = hexagonal(with_array=with_array)
+    distance = cdist(section.obsm["spatial"], section.obsm["spatial"]) / 100
+    np.testing.assert_array_equal(_adjacency(section), (distance > 0.5) & (distance < 1.01))
+    assert _adjacency(section).sum(axis=1).max() == 6
+
+
+def test_grid_on_a_real_section_joins_spots_next_to_each_other_on_the_array(shared_data):
+    section = read.her2st(shared_data / "her2st", sections=["C6"])["C6"]
+    array = section.obs[["array_row", "array_col"]].to_numpy()
+    steps = cdist(array, array, "chebyshev")
+    found = _adjacency(section)
+    # Spots lie up to a tenth of a pitch off the array, so that squidpy's cut-off can miss or add single pairs.
+    assert (steps[found] == 1).mean() > 0.99
+    assert found[steps == 1].mean() > 0.99
+
+
+@given(n=st.integers(2, 25), k=st.integers(1, 8), seed=st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_knn_is_each_spots_nearest_others(make_section, n, k, seed):
+    centres = _scattered(n, seed)
+    distance = cdist(centres, centres)
+    np.fill_diagonal(distance, np.inf)
+    expected = np.zeros((n, n), bool)
+    nearest = np.argsort(distance, axis=1)[:, : min(k, n - 1)]
+    np.put_along_axis(expected, nearest, True, axis=1)
+    np.testing.assert_array_equal(_adjacency(make_section(centres), mode="knn", n_neighs=k), expected)
+
+
+def test_knn_is_not_symmetric(make_section):
+    found = _adjacency(make_section([[0, 0], [1, 0], [3, 0]]), mode="knn", n_neighs=1)
+    np.testing.assert_array_equal(found, [[0, 1, 0], [1, 0, 0], [0, 1, 0]])
+
+
+def test_radius_is_in_um(make_section):
+    centres = _scattered(30, 0)
+    section = make_section(centres, um_per_px=0.5)
+    distance = cdist(centres, centres)
+    expected = (distance <= 200 / 0.5) & (distance > 0)
+    np.testing.assert_array_equal(_adjacency(section, mode="radius", radius_um=200), expected)
+    assert 0 < expected.sum() < expected.size - len(expected)
+
+
+def test_radius_without_a_number_reaches_the_diagonal_of_a_square(square):
+    section = square()
+    np.testing.assert_array_equal(_adjacency(section, mode="radius"), _adjacency(square(), mode="grid"))
+
+
+def test_radius_in_um_needs_a_scale(make_section):
+    section = make_section(_scattered(5, 0), um_per_px=None)
+    with pytest.raises(DataError, match="section 'S1'"):
+        gr.spatial_graph(section, "radius", radius_um=100)
+    section.uns["spatial"] = {"S1": {"metadata": {}}}
+    with pytest.raises(DataError, match="radius in um needs metadata"):
+        gr.spatial_graph(section, "radius", radius_um=100)
+    assert not section.obsp
+
+
+def test_a_radius_that_reaches_nobody_leaves_every_spot_alone(make_section):
+    section = make_section(_scattered(5, 0), um_per_px=1.0)
+    assert not _adjacency(section, mode="radius", radius_um=1e-3).any()
+
+
+@pytest.mark.parametrize("n", [3, 4, 30])
+def test_delaunay_is_the_sides_of_the_triangles(make_section, n):
+    centres = _scattered(n, 1)
+    expected = np.zeros((n, n), bool)
+    for triangle in Delaunay(centres).simplices:
+        for i, j in combinations(triangle, 2):
+            expected[i, j] = expected[j, i] = True
+    np.testing.assert_array_equal(_adjacency(make_section(centres), mode="delaunay"), expected)
+
+
+def test_delaunay_of_spots_on_one_line_is_refused(make_section):
+    section = make_section([[i * 10, 5] for i in range(6)])
+    with pytest.raises(DataError, match=r"section 'S1': its 6 spots lie on one line.*graph\.mode = 'knn'"):
+        gr.spatial_graph(section, "delaunay")
+    assert not section.obsp
+
+
+# Small sections, isolated spots
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_section_of_one_spot_has_a_graph_without_edges(make_section, mode):
+    section = make_section([[10, 20]])
+    assert not _adjacency(section, mode=mode).any()
+    assert section.obsp["spatial_distances"].shape == (1, 1)
+    assert gr.has_graph(section, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_spots_are_neighbours(make_section, mode):
+    section = make_section([[10, 20], [13, 24]])
+    joined = mode != "delaunay"  # which needs a triangle
+    np.testing.assert_array_equal(_adjacency(section, mode=mode), [[0, joined], [joined, 0]])
+    assert gr.has_graph(section, mode)
+
+
+def test_a_spot_far_from_the_array_is_isolated(square):
+    section = square()
+    section.obsm["spatial"][3] = [1e5, 1e5]
+    for mode in ("grid", "radius"):
+        found = _adjacency(section, mode=mode)
+        assert not found[3].any()
+        assert not found[:, 3].any()
+        assert np.delete(found, 3, axis=0).any(axis=1).all()
+
+
+# What is written, and whether it is there already
+
+
+def test_the_keys_are_squidpys(square):
+    section = square()
+    assert gr.spatial_graph(section) is None
+    names = section.uns["spatial_neighbors"]
+    assert names["connectivities_key"] == "spatial_connectivities"
+    assert names["distances_key"] == "spatial_distances"
+    assert sparse.issparse(section.obsp["spatial_distances"])
+    one = section[[0]].copy()
+    gr.spatial_graph(one)
+    assert one.uns["spatial_neighbors"].keys() == names.keys()
+
+
+def test_a_copy_leaves_the_section_alone(square):
+    section = square()
+    other = gr.spatial_graph(section, key_added="near", copy=True)
+    assert not section.obsp
+    assert not section.uns
+    assert set(other.obsp) == {"near_connectivities", "near_distances"}
+    assert not gr.has_graph(other), "another key's graph is not the one that is read"
+
+
+def test_an_unknown_mode_names_the_nearest(square):
+    with pytest.raises(ConfigError, match=r"graph\.mode = 'gird'; did you mean 'grid'\?"):
+        gr.spatial_graph(square(), "gird")
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments", "others"),
+    [
+        ("grid", {"n_rings": 2}, [{"n_rings": 1}, {"n_rings": 2, "n_neighs": 4}]),
+        ("knn", {"n_neighs": 4}, [{"n_neighs": 5}, {}]),
+        ("radius", {"radius_um": 300.0}, [{"radius_um": 301.0}, {}]),
+        ("delaunay", {}, []),
+    ],
+)
+def test_a_graph_is_known_by_its_arguments_and_positions(square, tmp_path, mode, arguments, others):
+    section = square(um_per_px=0.7)
+    assert not gr.has_graph(section, mode, **arguments)
+    gr.spatial_graph(section, mode, **arguments)
+    assert gr.has_graph(section, mode, **arguments)
+    for other in others:
+        assert not gr.has_graph(section, mode, **other)
+    for another in set(MODES) - {mode}:
+        assert not gr.has_graph(section, another, **arguments)
+
+    section.write_h5ad(tmp_path / "section.h5ad")
+    assert gr.has_graph(ad.read_h5ad(tmp_path / "section.h5ad"), mode, **arguments)
+
+    assert not gr.has_graph(section[::-1].copy(), mode, **arguments), "spots in another order"
+    assert not gr.has_graph(section[:-1].copy(), mode, **arguments), "a spot left out"
+    moved = section.copy()
+    moved.obsm["spatial"][0] += 1e-6
+    assert not gr.has_graph(moved, mode, **arguments)
+    for key in ("spatial_connectivities", "spatial_distances"):
+        lost = section.copy()
+        del lost.obsp[key]
+        assert not gr.has_graph(lost, mode, **arguments)
+
+
+def test_a_radius_in_um_depends_on_the_scale(square):
+    section = square(um_per_px=0.7)
+    gr.spatial_graph(section, "radius", radius_um=300)
+    section.uns["spatial"]["S1"]["metadata"]["microns_per_pixel"] = 0.3
+    assert not gr.has_graph(section, "radius", radius_um=300)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_permuting_the_spots_permutes_the_graph(make_section, mode):
+    centres = _scattered(40, 2)
+    order = np.random.default_rng(3).permutation(40)
+    first, second = make_section(centres), make_section(centres[order])
+    np.testing.assert_array_equal(_adjacency(second, mode=mode), _adjacency(first, mode=mode)[np.ix_(order, order)])
+    np.testing.assert_allclose(
+        second.obsp["spatial_distances"].toarray(), first.obsp["spatial_distances"].toarray()[np.ix_(order, order)]
+    )
