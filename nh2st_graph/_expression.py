@@ -52,9 +52,7 @@ def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(counts, index=adata.obs_names, columns=list(genes))
 
 
-def normalize_counts(
-    counts: NDArray[np.float64], library: NDArray[np.float64], normalize: str
-) -> NDArray[np.float64]:
+def normalize_counts(counts: NDArray[np.float64], library: NDArray[np.float64], normalize: str) -> NDArray[np.float64]:
     """Bring the panel's counts to the scale that is predicted.
 
     Parameters
@@ -138,9 +136,13 @@ def _array_mean(adata: AnnData) -> sparse.csr_matrix:
             f"(obs['{Key.obs.array_row}'], obs['{Key.obs.array_col}']); use data.smooth = 'none'"
         )
     place = {
-        spot: i
-        for i, spot in enumerate(zip(adata.obs[Key.obs.array_row], adata.obs[Key.obs.array_col], strict=True))
+        spot: i for i, spot in enumerate(zip(adata.obs[Key.obs.array_row], adata.obs[Key.obs.array_col], strict=True))
     }
+    if len(place) < adata.n_obs:
+        raise DataError(
+            f"section {section_name(adata)!r}: two spots share a position of the array, so that data.smooth = '3x3' "
+            "cannot tell their neighbours; use data.smooth = 'none'"
+        )
     steps = [(dr, dc) for dr in (-1, 0, 1) for dc in (-1, 0, 1)]
     pairs = [
         (i, place[row + dr, col + dc])
@@ -173,6 +175,8 @@ def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], da
     ConfigError
         If ``panel`` is neither.
     """
+    for section in train.values():
+        check_section(section, need=("genes",))
     if data.panel.startswith("hvg:"):
         return _most_variable(train, others, data.panel)
     from nh2st_graph.datasets import read_panel
@@ -214,10 +218,8 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
     import scanpy as sc
 
     number = panel.removeprefix("hvg:")
-    if not number.isdigit() or int(number) < 1:
-        raise ConfigError(
-            f"data.panel = {panel!r}; expected a file of gene symbols, or hvg:N with a number N above 0"
-        )
+    if not number.isdecimal() or int(number) < 1:
+        raise ConfigError(f"data.panel = {panel!r}; expected a file of gene symbols, or hvg:N with a number N above 0")
     shared = set.intersection(
         *(set(section.var_names) for section in [*train.values(), *others.values()] if section.n_vars)
     )
@@ -226,21 +228,22 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
             f"no gene is shared by the sections {', '.join([*train, *others])}; "
             "check that var_names are symbols of one species"
         )
-    # Sorted, so that the panel does not depend on the order of genes or sections in the files.
+    # Sorted, so that the panel does not depend on the order of genes, spots or sections in the files.
     genes = sorted(shared)
+    parts = {name: train[name][sorted(train[name].obs_names), genes].X for name in sorted(train)}
     joined = ad.concat(
         {
-            name: AnnData(
-                sparse.csr_matrix(train[name][:, genes].X, dtype=np.float32), var=pd.DataFrame(index=genes)
-            )
-            for name in sorted(train)
+            name: AnnData(sparse.csr_matrix(part, dtype=np.float32), var=pd.DataFrame(index=genes))
+            for name, part in parts.items()
         },
-        label="section",
+        label=Key.obs.section,
         index_unique="-",
     )
     sc.pp.filter_genes(joined, min_counts=1)
+    if not joined.n_vars:
+        raise DataError(f"no gene has counts in the training sections {', '.join(train)}; check their X")
     sc.pp.normalize_total(joined, target_sum=TARGET_SUM)
     sc.pp.log1p(joined)
     wanted = min(int(number), joined.n_vars)
-    sc.pp.highly_variable_genes(joined, n_top_genes=wanted, batch_key="section", flavor="seurat")
+    sc.pp.highly_variable_genes(joined, n_top_genes=wanted, batch_key=Key.obs.section, flavor="seurat")
     return sorted(joined.var_names[joined.var["highly_variable"]])

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from nh2st_graph.config import Config
+    from nh2st_graph.tl import Run
+
+# Matrices of the tests are tiny, and threads that wait for each other on a busy machine take far longer than they.
+# Libraries read these when they are loaded.
+for _threads in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the feature cache of whoever runs the tests out of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +36,39 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real sections are not here ({folder.name} beside the project)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Config:
+    """Everything small: three synthetic sections of some 60 spots and 15 genes, a narrow model, three epochs."""
+    from nh2st_graph.config import Config
+
+    values = {
+        "data": {
+            "format": "synthetic",
+            "train": ["S1", "S2"],
+            "test": ["S3"],
+            "panel": "hvg:12",
+            "synthetic": {"n_sections": 3, "n_rows": 8, "n_cols": 8, "n_own": 6, "n_neighbour": 6, "n_noise": 3},
+        },
+        "features": {"encoder": "squidpy:summary"},
+        "model": {"width": 16, "rank": 8, "heads": 2},
+        "train": {"max_epochs": 3, "batch_spots": 32, "device": "cpu", "progress": False},
+    }
+    return Config.parse(values)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of ``tiny_config``. It is shared: copy what you change."""
+    from nh2st_graph import tl
+
+    return tl.train_run(tiny_config, tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_sections(tiny_run: Run, tiny_config: Config) -> dict[str, AnnData]:
+    """The sections of ``tiny_run``, as they were read. They are shared: copy what you change."""
+    from nh2st_graph import tl
+
+    return tl.load_sections(tiny_config, tiny_run.folder / "tissue")

@@ -6,6 +6,7 @@ import logging
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -28,9 +29,7 @@ app = typer.Typer(
 
 _SET_HELP = "Change a configuration key: [bold]KEY=VALUE[/], the value in YAML. May be given several times."
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
-ConfigFile = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML); see configs/.")
-]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML); see configs/.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'train' wrote.")]
 
 
@@ -45,9 +44,7 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
 ) -> None:
     """Take the options that stand before a command."""
 
@@ -104,15 +101,18 @@ def train(
     from nh2st_graph.cli._tables import print_run
     from nh2st_graph.config import load_config
 
-    print_run(tl.train_run(load_config(config, overrides or []), out, resume=resume))
+    try:
+        run = tl.train_run(load_config(config, overrides or []), out, resume=resume)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; go on with the same command and --resume", err=True)
+        raise typer.Exit(130) from None
+    print_run(run)
 
 
 @app.command()
 def predict(
     run: RunFolder,
-    sections: Annotated[
-        list[Path], typer.Argument(metavar="SECTION.h5ad...", help="Sections; genes may be absent.")
-    ],
+    sections: Annotated[list[Path], typer.Argument(metavar="SECTION.h5ad...", help="Sections; genes may be absent.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the predicted {section}.h5ad.")],
 ) -> None:
     """Predict sections from their pictures with a trained model.
@@ -134,25 +134,28 @@ def evaluate(run: RunFolder) -> None:
     print_run(tl.evaluate_run(run))
 
 
-def main() -> None:
-    """Run the command line: an error of the package is one line and exit code 2."""
-    debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: an error of the package, or of a file, is one line and exit code 2.
+
+    Parameters
+    ----------
+    arguments
+        Those of the process where None.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
     _set_up_logging(debug)
     try:
         with warnings.catch_warnings():
             if not debug:
                 # Notices of libraries to their developers, not about the user's data.
                 warnings.simplefilter("ignore")
-            app(args=arguments, prog_name="nh2st-graph")
-    except NH2STGraphError as error:
+            app(args=[argument for argument in given if argument != "--debug"], prog_name="nh2st-graph")
+    except (NH2STGraphError, OSError) as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; a training run goes on with --resume", file=sys.stderr)  # noqa: T201
-        raise SystemExit(130) from None
 
 
 def _set_up_logging(debug: bool) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 from rich.console import Console
 
 from nh2st_graph import tl
-from nh2st_graph._errors import RunError
+from nh2st_graph._errors import ConfigError, RunError
 from nh2st_graph.cli._tables import print_paths, print_table
 from nh2st_graph.config import builtin_config
 
@@ -27,16 +27,21 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     config = builtin_config("demo", overrides)
     if out.exists():
         raise RunError(f"demo folder {out} exists already; remove it, or choose another with --out")
-    console.print("Synthetic tissue: three sections to learn from, one to be judged on.")
+    if config.data.format != "synthetic" or not config.data.test:
+        raise ConfigError(
+            "the demo needs synthetic tissue and a section in data.test; use 'train' for sections of yours"
+        )
+    console.print(
+        f"Synthetic tissue: sections {', '.join(config.data.train)} to learn from, "
+        f"{', '.join(config.data.test)} to be judged on."
+    )
     console.print("[bold]1/2[/] NH2ST-Graph")
     full = tl.train_run(config, out / "full")
     console.print("[bold]2/2[/] the same without the neighbour branch")
     alone = tl.train_run(config.override(["model.neighbours=false"]), out / "without_neighbours")
     table = by_kind(full, alone)
     table.to_csv(out / "by_kind.csv", float_format="%.4f")
-    print_table(
-        table.rename(index=_KINDS), f"Mean r on {', '.join(config.data.test)}, which neither model has seen"
-    )
+    print_table(table.rename(index=_KINDS), f"Mean r on {', '.join(config.data.test)}, which neither model has seen")
     print_paths([out / "by_kind.csv", *full.outputs(), alone.folder])
 
 

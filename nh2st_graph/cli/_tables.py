@@ -22,6 +22,7 @@ _COLUMNS = {
     "mae": "MAE",
 }
 
+
 def print_run(run: Run) -> None:
     """Print a run's scores beside the floors and references, and its files."""
     evaluation = run.evaluation

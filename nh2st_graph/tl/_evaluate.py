@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from anndata import AnnData
 from torch_geometric.data import Data
@@ -26,7 +25,7 @@ from nh2st_graph.metrics import (
 )
 from nh2st_graph.models import FLOORS, make_floor
 from nh2st_graph.tl._folds import section_groups
-from nh2st_graph.tl._inputs import complete_section, section_graph
+from nh2st_graph.tl._inputs import by_name, complete_section, section_graph
 from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._predict import predict
 
@@ -93,6 +92,9 @@ def evaluate(
     DataError
         If a section was trained on, or lacks a gene of the panel.
     """
+    test_sections, train_sections = by_name(test_sections), by_name(train_sections)
+    if not test_sections:
+        raise DataError("no test section given; name at least one in data.test")
     seen = sorted(set(test_sections) & set(model.train_sections))
     if seen:
         raise DataError(f"section {seen[0]!r} was trained on; a score on it says nothing: choose another in data.test")
@@ -102,7 +104,7 @@ def evaluate(
             f"given: {', '.join(sorted(train_sections)) or 'none'}"
         )
     floors = _fit_floors(model, train_sections)
-    results = {name: _score_one(model, floors, section) for name, section in sorted(test_sections.items())}
+    results = {name: _score_one(model, floors, section) for name, section in test_sections.items()}
     metrics = _assemble({name: each[0] for name, each in results.items()})
     metrics["floors_chosen"] = {name: floor.chosen for name, floor in floors.items() if floor.chosen}
     metrics["protocol"] = _protocol(model, test_sections, train_sections)
@@ -111,35 +113,37 @@ def evaluate(
 
 
 def _fit_floors(model: FittedModel, train_sections: Mapping[str, AnnData]) -> dict[str, Any]:
-    graphs = [_graph(model, train_sections[name]) for name in sorted(train_sections)]
+    graphs = [_graph(model, complete_section(section, model.config)) for section in train_sections.values()]
     groups = section_groups(graphs)
     return {name: make_floor(name).fit(graphs, groups) for name in FLOORS}
 
 
 def _graph(model: FittedModel, section: AnnData) -> Data:
     check_section(section, need=("genes",))
-    return section_graph(complete_section(section, model.config), model.config, model.standardize, model.genes)
+    return section_graph(section, model.config, model.standardize, model.genes)
 
 
 def _score_one(
     model: FittedModel, floors: Mapping[str, Any], section: AnnData
 ) -> tuple[dict[str, Scores | dict[str, float | None]], pd.DataFrame, AnnData]:
     """Score everything on one section; return scores by method, the per-gene table, the prediction."""
-    check_section(section, need=("genes",))
-    observed = targets(section, model.genes, model.config.data)
-    depth = pd.Series(library_size(section), index=section.obs_names)
+    completed = complete_section(section, model.config)
+    graph = _graph(model, completed)
+    prediction = predict(model, completed)
+    observed = targets(completed, model.genes, model.config.data)
+    depth = pd.Series(library_size(completed), index=completed.obs_names)
     subsets = {"heg50": model.heg50, "hpg50": model.hpg50}
-    prediction = predict(model, section)
-    graph = _graph(model, section)
 
-    def score(values: np.ndarray) -> Scores:
-        frame = pd.DataFrame(values, index=graph.spots, columns=model.genes)
-        return score_section(frame, observed, depth=depth, **subsets)
+    def score(predicted: pd.DataFrame) -> Scores:
+        return score_section(predicted, observed, depth=depth, **subsets)
 
-    scores = {"model": score(np.asarray(prediction.X))}
-    scores |= {name: score(floor.predict(graph)) for name, floor in floors.items()}
+    scores = {"model": score(prediction.to_df())}
+    scores |= {
+        name: score(pd.DataFrame(floor.predict(graph), index=graph.spots, columns=model.genes))
+        for name, floor in floors.items()
+    }
     scores["depth_oracle"] = depth_oracle(depth, observed, **subsets)
-    ceiling = noise_ceiling(*split_half_normalizer(section, model.genes, model.config.data), seed=model.config.seed)
+    ceiling = noise_ceiling(*split_half_normalizer(completed, model.genes, model.config.data), seed=model.config.seed)
     summary: dict[str, Any] = {**scores, "noise_ceiling": _ceiling_summary(ceiling, subsets)}
     per_gene = scores["model"].per_gene.assign(
         **{f"pcc_{name}": each.per_gene["pcc"] for name, each in scores.items() if name != "model"},
@@ -148,7 +152,7 @@ def _score_one(
     share = share_of_ceiling(scores["model"].per_gene["pcc"], ceiling)
     summary["share_of_ceiling"] = share
     prediction.var = prediction.var.join(per_gene)
-    return summary, per_gene, prediction
+    return summary, per_gene, prediction[section.obs_names].copy()
 
 
 def _ceiling_summary(ceiling: pd.Series, subsets: Mapping[str, list[str]]) -> dict[str, float | None]:

@@ -121,6 +121,7 @@ class _Stages:
         self.log_path = folder / "log.csv"
         if not resume:
             self.log_path.unlink(missing_ok=True)
+        console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -128,7 +129,7 @@ class _Stages:
             TextColumn("epochs"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
-            console=(console := Console(stderr=True)),
+            console=console,
             disable=not (config.train.progress and console.is_terminal),
             transient=True,
         )
@@ -209,6 +210,8 @@ class _Stages:
                     ckpt_path=resumed,
                     weights_only=True if resumed else None,
                 )
+            for task in self.progress.task_ids:
+                self.progress.update(task, visible=False)
             done.write_text(json.dumps({"epochs": trainer.current_epoch}) + "\n", encoding="utf-8")
         # Not what the trainer left: resumed after its last epoch, it would leave the weights before averaging.
         _load_averaged(module, last)

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import subgraph
 
+from nh2st_graph._errors import DataError
+
 __all__ = ["Fold", "induced", "make_folds", "section_groups"]
 
 
@@ -38,6 +40,11 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
     Returns
     -------
     The folds. No spot is in both parts of a fold, and no edge joins them.
+
+    Raises
+    ------
+    DataError
+        If a section has too few spots for bands.
     """
     if kind == "section" and len(sections) > 1:
         groups = np.array_split(np.arange(len(sections)), min(n_folds, len(sections)))
@@ -49,6 +56,12 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
             )
             for held in groups
         ]
+    for section in sections:
+        if int(section.num_nodes or 0) < 2 * n_folds:
+            raise DataError(
+                f"section {section.section!r}: {section.num_nodes} spots are too few to hold out "
+                f"{n_folds} bands of them; give more sections, or a larger one"
+            )
     bands = [_bands(section.pos, n_folds) for section in sections]
     return [
         Fold(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, section_name
 from nh2st_graph.config import Config
 
-__all__ = ["Standardizer", "complete_section", "section_graph"]
+__all__ = ["Standardizer", "by_name", "complete_section", "section_graph"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -64,10 +64,11 @@ class Standardizer:
 
 
 def complete_section(adata: AnnData, config: Config) -> AnnData:
-    """Return the section with the features and the graph that ``config`` asks for.
+    """Return the section with the features and the graph that ``config`` asks for, spots in order of their names.
 
     The section given stays as it is. Features and a graph that it has already are used if they are what
-    ``config`` asks for, and computed (features: read from the cache) if not.
+    ``config`` asks for, and computed (features: read from the cache) if not. The order is one that no file decides, so
+    that nothing that is learned or predicted depends on the order of the spots.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def complete_section(adata: AnnData, config: Config) -> AnnData:
         If the section breaks the contract.
     """
     check_section(adata)
-    done = adata.copy()
+    done = adata[np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")].copy()
     wanted, known = config.features, done.uns.get(Key.uns.image)
     fits = (
         known is not None
@@ -96,7 +97,22 @@ def complete_section(adata: AnnData, config: Config) -> AnnData:
     graph = config.graph.model_dump()
     if not gr.has_graph(done, **graph):
         gr.spatial_graph(done, **graph)
-    return done
+    return check_section(done, need=("features", "graph"))
+
+
+def by_name(sections: Mapping[str, AnnData] | Sequence[AnnData]) -> dict[str, AnnData]:
+    """Sections under their own names, in order of name, whatever they were given under.
+
+    Raises
+    ------
+    DataError
+        If two have the same name.
+    """
+    given = list(sections.values()) if isinstance(sections, Mapping) else list(sections)
+    named = {section_name(section): section for section in given}
+    if len(named) != len(given):
+        raise DataError(f"two of {len(given)} sections have the same name; give each its own obs['{Key.obs.section}']")
+    return dict(sorted(named.items()))
 
 
 def section_graph(
@@ -118,23 +134,38 @@ def section_graph(
     Returns
     -------
     ``Data`` as from :func:`nh2st_graph.gr.to_pyg`; with genes also ``y`` (targets) and ``counts``, both
-    ``(n_spots, n_genes)``, ``library`` ``(n_spots, 1)``.
+    ``(n_spots, n_genes)``, and ``library`` ``(n_spots, 1)``, the counts that targets are relative to.
+
+    Raises
+    ------
+    DataError
+        If the section has one spot, which has no relation to others to learn or to scale by, or features of another
+        length than the model's.
     """
+    name = section_name(adata)
+    if adata.n_obs == 1 and (genes is not None or standardize.mean is None):
+        raise DataError(
+            f"section {name!r}: one spot alone cannot be trained on, scored, or (features.standardize = 'section') "
+            "predicted; leave it out, or give the whole section"
+        )
     features = np.asarray(adata.obsm[Key.obsm.image], dtype=np.float32)
     if standardize.mean is not None and features.shape[1] != len(standardize.mean):
         raise DataError(
-            f"section {section_name(adata)!r}: {features.shape[1]} image features, the model was trained on "
+            f"section {name!r}: {features.shape[1]} image features, the model was trained on "
             f"{len(standardize.mean)}; compute them with the same encoder"
         )
     if standardize.mean is None and adata.n_obs < _FEW_SPOTS:
         logger.warning(
             "section %r has %d spots, too few for statistics of its own: predictions stay close to the training mean",
-            section_name(adata),
+            name,
             adata.n_obs,
         )
     values: dict[str, NDArray[np.float64]] = {}
     if genes is not None:
+        counts = panel_counts(adata, genes).to_numpy()
         values["y"] = targets(adata, genes, config.data).to_numpy()
-        values["counts"] = panel_counts(adata, genes).to_numpy()
-        values["library"] = library_size(adata)[:, None]
+        values["counts"] = counts
+        # Of the genes that targets are relative to, so that the two together give expected counts.
+        library = counts.sum(axis=1) if config.data.normalize == "panel" else library_size(adata)
+        values["library"] = library[:, None]
     return gr.to_pyg(adata, standardize(features), **values)

@@ -114,9 +114,10 @@ def load(folder: str | Path) -> FittedModel:
         module.load_state_dict(
             {name.removeprefix("module."): value for name, value in tensors.items() if name.startswith("module.")}
         )
+        fields = {name: description[name] for name in _FIELDS}
     except ConfigError as error:
         raise ModelError(f"model {folder}: {error}; train again, or install the version that wrote it") from None
-    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"model {folder}: {_WEIGHTS} or {_DESCRIPTION} is damaged or incomplete: {reason}") from error
     return FittedModel(
@@ -124,7 +125,7 @@ def load(folder: str | Path) -> FittedModel:
         config=config,
         standardize=Standardizer(_array(tensors, "features.mean"), _array(tensors, "features.std")),
         log=_read_log(folder),
-        **{name: description[name] for name in _FIELDS},
+        **fields,
     )
 
 

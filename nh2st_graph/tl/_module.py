@@ -57,8 +57,8 @@ LOG_COLUMNS = (
 class TrainingModule(L.LightningModule):
     """Optimise a model on training graphs and score it on held-out ones.
 
-    Random numbers of an epoch (batches, dropout) follow from the seed and the epoch's number alone, so that a run that
-    was killed and resumed gives what an uninterrupted one gives.
+    Random numbers follow from the seed and the number of the epoch (batches) or of the step (dropout) alone, so that a
+    run that was killed and resumed gives what an uninterrupted one gives.
 
     Parameters
     ----------
@@ -82,17 +82,15 @@ class TrainingModule(L.LightningModule):
             self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
 
-    def on_train_epoch_start(self) -> None:
-        """Draw the epoch's dropout from its own seed."""
-        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
-
     def training_step(self, batch: Data, _: int) -> Tensor:
         """Take one step, and stop the run where the loss is no number."""
+        # Not once an epoch: in the first after resuming, Lightning's loaders draw from the generator at another time.
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
         losses = self.model.losses(batch)
         if not torch.isfinite(losses["loss"]):
             raise ModelError(
-                f"training loss is {float(losses['loss'])} at step {self.global_step} (epoch {self.current_epoch}); "
-                "lower train.learning_rate, or check the features"
+                f"training loss is {float(losses['loss'].detach())} at step {self.global_step} "
+                f"(epoch {self.current_epoch}); lower train.learning_rate, or check the features"
             )
         self._steps.append({name: value.detach() for name, value in losses.items()})
         if self.trainer.is_last_batch:

@@ -15,6 +15,7 @@ from nh2st_graph._validate import section_name
 from nh2st_graph._version import __version__
 from nh2st_graph.tl._inputs import complete_section, section_graph
 from nh2st_graph.tl._model import FittedModel
+from nh2st_graph.tl._threads import one_thread
 
 __all__ = ["embed", "predict", "predicted_expression"]
 
@@ -22,7 +23,8 @@ __all__ = ["embed", "predict", "predicted_expression"]
 @torch.no_grad()
 def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
     """Predict over a prepared graph, ``(n_spots, n_genes)`` float32. Reads features and edges, nothing else."""
-    side = model.module.eval()(graph.x, graph.edge_index, graph.edge_attr)
+    with one_thread():
+        side = model.module.eval()(graph.x, graph.edge_index, graph.edge_attr)
     return np.asarray(side.expression.numpy(), dtype=np.float32)
 
 
@@ -69,7 +71,7 @@ def predict(model: FittedModel, adata: AnnData) -> AnnData:
         predicted.layers[Key.layers.observed] = (
             targets(completed, model.genes, model.config.data).to_numpy().astype(np.float32)
         )
-    return predicted
+    return predicted[adata.obs_names].copy()
 
 
 @torch.no_grad()
@@ -95,8 +97,10 @@ def embed(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnData 
     completed = complete_section(adata, model.config)
     has_genes = model.module.reads_genes and set(model.genes) <= set(completed.var_names)
     graph = section_graph(completed, model.config, model.standardize, model.genes if has_genes else None)
-    embeddings = model.module.eval().embeddings(graph)
+    with one_thread():
+        embeddings = model.module.eval().embeddings(graph)
+    rows = completed.obs_names.get_indexer(adata.obs_names)
     for key, letters in ((Key.obsm.embed_image, "pP"), (Key.obsm.embed_gene, "qQ")):
         if all(letter in embeddings for letter in letters):
-            target.obsm[key] = torch.cat([embeddings[letter] for letter in letters], dim=1).numpy()
+            target.obsm[key] = torch.cat([embeddings[letter] for letter in letters], dim=1).numpy()[rows]
     return target if copy else None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from anndata import AnnData
 
 from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest
-from nh2st_graph._expression import choose_panel
+from nh2st_graph._expression import choose_panel, targets
 from nh2st_graph._validate import check_section, section_name
 from nh2st_graph.config import Config, load_config
 from nh2st_graph.tl._evaluate import Evaluation, evaluate
@@ -30,6 +32,7 @@ _METRICS = "metrics.json"
 _PER_GENE = "metrics_per_gene.csv"
 _PREDICTIONS = "predictions"
 _FIGURES = "figures"
+_TISSUE = "tissue"
 
 
 @dataclass
@@ -127,20 +130,34 @@ def train_run(config: Config, out: str | Path, *, resume: bool = False) -> Run:
     ConfigError, DataError, ImageError
         Before anything is trained.
     """
-    out = Path(out)
-    config = _absolute(config)
+    out, config = Path(out), _absolute(config)
     _check_folder(out, config, resume)
-    sections = load_sections(config, out / "tissue")
-    train, test = _split(config, sections)
-    for section in sections.values():
-        check_section(section, need=("genes", "image"))
-    genes = choose_panel(train, test, config.data)
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / _CONFIG, config.to_yaml())
-    train = {name: complete_section(section, config) for name, section in train.items()}
-    model = fit(train, config, genes=genes, out=out, resume=resume)
+    with nullcontext() if resume else _removed_on_bad_input(out):
+        _write(out / _CONFIG, config.to_yaml())
+        train, test, genes = _prepare(config, out)
+        model = fit(train, config, genes=genes, out=out, resume=resume)
     model.save(out)
     return Run(out, model, _score(model, out, test, train) if test else None)
+
+
+def _prepare(config: Config, out: Path) -> tuple[dict[str, AnnData], dict[str, AnnData], list[str]]:
+    """Completed training sections, test sections, and the panel; whatever may be wrong with them is found here."""
+    train, test = _split(config, load_sections(config, out / _TISSUE))
+    for section in [*train.values(), *test.values()]:
+        check_section(section, need=("genes", "image"))
+    genes = choose_panel(train, test, config.data)
+    for section in test.values():
+        _check_scorable(section, genes, config)
+    return {name: complete_section(section, config) for name, section in train.items()}, test, genes
+
+
+def _check_scorable(section: AnnData, genes: list[str], config: Config) -> None:
+    """Refuse a test section that could not be scored now, rather than after training."""
+    if section.n_obs < 2:
+        raise DataError(
+            f"section {section_name(section)!r}: one spot alone cannot be scored; choose another in data.test"
+        )
+    targets(complete_section(section, config), genes, config.data)
 
 
 def evaluate_run(folder: str | Path) -> Run:
@@ -158,7 +175,7 @@ def evaluate_run(folder: str | Path) -> Run:
         raise RunError(
             f"run {folder}: data.test is empty, nothing to score on; train again with --set data.test=[SECTION]"
         )
-    train, test = _split(config, load_sections(config, folder / "tissue"))
+    train, test = _split(config, load_sections(config, folder / _TISSUE))
     return Run(folder, model, _score(model, folder, test, train))
 
 
@@ -190,14 +207,9 @@ def predict_run(folder: str | Path, paths: Iterable[str | Path], out: str | Path
         name = section_name(section)
         if name in sections:
             raise RunError(f"{path}: a section named {name!r} was given already; each needs its own obs['section']")
-        if (out / f"{name}.h5ad").exists():
-            raise RunError(f"{out / f'{name}.h5ad'} exists already; choose another folder with --out, or remove it")
+        _check_free(out / f"{name}.h5ad")
         sections[name] = section
-    written = []
-    for name, section in sections.items():
-        read.write_h5ad(predict(model, section), out / f"{name}.h5ad")
-        written.append(out / f"{name}.h5ad")
-    return written
+    return _write_sections({name: predict(model, section) for name, section in sections.items()}, out)
 
 
 def prepare_sections(config: Config, out: str | Path) -> list[Path]:
@@ -212,15 +224,42 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
     RunError
         If one of the files exists.
     """
-    out, written = Path(out), []
-    sections = load_sections(_absolute(config), out / "tissue")
-    for name in sections:
-        if (out / f"{name}.h5ad").exists():
-            raise RunError(f"{out / f'{name}.h5ad'} exists already; choose another folder with --out, or remove it")
-    for name, section in sections.items():
-        read.write_h5ad(complete_section(section, config), out / f"{name}.h5ad")
-        written.append(out / f"{name}.h5ad")
-    return written
+    out, config = Path(out), _absolute(config)
+    with nullcontext() if out.exists() else _removed_on_bad_input(out):
+        sections = load_sections(config, out / _TISSUE)
+        for name in sections:
+            _check_free(out / f"{name}.h5ad")
+        completed = {name: complete_section(section, config) for name, section in sections.items()}
+    return _write_sections(completed, out)
+
+
+def _check_free(path: Path) -> None:
+    if path.exists():
+        raise RunError(f"{path} exists already; choose another folder with --out, or remove it")
+
+
+def _write_sections(sections: Mapping[str, AnnData], out: Path) -> list[Path]:
+    """Write sections once all of them are there, so that an error in one leaves no other behind."""
+    paths = [out / f"{name}.h5ad" for name in sections]
+    for section, path in zip(sections.values(), paths, strict=True):
+        read.write_h5ad(section, path)
+    return paths
+
+
+@contextmanager
+def _removed_on_bad_input(folder: Path) -> Iterator[None]:
+    """Make a new folder, and take it away again where the input turns out to be unusable."""
+    made = [folder, *(parent for parent in folder.parents if not parent.exists())]
+    folder.mkdir(parents=True)
+    try:
+        yield
+    except (ConfigError, DataError):
+        shutil.rmtree(folder)
+        for parent in made[1:]:
+            if any(parent.iterdir()):
+                break
+            parent.rmdir()
+        raise
 
 
 def _score(model: FittedModel, out: Path, test: Mapping[str, AnnData], train: Mapping[str, AnnData]) -> Evaluation:
@@ -242,7 +281,10 @@ def _absolute(config: Config) -> Config:
         changes["root"] = data.root.expanduser().resolve()
     if not data.panel.startswith("hvg:"):
         changes["panel"] = str(Path(data.panel).expanduser().resolve())
-    return config.model_copy(update={"data": data.model_copy(update=changes)})
+    features = config.features
+    if features.cache is not None:
+        features = features.model_copy(update={"cache": features.cache.expanduser().resolve()})
+    return config.model_copy(update={"data": data.model_copy(update=changes), "features": features})
 
 
 def _check_folder(out: Path, config: Config, resume: bool) -> None:

@@ -1,0 +1,307 @@
+"""A run that was killed and resumed is the run that was not."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing as mp
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from anndata import AnnData
+from safetensors.torch import load_file
+
+from nh2st_graph import tl
+from nh2st_graph._errors import RunError
+from nh2st_graph.cli import main
+from nh2st_graph.config import Config
+from nh2st_graph.tl import FittedModel, _fit, _run
+from nh2st_graph.tl._module import EpochLog, Keep
+
+#: Enough that a stage is still going on when its log shows some.
+MANY_EPOCHS = 60
+
+
+class TestKilled:
+    """For real: a process that runs ``nh2st-graph train``, and SIGKILL."""
+
+    @pytest.fixture(scope="class")
+    def config(self, tiny_config: Config) -> Config:
+        return tiny_config.override([f"train.max_epochs={MANY_EPOCHS}", f"train.patience={MANY_EPOCHS}"])
+
+    @pytest.fixture(scope="class")
+    def uninterrupted(self, config, tmp_path_factory) -> Path:
+        return tl.train_run(config, tmp_path_factory.mktemp("whole") / "run").folder
+
+    @pytest.fixture(scope="class")
+    def train_until(self) -> Callable[..., None]:
+        """Run ``train`` in a process of its own, and kill it when a stage has logged some epochs."""
+        # A server that has loaded everything once and used no thread yet starts each process in no time.
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(["nh2st_graph.cli", "nh2st_graph.tl", "squidpy"])
+
+        def run(arguments: list[str], folder: Path, stage: str, epochs: int) -> None:
+            process = context.Process(target=main, args=(arguments,))
+            process.start()
+            deadline = time.monotonic() + 120
+            while process.is_alive() and time.monotonic() < deadline and logged(folder, stage) < epochs:
+                time.sleep(0.005)
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL, "it ended by itself"
+            assert logged(folder, stage) >= epochs
+            checkpoints = folder / "checkpoints" / stage
+            assert not (checkpoints / "done.json").exists(), "the stage was over before the signal came"
+
+        return run
+
+    def test_twice_gives_the_same_model_and_scores(self, config, uninterrupted, train_until, tmp_path):
+        file, folder = tmp_path / "config.yaml", tmp_path / "run"
+        file.write_text(config.to_yaml())
+        command = ["train", str(file), "--out", str(folder)]
+        train_until(command, folder, "fold2", 3)
+        assert (folder / "checkpoints" / "fold1" / "done.json").exists()
+        assert not (folder / "model.safetensors").exists()
+        train_until([*command, "--resume"], folder, "all", 3)
+        with pytest.raises(SystemExit) as end:
+            main([*command, "--resume"])
+        assert end.value.code == 0
+        assert_same_run(folder, uninterrupted)
+
+    def test_a_finished_run_resumes_to_itself(self, config, uninterrupted, tmp_path):
+        folder = tmp_path / "moved"
+        shutil.copytree(uninterrupted, folder)
+        (folder / "metrics.json").unlink()
+        assert_same_run(tl.train_run(config, folder, resume=True).folder, uninterrupted)
+
+
+def logged(folder: Path, stage: str) -> int:
+    """Epochs of a stage that a run's log shows."""
+    log = folder / "log.csv"
+    return sum(line.startswith(stage) for line in log.read_text().splitlines()) if log.exists() else 0
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    assert (found / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+    for name in ("model.json", "log.csv", "metrics_per_gene.csv"):
+        assert (found / name).read_text() == (expected / name).read_text(), name
+    assert json.loads((found / "metrics.json").read_text()) == json.loads((expected / "metrics.json").read_text())
+
+
+#: As the log calls them.
+STAGES = ("fold1:S1", "fold2:S2", "all")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing in the package catches it."""
+
+
+class TestAnyMoment:
+    """The moments that a signal seldom meets, one by one."""
+
+    @pytest.fixture(scope="class")
+    def train(self, tiny_sections) -> dict[str, AnnData]:
+        return {name: tiny_sections[name] for name in ("S1", "S2")}
+
+    @pytest.fixture(scope="class")
+    def config(self, tiny_config) -> Config:
+        """Held-out error rises early here, so that folds stop and their best epoch is not their last."""
+        changes = ["train.max_epochs=12", "train.patience=2", "train.learning_rate=0.01", "train.average=0.3"]
+        return tiny_config.override(changes)
+
+    @pytest.fixture(scope="class")
+    def expected(self, train, config) -> FittedModel:
+        model = tl.fit(train, config)
+        folds = [model.log[model.log["stage"] == stage].set_index("epoch")["val_loss"] for stage in STAGES[:2]]
+        assert all(len(error) < 12 and 1 < error.idxmin() < len(error) for error in folds), "as the fixture says"
+        assert model.selected_epochs > 1
+        return model
+
+    @pytest.fixture
+    def resumed_after(self, train, config, expected, tmp_path) -> Callable[..., FittedModel]:
+        """Fit until ``moment`` ends it, then resume."""
+
+        def run(moment: Callable[[pytest.MonkeyPatch], None], folder: Path = tmp_path, moved: Path | None = None):
+            with pytest.MonkeyPatch.context() as patch:
+                moment(patch)
+                with pytest.raises(Killed):
+                    tl.fit(train, config, out=folder)
+            if moved is not None:
+                folder = folder.rename(moved)
+            return tl.fit(train, config, out=folder, resume=True)
+
+        return run
+
+    @staticmethod
+    def assert_equal(found: FittedModel, expected: FittedModel) -> None:
+        pd.testing.assert_frame_equal(found.log, expected.log)
+        assert found.selected_epochs == expected.selected_epochs
+        assert found.hpg50 == expected.hpg50
+        for name, value in expected.module.state_dict().items():
+            assert torch.equal(found.module.state_dict()[name], value), name
+
+    @pytest.mark.parametrize("which", ["first", "best", "last"])
+    @pytest.mark.parametrize("moment", ["before best", "before last", "after last"])
+    def test_around_the_checkpoints_of_a_fold(self, resumed_after, expected, which, moment):
+        error = expected.log[expected.log["stage"] == STAGES[0]].set_index("epoch")["val_loss"]
+        epoch = {"first": 1, "best": error.idxmin(), "last": len(error)}[which]
+        self.assert_equal(resumed_after(at_checkpoint("fold1", epoch, moment)), expected)
+
+    @pytest.mark.parametrize("which", ["first", "last"])
+    @pytest.mark.parametrize("moment", ["before last", "after last"])
+    def test_around_the_checkpoint_of_the_final_fit(self, resumed_after, expected, which, moment):
+        epoch = 1 if which == "first" else expected.selected_epochs
+        self.assert_equal(resumed_after(at_checkpoint("all", epoch, moment)), expected)
+
+    @pytest.mark.parametrize("stage", ["fold1", "all"])
+    def test_between_the_last_epoch_and_the_note_that_a_stage_is_done(self, resumed_after, expected, stage):
+        def moment(patch: pytest.MonkeyPatch) -> None:
+            original = Path.write_text
+
+            def write(path: Path, *args, **kwargs):
+                if path.name == "done.json" and path.parent.name == stage:
+                    raise Killed
+                return original(path, *args, **kwargs)
+
+            patch.setattr(Path, "write_text", write)
+
+        self.assert_equal(resumed_after(moment), expected)
+
+    @pytest.mark.parametrize("stage", ["fold2", "all"])
+    def test_between_two_stages(self, resumed_after, expected, stage):
+        def moment(patch: pytest.MonkeyPatch) -> None:
+            original = _fit._Stages._train
+
+            def train(self, name: str, *args):
+                if name.startswith(stage):
+                    raise Killed
+                return original(self, name, *args)
+
+            patch.setattr(_fit._Stages, "_train", train)
+
+        self.assert_equal(resumed_after(moment), expected)
+
+    def test_in_the_middle_of_a_line_of_the_log(self, resumed_after, expected):
+        def moment(patch: pytest.MonkeyPatch) -> None:
+            original = EpochLog.on_train_epoch_end
+
+            def log(self, trainer, module) -> None:
+                original(self, trainer, module)
+                if self.stage.startswith("fold2") and trainer.current_epoch == 2:
+                    text = self.path.read_text()
+                    self.path.write_text(text[: text.rindex("\n", 0, -1) + len("\nfold2:S2,1")])  # of 13, say
+                    raise Killed
+
+            patch.setattr(EpochLog, "on_train_epoch_end", log)
+
+        self.assert_equal(resumed_after(moment), expected)
+
+    def test_in_a_folder_that_is_moved_before_it_goes_on(self, resumed_after, expected, tmp_path):
+        """The checkpoint of the best epoch is known by its old path then."""
+        last = int(expected.log[expected.log["stage"] == "fold1:S1"]["epoch"].max())
+        moment = at_checkpoint("fold1", last - 1, "after last")
+        (tmp_path / "old").mkdir()
+        self.assert_equal(resumed_after(moment, tmp_path / "old", tmp_path / "new"), expected)
+
+
+def at_checkpoint(stage: str, epoch: int, moment: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """End the process around the checkpoints of an epoch (the first is 1)."""
+    when, name = moment.split()
+
+    def apply(patch: pytest.MonkeyPatch) -> None:
+        original = Keep.on_train_epoch_end
+
+        def keep(self, trainer, module) -> None:
+            there = Path(self.dirpath).name == stage and self.filename == name and trainer.current_epoch + 1 == epoch
+            if there and when == "before":
+                raise Killed
+            original(self, trainer, module)
+            if there:
+                raise Killed
+
+        patch.setattr(Keep, "on_train_epoch_end", keep)
+
+    return apply
+
+
+class TestInterrupted:
+    """Ctrl-C."""
+
+    @pytest.fixture
+    def interrupt(self, monkeypatch) -> None:
+        original = EpochLog.on_train_epoch_end
+
+        def log(self, trainer, module) -> None:
+            original(self, trainer, module)
+            if self.stage == "all":
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(EpochLog, "on_train_epoch_end", log)
+
+    def test_a_run_says_how_to_go_on(self, interrupt, monkeypatch, tiny_config, tiny_run, tmp_path, capsys):
+        file, folder = tmp_path / "config.yaml", tmp_path / "run"
+        file.write_text(tiny_config.to_yaml())
+        with pytest.raises(SystemExit) as end:
+            main(["train", str(file), "--out", str(folder)])
+        assert end.value.code == 130
+        assert capsys.readouterr().err.splitlines()[-1] == "interrupted; go on with the same command and --resume"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "Lightning would ignore the next one"
+        monkeypatch.undo()
+        assert_same_run(tl.train_run(tiny_config, folder, resume=True).folder, tiny_run.folder)
+
+    def test_a_fit_is_interrupted_as_any_python(self, interrupt, tiny_config, tiny_sections):
+        with pytest.raises(KeyboardInterrupt):
+            tl.fit([tiny_sections["S1"], tiny_sections["S2"]], tiny_config)
+
+
+class TestRefusals:
+    def test_another_configuration_is_named(self, tiny_config, tiny_run):
+        before = snapshot(tiny_run.folder)
+        with pytest.raises(RunError, match=r"another configuration \(train\.learning_rate: 0\.001 -> 0\.1\)"):
+            tl.train_run(tiny_config.override(["train.learning_rate=0.1"]), tiny_run.folder, resume=True)
+        assert snapshot(tiny_run.folder) == before
+
+    def test_what_changes_no_result_may_change(self, tiny_config, tmp_path):
+        other = tiny_config.override(["train.progress=true", f"features.cache={tmp_path}"])
+        assert _run._differences(tiny_config, other) == []
+
+    def test_a_folder_that_is_no_run(self, tiny_config, tmp_path):
+        (tmp_path / "notes.txt").write_text("mine")
+        for folder in (tmp_path, tmp_path / "none"):
+            with pytest.raises(RunError, match=r"holds no run to resume \(config\.yaml is missing\)"):
+                tl.train_run(tiny_config, folder, resume=True)
+        assert list(tmp_path.iterdir()) == [tmp_path / "notes.txt"]
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
+
+
+def test_killed_while_it_scores(tiny_config, tiny_run, tmp_path, monkeypatch):
+    """Model and predictions are there, the scores not yet: no metrics.json says that the run is complete."""
+
+    def end(*_args):
+        raise Killed
+
+    monkeypatch.setattr(_run, "write_figures", end)
+    with pytest.raises(Killed):
+        tl.train_run(tiny_config, tmp_path / "run")
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    monkeypatch.undo()
+    assert_same_run(tl.train_run(tiny_config, tmp_path / "run", resume=True).folder, tiny_run.folder)
+
+
+def test_the_configuration_of_a_run_is_complete(tiny_run):
+    stored = yaml.safe_load((tiny_run.folder / "config.yaml").read_text())
+    assert Config.parse(stored) == tiny_run.model.config
+    assert stored == tiny_run.model.config.model_dump(mode="json")
+    assert load_file(tiny_run.folder / "model.safetensors")
