@@ -1,22 +1,16 @@
-"""The typed configuration: every key, its default, and what it may be.
-
-A configuration is read from YAML, changed by ``--set key=value``, checked as a whole and written back
-complete into the run folder. An unknown key or a wrong value is a :class:`~nh2st_graph.ConfigError` that
-names the key.
-"""
+"""The typed configuration: every key, its default, and what it may be."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
-from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph._errors import ConfigError
+from nh2st_graph.config._messages import assign, explain
 
 __all__ = [
     "TARGET_SUM",
@@ -27,8 +21,6 @@ __all__ = [
     "ModelConfig",
     "SyntheticConfig",
     "TrainConfig",
-    "builtin_config",
-    "load_config",
 ]
 
 #: Counts that a spot is scaled to before log1p (scanpy's convention), for targets and count likelihoods alike.
@@ -111,7 +103,11 @@ class FeaturesConfig(_Section):
     patch_um
         Side of a patch on the tissue, in um.
     standardize
-        Features are scaled by each section's own statistics, or by those of the training sections.
+        Features are scaled by each section's own statistics, by those of the training sections, or not at all.
+    finetune
+        Train the encoder (one timm model) with the rest, rather than read its features from the cache.
+    pool
+        ``average``: one vector a patch; ``none``: the timm model's last feature map, flattened, as NH2ST reads it.
     batch_size
         Patches encoded at a time.
     cache
@@ -120,18 +116,43 @@ class FeaturesConfig(_Section):
 
     encoder: str = "squidpy:summary+texture+histogram"
     patch_um: Annotated[float, Field(gt=0)] = 112.0
-    standardize: Literal["section", "train"] = "section"
+    standardize: Literal["section", "train", "none"] = "section"
+    finetune: bool = False
+    pool: Literal["average", "none"] = "average"
     batch_size: Positive = 64
     cache: Path | None = None
 
+    @model_validator(mode="after")
+    def _check(self) -> FeaturesConfig:
+        single_timm = self.encoder.startswith("timm:") and "," not in self.encoder
+        for key, wanted in (("finetune", self.finetune), ("pool", self.pool == "none")):
+            if wanted and not single_timm:
+                value = str(getattr(self, key)).lower()
+                raise ValueError(
+                    f"features.{key} = {value} needs one timm model as features.encoder (is {self.encoder!r})"
+                )
+        return self
+
 
 class GraphConfig(_Section):
-    """The spatial graph; see :func:`nh2st_graph.gr.spatial_graph`."""
+    """The spatial graph; see :func:`nh2st_graph.gr.spatial_graph`.
 
-    mode: Literal["grid", "knn", "radius", "delaunay"] = "grid"
+    Attributes
+    ----------
+    mode
+        ``grid``, ``knn``, ``radius``, ``delaunay``; and two controls: ``random`` (the grid's degrees, between spots
+        that are drawn) and ``none`` (no edges).
+    n_rings, n_neighs, radius_um
+        Of the modes that read them.
+    seed
+        Of ``random``.
+    """
+
+    mode: Literal["grid", "knn", "radius", "delaunay", "random", "none"] = "grid"
     n_rings: Positive = 1
     n_neighs: Positive | None = None
     radius_um: Annotated[float, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class ModelConfig(_Section):
@@ -142,56 +163,139 @@ class ModelConfig(_Section):
     width
         Size of embeddings.
     rank
-        Number of principal components of the training expression that are predicted.
+        Principal components of the training expression that are predicted (``decoder: components``), or hidden units of
+        the other decoders.
+    embedding
+        ``residual``: a linear path and a perceptron that adds to it; ``linear``: the linear path alone, as published.
     query, neighbours
-        Whether the decoder reads the spot's own embedding, and that of its neighbourhood.
+        Whether there is an embedding of the spot itself to decode and contrast, and one of its neighbourhood.
+    operator
+        How messages pass in the neighbour branch; see :data:`nh2st_graph.nn.OPERATORS`. ``hypergraph_ego`` is the
+        published one: a hypergraph of its own for each neighbourhood, over raw image features.
     hops, heads
-        Rounds of message passing, and attention heads in each.
+        Rounds of message passing, and attention heads in each, where the operator has them.
     edge_features
         What attention sees of an edge; ``direction`` is distance and direction.
+    self_loops, residual, activation
+        A spot is among its own senders; rounds add to the state rather than replace it; ReLU after each round.
+    jumping
+        How rounds are joined (jumping knowledge): ``last``, ``sum``, ``max``, or ``cat``, a linear map of all.
     cross_attention
-        Attention of each modality over the other's embeddings of the neighbouring spots, in training.
+        Between the modalities, in training: ``neighbourhood``, of each over the other's embeddings of the neighbouring
+        spots; ``single``, over the one embedding of the other modality, as published.
     contrast
         Scales at which image and genes are contrasted, in training; ``both`` leaves out a branch that is off.
     contrast_on
         ``independent``: embeddings that have not seen each other; ``attended``: after cross-attention, as published.
-    temperature
-        Of the contrast.
+    symmetric, projection
+        Contrast in both directions, and between projections of the embeddings. Published: neither.
+    temperature, learn_temperature
+        Of the contrast, and whether it is learned from there.
+    negatives, negative_weight
+        Candidates beside a spot's partner: the ``batch``, its whole ``section``, or its section but for its spatial
+        neighbours (``distant``); and what their logits are multiplied by (published: 0.1).
     weight_spot, weight_neighbourhood, weight_cross
         Weights of the losses beside the regression's 1.
+    decoder
+        ``components``: into principal components of expression; ``linear``: two linear layers, as published; ``mlp``:
+        the same with a ReLU between.
+    decoder_input
+        ``auto``: the embeddings of the branches that are on; ``gated``: their sum by a learned gate.
     regression
-        ``mse``, or ``nb``: a negative binomial with the library size as offset.
+        ``mse``, ``huber``, ``pearson`` (1 - r), ``nb`` or ``zinb``: a (zero-inflated) negative binomial with the
+        library size as offset.
     dropout
         Of features, hidden units and attention weights.
     """
 
     width: Positive = 64
     rank: Positive = 32
+    embedding: Literal["residual", "linear"] = "residual"
     query: bool = True
     neighbours: bool = True
+    operator: Literal[
+        "attention",
+        "gatv2",
+        "transformer",
+        "gcn",
+        "sage",
+        "hypergraph",
+        "hypergraph_similarity",
+        "hypergraph_ego",
+        "global",
+        "none",
+    ] = "attention"
     hops: Annotated[int, Field(ge=1, le=3)] = 1
     heads: Positive = 4
     edge_features: Literal["none", "distance", "direction"] = "direction"
-    cross_attention: Literal["none", "neighbourhood"] = "neighbourhood"
+    self_loops: bool = False
+    residual: bool = True
+    activation: bool = False
+    jumping: Literal["last", "sum", "max", "cat"] = "sum"
+    cross_attention: Literal["none", "single", "neighbourhood"] = "neighbourhood"
     contrast: Literal["none", "spot", "neighbourhood", "both"] = "both"
     contrast_on: Literal["independent", "attended"] = "independent"
+    symmetric: bool = True
+    projection: bool = True
     temperature: Annotated[float, Field(gt=0)] = 0.1
+    learn_temperature: bool = False
+    negatives: Literal["batch", "section", "distant"] = "batch"
+    negative_weight: Annotated[float, Field(gt=0, le=1)] = 1.0
     weight_spot: Annotated[float, Field(ge=0)] = 0.1
     weight_neighbourhood: Annotated[float, Field(ge=0)] = 0.1
     weight_cross: Annotated[float, Field(ge=0)] = 0.1
-    regression: Literal["mse", "nb"] = "mse"
+    decoder: Literal["components", "linear", "mlp"] = "components"
+    decoder_input: Literal["auto", "query", "neighbourhood", "both", "gated"] = "auto"
+    regression: Literal["mse", "huber", "nb", "zinb", "pearson"] = "mse"
     dropout: Share = 0.2
+
+    @property
+    def decoded(self) -> tuple[str, ...]:
+        """Branches that the decoder reads: of ``"query"`` and ``"neighbourhood"``."""
+        on = {"query": self.query, "neighbourhood": self.neighbours}
+        if self.decoder_input == "auto":
+            return tuple(branch for branch, there in on.items() if there)
+        return (self.decoder_input,) if self.decoder_input in on else tuple(on)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the regression is a likelihood of counts."""
+        return self.regression in {"nb", "zinb"}
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.width % self.heads:
             raise ValueError(f"model.heads ({self.heads}) does not divide model.width ({self.width})")
+        self._check_branches()
+        self._check_operator()
+        if self.contrast != "none" and self.contrast_on == "attended" and self.cross_attention == "none":
+            raise ValueError("model.contrast_on = 'attended' needs cross-attention: model.cross_attention is 'none'")
+        return self
+
+    def _check_branches(self) -> None:
         if not (self.query or self.neighbours):
             raise ValueError("model.query and model.neighbours are both false; the decoder needs one of them")
         for scale, key, on in (("spot", "query", self.query), ("neighbourhood", "neighbours", self.neighbours)):
             if self.contrast == scale and not on:
                 raise ValueError(f"model.contrast = {scale!r} contrasts a branch that is off: model.{key} is false")
-        return self
+            if not on and {"spot": "query"}.get(scale, scale) in self.decoded:
+                raise ValueError(
+                    f"model.decoder_input = {self.decoder_input!r} reads a branch that is off: model.{key} is false"
+                )
+
+    def _check_operator(self) -> None:
+        if not self.neighbours:
+            return
+        if self.edge_features != "none" and self.operator not in {"attention", "gatv2", "transformer"}:
+            raise ValueError(
+                f"model.edge_features = {self.edge_features!r} is not read by model.operator = {self.operator!r}; "
+                "set model.edge_features to none"
+            )
+        if self.operator == "hypergraph_ego" and self.hops != 1:
+            raise ValueError(
+                f"model.hops = {self.hops}: model.operator = 'hypergraph_ego' reads each neighbourhood by itself; "
+                "set model.hops to 1"
+            )
 
 
 class TrainConfig(_Section):
@@ -243,11 +347,13 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        if self.model.regression == "nb" and (self.data.normalize == "residuals" or self.data.smooth != "none"):
+        if self.model.counts and (self.data.normalize == "residuals" or self.data.smooth != "none"):
             raise ValueError(
-                "model.regression = 'nb' needs counts: data.normalize must be total or panel "
+                f"model.regression = {self.model.regression!r} needs counts: data.normalize must be total or panel "
                 f"(is {self.data.normalize!r}) and data.smooth none (is {self.data.smooth!r})"
             )
+        if self.graph.mode == "none" and self.model.neighbours and self.model.hops > 1:
+            raise ValueError(f"model.hops = {self.model.hops} needs edges: graph.mode is 'none'")
         return self
 
     def to_yaml(self) -> str:
@@ -274,7 +380,7 @@ class Config(_Section):
             # JSON's rules for types: a YAML list is a tuple, a string is a path.
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigError(f"{source}: {_explain(error.errors()[0])}") from None
+            raise ConfigError(f"{source}: {explain(error.errors()[0], cls)}") from None
 
     def override(self, assignments: Iterable[str]) -> Config:
         """Return a copy with keys changed, each given as ``"part.key=value"`` (the value in YAML).
@@ -286,106 +392,5 @@ class Config(_Section):
         """
         values = self.model_dump(mode="json")
         for assignment in assignments:
-            _assign(values, assignment)
+            assign(values, assignment, Config)
         return Config.parse(values, "--set")
-
-
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a configuration file and apply overrides.
-
-    Parameters
-    ----------
-    path
-        A YAML file; keys that it leaves out take their defaults.
-    overrides
-        Assignments such as ``"data.test=[C6]"``.
-
-    Raises
-    ------
-    ConfigError
-        If the file is missing, not YAML, or does not fit the schema.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"configuration {path} cannot be read: {reason}") from None
-    return _from_text(text, str(path)).override(overrides)
-
-
-def builtin_config(name: str, overrides: Iterable[str] = ()) -> Config:
-    """Read a configuration that ships with the package, such as ``"demo"``."""
-    package = files("nh2st_graph")
-    for folder in (package.joinpath("configs"), Path(str(package)).parent / "configs"):
-        file = folder.joinpath(f"{name}.yaml")
-        if file.is_file():
-            return _from_text(file.read_text(encoding="utf-8"), f"{name}.yaml").override(overrides)
-    raise ConfigError(f"no configuration named {name!r} ships with this package")
-
-
-def _from_text(text: str, source: str) -> Config:
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{source}: expected keys and values at the top, found {type(values).__name__}")
-    return Config.parse(values, source)
-
-
-def _assign(values: dict[str, Any], assignment: str) -> None:
-    key, equals, text = assignment.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as data.test=[C6]")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from None
-    *parents, last = key.strip().split(".")
-    place = values
-    for i, part in enumerate(parents):
-        if not isinstance(place.get(part), dict):
-            inside = part in place  # a value, which has no keys of its own
-            raise ConfigError(f"--set: {_unknown(key.strip() if inside else '.'.join(parents[: i + 1]))}")
-        place = place[part]
-    place[last] = value
-
-
-#: In YAML's words, what pydantic says in Python's.
-_EXPECTED = {
-    "tuple_type": "a list, such as [C3, C4]",
-    "model_type": "keys and values",
-    "path_type": "a path",
-}
-
-
-def _known_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    keys = []
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += _known_keys(kind, f"{prefix}{name}.")
-        keys.append(f"{prefix}{name}")
-    return keys
-
-
-def _unknown(key: str) -> str:
-    """Name an unknown key's nearest: by the whole path, or by the last word where it stands elsewhere."""
-    known = _known_keys()
-    last = key.rpartition(".")[2]
-    same = [k for k in known if k.rpartition(".")[2] == last]
-    hint = "did you mean " + " or ".join(repr(k) for k in same) + "?" if same else nearest(key, known)
-    return f"unknown key {key!r}; {hint}"
-
-
-def _explain(error: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return _unknown(key)
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    if error["type"] in _EXPECTED:
-        return f"{key} = {error['input']!r}; expected {_EXPECTED[error['type']]}"
-    message = error["msg"].replace("Input should be", "allowed:").replace("allowed: a valid", "expected a valid")
-    return f"{key} = {error['input']!r}; {message}"

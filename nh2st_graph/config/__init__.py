@@ -1,0 +1,32 @@
+"""The typed configuration.
+
+A configuration is read from YAML, changed by ``--set key=value``, checked as a whole and written back complete into the
+run folder. An unknown key or a wrong value is a :class:`~nh2st_graph.ConfigError` that names the key.
+"""
+
+from nh2st_graph.config._load import builtin_config, load_config
+from nh2st_graph.config._messages import explain
+from nh2st_graph.config._schema import (
+    TARGET_SUM,
+    Config,
+    DataConfig,
+    FeaturesConfig,
+    GraphConfig,
+    ModelConfig,
+    SyntheticConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "TARGET_SUM",
+    "Config",
+    "DataConfig",
+    "FeaturesConfig",
+    "GraphConfig",
+    "ModelConfig",
+    "SyntheticConfig",
+    "TrainConfig",
+    "builtin_config",
+    "explain",
+    "load_config",
+]

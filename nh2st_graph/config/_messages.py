@@ -1,0 +1,72 @@
+"""What is said of keys and values that cannot be used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from nh2st_graph._errors import ConfigError, nearest
+
+__all__ = ["assign", "explain"]
+
+
+def assign(values: dict[str, Any], assignment: str, schema: type[BaseModel]) -> None:
+    """Set one key of nested values, given as ``"part.key=value"`` with the value in YAML."""
+    key, equals, text = assignment.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as data.test=[C6]")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from None
+    *parents, last = key.strip().split(".")
+    place = values
+    for i, part in enumerate(parents):
+        if not isinstance(place.get(part), dict):
+            inside = part in place  # a value, which has no keys of its own
+            raise ConfigError(f"--set: {_unknown(key.strip() if inside else '.'.join(parents[: i + 1]), schema)}")
+        place = place[part]
+    place[last] = value
+
+
+#: In YAML's words, what pydantic says in Python's.
+_EXPECTED = {
+    "tuple_type": "a list, such as [C3, C4]",
+    "model_type": "keys and values",
+    "path_type": "a path",
+}
+
+
+def _known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in schema.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += _known_keys(kind, f"{prefix}{name}.")
+        keys.append(f"{prefix}{name}")
+    return keys
+
+
+def _unknown(key: str, schema: type[BaseModel]) -> str:
+    """Name an unknown key's nearest: by the whole path, or by the last word where it stands elsewhere."""
+    known = _known_keys(schema)
+    last = key.rpartition(".")[2]
+    same = [k for k in known if k.rpartition(".")[2] == last]
+    hint = "did you mean " + " or ".join(repr(k) for k in same) + "?" if same else nearest(key, known)
+    return f"unknown key {key!r}; {hint}"
+
+
+def explain(error: ErrorDetails, schema: type[BaseModel]) -> str:
+    """Say in one line what is wrong: the key, its value and what is allowed, or the nearest known key."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return _unknown(key, schema)
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] in _EXPECTED:
+        return f"{key} = {error['input']!r}; expected {_EXPECTED[error['type']]}"
+    message = error["msg"].replace("Input should be", "allowed:").replace("allowed: a valid", "expected a valid")
+    return f"{key} = {error['input']!r}; {message}"
