@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, Literal, get_args
 
+import networkx as nx
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -19,7 +21,7 @@ from nh2st_graph._validate import check_section, library, section_name
 
 __all__ = ["GraphMode", "has_graph", "lattice_neighbours", "spatial_graph", "spot_pitch"]
 
-GraphMode = Literal["grid", "knn", "radius", "delaunay"]
+GraphMode = Literal["grid", "knn", "radius", "delaunay", "random", "none"]
 
 #: A square lattice's diagonal is 1.41 sides long, and its sixth-nearest spot lies there; on a hexagonal one it is as
 #: near as the first.
@@ -110,6 +112,7 @@ def spatial_graph(
     n_rings: int = 1,
     n_neighs: int | None = None,
     radius_um: float | None = None,
+    seed: int = 0,
     key_added: str = "spatial",
     copy: bool = False,
 ) -> AnnData | None:
@@ -121,15 +124,18 @@ def spatial_graph(
         One section, with spot centres in ``obsm["spatial"]``.
     mode
         ``"grid"``: rings of an array; ``"knn"``: the nearest spots; ``"radius"``: all spots within a
-        distance; ``"delaunay"``: the Delaunay triangulation.
+        distance; ``"delaunay"``: the Delaunay triangulation. Two controls tell what the neighbourhood is worth:
+        ``"random"``: each spot has as many edges as in its grid, to spots that are drawn; ``"none"``: no edges.
     n_rings
-        Rings of neighbours (``mode="grid"``).
+        Rings of neighbours (``mode="grid"`` and ``"random"``).
     n_neighs
         Neighbours of a spot: in the first ring (``"grid"``; default 8 on a square and 6 on a hexagonal array,
         told apart by :func:`lattice_neighbours`), or nearest spots (``"knn"``; default 6). A section with
         fewer spots connects all of them.
     radius_um
         Largest distance in um (``mode="radius"``; default one and a half array pitches).
+    seed
+        Of the draw (``mode="random"``).
     key_added
         Prefix of the keys written, as in squidpy.
     copy
@@ -148,16 +154,19 @@ def spatial_graph(
         If positions are missing, a radius in um is asked for and the section has no scale, or a triangulation of
         spots that lie on one line.
     """
-    modes = ("grid", "knn", "radius", "delaunay")
+    modes = get_args(GraphMode)
     if mode not in modes:
         raise ConfigError(f"graph.mode = {mode!r}; {nearest(mode, modes)}")
     check_section(adata)
     target = adata.copy() if copy else adata
-    if target.n_obs < (3 if mode == "delaunay" else 2):
-        _write_empty(target, mode, key_added)
+    if mode == "none" or target.n_obs < (3 if mode == "delaunay" else 2):
+        _write(target, sparse.csr_matrix((target.n_obs, target.n_obs), dtype=np.float64), mode, key_added)
     else:
-        _call_squidpy(target, mode, n_rings, n_neighs, radius_um, key_added)
-    target.uns[f"{key_added}_neighbors"][_ASKED] = _asked(target, mode, n_rings, n_neighs, radius_um)
+        _call_squidpy(target, "grid" if mode == "random" else mode, n_rings, n_neighs, radius_um, key_added)
+    if mode == "random":
+        grid = sparse.csr_matrix(target.obsp[f"{key_added}_connectivities"])
+        _write(target, _rewired(grid, seed), mode, key_added)
+    target.uns[f"{key_added}_neighbors"][_ASKED] = _asked(target, mode, n_rings, n_neighs, radius_um, seed)
     return target if copy else None
 
 
@@ -168,18 +177,21 @@ def has_graph(
     n_rings: int = 1,
     n_neighs: int | None = None,
     radius_um: float | None = None,
+    seed: int = 0,
 ) -> bool:
     """Whether a section has the graph that :func:`spatial_graph` would build with these arguments."""
     known = adata.uns.get(Key.uns.neighbors, {}).get(_ASKED, {})
-    wanted = _asked(adata, mode, n_rings, n_neighs, radius_um)
+    wanted = _asked(adata, mode, n_rings, n_neighs, radius_um, seed)
     return dict(known) == wanted and Key.obsp.connectivities in adata.obsp and Key.obsp.distances in adata.obsp
 
 
 def _asked(adata: AnnData, *arguments: Any) -> dict[str, Any]:
     """What a graph depends on: the arguments, the positions in their order, and for a radius the scale."""
-    names = ("mode", "n_rings", "n_neighs", "radius_um")
+    names = ("mode", "n_rings", "n_neighs", "radius_um", "seed")
     spatial = np.ascontiguousarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     given = {name: value for name, value in zip(names, arguments, strict=True) if value is not None}
+    if given["mode"] != "random":
+        del given["seed"]
     if given["mode"] == "radius":
         given["radius_px"] = _radius_px(adata, given.get("radius_um"))
     return {**given, "positions": hashlib.sha256(spatial.tobytes()).hexdigest()[:16]}
@@ -203,8 +215,8 @@ def _call_squidpy(
             sq.gr.spatial_neighbors_delaunay(adata, key_added=key_added)
         except QhullError:
             raise DataError(
-                f"section {section_name(adata)!r}: its {adata.n_obs} spots lie on one line, which has no triangulation; "
-                "use graph.mode = 'knn'"
+                f"section {section_name(adata)!r}: its {adata.n_obs} spots lie on one line, which has no "
+                "triangulation; use graph.mode = 'knn'"
             ) from None
 
 
@@ -220,11 +232,27 @@ def _radius_px(adata: AnnData, radius_um: float | None) -> float:
     return radius_um / float(scale)
 
 
-def _write_empty(adata: AnnData, mode: str, key_added: str) -> None:
-    """Squidpy's keys for a section too small to have edges."""
-    empty = sparse.csr_matrix((adata.n_obs, adata.n_obs), dtype=np.float64)
-    adata.obsp[f"{key_added}_connectivities"] = empty
-    adata.obsp[f"{key_added}_distances"] = empty.copy()
+def _rewired(graph: sparse.csr_matrix, seed: int) -> sparse.csr_matrix:
+    """Swap the ends of pairs of edges until little of the graph is left but its degrees.
+
+    Where no swap is possible (all spots joined, or fewer than four of them) the graph stays as it is.
+    """
+    drawn = nx.from_scipy_sparse_array(graph)
+    drawn.remove_edges_from(list(nx.selfloop_edges(drawn)))
+    swaps = 10 * drawn.number_of_edges()
+    # NetworkX says that it ran out of tries by an error, with the swaps that it found made.
+    with suppress(nx.NetworkXError, nx.NetworkXAlgorithmError):
+        nx.double_edge_swap(drawn, nswap=swaps, max_tries=20 * swaps, seed=seed)
+    return nx.to_scipy_sparse_array(drawn, nodelist=range(graph.shape[0]), weight=None, dtype=np.float64, format="csr")
+
+
+def _write(adata: AnnData, connectivities: sparse.csr_matrix, mode: str, key_added: str) -> None:
+    """Squidpy's keys for a graph that squidpy did not build; distances in pixels."""
+    edges = sparse.coo_matrix(connectivities)
+    step = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    length = np.linalg.norm(step[edges.row] - step[edges.col], axis=1)
+    adata.obsp[f"{key_added}_connectivities"] = sparse.csr_matrix(connectivities)
+    adata.obsp[f"{key_added}_distances"] = sparse.csr_matrix((length, (edges.row, edges.col)), shape=edges.shape)
     adata.uns[f"{key_added}_neighbors"] = {
         "connectivities_key": f"{key_added}_connectivities",
         "distances_key": f"{key_added}_distances",

@@ -304,3 +304,45 @@ def test_permuting_the_spots_permutes_the_graph(make_section, mode):
     np.testing.assert_allclose(
         second.obsp["spatial_distances"].toarray(), first.obsp["spatial_distances"].toarray()[np.ix_(order, order)]
     )
+
+
+class TestControls:
+    def test_random_keeps_every_degree_and_little_else(self, square):
+        grid = _adjacency(square(12, 12), mode="grid")
+        drawn = _adjacency(square(12, 12), mode="random")
+        np.testing.assert_array_equal(drawn.sum(axis=0), grid.sum(axis=0))
+        np.testing.assert_array_equal(drawn, drawn.T)
+        assert not drawn.diagonal().any()
+        assert set(np.unique(drawn)) == {0, 1}
+        # Two random graphs of these degrees share about 8 / 144 of their edges.
+        assert (drawn * grid).sum() < 0.15 * grid.sum()
+
+    def test_random_follows_from_its_seed(self, square):
+        first, again = (_adjacency(square(), mode="random", seed=1) for _ in range(2))
+        np.testing.assert_array_equal(first, again)
+        assert (first != _adjacency(square(), mode="random", seed=2)).any()
+        section = square()
+        gr.spatial_graph(section, "random", seed=1)
+        assert gr.has_graph(section, "random", seed=1)
+        assert not gr.has_graph(section, "random", seed=2)
+
+    def test_distances_of_a_random_graph_are_those_of_the_spots_in_pixels(self, square):
+        section = square(pitch=290.0)
+        gr.spatial_graph(section, "random")
+        edges = section.obsp["spatial_distances"].tocoo()
+        step = section.obsm["spatial"][edges.row] - section.obsm["spatial"][edges.col]
+        np.testing.assert_allclose(edges.data, np.linalg.norm(step, axis=1))
+        assert (section.obsp["spatial_connectivities"] != 0).sum() == len(edges.data)
+
+    @pytest.mark.parametrize("n_spots", [1, 2, 3])
+    def test_where_nothing_can_be_swapped_the_grid_stays(self, make_section, n_spots):
+        section = make_section([[0, 0], [0, 100], [100, 0]][:n_spots])
+        drawn = _adjacency(section, mode="random")
+        np.testing.assert_array_equal(drawn, _adjacency(section, mode="grid"))
+
+    def test_none_has_no_edges_and_squidpys_keys(self, square):
+        section = square()
+        gr.spatial_graph(section, "none")
+        assert section.obsp["spatial_connectivities"].nnz == section.obsp["spatial_distances"].nnz == 0
+        assert section.uns["spatial_neighbors"]["params"] == {"mode": "none"}
+        assert gr.to_pyg(section, np.zeros((section.n_obs, 2))).num_edges == 0
