@@ -1,4 +1,4 @@
-"""Contrastive alignment of two modalities, its chance level, and retrieval as its measure."""
+"""Contrastive alignment of two modalities, what it costs without knowledge, and retrieval as its measure."""
 
 from __future__ import annotations
 
@@ -8,42 +8,147 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["chance_level", "info_nce", "retrieval_at_k"]
+__all__ = ["chance_level", "collapse_level", "info_nce", "retrieval_at_k"]
 
 
 def _similarity(a: Tensor, b: Tensor) -> Tensor:
     return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
 
 
-def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1) -> Tensor:
-    r"""Symmetric InfoNCE: row ``i`` of ``a`` belongs to row ``i`` of ``b``, all other rows are negatives.
+def info_nce(
+    a: Tensor,
+    b: Tensor,
+    temperature: float | Tensor = 0.1,
+    *,
+    symmetric: bool = True,
+    negative_weight: float = 1.0,
+    anchors: Tensor | None = None,
+    excluded: Tensor | None = None,
+) -> Tensor:
+    r"""InfoNCE: row ``i`` of ``a`` belongs to row ``i`` of ``b``, other rows are negatives.
+
+    For anchors :math:`A`, and for anchor :math:`i` the negatives :math:`N_i` (all spots but itself and those that are
+    excluded),
 
     .. math::
-        L = -\frac{1}{2n} \sum_i \left[ \log \frac{e^{s_{ii}/\tau}}{\sum_j e^{s_{ij}/\tau}}
-            + \log \frac{e^{s_{ii}/\tau}}{\sum_j e^{s_{ji}/\tau}} \right], \qquad
+        L(a, b) = -\frac{1}{|A|} \sum_{i \in A}
+            \log \frac{e^{s_{ii}/\tau}}{e^{s_{ii}/\tau} + \sum_{j \in N_i} e^{w s_{ij}/\tau}}, \qquad
         s_{ij} = \cos(a_i, b_j)
 
-    Both directions of van den Oord et al. (2018, eq. 4), as in CLIP (Radford et al., 2021).
+    which is van den Oord et al. (2018, eq. 4) with a weight :math:`w` on the negatives' logits. By default :math:`w` is
+    1 and the result is the mean of :math:`L(a, b)` and :math:`L(b, a)`, as in CLIP (Radford et al., 2021). NH2ST (Qu et
+    al., 2025) has :math:`L(a, b)` with :math:`\tau = 0.05` and :math:`w = 0.1`, image embeddings as ``a`` and the
+    batch as candidates.
 
     Parameters
     ----------
     a, b
-        Embeddings of the same spots in two modalities, ``(n, width)``.
+        Embeddings of the same spots in two modalities, ``(n, width)``: the candidates, be it a batch or a section.
     temperature
-        :math:`\tau`.
+        :math:`\tau`; a tensor of no dimension where it is learned.
+    symmetric
+        Take the mean of both directions; otherwise rows of ``a`` look for their partner in ``b`` only.
+    negative_weight
+        :math:`w`. Below 1, embeddings get cheaper by all being alike; see :func:`collapse_level`.
+    anchors
+        Numbers of the spots whose partner is looked for, ``(n_anchors,)``, among all ``n``. All of them by default.
+    excluded
+        Pairs of spots that are no negatives of each other, ``(2, n_pairs)``, in either order: the edges of a graph, for
+        instance. A spot always has its own partner.
 
     Returns
     -------
-    A scalar. Embeddings that know nothing of each other give about :func:`chance_level` of ``n``.
+    A scalar; 0 where an anchor has no negative. Compare it with :func:`chance_level` and :func:`collapse_level`.
+
+    Raises
+    ------
+    ValueError
+        If ``a`` and ``b`` have different shapes.
     """
-    logits = _similarity(a, b) / temperature
-    target = torch.arange(len(a), device=a.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    if a.shape != b.shape:
+        raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} must be embeddings of the same spots")
+    own = torch.arange(len(a), device=a.device) if anchors is None else anchors
+    partner = own.unsqueeze(1) == torch.arange(len(a), device=a.device)
+    barred = None if excluded is None else _barred(len(a), own, excluded)
+
+    def loss(similarity: Tensor) -> Tensor:
+        logits = similarity / temperature
+        logits = torch.where(partner, logits, negative_weight * logits)
+        if barred is not None:
+            logits = logits.masked_fill(barred, -math.inf)
+        return F.cross_entropy(logits, own)
+
+    if anchors is None:
+        similarity = _similarity(a, b)
+        return (loss(similarity) + loss(similarity.T)) / 2 if symmetric else loss(similarity)
+    forth = loss(_similarity(a[own], b))
+    return (forth + loss(_similarity(b[own], a))) / 2 if symmetric else forth
 
 
-def chance_level(n_candidates: int) -> float:
-    """InfoNCE of identical similarities: ``ln(n_candidates)``, the loss of a model that has learned nothing."""
-    return math.log(n_candidates)
+def _barred(n: int, anchors: Tensor, excluded: Tensor) -> Tensor:
+    """Mark the candidates that are no negatives of an anchor, ``(n_anchors, n)``."""
+    asked, which = anchors.unique(return_inverse=True)
+    row = anchors.new_full((n,), -1)
+    row[asked] = torch.arange(len(asked), device=anchors.device)
+    first, second = torch.cat([excluded, excluded.flip(0)], dim=1)
+    there = (row[first] >= 0) & (first != second)
+    barred = torch.zeros(len(asked), n, dtype=torch.bool, device=anchors.device)
+    barred[row[first[there]], second[there]] = True
+    return barred[which]
+
+
+def _n_negatives(n_candidates: int, anchors: Tensor | None, excluded: Tensor | None) -> Tensor:
+    """Count the negatives of each anchor; one number for all where nothing is excluded."""
+    if excluded is None:
+        return torch.tensor([n_candidates - 1.0], dtype=torch.float64)
+    own = torch.arange(n_candidates, device=excluded.device) if anchors is None else anchors
+    return (n_candidates - 1 - _barred(n_candidates, own, excluded).sum(dim=1)).double()
+
+
+def chance_level(n_candidates: int, *, anchors: Tensor | None = None, excluded: Tensor | None = None) -> float:
+    r"""InfoNCE of similarities that are all 0: ``ln(n_candidates)``, where a model that has learned nothing starts.
+
+    It does not depend on temperature or ``negative_weight``. Embeddings that know nothing of each other, and whose
+    cosines are 0 on average, cost this much or more (the loss is convex in the similarities), the closer to it the
+    smaller their cosines are against the temperature. With a ``negative_weight`` below 1 embeddings that know nothing
+    can cost less, by being alike: :func:`collapse_level` is what cannot be undercut.
+
+    Parameters
+    ----------
+    n_candidates
+        Number of candidates, with the partner: 1 gives 0.
+    anchors, excluded
+        As in :func:`info_nce`: with excluded pairs, the mean over anchors of the log of the number of candidates left.
+    """
+    if excluded is None:
+        return math.log(n_candidates)
+    return float(_n_negatives(n_candidates, anchors, excluded).log1p().mean())
+
+
+def collapse_level(
+    n_candidates: int,
+    temperature: float = 0.1,
+    *,
+    negative_weight: float = 1.0,
+    anchors: Tensor | None = None,
+    excluded: Tensor | None = None,
+) -> float:
+    r"""InfoNCE of embeddings that are all the same: the least that embeddings can cost which tell no spots apart.
+
+    .. math:: \ln\left(1 + (n - 1)\, e^{-(1 - w) / \tau}\right)
+
+    for :math:`n` candidates. Where partners are no more alike than others, with a mean cosine :math:`\bar s`, the mean
+    loss is at least :math:`\ln(1 + (n - 1) e^{-(1 - w) \bar s / \tau})` (Jensen), which is this at :math:`\bar s = 1`.
+    At :math:`w = 1` it is :func:`chance_level`. With the published :math:`w = 0.1` and :math:`\tau = 0.05` it is 1e-7
+    for a batch of eight, so that no value of that loss shows that anything has been learned.
+
+    Parameters
+    ----------
+    n_candidates, temperature, negative_weight, anchors, excluded
+        As in :func:`info_nce` and :func:`chance_level`.
+    """
+    negatives = _n_negatives(n_candidates, anchors, excluded)
+    return float((negatives * math.exp((negative_weight - 1) / temperature)).log1p().mean())
 
 
 @torch.no_grad()

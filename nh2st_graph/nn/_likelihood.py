@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["negative_binomial_nll"]
+__all__ = ["negative_binomial_nll", "zero_inflated_negative_binomial_nll"]
 
 
 def negative_binomial_nll(counts: Tensor, mean: Tensor, log_dispersion: Tensor) -> Tensor:
@@ -36,3 +37,24 @@ def negative_binomial_nll(counts: Tensor, mean: Tensor, log_dispersion: Tensor) 
         - theta * (log_dispersion - log_sum)
         - counts * (torch.log(mean) - log_sum)
     )
+
+
+def zero_inflated_negative_binomial_nll(
+    counts: Tensor, mean: Tensor, log_dispersion: Tensor, dropout_logits: Tensor
+) -> Tensor:
+    r"""Negative log-likelihood of counts under a negative binomial with extra zeros, element by element.
+
+    With probability :math:`\pi` a count is zero whatever its mean (a dropout), else it is drawn from the negative
+    binomial :math:`p` of :func:`negative_binomial_nll`, as in scVI (Lopez et al., 2018):
+
+    .. math:: p_0(k) = \pi\, [k = 0] + (1 - \pi)\, p(k), \qquad \pi = \operatorname{sigmoid}(l)
+
+    Parameters
+    ----------
+    counts, mean, log_dispersion
+        As in :func:`negative_binomial_nll`. The mean is that of the counts which did not drop out.
+    dropout_logits
+        :math:`l`, ``(n, n_genes)`` or ``(n_genes,)``.
+    """
+    kept = negative_binomial_nll(counts, mean, log_dispersion) - F.logsigmoid(-dropout_logits)
+    return torch.where(counts == 0, -torch.logaddexp(F.logsigmoid(dropout_logits), -kept), kept)
