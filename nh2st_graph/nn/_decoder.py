@@ -1,11 +1,18 @@
-"""From embeddings to expression, through the leading components of the training expression."""
+"""From embeddings to expression: through the leading components of the training expression, or freely.
+
+A decoder turns embeddings into expression (``predict``) and measured expression into what a gene encoder reads
+(``gene_input``, ``gene_input_dim`` numbers a spot), and weighs errors of the latter (``squared_error``).
+``set_targets`` shows it the training targets, once and before training.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ComponentDecoder"]
+from nh2st_graph.nn._regression import mse
+
+__all__ = ["ComponentDecoder", "GatedSum", "LinearDecoder"]
 
 
 class ComponentDecoder(nn.Module):
@@ -52,6 +59,11 @@ class ComponentDecoder(nn.Module):
         """Number of components."""
         return len(self.loadings)
 
+    @property
+    def gene_input_dim(self) -> int:
+        """Size of :meth:`gene_input`: the number of components."""
+        return self.rank
+
     def reset_parameters(self) -> None:
         """Start near the training mean: small weights."""
         for weight in self.heads.parameters():
@@ -79,6 +91,10 @@ class ComponentDecoder(nn.Module):
         variance = float(self.scores(targets).square().sum(dim=1).mean())
         self.total_variance.fill_(variance if variance > 0 else 1.0)
 
+    def set_targets(self, targets: Tensor) -> None:
+        """Take the components from training targets; see :meth:`set_components`."""
+        self.set_components(targets)
+
     def scores(self, targets: Tensor) -> Tensor:
         """Component scores of targets, ``(n, rank)``, in units of ``scale``."""
         return (targets - self.mean) @ self.loadings.T / self.scale
@@ -93,3 +109,124 @@ class ComponentDecoder(nn.Module):
         for head, embedding in zip(self.heads[1:], embeddings[1:], strict=True):
             total = total + head(embedding)
         return total
+
+    def predict(self, *embeddings: Tensor) -> Tensor:
+        """Expression of embeddings, ``(n, n_genes)``."""
+        return self.expression(self(*embeddings))
+
+    def squared_error(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        """Squared error of component scores over that of the training mean: 1 is the training mean, 0 perfect.
+
+        Parameters
+        ----------
+        predicted, wanted
+            Component scores, ``(n, rank)``.
+        """
+        return (predicted - wanted).square().sum(dim=1).mean() / self.total_variance
+
+    def gene_input(self, targets: Tensor) -> Tensor:
+        """Component scores of targets, ``(n, gene_input_dim)``; see :meth:`scores`."""
+        return self.scores(targets)
+
+
+class LinearDecoder(nn.Module):
+    r"""Two learned linear layers from embeddings to all genes.
+
+    .. math:: y_i = W_2 \, \sigma\big(W_1 [h^{(1)}_i; \dots] + b_1\big) + b_2
+
+    NH2ST (Qu et al., 2025) has one embedding of width 512, 256 hidden units and no activation between the layers
+    (:math:`\sigma` the identity), which makes it one linear map whose rank is at most ``hidden``.
+
+    Parameters
+    ----------
+    width
+        Size of each embedding.
+    n_inputs
+        Number of embeddings that are decoded together (own, neighbourhood).
+    n_genes
+        Size of the output.
+    hidden
+        Number of hidden units.
+    activation
+        Put a ReLU between the layers.
+
+    Shapes
+    ------
+    - **input:** ``n_inputs`` embeddings, each ``(n, width)``
+    - **output:** ``(n, n_genes)``
+    """
+
+    def __init__(self, width: int, n_inputs: int, n_genes: int, hidden: int, activation: bool = False) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(n_inputs * width, hidden)
+        self.activation = nn.ReLU() if activation else nn.Identity()
+        self.out = nn.Linear(hidden, n_genes)
+
+    @property
+    def gene_input_dim(self) -> int:
+        """Size of :meth:`gene_input`: the number of genes."""
+        return self.out.out_features
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        self.hidden.reset_parameters()
+        self.out.reset_parameters()
+
+    def set_targets(self, targets: Tensor) -> None:
+        """Take nothing from training targets: the layers learn all of it."""
+
+    def forward(self, *embeddings: Tensor) -> Tensor:
+        """Expression of embeddings. See the class for shapes."""
+        return self.out(self.activation(self.hidden(torch.cat(embeddings, dim=-1))))
+
+    def predict(self, *embeddings: Tensor) -> Tensor:
+        """Expression of embeddings, ``(n, n_genes)``."""
+        return self(*embeddings)
+
+    def squared_error(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        """Mean squared error over spots and genes, as NH2ST weighs it against its contrastive losses.
+
+        Parameters
+        ----------
+        predicted, wanted
+            Expression, ``(n, n_genes)``.
+        """
+        return mse(predicted, wanted)
+
+    def gene_input(self, targets: Tensor) -> Tensor:
+        """Targets as they are, ``(n, gene_input_dim)``."""
+        return targets
+
+
+class GatedSum(nn.Module):
+    r"""Join a spot's own embedding and its neighbourhood's by a learned gate for each of their numbers.
+
+    .. math:: g_i = \operatorname{sigmoid}(W [p_i; P_i] + b), \qquad h_i = g_i \odot p_i + (1 - g_i) \odot P_i
+
+    The gate starts at one half everywhere: a new layer is the mean of both.
+
+    Parameters
+    ----------
+    width
+        Size of each embedding.
+
+    Shapes
+    ------
+    - **input:** ``(n, width)`` and ``(n, width)``
+    - **output:** ``(n, width)``
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(2 * width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start with both embeddings in equal parts."""
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, own: Tensor, around: Tensor) -> Tensor:
+        """Join. See the class for shapes."""
+        gate = torch.sigmoid(self.gate(torch.cat([own, around], dim=-1)))
+        return gate * own + (1 - gate) * around
