@@ -83,7 +83,9 @@ class Floor:
 
     def predict(self, section: Data) -> NDArray[np.float64]:
         """Predict expression, ``(n_spots, n_genes)``."""
-        return np.asarray(self.estimator.predict(self.features(section)))
+        predicted = np.asarray(self.estimator.predict(self.features(section)))
+        # scikit-learn gives a panel of one gene without its axis.
+        return predicted.reshape(len(predicted), -1)
 
 
 #: The floors by name, each a call that makes a new one.
