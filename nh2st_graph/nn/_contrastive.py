@@ -111,7 +111,7 @@ def chance_level(n_candidates: int, *, anchors: Tensor | None = None, excluded: 
     It does not depend on temperature or ``negative_weight``. Embeddings that know nothing of each other, and whose
     cosines are 0 on average, cost this much or more (the loss is convex in the similarities), the closer to it the
     smaller their cosines are against the temperature. With a ``negative_weight`` below 1 embeddings that know nothing
-    can cost less, by being alike: :func:`collapse_level` is what cannot be undercut.
+    can cost less, by being alike: :func:`collapse_level` is what they cannot undercut on average.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def collapse_level(
     for :math:`n` candidates. Where partners are no more alike than others, with a mean cosine :math:`\bar s`, the mean
     loss is at least :math:`\ln(1 + (n - 1) e^{-(1 - w) \bar s / \tau})` (Jensen), which is this at :math:`\bar s = 1`.
     At :math:`w = 1` it is :func:`chance_level`. With the published :math:`w = 0.1` and :math:`\tau = 0.05` it is 1e-7
-    for a batch of eight, so that no value of that loss shows that anything has been learned.
+    for a batch of eight: that a loss of that kind falls to nothing shows no alignment.
 
     Parameters
     ----------
