@@ -106,8 +106,6 @@ class FeaturesConfig(_Section):
         Features are scaled by each section's own statistics, by those of the training sections, or not at all.
     finetune
         Train the encoder (one timm model) with the rest, rather than read its features from the cache.
-    pool
-        ``average``: one vector a patch; ``none``: the timm model's last feature map, flattened, as NH2ST reads it.
     batch_size
         Patches encoded at a time.
     cache
@@ -118,19 +116,16 @@ class FeaturesConfig(_Section):
     patch_um: Annotated[float, Field(gt=0)] = 112.0
     standardize: Literal["section", "train", "none"] = "section"
     finetune: bool = False
-    pool: Literal["average", "none"] = "average"
     batch_size: Positive = 64
     cache: Path | None = None
 
     @model_validator(mode="after")
     def _check(self) -> FeaturesConfig:
-        single_timm = self.encoder.startswith("timm:") and "," not in self.encoder
-        for key, wanted in (("finetune", self.finetune), ("pool", self.pool == "none")):
-            if wanted and not single_timm:
-                value = str(getattr(self, key)).lower()
-                raise ValueError(
-                    f"features.{key} = {value} needs one timm model as features.encoder (is {self.encoder!r})"
-                )
+        if self.finetune and ("," in self.encoder or not self.encoder.startswith(("timm:", "timm-map:"))):
+            raise ValueError(
+                f"features.finetune = true needs one timm model as features.encoder, is {self.encoder!r}; "
+                "name one such as timm:resnet18, or set features.finetune to false"
+            )
         return self
 
 

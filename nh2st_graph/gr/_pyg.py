@@ -66,12 +66,13 @@ def to_pyg(adata: AnnData, x: NDArray[Any] | None = None, **node_values: NDArray
     x
         Node features, ``(n_spots, d)``; default ``obsm["X_image"]``.
     **node_values
-        Further arrays with one row a spot (targets, counts), in the order of ``adata``.
+        Further arrays with one row a spot (targets, counts, patches), in the order of ``adata``.
 
     Returns
     -------
     ``Data`` with ``x`` float32, ``edge_index``, ``edge_attr``, ``pos`` (array pitches, ``(n_spots, 2)``),
-    ``section`` (its name), ``spots`` (the spots' names) and the further values as float32.
+    ``section`` (its name), ``spots`` (the spots' names) and the further values, as float32 but for bytes (pixels),
+    which stay what they are.
 
     Raises
     ------
@@ -90,7 +91,7 @@ def to_pyg(adata: AnnData, x: NDArray[Any] | None = None, **node_values: NDArray
                 f"section {section_name(adata)!r}: {name} has {len(value)} rows for {adata.n_obs} spots; "
                 "give one row a spot, in the section's order"
             )
-    tensors = {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in values.items()}
+    tensors = {name: _tensor(np.asarray(value)) for name, value in values.items()}
     return Data(
         edge_index=edge_index,
         edge_attr=edge_attr,
@@ -99,6 +100,10 @@ def to_pyg(adata: AnnData, x: NDArray[Any] | None = None, **node_values: NDArray
         num_nodes=adata.n_obs,
         **tensors,
     )
+
+
+def _tensor(value: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.array(value, dtype=np.uint8 if value.dtype == np.uint8 else np.float32))
 
 
 def batch_sections(sections: Sequence[Data]) -> Batch:

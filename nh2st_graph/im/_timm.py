@@ -19,7 +19,7 @@ from nh2st_graph.im._encoders import Encoder, register_encoder
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TimmEncoder"]
+__all__ = ["TimmEncoder", "TimmMapEncoder"]
 
 #: Seed of the weights of ``NAME@random``.
 RANDOM_SEED = 0
@@ -66,10 +66,12 @@ class TimmEncoder(Encoder):
     On CUDA the model runs in mixed precision.
     """
 
+    prefix = "timm"
+
     def __init__(self, name: str, device: str = "auto") -> None:
         from timm.data.config import resolve_model_data_config
 
-        self.name = f"timm:{name}"
+        self.name = f"{self.prefix}:{name}"
         self.device, self.precision = _device(device)
         model = _load(name)
         data = resolve_model_data_config(model)
@@ -86,7 +88,7 @@ class TimmEncoder(Encoder):
             "std": [float(v) for v in data["std"]],
         }
         self.fingerprint = _fingerprint(model, self)
-        self.model = model.eval().requires_grad_(False).to(self.device)
+        self.network = self._network(model).eval().requires_grad_(False).to(self.device)
 
     def encode(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the model; see :meth:`Encoder.encode`."""
@@ -100,7 +102,7 @@ class TimmEncoder(Encoder):
         )
         with torch.inference_mode(), autocast:
             images = torch.from_numpy(np.ascontiguousarray(patches)).to(self.device).permute(0, 3, 1, 2)
-            output = self.model((images.float() / 255 - mean) / std)
+            output = self.network((images.float() / 255 - mean) / std)
         if output.ndim != 2:
             raise ConfigError(
                 f"features.encoder = {self.name!r} gives {tuple(output.shape[1:])} for a patch, "
@@ -108,6 +110,30 @@ class TimmEncoder(Encoder):
             )
         features: NDArray[np.float32] = output.float().cpu().numpy()
         return features
+
+    @staticmethod
+    def _network(model: torch.nn.Module) -> torch.nn.Module:
+        """From normalised images to one vector each, ``(n, n_features)``."""
+        return model
+
+
+@register_encoder("timm-map")
+class TimmMapEncoder(TimmEncoder):
+    """The last feature map of a timm model, flattened and not averaged: where in the patch something is counts.
+
+    NH2ST reads ResNet-18 so: 512 channels of 7 x 7 places at 224 px, 25,088 features. Named as :class:`TimmEncoder` is:
+    ``timm-map:resnet18``.
+    """
+
+    prefix = "timm-map"
+
+    @staticmethod
+    def _network(model: torch.nn.Module) -> torch.nn.Module:
+        import torch
+
+        # timm's models without their head have no pooling either.
+        model.reset_classifier(0, "")  # type: ignore[operator]
+        return torch.nn.Sequential(model, torch.nn.Flatten())
 
 
 def _device(name: str) -> tuple[torch.device, torch.dtype]:
@@ -219,7 +245,7 @@ def _fingerprint(model: torch.nn.Module, encoder: TimmEncoder) -> dict[str, Any]
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return {
-        "encoder": "timm",
+        "encoder": encoder.prefix,
         "architecture": _pretrained_cfg(model).get("architecture"),
         "weights": digest.hexdigest(),
         "input_size": encoder.input_size,

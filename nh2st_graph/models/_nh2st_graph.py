@@ -11,15 +11,22 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from nh2st_graph.config import TARGET_SUM, ModelConfig
+from nh2st_graph.models._contrast import Contrast, Pairs, scales
 from nh2st_graph.nn import (
     ComponentDecoder,
+    CrossEncoder,
+    EgoHyperedges,
+    EgoHypergraph,
     FeatureEncoder,
+    GatedSum,
+    LinearDecoder,
     NeighbourBranch,
+    PatchEncoder,
     SpatialAttention,
-    chance_level,
-    info_nce,
+    huber,
     negative_binomial_nll,
-    retrieval_at_k,
+    one_minus_pearson,
+    zero_inflated_negative_binomial_nll,
 )
 
 __all__ = ["ImageSide", "NH2STGraph"]
@@ -27,11 +34,14 @@ __all__ = ["ImageSide", "NH2STGraph"]
 #: Columns of ``gr.EDGE_FEATURES`` that each setting of ``model.edge_features`` reads.
 _EDGE_DIM = {"none": 0, "distance": 1, "direction": 3}
 
-#: Letters, in the class's formulas, of the image and the gene embedding at each scale.
-_LETTERS = {"spot": ("p", "q"), "neighbourhood": ("P", "Q")}
+#: Operators that reach beyond the edges to a spot: to all spots, or to those whose neighbourhood it is in.
+_WHOLE_SECTION = {"global", "hypergraph", "hypergraph_similarity"}
 
-#: Sharpness of the softplus that keeps a negative binomial's rate above zero, in units of log expression.
+#: Sharpness of the softplus that keeps a count likelihood's rate above zero, in units of log expression.
 _SHARPNESS = 5.0
+
+#: Log odds at which a gene's extra zeros start, so that at first most zeros are the negative binomial's own.
+_FEW_DROPOUTS = -3.0
 
 
 class ImageSide(NamedTuple):
@@ -49,6 +59,15 @@ class GeneSide(NamedTuple):
     neighbourhood: Tensor
 
 
+class _Graph(NamedTuple):
+    """What spots are joined by."""
+
+    edge_index: Tensor
+    edge_attr: Tensor | None
+    batch: Tensor | None
+    regions: EgoHyperedges | None
+
+
 class NH2STGraph(nn.Module):
     r"""Spatial gene expression from image features over a graph of spots.
 
@@ -63,12 +82,13 @@ class NH2STGraph(nn.Module):
     cross-attention between modalities are those of NH2ST (Qu et al., MICCAI 2025, arXiv 2506.23827) as message passing
     over spots. **The prediction is computed from the image side alone**: :meth:`forward` has no gene argument.
 
-    Two things differ from the published order. The contrast is, by default, between embeddings that have not seen
-    each other (``contrast_on="independent"``); with ``"attended"``, both sides pass through cross-attention first, as
-    published, and at the scale of the neighbourhood each then holds the other's measurements, so that the loss can be
-    solved without learning. And cross-attention has the spatial neighbourhood, without the spot itself, as keys and
-    values, so that it is a choice between several and its outcome can be asked to fill in the spot's own expression
-    (``weight_cross``) from its picture and its neighbours' genes.
+    By default two things differ from the published order. The contrast is between embeddings that have not seen each
+    other (``contrast_on="independent"``); with ``"attended"``, both sides pass through cross-attention first, as
+    published, and each then holds the other's measurements, so that the loss can be solved without learning. And
+    cross-attention has the spatial neighbourhood, without the spot itself, as keys and values, so that it is a choice
+    between several and its outcome can be asked to fill in the spot's own expression (``weight_cross``) from its
+    picture and its neighbours' genes. ``configs/nh2st.yaml`` sets every switch as published; then this model and
+    :class:`NH2ST` agree.
 
     Parameters
     ----------
@@ -78,86 +98,96 @@ class NH2STGraph(nn.Module):
         Size of a spot's image features.
     n_genes
         Size of the panel.
+    patch_encoder
+        Makes the image features from patches, and is trained with the rest; None where features are given.
     """
 
-    def __init__(self, config: ModelConfig, n_features: int, n_genes: int) -> None:
+    def __init__(
+        self, config: ModelConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
+    ) -> None:
         super().__init__()
         self.config = config
-        edge_dim = _EDGE_DIM[config.edge_features]
-        layer = partial(SpatialAttention, config.width, config.heads, edge_dim, config.dropout)
-        neighbours = partial(NeighbourBranch, config.width, config.heads, config.hops, edge_dim, config.dropout)
-        n_inputs = config.query + config.neighbours
-        self.image_encoder = FeatureEncoder(n_features, config.width, config.dropout)
-        self.image_neighbours = neighbours() if config.neighbours else None
-        self.decoder = ComponentDecoder(config.width, n_inputs, n_genes, config.rank)
-        self.log_dispersion = nn.Parameter(torch.zeros(n_genes)) if config.regression == "nb" else None
-
+        self.patch_encoder = patch_encoder
+        self.image_encoder = _embedder(config, n_features)
+        self.image_neighbours = _neighbour_branch(config, n_features)
+        gated = config.decoder_input == "gated"
+        self.gate = GatedSum(config.width) if gated else None
+        self.decoder = _decoder(config, 1 if gated else len(config.decoded), n_genes)
+        self.log_dispersion = nn.Parameter(torch.zeros(n_genes)) if config.counts else None
+        self.extra_zeros = nn.Parameter(torch.full((n_genes,), _FEW_DROPOUTS)) if config.regression == "zinb" else None
         if self.reads_genes:
-            self.gene_encoder = FeatureEncoder(config.rank, config.width, config.dropout)
-            self.gene_neighbours = neighbours() if config.neighbours else None
-            self.projections = nn.ModuleDict(
-                {name: nn.Linear(config.width, config.width) for name in ("p", "q", "P", "Q")}
+            self.gene_encoder = _embedder(config, self.decoder.gene_input_dim)
+            self.gene_neighbours = _neighbour_branch(config, config.width)
+            self.contrast = Contrast(config)
+        if config.cross_attention == "neighbourhood":
+            layer = partial(
+                SpatialAttention, config.width, config.heads, _EDGE_DIM[config.edge_features], config.dropout
             )
-        if self.attends:
             self.cross = nn.ModuleDict({name: layer() for name in ("p", "q", "P", "Q")})
-            self.cross_head = nn.Linear(2 * config.width, config.rank, bias=False)
-
-    @property
-    def contrasts(self) -> tuple[str, ...]:
-        """Scales at which the modalities are contrasted: of ``"spot"`` and ``"neighbourhood"``."""
-        wanted = ("spot", "neighbourhood") if self.config.contrast == "both" else (self.config.contrast,)
-        there = {"spot": self.config.query, "neighbourhood": self.config.neighbours}
-        return tuple(scale for scale in wanted if there.get(scale))
-
-    @property
-    def attends(self) -> bool:
-        """Whether there is cross-attention between the modalities."""
-        return self.config.cross_attention != "none"
+            self.cross_head = nn.Linear(2 * config.width, self.decoder.gene_input_dim, bias=False)
+        elif config.cross_attention == "single":
+            self.cross_single = CrossEncoder(config.width, heads=config.heads, dropout=config.dropout)
 
     @property
     def reads_genes(self) -> bool:
         """Whether training has a gene side."""
-        return bool(self.contrasts) or self.attends
+        return bool(scales(self.config)) or self.config.cross_attention != "none"
 
     @property
-    def receptive_hops(self) -> int:
-        """How many edges away a spot's loss reaches: the halo that makes a cut-out of a section exact."""
-        return (self.config.hops if self.config.neighbours else 0) + int(self.attends)
+    def receptive_hops(self) -> int | None:
+        """How many edges away a spot's loss reaches: the halo that makes a cut-out exact; None for all of a section."""
+        config = self.config
+        if config.negatives != "batch" or (config.neighbours and config.operator in _WHOLE_SECTION):
+            return None
+        # A graph convolution weighs a sender by its own degree, which is one edge further away.
+        rounds = config.hops + int(config.operator == "gcn") if config.neighbours else 0
+        return rounds + int(config.cross_attention == "neighbourhood")
 
     def set_targets(self, targets: Tensor) -> None:
-        """Take the expression components from training targets, ``(n_spots, n_genes)``. Call before training."""
-        self.decoder.set_components(targets)
+        """Take the expression's scale and components from training targets, ``(n_spots, n_genes)``, before training."""
+        self.decoder.set_targets(targets)
 
-    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> ImageSide:
+    def image_input(self, data: Data) -> Tensor:
+        """What :meth:`forward` reads of a section: its patches where they are encoded here, else its features."""
+        return data.x if self.patch_encoder is None else data.patches
+
+    def forward(
+        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
+    ) -> ImageSide:
         """Predict from the image side.
 
         Parameters
         ----------
         x
-            Image features, ``(n_spots, n_features)``.
+            Image features, ``(n_spots, n_features)``; or patches, ``(n_spots, size, size, 3)`` uint8, where there is a
+            patch encoder.
         edge_index, edge_attr
             The spatial graph, as :func:`nh2st_graph.gr.spatial_edges` gives it.
+        batch
+            Which section a spot is of, ``(n_spots,)``; one section where None.
 
         Returns
         -------
         Embeddings, ``(n_spots, width)`` each, and expression on the scale of the targets, ``(n_spots, n_genes)``. The
         neighbourhood's embedding is zero where the neighbour branch is off.
         """
-        query, neighbourhood = self._embed(self.image_encoder, self.image_neighbours, x, edge_index, edge_attr)
-        return ImageSide(query, neighbourhood, self._decode(query, neighbourhood))
+        features = self._features(x)
+        return self._image_side(features, self._graph(features, edge_index, edge_attr, batch))
 
-    def genes(self, targets: Tensor, edge_index: Tensor, edge_attr: Tensor) -> GeneSide:
-        """Embed measured expression, ``(n_spots, n_genes)`` on the scale of the targets.
+    def own_expression(self, side: ImageSide) -> Tensor:
+        """Expression as it would be predicted if nothing were known of the neighbourhood, ``(n_spots, n_genes)``."""
+        return self._decode(side.query, torch.zeros_like(side.neighbourhood))
 
-        Raises
-        ------
-        RuntimeError
-            If the configuration has no gene side (no contrast, no cross-attention).
+    def attention(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor | None:
+        """Attention of the image's neighbour branch over the edges, ``(hops, n_edges, heads)``.
+
+        Returns
+        -------
+        None where the branch is off or its operator does not attend.
         """
-        if not self.reads_genes:
-            raise RuntimeError("this model has no gene side: model.contrast and model.cross_attention are 'none'")
-        scores = self.decoder.scores(targets)
-        return GeneSide(*self._embed(self.gene_encoder, self.gene_neighbours, scores, edge_index, edge_attr))
+        if not isinstance(self.image_neighbours, NeighbourBranch):
+            return None
+        return self.image_neighbours.attention(self.image_encoder(self._features(x)), edge_index, edge_attr)
 
     def losses(self, data: Data) -> dict[str, Tensor]:
         """Compute every loss on a graph in training.
@@ -165,8 +195,9 @@ class NH2STGraph(nn.Module):
         Parameters
         ----------
         data
-            With ``x``, ``edge_index``, ``edge_attr``, ``y`` (targets), ``counts`` and ``library`` (for the negative
-            binomial), and ``seeds``: the spots on which losses are taken; the others are their surroundings.
+            With ``x`` (or ``patches``), ``edge_index``, ``edge_attr``, ``y`` (targets), ``counts`` and ``library`` (for
+            likelihoods of counts), and ``seeds``: the spots on which losses are taken; the others are their
+            surroundings.
 
         Returns
         -------
@@ -174,22 +205,23 @@ class NH2STGraph(nn.Module):
         ``cross`` (those that are on), and for the contrasts the chance level and the share of pairs retrieved among
         the nearest ten.
         """
-        seeds = data.seeds
-        image = self(data.x, data.edge_index, data.edge_attr)
-        parts = {"regression": self._regression(image.expression[seeds], data, seeds)}
+        features = self._features(self.image_input(data))
+        graph = self._graph(features, data.edge_index, data.edge_attr)
+        image = self._image_side(features, graph)
+        parts = {"regression": self._regression(image.expression[data.seeds], data)}
         total = parts["regression"]
-        if self.reads_genes:
-            pairs = self._pairs(image, data)
-            if self.attends:
-                attended = self._attend(pairs, data.edge_index, data.edge_attr)
-                filled_in = self.cross_head(torch.cat([attended["p"], attended["P"]], dim=1)[seeds])
-                parts["cross"] = self._explained(filled_in, data.y[seeds])
-                total = total + self.config.weight_cross * parts["cross"]
-                pairs = attended if self.config.contrast_on == "attended" else pairs
-            contrast, weighted = self._contrast(pairs, seeds)
-            parts |= contrast
-            total = total + weighted
-        return {"loss": total, **parts}
+        if not self.reads_genes:
+            return {"loss": total, **parts}
+        independent = self._pairs(image, data.y, graph)
+        attended = self._attend(independent, graph)
+        if self.config.cross_attention == "neighbourhood":
+            filled_in = self.cross_head(torch.cat([attended["p"], attended["P"]], dim=1)[data.seeds])
+            wanted = self.decoder.gene_input(data.y[data.seeds])
+            parts["cross"] = self.decoder.squared_error(filled_in, wanted)
+            total = total + self.config.weight_cross * parts["cross"]
+        pairs = attended if self.config.contrast_on == "attended" else independent
+        contrast, weighted = self.contrast(pairs, data)
+        return {"loss": total + weighted, **parts, **contrast}
 
     @torch.no_grad()
     def alignment(self, data: Data) -> dict[str, float]:
@@ -202,82 +234,139 @@ class NH2STGraph(nn.Module):
         -------
         ``retrieval_spot`` and ``retrieval_neighbourhood``, those that are contrasted.
         """
-        if not self.contrasts:
+        if not scales(self.config):
             return {}
-        pairs = self._pairs(self(data.x, data.edge_index, data.edge_attr), data)
-        if self.attends and self.config.contrast_on == "attended":
-            pairs = self._attend(pairs, data.edge_index, data.edge_attr)
-        return {f"retrieval_{scale}": retrieval_at_k(*self._projected(pairs, scale)) for scale in self.contrasts}
+        pairs, graph = self._section_pairs(data)
+        if self.config.contrast_on == "attended":
+            pairs = self._attend(pairs, graph)
+        return self.contrast.retrieval(pairs)
 
     @torch.no_grad()
-    def embeddings(self, data: Data) -> dict[str, Tensor]:
+    def embeddings(self, data: Data) -> Pairs:
         """Embeddings of a section's spots, ``(n_spots, width)`` each, by their letter in the class's formulas.
 
         At a scale at which the modalities are contrasted, embeddings are given in the space of the contrast. Those of
         the genes (``q``, ``Q``) are there where ``data`` has targets and the model a gene side.
         """
-        image = self(data.x, data.edge_index, data.edge_attr)
-        found = {"p": image.query, "P": image.neighbourhood}
-        if self.reads_genes and "y" in data:
-            found = self._pairs(image, data)
-        contrasted = {letter for scale in self.contrasts for letter in _LETTERS[scale]}
-        return {name: self.projections[name](h) if name in contrasted else h for name, h in found.items()}
+        if not self.reads_genes:
+            side = self(self.image_input(data), data.edge_index, data.edge_attr)
+            return {"p": side.query, "P": side.neighbourhood}
+        if "y" in data:
+            return self.contrast.projected(self._section_pairs(data)[0])
+        side = self(self.image_input(data), data.edge_index, data.edge_attr)
+        return self.contrast.projected({"p": side.query, "P": side.neighbourhood})
 
-    def _pairs(self, image: ImageSide, data: Data) -> dict[str, Tensor]:
+    def _features(self, x: Tensor) -> Tensor:
+        encoded: Tensor = x if self.patch_encoder is None else self.patch_encoder(x)
+        return encoded
+
+    def _graph(
+        self, features: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor | None = None
+    ) -> _Graph:
+        ego = isinstance(self.image_neighbours, EgoHypergraph)
+        return _Graph(edge_index, edge_attr, batch, self._regions(features, edge_index) if ego else None)
+
+    def _regions(self, features: Tensor, edge_index: Tensor) -> EgoHyperedges:
+        assert isinstance(self.image_neighbours, EgoHypergraph)
+        return self.image_neighbours.hyperedges(edge_index, features.detach())
+
+    def _image_side(self, features: Tensor, graph: _Graph) -> ImageSide:
+        query = self.image_encoder(features)
+        neighbourhood = self._around(self.image_neighbours, query, features, graph)
+        return ImageSide(query, neighbourhood, self._decode(query, neighbourhood))
+
+    def _gene_side(self, targets: Tensor, graph: _Graph) -> GeneSide:
+        query = self.gene_encoder(self.decoder.gene_input(targets))
+        return GeneSide(query, self._around(self.gene_neighbours, query, query, graph))
+
+    def _around(self, branch: nn.Module | None, own: Tensor, raw: Tensor, graph: _Graph) -> Tensor:
+        """Embed neighbourhoods; the published operator reads raw image features, all others the spots' embeddings."""
+        around: Tensor
+        if branch is None:
+            around = torch.zeros_like(own)
+        elif isinstance(branch, EgoHypergraph):
+            assert graph.regions is not None
+            around = branch.embed(raw, graph.regions)
+        else:
+            around = branch(own, graph.edge_index, graph.edge_attr, graph.batch)
+        return around
+
+    def _section_pairs(self, data: Data) -> tuple[Pairs, _Graph]:
+        features = self._features(self.image_input(data))
+        graph = self._graph(features, data.edge_index, data.edge_attr)
+        return self._pairs(self._image_side(features, graph), data.y, graph), graph
+
+    def _pairs(self, image: ImageSide, targets: Tensor, graph: _Graph) -> Pairs:
         """Embeddings of both modalities at both scales, by their letter in the class's formulas."""
-        gene = self.genes(data.y, data.edge_index, data.edge_attr)
+        gene = self._gene_side(targets, graph)
         return {"p": image.query, "P": image.neighbourhood, "q": gene.query, "Q": gene.neighbourhood}
 
-    def _projected(self, pairs: dict[str, Tensor], scale: str) -> tuple[Tensor, Tensor]:
-        """Image and gene embeddings at one scale, in the space where they are compared."""
-        image, gene = _LETTERS[scale]
-        return self.projections[image](pairs[image]), self.projections[gene](pairs[gene])
-
-    def _embed(
-        self,
-        encoder: FeatureEncoder,
-        neighbours: NeighbourBranch | None,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_attr: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        own = encoder(x)
-        around = torch.zeros_like(own) if neighbours is None else neighbours(own, edge_index, edge_attr)
-        return own, around
-
     def _decode(self, query: Tensor, neighbourhood: Tensor) -> Tensor:
-        read = [h for h, on in ((query, self.config.query), (neighbourhood, self.config.neighbours)) if on]
-        expression = self.decoder.expression(self.decoder(*read))
-        if self.log_dispersion is not None:
-            return F.softplus(expression, beta=_SHARPNESS)
-        return expression
+        if self.gate is not None:
+            read = [self.gate(query, neighbourhood)]
+        else:
+            read = [{"query": query, "neighbourhood": neighbourhood}[branch] for branch in self.config.decoded]
+        expression = self.decoder.predict(*read)
+        return F.softplus(expression, beta=_SHARPNESS) if self.config.counts else expression
 
-    def _explained(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Squared error in component space over that of the training mean: 1 is the training mean, 0 perfect."""
-        wanted = self.decoder.scores(targets)
-        return (scores - wanted).square().sum(dim=1).mean() / self.decoder.total_variance
-
-    def _regression(self, expression: Tensor, data: Data, seeds: Tensor) -> Tensor:
+    def _regression(self, expression: Tensor, data: Data) -> Tensor:
+        seeds, observed = data.seeds, data.y[data.seeds]
+        if self.config.regression == "huber":
+            return huber(expression, observed)
+        if self.config.regression == "pearson":
+            return one_minus_pearson(expression, observed)
         if self.log_dispersion is None:
-            return self._explained(self.decoder.scores(expression), data.y[seeds])
-        mean = data.library[seeds] * torch.expm1(expression) / TARGET_SUM
-        return negative_binomial_nll(data.counts[seeds], mean.clamp_min(1e-8), self.log_dispersion).mean()
+            return self.decoder.squared_error(self.decoder.gene_input(expression), self.decoder.gene_input(observed))
+        mean = (data.library[seeds] * torch.expm1(expression) / TARGET_SUM).clamp_min(1e-8)
+        counts = data.counts[seeds]
+        if self.extra_zeros is None:
+            return negative_binomial_nll(counts, mean, self.log_dispersion).mean()
+        return zero_inflated_negative_binomial_nll(counts, mean, self.log_dispersion, self.extra_zeros).mean()
 
-    def _attend(self, pairs: dict[str, Tensor], edge_index: Tensor, edge_attr: Tensor) -> dict[str, Tensor]:
-        """Add to each embedding what its neighbours' other modality holds; the spot itself is no key."""
-        other = {"p": "q", "P": "q", "q": "p", "Q": "p"}
-        return {name: h + self.cross[name](h, pairs[other[name]], edge_index, edge_attr) for name, h in pairs.items()}
+    def _attend(self, pairs: Pairs, graph: _Graph) -> Pairs:
+        """Let each embedding read the other modality."""
+        if self.config.cross_attention == "neighbourhood":
+            # Of the neighbours; the spot itself is no key.
+            other = {"p": "q", "P": "q", "q": "p", "Q": "p"}
+            return {
+                name: h + self.cross[name](h, pairs[other[name]], graph.edge_index, graph.edge_attr)
+                for name, h in pairs.items()
+            }
+        if self.config.cross_attention == "single":
+            # The published order: images read genes, then genes read the images that have read them.
+            image = {"p": self.cross_single(pairs["p"], pairs["q"]), "P": self.cross_single(pairs["P"], pairs["Q"])}
+            gene = {"q": self.cross_single(pairs["q"], image["p"]), "Q": self.cross_single(pairs["Q"], image["P"])}
+            return image | gene
+        return pairs
 
-    def _contrast(self, pairs: dict[str, Tensor], seeds: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        parts: dict[str, Tensor] = {}
-        weighted = torch.zeros((), device=seeds.device)
-        of_seeds = {name: embedding[seeds] for name, embedding in pairs.items()}
-        weights = {"spot": self.config.weight_spot, "neighbourhood": self.config.weight_neighbourhood}
-        for scale in self.contrasts:
-            a, b = self._projected(of_seeds, scale)
-            loss = info_nce(a, b, self.config.temperature)
-            weighted = weighted + weights[scale] * loss
-            parts[f"contrast_{scale}"] = loss
-            parts[f"contrast_{scale}_chance"] = loss.new_tensor(chance_level(len(seeds)))
-            parts[f"retrieval_{scale}"] = loss.new_tensor(retrieval_at_k(a, b))
-        return parts, weighted
+
+def _embedder(config: ModelConfig, n_inputs: int) -> nn.Module:
+    if config.embedding == "linear":
+        return nn.Linear(n_inputs, config.width)
+    return FeatureEncoder(n_inputs, config.width, config.dropout)
+
+
+def _neighbour_branch(config: ModelConfig, n_inputs: int) -> nn.Module | None:
+    """Make the neighbour branch of one modality; ``n_inputs`` is what the published operator reads of a spot."""
+    if not config.neighbours:
+        return None
+    if config.operator == "hypergraph_ego":
+        return EgoHypergraph(n_inputs, 2 * config.width, config.width)
+    return NeighbourBranch(
+        config.width,
+        config.heads,
+        config.hops,
+        _EDGE_DIM[config.edge_features],
+        config.dropout,
+        operator=config.operator,
+        self_loops=config.self_loops,
+        jumping=config.jumping,
+        residual=config.residual,
+        activation=config.activation,
+    )
+
+
+def _decoder(config: ModelConfig, n_inputs: int, n_genes: int) -> ComponentDecoder | LinearDecoder:
+    if config.decoder == "components":
+        return ComponentDecoder(config.width, n_inputs, n_genes, config.rank)
+    return LinearDecoder(config.width, n_inputs, n_genes, config.rank, activation=config.decoder == "mlp")

@@ -2,17 +2,44 @@
 
 from nh2st_graph.nn._attention import SpatialAttention
 from nh2st_graph.nn._branches import FeatureEncoder, NeighbourBranch
-from nh2st_graph.nn._contrastive import chance_level, info_nce, retrieval_at_k
-from nh2st_graph.nn._decoder import ComponentDecoder
-from nh2st_graph.nn._likelihood import negative_binomial_nll
+from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, retrieval_at_k
+from nh2st_graph.nn._cross_encoder import CrossEncoder
+from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
+from nh2st_graph.nn._hypergraph import (
+    EgoHyperedges,
+    EgoHypergraph,
+    HypergraphBranch,
+    ego_hyperedges,
+    similarity_hyperedges,
+)
+from nh2st_graph.nn._likelihood import negative_binomial_nll, zero_inflated_negative_binomial_nll
+from nh2st_graph.nn._operators import OPERATORS, make_operator
+from nh2st_graph.nn._patch_encoder import PatchEncoder
+from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
 
 __all__ = [
+    "OPERATORS",
     "ComponentDecoder",
+    "CrossEncoder",
+    "EgoHyperedges",
+    "EgoHypergraph",
     "FeatureEncoder",
+    "GatedSum",
+    "HypergraphBranch",
+    "LinearDecoder",
     "NeighbourBranch",
+    "PatchEncoder",
     "SpatialAttention",
     "chance_level",
+    "collapse_level",
+    "ego_hyperedges",
+    "huber",
     "info_nce",
+    "make_operator",
+    "mse",
     "negative_binomial_nll",
+    "one_minus_pearson",
     "retrieval_at_k",
+    "similarity_hyperedges",
+    "zero_inflated_negative_binomial_nll",
 ]

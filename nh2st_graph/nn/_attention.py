@@ -8,10 +8,93 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import softmax
 
-__all__ = ["SpatialAttention"]
+__all__ = ["DotProductAttention", "SpatialAttention", "edge_features", "head_width"]
 
 
-class SpatialAttention(MessagePassing):
+def head_width(width: int, heads: int) -> int:
+    """Size of one head's share of an embedding.
+
+    Raises
+    ------
+    ValueError
+        If ``heads`` does not divide ``width``.
+    """
+    if width % heads:
+        raise ValueError(f"heads ({heads}) does not divide width ({width})")
+    return width // heads
+
+
+def edge_features(edge_attr: Tensor | None, edge_dim: int) -> Tensor | None:
+    """Take the first ``edge_dim`` edge features, ``(n_edges, edge_dim)``; ``None`` where a layer reads none.
+
+    Raises
+    ------
+    ValueError
+        If the layer reads edge features and there are none.
+    """
+    if not edge_dim:
+        return None
+    if edge_attr is None:
+        raise ValueError(f"edge_attr is missing: this layer reads {edge_dim} edge features")
+    return edge_attr[:, :edge_dim]
+
+
+class DotProductAttention(MessagePassing):
+    """The weights and sums of :class:`SpatialAttention`, for layers that differ in who attends to whom."""
+
+    def __init__(self, width: int, heads: int = 4, edge_dim: int = 0, dropout: float = 0.0) -> None:
+        super().__init__(aggr="add", node_dim=0)
+        self.width, self.heads, self.edge_dim = width, heads, edge_dim
+        self.head_width = head_width(width, heads)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.edge_bias = nn.Linear(edge_dim, heads, bias=False) if edge_dim else None
+        self.attention_dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw keys and values anew; queries and edge biases are zero (uniform attention)."""
+        super().reset_parameters()
+        self.key.reset_parameters()
+        self.value.reset_parameters()
+        nn.init.zeros_(self.query.weight)
+        if self.edge_bias is not None:
+            nn.init.zeros_(self.edge_bias.weight)
+
+    def weights(self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
+        """Attention weights, ``(n_edges, heads)``."""
+        sender, receiver = edge_index
+        query, key = self._split(self.query(receivers)), self._split(self.key(senders))
+        logits = (query[receiver] * key[sender]).sum(dim=-1) / math.sqrt(self.head_width)
+        features = edge_features(edge_attr, self.edge_dim)
+        if self.edge_bias is not None:
+            logits = logits + self.edge_bias(features)
+        return softmax(logits, receiver, num_nodes=len(receivers))
+
+    def messages(self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
+        """Sums of the senders' values by their weights, ``(n, width)``."""
+        weights = self.attention_dropout(self.weights(receivers, senders, edge_index, edge_attr))
+        received = self.propagate(
+            edge_index,
+            value=self._split(self.value(senders)),
+            weights=weights,
+            size=(len(senders), len(receivers)),
+        )
+        return received.flatten(start_dim=1)
+
+    def message(self, value_j: Tensor, weights: Tensor) -> Tensor:
+        """Weigh each sender's value, ``(n_edges, heads, width / heads)``."""
+        return value_j * weights.unsqueeze(-1)
+
+    def _split(self, h: Tensor) -> Tensor:
+        return h.unflatten(-1, (self.heads, self.head_width))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.width}, heads={self.heads}, edge_dim={self.edge_dim})"
+
+
+class SpatialAttention(DotProductAttention):
     r"""Multi-head attention of each spot over the spots that it has edges from.
 
     For a receiver :math:`i`, its senders :math:`j \in N(i)` and each head,
@@ -41,61 +124,18 @@ class SpatialAttention(MessagePassing):
     Shapes
     ------
     - **input:** receivers ``(n, width)``, senders ``(n, width)``, ``edge_index`` ``(2, n_edges)`` (sender, receiver),
-      ``edge_attr`` ``(n_edges, edge_dim)``
+      ``edge_attr`` ``(n_edges, >= edge_dim)``
     - **output:** messages ``(n, width)``; :meth:`attention` gives their weights, ``(n_edges, heads)``
     """
 
-    def __init__(self, width: int, heads: int = 4, edge_dim: int = 0, dropout: float = 0.0) -> None:
-        super().__init__(aggr="add", node_dim=0)
-        if width % heads:
-            raise ValueError(f"heads ({heads}) does not divide width ({width})")
-        self.width, self.heads, self.edge_dim = width, heads, edge_dim
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
-        self.edge_bias = nn.Linear(edge_dim, heads, bias=False) if edge_dim else None
-        self.attention_dropout = nn.Dropout(dropout)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw keys and values anew; queries and edge biases are zero (uniform attention)."""
-        super().reset_parameters()
-        self.key.reset_parameters()
-        self.value.reset_parameters()
-        nn.init.zeros_(self.query.weight)
-        if self.edge_bias is not None:
-            nn.init.zeros_(self.edge_bias.weight)
-
-    def attention(self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
+    def attention(
+        self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None
+    ) -> Tensor:
         """Attention weights, ``(n_edges, heads)``; they add to 1 over the incoming edges of a spot."""
-        sender, receiver = edge_index
-        query, key = self._split(self.query(receivers)), self._split(self.key(senders))
-        logits = (query[receiver] * key[sender]).sum(dim=-1) / math.sqrt(self.width // self.heads)
-        if self.edge_bias is not None:
-            if edge_attr is None:
-                raise ValueError(f"edge_attr is missing: this layer reads {self.edge_dim} edge features")
-            logits = logits + self.edge_bias(edge_attr[:, : self.edge_dim])
-        return softmax(logits, receiver, num_nodes=len(receivers))
+        return self.weights(receivers, senders, edge_index, edge_attr)
 
     def forward(
         self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None
     ) -> Tensor:
         """Send one round of messages. See the class for shapes."""
-        weights = self.attention_dropout(self.attention(receivers, senders, edge_index, edge_attr))
-        messages = self.propagate(
-            edge_index,
-            value=self._split(self.value(senders)),
-            weights=weights,
-            size=(len(senders), len(receivers)),
-        )
-        return messages.flatten(start_dim=1)
-
-    def message(self, value_j: Tensor, weights: Tensor) -> Tensor:
-        """Weigh each sender's value, ``(n_edges, heads, width / heads)``."""
-        return value_j * weights.unsqueeze(-1)
-
-    def _split(self, h: Tensor) -> Tensor:
-        return h.unflatten(-1, (self.heads, self.width // self.heads))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.width}, heads={self.heads}, edge_dim={self.edge_dim})"
+        return self.messages(receivers, senders, edge_index, edge_attr)

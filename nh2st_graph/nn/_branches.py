@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
+
+import torch
 from torch import Tensor, nn
+from torch_geometric.utils import add_self_loops
 
-from nh2st_graph.nn._attention import SpatialAttention
+from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph.nn._operators import Operator, make_operator
 
-__all__ = ["FeatureEncoder", "NeighbourBranch"]
+__all__ = ["JUMPING", "FeatureEncoder", "NeighbourBranch"]
+
+#: Ways to join the rounds of a neighbour branch.
+JUMPING = ("last", "sum", "max", "cat")
 
 
 class FeatureEncoder(nn.Module):
@@ -57,37 +66,129 @@ class FeatureEncoder(nn.Module):
         return self.linear(x) + self.out(self.hidden(x))
 
 
+class _Round(NamedTuple):
+    """A round's operator, the state that it read, the messages that it brought, and the sum of all so far."""
+
+    operator: Operator
+    state: Tensor
+    messages: Tensor
+    received: Tensor
+
+
 class NeighbourBranch(nn.Module):
-    r"""Embed a spot's neighbourhood by rounds of attention message passing.
+    r"""Embed a spot's neighbourhood by rounds of message passing.
 
     .. math::
-        m^{(l)}_i = \operatorname{SpatialAttention}_l\Big(h + \sum_{k<l} m^{(k)}, E\Big)_i, \qquad
-        P_i = \sum_{l=1}^{L} m^{(l)}_i
+        m^{(l)} = \operatorname{operator}_l\big(s^{(l-1)}, E\big), \qquad
+        s^{(0)} = h, \quad s^{(l)} = s^{(l-1)} + m^{(l)}, \qquad
+        P = \sum_{l=1}^{L} m^{(l)}
 
-    ``P`` holds what the messages brought and not the spot itself, so that it is zero for an isolated spot and adds
-    nothing there to the query branch.
+    in the default setting; each part can be switched. ``P`` holds what the messages brought and not the spot itself,
+    so that it is zero for an isolated spot and adds nothing there to the query branch.
 
     Parameters
     ----------
     width, heads, edge_dim, dropout
-        As in :class:`SpatialAttention`.
+        As in :class:`Operator`.
     hops
         Rounds of message passing: how far, in edges, a neighbourhood reaches.
+    operator
+        How messages pass: one of :data:`OPERATORS`.
+    self_loops
+        Whether each spot is among its own senders, over an edge whose features are zero.
+    jumping
+        How rounds are joined (jumping knowledge, Xu et al., 2018): ``"last"`` round alone, ``"sum"``, ``"max"`` of each
+        number, or ``"cat"``, a linear map of all.
+    residual
+        Whether a round's messages are added to the state, or replace it (:math:`s^{(l)} = m^{(l)}`).
+    activation
+        ReLU of each round's messages.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such operator, or no such way to join.
+    ValueError
+        If there is no round, or ``heads`` does not divide ``width``.
 
     Shapes
     ------
-    - **input:** ``(n, width)``, ``edge_index`` ``(2, n_edges)``, ``edge_attr`` ``(n_edges, >= edge_dim)``
+    - **input:** ``(n, width)``, ``edge_index`` ``(2, n_edges)``, ``edge_attr`` ``(n_edges, >= edge_dim)``, ``batch``
+      ``(n,)``, the section of each spot (default: one section)
     - **output:** ``(n, width)``
     """
 
-    def __init__(self, width: int, heads: int = 4, hops: int = 1, edge_dim: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int = 4,
+        hops: int = 1,
+        edge_dim: int = 0,
+        dropout: float = 0.0,
+        *,
+        operator: str = "attention",
+        self_loops: bool = False,
+        jumping: str = "sum",
+        residual: bool = True,
+        activation: bool = False,
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(SpatialAttention(width, heads, edge_dim, dropout) for _ in range(hops))
+        if hops < 1:
+            raise ValueError(f"hops ({hops}) must be at least 1")
+        if jumping not in JUMPING:
+            raise ConfigError(f"model.jumping: there is no {jumping!r}; {nearest(jumping, JUMPING)}")
+        self.self_loops, self.jumping, self.residual, self.activation = self_loops, jumping, residual, activation
+        self.layers = nn.ModuleList(make_operator(operator, width, heads, edge_dim, dropout) for _ in range(hops))
+        self.joint = nn.Linear(hops * width, width, bias=False) if jumping == "cat" else None
 
-    def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
+    def forward(
+        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
+    ) -> Tensor:
         """Embed the neighbourhoods. See the class for shapes."""
-        received = h.new_zeros(h.shape)
-        for layer in self.layers:
-            state = h + received
-            received = received + layer(state, state, edge_index, edge_attr)
-        return received
+        edge_index, edge_attr = self._edges(h, edge_index, edge_attr)
+        return self._join(list(self._rounds(h, edge_index, edge_attr, batch)))
+
+    def attention(
+        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
+    ) -> Tensor | None:
+        """Attention weights of each round, before dropout, ``(hops, n_edges, heads)``.
+
+        They add to 1 over the incoming edges of a spot; with ``self_loops``, to 1 less the weight of the spot itself,
+        which is left out. ``None`` where the operator does not attend over edges.
+        """
+        n_edges = edge_index.shape[1]
+        edge_index, edge_attr = self._edges(h, edge_index, edge_attr)
+        rounds = self._rounds(h, edge_index, edge_attr, batch)
+        found = [done.operator.attention(done.state, edge_index, edge_attr, batch) for done in rounds]
+        weights = [of_round[:n_edges] for of_round in found if of_round is not None]
+        return torch.stack(weights) if weights else None
+
+    @property
+    def _operators(self) -> Sequence[Operator]:
+        return cast("Sequence[Operator]", self.layers)
+
+    def _edges(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Edges of a round: those given, then the loops where they are on."""
+        if not self.self_loops:
+            return edge_index, edge_attr
+        with_loops: tuple[Tensor, Tensor | None] = add_self_loops(edge_index, edge_attr, 0.0, num_nodes=len(h))
+        return with_loops
+
+    def _rounds(
+        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor | None
+    ) -> Iterator[_Round]:
+        messages, received = None, torch.zeros_like(h)
+        for layer in self._operators:
+            state = h + received if self.residual or messages is None else messages
+            messages = layer(state, edge_index, edge_attr, batch)
+            messages = messages.relu() if self.activation else messages
+            received = received + messages
+            yield _Round(layer, state, messages, received)
+
+    def _join(self, rounds: Sequence[_Round]) -> Tensor:
+        messages = [done.messages for done in rounds]
+        if self.joint is not None:
+            return self.joint(torch.cat(messages, dim=-1))
+        if self.jumping == "max":
+            return torch.stack(messages).amax(dim=0)
+        return rounds[-1].messages if self.jumping == "last" else rounds[-1].received

@@ -13,11 +13,11 @@ from torch_geometric.utils import k_hop_subgraph
 __all__ = ["SpotBatches", "cut_out"]
 
 #: What a batch carries of each spot.
-_NODE_VALUES = ("x", "y", "counts", "library")
+_NODE_VALUES = ("x", "patches", "y", "counts", "library")
 
 
-def cut_out(section: Data, seeds: Tensor, hops: int) -> Data:
-    """Cut out some spots with everything within ``hops`` edges upstream.
+def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
+    """Cut out some spots with everything within ``hops`` edges upstream; the whole section where that is None.
 
     ``hops`` rounds of message passing over the cut-out give its seeds what they give over the whole section.
 
@@ -25,6 +25,15 @@ def cut_out(section: Data, seeds: Tensor, hops: int) -> Data:
     -------
     The part of the graph, with ``seeds``: the places of the wanted spots in it.
     """
+    if hops is None:
+        values = {name: section[name] for name in _NODE_VALUES if name in section}
+        return Data(
+            edge_index=section.edge_index,
+            edge_attr=section.edge_attr,
+            seeds=seeds,
+            num_nodes=section.num_nodes,
+            **values,
+        )
     index, edge_index, place, edge_mask = k_hop_subgraph(
         seeds, hops, section.edge_index, relabel_nodes=True, num_nodes=section.num_nodes
     )
@@ -51,12 +60,14 @@ class SpotBatches(IterableDataset[Data]):
     batch_spots
         Spots of a batch; a section is split into equal batches of at most this size.
     hops
-        Width of the surroundings.
+        Width of the surroundings; None for the whole section.
     seed, epoch
         Of the order.
     """
 
-    def __init__(self, sections: Sequence[Data], batch_spots: int, hops: int, seed: int = 0, epoch: int = 0) -> None:
+    def __init__(
+        self, sections: Sequence[Data], batch_spots: int, hops: int | None, seed: int = 0, epoch: int = 0
+    ) -> None:
         self.sections = list(sections)
         self.batch_spots = batch_spots
         self.hops = hops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import signal
@@ -29,6 +30,8 @@ from nh2st_graph._keys import Key
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
 from nh2st_graph.models import NH2STGraph
+from nh2st_graph.nn import PatchEncoder
+from nh2st_graph.tl._encoder import patch_encoder
 from nh2st_graph.tl._folds import Fold, make_folds
 from nh2st_graph.tl._inputs import Standardizer, by_name, complete_section, section_graph
 from nh2st_graph.tl._model import FittedModel
@@ -94,7 +97,11 @@ def fit(
         stack.enter_context(one_thread())
         stack.enter_context(_settings_restored())
         stack.enter_context(_quiet_lightning())
-        stages = _Stages(graphs, panel, config, folder, resume)
+        encoder = patch_encoder(config.features, trained=True)
+        if encoder is not None:
+            raw = np.vstack([completed[name].obsm[Key.obsm.image] for name in sorted(completed)])
+            encoder.set_scale(torch.from_numpy(raw))
+        stages = _Stages(graphs, panel, config, folder, resume, encoder)
         with stages.progress:
             module, selected, held_out = stages.run()
         log = pd.read_csv(stages.log_path)
@@ -116,8 +123,17 @@ def fit(
 class _Stages:
     """The folds and the final fit, each a Lightning run with its own folder of checkpoints."""
 
-    def __init__(self, graphs: list[Data], genes: list[str], config: Config, folder: Path, resume: bool) -> None:
+    def __init__(
+        self,
+        graphs: list[Data],
+        genes: list[str],
+        config: Config,
+        folder: Path,
+        resume: bool,
+        encoder: PatchEncoder | None,
+    ) -> None:
         self.graphs, self.genes, self.config, self.folder, self.resume = graphs, genes, config, folder, resume
+        self.encoder = encoder
         self.log_path = folder / "log.csv"
         if not resume:
             self.log_path.unlink(missing_ok=True)
@@ -152,7 +168,8 @@ class _Stages:
 
     def _new_module(self, graphs: Sequence[Data], seed: int) -> NH2STGraph:
         torch.manual_seed(seed)
-        module = NH2STGraph(self.config.model, int(graphs[0].x.shape[1]), len(self.genes))
+        encoder = copy.deepcopy(self.encoder)
+        module = NH2STGraph(self.config.model, int(graphs[0].x.shape[1]), len(self.genes), encoder)
         module.set_targets(torch.cat([graph.y for graph in graphs]))
         return module
 
@@ -167,7 +184,8 @@ class _Stages:
         module.eval()
         with torch.no_grad():
             scores = [
-                pearson(module(g.x, g.edge_index, g.edge_attr).expression.numpy(), g.y.numpy()) for g in fold.validation
+                pearson(module(module.image_input(g), g.edge_index, g.edge_attr).expression.numpy(), g.y.numpy())
+                for g in fold.validation
             ]
         return module, curve, np.mean(scores, axis=0)
 

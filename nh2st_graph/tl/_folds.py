@@ -104,7 +104,7 @@ def induced(section: Data, keep: Tensor) -> Data:
     )
     cut = Data(edge_index=edge_index, edge_attr=edge_attr, section=section.section, num_nodes=len(index))
     cut.spots = [section.spots[i] for i in index.tolist()]
-    for name in ("x", "pos", "y", "counts", "library"):
+    for name in ("x", "patches", "pos", "y", "counts", "library"):
         if name in section:
             cut[name] = section[name][index]
     return cut

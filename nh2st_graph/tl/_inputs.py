@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -17,6 +18,7 @@ from nh2st_graph._expression import library_size, panel_counts, targets
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, section_name
 from nh2st_graph.config import Config
+from nh2st_graph.tl._encoder import section_patches
 
 __all__ = ["Standardizer", "by_name", "complete_section", "section_graph"]
 
@@ -31,7 +33,8 @@ class Standardizer:
     """Brings image features to mean 0 and deviation 1.
 
     By each section's own statistics (``features.standardize: section``), which takes out differences of stain and
-    scanner between sections and needs no gene; or by those of the training sections (``train``).
+    scanner between sections and needs no gene; by those of the training sections (``train``); or not at all (``none``:
+    a mean of 0 and a deviation of 1).
 
     Attributes
     ----------
@@ -48,6 +51,8 @@ class Standardizer:
         if mode == "section":
             return cls()
         joined = np.vstack(list(features)).astype(np.float64)
+        if mode == "none":
+            return cls(np.zeros(joined.shape[1], np.float32), np.ones(joined.shape[1], np.float32))
         return cls(joined.mean(axis=0).astype(np.float32), joined.std(axis=0).astype(np.float32))
 
     def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -134,7 +139,8 @@ def section_graph(
     Returns
     -------
     ``Data`` as from :func:`nh2st_graph.gr.to_pyg`; with genes also ``y`` (targets) and ``counts``, both
-    ``(n_spots, n_genes)``, and ``library`` ``(n_spots, 1)``, the counts that targets are relative to.
+    ``(n_spots, n_genes)``, and ``library`` ``(n_spots, 1)``, the counts that targets are relative to; and where the
+    encoder is trained, ``patches`` ``(n_spots, size, size, 3)`` uint8.
 
     Raises
     ------
@@ -160,7 +166,7 @@ def section_graph(
             name,
             adata.n_obs,
         )
-    values: dict[str, NDArray[np.float64]] = {}
+    values: dict[str, NDArray[Any]] = {}
     if genes is not None:
         counts = panel_counts(adata, genes).to_numpy()
         values["y"] = targets(adata, genes, config.data).to_numpy()
@@ -168,4 +174,6 @@ def section_graph(
         # Of the genes that targets are relative to, so that the two together give expected counts.
         library = counts.sum(axis=1) if config.data.normalize == "panel" else library_size(adata)
         values["library"] = library[:, None]
+    if config.features.finetune:
+        values["patches"] = section_patches(adata, config.features)
     return gr.to_pyg(adata, standardize(features), **values)

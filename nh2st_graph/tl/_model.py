@@ -18,6 +18,7 @@ from nh2st_graph._errors import ConfigError, ModelError
 from nh2st_graph._version import MODEL_FORMAT, __version__
 from nh2st_graph.config import Config
 from nh2st_graph.models import NH2STGraph
+from nh2st_graph.tl._encoder import patch_encoder
 from nh2st_graph.tl._inputs import Standardizer
 
 __all__ = ["FittedModel", "load"]
@@ -110,7 +111,8 @@ def load(folder: str | Path) -> FittedModel:
     try:
         config = Config.parse(description["config"], str(folder / _DESCRIPTION))
         tensors = load_file(folder / _WEIGHTS)
-        module = NH2STGraph(config.model, description["n_features"], len(description["genes"]))
+        encoder = patch_encoder(config.features, trained=False)
+        module = NH2STGraph(config.model, description["n_features"], len(description["genes"]), encoder)
         module.load_state_dict(
             {name.removeprefix("module."): value for name, value in tensors.items() if name.startswith("module.")}
         )

@@ -110,7 +110,7 @@ class TrainingModule(L.LightningModule):
 
     def validation_step(self, section: Data, _: int) -> None:
         """Score a held-out graph as a test section would be: from its image, over all genes."""
-        predicted = self.model(section.x, section.edge_index, section.edge_attr).expression
+        predicted = self.model(self.model.image_input(section), section.edge_index, section.edge_attr).expression
         observed = section.y
         scores = {
             "val_loss": float(torch.nn.functional.mse_loss(predicted, observed)),
@@ -132,7 +132,7 @@ class SectionData(L.LightningDataModule):
     """
 
     def __init__(
-        self, train: Sequence[Data], validation: Sequence[Data], batch_spots: int, hops: int, seed: int
+        self, train: Sequence[Data], validation: Sequence[Data], batch_spots: int, hops: int | None, seed: int
     ) -> None:
         super().__init__()
         self.train, self.validation = train, validation

@@ -24,7 +24,7 @@ __all__ = ["embed", "predict", "predicted_expression"]
 def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
     """Predict over a prepared graph, ``(n_spots, n_genes)`` float32. Reads features and edges, nothing else."""
     with one_thread():
-        side = model.module.eval()(graph.x, graph.edge_index, graph.edge_attr)
+        side = model.module.eval()(model.module.image_input(graph), graph.edge_index, graph.edge_attr)
     return np.asarray(side.expression.numpy(), dtype=np.float32)
 
 

@@ -148,7 +148,7 @@ def test_what_changes_the_features_is_computed_again(make_section, encoded, tmp_
 
 def test_other_weights_are_computed_again(make_section, encoded, tmp_path):
     adata, path = make_section(), tmp_path / "weights.safetensors"
-    weights = TimmEncoder("test_resnet@random", "cpu").model.state_dict()
+    weights = TimmEncoder("test_resnet@random", "cpu").network.state_dict()
     save_file(weights, path)
     first = image_features(adata, f"timm:test_resnet@{path}")
     save_file({k: v * 1.1 if v.is_floating_point() else v for k, v in weights.items()}, path)

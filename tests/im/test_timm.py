@@ -88,7 +88,7 @@ def test_a_folder_as_on_the_hub(tmp_path):
     encoder = TimmEncoder(f"local-dir:{tmp_path}", "cpu")
     assert (encoder.input_size, encoder.interpolation) == (96, "bicubic")
     assert encoder.normalisation == {"mean": [0.1] * 3, "std": [0.2] * 3}
-    weights = encoder.model.state_dict()["conv1.0.weight"]
+    weights = encoder.network.state_dict()["conv1.0.weight"]
     assert torch.equal(weights, new_model(3).state_dict()["conv1.0.weight"])
 
 

@@ -1,0 +1,117 @@
+"""The contrast of image and gene embeddings, at the scale of the spot and of its neighbourhood."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from nh2st_graph.config import ModelConfig
+from nh2st_graph.nn import chance_level, info_nce, retrieval_at_k
+
+__all__ = ["LETTERS", "Contrast", "Pairs"]
+
+#: Embeddings of both modalities at both scales, ``(n, width)`` each, by their letter in :class:`NH2STGraph`.
+Pairs = dict[str, Tensor]
+
+#: Letters of the image and of the gene embedding at each scale.
+LETTERS = {"spot": ("p", "q"), "neighbourhood": ("P", "Q")}
+
+#: A learned temperature stays above this, where logits are a hundred times cosines (Radford et al., 2021).
+_COLDEST = 0.01
+
+
+class Contrast(nn.Module):
+    """Contrast image with genes (NH2ST, Qu et al., MICCAI 2025), with the settings of ``model.*`` as switches.
+
+    Parameters
+    ----------
+    config
+        ``contrast``, ``symmetric``, ``projection``, ``temperature``, ``learn_temperature``, ``negatives``,
+        ``negative_weight`` and the weights.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scales = scales(config)
+        letters = [letter for scale in self.scales for letter in LETTERS[scale]]
+        self.projections = nn.ModuleDict(
+            {name: nn.Linear(config.width, config.width) if config.projection else nn.Identity() for name in letters}
+        )
+        self.log_temperature = (
+            nn.Parameter(torch.tensor(math.log(config.temperature))) if config.learn_temperature else None
+        )
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """What cosines are divided by."""
+        if self.log_temperature is None:
+            return self.config.temperature
+        return self.log_temperature.exp().clamp_min(_COLDEST)
+
+    def projected(self, pairs: Pairs) -> Pairs:
+        """Embeddings in the space where they are compared; those that are not contrasted as they are."""
+        return {name: self.projections[name](h) if name in self.projections else h for name, h in pairs.items()}
+
+    def retrieval(self, pairs: Pairs) -> dict[str, float]:
+        """Share of spots whose gene embedding is among the ten nearest to their image embedding, by scale."""
+        found = self.projected(pairs)
+        return {
+            f"retrieval_{scale}": retrieval_at_k(found[image], found[gene])
+            for scale, (image, gene) in LETTERS.items()
+            if scale in self.scales
+        }
+
+    def forward(self, pairs: Pairs, data: Data) -> tuple[dict[str, Tensor], Tensor]:
+        """Compute the losses on a batch.
+
+        Parameters
+        ----------
+        pairs
+            Embeddings of all spots of ``data``.
+        data
+            With ``seeds``, the spots whose partner is looked for, and ``edge_index``, which says what a neighbour is.
+            It holds the whole section where negatives are more than the batch.
+
+        Returns
+        -------
+        For each scale the loss, its chance level and the share of partners retrieved among the nearest ten of the
+        batch; and the weighted sum of the losses.
+        """
+        seeds = data.seeds
+        beyond_batch = self.config.negatives != "batch"
+        excluded = data.edge_index if self.config.negatives == "distant" else None
+        anchors = seeds if beyond_batch else None
+        found = self.projected(pairs)
+        of_seeds = {name: h[seeds] for name, h in found.items()}
+        candidates = found if beyond_batch else of_seeds
+        weights = {"spot": self.config.weight_spot, "neighbourhood": self.config.weight_neighbourhood}
+        parts: dict[str, Tensor] = {}
+        weighted = torch.zeros((), device=seeds.device)
+        for scale in self.scales:
+            image, gene = LETTERS[scale]
+            loss = info_nce(
+                candidates[image],
+                candidates[gene],
+                self.temperature,
+                symmetric=self.config.symmetric,
+                negative_weight=self.config.negative_weight,
+                anchors=anchors,
+                excluded=excluded,
+            )
+            chance = chance_level(len(candidates[image]), anchors=anchors, excluded=excluded)
+            weighted = weighted + weights[scale] * loss
+            parts[f"contrast_{scale}"] = loss
+            parts[f"contrast_{scale}_chance"] = loss.new_tensor(chance)
+            parts[f"retrieval_{scale}"] = loss.new_tensor(retrieval_at_k(of_seeds[image], of_seeds[gene]))
+        return parts, weighted
+
+
+def scales(config: ModelConfig) -> tuple[str, ...]:
+    """Scales at which the modalities are contrasted: of ``"spot"`` and ``"neighbourhood"``, those that are on."""
+    wanted = tuple(LETTERS) if config.contrast == "both" else (config.contrast,)
+    there = {"spot": config.query, "neighbourhood": config.neighbours}
+    return tuple(scale for scale in wanted if there.get(scale))
