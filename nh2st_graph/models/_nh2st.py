@@ -1,0 +1,377 @@
+"""NH2ST as published, in its literal form and as a graph of spots."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.utils import to_dense_batch
+
+from nh2st_graph._errors import ModelError, nearest
+from nh2st_graph.nn._cross_encoder import CrossEncoder
+from nh2st_graph.nn._hypergraph import EgoHypergraph, similarity_hyperedges
+
+__all__ = ["NH2ST", "NH2STOutputs"]
+
+logger = logging.getLogger(__name__)
+
+#: Channels of ResNet-18's last feature maps, which are 7 by 7 for a patch of 224 pixels.
+_CHANNELS = 512
+
+#: What names of weights start with here, and in the authors' code.
+_ORIGINAL_NAMES = (
+    (r"encoder\.conv1\.", "target_encoder.0."),
+    (r"encoder\.bn1\.", "target_encoder.1."),
+    (r"encoder\.layer1\.", "target_encoder.4."),
+    (r"encoder\.layer2\.", "target_encoder.5."),
+    (r"encoder\.layer3\.", "target_encoder.6."),
+    (r"encoder\.layer4\.", "target_encoder.7."),
+    (r"image_projection\.", "fc."),
+    (r"gene_encoder\.", "exp_encoder."),
+    (r"image_neighbours\.branch\.first\.", "neighbor_encoder.layer1.conv."),
+    (r"image_neighbours\.branch\.second\.", "neighbor_encoder.layer2.conv."),
+    (r"gene_neighbours\.branch\.first\.", "neighbor_exp_encoder.layer1.conv."),
+    (r"gene_neighbours\.branch\.second\.", "neighbor_exp_encoder.layer2.conv."),
+    (r"cross\.layers\.(\d+)\.norm\.", r"cross_encoder.fusion_layer.layers.\1.0.norm."),
+    (r"cross\.layers\.(\d+)\.query\.", r"cross_encoder.fusion_layer.layers.\1.0.fn.to_q."),
+    (r"cross\.layers\.(\d+)\.key_value\.", r"cross_encoder.fusion_layer.layers.\1.0.fn.to_kv."),
+    (r"cross\.layers\.(\d+)\.out\.", r"cross_encoder.fusion_layer.layers.\1.0.fn.to_out."),
+    (r"cross\.layers\.(\d+)\.feed_forward\.0\.", r"cross_encoder.fusion_layer.layers.\1.1.norm."),
+    (r"cross\.layers\.(\d+)\.feed_forward\.1\.", r"cross_encoder.fusion_layer.layers.\1.1.fn.net.0."),
+    (r"cross\.layers\.(\d+)\.feed_forward\.4\.", r"cross_encoder.fusion_layer.layers.\1.1.fn.net.3."),
+    (r"cross\.norm\.", "cross_encoder.norm."),
+    (r"decoder\.0\.", "decoder.fc1."),
+    (r"decoder\.2\.", "decoder.fc2."),
+)
+
+#: Heads of the authors' code that nothing reads, so that they never get a gradient.
+_UNTRAINED = ("fc_target.", "fc_neighbor.", "fc_nuclei.", "fc_global.")
+
+
+class NH2STOutputs(NamedTuple):
+    """What NH2ST computes, in the authors' order; embeddings are ``(n_spots, width)``."""
+
+    image_spot: Tensor
+    gene_spot: Tensor
+    image_neighbourhood: Tensor
+    gene_neighbourhood: Tensor
+    decoded: Tensor
+    """Decoded from the image of the spot, ``(n_spots, n_genes)``: in the authors' code the same as ``predicted``."""
+    predicted: Tensor
+    """The prediction, ``(n_spots, n_genes)``."""
+
+
+class _Members(NamedTuple):
+    """Both modalities of the spots of each region, ``(n_spots, n_members, width)``, and which of them are there."""
+
+    image: Tensor
+    gene: Tensor
+    taken: Tensor | None
+
+
+class NH2ST(nn.Module):
+    r"""NH2ST (Qu et al., MICCAI 2025, arXiv 2506.23827), from the authors' code: same numbers from the same weights.
+
+    For a spot with patch :math:`x`, expression :math:`g` and a region :math:`R` of nine spots around it:
+
+    .. math::
+        p = W f(x), \quad q = V_2 V_1 g, \qquad
+        P = \operatorname{HG}_\text{img}\big(\{f(x_j)\}_{j \in R}\big), \quad
+        Q = \operatorname{HG}_\text{gene}\big(\{V_2 V_1 g_j\}_{j \in R}\big), \qquad
+        \hat y = U_2 U_1 p
+
+    with ResNet-18's flattened feature maps :math:`f` and two hypergraph convolutions :math:`\operatorname{HG}` over
+    hyperedges of similar patches (:class:`~nh2st_graph.nn.EgoHypergraph`). In training, one
+    :class:`~nh2st_graph.nn.CrossEncoder` lets, in this order, :math:`p` read :math:`q`, :math:`q` the outcome,
+    :math:`P` read :math:`Q` and :math:`Q` the outcome, and the four are contrasted.
+
+    :meth:`forward` is the literal form: ten encoder passes for each spot. :meth:`on_graph` encodes each patch of a
+    section once and reads regions through indices. In evaluation they agree to rounding. In training, batch
+    normalisation takes its statistics from what is encoded together: all patches of the section in graph form; in
+    literal form the spots' patches, and apart from them those of their regions (in the authors' code each region by
+    itself). :meth:`predict` needs neither genes nor regions.
+
+    What is known to be wrong with the published form, and the switch for each:
+
+    - Embeddings are contrasted after they have read each other, which needs no learning to solve: ``contrast_on``.
+    - Off-diagonal similarities are scaled by 0.1, so that with :math:`\tau = 0.05` eight equal embeddings cost 1e-7
+      and not ln 8: ``negative_weight=1``.
+    - Cross-attention has a single key and so no choice: ``cross_context``.
+    - The decoder is two linear layers with nothing between them: ``decoder_activation``. (So is the encoder of genes.)
+    - In training the spot's patch is flipped and rotated, while the region's patches, the spot's own among them, never
+      are: a condition of the authors' data code is always true. This is up to who cuts the patches; in graph form
+      spot and region share them.
+    - Four heads (``fc_target``, ``fc_neighbor``, ``fc_nuclei``, ``fc_global``) never get a gradient: not built here.
+
+    A region is, in the authors' data code, the nine spots of the section that are nearest in pixels, **the spot itself
+    among them**: ``graph.mode: knn`` with 8 neighbours. Nothing is filled at the border of the tissue: regions there
+    reach further inwards. On a hexagonal array two of the next six at equal distance are taken, whichever. A patch that
+    the border of the image cuts is not filled either, and theirs fails on it.
+
+    Parameters
+    ----------
+    n_genes
+        Size of the panel.
+    width
+        Size of embeddings.
+    encoder
+        Maps patches ``(n, 3, height, width)`` to feature maps or features; by default timm's ResNet-18 with random
+        weights. (The authors start from a ResNet-18 trained on histology without labels.)
+    n_features
+        Size of the encoder's output for one patch, flattened.
+    hidden
+        Size between the hypergraph convolutions.
+    k
+        Number of similar patches in a hyperedge, beside its own.
+    depth, heads, mlp_ratio, dropout
+        Of the cross-attention; ``mlp_ratio`` is its hidden layer's size over ``width``.
+    decoder_hidden
+        Size between the decoder's layers.
+    temperature
+        :math:`\tau` of both contrasts.
+    negative_weight
+        Factor on the logits of negatives.
+    weight_spot, weight_neighbourhood
+        Weights of the contrasts in the loss.
+    contrast_on
+        ``"attended"``: after cross-attention, as published. ``"independent"``: without any; the cross-attention is not
+        built.
+    cross_context
+        ``"single"``: a spot attends to its own other modality, as published. ``"neighbourhood"``: to the spots of its
+        region in the other modality, before attention.
+    decoder_activation
+        Whether the decoder has a ReLU between its layers.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        *,
+        width: int = 512,
+        encoder: nn.Module | None = None,
+        n_features: int = _CHANNELS * 7 * 7,
+        hidden: int = 1024,
+        k: int = 3,
+        depth: int = 2,
+        heads: int = 8,
+        mlp_ratio: float = 2.0,
+        dropout: float = 0.1,
+        decoder_hidden: int = 256,
+        temperature: float = 0.05,
+        negative_weight: float = 0.1,
+        weight_spot: float = 1.0,
+        weight_neighbourhood: float = 0.5,
+        contrast_on: Literal["attended", "independent"] = "attended",
+        cross_context: Literal["single", "neighbourhood"] = "single",
+        decoder_activation: bool = False,
+    ) -> None:
+        super().__init__()
+        _check("contrast_on", contrast_on, ("attended", "independent"))
+        _check("cross_context", cross_context, ("single", "neighbourhood"))
+        self.k = k
+        self.temperature, self.negative_weight = temperature, negative_weight
+        self.weight_spot, self.weight_neighbourhood = weight_spot, weight_neighbourhood
+        self.encoder = _resnet18() if encoder is None else encoder
+        self.image_projection = nn.Linear(n_features, width)
+        self.gene_encoder = nn.Sequential(nn.Linear(n_genes, width), nn.Linear(width, width))
+        self.image_neighbours = EgoHypergraph(n_features, hidden, width, k)
+        self.gene_neighbours = EgoHypergraph(width, hidden, width, k)
+        attends = contrast_on == "attended"
+        self.cross = CrossEncoder(width, depth, heads, round(width * mlp_ratio), dropout) if attends else None
+        self.reads_members = attends and cross_context == "neighbourhood"
+        between = nn.ReLU() if decoder_activation else nn.Identity()
+        self.decoder = nn.Sequential(nn.Linear(width, decoder_hidden), between, nn.Linear(decoder_hidden, n_genes))
+
+    def predict(self, patches: Tensor) -> Tensor:
+        """Predict expression, ``(n, n_genes)``, from patches alone, ``(n, 3, height, width)``."""
+        return self.decoder(self.image_projection(self._encode(patches)))
+
+    def forward(
+        self, patches: Tensor, genes: Tensor, neighbour_patches: Tensor, neighbour_genes: Tensor
+    ) -> NH2STOutputs:
+        """Compute everything in literal form, each region with patches of its own.
+
+        Parameters
+        ----------
+        patches
+            The spots' patches, ``(n_spots, 3, height, width)``, normalised for the encoder.
+        genes
+            The spots' log-expression, ``(n_spots, n_genes)``.
+        neighbour_patches, neighbour_genes
+            Those of the spots of each region, the spot itself included, ``(n_spots, n_members, 3, height, width)`` and
+            ``(n_spots, n_members, n_genes)``; 9 members as published.
+        """
+        n_members = neighbour_patches.shape[1]
+        features, around = self._encode(patches), self._encode(neighbour_patches.flatten(end_dim=1))
+        gene, gene_around = self.gene_encoder(genes), self.gene_encoder(neighbour_genes)
+        group = torch.arange(len(patches), device=patches.device).repeat_interleave(n_members)
+        hyperedge_index = similarity_hyperedges(around, group, k=self.k)
+        image_region = self.image_neighbours.branch(around, hyperedge_index, group)
+        gene_region = self.gene_neighbours.branch(gene_around.flatten(end_dim=1), hyperedge_index, group)
+        members = None
+        if self.reads_members:
+            image_around = self.image_projection(around).unflatten(0, (-1, n_members))
+            members = _Members(image_around, gene_around, None)
+        return self._outputs(self.image_projection(features), gene, image_region, gene_region, members)
+
+    def on_graph(self, patches: Tensor, genes: Tensor, edge_index: Tensor) -> NH2STOutputs:
+        """Compute everything for all spots of a section, each patch encoded once.
+
+        Parameters
+        ----------
+        patches
+            Patches of the section's spots, ``(n_spots, 3, height, width)``, normalised for the encoder.
+        genes
+            Their log-expression, ``(n_spots, n_genes)``.
+        edge_index
+            Sender and receiver, ``(2, n_edges)``: a spot's region is its senders and itself.
+        """
+        features = self._encode(patches)
+        image, gene = self.image_projection(features), self.gene_encoder(genes)
+        regions = self.image_neighbours.hyperedges(edge_index, features)
+        image_region = self.image_neighbours.embed(features, regions)
+        gene_region = self.gene_neighbours.embed(gene, regions)
+        members = None
+        if self.reads_members:
+            image_around, taken = to_dense_batch(image[regions.member], regions.group)
+            members = _Members(image_around, to_dense_batch(gene[regions.member], regions.group)[0], taken)
+        return self._outputs(image, gene, image_region, gene_region, members)
+
+    def losses(self, outputs: NH2STOutputs, genes: Tensor) -> dict[str, Tensor]:
+        r"""Compute the losses of outputs whose spots have the log-expression ``genes``, ``(n_spots, n_genes)``.
+
+        A contrast goes one way, from image to gene: with the cosine :math:`s_{ij}` and ``negative_weight`` :math:`w`,
+
+        .. math::
+            -\frac{1}{n} \sum_i \log
+                \frac{e^{s_{ii}/\tau}}{e^{s_{ii}/\tau} + \sum_{j \ne i} e^{w s_{ij}/\tau}}
+
+        Returns
+        -------
+        ``loss``, the weighted sum, and its parts: ``regression`` (mean squared error), ``contrast_spot`` and
+        ``contrast_neighbourhood``.
+        """
+        regression = F.mse_loss(outputs.predicted, genes)
+        spot = self._contrast(outputs.image_spot, outputs.gene_spot)
+        neighbourhood = self._contrast(outputs.image_neighbourhood, outputs.gene_neighbourhood)
+        loss = regression + self.weight_spot * spot + self.weight_neighbourhood * neighbourhood
+        return {"loss": loss, "regression": regression, "contrast_spot": spot, "contrast_neighbourhood": neighbourhood}
+
+    @classmethod
+    def from_original(cls, state_dict: Mapping[str, Tensor], **settings: Any) -> NH2ST:
+        """Take the weights of a model trained with the authors' code.
+
+        Sizes are read off the weights. The heads that never get a gradient are left out, and with
+        ``contrast_on="independent"`` the cross-attention; the log lists what was.
+
+        Parameters
+        ----------
+        state_dict
+            ``state_dict`` of the authors' Lightning checkpoint.
+        **settings
+            Arguments of the class that leave no trace in the weights, such as ``heads``.
+
+        Raises
+        ------
+        ModelError
+            If a weight is missing, unknown or of the wrong shape.
+        """
+        model = cls(**(_sizes(state_dict) | settings))
+        names = {name: _original_name(name) for name in model.state_dict()}
+        weights = {name: _weight(state_dict, original) for name, original in names.items()}
+        left_out = sorted(set(state_dict) - set(names.values()))
+        expected = _UNTRAINED if model.cross is not None else (*_UNTRAINED, "cross_encoder.")
+        for name in left_out:
+            if not name.startswith(expected):
+                raise ModelError(
+                    f"the weights hold {name!r}, which the authors' NH2ST does not have; give its state_dict"
+                )
+        try:
+            # The authors flatten feature maps channel by channel for the regions, but pixel by pixel for the spot.
+            by_pixel = weights["image_projection.weight"].unflatten(1, (-1, _CHANNELS))
+            weights["image_projection.weight"] = by_pixel.transpose(1, 2).flatten(start_dim=1)
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(f"the weights are not of one NH2ST: {reason}") from None
+        logger.info("NH2ST from the authors' weights, without %s", ", ".join(left_out) or "exception")
+        return model
+
+    def _encode(self, patches: Tensor) -> Tensor:
+        return self.encoder(patches).flatten(start_dim=1)
+
+    def _outputs(
+        self, image: Tensor, gene: Tensor, image_region: Tensor, gene_region: Tensor, members: _Members | None
+    ) -> NH2STOutputs:
+        """Decode, then let the modalities read each other: no gene enters the prediction."""
+        predicted = self.decoder(image)
+        if self.cross is not None and members is not None:
+            image, image_region = (self.cross(h, members.gene, members.taken) for h in (image, image_region))
+            gene, gene_region = (self.cross(h, members.image, members.taken) for h in (gene, gene_region))
+        elif self.cross is not None:
+            # The authors' order: genes read an image embedding that has read them.
+            image = self.cross(image, gene)
+            gene = self.cross(gene, image)
+            image_region = self.cross(image_region, gene_region)
+            gene_region = self.cross(gene_region, image_region)
+        return NH2STOutputs(image, gene, image_region, gene_region, predicted, predicted)
+
+    def _contrast(self, image: Tensor, gene: Tensor) -> Tensor:
+        """InfoNCE from image to gene with the negatives' logits scaled down; see :meth:`losses`."""
+        logits = F.normalize(image, dim=1) @ F.normalize(gene, dim=1).T / self.temperature
+        own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        logits = torch.where(own, logits, self.negative_weight * logits)
+        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def _check(argument: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{argument} = {value!r} is unknown; {nearest(value, known)}")
+
+
+def _resnet18() -> nn.Module:
+    """ResNet-18 up to its last feature maps, with random weights."""
+    # timm loads on use: it takes seconds.
+    import timm
+
+    encoder: nn.Module = timm.create_model("resnet18", pretrained=False, num_classes=0, global_pool="")
+    return encoder
+
+
+def _original_name(name: str) -> str:
+    """Name of a weight in the authors' code."""
+    for ours, theirs in _ORIGINAL_NAMES:
+        renamed, found = re.subn(f"^{ours}", theirs, name)
+        if found:
+            return renamed
+    return name
+
+
+def _weight(state_dict: Mapping[str, Tensor], name: str) -> Tensor:
+    """One of the authors' weights by its name there."""
+    if name not in state_dict:
+        raise ModelError(f"the weights have no {name!r}; give the state_dict of a checkpoint of the authors' NH2ST")
+    return state_dict[name]
+
+
+def _sizes(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of :class:`NH2ST` that the authors' weights tell."""
+    rounds = [
+        name for name in state_dict if re.search(r"^cross_encoder\.fusion_layer\.layers\.\d+\.0\.norm\.weight", name)
+    ]
+    width, n_genes = _weight(state_dict, "exp_encoder.0.weight").shape
+    cross_hidden = len(_weight(state_dict, "cross_encoder.fusion_layer.layers.0.1.fn.net.0.weight"))
+    return {
+        "n_genes": n_genes,
+        "width": width,
+        "n_features": _weight(state_dict, "fc.weight").shape[1],
+        "hidden": len(_weight(state_dict, "neighbor_encoder.layer1.conv.lin.weight")),
+        "depth": len(rounds),
+        "mlp_ratio": cross_hidden / width,
+        "decoder_hidden": len(_weight(state_dict, "decoder.fc1.weight")),
+    }
