@@ -53,7 +53,13 @@ def tiny_config() -> Config:
         },
         "features": {"encoder": "squidpy:summary"},
         "model": {"width": 16, "rank": 8, "heads": 2},
-        "train": {"max_epochs": 3, "batch_spots": 32, "device": "cpu", "progress": False},
+        "train": {
+            "max_epochs": 3,
+            "batch_spots": 32,
+            "checkpoint_seconds": 0,
+            "device": "cpu",
+            "progress": False,
+        },
     }
     return Config.parse(values)
 

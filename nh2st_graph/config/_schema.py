@@ -310,6 +310,8 @@ class TrainConfig(_Section):
         What is held out of the training data (sections, or bands of each) and in how many turns.
     refit
         Learn from all training sections once the number of epochs is chosen; otherwise keep the first fold's model.
+    checkpoint_seconds
+        Least time between the checkpoints that ``--resume`` goes on from; 0 writes one after every epoch.
     device, precision
         Where and how to compute; ``auto`` takes a GPU, with mixed precision, where there is one.
     progress
@@ -325,6 +327,7 @@ class TrainConfig(_Section):
     validation: Literal["section", "blocks"] = "section"
     folds: Annotated[int, Field(ge=2)] = 3
     refit: bool = True
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)] = "auto"
     progress: bool = True

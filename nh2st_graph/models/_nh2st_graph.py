@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from nh2st_graph.config import TARGET_SUM, ModelConfig
-from nh2st_graph.models._contrast import Contrast, Pairs, scales
+from nh2st_graph.models._contrast import LETTERS, Contrast, Pairs, scales
 from nh2st_graph.nn import (
     ComponentDecoder,
     CrossEncoder,
@@ -115,33 +115,43 @@ class NH2STGraph(nn.Module):
         self.decoder = _decoder(config, 1 if gated else len(config.decoded), n_genes)
         self.log_dispersion = nn.Parameter(torch.zeros(n_genes)) if config.counts else None
         self.extra_zeros = nn.Parameter(torch.full((n_genes,), _FEW_DROPOUTS)) if config.regression == "zinb" else None
+        contrasted = scales(config)
+        attended = contrasted if config.contrast_on == "attended" else ()
+        # Nothing is built that no loss reads: it would never learn, and count among the weights.
         if self.reads_genes:
             self.gene_encoder = _embedder(config, self.decoder.gene_input_dim)
-            self.gene_neighbours = _neighbour_branch(config, config.width)
+            self.gene_neighbours = _neighbour_branch(config, config.width) if "neighbourhood" in contrasted else None
             self.contrast = Contrast(config)
         if config.cross_attention == "neighbourhood":
             layer = partial(
                 SpatialAttention, config.width, config.heads, _EDGE_DIM[config.edge_features], config.dropout
             )
-            self.cross = nn.ModuleDict({name: layer() for name in ("p", "q", "P", "Q")})
-            self.cross_head = nn.Linear(2 * config.width, self.decoder.gene_input_dim, bias=False)
-        elif config.cross_attention == "single":
-            self.cross_single = CrossEncoder(config.width, heads=config.heads, dropout=config.dropout)
+            filling = ("p", "P") if config.neighbours else ("p",)
+            self.cross = nn.ModuleDict({name: layer() for name in (*filling, *(LETTERS[s][1] for s in attended))})
+            # Component scores are centred, raw targets are not.
+            centred = config.decoder == "components"
+            self.cross_head = nn.Linear(len(filling) * config.width, self.decoder.gene_input_dim, bias=not centred)
+        single = config.cross_attention == "single" and attended
+        self.cross_single = CrossEncoder(config.width, heads=config.heads, dropout=config.dropout) if single else None
 
     @property
     def reads_genes(self) -> bool:
         """Whether training has a gene side."""
-        return bool(scales(self.config)) or self.config.cross_attention != "none"
+        return bool(scales(self.config)) or self.config.cross_attention == "neighbourhood"
 
     @property
     def receptive_hops(self) -> int | None:
         """How many edges away a spot's loss reaches: the halo that makes a cut-out exact; None for all of a section."""
         config = self.config
-        if config.negatives != "batch" or (config.neighbours and config.operator in _WHOLE_SECTION):
+        if scales(config) and config.negatives != "batch":
+            return None
+        if config.neighbours and config.operator in _WHOLE_SECTION:
             return None
         # A graph convolution weighs a sender by its own degree, which is one edge further away.
-        rounds = config.hops + int(config.operator == "gcn") if config.neighbours else 0
-        return rounds + int(config.cross_attention == "neighbourhood")
+        reach = {"none": 0, "gcn": config.hops + 1}.get(config.operator, config.hops)
+        rounds = reach if config.neighbours else 0
+        # Cross-attention reads what the neighbours are, not what they have heard.
+        return max(rounds, int(config.cross_attention == "neighbourhood"))
 
     def set_targets(self, targets: Tensor) -> None:
         """Take the expression's scale and components from training targets, ``(n_spots, n_genes)``, before training."""
@@ -215,7 +225,8 @@ class NH2STGraph(nn.Module):
         independent = self._pairs(image, data.y, graph)
         attended = self._attend(independent, graph)
         if self.config.cross_attention == "neighbourhood":
-            filled_in = self.cross_head(torch.cat([attended["p"], attended["P"]], dim=1)[data.seeds])
+            filling = [attended[name][data.seeds] for name in ("p", "P") if name in self.cross]
+            filled_in = self.cross_head(torch.cat(filling, dim=1))
             wanted = self.decoder.gene_input(data.y[data.seeds])
             parts["cross"] = self.decoder.squared_error(filled_in, wanted)
             total = total + self.config.weight_cross * parts["cross"]
@@ -246,7 +257,8 @@ class NH2STGraph(nn.Module):
         """Embeddings of a section's spots, ``(n_spots, width)`` each, by their letter in the class's formulas.
 
         At a scale at which the modalities are contrasted, embeddings are given in the space of the contrast. Those of
-        the genes (``q``, ``Q``) are there where ``data`` has targets and the model a gene side.
+        the genes (``q``, ``Q``) are there where ``data`` has targets and the model a gene side; ``Q`` is zero where
+        neighbourhoods are not contrasted.
         """
         if not self.reads_genes:
             side = self(self.image_input(data), data.edge_index, data.edge_attr)
@@ -328,11 +340,12 @@ class NH2STGraph(nn.Module):
         if self.config.cross_attention == "neighbourhood":
             # Of the neighbours; the spot itself is no key.
             other = {"p": "q", "P": "q", "q": "p", "Q": "p"}
-            return {
-                name: h + self.cross[name](h, pairs[other[name]], graph.edge_index, graph.edge_attr)
-                for name, h in pairs.items()
+            read = {
+                name: cross(pairs[name], pairs[other[name]], graph.edge_index, graph.edge_attr)
+                for name, cross in self.cross.items()
             }
-        if self.config.cross_attention == "single":
+            return {name: h + read[name] if name in read else h for name, h in pairs.items()}
+        if self.cross_single is not None:
             # The published order: images read genes, then genes read the images that have read them.
             image = {"p": self.cross_single(pairs["p"], pairs["q"]), "P": self.cross_single(pairs["P"], pairs["Q"])}
             gene = {"q": self.cross_single(pairs["q"], image["p"]), "Q": self.cross_single(pairs["Q"], image["P"])}

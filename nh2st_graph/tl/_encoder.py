@@ -32,12 +32,14 @@ def patch_encoder(features: FeaturesConfig, *, trained: bool) -> PatchEncoder | 
     if not features.finetune:
         return None
     prefix, _, name = features.encoder.partition(":")
-    if not trained:
+    # A model on the hub has no name without its weights.
+    if not trained and not name.startswith(("hf-hub:", "local-dir:")):
         name = f"{name.partition('@')[0]}@random"
     (encoder,) = im.make_encoders(f"{prefix}:{name}", "cpu")
     assert isinstance(encoder, im.TimmEncoder)
     pixels = encoder.normalisation
-    return PatchEncoder(encoder.network, pixels["mean"], pixels["std"], encoder.n_features)
+    standardize = features.standardize != "none"
+    return PatchEncoder(encoder.network, pixels["mean"], pixels["std"], encoder.n_features, standardize)
 
 
 def section_patches(adata: AnnData, features: FeaturesConfig) -> NDArray[np.uint8]:

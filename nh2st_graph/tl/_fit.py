@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -35,7 +34,17 @@ from nh2st_graph.tl._encoder import patch_encoder
 from nh2st_graph.tl._folds import Fold, make_folds
 from nh2st_graph.tl._inputs import Standardizer, by_name, complete_section, section_graph
 from nh2st_graph.tl._model import FittedModel
-from nh2st_graph.tl._module import EpochLog, EpochProgress, Keep, SectionData, StopEarly, TrainingModule, read_rows
+from nh2st_graph.tl._module import (
+    Averaging,
+    EpochLog,
+    EpochProgress,
+    Keep,
+    SectionData,
+    StopEarly,
+    TrainingModule,
+    averaged_weights,
+    read_rows,
+)
 from nh2st_graph.tl._threads import one_thread
 
 __all__ = ["fit"]
@@ -180,7 +189,7 @@ class _Stages:
         stage = f"fold{number + 1}:{fold.name}"
         folder = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
         curve = [float(row["val_loss"]) for row in read_rows(self.log_path) if row["stage"] == stage]
-        _load_averaged(module, folder / "best.ckpt")
+        module.load_state_dict(averaged_weights(folder / "last.ckpt", best=True))
         module.eval()
         with torch.no_grad():
             scores = [
@@ -232,26 +241,21 @@ class _Stages:
                 self.progress.update(task, visible=False)
             done.write_text(json.dumps({"epochs": trainer.current_epoch}) + "\n", encoding="utf-8")
         # Not what the trainer left: resumed after its last epoch, it would leave the weights before averaging.
-        _load_averaged(module, last)
+        module.load_state_dict(averaged_weights(last))
         return folder
 
     def _callbacks(self, stage: str, folder: Path, watched: bool, max_epochs: int) -> list[L.Callback]:
         """What happens beside training. ``last`` comes last, so that it holds the others' state of the same epoch."""
         task = self.progress.add_task(f"train {stage}", total=max_epochs, note="")
+        config = self.config.train
         callbacks: list[L.Callback] = [
-            EMAWeightAveraging(decay=self.config.train.average),
+            Averaging(config.average, "val_loss" if watched else None),
             EpochLog(self.log_path, stage),
             EpochProgress(self.progress, task),
         ]
         if watched:
-            callbacks += [StopEarly("val_loss", patience=self.config.train.patience), Keep(folder, "best", "val_loss")]
-        return [*callbacks, Keep(folder, "last")]
-
-
-def _load_averaged(module: NH2STGraph, checkpoint: Path) -> None:
-    """Take a checkpoint's averaged weights, which Lightning saves as the model's own."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+            callbacks.append(StopEarly("val_loss", patience=config.patience))
+        return [*callbacks, Keep(folder, config.checkpoint_seconds)]
 
 
 def _precision(config: TrainConfig) -> Any:

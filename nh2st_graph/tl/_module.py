@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from rich.progress import Progress, TaskID
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
@@ -24,12 +27,14 @@ from nh2st_graph.tl._batches import SpotBatches
 
 __all__ = [
     "LOG_COLUMNS",
+    "Averaging",
     "EpochLog",
     "EpochProgress",
     "Keep",
     "SectionData",
     "StopEarly",
     "TrainingModule",
+    "averaged_weights",
     "read_rows",
 ]
 
@@ -79,7 +84,10 @@ class TrainingModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
         return torch.optim.AdamW(
-            self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+            self.model.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            foreach=True,
         )
 
     def training_step(self, batch: Data, _: int) -> Tensor:
@@ -196,15 +204,71 @@ class StopEarly(EarlyStopping):
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
-class Keep(ModelCheckpoint):
-    """One checkpoint under one name: of the latest epoch, or of the one with the lowest ``monitor``."""
+class Averaging(WeightAveraging):
+    """Moving average of the weights, and of these the ones at the lowest held-out error so far.
 
-    def __init__(self, folder: Path, name: str, monitor: str | None = None) -> None:
-        super().__init__(folder, filename=name, monitor=monitor, save_top_k=1, enable_version_counter=False)
+    Both are kept in memory and travel in the checkpoints, so that one file says everything.
+
+    Parameters
+    ----------
+    decay
+        Share of the average that a step leaves.
+    monitor
+        What is lowest at the best epoch; None where nothing is held out.
+    """
+
+    def __init__(self, decay: float, monitor: str | None = None) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.monitor = monitor
+        self.lowest = math.inf
+        self.best: dict[str, Tensor] = {}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the averaged weights where they are the best so far."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.monitor is None or float(trainer.callback_metrics[self.monitor]) >= self.lowest:
+            return
+        assert self._average_model is not None
+        self.lowest = float(trainer.callback_metrics[self.monitor])
+        state = self._average_model.module.state_dict()
+        self.best = {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Save beside the average what was best."""
+        return {**super().state_dict(), "lowest": self.lowest, "best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the lowest value so far, also where the folder was moved."""
+        """Go on with what was best."""
+        super().load_state_dict(state_dict)
+        self.lowest, self.best = state_dict["lowest"], state_dict["best"]
+
+
+class Keep(ModelCheckpoint):
+    """The checkpoint ``last``: after the last epoch, and before that whenever ``seconds`` have passed."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        super().__init__(folder, filename="last", save_top_k=1, enable_version_counter=False)
+        self.seconds = seconds
+        self._written = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write where it is time; this callback stands last, so that the others have done their part of the epoch."""
+        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if ends or time.monotonic() - self._written >= self.seconds:
+            super().on_train_epoch_end(trainer, pl_module)
+            self._written = time.monotonic()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on also where the folder was moved."""
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+
+
+def averaged_weights(checkpoint: Path, best: bool = False) -> dict[str, Tensor]:
+    """Read a checkpoint's averaged weights, those after its epoch or the best until then, by the model's own names."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    # Lightning saves the average as the model's own weights.
+    state = content["callbacks"][Averaging.__qualname__]["best"] if best else content["state_dict"]
+    return {name.removeprefix("model."): value for name, value in state.items()}
 
 
 class EpochProgress(L.Callback):

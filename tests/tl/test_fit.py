@@ -21,6 +21,7 @@ from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl import FittedModel
 from nh2st_graph.tl._fit import _precision
 from nh2st_graph.tl._inputs import complete_section, section_graph
+from nh2st_graph.tl._module import averaged_weights
 
 
 def state(model: FittedModel) -> dict[str, torch.Tensor]:
@@ -106,9 +107,8 @@ class TestWhatIsLearned:
         graphs = graphs_of(model, train)
         scores = []
         for fold, held_out, learned in (("fold1", "S1", "S2"), ("fold2", "S2", "S1")):
-            kept = torch.load(tmp_path / "checkpoints" / fold / "best.ckpt", weights_only=True)["state_dict"]
             module = copy.deepcopy(model.module)
-            module.load_state_dict({name.removeprefix("model."): value for name, value in kept.items()})
+            module.load_state_dict(averaged_weights(tmp_path / "checkpoints" / fold / "last.ckpt", best=True))
             torch.testing.assert_close(module.decoder.mean, graphs[learned].y.mean(dim=0))
             graph = graphs[held_out]
             predicted = module(graph.x, graph.edge_index, graph.edge_attr).expression.detach()

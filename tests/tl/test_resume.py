@@ -147,7 +147,7 @@ class TestAnyMoment:
             assert torch.equal(found.module.state_dict()[name], value), name
 
     @pytest.mark.parametrize("which", ["first", "best", "last"])
-    @pytest.mark.parametrize("moment", ["before best", "before last", "after last"])
+    @pytest.mark.parametrize("moment", ["before last", "after last"])
     def test_around_the_checkpoints_of_a_fold(self, resumed_after, expected, which, moment):
         error = expected.log[expected.log["stage"] == STAGES[0]].set_index("epoch")["val_loss"]
         epoch = {"first": 1, "best": error.idxmin(), "last": len(error)}[which]
