@@ -50,7 +50,8 @@ def main() -> None:
         HERE.parent / "configs" / "her2st_mini.yaml",
         [f"data.root={options.root}", f"data.panel={options.panel}", "train.refit=false", "train.progress=false"],
     )
-    lines = ["| test section of the run | candidate | held-out squared error | held-out r | epoch |", "| --- " * 5 + "|"]
+    head = "| test section of the run | candidate | held-out squared error | held-out r | epoch |"
+    lines = [head, "| --- " * 5 + "|"]
     for test in SECTIONS:
         train = [name for name in SECTIONS if name != test]
         results = {name: held_out(base.override(change), train) for name, change in CANDIDATES.items()}

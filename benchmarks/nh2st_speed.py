@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nh2st_graph.models._nh2st import NH2ST, NH2STOutputs
+from nh2st_graph.models import NH2ST, NH2STOutputs
 
 RESULT = Path(__file__).resolve().parent / "results" / "nh2st_speed.md"
 N_GENES = 250

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from torch_geometric.utils import to_dense_batch
 
 from nh2st_graph._errors import ModelError, nearest
-from nh2st_graph.nn._cross_encoder import CrossEncoder
-from nh2st_graph.nn._hypergraph import EgoHypergraph, similarity_hyperedges
+from nh2st_graph.nn import CrossEncoder, EgoHypergraph, info_nce, similarity_hyperedges
 
 __all__ = ["NH2ST", "NH2STOutputs"]
 
@@ -322,11 +321,8 @@ class NH2ST(nn.Module):
         return NH2STOutputs(image, gene, image_region, gene_region, predicted, predicted)
 
     def _contrast(self, image: Tensor, gene: Tensor) -> Tensor:
-        """InfoNCE from image to gene with the negatives' logits scaled down; see :meth:`losses`."""
-        logits = F.normalize(image, dim=1) @ F.normalize(gene, dim=1).T / self.temperature
-        own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        logits = torch.where(own, logits, self.negative_weight * logits)
-        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+        """One direction, with the negatives' logits scaled down; see :meth:`losses`."""
+        return info_nce(image, gene, self.temperature, symmetric=False, negative_weight=self.negative_weight)
 
 
 def _check(argument: str, value: str, known: tuple[str, ...]) -> None:

@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nh2st_graph import ModelError
-from nh2st_graph.models import _nh2st
-from nh2st_graph.models._nh2st import NH2ST, NH2STOutputs
+from nh2st_graph.models import NH2ST, NH2STOutputs, _nh2st
 
 GOLDEN = Path(__file__).parent / "golden" / "nh2st.json"
 EMBEDDINGS = ("image_spot", "gene_spot", "image_neighbourhood", "gene_neighbourhood")
