@@ -1,0 +1,227 @@
+"""Scores of a run: what they are of, against plain loops, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+from nh2st_graph import tl
+from nh2st_graph._errors import DataError
+from nh2st_graph._expression import targets
+from nh2st_graph._version import __version__
+from nh2st_graph.metrics import noise_ceiling
+from nh2st_graph.models import FLOORS
+from nh2st_graph.tl import LABELS, Evaluation
+
+SCORES = {"pcc_mean", "pcc_partial", "pcc_heg50", "pcc_hpg50", "pcc_top50_by_test", "mse", "mae", "n_spots", "n_genes"}
+REFERENCES = {"depth_oracle", "noise_ceiling"}
+
+
+@pytest.fixture(scope="module")
+def train(tiny_sections) -> dict[str, AnnData]:
+    return {name: tiny_sections[name] for name in ("S1", "S2")}
+
+
+@pytest.fixture(scope="module")
+def test(tiny_sections) -> AnnData:
+    return tiny_sections["S3"]
+
+
+@pytest.fixture(scope="module")
+def evaluation(tiny_run) -> Evaluation:
+    return tiny_run.evaluation
+
+
+def r(a: np.ndarray, b: np.ndarray) -> float:
+    return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(np.corrcoef(a, b)[0, 1])
+
+
+def residual(values: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    design = np.column_stack([np.ones_like(depth), depth])
+    return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+
+
+class TestAgainstLoops:
+    """Every number once more, in float64 and gene by gene."""
+
+    @pytest.fixture(scope="class")
+    def pairs(self, evaluation, test, tiny_run, tiny_config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        observed = targets(test, tiny_run.model.genes, tiny_config.data)
+        predicted = evaluation.predictions["S3"].to_df().loc[observed.index].astype(float)
+        return {gene: (predicted[gene].to_numpy(), observed[gene].to_numpy()) for gene in observed}
+
+    def test_of_the_model(self, evaluation, pairs, test):
+        depth = np.log1p(np.asarray(test.X.sum(axis=1)).ravel())
+        found = evaluation.metrics["sections"]["S3"]
+        means = {
+            "pcc_mean": np.mean([r(*pair) for pair in pairs.values()]),
+            "pcc_partial": np.mean([r(residual(a, depth), residual(b, depth)) for a, b in pairs.values()]),
+            "mse": np.mean([np.mean((a - b) ** 2) for a, b in pairs.values()]),
+            "mae": np.mean([np.mean(np.abs(a - b)) for a, b in pairs.values()]),
+        }
+        for name, value in means.items():
+            assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
+        assert (found["n_spots"], found["n_genes"]) == (test.n_obs, 12)
+
+    def test_of_subsets_of_the_genes(self, tiny_run, train, test):
+        """With subsets smaller than the panel: those of the model, and not those that do well here."""
+        model = tl.load(tiny_run.folder)
+        model.heg50, model.hpg50 = model.heg50[:4], model.hpg50[3:5]
+        found = tl.evaluate(model, {"S3": test}, train)
+        per_gene = found.per_gene.loc["S3"]["pcc"]
+        assert found.metrics["sections"]["S3"]["pcc_heg50"] == pytest.approx(per_gene[model.heg50].mean())
+        assert found.metrics["sections"]["S3"]["pcc_hpg50"] == pytest.approx(per_gene[model.hpg50].mean())
+
+    def test_of_the_depth_oracle(self, evaluation, pairs, test):
+        depth = np.log1p(np.asarray(test.X.sum(axis=1)).ravel())
+        oracle = evaluation.metrics["references"]["depth_oracle"]["sections"]["S3"]
+        assert oracle["pcc_mean"] == pytest.approx(np.mean([r(depth, b) for _, b in pairs.values()]))
+        assert oracle["pcc_partial"] == pytest.approx(0, abs=1e-12)
+        assert oracle["mse"] is None
+
+    def test_of_the_noise_ceiling(self, evaluation, test, tiny_run):
+        """Over all measured genes, which the package sums up outside the panel."""
+        counts = pd.DataFrame(test.X.toarray().astype(int), test.obs_names, test.var_names)
+
+        def normalize(half: pd.DataFrame) -> pd.DataFrame:
+            size = half.sum(axis=1)
+            return np.log1p(half.div(size, axis=0).fillna(0) * 1e4)[tiny_run.model.genes]
+
+        expected = noise_ceiling(counts, normalize, n_repeats=200)
+        found = evaluation.per_gene.loc["S3"]["ceiling"]
+        assert found.between(0, 1).all()
+        assert found.mean() == pytest.approx(expected.mean(), abs=0.05)
+        reference = evaluation.metrics["references"]["noise_ceiling"]["sections"]["S3"]
+        assert reference["pcc_mean"] == pytest.approx(found.mean())
+
+    def test_of_the_training_mean(self, evaluation, pairs, train, tiny_run, tiny_config):
+        genes = tiny_run.model.genes
+        mean = pd.concat([targets(section, genes, tiny_config.data) for section in train.values()]).mean()
+        floor = evaluation.metrics["floors"]["mean"]["sections"]["S3"]
+        assert floor["mse"] == pytest.approx(np.mean([np.mean((mean[g] - b) ** 2) for g, (_, b) in pairs.items()]))
+        assert floor["pcc_mean"] == 0
+        assert floor["n_constant_predicted"] == 12
+
+
+class TestSchema:
+    def test_sections_and_their_mean(self, evaluation):
+        assert set(evaluation.metrics["sections"]) == {"S3"}
+        for scores in (evaluation.metrics["sections"]["S3"], evaluation.metrics["mean"]):
+            assert set(scores) >= SCORES | {"share_of_ceiling", "pcc_top50_by_test_shuffled"}
+        assert evaluation.metrics["mean"]["pcc_mean"] == evaluation.metrics["sections"]["S3"]["pcc_mean"]
+
+    def test_floors_and_references_are_scored_by_the_same_names(self, evaluation):
+        assert set(evaluation.metrics["floors"]) == set(FLOORS) >= {"mean", "ridge", "ridge_neighbours", "knn"}
+        assert set(evaluation.metrics["references"]) == REFERENCES
+        for name in FLOORS:
+            assert set(evaluation.metrics["floors"][name]["sections"]["S3"]) >= SCORES
+            assert set(evaluation.metrics["floors"][name]["mean"]) >= SCORES
+        assert set(evaluation.metrics["floors_chosen"]) == {"ridge", "ridge_neighbours", "knn"}
+
+    def test_it_is_json_without_nan(self, evaluation):
+        assert json.loads(json.dumps(evaluation.metrics, allow_nan=False)) == evaluation.metrics
+
+    def test_the_protocol_says_what_was_measured(self, evaluation, tiny_config):
+        protocol = evaluation.metrics["protocol"]
+        expected = {
+            "version": __version__,
+            "seed": tiny_config.seed,
+            "train": ["S1", "S2"],
+            "test": ["S3"],
+            "normalize": "total",
+            "smooth": "none",
+            "n_genes": 12,
+            "encoder": "squidpy:summary",
+        }
+        assert expected.items() <= protocol.items()
+        assert protocol["patients_in_both"] == []
+        assert protocol["split"] == "across patients"
+
+    def test_a_patient_in_both_is_told(self, tiny_run, train, test):
+        together = {name: section.copy() for name, section in {**train, "S3": test}.items()}
+        for section in together.values():
+            section.obs["patient"] = pd.Categorical(["P"] * section.n_obs)
+        protocol = tl.evaluate(tiny_run.model, {"S3": together.pop("S3")}, together).metrics["protocol"]
+        assert (protocol["split"], protocol["patients_in_both"]) == ("within patient", ["P"])
+
+    def test_one_row_a_gene(self, evaluation, tiny_run):
+        per_gene = evaluation.per_gene
+        assert list(per_gene.index.names) == ["section", "gene"]
+        assert list(per_gene.index) == [("S3", gene) for gene in tiny_run.model.genes]
+        columns = {
+            "pcc",
+            "pcc_partial",
+            "mse",
+            "mae",
+            "ceiling",
+            "pcc_depth_oracle",
+            *(f"pcc_{name}" for name in FLOORS),
+        }
+        assert set(per_gene.columns) >= columns
+        for name in ("ridge", "knn"):
+            floor = evaluation.metrics["floors"][name]["mean"]["pcc_mean"]
+            assert per_gene[f"pcc_{name}"].mean() == pytest.approx(floor)
+
+    def test_the_table_has_a_row_for_each_label(self, evaluation):
+        table = evaluation.table()
+        assert list(table.index) == list(LABELS)
+        assert table.loc["model", "pcc_mean"] == evaluation.metrics["mean"]["pcc_mean"]
+        assert np.isnan(table.loc["noise_ceiling", "mse"])
+
+    def test_predictions_carry_their_scores(self, evaluation, test):
+        prediction = evaluation.predictions["S3"]
+        assert list(prediction.obs_names) == list(test.obs_names)
+        assert prediction.var["pcc"].equals(evaluation.per_gene.loc["S3"]["pcc"])
+
+
+class TestWhatDecides:
+    def test_two_sections_are_scored_each_by_itself(self, tiny_run, train, test):
+        other = test.copy()
+        other.obs["section"] = pd.Categorical(["S4"] * other.n_obs)
+        other.X = sparse.csr_matrix(np.random.default_rng(0).poisson(3.0, other.shape).astype(np.float32))
+        both = tl.evaluate(tiny_run.model, {"S3": test, "S4": other}, train)
+        alone = tl.evaluate(tiny_run.model, {"S4": other}, train)
+        assert both.metrics["sections"]["S3"] == tiny_run.evaluation.metrics["sections"]["S3"]
+        assert both.metrics["sections"]["S4"] == alone.metrics["sections"]["S4"]
+        first, second = (both.metrics["sections"][name]["pcc_mean"] for name in ("S3", "S4"))
+        assert both.metrics["mean"]["pcc_mean"] == pytest.approx((first + second) / 2)
+        assert both.metrics["std"]["pcc_mean"] > 0
+        # What was measured decides the scores and not the prediction.
+        np.testing.assert_array_equal(both.predictions["S4"].X, tiny_run.evaluation.predictions["S3"].X)
+
+    def test_the_order_of_spots_does_not(self, tiny_run, train, test, evaluation):
+        shuffled = test[np.random.default_rng(0).permutation(test.n_obs)].copy()
+        found = tl.evaluate(tiny_run.model, {"S3": shuffled}, dict(reversed(train.items())))
+        assert found.metrics == evaluation.metrics
+        pd.testing.assert_frame_equal(found.per_gene, evaluation.per_gene)
+        assert list(found.predictions["S3"].obs_names) == list(shuffled.obs_names)
+
+
+class TestRefusals:
+    def test_a_section_that_was_trained_on(self, tiny_run, train):
+        with pytest.raises(DataError, match="section 'S1' was trained on; a score on it says nothing"):
+            tl.evaluate(tiny_run.model, {"S1": train["S1"]}, train)
+
+    def test_a_section_that_was_trained_on_under_another_key(self, tiny_run, train):
+        with pytest.raises(DataError, match="section 'S1' was trained on"):
+            tl.evaluate(tiny_run.model, {"new": train["S1"]}, train)
+
+    def test_no_section(self, tiny_run, train):
+        with pytest.raises(DataError, match=r"no test section given; name at least one in data\.test"):
+            tl.evaluate(tiny_run.model, {}, train)
+
+    def test_floors_on_other_sections_than_the_model_had(self, tiny_run, train, test):
+        with pytest.raises(DataError, match=r"need the model's training sections \(S1, S2\), given: S1"):
+            tl.evaluate(tiny_run.model, {"S3": test}, {"S1": train["S1"]})
+
+    def test_a_section_without_genes_or_without_one_of_the_panel(self, tiny_run, train, test):
+        with pytest.raises(DataError, match="section 'S3': no genes"):
+            tl.evaluate(tiny_run.model, {"S3": test[:, :0].copy()}, train)
+        absent = tiny_run.model.genes[3]
+        with pytest.raises(DataError, match=f"section 'S3': panel gene {absent} not measured"):
+            tl.evaluate(tiny_run.model, {"S3": test[:, test.var_names != absent].copy()}, train)

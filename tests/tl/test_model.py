@@ -1,0 +1,227 @@
+"""Saving and loading: the same model bit by bit, no code, and a clear word for anything else."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from safetensors.torch import load_file, save_file
+
+import nh2st_graph as ng
+from nh2st_graph import tl
+from nh2st_graph._errors import ModelError
+from nh2st_graph._version import MODEL_FORMAT, __version__
+
+
+@pytest.fixture(params=["section", "train"])
+def model(request, tiny_config, tiny_sections) -> tl.FittedModel:
+    """A model with each section's own scale, and one that carries the training sections'."""
+    config = tiny_config.override([f"features.standardize={request.param}", "train.max_epochs=1", "train.refit=false"])
+    return tl.fit([tiny_sections["S1"], tiny_sections["S2"]], config)
+
+
+def test_a_loaded_model_is_the_same_bit_by_bit(model, tiny_sections, tmp_path):
+    model.save(tmp_path / "a" / "b")
+    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["model.json", "model.safetensors"]
+    again = ng.load(tmp_path / "a" / "b")
+    assert not again.module.training
+    state = model.module.state_dict()
+    assert again.module.state_dict().keys() == state.keys()
+    for name, value in again.module.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    for each in fields(model):
+        if each.name not in {"module", "standardize", "log"}:
+            assert getattr(again, each.name) == getattr(model, each.name), each.name
+    for name in ("mean", "std"):
+        assert_array_equal(getattr(again.standardize, name), getattr(model.standardize, name))
+    section = tiny_sections["S3"]
+    assert_array_equal(tl.predict(again, section).X, tl.predict(model, section).X)
+    embedded = [tl.embed(each, section, copy=True).obsm for each in (again, model)]
+    for key in ("X_nh2st_image", "X_nh2st_gene"):
+        assert_array_equal(embedded[0][key], embedded[1][key])
+
+
+def test_a_model_saved_again_is_the_same_file(tiny_run, tmp_path):
+    tl.load(tiny_run.folder).save(tmp_path)
+    for name in ("model.json", "model.safetensors"):
+        assert (tmp_path / name).read_bytes() == (tiny_run.folder / name).read_bytes()
+
+
+def test_a_run_brings_its_log(tiny_run):
+    again = tl.load(tiny_run.folder)
+    assert again.log.equals(tiny_run.model.log)
+    assert len(again.log)
+
+
+def test_saving_replaces_an_older_model(model, tiny_run, tmp_path):
+    tiny_run.model.save(tmp_path)
+    model.save(tmp_path)
+    assert tl.load(tmp_path).config == model.config
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.fixture
+def folder(tiny_run, tmp_path) -> Path:
+    """The two files of a saved model, to be damaged."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(tiny_run.folder / name, folder)
+    return folder
+
+
+def refused(folder: Path) -> str:
+    """Load, and return the one line that says why not."""
+    with pytest.raises(ModelError) as caught:
+        tl.load(folder)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(f"model {folder}: ")
+    return line
+
+
+def described(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change ``model.json``."""
+    file = folder / "model.json"
+    description = json.loads(file.read_text())
+    change(description)
+    file.write_text(json.dumps(description))
+
+
+class TestCode:
+    @pytest.fixture(scope="class")
+    def unpickled(self) -> Iterator[list[str]]:
+        """Everything that any unpickler looks up from here on."""
+        found: list[str] = []
+        on = [True]
+
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
+            if on[0] and event == "pickle.find_class":
+                found.append(".".join(map(str, arguments)))
+
+        sys.addaudithook(hook)  # there is no way to remove one
+        yield found
+        on[0] = False
+
+    def test_loading_unpickles_nothing(self, folder, unpickled):
+        pickle.loads(pickle.dumps(Path))
+        assert unpickled, "the hook works"
+        unpickled.clear()
+        tl.load(folder)
+        assert not unpickled
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
+    def test_a_file_that_would_run_something_does_not(self, folder, tmp_path, name):
+        class Trap:
+            def __reduce__(self):
+                return Path.touch, (tmp_path / "ran",)
+
+        (folder / name).write_bytes(pickle.dumps(Trap(), protocol=0))
+        refused(folder)
+        torch.save({"weights": Trap()}, folder / name)
+        refused(folder)
+        assert not (tmp_path / "ran").exists()
+
+
+class TestAnotherVersion:
+    @pytest.mark.parametrize("number", [MODEL_FORMAT + 1, MODEL_FORMAT - 1, None, "1"])
+    def test_of_the_format_is_named_with_what_wrote_it(self, folder, number):
+        described(folder, lambda d: d.update(format=number, version="9.8.7"))
+        line = refused(folder)
+        assert f"written in format {number!r} by nh2st-graph 9.8.7" in line
+        assert f"this is {__version__} (format {MODEL_FORMAT}); train again, or install" in line
+
+    def test_that_does_not_say_which(self, folder):
+        described(folder, lambda d: [d.pop("format"), d.pop("version")])
+        assert "by nh2st-graph of an unknown version" in refused(folder)
+
+    def test_of_the_configuration_names_the_key(self, folder):
+        described(folder, lambda d: d["config"]["model"].update(a_later_switch=True))
+        line = refused(folder)
+        assert "unknown key 'model.a_later_switch'" in line
+        assert line.endswith("train again, or install the version that wrote it")
+
+
+class TestDamage:
+    def test_no_model_there(self, tmp_path):
+        for folder in (tmp_path, tmp_path / "none"):
+            assert "no model.json there; give the folder of a finished run" in refused(folder)
+
+    def test_an_unfinished_run(self, folder):
+        (folder / "model.safetensors").unlink()
+        assert "model.safetensors or model.json is damaged or incomplete" in refused(folder)
+
+    @pytest.mark.parametrize("text", ["", "{", "\udcff", "[]", "3", '"model"'])
+    def test_a_description_that_is_none(self, folder, text):
+        (folder / "model.json").write_bytes(text.encode(errors="surrogateescape"))
+        assert "model.json" in refused(folder)
+
+    @pytest.mark.parametrize(
+        "key", ["config", "genes", "n_features", "heg50", "hpg50", "train_sections", "selected_epochs"]
+    )
+    def test_a_description_without_something(self, folder, key):
+        described(folder, lambda d: d.pop(key))
+        assert key in refused(folder)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"n_features": 3},
+            {"n_features": "many"},
+            {"genes": ["A", "B"]},
+            {"genes": None},
+            {"config": []},
+            {"config": None},
+            {"config": {"model": {"width": 8}}},
+        ],
+        ids=str,
+    )
+    def test_a_description_that_is_not_of_these_weights(self, folder, change):
+        described(folder, lambda d: d.update(change))
+        refused(folder)
+
+    def test_weights_of_another_model(self, folder):
+        file = folder / "model.safetensors"
+        weights = load_file(file)
+        name = next(iter(weights))
+        for changed in (
+            {key: value for key, value in weights.items() if key != name},
+            {**weights, "module.surplus": torch.zeros(2)},
+            {**weights, name: torch.zeros(7, 7)},
+        ):
+            save_file(changed, file)
+            assert "model.safetensors or model.json is damaged or incomplete" in refused(folder)
+
+    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(share=st.floats(0, 1, exclude_max=True), name=st.sampled_from(["model.safetensors", "model.json"]))
+    def test_a_file_cut_off_anywhere(self, folder, tiny_run, share, name):
+        whole = (tiny_run.folder / name).read_bytes().rstrip()
+        (folder / name).write_bytes(whole[: int(share * len(whole))])
+        try:
+            refused(folder)
+        finally:
+            (folder / name).write_bytes(whole + (b"\n" if name.endswith("json") else b""))
+        tl.load(folder)
+
+
+def test_a_model_knows_what_it_needs_to_predict(tiny_run, tiny_config):
+    """The defaults of a later version do not reach a model that was saved: its configuration is complete."""
+    stored = json.loads((tiny_run.folder / "model.json").read_text())
+    assert stored["config"] == tiny_run.model.config.model_dump(mode="json")
+    assert stored["genes"] == tiny_run.model.genes
+    assert stored["train_sections"] == ["S1", "S2"]
+    assert (stored["format"], stored["version"]) == (MODEL_FORMAT, __version__)
+    assert len(set(stored["genes"])) == len(stored["genes"]) == 12
+    assert np.isfinite(np.concatenate([v.numpy().ravel() for v in tiny_run.model.module.state_dict().values()])).all()

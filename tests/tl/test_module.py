@@ -1,0 +1,271 @@
+"""The parts of the training loop: the log, early stopping, averaging, checkpoints."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.progress import Progress
+from torch_geometric.data import Data
+
+from nh2st_graph._errors import ModelError
+from nh2st_graph.config import ModelConfig, TrainConfig
+from nh2st_graph.models import NH2STGraph
+from nh2st_graph.tl._module import (
+    LOG_COLUMNS,
+    Averaging,
+    EpochLog,
+    EpochProgress,
+    Keep,
+    SectionData,
+    StopEarly,
+    TrainingModule,
+    averaged_weights,
+    read_rows,
+)
+
+State = dict[str, torch.Tensor]
+
+
+def graph(n_spots: int, seed: int) -> Data:
+    generator = torch.Generator().manual_seed(seed)
+    edges = torch.randint(n_spots, (2, 4 * n_spots), generator=generator)
+    return Data(
+        x=torch.randn(n_spots, 5, generator=generator),
+        y=torch.rand(n_spots, 7, generator=generator),
+        counts=torch.randint(9, (n_spots, 7), generator=generator).float(),
+        library=100 + torch.rand(n_spots, 1, generator=generator),
+        edge_index=edges,
+        edge_attr=torch.rand(edges.shape[1], 3, generator=generator),
+        section=f"S{seed}",
+        num_nodes=n_spots,
+    )
+
+
+@pytest.fixture
+def train(tmp_path) -> Callable[..., TrainingModule]:
+    """Train a small model on two sections and watch a third, for some epochs, with callbacks."""
+
+    def run(*callbacks: L.Callback, epochs: int = 4, rate: float = 0.05, change: float | None = None) -> TrainingModule:
+        torch.manual_seed(0)
+        sections = [graph(20, 1), graph(12, 2)]
+        model = NH2STGraph(ModelConfig(width=8, rank=4, heads=2), 5, 7)
+        model.set_targets(torch.cat([section.y for section in sections]))
+        if change is not None:
+            sections[0].x[3, 2] = change
+        trainer = L.Trainer(
+            max_epochs=epochs,
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=any(isinstance(each, Keep) for each in callbacks),
+            default_root_dir=tmp_path,
+            accelerator="cpu",
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = TrainingModule(model, TrainConfig(learning_rate=rate), seed=7)
+        data = SectionData(sections, [graph(15, 3)], 8, model.receptive_hops, seed=7)
+        trainer.fit(module, datamodule=data)
+        return module
+
+    return run
+
+
+class Watch(L.Callback):
+    """Remember the weights after each step, the held-out errors, and what each epoch saw."""
+
+    def __init__(self) -> None:
+        self.weights: list[State] = []
+        self.steps: list[int] = []
+        self.errors: list[float] = []
+        self.spots: list[list[float]] = [[]]
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.spots[-1].append(batch.library[batch.seeds, 0].tolist())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.weights.append({name: value.clone() for name, value in pl_module.model.state_dict().items()})
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        self.errors.append(float(trainer.callback_metrics["val_loss"]))
+        self.steps.append(len(self.weights))
+        self.spots.append([])
+
+
+def moving_average(weights: list[State], decay: float) -> list[State]:
+    """After each step, in a plain loop."""
+    averages = [weights[0]]
+    for state in weights[1:]:
+        last = averages[-1]
+        averages.append({name: decay * last[name] + (1 - decay) * value for name, value in state.items()})
+    return averages
+
+
+class TestAveraging:
+    @pytest.mark.parametrize("decay", [0.0, 0.6])
+    def test_is_of_the_weights_after_each_step_and_keeps_those_of_the_best_epoch(self, train, tmp_path, decay):
+        watch, averaging = Watch(), Averaging(decay, "val_loss")
+        train(watch, averaging, Keep(tmp_path, 0.0), rate=0.3, epochs=6)
+        averages = moving_average(watch.weights, decay)
+        best = int(np.argmin(watch.errors))
+        assert best < 5, "the best epoch is not the last"
+        for expected, kept in (
+            (averages[-1], averaged_weights(tmp_path / "last.ckpt")),
+            (averages[watch.steps[best] - 1], averaged_weights(tmp_path / "last.ckpt", best=True)),
+        ):
+            assert kept.keys() == expected.keys()
+            for name, value in expected.items():
+                torch.testing.assert_close(kept[name], value, msg=lambda text, name=name: f"{name}: {text}")
+        assert averaging.lowest == min(watch.errors)
+
+    def test_held_out_error_is_that_of_the_averaged_weights(self, train, tmp_path):
+        watch = Watch()
+        module = train(watch, Averaging(0.6, "val_loss"), Keep(tmp_path, 0.0))
+        section = graph(15, 3)
+        module.model.load_state_dict(averaged_weights(tmp_path / "last.ckpt"))
+        with torch.no_grad():
+            predicted = module.model.eval()(section.x, section.edge_index, section.edge_attr).expression
+        assert float(torch.nn.functional.mse_loss(predicted, section.y)) == pytest.approx(watch.errors[-1], rel=1e-5)
+
+    def test_what_was_best_travels_in_its_state(self):
+        averaging = Averaging(0.5, "val_loss")
+        averaging.lowest, averaging.best = 0.25, {"weight": torch.ones(2)}
+        again = Averaging(0.5, "val_loss")
+        again.load_state_dict(averaging.state_dict())
+        assert again.lowest == 0.25
+        assert torch.equal(again.best["weight"], torch.ones(2))
+
+
+class TestCheckpoints:
+    @pytest.mark.parametrize(("seconds", "written"), [(0.0, [1, 2, 3]), (3600.0, [3])])
+    def test_are_written_when_it_is_time_and_at_the_end(self, train, tmp_path, seconds, written):
+        file, found = tmp_path / "last.ckpt", set()
+
+        class Look(L.Callback):
+            def on_train_epoch_start(self, trainer, pl_module) -> None:
+                found.update({torch.load(file, weights_only=True)["epoch"] + 1} if file.exists() else ())
+
+        train(Averaging(0.5), Look(), Keep(tmp_path, seconds), epochs=3)
+        assert sorted(found | {torch.load(file, weights_only=True)["epoch"] + 1}) == written
+        assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+
+
+class TestData:
+    def test_each_epoch_has_an_order_of_its_own_and_a_second_run_the_same(self, train):
+        first, second = Watch(), Watch()
+        train(first)
+        train(second)
+        assert first.spots == second.spots
+        assert first.spots[0] != first.spots[1]
+        everything = sorted(torch.cat([graph(20, 1).library, graph(12, 2).library])[:, 0].tolist())
+        for epoch in first.spots[:-1]:
+            assert sorted(spot for batch in epoch for spot in batch) == everything
+        assert all(torch.equal(a[n], b[n]) for a, b in zip(first.weights, second.weights, strict=True) for n in a)
+
+    def test_nothing_to_watch_is_no_loader(self):
+        assert SectionData([graph(20, 1)], [], 8, 1, 0).val_dataloader() == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_training(train, value):
+    with pytest.raises(ModelError, match=r"training loss is nan at step \d \(epoch 0\); lower train\.learning_rate"):
+        train(change=value)
+
+
+def a_row(stage: str, epoch: int) -> dict[str, object]:
+    return dict.fromkeys(LOG_COLUMNS, f"{epoch}.5") | {"stage": stage, "epoch": epoch, "step": 7 * epoch}
+
+
+@pytest.fixture
+def log(tmp_path) -> Path:
+    """A log of two stages of three epochs."""
+    path = tmp_path / "log.csv"
+    with path.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, LOG_COLUMNS)
+        writer.writeheader()
+        writer.writerows(a_row(stage, epoch) for stage in ("fold1:A", "all") for epoch in (1, 2, 3))
+    return path
+
+
+class TestLog:
+    def test_no_file_is_no_row(self, tmp_path):
+        assert read_rows(tmp_path / "none.csv") == []
+        (tmp_path / "empty.csv").touch()
+        assert read_rows(tmp_path / "empty.csv") == []
+
+    @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(share=st.floats(0, 1))
+    def test_cut_off_anywhere_keeps_whole_rows_and_takes_more(self, log, share):
+        whole, rows = log.read_bytes(), read_rows(log)
+        cut = log.with_name("cut.csv")
+        cut.write_bytes(whole[: round(share * len(whole))])
+        kept = read_rows(cut)
+        complete = cut.read_bytes().count(b"\n") - 1
+        # The last column may have lost digits: the checkpoint tells then that the epoch was not over.
+        assert len(kept) - max(complete, 0) in (0, 1)
+        assert kept[: max(complete, 0)] == rows[: max(complete, 0)]
+        self.start(cut, "new", 0)
+        self.end(cut, "new", 0, val_loss=0.25)
+        assert read_rows(cut)[-1]["val_loss"] == "0.25"
+        assert read_rows(cut)[:-1] == kept
+
+    @pytest.mark.parametrize(("covered", "left"), [(0, []), (2, ["1", "2"]), (3, ["1", "2", "3"])])
+    def test_resuming_takes_out_what_the_checkpoint_does_not_cover(self, log, covered, left):
+        self.start(log, "all", covered)
+        rows = read_rows(log)
+        assert [row["epoch"] for row in rows if row["stage"] == "all"] == left
+        assert [row["epoch"] for row in rows if row["stage"] == "fold1:A"] == ["1", "2", "3"]
+        assert not log.with_suffix(".tmp").exists()
+
+    def test_a_row_is_an_epochs_means(self, train, tmp_path):
+        path, watch = tmp_path / "log.csv", Watch()
+        train(watch, EpochLog(path, "fold1:A"), epochs=3)
+        rows = read_rows(path)
+        assert [(row["stage"], row["epoch"], row["step"]) for row in rows] == [
+            ("fold1:A", str(epoch), str(step)) for epoch, step in zip((1, 2, 3), watch.steps, strict=True)
+        ]
+        assert [float(row["val_loss"]) for row in rows] == pytest.approx(watch.errors, rel=1e-5)
+        for row in rows:
+            assert all(np.isfinite(float(row[name])) for name in LOG_COLUMNS[1:]), row
+
+    @staticmethod
+    def start(path: Path, stage: str, epoch: int) -> None:
+        EpochLog(path, stage).on_train_start(SimpleNamespace(current_epoch=epoch), None)
+
+    @staticmethod
+    def end(path: Path, stage: str, epoch: int, **metrics: float) -> None:
+        trainer = SimpleNamespace(current_epoch=epoch, global_step=3, callback_metrics=metrics)
+        EpochLog(path, stage).on_train_epoch_end(trainer, None)
+
+
+class TestStopping:
+    def test_ends_when_the_error_stops_falling(self, train):
+        watch = Watch()
+        train(watch, StopEarly("val_loss", patience=1), epochs=30, rate=0.5)
+        assert len(watch.errors) < 30
+        assert watch.errors[-1] >= min(watch.errors[:-1])
+
+    @pytest.mark.parametrize(("waited", "stops"), [(0, False), (1, False), (2, True)])
+    def test_a_checkpoint_of_the_last_epoch_stops_at_once(self, waited, stops):
+        trainer, stop = SimpleNamespace(should_stop=False), StopEarly("val_loss", patience=2)
+        stop.wait_count = waited
+        stop.on_train_start(trainer, None)
+        assert trainer.should_stop is stops
+
+
+def test_progress_counts_epochs_and_shows_the_held_out_score(train):
+    progress = Progress(disable=True)
+    task = progress.add_task("train", total=4, note="")
+    train(EpochProgress(progress, task))
+    assert progress.tasks[0].finished
+    assert progress.tasks[0].fields["note"].startswith("held-out r ")

@@ -1,0 +1,273 @@
+"""Whole runs: what a folder holds, scoring again, preparing first, and predicting files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from numpy.testing import assert_array_equal
+
+from nh2st_graph import read, tl
+from nh2st_graph._errors import ConfigError, DataError, RunError
+from nh2st_graph.config import Config, load_config
+from nh2st_graph.tl import Run
+from nh2st_graph.tl._module import LOG_COLUMNS
+from nh2st_graph.tl._run import _split
+
+#: What other programs rely on.
+FIXED = {
+    "config.yaml",
+    "model.safetensors",
+    "checkpoints",
+    "log.csv",
+    "metrics.json",
+    "metrics_per_gene.csv",
+    "predictions",
+    "figures",
+}
+
+
+@pytest.fixture
+def copied(tiny_run, tmp_path) -> Path:
+    """A run folder to change, somewhere else."""
+    return Path(shutil.copytree(tiny_run.folder, tmp_path / "copied"))
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_config, tmp_path_factory) -> Path:
+    """The sections as ``prepare`` writes them."""
+    folder = tmp_path_factory.mktemp("prepared") / "sections"
+    tl.prepare_sections(tiny_config, folder)
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestFolder:
+    def test_holds_the_fixed_names_and_nothing_half_written(self, tiny_run):
+        names = {path.name for path in tiny_run.folder.iterdir()}
+        # Beside them: what rebuilds the model, TensorBoard's log, and the pictures of synthetic tissue.
+        assert names == FIXED | {"model.json", "tensorboard", "tissue"}
+        assert not [path for path in tiny_run.folder.rglob("*") if path.suffix in {".part", ".tmp"}]
+        assert not list(tiny_run.folder.rglob(".*"))
+        assert {path.name for path in tiny_run.outputs()} <= names
+
+    def test_configuration_is_the_one_that_was_given(self, tiny_run, tiny_config):
+        assert load_config(tiny_run.folder / "config.yaml") == tiny_config == tiny_run.model.config
+
+    def test_metrics_are_those_of_the_evaluation(self, tiny_run):
+        metrics = json.loads((tiny_run.folder / "metrics.json").read_text())
+        assert metrics == tiny_run.evaluation.metrics
+        fixed = {"pcc_mean", "pcc_heg50", "pcc_hpg50", "mse", "mae", "n_spots", "n_genes"}
+        assert set(metrics["sections"]["S3"]) >= fixed
+        assert set(metrics["mean"]) >= fixed
+
+    def test_scores_by_gene_are_one_row_each(self, tiny_run):
+        stored = pd.read_csv(tiny_run.folder / "metrics_per_gene.csv", index_col=["section", "gene"])
+        pd.testing.assert_frame_equal(stored, tiny_run.evaluation.per_gene, rtol=1e-5, check_dtype=False)
+
+    def test_predictions_are_those_of_the_model(self, tiny_run, tiny_sections):
+        assert [path.name for path in (tiny_run.folder / "predictions").iterdir()] == ["S3.h5ad"]
+        stored = ad.read_h5ad(tiny_run.folder / "predictions" / "S3.h5ad")
+        expected = tl.predict(tiny_run.model, tiny_sections["S3"])
+        assert_array_equal(stored.X, expected.X)
+        assert stored.X.dtype == np.float32
+        assert_array_equal(stored.layers["observed"], expected.layers["observed"])
+        assert list(stored.var_names) == tiny_run.model.genes
+        assert list(stored.obs_names) == list(expected.obs_names)
+
+    def test_the_log_has_one_row_an_epoch(self, tiny_run):
+        log = pd.read_csv(tiny_run.folder / "log.csv")
+        assert list(log.columns) == list(LOG_COLUMNS)
+        for _, rows in log.groupby("stage"):
+            assert list(rows["epoch"]) == list(range(1, len(rows) + 1))
+        assert log["train_loss"].gt(0).all()
+
+    def test_without_a_test_section_there_are_no_scores(self, tiny_config, tmp_path):
+        config = tiny_config.override(["data.test=[]", "train.max_epochs=1", "train.refit=false"])
+        run = tl.train_run(config, tmp_path / "a" / "run")
+        assert run.evaluation is None
+        names = {path.name for path in run.folder.iterdir()}
+        assert names == (FIXED | {"model.json", "tensorboard", "tissue"}) - {
+            "metrics.json",
+            "metrics_per_gene.csv",
+            "predictions",
+            "figures",
+        }
+        with pytest.raises(RunError, match=r"data\.test is empty, nothing to score on; train again with --set"):
+            tl.evaluate_run(run.folder)
+
+
+class TestEvaluateAgain:
+    def test_gives_the_same_scores_predictions_and_figures_wherever_the_run_lies(self, copied, tiny_run):
+        before = files(copied)
+        for name in ("metrics.json", "metrics_per_gene.csv", "predictions", "figures"):
+            path = copied / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        run = tl.evaluate_run(copied)
+        assert run.evaluation.metrics == tiny_run.evaluation.metrics
+        after = files(copied)
+        assert after.keys() == before.keys()
+        for name in ("metrics.json", "metrics_per_gene.csv", "model.safetensors", "config.yaml", "log.csv"):
+            assert after[name] == before[name], name
+        again = ad.read_h5ad(copied / "predictions" / "S3.h5ad")
+        assert_array_equal(again.X, tiny_run.evaluation.predictions["S3"].X)
+
+    def test_a_folder_that_is_no_run(self, tiny_run, tmp_path):
+        tiny_run.model.save(tmp_path)
+        with pytest.raises(RunError, match=r"is no run folder \(config\.yaml is missing\)"):
+            tl.evaluate_run(tmp_path)
+
+    def test_sections_that_are_gone_leave_the_scores_as_they_were(self, copied, tmp_path):
+        config = load_config(copied / "config.yaml").override(["data.format=h5ad", f"data.root={tmp_path / 'gone'}"])
+        (copied / "config.yaml").write_text(config.to_yaml())
+        before = files(copied)
+        with pytest.raises(DataError, match="gone does not exist"):
+            tl.evaluate_run(copied)
+        assert files(copied) == before
+
+
+class TestPrepare:
+    def test_writes_sections_with_features_and_graph(self, prepared, tiny_sections):
+        assert {path.name for path in prepared.glob("*.h5ad")} == {"S1.h5ad", "S2.h5ad", "S3.h5ad"}
+        for name, section in tiny_sections.items():
+            stored = read.h5ad(prepared / f"{name}.h5ad")[section.obs_names]
+            assert (stored.X != section.X).nnz == 0
+            assert stored.obsm["X_image"].dtype == np.float32
+            assert {"spatial_connectivities", "spatial_distances"} <= set(stored.obsp)
+            assert stored.uns["X_image"]["encoder"] == "squidpy:summary"
+
+    def test_a_run_on_them_is_the_run_on_the_files_that_they_came_from(self, prepared, tiny_config, tiny_run, tmp_path):
+        config = tiny_config.override(["data.format=h5ad", f"data.root={prepared}"])
+        run = tl.train_run(config, tmp_path / "run")
+        for name in ("model.safetensors", "log.csv", "metrics.json", "metrics_per_gene.csv"):
+            assert (run.folder / name).read_bytes() == (tiny_run.folder / name).read_bytes(), name
+        assert_array_equal(run.evaluation.predictions["S3"].X, tiny_run.evaluation.predictions["S3"].X)
+
+    def test_replaces_no_file(self, prepared, tiny_config):
+        before = files(prepared)
+        with pytest.raises(RunError, match=r"S\d\.h5ad exists already; choose another folder with --out"):
+            tl.prepare_sections(tiny_config, prepared)
+        assert files(prepared) == before
+
+
+class TestPredictFiles:
+    @pytest.fixture
+    def write(self, tiny_sections, tmp_path) -> Callable[..., Path]:
+        def write(name: str, section: AnnData, folder: str = "given") -> Path:
+            read.write_h5ad(section, tmp_path / folder / f"{name}.h5ad")
+            return tmp_path / folder / f"{name}.h5ad"
+
+        return write
+
+    def test_one_file_a_section_by_its_name(self, tiny_run, tiny_sections, write, tmp_path):
+        paths = [write("first", tiny_sections["S1"]), write("second", tiny_sections["S3"][:, :0].copy())]
+        written = tl.predict_run(tiny_run.folder, paths, tmp_path / "out" / "there")
+        assert written == [tmp_path / "out" / "there" / f"{name}.h5ad" for name in ("S1", "S3")]
+        stored = ad.read_h5ad(written[1])
+        assert_array_equal(stored.X, tiny_run.evaluation.predictions["S3"].X)
+        assert "observed" not in stored.layers
+        assert "observed" in ad.read_h5ad(written[0]).layers
+        assert sorted((tmp_path / "out" / "there").iterdir()) == written
+
+    def test_a_model_alone_predicts(self, tiny_run, tiny_sections, write, tmp_path):
+        tiny_run.model.save(tmp_path / "model")
+        (written,) = tl.predict_run(tmp_path / "model", [write("S3", tiny_sections["S3"])], tmp_path / "out")
+        assert_array_equal(ad.read_h5ad(written).X, tiny_run.evaluation.predictions["S3"].X)
+
+    def test_a_section_travels_with_its_picture(self, tiny_run, tiny_sections, write, tmp_path):
+        """A relative path is looked for beside the file."""
+        section = tiny_sections["S3"].copy()
+        metadata = section.uns["spatial"]["S3"]["metadata"]
+        shutil.copy(metadata["source_image_path"], tmp_path / "scan.jpg")
+        metadata["source_image_path"] = "scan.jpg"
+        path = write("S3", section, ".")
+        (written,) = tl.predict_run(tiny_run.folder, [path], tmp_path / "out")
+        assert_array_equal(ad.read_h5ad(written).X, tiny_run.evaluation.predictions["S3"].X)
+
+    def test_none_is_written_where_one_cannot_be(self, tiny_run, tiny_sections, write, tmp_path):
+        good, other = write("S1", tiny_sections["S1"]), write("S3", tiny_sections["S3"])
+        out = tmp_path / "out"
+        with pytest.raises(RunError, match="a section named 'S1' was given already"):
+            tl.predict_run(tiny_run.folder, [good, other, write("again", tiny_sections["S1"])], out)
+        one_spot = write("one", tiny_sections["S2"][:1].copy())
+        with pytest.raises(DataError, match="section 'S2': one spot alone"):
+            tl.predict_run(tiny_run.folder, [good, one_spot], out)
+        assert not out.exists()
+        write("S3", tiny_sections["S3"], "out")
+        before = files(out)
+        with pytest.raises(RunError, match=r"S3\.h5ad exists already"):
+            tl.predict_run(tiny_run.folder, [good, other], out)
+        assert files(out) == before
+
+
+class TestSections:
+    def test_all_that_are_there_where_none_is_named(self, prepared, tiny_config):
+        config = tiny_config.override(["data.format=h5ad", f"data.root={prepared}", "data.train=[]", "data.test=[]"])
+        assert list(tl.load_sections(config)) == ["S1", "S2", "S3"]
+
+    def test_those_that_are_not_tested_are_trained_on(self, tiny_sections, tiny_config):
+        train, test = _split(tiny_config.override(["data.train=[]", "data.test=[S2]"]), tiny_sections)
+        assert (list(train), list(test)) == (["S1", "S3"], ["S2"])
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (["data.train=[S1, S9]"], r"data\.train: no section 'S9' there; did you mean 'S\d'"),
+            (["data.test=[T3]"], r"data\.test: no section 'T3' there; did you mean 'S3'"),
+            (["data.train=[]", "data.test=[S1, S2, S3]"], r"no section is left to train on; data\.test names all"),
+            (["data.format=h5ad", "data.root=null"], r"data\.root is not set; give the folder of the sections"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+    )
+    def test_names_that_cannot_be_used_leave_no_folder(self, tiny_config, tmp_path, changes, message):
+        with pytest.raises((DataError, ConfigError), match=message):
+            tl.train_run(tiny_config.override(changes), tmp_path / "a" / "run")
+        assert not (tmp_path / "a").exists()
+
+    def test_synthetic_tissue_needs_a_place_for_its_pictures(self, tiny_config):
+        with pytest.raises(ConfigError, match="needs a folder for its pictures"):
+            tl.load_sections(tiny_config)
+
+    def test_paths_do_not_depend_on_where_the_command_is_run(self, prepared, tiny_config, tmp_path, monkeypatch):
+        panel = prepared.parent / "panel.txt"
+        panel.write_text("OWN01\nNBR01\n")
+        monkeypatch.chdir(prepared.parent)
+        config = tiny_config.override(
+            ["data.format=h5ad", "data.root=sections", "data.panel=panel.txt", "features.cache=cache", "data.test=[]"]
+        )
+        run: Run = tl.train_run(config.override(["train.max_epochs=1", "train.refit=false"]), tmp_path / "run")
+        stored: Config = load_config(run.folder / "config.yaml")
+        assert (stored.data.root, stored.data.panel) == (prepared, str(panel))
+        assert stored.features.cache == prepared.parent / "cache"
+        assert run.model.genes == ["OWN01", "NBR01"]
+
+
+class TestPanel:
+    """A gene that a section lacks: named, and then the user's choice."""
+
+    @pytest.fixture
+    def config(self, tiny_config, tmp_path) -> Config:
+        (tmp_path / "panel.txt").write_text("OWN01\nERBB2\nNBR01\nNBR02\nGAPDH\n")
+        return tiny_config.override(
+            [f"data.panel={tmp_path / 'panel.txt'}", "data.test=[]", "train.max_epochs=1", "train.refit=false"]
+        )
+
+    def test_fail(self, config, tmp_path):
+        with pytest.raises(DataError, match=r"panel gene ERBB2, GAPDH not measured; set data\.missing_genes=drop"):
+            tl.train_run(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_drop(self, config, tmp_path, caplog):
+        run = tl.train_run(config.override(["data.missing_genes=drop"]), tmp_path / "run")
+        assert run.model.genes == ["OWN01", "NBR01", "NBR02"]
+        assert "2 of 5 panel genes are absent from a section and dropped: ERBB2, GAPDH" in caplog.text
