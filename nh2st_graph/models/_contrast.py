@@ -41,16 +41,17 @@ class Contrast(nn.Module):
         self.projections = nn.ModuleDict(
             {name: nn.Linear(config.width, config.width) if config.projection else nn.Identity() for name in letters}
         )
-        self.log_temperature = (
-            nn.Parameter(torch.tensor(math.log(config.temperature))) if config.learn_temperature else None
-        )
+        learned = config.learn_temperature and self.scales
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature))) if learned else None
 
     @property
     def temperature(self) -> float | Tensor:
         """What cosines are divided by."""
         if self.log_temperature is None:
             return self.config.temperature
-        return self.log_temperature.exp().clamp_min(_COLDEST)
+        learned = self.log_temperature.exp()
+        # Added without a gradient of its own: a clamp has none at the floor, and what fell there would stay for good.
+        return learned + (_COLDEST - learned.detach()).clamp_min(0)
 
     def projected(self, pairs: Pairs) -> Pairs:
         """Embeddings in the space where they are compared; those that are not contrasted as they are."""

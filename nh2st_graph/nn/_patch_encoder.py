@@ -13,15 +13,18 @@ __all__ = ["PatchEncoder"]
 #: Patches that pass through the encoder at a time, which bounds the memory that a whole section takes.
 _CHUNK = 64
 
+#: A deviation this small, against a feature's mean or 1, is none.
+_ROUNDING = 1e-7
+
 
 class PatchEncoder(nn.Module):
     """Encode patches by a convolutional or transformer model, fine-tuned with what reads its features.
 
     Features are standardised by their statistics on the training sections before fine-tuning, so that a model starts
-    where it would with frozen features. Batch normalisation keeps the statistics of its pretraining: a batch of spots
-    of one section would otherwise tell a spot's features by its companions, and differently in training than after.
-    Patches are encoded in chunks whose activations are computed again on the way back rather than kept, so that memory
-    does not grow with the section.
+    where it would with frozen features; or given as they come. Batch normalisation keeps the statistics of its
+    pretraining: a batch of spots of one section would otherwise tell a spot's features by its companions, and
+    differently in training than after. Patches are encoded in chunks whose activations are computed again on the way
+    back rather than kept, so that memory does not grow with the section.
 
     Parameters
     ----------
@@ -31,6 +34,8 @@ class PatchEncoder(nn.Module):
         Of the images that it was trained on, one value a channel, on a scale of 0 to 1.
     n_features
         Size of its output.
+    standardize
+        Whether features are brought to mean 0 and deviation 1 by :meth:`set_scale`.
 
     Shapes
     ------
@@ -43,9 +48,17 @@ class PatchEncoder(nn.Module):
     feature_mean: Tensor
     feature_std: Tensor
 
-    def __init__(self, model: nn.Module, pixel_mean: list[float], pixel_std: list[float], n_features: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        n_features: int,
+        standardize: bool = True,
+    ) -> None:
         super().__init__()
         self.model = model.requires_grad_(True)
+        self.standardize = standardize
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1))
         self.register_buffer("feature_mean", torch.zeros(n_features))
@@ -53,11 +66,18 @@ class PatchEncoder(nn.Module):
 
     @torch.no_grad()
     def set_scale(self, features: Tensor) -> None:
-        """Take the statistics of training features, ``(n_spots, n_features)``, as they are before fine-tuning."""
+        """Take the statistics of training features, ``(n_spots, n_features)``, as they are before fine-tuning.
+
+        A constant feature keeps its scale; nothing is taken where features are not standardised.
+        """
+        if not self.standardize:
+            return
         exact = features.double()
-        std = exact.std(dim=0, correction=0)
-        self.feature_mean.copy_(exact.mean(dim=0))
-        self.feature_std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
+        mean, std = exact.mean(dim=0), exact.std(dim=0, correction=0)
+        # Rounding leaves a constant feature a deviation, which would multiply what it becomes in training.
+        varies = std > _ROUNDING * mean.abs().clamp_min(1)
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(torch.where(varies, std, torch.ones_like(std)))
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, all but batch normalisation."""
