@@ -101,20 +101,26 @@ def _read_section(data: Path, name: str) -> AnnData:
         )
     kept = spots.loc[both]
     kept = kept[kept["selected"] != 0].sort_values(["y", "x"])
+    if kept.empty:
+        raise DataError(
+            f"section {name!r}: no spots with counts are selected (selected = 1 in {spots_file}); "
+            "the section is empty: leave it out"
+        )
     adata = AnnData(
         X=sparse.csr_matrix(counts.loc[kept.index].to_numpy(np.float32)),
         obs=_obs(kept, name),
         var=pd.DataFrame(index=genes),
         obsm={Key.obsm.spatial: kept[["pixel_x", "pixel_y"]].to_numpy(np.float64)},
     )
+    adata.uns[Key.uns.spatial] = {name: _library(image_file, _microns_per_pixel(spots, spots_file))}
+    check_section(adata, need=("genes", "image"))
     dropped = {
         "positions_without_counts": len(spots) - len(both),
         "counts_without_position": len(counts) - len(both),
         "not_selected": len(both) - len(kept),
     }
     report_dropped(adata, name, dropped)
-    adata.uns[Key.uns.spatial] = {name: _library(image_file, _microns_per_pixel(spots, spots_file))}
-    return check_section(adata, need=("genes", "image"))
+    return adata
 
 
 def _section_files(data: Path, name: str) -> tuple[Path, Path, Path]:

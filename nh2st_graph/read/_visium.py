@@ -85,11 +85,21 @@ def visium(
     folder = _spaceranger_folder(Path(path))
     name = section or _folder_name(folder)
     adata = _read(folder, counts_file, name)
-    adata = _keep_tissue(adata, folder, counts_file, name)
+    adata, dropped = _keep_tissue(adata, folder, counts_file, name)
     adata.obs[Key.obs.section] = pd.Categorical([name] * adata.n_obs)
     adata.obs[Key.obs.patient] = pd.Categorical([patient or name] * adata.n_obs)
-    _set_library(adata, folder, None if source_image is None else Path(source_image), spot_diameter_um, name)
-    return check_section(adata, need=("genes", "image"))
+    scale = _set_library(adata, folder, None if source_image is None else Path(source_image), spot_diameter_um, name)
+    check_section(adata, need=("genes", "image"))
+    report_dropped(adata, name, dropped)
+    if source_image is None:
+        logger.warning(
+            "section %r: no full-resolution picture given; patches are cut from %s (%.2f um per pixel)",
+            name,
+            _hires_file(folder).name,
+            scale,
+        )
+    _compare_with_array(adata, scale, name)
+    return adata
 
 
 @register_format("visium")
@@ -144,6 +154,8 @@ def _read(folder: Path, counts_file: str, name: str) -> AnnData:
             warnings.filterwarnings("ignore", message="Variable names are not unique")  # made so just after
             adata: AnnData = sq.read.visium(folder, counts_file=counts_file, library_id=name)
     except Exception as error:  # scanpy raises plain Exception on an HDF5 file that is not 10x's
+        for level in ("hires", "lowres"):
+            thumbnail(spatial / f"tissue_{level}_image.png")  # names the picture, where it is one that is damaged
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"section {name!r}: {folder / counts_file} and {spatial} cannot be read as Space Ranger's output "
@@ -174,8 +186,8 @@ def _check_positions(path: Path, name: str) -> None:
         )
 
 
-def _keep_tissue(adata: AnnData, folder: Path, counts_file: str, name: str) -> AnnData:
-    """Keep spots that have a position and lie in tissue, with numbers as numbers."""
+def _keep_tissue(adata: AnnData, folder: Path, counts_file: str, name: str) -> tuple[AnnData, dict[str, int]]:
+    """Keep spots that have a position and lie in tissue, with numbers as numbers; count the others by the reason."""
     columns = [Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col]
     placed = adata.obs[Key.obs.in_tissue].notna().to_numpy()
     if not placed.any():
@@ -205,26 +217,22 @@ def _keep_tissue(adata: AnnData, folder: Path, counts_file: str, name: str) -> A
         "counts_without_position": int((~placed).sum()),
         "not_in_tissue": int(placed.sum() - tissue.sum()),
     }
-    kept = in_array_order(kept)
-    report_dropped(kept, name, dropped)
-    return kept
+    return in_array_order(kept), dropped
 
 
-def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: float, name: str) -> None:
-    """Fill in picture and scale; without a full-resolution picture, move everything to the hires one."""
-    hires_file = folder / "spatial" / "tissue_hires_image.png"
+def _hires_file(folder: Path) -> Path:
+    return folder / "spatial" / "tissue_hires_image.png"
+
+
+def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: float, name: str) -> float:
+    """Fill in picture and scale, and return um per pixel; without a full-resolution picture, move to the hires one."""
+    hires_file = _hires_file(folder)
     entry: dict[str, Any] = adata.uns[Key.uns.spatial][name]
     factors = _scalefactors(entry, folder, name)
     if source is None:
         source, shrink = hires_file, factors[Key.library.hires_scale]
         adata.obsm[Key.obsm.spatial] = adata.obsm[Key.obsm.spatial] * shrink
         factors = {key: value * shrink if "diameter" in key else value / shrink for key, value in factors.items()}
-        logger.warning(
-            "section %r: no full-resolution picture given; patches are cut from %s (%.2f of its resolution)",
-            name,
-            hires_file.name,
-            shrink,
-        )
     else:
         _check_source(source, hires_file, factors[Key.library.hires_scale], name)
     picture, scale = thumbnail(hires_file)
@@ -232,9 +240,9 @@ def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: flo
     entry[Key.library.images][Key.library.hires] = picture
     entry[Key.library.scalefactors] = factors
     microns_per_pixel = spot_um / factors[Key.library.spot_diameter]
-    _compare_with_array(adata, microns_per_pixel, name)
     entry[Key.library.metadata][Key.library.source_image] = str(source.resolve())
     entry[Key.library.metadata][Key.library.microns_per_pixel] = microns_per_pixel
+    return microns_per_pixel
 
 
 def _scalefactors(entry: dict[str, Any], folder: Path, name: str) -> dict[str, float]:
