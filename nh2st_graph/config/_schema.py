@@ -303,7 +303,7 @@ class TrainConfig(_Section):
     learning_rate, weight_decay
         Of AdamW.
     batch_spots
-        Spots of a step, all of one section.
+        Most spots of a step, all of one section.
     average
         Decay of the weights' moving average, which is what is kept.
     validation, folds
@@ -319,11 +319,11 @@ class TrainConfig(_Section):
     """
 
     max_epochs: Positive = 60
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    batch_spots: Positive = 64
+    batch_spots: Positive = 256
     patience: Positive = 15
-    average: Share = 0.98
+    average: Share = 0.95
     validation: Literal["section", "blocks"] = "section"
     folds: Annotated[int, Field(ge=2)] = 3
     refit: bool = True
