@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nh2st_graph.tl import LABELS, Run
@@ -45,13 +46,14 @@ def print_run(run: Run) -> None:
 
 def print_table(table: pd.DataFrame, title: str) -> None:
     """Print numbers with three decimals, the first row set off."""
-    shown = Table(title=title, title_justify="left", header_style="bold")
+    # Escaped, since names and paths in brackets would be taken for styles.
+    shown = Table(title=escape(title), title_justify="left", header_style="bold")
     shown.add_column("")
     for column in table.columns:
-        shown.add_column(str(column), justify="right")
+        shown.add_column(escape(str(column)), justify="right")
     for i, (name, row) in enumerate(table.iterrows()):
         cells = ["-" if pd.isna(value) else f"{value:.3f}" for value in row]
-        shown.add_row(str(name), *cells, style="bold" if i == 0 else None)
+        shown.add_row(escape(str(name)), *cells, style="bold" if i == 0 else None)
     Console().print(shown)
 
 
@@ -60,4 +62,4 @@ def print_paths(paths: Iterable[Path]) -> None:
     console = Console(soft_wrap=True)
     console.print("Written:")
     for path in paths:
-        console.print(f"  {path}", highlight=False)
+        console.print(f"  {path}", highlight=False, markup=False)
