@@ -1,0 +1,58 @@
+"""Errors have one base, and unknown names are told the nearest."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nh2st_graph as ng
+from nh2st_graph import _errors
+from nh2st_graph._errors import nearest
+
+KNOWN = ["grid", "knn", "radius", "delaunay"]
+
+
+def test_every_error_has_the_one_base_and_is_public():
+    for name, kind in vars(_errors).items():
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            assert issubclass(kind, ng.NH2STGraphError)
+            assert getattr(ng, name) is kind
+            assert kind.__doc__
+
+
+def test_a_picture_is_data_too():
+    assert issubclass(ng.ImageError, ng.DataError)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gird", "did you mean 'grid'?"),
+        ("raduis", "did you mean 'radius'?"),
+        ("GRID?", "known: delaunay, grid, knn, radius"),
+        ("", "known: delaunay, grid, knn, radius"),
+    ],
+)
+def test_nearest(name, says):
+    assert nearest(name, KNOWN) == says
+
+
+def test_several_are_given_nearest_first_up_to_a_number():
+    names = ["S1", "S2", "S3", "S4"]
+    assert nearest("S5", names, n=2).count(" or ") == 1
+    assert nearest("train.max_epoch", ["train.max_epochs", "train.patience"]).startswith(
+        "did you mean 'train.max_epochs'"
+    )
+
+
+@given(st.text(max_size=12), st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=6))
+def test_it_always_says_something_about_what_exists(name, known):
+    said = nearest(name, known)
+    assert said.startswith(("did you mean ", "known: "))
+    assert any(each in said or repr(each) in said for each in known)
+
+
+@given(st.sampled_from(KNOWN))
+def test_a_known_name_is_its_own_nearest(name):
+    assert nearest(name, KNOWN).startswith(f"did you mean {name!r}")
