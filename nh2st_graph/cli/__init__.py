@@ -134,6 +134,33 @@ def evaluate(run: RunFolder) -> None:
     print_run(tl.evaluate_run(run))
 
 
+@app.command()
+def ablate(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="Study file (YAML); see configs/ablations/.")],
+    out: Annotated[Path, typer.Option("--out", help="The study folder; must not exist, unless --resume.")],
+    overrides: Overrides = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="N,N", help="Seeds, in place of those of the file.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="VARIANT", help="Run this variant beside the base. May be given several times."),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Processes; one for each core if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")] = False,
+) -> None:
+    """Train variants of a configuration over folds and seeds, and compare each with the base.
+
+    Every run is a run folder as 'train' writes it. The closing table is also written as table.md, table.csv and
+    forest.png. --set changes the base, and so every variant. The exit code is 1 where a run failed.
+
+    Example: nh2st-graph ablate configs/ablations/components.yaml --out studies/components
+    """
+    from nh2st_graph.cli._ablate import run_ablate
+
+    run_ablate(study, out, overrides or [], seeds=seeds, only=only or [], jobs=jobs, resume=resume)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: an error of the package, or of a file, is one line and exit code 2.
 

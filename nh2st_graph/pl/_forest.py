@@ -1,0 +1,120 @@
+"""Differences between methods, with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.transforms import blended_transform_factory
+from numpy.typing import NDArray
+
+from nh2st_graph._errors import DataError
+
+__all__ = ["forest"]
+
+#: Okabe and Ito's blue and orange, which differ for every kind of colour vision.
+_COLOURS = ("#0072B2", "#E69F00")
+_SCORES = {"pcc_mean": "mean r", "pcc_partial": "mean r given depth"}
+_GREY = "0.4"
+#: Rows between the points of one method, and between methods and references.
+_SPACING, _GAP = 0.34, 0.6
+
+
+def forest(
+    table: pd.DataFrame,
+    *,
+    scores: Mapping[str, str] | None = None,
+    numbers: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how far each method is from a base, a point with its interval for each score, the base at a line.
+
+    An interval that crosses the line is drawn hollow: such a difference may be chance.
+
+    Parameters
+    ----------
+    table
+        One row a method, top to bottom. Columns ``variant`` (its name), ``role`` (``base``, ``variant`` or
+        ``reference``: drawn as diamonds, below the rest), and for each score ``{score}_difference``, ``{score}_low``
+        and ``{score}_high``. A method without a difference is named and has no point.
+    scores
+        Which scores, and what the legend calls them; ``pcc_mean`` and ``pcc_partial`` where None.
+    numbers
+        Write the first score's difference and interval at the right.
+    ax
+        Where to draw; a new figure where None.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    DataError
+        If the table has no row beside the base, or none of the scores.
+    """
+    known = {score: label for score, label in (scores or _SCORES).items() if f"{score}_difference" in table}
+    drawn = table[table["role"] != "base"].sort_values("role", key=lambda role: role == "reference", kind="stable")
+    if not known or drawn.empty:
+        raise DataError("no difference to draw; give rows beside the base, and columns such as pcc_mean_difference")
+    is_reference = (drawn["role"] == "reference").to_numpy()
+    rows = np.arange(len(drawn)) + _GAP * is_reference
+    if ax is None:
+        _, ax = plt.subplots(figsize=(8.5, 1.5 + 0.42 * len(drawn)), layout="constrained")
+    ax.axvline(0, color="black", linewidth=0.9, zorder=1)
+    places = _places(drawn, list(known), rows)
+    for i, (score, label) in enumerate(known.items()):
+        _draw_points(ax, drawn, score, places[i], _COLOURS[i % len(_COLOURS)], label)
+    if numbers:
+        score, label = next(iter(known.items()))
+        _write_numbers(ax, drawn, score, label, rows)
+    ax.set_yticks(rows, [str(name) for name in drawn["variant"]])
+    for label_text, reference in zip(ax.get_yticklabels(), is_reference, strict=True):
+        label_text.set_color(_GREY if reference else "black")
+    ax.set_ylim(rows[-1] + 0.6, -0.6)
+    base = table.loc[table["role"] == "base", "variant"]
+    ax.set_xlabel(
+        f"difference from {base.iloc[0] if len(base) else 'the base'} in Pearson r over spots\n"
+        "(mean over sections and genes, 95 % interval; hollow: it crosses 0)"
+    )
+    ax.margins(x=0.08)
+    ax.grid(axis="x", color="0.9", zorder=0)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    if len(known) > 1:
+        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(known))
+    return ax
+
+
+def _places(table: pd.DataFrame, scores: list[str], rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Heights of the points, ``(n_scores, n_methods)``: around a method's row, in the middle where there is but one."""
+    there = np.array([np.isfinite(table[f"{score}_difference"].to_numpy(dtype=np.float64)) for score in scores])
+    before, number = np.cumsum(there, axis=0) - there, there.sum(axis=0)
+    return rows + (before - (number - 1) / 2) * _SPACING
+
+
+def _draw_points(
+    ax: Axes, table: pd.DataFrame, score: str, places: NDArray[np.float64], colour: str, label: str
+) -> None:
+    mean, low, high = (table[f"{score}_{what}"].to_numpy(dtype=np.float64) for what in ("difference", "low", "high"))
+    clear = (low > 0) | (high < 0)
+    # For the legend: the rows' own points differ in shape and filling.
+    ax.plot([], [], "o-", color=colour, label=label)
+    for i in np.flatnonzero(np.isfinite(mean)):
+        ax.plot([low[i], high[i]], [places[i]] * 2, color=colour, linewidth=1.6, zorder=2, solid_capstyle="butt")
+        marker = "D" if table["role"].iloc[i] == "reference" else "o"
+        filling = colour if clear[i] else "white"
+        ax.plot(mean[i], places[i], marker, color=colour, markerfacecolor=filling, markersize=6, zorder=3)
+
+
+def _write_numbers(ax: Axes, table: pd.DataFrame, score: str, label: str, rows: NDArray[np.float64]) -> None:
+    right = blended_transform_factory(ax.transAxes, ax.transData)
+    ax.text(1.02, 1.02, label, transform=ax.transAxes, va="bottom", fontsize="small", color=_GREY)
+    for row, (_, values) in zip(rows, table.iterrows(), strict=True):
+        mean, low, high = (float(values[f"{score}_{what}"]) for what in ("difference", "low", "high"))
+        text = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" if np.isfinite(mean) else "no result"
+        ax.text(1.02, row, text.replace("-", "\N{MINUS SIGN}"), transform=right, va="center", fontsize="small")

@@ -1,0 +1,35 @@
+"""Studies: configurations compared over folds and seeds.
+
+A study file names a base, what each variant changes, folds and seeds. Every combination becomes a run folder as
+``train`` writes it, and the scores become one table with paired intervals. What a variant is does not matter here: a
+part that is switched off (an ablation), a value of a grid, or another method.
+"""
+
+from __future__ import annotations
+
+from nh2st_graph.study._folder import is_finished
+from nh2st_graph.study._plan import Fold, PlannedRun, Study, Variant, read_study
+from nh2st_graph.study._report import explanation
+from nh2st_graph.study._results import Results, collect
+from nh2st_graph.study._run import StudyResult, run_study
+from nh2st_graph.study._schema import StudyFile
+from nh2st_graph.study._table import cells, study_table
+from nh2st_graph.study._workers import Outcome
+
+__all__ = [
+    "Fold",
+    "Outcome",
+    "PlannedRun",
+    "Results",
+    "Study",
+    "StudyFile",
+    "StudyResult",
+    "Variant",
+    "cells",
+    "collect",
+    "explanation",
+    "is_finished",
+    "read_study",
+    "run_study",
+    "study_table",
+]

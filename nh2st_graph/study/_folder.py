@@ -1,0 +1,138 @@
+"""The study folder: what a study was begun with, and what each of its runs left."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from nh2st_graph._errors import RunError
+from nh2st_graph._version import __version__
+from nh2st_graph.study._plan import Study
+from nh2st_graph.study._schema import flatten
+
+__all__ = ["RunRecord", "is_finished", "open_folder", "read_record", "write_record", "write_text"]
+
+_STUDY = "study.yaml"
+_RECORD = "study.json"
+_METRICS = "metrics.json"
+#: Keys of a configuration that change no result.
+_FREE = {"train.progress", "train.device", "features.cache"}
+
+
+class RunRecord(NamedTuple):
+    """What a study notes of a run beside its scores.
+
+    Attributes
+    ----------
+    parameters
+        Number of the model's weights.
+    seconds
+        How long the run took, from reading sections to figures; None where it was interrupted on the way.
+    """
+
+    parameters: int
+    seconds: float | None
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """Read what was noted of a run; None where nothing was."""
+    path = folder / _RECORD
+    return RunRecord(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Note it in the run folder."""
+    write_text(folder / _RECORD, json.dumps(record._asdict()) + "\n")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run is complete: scored, and noted."""
+    return (folder / _METRICS).is_file() and (folder / _RECORD).is_file()
+
+
+def open_folder(study: Study, folder: Path, *, resume: bool) -> None:
+    """Make the folder of a study, or see that it is this study's.
+
+    What a study asks for may grow between two calls (a variant, a fold, a seed), since that leaves the runs that are
+    there as they were. Anything else would mix results of two configurations under one name.
+
+    Raises
+    ------
+    RunError
+        If the folder exists, or with ``resume`` holds no study or one whose runs differ.
+    """
+    record = _record(study)
+    if not resume:
+        if folder.exists():
+            raise RunError(f"study folder {folder} exists already; choose another with --out, or go on by --resume")
+        folder.mkdir(parents=True)
+    else:
+        before = _read(folder)
+        differences = _differences(before, record)
+        if differences:
+            raise RunError(
+                f"study folder {folder} was begun with another study ({'; '.join(differences[:3])}); "
+                "undo the change, or choose another folder with --out"
+            )
+    write_text(folder / _STUDY, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+
+
+def _record(study: Study) -> dict[str, Any]:
+    """All that the runs of a study depend on."""
+    return {
+        "study": study.name,
+        "version": __version__,
+        "seeds": list(study.seeds),
+        "folds": {f.name: {"train": list(f.train), "test": list(f.test), "split": f.split} for f in study.folds},
+        "base": study.base.name,
+        "variants": {variant.name: variant.changes for variant in study.variants[1:]},
+        "config": study.base.config.model_dump(mode="json"),
+    }
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / _STUDY
+    if not path.is_file():
+        raise RunError(f"{folder} holds no study to resume ({_STUDY} is missing); leave --resume out")
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        record = None
+    if not isinstance(record, dict) or not set(record) >= {"version", "seeds", "folds", "base", "variants", "config"}:
+        raise RunError(f"{path} is damaged; choose another folder with --out")
+    return record
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What is gone from a study, or changed; not what was added."""
+    found = [f"{key}: {before[key]} -> {after[key]}" for key in ("version", "base") if before[key] != after[key]]
+    found += [f"seed {seed} is gone" for seed in before["seeds"] if seed not in after["seeds"]]
+    for what, key in (("fold", "folds"), ("variant", "variants")):
+        for name, given in before[key].items():
+            if name not in after[key]:
+                found.append(f"{what} {name!r} is gone")
+            else:
+                found += [f"{what} {name!r}: {change}" for change in _changes(given, after[key][name])]
+    return found + _changes(flatten(before["config"]), flatten(after["config"]))
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    keys = [key for key in {**before, **after} if key not in _FREE]
+    missing = "(unset)"
+    return [
+        f"{key}: {before.get(key, missing)} -> {after.get(key, missing)}"
+        for key in keys
+        if before.get(key, missing) != after.get(key, missing)
+    ]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write aside, then rename."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nh2st_graph import RunError
+from nh2st_graph.study import is_finished, read_study
+from nh2st_graph.study._folder import RunRecord, open_folder, read_record, write_record
+
+FOLDS = {"a": {"train": ["S1"], "test": ["S2"]}, "b": {"train": ["S2"], "test": ["S1"]}}
+VARIANTS = {"deep": {"model.hops": 2}, "wide": {"model.width": 32}}
+SEEDS = [0, 1]
+
+
+@pytest.fixture
+def begin(study_file: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Begin a study, or go on with it with other keys; return its folder."""
+
+    def run(overrides: Sequence[str] = (), resume: bool = True, **keys: Any) -> Path:
+        file = study_file(**{"folds": FOLDS, "variants": VARIANTS, "seeds": SEEDS, **keys})
+        # The panel that lies beside each study file is another file each time.
+        open_folder(read_study(file, ["data.panel=hvg:9", *overrides]), tmp_path / "out", resume=resume)
+        return tmp_path / "out"
+
+    run(resume=False)
+    return run
+
+
+def test_a_folder_that_is_there_is_left_alone(study_file, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="exists already; choose another with --out, or go on by --resume"):
+        open_folder(read_study(study_file()), tmp_path, resume=False)
+    with pytest.raises(RunError, match=r"holds no study to resume \(study\.yaml is missing\)"):
+        open_folder(read_study(study_file()), tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_same_study_goes_on_and_what_changes_no_result_may_change(begin):
+    begin()
+    begin(["features.cache=elsewhere", "train.device=auto", "train.progress=true"])
+
+
+def test_a_study_may_grow(begin):
+    begin(
+        folds={**FOLDS, "c": {"train": ["S1"], "test": ["S3"]}},
+        variants={"first": {"model.rank": 4}, **VARIANTS},
+        seeds=[2, 1, 0],
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "overrides", "message"),
+    [
+        ({"seeds": [0]}, [], "seed 1 is gone"),
+        ({"folds": {"a": FOLDS["a"]}}, [], "fold 'b' is gone"),
+        ({"folds": {**FOLDS, "b": {"train": ["S3"], "test": ["S1"]}}}, [], r"fold 'b': train: \['S2'\] -> \['S3'\]"),
+        ({"folds": {**FOLDS, "b": {**FOLDS["b"], "split": "x"}}}, [], "fold 'b': split: folds -> x"),
+        ({"variants": {"deep": {"model.hops": 2}}}, [], "variant 'wide' is gone"),
+        ({"variants": {**VARIANTS, "deep": {"model.hops": 3}}}, [], r"variant 'deep': model\.hops: 2 -> 3"),
+        (
+            {"variants": {**VARIANTS, "deep": {"model.hops": 2, "model.rank": 4}}},
+            [],
+            r"variant 'deep': model\.rank: \(unset\) -> 4",
+        ),
+        ({"base_name": "full"}, [], "base: base -> full"),
+        ({}, ["model.dropout=0.5"], r"model\.dropout: 0\.2 -> 0\.5"),
+        ({"set": {"data.synthetic.n_rows": 9}}, [], r"data\.synthetic\.n_rows: 8 -> 9"),
+    ],
+)
+def test_another_study_is_refused_and_the_difference_named(begin, keys, overrides, message):
+    record = begin() / "study.yaml"
+    before = record.read_text()
+    with pytest.raises(RunError, match=rf"was begun with another study \({message}\); undo the change"):
+        begin(overrides, **keys)
+    assert record.read_text() == before
+
+
+@pytest.mark.parametrize("text", ["study: [", "- a", "study: tiny"])
+def test_a_damaged_record_is_an_error(begin, text):
+    (begin() / "study.yaml").write_text(text)
+    with pytest.raises(RunError, match=r"study\.yaml is damaged"):
+        begin()
+
+
+@pytest.mark.parametrize("record", [RunRecord(12, 3.5), RunRecord(12, None)])
+def test_what_is_noted_of_a_run_is_read_again(record, tmp_path):
+    assert read_record(tmp_path) is None
+    write_record(tmp_path, record)
+    assert read_record(tmp_path) == record
+    assert not is_finished(tmp_path)  # not scored
+    (tmp_path / "metrics.json").write_text("{}")
+    assert is_finished(tmp_path)
