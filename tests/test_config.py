@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nh2st_graph import ConfigError
-from nh2st_graph.config import Config, builtin_config, load_config
+from nh2st_graph.config import Config, ModelConfig, builtin_config, load_config
+from nh2st_graph.nn import OPERATORS
 
 NAMES = st.lists(st.from_regex(r"[A-H][1-9]", fullmatch=True), max_size=3, unique=True)
 
@@ -94,6 +95,15 @@ def test_overrides_apply_in_order_and_leave_the_original():
             r"unknown key 'data\.synthetic\.n_row'; did you mean 'data\.synthetic\.n_rows'",
         ),
         ("seed.x=1", r"unknown key 'seed\.x'; did you mean 'seed'"),
+        ("features.finetuned=true", r"unknown key 'features\.finetuned'; did you mean 'features\.finetune'"),
+        ("graph.n_ring=2", r"unknown key 'graph\.n_ring'; did you mean 'graph\.n_rings'"),
+        ("model.cross_atention=none", r"unknown key 'model\.cross_atention'; did you mean 'model\.cross_attention'"),
+        ("model.finetune=true", r"unknown key 'model\.finetune'; did you mean 'features\.finetune'\?"),
+        ("data.synthetic.seeds=1", r"unknown key 'data\.synthetic\.seeds'; did you mean 'data\.synthetic\.seed'"),
+        ("model.operator=gat", r"model\.operator = 'gat'; allowed: 'attention', 'gatv2', .* or 'none'"),
+        ("model.hops=4", r"model\.hops = 4; allowed: less than or equal to 3"),
+        ("model.negative_weight=0", r"model\.negative_weight = 0; allowed: greater than 0"),
+        ("graph.mode=nearest", r"graph\.mode = 'nearest'; allowed: 'grid', 'knn', "),
         ("data.format=visum", r"data\.format = 'visum'; allowed: 'her2st', 'visium', 'h5ad' or 'synthetic'"),
         ("data.train=C6", r"data\.train = 'C6'; expected a list, such as \[C3, C4\]"),
         ("data=3", r"data = 3; expected keys and values"),
@@ -123,9 +133,114 @@ def test_a_test_section_is_never_trained_on():
         Config().override(["data.train=[C3,C4,C6]", "data.test=[C6,C4]"])
 
 
-def test_a_model_needs_one_branch():
-    with pytest.raises(ConfigError, match=r"model\.query and model\.neighbours are both false"):
-        Config().override(["model.query=false", "model.neighbours=false"])
+def refused(*assignments):
+    """Say why the default with these changes is refused, in one line."""
+    with pytest.raises(ConfigError) as caught:
+        Config().override(assignments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "second"),
+    [
+        ("model.query=false model.neighbours=false", "model.query", "model.neighbours"),
+        ("model.width=64 model.heads=6", "model.heads (6)", "model.width (64)"),
+        ("model.contrast=spot model.query=false", "model.contrast = 'spot'", "model.query is false"),
+        (
+            "model.contrast=neighbourhood model.neighbours=false",
+            "model.contrast = 'neighbourhood'",
+            "model.neighbours is false",
+        ),
+        (
+            "model.contrast_on=attended model.cross_attention=none",
+            "model.contrast_on = 'attended'",
+            "model.cross_attention is 'none'",
+        ),
+        ("graph.mode=none model.hops=2", "model.hops = 2", "graph.mode is 'none'"),
+        (
+            "model.operator=hypergraph_ego model.hops=3 model.edge_features=none",
+            "model.hops = 3",
+            "model.operator = 'hypergraph_ego'",
+        ),
+        (
+            "features.finetune=true features.encoder='squidpy:summary'",
+            "features.finetune = true",
+            "features.encoder, is 'squidpy:summary'",
+        ),
+        (
+            "features.finetune=true features.encoder='timm:resnet18,squidpy:summary'",
+            "features.finetune = true",
+            "features.encoder, is 'timm:resnet18,squidpy:summary'",
+        ),
+    ],
+)
+def test_switches_that_contradict_each_other_are_refused_with_both_keys(changes, first, second):
+    message = refused(*changes.split())
+    assert first in message
+    assert second in message
+
+
+@pytest.mark.parametrize(("branch", "reads"), [("query", "query"), ("neighbours", "neighbourhood")])
+def test_a_decoder_that_reads_a_branch_that_is_off_is_refused(branch, reads):
+    for decoder_input in (reads, "both", "gated"):
+        message = refused(f"model.{branch}=false", f"model.decoder_input={decoder_input}")
+        assert f"model.decoder_input = '{decoder_input}'" in message
+        assert f"model.{branch} is false" in message
+
+
+@pytest.mark.parametrize("edge_features", ["distance", "direction"])
+@pytest.mark.parametrize("operator", sorted({*OPERATORS, "hypergraph_ego"} - {"attention", "gatv2", "transformer"}))
+def test_edge_features_that_an_operator_does_not_read_are_refused(operator, edge_features):
+    message = refused(f"model.operator={operator}", f"model.edge_features={edge_features}")
+    assert f"model.edge_features = '{edge_features}'" in message
+    assert f"model.operator = '{operator}'" in message
+
+
+@pytest.mark.parametrize("regression", ["nb", "zinb"])
+@pytest.mark.parametrize(("key", "value"), [("data.normalize", "residuals"), ("data.smooth", "3x3")])
+def test_a_likelihood_of_counts_without_counts_is_refused(regression, key, value):
+    message = refused(f"model.regression={regression}", f"{key}={value}")
+    assert f"model.regression = '{regression}'" in message
+    assert key in message
+    assert f"(is '{value}')" in message
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ["model.neighbours=false", "model.operator=gcn"],  # an operator that is not there reads nothing
+        ["model.neighbours=false", "graph.mode=none", "model.hops=3"],
+        ["model.query=false"],  # 'both' leaves out a branch that is off
+        ["model.neighbours=false"],
+        ["model.query=false", "model.decoder_input=neighbourhood", "model.contrast=neighbourhood"],
+        ["model.contrast=none", "model.contrast_on=attended", "model.cross_attention=none"],
+        ["graph.mode=none"],
+        ["features.finetune=true", "features.encoder='timm-map:resnet18'"],
+        ["model.regression=zinb", "data.normalize=panel"],
+        *([f"model.operator={operator}", "model.edge_features=distance"] for operator in ("gatv2", "transformer")),
+    ],
+    ids=" ".join,
+)
+def test_switches_that_do_not_contradict_each_other_are_taken(assignments):
+    assert Config().override(assignments) != Config()
+
+
+@pytest.mark.parametrize(
+    ("query", "neighbours", "decoder_input", "decoded"),
+    [
+        (True, True, "auto", ("query", "neighbourhood")),
+        (True, False, "auto", ("query",)),
+        (False, True, "auto", ("neighbourhood",)),
+        (True, True, "query", ("query",)),
+        (True, True, "neighbourhood", ("neighbourhood",)),
+        (True, True, "both", ("query", "neighbourhood")),
+        (True, True, "gated", ("query", "neighbourhood")),
+    ],
+)
+def test_branches_that_are_decoded(query, neighbours, decoder_input, decoded):
+    model = ModelConfig(query=query, neighbours=neighbours, decoder_input=decoder_input)
+    assert model.decoded == decoded
 
 
 class TestFile:
@@ -145,6 +260,11 @@ class TestFile:
             (b"\xff\xfe\x00", r"c\.yaml cannot be read: not a text file"),
             (b"trian: {}", r"c\.yaml: unknown key 'trian'; did you mean 'train'"),
             (b"model: {widht: 3}", r"c\.yaml: unknown key 'model\.widht'; did you mean 'model\.width'"),
+            (
+                b"data: {synthetic: {n_colls: 9}}",
+                r"key 'data\.synthetic\.n_colls'; did you mean 'data\.synthetic\.n_cols'",
+            ),
+            (b"model: {heads: 6}", r"c\.yaml: model\.heads \(6\) does not divide model\.width \(64\)"),
             (b"model:\n", r"c\.yaml: model = None; expected keys and values"),
             (b"seed: !!python/object/apply:os.getcwd []", r"c\.yaml: not valid YAML"),
         ],
