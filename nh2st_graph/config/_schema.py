@@ -177,7 +177,8 @@ class ModelConfig(_Section):
         How rounds are joined (jumping knowledge): ``last``, ``sum``, ``max``, or ``cat``, a linear map of all.
     cross_attention
         Between the modalities, in training: ``neighbourhood``, of each over the other's embeddings of the neighbouring
-        spots; ``single``, over the one embedding of the other modality, as published.
+        spots; ``single``, over the one embedding of the other modality, as published, which a contrast that is
+        ``attended`` reads and nothing else.
     contrast
         Scales at which image and genes are contrasted, in training; ``both`` leaves out a branch that is off.
     contrast_on
@@ -185,7 +186,7 @@ class ModelConfig(_Section):
     symmetric, projection
         Contrast in both directions, and between projections of the embeddings. Published: neither.
     temperature, learn_temperature
-        Of the contrast, and whether it is learned from there.
+        Of the contrast, and whether it is learned from there, down to 0.01 at most.
     negatives, negative_weight
         Candidates beside a spot's partner: the ``batch``, its whole ``section``, or its section but for its spatial
         neighbours (``distant``); and what their logits are multiplied by (published: 0.1).
