@@ -18,10 +18,14 @@ __all__ = ["explanation", "write_reports"]
 
 def explanation(study: Study) -> str:
     """Say what the numbers of the table are."""
+    sections = {split: sum(len(fold.test) for fold in study.folds if fold.split == split) for split in study.splits}
+    alone = [split for split, number in sections.items() if number == 1]
+    where = "" if len(sections) == 1 else f" ({', '.join(alone)})"
     return (
         f"Means and standard deviations over sections and seeds ({', '.join(map(str, study.seeds))}). Differences are "
         f"from '{study.base.name}', averaged over seeds, paired over sections and genes, with the 95 % interval of a "
         "bootstrap over both. 'Given depth' takes out what the number of counts in a spot explains."
+        + (f" With one test section{where} the interval is over genes alone." if alone else "")
     )
 
 

@@ -11,12 +11,10 @@ from nh2st_graph.metrics import PairedDifference, paired_bootstrap
 from nh2st_graph.study._plan import PlannedRun, Study
 from nh2st_graph.study._results import Results, references
 
-__all__ = ["KINDS", "SCORES", "cells", "study_table"]
+__all__ = ["SCORES", "cells", "study_table"]
 
 #: Scores that are compared, by their column in ``metrics_per_gene.csv``.
 SCORES = {"pcc": "pcc_mean", "pcc_partial": "pcc_partial"}
-#: Kinds of synthetic genes, by what their names start with.
-KINDS = {"OWN": "own", "NBR": "neighbour", "NOISE": "noise"}
 _UNIT = ["fold", "section"]
 
 
@@ -56,7 +54,7 @@ def study_table(
     roles |= dict.fromkeys(references().values(), "reference")
     rows = []
     for split in study.splits:
-        part = _Part(results, split, study.base.name)
+        part = _Split(results, split, study.base.name)
         for name, role in roles.items():
             planned = [run for run in runs if run.fold.split == split and run.variant == name]
             row = {"split": split, "variant": name, "role": role}
@@ -69,7 +67,14 @@ def _state(planned: Sequence[PlannedRun], finished: int, failures: Mapping[Plann
     return {"planned": len(planned), "finished": finished, "reason": reasons[0] if reasons else ""}
 
 
-class _Part:
+def _kinds() -> dict[str, str]:
+    """Kinds of synthetic genes, and what their names start with."""
+    from nh2st_graph.datasets._truth import KINDS
+
+    return KINDS
+
+
+class _Split:
     """The results of one split."""
 
     def __init__(self, results: Results, split: str, base: str) -> None:
@@ -92,9 +97,8 @@ class _Part:
             for what, attribute in (("difference", "mean"), ("low", "low"), ("high", "high")):
                 row[f"{score}_{what}"] = getattr(difference, attribute) if difference is not None else np.nan
         if self.kinds:
-            kind = genes["gene"].str.rstrip("0123456789").map(KINDS)
-            means = genes["pcc"].groupby(kind).mean()
-            row |= {name: means.get(name, np.nan) for name in KINDS.values()}
+            means = genes["pcc"].groupby(genes["gene"].str.rstrip("0123456789")).mean()
+            row |= {kind: means.get(prefix, np.nan) for kind, prefix in _kinds().items()}
         runs = scores.drop_duplicates(["fold", "seed"]).reindex(columns=["parameters", "seconds"])
         seconds = runs["seconds"].dropna()
         return row | {"parameters": runs["parameters"].max(), "seconds": seconds.median() if len(seconds) else np.nan}
@@ -129,9 +133,7 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
         "mean r given depth": [_mean(row, "pcc_partial") for row in rows],
         "mean r given depth: difference": [_interval(row, "pcc_partial") for row in rows],
     }
-    columns |= {
-        f"r of {kind} genes": [_number(row[kind], ".3f") for row in rows] for kind in KINDS.values() if kind in table
-    }
+    columns |= {f"r of {kind} genes": [_number(row[kind], ".3f") for row in rows] for kind in _kinds() if kind in table}
     columns |= {name: [_number(row[name], ",.0f") for row in rows] for name in ("parameters", "seconds")}
     columns["runs"] = [_runs(row) for row in rows]
     return pd.DataFrame(columns, index=table["variant"])

@@ -116,6 +116,8 @@ def _train(run: PlannedRun) -> None:
     begun = (run.folder / "config.yaml").is_file()
     if not begun and run.folder.exists():  # killed before anything was written
         shutil.rmtree(run.folder)
+    # A run whose input is bad removes the folders that it made, which another run may just be about to use.
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
     from nh2st_graph import tl  # here, so that a process is there at once, and not timed
 
     start = time.perf_counter()

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 from PIL import Image
 
-from nh2st_graph.study import explanation
+from nh2st_graph.study import Fold, explanation
 from nh2st_graph.study._report import write_reports
 
 
@@ -21,6 +23,7 @@ def test_markdown_says_what_the_numbers_are_and_what_failed(tiny_study, finished
     text = (finished[1] / "table.md").read_text()
     assert text.startswith("# tiny\n\nMeans and standard deviations over sections and seeds (0, 1).")
     assert explanation(tiny_study) in text
+    assert explanation(tiny_study).endswith("With one test section the interval is over genes alone.")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert [row.split("|")[1].strip() for row in rows[2:5]] == ["base", "no neighbours", "no panel"]
     assert len({row.count("|") for row in rows}) == 1
@@ -36,14 +39,15 @@ def test_splits_are_parts_and_a_line_in_a_name_ends_no_cell(tiny_study, finished
     result = finished[0]
     twice = pd.concat([result.table.assign(split=split) for split in ("near", "far")])
     twice["variant"] = twice["variant"].replace("no neighbours", "a|b")
-    folds = tuple(type(tiny_study.folds[0])(split, ("S1",), ("S2",), split) for split in ("near", "far"))
-    study = type(tiny_study)(tiny_study.name, tiny_study.variants, folds, tiny_study.seeds)
+    folds = (Fold("near", ("S1",), ("S2", "S3"), "near"), Fold("far", ("S2",), ("S1",), "far"))
+    study = replace(tiny_study, folds=folds)
     written = write_reports(study, twice, result.results, {}, tmp_path)
     assert [path.name for path in written] == ["table.md", "table.csv", "scores.csv", "forest.png"]
     text = (tmp_path / "table.md").read_text()
     assert text.index("## near") < text.index("## far")
     assert r"| a\|b |" in text
     assert "Failed" not in text
+    assert "With one test section (far) the interval" in text
     with Image.open(tmp_path / "forest.png") as wide, Image.open(finished[1] / "forest.png") as narrow:
         assert wide.width > 1.4 * narrow.width
 
