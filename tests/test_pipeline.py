@@ -1,0 +1,262 @@
+"""Real sections, cut down, all the way: train, predict, evaluate; HER2ST by the commands that the README gives."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import logging
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+from nh2st_graph import read, tl
+from nh2st_graph.cli import main
+from nh2st_graph.config import load_config
+from nh2st_graph.models import FLOORS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: What makes a run on a few dozen spots take seconds.
+QUICK = {
+    "features.encoder": "squidpy:summary",
+    "data.panel": "hvg:30",
+    "train.max_epochs": 3,
+    "train.folds": 2,
+    "train.device": "cpu",
+    "train.progress": "false",
+}
+FIXED = {"config.yaml", "model.safetensors", "checkpoints", "log.csv", "metrics.json", "metrics_per_gene.csv"}
+#: Spots around a crop of HER2ST stay whole: half a patch of 224 um, at 0.69 um per pixel, and a little.
+MARGIN_PX = 180
+
+
+def command(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    assert end.value.code == 0
+
+
+def settings(changes: dict[str, object]) -> list[str]:
+    return [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _logger_restored() -> Iterator[None]:
+    """The command line sets up the package's logger for itself; other tests listen to it."""
+    logger = logging.getLogger("nh2st_graph")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("handlers", "level", "propagate"):
+            patch.setattr(logger, name, getattr(logger, name))
+        yield
+
+
+def check_run(folder: Path, section: str, n_spots: int) -> None:
+    """Look for what every run leaves, with numbers that can be."""
+    assert {path.name for path in folder.iterdir()} >= FIXED | {"predictions", "figures"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics["sections"]) == {section}
+    scores = metrics["sections"][section]
+    assert scores["n_spots"] == n_spots
+    assert all(-1 <= scores[name] <= 1 for name in ("pcc_mean", "pcc_partial", "pcc_heg50", "pcc_hpg50"))
+    assert scores["mse"] > 0
+    assert set(metrics["floors"]) == set(FLOORS)
+    assert 0 < metrics["references"]["noise_ceiling"]["mean"]["pcc_mean"] <= 1
+    # Depth is a large part of r on log-normalised counts.
+    assert metrics["references"]["depth_oracle"]["mean"]["pcc_mean"] > 0.05
+    per_gene = pd.read_csv(folder / "metrics_per_gene.csv", index_col=["section", "gene"])
+    assert per_gene["pcc"].mean() == pytest.approx(scores["pcc_mean"], abs=1e-5)
+    assert len(per_gene) == scores["n_genes"]
+    prediction = ad.read_h5ad(folder / "predictions" / f"{section}.h5ad")
+    assert prediction.shape == (n_spots, scores["n_genes"])
+    assert np.isfinite(prediction.X).all()
+    assert (prediction.X.std(axis=0) > 0).all()
+    for picture in (folder / "figures").iterdir():
+        with Image.open(picture) as opened:
+            assert len(opened.convert("L").reduce(4).getcolors()) > 50, picture
+
+
+def without_genes(section: AnnData) -> AnnData:
+    return section[:, :0].copy()
+
+
+class TestHer2st:
+    """Five crops of some 40 spots, in the layout of the public repository."""
+
+    @pytest.fixture(scope="class")
+    def place(self, shared_data, tmp_path_factory) -> Path:
+        """A folder where the README's commands can be typed: ``her2st`` and ``configs`` are there."""
+        place = tmp_path_factory.mktemp("place")
+        (place / "configs").symlink_to(ROOT / "configs")
+        for name in ("B4", "C3", "C4", "C5", "C6"):
+            crop(shared_data / "her2st" / "data", place / "her2st" / "data", name)
+        return place
+
+    @pytest.fixture(scope="class")
+    def done(self, place) -> Path:
+        """The same folder after the README's commands on HER2ST."""
+        text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+        commands = [shlex.split(line) for line in re.findall(r"^ {4}nh2st-graph (.*)$", text, re.MULTILINE)]
+        # Studies are hundreds of runs, and have tests of their own.
+        ours = [
+            each for each in commands if each[0] != "ablate" and ("data.root=her2st" in each or "runs/c6" in each)
+        ]
+        assert {"train", "prepare", "predict"} <= {each[0] for each in ours}, "the README shows how"
+        with contextlib.chdir(place):
+            for each in ours:
+                command(*each, *(settings(QUICK) if each[0] in {"train", "prepare"} else []))
+        return place
+
+    @pytest.fixture(scope="class")
+    def model(self, done) -> tl.FittedModel:
+        return tl.load(done / "runs" / "c6")
+
+    @pytest.fixture(scope="class")
+    def sections(self, place) -> dict[str, AnnData]:
+        return read.her2st(place / "her2st")
+
+    def test_a_run_is_whole(self, done, sections, model):
+        check_run(done / "runs" / "c6", "C6", sections["C6"].n_obs)
+        assert model.train_sections == ["C3", "C4", "C5"]
+        protocol = json.loads((done / "runs" / "c6" / "metrics.json").read_text())["protocol"]
+        assert (protocol["split"], protocol["patients_in_both"]) == ("within patient", ["C"])
+        assert protocol["normalize"] == "panel"
+
+    def test_scores_follow_from_the_files_and_the_model(self, done, sections, model):
+        train = {name: sections[name] for name in model.train_sections}
+        evaluation = tl.evaluate(model, {"C6": sections["C6"]}, train)
+        assert evaluation.metrics == json.loads((done / "runs" / "c6" / "metrics.json").read_text())
+
+    def test_another_patient_is_predicted_from_a_prepared_section(self, done, sections, model):
+        predicted = ad.read_h5ad(done / "predicted" / "B4.h5ad")
+        assert_array_equal(predicted.X, tl.predict(model, sections["B4"])[predicted.obs_names].X)
+        assert "observed" in predicted.layers
+        assert set(predicted.obs["patient"]) == {"B"}
+
+    def test_no_gene_of_a_section_moves_its_prediction(self, model, sections):
+        section = sections["C6"]
+        deeper = section.copy()
+        deeper.X = section.X * 3
+        expected = tl.predict(model, section).X
+        for other in (deeper, without_genes(section)):
+            assert_array_equal(tl.predict(model, other).X, expected)
+
+    @pytest.mark.parametrize("file", ["ST-cnts/C6.tsv.gz", "ST-spotfiles/C6_selection.tsv"])
+    def test_rows_of_a_file_in_another_order_change_nothing(self, place, sections, model, tmp_path, file):
+        expected = tl.predict(model, sections["C6"])
+        data = tmp_path / "data"
+        for part in ("ST-cnts/C6.tsv.gz", "ST-spotfiles/C6_selection.tsv", "ST-imgs/C/C6/C6.jpg"):
+            (data / part).parent.mkdir(parents=True)
+            shutil.copy(place / "her2st" / "data" / part, data / part)
+        packed = file.endswith(".gz")
+        content = (data / file).read_bytes()
+        head, *rows = (gzip.decompress(content) if packed else content).splitlines(keepends=True)
+        shuffled = head + b"".join(rows[i] for i in np.random.default_rng(0).permutation(len(rows)))
+        (data / file).write_bytes(gzip.compress(shuffled) if packed else shuffled)
+        found = tl.predict(model, read.her2st(tmp_path)["C6"])
+        assert list(found.obs_names) == list(expected.obs_names)
+        assert_array_equal(found.X, expected.X)
+        assert_array_equal(found.layers["observed"], expected.layers["observed"])
+
+    def test_training_on_prepared_sections_gives_the_same_numbers(self, done, sections, model, tmp_path):
+        config = load_config(done / "runs" / "c6" / "config.yaml")
+        tl.prepare_sections(config, tmp_path)
+        prepared = tl.load_sections(config.override(["data.format=h5ad", f"data.root={tmp_path}"]))
+        train = {name: prepared[name] for name in model.train_sections}
+        again = tl.fit(train, config)
+        assert again.genes == model.genes
+        assert all((value == model.module.state_dict()[n]).all() for n, value in again.module.state_dict().items())
+        evaluation = tl.evaluate(again, {"C6": prepared["C6"]}, train)
+        assert evaluation.metrics == json.loads((done / "runs" / "c6" / "metrics.json").read_text())
+
+
+def crop(source: Path, target: Path, name: str) -> None:
+    """Cut a section down to the 7 x 7 positions of the array around its middle, in the same layout."""
+    spots = pd.read_csv(source / "ST-spotfiles" / f"{name}_selection.tsv", sep="\t")
+    near = (spots[["x", "y"]] - spots[["x", "y"]].median().round()).abs().max(axis=1) <= 3
+    spots = spots[near]
+    left, top = (int(spots[f"pixel_{axis}"].min()) - MARGIN_PX for axis in "xy")
+    right, bottom = (int(spots[f"pixel_{axis}"].max()) + MARGIN_PX for axis in "xy")
+    spots = spots.assign(pixel_x=spots["pixel_x"] - left, pixel_y=spots["pixel_y"] - top)
+    head, *rows = gzip.decompress((source / "ST-cnts" / f"{name}.tsv.gz").read_bytes()).splitlines(keepends=True)
+    kept = {f"{x}x{y}".encode() for x, y in zip(spots["x"], spots["y"], strict=True)}
+    counts = head + b"".join(row for row in rows if row.partition(b"\t")[0] in kept)
+    picture = target / "ST-imgs" / name[0] / name / f"{name}.jpg"
+    for folder in (target / "ST-spotfiles", target / "ST-cnts", picture.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    spots.to_csv(target / "ST-spotfiles" / f"{name}_selection.tsv", sep="\t", index=False)
+    (target / "ST-cnts" / f"{name}.tsv.gz").write_bytes(gzip.compress(counts, compresslevel=1))
+    (scan,) = (source / "ST-imgs" / name[0] / name).glob("*.jpg")
+    with Image.open(scan) as whole:
+        whole.crop((left, top, right, bottom)).save(picture, quality=90)
+
+
+class TestVisium:
+    """A section of 100 spots, as two of 50."""
+
+    @pytest.fixture(scope="class")
+    def spaceranger(self, shared_data, tmp_path_factory) -> Path:
+        root = tmp_path_factory.mktemp("visium")
+        spots = list(read.visium(shared_data / "visium_tiny").obs_names)
+        for name, half in (("V1", spots[:50]), ("V2", spots[50:])):
+            copy(shared_data / "visium_tiny", root / name, lambda table, half=half: only(table, half))
+        return root
+
+    @pytest.fixture(scope="class")
+    def done(self, spaceranger, tmp_path_factory) -> Path:
+        folder = tmp_path_factory.mktemp("done")
+        (folder / "config.yaml").write_text("seed: 3\n")
+        source = {"data.format": "visium", "data.root": spaceranger, "data.train": "[V1]", "data.test": "[V2]"}
+        command("train", folder / "config.yaml", *settings(source | QUICK), "--out", folder / "run")
+        command("prepare", folder / "config.yaml", *settings(source | QUICK), "--out", folder / "sections")
+        command("predict", folder / "run", folder / "sections" / "V2.h5ad", "--out", folder / "predicted")
+        return folder
+
+    def test_a_run_is_whole(self, done):
+        check_run(done / "run", "V2", 50)
+        protocol = json.loads((done / "run" / "metrics.json").read_text())["protocol"]
+        assert protocol["split"] == "across patients"
+
+    def test_a_prediction_of_the_command_is_that_of_the_run(self, done):
+        first, second = (ad.read_h5ad(done / part / "V2.h5ad") for part in ("run/predictions", "predicted"))
+        assert_array_equal(second[first.obs_names].X, first.X)
+
+    def test_evaluating_again_gives_the_same_scores(self, done):
+        before = (done / "run" / "metrics.json").read_text()
+        command("evaluate", done / "run")
+        assert (done / "run" / "metrics.json").read_text() == before
+
+    def test_rows_of_the_positions_in_another_order_change_nothing(self, done, spaceranger, tmp_path):
+        model = tl.load(done / "run")
+        copy(spaceranger / "V2", tmp_path / "V2", lambda table: table.sample(frac=1, random_state=0))
+        shuffled = tl.predict(model, read.visium(tmp_path / "V2"))
+        expected = tl.predict(model, read.visium(spaceranger / "V2"))
+        assert list(shuffled.obs_names) == list(expected.obs_names)
+        assert_array_equal(shuffled.X, expected.X)
+        assert_array_equal(tl.predict(model, without_genes(read.visium(spaceranger / "V2"))).X, expected.X)
+
+
+def only(positions: pd.DataFrame, barcodes: list[str]) -> pd.DataFrame:
+    """Say of all other spots that they are not in tissue."""
+    changed = positions.copy()
+    changed.loc[~changed[0].isin(barcodes), 1] = 0
+    return changed
+
+
+def copy(source: Path, target: Path, positions: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Copy a Space Ranger folder with its positions changed."""
+    (target / "spatial").mkdir(parents=True)
+    for path in [*source.glob("*.h5"), *(source / "spatial").iterdir()]:
+        (target / path.relative_to(source)).write_bytes(path.read_bytes())
+    file = target / "spatial" / "tissue_positions_list.csv"
+    positions(pd.read_csv(file, header=None)).to_csv(file, header=False, index=False)
