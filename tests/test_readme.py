@@ -1,0 +1,183 @@
+"""The README keeps what it promises: its commands, its links, its names, and its examples on a real section.
+
+Its commands on HER2ST run in ``test_pipeline.py``.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import itertools
+import json
+import logging
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numba
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from anndata import AnnData
+from PIL import Image
+
+import nh2st_graph as ng
+from nh2st_graph.cli import app, main
+from nh2st_graph.config import Config, builtin_config, load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+#: What makes a run on a few dozen spots take seconds, and needs no download.
+QUICK = [
+    "data.panel=hvg:20",
+    "features.encoder=squidpy:summary",
+    "train.max_epochs=2",
+    "train.folds=2",
+    "train.device=cpu",
+    "train.progress=false",
+]
+SECTIONS = ("A1", "B1", "C1", "D1")
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def shell_commands() -> list[list[str]]:
+    """Arguments of each ``nh2st-graph`` command, its lines joined."""
+    joined = README.replace("\\\n", " ")
+    return [shlex.split(line) for line in re.findall(r"^ {4}nh2st-graph (.*)$", joined, re.MULTILINE)]
+
+
+def set_keys(command: list[str]) -> list[str]:
+    return [after for before, after in itertools.pairwise(command) if before == "--set"]
+
+
+class TestTwoCommands:
+    @pytest.mark.parametrize("does", ["uv run nh2st-graph demo", "uv run pytest"])
+    def test_are_in_the_readme_and_ci_runs_them_from_there(self, does):
+        (line,) = re.findall(rf"^ {{4}}(.*{does}.*)$", README, re.MULTILINE)
+        ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+        assert f"bash -euo pipefail -c \"$(readme '{does}')\"" in ci
+        (function,) = re.findall(r"^readme\(\) .*$", ci, re.MULTILINE)
+        script = f"{function}\nreadme '{does}'"
+        found = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == line
+
+    def test_ci_is_a_script(self):
+        subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
+
+
+class TestWords:
+    def test_links_lead_somewhere(self):
+        targets = re.findall(r"\]\(([^)#\s]+)", README)
+        assert targets
+        assert not [each for each in targets if "://" not in each and not (ROOT / each).exists()]
+
+    def test_nothing_waits_to_be_filled_in(self):
+        assert not re.findall(r"^[A-Z][A-Z_]{4,}$|TODO|TBD|FIXME", README, re.MULTILINE)
+
+    def test_every_name_of_the_package_exists(self):
+        names = set(re.findall(r"\bng((?:\.[A-Za-z_]\w*)+)", README))
+        assert len(names) > 10
+        for name in names:
+            each: object = ng
+            for part in name.strip(".").split("."):
+                assert hasattr(each, part), f"ng{name}"
+                each = getattr(each, part)
+
+    def test_python_is_python(self):
+        assert python_blocks()
+        for block in python_blocks():
+            ast.parse(block)
+
+
+class TestCommands:
+    @pytest.mark.parametrize("command", shell_commands(), ids=" ".join)
+    def test_have_options_that_there_are(self, command):
+        group = typer.main.get_command(app)
+        group.commands[command[0]].make_context(command[0], command[1:])
+
+    @pytest.mark.parametrize("command", [each for each in shell_commands() if set_keys(each)], ids=" ".join)
+    def test_set_keys_that_there_are(self, command):
+        files = [each for each in command if each.endswith(".yaml") and "ablations" not in each]
+        config = load_config(ROOT / files[0]) if files else builtin_config("demo")
+        config.override(set_keys(command))
+
+    def test_files_that_are_named_are_there(self):
+        named = {each for command in shell_commands() for each in command if each.startswith("configs/")}
+        assert named
+        assert all((ROOT / each).is_file() for each in named)
+
+
+class TestExamples:
+    """Four parts of a real Visium section where the README has four sections."""
+
+    @pytest.fixture(scope="class")
+    def place(self, shared_data, tmp_path_factory) -> Path:
+        place = tmp_path_factory.mktemp("place")
+        (place / "configs").symlink_to(ROOT / "configs")
+        spots = list(ng.read.visium(shared_data / "visium_tiny").obs_names)
+        for i, name in enumerate(SECTIONS):
+            part_of_a_section(shared_data / "visium_tiny", place / "sections" / name, spots[i::4])
+        return place
+
+    @pytest.fixture(autouse=True)
+    def _own_state(self, monkeypatch) -> Iterator[None]:
+        logger = logging.getLogger("nh2st_graph")
+        for name in ("handlers", "level", "propagate"):
+            monkeypatch.setattr(logger, name, getattr(logger, name))
+        # numba refuses another number of threads than it began with.
+        monkeypatch.setenv("NUMBA_NUM_THREADS", str(numba.config.NUMBA_NUM_THREADS))
+        yield
+        plt.close("all")
+
+    def test_the_python_blocks_run_one_after_the_other(self, place, monkeypatch, capsys):
+        overridden = Config.override
+        monkeypatch.setattr(Config, "override", lambda self, changes=(): overridden(self, [*changes, *QUICK]))
+        names: dict[str, object] = {}
+        with contextlib.chdir(place):
+            for block in python_blocks():
+                exec(compile(block, "README.md", "exec"), names)
+        prediction = names["prediction"]
+        assert isinstance(prediction, AnnData)
+        assert prediction.shape == (25, 20)
+        assert len(prediction.uns["moranI"]) == 20
+        assert plt.get_fignums()
+        assert {"pcc_mean", "pcc_partial"} <= set(capsys.readouterr().out.split())
+        assert ng.load(place / "model").train_sections == ["A1", "B1", "C1"]
+
+    def test_the_commands_on_visium_run(self, place, capsys):
+        commands = [each for each in shell_commands() if "data.format=visium" in each]
+        assert commands
+        with contextlib.chdir(place):
+            for command in commands:
+                with pytest.raises(SystemExit) as end:
+                    main([*command, *(part for change in QUICK for part in ("--set", change))])
+                assert end.value.code == 0
+                out = Path(command[command.index("--out") + 1])
+                scores = json.loads((out / "metrics.json").read_text())["sections"]
+                assert {name: each["n_spots"] for name, each in scores.items()} == {"D1": 25}
+        assert "NH2ST-Graph" in capsys.readouterr().out
+
+
+def part_of_a_section(source: Path, target: Path, spots: list[str]) -> None:
+    """Copy a Space Ranger folder with some of its spots, its hires picture as the full-resolution ``slide.tif``."""
+    (target / "spatial").mkdir(parents=True)
+    for path in [*source.glob("*.h5"), *(source / "spatial").glob("*.png")]:
+        (target / path.relative_to(source)).write_bytes(path.read_bytes())
+    factors = json.loads((source / "spatial" / "scalefactors_json.json").read_text())
+    scale = factors["tissue_hires_scalef"]
+    factors = {key: value * scale if "diameter" in key else value / scale for key, value in factors.items()}
+    (target / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
+    positions = pd.read_csv(source / "spatial" / "tissue_positions_list.csv", header=None)
+    positions[1] = positions[0].isin(spots).astype(int)
+    positions[[4, 5]] = np.rint(positions[[4, 5]] * scale).astype(int)
+    positions.to_csv(target / "spatial" / "tissue_positions_list.csv", header=False, index=False)
+    with Image.open(source / "spatial" / "tissue_hires_image.png") as picture:
+        picture.convert("RGB").save(target / "slide.tif")
