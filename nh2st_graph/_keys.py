@@ -15,11 +15,14 @@ class Key:
         array_col = "array_col"
         in_tissue = "in_tissue"
         domain = "domain"
+        neighbour_share = "nh2st_neighbour_share"
 
     class var:
         """Columns of ``var``."""
 
         kind = "kind"
+        neighbour_gain = "nh2st_neighbour_gain"
+        neighbour_change = "nh2st_neighbour_change"
 
     class varm:
         """Entries of ``varm``."""
@@ -41,6 +44,7 @@ class Key:
 
         connectivities = "spatial_connectivities"
         distances = "spatial_distances"
+        attention = "nh2st_attention"
 
     class uns:
         """Entries of ``uns``."""
@@ -49,8 +53,14 @@ class Key:
         neighbors = "spatial_neighbors"
         image = "X_image"
         prediction = "nh2st_prediction"
+        explain = "nh2st_explain"
         dropped = "nh2st_dropped"
         truth = "nh2st_truth"
+
+    class explain:
+        """Entries of ``uns["nh2st_explain"]``."""
+
+        gene_gain = "gene_gain"
 
     class library:
         """Entries of ``uns["spatial"][library_id]``."""

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from nh2st_graph.pl._explain import attention, neighbour_gain, neighbour_share
 from nh2st_graph.pl._forest import forest
 from nh2st_graph.pl._maps import gene_maps, section
 from nh2st_graph.pl._scores import pcc_histogram, score_bars
 from nh2st_graph.pl._training import training_curves
 
-__all__ = ["forest", "gene_maps", "pcc_histogram", "score_bars", "section", "training_curves"]
+__all__ = [
+    "attention",
+    "forest",
+    "gene_maps",
+    "neighbour_gain",
+    "neighbour_share",
+    "pcc_histogram",
+    "score_bars",
+    "section",
+    "training_curves",
+]

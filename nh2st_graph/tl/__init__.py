@@ -1,6 +1,7 @@
 """What a user calls: fit, predict, embed, evaluate, and whole runs in a folder."""
 
 from nh2st_graph.tl._evaluate import LABELS, Evaluation, evaluate
+from nh2st_graph.tl._explain import explain
 from nh2st_graph.tl._figures import fold_curves
 from nh2st_graph.tl._fit import fit
 from nh2st_graph.tl._model import FittedModel, load
@@ -15,6 +16,7 @@ __all__ = [
     "embed",
     "evaluate",
     "evaluate_run",
+    "explain",
     "fit",
     "fold_curves",
     "load",

@@ -1,0 +1,277 @@
+"""What a model takes from the neighbourhood, on the tissue and gene by gene."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.patches import Circle
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nh2st_graph._errors import DataError, nearest
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import section_name
+from nh2st_graph.pl._maps import _draw, _drawable
+
+__all__ = ["attention", "neighbour_gain", "neighbour_share"]
+
+#: Attention over 1 / degree that the colours of a whole section reach at least, so that even attention looks even.
+_LEAST_RANGE = 1.5
+#: Share of the edges whose colour may be at the end of the range.
+_BEYOND = 0.02
+#: Width of the widest wedge, in diameters of a spot.
+_WEDGE = 0.7
+#: Up to so many neighbours have their attention written beside them.
+_MOST_NUMBERS = 18
+#: Okabe and Ito's blue and orange, which differ for every kind of colour vision.
+_GAIN, _LOSS = "#0072B2", "#E69F00"
+_HALO = [withStroke(linewidth=2.5, foreground="white")]
+
+
+class _Edges(NamedTuple):
+    """Edges of a section's attention: who reads whom, how much, and how much of 1 / degree that is."""
+
+    reader: NDArray[np.intp]
+    read: NDArray[np.intp]
+    weight: NDArray[np.float64]
+    relative: NDArray[np.float64]
+
+
+def attention(adata: AnnData, spot: str | None = None, *, ax: Axes | None = None) -> Axes:
+    """Draw where a model looks in the neighbourhood of one spot, or of all of them.
+
+    Parameters
+    ----------
+    adata
+        A section after :func:`nh2st_graph.tl.explain`.
+    spot
+        Name of a spot, whose surroundings are drawn: a wedge points from each neighbour to it, as wide as the attention
+        that is written at the neighbour. Where None, all edges of the section are drawn: the half of an edge at a spot
+        is of what this spot reads over it. Colours are the same in both: attention as a multiple of 1 / degree, the
+        plain mean over the neighbours.
+    ax
+        Where to draw; a new figure where None.
+
+    Returns
+    -------
+    The axes, in pixels of the picture in ``uns["spatial"]``, y downwards, with a scale bar in um.
+
+    Raises
+    ------
+    DataError
+        If the section was not explained or has no picture, or no spot has this name or it has no neighbour.
+    """
+    edges = _edges(adata)
+    _drawable(adata)
+    if spot is None:
+        return _all_edges(adata, edges, _axes(ax))
+    if spot not in adata.obs_names:
+        raise DataError(f"section {section_name(adata)!r}: there is no spot {spot!r}; {nearest(spot, adata.obs_names)}")
+    if adata.obs_names.get_loc(spot) not in edges.reader:
+        raise DataError(f"section {section_name(adata)!r}: spot {spot!r} has no neighbour; choose another")
+    return _one_spot(adata, edges, spot, _axes(ax))
+
+
+def neighbour_share(adata: AnnData, *, ax: Axes | None = None) -> Axes:
+    """Draw which share of each spot's prediction comes from its neighbourhood.
+
+    Parameters
+    ----------
+    adata
+        A section after :func:`nh2st_graph.tl.explain`.
+    ax
+        Where to draw; a new figure where None.
+
+    Returns
+    -------
+    The axes, in pixels of the picture in ``uns["spatial"]``, y downwards, with a scale bar in um. Colours run from 0 to
+    1 whatever the section, so that maps can be compared.
+
+    Raises
+    ------
+    DataError
+        If the section was not explained or has no picture.
+    """
+    if Key.obs.neighbour_share not in adata.obs:
+        raise DataError(_not_explained(adata, f"obs['{Key.obs.neighbour_share}']"))
+    _drawable(adata)
+    ax = _axes(ax)
+    _draw(adata, ax, color=Key.obs.neighbour_share, alpha=0.5, img_cmap="gray", cmap="viridis", norm=Normalize(0, 1))
+    share = adata.obs[Key.obs.neighbour_share]
+    _bar(ax, ax.collections[-1]).set_label("share of the prediction from the neighbourhood")
+    ax.set_title(f"section {section_name(adata)}: mean share {share.mean():.2f}")
+    return ax
+
+
+def neighbour_gain(adata: AnnData, *, n: int = 10, ax: Axes | None = None) -> Axes:
+    """Draw the genes whose prediction gains most, and least, by the neighbour branch.
+
+    Parameters
+    ----------
+    adata
+        A section after :func:`nh2st_graph.tl.explain`, on which all of the panel was measured.
+    n
+        How many genes from each end.
+    ax
+        Where to draw; a new figure where None.
+
+    Returns
+    -------
+    The axes: one bar a gene, from the greatest gain in Pearson's r down, with r without and with the branch beside it.
+
+    Raises
+    ------
+    DataError
+        If the section was not explained, or its genes were not measured.
+    """
+    table = adata.uns.get(Key.uns.explain, {}).get(Key.explain.gene_gain)
+    if table is None:
+        raise DataError(_not_explained(adata, f"uns['{Key.uns.explain}']"))
+    if "gain" not in table:
+        raise DataError(
+            f"section {section_name(adata)!r}: no gain without measured genes; the column 'change' of "
+            f"uns['{Key.uns.explain}']['{Key.explain.gene_gain}'] says how far the branch moves each prediction"
+        )
+    n = max(1, n)
+    ranked = table.sort_index().sort_values("gain", ascending=False, kind="stable")
+    all_shown = len(ranked) <= 2 * n
+    shown = ranked if all_shown else pd.concat([ranked.iloc[:n], ranked.iloc[-n:]])
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7, 1.3 + 0.24 * len(shown)), layout="constrained")
+    gain = shown["gain"].to_numpy(dtype=np.float64)
+    rows = np.arange(len(shown)) + (0.0 if all_shown else 0.8 * (np.arange(len(shown)) >= n))
+    bars = ax.barh(rows, gain, 0.75, color=np.where(gain >= 0, _GAIN, _LOSS))
+    # z: no sign before 0.00.
+    labels = [f"{row.pcc_without:z.2f} \N{RIGHTWARDS ARROW} {row.pcc:z.2f}" for row in shown.itertuples()]
+    ax.bar_label(bars, [text.replace("-", "\N{MINUS SIGN}") for text in labels], padding=4, fontsize="small")
+    ax.set_yticks(rows, [str(gene) for gene in shown.index], fontsize="small")
+    ax.invert_yaxis()
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.margins(x=0.3, y=0.02)
+    ax.set_xlabel("gain in Pearson r over spots by the neighbour branch\n(beside the bars: r without and with it)")
+    which = f"all {len(ranked)} genes" if all_shown else f"{n} genes from each end of {len(ranked)}"
+    mean = f"{ranked['gain'].mean():+z.3f}".replace("-", "\N{MINUS SIGN}")
+    ax.set_title(f"section {section_name(adata)}: {which}, mean gain {mean}")
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+
+def _all_edges(adata: AnnData, edges: _Edges, ax: Axes) -> Axes:
+    _draw(adata, ax, alpha=0.5, img_cmap="gray", spots=False)
+    centres = _centres(adata)
+    reader, read = centres[edges.reader], centres[edges.read]
+    halves = np.stack([reader, (reader + read) / 2], axis=1)
+    lines = LineCollection(list(halves), array=edges.relative, linewidths=1.6, capstyle="butt", **_colours(edges))
+    ax.add_collection(lines, autolim=False)
+    _relative_bar(ax, lines)
+    ax.set_title(f"section {section_name(adata)}: what each spot reads, at its half of the edge")
+    return ax
+
+
+def _one_spot(adata: AnnData, edges: _Edges, spot: str, ax: Axes) -> Axes:
+    i, centres, diameter = adata.obs_names.get_loc(spot), _centres(adata), _diameter(adata)
+    mine = edges.reader == i
+    weight, centre, around = edges.weight[mine], centres[i], centres[edges.read[mine]]
+    _draw(adata, ax, alpha=1.0, na_color="white")
+    ax.collections[-1].set(facecolor="none", edgecolor="black", linewidth=0.8)
+    wedges = PolyCollection(
+        list(_wedges(around, centre, _WEDGE * diameter * weight / weight.max(), diameter / 2)),
+        array=edges.relative[mine],
+        edgecolors="black",
+        linewidths=0.8,
+        **_colours(edges),
+    )
+    ax.add_collection(wedges, autolim=False)
+    ax.add_patch(Circle(tuple(centre), diameter / 2, facecolor="none", edgecolor="black", linewidth=2.5))
+    if len(weight) <= _MOST_NUMBERS:
+        to_itself = sparse.csr_matrix(adata.obsp[Key.obsp.attention])[i, i]
+        places, values = (around, weight) if not to_itself else (np.vstack([around, centre]), [*weight, to_itself])
+        for place, value in zip(places, values, strict=True):
+            ax.annotate(f"{value:.2f}", tuple(place), ha="center", va="center", fontsize="small", path_effects=_HALO)
+    shown = np.vstack([around, centre])
+    low, high = shown.min(axis=0) - 1.5 * diameter, shown.max(axis=0) + 1.5 * diameter
+    ax.set_xlim(low[0], high[0])
+    ax.set_ylim(high[1], low[1])
+    _relative_bar(ax, wedges)
+    ax.set_title(f"section {section_name(adata)}: attention of spot {spot} over its {len(weight)} neighbours")
+    return ax
+
+
+def _colours(edges: _Edges) -> dict[str, Any]:
+    """Colours of attention over the plain mean: grey at 1, their ends a factor that few of the edges are beyond."""
+    distance = np.abs(np.log(edges.relative))
+    factor = float(np.exp(np.quantile(distance, 1 - _BEYOND))) if len(distance) else 1.0
+    factor = max(factor, _LEAST_RANGE)
+    return {"cmap": "coolwarm", "norm": LogNorm(1 / factor, factor)}
+
+
+def _relative_bar(ax: Axes, shown: ScalarMappable) -> None:
+    bar = _bar(ax, shown, extend="both")
+    low, high = shown.get_clim()
+    ticks = np.geomspace(low, high, 5)
+    bar.minorticks_off()
+    bar.set_ticks(ticks.tolist(), labels=[f"{tick:.2f}" for tick in ticks])
+    bar.set_label("attention, in multiples of the plain mean (1 / degree)")
+
+
+def _wedges(
+    around: NDArray[np.float64], centre: NDArray[np.float64], width: NDArray[np.float64], radius: float
+) -> NDArray[np.float64]:
+    """Triangles from the rims of spots, ``width`` wide there, to a point at the rim of one, ``(n, 3, 2)``."""
+    step = centre - around
+    along = step / np.maximum(np.linalg.norm(step, axis=1, keepdims=True), np.finfo(float).tiny)
+    across = along[:, ::-1] * [-1, 1] * (width[:, None] / 2)
+    base, tip = around + radius * along, centre - radius * along
+    return np.stack([base - across, base + across, tip], axis=1)
+
+
+def _edges(adata: AnnData) -> _Edges:
+    if Key.obsp.attention not in adata.obsp:
+        raise DataError(_not_explained(adata, f"obsp['{Key.obsp.attention}']") + " whose neighbour branch attends")
+    matrix = sparse.csr_matrix(adata.obsp[Key.obsp.attention])
+    degree = np.diff(matrix.indptr)
+    reader = np.repeat(np.arange(adata.n_obs), degree)
+    weight = matrix.data.astype(np.float64)
+    # The diagonal, what a spot pays itself, counts among what it chooses from and is no edge to draw.
+    edge = reader != matrix.indices
+    # A weight may underflow to zero, and colours are logarithmic.
+    relative = np.maximum(weight * degree[reader], np.finfo(float).tiny)
+    return _Edges(*(values[edge] for values in (reader, matrix.indices, weight, relative)))
+
+
+def _not_explained(adata: AnnData, missing: str) -> str:
+    return f"section {section_name(adata)!r}: no {missing}; run ng.tl.explain(model, adata) first, with a model"
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return plt.subplots(figsize=(7, 6), layout="constrained")[1] if ax is None else ax
+
+
+def _centres(adata: AnnData) -> NDArray[np.float64]:
+    """Spot centres in pixels of the picture that is drawn, ``(n_spots, 2)``."""
+    return np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) * _scale(adata)
+
+
+def _diameter(adata: AnnData) -> float:
+    """Diameter of a spot in pixels of the picture that is drawn."""
+    return float(_drawable(adata)[Key.library.scalefactors][Key.library.spot_diameter]) * _scale(adata)
+
+
+def _scale(adata: AnnData) -> float:
+    return float(_drawable(adata)[Key.library.scalefactors][Key.library.hires_scale])
+
+
+def _bar(ax: Axes, shown: ScalarMappable, **options: Any) -> Colorbar:
+    """Put a colour bar beside a map, as tall as the map."""
+    return ax.figure.colorbar(shown, cax=ax.inset_axes((1.03, 0.0, 0.04, 1.0)), **options)

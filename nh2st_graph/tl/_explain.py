@@ -1,0 +1,199 @@
+"""What a model takes from the neighbourhood: where it looks, and what its predictions owe to that."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+from torch_geometric.data import Data
+
+from nh2st_graph._expression import targets
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import section_name
+from nh2st_graph._version import __version__
+from nh2st_graph.metrics import pearson
+from nh2st_graph.tl._inputs import complete_section, section_graph
+from nh2st_graph.tl._model import FittedModel
+from nh2st_graph.tl._threads import one_thread
+
+__all__ = ["explain"]
+
+logger = logging.getLogger("nh2st_graph")
+
+#: Columns of the gene table that are written beside the section's genes too.
+_IN_VAR = {"gain": Key.var.neighbour_gain, "change": Key.var.neighbour_change}
+
+
+def explain(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnData | None:
+    r"""Write what a model takes from each spot's neighbourhood: attention, shares, and what each gene gains.
+
+    With :math:`\hat y_i` the prediction of spot :math:`i` and :math:`\hat y^\circ_i` what the same model predicts with
+    the neighbourhood's embedding set to zero, :math:`\Delta_i = \hat y_i - \hat y^\circ_i` is what the neighbour branch
+    changes. A constant in :math:`\Delta` says nothing of a neighbourhood (training is free to move it between the two
+    branches), so that everything is measured from the section's mean, marked by a tilde:
+
+    .. math::
+        \text{share}_i =
+            \frac{\lVert \tilde\Delta_i \rVert}{\lVert \tilde\Delta_i \rVert + \lVert \tilde y^\circ_i \rVert}, \qquad
+        \text{change}_g = \frac{\operatorname{sd}_i(\Delta_{ig})}{\operatorname{sd}_i(\hat y_{ig})}
+
+    Norms are Euclidean over genes, in log expression. A component decoder adds both branches, and its loadings are
+    orthonormal, so that these norms are those of the two branches' component scores. A gate weighs the branches against
+    each other: there :math:`\Delta` also holds what the neighbourhood makes the gate shut out of the spot's own
+    embedding.
+
+    Parameters
+    ----------
+    model
+        A fitted model.
+    adata
+        One section. Its genes decide ``pcc``, ``pcc_without`` and ``gain``, and nothing else.
+    copy
+        Return a copy rather than write into ``adata``.
+
+    Returns
+    -------
+    Nothing, or the copy. Written are
+
+    ``obsp["nh2st_attention"]``
+        Attention of the image's neighbour branch, mean over heads and hops: sparse ``(n_spots, n_spots)``, float32. As
+        in squidpy's graph, row ``i`` is the spot that reads and column ``j`` the neighbour that is read. A row adds to
+        1, or is empty where a spot has no neighbour; with ``model.self_loops`` the diagonal holds what a spot pays
+        itself. Absent, with a notice, where the branch is off or its operator does not attend over edges.
+    ``obs["nh2st_neighbour_share"]``
+        The share above, in [0, 1]. 0 where the branch is off, for a spot that has no edge, and for one to which the
+        branch brings nothing; means are over the other spots. 1 where the decoder reads the neighbourhood alone.
+    ``uns["nh2st_explain"]``
+        ``section``, ``version``, and ``gene_gain``: a table with one row a gene of the panel. ``change`` is the one
+        above, in standard deviations of the gene's prediction (NaN where that is constant). Where all of the panel was
+        measured, ``pcc`` and ``pcc_without`` are Pearson's r over the spots of both predictions with the measurement,
+        and ``gain`` is their difference.
+    ``var["nh2st_neighbour_gain"]``, ``var["nh2st_neighbour_change"]``
+        ``gain`` and ``change`` of those genes that are in ``adata`` (NaN for genes outside the panel).
+
+    What an earlier call wrote is replaced, or removed where there is nothing to write.
+
+    Raises
+    ------
+    DataError, ImageError
+        If the section breaks the contract.
+
+    Notes
+    -----
+    ``model.operator = "attention"`` starts as the plain mean over the neighbours, 1 / degree, and moves away from it
+    only as far as the data ask for. After some tens of epochs on a few sections, most weights are within a quarter of
+    1 / degree: read them against it, as :func:`nh2st_graph.pl.attention` draws them. Attention says where a branch
+    looks and not what for; the share and the gain measure effects. With more than one hop, what is read of a neighbour
+    in the second already holds its own neighbourhood.
+
+    ``gain`` is what this model loses without its neighbour branch. A model that is trained without one makes up for
+    part of it: to know what the branch is worth, train both. On a section that the model learned from, gains are too
+    high.
+
+    The control ``model.operator = "none"`` reads no neighbour: there, share and gain say how much passes through the
+    branch for no more than its weights.
+    """
+    completed = complete_section(adata, model.config)
+    graph = section_graph(completed, model.config, model.standardize)
+    full, own = _with_and_without(model, graph)
+    attention = _attention(model, graph, adata.obs_names)
+    if attention is None:
+        does_not_attend = f"model.operator = {model.config.model.operator!r} does not attend over edges"
+        reason = does_not_attend if model.config.model.neighbours else "the model's neighbour branch is off"
+        logger.warning("section %r: no obsp[%r]: %s", section_name(adata), Key.obsp.attention, reason)
+    observed = None
+    if set(model.genes) <= set(completed.var_names):
+        observed = targets(completed, model.genes, model.config.data).to_numpy()
+    genes = _gene_table(full, own, observed, pd.Index(model.genes, name="gene"))
+
+    target = adata.copy() if copy else adata
+    target.obsp.pop(Key.obsp.attention, None)
+    if attention is not None:
+        target.obsp[Key.obsp.attention] = attention
+    # By name: the model reads spots in another order.
+    target.obs[Key.obs.neighbour_share] = pd.Series(_share(full, own, _reached(model, graph)), index=graph.spots)
+    target.uns[Key.uns.explain] = {
+        "section": section_name(adata),
+        "version": __version__,
+        Key.explain.gene_gain: genes,
+    }
+    target.var = target.var.drop(columns=list(_IN_VAR.values()), errors="ignore")
+    if target.var_names.isin(genes.index).any():
+        for column in genes.columns.intersection(list(_IN_VAR)):
+            target.var[_IN_VAR[column]] = genes[column].reindex(target.var_names)
+    return target if copy else None
+
+
+@torch.no_grad()
+def _with_and_without(model: FittedModel, graph: Data) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Predictions with and without the neighbour branch, ``(n_spots, n_genes)`` each, in the graph's order."""
+    module = model.module.eval()
+    with one_thread():
+        side = module(module.image_input(graph), graph.edge_index, graph.edge_attr)
+        return side.expression.numpy(), module.own_expression(side).numpy()
+
+
+@torch.no_grad()
+def _attention(model: FittedModel, graph: Data, spots: pd.Index) -> sparse.csr_matrix | None:
+    """Mean attention over heads and hops with rows and columns in the order of ``spots``; None without attention."""
+    module = model.module.eval()
+    with one_thread():
+        weights = module.attention(module.image_input(graph), graph.edge_index, graph.edge_attr)
+    if weights is None:
+        return None
+    mean = weights.double().mean(dim=(0, 2)).numpy()
+    place = spots.get_indexer(graph.spots)
+    sender, receiver = place[graph.edge_index.numpy()]
+    if model.config.model.self_loops:
+        # The branch leaves out the loops' weights; with them a row adds to 1.
+        reading = np.unique(receiver)
+        to_itself = 1 - np.bincount(receiver, mean, len(spots))[reading]
+        mean = np.concatenate([mean, to_itself.clip(min=0)])
+        sender, receiver = np.concatenate([sender, reading]), np.concatenate([receiver, reading])
+    shape = (len(spots), len(spots))
+    return sparse.csr_matrix((mean.astype(np.float32), (receiver, sender)), shape=shape)
+
+
+def _reached(model: FittedModel, graph: Data) -> NDArray[np.bool_]:
+    """Whether a spot has a neighbourhood to hear from, ``(n_spots,)``."""
+    if model.config.model.operator == "global":
+        return np.ones(graph.num_nodes, dtype=bool)
+    # In either direction: a hypergraph also brings messages against an edge.
+    return np.isin(np.arange(graph.num_nodes), graph.edge_index.numpy())
+
+
+def _share(full: NDArray, own: NDArray, reached: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Share of each spot's prediction that the neighbour branch brings, ``(n_spots,)``; see :func:`explain`."""
+    change = np.subtract(full, own, dtype=np.float64)
+    moved = reached & change.any(axis=1)
+    share = np.zeros(len(full))
+    if moved.any():
+        around, alone = (_distance_from_mean(part[moved]) for part in (change, own))
+        total = around + alone
+        share[moved] = np.divide(around, total, out=np.zeros_like(total), where=total > 0)
+    return share
+
+
+def _distance_from_mean(values: NDArray) -> NDArray[np.float64]:
+    """Distance of each row from the mean of all, ``(n_spots,)``."""
+    return np.linalg.norm(values - values.mean(axis=0, dtype=np.float64), axis=1)
+
+
+def _gene_table(full: NDArray, own: NDArray, observed: NDArray | None, genes: pd.Index) -> pd.DataFrame:
+    """One row a gene: how much the branch changes its prediction, and how much better that gets."""
+    spread = full.std(axis=0, dtype=np.float64)
+    # Rounding gives a constant prediction a deviation of about its size times the precision.
+    varies = spread > np.finfo(np.float32).eps * np.abs(full).max(axis=0)
+    change = np.subtract(full, own, dtype=np.float64).std(axis=0)
+    table = pd.DataFrame(
+        {"change": np.divide(change, spread, out=np.full_like(spread, np.nan), where=varies)}, index=genes
+    )
+    if observed is None:
+        return table
+    pcc, without = pearson(full, observed), pearson(own, observed)
+    return table.assign(pcc=pcc, pcc_without=without, gain=pcc - without)
