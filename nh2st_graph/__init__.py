@@ -9,7 +9,8 @@ The rooms, each a namespace to type and tab in:
 ``gr``      the spatial graph, and the one conversion to PyG
 ``nn``      building blocks: message passing, attention, losses, decoders
 ``models``  the methods
-``tl``      fit, predict, embed, evaluate
+``tl``      fit, predict, embed, explain, evaluate
+``study``   many runs that are compared
 ``metrics`` every score
 ``pl``      plots
 ==========  ==============================================================
@@ -26,7 +27,7 @@ from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, 
 from nh2st_graph._version import __version__
 
 if TYPE_CHECKING:
-    from nh2st_graph import config, datasets, gr, im, metrics, models, nn, pl, read, tl
+    from nh2st_graph import config, datasets, gr, im, metrics, models, nn, pl, read, study, tl
     from nh2st_graph.config import Config
     from nh2st_graph.tl import FittedModel, load
 
@@ -50,10 +51,11 @@ __all__ = [
     "nn",
     "pl",
     "read",
+    "study",
     "tl",
 ]
 
-_ROOMS = {"config", "datasets", "gr", "im", "metrics", "models", "nn", "pl", "read", "tl"}
+_ROOMS = {"config", "datasets", "gr", "im", "metrics", "models", "nn", "pl", "read", "study", "tl"}
 _SHORTCUTS = {"Config": "config", "FittedModel": "tl", "load": "tl"}
 
 

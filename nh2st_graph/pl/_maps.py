@@ -14,6 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import sparse
+from skimage.transform import downscale_local_mean
 
 from nh2st_graph._errors import DataError, nearest
 from nh2st_graph._keys import Key
@@ -29,6 +30,8 @@ _MARGIN = 0.06
 #: Percentiles that bound a colour range, so that one outlying spot does not flatten a map.
 _ROBUST = (2.0, 98.0)
 _GENE_COLUMN = "pcc"
+#: Pixels along the longer side of the picture that a map draws.
+_PICTURE_PIXELS = 900
 
 
 def section(adata: AnnData, *, ax: Axes | None = None) -> Axes:
@@ -95,6 +98,7 @@ def gene_maps(prediction: AnnData, genes: Sequence[str] | None = None, *, n: int
 
     width = _LABEL_INCHES + _PANEL_INCHES + (_PANEL_INCHES + _BAR_INCHES) * len(columns)
     height = _TITLE_INCHES + (_PANEL_INCHES * _aspect(prediction) + _TITLE_INCHES) * len(rows)
+    prediction = _with_small_picture(prediction)
     shape = (len(rows), 1 + len(columns))
     figure, grid = plt.subplots(*shape, figsize=(width, height), squeeze=False, layout="constrained")
     for axes, (gene, kind) in zip(grid, rows, strict=True):
@@ -156,6 +160,29 @@ def _draw(
     low, high = _frame(adata, margin)
     ax.set_xlim(low[0] * scale, high[0] * scale)
     ax.set_ylim(high[1] * scale, low[1] * scale)
+
+
+def _with_small_picture(adata: AnnData) -> AnnData:
+    """Give the section a picture of about the size at which a map shows it: each map draws all of its pixels."""
+    entry = _drawable(adata)
+    picture = np.asarray(entry[Key.library.images][Key.library.hires])
+    step = max(1, max(picture.shape[:2]) // _PICTURE_PIXELS)
+    if step == 1:
+        return adata
+    small = downscale_local_mean(picture, (step, step, 1)[: picture.ndim])
+    scales = entry[Key.library.scalefactors]
+    light = AnnData(adata.X, obs=adata.obs, var=adata.var, layers=adata.layers, obsm=adata.obsm)
+    light.uns[Key.uns.spatial] = {
+        section_name(adata): {
+            **entry,
+            Key.library.images: {Key.library.hires: small.astype(picture.dtype)},
+            Key.library.scalefactors: {
+                **scales,
+                Key.library.hires_scale: float(scales[Key.library.hires_scale]) / step,
+            },
+        }
+    }
+    return light
 
 
 def _drawable(adata: AnnData) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
+from anndata import AnnData
+
 from nh2st_graph._errors import NH2STGraphError
 from nh2st_graph.study._folder import RunRecord, read_record, write_record
 from nh2st_graph.study._plan import PlannedRun
@@ -121,7 +123,7 @@ def _train(run: PlannedRun) -> None:
     from nh2st_graph import tl  # here, so that a process is there at once, and not timed
 
     start = time.perf_counter()
-    model = tl.train_run(run.config, run.folder, resume=begun).model
+    model = tl.train_run(run.config, run.folder, resume=begun, sections=_sections(run)).model
     seconds = time.perf_counter() - start
     if begun:
         before = read_record(run.folder)
@@ -129,6 +131,27 @@ def _train(run: PlannedRun) -> None:
     else:
         known = round(seconds, 2)
     write_record(run.folder, RunRecord(sum(weight.numel() for weight in model.module.parameters()), known))
+
+
+#: Sections that this process has read, by all that they depend on.
+_READ: dict[str, dict[str, AnnData]] = {}
+
+
+def _sections(run: PlannedRun) -> dict[str, AnnData] | None:
+    """Sections of a run, read once in a process; None for synthetic ones, whose pictures belong to the run's folder."""
+    from nh2st_graph import tl
+
+    data = run.config.data
+    if data.format == "synthetic" or not data.train:
+        return None
+    found: dict[str, AnnData] = {}
+    for name in (*data.train, *data.test):
+        key = f"{data.format} {data.root} {name}"
+        if key not in _READ:
+            alone = data.model_copy(update={"train": (name,), "test": ()})
+            _READ[key] = tl.load_sections(run.config.model_copy(update={"data": alone}))
+        found |= _READ[key]
+    return found
 
 
 def _one_line(error: Exception) -> str:

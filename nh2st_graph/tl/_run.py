@@ -105,7 +105,9 @@ def _split(config: Config, sections: Mapping[str, AnnData]) -> tuple[dict[str, A
     return train, test
 
 
-def train_run(config: Config, out: str | Path, *, resume: bool = False) -> Run:
+def train_run(
+    config: Config, out: str | Path, *, resume: bool = False, sections: Mapping[str, AnnData] | None = None
+) -> Run:
     """Train on sections, score on others, and write everything into a folder.
 
     Parameters
@@ -116,6 +118,8 @@ def train_run(config: Config, out: str | Path, *, resume: bool = False) -> Run:
         The run folder; must not exist, unless ``resume``.
     resume
         Go on with a run of the same configuration that was interrupted.
+    sections
+        The sections, where they have been read already, by :func:`load_sections`; they are left as they are.
 
     Returns
     -------
@@ -134,15 +138,17 @@ def train_run(config: Config, out: str | Path, *, resume: bool = False) -> Run:
     _check_folder(out, config, resume)
     with nullcontext() if resume else _removed_on_bad_input(out):
         _write(out / _CONFIG, config.to_yaml())
-        train, test, genes = _prepare(config, out)
+        train, test, genes = _prepare(config, load_sections(config, out / _TISSUE) if sections is None else sections)
         model = fit(train, config, genes=genes, out=out, resume=resume)
     model.save(out)
     return Run(out, model, _score(model, out, test, train) if test else None)
 
 
-def _prepare(config: Config, out: Path) -> tuple[dict[str, AnnData], dict[str, AnnData], list[str]]:
+def _prepare(
+    config: Config, sections: Mapping[str, AnnData]
+) -> tuple[dict[str, AnnData], dict[str, AnnData], list[str]]:
     """Completed training sections, test sections, and the panel; whatever may be wrong with them is found here."""
-    train, test = _split(config, load_sections(config, out / _TISSUE))
+    train, test = _split(config, sections)
     for section in [*train.values(), *test.values()]:
         check_section(section, need=("genes", "image"))
     genes = choose_panel(train, test, config.data)
