@@ -128,6 +128,17 @@ def test_losses_are_finite_and_every_weight_learns(config, model_of, section_of)
 
 
 @any_setting
+@given(config=configurations())
+def test_nothing_is_built_on_the_gene_side_that_no_loss_can_read(config):
+    """The image side is there for the prediction, which may read one branch of two."""
+    config = config.model_copy(update=dict.fromkeys(("weight_spot", "weight_neighbourhood", "weight_cross"), 1.0))
+    with torch.device("meta"):
+        model = NH2STGraph(config, 5, N_GENES)
+    idle = {name.partition(".")[0] for name, _ in model.named_parameters() if name.startswith(silent(config))}
+    assert idle <= {"image_encoder", "image_neighbours"}
+
+
+@any_setting
 @given(config=configurations(), seed=st.integers(0, 99))
 def test_no_prediction_depends_on_a_gene_input(config, seed, model_of, section_of):
     section, other = section_of(10, isolated=1), section_of(10, seed=1 + seed)
