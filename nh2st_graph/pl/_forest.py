@@ -115,6 +115,7 @@ def _write_numbers(ax: Axes, table: pd.DataFrame, score: str, label: str, rows: 
     right = blended_transform_factory(ax.transAxes, ax.transData)
     ax.text(1.02, 1.02, label, transform=ax.transAxes, va="bottom", fontsize="small", color=_GREY)
     for row, (_, values) in zip(rows, table.iterrows(), strict=True):
-        mean, low, high = (float(values[f"{score}_{what}"]) for what in ("difference", "low", "high"))
-        text = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" if np.isfinite(mean) else "no result"
+        # Adding 0 takes the sign from a zero.
+        mean, low, high = (round(float(values[f"{score}_{what}"]), 4) + 0.0 for what in ("difference", "low", "high"))
+        text = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" if np.isfinite(mean) else "no result"
         ax.text(1.02, row, text.replace("-", "\N{MINUS SIGN}"), transform=right, va="center", fontsize="small")

@@ -155,7 +155,11 @@ def _runs(row: pd.Series) -> str:
 
 def _interval(row: pd.Series, score: str) -> str:
     mean, low, high = (row[f"{score}_{what}"] for what in ("difference", "low", "high"))
-    return "" if np.isnan(mean) else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return "" if np.isnan(mean) else f"{_signed(mean)} [{_signed(low)}, {_signed(high)}]"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 4) + 0.0:+.4f}"  # adding 0 takes the sign from a zero
 
 
 def _number(value: float, form: str) -> str:

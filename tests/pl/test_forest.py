@@ -76,10 +76,10 @@ def test_numbers_are_written_beside(table):
     texts = [text.get_text().replace("\N{MINUS SIGN}", "-") for text in pl.forest(table).texts]
     assert texts == [
         "mean r",
-        "-0.020 [-0.030, -0.010]",
-        "+0.001 [-0.004, +0.006]",
+        "-0.0200 [-0.0300, -0.0100]",
+        "+0.0010 [-0.0040, +0.0060]",
         "no result",
-        "-0.030 [-0.040, -0.020]",
+        "-0.0300 [-0.0400, -0.0200]",
     ]
     assert not pl.forest(table, numbers=False).texts
 

@@ -164,9 +164,9 @@ def test_cells_are_for_reading():
     text = cells(pd.DataFrame([row, failed, partly, waiting, reference]))
     assert text.loc["a"].to_dict() == {
         "mean r": "0.200 ± 0.015",
-        "mean r: difference": "+0.012 [-0.003, +0.020]",
+        "mean r: difference": "+0.0120 [-0.0034, +0.0200]",
         "mean r given depth": "0.200 ± 0.015",
-        "mean r given depth: difference": "+0.012 [-0.003, +0.020]",
+        "mean r given depth: difference": "+0.0120 [-0.0034, +0.0200]",
         "r of own genes": "0.500",
         "r of neighbour genes": "",
         "r of noise genes": "-0.010",
@@ -182,3 +182,5 @@ def test_cells_are_for_reading():
     ]
     assert text["runs"].tolist() == ["6", "0 of 6", "4 of 6", "0 of 6", ""]
     assert text.loc["d", "mean r"] == ""
+    nearly = cells(pd.DataFrame([{**row, "pcc_mean_difference": -1e-6, "pcc_mean_low": -0.00004}]))
+    assert nearly.loc["a", "mean r: difference"] == "+0.0000 [+0.0000, +0.0200]"
