@@ -25,6 +25,7 @@ from nh2st_graph.config import Config, ModelConfig
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl import FittedModel
 from nh2st_graph.tl._inputs import Standardizer, complete_section, section_graph
+from nh2st_graph.tl._threads import one_thread
 
 MakeModel = Callable[[list[str]], FittedModel]
 
@@ -184,7 +185,7 @@ class TestWhatDecidesNothing:
         for graph in graphs:
             graph.x, graph.edge_attr = graph.x.double(), graph.edge_attr.double()
         batch = gr.batch_sections(graphs)
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             together = module(batch.x, batch.edge_index, batch.edge_attr, batch.batch).expression
             alone = [module(graph.x, graph.edge_index, graph.edge_attr).expression for graph in graphs]
         torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
