@@ -37,7 +37,9 @@ QUICK = {
     "train.progress": "false",
 }
 FIXED = {"config.yaml", "model.safetensors", "checkpoints", "log.csv", "metrics.json", "metrics_per_gene.csv"}
-#: Spots around a crop of HER2ST stay whole: half a patch of 224 um, at 0.69 um per pixel, and a little.
+#: The scans of HER2ST are decoded at a quarter of their resolution, 2.8 um per pixel, which is four times as quick.
+SHRINK = 4
+#: Patches around the outer spots of a crop stay whole: half of 224 um, in pixels of the scan, and a little.
 MARGIN_PX = 180
 
 
@@ -183,9 +185,9 @@ def crop(source: Path, target: Path, name: str) -> None:
     spots = pd.read_csv(source / "ST-spotfiles" / f"{name}_selection.tsv", sep="\t")
     near = (spots[["x", "y"]] - spots[["x", "y"]].median().round()).abs().max(axis=1) <= 3
     spots = spots[near]
-    left, top = (int(spots[f"pixel_{axis}"].min()) - MARGIN_PX for axis in "xy")
-    right, bottom = (int(spots[f"pixel_{axis}"].max()) + MARGIN_PX for axis in "xy")
-    spots = spots.assign(pixel_x=spots["pixel_x"] - left, pixel_y=spots["pixel_y"] - top)
+    left, top = (spots[["pixel_x", "pixel_y"]].min().astype(int) - MARGIN_PX) // SHRINK
+    right, bottom = (spots[["pixel_x", "pixel_y"]].max().astype(int) + MARGIN_PX) // SHRINK
+    spots = spots.assign(pixel_x=spots["pixel_x"] / SHRINK - left, pixel_y=spots["pixel_y"] / SHRINK - top)
     head, *rows = gzip.decompress((source / "ST-cnts" / f"{name}.tsv.gz").read_bytes()).splitlines(keepends=True)
     kept = {f"{x}x{y}".encode() for x, y in zip(spots["x"], spots["y"], strict=True)}
     counts = head + b"".join(row for row in rows if row.partition(b"\t")[0] in kept)
@@ -196,6 +198,7 @@ def crop(source: Path, target: Path, name: str) -> None:
     (target / "ST-cnts" / f"{name}.tsv.gz").write_bytes(gzip.compress(counts, compresslevel=1))
     (scan,) = (source / "ST-imgs" / name[0] / name).glob("*.jpg")
     with Image.open(scan) as whole:
+        whole.draft("RGB", (whole.width // SHRINK, whole.height // SHRINK))
         whole.crop((left, top, right, bottom)).save(picture, quality=90)
 
 

@@ -17,9 +17,8 @@ from numpy.testing import assert_array_equal
 from nh2st_graph import read, tl
 from nh2st_graph._errors import ConfigError, DataError, RunError
 from nh2st_graph.config import Config, load_config
-from nh2st_graph.tl import Run
+from nh2st_graph.tl import Run, _run
 from nh2st_graph.tl._module import LOG_COLUMNS
-from nh2st_graph.tl._run import _split
 
 #: What other programs rely on.
 FIXED = {
@@ -146,7 +145,10 @@ class TestPrepare:
             assert {"spatial_connectivities", "spatial_distances"} <= set(stored.obsp)
             assert stored.uns["X_image"]["encoder"] == "squidpy:summary"
 
-    def test_a_run_on_them_is_the_run_on_the_files_that_they_came_from(self, prepared, tiny_config, tiny_run, tmp_path):
+    def test_a_run_on_them_is_the_run_on_the_files_that_they_came_from(
+        self, prepared, tiny_config, tiny_run, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(_run, "write_figures", lambda *_: [])  # drawn in other tests
         config = tiny_config.override(["data.format=h5ad", f"data.root={prepared}"])
         run = tl.train_run(config, tmp_path / "run")
         for name in ("model.safetensors", "log.csv", "metrics.json", "metrics_per_gene.csv"):
@@ -216,7 +218,7 @@ class TestSections:
         assert list(tl.load_sections(config)) == ["S1", "S2", "S3"]
 
     def test_those_that_are_not_tested_are_trained_on(self, tiny_sections, tiny_config):
-        train, test = _split(tiny_config.override(["data.train=[]", "data.test=[S2]"]), tiny_sections)
+        train, test = _run._split(tiny_config.override(["data.train=[]", "data.test=[S2]"]), tiny_sections)
         assert (list(train), list(test)) == (["S1", "S3"], ["S2"])
 
     @pytest.mark.parametrize(
