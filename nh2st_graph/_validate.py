@@ -92,6 +92,7 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
         name = next(iter(adata.uns.get(Key.uns.spatial, {})), "without a name")
         raise DataError(f"section {name!r}: no spots; check that its files are not empty and share spot names")
     where = f"section {section_name(adata)!r}"
+    _check_name(adata)
     _check_spots(adata, where)
     if adata.n_vars:
         _check_counts(adata, where)
@@ -104,6 +105,16 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
     if "features" in needs:
         _check_features(adata, where)
     return adata
+
+
+def _check_name(adata: AnnData) -> None:
+    """Files and figures are named by the section."""
+    name = section_name(adata)
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise DataError(
+            f"section {name!r}: its name cannot be that of a file (empty, with a slash, or with a dot in front); "
+            f"set adata.obs['{Key.obs.section}'] to another"
+        )
 
 
 def _check_spots(adata: AnnData, where: str) -> None:

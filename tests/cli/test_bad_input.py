@@ -349,6 +349,10 @@ H5AD_CASES: dict[str, tuple[Callable[[AnnData], object], Sequence[str]]] = {
         ("section 'S3': spot name 'same' occurs more than once", "make obs_names unique"),
     ),
     "no name": (lambda a: a.obs.pop("section"), ("obs['section'] is missing", "adata.obs['section'] = 'NAME'")),
+    "a name that is no file's": (
+        lambda a: a.obs.__setitem__("section", pd.Categorical(["block 1/2"] * 64)),
+        ("section 'block 1/2': its name cannot be that of a file", "set adata.obs['section'] to another"),
+    ),
     "two sections": (
         lambda a: a.obs.__setitem__("section", pd.Categorical(["A", "B"] * 32)),
         ("this one holds 2 (", "split it by obs['section'] first"),
