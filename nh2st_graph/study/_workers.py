@@ -18,12 +18,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-
-from anndata import AnnData
+from typing import TYPE_CHECKING
 
 from nh2st_graph._errors import NH2STGraphError
 from nh2st_graph.study._folder import RunRecord, read_record, write_record
 from nh2st_graph.study._plan import PlannedRun
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 __all__ = ["Outcome", "Watch", "available_cores", "run_all"]
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from nh2st_graph import read
 from nh2st_graph.study import Outcome, PlannedRun, read_study
+from nh2st_graph.study import _workers as workers
 from nh2st_graph.study._workers import _DIED, attempt, available_cores, run_all
 
 
@@ -101,6 +103,25 @@ def test_an_interrupt_ends_the_processes_at_once(runs):
         run_all([as_a(Sleeps, run) for run in runs], 2, interrupt)
     assert mp.active_children() == []
     assert {name: os.environ.get(name) for name in before} == before
+
+
+def test_a_process_reads_a_section_once(runs, tiny_sections, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_READ", {})
+    for name, section in tiny_sections.items():
+        read.write_h5ad(section, tmp_path / f"{name}.h5ad")
+    config = runs[0].config.override(["data.format=h5ad", f"data.root={tmp_path}"])
+    first = workers._sections(replace(runs[0], config=config))
+    assert list(first) == ["S1", "S2", "S3"]
+    for name, section in first.items():
+        assert (section.X != tiny_sections[name].X).nnz == 0
+    turned = config.override(["data.train=[S3]", "data.test=[S1]"])
+    second = workers._sections(replace(runs[1], config=turned))
+    assert list(second) == ["S3", "S1"]
+    assert all(second[name] is first[name] for name in second)
+
+
+def test_synthetic_sections_belong_to_their_run(runs):
+    assert workers._sections(runs[0]) is None
 
 
 def test_there_is_a_core():
