@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 # Matrices of the tests are tiny, and threads that wait for each other on a busy machine take far longer than they.
 # Libraries read these when they are loaded.
-for _threads in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(_threads, "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

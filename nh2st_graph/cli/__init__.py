@@ -1,4 +1,4 @@
-"""The command line: ``nh2st-graph demo | prepare | train | predict | evaluate``."""
+"""The command line: ``nh2st-graph demo | prepare | train | predict | evaluate | ablate``."""
 
 from __future__ import annotations
 
