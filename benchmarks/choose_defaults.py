@@ -23,11 +23,12 @@ SECTIONS = ("C3", "C4", "C5", "C6")
 
 #: What is compared: settings beside the base's.
 CANDIDATES = {
-    "patches of 112 um": ["features.patch_um=112"],
-    "32 components": ["model.rank=32"],
     "as configured": [],
+    "patches of 112 um": ["features.patch_um=112"],
+    "16 components": ["model.rank=16"],
     "8 components": ["model.rank=8"],
-    "no contrast, no cross-attention": ["model.contrast=none", "model.cross_attention=none"],
+    "steps of 64 spots": ["train.batch_spots=64", "train.learning_rate=0.001", "train.average=0.98"],
+    "no gene side": ["model.contrast=none", "model.cross_attention=none"],
     "no neighbour branch": ["model.neighbours=false"],
 }
 
