@@ -25,8 +25,9 @@ SECTIONS = ("C3", "C4", "C5", "C6")
 CANDIDATES = {
     "as configured": [],
     "patches of 112 um": ["features.patch_um=112"],
+    "4 components": ["model.rank=4"],
     "16 components": ["model.rank=16"],
-    "8 components": ["model.rank=8"],
+    "32 components": ["model.rank=32"],
     "steps of 64 spots": ["train.batch_spots=64", "train.learning_rate=0.001", "train.average=0.98"],
     "no gene side": ["model.contrast=none", "model.cross_attention=none"],
     "no neighbour branch": ["model.neighbours=false"],
