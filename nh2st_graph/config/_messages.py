@@ -27,7 +27,8 @@ def assign(values: dict[str, Any], assignment: str, schema: type[BaseModel]) -> 
     for i, part in enumerate(parents):
         if not isinstance(place.get(part), dict):
             inside = part in place  # a value, which has no keys of its own
-            raise ConfigError(f"--set: {_unknown(key.strip() if inside else '.'.join(parents[: i + 1]), schema)}")
+            unknown = key.strip() if inside else ".".join(parents[: i + 1])
+            raise ConfigError(f"--set: {_unknown(unknown, _known_keys(schema))}")
         place = place[part]
     place[last] = value
 
@@ -43,27 +44,38 @@ _EXPECTED = {
 def _known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in schema.model_fields.items():
-        kind = field.annotation
+        # A field of several kinds is known by its default's.
+        kind = type(field.default) if isinstance(field.default, BaseModel) else field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             keys += _known_keys(kind, f"{prefix}{name}.")
         keys.append(f"{prefix}{name}")
     return keys
 
 
-def _unknown(key: str, schema: type[BaseModel]) -> str:
+def _unknown(key: str, known: list[str]) -> str:
     """Name an unknown key's nearest: by the whole path, or by the last word where it stands elsewhere."""
-    known = _known_keys(schema)
     last = key.rpartition(".")[2]
     same = [k for k in known if k.rpartition(".")[2] == last]
     hint = "did you mean " + " or ".join(repr(k) for k in same) + "?" if same else nearest(key, known)
     return f"unknown key {key!r}; {hint}"
 
 
-def explain(error: ErrorDetails, schema: type[BaseModel]) -> str:
-    """Say in one line what is wrong: the key, its value and what is allowed, or the nearest known key."""
-    key = ".".join(str(part) for part in error["loc"])
+def explain(error: ErrorDetails, schema: type[BaseModel], root: type[BaseModel] | None = None, prefix: str = "") -> str:
+    """Say in one line what is wrong: the key, its value and what is allowed, or the nearest known key.
+
+    Parameters
+    ----------
+    error
+        One of pydantic's.
+    schema
+        What was checked.
+    root, prefix
+        The whole that it is a part of, and the part's key there, where it was checked by itself.
+    """
+    key = prefix + ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return _unknown(key, schema)
+        elsewhere = [] if root is None else [k for k in _known_keys(root) if not k.startswith(prefix)]
+        return _unknown(key, _known_keys(schema, prefix) + elsewhere)
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     if error["type"] in _EXPECTED:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 from nh2st_graph._errors import ConfigError
 from nh2st_graph.config._messages import assign, explain
@@ -17,7 +17,9 @@ __all__ = [
     "Config",
     "DataConfig",
     "FeaturesConfig",
+    "EvaluateConfig",
     "GraphConfig",
+    "MethodConfig",
     "ModelConfig",
     "SyntheticConfig",
     "TrainConfig",
@@ -150,11 +152,25 @@ class GraphConfig(_Section):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class ModelConfig(_Section):
+class MethodConfig(_Section):
+    """Settings of a method; a method's own class adds its keys, and gives ``name`` its only value.
+
+    Attributes
+    ----------
+    name
+        The method; see :func:`nh2st_graph.models.known_methods`.
+    """
+
+    name: str
+
+
+class ModelConfig(MethodConfig):
     """NH2ST-Graph and its switches; see :class:`nh2st_graph.models.NH2STGraph`.
 
     Attributes
     ----------
+    name
+        The method. Other methods have other keys.
     width
         Size of embeddings.
     rank
@@ -204,6 +220,7 @@ class ModelConfig(_Section):
         Of features, hidden units and attention weights.
     """
 
+    name: Literal["nh2st_graph"] = "nh2st_graph"
     width: Positive = 64
     rank: Positive = 32
     embedding: Literal["residual", "linear"] = "residual"
@@ -334,6 +351,47 @@ class TrainConfig(_Section):
     progress: bool = True
 
 
+class EvaluateConfig(_Section):
+    """What test sections are scored on beside the model's errors; see :func:`nh2st_graph.tl.evaluate`.
+
+    Attributes
+    ----------
+    floors
+        Fit and score the floors beside the model, on the same features.
+    downstream
+        Score what predictions are used for (spatially variable genes, clusters, gene-gene correlation).
+    """
+
+    floors: bool = True
+    downstream: bool = False
+
+
+def _settings(given: Any) -> Any:
+    """Check ``model.*`` against the settings of the method that it names."""
+    if not isinstance(given, Mapping):
+        return given
+    return settings_class(given.get("name", _DEFAULT)).model_validate(dict(given))
+
+
+def settings_class(name: Any) -> type[MethodConfig]:
+    """Find the class of a method's settings.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such method.
+    """
+    if name == _DEFAULT:
+        return ModelConfig
+    from nh2st_graph.models import find_method  # here, since other methods' settings stand beside their networks
+
+    return find_method(str(name)).Settings
+
+
+#: The method that a configuration without ``model.name`` is for.
+_DEFAULT = "nh2st_graph"
+
+
 class Config(_Section):
     """Everything that a run depends on. See the parts for the meaning of each key."""
 
@@ -341,19 +399,24 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     features: FeaturesConfig = FeaturesConfig()
     graph: GraphConfig = GraphConfig()
-    model: ModelConfig = ModelConfig()
+    model: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_settings)] = ModelConfig()
     train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        if self.model.counts and (self.data.normalize == "residuals" or self.data.smooth != "none"):
+        if isinstance(self.model, ModelConfig):
+            self._check_nh2st_graph(self.model)
+        return self
+
+    def _check_nh2st_graph(self, model: ModelConfig) -> None:
+        if model.counts and (self.data.normalize == "residuals" or self.data.smooth != "none"):
             raise ValueError(
-                f"model.regression = {self.model.regression!r} needs counts: data.normalize must be total or panel "
+                f"model.regression = {model.regression!r} needs counts: data.normalize must be total or panel "
                 f"(is {self.data.normalize!r}) and data.smooth none (is {self.data.smooth!r})"
             )
-        if self.graph.mode == "none" and self.model.neighbours and self.model.hops > 1:
-            raise ValueError(f"model.hops = {self.model.hops} needs edges: graph.mode is 'none'")
-        return self
+        if self.graph.mode == "none" and model.neighbours and model.hops > 1:
+            raise ValueError(f"model.hops = {model.hops} needs edges: graph.mode is 'none'")
 
     def to_yaml(self) -> str:
         """Write the whole configuration as YAML, in the order of the keys above."""
@@ -375,9 +438,19 @@ class Config(_Section):
         ConfigError
             Naming the key, the value and what is allowed, or the nearest known key.
         """
+        values = dict(values)
+        try:
+            # By itself first: its schema depends on the method, and an error is to name keys of that.
+            if isinstance(values.get("model"), Mapping):
+                schema = settings_class(values["model"].get("name", _DEFAULT))
+                values["model"] = schema.model_validate(dict(values["model"]))
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {explain(error.errors()[0], schema, cls, 'model.')}") from None
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
         try:
             # JSON's rules for types: a YAML list is a tuple, a string is a path.
-            return cls.model_validate(dict(values))
+            return cls.model_validate(values)
         except ValidationError as error:
             raise ConfigError(f"{source}: {explain(error.errors()[0], cls)}") from None
 
@@ -390,6 +463,10 @@ class Config(_Section):
             If an assignment has no ``=``, names an unknown key, or gives a wrong value.
         """
         values = self.model_dump(mode="json")
-        for assignment in assignments:
+        # Another method has other settings: it is chosen first, and takes its own defaults.
+        for assignment in sorted(assignments, key=lambda given: given.partition("=")[0].strip() != "model.name"):
+            before = values["model"]["name"] if isinstance(values["model"], dict) else None
             assign(values, assignment, Config)
+            if isinstance(values["model"], dict) and values["model"].get("name") != before:
+                values["model"] = {"name": values["model"]["name"]}
         return Config.parse(values, "--set")

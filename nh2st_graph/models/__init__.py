@@ -1,7 +1,24 @@
 """The methods, one file each, behind one interface."""
 
 from nh2st_graph.models._floors import FLOORS, Floor, make_floor
+from nh2st_graph.models._network import Estimator, Memory, Network
 from nh2st_graph.models._nh2st import NH2ST, NH2STOutputs
 from nh2st_graph.models._nh2st_graph import ImageSide, NH2STGraph
+from nh2st_graph.models._registry import ENTRY_POINTS, find_method, known_methods, register_method
 
-__all__ = ["FLOORS", "NH2ST", "Floor", "ImageSide", "NH2STGraph", "NH2STOutputs", "make_floor"]
+__all__ = [
+    "ENTRY_POINTS",
+    "FLOORS",
+    "NH2ST",
+    "Estimator",
+    "Floor",
+    "ImageSide",
+    "Memory",
+    "NH2STGraph",
+    "NH2STOutputs",
+    "Network",
+    "find_method",
+    "known_methods",
+    "make_floor",
+    "register_method",
+]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch_geometric.data import Data
 
 from nh2st_graph.config import TARGET_SUM, ModelConfig
 from nh2st_graph.models._contrast import LETTERS, Contrast, Pairs, scales
+from nh2st_graph.models._network import Network
+from nh2st_graph.models._registry import register_method
 from nh2st_graph.nn import (
     ComponentDecoder,
     CrossEncoder,
@@ -68,7 +71,8 @@ class _Graph(NamedTuple):
     regions: EgoHyperedges | None
 
 
-class NH2STGraph(nn.Module):
+@register_method
+class NH2STGraph(Network):
     r"""Spatial gene expression from image features over a graph of spots.
 
     For spot :math:`i` with image features :math:`x_i` and, in training, expression :math:`g_i`:
@@ -102,12 +106,13 @@ class NH2STGraph(nn.Module):
         Makes the image features from patches, and is trained with the rest; None where features are given.
     """
 
+    Settings: ClassVar[type[ModelConfig]] = ModelConfig
+    config: ModelConfig
+
     def __init__(
         self, config: ModelConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.patch_encoder = patch_encoder
+        super().__init__(config, n_features, n_genes, patch_encoder)
         self.image_encoder = _embedder(config, n_features)
         self.image_neighbours = _neighbour_branch(config, n_features)
         gated = config.decoder_input == "gated"
@@ -157,9 +162,13 @@ class NH2STGraph(nn.Module):
         """Take the expression's scale and components from training targets, ``(n_spots, n_genes)``, before training."""
         self.decoder.set_targets(targets)
 
-    def image_input(self, data: Data) -> Tensor:
-        """What :meth:`forward` reads of a section: its patches where they are encoded here, else its features."""
-        return data.x if self.patch_encoder is None else data.patches
+    def prepare(self, sections: Sequence[Data]) -> None:
+        """Take the expression's scale and components from the training sections."""
+        self.set_targets(torch.cat([section.y for section in sections]))
+
+    def predict(self, data: Data) -> Tensor:
+        """Predict a whole section from its picture; see :class:`Network`."""
+        return self(self.image_input(data), data.edge_index, data.edge_attr).expression
 
     def forward(
         self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
