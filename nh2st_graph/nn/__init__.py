@@ -5,6 +5,7 @@ from nh2st_graph.nn._branches import FeatureEncoder, NeighbourBranch
 from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, retrieval_at_k
 from nh2st_graph.nn._cross_encoder import CrossEncoder
 from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
+from nh2st_graph.nn._hsic import hsic, normalized_hsic
 from nh2st_graph.nn._hypergraph import (
     EgoHyperedges,
     EgoHypergraph,
@@ -33,11 +34,13 @@ __all__ = [
     "chance_level",
     "collapse_level",
     "ego_hyperedges",
+    "hsic",
     "huber",
     "info_nce",
     "make_operator",
     "mse",
     "negative_binomial_nll",
+    "normalized_hsic",
     "one_minus_pearson",
     "retrieval_at_k",
     "similarity_hyperedges",
