@@ -5,6 +5,7 @@ from nh2st_graph.models._network import Estimator, Memory, Network
 from nh2st_graph.models._nh2st import NH2ST, NH2STOutputs
 from nh2st_graph.models._nh2st_graph import ImageSide, NH2STGraph
 from nh2st_graph.models._registry import ENTRY_POINTS, find_method, known_methods, register_method
+from nh2st_graph.models._stnet import STNet
 
 __all__ = [
     "ENTRY_POINTS",
@@ -17,6 +18,7 @@ __all__ = [
     "NH2STGraph",
     "NH2STOutputs",
     "Network",
+    "STNet",
     "find_method",
     "known_methods",
     "make_floor",
