@@ -200,5 +200,5 @@ def _check_features(adata: AnnData, where: str) -> None:
         present = ", ".join(adata.obsm.keys())
         raise DataError(f"{where}: no obsm['{Key.obsm.image}'] (there: {present}); run ng.im.features(adata) first")
     features = np.asarray(adata.obsm[Key.obsm.image])
-    if not np.isfinite(features).all():
+    if features.dtype != np.uint8 and not np.isfinite(features).all():
         raise DataError(f"{where}: obsm['{Key.obsm.image}'] has values that are not numbers; compute it again")

@@ -42,12 +42,12 @@ class FeatureBlock:
     names
         Feature names, one for each column.
     values
-        ``(n_spots, n_features)``.
+        ``(n_spots, n_features)``, numbers or bytes.
     """
 
     spots: list[str]
     names: list[str]
-    values: NDArray[np.float32]
+    values: NDArray[np.float32 | np.uint8]
 
 
 def cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
@@ -103,7 +103,9 @@ class FeatureCache:
         try:
             with safe_open(path, framework="numpy") as file:
                 about, values = file.metadata() or {}, file.get_tensor("features")
-            if about["digest"] != _digest(key, about["spots"], about["names"], values):
+            digest = _digest(key, about["spots"], about["names"], values)
+            # The digest is of bytes, whatever type they are said to be of.
+            if values.dtype not in (np.float32, np.uint8) or about["digest"] != digest:
                 raise ValueError("its content does not match its digest")
             block = FeatureBlock(json.loads(about["spots"]), json.loads(about["names"]), values)
         except FileNotFoundError:
@@ -131,7 +133,7 @@ class FeatureCache:
             logger.warning("features cannot be cached in %s (%s); give another folder", path.parent, error)
 
 
-def _digest(key: str, spots: str, names: str, values: NDArray[np.float32]) -> str:
+def _digest(key: str, spots: str, names: str, values: NDArray[np.float32 | np.uint8]) -> str:
     """SHA-256 of a file's content and of the key that it was stored under."""
     digest = hashlib.sha256("\n".join((key, spots, names, str(values.shape))).encode())
     digest.update(values.tobytes())

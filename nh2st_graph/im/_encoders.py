@@ -41,7 +41,7 @@ class Encoder(ABC):
     fingerprint: Mapping[str, Any]
 
     @abstractmethod
-    def encode(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(self, patches: NDArray[np.uint8]) -> NDArray[np.float32 | np.uint8]:
         """Encode patches.
 
         Parameters
@@ -51,7 +51,7 @@ class Encoder(ABC):
 
         Returns
         -------
-        ``(n, n_features)``. A row depends on its own patch alone.
+        ``(n, n_features)``, numbers or bytes. A row depends on its own patch alone.
         """
 
     @cached_property

@@ -43,8 +43,9 @@ def features(
         One section, with a full-resolution picture and its scale; genes may be absent.
     encoder
         Encoder names joined by commas, whose features are put side by side: ``timm:NAME``
-        (:class:`TimmEncoder`), ``squidpy:summary+texture+histogram`` or some of its parts
-        (:class:`SquidpyEncoder`).
+        (:class:`TimmEncoder`), ``timm-map:NAME`` (:class:`TimmMapEncoder`),
+        ``squidpy:summary+texture+histogram`` or some of its parts (:class:`SquidpyEncoder`),
+        ``pixels:SIDE`` (:class:`PixelsEncoder`).
     patch_um
         Side of the patch around a spot, in um on the tissue.
     batch_size
@@ -63,10 +64,11 @@ def features(
 
     Returns
     -------
-    Nothing, or the copy. Written are ``obsm[key_added]``, ``(n_spots, n_features)`` float32, and
-    ``uns[key_added]``: ``encoder``, ``patch_um``, ``feature_names``, and for each of the joined encoders
-    ``input_size``, ``n_features``, ``cache_key`` (arrays) and ``normalisation`` (by its position,
-    ``"0"``, ``"1"``, ...: ``interpolation``, and ``mean`` and ``std`` where it has them).
+    Nothing, or the copy. Written are ``obsm[key_added]``, ``(n_spots, n_features)`` float32 (uint8 where all of
+    the joined encoders give bytes, as pixels are), and ``uns[key_added]``: ``encoder``, ``patch_um``,
+    ``feature_names``, and for each of the joined encoders ``input_size``, ``n_features``, ``cache_key``
+    (arrays) and ``normalisation`` (by its position, ``"0"``, ``"1"``, ...: ``interpolation``, and ``mean`` and
+    ``std`` where it has them).
 
     Raises
     ------
@@ -108,7 +110,9 @@ def _compute(adata: AnnData, cutter: PatchCutter, encoder: Encoder, batch_size: 
         batch = [cutter.cut(int(i), encoder.input_size, filter_) for i in order[start : start + batch_size]]
         rows.append(encoder.encode(np.stack(batch)))
         bar.advance(task, len(batch))
-    values = np.concatenate(rows).astype(np.float32, copy=False)
+    values = np.concatenate(rows)
+    if values.dtype != np.uint8:
+        values = values.astype(np.float32, copy=False)
     return FeatureBlock([str(name) for name in adata.obs_names[order]], encoder.feature_names, values)
 
 

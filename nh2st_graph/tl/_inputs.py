@@ -34,7 +34,7 @@ class Standardizer:
 
     By each section's own statistics (``features.standardize: section``), which takes out differences of stain and
     scanner between sections and needs no gene; by those of the training sections (``train``); or not at all (``none``:
-    a mean of 0 and a deviation of 1).
+    a mean of 0 and a deviation of 1, which leave the features what they are, and bytes bytes).
 
     Attributes
     ----------
@@ -46,17 +46,20 @@ class Standardizer:
     std: NDArray[np.float32] | None = None
 
     @classmethod
-    def fit(cls, features: Iterable[NDArray[np.float32]], mode: str) -> Standardizer:
+    def fit(cls, features: Iterable[NDArray[np.float32 | np.uint8]], mode: str) -> Standardizer:
         """Take the statistics of training sections' features."""
         if mode == "section":
             return cls()
-        joined = np.vstack(list(features)).astype(np.float64)
         if mode == "none":
-            return cls(np.zeros(joined.shape[1], np.float32), np.ones(joined.shape[1], np.float32))
+            n_features = next(iter(features)).shape[1]
+            return cls(np.zeros(n_features, np.float32), np.ones(n_features, np.float32))
+        joined = np.vstack(list(features)).astype(np.float64)
         return cls(joined.mean(axis=0).astype(np.float32), joined.std(axis=0).astype(np.float32))
 
-    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, features: NDArray[np.float32 | np.uint8]) -> NDArray[np.float32 | np.uint8]:
         """Standardise one section's features, ``(n_spots, n_features)``. A constant feature becomes zero."""
+        if self.mean is not None and self.std is not None and not self.mean.any() and (self.std == 1).all():
+            return features
         values = features.astype(np.float64)
         if self.mean is None or self.std is None:
             mean, std = values.mean(axis=0), values.std(axis=0)
@@ -154,7 +157,9 @@ def section_graph(
             f"section {name!r}: one spot alone cannot be trained on, scored, or (features.standardize = 'section') "
             "predicted; leave it out, or give the whole section"
         )
-    features = np.asarray(adata.obsm[Key.obsm.image], dtype=np.float32)
+    features = np.asarray(adata.obsm[Key.obsm.image])
+    if features.dtype != np.uint8:
+        features = features.astype(np.float32, copy=False)
     if standardize.mean is not None and features.shape[1] != len(standardize.mean):
         raise DataError(
             f"section {name!r}: {features.shape[1]} image features, the model was trained on "

@@ -52,6 +52,22 @@ def test_a_damaged_file_is_not_used(cache, caplog, damage):
     assert cache.read("k") is not None
 
 
+def test_bytes_stay_bytes(cache):
+    block = FeatureBlock(["a", "b"], ["x", "y"], np.array([[0, 255], [128, 7]], dtype=np.uint8))
+    cache.write("k", block)
+    back = cache.read("k").values
+    assert back.dtype == np.uint8
+    np.testing.assert_array_equal(back, block.values)
+
+
+@pytest.mark.parametrize(("type_", "other"), [(np.uint8, (b'"U8"', b'"I8"')), (np.float32, (b'"F32"', b'"I32"'))])
+def test_a_file_of_another_type_is_not_used(cache, type_, other):
+    cache.write("k", FeatureBlock(["a"], ["x"], np.full((1, 1), 200, dtype=type_)))
+    path = cache.path("k")
+    path.write_bytes(path.read_bytes().replace(*other))
+    assert cache.read("k") is None
+
+
 def test_a_file_under_another_key_is_not_used(cache):
     cache.write("k", BLOCK)
     cache.path("k").rename(cache.path("other"))

@@ -52,7 +52,7 @@ def test_registering_again_warns():
     ("names", "message"),
     [
         ("squidpi:summary", "unknown encoder 'squidpi:summary'; .*did you mean 'squidpy'"),
-        ("resnet18", r"write PREFIX:NAME, such as 'timm:resnet18' \(prefixes: squidpy, timm, timm-map\)"),
+        ("resnet18", r"write PREFIX:NAME, such as 'timm:resnet18' \(prefixes: pixels, squidpy, timm, timm-map\)"),
         ("", "unknown encoder ''"),
         ("squidpy:summary,", "unknown encoder ''"),
         ("timm:", "'timm:' names no encoder; write timm:NAME"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -44,6 +45,23 @@ class TestStandardizer:
         scaled = Standardizer.fit([features], mode)(features)
         assert not scaled[:, 0].any()
         assert_allclose(scaled[:, 1].std(), 1, rtol=1e-5)
+
+    @pytest.mark.parametrize("type_", [np.uint8, np.float32])
+    def test_none_leaves_features_what_they_are(self, type_):
+        features = np.random.default_rng(0).integers(0, 256, (30, 4)).astype(type_)
+        standardize = Standardizer.fit(iter([features]), "none")
+        again = Standardizer(standardize.mean.copy(), standardize.std.copy())
+        for each in (standardize, again):
+            scaled = each(features)
+            assert scaled.dtype == type_
+            assert_array_equal(scaled, features)
+
+    @pytest.mark.parametrize("mode", ["section", "train"])
+    def test_bytes_are_scaled_as_numbers_are(self, mode):
+        features = np.random.default_rng(0).integers(0, 256, (30, 4), dtype=np.uint8)
+        scaled = Standardizer.fit([features], mode)(features)
+        assert scaled.dtype == np.float32
+        assert_array_equal(scaled, Standardizer.fit([features.astype(float)], mode)(features.astype(float)))
 
     def test_large_features_with_a_small_spread_keep_it(self):
         features = (1000 + np.random.default_rng(0).normal(0, 0.5, (60, 1))).astype(np.float32)
@@ -147,6 +165,17 @@ class TestSectionGraph:
         whole = section_graph(section, tiny_config, Standardizer(), GENES)
         assert_array_equal(graph.x, whole.x)
         assert_array_equal(graph.edge_index, whole.edge_index)
+
+    @pytest.mark.parametrize(("mode", "type_"), [("none", torch.uint8), ("section", torch.float32)])
+    def test_pixels_are_bytes_where_they_are_not_scaled(self, tiny_sections, tiny_config, mode, type_):
+        config = tiny_config.override(["features.encoder=pixels:8", f"features.standardize={mode}"])
+        done = complete_section(tiny_sections["S1"], config)
+        pixels = done.obsm["X_image"]
+        assert pixels.dtype == np.uint8
+        graph = section_graph(done, config, Standardizer.fit([pixels], mode))
+        assert graph.x.dtype == type_
+        if mode == "none":
+            assert_array_equal(graph.x, pixels)
 
     def test_features_of_another_length_are_refused(self, section, tiny_config):
         standardize = Standardizer(np.zeros(3, np.float32), np.ones(3, np.float32))

@@ -1,0 +1,68 @@
+"""The patch itself as features, for methods that read pixels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nh2st_graph._errors import ConfigError
+from nh2st_graph.im._encoders import Encoder, register_encoder
+
+__all__ = ["PixelsEncoder"]
+
+
+@register_encoder("pixels")
+class PixelsEncoder(Encoder):
+    """The pixels of the patch, as they are: rows, then columns, then red, green and blue, from 0 to 255.
+
+    Parameters
+    ----------
+    side
+        Side of the patch in pixels, a whole number: ``pixels:112`` gives ``112 * 112 * 3`` features, and ``pixels:1``
+        the patch's mean colour.
+    device
+        Unused.
+
+    Raises
+    ------
+    ConfigError
+        If the side is not a whole number above 0.
+
+    Notes
+    -----
+    Features are bytes, a quarter of the size of numbers. A pixel is the mean over its area where the patch shrinks, and
+    the picture's own where the patch keeps its size, so that nothing is blurred on the way.
+    """
+
+    interpolation = "box"
+
+    def __init__(self, side: str, device: str = "cpu") -> None:
+        del device
+        self.name = f"pixels:{side}"
+        if not re.fullmatch("[1-9][0-9]*", side):
+            raise ConfigError(
+                f"features.encoder = {self.name!r}: {side!r} is no side in pixels; "
+                "give a whole number above 0, such as pixels:112"
+            )
+        self.input_size = int(side)
+        self.normalisation: Mapping[str, Any] = {}
+        self.fingerprint: Mapping[str, Any] = {
+            "encoder": "pixels",
+            "input_size": self.input_size,
+            "interpolation": self.interpolation,
+        }
+
+    def encode(self, patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Flatten the patches; see :meth:`Encoder.encode`."""
+        return patches.reshape(len(patches), -1)
+
+    @cached_property
+    def feature_names(self) -> list[str]:
+        """Row, column and colour, such as ``pixels_0_0_r``."""
+        side = range(self.input_size)
+        return [f"pixels_{row}_{column}_{colour}" for row in side for column in side for colour in "rgb"]
