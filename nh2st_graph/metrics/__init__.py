@@ -1,9 +1,11 @@
-"""Every score, once, for every method: per-gene correlations, the noise ceiling, tests between methods."""
+"""Every score, once, for every method: per gene, for what follows, the noise ceiling, tests between methods."""
 
 from __future__ import annotations
 
 from nh2st_graph.metrics._ceiling import noise_ceiling, share_of_ceiling
 from nh2st_graph.metrics._compare import PairedDifference, aggregate, paired_bootstrap
+from nh2st_graph.metrics._downstream import downstream_scores
+from nh2st_graph.metrics._references import neighbour_mean
 from nh2st_graph.metrics._scores import (
     Scores,
     best_predicted,
@@ -23,10 +25,12 @@ __all__ = [
     "aggregate",
     "best_predicted",
     "depth_oracle",
+    "downstream_scores",
     "highest_expressed",
     "mae",
     "mse",
     "n_constant",
+    "neighbour_mean",
     "noise_ceiling",
     "paired_bootstrap",
     "partial_pearson",

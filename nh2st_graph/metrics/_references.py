@@ -1,0 +1,48 @@
+"""References: predictions that read the test section's own genes, to know what a score is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+from nh2st_graph._errors import DataError
+
+__all__ = ["neighbour_mean"]
+
+
+def neighbour_mean(observed: ArrayLike, connectivities: Any) -> NDArray[np.float64]:
+    """Predict each spot by the mean of its neighbours' true expression.
+
+    A reference row, not a method: how far smoothness alone goes, for one who may look at all the spots around.
+
+    Parameters
+    ----------
+    observed
+        Expression, ``(n_spots, n_genes)``.
+    connectivities
+        The section's graph as squidpy has it, ``(n_spots, n_spots)``, sparse or dense: row ``i`` lists the neighbours
+        of spot ``i``. All that are not 0 count alike, and a spot is not its own neighbour.
+
+    Returns
+    -------
+    ``(n_spots, n_genes)``. A spot without neighbours gets the section's mean.
+
+    Raises
+    ------
+    DataError
+        If the graph is of another number of spots.
+    """
+    values = np.asarray(observed, dtype=np.float64)
+    graph = sparse.coo_array(connectivities)
+    if values.ndim != 2 or graph.shape != (len(values), len(values)):
+        raise DataError(
+            f"expression of shape {values.shape} and a graph of {graph.shape}; give those of the same section's spots"
+        )
+    edges = (graph.data != 0) & (graph.row != graph.col)
+    ends = graph.row[edges], graph.col[edges]
+    neighbours = sparse.csr_array((np.ones(len(ends[0])), ends), shape=graph.shape)
+    degree = neighbours.sum(axis=1)[:, None]
+    return np.where(degree > 0, neighbours @ values / np.maximum(degree, 1), values.mean(axis=0))
