@@ -17,6 +17,7 @@ from nh2st_graph.nn._likelihood import negative_binomial_nll, zero_inflated_nega
 from nh2st_graph.nn._operators import OPERATORS, make_operator
 from nh2st_graph.nn._patch_encoder import PatchEncoder
 from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
+from nh2st_graph.nn._retrieval import nearest, retrieve
 
 __all__ = [
     "OPERATORS",
@@ -39,10 +40,12 @@ __all__ = [
     "info_nce",
     "make_operator",
     "mse",
+    "nearest",
     "negative_binomial_nll",
     "normalized_hsic",
     "one_minus_pearson",
     "retrieval_at_k",
+    "retrieve",
     "similarity_hyperedges",
     "zero_inflated_negative_binomial_nll",
 ]

@@ -1,0 +1,163 @@
+"""Retrieval from a bank: the keys nearest to a query, and what an average over them makes of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["Averaging", "Similarity", "Weighting", "nearest", "retrieve"]
+
+Similarity = Literal["cosine", "dot", "euclidean"]
+Averaging = Literal["simple", "average", "weighted_average"]
+
+#: Weights ``(n, k)`` that sum to 1 over what was found, from queries ``(n, 1, width)`` and their keys
+#: ``(n, k, width)``.
+Weighting = Callable[[Tensor, Tensor], Tensor]
+
+#: Numbers that are computed at a time, in a matrix of similarities or in what is read of the bank: 64 MiB in float32.
+_AT_ONCE = 2**24
+
+
+@torch.no_grad()
+def nearest(
+    query: Tensor, keys: Tensor, k: int, *, similarity: Similarity = "cosine", block: int = 65536
+) -> tuple[Tensor, Tensor]:
+    """Find the keys that are most similar to each query, without a matrix of all pairs.
+
+    The keys meet the queries block by block, and only the best so far are kept, so that a bank of a million keys may
+    stay where it is (in the CPU's memory, say, or in half precision): a block at a time goes to the queries.
+
+    Parameters
+    ----------
+    query
+        ``(n, width)``.
+    keys
+        The bank, ``(m, width)``, on any device.
+    k
+        How many to find; all of them where the bank has fewer.
+    similarity
+        The cosine, the scalar product, or minus the Euclidean distance.
+    block
+        Keys of a block. The result does not depend on it.
+
+    Returns
+    -------
+    Similarities, the best first, and the numbers of their keys, int64; both ``(n, min(k, m))``, on the queries' device.
+    Of keys that are exactly as similar, those with the lowest numbers are found, and come first.
+
+    Raises
+    ------
+    ValueError
+        If there is no key, or ``k`` or ``block`` is not positive, or a query or key holds what is no finite number.
+    """
+    if not len(keys) or k < 1 or block < 1:
+        raise ValueError(f"{len(keys)} keys, k = {k}, block = {block}: there must be at least one of each")
+    k = min(k, len(keys))
+    queries = _prepared(query, query, similarity).split(max(1, _AT_ONCE // min(block, len(keys))))
+    nothing = queries[0].new_empty(0)
+    best = [(nothing.expand(len(rows), 0), nothing.long().expand(len(rows), 0)) for rows in queries]
+    # Mixed precision would round similarities to three digits, and make ties of what is apart.
+    with torch.autocast(query.device.type, enabled=False):
+        for start in range(0, len(keys), block):
+            part = _prepared(keys[start : start + block], queries[0], similarity)
+            best = [
+                _better(so_far, _similarities(rows, part, similarity), start, k)
+                for so_far, rows in zip(best, queries, strict=True)
+            ]
+    return torch.cat([values for values, _ in best]), torch.cat([index for _, index in best])
+
+
+def _prepared(vectors: Tensor, like: Tensor, similarity: Similarity) -> Tensor:
+    """Vectors where and as precise as they are compared, in single precision at least."""
+    vectors = vectors.to(like.device, torch.promote_types(like.dtype, torch.float32))
+    if not torch.isfinite(vectors).all():
+        raise ValueError("a query or key holds values that are not finite")
+    return F.normalize(vectors, dim=-1) if similarity == "cosine" else vectors
+
+
+def _similarities(query: Tensor, keys: Tensor, similarity: Similarity) -> Tensor:
+    if similarity == "euclidean":
+        return -torch.cdist(query, keys, compute_mode="use_mm_for_euclid_dist")
+    return query @ keys.T
+
+
+def _better(so_far: tuple[Tensor, Tensor], similarities: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
+    """The best of those so far and of a block that begins at ``start``; of equals, the first."""
+    place = _largest(similarities, min(k, similarities.shape[1]))
+    values = torch.cat([so_far[0], similarities.gather(1, place)], dim=1)
+    index = torch.cat([so_far[1], place + start], dim=1)
+    order = values.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return values.gather(1, order), index.gather(1, order)
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    """Places of the ``k`` largest of each row, ascending; of equals the first, which ``topk`` does not promise."""
+    least = values.topk(k, sorted=False).values.amin(dim=1, keepdim=True)
+    above, level = values > least, values == least
+    n_level = k - above.sum(dim=1, keepdim=True)
+    chosen = above | (level & (level.cumsum(dim=1, dtype=torch.int32) <= n_level))
+    return chosen.nonzero()[:, 1].reshape(-1, k)
+
+
+@torch.no_grad()
+def retrieve(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    k: int,
+    *,
+    how: Averaging | Weighting = "average",
+    similarity: Similarity = "cosine",
+    block: int = 65536,
+) -> Tensor:
+    r"""Average over the values of the keys nearest to each query, as BLEEP does (Xie et al., NeurIPS 2023).
+
+    - ``"simple"``: the value of the nearest key.
+    - ``"average"``: the mean over the ``k`` nearest.
+    - ``"weighted_average"``: over the ``k`` nearest, key :math:`j` with a weight proportional to
+      :math:`e^{-\|q - k_j\|^2}`, of queries and keys as they are given, whatever ``similarity`` found them by.
+
+    Parameters
+    ----------
+    query, keys, k, similarity, block
+        As in :func:`nearest`.
+    values
+        ``(m, n_values)``, on any device.
+    how
+        One of these names, which are those of BLEEP's code; or a function that gives weights ``(n, k)``, which sum to
+        1, from queries ``(n, 1, width)`` and the keys that were found for each, ``(n, k, width)``.
+
+    Returns
+    -------
+    ``(n, n_values)``, on the queries' device.
+
+    Raises
+    ------
+    ValueError
+        As :func:`nearest`, or if ``keys`` and ``values`` are not as many.
+    """
+    if len(keys) != len(values):
+        raise ValueError(f"{len(keys)} keys and {len(values)} values; there must be one value a key")
+    _, index = nearest(query, keys, 1 if how == "simple" else k, similarity=similarity, block=block)
+    precise = query.to(torch.promote_types(query.dtype, torch.float32))
+    rows = max(1, _AT_ONCE // (index.shape[1] * max(keys.shape[1], values.shape[1])))
+    return torch.cat(
+        [_averaged(q, keys, values, i, how) for q, i in zip(precise.split(rows), index.split(rows), strict=True)]
+    )
+
+
+def _averaged(query: Tensor, keys: Tensor, values: Tensor, index: Tensor, how: Averaging | Weighting) -> Tensor:
+    found = values[index.to(values.device)].to(query)
+    if how == "simple" or how == "average":
+        return found.mean(dim=1)
+    weigh = _by_distance if how == "weighted_average" else how
+    weights = weigh(query.unsqueeze(1), keys[index.to(keys.device)].to(query))
+    return (weights.unsqueeze(-1) * found).sum(dim=1)
+
+
+def _by_distance(query: Tensor, keys: Tensor) -> Tensor:
+    return (-(keys - query).square().sum(dim=-1)).softmax(dim=1)
