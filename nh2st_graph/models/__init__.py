@@ -1,6 +1,17 @@
 """The methods, one file each, behind one interface."""
 
-from nh2st_graph.models._floors import FLOORS, Floor, make_floor
+from nh2st_graph.models._floors import (
+    FLOORS,
+    Floor,
+    NearestSpots,
+    NeighbourRidge,
+    OwnRidge,
+    PCARidge,
+    RandomForest,
+    TrainingMean,
+    make_floor,
+)
+from nh2st_graph.models._groups import section_groups
 from nh2st_graph.models._network import Estimator, Memory, Network
 from nh2st_graph.models._nh2st import NH2ST, NH2STOutputs
 from nh2st_graph.models._nh2st_graph import ImageSide, NH2STGraph
@@ -17,10 +28,17 @@ __all__ = [
     "Memory",
     "NH2STGraph",
     "NH2STOutputs",
+    "NearestSpots",
+    "NeighbourRidge",
     "Network",
+    "OwnRidge",
+    "PCARidge",
+    "RandomForest",
     "STNet",
+    "TrainingMean",
     "find_method",
     "known_methods",
     "make_floor",
     "register_method",
+    "section_groups",
 ]

@@ -24,7 +24,6 @@ from nh2st_graph.metrics import (
     share_of_ceiling,
 )
 from nh2st_graph.models import FLOORS, make_floor
-from nh2st_graph.tl._folds import section_groups
 from nh2st_graph.tl._inputs import by_name, complete_section, section_graph
 from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._predict import predict
@@ -114,8 +113,10 @@ def evaluate(
 
 def _fit_floors(model: FittedModel, train_sections: Mapping[str, AnnData]) -> dict[str, Any]:
     graphs = [_graph(model, complete_section(section, model.config)) for section in train_sections.values()]
-    groups = section_groups(graphs)
-    return {name: make_floor(name).fit(graphs, groups) for name in FLOORS}
+    floors = {name: make_floor(name) for name in FLOORS}
+    for floor in floors.values():
+        floor.fit(graphs)
+    return floors
 
 
 def _graph(model: FittedModel, section: AnnData) -> Data:

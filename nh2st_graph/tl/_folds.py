@@ -12,8 +12,9 @@ from torch_geometric.data import Data
 from torch_geometric.utils import subgraph
 
 from nh2st_graph._errors import DataError
+from nh2st_graph.models import section_groups
 
-__all__ = ["Fold", "induced", "make_folds", "section_groups"]
+__all__ = ["Fold", "induced", "make_folds"]
 
 
 class Fold(NamedTuple):
@@ -62,7 +63,7 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
                 f"section {section.section!r}: {section.num_nodes} spots are too few to hold out "
                 f"{n_folds} bands of them; give more sections, or a larger one"
             )
-    bands = [_bands(section.pos, n_folds) for section in sections]
+    bands = [torch.from_numpy(section_groups([section], n_folds)) for section in sections]
     return [
         Fold(
             f"band{k + 1}",
@@ -71,21 +72,6 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
         )
         for k in range(n_folds)
     ]
-
-
-def section_groups(sections: Sequence[Data], n_bands: int = 3) -> np.ndarray:
-    """Number each spot of the joined sections by its section; by its band where there is one section only."""
-    if len(sections) == 1:
-        return np.asarray(_bands(sections[0].pos, n_bands))
-    return np.repeat(np.arange(len(sections)), [int(section.num_nodes or 0) for section in sections])
-
-
-def _bands(position: Tensor, n_bands: int) -> Tensor:
-    """Number the bands of equal numbers of spots across the longer side of a section."""
-    extent = position.max(dim=0).values - position.min(dim=0).values
-    along = position[:, int(extent.argmax())]
-    rank = torch.argsort(torch.argsort(along, stable=True), stable=True)
-    return rank * n_bands // max(len(rank), 1)
 
 
 def induced(section: Data, keep: Tensor) -> Data:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 from sklearn.linear_model import Ridge
 from torch_geometric.data import Data
 
-from nh2st_graph.models._floors import FLOORS, Floor, make_floor, own_features, with_neighbours
-from nh2st_graph.tl._folds import section_groups
+from nh2st_graph import DataError
+from nh2st_graph.config import Config
+from nh2st_graph.models import FLOORS, Floor, find_method, make_floor, section_groups
+from nh2st_graph.models._floors import own_features, with_neighbours
+
+ALL = ("mean", "ridge", "ridge_neighbours", "pca_ridge", "knn", "random_forest")
 
 WEIGHTS = np.random.default_rng(7).normal(size=(6, 3))
 
@@ -33,6 +38,13 @@ def make_section(n: int, seed: int, noise: float = 1.0, n_genes: int = 3) -> Dat
 @pytest.fixture
 def sections() -> list[Data]:
     return [make_section(n, seed) for seed, n in enumerate((20, 30, 25))]
+
+
+def fitted(name: str, sections: list[Data], seed: int = 0, **settings: Any) -> Floor:
+    method = find_method(name)
+    floor = method(method.Settings(**settings), seed)
+    floor.fit(sections)
+    return floor
 
 
 def joined(sections, name):
@@ -60,7 +72,7 @@ def test_without_any_edge_all_surroundings_are_zeros():
 
 
 def test_mean_is_the_training_mean(sections):
-    floor = make_floor("mean").fit(sections, section_groups(sections))
+    floor = fitted("mean", sections)
     mean = joined(sections, "y").mean(axis=0)
     np.testing.assert_allclose(floor.predict(make_section(9, 5)), np.tile(mean, (9, 1)))
     assert floor.chosen == {}
@@ -68,7 +80,8 @@ def test_mean_is_the_training_mean(sections):
 
 @pytest.mark.parametrize(("name", "features"), [("ridge", own_features), ("ridge_neighbours", with_neighbours)])
 def test_ridge_equals_the_normal_equations_at_the_penalty_of_an_explicit_loop(sections, name, features):
-    groups, x, y = section_groups(sections), np.vstack([features(s) for s in sections]), joined(sections, "y")
+    groups, y = section_groups(sections), joined(sections, "y")
+    x = np.vstack([features(section) for section in sections]).astype(np.float64)
     errors = {}
     for alpha in np.logspace(0, 5, 11).tolist():
         squared = []
@@ -76,7 +89,7 @@ def test_ridge_equals_the_normal_equations_at_the_penalty_of_an_explicit_loop(se
             learned = Ridge(alpha).fit(x[groups != held], y[groups != held])
             squared.append(((learned.predict(x[groups == held]) - y[groups == held]) ** 2).mean())
         errors[alpha] = np.mean(squared)
-    floor = make_floor(name).fit(sections, groups)
+    floor = fitted(name, sections)
     alpha = min(errors, key=errors.get)
     assert floor.chosen == {"alpha": alpha}
 
@@ -99,7 +112,7 @@ def test_nearest_spots_equal_a_loop_at_the_number_of_an_explicit_loop(sections):
         return np.mean([part.mean() for part in parts])
 
     k = min((5, 10, 20, 40, 80), key=error)
-    floor = make_floor("knn").fit(sections, groups)
+    floor = fitted("knn", sections)
     assert floor.chosen == {"n_neighbors": k}
     test = make_section(12, 9)
     np.testing.assert_allclose(floor.predict(test), nearest(x, y, own_features(test), k))
@@ -107,7 +120,7 @@ def test_nearest_spots_equal_a_loop_at_the_number_of_an_explicit_loop(sections):
 
 def test_fewer_spots_than_nearest_spots_give_the_mean_of_all():
     tiny = [make_section(2, seed) for seed in range(2)]
-    floor = make_floor("knn").fit(tiny, section_groups(tiny))
+    floor = fitted("knn", tiny)
     np.testing.assert_allclose(floor.predict(make_section(3, 4)), np.tile(joined(tiny, "y").mean(axis=0), (3, 1)))
 
 
@@ -115,10 +128,78 @@ def test_the_penalty_follows_the_noise():
     chosen = []
     for noise in (0.01, 3.0, 100.0):
         noisy = [make_section(20, seed, noise) for seed in range(6)]
-        chosen.append(make_floor("ridge").fit(noisy, section_groups(noisy)).chosen["alpha"])
+        chosen.append(fitted("ridge", noisy).chosen["alpha"])
     assert chosen == sorted(chosen)
     assert chosen[0] == 1
     assert chosen[-1] >= 100
+
+
+def by_singular_values(sections, test, n_components):
+    """Standardised features and their leading components, of training and of test spots."""
+    x, y = joined(sections, "x"), joined(sections, "y")
+    scaled, of_test = ((each - x.mean(axis=0)) / x.std(axis=0) for each in (x, own_features(test)))
+    _, _, directions = np.linalg.svd(scaled, full_matrices=False)
+    return scaled @ directions[:n_components].T, of_test @ directions[:n_components].T, y
+
+
+@pytest.mark.parametrize(("components", "used"), [(4, 4), (256, 6)])
+def test_pca_ridge_as_published_has_its_rule_for_the_penalty_and_no_intercept(sections, components, used):
+    test = make_section(12, 9)
+    x, of_test, y = by_singular_values(sections, test, used)
+    penalty = 100 / (used * 3)
+    expected = of_test @ np.linalg.solve(x.T @ x + penalty * np.eye(used), x.T @ y)
+    floor = fitted("pca_ridge", sections, components=components)
+    assert floor.chosen == {}
+    # Six features are few steps of LSQR, which then stops close to the solution.
+    np.testing.assert_allclose(floor.predict(test), expected, atol=1e-3)
+
+
+def test_repaired_pca_ridge_chooses_its_penalty_and_keeps_the_mean(sections):
+    test = make_section(12, 9)
+    x, of_test, y = by_singular_values(sections, test, 4)
+    floor = fitted("pca_ridge", sections, components=4, repaired=True, alphas=(0.1, 1000.0))
+    assert floor.chosen == {"alpha": 0.1}
+    expected = of_test @ np.linalg.solve(x.T @ x + 0.1 * np.eye(4), x.T @ (y - y.mean(axis=0))) + y.mean(axis=0)
+    np.testing.assert_allclose(floor.predict(test), expected, rtol=1e-8)
+
+
+def test_components_are_no_more_than_the_spots_allow():
+    tiny = [make_section(2, seed) for seed in range(2)]
+    for repaired in (False, True):
+        assert np.isfinite(fitted("pca_ridge", tiny, repaired=repaired).predict(make_section(3, 4))).all()
+
+
+def test_a_forest_of_one_leaf_is_a_mean_of_training_spots_and_a_deep_one_follows_the_features(sections):
+    test = make_section(40, 9, noise=0.1)
+    observed, mean = test.y.numpy(), joined(sections, "y").mean(axis=0)
+    flat = fitted("random_forest", sections, trees=200, min_leaf=(38,)).predict(test)
+    assert np.ptp(flat, axis=0).max() == 0
+    np.testing.assert_allclose(flat[0], mean, atol=0.3)
+    deep = fitted("random_forest", sections)
+    assert deep.chosen == {"min_samples_leaf": 5}
+    assert ((deep.predict(test) - observed) ** 2).mean() < 0.8 * ((mean - observed) ** 2).mean()
+
+
+def test_a_forest_is_its_seeds(sections):
+    test = make_section(9, 5)
+    first, again, other = (fitted("random_forest", sections, seed).predict(test) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert find_method("random_forest").random
+
+
+def test_ridge_on_the_mean_colour_reads_bytes(sections):
+    """As ``pixels:1`` gives them."""
+    for section in sections:
+        section.x = torch.randint(0, 256, (section.num_nodes, 3), generator=torch.Generator().manual_seed(0)).byte()
+    as_numbers = [section.clone() for section in sections]
+    for section in as_numbers:
+        section.x = section.x.float()
+    for name in ALL:
+        floor, expected = fitted(name, sections), fitted(name, as_numbers)
+        assert floor.chosen == expected.chosen
+        np.testing.assert_array_equal(floor.predict(sections[0]), expected.predict(as_numbers[0]))
+    assert fitted("ridge", sections).memory()["x"].dtype == torch.uint8
 
 
 # Folds
@@ -138,11 +219,16 @@ class Watched(Ridge):
         return super().predict(X)
 
 
+class WatchedFloor(find_method("ridge")):
+    def regression(self):
+        return Watched()
+
+
 def test_no_spot_of_a_section_is_on_both_sides_of_a_fold(sections):
     for number, section in enumerate(sections):
         section.x[:, 0] = number
     Watched.seen.clear()
-    Floor(Watched(), own_features, {"alpha": [1.0, 10.0]}).fit(sections, section_groups(sections))
+    WatchedFloor(find_method("ridge").Settings(alphas=(1.0, 10.0))).fit(sections)
     *folds, refit = Watched.seen
     assert refit == ("fit", {0, 1, 2})
     pairs = list(zip(folds[::2], folds[1::2], strict=True))
@@ -155,43 +241,64 @@ def test_no_spot_of_a_section_is_on_both_sides_of_a_fold(sections):
 
 def test_one_training_section_falls_back_to_bands(sections):
     section = sections[1]
-    groups = section_groups([section])
-    assert groups.tolist() == [0] * 10 + [1] * 10 + [2] * 10
-    for name in FLOORS:
-        assert make_floor(name).fit([section], groups).predict(sections[0]).shape == (20, 3)
+    assert section_groups([section]).tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    for name in ALL:
+        assert fitted(name, [section]).predict(sections[0]).shape == (20, 3)
+
+
+def test_many_sections_are_held_out_several_at_a_time():
+    many = [make_section(4, seed) for seed in range(12)]
+    for number, section in enumerate(many):
+        section.x[:, 0] = number
+    Watched.seen.clear()
+    WatchedFloor(find_method("ridge").Settings(alphas=(1.0, 10.0))).fit(many)
+    held = [numbers for did, numbers in Watched.seen if did == "predict"][:5]
+    assert sorted(number for numbers in held for number in numbers) == list(range(12))
+
+
+def test_a_single_value_needs_no_folds_and_too_few_spots_for_folds_are_refused():
+    one = [make_section(1, 0)]
+    assert fitted("ridge", one, alphas=(3.0,)).chosen == {"alpha": 3.0}
+    with pytest.raises(DataError, match="method 'ridge': 1 training spots are too few to choose alpha"):
+        fitted("ridge", one)
 
 
 # Every floor
 
 
-@pytest.mark.parametrize("name", FLOORS)
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide:RuntimeWarning")
+@pytest.mark.parametrize("name", ALL)
 def test_constant_features_give_the_training_mean(name, sections):
     for section in sections:
         section.x[:] = 4.0
         section.edge_index = torch.arange(section.num_nodes).expand(2, -1)
-    predicted = make_floor(name).fit(sections, section_groups(sections)).predict(sections[0])
+    predicted = fitted(name, sections).predict(sections[0])
     assert np.isfinite(predicted).all()
     # All spots are equally near: which are taken is open, but they are spots of training.
     if name == "knn":
         assert (predicted == predicted[0]).all()
+    elif name == "pca_ridge":  # without an intercept
+        np.testing.assert_allclose(predicted, 0)
+    elif name == "random_forest":  # of spots that are drawn
+        np.testing.assert_allclose(predicted, np.tile(joined(sections, "y").mean(axis=0), (20, 1)), atol=0.3)
     else:
         np.testing.assert_allclose(predicted, np.tile(joined(sections, "y").mean(axis=0), (20, 1)))
 
 
-@pytest.mark.parametrize("name", FLOORS)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("n_genes", [1, 3])
 def test_predictions_have_a_row_for_each_spot_and_a_column_for_each_gene(name, n_genes):
     train = [make_section(20, seed, n_genes=n_genes) for seed in range(2)]
-    floor = make_floor(name).fit(train, section_groups(train))
+    floor = fitted(name, train)
     for n in (1, 7):
         predicted = floor.predict(make_section(n, 5))
         assert predicted.shape == (n, n_genes)
         assert predicted.dtype == np.float64
 
 
-@pytest.mark.parametrize("name", FLOORS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_prediction_depends_on_features_and_not_on_targets(name, sections):
-    floor = make_floor(name).fit(sections, section_groups(sections))
+    floor = fitted(name, sections)
     test = make_section(8, 5)
     expected = floor.predict(test)
     test.y = -test.y
@@ -201,6 +308,29 @@ def test_a_prediction_depends_on_features_and_not_on_targets(name, sections):
 
 
 def test_each_floor_is_made_new(sections):
-    first = make_floor("ridge").fit(sections, section_groups(sections))
-    assert make_floor("ridge").estimator is not first.estimator
+    first = make_floor("ridge")
+    first.fit(sections)
+    assert first.chosen
     assert make_floor("ridge").chosen == {}
+    assert make_floor("ridge").memory() is None
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_restored_floor_predicts_the_same_bits(name, sections):
+    floor = fitted(name, sections, seed=3)
+    restored = make_floor(name, seed=3)
+    restored.restore(load(save(floor.memory())))
+    assert restored.chosen == floor.chosen
+    assert {key: type(value) for key, value in restored.chosen.items()} == {
+        key: type(value) for key, value in floor.chosen.items()
+    }
+    test = make_section(9, 5)
+    np.testing.assert_array_equal(restored.predict(test), floor.predict(test))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_floor_is_a_method_of_the_configuration(name):
+    config = Config().override([f"model.name={name}"])
+    assert type(config.model) is find_method(name).Settings
+    assert Config.parse(config.model_dump(mode="json")) == config
+    assert set(FLOORS) <= set(ALL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.tl._folds import induced, make_folds, section_groups
+from nh2st_graph.tl._folds import induced, make_folds
 
 
 def grid(name: str, n_rows: int, n_cols: int, seed: int = 0) -> Data:
@@ -104,13 +103,6 @@ def test_induced_keeps_the_values_of_the_kept_spots():
         assert torch.equal(cut[name], section[name][keep])
     assert cut.section == "S"
     assert cut.num_nodes == 8
-
-
-def test_groups_are_sections_or_the_bands_of_one():
-    sections = [grid("S0", 3, 3), grid("S1", 2, 4)]
-    np.testing.assert_array_equal(section_groups(sections), [0] * 9 + [1] * 8)
-    one = section_groups(sections[:1])
-    assert sorted(one) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("n_spots", [1, 2, 5])

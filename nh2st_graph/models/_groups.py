@@ -1,0 +1,39 @@
+"""Which spots are held out together where a method chooses among its own hyper-parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch_geometric.data import Data
+
+__all__ = ["section_groups"]
+
+
+def section_groups(sections: Sequence[Data], n_bands: int = 3) -> NDArray[np.int64]:
+    """Number each spot of the joined sections by its section; by its band where there is one section only.
+
+    Parameters
+    ----------
+    sections
+        Training sections.
+    n_bands
+        Bands of equal numbers of spots across the longer side of a single section, by ``pos``.
+
+    Returns
+    -------
+    ``(n_spots,)``, in the order of the sections.
+    """
+    if len(sections) == 1:
+        return np.asarray(_bands(sections[0].pos, n_bands))
+    return np.repeat(np.arange(len(sections)), [int(section.num_nodes or 0) for section in sections])
+
+
+def _bands(position: Tensor, n_bands: int) -> Tensor:
+    """Number the bands of equal numbers of spots across the longer side of a section."""
+    extent = position.max(dim=0).values - position.min(dim=0).values
+    along = position[:, int(extent.argmax())]
+    rank = along.argsort(stable=True).argsort(stable=True)
+    return rank * n_bands // max(len(rank), 1)
