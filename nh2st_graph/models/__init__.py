@@ -12,6 +12,8 @@ from nh2st_graph.models._floors import (
     make_floor,
 )
 from nh2st_graph.models._groups import section_groups
+from nh2st_graph.models._hist2st import Hist2ST
+from nh2st_graph.models._histogene import HisToGene
 from nh2st_graph.models._network import Estimator, Memory, Network
 from nh2st_graph.models._nh2st import NH2ST, NH2STOutputs
 from nh2st_graph.models._nh2st_graph import ImageSide, NH2STGraph
@@ -24,6 +26,8 @@ __all__ = [
     "NH2ST",
     "Estimator",
     "Floor",
+    "HisToGene",
+    "Hist2ST",
     "ImageSide",
     "Memory",
     "NH2STGraph",

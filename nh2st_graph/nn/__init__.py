@@ -1,8 +1,10 @@
 """Building blocks with no opinion: message passing, cross-attention, contrastive losses, decoders."""
 
 from nh2st_graph.nn._attention import SpatialAttention
+from nh2st_graph.nn._augmentation import random_views
 from nh2st_graph.nn._branches import FeatureEncoder, NeighbourBranch
 from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, retrieval_at_k
+from nh2st_graph.nn._convmixer import ConvMixerBlock
 from nh2st_graph.nn._cross_encoder import CrossEncoder
 from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
 from nh2st_graph.nn._hsic import hsic, normalized_hsic
@@ -18,10 +20,14 @@ from nh2st_graph.nn._operators import OPERATORS, make_operator
 from nh2st_graph.nn._patch_encoder import PatchEncoder
 from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
 from nh2st_graph.nn._retrieval import nearest, retrieve
+from nh2st_graph.nn._sage import SAGEBlock
+from nh2st_graph.nn._transformer import ArrayEmbedding, SelfAttentionBlock
 
 __all__ = [
     "OPERATORS",
+    "ArrayEmbedding",
     "ComponentDecoder",
+    "ConvMixerBlock",
     "CrossEncoder",
     "EgoHyperedges",
     "EgoHypergraph",
@@ -31,6 +37,8 @@ __all__ = [
     "LinearDecoder",
     "NeighbourBranch",
     "PatchEncoder",
+    "SAGEBlock",
+    "SelfAttentionBlock",
     "SpatialAttention",
     "chance_level",
     "collapse_level",
@@ -44,6 +52,7 @@ __all__ = [
     "negative_binomial_nll",
     "normalized_hsic",
     "one_minus_pearson",
+    "random_views",
     "retrieval_at_k",
     "retrieve",
     "similarity_hyperedges",

@@ -1,0 +1,399 @@
+"""Hist2ST: a ConvMixer of patches, a transformer over the section, GraphSAGE over neighbours, and self-distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import isqrt, log
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.data import Data
+
+from nh2st_graph._errors import ConfigError
+from nh2st_graph.config import MethodConfig
+from nh2st_graph.config._schema import Positive, Share
+from nh2st_graph.models._inputs import as_images, check_positions, patch_side
+from nh2st_graph.models._network import Network
+from nh2st_graph.models._original import (
+    block_names,
+    count_blocks,
+    load_original,
+    original_weight,
+    parse_settings,
+    size_of_head,
+    state_of,
+)
+from nh2st_graph.models._registry import register_method
+from nh2st_graph.nn import (
+    ArrayEmbedding,
+    ConvMixerBlock,
+    PatchEncoder,
+    SAGEBlock,
+    SelfAttentionBlock,
+    mse,
+    negative_binomial_nll,
+    random_views,
+    zero_inflated_negative_binomial_nll,
+)
+
+__all__ = ["Hist2ST", "Hist2STConfig"]
+
+#: Feature maps of the ConvMixer for each that is flattened.
+_SQUEEZE = 8
+
+#: Heads of the count likelihoods, beside the one that predicts.
+_COUNT_HEADS = {"zinb": ("mean", "dispersion", "zeros"), "nb": ("log_dispersion", "log_odds"), "none": ()}
+
+#: From names of weights here to those in the authors' code.
+_ORIGINAL_NAMES = (
+    (r"positions\.([xy])\.", r"\1_embed."),
+    (r"mixer\.(\d+)\.depthwise\.", r"vit.transformer.layer1.\1.dw."),
+    (r"mixer\.(\d+)\.pointwise\.", r"vit.transformer.layer1.\1.pw."),
+    (r"flatten\.", "vit.transformer.down."),
+    *block_names(r"transformer\.(\d+)", r"vit.transformer.layer2.\1.attn", r"vit.transformer.layer2.\1.ff"),
+    (r"graph\.(\d+)\.conv\.lin_l\.", r"vit.transformer.layer3.\1."),
+    (r"jumping\.", "vit.transformer.jknet.0."),
+    (r"count_heads\.mean\.", "mean.0."),
+    (r"count_heads\.dispersion\.", "disp.0."),
+    (r"count_heads\.zeros\.", "pi.0."),
+    (r"count_heads\.log_dispersion\.", "hr."),
+    (r"count_heads\.log_odds\.", "hp."),
+    (r"view_weight\.", "coef."),
+    (r"head\.", "gene_head."),
+)
+
+#: What of the authors' weights the prediction does not read.
+_ONLY_TRAINING = ("mean.", "disp.", "pi.", "hr.", "hp.", "coef.")
+
+
+class Hist2STConfig(MethodConfig):
+    """Hist2ST's settings; see :class:`nh2st_graph.models.Hist2ST`.
+
+    Attributes
+    ----------
+    name
+        The method.
+    channels
+        Feature maps of the ConvMixer; an eighth of them is flattened.
+    patch_size
+        Side of the squares that a spot's patch is cut into, in pixels; what is left over at the end is not read.
+        Embeddings have the size ``(side // patch_size) ** 2 * channels / 8``.
+    kernel_size
+        Side of the ConvMixer's depthwise convolutions.
+    depth_mixer, depth_transformer, depth_graph
+        Number of blocks of each kind.
+    heads, head_width
+        Attention heads of a transformer block, and the size of each.
+    n_positions
+        Length of the tables of array positions: rows and columns from 0 to one less are known.
+    dropout
+        Of the embedded squares, and in the transformer.
+    aggregation
+        How a spot reads its neighbours.
+    self_loops
+        A spot is among its own neighbours. Published: it is not.
+    likelihood, weight_likelihood
+        Of counts, beside the squared error, by heads of its own: ``zinb``, ``nb`` or ``none``; and its weight.
+    nb_like_zinb
+        ``nb`` with the spot's size factor and averaged over genes, as ``zinb`` is. Published: no size factor, and the
+        sum over genes.
+    n_views, weight_distillation
+        Augmented views of the patches whose joint prediction is to agree with that from the patches themselves, 0 for
+        none; and the weight of their squared distance.
+    views_apart
+        Each patch is augmented by a draw of its own. Published: one draw for a section's patches.
+    views_in_statistics
+        Views count in batch normalisation's running statistics, as published.
+    detach_prediction
+        The views' prediction is drawn to the other, which is not drawn to it. Published: each to the other.
+    scale_pixels
+        Pixels go in as 0 to 1. Published: as 0 to 255.
+    """
+
+    name: Literal["hist2st"] = "hist2st"
+    channels: Annotated[int, Field(gt=0, multiple_of=_SQUEEZE)] = 32
+    patch_size: Positive = 7
+    kernel_size: Positive = 5
+    depth_mixer: Positive = 2
+    depth_transformer: Positive = 8
+    depth_graph: Positive = 4
+    heads: Positive = 16
+    head_width: Positive = 64
+    n_positions: Positive = 64
+    dropout: Share = 0.2
+    aggregation: Literal["mean", "max"] = "mean"
+    self_loops: bool = False
+    likelihood: Literal["zinb", "nb", "none"] = "zinb"
+    weight_likelihood: Annotated[float, Field(gt=0)] = 0.25
+    nb_like_zinb: bool = False
+    n_views: Annotated[int, Field(ge=0)] = 5
+    weight_distillation: Annotated[float, Field(gt=0)] = 0.5
+    views_apart: bool = False
+    views_in_statistics: bool = True
+    detach_prediction: bool = False
+    scale_pixels: bool = False
+
+
+@register_method
+class Hist2ST(Network):
+    r"""Hist2ST (Zeng et al., Briefings in Bioinformatics 2022), from the authors' code: same numbers, same weights.
+
+    For spot :math:`i` of a section with edges :math:`E`, with its patch :math:`x_i`, at column :math:`a_i` and row
+    :math:`b_i` of the array,
+
+    .. math::
+        h^0 = \operatorname{ViT}\big(\operatorname{ConvMixer}(x) + X_a + Y_b\big), \qquad
+        h^{l} = \operatorname{SAGE}_l(h^{l-1}, E), \qquad
+        z = \frac{1}{L} \sum_l \operatorname{LSTM}(h^1, \dots, h^L)_l, \qquad
+        \hat y = U \operatorname{LN}(z)
+
+    with learned tables :math:`X` and :math:`Y`; see :class:`~nh2st_graph.nn.ConvMixerBlock`,
+    :class:`~nh2st_graph.nn.SelfAttentionBlock` and :class:`~nh2st_graph.nn.SAGEBlock`. An LSTM of two layers runs over
+    the rounds from first to last; the mean of its states is the jumping knowledge. In training,
+
+    .. math::
+        \mathcal{L} = \lVert \hat y - y \rVert^2 + 0.25\, \mathcal{L}_\text{counts}(z)
+            + 0.5\, \Big\lVert \hat y - \sum_v \operatorname{softmax}_v\big(c(z_v)\big)\, \hat y_v \Big\rVert^2
+
+    with squared errors averaged over spots and genes, a likelihood of counts by heads of its own, and a
+    self-distillation ("bake") towards which each of five views :math:`v` of the patches
+    (:func:`~nh2st_graph.nn.random_views`) counts by a learned score :math:`c`, spot by spot. A whole section is one
+    step (``train.batch_spots`` no less than its spots). The authors train on 31 sections for 350 epochs, 10850 steps,
+    by Adam at a learning rate of 1e-5 that falls by a tenth every 50 epochs, and keep the weights after the last.
+
+    What is odd about the published form, and the switch for each:
+
+    - GraphSAGE blocks (``gcn=True``) average a spot's neighbours without the spot, which their adjacency leaves out:
+      after the first round a spot knows of itself only through others. ``self_loops``.
+    - A spot without neighbours becomes 0 / 0 there, and the loss no number. Here it reads zero, and its prediction does
+      not depend on its picture; with ``self_loops`` it reads itself.
+    - Pixels go in as 0 to 255: ``scale_pixels``. Positions end at 63: ``n_positions``.
+    - Augmentation draws once for all patches of a section, so that a view is grey, turned or flipped as a whole:
+      ``views_apart``.
+    - Neither side of the distillation is detached, so that the prediction is drawn to its own augmented views as much
+      as they to it: ``detach_prediction``. (The other way round, nothing would train the views' scores.)
+    - The views pass through batch normalisation in training, so that the running statistics, which prediction uses, are
+      for the most part those of views: ``views_in_statistics``.
+    - The negative binomial has no size factor, and is summed over genes where the zero-inflated one is averaged:
+      ``nb_like_zinb``.
+
+    Also worth knowing: the count heads predict nothing and only train what is below them, and images are read with x
+    before y, so that the "horizontal" flip is one of top and bottom. Patches have 112 pixels, 77 um on HER2ST:
+    ``features.encoder: pixels:112``, ``features.patch_um: 77``, ``features.standardize: none``.
+
+    Edges are those of the section's graph. The authors join a spot to the four nearest by array position (of equals,
+    whichever), on HER2ST none further than two positions away; such a graph has edges without a reverse.
+    ``graph.mode: knn`` with ``graph.n_neighs: 4`` is that without the limit, by positions in the picture, and differs
+    from it at borders and gaps alone. With ``grid`` and four neighbours, spots there have fewer. On Visium's array,
+    where neighbours in a row are two columns apart, theirs joins a spot to its four neighbours in other rows.
+
+    Parameters
+    ----------
+    settings, n_features, n_genes, patch_encoder
+        As in :class:`Network`.
+
+    Raises
+    ------
+    ConfigError
+        If features are no pixels, or patches smaller than ``patch_size``.
+    """
+
+    Settings: ClassVar[type[Hist2STConfig]] = Hist2STConfig
+    needs: ClassVar[frozenset[str]] = frozenset({"array"})
+    config: Hist2STConfig
+
+    def __init__(
+        self, settings: Hist2STConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
+    ) -> None:
+        super().__init__(settings, n_features, n_genes, patch_encoder)
+        channels, size = settings.channels, settings.patch_size
+        side = patch_side(n_features, patch_encoder, "Hist2ST")
+        if side < size:
+            raise ConfigError(f"model.patch_size = {size}, and patches have {side} pixels a side; set it to less")
+        width = (side // size) ** 2 * (channels // _SQUEEZE)
+        self.patch_embedding = nn.Conv2d(3, channels, size, stride=size)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.mixer = nn.Sequential(
+            *(ConvMixerBlock(channels, settings.kernel_size) for _ in range(settings.depth_mixer))
+        )
+        self.flatten = nn.Sequential(nn.Conv2d(channels, channels // _SQUEEZE, kernel_size=1), nn.Flatten())
+        self.positions = ArrayEmbedding(settings.n_positions, width)
+        self.transformer = nn.Sequential(
+            *(
+                SelfAttentionBlock(width, settings.heads, settings.head_width, width, settings.dropout)
+                for _ in range(settings.depth_transformer)
+            )
+        )
+        self.graph = nn.ModuleList(
+            SAGEBlock(width, settings.aggregation, settings.self_loops) for _ in range(settings.depth_graph)
+        )
+        self.jumping = nn.LSTM(width, width, num_layers=2)
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_genes))
+        self.count_heads = nn.ModuleDict(
+            {name: nn.Linear(width, n_genes) for name in _COUNT_HEADS[settings.likelihood]}
+        )
+        scored = settings.n_views > 0
+        self.view_weight = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)) if scored else None
+
+    def check(self, data: Data) -> None:
+        """Raise a DataError where array positions lie outside the tables."""
+        check_positions(data, self.config.n_positions)
+
+    def losses(self, data: Data) -> dict[str, Tensor]:
+        """Compute the losses on the seeds: ``regression``, and if they are on ``likelihood`` and ``distillation``."""
+        config = self.config
+        images = self._images(self.features(data))
+        embedded = self._embed(images, data.array, data.edge_index)[data.seeds]
+        predicted = self.head(embedded)
+        parts = {"regression": mse(predicted, data.y[data.seeds])}
+        loss = parts["regression"]
+        if self.count_heads:
+            parts["likelihood"] = self._likelihood(embedded, data)
+            loss = loss + config.weight_likelihood * parts["likelihood"]
+        if self.view_weight is not None:
+            wanted = predicted.detach() if config.detach_prediction else predicted
+            parts["distillation"] = mse(self._predict_from_views(images, data, self.view_weight), wanted)
+            loss = loss + config.weight_distillation * parts["distillation"]
+        return {"loss": loss, **parts}
+
+    def predict(self, data: Data) -> Tensor:
+        """Predict a whole section from its picture; see :class:`Network`.
+
+        Raises
+        ------
+        DataError
+            If array positions lie outside the tables.
+        """
+        self.check(data)
+        return self(self.features(data), data.array, data.edge_index)
+
+    def forward(self, x: Tensor, array: Tensor, edge_index: Tensor) -> Tensor:
+        """Predict the spots of one section.
+
+        Parameters
+        ----------
+        x
+            Pixels, ``(n_spots, side * side * 3)``, by row, column and colour, 0 to 255.
+        array
+            Array positions, ``(n_spots, 2)`` int64, x then y.
+        edge_index
+            Sender and receiver, ``(2, n_edges)``.
+
+        Returns
+        -------
+        ``(n_spots, n_genes)``.
+        """
+        expression: Tensor = self.head(self._embed(self._images(x), array, edge_index))
+        return expression
+
+    @classmethod
+    def from_original(cls, state_dict: Mapping[str, Any], **settings: Any) -> Hist2ST:
+        """Take the weights of a model trained with the authors' code.
+
+        Sizes are read off the weights. With ``likelihood="none"`` and ``n_views=0``, what serves training alone is left
+        out; the log lists it.
+
+        Parameters
+        ----------
+        state_dict
+            ``state_dict`` of the authors' model, or a Lightning checkpoint that holds one.
+        **settings
+            Settings that leave no trace in the weights, such as ``heads`` where they are not 16.
+
+        Raises
+        ------
+        ModelError
+            If a weight is missing, unknown or of the wrong shape.
+        ConfigError
+            If there is no such setting.
+        """
+        weights = state_of(state_dict)
+        values = {**_sizes(weights, settings.get("heads", 16)), **settings}
+        width = original_weight(weights, "x_embed.weight", "Hist2ST").shape[1]
+        side = values["patch_size"] * isqrt(width * _SQUEEZE // values["channels"])
+        n_genes = len(original_weight(weights, "gene_head.1.weight", "Hist2ST"))
+        model = cls(parse_settings("hist2st", values), 3 * side**2, n_genes)
+        load_original(model, weights, _ORIGINAL_NAMES, "Hist2ST", _ONLY_TRAINING)
+        return model
+
+    def _images(self, x: Tensor) -> Tensor:
+        """Images with colours first and, as the authors cut them, x before y."""
+        images = as_images(x).permute(0, 3, 2, 1).to(self.patch_embedding.weight.dtype)
+        return images / 255 if self.config.scale_pixels else images
+
+    def _embed(self, images: Tensor, array: Tensor, edge_index: Tensor) -> Tensor:
+        """Embed the spots of a section, ``(n_spots, width)``: what every head reads."""
+        mixed = self.mixer(self.dropout(self.patch_embedding(images)))
+        h = self.transformer(self.flatten(mixed) + self.positions(array))
+        rounds = []
+        for block in self.graph:
+            h = block(h, edge_index)
+            rounds.append(h)
+        states, _ = self.jumping(torch.stack(rounds))
+        mean: Tensor = states.mean(dim=0)
+        return mean
+
+    def _likelihood(self, embedded: Tensor, data: Data) -> Tensor:
+        """Negative log-likelihood of the seeds' counts, for one spot and gene (published NB: for one spot)."""
+        counts = data.counts[data.seeds]
+        # By the median of all spots of the section, which is here whole.
+        size_factor = (data.library / data.library.quantile(0.5))[data.seeds]
+        read = {name: head(embedded).to(counts.dtype) for name, head in self.count_heads.items()}
+        if self.config.likelihood == "zinb":
+            # The bounds are published.
+            mean = read["mean"].clamp(log(1e-5), log(1e6)).exp()
+            log_dispersion = F.softplus(read["dispersion"]).clamp(1e-4, 1e4).log()
+            expected = (mean * size_factor).clamp_min(1e-8)
+            return zero_inflated_negative_binomial_nll(counts, expected, log_dispersion, read["zeros"]).mean()
+        log_dispersion = read["log_dispersion"]
+        mean = (log_dispersion + read["log_odds"]).exp()
+        if self.config.nb_like_zinb:
+            return negative_binomial_nll(counts, (mean * size_factor).clamp_min(1e-8), log_dispersion).mean()
+        return (negative_binomial_nll(counts, mean, log_dispersion) - torch.lgamma(counts + 1)).sum(dim=1).mean()
+
+    def _predict_from_views(self, images: Tensor, data: Data, view_weight: nn.Module) -> Tensor:
+        """Predict the seeds from augmented views, each spot's weighted by the embeddings of its own."""
+        predictions, scores = [], []
+        with self._statistics_kept(not self.config.views_in_statistics):
+            for _ in range(self.config.n_views):
+                views = random_views(images, apart=self.config.views_apart)
+                embedded = self._embed(views, data.array, data.edge_index)[data.seeds]
+                predictions.append(self.head(embedded))
+                scores.append(view_weight(embedded))
+        return (torch.stack(scores).softmax(dim=0) * torch.stack(predictions)).sum(dim=0)
+
+    @contextmanager
+    def _statistics_kept(self, kept: bool) -> Iterator[None]:
+        """Whether batch normalisation, in training, leaves its running statistics as they are."""
+        norms = [module for module in self.mixer.modules() if isinstance(module, nn.BatchNorm2d)]
+        try:
+            for norm in norms:
+                norm.track_running_stats = not kept
+            yield
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True
+
+
+def _sizes(weights: Mapping[str, Tensor], heads: int) -> dict[str, Any]:
+    """Settings that the authors' weights tell."""
+    channels, _, size, _ = original_weight(weights, "patch_embedding.weight", "Hist2ST").shape
+    first = original_weight(weights, "vit.transformer.layer1.0.dw.0.weight", "Hist2ST")
+    attention = original_weight(weights, "vit.transformer.layer2.0.attn.fn.to_qkv.weight", "Hist2ST")
+    likelihood = "zinb" if "mean.0.weight" in weights else "nb" if "hr.weight" in weights else "none"
+    return {
+        "channels": channels,
+        "patch_size": size,
+        "kernel_size": first.shape[-1],
+        "depth_mixer": count_blocks(weights, r"vit\.transformer\.layer1\.\d+\.dw\.0\.weight"),
+        "depth_transformer": count_blocks(weights, r"vit\.transformer\.layer2\.\d+\.attn\.norm\.weight"),
+        "depth_graph": count_blocks(weights, r"vit\.transformer\.layer3\.\d+\.weight"),
+        "head_width": size_of_head(attention, heads),
+        "n_positions": len(original_weight(weights, "x_embed.weight", "Hist2ST")),
+        "likelihood": likelihood,
+        **({} if "coef.0.weight" in weights else {"n_views": 0}),
+    }
