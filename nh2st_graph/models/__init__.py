@@ -12,6 +12,7 @@ from nh2st_graph.models._floors import (
     make_floor,
 )
 from nh2st_graph.models._groups import section_groups
+from nh2st_graph.models._hggep import HGGEP
 from nh2st_graph.models._hist2st import Hist2ST
 from nh2st_graph.models._histogene import HisToGene
 from nh2st_graph.models._network import Estimator, Memory, Network
@@ -23,6 +24,7 @@ from nh2st_graph.models._stnet import STNet
 __all__ = [
     "ENTRY_POINTS",
     "FLOORS",
+    "HGGEP",
     "NH2ST",
     "Estimator",
     "Floor",

@@ -22,10 +22,12 @@ from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
 from nh2st_graph.nn._retrieval import nearest, retrieve
 from nh2st_graph.nn._sage import SAGEBlock
 from nh2st_graph.nn._transformer import ArrayEmbedding, SelfAttentionBlock
+from nh2st_graph.nn._trunk import BlockAttention, GradientEnhancement, ShuffleTrunk
 
 __all__ = [
     "OPERATORS",
     "ArrayEmbedding",
+    "BlockAttention",
     "ComponentDecoder",
     "ConvMixerBlock",
     "CrossEncoder",
@@ -33,12 +35,14 @@ __all__ = [
     "EgoHypergraph",
     "FeatureEncoder",
     "GatedSum",
+    "GradientEnhancement",
     "HypergraphBranch",
     "LinearDecoder",
     "NeighbourBranch",
     "PatchEncoder",
     "SAGEBlock",
     "SelfAttentionBlock",
+    "ShuffleTrunk",
     "SpatialAttention",
     "chance_level",
     "collapse_level",

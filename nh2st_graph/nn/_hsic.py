@@ -67,8 +67,11 @@ def normalized_hsic(x: Tensor, y: Tensor, sigma: float | None = None, *, offset:
 
 def _centred_kernel(x: Tensor, sigma: float | None) -> Tensor:
     """``H K H`` of a Gaussian kernel, ``(n, n)``."""
-    squared = x.square().sum(dim=1)
-    distance = (squared[:, None] + squared - 2 * x @ x.T).clamp_min(0)
+    # Distances are differences of large numbers, of which mixed precision would leave nothing.
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        squared = x.square().sum(dim=1)
+        distance = (squared[:, None] + squared - 2 * x @ x.T).clamp_min(0)
     scale = _median(distance.detach()) if sigma is None else sigma**2
     kernel = torch.exp(-distance / scale)
     return kernel - kernel.mean(dim=0) - kernel.mean(dim=1, keepdim=True) + kernel.mean()

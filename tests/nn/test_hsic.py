@@ -87,3 +87,12 @@ def test_a_single_spot_scores_zero():
 def test_gradient_is_that_of_the_formula():
     x, y = drawn(6, 3, 0).requires_grad_(), drawn(6, 2, 1)
     assert torch.autograd.gradcheck(lambda x: normalized_hsic(x, y, 2.0), x)
+
+
+def test_mixed_precision_changes_nothing():
+    x, y = drawn(8, 5, 0).float() + 30, drawn(8, 3, 1).float()
+    plain = normalized_hsic(x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(normalized_hsic(x, y), plain)
+        rounded = normalized_hsic(x.bfloat16(), y.bfloat16())
+    assert torch.equal(rounded, normalized_hsic(x.bfloat16().float(), y.bfloat16().float()))
