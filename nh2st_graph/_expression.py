@@ -165,8 +165,10 @@ def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], da
     others
         Test sections: only which genes they measured matters.
     data
-        ``panel`` is a file of symbols or ``hvg:N``, the ``N`` genes that vary most over the training sections (scanpy's
-        dispersions, section by section); ``missing_genes`` says what happens with a symbol that a section lacks.
+        ``panel`` is a file of symbols, the name of a published panel
+        (:data:`~nh2st_graph.datasets.PUBLISHED_PANELS`), or ``hvg:N``, the ``N`` genes that vary most over the training
+        sections (scanpy's dispersions, section by section); ``missing_genes`` says what happens with a symbol that a
+        section lacks.
 
     Raises
     ------
@@ -179,9 +181,9 @@ def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], da
         check_section(section, need=("genes",))
     if data.panel.startswith("hvg:"):
         return _most_variable(train, others, data.panel)
-    from nh2st_graph.datasets import read_panel
+    from nh2st_graph.datasets import fetch_panel, is_published, read_panel
 
-    panel = read_panel(data.panel)
+    panel = fetch_panel(data.panel) if is_published(data.panel) else read_panel(data.panel)
     measured = {**train, **{name: section for name, section in others.items() if section.n_vars}}
     absent: dict[str, str] = {}
     for name, section in measured.items():

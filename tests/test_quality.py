@@ -49,10 +49,10 @@ def test_keys_of_anndata_stand_in_one_place():
     ("room", "closed"),
     [
         ("read", {"torch", "torch_geometric", "lightning", "timm"}),
-        ("metrics", {"torch", "anndata", "squidpy", "scanpy"}),
+        ("metrics", {"torch", "lightning", "nh2st_graph.models", "nh2st_graph.tl"}),
         ("nn", {"anndata", "squidpy", "scanpy", "pandas", "lightning"}),
         ("models", {"anndata", "squidpy", "scanpy", "lightning", "nh2st_graph.read", "nh2st_graph.tl"}),
-        ("config", {"torch", "anndata", "nh2st_graph.tl", "nh2st_graph.models"}),
+        ("config", {"torch", "anndata", "nh2st_graph.tl"}),
         ("gr", {"lightning", "timm", "nh2st_graph.models", "nh2st_graph.tl"}),
     ],
 )

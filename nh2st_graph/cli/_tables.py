@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from nh2st_graph.tl import LABELS, Run
 
-__all__ = ["print_paths", "print_run", "print_table"]
+__all__ = ["print_cells", "print_paths", "print_run", "print_table"]
 
 _COLUMNS = {
     "pcc_mean": "mean r",
@@ -55,6 +57,17 @@ def print_table(table: pd.DataFrame, title: str) -> None:
         cells = ["-" if pd.isna(value) else f"{value:.3f}" for value in row]
         shown.add_row(escape(str(name)), *cells, style="bold" if i == 0 else None)
     Console().print(shown)
+
+
+def print_cells(console: Console, text: pd.DataFrame, styles: list[str], title: str) -> None:
+    """Print a table whose cells are text, one style a row."""
+    shown = Table(title=title or None, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    shown.add_column("")
+    for column in text.columns:
+        shown.add_column(column, justify="right", no_wrap=True)
+    for (name, row), style in zip(text.iterrows(), styles, strict=True):
+        shown.add_row(Text(str(name)), *(Text(cell.rstrip()) for cell in row), style=style)
+    console.print(shown)
 
 
 def print_paths(paths: Iterable[Path]) -> None:

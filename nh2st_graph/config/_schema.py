@@ -65,7 +65,8 @@ class DataConfig(_Section):
     train, test
         Names of sections. Without ``train``, all that are not tested are trained on.
     panel
-        A file of gene symbols, one a line, or ``hvg:N``: the N genes that vary most over the training sections.
+        A file of gene symbols, one a line; ``hvg:N``: the N genes that vary most over the training sections; or a
+        published panel by name, such as ``nh2st:stnet``, fetched from its authors' repository.
     missing_genes
         Whether a panel gene that a section lacks is an error, or dropped from the panel.
     normalize

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from nh2st_graph.datasets._panels import read_panel
-from nh2st_graph.datasets._splits import Split, leave_one_patient_out, leave_one_section_out
+from nh2st_graph.datasets._published_panels import PUBLISHED_PANELS, fetch_panel, is_published
+from nh2st_graph.datasets._splits import (
+    Split,
+    k_fold_by_patient,
+    leave_one_patient_out,
+    leave_one_section_out,
+    patients_of,
+)
 from nh2st_graph.datasets._synthetic import synthetic_tissue
 
 __all__ = [
+    "PUBLISHED_PANELS",
     "Split",
+    "fetch_panel",
+    "is_published",
+    "k_fold_by_patient",
     "leave_one_patient_out",
     "leave_one_section_out",
+    "patients_of",
     "read_panel",
     "synthetic_tissue",
 ]

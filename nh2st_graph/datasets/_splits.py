@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,7 +12,7 @@ from anndata import AnnData
 from nh2st_graph._errors import DataError
 from nh2st_graph._keys import Key
 
-__all__ = ["Split", "leave_one_patient_out", "leave_one_section_out"]
+__all__ = ["Split", "k_fold_by_patient", "leave_one_patient_out", "leave_one_section_out", "patients_of"]
 
 
 class Split(NamedTuple):
@@ -51,7 +53,7 @@ def leave_one_section_out(
     DataError
         If no section has another one to train on.
     """
-    patients = _patients(sections)
+    patients = patients_of(sections)
     splits = []
     for name, patient in patients.items():
         others = (s for s, p in patients.items() if s != name and (p == patient or not within_patient))
@@ -82,7 +84,7 @@ def leave_one_patient_out(sections: Mapping[str, AnnData] | Mapping[str, str]) -
     DataError
         If there are fewer than two patients.
     """
-    patients = _patients(sections)
+    patients = patients_of(sections)
     names = list(dict.fromkeys(patients.values()))
     if len(names) < 2:
         raise DataError(f"{len(names)} patient ({', '.join(names) or 'none'}) cannot be split; give two or more")
@@ -96,7 +98,52 @@ def leave_one_patient_out(sections: Mapping[str, AnnData] | Mapping[str, str]) -
     ]
 
 
-def _patients(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict[str, str]:
+def k_fold_by_patient(sections: Mapping[str, AnnData] | Mapping[str, str], n_folds: int, seed: int = 0) -> list[Split]:
+    """Test on the sections of several patients in turn, and train on those of the others.
+
+    Parameters
+    ----------
+    sections
+        Sections by name, or the patient of each.
+    n_folds
+        Number of folds. Patients are shuffled and dealt out, the ones with most sections first, each to the fold with
+        fewest sections so far.
+    seed
+        Of the shuffling.
+
+    Returns
+    -------
+    One split for each fold, named ``fold1`` and so on.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two folds, or fewer patients than folds.
+    """
+    patients = patients_of(sections)
+    number = Counter(patients.values())
+    if not 2 <= n_folds <= len(number):
+        raise DataError(
+            f"{n_folds} folds of {len(number)} patients ({', '.join(number)}); give 2 folds to as many as patients"
+        )
+    names = list(number)
+    random.Random(seed).shuffle(names)
+    fold_of: dict[str, int] = {}
+    sizes = [0] * n_folds
+    for name in sorted(names, key=lambda patient: -number[patient]):
+        fold_of[name] = sizes.index(min(sizes))
+        sizes[fold_of[name]] += number[name]
+    return [
+        Split(
+            f"fold{fold + 1}",
+            tuple(s for s, p in patients.items() if fold_of[p] != fold),
+            tuple(s for s, p in patients.items() if fold_of[p] == fold),
+        )
+        for fold in range(n_folds)
+    ]
+
+
+def patients_of(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict[str, str]:
     """Patient of each section."""
     return {name: given if isinstance(given, str) else _patient(name, given) for name, given in sections.items()}
 

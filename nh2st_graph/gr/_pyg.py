@@ -18,10 +18,13 @@ from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, section_name
 from nh2st_graph.gr._build import spot_pitch
 
-__all__ = ["EDGE_FEATURES", "batch_sections", "spatial_edges", "to_pyg"]
+__all__ = ["EDGE_FEATURES", "NODE_VALUES", "batch_sections", "spatial_edges", "to_pyg"]
 
 #: Columns of ``edge_attr``: length in array pitches, then the unit vector from the receiving spot to the sender.
 EDGE_FEATURES = ("distance", "direction_x", "direction_y")
+
+#: What a graph may hold of each spot, one row each.
+NODE_VALUES = ("x", "patches", "pos", "array", "y", "counts", "library")
 
 
 def spatial_edges(adata: AnnData) -> tuple[Tensor, Tensor]:
@@ -70,9 +73,9 @@ def to_pyg(adata: AnnData, x: NDArray[Any] | None = None, **node_values: NDArray
 
     Returns
     -------
-    ``Data`` with ``x`` float32, ``edge_index``, ``edge_attr``, ``pos`` (array pitches, ``(n_spots, 2)``),
-    ``section`` (its name), ``spots`` (the spots' names) and the further values, as float32 but for bytes (pixels),
-    which stay what they are.
+    ``Data`` with ``x`` float32, ``edge_index``, ``edge_attr``, ``pos`` (array pitches, ``(n_spots, 2)``), ``array``
+    where the section has array positions (``(n_spots, 2)`` int64, x then y), ``section`` (its name), ``spots`` (the
+    spots' names) and the further values. All are float32 but for bytes (pixels), which stay what they are.
 
     Raises
     ------
@@ -92,6 +95,8 @@ def to_pyg(adata: AnnData, x: NDArray[Any] | None = None, **node_values: NDArray
                 "give one row a spot, in the section's order"
             )
     tensors = {name: _tensor(np.asarray(value)) for name, value in values.items()}
+    if Key.obs.array_row in adata.obs and Key.obs.array_col in adata.obs:
+        tensors["array"] = torch.from_numpy(adata.obs[[Key.obs.array_col, Key.obs.array_row]].to_numpy(np.int64))
     return Data(
         edge_index=edge_index,
         edge_attr=edge_attr,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from nh2st_graph._cache import cache_root
 from nh2st_graph._keys import Key
 
 __all__ = ["FeatureBlock", "FeatureCache", "cache_folder", "cache_key"]
@@ -26,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 #: Part of every key: a change of what is stored, or of how patches are cut, raises it.
 FORMAT = 1
-
-#: Names the folder that holds the cache, in place of the user's cache directory.
-ENVIRONMENT = "NH2ST_GRAPH_CACHE"
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,7 @@ def cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
         return None
     if cache is not None:
         return Path(cache).expanduser()
-    import pooch
-
-    root = os.environ.get(ENVIRONMENT) or pooch.os_cache("nh2st_graph")
-    return Path(root).expanduser() / "features"
+    return cache_root() / "features"
 
 
 def cache_key(

@@ -41,14 +41,15 @@ class Network(nn.Module, ABC):
     Attributes
     ----------
     Settings
-        Class of the settings; its ``name`` is the method's.
+        Class of the settings, a subclass of :class:`~nh2st_graph.config.MethodConfig`; the default of its ``name`` is
+        the method's. A method without settings of its own leaves this out.
     needs
         What a section must have: any of ``"array"``.
     memory
         What prediction reads of the training sections, such as a bank to retrieve from; saved beside the weights.
     """
 
-    Settings: ClassVar[type[MethodConfig]]
+    Settings: ClassVar[type[MethodConfig]] = MethodConfig
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, settings: Any, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None) -> None:
@@ -75,6 +76,9 @@ class Network(nn.Module, ABC):
 
     def prepare(self, sections: Sequence[Data]) -> None:
         """Take from the training sections what is fixed before training, such as the scale of the targets."""
+
+    def check(self, data: Data) -> None:
+        """Raise a DataError where a section, with its genes or without, cannot be read; called before training."""
 
     @abstractmethod
     def losses(self, data: Data) -> dict[str, Tensor]:
@@ -136,12 +140,15 @@ class Estimator(ABC):
     ----------
     Settings, needs
         As of :class:`Network`.
+    random
+        Whether what is fitted depends on the seed.
     chosen
         Hyper-parameters chosen in fitting, for the record.
     """
 
-    Settings: ClassVar[type[MethodConfig]]
+    Settings: ClassVar[type[MethodConfig]] = MethodConfig
     needs: ClassVar[frozenset[str]] = frozenset()
+    random: ClassVar[bool] = False
 
     def __init__(self, settings: Any, seed: int = 0) -> None:
         self.config, self.seed = settings, seed

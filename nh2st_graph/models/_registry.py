@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import warnings
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nh2st_graph._errors import ConfigError, nearest
@@ -11,7 +14,7 @@ from nh2st_graph.models._network import Estimator, Network
 
 __all__ = ["ENTRY_POINTS", "find_method", "known_methods", "register_method"]
 
-#: Entry point group by which another package brings a method: the name, and the class.
+#: Entry point group by which another package brings methods, each under its name.
 ENTRY_POINTS = "nh2st_graph.methods"
 
 Method = type[Network] | type[Estimator]
@@ -24,27 +27,40 @@ def register_method(method: M) -> M:
     """Register a subclass of :class:`Network` or :class:`Estimator` under the name in its settings, as a decorator.
 
     A name that is taken is overwritten, with a warning.
-    """
-    name = _name(method)
-    if name in _METHODS and _METHODS[name].__qualname__ != method.__qualname__:
-        warnings.warn(f"method {name!r} is registered again; the earlier one is gone", stacklevel=2)
-    _METHODS[name] = method
-    return method
-
-
-def find_method(name: str) -> Method:
-    """Find a method: registered here, or brought by another package's entry point.
 
     Raises
     ------
     ConfigError
-        If there is none of that name, or the other package's cannot be loaded.
+        If the settings have no default for ``name``.
+    """
+    name = _own_name(method)
+    if name is None:
+        raise ConfigError(
+            f"method {method.__name__}: its Settings give no name; declare name: Literal['mine'] = 'mine' there"
+        )
+    _add(name, method)
+    return method
+
+
+def find_method(name: str) -> Method:
+    """Find a method.
+
+    Parameters
+    ----------
+    name
+        Of a method that is registered here, or that another package brings by an entry point; or where a class is to be
+        imported from: ``module:Class``, the module installed or a file of the present folder.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name, or another package's cannot be loaded.
     """
     if name not in _METHODS:
-        for entry in entry_points(group=ENTRY_POINTS):
-            if entry.name == name:
-                return register_method(_load(entry))
-        raise ConfigError(f"model.name = {name!r}: no such method; {nearest(name, known_methods())}")
+        brought = [entry for entry in entry_points(group=ENTRY_POINTS) if entry.name == name]
+        if not brought and ":" not in name:
+            raise ConfigError(f"model.name = {name!r}: no such method; {nearest(name, known_methods())}")
+        _add(name, _load(brought[0] if brought else EntryPoint(name, name, ENTRY_POINTS)))
     return _METHODS[name]
 
 
@@ -53,17 +69,31 @@ def known_methods() -> list[str]:
     return sorted({*_METHODS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
 
 
-def _load(entry: Any) -> Method:
+def _add(name: str, method: Method) -> None:
+    before = _METHODS.get(name)
+    if before is not None and (before.__module__, before.__qualname__) != (method.__module__, method.__qualname__):
+        warnings.warn(f"method {name!r} is registered again; the earlier one is gone", stacklevel=3)
+    _METHODS[name] = method
+
+
+def _load(entry: EntryPoint) -> Method:
+    here = str(Path.cwd())
+    if here not in sys.path:  # a command's own folder stands there in its place
+        sys.path.append(here)
+        importlib.invalidate_caches()
     try:
-        method = entry.load()
+        method: Any = entry.load()
     except Exception as error:  # whatever is wrong with it is the other package's
-        raise ConfigError(f"method {entry.name!r} of {entry.value} cannot be loaded: {error}") from error
+        raise ConfigError(f"model.name = {entry.name!r}: {entry.value} cannot be loaded: {error}") from error
     if not (isinstance(method, type) and issubclass(method, (Network, Estimator))):
-        raise ConfigError(f"method {entry.name!r}: {entry.value} is no subclass of models.Network or models.Estimator")
-    if _name(method) != entry.name:
-        raise ConfigError(f"method {entry.name!r}: the settings of {entry.value} call it {_name(method)!r}")
+        raise ConfigError(
+            f"model.name = {entry.name!r}: {entry.value} is no subclass of models.Network or models.Estimator"
+        )
+    if _own_name(method) not in {None, entry.name}:
+        raise ConfigError(f"model.name = {entry.name!r}: the settings of {entry.value} call it {_own_name(method)!r}")
     return method
 
 
-def _name(method: Method) -> str:
-    return str(method.Settings.model_fields["name"].default)
+def _own_name(method: Method) -> str | None:
+    default = method.Settings.model_fields["name"].default
+    return default if isinstance(default, str) else None

@@ -1,6 +1,6 @@
 """What a user calls: fit, predict, embed, evaluate, and whole runs in a folder."""
 
-from nh2st_graph.tl._evaluate import LABELS, Evaluation, evaluate
+from nh2st_graph.tl._evaluate import LABELS, REFERENCES, Evaluation, evaluate
 from nh2st_graph.tl._explain import explain
 from nh2st_graph.tl._figures import fold_curves
 from nh2st_graph.tl._fit import fit
@@ -10,6 +10,7 @@ from nh2st_graph.tl._run import Run, evaluate_run, load_sections, predict_run, p
 
 __all__ = [
     "LABELS",
+    "REFERENCES",
     "Evaluation",
     "FittedModel",
     "Run",

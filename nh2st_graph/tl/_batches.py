@@ -10,10 +10,9 @@ from torch.utils.data import IterableDataset
 from torch_geometric.data import Data
 from torch_geometric.utils import k_hop_subgraph
 
-__all__ = ["SpotBatches", "cut_out"]
+from nh2st_graph.gr import NODE_VALUES
 
-#: What a batch carries of each spot.
-_NODE_VALUES = ("x", "patches", "y", "counts", "library")
+__all__ = ["SpotBatches", "cut_out"]
 
 
 def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
@@ -26,10 +25,11 @@ def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
     The part of the graph, with ``seeds``: the places of the wanted spots in it.
     """
     if hops is None:
-        values = {name: section[name] for name in _NODE_VALUES if name in section}
+        values = {name: section[name] for name in NODE_VALUES if name in section}
         return Data(
             edge_index=section.edge_index,
             edge_attr=section.edge_attr,
+            section=section.section,
             seeds=seeds,
             num_nodes=section.num_nodes,
             **values,
@@ -37,10 +37,11 @@ def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
     index, edge_index, place, edge_mask = k_hop_subgraph(
         seeds, hops, section.edge_index, relabel_nodes=True, num_nodes=section.num_nodes
     )
-    values = {name: section[name][index] for name in _NODE_VALUES if name in section}
+    values = {name: section[name][index] for name in NODE_VALUES if name in section}
     return Data(
         edge_index=edge_index,
         edge_attr=section.edge_attr[edge_mask],
+        section=section.section,
         seeds=place,
         num_nodes=len(index),
         **values,

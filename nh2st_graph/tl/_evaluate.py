@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,8 @@ from nh2st_graph.metrics import (
     Scores,
     aggregate,
     depth_oracle,
+    downstream_scores,
+    neighbour_mean,
     noise_ceiling,
     score_section,
     share_of_ceiling,
@@ -30,6 +33,9 @@ from nh2st_graph.tl._predict import predict
 
 __all__ = ["LABELS", "Evaluation", "evaluate"]
 
+#: Rows of a table that read the test section's own genes.
+REFERENCES = ("depth_oracle", "neighbour_mean", "noise_ceiling")
+
 #: What tables and figures call the methods, floors and references, in their order there.
 LABELS = {
     "model": "NH2ST-Graph",
@@ -38,8 +44,12 @@ LABELS = {
     "ridge_neighbours": "ridge, own + neighbours",
     "knn": "kNN in features",
     "depth_oracle": "(reference) depth alone",
+    "neighbour_mean": "(reference) true neighbours' mean",
     "noise_ceiling": "(reference) noise ceiling",
 }
+
+#: Scores of each gene that are kept for floors and references too.
+_PER_GENE = ("pcc", "pcc_partial")
 
 
 @dataclass
@@ -54,11 +64,14 @@ class Evaluation:
         One row a section and gene: the model's scores, r of each floor, the noise ceiling.
     predictions
         Predicted sections by name.
+    predict_seconds
+        How long the model took for all of them, their features and graphs being there.
     """
 
     metrics: dict[str, Any]
     per_gene: pd.DataFrame
     predictions: dict[str, AnnData] = field(repr=False)
+    predict_seconds: float
 
     def table(self) -> pd.DataFrame:
         """One row a method, floor or reference, by their names in :data:`LABELS`; means over the test sections."""
@@ -80,7 +93,8 @@ def evaluate(
     test_sections
         Sections with counts that training never saw.
     train_sections
-        The sections that the model learned from: the floors are fitted on them, on the same features.
+        The sections that the model learned from: the floors (with ``evaluate.floors``) are fitted on them, on the same
+        features.
 
     Returns
     -------
@@ -102,13 +116,14 @@ def evaluate(
             f"floors need the model's training sections ({', '.join(model.train_sections)}), "
             f"given: {', '.join(sorted(train_sections)) or 'none'}"
         )
-    floors = _fit_floors(model, train_sections)
+    floors = _fit_floors(model, train_sections) if model.config.evaluate.floors else {}
     results = {name: _score_one(model, floors, section) for name, section in test_sections.items()}
     metrics = _assemble({name: each[0] for name, each in results.items()})
     metrics["floors_chosen"] = {name: floor.chosen for name, floor in floors.items() if floor.chosen}
     metrics["protocol"] = _protocol(model, test_sections, train_sections)
     per_gene = pd.concat({name: each[1] for name, each in results.items()}, names=["section", "gene"])
-    return Evaluation(metrics, per_gene, {name: each[2] for name, each in results.items()})
+    predictions = {name: each[2] for name, each in results.items()}
+    return Evaluation(metrics, per_gene, predictions, sum(each[3] for each in results.values()))
 
 
 def _fit_floors(model: FittedModel, train_sections: Mapping[str, AnnData]) -> dict[str, Any]:
@@ -126,11 +141,13 @@ def _graph(model: FittedModel, section: AnnData) -> Data:
 
 def _score_one(
     model: FittedModel, floors: Mapping[str, Any], section: AnnData
-) -> tuple[dict[str, Scores | dict[str, float | None]], pd.DataFrame, AnnData]:
-    """Score everything on one section; return scores by method, the per-gene table, the prediction."""
+) -> tuple[dict[str, Scores | dict[str, float | None]], pd.DataFrame, AnnData, float]:
+    """Score everything on one section; return scores by method, the per-gene table, the prediction, its seconds."""
     completed = complete_section(section, model.config)
     graph = _graph(model, completed)
+    start = time.perf_counter()
     prediction = predict(model, completed)
+    seconds = time.perf_counter() - start
     observed = targets(completed, model.genes, model.config.data)
     depth = pd.Series(library_size(completed), index=completed.obs_names)
     subsets = {"heg50": model.heg50, "hpg50": model.hpg50}
@@ -139,21 +156,26 @@ def _score_one(
         return score_section(predicted, observed, depth=depth, **subsets)
 
     scores = {"model": score(prediction.to_df())}
+    if model.config.evaluate.downstream:
+        found = downstream_scores(prediction, seed=model.config.seed)
+        scores["model"] = replace(scores["model"], summary={**scores["model"].summary, **found})
     scores |= {
         name: score(pd.DataFrame(floor.predict(graph), index=graph.spots, columns=model.genes))
         for name, floor in floors.items()
     }
     scores["depth_oracle"] = depth_oracle(depth, observed, **subsets)
+    around = neighbour_mean(observed.to_numpy(), completed.obsp[Key.obsp.connectivities])
+    scores["neighbour_mean"] = score(pd.DataFrame(around, index=observed.index, columns=observed.columns))
     ceiling = noise_ceiling(*split_half_normalizer(completed, model.genes, model.config.data), seed=model.config.seed)
     summary: dict[str, Any] = {**scores, "noise_ceiling": _ceiling_summary(ceiling, subsets)}
     per_gene = scores["model"].per_gene.assign(
-        **{f"pcc_{name}": each.per_gene["pcc"] for name, each in scores.items() if name != "model"},
+        **{f"{r}_{name}": each.per_gene[r] for r in _PER_GENE for name, each in scores.items() if name != "model"},
         ceiling=ceiling,
     )
     share = share_of_ceiling(scores["model"].per_gene["pcc"], ceiling)
     summary["share_of_ceiling"] = share
     prediction.var = prediction.var.join(per_gene)
-    return summary, per_gene, prediction[section.obs_names].copy()
+    return summary, per_gene, prediction[section.obs_names].copy(), seconds
 
 
 def _ceiling_summary(ceiling: pd.Series, subsets: Mapping[str, list[str]]) -> dict[str, float | None]:
@@ -178,8 +200,8 @@ def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "share_of_ceiling": scores["share_of_ceiling"],
         }
     metrics |= aggregate(metrics["sections"])
-    metrics["floors"] = {name: part(name) for name in FLOORS}
-    metrics["references"] = {name: part(name) for name in ("depth_oracle", "noise_ceiling")}
+    metrics["floors"] = {name: part(name) for name in FLOORS if name in next(iter(results.values()))}
+    metrics["references"] = {name: part(name) for name in REFERENCES}
     return metrics
 
 
@@ -202,6 +224,7 @@ def _protocol(
         "normalize": model.config.data.normalize,
         "smooth": model.config.data.smooth,
         "n_genes": len(model.genes),
+        "method": model.config.model.name,
         "encoder": model.config.features.encoder,
         "selected_epochs": model.selected_epochs,
     }

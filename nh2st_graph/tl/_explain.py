@@ -82,6 +82,8 @@ def explain(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnDat
     ------
     DataError, ImageError
         If the section breaks the contract.
+    ModelError
+        If the model is not of NH2ST-Graph.
 
     Notes
     -----
@@ -98,13 +100,14 @@ def explain(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnDat
     The control ``model.operator = "none"`` reads no neighbour: there, share and gain say how much passes through the
     branch for no more than its weights.
     """
+    network = model.nh2st_graph
     completed = complete_section(adata, model.config)
     graph = section_graph(completed, model.config, model.standardize)
     full, own = _with_and_without(model, graph)
     attention = _attention(model, graph, adata.obs_names)
     if attention is None:
-        does_not_attend = f"model.operator = {model.config.model.operator!r} does not attend over edges"
-        reason = does_not_attend if model.config.model.neighbours else "the model's neighbour branch is off"
+        does_not_attend = f"model.operator = {network.config.operator!r} does not attend over edges"
+        reason = does_not_attend if network.config.neighbours else "the model's neighbour branch is off"
         logger.warning("section %r: no obsp[%r]: %s", section_name(adata), Key.obsp.attention, reason)
     observed = None
     if set(model.genes) <= set(completed.var_names):
@@ -132,7 +135,7 @@ def explain(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnDat
 @torch.no_grad()
 def _with_and_without(model: FittedModel, graph: Data) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Predictions with and without the neighbour branch, ``(n_spots, n_genes)`` each, in the graph's order."""
-    module = model.module.eval()
+    module = model.nh2st_graph
     with one_thread():
         side = module(module.image_input(graph), graph.edge_index, graph.edge_attr)
         return side.expression.numpy(), module.own_expression(side).numpy()
@@ -141,7 +144,7 @@ def _with_and_without(model: FittedModel, graph: Data) -> tuple[NDArray[np.float
 @torch.no_grad()
 def _attention(model: FittedModel, graph: Data, spots: pd.Index) -> sparse.csr_matrix | None:
     """Mean attention over heads and hops with rows and columns in the order of ``spots``; None without attention."""
-    module = model.module.eval()
+    module = model.nh2st_graph
     with one_thread():
         weights = module.attention(module.image_input(graph), graph.edge_index, graph.edge_attr)
     if weights is None:
@@ -149,7 +152,7 @@ def _attention(model: FittedModel, graph: Data, spots: pd.Index) -> sparse.csr_m
     mean = weights.double().mean(dim=(0, 2)).numpy()
     place = spots.get_indexer(graph.spots)
     sender, receiver = place[graph.edge_index.numpy()]
-    if model.config.model.self_loops:
+    if model.nh2st_graph.config.self_loops:
         # The branch leaves out the loops' weights; with them a row adds to 1.
         reading = np.unique(receiver)
         to_itself = 1 - np.bincount(receiver, mean, len(spots))[reading]
@@ -161,7 +164,7 @@ def _attention(model: FittedModel, graph: Data, spots: pd.Index) -> sparse.csr_m
 
 def _reached(model: FittedModel, graph: Data) -> NDArray[np.bool_]:
     """Whether a spot has a neighbourhood to hear from, ``(n_spots,)``."""
-    if model.config.model.operator == "global":
+    if model.nh2st_graph.config.operator == "global":
         return np.ones(graph.num_nodes, dtype=bool)
     # In either direction: a hypergraph also brings messages against an edge.
     return np.isin(np.arange(graph.num_nodes), graph.edge_index.numpy())

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure, SubFigure
 
 from nh2st_graph import pl
-from nh2st_graph.tl._evaluate import LABELS, Evaluation
+from nh2st_graph.tl._evaluate import LABELS, REFERENCES, Evaluation
 from nh2st_graph.tl._model import FittedModel
 
 __all__ = ["fold_curves", "write_figures"]
@@ -40,11 +40,12 @@ def write_figures(model: FittedModel, evaluation: Evaluation, folder: Path) -> l
         written.append(_save(pl.gene_maps(prediction), folder / f"maps_{name}.png"))
     per_gene = evaluation.per_gene
     methods = {LABELS["model"]: per_gene["pcc"]}
-    methods |= {LABELS[name]: per_gene[f"pcc_{name}"] for name in _SHOWN_FLOORS}
+    methods |= {LABELS[name]: per_gene[f"pcc_{name}"] for name in _SHOWN_FLOORS if f"pcc_{name}" in per_gene}
     histogram = pl.pcc_histogram(methods, ceiling=per_gene["ceiling"])
     written.append(_save(histogram.figure, folder / "pcc_histogram.png"))
     table = evaluation.table().drop(index="noise_ceiling").rename(index=LABELS)
-    bars = pl.score_bars(table, references=[LABELS["depth_oracle"]])
+    shown = [LABELS[name] for name in REFERENCES if LABELS[name] in table.index]
+    bars = pl.score_bars(table, references=shown)
     written.append(_save(bars.figure, folder / "scores.png"))
     if len(model.log):
         curves = pl.training_curves(fold_curves(model.log), selected=model.selected_epochs)

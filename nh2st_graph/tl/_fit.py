@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch_geometric.data import Data
@@ -28,12 +29,12 @@ from nh2st_graph._expression import choose_panel
 from nh2st_graph._keys import Key
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
-from nh2st_graph.models import NH2STGraph
+from nh2st_graph.models import Estimator, Network, find_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.tl._encoder import patch_encoder
 from nh2st_graph.tl._folds import Fold, make_folds
-from nh2st_graph.tl._inputs import Standardizer, by_name, complete_section, section_graph
-from nh2st_graph.tl._model import FittedModel
+from nh2st_graph.tl._inputs import Standardizer, by_name, complete_section, image_only, section_graph
+from nh2st_graph.tl._model import FittedModel, new_network
 from nh2st_graph.tl._module import (
     Averaging,
     EpochLog,
@@ -59,25 +60,30 @@ def fit(
     genes: Sequence[str] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    test_sections: Mapping[str, AnnData] | Sequence[AnnData] = (),
 ) -> FittedModel:
-    """Train NH2ST-Graph on sections.
+    """Train a method on sections.
 
     Parts of the training data are held out in turn (``train.validation``, ``train.folds``): they tell after how many
     epochs to stop and which genes are predicted best (``hpg50``). Then, with ``train.refit``, a model learns from all
-    of the training sections for that long.
+    of the training sections for that long. A method that fits itself (:class:`~nh2st_graph.models.Estimator`) is fitted
+    once for each part held out, and then on all.
 
     Parameters
     ----------
     train_sections
         Sections with raw counts; nothing else is looked at.
     config
-        The configuration; defaults where None.
+        The configuration; defaults where None. ``model.name`` is the method.
     genes
         The panel; chosen from the training sections as ``data.panel`` says where None.
     out
         Folder for checkpoints and logs; a temporary one where None.
     resume
         Go on from the checkpoints in ``out``.
+    test_sections
+        Sections that are to be predicted later, so that what the method needs and they lack is said before anything is
+        trained. Nothing is learned from them, and their genes are not looked at.
 
     Returns
     -------
@@ -86,11 +92,12 @@ def fit(
     Raises
     ------
     DataError
-        If a section breaks the contract or has no genes.
+        If a section breaks the contract, has no genes, or lacks what the method needs.
     ConfigError
         If device and precision do not go together.
     """
     config = config or Config()
+    method = find_method(config.model.name)
     _precision(config.train)
     sections = by_name(train_sections)
     if not sections:
@@ -101,32 +108,66 @@ def fit(
         (completed[name].obsm[Key.obsm.image] for name in sorted(completed)), config.features.standardize
     )
     graphs = [section_graph(completed[name], config, standardize, panel) for name in sorted(completed)]
+    tests = [
+        section_graph(complete_section(section, config), config, standardize)
+        for section in by_name(test_sections).values()
+    ]
+    for graph in [*graphs, *tests]:
+        _check_needs(method, graph)
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(one_thread())
         stack.enter_context(_settings_restored())
         stack.enter_context(_quiet_lightning())
-        encoder = patch_encoder(config.features, trained=True)
-        if encoder is not None:
-            raw = np.vstack([completed[name].obsm[Key.obsm.image] for name in sorted(completed)])
-            encoder.set_scale(torch.from_numpy(raw))
-        stages = _Stages(graphs, panel, config, folder, resume, encoder)
-        with stages.progress:
-            module, selected, held_out = stages.run()
-        log = pd.read_csv(stages.log_path)
+        if issubclass(method, Estimator):
+            estimator, held_out = _fit_estimator(method, graphs, config)
+            module: Network | Estimator = estimator
+            selected, log = 0, pd.DataFrame()
+        else:
+            encoder = patch_encoder(config.features, trained=True)
+            if encoder is not None:
+                raw = np.vstack([completed[name].obsm[Key.obsm.image] for name in sorted(completed)])
+                encoder.set_scale(torch.from_numpy(raw))
+            stages = _Stages(graphs, panel, config, folder, resume, encoder, tests)
+            with stages.progress:
+                network, selected, held_out = stages.run()
+            module, log = network.eval(), pd.read_csv(stages.log_path)
     train_mean = pd.Series(np.vstack([graph.y for graph in graphs]).astype(np.float64).mean(axis=0), index=panel)
     return FittedModel(
-        module=module.eval(),
+        module=module,
         config=config,
         genes=panel,
         standardize=standardize,
         n_features=int(graphs[0].x.shape[1]),
         heg50=highest_expressed(train_mean),
-        hpg50=best_predicted(held_out) if held_out is not None else [],
+        hpg50=best_predicted(pd.Series(held_out, index=panel)),
         train_sections=sorted(completed),
         selected_epochs=selected,
         log=log,
     )
+
+
+def _check_needs(method: type[Network] | type[Estimator], graph: Data) -> None:
+    """Refuse a section that lacks what a method reads, before anything is trained."""
+    if "array" in method.needs and "array" not in graph:
+        raise DataError(
+            f"section {graph.section!r}: {method.__name__} needs array positions (obs['{Key.obs.array_row}'], "
+            f"obs['{Key.obs.array_col}']), and there are none; choose another method in model.name"
+        )
+
+
+def _fit_estimator(
+    method: type[Estimator], graphs: list[Data], config: Config
+) -> tuple[Estimator, NDArray[np.float64]]:
+    """Fit on all sections, and on all but the held-out ones in turn; return each gene's mean held-out r."""
+    scores = []
+    for fold in make_folds(graphs, config.train.validation, config.train.folds):
+        estimator = method(config.model, config.seed)
+        estimator.fit(fold.train)
+        scores += [pearson(estimator.predict(image_only(g)), g.y.numpy()) for g in fold.validation]
+    estimator = method(config.model, config.seed)
+    estimator.fit(graphs)
+    return estimator, np.mean(scores, axis=0)
 
 
 class _Stages:
@@ -140,9 +181,14 @@ class _Stages:
         folder: Path,
         resume: bool,
         encoder: PatchEncoder | None,
+        tests: list[Data],
     ) -> None:
         self.graphs, self.genes, self.config, self.folder, self.resume = graphs, genes, config, folder, resume
         self.encoder = encoder
+        # Before anything is trained: a method may know only by its settings what a section lacks.
+        module = self._new_module(graphs, config.seed)
+        for graph in [*graphs, *tests]:
+            module.check(image_only(graph))
         self.log_path = folder / "log.csv"
         if not resume:
             self.log_path.unlink(missing_ok=True)
@@ -159,7 +205,7 @@ class _Stages:
             transient=True,
         )
 
-    def run(self) -> tuple[NH2STGraph, int, pd.Series | None]:
+    def run(self) -> tuple[Network, int, NDArray[np.float64]]:
         """Fit every stage; return the model, its number of epochs, and each gene's held-out r."""
         train = self.config.train
         folds = make_folds(self.graphs, train.validation, train.folds)
@@ -167,22 +213,23 @@ class _Stages:
         shortest = min(len(curve) for _, curve, _ in results)
         mean_curve = np.mean([curve[:shortest] for _, curve, _ in results], axis=0)
         epochs = int(np.argmin(mean_curve)) + 1
-        held_out = pd.Series(np.mean([r for _, _, r in results], axis=0), index=self.genes)
+        held_out = np.mean([r for _, _, r in results], axis=0)
         if train.refit:
             module = self._new_module(self.graphs, self.config.seed)
             self._train("all", module, self.graphs, [], self.config.seed, epochs)
+            _remember(module, self.graphs)
         else:
             module, epochs = results[0][0], int(np.argmin(results[0][1])) + 1
         return module, epochs, held_out
 
-    def _new_module(self, graphs: Sequence[Data], seed: int) -> NH2STGraph:
+    def _new_module(self, graphs: Sequence[Data], seed: int) -> Network:
         torch.manual_seed(seed)
         encoder = copy.deepcopy(self.encoder)
-        module = NH2STGraph(self.config.model, int(graphs[0].x.shape[1]), len(self.genes), encoder)
-        module.set_targets(torch.cat([graph.y for graph in graphs]))
+        module = new_network(self.config, int(graphs[0].x.shape[1]), len(self.genes), encoder)
+        module.prepare(graphs)
         return module
 
-    def _fold(self, number: int, fold: Fold) -> tuple[NH2STGraph, list[float], np.ndarray]:
+    def _fold(self, number: int, fold: Fold) -> tuple[Network, list[float], NDArray[np.float64]]:
         """Train one fold; return its best model, its validation curve, and each gene's r at its best epoch."""
         seed = self.config.seed + 1 + number
         module = self._new_module(fold.train, seed)
@@ -190,18 +237,15 @@ class _Stages:
         folder = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
         curve = [float(row["val_loss"]) for row in read_rows(self.log_path) if row["stage"] == stage]
         module.load_state_dict(averaged_weights(folder / "last.ckpt", best=True))
-        module.eval()
+        _remember(module, fold.train)
         with torch.no_grad():
-            scores = [
-                pearson(module(module.image_input(g), g.edge_index, g.edge_attr).expression.numpy(), g.y.numpy())
-                for g in fold.validation
-            ]
+            scores = [pearson(module.predict(image_only(g)).numpy(), g.y.numpy()) for g in fold.validation]
         return module, curve, np.mean(scores, axis=0)
 
     def _train(
         self,
         stage: str,
-        module: NH2STGraph,
+        module: Network,
         train: list[Data],
         validation: list[Data],
         seed: int,
@@ -256,6 +300,11 @@ class _Stages:
         if watched:
             callbacks.append(StopEarly("val_loss", patience=config.patience))
         return [*callbacks, Keep(folder, config.checkpoint_seconds)]
+
+
+@torch.no_grad()
+def _remember(module: Network, graphs: Sequence[Data]) -> None:
+    module.eval().remember(graphs)
 
 
 def _precision(config: TrainConfig) -> Any:

@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import subgraph
 
 from nh2st_graph._errors import DataError
+from nh2st_graph.gr import NODE_VALUES
 from nh2st_graph.models import section_groups
 
 __all__ = ["Fold", "induced", "make_folds"]
@@ -90,7 +91,7 @@ def induced(section: Data, keep: Tensor) -> Data:
     )
     cut = Data(edge_index=edge_index, edge_attr=edge_attr, section=section.section, num_nodes=len(index))
     cut.spots = [section.spots[i] for i in index.tolist()]
-    for name in ("x", "patches", "pos", "y", "counts", "library"):
+    for name in NODE_VALUES:
         if name in section:
             cut[name] = section[name][index]
     return cut

@@ -20,9 +20,12 @@ from nh2st_graph._validate import check_section, section_name
 from nh2st_graph.config import Config
 from nh2st_graph.tl._encoder import section_patches
 
-__all__ = ["Standardizer", "by_name", "complete_section", "section_graph"]
+__all__ = ["Standardizer", "by_name", "complete_section", "image_only", "section_graph"]
 
 logger = logging.getLogger("nh2st_graph")
+
+#: What a graph holds of the genes.
+_OF_THE_GENES = {"y", "counts", "library"}
 
 #: Below this many spots, a section's own mean and deviation say little about its stain.
 _FEW_SPOTS = 20
@@ -121,6 +124,11 @@ def by_name(sections: Mapping[str, AnnData] | Sequence[AnnData]) -> dict[str, An
     if len(named) != len(given):
         raise DataError(f"two of {len(given)} sections have the same name; give each its own obs['{Key.obs.section}']")
     return dict(sorted(named.items()))
+
+
+def image_only(graph: Data) -> Data:
+    """Return a graph without anything of the genes: all that a prediction may be made from."""
+    return Data(**{key: value for key, value in graph.to_dict().items() if key not in _OF_THE_GENES})
 
 
 def section_graph(

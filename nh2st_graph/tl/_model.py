@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,19 @@ from safetensors.torch import load_file, save_file
 from nh2st_graph._errors import ConfigError, ModelError
 from nh2st_graph._version import MODEL_FORMAT, __version__
 from nh2st_graph.config import Config
-from nh2st_graph.models import NH2STGraph
+from nh2st_graph.models import Estimator, Network, NH2STGraph, find_method
+from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.tl._encoder import patch_encoder
 from nh2st_graph.tl._inputs import Standardizer
 
-__all__ = ["FittedModel", "load"]
+__all__ = ["FittedModel", "load", "new_network"]
+
+logger = logging.getLogger("nh2st_graph")
 
 _WEIGHTS = "model.safetensors"
 _DESCRIPTION = "model.json"
+#: What tensors of the file belong to, by the beginning of their names.
+_MODULE, _MEMORY = "module.", "memory."
 
 
 @dataclass
@@ -34,7 +40,7 @@ class FittedModel:
     Attributes
     ----------
     module
-        The network.
+        The network; or the estimator, where the method is one.
     config
         The configuration that it was trained with.
     genes
@@ -55,7 +61,7 @@ class FittedModel:
         The training log, one row an epoch.
     """
 
-    module: NH2STGraph
+    module: Network | Estimator
     config: Config
     genes: list[str]
     standardize: Standardizer
@@ -70,7 +76,10 @@ class FittedModel:
         """Write ``model.safetensors`` and ``model.json`` into a folder, each aside and then renamed."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"module.{name}": value.contiguous() for name, value in self.module.state_dict().items()}
+        tensors = self._tensors()
+        if tensors is None:
+            logger.warning("method %r cannot be saved; its predictions and scores are", self.config.model.name)
+            return
         if self.standardize.mean is not None and self.standardize.std is not None:
             tensors["features.mean"] = torch.from_numpy(self.standardize.mean)
             tensors["features.std"] = torch.from_numpy(self.standardize.std)
@@ -83,6 +92,7 @@ class FittedModel:
             "hpg50": self.hpg50,
             "train_sections": self.train_sections,
             "selected_epochs": self.selected_epochs,
+            "chosen": self.module.chosen if isinstance(self.module, Estimator) else {},
             "config": self.config.model_dump(mode="json"),
         }
         weights_aside, description_aside = folder / f".{_WEIGHTS}.tmp", folder / f".{_DESCRIPTION}.tmp"
@@ -90,6 +100,41 @@ class FittedModel:
         description_aside.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         weights_aside.replace(folder / _WEIGHTS)
         description_aside.replace(folder / _DESCRIPTION)
+
+    def _tensors(self) -> dict[str, torch.Tensor] | None:
+        """All that prediction reads; None where the method cannot be saved."""
+        if isinstance(self.module, Estimator):
+            weights, memory = {}, self.module.memory()
+            if memory is None:
+                return None
+        else:
+            weights, memory = self.module.state_dict(), self.module.memory
+        named = {f"{_MODULE}{name}": value for name, value in weights.items()}
+        named |= {f"{_MEMORY}{name}": value for name, value in memory.items()}
+        return {name: value.detach().cpu().contiguous() for name, value in named.items()}
+
+    @property
+    def nh2st_graph(self) -> NH2STGraph:
+        """The network, where it is NH2ST-Graph.
+
+        Raises
+        ------
+        ModelError
+            If the model is of another method.
+        """
+        if not isinstance(self.module, NH2STGraph):
+            raise ModelError(
+                f"the model is of method {self.config.model.name!r}, and only NH2ST-Graph can be asked this; "
+                "train with model.name = nh2st_graph"
+            )
+        return self.module
+
+
+def new_network(config: Config, n_features: int, n_genes: int, encoder: PatchEncoder | None) -> Network:
+    """Make the network of a configuration, untrained."""
+    method = find_method(config.model.name)
+    assert issubclass(method, Network)
+    return method(config.model, n_features, n_genes, encoder)
 
 
 def load(folder: str | Path) -> FittedModel:
@@ -111,11 +156,7 @@ def load(folder: str | Path) -> FittedModel:
     try:
         config = Config.parse(description["config"], str(folder / _DESCRIPTION))
         tensors = load_file(folder / _WEIGHTS)
-        encoder = patch_encoder(config.features, trained=False)
-        module = NH2STGraph(config.model, description["n_features"], len(description["genes"]), encoder)
-        module.load_state_dict(
-            {name.removeprefix("module."): value for name, value in tensors.items() if name.startswith("module.")}
-        )
+        module = _restored(config, description, tensors)
         fields = {name: description[name] for name in _FIELDS}
     except ConfigError as error:
         raise ModelError(f"model {folder}: {error}; train again, or install the version that wrote it") from None
@@ -123,12 +164,32 @@ def load(folder: str | Path) -> FittedModel:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"model {folder}: {_WEIGHTS} or {_DESCRIPTION} is damaged or incomplete: {reason}") from error
     return FittedModel(
-        module=module.eval(),
+        module=module,
         config=config,
         standardize=Standardizer(_array(tensors, "features.mean"), _array(tensors, "features.std")),
         log=_read_log(folder),
         **fields,
     )
+
+
+def _restored(
+    config: Config, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> Network | Estimator:
+    weights, memory = (
+        {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+        for part in (_MODULE, _MEMORY)
+    )
+    method = find_method(config.model.name)
+    if issubclass(method, Estimator):
+        estimator = method(config.model, config.seed)
+        estimator.chosen = dict(description["chosen"])
+        estimator.restore(memory)
+        return estimator
+    encoder = patch_encoder(config.features, trained=False)
+    network = new_network(config, description["n_features"], len(description["genes"]), encoder)
+    network.load_state_dict(weights)
+    network.memory = memory
+    return network.eval()
 
 
 _FIELDS: Sequence[str] = ("n_features", "genes", "heg50", "hpg50", "train_sections", "selected_epochs")

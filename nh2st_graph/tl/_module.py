@@ -22,8 +22,9 @@ from torch_geometric.data import Data
 from nh2st_graph._errors import ModelError
 from nh2st_graph.config import TrainConfig
 from nh2st_graph.metrics import pearson
-from nh2st_graph.models import NH2STGraph
+from nh2st_graph.models import Network
 from nh2st_graph.tl._batches import SpotBatches
+from nh2st_graph.tl._inputs import image_only
 
 __all__ = [
     "LOG_COLUMNS",
@@ -45,6 +46,9 @@ LOG_COLUMNS = (
     "step",
     "train_loss",
     "regression",
+    "likelihood",
+    "distillation",
+    "bottleneck",
     "cross",
     "contrast_spot",
     "contrast_spot_chance",
@@ -75,7 +79,7 @@ class TrainingModule(L.LightningModule):
         Of this stage.
     """
 
-    def __init__(self, model: NH2STGraph, config: TrainConfig, seed: int) -> None:
+    def __init__(self, model: Network, config: TrainConfig, seed: int) -> None:
         super().__init__()
         self.model = model
         self.config, self.seed = config, seed
@@ -116,9 +120,15 @@ class TrainingModule(L.LightningModule):
         )
         self._steps.clear()
 
+    def on_validation_epoch_start(self) -> None:
+        """Let the model take up what it predicts from, now that it has its averaged weights."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SectionData):
+            self.model.remember(data.train)
+
     def validation_step(self, section: Data, _: int) -> None:
         """Score a held-out graph as a test section would be: from its image, over all genes."""
-        predicted = self.model(self.model.image_input(section), section.edge_index, section.edge_attr).expression
+        predicted = self.model.predict(image_only(section))
         observed = section.y
         scores = {
             "val_loss": float(torch.nn.functional.mse_loss(predicted, observed)),

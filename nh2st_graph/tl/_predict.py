@@ -9,11 +9,13 @@ from anndata import AnnData
 from scipy import sparse
 from torch_geometric.data import Data
 
+from nh2st_graph._errors import ModelError
 from nh2st_graph._expression import targets
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import section_name
 from nh2st_graph._version import __version__
-from nh2st_graph.tl._inputs import complete_section, section_graph
+from nh2st_graph.models import Estimator
+from nh2st_graph.tl._inputs import complete_section, image_only, section_graph
 from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._threads import one_thread
 
@@ -22,10 +24,25 @@ __all__ = ["embed", "predict", "predicted_expression"]
 
 @torch.no_grad()
 def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
-    """Predict over a prepared graph, ``(n_spots, n_genes)`` float32. Reads features and edges, nothing else."""
+    """Predict over a prepared graph, ``(n_spots, n_genes)`` float32. Nothing of its genes is handed to the method.
+
+    Raises
+    ------
+    ModelError
+        If the method gave something else: another shape, or values that are no numbers.
+    """
+    image = image_only(graph)
     with one_thread():
-        side = model.module.eval()(model.module.image_input(graph), graph.edge_index, graph.edge_attr)
-    return np.asarray(side.expression.numpy(), dtype=np.float32)
+        given = model.module.predict(image)
+    predicted = np.asarray(given, dtype=np.float32)
+    expected = (image.num_nodes, len(model.genes))
+    if predicted.shape != expected or not np.isfinite(predicted).all():
+        what = f"shape {predicted.shape}" if predicted.shape != expected else "values that are not finite"
+        raise ModelError(
+            f"method {model.config.model.name!r} predicted {what} for section {graph.section!r}, "
+            f"expected {expected} finite values"
+        )
+    return predicted
 
 
 def predict(model: FittedModel, adata: AnnData) -> AnnData:
@@ -91,16 +108,27 @@ def embed(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnData 
     -------
     Nothing, or the copy. ``obsm["X_nh2st_image"]`` holds the image embeddings of the spot and of its neighbourhood
     side by side, ``(n_spots, 2 * width)``; ``obsm["X_nh2st_gene"]`` those of the genes where the section has the panel
-    and the model a gene side. Both are given in the space where the contrast compares them, where there is one.
+    and the model a gene side. Both are given in the space where the contrast compares them, where there is one. Of a
+    method without neighbourhoods there is that of the spot alone.
+
+    Raises
+    ------
+    ModelError
+        If the method has no embeddings.
     """
     target = adata.copy() if copy else adata
     completed = complete_section(adata, model.config)
-    has_genes = model.module.reads_genes and set(model.genes) <= set(completed.var_names)
+    if isinstance(model.module, Estimator):
+        raise ModelError(f"method {model.config.model.name!r} has no embeddings; train a network")
+    has_genes = set(model.genes) <= set(completed.var_names)
     graph = section_graph(completed, model.config, model.standardize, model.genes if has_genes else None)
     with one_thread():
-        embeddings = model.module.eval().embeddings(graph)
+        embeddings = model.module.embeddings(graph)
+    if not embeddings:
+        raise ModelError(f"method {model.config.model.name!r} has no embeddings; train another")
     rows = completed.obs_names.get_indexer(adata.obs_names)
     for key, letters in ((Key.obsm.embed_image, "pP"), (Key.obsm.embed_gene, "qQ")):
-        if all(letter in embeddings for letter in letters):
-            target.obsm[key] = torch.cat([embeddings[letter] for letter in letters], dim=1).numpy()[rows]
+        there = [embeddings[letter] for letter in letters if letter in embeddings]
+        if there:
+            target.obsm[key] = torch.cat(there, dim=1).numpy()[rows]
     return target if copy else None

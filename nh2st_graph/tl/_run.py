@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from nh2st_graph._errors import ConfigError, DataError, RunError, nearest
 from nh2st_graph._expression import choose_panel, targets
 from nh2st_graph._validate import check_section, section_name
 from nh2st_graph.config import Config, load_config
+from nh2st_graph.datasets import is_published
 from nh2st_graph.tl._evaluate import Evaluation, evaluate
 from nh2st_graph.tl._figures import write_figures
 from nh2st_graph.tl._fit import fit
@@ -37,11 +39,18 @@ _TISSUE = "tissue"
 
 @dataclass
 class Run:
-    """What a run left: its folder, the model, and the scores where there was a test section."""
+    """What a run left: its folder, the model, and the scores where there was a test section.
+
+    Attributes
+    ----------
+    fit_seconds
+        How long fitting took, the training sections' features being there; None where nothing was fitted now.
+    """
 
     folder: Path
     model: FittedModel
     evaluation: Evaluation | None
+    fit_seconds: float | None = None
 
     def outputs(self) -> list[Path]:
         """Files and folders that a user opens, those that are there."""
@@ -139,9 +148,11 @@ def train_run(
     with nullcontext() if resume else _removed_on_bad_input(out):
         _write(out / _CONFIG, config.to_yaml())
         train, test, genes = _prepare(config, load_sections(config, out / _TISSUE) if sections is None else sections)
-        model = fit(train, config, genes=genes, out=out, resume=resume)
+        start = time.perf_counter()
+        model = fit(train, config, genes=genes, out=out, resume=resume, test_sections=test)
+        seconds = time.perf_counter() - start
     model.save(out)
-    return Run(out, model, _score(model, out, test, train) if test else None)
+    return Run(out, model, _score(model, out, test, train) if test else None, seconds)
 
 
 def _prepare(
@@ -285,7 +296,7 @@ def _absolute(config: Config) -> Config:
     changes: dict[str, object] = {}
     if data.root is not None:
         changes["root"] = data.root.expanduser().resolve()
-    if not data.panel.startswith("hvg:"):
+    if not (data.panel.startswith("hvg:") or is_published(data.panel)):
         changes["panel"] = str(Path(data.panel).expanduser().resolve())
     features = config.features
     if features.cache is not None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph import DataError
-from nh2st_graph.datasets import Split, leave_one_patient_out, leave_one_section_out
+from nh2st_graph.datasets import Split, k_fold_by_patient, leave_one_patient_out, leave_one_section_out
 
 HER2ST = {"B4": "B", "C3": "C", "C4": "C", "C5": "C", "C6": "C"}
 patients = st.dictionaries(st.text(min_size=1, max_size=3), st.sampled_from("ABC"), min_size=1, max_size=8)
@@ -83,3 +83,24 @@ def test_nothing_to_split() -> None:
         leave_one_section_out({})
     with pytest.raises(DataError, match="0 patient"):
         leave_one_patient_out({})
+
+
+@given(patients, st.integers(0, 9), st.integers(0, 3))
+def test_patients_are_dealt_out_to_folds(mapping: dict[str, str], n_folds: int, seed: int) -> None:
+    n_patients = len(set(mapping.values()))
+    if not 2 <= n_folds <= n_patients:
+        with pytest.raises(DataError, match="give 2 folds"):
+            k_fold_by_patient(mapping, n_folds, seed)
+        return
+    splits = k_fold_by_patient(mapping, n_folds, seed)
+    assert [split.name for split in splits] == [f"fold{i + 1}" for i in range(n_folds)]
+    assert sorted(s for split in splits for s in split.test) == sorted(mapping)  # each is tested once
+    for split in splits:
+        assert {*split.train} | {*split.test} == {*mapping}
+        assert not {mapping[s] for s in split.train} & {mapping[s] for s in split.test}
+    assert splits == k_fold_by_patient(mapping, n_folds, seed)
+
+
+def test_folds_have_about_as_many_sections() -> None:
+    mapping = {f"{patient}{i}": patient for patient, n in {"A": 6, "B": 3, "C": 3, "D": 2}.items() for i in range(n)}
+    assert sorted(len(split.test) for split in k_fold_by_patient(mapping, 2)) == [6, 8]

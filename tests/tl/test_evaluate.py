@@ -19,7 +19,7 @@ from nh2st_graph.models import FLOORS
 from nh2st_graph.tl import LABELS, Evaluation
 
 SCORES = {"pcc_mean", "pcc_partial", "pcc_heg50", "pcc_hpg50", "pcc_top50_by_test", "mse", "mae", "n_spots", "n_genes"}
-REFERENCES = {"depth_oracle", "noise_ceiling"}
+REFERENCES = {"depth_oracle", "neighbour_mean", "noise_ceiling"}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,18 @@ class TestAgainstLoops:
         assert oracle["pcc_mean"] == pytest.approx(np.mean([r(depth, b) for _, b in pairs.values()]))
         assert oracle["pcc_partial"] == pytest.approx(0, abs=1e-12)
         assert oracle["mse"] is None
+
+    def test_of_the_true_neighbours(self, evaluation, pairs, test, tiny_config):
+        """Over the ring of eight on the array, spot by spot."""
+        place = dict(zip(test.obs_names, zip(test.obs.array_row, test.obs.array_col, strict=True), strict=True))
+        around = {
+            spot: [o for o, (v, u) in place.items() if max(abs(v - y), abs(u - x)) == 1]
+            for spot, (y, x) in place.items()
+        }
+        scored = evaluation.metrics["references"]["neighbour_mean"]["sections"]["S3"]["pcc_mean"]
+        observed = {gene: pd.Series(b, test.obs_names) for gene, (_, b) in pairs.items()}
+        expected = [r(np.array([b[around[spot]].mean() for spot in b.index]), b.to_numpy()) for b in observed.values()]
+        assert scored == pytest.approx(np.mean(expected), abs=1e-6)
 
     def test_of_the_noise_ceiling(self, evaluation, test, tiny_run):
         """Over all measured genes, which the package sums up outside the panel."""

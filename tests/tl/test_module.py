@@ -239,8 +239,11 @@ class TestLog:
             ("fold1:A", str(epoch), str(step)) for epoch, step in zip((1, 2, 3), watch.steps, strict=True)
         ]
         assert [float(row["val_loss"]) for row in rows] == pytest.approx(watch.errors, rel=1e-5)
+        of_other_methods = {"likelihood", "distillation", "bottleneck"}
         for row in rows:
-            assert all(np.isfinite(float(row[name])) for name in LOG_COLUMNS[1:]), row
+            assert list(row) == list(LOG_COLUMNS)
+            assert {name for name in LOG_COLUMNS if not row[name]} == of_other_methods
+            assert all(np.isfinite(float(row[name])) for name in LOG_COLUMNS[1:] if row[name]), row
 
     @staticmethod
     def start(path: Path, stage: str, epoch: int) -> None:

@@ -1,0 +1,97 @@
+"""Gene panels of published work, fetched from the authors' public repositories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nh2st_graph._cache import cache_root
+from nh2st_graph._errors import DataError, nearest
+
+__all__ = ["PUBLISHED_PANELS", "fetch_panel", "is_published"]
+
+_HOST = "https://raw.githubusercontent.com"
+_NH2ST = "MCPathology/NH2ST/e385a1c6239b0907eb54484eb8a4baff34f084a1/data"
+_HIST2ST = "biomed-AI/Hist2ST/7480e5d1f7712282e6c96d8430684e7830517769/data"
+
+
+class PublishedPanel(NamedTuple):
+    """Where a panel is, and the SHA-256 of the file."""
+
+    path: str
+    digest: str
+
+
+#: By their names in ``data.panel``: NH2ST's six of 250 genes, and those of HisToGene and Hist2ST.
+PUBLISHED_PANELS = {
+    "nh2st:INT": PublishedPanel(
+        f"{_NH2ST}/genes_INT.npy", "5e7e7d4f622a3ade706988640013456c0ee6e9fe209c672c4b4043e106d8fe49"
+    ),
+    "nh2st:Mouse": PublishedPanel(
+        f"{_NH2ST}/genes_Mouse.npy", "6330bc225a9b9f5071d8458e5c34a7ba9c78c372242ea460c95d73576c4d99af"
+    ),
+    "nh2st:PCW": PublishedPanel(
+        f"{_NH2ST}/genes_PCW.npy", "ba24d581b210694f90efcf1b1262290d5ed9fddec3ed838be50dcecca19d9226"
+    ),
+    "nh2st:ZEN": PublishedPanel(
+        f"{_NH2ST}/genes_ZEN.npy", "f6366cd93a182a8795f79a60bb9615b07dacf59ef16d364f1976dc55c4cd3b7e"
+    ),
+    "nh2st:skin": PublishedPanel(
+        f"{_NH2ST}/genes_skin.npy", "9b86d74b2dafa1772f1b31f2726b994f3a1836c9ae7144f0c27f32fbe8522f34"
+    ),
+    "nh2st:stnet": PublishedPanel(
+        f"{_NH2ST}/genes_stnet.npy", "c0f5c20b7c8f692989f29f1e5915850ef0ebef98fd24ec87ca66389d38b6389b"
+    ),
+    "hist2st:her2st": PublishedPanel(
+        f"{_HIST2ST}/her_hvg_cut_1000.npy", "c3492478d462c72796a2f9603302af8e0b34cb884cd55cbd864c193001c9402b"
+    ),
+    "hist2st:skin": PublishedPanel(
+        f"{_HIST2ST}/skin_hvg_cut_1000.npy", "126e6bdc55966c2c0289e0727d4afdd1983ed3e985ca99b02f9bba3bc59765a9"
+    ),
+}
+
+
+def is_published(panel: str) -> bool:
+    """Whether ``data.panel`` names a published panel rather than a file."""
+    return panel.startswith(("nh2st:", "hist2st:"))
+
+
+def fetch_panel(name: str) -> list[str]:
+    """Read a published panel, from the cache where it is there, else from its authors' repository.
+
+    Parameters
+    ----------
+    name
+        Of :data:`PUBLISHED_PANELS`. The lists are the authors' and no part of this package.
+
+    Returns
+    -------
+    The symbols, in the file's order.
+
+    Raises
+    ------
+    DataError
+        If the name is unknown, or the file cannot be fetched or is not the one that was published.
+    """
+    import pooch
+
+    if name not in PUBLISHED_PANELS:
+        raise DataError(f"data.panel = {name!r}: no such published panel; {nearest(name, PUBLISHED_PANELS)}")
+    panel = PUBLISHED_PANELS[name]
+    try:
+        path = pooch.retrieve(
+            f"{_HOST}/{panel.path}",
+            f"sha256:{panel.digest}",
+            Path(panel.path).name,
+            cache_root() / "panels",
+            progressbar=False,
+        )
+    except (OSError, ValueError) as error:  # no network, or another content than that digest's
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(
+            f"data.panel = {name!r} cannot be fetched ({reason}); give its genes as a file, one a line"
+        ) from None
+    # Some are arrays of Python objects. What is read is what was published: the digest says so.
+    return [str(gene) for gene in np.load(path, allow_pickle=True)]

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nh2st_graph import DataError
+from nh2st_graph.datasets import PUBLISHED_PANELS, _published_panels, fetch_panel, is_published
+from nh2st_graph.datasets._published_panels import PublishedPanel
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A server with one panel, stored as the published ones are: an array of objects."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    np.save(folder / "genes.npy", np.array(["ERBB2", "CD3E"], dtype=object), allow_pickle=True)
+    digest = hashlib.sha256((folder / "genes.npy").read_bytes()).hexdigest()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setattr(_published_panels, "_HOST", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setitem(PUBLISHED_PANELS, "nh2st:here", PublishedPanel("genes.npy", digest))
+    monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
+    yield folder
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_panel_is_fetched_once(repository: Path) -> None:
+    assert fetch_panel("nh2st:here") == ["ERBB2", "CD3E"]
+    (repository / "genes.npy").unlink()
+    assert fetch_panel("nh2st:here") == ["ERBB2", "CD3E"]
+
+
+def test_another_content_is_refused(repository: Path) -> None:
+    np.save(repository / "genes.npy", np.array(["ACTB"]))
+    with pytest.raises(DataError, match=r"'nh2st:here' cannot be fetched .*give its genes as a file"):
+        fetch_panel("nh2st:here")
+
+
+def test_no_network_is_one_line(repository: Path) -> None:
+    (repository / "genes.npy").unlink()
+    with pytest.raises(DataError, match="cannot be fetched") as error:
+        fetch_panel("nh2st:here")
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_name_gives_the_nearest() -> None:
+    with pytest.raises(DataError, match=r"'nh2st:skins': no such published panel; did you mean 'nh2st:skin'"):
+        fetch_panel("nh2st:skins")
+
+
+def test_names_are_no_files() -> None:
+    assert all(is_published(name) for name in PUBLISHED_PANELS)
+    assert not is_published("genes.txt")
+    assert not is_published("hvg:250")
