@@ -7,6 +7,7 @@ part that is switched off (an ablation), a value of a grid, or another method.
 
 from __future__ import annotations
 
+from nh2st_graph.study._benchmark import BenchmarkFile, SplitEntry, read_benchmark
 from nh2st_graph.study._folder import is_finished
 from nh2st_graph.study._plan import Fold, PlannedRun, Study, Variant, read_study
 from nh2st_graph.study._report import explanation
@@ -14,21 +15,25 @@ from nh2st_graph.study._results import Results, collect
 from nh2st_graph.study._run import StudyResult, run_study
 from nh2st_graph.study._schema import StudyFile
 from nh2st_graph.study._table import cells, study_table
-from nh2st_graph.study._workers import Outcome
+from nh2st_graph.study._workers import Outcome, Watch
 
 __all__ = [
+    "BenchmarkFile",
     "Fold",
     "Outcome",
     "PlannedRun",
     "Results",
+    "SplitEntry",
     "Study",
     "StudyFile",
     "StudyResult",
     "Variant",
+    "Watch",
     "cells",
     "collect",
     "explanation",
     "is_finished",
+    "read_benchmark",
     "read_study",
     "run_study",
     "study_table",

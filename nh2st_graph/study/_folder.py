@@ -32,11 +32,23 @@ class RunRecord(NamedTuple):
     parameters
         Number of the model's weights.
     seconds
-        How long the run took, from reading sections to figures; None where it was interrupted on the way.
+        How long the run took, from reading sections to figures.
+    fit_seconds, predict_seconds
+        How long fitting took, and predicting the test sections.
+    peak_memory_mb
+        Most memory that its process had, with all its libraries, in 1e6 bytes.
+    steps
+        Steps of the optimiser in the longest of its stages; 0 for a method that fits itself.
+
+    What was measured is None where the run was interrupted on the way.
     """
 
     parameters: int
-    seconds: float | None
+    seconds: float | None = None
+    fit_seconds: float | None = None
+    predict_seconds: float | None = None
+    peak_memory_mb: float | None = None
+    steps: int = 0
 
 
 def read_record(folder: Path) -> RunRecord | None:
@@ -89,9 +101,9 @@ def _record(study: Study) -> dict[str, Any]:
         "version": __version__,
         "seeds": list(study.seeds),
         "folds": {f.name: {"train": list(f.train), "test": list(f.test), "split": f.split} for f in study.folds},
-        "base": study.base.name,
-        "variants": {variant.name: variant.changes for variant in study.variants[1:]},
-        "config": study.base.config.model_dump(mode="json"),
+        "base": study.base.name if study.has_base else None,
+        "variants": {v.name: v.changes for v in study.variants if not (study.has_base and v is study.base)},
+        "config": study.config.model_dump(mode="json"),
     }
 
 

@@ -14,9 +14,19 @@ import yaml
 
 from nh2st_graph._errors import ConfigError, nearest
 from nh2st_graph.config import Config, builtin_config, load_config
-from nh2st_graph.study._schema import LEAVE_ONE_OUT, FoldEntry, StudyFile, checked, flatten
+from nh2st_graph.study._schema import LEAVE_ONE_OUT, BaseEntry, FoldEntry, StudyFile, checked, flatten
 
-__all__ = ["Fold", "PlannedRun", "Study", "Variant", "read_study"]
+__all__ = [
+    "Fold",
+    "PlannedRun",
+    "Study",
+    "Variant",
+    "check_runs",
+    "make_variants",
+    "read_base",
+    "read_study",
+    "read_yaml",
+]
 
 #: Keys that belong to the study, not to a variant.
 _OF_THE_STUDY = {"seed": "seeds", "data.train": "folds", "data.test": "folds"}
@@ -45,11 +55,14 @@ class Variant:
         Configuration keys that differ from the base, dotted, with their values; none for the base itself.
     config
         The complete configuration, less seed and fold.
+    random
+        Whether its result depends on the seed; otherwise it runs with the first one only.
     """
 
     name: str
     changes: dict[str, Any]
     config: Config
+    random: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,12 +91,18 @@ class Study:
         The first is the base, which the others are compared with.
     folds, seeds
         Every variant runs on every fold with every seed.
+    config
+        What all variants change.
+    has_base
+        Whether the first variant is the base of all comparisons; otherwise no variant is more than another.
     """
 
     name: str
     variants: tuple[Variant, ...]
     folds: tuple[Fold, ...]
     seeds: tuple[int, ...]
+    config: Config
+    has_base: bool = True
 
     @property
     def base(self) -> Variant:
@@ -105,7 +124,7 @@ class Study:
         folder
             The study folder.
         only
-            Names of variants; the base is always among them. All where empty.
+            Names of variants; a base is always among them. All where empty.
 
         Raises
         ------
@@ -116,7 +135,7 @@ class Study:
         names = [variant.name for variant in self.variants]
         for name in sorted(chosen - set(names)):
             raise ConfigError(f"--only {name!r}: no such variant in study {self.name!r}; {nearest(name, names)}")
-        wanted = [v for v in self.variants if not chosen or v.name in chosen or v is self.base]
+        wanted = [v for v in self.variants if not chosen or v.name in chosen or (self.has_base and v is self.base)]
         return [
             PlannedRun(
                 variant.name,
@@ -128,6 +147,7 @@ class Study:
             for seed in self.seeds
             for fold in self.folds
             for variant in wanted
+            if variant.random or seed == self.seeds[0]
         ]
 
 
@@ -150,23 +170,40 @@ def read_study(path: str | Path, overrides: Iterable[str] = (), *, seeds: Sequen
         or if two variants or two folds would share a folder.
     """
     path = Path(path)
-    values = _read_yaml(path)
+    values = read_yaml(path)
     if seeds is not None:
         values = {**values, "seeds": list(seeds)}
     file = checked(StudyFile, values, str(path))
-    base = _base(file, path, overrides)
+    base = read_base(file, path).override(overrides)
     changes = {name: flatten(given) for name, given in file.variants.items()} or _combinations(file.grid, base)
-    variants = [Variant(file.base_name, {}, base)]
+    variants = [Variant(file.base_name, {}, base), *make_variants(changes, base, str(path))]
+    study = Study(path.stem, tuple(variants), _folds(file, base, str(path)), file.seeds, base)
+    check_runs(study, str(path))
+    return study
+
+
+def make_variants(changes: Mapping[str, Mapping[str, Any]], base: Config, source: str) -> list[Variant]:
+    """Change a configuration in each of several ways.
+
+    Raises
+    ------
+    ConfigError
+        If what comes of it is no configuration, or a change is the study's to make.
+    """
+    variants = []
     for name, changed in changes.items():
-        source = f"{path}: variant {name!r}"
-        _check_keys(changed, source)
-        variants.append(Variant(name, changed, _changed(base, changed, source)))
-    folds = _folds(file, base, str(path))
-    _check_slugs("variants", [variant.name for variant in variants], str(path))
-    _check_slugs("folds", [fold.name for fold in folds], str(path))
-    for variant, fold in itertools.product(variants, folds):
-        _on_fold(variant.config, fold, file.seeds[0], f"{path}: variant {variant.name!r} on fold {fold.name!r}")
-    return Study(path.stem, tuple(variants), folds, file.seeds)
+        where = f"{source}: variant {name!r}"
+        _check_keys(changed, where)
+        variants.append(Variant(name, dict(changed), _changed(base, changed, where)))
+    return variants
+
+
+def check_runs(study: Study, source: str) -> None:
+    """Refuse a study whose runs would share a folder, or have no valid configuration."""
+    _check_slugs("variants", [variant.name for variant in study.variants], source)
+    _check_slugs("folds", [fold.name for fold in study.folds], source)
+    for variant, fold in itertools.product(study.variants, study.folds):
+        _on_fold(variant.config, fold, study.seeds[0], f"{source}: variant {variant.name!r} on fold {fold.name!r}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -180,7 +217,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any]:
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """Read the keys and values of a study file."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
@@ -193,8 +231,8 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _base(file: StudyFile, path: Path, overrides: Iterable[str]) -> Config:
-    """Read the base from a file beside the study, or by a built-in name; apply ``set``, then the caller's changes."""
+def read_base(file: BaseEntry, path: Path) -> Config:
+    """Read the base from a file beside the study, or by a built-in name, and apply ``set``."""
     beside = path.parent / file.base
     is_file = beside.is_file() or beside.suffix in {".yaml", ".yml"}
     try:
@@ -203,10 +241,9 @@ def _base(file: StudyFile, path: Path, overrides: Iterable[str]) -> Config:
         raise ConfigError(f"{path}: base: {error}") from None
     given = _assignments(flatten(file.set)) if isinstance(file.set, dict) else file.set
     try:
-        base = base.override(given)
+        return base.override(given)
     except ConfigError as error:
         raise ConfigError(f"{path}: set: {_without_option(error)}") from None
-    return base.override(overrides)
 
 
 def _assignments(changes: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 from nh2st_graph.study._folder import is_finished, read_record
 from nh2st_graph.study._plan import PlannedRun, Study
 
-__all__ = ["Results", "collect", "references"]
+__all__ = ["Results", "collect", "curves", "references"]
 
 #: Floors that a table shows below the variants.
 _FLOORS = ("ridge", "ridge_neighbours")
@@ -32,7 +32,7 @@ class Results:
         ``metrics.json``, ``parameters`` and ``seconds``. Floors are rows of their own, from the base's runs: they learn
         from the features and targets alone, which variants share unless they change just these.
     per_gene
-        One row for each of these and gene: ``pcc`` and ``pcc_partial``.
+        One row for each of these and gene: ``pcc``, ``pcc_partial``, and the noise ``ceiling``.
     kinds
         Whether gene names say what kind of gene it is, as those of the synthetic tissue do.
     """
@@ -45,30 +45,64 @@ class Results:
 def collect(study: Study, runs: Sequence[PlannedRun]) -> Results:
     """Read the scores of those runs that are finished."""
     finished = [run for run in runs if is_finished(run.folder)]
-    rows = [row for run in finished for row in _scores(run, is_base=run.variant == study.base.name)]
-    genes = [_per_gene(run, is_base=run.variant == study.base.name) for run in finished]
+    beside = _beside(study, finished)
+    rows = [row for run in finished for row in _scores(run, beside.get(run, {}))]
+    genes = [_per_gene(run, beside.get(run, {})) for run in finished]
     return Results(
         pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*_PLACE, "pcc_mean", "pcc_partial"]),
         pd.concat(genes, ignore_index=True) if genes else pd.DataFrame(columns=[*_PLACE, "gene", *_PER_GENE]),
-        kinds=study.base.config.data.format == "synthetic",
+        kinds=study.config.data.format == "synthetic",
     )
 
 
-def references() -> dict[str, str]:
-    """Floors that stand below the variants, and what tables call them."""
-    from nh2st_graph.tl import LABELS
+def curves(runs: Sequence[PlannedRun]) -> pd.DataFrame:
+    """Read how the held-out scores of those runs that are finished went with training.
 
-    return {floor: LABELS[floor] for floor in _FLOORS}
+    Returns
+    -------
+    One row for each epoch of each fold of the training sections: ``split``, ``variant``, ``fold``, ``seed``, ``stage``,
+    ``epoch``, ``step``, ``val_loss``, ``val_pcc``. A method that fits itself has none.
+    """
+    wanted = ["stage", "epoch", "step", "val_loss", "val_pcc"]
+    parts = [
+        pd.read_csv(run.folder / "log.csv", usecols=wanted).assign(
+            split=run.fold.split, variant=run.variant, fold=run.fold.name, seed=run.seed
+        )
+        for run in runs
+        if is_finished(run.folder) and (run.folder / "log.csv").is_file()
+    ]
+    if not parts:
+        return pd.DataFrame(columns=["split", "variant", "fold", "seed", *wanted])
+    joined = pd.concat(parts, ignore_index=True)
+    return joined[joined["stage"].str.startswith("fold")]
 
 
-def _scores(run: PlannedRun, is_base: bool) -> list[dict[str, Any]]:
-    """One row for each section that a run scored, and each of its floors where it is the base's."""
+def references(study: Study) -> dict[str, str]:
+    """Rows that stand below the variants, by their name in ``metrics.json``, and what tables call them.
+
+    Floors where there is a base; in a benchmark, where floors are methods, what reads the test sections.
+    """
+    from nh2st_graph.tl import LABELS, REFERENCES
+
+    return {name: LABELS[name] for name in (_FLOORS if study.has_base else REFERENCES)}
+
+
+def _beside(study: Study, finished: Sequence[PlannedRun]) -> dict[PlannedRun, dict[str, str]]:
+    """Which runs give the rows below the variants: the base's, or in a benchmark the first of each fold."""
+    if study.has_base:
+        return {run: references(study) for run in finished if run.variant == study.base.name}
+    first = {run.fold: run for run in reversed(finished)}
+    return {run: references(study) for run in first.values()}
+
+
+def _scores(run: PlannedRun, beside: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row for each section that a run scored, and each of the floors or references that are read from it."""
     metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     record = read_record(run.folder)
     noted = record._asdict() if record is not None else {}
+    there = {**metrics["floors"], **metrics["references"]}
     scored = {run.variant: (metrics["sections"], noted)}
-    if is_base:
-        scored |= {label: (metrics["floors"][floor]["sections"], {}) for floor, label in references().items()}
+    scored |= {label: (there[name]["sections"], {}) for name, label in beside.items() if name in there}
     return [
         {"split": run.fold.split, "variant": name, "fold": run.fold.name, "section": section, "seed": run.seed}
         | scores
@@ -78,14 +112,13 @@ def _scores(run: PlannedRun, is_base: bool) -> list[dict[str, Any]]:
     ]
 
 
-def _per_gene(run: PlannedRun, is_base: bool) -> pd.DataFrame:
+def _per_gene(run: PlannedRun, beside: Mapping[str, str]) -> pd.DataFrame:
     """Read r of each gene, in rows as those of :func:`_scores`."""
     table = pd.read_csv(run.folder / "metrics_per_gene.csv", dtype={"section": str, "gene": str}, keep_default_na=False)
     parts = {run.variant: {score: score for score in _PER_GENE}}
-    if is_base:
-        parts |= {label: {score: f"{score}_{floor}" for score in _PER_GENE} for floor, label in references().items()}
+    parts |= {label: {score: f"{score}_{name}" for score in _PER_GENE} for name, label in beside.items()}
     named = [
-        table[["section", "gene"]].assign(
+        table[["section", "gene", "ceiling"]].assign(
             variant=name,
             **{score: pd.to_numeric(table[column]) for score, column in columns.items() if column in table},
         )

@@ -16,7 +16,7 @@ from nh2st_graph.study._results import Results, collect
 from nh2st_graph.study._table import study_table
 from nh2st_graph.study._workers import Watch, available_cores, run_all
 
-__all__ = ["StudyResult", "run_study"]
+__all__ = ["StudyResult", "do_runs", "run_study"]
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,25 @@ def run_study(
         If the folder exists, or ``resume`` is asked for and the folder is of another study.
     """
     out = Path(out)
-    jobs = available_cores() if jobs is None else jobs
-    if jobs < 1:
-        raise ConfigError(f"--jobs {jobs}; allowed: 1 or more")
-    wanted, planned = study.runs(out, only), study.runs(out)
-    open_folder(study, out, resume=resume)
-    left = [run for run in wanted if not is_finished(run.folder)]
-    outcomes = run_all(left, jobs, _silent if watch is None else watch)
-    failures = {outcome.run: outcome.reason for outcome in outcomes if outcome.reason is not None}
+    failures = do_runs(study, out, jobs=jobs, only=only, resume=resume, watch=watch)
+    planned = study.runs(out)
     results = collect(study, planned)
     table = study_table(study, planned, results, failures)
     return StudyResult(table, results, failures, write_reports(study, table, results, failures, out))
+
+
+def do_runs(
+    study: Study, out: Path, *, jobs: int | None, only: Iterable[str], resume: bool, watch: Watch | None
+) -> dict[PlannedRun, str]:
+    """Do those runs of a study that are left; see :func:`run_study`. Return why runs failed."""
+    jobs = available_cores() if jobs is None else jobs
+    if jobs < 1:
+        raise ConfigError(f"--jobs {jobs}; allowed: 1 or more")
+    wanted = study.runs(out, only)
+    open_folder(study, out, resume=resume)
+    left = [run for run in wanted if not is_finished(run.folder)]
+    outcomes = run_all(left, jobs, _silent if watch is None else watch)
+    return {outcome.run: outcome.reason for outcome in outcomes if outcome.reason is not None}
 
 
 def _silent(run: PlannedRun, outcome: object) -> None:

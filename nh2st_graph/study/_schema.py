@@ -10,18 +10,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nh2st_graph._errors import ConfigError
 from nh2st_graph.config import explain
 
-__all__ = ["LEAVE_ONE_OUT", "FoldEntry", "StudyFile", "checked", "flatten"]
+__all__ = ["LEAVE_ONE_OUT", "BaseEntry", "FoldEntry", "Part", "StudyFile", "checked", "flatten"]
 
 #: The entry of ``folds`` that stands for one fold a section; also the split that they make up.
 LEAVE_ONE_OUT = "leave_one_section_out"
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a study file: unknown keys refused, values fixed after checking."""
+
     # YAML reads names such as 1 as numbers.
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
-class FoldEntry(_Part):
+class FoldEntry(Part):
     """One fold as it is written in a study file.
 
     Attributes
@@ -44,36 +46,23 @@ class FoldEntry(_Part):
         return self
 
 
-class StudyFile(_Part):
-    """A study as it is written in YAML.
+class BaseEntry(Part):
+    """What every study file begins with.
 
     Attributes
     ----------
     base
-        The configuration that everything else is compared with: a file beside the study file, or the name of one that
-        ships with the package, such as ``demo``.
-    base_name
-        What tables call it.
+        The configuration that all runs share: a file beside the study file, or the name of one that ships with the
+        package, such as ``demo``.
     set
-        Changes to it that hold for every variant: ``{model.width: 32}`` or ``["model.width=32"]``.
-    folds
-        :class:`FoldEntry` by name, or a list of them; ``leave_one_section_out: [S1, S2, S3]`` stands for one fold a
-        section. The base's own ``data.train`` and ``data.test`` where it is empty.
+        Changes to it that hold for every run: ``{model.width: 32}`` or ``["model.width=32"]``.
     seeds
-        Every variant runs once with each.
-    variants
-        What each changes, by its name: ``{no neighbours: {model.neighbours: false}}``.
-    grid
-        In place of ``variants``: values by key, of which all combinations run.
+        Everything runs once with each.
     """
 
     base: str
-    base_name: str = "base"
     set: dict[str, Any] | list[str] = {}
-    folds: dict[str, Any] = {}
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
-    variants: dict[str, dict[str, Any]] = {}
-    grid: dict[str, list[Any]] = {}
 
     @field_validator("set", mode="before")
     @classmethod
@@ -81,6 +70,35 @@ class StudyFile(_Part):
         if not isinstance(given, dict) and not (isinstance(given, list) and all(isinstance(x, str) for x in given)):
             raise ValueError(f"set = {given!r}; expected keys and values, or a list of KEY=VALUE")
         return given
+
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if not seeds or len({*seeds}) < len(seeds):
+            raise ValueError(f"seeds = {list(seeds)}; expected one or more, each once")
+        return seeds
+
+
+class StudyFile(BaseEntry):
+    """A study of variants as it is written in YAML; the base is what they are compared with.
+
+    Attributes
+    ----------
+    base_name
+        What tables call the base.
+    folds
+        :class:`FoldEntry` by name, or a list of them; ``leave_one_section_out: [S1, S2, S3]`` stands for one fold a
+        section. The base's own ``data.train`` and ``data.test`` where it is empty.
+    variants
+        What each changes, by its name: ``{no neighbours: {model.neighbours: false}}``.
+    grid
+        In place of ``variants``: values by key, of which all combinations run.
+    """
+
+    base_name: str = "base"
+    folds: dict[str, Any] = {}
+    variants: dict[str, dict[str, Any]] = {}
+    grid: dict[str, list[Any]] = {}
 
     @field_validator("folds", mode="before")
     @classmethod
@@ -95,8 +113,6 @@ class StudyFile(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> StudyFile:
-        if not self.seeds or len({*self.seeds}) < len(self.seeds):
-            raise ValueError(f"seeds = {list(self.seeds)}; expected one or more, each once")
         if self.variants and self.grid:
             raise ValueError("variants and grid are both given; give one of them")
         empty = [key for key, values in self.grid.items() if not values]

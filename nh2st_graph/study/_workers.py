@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from nh2st_graph._errors import NH2STGraphError
 from nh2st_graph.study._folder import RunRecord, read_record, write_record
+from nh2st_graph.study._memory import peak_memory
 from nh2st_graph.study._plan import PlannedRun
 
 if TYPE_CHECKING:
@@ -122,17 +123,28 @@ def _train(run: PlannedRun) -> None:
         shutil.rmtree(run.folder)
     # A run whose input is bad removes the folders that it made, which another run may just be about to use.
     run.folder.parent.mkdir(parents=True, exist_ok=True)
-    from nh2st_graph import tl  # here, so that a process is there at once, and not timed
+    from torch.nn import Module  # here, so that a process is there at once, and not timed
+
+    from nh2st_graph import tl
 
     start = time.perf_counter()
-    model = tl.train_run(run.config, run.folder, resume=begun, sections=_sections(run)).model
+    with peak_memory() as peak:
+        done = tl.train_run(run.config, run.folder, resume=begun, sections=_sections(run))
     seconds = time.perf_counter() - start
-    if begun:
-        before = read_record(run.folder)
-        known = None if before is None else before.seconds
-    else:
-        known = round(seconds, 2)
-    write_record(run.folder, RunRecord(sum(weight.numel() for weight in model.module.parameters()), known))
+    log, module = done.model.log, done.model.module
+    parameters = sum(weight.numel() for weight in module.parameters()) if isinstance(module, Module) else 0
+    record = RunRecord(parameters, steps=int(log["step"].max()) if len(log) else 0)
+    before = read_record(run.folder) if begun else None
+    if before is not None:
+        record = before
+    elif not begun and done.evaluation is not None:
+        record = record._replace(
+            seconds=round(seconds, 2),
+            fit_seconds=round(done.fit_seconds or 0.0, 2),
+            predict_seconds=round(done.evaluation.predict_seconds, 3),
+            peak_memory_mb=round(peak.megabytes),
+        )
+    write_record(run.folder, record)
 
 
 #: Sections that this process has read, by all that they depend on.

@@ -1,0 +1,189 @@
+"""From a benchmark file to a study whose variants are methods."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph.config import Config
+from nh2st_graph.study._plan import Fold, Study, check_runs, make_variants, read_base, read_yaml
+from nh2st_graph.study._schema import BaseEntry, FoldEntry, Part, checked, flatten
+
+__all__ = ["BenchmarkFile", "SplitEntry", "read_benchmark"]
+
+#: What every run of a benchmark scores: no floors beside each, since they are methods of their own.
+_SCORED = ("evaluate.floors=false", "evaluate.downstream=true")
+
+Patients = Literal["all"] | dict[str, list[str]]
+
+
+class SplitEntry(Part):
+    """One split as it is written in a benchmark file: exactly one of the following.
+
+    Attributes
+    ----------
+    train, test
+        One fold. Without ``train``, all that are not tested are trained on.
+    folds
+        A list of such folds.
+    leave_one_section_out
+        A list of sections, each tested on what is learned from the others; or ``all``: each section of the data from
+        the others of its patient.
+    leave_one_patient_out
+        Sections by patient, ``{A: [A1, A2], B: [B1]}``, or ``all``, as the data say.
+    k_fold_by_patient
+        Number of folds, of the patients of ``patients``.
+    patients
+        Sections by patient, or ``all``.
+    """
+
+    train: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    folds: tuple[dict[str, list[str]], ...] = ()
+    leave_one_section_out: Literal["all"] | list[str] | None = None
+    leave_one_patient_out: Patients | None = None
+    k_fold_by_patient: int | None = Field(default=None, ge=2)
+    patients: Patients = "all"
+
+    @model_validator(mode="after")
+    def _check(self) -> SplitEntry:
+        kinds = ("test", "folds", "leave_one_section_out", "leave_one_patient_out", "k_fold_by_patient")
+        given = [kind for kind in kinds if getattr(self, kind)]
+        if len(given) != 1:
+            raise ValueError(f"{' and '.join(given) or 'nothing'} is given; give one of {', '.join(kinds)}")
+        return self
+
+
+class BenchmarkFile(BaseEntry):
+    """A benchmark as it is written in YAML.
+
+    Attributes
+    ----------
+    methods
+        What each method changes in the base, by its name: ``{ridge: {model.name: ridge}}``. Or a file beside the
+        benchmark file that holds these.
+    skip
+        Names of methods to leave out.
+    splits
+        :class:`SplitEntry` by name. Means are taken over the folds of a split, never across splits.
+    """
+
+    methods: dict[str, dict[str, Any]] | str
+    skip: tuple[str, ...] = ()
+    splits: dict[str, dict[str, Any]]
+
+
+def read_benchmark(path: str | Path, overrides: Iterable[str] = (), *, seeds: Sequence[int] | None = None) -> Study:
+    """Read a benchmark file, and check the configuration of every method on every fold.
+
+    Parameters
+    ----------
+    path
+        A YAML file; see :class:`BenchmarkFile` for its keys.
+    overrides
+        Changes to what all methods share, such as ``"data.root=DIR"``; they hold where a method does not change the
+        same.
+    seeds
+        In place of those of the file. A method without anything random runs with the first only.
+
+    Returns
+    -------
+    The study; none of its variants is a base.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or does not fit the schema, or a method's configuration does not, naming it.
+    DataError
+        If a split asks for the patients of the data, and these cannot be read or split.
+    """
+    path = Path(path)
+    values = read_yaml(path)
+    if seeds is not None:
+        values = {**values, "seeds": list(seeds)}
+    file = checked(BenchmarkFile, values, str(path))
+    base = read_base(file, path).override([*_SCORED, *overrides])
+    methods = _methods(file, path)
+    variants = [replace(v, random=_is_random(v.config)) for v in make_variants(methods, base, str(path))]
+    folds = _Folds(base, str(path)).read(file.splits)
+    study = Study(path.stem, tuple(variants), folds, file.seeds, base, has_base=False)
+    check_runs(study, str(path))
+    return study
+
+
+def _methods(file: BenchmarkFile, path: Path) -> dict[str, dict[str, Any]]:
+    given: Any = file.methods
+    if isinstance(given, str):
+        given = read_yaml(path.parent / given)
+    methods = {str(name): flatten(changes or {}) for name, changes in given.items()}
+    for name in file.skip:
+        if name not in methods:
+            raise ConfigError(f"{path}: skip names {name!r}; {nearest(name, methods)}")
+    methods = {name: changes for name, changes in methods.items() if name not in file.skip}
+    if not methods:
+        raise ConfigError(f"{path}: methods is empty; name at least one, such as ridge: {{model.name: ridge}}")
+    return methods
+
+
+def _is_random(config: Config) -> bool:
+    """Whether a method has anything random: a network has, and an estimator that says so."""
+    from nh2st_graph.models import Estimator, find_method
+
+    method = find_method(config.model.name)
+    return not issubclass(method, Estimator) or method.random
+
+
+class _Folds:
+    """Folds of the splits; the patients of the data are read once, and only where a split asks for them."""
+
+    def __init__(self, base: Config, source: str) -> None:
+        self.base, self.source = base, source
+
+    def read(self, splits: Mapping[str, Mapping[str, Any]]) -> tuple[Fold, ...]:
+        if not splits:
+            raise ConfigError(f"{self.source}: splits is empty; give at least one, such as loso: {{...}}")
+        return tuple(fold for name, given in splits.items() for fold in self._split(name, given))
+
+    def _split(self, name: str, given: Mapping[str, Any]) -> list[Fold]:
+        from nh2st_graph import datasets
+
+        source = f"{self.source}: splits.{name}"
+        entry = checked(SplitEntry, given, source)
+        if entry.test:
+            return [Fold(name, entry.train, entry.test, name)]
+        if entry.folds:
+            folds = [checked(FoldEntry, each, f"{source}.folds") for each in entry.folds]
+            return [Fold(f"{name} {'+'.join(fold.test)}", fold.train, fold.test, name) for fold in folds]
+        if entry.leave_one_section_out == "all":
+            found = datasets.leave_one_section_out(self._patients)
+        elif entry.leave_one_section_out:
+            together = dict.fromkeys(entry.leave_one_section_out, "")
+            found = datasets.leave_one_section_out(together)
+        elif entry.leave_one_patient_out:
+            found = datasets.leave_one_patient_out(self._by_section(entry.leave_one_patient_out))
+        else:
+            assert entry.k_fold_by_patient is not None
+            found = datasets.k_fold_by_patient(self._by_section(entry.patients), entry.k_fold_by_patient)
+        return [Fold(f"{name} {fold.name}", fold.train, fold.test, name) for fold in found]
+
+    def _by_section(self, patients: Patients) -> dict[str, str]:
+        if patients == "all":
+            return self._patients
+        return {section: patient for patient, sections in patients.items() for section in sections}
+
+    @cached_property
+    def _patients(self) -> dict[str, str]:
+        """Patient of each section of the data."""
+        from nh2st_graph import datasets, tl
+
+        everything = self.base.data.model_copy(update={"train": (), "test": ()})
+        with tempfile.TemporaryDirectory() as folder:
+            sections = tl.load_sections(self.base.model_copy(update={"data": everything}), folder)
+            return datasets.patients_of(sections)
