@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nh2st_graph.pl._compare import gene_scatter, learning_curves
 from nh2st_graph.pl._explain import attention, neighbour_gain, neighbour_share
 from nh2st_graph.pl._forest import forest
 from nh2st_graph.pl._maps import gene_maps, section
@@ -12,6 +13,8 @@ __all__ = [
     "attention",
     "forest",
     "gene_maps",
+    "gene_scatter",
+    "learning_curves",
     "neighbour_gain",
     "neighbour_share",
     "pcc_histogram",

@@ -27,6 +27,7 @@ def forest(
     table: pd.DataFrame,
     *,
     scores: Mapping[str, str] | None = None,
+    base: str | None = None,
     numbers: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
@@ -42,6 +43,8 @@ def forest(
         and ``{score}_high``. A method without a difference is named and has no point.
     scores
         Which scores, and what the legend calls them; ``pcc_mean`` and ``pcc_partial`` where None.
+    base
+        What the axis calls the base; where None the name of the row of that role.
     numbers
         Write the first score's difference and interval at the right.
     ax
@@ -75,9 +78,9 @@ def forest(
     for label_text, reference in zip(ax.get_yticklabels(), is_reference, strict=True):
         label_text.set_color(_GREY if reference else "black")
     ax.set_ylim(rows[-1] + 0.6, -0.6)
-    base = table.loc[table["role"] == "base", "variant"]
+    named = table.loc[table["role"] == "base", "variant"]
     ax.set_xlabel(
-        f"difference from {base.iloc[0] if len(base) else 'the base'} in Pearson r over spots\n"
+        f"difference from {base or (named.iloc[0] if len(named) else 'the base')} in Pearson r over spots\n"
         "(mean over sections and genes, 95 % interval; hollow: it crosses 0)"
     )
     ax.margins(x=0.08)

@@ -12,8 +12,9 @@ from nh2st_graph.study._folder import write_text
 from nh2st_graph.study._plan import PlannedRun, Study
 from nh2st_graph.study._results import Results
 from nh2st_graph.study._table import cells
+from nh2st_graph.study._text import markdown_table
 
-__all__ = ["explanation", "write_reports"]
+__all__ = ["draw_forest", "explanation", "write_reports"]
 
 
 def explanation(study: Study) -> str:
@@ -45,7 +46,7 @@ def write_reports(
     figure = folder / "forest.png"
     figure.unlink(missing_ok=True)
     if table["pcc_mean_difference"].notna().any():
-        _draw(table, figure)
+        draw_forest(table, figure)
         written.append(figure)
     return written
 
@@ -55,29 +56,23 @@ def _markdown(study: Study, table: pd.DataFrame, failures: Mapping[PlannedRun, s
     for split, part in table.groupby("split", sort=False):
         if len(study.splits) > 1:
             lines += ["", f"## {split}"]
-        lines += ["", *_rows(cells(part))]
+        lines += ["", *markdown_table(cells(part))]
     if failures:
         lines += ["", "Failed:", "", *(f"- {run}: {reason}" for run, reason in failures.items())]
     return "\n".join(lines) + "\n"
 
 
-def _rows(text: pd.DataFrame) -> list[str]:
-    rows = [["", *text.columns], ["---", *["---:"] * text.shape[1]]]
-    rows += [[str(name).replace("|", r"\|"), *row] for name, row in zip(text.index, text.to_numpy(), strict=True)]
-    return [f"| {' | '.join(row)} |" for row in rows]
-
-
-def _draw(table: pd.DataFrame, path: Path) -> None:
-    """Draw the differences, one panel a split."""
+def draw_forest(table: pd.DataFrame, path: Path, base: str | None = None) -> None:
+    """Draw the differences, one panel a split, as PNG; rows are those of :func:`~nh2st_graph.pl.forest`."""
     from matplotlib import pyplot as plt
 
     from nh2st_graph import pl
 
     parts = [(str(split), part) for split, part in table.groupby("split", sort=False)]
-    size = (4.0 + 4.5 * len(parts), 1.5 + 0.42 * (table["variant"].nunique() - 1))
+    size = (4.0 + 4.5 * len(parts), 1.5 + 0.42 * (table.loc[table["role"] != "base", "variant"].nunique()))
     figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False, layout="constrained")
     for i, (ax, (split, part)) in enumerate(zip(axes[0], parts, strict=True)):
-        pl.forest(part, ax=ax)
+        pl.forest(part, ax=ax, base=base)
         if len(parts) > 1:
             ax.set_title(split, pad=28)
         if i > 0:

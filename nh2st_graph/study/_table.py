@@ -10,8 +10,9 @@ import pandas as pd
 from nh2st_graph.metrics import PairedDifference, paired_bootstrap
 from nh2st_graph.study._plan import PlannedRun, Study
 from nh2st_graph.study._results import Results, references
+from nh2st_graph.study._text import interval_cell, mean_cell, number, runs_cell
 
-__all__ = ["SCORES", "cells", "study_table"]
+__all__ = ["SCORES", "by_unit", "cells", "paired_difference", "study_table"]
 
 #: Scores that are compared, by their column in ``metrics_per_gene.csv``.
 SCORES = {"pcc": "pcc_mean", "pcc_partial": "pcc_partial"}
@@ -51,7 +52,7 @@ def study_table(
         number of runs, those that are done, and why the first that failed did
     """
     roles = {variant.name: "base" if variant is study.base else "variant" for variant in study.variants}
-    roles |= dict.fromkeys(references().values(), "reference")
+    roles |= dict.fromkeys(references(study).values(), "reference")
     rows = []
     for split in study.splits:
         part = _Split(results, split, study.base.name)
@@ -90,10 +91,13 @@ class _Split:
     def row(self, name: str) -> dict[str, object]:
         """Numbers of one variant."""
         scores, genes = (table[table["variant"] == name] for table in (self.scores, self.genes))
+        base = self.genes[self.genes["variant"] == self.base]
         row: dict[str, object] = {}
         for per_gene, score in SCORES.items():
             row |= {score: scores[score].mean(), f"{score}_std": scores[score].std()}
-            difference = self._difference(name, per_gene) if name != self.base else None
+            difference = None
+            if name != self.base:
+                difference = paired_difference(by_unit(genes, per_gene), by_unit(base, per_gene))
             for what, attribute in (("difference", "mean"), ("low", "low"), ("high", "high")):
                 row[f"{score}_{what}"] = getattr(difference, attribute) if difference is not None else np.nan
         if self.kinds:
@@ -103,19 +107,25 @@ class _Split:
         seconds = runs["seconds"].dropna()
         return row | {"parameters": runs["parameters"].max(), "seconds": seconds.median() if len(seconds) else np.nan}
 
-    def _difference(self, name: str, score: str) -> PairedDifference | None:
-        """Compare with the base on the sections and genes that both scored; None where there are none."""
-        ours, base = self._by_unit(name, score), self._by_unit(self.base, score)
-        units, genes = ours.index.intersection(base.index), ours.columns.intersection(base.columns)
-        ours, base = ours.loc[units, genes], base.loc[units, genes]
-        if not (ours.notna() & base.notna()).to_numpy().any():
-            return None
-        return paired_bootstrap(ours, base)
 
-    def _by_unit(self, name: str, score: str) -> pd.DataFrame:
-        """Per-gene scores averaged over seeds, ``(n_sections, n_genes)``."""
-        genes = self.genes[self.genes["variant"] == name]
-        return genes.pivot_table(index=_UNIT, columns="gene", values=score, aggfunc="mean")
+def by_unit(genes: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Per-gene scores of one method, averaged over seeds, ``(n_sections, n_genes)``."""
+    return genes.pivot_table(index=_UNIT, columns="gene", values=score, aggfunc="mean")
+
+
+def paired_difference(ours: pd.DataFrame, base: pd.DataFrame) -> PairedDifference | None:
+    """Compare two methods on the sections and genes that both scored; None where there are none.
+
+    Parameters
+    ----------
+    ours, base
+        From :func:`by_unit`.
+    """
+    units, genes = ours.index.intersection(base.index), ours.columns.intersection(base.columns)
+    ours, base = ours.loc[units, genes], base.loc[units, genes]
+    if not (ours.notna() & base.notna()).to_numpy().any():
+        return None
+    return paired_bootstrap(ours, base)
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -128,39 +138,12 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = [row for _, row in table.iterrows()]
     columns = {
-        "mean r": [_mean(row, "pcc_mean") for row in rows],
-        "mean r: difference": [_interval(row, "pcc_mean") for row in rows],
-        "mean r given depth": [_mean(row, "pcc_partial") for row in rows],
-        "mean r given depth: difference": [_interval(row, "pcc_partial") for row in rows],
+        "mean r": [mean_cell(row, "pcc_mean") for row in rows],
+        "mean r: difference": [interval_cell(row, "pcc_mean") for row in rows],
+        "mean r given depth": [mean_cell(row, "pcc_partial") for row in rows],
+        "mean r given depth: difference": [interval_cell(row, "pcc_partial") for row in rows],
     }
-    columns |= {f"r of {kind} genes": [_number(row[kind], ".3f") for row in rows] for kind in _kinds() if kind in table}
-    columns |= {name: [_number(row[name], ",.0f") for row in rows] for name in ("parameters", "seconds")}
-    columns["runs"] = [_runs(row) for row in rows]
+    columns |= {f"r of {kind} genes": [number(row[kind], ".3f") for row in rows] for kind in _kinds() if kind in table}
+    columns |= {name: [number(row[name], ",.0f") for row in rows] for name in ("parameters", "seconds")}
+    columns["runs"] = [runs_cell(row) for row in rows]
     return pd.DataFrame(columns, index=table["variant"])
-
-
-def _mean(row: pd.Series, score: str) -> str:
-    if np.isnan(row[score]):
-        return "failed" if row["reason"] else ""
-    spread = row[f"{score}_std"]
-    return f"{row[score]:.3f}" + ("" if np.isnan(spread) else f" ± {spread:.3f}")
-
-
-def _runs(row: pd.Series) -> str:
-    """Number of finished runs, and of planned ones where some are missing."""
-    if row["role"] == "reference":
-        return ""
-    return str(row["finished"]) if row["finished"] == row["planned"] else f"{row['finished']} of {row['planned']}"
-
-
-def _interval(row: pd.Series, score: str) -> str:
-    mean, low, high = (row[f"{score}_{what}"] for what in ("difference", "low", "high"))
-    return "" if np.isnan(mean) else f"{_signed(mean)} [{_signed(low)}, {_signed(high)}]"
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, 4) + 0.0:+.4f}"  # adding 0 takes the sign from a zero
-
-
-def _number(value: float, form: str) -> str:
-    return "" if np.isnan(value) else format(value, form)

@@ -101,3 +101,8 @@ def test_nothing_to_draw_is_an_error(table):
     for nothing in (table[table["role"] == "base"], table[["variant", "role"]]):
         with pytest.raises(DataError, match="no difference to draw"):
             pl.forest(nothing)
+
+
+def test_the_axis_calls_the_base_as_it_is_told(table):
+    assert pl.forest(table, base="the best floor").get_xlabel().startswith("difference from the best floor in ")
+    assert pl.forest(table[1:]).get_xlabel().startswith("difference from the base in ")

@@ -1,0 +1,179 @@
+"""Methods side by side: gene by gene, and how fast each learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nh2st_graph._errors import DataError, nearest
+
+__all__ = ["gene_scatter", "learning_curves"]
+
+#: Okabe and Ito's colours, which differ for every kind of colour vision; as many again dashed.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+_DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (4, 1.5)), (0, (1, 1)))
+_BLUE, _ORANGE = _COLOURS[:2]
+_SCORES = {"pcc": "Pearson r", "pcc_partial": "Pearson r given depth"}
+#: What a score is of, beside the gene; seeds are averaged.
+_UNIT = ["split", "fold", "section"]
+_RUN = ["split", "fold", "seed", "stage"]
+
+
+def gene_scatter(
+    per_gene: pd.DataFrame,
+    a: str,
+    b: str,
+    *,
+    score: Literal["pcc", "pcc_partial"] = "pcc",
+    colour: Literal["ceiling", "better"] = "ceiling",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw each gene's r under two methods, with the line on which they are equal.
+
+    Parameters
+    ----------
+    per_gene
+        One row for each run, test section and gene: ``method``, ``gene``, the score, and any of ``split``, ``fold``,
+        ``section`` and ``seed``. Averaged over the sections that both methods scored, seeds first.
+    a, b
+        Names of the methods: along the x axis, and along the y axis.
+    score
+        ``pcc``, or ``pcc_partial``: r given depth.
+    colour
+        ``ceiling``: by the mean of the column ``ceiling``, the highest r that the gene's noise allows; ``better``: by
+        which of the two is higher.
+    ax
+        Where to draw; a new figure where None.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    DataError
+        If a method is unknown, the two share no section and gene, or the column ``ceiling`` is missing.
+    """
+    means = _paired_means(per_gene, a, b, score)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.6, 5), layout="constrained")
+    x, y = means[a].to_numpy(), means[b].to_numpy()
+    if colour == "ceiling":
+        if "ceiling" not in per_gene:
+            raise DataError("per_gene has no column 'ceiling' to colour by; give colour='better'")
+        ceiling = per_gene.groupby("gene")["ceiling"].mean().reindex(means.index)
+        points = ax.scatter(x, y, 12, ceiling, cmap="viridis", vmin=0, vmax=1, zorder=3)
+        ax.figure.colorbar(points, ax=ax, label="noise ceiling", shrink=0.7)
+    else:
+        ax.scatter(x, y, 12, np.select([y > x, y < x], [_BLUE, _ORANGE], "0.5"), zorder=3)
+    low, high = min(x.min(), y.min(), 0.0), max(x.max(), y.max(), 0.0)
+    room = 0.04 * (high - low or 1.0)
+    ax.set(xlim=(low - room, high + room), ylim=(low - room, high + room), aspect="equal")
+    ax.axline((0, 0), slope=1, color="0.4", linewidth=0.9, zorder=2)
+    above, below = (y > x).sum(), (y < x).sum()
+    ax.text(0.02, 0.98, f"{b} better: {above} of {len(x)} genes", transform=ax.transAxes, ha="left", va="top")
+    ax.text(0.98, 0.02, f"{a} better: {below} of {len(x)} genes", transform=ax.transAxes, ha="right", va="bottom")
+    ax.set(xlabel=f"{_SCORES[score]}, {a}", ylabel=f"{_SCORES[score]}, {b}")
+    ax.grid(color="0.93", zorder=0)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _paired_means(per_gene: pd.DataFrame, a: str, b: str, score: str) -> pd.DataFrame:
+    """Mean score of each gene under both methods, ``(n_genes, 2)``, over the sections that both scored."""
+    for name in (a, b):
+        if name not in set(per_gene["method"]):
+            raise DataError(f"no method {name!r} in the table; {nearest(name, set(per_gene['method']))}")
+    if a == b:
+        raise DataError(f"two different methods are needed, both are {a!r}")
+    rows = per_gene[per_gene["method"].isin([a, b])]
+    unit = [key for key in _UNIT if key in rows]
+    pairs = rows.pivot_table(index=[*unit, "gene"], columns="method", values=score, aggfunc="mean", observed=True)
+    pairs = pairs.reindex(columns=[a, b]).dropna()
+    if pairs.empty:
+        raise DataError(f"{a!r} and {b!r} have no section and gene with {score!r} in common")
+    return pairs.groupby("gene").mean()
+
+
+def learning_curves(curves: pd.DataFrame) -> Figure:
+    """Draw held-out r and held-out error against the steps of the optimiser, one line a method.
+
+    A line is the median over folds and seeds at each epoch, its band runs from the lowest to the highest, and both end
+    where fewer than half of the curves go on: the others were stopped. A line that still rises at its end is of a
+    method that was not trained to its end. Errors far above all that the methods come to, as of the first steps, are
+    cut off.
+
+    Parameters
+    ----------
+    curves
+        One row for each epoch of each curve: ``method``, ``epoch``, ``step``, any of ``val_pcc`` and ``val_loss``, and
+        what tells curves of a method apart: any of ``split``, ``fold``, ``seed``, ``stage``. Those of one split, since
+        held-out scores of two are not one number.
+
+    Returns
+    -------
+    The figure, a panel for r and one for the error, those that have values.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to draw.
+    """
+    panels = [
+        (score, label)
+        for score, label in (("val_pcc", "held-out mean Pearson r"), ("val_loss", "held-out squared error"))
+        if score in curves and curves[score].notna().any()
+    ]
+    if not panels:
+        raise DataError("no held-out score to draw; give rows with val_pcc or val_loss")
+    methods = list(dict.fromkeys(curves["method"]))
+    size = (5.2 * len(panels) + 2.4, max(4.0, 0.8 + 0.26 * len(methods)))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
+    for ax, (score, label) in zip(axes[0], panels, strict=True):
+        known = curves[curves[score].notna() & (curves["step"] > 0)]
+        lines = {str(method): _median_curve(known[known["method"] == method], score) for method in methods}
+        _draw_lines(ax, lines)
+        if score == "val_loss":
+            _cut_off(ax, [line for line in lines.values() if len(line)])
+        ax.set(xscale="log", xlabel="optimiser steps", ylabel=label)
+        ax.grid(color="0.93")
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside right center", handlelength=3)
+    return figure
+
+
+def _median_curve(curves: pd.DataFrame, score: str) -> pd.DataFrame:
+    """One method's curve: ``step``, ``middle``, ``low`` and ``high`` by epoch, while half of its curves go on."""
+    run = [key for key in _RUN if key in curves]
+    number = len(curves.drop_duplicates(run)) if run else 1
+    epochs = curves.groupby("epoch")
+    values = epochs[score]
+    line = pd.DataFrame(
+        {"step": epochs["step"].median(), "middle": values.median(), "low": values.min(), "high": values.max()}
+    )
+    return line[2 * values.size() >= number]
+
+
+def _draw_lines(ax: Axes, lines: Mapping[str, pd.DataFrame]) -> None:
+    for i, (method, line) in enumerate(lines.items()):
+        colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)]
+        marker = "o" if len(line) == 1 else None  # one epoch is a point, which a line alone would not show
+        ax.plot(line["step"], line["middle"], color=colour, linestyle=dash, marker=marker, label=method)
+        ax.fill_between(line["step"], line["low"], line["high"], color=colour, alpha=0.1, linewidth=0)
+
+
+def _cut_off(ax: Axes, lines: Sequence[pd.DataFrame]) -> None:
+    """End an error's axis not far above what each method has over half of its epochs."""
+    usual = max(line["middle"].median() for line in lines)
+    least = min(line["low"].min() for line in lines)
+    top = usual + (usual - least) / 2
+    if least < top < ax.get_ylim()[1]:
+        ax.set_ylim(top=top)

@@ -1,0 +1,197 @@
+"""A benchmark in plain sentences: what was compared on what, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nh2st_graph.study._plan import Fold, Study
+from nh2st_graph.study._text import signed
+
+__all__ = ["protocol", "under_trained", "verdict"]
+
+_LABELS = {"pcc_mean": "mean r", "pcc_partial": "mean r given depth"}
+_NORMALISED = {
+    "total": "counts over a spot's library size (all genes) to 1e4, log1p",
+    "panel": "counts over a spot's library size (genes of the panel) to 1e4, log1p",
+    "residuals": "analytic Pearson residuals",
+}
+#: Folds of a split that are listed one by one; more are summed up.
+_LISTED = 8
+#: What names of references may begin with, which a sentence about them need not repeat.
+_REFERENCE = "(reference) "
+#: A curve whose best epoch is among this last share of the epochs allowed had not stopped improving.
+_LAST = 0.1
+
+
+def protocol(study: Study) -> dict[str, str]:
+    """Say in words what was compared on what.
+
+    Returns
+    -------
+    Sentences by what they are about: the splits by name, then panel, targets, features and seeds.
+    """
+    data = study.config.data
+    words = {f"split {split}": _folds([f for f in study.folds if f.split == split]) for split in study.splits}
+    kind, _, number = data.panel.partition(":")
+    chosen = f"{number} highly variable genes of the training sections"
+    words["panel"] = chosen if kind == "hvg" else f"genes of {Path(data.panel).name}"
+    smoothed = "averaged with the spot's array neighbours, in the test sections too" if data.smooth != "none" else "not"
+    words["targets"] = f"{_NORMALISED.get(data.normalize, data.normalize)}; smoothed: {smoothed}"
+    words["features"] = _features(study)
+    fixed = [variant.name for variant in study.variants if not variant.random]
+    words["seeds"] = ", ".join(map(str, study.seeds)) + (
+        f" (the first alone for {_listed(fixed)}, in which nothing is random)" if fixed and len(study.seeds) > 1 else ""
+    )
+    return words
+
+
+def _folds(folds: Collection[Fold]) -> str:
+    """Which sections are predicted from which."""
+    tested = sum(len(fold.test) for fold in folds)
+    if len(folds) > _LISTED:
+        return f"{len(folds)} folds, {tested} test sections"
+    parts = [f"{_listed(fold.test)} from {_listed(fold.train) if fold.train else 'all others'}" for fold in folds]
+    return "; ".join(parts)
+
+
+def _features(study: Study) -> str:
+    """Encoders, and which methods read them where they are not all the same."""
+    methods: dict[str, list[str]] = {}
+    for variant in study.variants:
+        methods.setdefault(variant.config.features.encoder, []).append(variant.name)
+    if len(methods) == 1:
+        return next(iter(methods))
+    return "; ".join(f"{encoder} ({_listed(names)})" for encoder, names in methods.items())
+
+
+def under_trained(curves: pd.DataFrame, epochs: Mapping[str, int] | None = None) -> dict[str, list[str]]:
+    """Find methods whose held-out error was still falling when training ended, as one whose epochs were cut does.
+
+    Parameters
+    ----------
+    curves
+        One row an epoch: ``split``, ``method``, ``fold``, ``seed``, ``stage``, ``epoch``, ``val_loss``.
+    epochs
+        Epochs that a method was allowed; where it does not say, the most that any of its curves has. Patience may have
+        stopped these, so that the warning is then given too often rather than too seldom.
+
+    Returns
+    -------
+    Names by split. A method is named where in half of its curves or more the best epoch is in the last tenth of those
+    allowed.
+    """
+    known = curves.dropna(subset="val_loss").reset_index(drop=True)
+    if known.empty:
+        return {}
+    best = known.loc[known.groupby(["split", "method", "fold", "seed", "stage"])["val_loss"].idxmin()]
+    allowed = best["method"].map({**known.groupby("method")["epoch"].max(), **(epochs or {})})
+    late = (best["epoch"] > (1 - _LAST) * allowed).groupby([best["split"], best["method"]]).mean()
+    found: dict[str, list[str]] = {}
+    for split, method in late.index[late >= 0.5]:
+        found.setdefault(str(split), []).append(str(method))
+    return found
+
+
+def verdict(board: pd.DataFrame, late: Collection[str] = ()) -> list[str]:
+    """Say what the rows of a split show.
+
+    Parameters
+    ----------
+    board
+        Rows of one split, from :func:`~nh2st_graph.study.leaderboard`.
+    late
+        Methods of the split that :func:`under_trained` found, to be named as such.
+
+    Returns
+    -------
+    Sentences: which methods are above the best floor beyond the interval and which are not, in mean r and in mean r
+    given depth; what share of the noise ceiling the best reaches; how far the references go; what has to be read with
+    care.
+    """
+    methods = board[board["role"] == "method"]
+    sentences = [_against_floor(board, methods, score, label) for score, label in _LABELS.items()]
+    return [each for each in [*sentences, _best(methods), _references(board), *_care(methods, late)] if each]
+
+
+def _against_floor(board: pd.DataFrame, methods: pd.DataFrame, score: str, label: str) -> str:
+    floor = board[f"{score}_floor"].iloc[0]
+    compared = methods[methods[f"{score}_difference"].notna()]
+    if not floor or compared.empty:
+        return f"In {label} there is nothing to compare: no floor, or no method, has a result in every section."
+    above = compared[compared[f"{score}_low"] > 0]
+    below = compared[compared[f"{score}_high"] < 0]
+    unclear = compared.drop(index=[*above.index, *below.index])
+    reached = board.loc[board["method"] == floor, score].iloc[0]
+    text = (
+        f"In {label}, {len(above)} of {len(compared)} methods {'is' if len(above) == 1 else 'are'} above the best "
+        f"floor ({floor}, {reached:.3f}) beyond the 95 % interval{_gains(above, score)}."
+    )
+    if len(unclear):
+        text += f" Not to be told from it{_gains(unclear, score)}."
+    if len(below):
+        text += f" Below it beyond the interval{_gains(below, score)}."
+    return text
+
+
+def _gains(rows: pd.DataFrame, score: str) -> str:
+    """Name methods with their differences, the largest first."""
+    rows = rows.sort_values(f"{score}_difference", ascending=False)
+    names = [f"{row['method']} ({signed(row[f'{score}_difference'], 3)})" for _, row in rows.iterrows()]
+    return f": {', '.join(names)}" if names else ""
+
+
+def _best(methods: pd.DataFrame) -> str:
+    placed = methods.dropna(subset="place")
+    if placed.empty:
+        return ""
+    best = placed.iloc[placed["pcc_mean"].to_numpy().argmax()]
+    share = best.get("share_of_ceiling", np.nan)
+    reach = (
+        "" if pd.isna(share) else f", {100 * share:.0f} % of the noise ceiling (what a perfect predictor could reach)"
+    )
+    return (
+        f"The best method, {best['method']}, reaches a mean r of {best['pcc_mean']:.3f}{reach}; "
+        f"given depth, {best['pcc_partial']:.3f}."
+    )
+
+
+def _references(board: pd.DataFrame) -> str:
+    """How far the references go, and how many methods and floors they are above."""
+    references = board[(board["role"] == "reference") & board["pcc_mean"].notna()]
+    rivals = board.loc[(board["role"] != "reference") & board["place"].notna(), "pcc_mean"]
+    if references.empty or rivals.empty:
+        return ""
+    parts = [
+        f"{str(row['method']).removeprefix(_REFERENCE)} {row['pcc_mean']:.3f} ({(rivals < row['pcc_mean']).sum()})"
+        for _, row in references.iterrows()
+    ]
+    return (
+        "For scale, mean r of what reads the test sections' own genes, and in brackets how many of the "
+        f"{len(rivals)} methods and floors it is above: {'; '.join(parts)}."
+    )
+
+
+def _care(methods: pd.DataFrame, late: Collection[str]) -> Iterable[str]:
+    """What has to be read with care."""
+    named = [name for name in methods["method"] if name in set(late)]
+    if named:
+        yield (
+            f"Still improving on held-out training data when training ended: {_listed(named)}. More epochs would "
+            "probably raise their scores; do not read their places as the methods' worth."
+        )
+    partly = methods[methods["place"].isna() & (methods["sections"] > 0)]
+    if len(partly):
+        yield f"Without a score in some sections, and so without a place: {_listed(partly['method'])}."
+    missing = methods[methods["sections"] == 0]
+    if len(missing):
+        yield f"Without any result: {_listed(missing['method'])}."
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Write names as a list in words."""
+    *most, last = map(str, names)
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nh2st_graph.study._html import write_html
+from nh2st_graph.study._leaderboard import cells, leaderboard
+
+EVIL = "</script><img src=x onerror=alert(1)>&\"'"
+ROLES = {EVIL: "method", "wide": "method", "broken": "method", "ridge": "floor", "kNN": "floor", "depth": "reference"}
+ROLES |= {"ceiling": "reference"}
+GENES = ["ERBB2", "<b>GENE</b>", "MT-CO1", "</script>"]
+SECTIONS = {"near": ["S1", "S2"], "far": ["S9"]}
+FAILED = "section 'S1' <needs> positions & more"
+
+
+def frames() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Made-up scores, per-gene scores and curves; ``broken`` has none, ``wide`` was still learning at its end."""
+    rng = np.random.default_rng(0)
+    place = [
+        {"split": split, "method": method, "fold": split, "section": section, "seed": seed}
+        for split, sections in SECTIONS.items()
+        for method, role in ROLES.items()
+        for seed in (range(2) if role == "method" else [0])
+        for section in sections
+        if method != "broken"
+    ]
+    per_gene = pd.DataFrame([row | {"gene": gene} for row in place for gene in GENES])
+    per_gene = per_gene.assign(pcc=rng.uniform(size=len(per_gene)), pcc_partial=0.1, ceiling=0.8)
+    per_gene.loc[per_gene["method"] == "depth", "pcc_partial"] = np.nan
+    keys = list(place[0])
+    scores = per_gene.groupby(keys, sort=False)[["pcc", "pcc_partial"]].mean().reset_index()
+    scores = scores.rename(columns={"pcc": "pcc_mean"}).assign(fit_seconds=3.0, steps=100, moran_r=0.5, mse=1.0)
+    per_gene.loc[per_gene["method"] == "ceiling", "pcc"] = np.nan  # it has a column of its own
+    epochs = pd.DataFrame({"epoch": range(1, 21), "step": range(10, 210, 10), "val_pcc": np.linspace(0, 0.2, 20)})
+    curves = pd.concat(
+        [
+            epochs.assign(split=split, method=method, fold=split, seed=0, stage="fold0", val_loss=loss)
+            for split in SECTIONS
+            for method, loss in ((EVIL, 1 + abs(epochs["epoch"] - 5)), ("wide", 2 - epochs["val_pcc"]))
+        ]
+    )
+    return scores, per_gene, curves
+
+
+class Page(HTMLParser):
+    """What a browser would find: tags with their attributes, the text of tables, scripts and everything else."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.text, self.scripts, self.open = "", [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in {"td", "th"}:
+            self.rows[-1].append("")
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "script" in self.open:
+            self.scripts[-1] += data
+        elif {"td", "th"} & {*self.open}:
+            self.rows[-1][-1] += data
+        else:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def board() -> pd.DataFrame:
+    scores, per_gene, _ = frames()
+    failures = {("broken", split): FAILED for split in SECTIONS}
+    planned = {(name, split): 2 for split in SECTIONS for name in (EVIL, "wide", "broken")}
+    return leaderboard(scores, per_gene, ROLES, failures=failures, planned=planned)
+
+
+@pytest.fixture(scope="module")
+def source(board, tmp_path_factory) -> str:
+    _, per_gene, curves = frames()
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    protocol = {"split near": "S1 and S2 from S3", "panel": "<genes>"}
+    written = write_html(
+        path, "Made <up>", board=board, per_gene=per_gene, curves=curves, protocol=protocol, notes=["Command: <x>"]
+    )
+    assert written == path
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(source) -> Page:
+    return Page(source)
+
+
+def test_nothing_is_loaded_from_elsewhere(source, page):
+    assert not re.findall(r"https?://|//[a-z]+\.|@import|url\(|@font-face", source)
+    allowed = {"href": re.compile(r"#[a-z]+"), "src": re.compile("data:image/svg\\+xml;base64,")}
+    for tag, attributes in page.tags:
+        assert tag not in {"link", "iframe", "object", "embed", "base", "form"}
+        for name, value in attributes.items():
+            assert name not in allowed or allowed[name].match(value or ""), (tag, name)
+            assert not name.startswith("on")
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_names_and_texts_are_data_not_markup(source, page):
+    assert "<img src=x" not in source
+    assert "<b>" not in source
+    # two splits with a forest plot and curves each
+    assert sum(tag == "img" for tag, _ in page.tags) == 4
+    assert sum(tag == "script" for tag, _ in page.tags) == len(page.scripts) == 3
+    assert EVIL in [row[0] for row in page.rows]
+    assert "Made <up>" in page.text
+    assert "Command: <x>" in page.text
+    assert "<genes>" in page.text
+
+
+def test_figures_are_whole_pictures_that_name_no_moment(page):
+    for tag, attributes in page.tags:
+        if tag == "img":
+            picture = base64.b64decode((attributes["src"] or "").partition("base64,")[2])
+            assert ElementTree.fromstring(picture).tag.endswith("svg")
+            assert b"<dc:date>" not in picture
+            assert attributes["alt"]
+
+
+def test_tables_are_those_of_the_leaderboard(page, board):
+    for split in SECTIONS:
+        for view in ("leaderboard", "scores", "costs", "downstream"):
+            text = cells(board[board["split"] == split], view)
+            rows = [[name, *row] for name, row in zip(text.index, text.to_numpy(), strict=True)]
+            expected = [["method", *text.columns], *rows]
+            at = [i for i in range(len(page.rows)) if page.rows[i : i + len(expected)] == expected]
+            assert at, (split, view)
+    assert any(row[:1] == ["broken"] and row[-1] == FAILED for row in page.rows)
+
+
+def test_differences_are_marked_by_their_interval(board, source):
+    for _, row in board[board["role"] == "method"].dropna(subset="pcc_mean_difference").iterrows():
+        text = cells(board[board["split"] == row["split"]]).loc[row["method"], "mean r: over the best floor"]
+        side = "above" if row["pcc_mean_low"] > 0 else "below" if row["pcc_mean_high"] < 0 else "level"
+        assert f'<td class="{side}">{text}</td>' in source
+
+
+def test_the_script_is_given_means_over_sections_of_what_was_scored_in_all(page):
+    _, per_gene, _ = frames()
+    (data,) = [json.loads(script) for script in page.scripts if script.startswith("{")]
+    assert list(data) == list(SECTIONS)  # in order, not by name
+    for split, found in data.items():
+        assert sorted(found["genes"]) == sorted(GENES)
+        assert found["ceiling"] == [0.8] * len(GENES)
+        assert set(found["methods"]) == {*ROLES} - {"broken", "ceiling"}
+        assert found["chosen"][0] in {EVIL, "wide"}
+        assert found["chosen"][1] in {"ridge", "kNN"}
+        here = per_gene[per_gene["split"] == split]
+        for name, scores in found["methods"].items():
+            means = here[here["method"] == name].groupby("gene")["pcc"].mean()
+            assert scores["pcc"] == pytest.approx(means[found["genes"]].tolist(), abs=6e-4)
+        assert found["methods"]["depth"]["pcc_partial"] == [None] * len(GENES)
+
+
+def test_methods_that_were_still_learning_are_named(page):
+    assert page.text.count("was still improving on held-out training data") == len(SECTIONS)
+    assert "when training ended: wide." in page.text
+    assert "Without any result: broken." in page.text
+
+
+def test_the_same_numbers_give_the_same_file(board, source, tmp_path):
+    _, per_gene, curves = frames()
+    protocol = {"split near": "S1 and S2 from S3", "panel": "<genes>"}
+    again = write_html(tmp_path / "again.html", "Made <up>", board=board, per_gene=per_gene, curves=curves,
+                       protocol=protocol, notes=["Command: <x>"])  # fmt: skip
+    assert again.read_text(encoding="utf-8") == source
+
+
+def test_a_report_of_nothing_but_failures_is_a_page(tmp_path: Path):
+    scores, per_gene, curves = (table.iloc[:0] for table in frames())
+    board = leaderboard(scores, per_gene, ROLES, failures={("broken", "near"): FAILED})
+    path = write_html(tmp_path / "r.html", "t", board=board, per_gene=per_gene, curves=curves, protocol={})
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "No scores of genes." in page.text
+    assert "Not scored." in page.text
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+    assert any(row[-1] == FAILED for row in page.rows)
