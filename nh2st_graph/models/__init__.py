@@ -1,5 +1,6 @@
 """The methods, one file each, behind one interface."""
 
+from nh2st_graph.models._bleep import BLEEP
 from nh2st_graph.models._floors import (
     FLOORS,
     Floor,
@@ -15,6 +16,7 @@ from nh2st_graph.models._groups import section_groups
 from nh2st_graph.models._hggep import HGGEP
 from nh2st_graph.models._hist2st import Hist2ST
 from nh2st_graph.models._histogene import HisToGene
+from nh2st_graph.models._mclstexp import MclSTExp
 from nh2st_graph.models._network import Estimator, Memory, Network
 from nh2st_graph.models._nh2st import NH2ST, NH2STOutputs
 from nh2st_graph.models._nh2st_graph import ImageSide, NH2STGraph
@@ -22,6 +24,7 @@ from nh2st_graph.models._registry import ENTRY_POINTS, find_method, known_method
 from nh2st_graph.models._stnet import STNet
 
 __all__ = [
+    "BLEEP",
     "ENTRY_POINTS",
     "FLOORS",
     "HGGEP",
@@ -31,6 +34,7 @@ __all__ = [
     "HisToGene",
     "Hist2ST",
     "ImageSide",
+    "MclSTExp",
     "Memory",
     "NH2STGraph",
     "NH2STOutputs",

@@ -18,6 +18,7 @@ from nh2st_graph.nn._hypergraph import (
 from nh2st_graph.nn._likelihood import negative_binomial_nll, zero_inflated_negative_binomial_nll
 from nh2st_graph.nn._operators import OPERATORS, make_operator
 from nh2st_graph.nn._patch_encoder import PatchEncoder
+from nh2st_graph.nn._projection import ProjectionHead
 from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
 from nh2st_graph.nn._retrieval import nearest, retrieve
 from nh2st_graph.nn._sage import SAGEBlock
@@ -40,6 +41,7 @@ __all__ = [
     "LinearDecoder",
     "NeighbourBranch",
     "PatchEncoder",
+    "ProjectionHead",
     "SAGEBlock",
     "SelfAttentionBlock",
     "ShuffleTrunk",
