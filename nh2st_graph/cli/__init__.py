@@ -1,4 +1,4 @@
-"""The command line: ``nh2st-graph demo | prepare | train | predict | evaluate | ablate``."""
+"""The command line: ``nh2st-graph demo | prepare | train | predict | evaluate | ablate | benchmark``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ app = typer.Typer(
 _SET_HELP = "Change a configuration key: [bold]KEY=VALUE[/], the value in YAML. May be given several times."
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML); see configs/.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N,N", help="Seeds, in place of those of the file.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", help="Processes; one for each core if not given.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'train' wrote.")]
 
 
@@ -139,14 +141,12 @@ def ablate(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="Study file (YAML); see configs/ablations/.")],
     out: Annotated[Path, typer.Option("--out", help="The study folder; must not exist, unless --resume.")],
     overrides: Overrides = None,
-    seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="N,N", help="Seeds, in place of those of the file.")
-    ] = None,
+    seeds: Seeds = None,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="VARIANT", help="Run this variant beside the base. May be given several times."),
     ] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", help="Processes; one for each core if not given.")] = None,
+    jobs: Jobs = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")] = False,
 ) -> None:
     """Train variants of a configuration over folds and seeds, and compare each with the base.
@@ -159,6 +159,34 @@ def ablate(
     from nh2st_graph.cli._ablate import run_ablate
 
     run_ablate(study, out, overrides or [], seeds=seeds, only=only or [], jobs=jobs, resume=resume)
+
+
+@app.command()
+def benchmark(
+    benchmark: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="Benchmark file (YAML); see configs/benchmarks/.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The benchmark's folder; must not exist, unless --resume.")],
+    overrides: Overrides = None,
+    seeds: Seeds = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="METHOD", help="Run this method now. May be given several times."),
+    ] = None,
+    jobs: Jobs = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a benchmark that was interrupted.")] = False,
+) -> None:
+    """Train methods over splits and seeds under one protocol, and rank them beside the floors.
+
+    Every run is a run folder as 'train' writes it. The leaderboard is also written as leaderboard.md and .csv, and
+    report.html holds everything in one file that opens offline. --set changes what all methods share. The exit code is
+    1 where a run failed.
+
+    Example: nh2st-graph benchmark configs/benchmarks/her2st_mini.yaml --set data.root=DIR --out benchmark
+    """
+    from nh2st_graph.cli._benchmark import run_benchmark
+
+    run_benchmark(benchmark, out, overrides or [], seeds=seeds, only=only or [], jobs=jobs, resume=resume)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -77,7 +76,4 @@ def draw_forest(table: pd.DataFrame, path: Path, base: str | None = None) -> Non
             ax.set_title(split, pad=28)
         if i > 0:
             ax.set_yticklabels([])
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    figure.savefig(aside, dpi=150, format="png")
-    plt.close(figure)
-    aside.replace(path)
+    pl.save(figure, path)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure, SubFigure
 
 from nh2st_graph import pl
 from nh2st_graph.tl._evaluate import LABELS, REFERENCES, Evaluation
@@ -37,26 +34,17 @@ def write_figures(model: FittedModel, evaluation: Evaluation, folder: Path) -> l
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, prediction in evaluation.predictions.items():
-        written.append(_save(pl.gene_maps(prediction), folder / f"maps_{name}.png"))
+        written.append(pl.save(pl.gene_maps(prediction), folder / f"maps_{name}.png"))
     per_gene = evaluation.per_gene
     methods = {LABELS["model"]: per_gene["pcc"]}
     methods |= {LABELS[name]: per_gene[f"pcc_{name}"] for name in _SHOWN_FLOORS if f"pcc_{name}" in per_gene}
     histogram = pl.pcc_histogram(methods, ceiling=per_gene["ceiling"])
-    written.append(_save(histogram.figure, folder / "pcc_histogram.png"))
+    written.append(pl.save(histogram.figure, folder / "pcc_histogram.png"))
     table = evaluation.table().drop(index="noise_ceiling").rename(index=LABELS)
     shown = [LABELS[name] for name in REFERENCES if LABELS[name] in table.index]
     bars = pl.score_bars(table, references=shown)
-    written.append(_save(bars.figure, folder / "scores.png"))
+    written.append(pl.save(bars.figure, folder / "scores.png"))
     if len(model.log):
         curves = pl.training_curves(fold_curves(model.log), selected=model.selected_epochs)
-        written.append(_save(curves, folder / "training.png"))
+        written.append(pl.save(curves, folder / "training.png"))
     return written
-
-
-def _save(figure: Figure | SubFigure, path: Path) -> Path:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    whole = figure.figure if isinstance(figure, SubFigure) else figure
-    whole.savefig(aside, dpi=150, format="png")
-    plt.close(whole)
-    aside.replace(path)
-    return path

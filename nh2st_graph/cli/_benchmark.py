@@ -1,0 +1,61 @@
+"""Benchmarks on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from nh2st_graph import study
+from nh2st_graph.cli._runs import numbers, watched
+from nh2st_graph.study import BenchmarkResult
+
+__all__ = ["run_benchmark"]
+
+
+def run_benchmark(
+    path: Path,
+    out: Path,
+    overrides: list[str],
+    *,
+    seeds: str | None = None,
+    only: list[str] | None = None,
+    jobs: int | None = None,
+    resume: bool = False,
+) -> None:
+    """Run a benchmark, show how it goes, and print its leaderboard.
+
+    Raises
+    ------
+    typer.Exit
+        With code 1 where a run failed, and 130 where the benchmark was interrupted.
+    """
+    plan, only = study.read_benchmark(path, overrides, seeds=numbers(seeds)), only or []
+    result = watched(
+        plan, out, only, lambda watch: study.run_benchmark(plan, out, jobs=jobs, only=only, resume=resume, watch=watch)
+    )
+    _print(plan, result)
+    if result.failures:
+        raise typer.Exit(1)
+
+
+def _print(plan: study.Study, result: BenchmarkResult) -> None:
+    from nh2st_graph.cli._tables import print_cells, print_paths
+
+    console = Console()
+    for split, part in result.board.groupby("split", sort=False):
+        text = study.leaderboard_cells(part)
+        # A score in one cell with its difference, so that a terminal of 80 columns holds them.
+        for score in ("mean r", "mean r given depth"):
+            text[score] += "\n" + text.pop(f"{score}: over the best floor")
+        styles = list(part["role"].map({"method": "bold", "floor": "", "reference": "dim"}))
+        print_cells(
+            console, text.rename(columns=lambda column: column.replace(" ", "\n")), styles, f"{plan.name}: {split}"
+        )
+        for sentence in result.verdicts[str(split)]:
+            console.print(f"- {sentence}", highlight=False, markup=False)
+    console.print(study.explain_leaderboard(result.board), style="dim", highlight=False, markup=False)
+    for run, reason in result.failures.items():
+        console.print(f"failed: {run}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+    print_paths(result.written)
