@@ -21,6 +21,7 @@ from nh2st_graph.models._network import Estimator, Memory, Network
 from nh2st_graph.models._nh2st import NH2ST, NH2STOutputs
 from nh2st_graph.models._nh2st_graph import ImageSide, NH2STGraph
 from nh2st_graph.models._registry import ENTRY_POINTS, find_method, known_methods, register_method
+from nh2st_graph.models._stgchb import STGCHB
 from nh2st_graph.models._stnet import STNet
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "FLOORS",
     "HGGEP",
     "NH2ST",
+    "STGCHB",
     "Estimator",
     "Floor",
     "HisToGene",

@@ -25,6 +25,8 @@ class STNetConfig(MethodConfig):
 
     Attributes
     ----------
+    name
+        The method.
     augment
         In training, turn and reflect each patch at random. Of a trained patch encoder only.
     average
