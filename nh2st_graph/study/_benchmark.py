@@ -68,14 +68,14 @@ class BenchmarkFile(BaseEntry):
     ----------
     methods
         What each method changes in the base, by its name: ``{ridge: {model.name: ridge}}``. Or a file beside the
-        benchmark file that holds these.
+        benchmark file that holds these; or several, of which a later one adds methods, and keys to those of an earlier.
     skip
         Names of methods to leave out.
     splits
         :class:`SplitEntry` by name. Means are taken over the folds of a split, never across splits.
     """
 
-    methods: dict[str, dict[str, Any]] | str
+    methods: dict[str, dict[str, Any]] | str | list[str]
     skip: tuple[str, ...] = ()
     splits: dict[str, dict[str, Any]]
 
@@ -119,10 +119,11 @@ def read_benchmark(path: str | Path, overrides: Iterable[str] = (), *, seeds: Se
 
 
 def _methods(file: BenchmarkFile, path: Path) -> dict[str, dict[str, Any]]:
-    given: Any = file.methods
-    if isinstance(given, str):
-        given = read_yaml(path.parent / given)
-    methods = {str(name): flatten(changes or {}) for name, changes in given.items()}
+    given = [file.methods] if isinstance(file.methods, str | dict) else file.methods
+    methods: dict[str, dict[str, Any]] = {}
+    for part in given:
+        for name, changes in (part if isinstance(part, dict) else read_yaml(path.parent / part)).items():
+            methods[str(name)] = methods.get(str(name), {}) | flatten(changes or {})
     for name in file.skip:
         if name not in methods:
             raise ConfigError(f"{path}: skip names {name!r}; {nearest(name, methods)}")

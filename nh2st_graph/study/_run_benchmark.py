@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def run_benchmark(
         _of_methods(results.per_gene),
         _roles(study),
         failures={(run.variant, run.fold.split): reason for run, reason in reversed(failures.items())},
-        planned=pd.Series([(run.variant, run.fold.split) for run in planned]).value_counts().to_dict(),
+        planned=Counter((run.variant, run.fold.split) for run in planned),
     )
     learned, epochs = _of_methods(curves(planned)), {v.name: v.config.train.max_epochs for v in study.variants}
     late = under_trained(learned, epochs)
@@ -143,7 +144,7 @@ class _Report:
         return [*(self.folder / name for name in texts), genes]
 
     def figures(self) -> list[Path]:
-        """Draw differences from the best floor, learning curves, and the genes of the best method and the best floor."""
+        """Draw differences from the best floor, learning curves, and genes of the best method and the best floor."""
         from nh2st_graph import pl
 
         written = []
