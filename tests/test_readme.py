@@ -13,6 +13,7 @@ import logging
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from anndata import AnnData
 from PIL import Image
 
 import nh2st_graph as ng
+from nh2st_graph import study
 from nh2st_graph.cli import app, main
 from nh2st_graph.config import Config, builtin_config, load_config
 
@@ -105,7 +107,8 @@ class TestCommands:
 
     @pytest.mark.parametrize("command", [each for each in shell_commands() if set_keys(each)], ids=" ".join)
     def test_set_keys_that_there_are(self, command):
-        files = [each for each in command if each.endswith(".yaml") and "ablations" not in each]
+        # Of a study it is the base that keys are set in.
+        files = [each for each in command if re.fullmatch(r"configs/\w+\.yaml", each)]
         config = load_config(ROOT / files[0]) if files else builtin_config("demo")
         config.override(set_keys(command))
 
@@ -164,6 +167,27 @@ class TestExamples:
                 scores = json.loads((out / "metrics.json").read_text())["sections"]
                 assert {name: each["n_spots"] for name, each in scores.items()} == {"D1": 25}
         assert "NH2ST-Graph" in capsys.readouterr().out
+
+    def test_a_users_own_method_joins_a_benchmark(self, place, monkeypatch, tmp_path):
+        (code,) = [block for block in python_blocks() if block.startswith("# my_method.py")]
+        assert len(code.splitlines()) <= 20
+        (methods,) = re.findall(r"^```yaml\n(methods:\n.*?)^```", README, re.MULTILINE | re.DOTALL)
+        (tmp_path / "my_method.py").write_text(code)
+        (tmp_path / "base.yaml").write_text(Config().override(QUICK).to_yaml())
+        splits = {"one": {"train": list(SECTIONS[:3]), "test": [SECTIONS[3]]}}
+        (tmp_path / "mine.yaml").write_text(f"base: base.yaml\n{methods}splits: {json.dumps(splits)}\n")
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        sections = [f"data.root={place / 'sections'}", "data.format=visium"]
+        with contextlib.chdir(tmp_path):
+            result = study.run_benchmark(study.read_benchmark("mine.yaml", sections), "out", jobs=1)
+        assert result.failures == {}
+        rows = result.board.set_index("method")
+        assert rows.loc[["ridge", "partial least squares"], "role"].tolist() == ["floor", "method"]
+        assert rows.loc[["ridge", "partial least squares"], "pcc_mean"].notna().all()
+
+    def test_an_entry_point_is_of_the_group_that_is_read(self):
+        (group,) = re.findall(r'^\[project\.entry-points\."(.*)"\]$', README, re.MULTILINE)
+        assert group == ng.models.ENTRY_POINTS
 
 
 def part_of_a_section(source: Path, target: Path, spots: list[str]) -> None:
