@@ -79,6 +79,7 @@ def forest(
         label_text.set_color(_GREY if reference else "black")
     ax.set_ylim(rows[-1] + 0.6, -0.6)
     named = table.loc[table["role"] == "base", "variant"]
+    ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel(
         f"difference from {base or (named.iloc[0] if len(named) else 'the base')} in Pearson r over spots\n"
         "(mean over sections and genes, 95 % interval; hollow: it crosses 0)"

@@ -16,7 +16,7 @@ __all__ = ["VIEWS", "cells", "explain_leaderboard", "forest_table", "leaderboard
 #: What a run cost, which is no score.
 _COSTS = ("fit_seconds", "predict_seconds", "peak_memory_mb", "parameters", "steps", "seconds")
 #: Columns of :data:`VIEWS` without a deviation.
-_COUNTS = (*_COSTS, "n_constant_predicted", "n_constant_observed")
+_COUNTS = (*_COSTS, "n_constant_predicted", "n_constant_observed", "n_constant_train")
 _PLACE = ("split", "method", "fold", "section", "seed")
 #: What a score is averaged over, seeds averaged before.
 _UNIT = ["fold", "section"]
@@ -33,6 +33,7 @@ VIEWS: dict[str, dict[str, tuple[str, str]]] = {
         "mae": ("MAE", ".3f"),
         "n_constant_predicted": ("genes predicted constant", ".1f"),
         "n_constant_observed": ("genes observed constant", ".1f"),
+        "n_constant_train": ("genes constant in training", ".1f"),
     },
     "costs": {
         "steps": ("optimiser steps", ",.0f"),

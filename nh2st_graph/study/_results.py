@@ -101,6 +101,7 @@ def _scores(run: PlannedRun, beside: Mapping[str, str]) -> list[dict[str, Any]]:
     record = read_record(run.folder)
     noted = record._asdict() if record is not None else {}
     there = {**metrics["floors"], **metrics["references"]}
+    noted |= {"n_constant_train": metrics["protocol"]["n_constant_train"]}
     scored = {run.variant: (metrics["sections"], noted)}
     scored |= {label: (there[name]["sections"], {}) for name, label in beside.items() if name in there}
     return [

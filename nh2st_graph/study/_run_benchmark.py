@@ -69,7 +69,7 @@ def run_benchmark(
     -------
     What came out. ``out`` holds ``study.yaml``, ``runs/{method}/{fold}_seed{n}`` (run folders as ``train`` writes
     them), ``scores.csv`` (one row for each run and test section), ``per_gene.csv.gz``, ``leaderboard.csv`` and ``.md``,
-    ``forest.png``, ``learning_curves.png``, ``genes_{split}.png`` and ``report.html``, which names no other file.
+    ``forest.png``, ``learning_{split}.png``, ``genes_{split}.png`` and ``report.html``, which names no other file.
 
     Raises
     ------
@@ -152,8 +152,8 @@ class _Report:
         if len(table) and table["pcc_mean_difference"].notna().any():
             draw_forest(table, self.folder / "forest.png", base="the best floor")
             written.append(self.folder / "forest.png")
-        if len(self.curves):
-            written.append(pl.save(pl.learning_curves(self.curves), self.folder / "learning_curves.png"))
+        for split, part in self.curves.groupby("split", sort=False):
+            written.append(pl.save(pl.learning_curves(part), self.folder / f"learning_{slug(str(split))}.png"))
         for split, part in self.board[self.board["place"].notna()].groupby("split", sort=False):
             first = part.drop_duplicates("role").set_index("role")["method"]  # rows are in order of place
             if {"method", "floor"} <= {*first.index}:

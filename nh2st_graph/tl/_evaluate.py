@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from anndata import AnnData
@@ -21,6 +21,7 @@ from nh2st_graph.metrics import (
     aggregate,
     depth_oracle,
     downstream_scores,
+    n_constant,
     neighbour_mean,
     noise_ceiling,
     score_section,
@@ -118,12 +119,21 @@ def evaluate(
         )
     floors = _fit_floors(model, train_sections) if model.config.evaluate.floors else {}
     results = {name: _score_one(model, floors, section) for name, section in test_sections.items()}
-    metrics = _assemble({name: each[0] for name, each in results.items()})
+    metrics = _assemble({name: each.scores for name, each in results.items()})
     metrics["floors_chosen"] = {name: floor.chosen for name, floor in floors.items() if floor.chosen}
     metrics["protocol"] = _protocol(model, test_sections, train_sections)
-    per_gene = pd.concat({name: each[1] for name, each in results.items()}, names=["section", "gene"])
-    predictions = {name: each[2] for name, each in results.items()}
-    return Evaluation(metrics, per_gene, predictions, sum(each[3] for each in results.values()))
+    per_gene = pd.concat({name: each.per_gene for name, each in results.items()}, names=["section", "gene"])
+    predictions = {name: each.prediction for name, each in results.items()}
+    return Evaluation(metrics, per_gene, predictions, sum(each.seconds for each in results.values()))
+
+
+class _Scored(NamedTuple):
+    """What came of one test section: scores by method, the per-gene table, the prediction, and its seconds."""
+
+    scores: dict[str, Scores | dict[str, float | None]]
+    per_gene: pd.DataFrame
+    prediction: AnnData
+    seconds: float
 
 
 def _fit_floors(model: FittedModel, train_sections: Mapping[str, AnnData]) -> dict[str, Any]:
@@ -139,10 +149,8 @@ def _graph(model: FittedModel, section: AnnData) -> Data:
     return section_graph(section, model.config, model.standardize, model.genes)
 
 
-def _score_one(
-    model: FittedModel, floors: Mapping[str, Any], section: AnnData
-) -> tuple[dict[str, Scores | dict[str, float | None]], pd.DataFrame, AnnData, float]:
-    """Score everything on one section; return scores by method, the per-gene table, the prediction, its seconds."""
+def _score_one(model: FittedModel, floors: Mapping[str, Any], section: AnnData) -> _Scored:
+    """Score everything on one section."""
     completed = complete_section(section, model.config)
     graph = _graph(model, completed)
     start = time.perf_counter()
@@ -175,7 +183,7 @@ def _score_one(
     share = share_of_ceiling(scores["model"].per_gene["pcc"], ceiling)
     summary["share_of_ceiling"] = share
     prediction.var = prediction.var.join(per_gene)
-    return summary, per_gene, prediction[section.obs_names].copy(), seconds
+    return _Scored(summary, per_gene, prediction[section.obs_names].copy(), seconds)
 
 
 def _ceiling_summary(ceiling: pd.Series, subsets: Mapping[str, list[str]]) -> dict[str, float | None]:
@@ -205,6 +213,11 @@ def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return metrics
 
 
+def _n_constant(model: FittedModel, sections: Mapping[str, AnnData]) -> int:
+    """Number of the panel's genes that are constant over all the sections, such as one without a count."""
+    return n_constant(pd.concat([targets(section, model.genes, model.config.data) for section in sections.values()]))
+
+
 def _protocol(
     model: FittedModel, test_sections: Mapping[str, AnnData], train_sections: Mapping[str, AnnData]
 ) -> dict[str, Any]:
@@ -224,6 +237,7 @@ def _protocol(
         "normalize": model.config.data.normalize,
         "smooth": model.config.data.smooth,
         "n_genes": len(model.genes),
+        "n_constant_train": _n_constant(model, train_sections),
         "method": model.config.model.name,
         "encoder": model.config.features.encoder,
         "selected_epochs": model.selected_epochs,
