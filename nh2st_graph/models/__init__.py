@@ -1,6 +1,8 @@
 """The methods, one file each, behind one interface."""
 
 from nh2st_graph.models._bleep import BLEEP
+from nh2st_graph.models._eggn import EGGN
+from nh2st_graph.models._egn import EGN
 from nh2st_graph.models._floors import (
     FLOORS,
     Floor,
@@ -23,14 +25,18 @@ from nh2st_graph.models._nh2st_graph import ImageSide, NH2STGraph
 from nh2st_graph.models._registry import ENTRY_POINTS, find_method, known_methods, register_method
 from nh2st_graph.models._stgchb import STGCHB
 from nh2st_graph.models._stnet import STNet
+from nh2st_graph.models._triplex import TRIPLEX
 
 __all__ = [
     "BLEEP",
+    "EGGN",
+    "EGN",
     "ENTRY_POINTS",
     "FLOORS",
     "HGGEP",
     "NH2ST",
     "STGCHB",
+    "TRIPLEX",
     "Estimator",
     "Floor",
     "HisToGene",

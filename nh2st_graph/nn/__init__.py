@@ -1,5 +1,6 @@
 """Building blocks with no opinion: message passing, cross-attention, contrastive losses, decoders."""
 
+from nh2st_graph.nn._array_window import ArrayConvolution, WindowEncoder, array_window, read_window
 from nh2st_graph.nn._attention import SpatialAttention
 from nh2st_graph.nn._augmentation import random_views
 from nh2st_graph.nn._branches import FeatureEncoder, NeighbourBranch
@@ -22,11 +23,13 @@ from nh2st_graph.nn._projection import ProjectionHead
 from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
 from nh2st_graph.nn._retrieval import nearest, retrieve
 from nh2st_graph.nn._sage import SAGEBlock
+from nh2st_graph.nn._token_block import TokenBlock
 from nh2st_graph.nn._transformer import ArrayEmbedding, SelfAttentionBlock
 from nh2st_graph.nn._trunk import BlockAttention, GradientEnhancement, ShuffleTrunk
 
 __all__ = [
     "OPERATORS",
+    "ArrayConvolution",
     "ArrayEmbedding",
     "BlockAttention",
     "ComponentDecoder",
@@ -46,6 +49,9 @@ __all__ = [
     "SelfAttentionBlock",
     "ShuffleTrunk",
     "SpatialAttention",
+    "TokenBlock",
+    "WindowEncoder",
+    "array_window",
     "chance_level",
     "collapse_level",
     "ego_hyperedges",
@@ -59,6 +65,7 @@ __all__ = [
     "normalized_hsic",
     "one_minus_pearson",
     "random_views",
+    "read_window",
     "retrieval_at_k",
     "retrieve",
     "similarity_hyperedges",

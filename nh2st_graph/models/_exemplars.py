@@ -1,0 +1,184 @@
+"""What EGN and EGGN share: exemplars, the training spots whose pictures are most like a spot's, and their genes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch_geometric.data import Data
+
+from nh2st_graph._errors import ModelError
+from nh2st_graph.config import MethodConfig
+from nh2st_graph.config._schema import Positive
+from nh2st_graph.models._network import Network
+from nh2st_graph.nn import PatchEncoder, mse, nearest, one_minus_pearson
+from nh2st_graph.nn._retrieval import Similarity
+
+__all__ = ["ExemplarConfig", "ExemplarGuided", "exemplars_of_training", "nearest_others"]
+
+#: Added to a gene's range, as the authors do, so that a constant gene is divided by something.
+_ROUNDING = 1e-8
+
+
+class ExemplarConfig(MethodConfig):
+    """Settings that these methods share; see their own.
+
+    Attributes
+    ----------
+    k
+        Exemplars of a spot; all there are where there are fewer.
+    similarity
+        What they are nearest by.
+    weight_correlation
+        Weight of 1 minus Pearson's correlation, the mean over genes over the spots of a batch, beside the squared
+        error's 1: 0.5 in the authors' code, 1 in EGN's paper.
+    """
+
+    k: Positive
+    similarity: Similarity = "euclidean"
+    weight_correlation: Annotated[float, Field(ge=0)] = 0.5
+
+
+class ExemplarGuided(Network):
+    """Regression from a spot's picture and its exemplars.
+
+    Exemplars are found by features that no training changes (``data.x``). In training they come from the other
+    sections; where there is one section only, from its other spots. Targets are scaled to run from 0 to 1 over the
+    training spots, gene by gene, those of the exemplars as well. The bank (``memory``) is all training spots.
+
+    Steps are over whole sections (:attr:`receptive_hops`), in which training spots keep the places that their exemplars
+    were found for.
+
+    Parameters
+    ----------
+    settings, n_features, n_genes, patch_encoder
+        As in :class:`Network`.
+    """
+
+    config: ExemplarConfig
+    lowest: Tensor
+    spread: Tensor
+
+    def __init__(
+        self, settings: ExemplarConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
+    ) -> None:
+        super().__init__(settings, n_features, n_genes, patch_encoder)
+        self.register_buffer("lowest", torch.zeros(n_genes))
+        self.register_buffer("spread", torch.ones(n_genes))
+        self._of_training: dict[str, Tensor] = {}
+
+    def keys(self, data: Data) -> Tensor:
+        """What exemplars are found by, ``(n_spots, n_key)`` float: the fixed image features."""
+        return data.x.float()
+
+    @abstractmethod
+    def estimate(self, data: Data, exemplars: Tensor, spots: Tensor) -> Tensor:
+        """Estimate scaled expression.
+
+        Parameters
+        ----------
+        data
+            A section.
+        exemplars
+            Numbers in the bank of the exemplars of all its spots, ``(n_spots, k)``.
+        spots
+            The wanted spots, ``(n,)``.
+
+        Returns
+        -------
+        ``(n, n_genes)``, mostly between 0 and 1.
+        """
+
+    @torch.no_grad()
+    def prepare(self, sections: Sequence[Data]) -> None:
+        """Take the range of the targets, fill the bank, and find the exemplars of the training spots in it."""
+        keys = [self.keys(section).cpu() for section in sections]
+        expression = torch.cat([section.y.cpu() for section in sections])
+        lowest, highest = expression.aminmax(dim=0)
+        self.lowest.copy_(lowest)
+        self.spread.copy_(highest - lowest + _ROUNDING)
+        self.memory = {"keys": torch.cat(keys), "expression": expression}
+        found = exemplars_of_training(keys, self.config.k, self.config.similarity)
+        self._of_training = {section.section: each for section, each in zip(sections, found, strict=True)}
+
+    def losses(self, data: Data) -> dict[str, Tensor]:
+        """Compare with the scaled targets of the seeds; see :class:`Network`.
+
+        Returns
+        -------
+        ``loss``, and its parts: ``regression``, the mean squared error, and ``correlation``, before its weight.
+
+        Raises
+        ------
+        ModelError
+            If the section was not among those that :meth:`prepare` had.
+        """
+        if data.section not in self._of_training:
+            raise ModelError(f"section {data.section!r} has no exemplars; call prepare(sections) with it first")
+        observed = self._scaled(data.y[data.seeds])
+        # Full precision again: at first estimates differ less between spots than half precision tells apart.
+        estimated = self.estimate(data, self._of_training[data.section], data.seeds).to(observed)
+        regression, correlation = mse(estimated, observed), one_minus_pearson(estimated, observed)
+        loss = regression + self.config.weight_correlation * correlation
+        return {"loss": loss, "regression": regression, "correlation": correlation}
+
+    def predict(self, data: Data) -> Tensor:
+        """Predict a whole section from its picture and the bank; see :class:`Network`.
+
+        Raises
+        ------
+        ModelError
+            If there is no bank yet.
+        """
+        if not self.memory:
+            raise ModelError(f"{type(self).__name__} has no exemplars; call prepare(sections) first")
+        keys = self.keys(data)
+        _, found = nearest(keys, self.memory["keys"], self.config.k, similarity=self.config.similarity)
+        spots = torch.arange(len(keys), device=keys.device)
+        return self.estimate(data, found, spots) * self.spread + self.lowest
+
+    def bank(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and scaled expression of spots of the bank, ``(..., n_key)`` and ``(..., n_genes)``."""
+        numbers = numbers.to(self.memory["keys"].device)
+        return self.memory["keys"][numbers].to(self.lowest), self._scaled(self.memory["expression"][numbers])
+
+    def _scaled(self, expression: Tensor) -> Tensor:
+        return (expression.to(self.lowest) - self.lowest) / self.spread
+
+
+def exemplars_of_training(keys: Sequence[Tensor], k: int, similarity: Similarity) -> list[Tensor]:
+    """Find the exemplars of training spots: the nearest of other sections, or other spots of the only one.
+
+    Parameters
+    ----------
+    keys
+        What they are found by, ``(n_spots, n_key)`` for each section.
+    k, similarity
+        How many, and what they are nearest by.
+
+    Returns
+    -------
+    For each section ``(n_spots, k)``: numbers of spots, counted through all sections, the nearest first.
+    """
+    if len(keys) == 1:
+        return [nearest_others(keys[0], k, similarity)]
+    joined = torch.cat(list(keys))
+    section = torch.arange(len(keys)).repeat_interleave(torch.tensor([len(part) for part in keys]))
+    found = []
+    for i, part in enumerate(keys):
+        others = (section != i).nonzero().squeeze(1)
+        found.append(others[nearest(part, joined[others], k, similarity=similarity)[1]])
+    return found
+
+
+def nearest_others(points: Tensor, k: int, similarity: Similarity = "euclidean") -> Tensor:
+    """Find the points nearest to each, without itself, ``(n, min(k, n - 1))`` from ``(n, width)``."""
+    _, found = nearest(points, points, k + 1, similarity=similarity)
+    itself = found == torch.arange(len(points), device=found.device).unsqueeze(1)
+    # To the end, which is cut off. Of points in the same place, others may come before it, or leave it out.
+    order = itself.long().argsort(dim=1, stable=True)
+    return found.gather(1, order)[:, :-1]
