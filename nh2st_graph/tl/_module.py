@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +228,7 @@ class Averaging(WeightAveraging):
     """
 
     def __init__(self, decay: float, monitor: str | None = None) -> None:
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__(multi_avg_fn=_averaged_by(decay))
         self.monitor = monitor
         self.lowest = math.inf
         self.best: dict[str, Tensor] = {}
@@ -251,6 +251,20 @@ class Averaging(WeightAveraging):
         """Go on with what was best."""
         super().load_state_dict(state_dict)
         self.lowest, self.best = state_dict["lowest"], state_dict["best"]
+
+
+def _averaged_by(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
+    """Moving average of numbers; whole numbers (an index, a count of batches) are those of the last step."""
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Any) -> None:
+        if averaged[0].is_floating_point():  # torch gives those of one type together
+            average(averaged, current, n_averaged)
+        else:
+            for before, now in zip(averaged, current, strict=True):
+                before.copy_(now)
+
+    return update
 
 
 class Keep(ModelCheckpoint):
