@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.progress import Progress
+from torch.optim.swa_utils import AveragedModel
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ModelError
@@ -28,6 +29,7 @@ from nh2st_graph.tl._module import (
     SectionData,
     StopEarly,
     TrainingModule,
+    _averaged_by,
     averaged_weights,
     read_rows,
 )
@@ -253,6 +255,23 @@ class TestLog:
     def end(path: Path, stage: str, epoch: int, **metrics: float) -> None:
         trainer = SimpleNamespace(current_epoch=epoch, global_step=3, callback_metrics=metrics)
         EpochLog(path, stage).on_train_epoch_end(trainer, None)
+
+
+class TestWhatIsAveraged:
+    def test_whole_numbers_are_those_of_the_last_step(self):
+        """An index or a count, half way between two values, would be neither."""
+        module = torch.nn.BatchNorm1d(2)
+        module.register_buffer("index", torch.tensor([3, 8]))
+        averaged = AveragedModel(module, multi_avg_fn=_averaged_by(0.5), use_buffers=True)
+        averaged.update_parameters(module)
+        with torch.no_grad():
+            module.weight += 1.0
+            module.running_mean += 4.0
+            module.index += 5
+        averaged.update_parameters(module)
+        assert averaged.module.index.tolist() == [8, 13]
+        torch.testing.assert_close(averaged.module.weight, torch.full((2,), 1.5))
+        torch.testing.assert_close(averaged.module.running_mean, torch.full((2,), 2.0))
 
 
 class TestStopping:
