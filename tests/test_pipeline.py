@@ -110,7 +110,11 @@ class TestHer2st:
         text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
         commands = [shlex.split(line) for line in re.findall(r"^ {4}nh2st-graph (.*)$", text, re.MULTILINE)]
         # Studies are hundreds of runs, and have tests of their own.
-        ours = [each for each in commands if each[0] not in {"ablate", "benchmark"} and ("data.root=her2st" in each or "runs/c6" in each)]
+        ours = [
+            each
+            for each in commands
+            if each[0] not in {"ablate", "benchmark"} and ("data.root=her2st" in each or "runs/c6" in each)
+        ]
         assert {"train", "prepare", "predict"} <= {each[0] for each in ours}, "the README shows how"
         with contextlib.chdir(place):
             for each in ours:
