@@ -11,23 +11,13 @@ from nh2st_graph import ConfigError, ModelError
 from nh2st_graph.config import Config
 from nh2st_graph.models import BLEEP, find_method
 
+from .drawn import in_order_of_names
+
 GOLDEN = Path(__file__).parent / "golden" / "bleep.json"
 
 
 # The authors' numbers. Weights and inputs are drawn as they were for golden/bleep.json: weights in the order of their
 # sorted names in the authors' code from seed 1, then features and counts from seed 2.
-
-
-def _draw_weights(shapes):
-    generator = torch.Generator().manual_seed(1)
-    weights = {}
-    for name, shape in sorted(shapes.items()):
-        drawn = torch.randn(shape, generator=generator)
-        if len(shape) > 1:
-            weights[name] = drawn / drawn[0].numel() ** 0.5
-        else:
-            weights[name] = float(name.endswith("weight")) + 0.1 * drawn
-    return weights
 
 
 def _draw_section(n_spots=12, n_features=12, n_genes=9):
@@ -62,7 +52,7 @@ def _with_encoder(weights):
 
 @pytest.mark.parametrize("wrap", [dict, _of_several_devices, _with_first_names, _with_encoder])
 def test_embeddings_and_losses_are_the_authors(golden, wrap):
-    weights, section = wrap(_draw_weights(golden["shapes"])), _draw_section()
+    weights, section = wrap(in_order_of_names(golden["shapes"])), _draw_section()
     for temperature, loss in golden["losses"].items():
         model = BLEEP.from_original(weights, temperature=float(temperature)).eval()
         embeddings = model.embeddings(section)
@@ -72,7 +62,7 @@ def test_embeddings_and_losses_are_the_authors(golden, wrap):
 
 
 def test_the_gradient_is_the_authors(golden):
-    model = BLEEP.from_original(_draw_weights(golden["shapes"]), temperature=4.0).eval()
+    model = BLEEP.from_original(in_order_of_names(golden["shapes"]), temperature=4.0).eval()
     model.losses(_draw_section())["loss"].backward()
     _check(model.spot_projection.first.weight.grad, golden["gradient"])
 
@@ -80,20 +70,20 @@ def test_the_gradient_is_the_authors(golden):
 @torch.no_grad()
 @pytest.mark.parametrize("averaging", ["simple", "average", "weighted_average"])
 def test_predictions_are_the_authors(golden, averaging):
-    model = BLEEP.from_original(_draw_weights(golden["shapes"]), k=5, averaging=averaging).eval()
+    model = BLEEP.from_original(in_order_of_names(golden["shapes"]), k=5, averaging=averaging).eval()
     section = _draw_section()
     model.remember([section])
     _check(model.predict(Data(x=section.x)), golden["predicted"][averaging])
 
 
 def test_settings_are_read_off_the_weights(golden):
-    model = BLEEP.from_original(_draw_weights(golden["shapes"]), dropout=0.3)
+    model = BLEEP.from_original(in_order_of_names(golden["shapes"]), dropout=0.3)
     assert model.config == BLEEP.Settings(width=16, dropout=0.3)
     assert (model.n_features, model.n_genes) == (12, 9)
 
 
 def test_weights_of_something_else_are_refused(golden):
-    weights = _draw_weights(golden["shapes"])
+    weights = in_order_of_names(golden["shapes"])
     with pytest.raises(ModelError, match=r"hold 'cls_token', which the authors' BLEEP does not have"):
         BLEEP.from_original(weights | {"cls_token": torch.zeros(1)})
     with pytest.raises(ModelError, match=r"not of one BLEEP: .*image_projection\.second\.bias"):

@@ -13,23 +13,11 @@ from nh2st_graph.config import Config
 from nh2st_graph.models import EGGN, find_method
 from nh2st_graph.models._eggn import ExemplarConv
 
+from .drawn import draw_weights
+
 GOLDEN = Path(__file__).parent / "golden" / "eggn.json"
 N_FEATURES, N_GENES = 4, 5
 SMALL = {"k": 3, "n_close": 2, "width": 8, "depth": 2, "width_gate": 6}
-
-
-def draw_weights(model, seed=1):
-    """Draw weights of about the size that keeps activations at theirs."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, weight in model.state_dict().items():
-        drawn = torch.randn(weight.shape, generator=generator)
-        if weight.dim() > 1:
-            weights[name] = drawn / (weight.numel() / len(weight)) ** 0.5
-        else:
-            weights[name] = 0.1 * drawn + float(name.endswith("weight"))
-    model.load_state_dict(weights)
-    return model.eval()
 
 
 @torch.no_grad()

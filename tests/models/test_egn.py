@@ -14,6 +14,8 @@ from nh2st_graph.models import EGN, find_method
 from nh2st_graph.models._egn import ExemplarBridge
 from nh2st_graph.nn import PatchEncoder, one_minus_pearson
 
+from .drawn import draw_weights
+
 GOLDEN = Path(__file__).parent / "golden" / "egn.json"
 N_GENES = 5
 
@@ -31,20 +33,6 @@ SMALL = {
     "bridge_width": 3,
 }
 N_PIXELS, N_KEY = 8 * 8 * 3, 6
-
-
-def draw_weights(model, seed=1):
-    """Draw weights of about the size that keeps activations at theirs."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, weight in model.state_dict().items():
-        drawn = torch.randn(weight.shape, generator=generator)
-        if weight.dim() > 1:
-            weights[name] = drawn / (weight.numel() / len(weight)) ** 0.5
-        else:
-            weights[name] = 0.1 * drawn + float(name.endswith("weight"))
-    model.load_state_dict(weights)
-    return model.eval()
 
 
 def _points(*shape, seed=1):

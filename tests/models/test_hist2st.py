@@ -19,6 +19,8 @@ from nh2st_graph.models._hist2st import _ORIGINAL_NAMES
 from nh2st_graph.models._original import _original_name
 from nh2st_graph.nn import random_views
 
+from .drawn import in_order_of_names
+
 GOLDEN = Path(__file__).parent / "golden" / "hist2st.json"
 N_GENES = 5
 THEIR_LOSSES = {"loss": "loss", "mse_loss": "regression", "zinb_loss": "likelihood", "bake_loss": "distillation"}
@@ -26,24 +28,6 @@ THEIR_LOSSES = {"loss": "loss", "mse_loss": "regression", "zinb_loss": "likeliho
 
 # The authors' numbers. Weights and inputs are drawn as they were for golden/hist2st.json: weights in the order of their
 # sorted names in the authors' code from seed 1, then pictures, array positions and counts from seed 2; views from 3.
-
-
-def _draw_weights(shapes):
-    generator = torch.Generator().manual_seed(1)
-    weights = {}
-    for name, shape in sorted(shapes.items()):
-        if name.endswith("num_batches_tracked"):
-            weights[name] = torch.zeros(shape, dtype=torch.int64)
-            continue
-        drawn = torch.randn(shape, generator=generator)
-        if name.endswith("running_var"):
-            drawn = 0.5 + drawn.abs()
-        elif len(shape) > 1:
-            drawn /= drawn[0].numel() ** 0.5
-        else:
-            drawn = float(name.endswith("weight")) + 0.1 * drawn
-        weights[name] = drawn
-    return weights
 
 
 def _draw_section(edges, n_spots=14, side=16, n_genes=6, n_positions=5):
@@ -83,7 +67,7 @@ def golden():
 def test_it_gives_the_authors_numbers(golden, case, wrap):
     numbers = golden["cases"][case]
     n_views = {"zinb": 2, "nb": 1, "none": 0}[case]
-    model = Hist2ST.from_original(wrap(_draw_weights(numbers["shapes"])), heads=4, n_views=n_views).eval()
+    model = Hist2ST.from_original(wrap(in_order_of_names(numbers["shapes"])), heads=4, n_views=n_views).eval()
     section = _draw_section(golden["edges"])
     expected = torch.tensor(numbers["predicted"])
     torch.testing.assert_close(model.predict(section), expected, rtol=1e-5, atol=1e-5 * float(expected.std()))
@@ -93,7 +77,7 @@ def test_it_gives_the_authors_numbers(golden, case, wrap):
 
 @torch.no_grad()
 def test_in_training_too_statistics_included(golden):
-    weights = _draw_weights(golden["cases"]["zinb"]["shapes"])
+    weights = in_order_of_names(golden["cases"]["zinb"]["shapes"])
     model = Hist2ST.from_original(weights, heads=4, n_views=2, dropout=0.0).train()
     torch.manual_seed(3)
     losses = model.losses(_draw_section(golden["edges"]))
@@ -115,14 +99,14 @@ def test_the_authors_edges_are_four_nearest_of_the_array_within_two(golden):
 def test_settings_are_read_off_the_weights(golden):
     sizes = {"channels": 16, "patch_size": 4, "kernel_size": 3, "depth_graph": 3, "depth_transformer": 2}
     for case, more in {"zinb": {}, "nb": {"likelihood": "nb"}, "none": {"likelihood": "none", "n_views": 0}}.items():
-        model = Hist2ST.from_original(_draw_weights(golden["cases"][case]["shapes"]), heads=4)
+        model = Hist2ST.from_original(in_order_of_names(golden["cases"][case]["shapes"]), heads=4)
         assert model.config == Hist2ST.Settings(**sizes, heads=4, head_width=64, n_positions=8, **more)
         assert (model.n_features, model.n_genes) == (16 * 16 * 3, 6)
 
 
 @pytest.mark.parametrize("case", ["zinb", "nb", "none"])
 def test_names_in_the_authors_code_are_all_known(golden, case):
-    model = Hist2ST.from_original(_draw_weights(golden["cases"][case]["shapes"]))
+    model = Hist2ST.from_original(in_order_of_names(golden["cases"][case]["shapes"]))
     names = {_original_name(name, _ORIGINAL_NAMES) for name in model.state_dict()}
     assert names == set(golden["cases"][case]["shapes"])
 
@@ -141,7 +125,7 @@ def test_the_defaults_have_the_authors_sizes():
 
 
 def test_what_serves_training_alone_may_be_left_out(golden, caplog):
-    weights = _draw_weights(golden["cases"]["zinb"]["shapes"])
+    weights = in_order_of_names(golden["cases"]["zinb"]["shapes"])
     with caplog.at_level(logging.INFO, logger="nh2st_graph"):
         model = Hist2ST.from_original(weights, heads=4, likelihood="none", n_views=0).eval()
     assert caplog.messages[0].startswith(
@@ -156,14 +140,14 @@ def test_what_serves_training_alone_may_be_left_out(golden, caplog):
     "name", ["patch_embedding.weight", "vit.transformer.jknet.0.bias_hh_l1", "pi.0.bias", "coef.2.bias"]
 )
 def test_a_weight_that_is_missing_is_named(golden, name):
-    weights = _draw_weights(golden["cases"]["zinb"]["shapes"])
+    weights = in_order_of_names(golden["cases"]["zinb"]["shapes"])
     del weights[name]
     with pytest.raises(ModelError, match=f"the weights have no '{name}'; give the state_dict"):
         Hist2ST.from_original(weights, heads=4)
 
 
 def test_weights_of_something_else_are_refused(golden):
-    weights = _draw_weights(golden["cases"]["zinb"]["shapes"])
+    weights = in_order_of_names(golden["cases"]["zinb"]["shapes"])
     with pytest.raises(ModelError, match=r"hold 'cls_token', which the authors' Hist2ST does not have"):
         Hist2ST.from_original(weights | {"cls_token": torch.zeros(1)}, heads=4)
     with pytest.raises(ModelError, match=r"not of one Hist2ST: .*graph\.1\.conv\.lin_l\.weight"):

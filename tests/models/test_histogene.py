@@ -14,24 +14,14 @@ from nh2st_graph.models import HisToGene, find_method
 from nh2st_graph.models._histogene import _ORIGINAL_NAMES
 from nh2st_graph.models._original import _original_name
 
+from .drawn import in_order_of_names
+
 GOLDEN = Path(__file__).parent / "golden" / "histogene.json"
 N_GENES = 5
 
 
 # The authors' numbers. Weights and inputs are drawn as they were for golden/histogene.json: weights in the order of
 # their sorted names in the authors' code from seed 1, then pictures, array positions and counts from seed 2.
-
-
-def _draw_weights(shapes):
-    generator = torch.Generator().manual_seed(1)
-    weights = {}
-    for name, shape in sorted(shapes.items()):
-        drawn = torch.randn(shape, generator=generator)
-        if len(shape) > 1:
-            weights[name] = drawn / drawn[0].numel() ** 0.5
-        else:
-            weights[name] = float(name.endswith("weight")) + 0.1 * drawn
-    return weights
 
 
 def _draw_section(n_spots=12, side=8, n_genes=6, n_positions=10):
@@ -60,7 +50,7 @@ def golden():
     "wrap", [dict, lambda weights: {"state_dict": weights, "epoch": 99}], ids=["plain", "Lightning"]
 )
 def test_it_gives_the_authors_numbers(golden, wrap):
-    model = HisToGene.from_original(wrap(_draw_weights(golden["shapes"]))).eval()
+    model = HisToGene.from_original(wrap(in_order_of_names(golden["shapes"]))).eval()
     section = _draw_section()
     expected = torch.tensor(golden["predicted"])
     torch.testing.assert_close(model.predict(section), expected, rtol=1e-5, atol=1e-5 * float(expected.std()))
@@ -68,13 +58,13 @@ def test_it_gives_the_authors_numbers(golden, wrap):
 
 
 def test_settings_are_read_off_the_weights(golden):
-    model = HisToGene.from_original(_draw_weights(golden["shapes"]), dropout=0.3)
+    model = HisToGene.from_original(in_order_of_names(golden["shapes"]), dropout=0.3)
     assert model.config == HisToGene.Settings(width=24, depth=2, head_width=64, n_positions=10, dropout=0.3)
     assert (model.n_features, model.n_genes) == (8 * 8 * 3, 6)
 
 
 def test_names_in_the_authors_code_are_all_known(golden):
-    model = HisToGene.from_original(_draw_weights(golden["shapes"]))
+    model = HisToGene.from_original(in_order_of_names(golden["shapes"]))
     assert {_original_name(name, _ORIGINAL_NAMES) for name in model.state_dict()} == set(golden["shapes"])
 
 
@@ -95,14 +85,14 @@ def test_the_defaults_have_the_authors_sizes():
     ["patch_embedding.weight", "x_embed.weight", "gene_head.1.weight", "vit.transformer.layers.1.1.fn.net.3.bias"],
 )
 def test_a_weight_that_is_missing_is_named(golden, name):
-    weights = _draw_weights(golden["shapes"])
+    weights = in_order_of_names(golden["shapes"])
     del weights[name]
     with pytest.raises(ModelError, match=f"the weights have no '{name}'; give the state_dict"):
         HisToGene.from_original(weights)
 
 
 def test_weights_of_something_else_are_refused(golden):
-    weights = _draw_weights(golden["shapes"])
+    weights = in_order_of_names(golden["shapes"])
     with pytest.raises(ModelError, match=r"hold 'cls_token', which the authors' HisToGene does not have"):
         HisToGene.from_original(weights | {"cls_token": torch.zeros(1)})
     with pytest.raises(ModelError, match=r"not of one HisToGene: .*positions\.y\.weight"):

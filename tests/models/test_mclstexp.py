@@ -13,24 +13,14 @@ from nh2st_graph import ConfigError, DataError, ModelError
 from nh2st_graph.config import Config
 from nh2st_graph.models import MclSTExp, find_method
 
+from .drawn import in_order_of_names
+
 GOLDEN = Path(__file__).parent / "golden" / "mclstexp.json"
 N_FEATURES, N_GENES = 4, 5
 
 
 # The authors' numbers. Weights and inputs are drawn as they were for golden/mclstexp.json: weights in the order of
 # their sorted names in the authors' code from seed 1, then features, counts and array positions from seed 2.
-
-
-def _draw_weights(shapes):
-    generator = torch.Generator().manual_seed(1)
-    weights = {}
-    for name, shape in sorted(shapes.items()):
-        drawn = torch.randn(shape, generator=generator)
-        if len(shape) > 1:
-            weights[name] = drawn / drawn[0].numel() ** 0.5
-        else:
-            weights[name] = float(name.endswith("weight")) + 0.1 * drawn
-    return weights
 
 
 def _draw_section(n_spots=12, n_features=12, n_genes=9, n_positions=10):
@@ -71,7 +61,7 @@ def _with_encoder(weights):
 @pytest.mark.parametrize("sentence", ["batch", "section"])
 def test_embeddings_and_losses_are_the_authors(golden, wrap, sentence):
     """The section of the golden numbers is one batch, so that both kinds of sentence are theirs."""
-    weights, section = wrap(_draw_weights(golden["shapes"])), _draw_section()
+    weights, section = wrap(in_order_of_names(golden["shapes"])), _draw_section()
     for temperature, loss in golden["losses"].items():
         settings = {"heads": 2, "temperature": float(temperature), "sentence": sentence}
         model = MclSTExp.from_original(weights, **settings).eval()
@@ -84,14 +74,14 @@ def test_embeddings_and_losses_are_the_authors(golden, wrap, sentence):
 @torch.no_grad()
 @pytest.mark.parametrize("distance", ["l1", "l2"])
 def test_predictions_are_the_authors(golden, distance):
-    model = MclSTExp.from_original(_draw_weights(golden["shapes"]), heads=2, k=5, distance=distance).eval()
+    model = MclSTExp.from_original(in_order_of_names(golden["shapes"]), heads=2, k=5, distance=distance).eval()
     section = _draw_section()
     model.remember([section])
     _check(model.predict(Data(x=section.x)), golden["predicted"][distance])
 
 
 def test_settings_are_read_off_the_weights(golden):
-    model = MclSTExp.from_original(_draw_weights(golden["shapes"]), heads=2, k=600)
+    model = MclSTExp.from_original(in_order_of_names(golden["shapes"]), heads=2, k=600)
     expected = {"width": 16, "depth": 2, "heads": 2, "head_width": 4, "n_positions": 10, "k": 600}
     assert model.config == MclSTExp.Settings(**expected)
     assert (model.n_features, model.n_genes) == (12, 9)
@@ -99,7 +89,9 @@ def test_settings_are_read_off_the_weights(golden):
 
 @torch.no_grad()
 def test_the_variant_without_a_transformer(golden):
-    weights = {name: w for name, w in _draw_weights(golden["shapes"]).items() if not name.startswith("spot_encoder")}
+    weights = {
+        name: w for name, w in in_order_of_names(golden["shapes"]).items() if not name.startswith("spot_encoder")
+    }
     model = MclSTExp.from_original(weights | {"image_ecode.model.0.conv0.weight": torch.zeros(4, 3, 7, 7)})
     section = _draw_section()
     words = section.y + weights["x_embed.weight"][section.array[:, 0]] + weights["y_embed.weight"][section.array[:, 1]]
@@ -108,7 +100,7 @@ def test_the_variant_without_a_transformer(golden):
 
 
 def test_weights_of_something_else_are_refused(golden):
-    weights = _draw_weights(golden["shapes"])
+    weights = in_order_of_names(golden["shapes"])
     with pytest.raises(ModelError, match=r"hold 'pe_enc.weight', which the authors' mclSTExp does not have"):
         MclSTExp.from_original(weights | {"pe_enc.weight": torch.zeros(1)})
     with pytest.raises(ModelError, match=r"not of one mclSTExp: .*positions\.y\.weight"):

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from nh2st_graph import ModelError
 from nh2st_graph.models import NH2ST, NH2STOutputs, _nh2st
 
+from .drawn import in_order_of_names
+
 GOLDEN = Path(__file__).parent / "golden" / "nh2st.json"
 EMBEDDINGS = ("image_spot", "gene_spot", "image_neighbourhood", "gene_neighbourhood")
 WAYS = [
@@ -24,24 +26,6 @@ WAYS = [
 
 # The authors' numbers. Weights and inputs are drawn as they were for golden/nh2st.json: weights in the order of their
 # sorted names in the authors' code from seed 1, then patches, genes and regions from seed 2.
-
-
-def _draw_weights(shapes):
-    generator = torch.Generator().manual_seed(1)
-    weights = {}
-    for name, shape in sorted(shapes.items()):
-        if name.endswith("num_batches_tracked"):
-            weights[name] = torch.zeros(shape, dtype=torch.int64)
-            continue
-        drawn = torch.randn(shape, generator=generator)
-        if name.endswith("running_var"):
-            drawn = 0.5 + drawn.abs()
-        elif len(shape) > 1:
-            drawn /= drawn[0].numel() ** 0.5
-        else:
-            drawn = float(name.endswith("weight")) + 0.1 * drawn
-        weights[name] = drawn
-    return weights
 
 
 def _draw_section(n_spots=16, n_genes=20):
@@ -64,7 +48,7 @@ def golden():
 @pytest.fixture(scope="module")
 def published(golden):
     """The full-size model with the weights of the golden numbers."""
-    return NH2ST.from_original(_draw_weights(golden["shapes"])).eval()
+    return NH2ST.from_original(in_order_of_names(golden["shapes"])).eval()
 
 
 def _check(outputs, golden):
