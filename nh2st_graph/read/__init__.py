@@ -2,7 +2,24 @@
 
 from nh2st_graph.read._h5ad import h5ad, write_h5ad
 from nh2st_graph.read._her2st import her2st
+from nh2st_graph.read._hest import hest
 from nh2st_graph.read._registry import register_format, sections
+from nh2st_graph.read._skin import skin
+from nh2st_graph.read._stimage import stimage
+from nh2st_graph.read._stnet import stnet
+from nh2st_graph.read._triplex import triplex
 from nh2st_graph.read._visium import visium
 
-__all__ = ["h5ad", "her2st", "register_format", "sections", "visium", "write_h5ad"]
+__all__ = [
+    "h5ad",
+    "her2st",
+    "hest",
+    "register_format",
+    "sections",
+    "skin",
+    "stimage",
+    "stnet",
+    "triplex",
+    "visium",
+    "write_h5ad",
+]

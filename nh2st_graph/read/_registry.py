@@ -50,7 +50,9 @@ def sections(format: str, root: str | Path, names: Sequence[str] | None = None) 
     ----------
     format
         ``"her2st"`` (the public repository's layout), ``"visium"`` (one Space Ranger folder, or a folder of
-        them, each named by its section) or ``"h5ad"`` (one file, or a folder of ``{section}.h5ad``).
+        them, each named by its section), ``"h5ad"`` (one file, or a folder of ``{section}.h5ad``), ``"hest"``
+        (HEST-1k), ``"stimage"`` (STimage-1K4M), ``"skin"`` (GSE144240), ``"stnet"`` (He et al. 2020) or
+        ``"triplex"`` (folders that TRIPLEX prepared).
     root
         The file or folder.
     names

@@ -12,7 +12,9 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from PIL import Image
+from scipy import sparse
 
 PITCH_PX = 40.0  # pixels between ST spots; 200 um, so 5 um per pixel
 GENES = ["GAPDH", "ERBB2", "HLA-A", "FO538757.1"]
@@ -152,3 +154,112 @@ def _write_10x(path: Path, counts: np.ndarray, barcodes: np.ndarray, genes: tupl
         group["name"] = np.array(genes, dtype="S")
         group["feature_type"] = np.array(["Gene Expression"] * len(genes), dtype="S")
         group["genome"] = np.array(["GRCh38"] * len(genes), dtype="S")
+
+
+@pytest.fixture
+def write_prepared(tmp_path: Path) -> Callable[..., SimpleNamespace]:
+    """Write tables and a picture as one section of the folder that TRIPLEX gives for download."""
+
+    def write(
+        tables: SimpleNamespace,
+        section: str,
+        *,
+        picture: str = "{section}.tif",
+        counts: str = "ST-cnts/{section}_sub.parquet",
+        size: tuple[int, int] = (300, 260),
+    ) -> SimpleNamespace:
+        root = tmp_path / "prepared"
+        paths = SimpleNamespace(
+            root=root,
+            counts=root / counts.format(section=section),
+            spots=root / "ST-spotfiles" / f"{section}_selection.tsv",
+            picture=root / "ST-imgs" / picture.format(section=section),
+        )
+        for path in (paths.counts, paths.spots, paths.picture):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if paths.counts.suffix == ".parquet":
+            tables.counts.to_parquet(paths.counts)
+        else:
+            tables.counts.to_csv(paths.counts, sep="\t")
+        tables.spots.to_csv(paths.spots, sep="\t", index=False)
+        _picture(*size).save(paths.picture)
+        return paths
+
+    return write
+
+
+@pytest.fixture
+def write_hest(tmp_path: Path) -> Callable[..., SimpleNamespace]:
+    """Write one section in the layout of HEST-1k: 12 spots, 200 um apart, on a slide of 2 um per pixel."""
+
+    def write(
+        name: str = "SPA1",
+        *,
+        patient: object = "Patient 1",
+        parts: tuple[str, ...] = ("st", "wsis", "patches", "metadata"),
+        folder: str = "st",
+        dense: bool = False,
+        side: int = 8,
+        bench: bool = False,
+        change: Callable[[AnnData], AnnData] = lambda adata: adata,
+        order: int | None = None,
+        root: str = "hest",
+    ) -> SimpleNamespace:
+        rng = np.random.default_rng(0)
+        row, col = (a.ravel() for a in np.meshgrid(np.arange(3), np.arange(4), indexing="ij"))
+        barcodes = [f"{r:03d}x{c:03d}" for r, c in zip(row, col, strict=True)]
+        centres = np.column_stack([col, row]) * 100.0 + [90, 80]
+        counts = rng.poisson(1.5, (len(row), len(GENES))).astype(np.float32)
+        slide = _picture(500, 400)
+        obs = {"array_row": row, "array_col": col, "in_tissue": True, "total_counts": counts.sum(axis=1)}
+        obs |= {"pxl_col_in_fullres": centres[:, 0], "pxl_row_in_fullres": centres[:, 1]}
+        adata = AnnData(
+            X=counts if dense else sparse.csr_matrix(counts),
+            obs=pd.DataFrame(obs, index=barcodes),
+            var=pd.DataFrame(index=GENES),
+            obsm={"spatial": centres},
+        )
+        small = np.asarray(slide.resize((100, 80)))
+        scalefactors = {"spot_diameter_fullres": 50.0, "tissue_downscaled_fullres_scalef": 0.2}
+        adata.uns["spatial"] = {"ST": {"images": {"downscaled_fullres": small}, "scalefactors": scalefactors}}
+        adata = change(adata)
+        if order is not None:
+            adata = adata[np.random.default_rng(order).permutation(adata.n_obs)].copy()
+        place = tmp_path / root
+        paths = SimpleNamespace(
+            root=place,
+            st=place / folder / f"{name}.h5ad",
+            wsis=place / "wsis" / f"{name}.tif",
+            patches=place / "patches" / f"{name}.h5",
+            metadata=place / "metadata" / f"{name}.json",
+        )
+        for part in parts:
+            getattr(paths, part).parent.mkdir(parents=True, exist_ok=True)
+        if "st" in parts:
+            adata.write_h5ad(paths.st)
+        if "wsis" in parts:
+            slide.save(paths.wsis, compression="tiff_lzw")
+        if "metadata" in parts:
+            about = {"id": name, "patient": patient, "st_technology": "Spatial Transcriptomics"}
+            about |= {"pixel_size_um_embedded": 1.0, "pixel_size_um_estimated": 2.0, "spot_diameter": 100.0}
+            paths.metadata.write_text(json.dumps(about))
+        # As HEST, without a patch for the spots off tissue (here the first), and in an order of its own.
+        kept = np.random.default_rng(7).permutation(np.arange(1, len(row)))
+        images = rng.integers(0, 255, (len(kept), side, side, 3), dtype=np.uint8)
+        if "patches" in parts:
+            with h5py.File(paths.patches, "w") as file:
+                file["img"] = images
+                file["coords"] = (centres[kept, ::-1] if bench else centres[kept] - 56 // 2).astype(int)
+                file["barcode"] = np.array([barcodes[i] for i in kept], dtype="S")[:, None]
+                if bench:
+                    file["coords"].attrs["patch_size"] = 56
+        return SimpleNamespace(
+            **vars(paths),
+            counts=pd.DataFrame(counts, index=barcodes, columns=GENES),
+            centres=pd.DataFrame(centres, index=barcodes),
+            array=pd.DataFrame({"array_row": row, "array_col": col}, index=barcodes),
+            images={barcodes[i]: image for i, image in zip(kept, images, strict=True)},
+            small=small,
+        )
+
+    return write

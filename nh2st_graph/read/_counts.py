@@ -1,0 +1,157 @@
+"""Tables of counts as the public data sets give them: text, packed or not, or parquet."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import warnings
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nh2st_graph._errors import DataError
+
+__all__ = ["Counts", "array_positions", "open_text", "read_counts", "reason", "refuse_duplicates", "to_csr"]
+
+
+class Counts(NamedTuple):
+    """Counts of one section, as its file gives them.
+
+    Attributes
+    ----------
+    matrix
+        ``(n_spots, n_genes)``, CSR.
+    spots, genes
+        Names of rows and columns, in the file's order; those of spots are unique.
+    """
+
+    matrix: sparse.csr_matrix
+    spots: pd.Index
+    genes: pd.Index
+
+
+def read_counts(path: Path, where: str) -> Counts:
+    """Read a table of spots x genes, the spots' names in its first column.
+
+    Parameters
+    ----------
+    path
+        ``.csv`` (comma), ``.tsv`` or ``.txt`` (tab), each also with ``.gz``, or ``.parquet``.
+    where
+        The section, to begin a message with.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, is cut off, names a spot twice or holds what is not a number.
+    """
+    try:
+        counts = _read_parquet(path, where) if path.suffix == ".parquet" else _read_text(path, where)
+    except pd.errors.EmptyDataError:
+        raise DataError(
+            f"{where}: {path} has no spots; the section is empty: leave it out or download it again"
+        ) from None
+    except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
+        raise DataError(f"{where}: {path} cannot be read ({reason(error)}); download it again") from None
+    refuse_duplicates(counts.spots, path, where)
+    return counts
+
+
+def open_text(path: Path) -> IO[str]:
+    """Open a text file, packed with gzip where its name says so."""
+    return gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
+
+
+def to_csr(values: NDArray[np.generic]) -> sparse.csr_matrix:
+    """Dense counts to CSR, float32."""
+    return sparse.csr_matrix(np.asarray(values, dtype=np.float32))
+
+
+def array_positions(names: pd.Index) -> NDArray[np.float64] | None:
+    """Array x and y that names end with (``10x14``, ``SECTION_1x10x14``, ``SECTION_19.05x11.98``), ``(n, 2)``.
+
+    Returns
+    -------
+    ``None`` where a name does not end so.
+    """
+    parts = pd.Series(names, dtype=str).str.extract(r"(?:^|[_x])(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)$")
+    return None if parts.isna().to_numpy().any() else parts.to_numpy(np.float64)
+
+
+def refuse_duplicates(names: pd.Index, path: Path, where: str) -> None:
+    """Refuse a file that has two rows of one name: nothing tells which is meant."""
+    if not names.is_unique:
+        twice = names[names.duplicated()][0]
+        raise DataError(
+            f"{where}: spot {twice!r} occurs more than once in {path}; spots are joined by name: keep one row of each"
+        )
+
+
+def reason(error: Exception) -> str:
+    """Say an error in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _read_text(path: Path, where: str) -> Counts:
+    """Read line by line: pandas takes half as long again over 30,000 columns, and renames genes that occur twice."""
+    separator = "," if ".csv" in path.suffixes else "\t"
+    spots: list[str] = []
+    values: list[NDArray[np.float32]] = []
+    columns: list[NDArray[np.intp]] = []
+    with open_text(path) as handle:
+        genes = next(csv.reader([handle.readline()], delimiter=separator), [])[1:]
+        for line in filter(str.strip, handle):
+            spot, _, cells = line.rstrip("\r\n").partition(separator)
+            spots.append(spot.strip('"'))
+            row = _numbers(cells, separator, genes, spots[-1], path, where)
+            columns.append(np.flatnonzero(row))
+            values.append(row[columns[-1]].astype(np.float32))
+    if not spots:
+        raise pd.errors.EmptyDataError
+    ends = np.cumsum([0, *map(len, columns)])
+    matrix = sparse.csr_matrix((np.concatenate(values), np.concatenate(columns), ends), shape=(len(spots), len(genes)))
+    return Counts(matrix, pd.Index(spots, dtype=object), pd.Index(genes, dtype=object))
+
+
+def _numbers(line: str, separator: str, genes: Sequence[str], spot: str, path: Path, where: str) -> NDArray[np.float64]:
+    """Parse the counts of a spot; what is not one number for each gene is looked for once it is known to be there."""
+    with warnings.catch_warnings(), suppress(ValueError, DeprecationWarning):
+        warnings.simplefilter("error", DeprecationWarning)  # numpy before 2.3 warns of text that is no number
+        row = np.fromstring(line, dtype=np.float64, sep=separator)
+        if len(row) == len(genes) > 0 and np.isfinite(row).all():
+            return row
+    cells = line.split(separator) if line else []
+    if len(cells) != len(genes) or not genes:
+        raise DataError(
+            f"{where}: {path} names {len(genes)} genes and has {len(cells)} counts of spot {spot!r}; it is cut off, "
+            "or not a table of spots x genes: download it again"
+        )
+    bad = int(np.argmin(np.isfinite(pd.to_numeric(pd.Series(cells), errors="coerce"))))
+    raise DataError(
+        f"{where}: gene {genes[bad]!r} in spot {spot!r} of {path} is not a number; "
+        "the file is cut off or damaged: download it again"
+    )
+
+
+def _read_parquet(path: Path, where: str) -> Counts:
+    table = pd.read_parquet(path)
+    if isinstance(table.index, pd.RangeIndex) and table.shape[1]:
+        table = table.set_index(table.columns[0])
+    if table.empty:
+        raise pd.errors.EmptyDataError
+    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise DataError(
+            f"{where}: gene {table.columns[column]!r} in spot {table.index[row]!r} of {path} is not a number; "
+            "the file is damaged: download it again"
+        )
+    spots, genes = (pd.Index(names.astype(str), dtype=object) for names in (table.index, table.columns))
+    return Counts(to_csr(values), spots, genes)

@@ -1,0 +1,258 @@
+"""HEST-1k: sections of many studies and assays, each with its slide, patches and metadata.
+
+Jaume et al. 2024, "HEST-1k: A dataset for spatial transcriptomics and histology image analysis", NeurIPS.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.utils import make_index_unique
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nh2st_graph._errors import DataError
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import check_section
+from nh2st_graph.read._assemble import add_names, in_order, library_entry, one_file, patients_given, report_patients
+from nh2st_graph.read._common import check_exists, logger, report_dropped, wanted_names
+from nh2st_graph.read._counts import reason, refuse_duplicates, to_csr
+from nh2st_graph.read._patches import PATCH_UM, mosaic, patch_names, slide_scale
+from nh2st_graph.read._registry import register_format
+
+__all__ = ["hest", "metadata", "read_sample"]
+
+#: What the metadata call the scale: told from the distances of spots, where the slide's own may be wrong.
+SCALE = "pixel_size_um_estimated"
+
+_ROWS = 1000
+_SLIDES = frozenset({".tif", ".tiff", ".svs", ".png", ".jpg", ".jpeg"})
+_COLUMNS = (Key.obs.array_row, Key.obs.array_col, Key.obs.in_tissue)
+_PIXELS = ("pxl_col_in_fullres", "pxl_row_in_fullres")
+_SMALL, _SMALL_SCALE = "downscaled_fullres", "tissue_downscaled_fullres_scalef"
+
+
+@register_format("hest")
+def hest(
+    root: str | Path, names: str | Sequence[str] | None = None, *, with_patch_only: bool = False
+) -> dict[str, AnnData]:
+    """Read sections of HEST-1k.
+
+    Parameters
+    ----------
+    root
+        The folder of the download: ``st/{id}.h5ad``, ``wsis/{id}.tif``, ``metadata/{id}.json`` and, optionally,
+        ``patches/{id}.h5`` (``img``, ``coords``, ``barcode``). A table ``ids.csv`` (``sample_id,patient``) in it names
+        patients that the metadata do not.
+    names
+        Ids of the sections to read, in the wanted order; ``None`` reads all that ``st`` holds.
+    with_patch_only
+        Keep the spots that have a patch in ``patches``, joined on the barcode: those on tissue, by HEST's
+        segmentation. HEST-Benchmark scores these. Otherwise all spots are kept.
+
+    Returns
+    -------
+    Sections by id. ``X``: raw counts ``(n_spots, n_genes)``, CSR; ``obs``: ``section``, ``patient``, ``array_row``,
+    ``array_col``, ``in_tissue`` (as the assay said it, which HEST's authors advise against); ``obsm["spatial"]``:
+    ``(n_spots, 2)``, x then y, full-resolution pixels; ``microns_per_pixel``: ``pixel_size_um_estimated``;
+    ``uns["nh2st_dropped"]``. Spots are named by barcode. Gene names are made unique.
+
+    Raises
+    ------
+    DataError
+        If a section is unknown, one of its files is missing or malformed, the metadata have no scale, or patches and
+        spots share no barcode.
+    ImageError
+        If there is neither slide nor patches, or the slide does not cover the spots.
+
+    Notes
+    -----
+    The slide is not decoded: its small copy comes from the h5ad file. Without a slide the patches are put together to a
+    picture, in the cache folder; spots without a patch are left out then, and positions are in that picture's pixels.
+
+    The patient is that of the metadata, or the section itself where they name none (two sections in three). Patients
+    of different studies can share a name, such as ``Patient 1``: they are held out together then, which is safe.
+
+    In the legacy ST sections of HEST-1k ``array_row`` is the array's x. NH2ST takes pixel rows for x and columns for y
+    on these data; here x is the column.
+    """
+    root = Path(root)
+    check_exists(root)
+    if not (root / "st").is_dir():
+        raise DataError(f"{root} has no folder 'st'; give the folder of HEST-1k's download (st, wsis, metadata)")
+    stored = {path.stem for path in (root / "st").glob("*.h5ad") if not path.name.startswith(".")}
+    others = {path.stem for folder in ("metadata", "wsis", "patches") for path in (root / folder).glob("*.*")}
+    given = patients_given(root)
+    sections, unknown = {}, []
+    for name in wanted_names(names, stored if names is None else stored | others, root):
+        about = metadata(root, name)
+        patient = given.get(name) or _patient(about)
+        if patient is None:
+            unknown.append(name)
+        sections[name] = read_sample(root, "st", name, patient or name, about, with_patch_only=with_patch_only)
+    report_patients(unknown, root)
+    return sections
+
+
+def metadata(root: Path, name: str) -> dict[str, Any]:
+    """Read what HEST-1k says about a section.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, cannot be read, or has no scale.
+    """
+    path = root / "metadata" / f"{name}.json"
+    if not path.is_file():
+        raise DataError(f"section {name!r}: {path} is missing; download it too (scale and patient are in it)")
+    try:
+        about = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"section {name!r}: {path} cannot be read ({reason(error)}); download it again") from None
+    scale = about.get(SCALE) if isinstance(about, dict) else None
+    if not isinstance(scale, Real) or not 0 < float(scale) < np.inf:
+        raise DataError(
+            f"section {name!r}: {path} has {SCALE} = {scale!r}; give um per pixel of the slide there, above 0"
+        )
+    return dict(about)
+
+
+def read_sample(
+    root: Path, folder: str, name: str, patient: str, about: dict[str, Any] | None, *, with_patch_only: bool
+) -> AnnData:
+    """Read one section.
+
+    Parameters
+    ----------
+    root, folder
+        The folder of the data set, and that of the h5ad files in it.
+    name, patient
+        Of the section.
+    about
+        Its metadata; without them the scale is told from the side of its patches.
+    with_patch_only
+        Keep the spots that have a patch, if there is a slide too.
+    """
+    where = f"section {name!r}"
+    path, patches = root / folder / f"{name}.h5ad", root / "patches" / f"{name}.h5"
+    if not path.is_file():
+        raise DataError(f"{where}: {path} is missing; download it")
+    slide = _slide(root, name, patches)
+    adata, entry = _read_h5ad(path, where)
+    adata.obs = add_names(adata.obs, name, patient)
+    check_section(adata)
+    scale = float(about[SCALE]) if about else slide_scale(patches, adata.obs_names, _centres(adata), where)
+    spot_um = _positive(entry, Key.library.scalefactors, Key.library.spot_diameter, PATCH_UM / scale) * scale
+    dropped: dict[str, int] = {}
+    if slide is None or with_patch_only:
+        adata, dropped = _keep_with_patch(adata, patches, path, where)
+    if slide is None:
+        logger.warning("%s: no slide in %s; the picture is put together from %s", where, root / "wsis", patches)
+        slide, adata.obsm[Key.obsm.spatial], scale = mosaic(patches, adata.obs_names, _centres(adata), scale, where)
+        entry = {}  # its small picture is of the slide
+    adata.uns[Key.uns.spatial] = {name: library_entry(slide, scale, spot_um / scale, _small(entry))}
+    adata = in_order(adata)
+    check_section(adata, need=("genes", "image"))
+    report_dropped(adata, name, dropped)
+    return adata
+
+
+def _patient(about: dict[str, Any]) -> str | None:
+    """The patient that metadata name; blanks and numbers that are none do not name one."""
+    named = about.get("patient")
+    return None if named is None or named != named else (str(named).strip() or None)
+
+
+def _slide(root: Path, name: str, patches: Path) -> Path | None:
+    """The slide; ``None`` where there are patches in its stead."""
+    missing = f"section {name!r}: no slide; {root / 'wsis' / f'{name}.tif'} (or {patches}) is missing: download it"
+    found = [path for path in (root / "wsis").glob(f"{name}.*") if path.suffix.lower() in _SLIDES]
+    return None if not found and patches.is_file() else one_file(found, missing)
+
+
+def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:
+    """Read what a section needs, counts as CSR, and what the file says of its picture."""
+    try:
+        stored = ad.read_h5ad(path, backed="r")
+        try:
+            counts = _read_counts(stored)
+        finally:
+            stored.file.close()
+    except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
+        raise DataError(f"{where}: {path} cannot be read as h5ad ({reason(error)}); download it again") from error
+    columns = {
+        column: pd.to_numeric(stored.obs[column], errors="coerce") for column in _COLUMNS if column in stored.obs
+    }
+    whole = {column: values.astype(int) for column, values in columns.items() if values.notna().all()}
+    if not stored.n_obs:
+        raise DataError(f"{where}: {path} has no spots; the section is empty: leave it out")
+    refuse_duplicates(stored.obs_names, path, where)
+    genes = make_index_unique(stored.var_names)
+    adata = AnnData(X=counts, obs=pd.DataFrame(whole, index=stored.obs_names), var=pd.DataFrame(index=genes))
+    adata.obsm[Key.obsm.spatial] = _spatial(stored, path, where)
+    entry: dict[str, Any] = next(iter(stored.uns.get(Key.uns.spatial, {}).values()), {})
+    return adata, entry
+
+
+def _read_counts(stored: AnnData) -> sparse.csr_matrix:
+    """Counts of a backed AnnData; dense ones piece by piece, since they are mostly zeros."""
+    counts = stored.X
+    if isinstance(counts, h5py.Dataset):
+        starts = range(0, stored.n_obs, _ROWS)
+        return sparse.vstack([to_csr(counts[start : start + _ROWS]) for start in starts], format="csr")
+    return sparse.csr_matrix(counts.to_memory()).astype(np.float32)
+
+
+def _spatial(stored: AnnData, path: Path, where: str) -> NDArray[np.float64]:
+    """Spot centres, x then y; the columns of ``obs`` where ``obsm`` has none."""
+    missing = [column for column in _PIXELS if column not in stored.obs]
+    if Key.obsm.spatial not in stored.obsm and missing:
+        raise DataError(
+            f"{where}: {path} has neither obsm['{Key.obsm.spatial}'] nor obs['{missing[0]}']; "
+            "spot centres in pixels of the slide are needed: download it again"
+        )
+    given = stored.obsm[Key.obsm.spatial] if Key.obsm.spatial in stored.obsm else stored.obs[list(_PIXELS)]
+    return pd.DataFrame(np.asarray(given)).apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+
+
+def _centres(adata: AnnData) -> NDArray[np.float64]:
+    return np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+
+
+def _keep_with_patch(adata: AnnData, patches: Path, path: Path, where: str) -> tuple[AnnData, dict[str, int]]:
+    """Keep spots that have a patch, joined on the barcode."""
+    if not patches.is_file():
+        raise DataError(f"{where}: {patches} is missing, which says what spots have a patch; download it")
+    barcodes = patch_names(patches, where)
+    kept = adata.obs_names.isin(barcodes)
+    if not kept.any():
+        raise DataError(
+            f"{where}: {patches} and {path} have no barcode in common; check that both belong to this section"
+        )
+    dropped = {
+        "spots_without_patch": int((~kept).sum()),
+        "patches_without_spot": len(barcodes) - int(kept.sum()),
+    }
+    return adata[kept].copy(), dropped
+
+
+def _positive(entry: dict[str, Any], part: str, key: str, default: float) -> float:
+    value = entry.get(part, {}).get(key, default)
+    return float(value) if isinstance(value, Real) and 0 < float(value) < np.inf else default
+
+
+def _small(entry: dict[str, Any]) -> tuple[NDArray[np.uint8], float] | None:
+    """The slide's small copy and its scale, where the file has them: the slide need not be decoded then."""
+    picture = entry.get(Key.library.images, {}).get(_SMALL)
+    scale = _positive(entry, Key.library.scalefactors, _SMALL_SCALE, 0.0)
+    usable = isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and scale
+    return (np.asarray(picture), scale) if usable else None

@@ -1,0 +1,214 @@
+"""Patches around spots as HEST-1k keeps them (``img``, ``coords``, ``barcode``), and the picture they make together.
+
+Patches are cut from pictures elsewhere (:mod:`nh2st_graph.im`), of any size that is asked for. Where a data set gives
+patches and no slide, they are put back to where they came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nh2st_graph._cache import ENVIRONMENT, cache_root
+from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph.read._counts import reason, refuse_duplicates
+
+__all__ = ["PATCH_UM", "Mosaic", "mosaic", "patch_names", "slide_scale"]
+
+#: Side of a patch on the tissue: 224 pixels of 0.5 um. (HEST-1k first stored them resampled to 256 pixels.)
+PATCH_UM = 112.0
+
+# Part of the name of every picture made: a change of how it is made raises it.
+_FORMAT = 1
+_TILE = 1024
+_WHITE = 255
+
+
+class Mosaic(NamedTuple):
+    """Patches put together.
+
+    Attributes
+    ----------
+    picture
+        A TIFF, white where there is no patch.
+    spatial
+        ``(n_spots, 2)``, x then y, spot centres in its pixels.
+    microns_per_pixel
+        Its scale.
+    """
+
+    picture: Path
+    spatial: NDArray[np.float64]
+    microns_per_pixel: float
+
+
+def patch_names(path: Path, where: str) -> pd.Index:
+    """Read the barcodes of a patch file, one for each patch.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, lacks ``img`` or ``barcode``, they do not agree, or a barcode occurs twice.
+    """
+    try:
+        with h5py.File(path) as file:
+            missing = [key for key in ("img", "barcode") if key not in file]
+            if missing:
+                raise DataError(
+                    f"{where}: {path} has no {', '.join(missing)} (there: {', '.join(file)}); "
+                    "a patch file has img, coords and barcode: download it again"
+                )
+            names = [_text(name) for name in np.ravel(file["barcode"][()])]
+            shape = file["img"].shape
+    except OSError as error:
+        raise DataError(f"{where}: {path} cannot be read as HDF5 ({reason(error)}); download it again") from None
+    if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or shape[0] != len(names):
+        raise DataError(
+            f"{where}: {path} has patches of shape {shape} and {len(names)} barcodes; "
+            "expected (n, side, side, 3) and n: download it again"
+        )
+    index = pd.Index(names, dtype=object)
+    refuse_duplicates(index, path, where)
+    return index
+
+
+def slide_scale(path: Path, names: pd.Index, centres: NDArray[np.float64], where: str) -> float:
+    """Um per pixel of a slide, told from the patches that were cut from it: each is 112 um wide.
+
+    Parameters
+    ----------
+    path
+        The patch file.
+    names, centres
+        Spots by barcode, and their centres in pixels of the slide, ``(n_spots, 2)``, x then y.
+    where
+        The section, to begin a message with.
+
+    Returns
+    -------
+    The scale, half a percent off at most: corners of patches are whole pixels.
+
+    Raises
+    ------
+    DataError
+        If there is no patch file, or it does not tell.
+    """
+    if not path.is_file():
+        raise DataError(f"{where}: um per pixel cannot be told; {path} is missing, or metadata/{path.stem}.json is")
+    stored = patch_names(path, where)
+    rows = stored.get_indexer(names)
+    with h5py.File(path) as file:
+        coords = np.asarray(file["coords"][()] if "coords" in file else (), dtype=np.float64)
+        said = max(float(file[key].attrs.get("patch_size", 0)) for key in ("img", "coords") if key in file)
+    if (rows >= 0).any() and coords.shape == (len(stored), 2):
+        spots, patches = centres[rows >= 0], coords[rows[rows >= 0]]
+        off = spots - patches
+        if off.min() >= 1 and np.ptp(off) < 2:
+            return float(PATCH_UM / (2 * np.floor(off.min()) + 1))
+        if said > 0 and np.abs(spots - patches[:, ::-1]).max() < 2:
+            return PATCH_UM / said
+    raise DataError(
+        f"{where}: um per pixel cannot be told from coords in {path}, which are not the upper left corners of patches "
+        f"around the spots; give metadata/{path.stem}.json with pixel_size_um_estimated"
+    )
+
+
+def mosaic(
+    path: Path, barcodes: pd.Index, centres: NDArray[np.float64], microns_per_pixel: float, where: str
+) -> Mosaic:
+    """Put patches back to where they were cut, and keep the picture in the cache folder.
+
+    Parameters
+    ----------
+    path
+        The patch file.
+    barcodes, centres
+        Spots that have a patch, and their centres in pixels of the slide, ``(n_spots, 2)``, x then y. Each patch is
+        centred on its spot; ``coords`` says the same in one of two ways (upper left corner, x then y, in HEST-1k; the
+        centre, y then x, in the files of HEST-Benchmark), and is not looked at.
+    microns_per_pixel
+        Scale of the slide.
+    where
+        The section, to begin a message with.
+
+    Returns
+    -------
+    The picture in the patches' own pixels, so that a patch of 112 um cut from it is the stored one where no other
+    overlaps it; spots lie up to half a pixel (0.25 um) off.
+
+    Raises
+    ------
+    ImageError
+        If the picture cannot be written.
+    """
+    stored = patch_names(path, where)
+    rows = stored.get_indexer(barcodes)
+    with h5py.File(path) as file:
+        side = int(file["img"].shape[1])
+        scale = microns_per_pixel * side / PATCH_UM
+        corners = np.rint(centres * scale - side / 2).astype(int)
+        corners -= corners.min(axis=0)
+        width, height = corners.max(axis=0) + side
+        picture = cache_root() / "pictures" / f"{path.stem}-{_key(path, barcodes, corners)}.tif"
+        if not picture.is_file():
+            order = np.argsort(barcodes.to_numpy(dtype=str), kind="stable")  # where patches overlap, by name
+            tiles = _tiles(file["img"], rows[order], corners[order], side, (int(height), int(width)))
+            _write(picture, tiles, (int(height), int(width)), where)
+    return Mosaic(picture, corners + side / 2, PATCH_UM / side)
+
+
+def _text(name: object) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _key(path: Path, barcodes: pd.Index, corners: NDArray[np.int_]) -> str:
+    """Digest of what the picture depends on; the patches are known by their file's size and time, which is quick."""
+    state = path.stat()
+    spots = sorted([str(name), int(x), int(y)] for name, (x, y) in zip(barcodes, corners, strict=True))
+    content = [_FORMAT, str(path.resolve()), state.st_size, state.st_mtime_ns, spots]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _tiles(
+    images: h5py.Dataset, rows: NDArray[np.int_], corners: NDArray[np.int_], side: int, shape: tuple[int, int]
+) -> Iterator[NDArray[np.uint8]]:
+    """Compose the picture tile by tile, so that it is never in memory as a whole."""
+    for top in range(0, shape[0], _TILE):
+        for left in range(0, shape[1], _TILE):
+            tile = np.full((_TILE, _TILE, 3), _WHITE, dtype=np.uint8)
+            x, y = corners[:, 0] - left, corners[:, 1] - top
+            for i in np.flatnonzero((x > -side) & (x < _TILE) & (y > -side) & (y < _TILE)):
+                into = tile[max(y[i], 0) : y[i] + side, max(x[i], 0) : x[i] + side]
+                patch = images[int(rows[i])][max(-y[i], 0) :, max(-x[i], 0) :]
+                into[:] = patch[: into.shape[0], : into.shape[1]]
+            yield tile
+
+
+def _write(path: Path, tiles: Iterator[NDArray[np.uint8]], shape: tuple[int, int], where: str) -> None:
+    """Write aside, then rename, so that a picture under its name is complete."""
+    import tifffile  # only sections without a slide need it
+
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(
+            aside, tiles, shape=(*shape, 3), dtype=np.uint8, photometric="rgb", tile=(_TILE, _TILE), compression="zlib"
+        )
+        aside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
+        raise ImageError(
+            f"{where}: the picture of its patches cannot be written to {path.parent} ({reason(error)}); "
+            f"set {ENVIRONMENT} to a folder that can be written to, or give the slide"
+        ) from None

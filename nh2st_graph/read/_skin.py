@@ -1,0 +1,99 @@
+"""Cutaneous squamous cell carcinoma (GSE144240): Spatial Transcriptomics of four patients, three sections each.
+
+Ji et al. 2020, "Multimodal analysis of composition and spatial architecture in human squamous cell carcinoma",
+Cell 182:497.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from anndata import AnnData
+
+from nh2st_graph.read._common import check_exists, wanted_names
+from nh2st_graph.read._registry import register_format
+from nh2st_graph.read._st import (
+    PICTURES,
+    StFiles,
+    find_raw,
+    is_prepared,
+    prepared_files,
+    prepared_names,
+    raw_files,
+    read_st,
+)
+
+__all__ = ["skin"]
+
+_NAME = r"(P\d+_ST_rep\d+)"
+_FILES = {
+    "counts": re.compile(rf"^(?:GSM\d+_)?{_NAME}_stdata\.tsv(?:\.gz)?$"),
+    "spots": re.compile(rf"^(?:GSM\d+_)?spot_data-selection-{_NAME}\.tsv(?:\.gz)?$"),
+    "picture": re.compile(rf"^(?:GSM\d+_)?{_NAME}{PICTURES}$", re.IGNORECASE),
+}
+
+
+@register_format("skin")
+def skin(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str, AnnData]:
+    """Read sections of cutaneous squamous cell carcinoma (GSE144240).
+
+    Parameters
+    ----------
+    root
+        Either the folder of GEO's files (or the one above ``GSE144240_RAW``), as HisToGene and Hist2ST read them:
+        ``GSM*_{S}_stdata.tsv``, ``GSM*_spot_data-selection-{S}.tsv``, each also with ``.gz``, and ``GSM*_{S}.jpg``,
+        unpacked; ``S`` is a section such as ``P2_ST_rep1``. Or the folder ``skin`` that TRIPLEX gives for download,
+        which NH2ST reads: ``ST-cnts/{S}_sub.parquet``, ``ST-spotfiles/{S}_selection.tsv``, ``ST-imgs/*{S}.jpg``.
+    names
+        Names of the sections to read, in the wanted order; ``None`` reads all.
+
+    Returns
+    -------
+    Sections by name, as :func:`her2st` gives them: ``X`` raw counts ``(n_spots, n_genes)``, CSR; ``obs`` with
+    ``section``, ``patient`` (``P2``, ``P5``, ``P9``, ``P10``), ``array_row`` (the array's y) and ``array_col`` (its x);
+    ``obsm["spatial"]`` ``(n_spots, 2)``, x then y, full-resolution pixels; ``uns["nh2st_dropped"]``. Spots are named
+    ``{section}_{x}x{y}``.
+
+    Raises
+    ------
+    DataError
+        If a section is unknown, one of its files is missing or malformed, the tables share no spot, or the scale
+        cannot be told.
+    ImageError
+        If the picture is missing, packed, unreadable or cut off, or does not cover the spots.
+
+    Notes
+    -----
+    These arrays have 1934 spots 110 um wide on every second position, the nearest 150 um apart along both diagonals;
+    um per pixel follow from that. (HEST-1k takes 110 um for a step along the array, and gives the same sections
+    slightly smaller pixels.) Spots on fields of both colours of the chessboard are taken for those of the array of
+    1007 spots, 200 um apart. NH2ST and TRIPLEX keep the genes of their parquet files, a selection of all.
+    """
+    root = Path(root)
+    check_exists(root)
+    if is_prepared(root):
+        known = prepared_names(root)
+        return {
+            name: read_st(name, _patient(name), prepared_files(root, name)) for name in wanted_names(names, known, root)
+        }
+    folder = root / "GSE144240_RAW" if (root / "GSE144240_RAW").is_dir() else root
+    found = find_raw(folder.iterdir(), _FILES)
+    known = found["counts"].keys() | found["spots"].keys()
+    return {
+        name: read_st(name, _patient(name), raw_files(found, name, _expected(folder, name)))
+        for name in wanted_names(names, known, root)
+    }
+
+
+def _patient(name: str) -> str:
+    return name.split("_")[0]
+
+
+def _expected(folder: Path, name: str) -> StFiles:
+    return StFiles(
+        folder / f"GSM*_{name}_stdata.tsv",
+        folder / f"GSM*_spot_data-selection-{name}.tsv",
+        folder / f"GSM*_{name}.jpg",
+    )

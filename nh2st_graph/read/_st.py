@@ -1,0 +1,224 @@
+"""Sections of Spatial Transcriptomics from a table of counts, a table of spots and a picture, joined by name.
+
+The data sets of skin and breast share these tables; they differ in how files are called. The folder that TRIPLEX gives
+for download, and NH2ST reads, is the same for all of them: ``ST-cnts``, ``ST-spotfiles`` and ``ST-imgs``.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from nh2st_graph._errors import DataError
+from nh2st_graph._keys import Key
+from nh2st_graph.read._assemble import assemble, existing, one_file
+from nh2st_graph.read._counts import Counts, array_positions, open_text, read_counts, reason, refuse_duplicates
+from nh2st_graph.read._lattice import VISIUM_PITCH_UM, VISIUM_SPOT_UM, Scale, ring_pitch, st_scale
+
+__all__ = [
+    "PICTURES",
+    "StFiles",
+    "find_raw",
+    "is_prepared",
+    "prepared_files",
+    "prepared_names",
+    "raw_files",
+    "read_st",
+]
+
+#: Endings of pictures, also packed ones as GEO keeps them.
+PICTURES = r"\.(?:jpe?g|tiff?|png)(?:\.gz)?"
+
+_SPOTS, _IMAGES = "ST-spotfiles", "ST-imgs"
+_COUNTS = ("ST-cnts", "ST-cnts_new")
+_COUNTS_ENDINGS = ("_sub.parquet", "_stdata.parquet", ".tsv.gz", ".tsv")
+_SPOTS_ENDING = "_selection.tsv"
+_COLUMNS = ("x", "y", "pixel_x", "pixel_y")
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".gz"})
+
+
+class StFiles(NamedTuple):
+    """Files of one section."""
+
+    counts: Path
+    spots: Path
+    picture: Path
+
+
+def read_st(name: str, patient: str, files: StFiles, *, visium: bool = False) -> AnnData:
+    """Read one section.
+
+    Parameters
+    ----------
+    name, patient
+        Of the section.
+    files
+        Its files.
+    visium
+        The spots are those of a Visium array, in a table that names pixel rows ``pixel_x`` and columns ``pixel_y``
+        (TRIPLEX's independent test sections).
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read, the tables share no spot, or the scale cannot be told.
+    ImageError
+        If the picture is unreadable or does not cover the spots.
+    """
+    where = f"section {name!r}"
+    spots = _read_spots(files.spots, where)
+    if visium:
+        spots = spots.rename(columns={"pixel_x": "pixel_y", "pixel_y": "pixel_x"})
+    counts = _named_by_array(read_counts(files.counts, where), files.counts, where)
+    both = spots.index.intersection(counts.spots)
+    if both.empty:
+        raise DataError(
+            f"{where}: {files.spots} and {files.counts} have no spot in common; check that both belong to this section"
+        )
+    kept = spots.loc[both]
+    kept = kept[kept["selected"] != 0]
+    if kept.empty:
+        raise DataError(
+            f"{where}: no spots with counts are selected (selected = 1 in {files.spots}); "
+            "the section is empty: leave it out"
+        )
+    scale = _scale(spots, f"{where}: {files.spots}", visium)
+    dropped = {
+        "positions_without_counts": len(spots) - len(both),
+        "counts_without_position": len(counts.spots) - len(both),
+        "not_selected": len(both) - len(kept),
+    }
+    return assemble(name, patient, counts, kept, files.picture, scale, dropped, prefix=f"{name}_")
+
+
+def is_prepared(root: Path) -> bool:
+    """Whether a folder is laid out as TRIPLEX gives it for download."""
+    return (root / _SPOTS).is_dir()
+
+
+def prepared_names(root: Path) -> set[str]:
+    """Name every section that has spots or counts; the missing other file is told when it is read."""
+    names = {path.name.removesuffix(_SPOTS_ENDING) for path in (root / _SPOTS).glob(f"*{_SPOTS_ENDING}")}
+    for folder in _COUNTS:
+        for path in (root / folder).glob("*"):
+            ending = next((ending for ending in _COUNTS_ENDINGS if path.name.endswith(ending)), None)
+            if ending:
+                names.add(path.name.removesuffix(ending))
+    return {name for name in names if not name.startswith(".")}
+
+
+def prepared_files(root: Path, name: str) -> StFiles:
+    """Find a section's files, each of which must exist."""
+    where = f"section {name!r}"
+    images = root / _IMAGES
+    # Andersson's pictures lie in a folder for each section; the others have an accession number before the name.
+    beside = [path for path in images.glob(f"*{name}.*") if path.name.startswith(name) or f"_{name}." in path.name]
+    found = beside or list((images / name[:1] / name).glob("*"))
+    return StFiles(
+        existing(
+            "counts", [root / folder / f"{name}{ending}" for folder in _COUNTS for ending in _COUNTS_ENDINGS], where
+        ),
+        existing("spot positions", [root / _SPOTS / f"{name}{_SPOTS_ENDING}"], where),
+        one_file(
+            [path for path in found if path.suffix.lower() in _SUFFIXES],
+            f"{where}: no picture; {images / f'*{name}.tif'} (or .jpg) is missing",
+        ),
+    )
+
+
+def find_raw(paths: Iterable[Path], patterns: Mapping[str, re.Pattern[str]]) -> dict[str, dict[str, list[Path]]]:
+    """Sort files by what they are (``counts``, ``spots``, ``picture``) and by the section that their name says.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    patterns
+        What a name of each kind looks like; its first group is the section.
+    """
+    found: dict[str, dict[str, list[Path]]] = {what: {} for what in patterns}
+    for path in sorted(paths):
+        for what, pattern in patterns.items():
+            match = pattern.match(path.name)
+            if match:
+                found[what].setdefault(match.group(1), []).append(path)
+    return found
+
+
+def raw_files(found: Mapping[str, Mapping[str, list[Path]]], name: str, expected: StFiles) -> StFiles:
+    """Pick a section's files among those found; messages name the ``expected`` ones."""
+    where = f"section {name!r}"
+    return StFiles(
+        existing("counts", found["counts"].get(name) or [expected.counts], where),
+        existing("spot positions", found["spots"].get(name) or [expected.spots], where),
+        one_file(found["picture"].get(name, []), f"{where}: no picture; {expected.picture} is missing"),
+    )
+
+
+def _read_spots(path: Path, where: str) -> pd.DataFrame:
+    """Read a spot file as numbers, indexed by array position ``{x}x{y}``; all are selected by default."""
+    try:
+        with open_text(path) as handle:
+            table = pd.read_csv(handle, sep="," if ".csv" in path.suffixes else "\t")
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise DataError(f"{where}: {path} cannot be read ({reason(error)}); download it again") from None
+    if {"X", "Y"} <= set(table) and "pixel_x" not in table:  # He's: named by array position, pixels in X and Y
+        table = table.rename(columns={"X": "pixel_x", "Y": "pixel_y"})
+        names = pd.Index(table.iloc[:, 0].astype(str))
+        table["x"], table["y"] = _positions(names, path, where).T
+    missing = [column for column in _COLUMNS if column not in table]
+    if missing:
+        raise DataError(
+            f"{where}: {path} has no column {', '.join(missing)} (there: {', '.join(map(str, table))}); "
+            f"a spot file has {', '.join(_COLUMNS)}"
+        )
+    if table.empty:
+        raise DataError(f"{where}: {path} has no spots; the section is empty: leave it out or download it again")
+    for column, default in (("new_x", table["x"]), ("new_y", table["y"]), ("selected", 1)):
+        if column not in table:
+            table[column] = default
+    table = table[[*_COLUMNS, "new_x", "new_y", "selected"]].apply(pd.to_numeric, errors="coerce")
+    bad = ~np.isfinite(table.to_numpy(np.float64))
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise DataError(
+            f"{where}: {table.columns[column]} in line {row + 2} of {path} is not a number; mend or remove that spot"
+        )
+    table.index = _keys(table[["x", "y"]].to_numpy(np.float64))
+    refuse_duplicates(table.index, path, where)
+    table[Key.obs.array_row], table[Key.obs.array_col] = (np.rint(table[axis]).astype(int) for axis in "yx")
+    return table
+
+
+def _named_by_array(counts: Counts, path: Path, where: str) -> Counts:
+    named = counts._replace(spots=_keys(_positions(counts.spots, path, where)))
+    refuse_duplicates(named.spots, path, where)
+    return named
+
+
+def _positions(names: pd.Index, path: Path, where: str) -> NDArray[np.float64]:
+    positions = array_positions(names)
+    if positions is None:
+        bad = next(name for name in names if array_positions(pd.Index([name])) is None)
+        raise DataError(f"{where}: spot name {bad!r} in {path} is not array x and y, such as '10x14'")
+    return positions
+
+
+def _keys(positions: NDArray[np.float64]) -> pd.Index:
+    """Names of array positions; they are whole but for noise."""
+    return pd.Index([f"{x}x{y}" for x, y in np.rint(positions).astype(int)], dtype=object)
+
+
+def _scale(spots: pd.DataFrame, where: str, visium: bool) -> Scale:
+    pixels = spots[["pixel_x", "pixel_y"]].to_numpy(np.float64)
+    if visium:
+        return Scale(VISIUM_PITCH_UM / ring_pitch(pixels, where), VISIUM_SPOT_UM)
+    return st_scale(spots[["new_x", "new_y"]].to_numpy(np.float64), pixels, where)

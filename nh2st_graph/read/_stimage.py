@@ -1,0 +1,233 @@
+"""STimage-1K4M: 1,149 slides of Spatial Transcriptomics, Visium and Visium HD as tables and pictures.
+
+Chen et al. 2024, "STimage-1K4M: A histopathology image-gene expression dataset for spatial transcriptomics", NeurIPS.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from nh2st_graph._errors import DataError
+from nh2st_graph._keys import Key
+from nh2st_graph.read._assemble import assemble, existing, one_file, patients_given, report_patients
+from nh2st_graph.read._common import check_exists, logger, wanted_names
+from nh2st_graph.read._counts import array_positions, open_text, read_counts, reason, refuse_duplicates
+from nh2st_graph.read._lattice import VISIUM_PITCH_UM, VISIUM_SPOT_UM, Scale, ring_pitch, st_scale
+from nh2st_graph.read._registry import register_format
+from nh2st_graph.read._st import StFiles
+
+__all__ = ["stimage"]
+
+_TECHNOLOGIES = ("ST", "Visium", "VisiumHD")
+_COORD, _COUNTS = "_coord.csv", ("_count.csv", "_count.csv.gz")
+
+_AXES = {"xaxis": "pixel_x", "yaxis": "pixel_y"}
+_PIXELS = list(_AXES.values())
+
+#: Bins of the Visium HD slides, told by their number (350,000 to 610,000 a slide) where names do not say it.
+_BIN_UM = 8.0
+_BIN = re.compile(r"s_(\d+)um_(\d+)_(\d+)(?:-\d+)?$")
+
+# Spots are 10 to 18 % wider by some accounts than by others (55 um printed, 65 um in Space Ranger's files).
+_RADIUS_AGREES = 0.3
+
+#: What the names of a study's slides say of the patient.
+_PATIENTS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"^Human_Breast_Andersson_\d+_ST_([A-H])\d$",
+        r"^Human_Breast_He_\d+_ST_(BC\d+)_",
+        r"^Human_Heart_Asp_\d+_ST_ST_Sample_(.+PCW)_\d+$",
+        r"^Human_Prostate_Erickson_\d+_Visium_(Patient_\d+)_",
+        r"^Human_Brain_(?:Louise|Kwon)_.*_(Br\d+)(?:_|$)",
+    )
+)
+
+#: Slides named by accession or sample number alone, by their last number: Ji et al. 2020, Maynard et al. 2021.
+_PATIENT_OF = {
+    **{f"GSE144239_GSM{4284316 + i}": ("P2", "P5", "P9", "P10")[i // 3] for i in range(12)},
+    **{f"GSE144239_GSM{4565823 + i}": ("P4", "P6")[i // 2] for i in range(4)},
+    **{
+        f"Human_Brain_Maynard_02082021_Visium_{first + i}": donor
+        for first, donor in ((151507, "Br5292"), (151669, "Br5595"), (151673, "Br8100"))
+        for i in range(4)
+    },
+}
+
+
+class _Array(NamedTuple):
+    """Where spots lie on the array, and what it says about the picture."""
+
+    positions: pd.DataFrame
+    scale: Scale
+
+
+@register_format("stimage")
+def stimage(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str, AnnData]:
+    """Read slides of STimage-1K4M.
+
+    Parameters
+    ----------
+    root
+        The folder of the download, with ``ST``, ``Visium`` and ``VisiumHD``, or one of these, each with
+        ``coord/{slide}_coord.csv`` (spot names; ``yaxis``, ``xaxis``, ``r``), ``gene_exp/{slide}_count.csv`` (spots x
+        genes) and ``image/{slide}.png``. A table ``ids.csv`` (``sample_id,patient``) in it names patients that the
+        names of slides do not.
+    names
+        Names of the slides to read, in the wanted order; ``None`` reads all.
+
+    Returns
+    -------
+    Sections by name of the slide. ``X``: raw counts ``(n_spots, n_genes)``, CSR; ``obs``: ``section``, ``patient`` and,
+    where the names of spots say them (ST, Visium HD), ``array_row`` and ``array_col``; ``obsm["spatial"]``:
+    ``(n_spots, 2)``, x then y, pixels of the picture; ``uns["nh2st_dropped"]``. Spots keep their names, which begin
+    with the slide's; gene names are made unique.
+
+    Raises
+    ------
+    DataError
+        If a slide is unknown, one of its files is missing or malformed, the tables share no spot, or the scale cannot
+        be told.
+    ImageError
+        If the picture is missing, unreadable or cut off, or does not cover the spots.
+
+    Notes
+    -----
+    The data say nothing of um per pixel; they follow from the distances of spots: 200 um along the array of ST (or
+    150 um between nearest spots of the denser one, as in GSE144239), 100 um between nearest spots of Visium, and the
+    size of bins of Visium HD, from the names or 8 um. The radius ``r`` is compared with that, and a warning given
+    where it says otherwise: in its first release it is half of what it should be on GSE144239's ST slides.
+
+    Positions on the array can be fractions (``19.05x11.98``, Stahl et al. 2016); they are rounded, unless two spots
+    would share one: then there is no ``array_row`` and ``array_col``. Pictures are JPEG and TIFF files too, whatever
+    their names end with.
+    """
+    root = Path(root)
+    check_exists(root)
+    folders = _slides(root)
+    given = patients_given(root)
+    sections, unknown = {}, []
+    for name in wanted_names(names, folders, root):
+        patient = given.get(name) or _patient(name)
+        if patient is None:
+            unknown.append(name)
+        sections[name] = _read_slide(folders[name], name, patient or name)
+    report_patients(unknown, root)
+    return sections
+
+
+def _slides(root: Path) -> dict[str, Path]:
+    """Folder of each slide that has spots or counts; the missing other file is told when it is read."""
+    folders = {}
+    for folder in (root, *(root / technology for technology in _TECHNOLOGIES)):
+        for part, endings in (("coord", (_COORD,)), ("gene_exp", _COUNTS)):
+            for path in (folder / part).glob("*.csv*"):
+                ending = next((ending for ending in endings if path.name.endswith(ending)), None)
+                if ending and not path.name.startswith("."):
+                    folders[path.name.removesuffix(ending)] = folder
+    return folders
+
+
+def _patient(slide: str) -> str | None:
+    if slide in _PATIENT_OF:
+        return _PATIENT_OF[slide]
+    return next((match.group(1) for match in (pattern.match(slide) for pattern in _PATIENTS) if match), None)
+
+
+def _read_slide(folder: Path, name: str, patient: str) -> AnnData:
+    where = f"section {name!r}"
+    files = _files(folder, name, where)
+    spots = _read_coord(files.spots, where)
+    counts = read_counts(files.counts, where)
+    both = spots.index.intersection(counts.spots)
+    if both.empty:
+        raise DataError(
+            f"{where}: {files.spots} and {files.counts} have no spot in common; check that both belong to this section"
+        )
+    array = _array(spots, f"{where}: {files.spots}", hd="visiumhd" in f"{folder.name} {name}".lower())
+    _compare_radius(spots, array.scale, where)
+    kept = spots.join(array.positions).loc[both]
+    dropped = {
+        "positions_without_counts": len(spots) - len(both),
+        "counts_without_position": len(counts.spots) - len(both),
+    }
+    return assemble(name, patient, counts, kept, files.picture, array.scale, dropped)
+
+
+def _files(folder: Path, name: str, where: str) -> StFiles:
+    picture = folder / "image" / f"{name}.png"
+    return StFiles(
+        existing("counts", [folder / "gene_exp" / f"{name}{ending}" for ending in _COUNTS], where),
+        existing("spot positions", [folder / "coord" / f"{name}{_COORD}"], where),
+        one_file(picture.parent.glob(f"{name}.*"), f"{where}: no picture; {picture} is missing"),
+    )
+
+
+def _read_coord(path: Path, where: str) -> pd.DataFrame:
+    try:
+        with open_text(path) as handle:
+            table = pd.read_csv(handle, index_col=0)
+    except (OSError, ValueError, IndexError) as error:
+        raise DataError(f"{where}: {path} cannot be read ({reason(error)}); download it again") from None
+    missing = [column for column in _AXES if column not in table]
+    if missing:
+        raise DataError(
+            f"{where}: {path} has no column {', '.join(missing)} (there: {', '.join(map(str, table))}); "
+            "a table of spots has yaxis, xaxis and r"
+        )
+    if table.empty:
+        raise DataError(f"{where}: {path} has no spots; the section is empty: leave it out or download it again")
+    table.index = table.index.astype(str)
+    refuse_duplicates(table.index, path, where)
+    table = table.rename(columns=_AXES)
+    table[_PIXELS] = table[_PIXELS].apply(pd.to_numeric, errors="coerce")
+    bad = ~np.isfinite(table[_PIXELS].to_numpy(np.float64)).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"{where}: spot {table.index[bad][0]!r} in {path} has a position that is not a number; "
+            "mend or remove that spot"
+        )
+    return table
+
+
+def _array(spots: pd.DataFrame, where: str, *, hd: bool) -> _Array:
+    """Tell the assay from the names of spots: array positions, bins, or barcodes."""
+    pixels = spots[_PIXELS].to_numpy(np.float64)
+    positions = array_positions(spots.index)
+    if positions is not None:
+        return _Array(_positions(positions, spots.index), st_scale(positions, pixels, where))
+    bins = spots.index.to_series().str.extract(_BIN)
+    if bins.notna().to_numpy().all():
+        size, row, column = bins.astype(int).to_numpy().T
+        side = float(size[0])
+        return _Array(
+            _positions(np.column_stack([column, row]), spots.index), Scale(side / ring_pitch(pixels, where), side)
+        )
+    pitch, spot = (_BIN_UM, _BIN_UM) if hd else (VISIUM_PITCH_UM, VISIUM_SPOT_UM)
+    return _Array(pd.DataFrame(index=spots.index), Scale(pitch / ring_pitch(pixels, where), spot))
+
+
+def _positions(array: NDArray[np.float64], names: pd.Index) -> pd.DataFrame:
+    """Whole array positions as columns; none where two spots would share one."""
+    whole = pd.DataFrame(np.rint(array).astype(int), columns=[Key.obs.array_col, Key.obs.array_row], index=names)
+    return pd.DataFrame(index=names) if whole.duplicated().any() else whole[[Key.obs.array_row, Key.obs.array_col]]
+
+
+def _compare_radius(spots: pd.DataFrame, scale: Scale, where: str) -> None:
+    radius = pd.to_numeric(spots["r"], errors="coerce").median() if "r" in spots else np.nan
+    said = scale.spot_um / (2 * radius) if radius > 0 else np.nan
+    if abs(said / scale.microns_per_pixel - 1) > _RADIUS_AGREES:
+        logger.warning(
+            "%s: %.3f um per pixel by the distance of spots, which is used, and %.3f by their radius r",
+            where,
+            scale.microns_per_pixel,
+            said,
+        )

@@ -1,0 +1,95 @@
+"""Breast cancer of 23 patients, three sections each but for one: the data of ST-Net.
+
+He et al. 2020, "Integrating spatial gene expression and breast tumour morphology via deep learning", Nature Biomedical
+Engineering 4:827.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+from anndata import AnnData
+
+from nh2st_graph.read._common import check_exists, wanted_names
+from nh2st_graph.read._registry import register_format
+from nh2st_graph.read._st import (
+    PICTURES,
+    StFiles,
+    find_raw,
+    is_prepared,
+    prepared_files,
+    prepared_names,
+    raw_files,
+    read_st,
+)
+
+__all__ = ["stnet"]
+
+_NAME = r"((?:BC)?\d+_[A-Z]\d+)"
+_FILES = {
+    "counts": re.compile(rf"^{_NAME}(?:_stdata)?\.tsv(?:\.gz)?$"),
+    "spots": re.compile(rf"^(?:spots_)?{_NAME}(?:\.csv(?:\.gz)?|\.spots\.txt)$"),
+    "picture": re.compile(rf"^(?:HE_)?{_NAME}{PICTURES}$", re.IGNORECASE),
+}
+
+
+@register_format("stnet")
+def stnet(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str, AnnData]:
+    """Read sections of the breast cancers of ST-Net.
+
+    Parameters
+    ----------
+    root
+        One of three folders; ``S`` is a section such as ``BC23209_C1``. The deposited files in one folder:
+        ``{S}_stdata.tsv.gz``, ``spots_{S}.csv.gz`` (named by array position; pixels in ``X`` and ``Y``),
+        ``HE_{S}.jpg``. The folder that ST-Net's code reads, ``{subtype}/{patient}/``: ``{S}.tsv.gz``,
+        ``{S}.spots.txt`` (``x y pixel_x pixel_y``), ``{S}.jpg``. Or the folder ``stnet`` that TRIPLEX gives for
+        download, which NH2ST reads: ``ST-cnts/{S}_sub.parquet`` (or ``_stdata``), ``ST-spotfiles/{S}_selection.tsv``,
+        ``ST-imgs/*{S}.tif``.
+    names
+        Names of the sections to read, in the wanted order; ``None`` reads all.
+
+    Returns
+    -------
+    Sections by name, as :func:`her2st` gives them: ``X`` raw counts ``(n_spots, n_genes)``, CSR; ``obs`` with
+    ``section``, ``patient`` (``BC23209``), ``array_row`` (the array's y) and ``array_col`` (its x);
+    ``obsm["spatial"]`` ``(n_spots, 2)``, x then y, full-resolution pixels; ``uns["nh2st_dropped"]``. Spots are named
+    ``{section}_{x}x{y}``.
+
+    Raises
+    ------
+    DataError
+        If a section is unknown, one of its files is missing or malformed, the tables share no spot, or the scale
+        cannot be told.
+    ImageError
+        If the picture is missing, packed, unreadable or cut off, or does not cover the spots.
+
+    Notes
+    -----
+    Spots are 200 um apart; um per pixel follow from that. Genes that a section does not express are absent from its
+    counts, and named by Ensembl id in the deposited files. ST-Net leaves out spots without a tumour label
+    (``{S}_Coords.tsv``), and those whose patch would leave the picture; here all are kept.
+    """
+    root = Path(root)
+    check_exists(root)
+    if is_prepared(root):
+        known = prepared_names(root)
+        return {
+            name: read_st(name, _patient(name), prepared_files(root, name)) for name in wanted_names(names, known, root)
+        }
+    found = find_raw(chain(root.glob("*"), root.glob("*/*/*")), _FILES)
+    return {
+        name: read_st(name, _patient(name), raw_files(found, name, _expected(root, name)))
+        for name in wanted_names(names, found["counts"].keys() | found["spots"].keys(), root)
+    }
+
+
+def _patient(name: str) -> str:
+    return name.split("_")[0]
+
+
+def _expected(root: Path, name: str) -> StFiles:
+    return StFiles(root / f"{name}_stdata.tsv.gz", root / f"spots_{name}.csv.gz", root / f"HE_{name}.jpg")

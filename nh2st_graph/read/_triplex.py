@@ -1,0 +1,99 @@
+"""Folders that TRIPLEX prepares: those of its code today, and those it gave for download with the paper.
+
+Chung et al. 2024, "Accurate spatial gene expression prediction by integrating multi-resolution features", CVPR.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from anndata import AnnData
+
+from nh2st_graph._errors import DataError
+from nh2st_graph.read._assemble import patients_given, report_patients
+from nh2st_graph.read._common import check_exists, wanted_names
+from nh2st_graph.read._hest import metadata, read_sample
+from nh2st_graph.read._registry import register_format
+from nh2st_graph.read._st import is_prepared, prepared_files, prepared_names, read_st
+
+__all__ = ["triplex"]
+
+# What the names of Andersson's, Ji's and He's sections begin with.
+_PATIENT = re.compile(r"^(?:([A-H])\d|(P\d+)_ST_rep\d+|(BC\d+)_[A-Z]\d)$")
+_VISIUM = "10x_breast"
+
+
+@register_format("triplex")
+def triplex(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str, AnnData]:
+    """Read sections that TRIPLEX has prepared.
+
+    Parameters
+    ----------
+    root
+        One data set, in either of two layouts. That of the code today: ``adata/{id}.h5ad``, ``patches/{id}.h5``
+        (``img``, ``coords``, ``barcode``), ``ids.csv`` (``sample_id``, and ``patient`` where it is known) and, where
+        they are there, ``wsis/{id}.tif`` and ``metadata/{id}.json`` as in HEST-1k; HEST-Benchmark's tasks look the
+        same. That of the download: ``ST-cnts/{S}_sub.parquet``, ``ST-spotfiles/{S}_selection.tsv``, and pictures in
+        ``ST-imgs`` (the folders ``her2st``, ``skin``, ``stnet`` and ``test/10x_breast_ff*``).
+    names
+        Ids of the sections to read, in the wanted order; ``None`` reads all.
+
+    Returns
+    -------
+    Sections by id: ``X`` raw counts ``(n_spots, n_genes)``, CSR; ``obs`` with ``section``, ``patient``, ``array_row``,
+    ``array_col``; ``obsm["spatial"]`` ``(n_spots, 2)``, x then y, pixels of ``source_image_path``;
+    ``uns["nh2st_dropped"]``.
+
+    Raises
+    ------
+    DataError
+        If a section is unknown, one of its files is missing or malformed, files share no spot, or the scale cannot be
+        told.
+    ImageError
+        If there is no picture of the section, or it does not cover the spots.
+
+    Notes
+    -----
+    Where the slides are not in the folder, the patches are put together to a picture, in the cache folder. Prepared
+    features (``emb``), neighbour patches, gene lists and folds (``splits``) are not read.
+
+    Patients are those of ``ids.csv``; else the first letter of Andersson's sections, ``P2`` of Ji's and ``BC23209`` of
+    He's; else the section itself. In the spot files of ``10x_breast_ff*``, ``pixel_x`` is the row of the picture.
+    """
+    root = Path(root)
+    check_exists(root)
+    read, known = _layout(root)
+    given = patients_given(root)
+    sections, unknown = {}, []
+    for name in wanted_names(names, known, root):
+        patient = given.get(name) or _patient(name)
+        if patient is None:
+            unknown.append(name)
+        sections[name] = read(root, name, patient or name)
+    report_patients(unknown, root)
+    return sections
+
+
+def _layout(root: Path) -> tuple[Callable[[Path, str, str], AnnData], set[str]]:
+    """How to read a section of this folder, and what sections it has."""
+    if (root / "adata").is_dir():
+        return _read_new, {path.stem for path in (root / "adata").glob("*.h5ad") if not path.name.startswith(".")}
+    if is_prepared(root):
+        return _read_old, prepared_names(root)
+    raise DataError(f"{root} has neither a folder 'adata' nor 'ST-spotfiles'; give one data set that TRIPLEX prepared")
+
+
+def _read_new(root: Path, name: str, patient: str) -> AnnData:
+    about = metadata(root, name) if (root / "metadata" / f"{name}.json").is_file() else None
+    return read_sample(root, "adata", name, patient, about, with_patch_only=False)
+
+
+def _read_old(root: Path, name: str, patient: str) -> AnnData:
+    return read_st(name, patient, prepared_files(root, name), visium=name.startswith(_VISIUM))
+
+
+def _patient(name: str) -> str | None:
+    match = _PATIENT.match(name)
+    return next(filter(None, match.groups())) if match else None
