@@ -78,7 +78,20 @@ class DataConfig(_Section):
         The synthetic tissue, where ``format`` asks for it.
     """
 
-    format: Literal["her2st", "visium", "h5ad", "hest", "stimage", "skin", "stnet", "triplex", "synthetic"] = "h5ad"
+    format: Literal[
+        "her2st",
+        "visium",
+        "visium_hd",
+        "spatialdata",
+        "anndata",
+        "h5ad",
+        "hest",
+        "stimage",
+        "skin",
+        "stnet",
+        "triplex",
+        "synthetic",
+    ] = "h5ad"
     root: Path | None = None
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()

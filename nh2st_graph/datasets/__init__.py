@@ -1,7 +1,8 @@
-"""Data sets: the synthetic tissue, gene panels, and splits by section and by patient."""
+"""Data sets: public ones by name, the synthetic tissue, gene panels, and splits by section and by patient."""
 
 from __future__ import annotations
 
+from nh2st_graph.datasets._her2st import her2st
 from nh2st_graph.datasets._panels import read_panel
 from nh2st_graph.datasets._published_panels import PUBLISHED_PANELS, fetch_panel, is_published
 from nh2st_graph.datasets._splits import (
@@ -12,11 +13,13 @@ from nh2st_graph.datasets._splits import (
     patients_of,
 )
 from nh2st_graph.datasets._synthetic import synthetic_tissue
+from nh2st_graph.datasets._visium import visium
 
 __all__ = [
     "PUBLISHED_PANELS",
     "Split",
     "fetch_panel",
+    "her2st",
     "is_published",
     "k_fold_by_patient",
     "leave_one_patient_out",
@@ -24,4 +27,5 @@ __all__ = [
     "patients_of",
     "read_panel",
     "synthetic_tissue",
+    "visium",
 ]

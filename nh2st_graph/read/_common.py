@@ -7,14 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, nearest
 from nh2st_graph._keys import Key
 
 logger = logging.getLogger("nh2st_graph")
 
-_PICTURES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
+#: Endings of pictures that are looked for.
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf"})
 
 
 def wanted_names(names: str | Sequence[str] | None, known: Iterable[str], root: Path) -> list[str]:
@@ -41,11 +44,35 @@ def picture_in(folder: Path) -> Path | None:
     """Find the one picture in a folder; ``None`` where there is none, an error where there are several."""
     if not folder.is_dir():
         return None
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURES and not p.name.startswith("."))
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
     if len(found) > 1:
         shown = ", ".join(p.name for p in found)
         raise ImageError(f"{folder} holds {len(found)} pictures ({shown}); leave only the full-resolution one")
     return found[0] if found else None
+
+
+def name_of(adata: AnnData, column: str, given: str | None, default: str | None) -> str:
+    """Name a section or its patient: as given, as ``obs`` does, or by default; written into ``obs`` as a category."""
+    there = list(adata.obs[column].astype(str).unique()) if column in adata.obs else []
+    if len(there) > 1:
+        raise DataError(
+            f"obs['{column}'] names {len(there)} ({', '.join(sorted(there)[:5])}); "
+            "one AnnData holds one section of one patient: split it first"
+        )
+    name = given or next(iter(there), default)
+    if name is None:
+        raise DataError(f"nothing names the {column}; give {column}='NAME', or set adata.obs['{column}']")
+    adata.obs[column] = pd.Categorical([name] * adata.n_obs, categories=[name])
+    return name
+
+
+def neighbour_distance(centres: NDArray[np.float64]) -> float:
+    """Median distance of a spot to its nearest other one, in pixels; 0 for one spot."""
+    from scipy.spatial import cKDTree  # slow to load, and few readers need it
+
+    if len(centres) < 2:
+        return 0.0
+    return float(np.median(cKDTree(centres).query(centres, k=2)[0][:, 1]))
 
 
 def in_array_order(adata: AnnData) -> AnnData:

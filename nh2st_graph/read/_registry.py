@@ -50,9 +50,11 @@ def sections(format: str, root: str | Path, names: Sequence[str] | None = None) 
     ----------
     format
         ``"her2st"`` (the public repository's layout), ``"visium"`` (one Space Ranger folder, or a folder of
-        them, each named by its section), ``"h5ad"`` (one file, or a folder of ``{section}.h5ad``), ``"hest"``
-        (HEST-1k), ``"stimage"`` (STimage-1K4M), ``"skin"`` (GSE144240), ``"stnet"`` (He et al. 2020) or
-        ``"triplex"`` (folders that TRIPLEX prepared).
+        them, each named by its section), ``"visium_hd"`` (the same, bins of 16 um, or one folder of other bins),
+        ``"spatialdata"`` (one zarr store, or a folder of ``{section}.zarr``), ``"anndata"`` (one h5ad file with
+        positions and a picture beside it, or a folder of them), ``"h5ad"`` (sections saved by this package: one
+        file, or a folder of ``{section}.h5ad``), ``"hest"`` (HEST-1k), ``"stimage"`` (STimage-1K4M), ``"skin"``
+        (GSE144240), ``"stnet"`` (He et al. 2020) or ``"triplex"`` (folders that TRIPLEX prepared).
     root
         The file or folder.
     names

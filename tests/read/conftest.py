@@ -263,3 +263,64 @@ def write_hest(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         )
 
     return write
+
+
+@pytest.fixture
+def write_visium_hd(tmp_path: Path) -> Callable[..., SimpleNamespace]:
+    """Write a Space Ranger 3 folder of Visium HD: 10 x 12 bins of 16 um, and the 8 um bins that they consist of."""
+
+    def write(
+        name: str = "H1",
+        *,
+        microns_per_pixel: float = 0.5,
+        hires_scale: float = 0.25,
+        change: Callable[[pd.DataFrame], pd.DataFrame] = lambda positions: positions,
+    ) -> SimpleNamespace:
+        outs = tmp_path / "hd" / name / "outs"
+        full = _picture(480, 440)
+        picture = tmp_path / f"{name}_full.png"
+        full.save(picture)
+        bins = {}
+        for bin_um in (8, 16):
+            step = 16 // bin_um
+            folder = outs / "binned_outputs" / f"square_{bin_um:03d}um"
+            (folder / "spatial").mkdir(parents=True)
+            row, col = (a.ravel() for a in np.meshgrid(np.arange(10 * step), np.arange(12 * step), indexing="ij"))
+            side = bin_um / microns_per_pixel
+            positions = pd.DataFrame(
+                {
+                    "barcode": [f"s_{bin_um:03d}um_{r:05d}_{c:05d}-1" for r, c in zip(row, col, strict=True)],
+                    "in_tissue": (col >= step).astype(int),
+                    "array_row": row,
+                    "array_col": col,
+                    "pxl_row_in_fullres": 20 + (row + 0.5) * side,
+                    "pxl_col_in_fullres": 30 + (col + 0.5) * side,
+                }
+            )
+            inside = positions["in_tissue"] == 1
+            barcodes = positions["barcode"].to_numpy(str)[inside]
+            counts = np.random.default_rng(bin_um).poisson(1.0, (len(barcodes), 3))
+            _write_10x(folder / "filtered_feature_bc_matrix.h5", counts, barcodes, ("A", "B", "C"))
+            change(positions).to_parquet(folder / "spatial" / "tissue_positions.parquet", index=False)
+            factors = {
+                "bin_size_um": float(bin_um),
+                "microns_per_pixel": microns_per_pixel,
+                "spot_diameter_fullres": side,
+                "fiducial_diameter_fullres": 300.0,
+                "regist_target_img_scalef": hires_scale,
+                "tissue_hires_scalef": hires_scale,
+                "tissue_lowres_scalef": hires_scale / 4,
+            }
+            (folder / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
+            for level, scale in (("hires", hires_scale), ("lowres", hires_scale / 4)):
+                small = full.resize((round(480 * scale), round(440 * scale)))
+                small.save(folder / "spatial" / f"tissue_{level}_image.png")
+            bins[bin_um] = SimpleNamespace(
+                folder=folder,
+                positions=positions.set_index("barcode"),
+                counts=pd.DataFrame(counts, index=barcodes, columns=["A", "B", "C"]),
+            )
+        (outs / "spatial").mkdir()
+        return SimpleNamespace(outs=outs, root=tmp_path / "hd", bins=bins, picture=picture)
+
+    return write

@@ -81,7 +81,7 @@ class TestH5ad:
 
 
 def test_unknown_format_names_the_closest(tmp_path):
-    with pytest.raises(DataError, match=r"unknown data format 'visum'; did you mean 'visium'\?"):
+    with pytest.raises(DataError, match=r"unknown data format 'visum'; did you mean 'visium' or 'visium_hd'\?"):
         sections("visum", tmp_path)
 
 

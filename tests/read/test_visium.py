@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import json
 import logging
 import shutil
 
@@ -7,6 +9,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from scipy import sparse
+from scipy.io import mmwrite
 from scipy.spatial import cKDTree
 
 from nh2st_graph import DataError, ImageError
@@ -84,6 +89,57 @@ def test_names_by_default(write_visium):
         adata = visium(path)
         assert set(adata.obs["section"]) == set(adata.obs["patient"]) == {"S7"}
         assert list(adata.uns["spatial"]) == ["S7"]
+
+
+@pytest.mark.parametrize("header", [False, True])
+def test_a_header_is_told_by_its_first_word(write_visium, header):
+    files = write_visium(header=header)
+    other = {"tissue_positions.csv": "tissue_positions_list.csv", "tissue_positions_list.csv": "tissue_positions.csv"}
+    before = visium(files.folder)
+    files.positions_file.rename(files.positions_file.with_name(other[files.positions_file.name]))
+    np.testing.assert_array_equal(visium(files.folder).obsm["spatial"], before.obsm["spatial"])
+
+
+def test_columns_of_a_header_are_known_by_name(write_visium):
+    files = write_visium(header=True)
+    before = visium(files.folder)
+    table = pd.read_csv(files.positions_file)
+    table[["barcode", *reversed(table.columns[1:])]].to_csv(files.positions_file, index=False)
+    np.testing.assert_array_equal(visium(files.folder).obsm["spatial"], before.obsm["spatial"])
+    table.rename(columns={"array_row": "row"}).to_csv(files.positions_file, index=False)
+    with pytest.raises(DataError, match=r"tissue_positions\.csv has no column array_row"):
+        visium(files.folder)
+
+
+class TestCountsFile:
+    def test_with_a_prefix(self, write_visium):
+        files = write_visium()
+        moved = files.counts_file.rename(files.folder / f"GSM1_{files.counts_file.name}")
+        assert visium(files.folder).n_obs == 24
+        shutil.copy(moved, files.folder / f"GSM2_{files.counts_file.name}")
+        with pytest.raises(DataError, match=r"several counts files \(GSM1_\S+, GSM2_\S+\); name one"):
+            visium(files.folder)
+        assert visium(files.folder, counts_file=moved.name).n_obs == 24
+
+    def test_matrix_market_folder(self, write_visium):
+        files = write_visium()
+        before = visium(files.folder)
+        files.counts_file.unlink()
+        folder = files.folder / "filtered_feature_bc_matrix"
+        folder.mkdir()
+        with gzip.open(folder / "matrix.mtx.gz", "wb") as file:
+            mmwrite(file, sparse.coo_matrix(files.counts.to_numpy().T))
+        features = pd.DataFrame({"id": ["ENSG0", "ENSG1", "ENSG2"], "name": files.counts.columns})
+        features["type"] = "Gene Expression"
+        for name, table in (("features", features), ("barcodes", pd.DataFrame(files.counts.index))):
+            table.to_csv(folder / f"{name}.tsv.gz", sep="\t", header=False, index=False)
+        after = visium(files.folder)
+        assert after.X.format == "csr"
+        np.testing.assert_array_equal(after.X.toarray(), before.X.toarray())
+        assert list(after.var_names) == list(before.var_names)
+        (folder / "barcodes.tsv.gz").unlink()
+        with pytest.raises(DataError, match=r"'V1': .*filtered_feature_bc_matrix cannot be read"):
+            visium(files.folder)
 
 
 def test_gene_names_become_unique(write_visium):
@@ -235,6 +291,26 @@ class TestRealSection:
         distances = [np.linalg.norm(microns[i] - microns[j]) for i, j in pairs]
         assert len(pairs) > 5
         assert np.median(distances) == pytest.approx(100, rel=0.02)
+
+    @pytest.mark.parametrize("version", [2, 3])
+    def test_later_layouts(self, real, shared_data, tmp_path, version):
+        """The same section as Space Ranger 2 and 3 write it, with the picture that it was given."""
+        folder = shutil.copytree(shared_data / "visium_tiny", tmp_path / "visium_tiny" / "outs")
+        positions = folder / "spatial" / "tissue_positions_list.csv"
+        names = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
+        pd.read_csv(positions, names=names).to_csv(folder / "spatial" / "tissue_positions.csv", index=False)
+        positions.unlink()
+        if version == 3:  # CytAssist's pictures lie beside the others
+            Image.new("RGB", (30, 30)).save(folder / "spatial" / "cytassist_image.tiff")
+        factor = json.loads((folder / "spatial" / "scalefactors_json.json").read_text())["tissue_hires_scalef"]
+        size = [round(side / factor) for side in Image.open(folder / "spatial" / "tissue_hires_image.png").size]
+        Image.new("1", size).save(tmp_path / "full.tif")  # large, and only its size is looked at
+        later = visium(folder.parent, source_image=tmp_path / "full.tif")
+        assert list(later.obs_names) == list(real.obs_names)
+        np.testing.assert_array_equal(later.X.toarray(), real.X.toarray())
+        np.testing.assert_allclose(later.obsm["spatial"] * factor, real.obsm["spatial"])
+        scales = [library(adata)["metadata"]["microns_per_pixel"] for adata in (later, real)]
+        assert scales[0] == pytest.approx(scales[1] * factor)
 
     def test_squidpy_plots_it(self, real):
         mpl.use("Agg")

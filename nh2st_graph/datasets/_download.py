@@ -1,0 +1,143 @@
+"""Fetching files of public data sets: with checksums, and from where an earlier attempt stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from nh2st_graph._cache import cache_root
+from nh2st_graph._errors import DataError
+
+__all__ = ["data_folder", "fetch_file", "file_list"]
+
+_GIT = "git:"
+_CHUNK_BYTES = 2**18
+
+
+def data_folder(name: str) -> Path:
+    """Find the folder in the cache where a data set is kept."""
+    return cache_root() / "datasets" / name
+
+
+def file_list(name: str) -> dict[str, list[str]]:
+    """Read a data set's list of files: by the first word of a line, its other words."""
+    text = (files(__package__) / f"{name}.txt").read_text(encoding="utf-8")
+    lines = (line.split() for line in text.splitlines() if not line.startswith("#"))
+    return {section: words for section, *words in lines}
+
+
+def fetch_file(url: str, path: Path, digest: str | None = None, *, instead: str, progress: bool = True) -> Path:
+    """Fetch a file with pooch, unless it is there.
+
+    What has arrived is kept in ``{name}.part``; a later call asks the server for the rest only. The file appears under
+    its name when it is complete and its checksum is right, and is not checked again.
+
+    Parameters
+    ----------
+    url
+        Where from.
+    path
+        Where to.
+    digest
+        ``sha256:...``, or ``git:...`` for git's name of the file (the SHA-1 of its size and bytes); None where none is
+        known.
+    instead
+        What a user without network can do, for the error.
+    progress
+        Show a bar.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be fetched, or is not the one that was published.
+    """
+    if path.is_file():
+        return path
+    import pooch
+
+    def download(url: str, output_file: str, _: Any) -> None:
+        part = path.with_name(f"{path.name}.part")
+        _fetch_rest(url, part, progress)
+        if digest and digest.startswith(_GIT) and _git_name(part) != digest.removeprefix(_GIT):
+            part.unlink()
+            raise ValueError("another content")
+        part.replace(output_file)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _warnings_only(pooch.get_logger()):
+            known = None if digest is None or digest.startswith(_GIT) else digest
+            pooch.retrieve(url, known, path.name, path.parent, downloader=download)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{url} cannot be fetched ({_reason(error)}); {instead}") from None
+    return path
+
+
+def _fetch_rest(url: str, part: Path, progress: bool) -> None:
+    """Fetch what a partial file lacks, again for as long as a connection that breaks brings some of it."""
+    while True:
+        before = part.stat().st_size if part.is_file() else 0
+        try:
+            return _append(url, part, progress)
+        except OSError as error:
+            status = _status(error)
+            if status == 416 and before:  # longer than what the server has, so not a part of it
+                part.unlink()
+            elif status is not None or not part.is_file() or part.stat().st_size <= before:
+                raise
+
+
+def _append(url: str, part: Path, progress: bool) -> None:
+    import pooch
+
+    with part.open("ab") as file:
+
+        def begin(response: Any, *_: Any, **__: Any) -> None:
+            if response.status_code == 200:  # the whole file, from a server that knows no ranges
+                file.truncate(0)
+
+        # Offsets count bytes of the file, so it must come as it is.
+        headers = {"Range": f"bytes={file.tell()}-", "Accept-Encoding": "identity"}
+        fetch = pooch.HTTPDownloader(
+            progressbar=progress, chunk_size=_CHUNK_BYTES, headers=headers, hooks={"response": begin}
+        )
+        fetch(url, file, None)
+
+
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _git_name(path: Path) -> str:
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """Tell in a few words what a network library says in many."""
+    if isinstance(error, ValueError):
+        return "its content is not what was published"
+    if status := _status(error):
+        return f"the server answers {status}"
+    if isinstance(error, ConnectionError) or type(error).__module__.startswith("requests"):
+        return "no connection"
+    return " ".join(str(error).split())[:160]
+
+
+@contextmanager
+def _warnings_only(log: logging.Logger) -> Iterator[None]:
+    """Without pooch's advice to note checksums."""
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,76 @@
+"""Public Visium sections of 10x Genomics, with their full-resolution pictures."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import uuid
+from pathlib import Path
+
+import pandas as pd
+from anndata import AnnData
+
+from nh2st_graph import read
+from nh2st_graph._errors import DataError, nearest
+from nh2st_graph._keys import Key
+from nh2st_graph.datasets._download import data_folder, fetch_file, file_list
+
+__all__ = ["visium"]
+
+_HOST = "https://exampledata.scverse.org/squidpy/10x_genomics"
+_COUNTS, _SPATIAL, _IMAGE = "filtered_feature_bc_matrix.h5", "spatial.tar.gz", "image.tif"
+_INSTEAD = "with Space Ranger's output on this machine: ng.datasets.visium(NAME, folder=DIR), DIR holding NAME/"
+
+
+def visium(name: str, *, folder: str | Path | None = None, progress: bool = True) -> AnnData:
+    """Read a public Visium section, from the cache where it is there, else from the scverse project's copy.
+
+    Parameters
+    ----------
+    name
+        10x Genomics' name of the section, such as ``"V1_Breast_Cancer_Block_A_Section_1"``. Some are of
+        immunofluorescence, not H&E; 10x's pages tell.
+    folder
+        A folder on this machine with Space Ranger's output in ``{name}/`` (or that folder), the picture beside
+        ``spatial/``, which is read instead: nothing is fetched, and the name may be any.
+    progress
+        Show a bar for each file that is fetched; pictures have hundreds of MB. What was fetched in part is continued.
+
+    Returns
+    -------
+    The section, as :func:`nh2st_graph.read.visium` gives it with its full-resolution picture. Sections of one block,
+    and those of one section that was sequenced twice, have the same patient.
+
+    Raises
+    ------
+    DataError
+        If the name is unknown, or a file cannot be fetched or is not the one that was published.
+    """
+    known = file_list("visium")
+    if folder is not None:
+        adata = read.sections("visium", folder, [name])[name]
+    elif name in known:
+        root = data_folder("visium") / name
+        for file, digest in zip((_COUNTS, _SPATIAL, _IMAGE), known[name][1:], strict=True):
+            url = f"{_HOST}/{name}/{name}_{file}"
+            fetch_file(url, root / file, f"sha256:{digest}", instead=_INSTEAD, progress=progress)
+        _unpack(root)
+        adata = read.visium(root, section=name, source_image=root / _IMAGE)
+    else:
+        raise DataError(f"no public Visium section {name!r}; {nearest(name, known)}")
+    patient = known[name][0] if name in known else name
+    adata.obs[Key.obs.patient] = pd.Categorical([patient] * adata.n_obs)
+    return adata
+
+
+def _unpack(root: Path) -> None:
+    """Unpack ``spatial/`` aside, then rename, so that a folder under its name is always complete."""
+    if (root / "spatial").is_dir():
+        return
+    aside = root / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with tarfile.open(root / _SPATIAL) as archive:
+            archive.extractall(aside, filter="data")
+        (aside / "spatial").rename(root / "spatial")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

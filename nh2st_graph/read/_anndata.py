@@ -1,0 +1,141 @@
+"""Plain AnnData: counts, ``obsm["spatial"]``, and a picture beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import check_section
+from nh2st_graph.read._assemble import library_entry
+from nh2st_graph.read._common import PICTURES, check_exists, name_of, neighbour_distance, wanted_names
+from nh2st_graph.read._registry import register_format
+
+__all__ = ["anndata"]
+
+
+def anndata(
+    path_or_object: str | Path | AnnData,
+    image: str | Path | None = None,
+    microns_per_pixel: float | None = None,
+    *,
+    layer: str | None = None,
+    section: str | None = None,
+    patient: str | None = None,
+) -> AnnData:
+    """Make a section of a plain AnnData and a picture.
+
+    Parameters
+    ----------
+    path_or_object
+        An h5ad file, or an AnnData (it is copied), of one section: raw counts, and spot centres in
+        ``obsm["spatial"]``, x then y, in pixels of the picture.
+    image
+        The full-resolution picture. By default what ``uns["spatial"]`` names as ``source_image_path``, from the file's
+        folder where that is relative, else a picture beside the file with the file's name.
+    microns_per_pixel
+        Its scale. By default what ``uns["spatial"]`` says.
+    layer
+        Where the raw counts are, if not in ``X``.
+    section, patient
+        Names; by default those in ``obs`` where they are the same for all spots, else the section's is the file's (of
+        an object: the library's in ``uns["spatial"]``), and the patient's is the section's.
+
+    Returns
+    -------
+    The section, its spots in the order given; ``X`` is CSR, and ``uns["spatial"]`` is made anew, with the diameter of
+    spots that it had, or half the distance of neighbouring spots.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, holds several sections, has no positions or no scale, or breaks the contract.
+    ImageError
+        If there is no picture, it cannot be read, or it does not cover the spots.
+    """
+    adata, path = _open(path_or_object)
+    libraries = adata.uns.get(Key.uns.spatial) or {}
+    entry: dict[str, Any] = next(iter(libraries.values())) if len(libraries) == 1 else {}
+    name = name_of(adata, Key.obs.section, section, path.stem if path else next(iter(libraries), None))
+    name_of(adata, Key.obs.patient, patient, name)
+    where = f"section {name!r}"
+    if len(libraries) > 1:
+        raise DataError(f"{where}: uns['{Key.uns.spatial}'] has {len(libraries)} libraries; split them, one a section")
+    if adata.n_vars:
+        adata.X = _counts(adata, layer, where)
+    # Names, positions and counts first: what follows is about them.
+    check_section(adata)
+    metadata = entry.get(Key.library.metadata, {})
+    picture = Path(image) if image is not None else _picture(metadata.get(Key.library.source_image), path, where)
+    scale = metadata.get(Key.library.microns_per_pixel) if microns_per_pixel is None else microns_per_pixel
+    if scale is None:
+        raise DataError(
+            f"{where}: no scale; give um per pixel of {picture.name}: ng.read.anndata(..., microns_per_pixel=0.5), or "
+            f"write it into uns['{Key.uns.spatial}'][{name!r}]['{Key.library.metadata}']"
+            f"['{Key.library.microns_per_pixel}']"
+        )
+    adata.obsm[Key.obsm.spatial] = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    diameter = entry.get(Key.library.scalefactors, {}).get(Key.library.spot_diameter) or _spot_diameter(adata)
+    adata.uns[Key.uns.spatial] = {name: library_entry(picture, float(scale), float(diameter))}
+    return check_section(adata, need=("genes", "image") if adata.n_vars else ("image",))
+
+
+@register_format("anndata")
+def _sections(root: Path, names: Sequence[str] | None = None) -> dict[str, AnnData]:
+    """Read one h5ad file, or a folder of them, with their pictures beside them; a section is named by its file."""
+    check_exists(root)
+    paths = [root] if root.is_file() else [path for path in root.glob("*.h5ad") if not path.name.startswith(".")]
+    files = {path.stem: path for path in paths}
+    return {name: anndata(files[name], section=name) for name in wanted_names(names, files, root)}
+
+
+def _open(given: str | Path | AnnData) -> tuple[AnnData, Path | None]:
+    if isinstance(given, AnnData):
+        return given.copy(), None
+    path = Path(given)
+    check_exists(path)
+    try:
+        return ad.read_h5ad(path), path
+    except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} cannot be read as h5ad ({reason}); write it again") from error
+
+
+def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
+    """Raw counts of ``X`` or a layer; where ``X`` is not raw, the layers that might be are named."""
+    if layer is not None and layer not in adata.layers:
+        there = ", ".join(adata.layers) or "none"
+        raise DataError(f"{where}: no layer {layer!r}; layers there: {there}")
+    given = adata.X if layer is None else adata.layers[layer]
+    if given is None:
+        raise DataError(f"{where}: X is missing; name the layer with raw counts: layer=...")
+    counts = sparse.csr_matrix(given)
+    if layer is None and adata.layers and not np.array_equal(counts.data, np.rint(counts.data)):
+        raise DataError(
+            f"{where}: X has counts that are not integers; name the layer with raw counts: layer=... "
+            f"(there: {', '.join(adata.layers)})"
+        )
+    return counts
+
+
+def _picture(named: str | None, path: Path | None, where: str) -> Path:
+    """Find the picture that the metadata names, or the one beside the file."""
+    folder = path.parent if path else Path()
+    beside = [folder / f"{path.stem}{ending}" for ending in sorted(PICTURES)] if path else []
+    found = next((file for file in [*([folder / named] if named else []), *beside] if file.is_file()), None)
+    if found is None:
+        missing = f"{named} is not there" if named else "none is named in it or lies beside it"
+        raise ImageError(f"{where}: no picture ({missing}); give it: ng.read.anndata(..., image=PATH)")
+    return found
+
+
+def _spot_diameter(adata: AnnData) -> float:
+    """Half the distance of neighbouring spots, as on ST and Visium; only plots depend on it."""
+    return neighbour_distance(np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)) / 2 or 1.0

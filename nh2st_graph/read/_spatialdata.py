@@ -1,0 +1,396 @@
+"""SpatialData in and out: a table, the shapes it annotates, and the picture under them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nh2st_graph._errors import DataError, ImageError, nearest
+from nh2st_graph._image import open_full
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import check_section, library, section_name
+from nh2st_graph.read._assemble import library_entry
+from nh2st_graph.read._common import check_exists, logger, name_of, neighbour_distance, report_dropped, wanted_names
+from nh2st_graph.read._registry import register_format
+from nh2st_graph.read._store_picture import store_picture
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+__all__ = ["spatialdata", "write_spatialdata"]
+
+Floats = NDArray[np.float64]
+
+#: The coordinate system of full-resolution pixels, and the one whose unit is um.
+GLOBAL, MICRONS = "global", "microns"
+
+# Columns of a table by which SpatialData joins it to its shapes, named as its own reader of Visium names them.
+_REGION, _SPOT = "region", "spot_id"
+_TABLE, _ATTRS = "table", "spatialdata_attrs"
+_AXES = ("x", "y")
+# Pixels of a slide scanner are square: a picture that is stretched more than this has no one scale.
+_AXES_AGREE = 0.03
+# Stored pictures get smaller copies until the longest side is at most this.
+_SMALLEST_SIDE = 1024
+
+
+def spatialdata(
+    path_or_object: str | Path | SpatialData,
+    table: str | None = None,
+    image: str | None = None,
+    coordinate_system: str = GLOBAL,
+    *,
+    region: str | None = None,
+    microns_per_pixel: float | None = None,
+    section: str | None = None,
+    patient: str | None = None,
+) -> AnnData:
+    """Read one section from SpatialData, on disk or in memory.
+
+    Parameters
+    ----------
+    path_or_object
+        A zarr store, or a ``SpatialData`` object.
+    table
+        The table with the counts; may be left out where there is one.
+    image
+        The picture; may be left out where one picture is placed in the coordinate system.
+    coordinate_system
+        Where spots and picture meet: each is taken there by its own transformation (any affine one). The stores that
+        ``spatialdata-io`` makes of Visium name it after the data set.
+    region
+        The element that the table annotates (circles, polygons, labels or points); may be left out where there is one.
+    microns_per_pixel
+        Scale of the picture at full resolution. By default from its transformation to a coordinate system named
+        ``microns``, where it has one (:func:`write_spatialdata` gives it one).
+    section, patient
+        Names; by default those in ``obs`` where they are the same for all rows, else the section's is the store's (in
+        memory: the region's), and the patient's is the section's.
+
+    Returns
+    -------
+    The section: ``X`` raw counts, CSR, and ``obs`` of the table's rows of this region, in their order;
+    ``obsm["spatial"]``: centroids of what the rows annotate, joined by instance, in pixels of the picture's highest
+    resolution, x then y; ``uns["nh2st_dropped"]``: rows whose shape is not there.
+
+    Raises
+    ------
+    DataError
+        If the store cannot be read, has no table, or several and none is named (their names are given), the table
+        annotates nothing, the coordinate system does not exist, or there is no scale.
+    ImageError
+        If no picture is placed in the coordinate system, several are and none is named, or it is not RGB of bytes.
+
+    Notes
+    -----
+    Everything downstream reads a picture from a file. One that lives inside a store has none, so its highest
+    resolution is written once, without loss, as a tiled TIFF into the cache folder, named by a digest of its pixels;
+    the section's ``source_image_path`` is that file. This costs its size on disk and makes the section independent of
+    the store. The digest is of pixels, which are read once at every call, so the file can never be that of a picture
+    that has changed since.
+    """
+    sdata, store = _open(path_or_object)
+    where = f"SpatialData {store}" if store else "the SpatialData object"
+    counts = sdata.tables[_choose("table", sdata.tables, table, where, DataError)]
+    counts, region, instances = _rows(counts, region, where)
+    if coordinate_system not in sdata.coordinate_systems:
+        raise DataError(
+            f"{where}: no coordinate system {coordinate_system!r}; there: {', '.join(sorted(sdata.coordinate_systems))}"
+        )
+    if region not in sdata:
+        raise DataError(f"{where}: the table annotates {region!r}, which is not in the store; give region=...")
+    placed = [name for name, element in sdata.images.items() if coordinate_system in _systems(element)]
+    what = f"image in coordinate system {coordinate_system!r}"
+    picture = sdata.images[_choose(what, placed, image, where, ImageError, argument="image")]
+    centres, known, diameter = _centres(sdata[region], picture, instances, coordinate_system, f"{where}: {region!r}")
+    scale = _scale(picture, microns_per_pixel, diameter, where)
+
+    adata = counts[known].copy()
+    adata.uns.pop(_ATTRS, None)
+    if adata.X is not None:
+        adata.X = sparse.csr_matrix(adata.X)
+    adata.obsm[Key.obsm.spatial] = centres
+    name = name_of(adata, Key.obs.section, section, store.stem if store else region)
+    name_of(adata, Key.obs.patient, patient, name)
+    adata.uns[Key.uns.spatial] = {name: library_entry(store_picture(picture, where), scale, diameter)}
+    check_section(adata, need=("genes", "image") if adata.n_vars else ("image",))
+    report_dropped(adata, name, {"rows_without_shape": int((~known).sum())})
+    return adata
+
+
+def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full", "hires"] | None = "full") -> None:
+    """Write a section or a prediction as a SpatialData store.
+
+    Parameters
+    ----------
+    adata
+        A section, or a prediction.
+    path
+        The store, a folder that ends in ``.zarr`` by habit; an older store is replaced.
+    image
+        The picture that is stored: ``full``: at full resolution, with smaller copies (it is decoded in memory as a
+        whole); ``hires``: the small one for plots, for whole slides; None: none. Where the full picture's file is not
+        there, the small one is taken, and where there is none, none.
+
+    Raises
+    ------
+    DataError
+        If the section breaks the contract, SpatialData refuses one of its names, or the path holds something else.
+
+    Notes
+    -----
+    The store has the table ``table``, one circle for each spot with the spot's radius, named by the section, and the
+    picture ``{section}_image``. Each is placed in ``global``, pixels of the full resolution, and, where the scale is
+    known, in ``microns``.
+    """
+    path = Path(path)
+    if path.exists() and not is_store(path):
+        raise DataError(f"{path} is there and is no SpatialData store; give another path")
+    sdata = _as_spatialdata(adata, image)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        sdata.write(aside, overwrite=True)
+        if path.exists():
+            shutil.rmtree(path)
+        aside.rename(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@register_format("spatialdata")
+def _sections(root: Path, names: Sequence[str] | None = None) -> dict[str, AnnData]:
+    """Read one store, or a folder of ``{section}.zarr``; what has to be named is an error that says so."""
+    check_exists(root)
+    paths = [root] if is_store(root) else [path for path in root.iterdir() if is_store(path)]
+    stores = {path.stem: path for path in paths if not path.name.startswith(".")}
+    return {name: spatialdata(stores[name], section=name) for name in wanted_names(names, stores, root)}
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a zarr store, of zarr 2 or 3."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
+
+
+def _open(given: str | Path | SpatialData) -> tuple[SpatialData, Path | None]:
+    if not isinstance(given, str | Path):
+        if not hasattr(given, "coordinate_systems"):
+            raise DataError(f"{type(given).__name__} is no SpatialData; give a store's path or a SpatialData object")
+        return given, None
+    path = Path(given)
+    check_exists(path)
+    import spatialdata as sd
+
+    try:
+        return sd.read_zarr(path), path
+    except Exception as error:  # zarr, ome-zarr and anndata raise nearly any class on a damaged store
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{path} cannot be read as SpatialData ({type(error).__name__}: {reason}); write it again"
+        ) from error
+
+
+def _choose(
+    what: str,
+    names: Iterable[str],
+    wanted: str | None,
+    where: str,
+    error: type[DataError],
+    *,
+    argument: str | None = None,
+) -> str:
+    """Take the wanted name, or the only one."""
+    known = sorted(names)
+    argument = argument or what
+    if not known:
+        raise error(f"{where} has no {what}; a section needs one")
+    if wanted is not None and wanted not in known:
+        raise error(f"{where} has no {what} {wanted!r}; {nearest(wanted, known)}")
+    if wanted is None and len(known) > 1:
+        raise error(
+            f"{where} has {len(known)} candidates for the {what} ({', '.join(known)}); name one: {argument}=..."
+        )
+    return known[0] if wanted is None else wanted
+
+
+def _rows(table: AnnData, region: str | None, where: str) -> tuple[AnnData, str, pd.Index]:
+    """Rows of a table that annotate one region, the region, and the instance of each row."""
+    attrs = table.uns.get(_ATTRS)
+    if not attrs:
+        raise DataError(f"{where}: the table annotates no shapes, so its spots have no place; give another table=...")
+    of_row = table.obs[attrs["region_key"]].astype(str)
+    region = _choose("region", of_row.unique(), region, where, DataError)
+    rows = table[(of_row == region).to_numpy()]
+    return rows, region, pd.Index(rows.obs[attrs["instance_key"]])
+
+
+def _systems(element: Any) -> dict[str, Any]:
+    from spatialdata.transformations import get_transformation
+
+    return dict(get_transformation(element, get_all=True))
+
+
+def _matrix(element: Any, coordinate_system: str) -> Floats:
+    """Affine matrix from an element's own x and y to a coordinate system's, ``(3, 3)``."""
+    return np.asarray(_systems(element)[coordinate_system].to_affine_matrix(_AXES, _AXES), dtype=np.float64)
+
+
+def _centres(
+    element: Any, picture: Any, instances: pd.Index, coordinate_system: str, where: str
+) -> tuple[Floats, NDArray[np.bool_], float]:
+    """Centroids of the instances that are there in pixels of the picture, which these are, and a spot's diameter."""
+    import spatialdata as sd
+
+    systems = _systems(element)
+    if coordinate_system not in systems:
+        raise DataError(
+            f"{where} is not placed in coordinate system {coordinate_system!r}; it is in {', '.join(systems)}"
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="The index of the dataframe is not monotonic"
+        )  # rows are joined by it
+        table = sd.get_centroids(element, coordinate_system=coordinate_system).compute()
+    if not table.index.is_unique:
+        raise DataError(
+            f"{where} has instance {table.index[table.index.duplicated()][0]!r} twice; make its index unique"
+        )
+    rows = table.index.get_indexer(instances)
+    known = rows >= 0
+    if not known.any():
+        raise DataError(f"{where} shares no instance with the table; check the table's instance_key")
+    to_picture = _inverse(_matrix(picture, coordinate_system), where)
+    points = table[list(_AXES)].to_numpy(np.float64)[rows[known]]
+    centres = points @ to_picture[:2, :2].T + to_picture[:2, 2]
+    enlarged = _enlargement(to_picture @ _matrix(element, coordinate_system))
+    return centres, known, _diameter(element, centres, enlarged)
+
+
+def _inverse(matrix: Floats, where: str) -> Floats:
+    try:
+        return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        raise ImageError(
+            f"{where}: the picture's transformation maps it onto a line; give one that can be undone"
+        ) from None
+
+
+def _enlargement(matrix: Floats) -> float:
+    """Root of the factor on areas."""
+    return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+
+
+def _diameter(element: Any, centres: Floats, enlarged: float) -> float:
+    """Diameter of a spot in pixels: of circles; of polygons the side of a square as large; else what fits between."""
+    if "radius" in getattr(element, "columns", ()):
+        return 2 * float(np.median(element["radius"])) * enlarged
+    if hasattr(element, "geometry"):
+        return float(np.sqrt(np.median(element.geometry.area))) * enlarged
+    return neighbour_distance(centres) or 1.0
+
+
+def _scale(picture: Any, given: float | None, diameter: float, where: str) -> float:
+    """Um per pixel of the picture: given, or by its transformation to um."""
+    if given is not None:
+        return float(given)
+    if MICRONS not in _systems(picture):
+        raise DataError(
+            f"{where}: no scale (no coordinate system {MICRONS!r}); give microns_per_pixel=..., um per pixel of the "
+            f"picture; spots are {diameter:.4g} px across, so on Visium, where that is 65 um, {65 / diameter:.4g}"
+        )
+    matrix = _matrix(picture, MICRONS)
+    x, y = np.linalg.svd(matrix[:2, :2], compute_uv=False)
+    if not y > 0 or x > y * (1 + _AXES_AGREE):
+        raise DataError(
+            f"{where}: the picture's pixels are {x:.4g} by {y:.4g} um in {MICRONS!r}; a section needs square ones"
+        )
+    return _enlargement(matrix)
+
+
+def _as_spatialdata(adata: AnnData, image: Literal["full", "hires"] | None) -> SpatialData:
+    import spatialdata as sd
+    from spatialdata.models import ShapesModel, TableModel
+
+    section, entry = section_name(adata), library(adata)
+    if Key.obsm.spatial not in adata.obsm:
+        raise DataError(
+            f"section {section!r}: obsm['{Key.obsm.spatial}'] is missing; give spot centres (x, y) in pixels"
+        )
+    centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    diameter = entry.get(Key.library.scalefactors, {}).get(Key.library.spot_diameter) or neighbour_distance(centres) / 2
+    scale = entry.get(Key.library.metadata, {}).get(Key.library.microns_per_pixel)
+    name = re.sub(r"[^\w.-]", "_", section)  # what SpatialData allows
+    table = adata.copy()
+    table.uns.pop(_ATTRS, None)
+    table.obs[_REGION] = pd.Categorical([name] * table.n_obs)
+    table.obs[_SPOT] = table.obs_names.to_numpy(dtype=object)
+    circles = ShapesModel.parse(
+        centres,
+        geometry=0,
+        radius=float(diameter or 1.0) / 2,
+        index=pd.Index(table.obs_names.to_numpy(dtype=object)),
+        transformations=_placed(1.0, scale),
+    )
+    try:
+        table = TableModel.parse(table, region=name, region_key=_REGION, instance_key=_SPOT)
+        return sd.SpatialData(
+            images={f"{name}_image": picture for picture in _pictures(entry, image, scale, section)},
+            shapes={name: circles},
+            tables={_TABLE: table},
+        )
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"section {section!r} cannot be written as SpatialData ({reason}); rename it") from None
+
+
+def _placed(pixels: float, microns_per_pixel: float | None) -> dict[str, Any]:
+    """Transformations of an element whose unit is so many full-resolution pixels."""
+    from spatialdata.transformations import Identity, Scale
+
+    placed: dict[str, Any] = {GLOBAL: Identity() if pixels == 1 else Scale([pixels, pixels], axes=_AXES)}
+    if microns_per_pixel:
+        placed[MICRONS] = Scale([pixels * float(microns_per_pixel)] * 2, axes=_AXES)
+    return placed
+
+
+def _pictures(
+    entry: dict[str, Any], image: Literal["full", "hires"] | None, scale: float | None, name: str
+) -> list[Any]:
+    """Make the picture element: at full resolution, or the small one, or none."""
+    from spatialdata.models import Image2DModel
+
+    source = entry.get(Key.library.metadata, {}).get(Key.library.source_image)
+    small = entry.get(Key.library.images, {}).get(Key.library.hires)
+    pixels = 1.0
+    if image == "full" and source and Path(source).is_file():
+        with open_full(source) as picture:
+            rgb = np.asarray(picture)
+    elif image is not None and small is not None:
+        if image == "full":
+            logger.warning("section %r: picture %s is not there; the small one is written instead", name, source)
+        rgb = np.asarray(small)[..., :3]
+        pixels = 1 / float(entry[Key.library.scalefactors][Key.library.hires_scale])
+    else:
+        return []
+    halvings = max(0, int(np.ceil(np.log2(max(rgb.shape) / _SMALLEST_SIDE))))
+    return [
+        Image2DModel.parse(
+            rgb.transpose(2, 0, 1),
+            dims=("c", "y", "x"),
+            c_coords=["r", "g", "b"],
+            scale_factors=[2] * halvings or None,
+            chunks=(3, _SMALLEST_SIDE, _SMALLEST_SIDE),
+            transformations=_placed(pixels, scale),
+        )
+    ]

@@ -1,0 +1,106 @@
+"""Pictures that live inside a SpatialData store, as files that the picture opener reads."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nh2st_graph._cache import cache_root
+from nh2st_graph._errors import ImageError
+
+__all__ = ["store_picture"]
+
+_TILE = 512
+_CHANNELS = ("r", "g", "b", "a")
+
+
+def store_picture(element: Any, where: str) -> Path:
+    """Write a picture's highest resolution as a tiled TIFF into the cache, unless it is there.
+
+    Parameters
+    ----------
+    element
+        An image of SpatialData, at one or several scales: bytes, RGB or RGBA.
+    where
+        Whose picture it is, for errors.
+
+    Returns
+    -------
+    The file, named by a digest of the pixels. Both passes (digest, writing) hold one band of rows at a time.
+
+    Raises
+    ------
+    ImageError
+        If the picture is not RGB or RGBA of bytes.
+    """
+    pixels = _highest(element, where)
+    digest = hashlib.sha256(str(pixels.shape).encode())
+    for band in _bands(pixels):
+        digest.update(band.tobytes())
+    path = cache_root() / "images" / f"{digest.hexdigest()}.tif"
+    if not path.is_file():
+        _write(path, pixels)
+    return path
+
+
+def _highest(element: Any, where: str) -> Any:
+    """Dask array of the highest resolution, ``(height, width, 3 or 4)``."""
+    from spatialdata import get_pyramid_levels
+
+    full = get_pyramid_levels(element, n=0) if hasattr(element, "children") else element
+    names = [str(name).lower() for name in full.coords["c"].values] if "c" in full.coords else []
+    if set(_CHANNELS[:3]) <= set(names):
+        full = full.isel(c=[names.index(name) for name in _CHANNELS if name in names])
+    if full.dtype != np.uint8 or full.sizes["c"] not in (3, 4):
+        raise ImageError(
+            f"{where}: the picture has {full.sizes['c']} channels of {full.dtype}, expected red, green and blue as "
+            "uint8; name the H&E picture: image=..."
+        )
+    return full.transpose("y", "x", "c").data
+
+
+def _bands(pixels: Any) -> Iterator[NDArray[np.uint8]]:
+    """Bands of whole rows, a multiple of the tile high and at least as high as a chunk of the store."""
+    rows = -(-pixels.chunks[0][0] // _TILE) * _TILE
+    for top in range(0, pixels.shape[0], rows):
+        yield np.asarray(pixels[top : top + rows])
+
+
+def _tiles(pixels: Any) -> Iterator[NDArray[np.uint8]]:
+    for band in _bands(pixels):
+        for top in range(0, band.shape[0], _TILE):
+            for left in range(0, band.shape[1], _TILE):
+                tile = np.zeros((_TILE, _TILE, band.shape[2]), dtype=np.uint8)
+                part = band[top : top + _TILE, left : left + _TILE]
+                tile[: part.shape[0], : part.shape[1]] = part
+                yield tile
+
+
+def _write(path: Path, pixels: Any) -> None:
+    """Write aside, then rename, so that a file under its name is always complete."""
+    import tifffile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        tifffile.imwrite(
+            aside,
+            _tiles(pixels),
+            shape=pixels.shape,
+            dtype=np.uint8,
+            tile=(_TILE, _TILE),
+            photometric="rgb",
+            extrasamples=["unassalpha"] if pixels.shape[2] == 4 else None,
+            compression="zlib",
+            bigtiff=pixels.nbytes > 2**31,
+            metadata=None,
+        )
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

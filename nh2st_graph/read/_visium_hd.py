@@ -1,0 +1,114 @@
+"""10x Visium HD sections as Space Ranger 3 and later write them: square bins without gaps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from anndata import AnnData
+
+from nh2st_graph._errors import DataError
+from nh2st_graph.read._common import check_exists, picture_in, wanted_names
+from nh2st_graph.read._registry import register_format
+from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots
+
+__all__ = ["visium_hd"]
+
+_BINS = "binned_outputs"
+_BIN = re.compile(r"square_(\d{3})um")
+_BIN_UM = 16
+
+
+def visium_hd(
+    path: str | Path,
+    bin_um: int = _BIN_UM,
+    *,
+    section: str | None = None,
+    patient: str | None = None,
+    source_image: str | Path | None = None,
+    counts_file: str = COUNTS,
+) -> AnnData:
+    """Read the bins of one Visium HD section from a Space Ranger folder.
+
+    Parameters
+    ----------
+    path
+        Space Ranger's output: the folder that holds ``binned_outputs/``, or the one above it with ``outs/``.
+    bin_um
+        Side of a bin, in um: ``binned_outputs/square_016um`` is read for 16, ``square_008um`` for 8. Bins of 2 um
+        are millions, most of them empty.
+    section
+        The section's name; by default the folder's.
+    patient
+        The patient's name, which splits go by; by default each section is its own patient, of the same name.
+    source_image
+        The full-resolution picture that Space Ranger was given (``--image``, of the microscope). Where it is ``None``,
+        the section uses ``tissue_hires_image.png`` instead, whose pixels are hardly smaller than a bin.
+    counts_file
+        Name of the counts file in the folder of the bins.
+
+    Returns
+    -------
+    The section, as :func:`visium` gives it; a spot is a bin, ``array_row`` and ``array_col`` count bins, and
+    ``spot_diameter_fullres`` is a bin's side in pixels, so ``microns_per_pixel`` = ``bin_um`` over it.
+
+    Raises
+    ------
+    DataError
+        If there are no bins of this size (those that are there are named), a file is missing or malformed, or
+        positions and counts share no barcode.
+    ImageError
+        If a picture is missing, unreadable or cut off, is not the one that Space Ranger was given, or does not
+        cover the bins.
+    """
+    path = Path(path)
+    check_exists(path)
+    outs = _outs(path)
+    if outs is None:
+        raise DataError(f"{path} has no folder '{_BINS}' (nor 'outs/{_BINS}'); give Space Ranger's output of Visium HD")
+    name = section or folder_name(outs)
+    folder = _bins(outs, bin_um, name)
+    return read_spots(
+        folder,
+        name,
+        patient,
+        counts=counts_path(folder, counts_file, name),
+        positions=folder / "spatial" / "tissue_positions.parquet",
+        source_image=source_image,
+        assay=Assay(bin_um, bin_um, bin_um, bin_um),
+    )
+
+
+@register_format("visium_hd")
+def _sections(root: Path, names: Sequence[str] | None = None) -> dict[str, AnnData]:
+    """Read one Space Ranger folder or several, bins of 16 um; or the folder of other bins, which is named itself.
+
+    A picture beside ``binned_outputs/`` is the full-resolution one.
+    """
+    check_exists(root)
+    bin_um = _BIN_UM
+    if match := _BIN.fullmatch(root.resolve().name):
+        root, bin_um = root.resolve().parents[1], int(match[1])
+    if _outs(root) is not None:
+        found = {folder_name(root): _outs(root)}
+    else:
+        found = {path.name: _outs(path) for path in root.iterdir() if path.is_dir()}
+    folders = {name: outs for name, outs in found.items() if outs is not None}
+    return {
+        name: visium_hd(folders[name], bin_um, section=name, source_image=picture_in(folders[name]))
+        for name in wanted_names(names, folders, root)
+    }
+
+
+def _outs(path: Path) -> Path | None:
+    return next((folder for folder in (path, path / "outs") if (folder / _BINS).is_dir()), None)
+
+
+def _bins(outs: Path, bin_um: int, name: str) -> Path:
+    folder = outs / _BINS / f"square_{bin_um:03d}um"
+    if not folder.is_dir():
+        matches = (_BIN.fullmatch(path.name) for path in (outs / _BINS).iterdir())
+        there = ", ".join(f"{size:g}" for size in sorted(int(match[1]) for match in matches if match)) or "none"
+        raise DataError(f"section {name!r}: no bins of {bin_um:g} um in {outs / _BINS}; bin_um there: {there}")
+    return folder

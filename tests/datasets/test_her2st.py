@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from nh2st_graph import DataError, read
+from nh2st_graph.datasets import _her2st, her2st
+from nh2st_graph.datasets._download import file_list
+
+
+@pytest.fixture
+def repository(server, shared_data, monkeypatch):
+    """A server with two of the real sections, as the public repository has them."""
+    data = server.folder / _her2st._REPOSITORY / "data"
+    for name in ("B4", "C3"):
+        for path in (f"ST-cnts/{name}.tsv.gz", f"ST-spotfiles/{name}_selection.tsv"):
+            (data / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(shared_data / "her2st" / "data" / path, data / path)
+        image = f"ST-imgs/{name[0]}/{name}"
+        shutil.copytree(shared_data / "her2st" / "data" / image, data / image)
+    monkeypatch.setattr(_her2st, "_HOST", server.url)
+    return data
+
+
+def test_sections_are_those_of_the_files(repository, server, shared_data):
+    fetched = her2st("B4", progress=False)
+    assert list(fetched) == ["B4"]
+    given = read.her2st(shared_data / "her2st", "B4")["B4"]
+    np.testing.assert_array_equal(fetched["B4"].X.toarray(), given.X.toarray())
+    np.testing.assert_array_equal(fetched["B4"].obsm["spatial"], given.obsm["spatial"])
+    assert list(fetched["B4"].obs["patient"].unique()) == ["B"]
+    assert len(server.asked) == 3
+    her2st(["B4"], progress=False)
+    assert len(server.asked) == 3
+
+
+def test_a_folder_is_read_instead(server, monkeypatch, shared_data):
+    monkeypatch.setattr(_her2st, "_HOST", server.url)
+    assert list(her2st("C3", folder=shared_data / "her2st")) == ["C3"]
+    assert server.asked == []
+
+
+def test_another_content_is_refused(repository):
+    (repository / "ST-spotfiles" / "B4_selection.tsv").write_text("x\ty\n")
+    with pytest.raises(
+        DataError, match=r"B4_selection.tsv cannot be fetched \(its content is not what was published\)"
+    ):
+        her2st("B4", progress=False)
+
+
+def test_no_network_names_the_folder(server, monkeypatch):
+    monkeypatch.setattr(_her2st, "_HOST", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match=r"no connection\); with a copy .*her2st\(folder=DIR\)") as error:
+        her2st("A1", progress=False)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_section_gives_the_nearest():
+    with pytest.raises(DataError, match=r"no section 'A9' in HER2ST; did you mean 'A"):
+        her2st(["A1", "A9"])
+
+
+def test_the_list_names_the_real_files(shared_data):
+    for name, (image, *objects) in file_list("her2st").items():
+        folder = shared_data / "her2st" / "data"
+        picture = folder / "ST-imgs" / name[0] / name / image
+        if picture.is_file():
+            files = [folder / "ST-cnts" / f"{name}.tsv.gz", folder / "ST-spotfiles" / f"{name}_selection.tsv", picture]
+            done = subprocess.run(["git", "hash-object", *files], capture_output=True, text=True, check=True)
+            assert done.stdout.split() == objects
