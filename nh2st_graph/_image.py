@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from nh2st_graph._errors import ImageError
 
-__all__ = ["content_hash", "image_size", "open_full", "thumbnail"]
+__all__ = ["content_hash", "image_info", "image_size", "open_full", "thumbnail"]
 
 _LIMIT_LOCK = threading.Lock()
 
@@ -49,8 +50,19 @@ def image_size(path: str | Path) -> tuple[int, int]:
     ImageError
         If the file is missing or not an image.
     """
+    return image_info(path)[0]
+
+
+def image_info(path: str | Path) -> tuple[tuple[int, int], dict[Any, Any]]:
+    """Width and height of an image in pixels, and what else its header says (Pillow's ``info``).
+
+    Raises
+    ------
+    ImageError
+        If the file is missing or not an image.
+    """
     with _open(Path(path)) as image:
-        return image.size
+        return image.size, dict(image.info)
 
 
 def thumbnail(path: str | Path, max_side: int = 2000) -> tuple[NDArray[np.uint8], float]:

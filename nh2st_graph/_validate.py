@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from numbers import Real
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +11,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError
-from nh2st_graph._image import image_size
 from nh2st_graph._keys import Key
+from nh2st_graph._slide import slide_size
 
 __all__ = ["Need", "check_section", "library", "section_name"]
 
@@ -177,7 +176,7 @@ def _check_image(adata: AnnData, where: str) -> None:
         raise DataError(
             f"{where}: metadata['{Key.library.microns_per_pixel}'] is {scale!r}; give um per pixel, above 0"
         )
-    width, height = image_size(Path(str(source)))
+    width, height = slide_size(str(source))
     x, y = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64).T
     outside = (x < 0) | (y < 0) | (x >= width) | (y >= height)
     if outside.any():

@@ -174,7 +174,7 @@ class TestImage:
                 check_section(section, need=("image",))
 
     def test_is_not_opened_unless_needed(self, section, monkeypatch):
-        monkeypatch.setattr(validate, "image_size", lambda path: pytest.fail("opened"))
+        monkeypatch.setattr(validate, "slide_size", lambda path: pytest.fail("opened"))
         check_section(section, need=("genes",))
 
 

@@ -114,17 +114,53 @@ def train(
 @app.command()
 def predict(
     run: RunFolder,
-    sections: Annotated[list[Path], typer.Argument(metavar="SECTION.h5ad...", help="Sections; genes may be absent.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the predicted {section}.h5ad.")],
+    sections: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SECTION.h5ad|SLIDE...",
+            help="Sections, whose genes may be absent; or slides: JPEG, PNG, TIFF; with the extra 'wsi' .svs, .ndpi, "
+            ".mrxs and others.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the predicted {section}.h5ad, or FILE.h5ad for one.")],
+    microns_per_pixel: Annotated[
+        float | None, typer.Option("--microns-per-pixel", help="Scale of the slides, where their files have none.")
+    ] = None,
+    pitch_um: Annotated[
+        float | None,
+        typer.Option("--pitch-um", help="Distance of the spots laid over a slide; that of training if not given."),
+    ] = None,
+    min_tissue: Annotated[
+        float, typer.Option("--min-tissue", help="Share of a spot's patch that must be tissue, on a slide; 0 for all.")
+    ] = 0.5,
+    spatialdata: Annotated[
+        bool, typer.Option("--spatialdata", help="Write a SpatialData store (zarr) beside each h5ad, too.")
+    ] = False,
 ) -> None:
-    """Predict sections from their pictures with a trained model.
+    """Predict sections and whole slides from their pictures with a trained model.
 
-    Example: nh2st-graph predict RUN new_section.h5ad --out predicted
+    On a slide, spots are laid over the tissue as they lie on the training sections. Interrupted, the same command goes
+    on: patches that are encoded are kept in the cache.
+
+    Example: nh2st-graph predict RUN new_section.h5ad slide.svs --out predicted
     """
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_paths
 
-    print_paths(tl.predict_run(run, sections, out))
+    try:
+        written = tl.predict_run(
+            run,
+            sections,
+            out,
+            microns_per_pixel=microns_per_pixel,
+            pitch_um=pitch_um,
+            min_tissue=min_tissue,
+            spatialdata=spatialdata,
+        )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; go on with the same command", err=True)
+        raise typer.Exit(130) from None
+    print_paths(written)
 
 
 @app.command()

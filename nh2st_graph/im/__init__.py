@@ -1,20 +1,30 @@
-"""Image features of spots: patches at a physical size, encoders by name, and the cache."""
+"""Image features of spots: patches at a physical size, encoders by name, the cache; and slides without genes."""
 
+from nh2st_graph._slide import Slide, open_slide
 from nh2st_graph.im._encoders import Encoder, make_encoders, register_encoder
 from nh2st_graph.im._features import features
 from nh2st_graph.im._patches import patches
 from nh2st_graph.im._pixels import PixelsEncoder
 from nh2st_graph.im._squidpy import SquidpyEncoder
 from nh2st_graph.im._timm import TimmEncoder, TimmMapEncoder
+from nh2st_graph.im._tissue import TissueMask, find_tissue, tissue_mask
+from nh2st_graph.im._virtual import Lattice, virtual_spots
 
 __all__ = [
     "Encoder",
+    "Lattice",
     "PixelsEncoder",
+    "Slide",
     "SquidpyEncoder",
     "TimmEncoder",
     "TimmMapEncoder",
+    "TissueMask",
     "features",
+    "find_tissue",
     "make_encoders",
+    "open_slide",
     "patches",
     "register_encoder",
+    "tissue_mask",
+    "virtual_spots",
 ]

@@ -7,6 +7,7 @@ import json
 import logging
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,11 +58,17 @@ def cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
 
 
 def cache_key(
-    adata: AnnData, image_hash: str, patch_um: float, microns_per_pixel: float, fingerprint: Mapping[str, Any]
+    adata: AnnData,
+    image_hash: str,
+    patch_um: float,
+    microns_per_pixel: float,
+    fingerprint: Mapping[str, Any],
+    downsample: float = 1.0,
 ) -> str:
     """SHA-256 of everything that the features of a section depend on.
 
-    The order of the spots is not among it, and neither is where files lie.
+    The order of the spots is not among it, and neither is where files lie. ``downsample`` is that of the slide's level
+    that patches are cut from.
     """
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64).tolist()
     content = {
@@ -72,6 +79,8 @@ def cache_key(
         "microns_per_pixel": float(microns_per_pixel),
         "encoder": fingerprint,
     }
+    if downsample != 1:
+        content["downsample"] = downsample
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -125,6 +134,13 @@ class FeatureCache:
             _replace(path, save({"features": values}, metadata=about))
         except OSError as error:
             logger.warning("features cannot be cached in %s (%s); give another folder", path.parent, error)
+
+    def remove(self, key: str) -> None:
+        """Forget the block of a key, where there is one."""
+        path = self.path(key)
+        if path is not None:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _digest(key: str, spots: str, names: str, values: NDArray[np.float32 | np.uint8]) -> str:

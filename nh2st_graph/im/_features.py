@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from nh2st_graph._errors import ConfigError
 from nh2st_graph._image import content_hash
@@ -21,6 +23,9 @@ from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, open_patches, resampling, source_image
 
 __all__ = ["features"]
+
+#: Spots that are encoded between two writes to the cache: minutes of work, of which an interruption costs the last.
+_PART_SPOTS = 1024
 
 
 def features(
@@ -36,6 +41,8 @@ def features(
     copy: bool = False,
 ) -> AnnData | None:
     """Compute the image features of every spot, or read them from the cache.
+
+    Of more than a thousand spots, the cache holds what is done so far, and another call goes on from there.
 
     Parameters
     ----------
@@ -85,35 +92,76 @@ def features(
     encoders = make_encoders(encoder, device)
     image_hash = content_hash(source_image(adata))
     scale = microns_per_pixel(adata)
-    keys = [cache_key(adata, image_hash, patch_um, scale, e.fingerprint) for e in encoders]
     store = FeatureCache(cache_folder(cache))
-    blocks = [store.read(key) for key in keys]
-    missing = [i for i, block in enumerate(blocks) if block is None]
-    if missing:
-        with open_patches(adata, patch_um) as cutter, _bar(progress) as bar:
-            for i in missing:
-                blocks[i] = block = _compute(adata, cutter, encoders[i], batch_size, bar)
-                store.write(keys[i], block)
+    with open_patches(adata, patch_um) as cutter, _bar(progress) as bar:
+        levels = [cutter.slide.downsamples[cutter.level(e.input_size)] for e in encoders]
+        keys = [
+            cache_key(adata, image_hash, patch_um, scale, e.fingerprint, level)
+            for e, level in zip(encoders, levels, strict=True)
+        ]
+        blocks = []
+        for key, each in zip(keys, encoders, strict=True):
+            block = store.read(key)
+            if block is None:
+                block = _compute(adata, cutter, each, batch_size, bar, store, key)
+            blocks.append(block)
     target = adata.copy() if copy else adata
-    _write(target, [b for b in blocks if b is not None], encoders, keys, encoder, patch_um, key_added)
+    _write(target, blocks, encoders, keys, encoder, patch_um, key_added)
     return target if copy else None
 
 
-def _compute(adata: AnnData, cutter: PatchCutter, encoder: Encoder, batch_size: int, bar: Progress) -> FeatureBlock:
+def _compute(
+    adata: AnnData,
+    cutter: PatchCutter,
+    encoder: Encoder,
+    batch_size: int,
+    bar: Progress,
+    store: FeatureCache,
+    key: str,
+) -> FeatureBlock:
+    """Encode the patches of a section part by part, each kept as soon as it is done; then store all of them as one."""
     # By name, so that the order of the spots does not decide which share a batch: a convolution may round
     # differently in another batch, and permuting the spots has to give the very same numbers.
     order = np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")
-    filter_ = resampling(encoder.interpolation)
+    names = [str(name) for name in adata.obs_names[order]]
+    # Whole batches, so that a batch holds the same spots whether or not its encoding was interrupted.
+    step = batch_size * math.ceil(_PART_SPOTS / batch_size)
+    starts = range(0, len(order), step)
+    # One part is the whole; there is nothing to go on from.
+    parts = store if len(starts) > 1 else FeatureCache(None)
     task = bar.add_task(f"{section_name(adata)}: {encoder.name}", total=len(order))
     rows = []
-    for start in range(0, len(order), batch_size):
-        batch = [cutter.cut(int(i), encoder.input_size, filter_) for i in order[start : start + batch_size]]
-        rows.append(encoder.encode(np.stack(batch)))
+    for start in starts:
+        part_key = _part_key(key, start, step)
+        part = parts.read(part_key)
+        if part is None:
+            values = _encode(cutter, encoder, order[start : start + step], batch_size, bar, task)
+            part = FeatureBlock(names[start : start + step], encoder.feature_names, values)
+            parts.write(part_key, part)
+        rows.append(part.values)
+        bar.update(task, completed=min(start + step, len(order)))
+    block = FeatureBlock(names, encoder.feature_names, np.concatenate(rows))
+    store.write(key, block)
+    for start in starts:
+        parts.remove(_part_key(key, start, step))
+    return block
+
+
+def _part_key(key: str, start: int, step: int) -> str:
+    return f"{key}.{start}-{step}"
+
+
+def _encode(
+    cutter: PatchCutter, encoder: Encoder, rows: NDArray[np.intp], batch_size: int, bar: Progress, task: TaskID
+) -> NDArray[np.float32 | np.uint8]:
+    filter_ = resampling(encoder.interpolation)
+    encoded = []
+    for start in range(0, len(rows), batch_size):
+        batch = [cutter.cut(int(i), encoder.input_size, filter_) for i in rows[start : start + batch_size]]
+        encoded.append(encoder.encode(np.stack(batch)))
         bar.advance(task, len(batch))
-    values = np.concatenate(rows)
-    if values.dtype != np.uint8:
-        values = values.astype(np.float32, copy=False)
-    return FeatureBlock([str(name) for name in adata.obs_names[order]], encoder.feature_names, values)
+    values = np.concatenate(encoded)
+    return values if values.dtype == np.uint8 else values.astype(np.float32, copy=False)
 
 
 def _write(

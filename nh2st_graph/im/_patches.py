@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import ConfigError
-from nh2st_graph._image import image_size, open_full
 from nh2st_graph._keys import Key
+from nh2st_graph._slide import Box, Slide, open_slide, slide_size
 from nh2st_graph._validate import check_section, library, section_name
 
 __all__ = ["PatchCutter", "microns_per_pixel", "open_patches", "patches", "resampling", "source_image"]
@@ -22,52 +22,79 @@ __all__ = ["PatchCutter", "microns_per_pixel", "open_patches", "patches", "resam
 WHITE = (255, 255, 255)
 
 
+#: Reach of the widest of Pillow's filters (Lanczos), in pixels of the coarser of the two pictures.
+_REACH = 3
+
+
 class PatchCutter:
-    """Cuts the square around each spot out of an open picture.
+    """Cuts the square around each spot out of an open slide, from the coarsest level that is fine enough.
 
     Parameters
     ----------
-    picture
-        The full-resolution RGB picture; it is not copied.
+    slide
+        The open slide or picture.
     centres
-        Spot centres, ``(n_spots, 2)``, x then y, in pixels of the picture.
+        Spot centres, ``(n_spots, 2)``, x then y, in pixels of the full resolution.
     side
-        Side of a patch, in pixels of the picture; need not be whole.
+        Side of a patch, in pixels of the full resolution; need not be whole.
     """
 
-    def __init__(self, picture: Image.Image, centres: NDArray[np.float64], side: float) -> None:
-        self.picture = picture
+    def __init__(self, slide: Slide, centres: NDArray[np.float64], side: float) -> None:
+        self.slide = slide
         self.centres = centres
         self.side = side
 
     def __len__(self) -> int:
         return len(self.centres)
 
+    def level(self, size_px: int) -> int:
+        """Level of the slide that patches of ``size_px`` pixels are cut from."""
+        return self.slide.level_for(self.side / size_px)
+
     def cut(self, index: int, size_px: int, resample: Image.Resampling) -> NDArray[np.uint8]:
         """Cut the patch of spot ``index`` and resample it to ``(size_px, size_px, 3)``.
 
         The box keeps its sub-pixel position, and downsampling is antialiased (Pillow widens the kernel).
         """
-        x, y = self.centres[index]
-        half = self.side / 2
+        level = self.level(size_px)
+        factor = self.slide.downsamples[level]
+        x, y = self.centres[index] / factor
+        half = self.side / factor / 2
         box = (x - half, y - half, x + half, y + half)
-        width, height = self.picture.size
-        source = self.picture
+        width, height = self.slide.sizes[level]
         if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
-            source, box = self._on_white(box)
+            source, (left, top) = self._on_white(level, box)
+        else:
+            # The filter sees past the box, so that a window gives what the whole picture would.
+            margin = math.ceil(_REACH * max(1.0, 2 * half / size_px))
+            source, (left, top) = self.slide.region(level, _inside(_whole(box, margin), (width, height)))
+        box = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
         return np.asarray(source.resize((size_px, size_px), resample, box=box), dtype=np.uint8)
 
-    def _on_white(
-        self, box: tuple[float, float, float, float]
-    ) -> tuple[Image.Image, tuple[float, float, float, float]]:
-        """Compose the part of the picture under a box that leaves it on white, and move the box along."""
-        left, top = math.floor(box[0]), math.floor(box[1])
-        right, bottom = math.ceil(box[2]), math.ceil(box[3])
-        width, height = self.picture.size
-        inside = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
-        canvas = Image.new("RGB", (right - left, bottom - top), WHITE)
-        canvas.paste(self.picture.crop(inside), (inside[0] - left, inside[1] - top))
-        return canvas, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+    def _on_white(self, level: int, box: tuple[float, float, float, float]) -> tuple[Image.Image, tuple[int, int]]:
+        """Compose the part of a level under a box that leaves it on white, and say where the composed begins."""
+        outer = _whole(box)
+        inside = _inside(outer, self.slide.sizes[level])
+        canvas = Image.new("RGB", (outer[2] - outer[0], outer[3] - outer[1]), WHITE)
+        source, (left, top) = self.slide.region(level, inside)
+        part = source.crop((inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top))
+        canvas.paste(part, (inside[0] - outer[0], inside[1] - outer[1]))
+        return canvas, (outer[0], outer[1])
+
+
+def _whole(box: tuple[float, float, float, float], margin: int = 0) -> Box:
+    """Smallest box of whole pixels around a box, and so many more on each side."""
+    return (
+        math.floor(box[0]) - margin,
+        math.floor(box[1]) - margin,
+        math.ceil(box[2]) + margin,
+        math.ceil(box[3]) + margin,
+    )
+
+
+def _inside(box: Box, size: tuple[int, int]) -> Box:
+    """Return the part of a box that lies on a picture."""
+    return max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1])
 
 
 def resampling(name: str) -> Image.Resampling:
@@ -107,7 +134,7 @@ def patch_side(adata: AnnData, patch_um: float) -> float:
     )
     if side < 1:
         raise ConfigError(f"{where}, less than one pixel; give at least {scale:.3g} um, or a finer scan")
-    width, height = image_size(source_image(adata))
+    width, height = slide_size(source_image(adata))
     if side > max(width, height):
         raise ConfigError(
             f"{where}, more than the whole picture ({width} x {height} px); "
@@ -120,8 +147,8 @@ def patch_side(adata: AnnData, patch_um: float) -> float:
 def open_patches(adata: AnnData, patch_um: float) -> Iterator[PatchCutter]:
     """Open a section's picture once, cut patches while the block runs, and close it."""
     side = patch_side(adata, patch_um)
-    with open_full(source_image(adata)) as picture:
-        yield PatchCutter(picture, np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64), side)
+    with open_slide(source_image(adata)) as slide:
+        yield PatchCutter(slide, np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64), side)
 
 
 def patches(
@@ -150,8 +177,9 @@ def patches(
     Returns
     -------
     An iterator of RGB patches, ``(size_px, size_px, 3)``, centred on their spots; white where a patch
-    reaches beyond the picture. The picture is opened at the first patch, held once, and closed after the
-    last.
+    reaches beyond the picture. The picture is opened at the first patch and closed after the last; a tiled
+    TIFF, or a slide that OpenSlide reads, is read window by window from the coarsest level that is fine enough, and
+    any other is held once.
 
     Raises
     ------

@@ -7,6 +7,7 @@ from nh2st_graph.tl._fit import fit
 from nh2st_graph.tl._model import FittedModel, load
 from nh2st_graph.tl._predict import embed, predict
 from nh2st_graph.tl._run import Run, evaluate_run, load_sections, predict_run, prepare_sections, train_run
+from nh2st_graph.tl._slides import slide_section
 
 __all__ = [
     "LABELS",
@@ -25,5 +26,6 @@ __all__ = [
     "predict",
     "predict_run",
     "prepare_sections",
+    "slide_section",
     "train_run",
 ]

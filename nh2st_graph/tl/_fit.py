@@ -46,6 +46,7 @@ from nh2st_graph.tl._module import (
     averaged_weights,
     read_rows,
 )
+from nh2st_graph.tl._slides import training_lattice
 from nh2st_graph.tl._threads import one_thread
 
 __all__ = ["fit"]
@@ -144,6 +145,7 @@ def fit(
         train_sections=sorted(completed),
         selected_epochs=selected,
         log=log,
+        lattice=training_lattice(sections.values()),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from nh2st_graph._errors import ConfigError, ModelError
 from nh2st_graph._version import MODEL_FORMAT, __version__
 from nh2st_graph.config import Config
+from nh2st_graph.im import Lattice
 from nh2st_graph.models import Estimator, Network, NH2STGraph, find_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.tl._encoder import patch_encoder
@@ -59,6 +60,8 @@ class FittedModel:
         How long it trained, chosen on held-out training data.
     log
         The training log, one row an epoch.
+    lattice
+        How spots lie on the training sections, for slides that have none; None where that is not known.
     """
 
     module: Network | Estimator
@@ -71,6 +74,7 @@ class FittedModel:
     train_sections: list[str]
     selected_epochs: int
     log: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    lattice: Lattice | None = None
 
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors`` and ``model.json`` into a folder, each aside and then renamed."""
@@ -93,6 +97,7 @@ class FittedModel:
             "train_sections": self.train_sections,
             "selected_epochs": self.selected_epochs,
             "chosen": self.module.chosen if isinstance(self.module, Estimator) else {},
+            "lattice": asdict(self.lattice) if self.lattice else None,
             "config": self.config.model_dump(mode="json"),
         }
         weights_aside, description_aside = folder / f".{_WEIGHTS}.tmp", folder / f".{_DESCRIPTION}.tmp"
@@ -158,6 +163,8 @@ def load(folder: str | Path) -> FittedModel:
         tensors = load_file(folder / _WEIGHTS)
         module = _restored(config, description, tensors)
         fields = {name: description[name] for name in _FIELDS}
+        # Models of before slides were predicted do not have it.
+        lattice = Lattice(**description["lattice"]) if description.get("lattice") else None
     except ConfigError as error:
         raise ModelError(f"model {folder}: {error}; train again, or install the version that wrote it") from None
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
@@ -168,6 +175,7 @@ def load(folder: str | Path) -> FittedModel:
         config=config,
         standardize=Standardizer(_array(tensors, "features.mean"), _array(tensors, "features.std")),
         log=_read_log(folder),
+        lattice=lattice,
         **fields,
     )
 

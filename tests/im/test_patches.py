@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tifffile import TiffWriter
 
 import nh2st_graph as ng
 from nh2st_graph._errors import ConfigError, ImageError
@@ -12,28 +16,62 @@ from nh2st_graph._keys import Key
 from nh2st_graph.im import _patches
 from nh2st_graph.im._patches import PatchCutter
 
+from ..slides import write_pyramid
+
 NOISE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
 
 
+@pytest.fixture(scope="module", params=["held", "tiled"])
+def noise(request, tmp_path_factory) -> Iterator[ng.im.Slide]:
+    """The same picture, held whole and read by windows."""
+    path = tmp_path_factory.mktemp("noise") / "noise.tif"
+    with TiffWriter(path) as file:
+        file.write(NOISE, photometric="rgb", tile=(16, 16) if request.param == "tiled" else None)
+    with ng.im.open_slide(path) as slide:
+        yield slide
+
+
+def cutter_of(pixels: np.ndarray, centres: np.ndarray, side: float, folder: Path) -> PatchCutter:
+    """Cut out of a picture in a file."""
+    Image.fromarray(pixels).save(folder / "picture.png")
+    with ng.im.open_slide(folder / "picture.png") as slide:
+        return PatchCutter(slide, centres, side)
+
+
 @given(x=st.integers(0, 59), y=st.integers(0, 39), half=st.integers(1, 50))
-def test_whole_pixels_equal_slicing_a_padded_array(x, y, half):
+def test_whole_pixels_equal_slicing_a_padded_array(noise, x, y, half):
     padded = np.pad(NOISE, ((50, 50), (50, 50), (0, 0)), constant_values=255)
     expected = padded[y + 50 - half : y + 50 + half, x + 50 - half : x + 50 + half]
-    cutter = PatchCutter(Image.fromarray(NOISE), np.array([[x, y]], dtype=float), 2 * half)
+    cutter = PatchCutter(noise, np.array([[x, y]], dtype=float), 2 * half)
     np.testing.assert_array_equal(cutter.cut(0, 2 * half, Image.Resampling.BICUBIC), expected)
 
 
-def test_half_a_pixel_moves_the_patch_by_half_a_pixel():
+@given(
+    x=st.floats(9, 50),
+    y=st.floats(9, 30),
+    side=st.floats(1, 18),
+    size=st.integers(1, 24),
+    filter_=st.sampled_from(sorted(set(Image.Resampling) - {Image.Resampling.NEAREST})),
+)
+def test_a_window_gives_what_the_whole_picture_would(noise, x, y, side, size, filter_):
+    """The filter reaches past the patch, so the window must too. Weights are rounded: one step of 255 may differ."""
+    box = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+    expected = np.asarray(Image.fromarray(NOISE).resize((size, size), filter_, box=box)).astype(int)
+    found = PatchCutter(noise, np.array([[x, y]]), side).cut(0, size, filter_)
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_half_a_pixel_moves_the_patch_by_half_a_pixel(tmp_path):
     ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], 40, axis=0).repeat(3, axis=2)
-    cutter = PatchCutter(Image.fromarray(ramp), np.array([[30.0, 20.0], [30.5, 20.0]]), 16)
+    cutter = cutter_of(ramp, np.array([[30.0, 20.0], [30.5, 20.0]]), 16, tmp_path)
     whole, half = (cutter.cut(i, 16, Image.Resampling.BILINEAR).astype(int) for i in (0, 1))
     np.testing.assert_array_equal(half - whole, 2)
 
 
-def test_downsampling_is_antialiased():
+def test_downsampling_is_antialiased(tmp_path):
     checker = np.indices((64, 64)).sum(axis=0) % 2 * 255
-    picture = Image.fromarray(np.repeat(checker[..., None], 3, axis=2).astype(np.uint8))
-    patch = PatchCutter(picture, np.array([[32.0, 32.0]]), 64).cut(0, 8, Image.Resampling.BICUBIC)
+    picture = np.repeat(checker[..., None], 3, axis=2).astype(np.uint8)
+    patch = cutter_of(picture, np.array([[32.0, 32.0]]), 64, tmp_path).cut(0, 8, Image.Resampling.BICUBIC)
     assert np.abs(patch.astype(int) - 127).max() <= 2
 
 
@@ -63,13 +101,13 @@ def test_indices_choose_and_order(make_section):
 
 def test_the_picture_is_opened_once_and_closed(make_section, monkeypatch):
     opened = []
-    original = _patches.open_full
+    original = _patches.open_slide
 
     def spy(path):
         opened.append(path)
         return original(path)
 
-    monkeypatch.setattr(_patches, "open_full", spy)
+    monkeypatch.setattr(_patches, "open_slide", spy)
     adata = make_section()
     assert len(list(ng.im.patches(adata, size_px=16))) == 9
     assert len(opened) == 1
@@ -77,6 +115,29 @@ def test_the_picture_is_opened_once_and_closed(make_section, monkeypatch):
         cutter.cut(0, 16, Image.Resampling.BOX)
     with pytest.raises(ValueError, match="closed image"):
         cutter.cut(0, 16, Image.Resampling.BOX)
+
+
+def test_a_patch_comes_from_the_coarsest_level_that_is_fine_enough(make_section, tmp_path):
+    """Of patches 224 px wide at full resolution, 112 px need every second pixel and 80 px more than every fourth."""
+    path = write_pyramid(tmp_path / "slide.tif", 1024, microns_per_pixel=0.5)
+    adata = make_section(0.5, np.array([[250.0, 240.0], [30.0, 260.0], [505.0, 500.0]]))
+    (entry,) = adata.uns[Key.uns.spatial].values()
+    entry[Key.library.metadata][Key.library.source_image] = str(path)
+    flat = tmp_path / "flat.png"
+    with ng.im.open_slide(path) as slide:
+        assert slide.downsamples == [1, 2, 4]
+        Image.fromarray(np.asarray(slide.region(0, (0, 0, 1024, 1024))[0])).save(flat)
+        cutter = PatchCutter(slide, adata.obsm[Key.obsm.spatial], 224.0)
+        assert [cutter.level(size) for size in (448, 224, 223, 112, 80, 56, 20)] == [0, 0, 0, 1, 1, 2, 2]
+    for size in (224, 112, 56):
+        by_level = np.stack(list(ng.im.patches(adata, 112.0, size))).astype(int)
+        entry[Key.library.metadata][Key.library.source_image] = str(flat)
+        at_full = np.stack(list(ng.im.patches(adata, 112.0, size))).astype(int)
+        entry[Key.library.metadata][Key.library.source_image] = str(path)
+        # Not the same filter, but the same tissue, to a fraction of a pixel.
+        off = np.abs(by_level - at_full).mean()
+        assert off < 2
+        assert np.abs(np.roll(by_level, 2, axis=2) - at_full).mean() > 1.5 * off + 0.3
 
 
 @pytest.mark.parametrize(

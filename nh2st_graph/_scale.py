@@ -1,0 +1,60 @@
+"""Um per pixel as files give it: dots per inch, TIFF's tags, OME-XML, Aperio's description."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from xml.etree import ElementTree
+
+__all__ = ["aperio_scale", "dots_scale", "ome_scale"]
+
+_INCH_UM = 25_400.0
+
+#: A microscope's. A file that says 72 dots per inch, 353 um per pixel, means a screen, and 300 a printer.
+_PLAUSIBLE_UM = (0.02, 20.0)
+
+#: Both directions of a picture have one scale, but for rounding.
+_AGREE = 0.02
+
+_UM = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+
+
+def dots_scale(dots: tuple[float, float] | None, unit_um: float = _INCH_UM) -> float | None:
+    """Scale of a resolution in dots per unit (x, y), an inch unless said; None where it is not a microscope's."""
+    if dots is None or not min(dots) > 0:
+        return None
+    return _agreed(*(unit_um / float(each) for each in dots))
+
+
+def aperio_scale(description: str) -> float | None:
+    """Scale in the description of an Aperio slide (``...|MPP = 0.2521|...``); None where there is none."""
+    if not description.startswith("Aperio"):
+        return None
+    found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", description)
+    return _agreed(float(found[1]), float(found[1])) if found else None
+
+
+def ome_scale(xml: str | None) -> float | None:
+    """Scale in OME-XML (``PhysicalSizeX``, ``PhysicalSizeY``, and their units); None where there is none."""
+    if not xml:
+        return None
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return None
+    pixels: Any = next((each for each in root.iter() if each.tag.rpartition("}")[2] == "Pixels"), None)
+    if pixels is None or "PhysicalSizeX" not in pixels.attrib:
+        return None
+    x, y = (
+        float(pixels.get(f"PhysicalSize{axis}", pixels.get("PhysicalSizeX")))
+        * _UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"), 0.0)
+        for axis in "XY"
+    )
+    return _agreed(x, y)
+
+
+def _agreed(x: float, y: float) -> float | None:
+    """One scale of two, where they agree and a microscope has it."""
+    low, high = _PLAUSIBLE_UM
+    mean = (x + y) / 2
+    return mean if low <= mean <= high and abs(x - y) <= _AGREE * mean else None
