@@ -52,9 +52,8 @@ def _print(plan: study.Study, result: StudyResult) -> None:
         for score in scores:
             text[score] += "\n" + text.pop(f"{score}: difference")
         print_cells(console, text[scores], styles, title)
-        rest = text.drop(columns=scores)
-        print_cells(console, rest.rename(columns=lambda column: column.replace(" ", "\n")), styles, "")
-    console.print(study.explanation(plan), style="dim", highlight=False)
+        print_cells(console, text.drop(columns=scores), styles, "")
+    console.print(study.explanation(plan), style="dim", highlight=False, markup=False)
     for run, reason in result.failures.items():
         console.print(f"failed: {run}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
     print_paths(result.written)

@@ -45,14 +45,10 @@ def _print(plan: study.Study, result: BenchmarkResult) -> None:
 
     console = Console()
     for split, part in result.board.groupby("split", sort=False):
-        text = study.leaderboard_cells(part)
-        # A score in one cell with its difference, so that a terminal of 80 columns holds them.
-        for score in ("mean r", "mean r given depth"):
-            text[score] += "\n" + text.pop(f"{score}: over the best floor")
+        # A difference stands beside its score, which its header need not name.
+        text = study.leaderboard_cells(part).rename(columns=lambda column: column.rpartition(": ")[2])
         styles = list(part["role"].map({"method": "bold", "floor": "", "reference": "dim"}))
-        print_cells(
-            console, text.rename(columns=lambda column: column.replace(" ", "\n")), styles, f"{plan.name}: {split}"
-        )
+        print_cells(console, text, styles, f"{plan.name}: {split}")
         for sentence in result.verdicts[str(split)]:
             console.print(f"- {sentence}", highlight=False, markup=False)
     console.print(study.explain_leaderboard(result.board), style="dim", highlight=False, markup=False)

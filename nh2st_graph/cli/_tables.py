@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,10 @@ _COLUMNS = {
     "mse": "MSE",
     "mae": "MAE",
 }
+#: A name longer than this is broken between words, so that a narrow terminal holds numbers beside it.
+_NAME_WIDTH = 24
+#: What a column takes beside its text, and the table beside its columns.
+_PADDING, _EDGES = 3, 2
 
 
 def print_run(run: Run) -> None:
@@ -60,14 +65,41 @@ def print_table(table: pd.DataFrame, title: str) -> None:
 
 
 def print_cells(console: Console, text: pd.DataFrame, styles: list[str], title: str) -> None:
-    """Print a table whose cells are text, one style a row."""
-    shown = Table(title=title or None, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
-    shown.add_column("")
-    for column in text.columns:
-        shown.add_column(column, justify="right", no_wrap=True)
-    for (name, row), style in zip(text.iterrows(), styles, strict=True):
-        shown.add_row(Text(str(name)), *(Text(cell.rstrip()) for cell in row), style=style)
-    console.print(shown)
+    """Print a table whose cells are text, one style a row; as several where the console is too narrow for one."""
+    for part in _that_fit(text, console.width):
+        shown = Table(
+            title=escape(title) or None,
+            title_justify="left",
+            header_style="bold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        shown.add_column("")
+        for column, cells in part.items():
+            shown.add_column(textwrap.fill(str(column), _width(column, cells)), justify="right", no_wrap=True)
+        for (name, row), style in zip(part.iterrows(), styles, strict=True):
+            shown.add_row(Text(str(name)), *(Text(cell.rstrip()) for cell in row), style=style)
+        console.print(shown)
+        title = ""
+
+
+def _that_fit(text: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
+    """Take as many columns together as a console holds beside the names."""
+    beside = width - _EDGES - min(max(len(str(name)) for name in text.index), _NAME_WIDTH)
+    places: list[int] = []
+    left = beside
+    for i, (column, cells) in enumerate(text.items()):
+        taken = _width(column, cells) + _PADDING
+        if places and taken > left:
+            yield text.iloc[:, places]
+            places, left = [], beside
+        places, left = [*places, i], left - taken
+    yield text.iloc[:, places]
+
+
+def _width(column: object, cells: Iterable[str]) -> int:
+    """Width of a column: that of its cells, and of the longest word of its header."""
+    return max(map(len, [*str(column).split(), *(line for cell in cells for line in cell.splitlines())]))
 
 
 def print_paths(paths: Iterable[Path]) -> None:

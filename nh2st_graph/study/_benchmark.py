@@ -9,11 +9,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
-from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph._errors import ConfigError, DataError, nearest
 from nh2st_graph.config import Config
-from nh2st_graph.study._plan import Fold, Study, check_runs, make_variants, read_base, read_yaml
+from nh2st_graph.study._plan import BENCHMARK, Fold, Study, check_runs, make_variants, read_base, read_yaml
 from nh2st_graph.study._schema import BaseEntry, FoldEntry, Part, checked, flatten
 
 __all__ = ["BenchmarkFile", "SplitEntry", "read_benchmark"]
@@ -22,6 +29,24 @@ __all__ = ["BenchmarkFile", "SplitEntry", "read_benchmark"]
 _SCORED = ("evaluate.floors=false", "evaluate.downstream=true")
 
 Patients = Literal["all"] | dict[str, list[str]]
+
+_BY_PATIENT = "sections by patient, such as {A: [A1, A2], B: [B1]}, or all"
+#: What is expected of a key that may be of several kinds, or has parts.
+_EXPECTED = {
+    "folds": "a list of folds, each {train: [SECTION, ...], test: [SECTION, ...]}",
+    "leave_one_section_out": "a list of sections, or all",
+    "leave_one_patient_out": _BY_PATIENT,
+    "patients": _BY_PATIENT,
+    "methods": "what each method changes, by its name; or a file that holds this; or a list of such files",
+}
+
+
+def _say_what_is_expected(given: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Check a value; in place of an error for each kind that it is not, say in one what it may be."""
+    try:
+        return check(given)
+    except ValidationError:
+        raise ValueError(f"{info.field_name} = {given!r}; expected {_EXPECTED[str(info.field_name)]}") from None
 
 
 class SplitEntry(Part):
@@ -52,12 +77,19 @@ class SplitEntry(Part):
     k_fold_by_patient: int | None = Field(default=None, ge=2)
     patients: Patients = "all"
 
+    _kinds = field_validator("folds", "leave_one_section_out", "leave_one_patient_out", "patients", mode="wrap")(
+        _say_what_is_expected
+    )
+
     @model_validator(mode="after")
     def _check(self) -> SplitEntry:
         kinds = ("test", "folds", "leave_one_section_out", "leave_one_patient_out", "k_fold_by_patient")
         given = [kind for kind in kinds if getattr(self, kind)]
         if len(given) != 1:
             raise ValueError(f"{' and '.join(given) or 'nothing'} is given; give one of {', '.join(kinds)}")
+        for key, kind in (("train", "test"), ("patients", "k_fold_by_patient")):
+            if key in self.model_fields_set and given != [kind]:
+                raise ValueError(f"{key} goes with {kind}, and {given[0]} is given; leave {key} out")
         return self
 
 
@@ -75,9 +107,11 @@ class BenchmarkFile(BaseEntry):
         :class:`SplitEntry` by name. Means are taken over the folds of a split, never across splits.
     """
 
-    methods: dict[str, dict[str, Any]] | str | list[str]
+    methods: dict[str, Any] | str | list[str]
     skip: tuple[str, ...] = ()
     splits: dict[str, dict[str, Any]]
+
+    _kinds = field_validator("methods", mode="wrap")(_say_what_is_expected)
 
 
 def read_benchmark(path: str | Path, overrides: Iterable[str] = (), *, seeds: Sequence[int] | None = None) -> Study:
@@ -111,7 +145,7 @@ def read_benchmark(path: str | Path, overrides: Iterable[str] = (), *, seeds: Se
     file = checked(BenchmarkFile, values, str(path))
     base = read_base(file, path).override([*_SCORED, *overrides])
     methods = _methods(file, path)
-    variants = [replace(v, random=_is_random(v.config)) for v in make_variants(methods, base, str(path))]
+    variants = [replace(v, random=_is_random(v.config)) for v in make_variants(methods, base, str(path), BENCHMARK)]
     folds = _Folds(base, str(path)).read(file.splits)
     study = Study(path.stem, tuple(variants), folds, file.seeds, base, has_base=False)
     check_runs(study, str(path))
@@ -122,8 +156,8 @@ def _methods(file: BenchmarkFile, path: Path) -> dict[str, dict[str, Any]]:
     given = [file.methods] if isinstance(file.methods, str | dict) else file.methods
     methods: dict[str, dict[str, Any]] = {}
     for part in given:
-        for name, changes in (part if isinstance(part, dict) else read_yaml(path.parent / part)).items():
-            methods[str(name)] = methods.get(str(name), {}) | flatten(changes or {})
+        for name, changes in _part(part, path).items():
+            methods[name] = methods.get(name, {}) | changes
     for name in file.skip:
         if name not in methods:
             raise ConfigError(f"{path}: skip names {name!r}; {nearest(name, methods)}")
@@ -131,6 +165,24 @@ def _methods(file: BenchmarkFile, path: Path) -> dict[str, dict[str, Any]]:
     if not methods:
         raise ConfigError(f"{path}: methods is empty; name at least one, such as ridge: {{model.name: ridge}}")
     return methods
+
+
+def _part(given: dict[str, Any] | str, path: Path) -> dict[str, dict[str, Any]]:
+    """Flat changes by method, as they are given or as a file beside the benchmark's holds them."""
+    values: Mapping[str, Any]
+    if isinstance(given, dict):
+        source, values = f"{path}: methods", given
+    else:
+        source = str(path.parent / given)
+        try:
+            values = read_yaml(path.parent / given)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: methods: {error}") from None
+    for name, changes in values.items():
+        if not isinstance(changes, Mapping | None):
+            expected = "the keys that it changes, such as {model.name: ridge}"
+            raise ConfigError(f"{source}: {name} = {changes!r}; expected {expected}")
+    return {str(name): flatten(changes or {}) for name, changes in values.items()}
 
 
 def _is_random(config: Config) -> bool:
@@ -150,13 +202,18 @@ class _Folds:
     def read(self, splits: Mapping[str, Mapping[str, Any]]) -> tuple[Fold, ...]:
         if not splits:
             raise ConfigError(f"{self.source}: splits is empty; give at least one, such as loso: {{...}}")
-        return tuple(fold for name, given in splits.items() for fold in self._split(name, given))
+        folds: list[Fold] = []
+        for name, given in splits.items():
+            source = f"{self.source}: splits.{name}"
+            try:
+                folds += self._split(name, checked(SplitEntry, given, source), source)
+            except DataError as error:
+                raise DataError(f"{source}: {error}") from None
+        return tuple(folds)
 
-    def _split(self, name: str, given: Mapping[str, Any]) -> list[Fold]:
+    def _split(self, name: str, entry: SplitEntry, source: str) -> list[Fold]:
         from nh2st_graph import datasets
 
-        source = f"{self.source}: splits.{name}"
-        entry = checked(SplitEntry, given, source)
         if entry.test:
             return [Fold(name, entry.train, entry.test, name)]
         if entry.folds:
@@ -165,8 +222,7 @@ class _Folds:
         if entry.leave_one_section_out == "all":
             found = datasets.leave_one_section_out(self._patients)
         elif entry.leave_one_section_out:
-            together = dict.fromkeys(entry.leave_one_section_out, "")
-            found = datasets.leave_one_section_out(together)
+            found = datasets.leave_one_section_out(_apart({"": entry.leave_one_section_out}))
         elif entry.leave_one_patient_out:
             found = datasets.leave_one_patient_out(self._by_section(entry.leave_one_patient_out))
         else:
@@ -177,7 +233,7 @@ class _Folds:
     def _by_section(self, patients: Patients) -> dict[str, str]:
         if patients == "all":
             return self._patients
-        return {section: patient for patient, sections in patients.items() for section in sections}
+        return _apart(patients)
 
     @cached_property
     def _patients(self) -> dict[str, str]:
@@ -188,3 +244,14 @@ class _Folds:
         with tempfile.TemporaryDirectory() as folder:
             sections = tl.load_sections(self.base.model_copy(update={"data": everything}), folder)
             return datasets.patients_of(sections)
+
+
+def _apart(patients: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Patient of each section; a section that stands twice might be learned from and tested at once."""
+    found: dict[str, str] = {}
+    for patient, sections in patients.items():
+        for section in sections:
+            if section in found:
+                raise DataError(f"section {section!r} is given twice; give each once")
+            found[section] = patient
+    return found

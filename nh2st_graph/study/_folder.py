@@ -78,17 +78,17 @@ def open_folder(study: Study, folder: Path, *, resume: bool) -> None:
     RunError
         If the folder exists, or with ``resume`` holds no study or one whose runs differ.
     """
-    record = _record(study)
+    record, word = _record(study), study.words.study
     if not resume:
         if folder.exists():
-            raise RunError(f"study folder {folder} exists already; choose another with --out, or go on by --resume")
+            raise RunError(f"{word} folder {folder} exists already; choose another with --out, or go on by --resume")
         folder.mkdir(parents=True)
     else:
-        before = _read(folder)
-        differences = _differences(before, record)
+        before = _read(folder, word)
+        differences = _differences(before, record, study.words.variant)
         if differences:
             raise RunError(
-                f"study folder {folder} was begun with another study ({'; '.join(differences[:3])}); "
+                f"{word} folder {folder} was begun with another {word} ({'; '.join(differences[:3])}); "
                 "undo the change, or choose another folder with --out"
             )
     write_text(folder / _STUDY, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
@@ -107,10 +107,10 @@ def _record(study: Study) -> dict[str, Any]:
     }
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path, word: str) -> dict[str, Any]:
     path = folder / _STUDY
     if not path.is_file():
-        raise RunError(f"{folder} holds no study to resume ({_STUDY} is missing); leave --resume out")
+        raise RunError(f"{folder} holds no {word} to resume ({_STUDY} is missing); leave --resume out")
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -120,11 +120,11 @@ def _read(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], word: str) -> list[str]:
     """What is gone from a study, or changed; not what was added."""
     found = [f"{key}: {before[key]} -> {after[key]}" for key in ("version", "base") if before[key] != after[key]]
     found += [f"seed {seed} is gone" for seed in before["seeds"] if seed not in after["seeds"]]
-    for what, key in (("fold", "folds"), ("variant", "variants")):
+    for what, key in (("fold", "folds"), (word, "variants")):
         for name, given in before[key].items():
             if name not in after[key]:
                 found.append(f"{what} {name!r} is gone")

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -17,10 +17,13 @@ from nh2st_graph.config import Config, builtin_config, load_config
 from nh2st_graph.study._schema import LEAVE_ONE_OUT, BaseEntry, FoldEntry, StudyFile, checked, flatten
 
 __all__ = [
+    "BENCHMARK",
+    "STUDY",
     "Fold",
     "PlannedRun",
     "Study",
     "Variant",
+    "Words",
     "check_runs",
     "make_variants",
     "read_base",
@@ -28,9 +31,18 @@ __all__ = [
     "read_yaml",
 ]
 
-#: Keys that belong to the study, not to a variant.
-_OF_THE_STUDY = {"seed": "seeds", "data.train": "folds", "data.test": "folds"}
 _RUNS = "runs"
+
+
+class Words(NamedTuple):
+    """What messages call a study, one of the things that it compares, and its folds' key."""
+
+    study: str
+    variant: str
+    folds: str
+
+
+STUDY, BENCHMARK = Words("study", "variant", "folds"), Words("benchmark", "method", "splits")
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,11 @@ class Study:
         return self.variants[0]
 
     @property
+    def words(self) -> Words:
+        """What messages call its parts."""
+        return STUDY if self.has_base else BENCHMARK
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Splits that the folds make up, in order."""
         return tuple(dict.fromkeys(fold.split for fold in self.folds))
@@ -134,7 +151,8 @@ class Study:
         chosen = set(only)
         names = [variant.name for variant in self.variants]
         for name in sorted(chosen - set(names)):
-            raise ConfigError(f"--only {name!r}: no such variant in study {self.name!r}; {nearest(name, names)}")
+            what = f"no such {self.words.variant} in {self.words.study} {self.name!r}"
+            raise ConfigError(f"--only {name!r}: {what}; {nearest(name, names)}")
         wanted = [v for v in self.variants if not chosen or v.name in chosen or (self.has_base and v is self.base)]
         return [
             PlannedRun(
@@ -182,7 +200,9 @@ def read_study(path: str | Path, overrides: Iterable[str] = (), *, seeds: Sequen
     return study
 
 
-def make_variants(changes: Mapping[str, Mapping[str, Any]], base: Config, source: str) -> list[Variant]:
+def make_variants(
+    changes: Mapping[str, Mapping[str, Any]], base: Config, source: str, words: Words = STUDY
+) -> list[Variant]:
     """Change a configuration in each of several ways.
 
     Raises
@@ -192,18 +212,19 @@ def make_variants(changes: Mapping[str, Mapping[str, Any]], base: Config, source
     """
     variants = []
     for name, changed in changes.items():
-        where = f"{source}: variant {name!r}"
-        _check_keys(changed, where)
+        where = f"{source}: {words.variant} {name!r}"
+        _check_keys(changed, where, words)
         variants.append(Variant(name, dict(changed), _changed(base, changed, where)))
     return variants
 
 
 def check_runs(study: Study, source: str) -> None:
     """Refuse a study whose runs would share a folder, or have no valid configuration."""
-    _check_slugs("variants", [variant.name for variant in study.variants], source)
+    word = study.words.variant
+    _check_slugs(f"{word}s", [variant.name for variant in study.variants], source)
     _check_slugs("folds", [fold.name for fold in study.folds], source)
     for variant, fold in itertools.product(study.variants, study.folds):
-        _on_fold(variant.config, fold, study.seeds[0], f"{source}: variant {variant.name!r} on fold {fold.name!r}")
+        _on_fold(variant.config, fold, study.seeds[0], f"{source}: {word} {variant.name!r} on fold {fold.name!r}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -223,7 +244,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"study {path} cannot be read: {reason}") from None
+        raise ConfigError(f"{path} cannot be read: {reason}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, Mapping):
@@ -268,10 +289,13 @@ def _without_option(error: ConfigError) -> str:
     return re.sub(r"^--set:? ", "", str(error))
 
 
-def _check_keys(changes: Mapping[str, Any], source: str) -> None:
+def _check_keys(changes: Mapping[str, Any], source: str, words: Words) -> None:
+    """Refuse what is the whole study's to say."""
+    of_all = {"seed": "seeds", "data.train": words.folds, "data.test": words.folds}
     for key in changes:
-        if key in _OF_THE_STUDY:
-            raise ConfigError(f"{source} changes {key!r}, which {_OF_THE_STUDY[key]!r} of the study give; leave it out")
+        if key in of_all:
+            given = f"{of_all[key]!r} of the {words.study} give"
+            raise ConfigError(f"{source} changes {key!r}, which {given}; leave it out")
 
 
 def _combinations(grid: Mapping[str, list[Any]], base: Config) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,9 @@ _FLOORS = ("ridge", "ridge_neighbours")
 #: What a score is of.
 _PLACE = ("split", "variant", "fold", "section", "seed")
 _PER_GENE = ("pcc", "pcc_partial")
+#: Columns where there is no row.
+_SCORES = (*_PLACE, "pcc_mean", "pcc_partial")
+_GENES = (*_PLACE, "gene", *_PER_GENE, "ceiling")
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ def collect(study: Study, runs: Sequence[PlannedRun]) -> Results:
     rows = [row for run in finished for row in _scores(run, beside.get(run, {}))]
     genes = [_per_gene(run, beside.get(run, {})) for run in finished]
     return Results(
-        pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*_PLACE, "pcc_mean", "pcc_partial"]),
-        pd.concat(genes, ignore_index=True) if genes else pd.DataFrame(columns=[*_PLACE, "gene", *_PER_GENE]),
+        pd.DataFrame(rows) if rows else pd.DataFrame(columns=_SCORES),
+        pd.concat(genes, ignore_index=True) if genes else pd.DataFrame(columns=_GENES),
         kinds=study.config.data.format == "synthetic",
     )
 

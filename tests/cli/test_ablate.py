@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shutil
@@ -11,11 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 
-from nh2st_graph import ConfigError
 from nh2st_graph.cli import main
-from nh2st_graph.cli._ablate import _Display, _numbers
 from nh2st_graph.study import Outcome, read_study, run_study
 from nh2st_graph.study import _workers as workers
 
@@ -104,32 +100,3 @@ def test_an_interrupt_says_how_to_go_on(study_file, out, monkeypatch, capsys):
     monkeypatch.setattr(workers, "attempt", interrupted)
     assert ablate(study_file(), "--out", out, "--resume", "--jobs", 1) == 130
     assert capsys.readouterr().err == "interrupted; go on with the same command and --resume\n"
-
-
-@pytest.mark.parametrize(("text", "numbers"), [("0", [0]), ("0,1,2", [0, 1, 2]), ("[3, 1]", [3, 1])])
-def test_seeds_are_numbers_with_commas(text, numbers):
-    assert _numbers(text) == numbers
-
-
-@pytest.mark.parametrize("text", ["", "a", "0-2", "1.5"])
-def test_other_seeds_are_refused(text):
-    with pytest.raises(ConfigError, match="expected whole numbers"):
-        _numbers(text)
-
-
-def test_a_terminal_shows_what_is_running(study_file, tmp_path):
-    runs = read_study(study_file()).runs(tmp_path)
-    console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with _Display(2, console) as display:
-        for run in runs:
-            display(run, None)
-        display(runs[0], None)  # begun again, after its process died
-        shown = [task.description.strip() for task in display.progress.tasks]
-        assert shown == ["runs", "base, S3, seed 0", f"{BROKEN}, S3, seed 0"]
-        display(runs[0], Outcome(runs[0]))
-        display(runs[1], Outcome(runs[1], "broken"))
-        assert [task.description for task in display.progress.tasks] == ["runs"]
-        assert display.progress.tasks[0].completed == 2
-    text = console.file.getvalue()
-    assert f"[2/2] failed: {BROKEN}, S3, seed 0: broken" in text
-    assert "done:" not in text

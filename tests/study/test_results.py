@@ -47,8 +47,9 @@ def test_a_variant_without_neighbours_has_fewer_weights(finished):
     assert table.loc["no neighbours", "parameters"] < table.loc["base", "parameters"]
 
 
-def test_nothing_finished_gives_empty_tables(tiny_study):
+def test_nothing_finished_gives_empty_tables(tiny_study, finished):
     results = collect(tiny_study, tiny_study.runs(Path("nowhere")))
     assert results.scores.empty
+    assert set(results.per_gene.columns) == set(finished[0].results.per_gene.columns)
     assert results.per_gene.empty
     assert results.kinds

@@ -1,0 +1,188 @@
+"""The command: what it prints and how it ends. What a benchmark does is tested in tests/study."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nh2st_graph.cli import main
+from nh2st_graph.study import Outcome, PlannedRun, read_benchmark, run_benchmark
+from nh2st_graph.study import _workers as workers
+
+BROKEN = "no [bold]panel"
+#: As long as the longest of the benchmarks that ship.
+LONG = "ridge, own + neighbours"
+METHODS = {"NH2ST-Graph": {}, LONG: {"model.name": "ridge_neighbours"}, "training mean": {"model.name": "mean"}}
+CONFIG = Path(__file__).parents[2] / "configs" / "benchmarks" / "her2st_mini.yaml"
+
+
+@pytest.fixture
+def benchmark_file(tiny_config, tmp_path) -> Callable[..., Path]:
+    """Write a benchmark of ``tiny_config``, by default with a method that cannot run."""
+
+    def write(**keys: Any) -> Path:
+        (tmp_path / "base.yaml").write_text(tiny_config.to_yaml())
+        path = tmp_path / "mine.yaml"
+        splits = {"held out": {"train": ["S1", "S2"], "test": ["S3"]}}
+        methods = METHODS | {BROKEN: {"data.panel": "nowhere.txt"}}
+        path.write_text(yaml.safe_dump({"base": "base.yaml", "methods": methods, "splits": splits} | keys))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config, tiny_run, tmp_path_factory) -> Path:
+    """A benchmark's folder with finished runs of ``METHODS``: the network's is ``tiny_run``. Shared: copy it."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    (folder / "base.yaml").write_text(tiny_config.to_yaml())
+    splits = {"held out": {"train": ["S1", "S2"], "test": ["S3"]}}
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"base": "base.yaml", "methods": METHODS, "splits": splits}))
+    plan, out = read_benchmark(folder / "mine.yaml"), folder / "out"
+    run_benchmark(plan, out, jobs=1, only=["training mean", LONG])
+    (network,) = plan.runs(out, ["NH2ST-Graph"])
+    shutil.copytree(tiny_run.folder, network.folder)
+    (network.folder / "study.json").write_text(json.dumps({"parameters": 12345, "seconds": 6.7}))
+    return out
+
+
+@pytest.fixture
+def out(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "out"))
+
+
+@pytest.fixture
+def attempted(monkeypatch) -> list[str]:
+    """Names of the runs that a command would do; none is done."""
+    names: list[str] = []
+
+    def attempt(run: PlannedRun) -> Outcome:
+        names.append(str(run))
+        return Outcome(run, "left for later")
+
+    monkeypatch.setattr(workers, "attempt", attempt)
+    return names
+
+
+def benchmark(*arguments: object) -> int:
+    """Run the command; return its exit code."""
+    with pytest.raises(SystemExit) as end:
+        main(["benchmark", *map(str, arguments)])
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_leaderboard_is_printed_with_names_whole(benchmark_file, out, monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert benchmark(benchmark_file(), "--out", out, "--resume", "--jobs", 1) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"[1/1] failed: {BROKEN}, held out, seed 0: gene panel ")
+    assert printed.err.count("\n") == 1  # what is finished is not done again
+    lines = printed.out.splitlines()
+    failure = next(i for i, line in enumerate(lines) if line.startswith(f"failed: {BROKEN}, held out, seed 0: gene "))
+    assert max(map(len, lines[:failure])) <= columns
+    tables = lines[: next(i for i, line in enumerate(lines) if line.startswith("- "))]
+    rows = {name: [line for line in tables if line.strip().startswith(f"{name} ")] for name in (*METHODS, BROKEN)}
+    assert {len(found) for found in rows.values()} == {3 if columns == 80 else 1}  # each name whole in every table
+    assert lines[0].strip() == "mine: held out"
+    scores = {name: json.loads(next((out / "runs").glob(f"{slug}/*/metrics.json")).read_text())["mean"]
+              for name, slug in (("NH2ST-Graph", "nh2st-graph"), (LONG, "ridge_own_+_neighbours"))}  # fmt: skip
+    for name, score in scores.items():
+        assert f"{score['pcc_mean']:.3f}" in " ".join(rows[name])
+        assert f"{score['pcc_partial']:.3f}" in " ".join(rows[name])
+    assert re.search(r"[+-]0\.\d{4} \[[+-]0\.\d{4}, [+-]0\.\d{4}\]", " ".join(rows["NH2ST-Graph"]))
+    assert "best floor" in " ".join(rows[LONG])
+    assert "failed" in " ".join(rows[BROKEN])
+    assert "0 of 1" in " ".join(rows[BROKEN])
+
+
+def test_after_it_come_what_it_says_and_where_it_is(benchmark_file, out, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    path = benchmark_file()
+    assert benchmark(path, "--out", out, "--resume", "--jobs", 1) == 1
+    lines = capsys.readouterr().out.splitlines()
+    text = " ".join(" ".join(lines).split())
+    floor = rf"the best floor \({re.escape(LONG)}, \d\.\d+\)"
+    assert re.search(rf"- In mean r, \d of 1 methods (is|are) above {floor} beyond the 95 % interval", text)
+    assert "- In mean r given depth, " in text
+    assert f"- Without any result: {BROKEN}." in text
+    assert "Means and standard deviations over sections, seeds averaged first." in text
+    written = [Path(line.strip()) for line in lines[lines.index("Written:") + 1 :]]
+    assert {"report.html", "leaderboard.md", "leaderboard.csv", "forest.png"} <= {path.name for path in written}
+    assert all(path.is_file() for path in written)
+
+
+def test_it_ends_well_where_nothing_failed(benchmark_file, out, capsys):
+    assert benchmark(benchmark_file(skip=[BROKEN]), "--out", out, "--resume") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "failed" not in printed.out
+
+
+def test_seeds_are_those_of_the_command_and_one_is_enough_where_nothing_is_random(benchmark_file, attempted, tmp_path):
+    assert benchmark(benchmark_file(), "--out", tmp_path / "new", "--jobs", 1, "--seeds", "3,1") == 1
+    first = {f"{name}, held out, seed 3" for name in (*METHODS, BROKEN)}
+    assert sorted(attempted) == sorted({*first, "NH2ST-Graph, held out, seed 1", f"{BROKEN}, held out, seed 1"})
+
+
+def test_only_some_methods_are_run(benchmark_file, attempted, tmp_path):
+    given = ("--only", "training mean", "--only", BROKEN)
+    assert benchmark(benchmark_file(), "--out", tmp_path / "new", "--jobs", 1, *given) == 1
+    assert sorted(attempted) == [f"{name}, held out, seed 0" for name in (BROKEN, "training mean")]
+
+
+def test_resuming_runs_what_is_not_finished(benchmark_file, attempted, out):
+    shutil.rmtree(out / "runs" / "training_mean")
+    assert benchmark(benchmark_file(), "--out", out, "--jobs", 1, "--resume") == 1
+    assert sorted(attempted) == [f"{name}, held out, seed 0" for name in (BROKEN, "training mean")]
+
+
+def test_an_interrupt_says_how_to_go_on(benchmark_file, out, monkeypatch, capsys):
+    def interrupted(run: PlannedRun) -> Outcome:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "attempt", interrupted)
+    assert benchmark(benchmark_file(), "--out", out, "--resume", "--jobs", 1) == 130
+    assert capsys.readouterr().err == "interrupted; go on with the same command and --resume\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "benchmark folder .* exists already; choose another with --out, or go on by --resume"),
+        (("--resume", "--set", "graph.n_rings=2"), r"was begun with another benchmark \(graph\.n_rings: 1 -> 2\)"),
+        (("--resume", "--only", "mean"), r"--only 'mean': no such method in benchmark 'mine'; known: "),
+        (("--resume", "--seeds", "0;1"), "--seeds '0;1'; expected whole numbers with commas between"),
+        (("--resume", "--jobs", "0"), "--jobs 0; allowed: 1 or more"),
+        (("--set", "model.hop=2"), "unknown key 'model.hop'; did you mean 'model.hops'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(benchmark_file, out, capsys, arguments, message):
+    assert benchmark(benchmark_file(), "--out", out, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+
+
+def test_a_folder_that_holds_no_benchmark(benchmark_file, tmp_path, capsys):
+    (tmp_path / "new").mkdir()
+    assert benchmark(benchmark_file(), "--out", tmp_path / "new", "--resume") == 2
+    assert "holds no benchmark to resume (study.yaml is missing); leave --resume out" in capsys.readouterr().err
+
+
+def test_help_teaches_how_to_begin(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert benchmark("--help") == 0
+    text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    assert "rank them beside the floors" in text
+    for word in ("report.html", "leaderboard.md", "exit code is 1 where a run failed", "--only METHOD", "--seeds N,N"):
+        assert word in text
+    (example,) = re.findall(r"Example: nh2st-graph benchmark (\S+) --set data\.root=DIR --out \S+", text)
+    assert CONFIG.as_posix().endswith(example)
+    assert CONFIG.is_file()
