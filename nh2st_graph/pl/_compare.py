@@ -104,7 +104,7 @@ def _paired_means(per_gene: pd.DataFrame, a: str, b: str, score: str) -> pd.Data
 def learning_curves(curves: pd.DataFrame) -> Figure:
     """Draw held-out r and held-out error against the steps of the optimiser, one line a method.
 
-    A line is the median over folds and seeds at each epoch, its band runs from the lowest to the highest, and both end
+    A line is the median over folds and seeds at each step, its band runs from the lowest to the highest, and both end
     where fewer than half of the curves go on: the others were stopped. A line that still rises at its end is of a
     method that was not trained to its end. Errors far above all that the methods come to, as of the first steps, are
     cut off.
@@ -151,15 +151,21 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
 
 
 def _median_curve(curves: pd.DataFrame, score: str) -> pd.DataFrame:
-    """One method's curve: ``step``, ``middle``, ``low`` and ``high`` by epoch, while half of its curves go on."""
+    """One method's curve: ``step``, ``middle``, ``low`` and ``high``, while half of its curves go on.
+
+    Curves are read between their epochs, since an epoch of more sections has more steps.
+    """
     run = [key for key in _RUN if key in curves]
-    number = len(curves.drop_duplicates(run)) if run else 1
-    epochs = curves.groupby("epoch")
-    values = epochs[score]
-    line = pd.DataFrame(
-        {"step": epochs["step"].median(), "middle": values.median(), "low": values.min(), "high": values.max()}
-    )
-    return line[2 * values.size() >= number]
+    parts = [part for _, part in curves.groupby(run)] if run else [curves]
+    steps = np.unique(curves["step"].to_numpy(dtype=np.float64))
+    values = np.full((len(parts), len(steps)), np.nan)
+    for row, part in zip(values, parts, strict=True):
+        ordered = part.sort_values("step")
+        row[:] = np.interp(steps, ordered["step"], ordered[score], left=np.nan, right=np.nan)
+    kept = 2 * np.isfinite(values).sum(axis=0) >= len(parts)
+    values = values[:, kept]
+    middle, low, high = (np.asarray(of(values, axis=0)) for of in (np.nanmedian, np.nanmin, np.nanmax))
+    return pd.DataFrame({"step": steps[kept], "middle": middle, "low": low, "high": high})
 
 
 def _draw_lines(ax: Axes, lines: Mapping[str, pd.DataFrame]) -> None:

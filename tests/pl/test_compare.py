@@ -119,6 +119,17 @@ def test_a_line_is_the_median_while_half_of_the_curves_go_on(curves):
             assert (heights.min(), heights.max()) == pytest.approx((min(values), max(values)))
 
 
+def test_curves_of_unequal_epochs_meet_at_the_same_steps():
+    """One fold has 10 steps in an epoch, another 15: a line over epochs would run back where the longer one ends."""
+    line = pl.learning_curves(pd.concat([curve("a", "one", 3), curve("a", "two", 2, per_epoch=15)])).axes[0].lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), [10, 15, 20, 30])
+    first, second = (
+        np.interp([15, 20, 30], [10, 20, 30], [0.01, 0.02, 0.03]),
+        np.interp([15, 20, 30], [15, 30], [0.01, 0.02]),
+    )
+    np.testing.assert_allclose(line.get_ydata(), [0.01, *(first + second) / 2])
+
+
 def test_axes_say_what_they_are_and_steps_are_logarithmic(curves):
     figure = pl.learning_curves(curves)
     assert [ax.get_xscale() for ax in figure.axes] == ["log", "log"]
