@@ -345,7 +345,7 @@ class TestVisium:
     @pytest.mark.parametrize(
         ("spoil", "parts"),
         [
-            (lambda f: cut(f / "filtered_feature_bc_matrix.h5"), ("filtered_feature_bc_matrix.h5", "copy them again")),
+            (lambda f: cut(f / "filtered_feature_bc_matrix.h5"), ("filtered_feature_bc_matrix.h5", "copy it again")),
             (lambda f: cut(f / "spatial" / "tissue_hires_image.png"), ("tissue_hires_image.png is cut off",)),
             (lambda f: _text(f / "spatial" / "tissue_lowres_image.png"), ("tissue_lowres_image.png is not a picture",)),
             (lambda f: (f / "spatial" / "scalefactors_json.json").unlink(), ("scalefactors_json.json is missing",)),

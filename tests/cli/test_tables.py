@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
-from nh2st_graph.cli._tables import print_paths, print_run, print_table
+from nh2st_graph.cli._tables import print_cells, print_paths, print_run, print_table
 from nh2st_graph.tl import LABELS, Run
 
 
@@ -74,6 +75,50 @@ def test_a_table_has_three_decimals_and_a_dash_for_what_has_no_meaning(capsys):
         ["a [b]", "0.123", "-"],
         ["c", "-", "1.000"],
     ]
+
+
+class TestCells:
+    #: Three columns of 10, 26 and 5 characters, with longer headers.
+    TEXT = pd.DataFrame(
+        {
+            "a score of two words": ["0.1 ± 0.01", ""],
+            "difference": ["+0.0123 [-0.0101, +0.0345]", "best"],
+            "number of runs": ["1,234", "0"],
+        },
+        index=["short", "a name of [several] words, and long"],
+    )
+
+    @pytest.fixture
+    def printed(self, capsys):
+        def show(width: int) -> list[str]:
+            print_cells(Console(width=width), self.TEXT, ["bold", ""], "Of [c6]")
+            return [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+
+        return show
+
+    def test_stand_in_one_table_where_there_is_room(self, printed):
+        lines = printed(120)
+        assert lines[0].strip() == "Of [c6]"
+        first, second = (line.split() for line in lines[-2:])
+        assert first == ["short", *" ".join(self.TEXT.iloc[0]).split()]
+        assert second == [*self.TEXT.index[1].split(), "best", "0"]
+
+    def test_stand_in_several_where_there_is_none_a_long_name_broken_between_words(self, printed):
+        lines = printed(66)
+        assert max(map(len, lines)) <= 66
+        assert [line.split()[1:] for line in lines if line.startswith(" short")] == [
+            ["0.1", "±", "0.01"],
+            ["+0.0123", "[-0.0101,", "+0.0345]", "1,234"],
+        ]
+        text = " ".join(" ".join(lines).split())
+        assert "a name of [several] words, and long" in text
+        assert sum("[c6]" in line for line in lines) == 1
+
+    @pytest.mark.parametrize("width", [56, 60, 70, 80, 90])
+    def test_lose_nothing_and_stay_within_the_console(self, printed, width):
+        lines = printed(width)
+        assert max(map(len, lines)) <= width
+        assert set(" ".join(self.TEXT.to_numpy().ravel()).split()) <= set(" ".join(lines).split())
 
 
 def test_paths_are_one_a_line(capsys):
