@@ -112,5 +112,9 @@ def _tensor(value: NDArray[Any]) -> Tensor:
 
 
 def batch_sections(sections: Sequence[Data]) -> Batch:
-    """Join sections into one graph with no edge between them; ``batch.batch`` says which section a node is of."""
-    return Batch.from_data_list(list(sections))
+    """Join sections into one graph with no edge between them; ``batch.batch`` says which section a node is of.
+
+    Values that one of the sections lacks, such as array positions, are left out.
+    """
+    lacking = {name for name in NODE_VALUES if any(name not in section for section in sections)}
+    return Batch.from_data_list(list(sections), exclude_keys=sorted(lacking))
