@@ -26,7 +26,7 @@ __all__ = ["FeatureBlock", "FeatureCache", "cache_folder", "cache_key"]
 logger = logging.getLogger(__name__)
 
 #: Part of every key: a change of what is stored, or of how patches are cut, raises it.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,11 @@ class PatchCutter:
             # The filter sees past the box, so that a window gives what the whole picture would.
             margin = math.ceil(_REACH * max(1.0, 2 * half / size_px))
             source, (left, top) = self.slide.region(level, _inside(_whole(box, margin), (width, height)))
-        box = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
-        return np.asarray(source.resize((size_px, size_px), resample, box=box), dtype=np.uint8)
+        # One axis at a time: Pillow begins with the longer one of what it is given, and rounds and clips between, so
+        # that a patch would depend on the shape of the window around it.
+        across = source.resize((size_px, source.height), resample, box=(box[0] - left, 0, box[2] - left, source.height))
+        whole = across.resize((size_px, size_px), resample, box=(0, box[1] - top, size_px, box[3] - top))
+        return np.asarray(whole, dtype=np.uint8)
 
     def _on_white(self, level: int, box: tuple[float, float, float, float]) -> tuple[Image.Image, tuple[int, int]]:
         """Compose the part of a level under a box that leaves it on white, and say where the composed begins."""
