@@ -214,9 +214,9 @@ def benchmark(
 ) -> None:
     """Train methods over splits and seeds under one protocol, and rank them beside the floors.
 
-    Every run is a run folder as 'train' writes it. The leaderboard is also written as leaderboard.md and .csv, and
-    report.html holds everything in one file that opens offline. --set changes what all methods share. The exit code is
-    1 where a run failed.
+    Every run is a run folder as 'train' writes it, less its figures. The leaderboard is also written as leaderboard.md
+    and .csv, and report.html holds everything in one file that opens offline. --set changes what all methods share. The
+    exit code is 1 where a run failed.
 
     Example: nh2st-graph benchmark configs/benchmarks/her2st_mini.yaml --set data.root=DIR --out benchmark
     """

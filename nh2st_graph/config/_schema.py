@@ -374,10 +374,13 @@ class EvaluateConfig(_Section):
         Fit and score the floors beside the model, on the same features.
     downstream
         Score what predictions are used for (spatially variable genes, clusters, gene-gene correlation).
+    figures
+        Draw maps, per-gene r, scores beside the floors, and training.
     """
 
     floors: bool = True
     downstream: bool = False
+    figures: bool = True
 
 
 def _settings(given: Any) -> Any:

@@ -25,8 +25,9 @@ from nh2st_graph.study._schema import BaseEntry, FoldEntry, Part, checked, flatt
 
 __all__ = ["BenchmarkFile", "SplitEntry", "read_benchmark"]
 
-#: What every run of a benchmark scores: no floors beside each, since they are methods of their own.
-_SCORED = ("evaluate.floors=false", "evaluate.downstream=true")
+#: What every run of a benchmark leaves: no floors beside each, since they are methods of their own, and no figures of
+#: each, which would take longer than to train it.
+_SCORED = ("evaluate.floors=false", "evaluate.downstream=true", "evaluate.figures=false")
 
 Patients = Literal["all"] | dict[str, list[str]]
 

@@ -68,8 +68,9 @@ def run_benchmark(
     Returns
     -------
     What came out. ``out`` holds ``study.yaml``, ``runs/{method}/{fold}_seed{n}`` (run folders as ``train`` writes
-    them), ``scores.csv`` (one row for each run and test section), ``per_gene.csv.gz``, ``leaderboard.csv`` and ``.md``,
-    ``forest.png``, ``learning_{split}.png``, ``genes_{split}.png`` and ``report.html``, which names no other file.
+    them, less their figures), ``scores.csv`` (one row for each run and test section), ``per_gene.csv.gz``,
+    ``leaderboard.csv`` and ``.md``, ``forest.png``, ``learning_{split}.png``, ``genes_{split}.png`` and
+    ``report.html``, which names no other file.
 
     Raises
     ------

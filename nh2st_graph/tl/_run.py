@@ -326,7 +326,8 @@ def _score(model: FittedModel, out: Path, test: Mapping[str, AnnData], train: Ma
     evaluation = evaluate(model, test, train)
     for name, prediction in evaluation.predictions.items():
         read.write_h5ad(prediction, out / _PREDICTIONS / f"{name}.h5ad")
-    write_figures(model, evaluation, out / _FIGURES)
+    if model.config.evaluate.figures:
+        write_figures(model, evaluation, out / _FIGURES)
     _write(out / _PER_GENE, evaluation.per_gene.to_csv(float_format="%.6g"))
     # Last, so that a run with metrics.json is complete.
     _write(out / _METRICS, json.dumps(evaluation.metrics, indent=1, allow_nan=False) + "\n")
@@ -363,7 +364,7 @@ def _check_folder(out: Path, config: Config, resume: bool) -> None:
 
 def _differences(before: Config, after: Config) -> list[str]:
     """Keys whose values differ, but for those that change nothing in the result."""
-    free = {"train.progress", "train.device", "train.checkpoint_seconds", "features.cache"}
+    free = {"train.progress", "train.device", "train.checkpoint_seconds", "features.cache", "evaluate.figures"}
     flat = [pd.json_normalize(each.model_dump(mode="json")).iloc[0].astype(str) for each in (before, after)]
     return [
         f"{key}: {flat[0][key]} -> {flat[1][key]}"
