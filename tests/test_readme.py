@@ -182,8 +182,8 @@ class TestExamples:
             result = study.run_benchmark(study.read_benchmark("mine.yaml", sections), "out", jobs=1)
         assert result.failures == {}
         rows = result.board.set_index("method")
-        assert rows.loc[["ridge", "partial least squares"], "role"].tolist() == ["floor", "method"]
-        assert rows.loc[["ridge", "partial least squares"], "pcc_mean"].notna().all()
+        assert rows.loc[["ridge", "kernel ridge"], "role"].tolist() == ["floor", "method"]
+        assert rows.loc[["ridge", "kernel ridge"], "pcc_mean"].notna().all()
 
     def test_an_entry_point_is_of_the_group_that_is_read(self):
         (group,) = re.findall(r'^\[project\.entry-points\."(.*)"\]$', README, re.MULTILINE)

@@ -76,7 +76,9 @@ class Lattice:
         array = np.indices((rows, columns)).reshape(2, -1).T
         if self.layout == "hex":
             array = array[array.sum(axis=1) % 2 == 0]
-        return array, self.pitch_um / 2 + array[:, ::-1] * np.array([across, down])
+        centres = self.pitch_um / 2 + array[:, ::-1] * np.array([across, down])
+        inside = (centres < (width_um, height_um)).all(axis=1)  # rounding may put the last ones on the edge
+        return array[inside], centres[inside]
 
 
 def virtual_spots(

@@ -25,11 +25,10 @@ def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
     The part of the graph, with ``seeds``: the places of the wanted spots in it.
     """
     if hops is None:
-        values = {name: section[name] for name in NODE_VALUES if name in section}
+        values = {name: section[name] for name in (*NODE_VALUES, "section") if name in section}
         return Data(
             edge_index=section.edge_index,
             edge_attr=section.edge_attr,
-            section=section.section,
             seeds=seeds,
             num_nodes=section.num_nodes,
             **values,
@@ -38,10 +37,10 @@ def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
         seeds, hops, section.edge_index, relabel_nodes=True, num_nodes=section.num_nodes
     )
     values = {name: section[name][index] for name in NODE_VALUES if name in section}
+    values |= {"section": section.section} if "section" in section else {}
     return Data(
         edge_index=edge_index,
         edge_attr=section.edge_attr[edge_mask],
-        section=section.section,
         seeds=place,
         num_nodes=len(index),
         **values,

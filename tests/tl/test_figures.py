@@ -33,7 +33,7 @@ def test_there_are_no_others_and_none_stays_open(tiny_run):
 
 def test_a_model_without_a_log_has_no_training_curve(tiny_run, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(_figures, "_save", lambda figure, path: (drawn.append(path.name), plt.close("all"))[0])
+    monkeypatch.setattr(_figures.pl, "save", lambda figure, path: (drawn.append(path.name), plt.close("all"))[0])
     write_figures(replace(tiny_run.model, log=pd.DataFrame()), tiny_run.evaluation, tmp_path / "figures")
     assert set(drawn) == NAMES - {"training.png"}
 
