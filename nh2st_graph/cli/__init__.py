@@ -193,8 +193,9 @@ def ablate(
     Example: nh2st-graph ablate configs/ablations/components.yaml --out studies/components
     """
     from nh2st_graph.cli._ablate import run_ablate
+    from nh2st_graph.cli._runs import Options
 
-    run_ablate(study, out, overrides or [], seeds=seeds, only=only or [], jobs=jobs, resume=resume)
+    run_ablate(study, out, Options(overrides or [], seeds, only or [], jobs, resume))
 
 
 @app.command()
@@ -221,8 +222,9 @@ def benchmark(
     Example: nh2st-graph benchmark configs/benchmarks/her2st_mini.yaml --set data.root=DIR --out benchmark
     """
     from nh2st_graph.cli._benchmark import run_benchmark
+    from nh2st_graph.cli._runs import Options
 
-    run_benchmark(benchmark, out, overrides or [], seeds=seeds, only=only or [], jobs=jobs, resume=resume)
+    run_benchmark(benchmark, out, Options(overrides or [], seeds, only or [], jobs, resume))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

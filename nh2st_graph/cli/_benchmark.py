@@ -8,22 +8,13 @@ import typer
 from rich.console import Console
 
 from nh2st_graph import study
-from nh2st_graph.cli._runs import numbers, watched
+from nh2st_graph.cli._runs import Options, carry_out
 from nh2st_graph.study import BenchmarkResult
 
 __all__ = ["run_benchmark"]
 
 
-def run_benchmark(
-    path: Path,
-    out: Path,
-    overrides: list[str],
-    *,
-    seeds: str | None = None,
-    only: list[str] | None = None,
-    jobs: int | None = None,
-    resume: bool = False,
-) -> None:
+def run_benchmark(path: Path, out: Path, options: Options) -> None:
     """Run a benchmark, show how it goes, and print its leaderboard.
 
     Raises
@@ -31,10 +22,7 @@ def run_benchmark(
     typer.Exit
         With code 1 where a run failed, and 130 where the benchmark was interrupted.
     """
-    plan, only = study.read_benchmark(path, overrides, seeds=numbers(seeds)), only or []
-    result = watched(
-        plan, out, only, lambda watch: study.run_benchmark(plan, out, jobs=jobs, only=only, resume=resume, watch=watch)
-    )
+    plan, result = carry_out(study.read_benchmark, study.run_benchmark, path, out, options)
     _print(plan, result)
     if result.failures:
         raise typer.Exit(1)

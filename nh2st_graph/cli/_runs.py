@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from nh2st_graph import study
 from nh2st_graph._errors import ConfigError
 from nh2st_graph.study import Outcome, PlannedRun, Study
 
-__all__ = ["numbers", "watched"]
+__all__ = ["Options", "carry_out", "numbers", "watched"]
 
 T = TypeVar("T")
 
@@ -34,6 +34,40 @@ def numbers(text: str | None) -> list[int] | None:
         return [int(word) for word in text.strip("[]").split(",")]
     except ValueError:
         raise ConfigError(f"--seeds {text!r}; expected whole numbers with commas between, such as 0,1,2") from None
+
+
+class Options(NamedTuple):
+    """What the commands that do many runs have in common."""
+
+    overrides: list[str]
+    seeds: str | None
+    only: list[str]
+    jobs: int | None
+    resume: bool
+
+
+def carry_out(
+    read: Callable[..., Study], run: Callable[..., T], path: Path, out: Path, options: Options
+) -> tuple[Study, T]:
+    """Read a file that asks for many runs, and do them.
+
+    Parameters
+    ----------
+    read, run
+        Of :mod:`nh2st_graph.study`: for studies, or for benchmarks.
+    path, out, options
+        The file, the folder, and the rest of the command line.
+
+    Returns
+    -------
+    What was asked for, and what came out.
+    """
+    plan = read(path, options.overrides, seeds=numbers(options.seeds))
+
+    def work(watch: study.Watch) -> T:
+        return run(plan, out, jobs=options.jobs, only=options.only, resume=options.resume, watch=watch)
+
+    return plan, watched(plan, out, options.only, work)
 
 
 def watched(plan: Study, out: Path, only: Sequence[str], work: Callable[[study.Watch], T]) -> T:

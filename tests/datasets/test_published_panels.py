@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import pickle
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -67,3 +68,20 @@ def test_names_are_no_files() -> None:
     assert all(is_published(name) for name in PUBLISHED_PANELS)
     assert not is_published("genes.txt")
     assert not is_published("hvg:250")
+
+
+class _Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("executed",)
+
+
+def test_nothing_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "genes.npy", np.array([_Harmful()], dtype=object), allow_pickle=True)
+    with pytest.raises(pickle.UnpicklingError, match="no part of an array of text"):
+        _published_panels._read_array(tmp_path / "genes.npy")
+    assert capsys.readouterr().out == ""
+
+
+def test_text_is_read_as_it_is(tmp_path: Path) -> None:
+    np.save(tmp_path / "genes.npy", np.array(["ERBB2", "CD3E"]))
+    assert _published_panels._read_array(tmp_path / "genes.npy") == ["ERBB2", "CD3E"]
