@@ -1,6 +1,7 @@
 """The spatial graph (squidpy's), and the one conversion to PyG."""
 
-from nh2st_graph.gr._build import has_graph, lattice_neighbours, spatial_graph, spot_pitch
+from nh2st_graph.gr._build import has_graph, spatial_graph
+from nh2st_graph.gr._lattice import lattice_neighbours, spot_pitch
 from nh2st_graph.gr._pyg import EDGE_FEATURES, NODE_VALUES, batch_sections, spatial_edges, to_pyg
 
 __all__ = [

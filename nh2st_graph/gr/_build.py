@@ -8,101 +8,21 @@ from typing import Any, Literal, get_args
 
 import networkx as nx
 import numpy as np
-import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import QhullError
-from sklearn.neighbors import NearestNeighbors
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, library, section_name
+from nh2st_graph.gr._lattice import lattice_neighbours, spot_pitch
 
-__all__ = ["GraphMode", "has_graph", "lattice_neighbours", "spatial_graph", "spot_pitch"]
+__all__ = ["GraphMode", "has_graph", "spatial_graph"]
 
 GraphMode = Literal["grid", "knn", "radius", "delaunay", "random", "none"]
 
-#: A square lattice's diagonal is 1.41 sides long, and its sixth-nearest spot lies there; on a hexagonal one it is as
-#: near as the first.
-_SQUARE_FROM = 1.2
-
-#: Columns of a hexagonal array are half a pitch apart and rows 0.87 (Space Ranger's numbering): 1.73; a square has 1.
-_HEXAGONAL_FROM = 1.3
-
-#: Spots lie off their array by up to this share of a step (0.09 on HER2ST); more, and the numbers are no lattice.
-_ARRAY_JITTER = 0.2
-
 #: Where :func:`spatial_graph` notes its arguments, beside squidpy's own ``params``.
 _ASKED = "nh2st_graph"
-
-
-def _nearest_distances(spatial: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """Distances to the ``k`` nearest other spots, ``(n_spots, k)``."""
-    distances, _ = NearestNeighbors(n_neighbors=k).fit(spatial).kneighbors()
-    return np.asarray(distances)
-
-
-def _array_steps(adata: AnnData) -> tuple[float, float] | None:
-    """Pixels from one array column or row to the next, the shorter first; None where there is no array to fit.
-
-    A fit over all spots is exact where many spots of the array are missing, and where single spots are off it.
-    """
-    if Key.obs.array_row not in adata.obs or Key.obs.array_col not in adata.obs:
-        return None
-    array = adata.obs[[Key.obs.array_col, Key.obs.array_row]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if not np.isfinite(array).all():
-        return None
-    spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
-    array, spatial = array - array.mean(axis=0), spatial - spatial.mean(axis=0)
-    steps, _, rank, _ = np.linalg.lstsq(array, spatial, rcond=None)
-    short, long = sorted(np.linalg.norm(steps, axis=1).tolist())
-    off = np.sqrt(np.square(spatial - array @ steps).sum(axis=1).mean())
-    return (short, long) if rank == 2 and off < _ARRAY_JITTER * short else None
-
-
-def spot_pitch(adata: AnnData) -> float:
-    """Distance between adjacent spots of the array, in full-resolution pixels.
-
-    From ``obs["array_row"]`` and ``obs["array_col"]`` where the section has them; else the median distance of a spot
-    to its nearest other spot; 1.0 for a section of one spot, where there is no distance to measure.
-
-    Raises
-    ------
-    DataError
-        If most spots share their position with another.
-    """
-    steps = _array_steps(adata)
-    if steps is not None:
-        short, long = steps
-        return 2 * short if long > _HEXAGONAL_FROM * short else (short + long) / 2
-    spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
-    if len(spatial) < 2:
-        return 1.0
-    pitch = float(np.median(_nearest_distances(spatial, 1)))
-    if pitch == 0:
-        raise DataError(
-            f"section {section_name(adata)!r}: most spots share their position with another; "
-            f"obsm['{Key.obsm.spatial}'] must hold one centre for each spot"
-        )
-    return pitch
-
-
-def lattice_neighbours(adata: AnnData) -> int:
-    """Neighbours of a spot in the first ring of its array: 8 on a square array (ST), 6 on a hexagonal one (Visium).
-
-    Told apart by the steps between array rows and columns where the section has them, else by the nearest spots.
-    """
-    steps = _array_steps(adata)
-    if steps is not None:
-        return 6 if steps[1] > _HEXAGONAL_FROM * steps[0] else 8
-    spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
-    if len(spatial) < 7:
-        return 8
-    distances = _nearest_distances(spatial, 6)
-    ratio = distances[:, 5] / np.maximum(distances[:, 0], np.finfo(float).tiny)
-    # Spots at the border lack neighbours, which pushes the sixth distance out; the inner ones know the lattice.
-    return 8 if np.quantile(ratio, 0.25) > _SQUARE_FROM else 6
 
 
 def spatial_graph(

@@ -16,7 +16,7 @@ from torch_geometric.data import Batch, Data
 from nh2st_graph._errors import DataError
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, section_name
-from nh2st_graph.gr._build import spot_pitch
+from nh2st_graph.gr._lattice import spot_pitch
 
 __all__ = ["EDGE_FEATURES", "NODE_VALUES", "batch_sections", "spatial_edges", "to_pyg"]
 
