@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 
 from nh2st_graph import DataError, gr, read
 
@@ -78,3 +81,78 @@ def test_lattice_and_pitch_of_real_sections(shared_data):
         assert gr.spot_pitch(section) * entry["metadata"]["microns_per_pixel"] == pytest.approx(pitch_um, rel=0.01)
     del st_section.obs["array_row"]
     assert gr.lattice_neighbours(st_section) == 8
+
+
+# Every second place only: a chessboard
+
+
+def _places(lattice, n, colour=0):
+    """Array numbers (row, column) of ``n x n`` places, or of those that bear a spot."""
+    array = np.array([(row, col) for row in range(n) for col in range(n)])
+    return array if lattice == "square" else array[array.sum(axis=1) % 2 == colour]
+
+
+def _chessboard(make_section, n=12, step=(100.0, 100.0), colour=0, with_array=True):
+    array = _places("chessboard", n, colour)
+    return make_section(array[:, ::-1] * step, array if with_array else None)
+
+
+@pytest.mark.parametrize("with_array", [True, False])
+@pytest.mark.parametrize("colour", [0, 1])
+@pytest.mark.parametrize("steps", [(100.0, 100.0), (100.0, 110.0), (0.3, 0.3)])
+def test_adjacent_spots_of_a_chessboard_lie_across_a_corner(make_section, with_array, colour, steps):
+    section = _rotated(_chessboard(make_section, 9, steps, colour, with_array), 12)
+    assert gr.spot_pitch(section) == pytest.approx(np.hypot(*steps))
+    assert gr.lattice_neighbours(section) == 8
+
+
+@pytest.mark.parametrize("n_neighs", [4, 8, None])
+@pytest.mark.parametrize("steps", [(100.0, 100.0), (100.0, 110.0)])
+def test_squidpys_grid_on_a_chessboard_is_the_four_across_corners_and_the_ring_of_eight(make_section, n_neighs, steps):
+    array = _places("chessboard", 12)
+    some = np.random.default_rng(0).permutation(len(array))[:60]
+    section = make_section(array[some][:, ::-1] * steps, array[some])
+    gr.spatial_graph(section, n_neighs=n_neighs)
+    turned = array[some] @ [[1, 1], [1, -1]] // 2
+    ring = cdist(turned, turned, "cityblock" if n_neighs == 4 else "chebyshev") == 1
+    np.testing.assert_array_equal(section.obsp["spatial_connectivities"].toarray() != 0, ring)
+
+
+def test_a_radius_without_a_number_reaches_the_ring_of_eight(make_section):
+    by_radius, by_grid = (gr.spatial_graph(_chessboard(make_section), mode, copy=True) for mode in ("radius", "grid"))
+    found, ring = (one.obsp["spatial_connectivities"].toarray() for one in (by_radius, by_grid))
+    np.testing.assert_array_equal(found != 0, ring != 0)
+
+
+def test_a_few_spots_on_one_colour_are_no_chessboard(square):
+    section = square(pitch=100.0)
+    one_colour = section[section.obs[["array_row", "array_col"]].sum(axis=1) % 2 == 0]
+    assert gr.spot_pitch(one_colour[:7].copy()) == pytest.approx(100)
+    assert gr.spot_pitch(one_colour[:8].copy()) == pytest.approx(100 * np.sqrt(2))
+
+
+@given(
+    lattice=st.sampled_from(["square", "chessboard", "hexagonal"]),
+    colour=st.integers(0, 1),
+    degrees=st.floats(0, 360),
+    mirrored=st.booleans(),
+    kept=st.floats(0.15, 1),
+    jitter=st.floats(0, 0.05),
+    pitch=st.floats(0.1, 1000),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_turned_thinned_and_jittered_arrays_keep_pitch_and_lattice(
+    make_section, lattice, colour, degrees, mirrored, kept, jitter, pitch, seed
+):
+    rng = np.random.default_rng(seed)
+    array = _places(lattice, 20, colour)
+    full = array[:, ::-1] * ([0.5, np.sqrt(0.75)] if lattice == "hexagonal" else [1.0, 1.0])
+    adjacent = cdist(full, full)[~np.eye(len(full), dtype=bool)].min()
+    # A square array must not lie on one colour by chance.
+    some = np.concatenate([[0, 1], 2 + rng.permutation(len(array) - 2)])[: int(kept * len(array))]
+    centres = pitch * (full[some] + rng.normal(0, jitter, (len(some), 2))) * [-1 if mirrored else 1, 1]
+    section = _rotated(make_section(centres, array[some] + rng.integers(0, 50)), degrees)
+    # The error of a fitted step is a share of the jitter that falls with spots and spread.
+    assert gr.spot_pitch(section) == pytest.approx(adjacent * pitch, rel=0.01 + jitter / 2)
+    assert gr.lattice_neighbours(section) == (6 if lattice == "hexagonal" else 8)
