@@ -57,6 +57,11 @@ class Key:
         dropped = "nh2st_dropped"
         truth = "nh2st_truth"
 
+    class several:
+        """Entries of an entry of ``uns``, where one AnnData holds several sections."""
+
+        sections = "sections"
+
     class explain:
         """Entries of ``uns["nh2st_explain"]``."""
 

@@ -38,7 +38,7 @@ def section_name(adata: AnnData) -> str:
         shown = ", ".join(names[:5]) or "none"
         raise DataError(
             f"one AnnData holds one section, this one holds {len(names)} ({shown}); "
-            f"split it by obs['{Key.obs.section}'] first"
+            f"split it by obs['{Key.obs.section}'] first, or give library_key='{Key.obs.section}'"
         )
     return str(names[0])
 

@@ -152,14 +152,18 @@ class GraphConfig(_Section):
     ----------
     mode
         ``grid``, ``knn``, ``radius``, ``delaunay``; and two controls: ``random`` (the grid's degrees, between spots
-        that are drawn) and ``none`` (no edges).
+        that are drawn) and ``none`` (no edges). ``given``: the graph that each section brings, as squidpy built it;
+        in training and in prediction.
+    neighbors_key
+        Of ``given``: the entry of ``uns`` that says where the graph is, ``{key_added}_neighbors`` in squidpy.
     n_rings, n_neighs, radius_um
         Of the modes that read them.
     seed
         Of ``random``.
     """
 
-    mode: Literal["grid", "knn", "radius", "delaunay", "random", "none"] = "grid"
+    mode: Literal["grid", "knn", "radius", "delaunay", "random", "none", "given"] = "grid"
+    neighbors_key: str = "spatial_neighbors"
     n_rings: Positive = 1
     n_neighs: Positive | None = None
     radius_um: Annotated[float, Field(gt=0)] | None = None

@@ -14,6 +14,7 @@ from scipy.spatial import QhullError
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
 from nh2st_graph._keys import Key
+from nh2st_graph._sections import SpatialObject, given_sections
 from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.gr._lattice import lattice_neighbours, spot_pitch
 
@@ -26,13 +27,15 @@ _ASKED = "nh2st_graph"
 
 
 def spatial_graph(
-    adata: AnnData,
+    adata: SpatialObject,
     mode: GraphMode = "grid",
     *,
     n_rings: int = 1,
     n_neighs: int | None = None,
     radius_um: float | None = None,
     seed: int = 0,
+    library_key: str | None = None,
+    table_key: str | None = None,
     key_added: str = "spatial",
     copy: bool = False,
 ) -> AnnData | None:
@@ -41,7 +44,8 @@ def spatial_graph(
     Parameters
     ----------
     adata
-        One section, with spot centres in ``obsm["spatial"]``.
+        One section, with spot centres in ``obsm["spatial"]``; several in one, with ``library_key``, which no edge
+        joins; or SpatialData, a section for each region of its table.
     mode
         ``"grid"``: rings of an array; ``"knn"``: the nearest spots; ``"radius"``: all spots within a
         distance; ``"delaunay"``: the Delaunay triangulation. Two controls tell what the neighbourhood is worth:
@@ -56,10 +60,14 @@ def spatial_graph(
         Largest distance in um (``mode="radius"``; default one and a half array pitches).
     seed
         Of the draw (``mode="random"``).
+    library_key
+        Column of ``obs`` that names the section of each spot, where there are several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
     key_added
         Prefix of the keys written, as in squidpy.
     copy
-        Return a copy with the graph rather than write into ``adata``.
+        Return a copy (of SpatialData, of its table) with the graph rather than write into ``adata``.
 
     Returns
     -------
@@ -77,8 +85,23 @@ def spatial_graph(
     modes = get_args(GraphMode)
     if mode not in modes:
         raise ConfigError(f"graph.mode = {mode!r}; {nearest(mode, modes)}")
-    check_section(adata)
-    target = adata.copy() if copy else adata
+    given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy, picture=mode == "radius")
+    for section in given:
+        _connect(section, mode, n_rings, n_neighs, radius_um, seed, key_added)
+    given.write(obsp=[f"{key_added}_connectivities", f"{key_added}_distances"], uns=[f"{key_added}_neighbors"])
+    return given.table if copy else None
+
+
+def _connect(
+    target: AnnData,
+    mode: GraphMode,
+    n_rings: int,
+    n_neighs: int | None,
+    radius_um: float | None,
+    seed: int,
+    key_added: str,
+) -> None:
+    check_section(target)
     if mode == "none" or target.n_obs < (3 if mode == "delaunay" else 2):
         _write(target, sparse.csr_matrix((target.n_obs, target.n_obs), dtype=np.float64), mode, key_added)
     else:
@@ -87,7 +110,6 @@ def spatial_graph(
         grid = sparse.csr_matrix(target.obsp[f"{key_added}_connectivities"])
         _write(target, _rewired(grid, seed), mode, key_added)
     target.uns[f"{key_added}_neighbors"][_ASKED] = _asked(target, mode, n_rings, n_neighs, radius_um, seed)
-    return target if copy else None
 
 
 def has_graph(

@@ -18,7 +18,7 @@ from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, section_name
 from nh2st_graph.gr._lattice import spot_pitch
 
-__all__ = ["EDGE_FEATURES", "NODE_VALUES", "batch_sections", "spatial_edges", "to_pyg"]
+__all__ = ["EDGE_FEATURES", "NODE_VALUES", "batch_sections", "graph_keys", "spatial_edges", "to_pyg"]
 
 #: Columns of ``edge_attr``: length in array pitches, then the unit vector from the receiving spot to the sender.
 EDGE_FEATURES = ("distance", "direction_x", "direction_y")
@@ -27,12 +27,19 @@ EDGE_FEATURES = ("distance", "direction_x", "direction_y")
 NODE_VALUES = ("x", "patches", "pos", "array", "y", "counts", "library")
 
 
-def spatial_edges(adata: AnnData) -> tuple[Tensor, Tensor]:
+def spatial_edges(adata: AnnData, neighbors_key: str = Key.uns.neighbors) -> tuple[Tensor, Tensor]:
     """Edges of a section's graph, in PyG's direction, with their features.
 
     squidpy's row ``i`` lists the neighbours of spot ``i``, and a nearest-neighbour graph is not symmetric. A
     spot reads from its neighbours, so an entry ``(i, j)`` becomes a message **from j to i**:
     ``edge_index[0] = j`` (sender), ``edge_index[1] = i`` (receiver).
+
+    Parameters
+    ----------
+    adata
+        One section with a graph, built by :func:`spatial_graph` or by squidpy itself.
+    neighbors_key
+        Entry of ``uns`` that says where in ``obsp`` the graph is (``f"{key_added}_neighbors"`` in squidpy).
 
     Returns
     -------
@@ -45,8 +52,8 @@ def spatial_edges(adata: AnnData) -> tuple[Tensor, Tensor]:
     DataError
         If the section has no graph.
     """
-    check_section(adata, need=("graph",))
-    connectivities = sparse.coo_matrix(adata.obsp[Key.obsp.connectivities])
+    check_section(adata)
+    connectivities = sparse.coo_matrix(adata.obsp[graph_keys(adata, neighbors_key)[0]])
     # squidpy stores zeros on the diagonal.
     edges = (connectivities.data != 0) & (connectivities.row != connectivities.col)
     receiver, sender = connectivities.row[edges], connectivities.col[edges]
@@ -59,7 +66,33 @@ def spatial_edges(adata: AnnData) -> tuple[Tensor, Tensor]:
     return edge_index, edge_attr
 
 
-def to_pyg(adata: AnnData, x: NDArray[Any] | None = None, **node_values: NDArray[Any]) -> Data:
+def graph_keys(adata: AnnData, neighbors_key: str = Key.uns.neighbors) -> tuple[str, str]:
+    """Where a section's graph is in ``obsp``: connectivities, distances, by their names in ``uns[neighbors_key]``.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    entry = adata.uns.get(neighbors_key, {})
+    prefix = neighbors_key.removesuffix("_neighbors")
+    keys = tuple(str(entry.get(f"{kind}_key", f"{prefix}_{kind}")) for kind in ("connectivities", "distances"))
+    missing = [key for key in keys if key not in adata.obsp]
+    if missing:
+        raise DataError(
+            f"section {section_name(adata)!r}: no obsp['{missing[0]}']; run ng.gr.spatial_graph(adata) first, or "
+            f"one of squidpy's sq.gr.spatial_neighbors_... with key_added='{prefix}'"
+        )
+    return keys[0], keys[1]
+
+
+def to_pyg(
+    adata: AnnData,
+    x: NDArray[Any] | None = None,
+    *,
+    neighbors_key: str = Key.uns.neighbors,
+    **node_values: NDArray[Any],
+) -> Data:
     """Turn a section with a graph into one PyG graph.
 
     Parameters
@@ -68,6 +101,8 @@ def to_pyg(adata: AnnData, x: NDArray[Any] | None = None, **node_values: NDArray
         One section with squidpy's spatial keys.
     x
         Node features, ``(n_spots, d)``; default ``obsm["X_image"]``.
+    neighbors_key
+        Entry of ``uns`` that says where in ``obsp`` the graph is.
     **node_values
         Further arrays with one row a spot (targets, counts, patches), in the order of ``adata``.
 
@@ -85,7 +120,7 @@ def to_pyg(adata: AnnData, x: NDArray[Any] | None = None, **node_values: NDArray
     if x is None:
         check_section(adata, need=("features",))
         x = np.asarray(adata.obsm[Key.obsm.image])
-    edge_index, edge_attr = spatial_edges(adata)
+    edge_index, edge_attr = spatial_edges(adata, neighbors_key)
     position = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) / spot_pitch(adata)
     values = {"x": x, "pos": position, **node_values}
     for name, value in values.items():

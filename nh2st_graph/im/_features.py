@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from nh2st_graph._container import PictureSource, placed_picture
 from nh2st_graph._errors import ConfigError
 from nh2st_graph._image import content_hash
 from nh2st_graph._keys import Key
-from nh2st_graph._validate import check_section, section_name
+from nh2st_graph._sections import SpatialObject, given_sections
+from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
 from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, open_patches, resampling, source_image
@@ -29,14 +31,18 @@ _PART_SPOTS = 1024
 
 
 def features(
-    adata: AnnData,
+    adata: SpatialObject,
     encoder: str = "squidpy:summary+texture+histogram",
     patch_um: float = 112.0,
     *,
+    img: PictureSource | None = None,
+    layer: str | None = None,
     batch_size: int = 64,
     cache: str | Path | Literal[False] | None = None,
     device: str = "auto",
     progress: bool = True,
+    library_key: str | None = None,
+    table_key: str | None = None,
     key_added: str = Key.obsm.image,
     copy: bool = False,
 ) -> AnnData | None:
@@ -47,7 +53,8 @@ def features(
     Parameters
     ----------
     adata
-        One section, with a full-resolution picture and its scale; genes may be absent.
+        One section, with a full-resolution picture and its scale; several in one, with ``library_key``; or SpatialData,
+        whose pictures are taken by its transformations. Genes may be absent.
     encoder
         Encoder names joined by commas, whose features are put side by side: ``timm:NAME``
         (:class:`TimmEncoder`), ``timm-map:NAME`` (:class:`TimmMapEncoder`),
@@ -55,6 +62,9 @@ def features(
         ``pixels:SIDE`` (:class:`PixelsEncoder`).
     patch_um
         Side of the patch around a spot, in um on the tissue.
+    img, layer
+        Another picture than the section's own: a file, or squidpy's ``ImageContainer`` and a layer of it, whose z
+        positions are named by the sections where it has several. ``obsm["spatial"]`` is in its pixels.
     batch_size
         Patches encoded at a time. Features of a spot depend on its own patch alone.
     cache
@@ -64,10 +74,14 @@ def features(
         Where timm models run: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     progress
         Show a progress bar, on a terminal.
+    library_key
+        Column of ``obs`` that names the section of each spot, where there are several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
     key_added
         Key of ``obsm`` and ``uns`` to write to.
     copy
-        Return a copy with the features rather than write into ``adata``.
+        Return a copy (of SpatialData, of its table) with the features rather than write into ``adata``.
 
     Returns
     -------
@@ -86,14 +100,42 @@ def features(
     ImageError
         If the picture is missing, cut off, or does not cover the spots.
     """
-    check_section(adata, need=("image",))
     if batch_size < 1:
         raise ConfigError(f"features.batch_size = {batch_size!r}; give a number of patches, above 0")
-    encoders = make_encoders(encoder, device)
+    given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
+    sources = [section if img is None else _on_picture(section, img, layer) for section in given]
+    for source in sources:
+        check_section(source, need=("image",))
+    encoders, store = make_encoders(encoder, device), FeatureCache(cache_folder(cache))
+    with _bar(progress) as bar:
+        for section, source in zip(given, sources, strict=True):
+            keys, blocks = _blocks(source, encoders, patch_um, batch_size, bar, store)
+            _write(section, blocks, encoders, keys, encoder, patch_um, key_added)
+    given.write(obsm=[key_added], uns=[key_added])
+    return given.table if copy else None
+
+
+def _on_picture(section: AnnData, img: PictureSource, layer: str | None) -> AnnData:
+    """Put the spots of a section on another picture."""
+    placed = placed_picture(img, section_name(section), layer)
+    entry, metadata = library(section), dict(library(section).get(Key.library.metadata, {}))
+    metadata[Key.library.source_image] = str(placed.path)
+    if metadata.get(Key.library.microns_per_pixel):
+        metadata[Key.library.microns_per_pixel] /= placed.scale
+    return AnnData(
+        obs=section.obs,
+        obsm={Key.obsm.spatial: placed.pixels(section.obsm[Key.obsm.spatial])},
+        uns={Key.uns.spatial: {section_name(section): {**entry, Key.library.metadata: metadata}}},
+    )
+
+
+def _blocks(
+    adata: AnnData, encoders: Sequence[Encoder], patch_um: float, batch_size: int, bar: Progress, store: FeatureCache
+) -> tuple[list[str], list[FeatureBlock]]:
+    """Features of each encoder, from the cache where they are there, and their keys in it."""
     image_hash = content_hash(source_image(adata))
     scale = microns_per_pixel(adata)
-    store = FeatureCache(cache_folder(cache))
-    with open_patches(adata, patch_um) as cutter, _bar(progress) as bar:
+    with open_patches(adata, patch_um) as cutter:
         levels = [cutter.slide.downsamples[cutter.level(e.input_size)] for e in encoders]
         keys = [
             cache_key(adata, image_hash, patch_um, scale, e.fingerprint, level)
@@ -105,9 +147,7 @@ def features(
             if block is None:
                 block = _compute(adata, cutter, each, batch_size, bar, store, key)
             blocks.append(block)
-    target = adata.copy() if copy else adata
-    _write(target, blocks, encoders, keys, encoder, patch_um, key_added)
-    return target if copy else None
+    return keys, blocks
 
 
 def _compute(

@@ -20,6 +20,7 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, nearest
 from nh2st_graph._keys import Key
+from nh2st_graph._sections import SpatialObject, one_section
 from nh2st_graph._validate import section_name
 from nh2st_graph.pl._maps import _draw, _drawable
 
@@ -47,7 +48,15 @@ class _Edges(NamedTuple):
     relative: NDArray[np.float64]
 
 
-def attention(adata: AnnData, spot: str | None = None, *, ax: Axes | None = None) -> Axes:
+def attention(
+    adata: SpatialObject,
+    spot: str | None = None,
+    *,
+    library_key: str | None = None,
+    library_id: str | None = None,
+    table_key: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw where a model looks in the neighbourhood of one spot, or of all of them.
 
     Parameters
@@ -59,6 +68,10 @@ def attention(adata: AnnData, spot: str | None = None, *, ax: Axes | None = None
         that is written at the neighbour. Where None, all edges of the section are drawn: the half of an edge at a spot
         is of what this spot reads over it. Colours are the same in both: attention as a multiple of 1 / degree, the
         plain mean over the neighbours.
+    library_key, library_id
+        Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
     ax
         Where to draw; a new figure where None.
 
@@ -71,6 +84,7 @@ def attention(adata: AnnData, spot: str | None = None, *, ax: Axes | None = None
     DataError
         If the section was not explained or has no picture, or no spot has this name or it has no neighbour.
     """
+    adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     edges = _edges(adata)
     _drawable(adata)
     if spot is None:
@@ -82,13 +96,24 @@ def attention(adata: AnnData, spot: str | None = None, *, ax: Axes | None = None
     return _one_spot(adata, edges, spot, _axes(ax))
 
 
-def neighbour_share(adata: AnnData, *, ax: Axes | None = None) -> Axes:
+def neighbour_share(
+    adata: SpatialObject,
+    *,
+    library_key: str | None = None,
+    library_id: str | None = None,
+    table_key: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw which share of each spot's prediction comes from its neighbourhood.
 
     Parameters
     ----------
     adata
         A section after :func:`nh2st_graph.tl.explain`.
+    library_key, library_id
+        Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
     ax
         Where to draw; a new figure where None.
 
@@ -102,6 +127,7 @@ def neighbour_share(adata: AnnData, *, ax: Axes | None = None) -> Axes:
     DataError
         If the section was not explained or has no picture.
     """
+    adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     if Key.obs.neighbour_share not in adata.obs:
         raise DataError(_not_explained(adata, f"obs['{Key.obs.neighbour_share}']"))
     _drawable(adata)
@@ -113,7 +139,15 @@ def neighbour_share(adata: AnnData, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def neighbour_gain(adata: AnnData, *, n: int = 10, ax: Axes | None = None) -> Axes:
+def neighbour_gain(
+    adata: SpatialObject,
+    *,
+    n: int = 10,
+    library_key: str | None = None,
+    library_id: str | None = None,
+    table_key: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw the genes whose prediction gains most, and least, by the neighbour branch.
 
     Parameters
@@ -122,6 +156,10 @@ def neighbour_gain(adata: AnnData, *, n: int = 10, ax: Axes | None = None) -> Ax
         A section after :func:`nh2st_graph.tl.explain`, on which all of the panel was measured.
     n
         How many genes from each end.
+    library_key, library_id
+        Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
     ax
         Where to draw; a new figure where None.
 
@@ -134,6 +172,7 @@ def neighbour_gain(adata: AnnData, *, n: int = 10, ax: Axes | None = None) -> Ax
     DataError
         If the section was not explained, or its genes were not measured.
     """
+    adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     table = adata.uns.get(Key.uns.explain, {}).get(Key.explain.gene_gain)
     if table is None:
         raise DataError(_not_explained(adata, f"uns['{Key.uns.explain}']"))

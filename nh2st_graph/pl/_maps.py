@@ -18,6 +18,7 @@ from skimage.transform import downscale_local_mean
 
 from nh2st_graph._errors import DataError, nearest
 from nh2st_graph._keys import Key
+from nh2st_graph._sections import SpatialObject, one_section
 from nh2st_graph._validate import library, section_name
 from nh2st_graph.metrics import pearson
 
@@ -34,13 +35,24 @@ _GENE_COLUMN = "pcc"
 _PICTURE_PIXELS = 900
 
 
-def section(adata: AnnData, *, ax: Axes | None = None) -> Axes:
+def section(
+    adata: SpatialObject,
+    *,
+    library_key: str | None = None,
+    library_id: str | None = None,
+    table_key: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw the spots of a section on its H&E picture: a quick look at whether they lie on the tissue.
 
     Parameters
     ----------
     adata
-        One section with spot positions and a picture in ``uns["spatial"]``.
+        One section with spot positions and a picture in ``uns["spatial"]``; or several, or SpatialData.
+    library_key, library_id
+        Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
     ax
         Where to draw; a new figure where None.
 
@@ -53,6 +65,7 @@ def section(adata: AnnData, *, ax: Axes | None = None) -> Axes:
     DataError
         If the section has no name, not exactly one library, or no picture.
     """
+    adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     _drawable(adata)
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 6), layout="constrained")
@@ -62,7 +75,15 @@ def section(adata: AnnData, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def gene_maps(prediction: AnnData, genes: Sequence[str] | None = None, *, n: int = 1) -> Figure:
+def gene_maps(
+    prediction: SpatialObject,
+    genes: Sequence[str] | None = None,
+    *,
+    n: int = 1,
+    library_key: str | None = None,
+    library_id: str | None = None,
+    table_key: str | None = None,
+) -> Figure:
     """Draw observed and predicted expression side by side over the H&E picture, one gene a row.
 
     Each map has its own colour range, from the 2nd to the 98th percentile of its spots, and its own colour
@@ -79,6 +100,10 @@ def gene_maps(prediction: AnnData, genes: Sequence[str] | None = None, *, n: int
         The genes to draw; where None, the ``n`` best, the ``n`` in the middle and the ``n`` worst by r.
     n
         How many genes of each kind.
+    library_key, library_id
+        Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
+    table_key
+        Table of SpatialData that holds the prediction.
 
     Returns
     -------
@@ -89,6 +114,7 @@ def gene_maps(prediction: AnnData, genes: Sequence[str] | None = None, *, n: int
     DataError
         If a gene is not in the prediction, or genes are to be chosen and nothing was observed.
     """
+    prediction = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key)
     measured = Key.layers.observed in prediction.layers
     pcc = _pcc(prediction) if measured else None
     rows = _named(prediction, genes) if genes is not None else _best_median_worst(prediction, pcc, n)

@@ -18,12 +18,12 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, nearest
 from nh2st_graph._image import open_full
+from nh2st_graph._kept_pixels import keep_pixels
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.read._assemble import library_entry
 from nh2st_graph.read._common import check_exists, logger, name_of, neighbour_distance, report_dropped, wanted_names
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.read._store_picture import store_picture
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -37,7 +37,7 @@ GLOBAL, MICRONS = "global", "microns"
 
 # Columns of a table by which SpatialData joins it to its shapes, named as its own reader of Visium names them.
 _REGION, _SPOT = "region", "spot_id"
-_TABLE, _ATTRS = "table", "spatialdata_attrs"
+_TABLE, ATTRS = "table", "spatialdata_attrs"
 _AXES = ("x", "y")
 # Pixels of a slide scanner are square: a picture that is stretched more than this has no one scale.
 _AXES_AGREE = 0.03
@@ -102,7 +102,7 @@ def spatialdata(
     """
     sdata, store = _open(path_or_object)
     where = f"SpatialData {store}" if store else "the SpatialData object"
-    counts = sdata.tables[_choose("table", sdata.tables, table, where, DataError)]
+    counts = sdata.tables[table_name(sdata, table, where)]
     counts, region, instances = _rows(counts, region, where)
     if coordinate_system not in sdata.coordinate_systems:
         raise DataError(
@@ -117,13 +117,13 @@ def spatialdata(
     scale = _scale(picture, microns_per_pixel, diameter, where)
 
     adata = counts[known].copy()
-    adata.uns.pop(_ATTRS, None)
+    adata.uns.pop(ATTRS, None)
     if adata.X is not None:
         adata.X = sparse.csr_matrix(adata.X)
     adata.obsm[Key.obsm.spatial] = centres
     name = name_of(adata, Key.obs.section, section, store.stem if store else region)
     name_of(adata, Key.obs.patient, patient, name)
-    adata.uns[Key.uns.spatial] = {name: library_entry(store_picture(picture, where), scale, diameter)}
+    adata.uns[Key.uns.spatial] = {name: library_entry(keep_pixels(_full(picture), where), scale, diameter)}
     check_section(adata, need=("genes", "image") if adata.n_vars else ("image",))
     report_dropped(adata, name, {"rows_without_shape": int((~known).sum())})
     return adata
@@ -201,6 +201,19 @@ def _open(given: str | Path | SpatialData) -> tuple[SpatialData, Path | None]:
         ) from error
 
 
+def table_name(sdata: SpatialData, table: str | None = None, where: str = "the SpatialData object") -> str:
+    """Name of the wanted table, or of the only one."""
+    return _choose("table", sdata.tables, table, where, DataError)
+
+
+def region_key(table: AnnData, where: str = "the SpatialData object") -> str:
+    """Column of a table's ``obs`` that names the region which a row annotates."""
+    attrs = table.uns.get(ATTRS)
+    if not attrs:
+        raise DataError(f"{where}: the table annotates no shapes, so its spots have no place; give another table=...")
+    return str(attrs["region_key"])
+
+
 def _choose(
     what: str,
     names: Iterable[str],
@@ -226,19 +239,23 @@ def _choose(
 
 def _rows(table: AnnData, region: str | None, where: str) -> tuple[AnnData, str, pd.Index]:
     """Rows of a table that annotate one region, the region, and the instance of each row."""
-    attrs = table.uns.get(_ATTRS)
-    if not attrs:
-        raise DataError(f"{where}: the table annotates no shapes, so its spots have no place; give another table=...")
-    of_row = table.obs[attrs["region_key"]].astype(str)
+    of_row = table.obs[region_key(table, where)].astype(str)
     region = _choose("region", of_row.unique(), region, where, DataError)
     rows = table[(of_row == region).to_numpy()]
-    return rows, region, pd.Index(rows.obs[attrs["instance_key"]])
+    return rows, region, pd.Index(rows.obs[table.uns[ATTRS]["instance_key"]])
 
 
 def _systems(element: Any) -> dict[str, Any]:
     from spatialdata.transformations import get_transformation
 
     return dict(get_transformation(element, get_all=True))
+
+
+def _full(picture: Any) -> Any:
+    """``xarray.DataArray`` of a picture's highest resolution."""
+    from spatialdata import get_pyramid_levels
+
+    return get_pyramid_levels(picture, n=0) if hasattr(picture, "children") else picture
 
 
 def _matrix(element: Any, coordinate_system: str) -> Floats:
@@ -332,7 +349,7 @@ def _as_spatialdata(adata: AnnData, image: Literal["full", "hires"] | None) -> S
     scale = entry.get(Key.library.metadata, {}).get(Key.library.microns_per_pixel)
     name = re.sub(r"[^\w.-]", "_", section)  # what SpatialData allows
     table = adata.copy()
-    table.uns.pop(_ATTRS, None)
+    table.uns.pop(ATTRS, None)
     table.obs[_REGION] = pd.Categorical([name] * table.n_obs)
     table.obs[_SPOT] = table.obs_names.to_numpy(dtype=object)
     circles = ShapesModel.parse(

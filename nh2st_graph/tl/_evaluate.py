@@ -14,6 +14,7 @@ from torch_geometric.data import Data
 from nh2st_graph._errors import DataError
 from nh2st_graph._expression import library_size, split_half_normalizer, targets
 from nh2st_graph._keys import Key
+from nh2st_graph._sections import Sections, sections_by_name
 from nh2st_graph._validate import check_section
 from nh2st_graph._version import __version__
 from nh2st_graph.metrics import (
@@ -28,7 +29,7 @@ from nh2st_graph.metrics import (
     share_of_ceiling,
 )
 from nh2st_graph.models import FLOORS, make_floor
-from nh2st_graph.tl._inputs import by_name, complete_section, section_graph
+from nh2st_graph.tl._inputs import complete_section, section_graph
 from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._predict import predict
 
@@ -83,7 +84,12 @@ class Evaluation:
 
 
 def evaluate(
-    model: FittedModel, test_sections: Mapping[str, AnnData], train_sections: Mapping[str, AnnData]
+    model: FittedModel,
+    test_sections: Sections,
+    train_sections: Sections,
+    *,
+    library_key: str | None = None,
+    table_key: str | None = None,
 ) -> Evaluation:
     """Score a model on measured sections.
 
@@ -92,10 +98,15 @@ def evaluate(
     model
         A fitted model.
     test_sections
-        Sections with counts that training never saw.
+        Sections with counts that training never saw; as for :func:`fit`, in a list, a mapping, one AnnData or
+        SpatialData.
     train_sections
         The sections that the model learned from: the floors (with ``evaluate.floors``) are fitted on them, on the same
         features.
+    library_key
+        Column of ``obs`` that names the section of each spot, where one AnnData holds several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
 
     Returns
     -------
@@ -106,22 +117,23 @@ def evaluate(
     DataError
         If a section was trained on, or lacks a gene of the panel.
     """
-    test_sections, train_sections = by_name(test_sections), by_name(train_sections)
-    if not test_sections:
+    test = sections_by_name(test_sections, library_key=library_key, table_key=table_key)
+    train = sections_by_name(train_sections, library_key=library_key, table_key=table_key)
+    if not test:
         raise DataError("no test section given; name at least one in data.test")
-    seen = sorted(set(test_sections) & set(model.train_sections))
+    seen = sorted(set(test) & set(model.train_sections))
     if seen:
         raise DataError(f"section {seen[0]!r} was trained on; a score on it says nothing: choose another in data.test")
-    if sorted(train_sections) != sorted(model.train_sections):
+    if sorted(train) != sorted(model.train_sections):
         raise DataError(
             f"floors need the model's training sections ({', '.join(model.train_sections)}), "
-            f"given: {', '.join(sorted(train_sections)) or 'none'}"
+            f"given: {', '.join(sorted(train)) or 'none'}"
         )
-    floors = _fit_floors(model, train_sections) if model.config.evaluate.floors else {}
-    results = {name: _score_one(model, floors, section) for name, section in test_sections.items()}
+    floors = _fit_floors(model, train) if model.config.evaluate.floors else {}
+    results = {name: _score_one(model, floors, section) for name, section in test.items()}
     metrics = _assemble({name: each.scores for name, each in results.items()})
     metrics["floors_chosen"] = {name: floor.chosen for name, floor in floors.items() if floor.chosen}
-    metrics["protocol"] = _protocol(model, test_sections, train_sections)
+    metrics["protocol"] = _protocol(model, test, train)
     per_gene = pd.concat({name: each.per_gene for name, each in results.items()}, names=["section", "gene"])
     predictions = {name: each.prediction for name, each in results.items()}
     return Evaluation(metrics, per_gene, predictions, sum(each.seconds for each in results.values()))

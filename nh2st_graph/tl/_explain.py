@@ -14,6 +14,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph._expression import targets
 from nh2st_graph._keys import Key
+from nh2st_graph._sections import SpatialObject, given_sections
 from nh2st_graph._validate import section_name
 from nh2st_graph._version import __version__
 from nh2st_graph.metrics import pearson
@@ -29,7 +30,14 @@ logger = logging.getLogger("nh2st_graph")
 _IN_VAR = {"gain": Key.var.neighbour_gain, "change": Key.var.neighbour_change}
 
 
-def explain(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnData | None:
+def explain(
+    model: FittedModel,
+    adata: SpatialObject,
+    *,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
     r"""Write what a model takes from each spot's neighbourhood: attention, shares, and what each gene gains.
 
     With :math:`\hat y_i` the prediction of spot :math:`i` and :math:`\hat y^\circ_i` what the same model predicts with
@@ -52,9 +60,14 @@ def explain(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnDat
     model
         A fitted model.
     adata
-        One section. Its genes decide ``pcc``, ``pcc_without`` and ``gain``, and nothing else.
+        One section; several in one, with ``library_key``; or SpatialData. Genes decide ``pcc``, ``pcc_without`` and
+        ``gain``, and nothing else.
+    library_key
+        Column of ``obs`` that names the section of each spot, where there are several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
     copy
-        Return a copy rather than write into ``adata``.
+        Return a copy (of SpatialData, of its table) rather than write into ``adata``.
 
     Returns
     -------
@@ -74,7 +87,8 @@ def explain(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnDat
         measured, ``pcc`` and ``pcc_without`` are Pearson's r over the spots of both predictions with the measurement,
         and ``gain`` is their difference.
     ``var["nh2st_neighbour_gain"]``, ``var["nh2st_neighbour_change"]``
-        ``gain`` and ``change`` of those genes that are in ``adata`` (NaN for genes outside the panel).
+        ``gain`` and ``change`` of those genes that are in ``adata`` (NaN for genes outside the panel); means over
+        sections, where there are several.
 
     What an earlier call wrote is replaced, or removed where there is nothing to write.
 
@@ -100,6 +114,16 @@ def explain(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnDat
     The control ``model.operator = "none"`` reads no neighbour: there, share and gain say how much passes through the
     branch for no more than its weights.
     """
+    given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
+    for section in given:
+        _explain(model, section)
+    given.write(
+        obs=[Key.obs.neighbour_share], obsp=[Key.obsp.attention], uns=[Key.uns.explain], var=list(_IN_VAR.values())
+    )
+    return given.table if copy else None
+
+
+def _explain(model: FittedModel, adata: AnnData) -> None:
     network = model.nh2st_graph
     completed = complete_section(adata, model.config)
     graph = section_graph(completed, model.config, model.standardize)
@@ -114,22 +138,20 @@ def explain(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnDat
         observed = targets(completed, model.genes, model.config.data).to_numpy()
     genes = _gene_table(full, own, observed, pd.Index(model.genes, name="gene"))
 
-    target = adata.copy() if copy else adata
-    target.obsp.pop(Key.obsp.attention, None)
+    adata.obsp.pop(Key.obsp.attention, None)
     if attention is not None:
-        target.obsp[Key.obsp.attention] = attention
+        adata.obsp[Key.obsp.attention] = attention
     # By name: the model reads spots in another order.
-    target.obs[Key.obs.neighbour_share] = pd.Series(_share(full, own, _reached(model, graph)), index=graph.spots)
-    target.uns[Key.uns.explain] = {
+    adata.obs[Key.obs.neighbour_share] = pd.Series(_share(full, own, _reached(model, graph)), index=graph.spots)
+    adata.uns[Key.uns.explain] = {
         "section": section_name(adata),
         "version": __version__,
         Key.explain.gene_gain: genes,
     }
-    target.var = target.var.drop(columns=list(_IN_VAR.values()), errors="ignore")
-    if target.var_names.isin(genes.index).any():
+    adata.var = adata.var.drop(columns=list(_IN_VAR.values()), errors="ignore")
+    if adata.var_names.isin(genes.index).any():
         for column in genes.columns.intersection(list(_IN_VAR)):
-            target.var[_IN_VAR[column]] = genes[column].reindex(target.var_names)
-    return target if copy else None
+            adata.var[_IN_VAR[column]] = genes[column].reindex(adata.var_names)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import logging
 import signal
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import lightning.pytorch as L
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 from rich.console import Console
@@ -27,13 +26,14 @@ from torch_geometric.data import Data
 from nh2st_graph._errors import ConfigError, DataError
 from nh2st_graph._expression import choose_panel
 from nh2st_graph._keys import Key
+from nh2st_graph._sections import Sections, sections_by_name
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
 from nh2st_graph.models import Estimator, Network, find_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.tl._encoder import patch_encoder
 from nh2st_graph.tl._folds import Fold, make_folds
-from nh2st_graph.tl._inputs import Standardizer, by_name, complete_section, image_only, section_graph
+from nh2st_graph.tl._inputs import Standardizer, complete_section, image_only, section_graph
 from nh2st_graph.tl._model import FittedModel, new_network
 from nh2st_graph.tl._module import (
     Averaging,
@@ -55,13 +55,15 @@ logger = logging.getLogger("nh2st_graph")
 
 
 def fit(
-    train_sections: Mapping[str, AnnData] | Sequence[AnnData],
+    train_sections: Sections,
     config: Config | None = None,
     *,
     genes: Sequence[str] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
-    test_sections: Mapping[str, AnnData] | Sequence[AnnData] = (),
+    test_sections: Sections = (),
+    library_key: str | None = None,
+    table_key: str | None = None,
 ) -> FittedModel:
     """Train a method on sections.
 
@@ -73,7 +75,7 @@ def fit(
     Parameters
     ----------
     train_sections
-        Sections with raw counts; nothing else is looked at.
+        Sections with raw counts, in a list, a mapping, one AnnData or SpatialData; nothing else is looked at.
     config
         The configuration; defaults where None. ``model.name`` is the method.
     genes
@@ -85,6 +87,10 @@ def fit(
     test_sections
         Sections that are to be predicted later, so that what the method needs and they lack is said before anything is
         trained. Nothing is learned from them, and their genes are not looked at.
+    library_key
+        Column of ``obs`` that names the section of each spot, where one AnnData holds several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
 
     Returns
     -------
@@ -100,7 +106,7 @@ def fit(
     config = config or Config()
     method = find_method(config.model.name)
     _precision(config.train)
-    sections = by_name(train_sections)
+    sections = sections_by_name(train_sections, library_key=library_key, table_key=table_key)
     if not sections:
         raise DataError("no training section given; name at least one in data.train")
     panel = list(genes) if genes is not None else choose_panel(sections, {}, config.data)
@@ -111,7 +117,7 @@ def fit(
     graphs = [section_graph(completed[name], config, standardize, panel) for name in sorted(completed)]
     tests = [
         section_graph(complete_section(section, config), config, standardize)
-        for section in by_name(test_sections).values()
+        for section in sections_by_name(test_sections, library_key=library_key, table_key=table_key).values()
     ]
     for graph in [*graphs, *tests]:
         _check_needs(method, graph)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,10 @@ from nh2st_graph._errors import DataError
 from nh2st_graph._expression import library_size, panel_counts, targets
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, section_name
-from nh2st_graph.config import Config
+from nh2st_graph.config import Config, GraphConfig
 from nh2st_graph.tl._encoder import section_patches
 
-__all__ = ["Standardizer", "by_name", "complete_section", "image_only", "section_graph"]
+__all__ = ["Standardizer", "complete_section", "image_only", "section_graph"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -105,25 +105,24 @@ def complete_section(adata: AnnData, config: Config) -> AnnData:
             device=config.train.device,
             progress=config.train.progress,
         )
-    graph = config.graph.model_dump()
-    if not gr.has_graph(done, **graph):
-        gr.spatial_graph(done, **graph)
+    _add_graph(done, config.graph)
     return check_section(done, need=("features", "graph"))
 
 
-def by_name(sections: Mapping[str, AnnData] | Sequence[AnnData]) -> dict[str, AnnData]:
-    """Sections under their own names, in order of name, whatever they were given under.
-
-    Raises
-    ------
-    DataError
-        If two have the same name.
-    """
-    given = list(sections.values()) if isinstance(sections, Mapping) else list(sections)
-    named = {section_name(section): section for section in given}
-    if len(named) != len(given):
-        raise DataError(f"two of {len(given)} sections have the same name; give each its own obs['{Key.obs.section}']")
-    return dict(sorted(named.items()))
+def _add_graph(section: AnnData, config: GraphConfig) -> None:
+    """Build the graph, or take the one that the user built; under squidpy's default keys."""
+    if config.mode == "given":
+        connectivities, distances = gr.graph_keys(section, config.neighbors_key)
+        section.obsp[Key.obsp.connectivities] = section.obsp[connectivities]
+        section.obsp[Key.obsp.distances] = section.obsp[distances]
+        section.uns[Key.uns.neighbors] = section.uns.get(config.neighbors_key, {}) | {
+            "connectivities_key": Key.obsp.connectivities,
+            "distances_key": Key.obsp.distances,
+        }
+        return
+    settings = config.model_dump(exclude={"neighbors_key"})
+    if not gr.has_graph(section, **settings):
+        gr.spatial_graph(section, **settings)
 
 
 def image_only(graph: Data) -> Data:

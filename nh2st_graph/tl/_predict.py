@@ -9,9 +9,10 @@ from anndata import AnnData
 from scipy import sparse
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import ModelError
+from nh2st_graph._errors import DataError, ModelError
 from nh2st_graph._expression import targets
 from nh2st_graph._keys import Key
+from nh2st_graph._sections import SpatialObject, annotate, given_sections, is_spatialdata
 from nh2st_graph._validate import section_name
 from nh2st_graph._version import __version__
 from nh2st_graph.models import Estimator
@@ -45,7 +46,14 @@ def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
     return predicted
 
 
-def predict(model: FittedModel, adata: AnnData) -> AnnData:
+def predict(
+    model: FittedModel,
+    adata: SpatialObject,
+    *,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    key_added: str | None = None,
+) -> AnnData:
     """Predict the expression of a section from its picture.
 
     Parameters
@@ -53,19 +61,40 @@ def predict(model: FittedModel, adata: AnnData) -> AnnData:
     model
         From :func:`fit` or :func:`nh2st_graph.load`.
     adata
-        One section. Its genes, if it has any, are not read for the prediction.
+        One section; several in one, with ``library_key``; or SpatialData. Genes, if there are any, are not read for the
+        prediction.
+    library_key
+        Column of ``obs`` that names the section of each spot, where there are several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
+    key_added
+        Name of a table, to put the prediction into SpatialData beside the table it comes from. As there, it annotates
+        the spots' shapes, so that spatialdata-plot draws it.
 
     Returns
     -------
     AnnData with ``X`` the predicted log expression (spots x panel genes, float32), ``layers["observed"]`` where all of
     the panel was measured, the section's ``obs``, ``obsm["spatial"]``, graph and ``uns["spatial"]``, so that squidpy
-    and scanpy go on from it.
+    and scanpy go on from it. Several sections have one ``uns["spatial"]`` entry each and no edge between them.
 
     Raises
     ------
     DataError, ImageError
         If the section breaks the contract.
     """
+    given = given_sections(adata, library_key=library_key, table_key=table_key)
+    if key_added is not None and not is_spatialdata(adata):
+        raise DataError(f"key_added = {key_added!r} names a table of SpatialData, and this is AnnData; leave it out")
+    predicted = given.joined({name: _predict(model, section) for name, section in given.sections.items()})
+    if is_spatialdata(adata):
+        annotate(predicted, given.table)
+        if key_added is not None:
+            adata.tables[key_added] = predicted
+    return predicted
+
+
+def _predict(model: FittedModel, adata: AnnData) -> AnnData:
+    """Predict one section; spots in its order."""
     completed = complete_section(adata, model.config)
     graph = section_graph(completed, model.config, model.standardize)
     predicted = AnnData(
@@ -92,7 +121,14 @@ def predict(model: FittedModel, adata: AnnData) -> AnnData:
 
 
 @torch.no_grad()
-def embed(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnData | None:
+def embed(
+    model: FittedModel,
+    adata: SpatialObject,
+    *,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
     """Write the embeddings of a section's spots, where image and genes are compared.
 
     Parameters
@@ -100,9 +136,13 @@ def embed(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnData 
     model
         A fitted model.
     adata
-        One section.
+        One section; several in one, with ``library_key``; or SpatialData.
+    library_key
+        Column of ``obs`` that names the section of each spot, where there are several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
     copy
-        Return a copy rather than write into ``adata``.
+        Return a copy (of SpatialData, of its table) rather than write into ``adata``.
 
     Returns
     -------
@@ -116,7 +156,14 @@ def embed(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnData 
     ModelError
         If the method has no embeddings.
     """
-    target = adata.copy() if copy else adata
+    given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
+    for section in given:
+        _embed(model, section)
+    given.write(obsm=[Key.obsm.embed_image, Key.obsm.embed_gene])
+    return given.table if copy else None
+
+
+def _embed(model: FittedModel, adata: AnnData) -> None:
     completed = complete_section(adata, model.config)
     if isinstance(model.module, Estimator):
         raise ModelError(f"method {model.config.model.name!r} has no embeddings; train a network")
@@ -130,5 +177,6 @@ def embed(model: FittedModel, adata: AnnData, *, copy: bool = False) -> AnnData 
     for key, letters in ((Key.obsm.embed_image, "pP"), (Key.obsm.embed_gene, "qQ")):
         there = [embeddings[letter] for letter in letters if letter in embeddings]
         if there:
-            target.obsm[key] = torch.cat(there, dim=1).numpy()[rows]
-    return target if copy else None
+            adata.obsm[key] = torch.cat(there, dim=1).numpy()[rows]
+        else:
+            adata.obsm.pop(key, None)

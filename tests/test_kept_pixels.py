@@ -6,8 +6,8 @@ import tifffile
 
 from nh2st_graph import ImageError
 from nh2st_graph._image import open_full
-from nh2st_graph.read import _store_picture
-from nh2st_graph.read._store_picture import store_picture
+from nh2st_graph import _kept_pixels
+from nh2st_graph._kept_pixels import keep_pixels
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def noise(height, width, channels=3):
 @pytest.mark.parametrize("size", [(1, 1), (512, 1024), (1500, 777)])
 def test_pixels_are_the_same(size):
     pixels = noise(*size)
-    path = store_picture(element(pixels), "here")
+    path = keep_pixels(element(pixels), "here")
     with open_full(path) as picture:
         np.testing.assert_array_equal(np.asarray(picture), pixels)
     with tifffile.TiffFile(path) as file:
@@ -41,29 +41,29 @@ def test_pixels_are_the_same(size):
 
 def test_written_once_for_each_content(tmp_path):
     pixels = noise(40, 30)
-    first = store_picture(element(pixels), "here")
+    first = keep_pixels(element(pixels), "here")
     written = first.stat().st_mtime_ns
     # chunks of a store are no part of its content
-    assert store_picture(element(pixels, chunk=7), "there") == first
+    assert keep_pixels(element(pixels, chunk=7), "there") == first
     assert first.stat().st_mtime_ns == written
     pixels[0, 0, 0] ^= 1
-    assert store_picture(element(pixels), "here") != first
-    assert store_picture(element(pixels.reshape(30, 40, 3)), "here") != first
+    assert keep_pixels(element(pixels), "here") != first
+    assert keep_pixels(element(pixels.reshape(30, 40, 3)), "here") != first
     assert len(list((tmp_path / "images").iterdir())) == 3
 
 
 def test_named_channels_are_put_in_order():
     pixels = noise(20, 20)
-    path = store_picture(element(pixels[..., ::-1], names=("b", "g", "r")), "here")
-    assert path == store_picture(element(pixels), "here")
+    path = keep_pixels(element(pixels[..., ::-1], names=("b", "g", "r")), "here")
+    assert path == keep_pixels(element(pixels), "here")
     # without names of colours their order is that of the store
-    assert path == store_picture(element(pixels, names=(0, 1, 2)), "here")
+    assert path == keep_pixels(element(pixels, names=(0, 1, 2)), "here")
 
 
 def test_what_is_transparent_is_white():
     pixels = noise(20, 20, 4)
     pixels[:10, :, 3], pixels[10:, :, 3] = 0, 255
-    with open_full(store_picture(element(pixels), "here")) as picture:
+    with open_full(keep_pixels(element(pixels), "here")) as picture:
         seen = np.asarray(picture)
     assert (seen[:10] == 255).all()
     np.testing.assert_array_equal(seen[10:], pixels[10:, :, :3])
@@ -72,7 +72,7 @@ def test_what_is_transparent_is_white():
 @pytest.mark.parametrize("pixels", [noise(9, 9, 2), noise(9, 9).astype(np.uint16), noise(9, 9) / 255])
 def test_not_rgb(pixels):
     with pytest.raises(ImageError, match=r"here: the picture has \d channels of \w+, expected red, green and blue"):
-        store_picture(element(pixels), "here")
+        keep_pixels(element(pixels), "here")
 
 
 def test_a_picture_that_is_cut_off_in_writing_leaves_nothing(tmp_path, monkeypatch):
@@ -80,7 +80,7 @@ def test_a_picture_that_is_cut_off_in_writing_leaves_nothing(tmp_path, monkeypat
         yield from ()
         raise OSError("no space left")
 
-    monkeypatch.setattr(_store_picture, "_tiles", breaks)
+    monkeypatch.setattr(_kept_pixels, "_tiles", breaks)
     with pytest.raises(OSError, match="no space left"):
-        store_picture(element(noise(9, 9)), "here")
+        keep_pixels(element(noise(9, 9)), "here")
     assert list((tmp_path / "images").iterdir()) == []

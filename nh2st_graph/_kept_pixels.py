@@ -1,4 +1,4 @@
-"""Pictures that live inside a SpatialData store, as files that the picture opener reads."""
+"""Pixels that live in memory or in a store, as files that the picture opener reads."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 from nh2st_graph._cache import cache_root
 from nh2st_graph._errors import ImageError
 
-__all__ = ["store_picture"]
+__all__ = ["keep_pixels"]
 
 _TILE = 512
 _CHANNELS = ("r", "g", "b", "a")
 
 
-def store_picture(element: Any, where: str) -> Path:
-    """Write a picture's highest resolution as a tiled TIFF into the cache, unless it is there.
+def keep_pixels(picture: Any, where: str) -> Path:
+    """Write a picture as a tiled TIFF into the cache, unless it is there.
 
     Parameters
     ----------
-    element
-        An image of SpatialData, at one or several scales: bytes, RGB or RGBA.
+    picture
+        ``xarray.DataArray`` of dask with the dimensions ``y``, ``x`` and ``c``: RGB or RGBA of bytes, or with channels
+        that are named ``r``, ``g``, ``b`` among others.
     where
         Whose picture it is, for errors.
 
@@ -39,7 +40,15 @@ def store_picture(element: Any, where: str) -> Path:
     ImageError
         If the picture is not RGB or RGBA of bytes.
     """
-    pixels = _highest(element, where)
+    names = [str(name).lower() for name in picture.coords["c"].values] if "c" in picture.coords else []
+    if set(_CHANNELS[:3]) <= set(names):
+        picture = picture.isel(c=[names.index(name) for name in _CHANNELS if name in names])
+    if picture.dtype != np.uint8 or picture.sizes["c"] not in (3, 4):
+        raise ImageError(
+            f"{where}: the picture has {picture.sizes['c']} channels of {picture.dtype}, expected red, green and blue "
+            "as uint8; name the H&E picture"
+        )
+    pixels = picture.transpose("y", "x", "c").data
     digest = hashlib.sha256(str(pixels.shape).encode())
     for band in _bands(pixels):
         digest.update(band.tobytes())
@@ -47,22 +56,6 @@ def store_picture(element: Any, where: str) -> Path:
     if not path.is_file():
         _write(path, pixels)
     return path
-
-
-def _highest(element: Any, where: str) -> Any:
-    """Dask array of the highest resolution, ``(height, width, 3 or 4)``."""
-    from spatialdata import get_pyramid_levels
-
-    full = get_pyramid_levels(element, n=0) if hasattr(element, "children") else element
-    names = [str(name).lower() for name in full.coords["c"].values] if "c" in full.coords else []
-    if set(_CHANNELS[:3]) <= set(names):
-        full = full.isel(c=[names.index(name) for name in _CHANNELS if name in names])
-    if full.dtype != np.uint8 or full.sizes["c"] not in (3, 4):
-        raise ImageError(
-            f"{where}: the picture has {full.sizes['c']} channels of {full.dtype}, expected red, green and blue as "
-            "uint8; name the H&E picture: image=..."
-        )
-    return full.transpose("y", "x", "c").data
 
 
 def _bands(pixels: Any) -> Iterator[NDArray[np.uint8]]:

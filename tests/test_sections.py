@@ -1,0 +1,222 @@
+"""Several sections in one object, and SpatialData: what is written is what each section alone would get."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from numpy.testing import assert_array_equal
+from scipy import sparse
+
+import nh2st_graph as ng
+from nh2st_graph import DataError
+from nh2st_graph._sections import given_sections, one_section, sections_by_name
+from nh2st_graph.tl import Run
+
+CONNECTIVITIES = "spatial_connectivities"
+
+
+@pytest.fixture(scope="module")
+def sections(tiny_sections: dict[str, AnnData]) -> dict[str, AnnData]:
+    """Two small sections of 64 spots or so."""
+    return {name: tiny_sections[name] for name in ("S2", "S3")}
+
+
+@pytest.fixture
+def joined(sections: dict[str, AnnData]) -> AnnData:
+    """Both in one, as squidpy's users hold them, their spots in no order."""
+    both = ad.concat(sections, label="library", index_unique="-", uns_merge="unique", pairwise=True)
+    del both.obs["section"], both.obs["patient"]
+    both.obs["library"] = both.obs["library"].astype("category")
+    return both[np.random.default_rng(0).permutation(both.n_obs)].copy()
+
+
+def alone(joined: AnnData, sections: dict[str, AnnData], name: str) -> AnnData:
+    """The section by itself, its spots named and ordered as in the object."""
+    section = sections[name].copy()
+    section.obs_names = [f"{spot}-{name}" for spot in section.obs_names]
+    return section[joined.obs_names[(joined.obs["library"] == name).to_numpy()]].copy()
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run: Run) -> ng.FittedModel:
+    return ng.load(tiny_run.folder)
+
+
+class TestSeveralInOne:
+    def test_the_graph_is_that_of_each_section(self, joined: AnnData, sections: dict[str, AnnData]) -> None:
+        assert ng.gr.spatial_graph(joined, library_key="library") is None
+        graph = joined.obsp[CONNECTIVITIES]
+        libraries = joined.obs["library"].to_numpy()
+        rows, columns = graph.nonzero()
+        assert (libraries[rows] == libraries[columns]).all()
+        for name in sections:
+            own = ng.gr.spatial_graph(alone(joined, sections, name), copy=True)
+            part = np.flatnonzero(libraries == name)
+            assert_array_equal(graph[part][:, part].toarray(), own.obsp[CONNECTIVITIES].toarray())
+        assert joined.uns["spatial_neighbors"]["connectivities_key"] == CONNECTIVITIES
+
+    def test_squidpy_takes_the_graph(self, joined: AnnData) -> None:
+        import squidpy as sq
+
+        ng.gr.spatial_graph(joined, library_key="library", key_added="mine")
+        joined.X = joined.X.astype(np.float64)
+        sq.gr.spatial_autocorr(
+            joined, mode="moran", connectivity_key="mine_connectivities", n_perms=None, show_progress_bar=False
+        )
+        assert len(joined.uns["moranI"]) == joined.n_vars
+
+    def test_features_are_those_of_each_section(self, joined: AnnData, sections: dict[str, AnnData]) -> None:
+        ng.im.features(joined, "squidpy:summary", library_key="library", key_added="X_mine")
+        for name in sections:
+            own = ng.im.features(alone(joined, sections, name), "squidpy:summary", copy=True)
+            part = (joined.obs["library"] == name).to_numpy()
+            assert_array_equal(joined.obsm["X_mine"][part], own.obsm["X_image"])
+        assert set(joined.uns["X_mine"]["sections"]) == set(sections)
+
+    def test_what_a_model_writes_is_that_of_each_section(
+        self, model: ng.FittedModel, joined: AnnData, sections: dict[str, AnnData]
+    ) -> None:
+        ng.gr.spatial_graph(joined, library_key="library")
+        ng.im.features(joined, "squidpy:summary", library_key="library")
+        predicted = ng.tl.predict(model, joined, library_key="library")
+        ng.tl.embed(model, joined, library_key="library")
+        ng.tl.explain(model, joined, library_key="library")
+        assert predicted.obs_names.equals(joined.obs_names)
+        assert set(predicted.uns["spatial"]) == set(sections)
+        assert predicted.obs["section"].dtype.name == "category"
+        for name in sections:
+            own, part = alone(joined, sections, name), (joined.obs["library"] == name).to_numpy()
+            expected = ng.tl.predict(model, own)
+            assert_array_equal(predicted.X[part], expected.X)
+            assert_array_equal(predicted.layers["observed"][part], expected.layers["observed"])
+            assert_array_equal(predicted.obsm["spatial"][part], expected.obsm["spatial"])
+            ng.tl.embed(model, own)
+            ng.tl.explain(model, own)
+            for key in ("X_nh2st_image", "X_nh2st_gene"):
+                assert_array_equal(joined.obsm[key][part], own.obsm[key])
+            assert_array_equal(joined.obs["nh2st_neighbour_share"][part], own.obs["nh2st_neighbour_share"])
+            attention = joined.obsp["nh2st_attention"][part][:, part]
+            assert_array_equal(attention.toarray(), own.obsp["nh2st_attention"].toarray())
+            pd.testing.assert_frame_equal(
+                joined.uns["nh2st_explain"]["sections"][name]["gene_gain"], own.uns["nh2st_explain"]["gene_gain"]
+            )
+
+    def test_is_kept_by_a_file(self, model: ng.FittedModel, joined: AnnData, tmp_path) -> None:
+        ng.gr.spatial_graph(joined, library_key="library")
+        ng.im.features(joined, "squidpy:summary", library_key="library")
+        joined.write_h5ad(tmp_path / "both.h5ad")
+        again = ad.read_h5ad(tmp_path / "both.h5ad")
+        for before, after in zip(
+            given_sections(joined, library_key="library"), given_sections(again, library_key="library"), strict=True
+        ):
+            assert ng.gr.has_graph(before) and ng.gr.has_graph(after)
+            assert before.uns["X_image"]["encoder"] == after.uns["X_image"]["encoder"] == "squidpy:summary"
+        predicted = ng.tl.predict(model, again, library_key="library")
+        assert_array_equal(predicted.X, ng.tl.predict(model, joined, library_key="library").X)
+        predicted.write_h5ad(tmp_path / "predicted.h5ad")
+
+    def test_trains_as_a_list_of_sections_does(self, tiny_sections: dict[str, AnnData], tiny_config: ng.Config) -> None:
+        config = tiny_config.override(["train.max_epochs=1"])
+        parts = {name: tiny_sections[name] for name in ("S1", "S2")}
+        both = ad.concat(parts, index_unique="-", uns_merge="unique")
+        test = {"S3": tiny_sections["S3"]}
+        model = ng.tl.fit(both, config, library_key="section")
+        split = sections_by_name(both, library_key="section")
+        again = ng.tl.fit(split, config)
+        assert model.train_sections == ["S1", "S2"]
+        assert_array_equal(ng.tl.predict(model, test["S3"]).X, ng.tl.predict(again, test["S3"]).X)
+        scores = ng.tl.evaluate(model, test["S3"], both, library_key="section").metrics
+        assert scores["sections"] == ng.tl.evaluate(again, test, split).metrics["sections"]
+
+    def test_copy_leaves_the_object_as_it_is(self, joined: AnnData) -> None:
+        keys = set(joined.obsp), set(joined.uns)
+        done = ng.gr.spatial_graph(joined, library_key="library", copy=True)
+        assert (set(joined.obsp), set(joined.uns)) == keys
+        assert CONNECTIVITIES in done.obsp
+
+    def test_an_error_in_one_section_leaves_nothing(self, joined: AnnData) -> None:
+        joined.obsm["spatial"][(joined.obs["library"] == "S3").to_numpy()] = np.nan
+        with pytest.raises(DataError, match="section 'S3': .* coordinates that are not numbers"):
+            ng.gr.spatial_graph(joined, library_key="library", key_added="new")
+        assert "new_connectivities" not in joined.obsp and "new_neighbors" not in joined.uns
+
+    def test_one_of_them_is_drawn(self, joined: AnnData) -> None:
+        ax = ng.pl.section(joined, library_key="library", library_id="S3")
+        assert ax.get_title() == f"section S3: {(joined.obs['library'] == 'S3').sum()} spots"
+        with pytest.raises(DataError, match=r"2 sections \(S2, S3\); name one: library_id=\.\.\."):
+            ng.pl.section(joined, library_key="library")
+        with pytest.raises(DataError, match="no section 'S4'"):
+            ng.pl.section(joined, library_key="library", library_id="S4")
+
+
+class TestArguments:
+    def test_a_section_without_a_name_takes_that_of_its_library(self, sections: dict[str, AnnData]) -> None:
+        plain = sections["S2"].copy()
+        expected = ng.gr.spatial_graph(plain, copy=True)
+        del plain.obs["section"], plain.obs["patient"]
+        (library,) = plain.uns["spatial"]
+        assert one_section(plain).obs["section"].unique().tolist() == [library]
+        ng.gr.spatial_graph(plain)
+        assert_array_equal(plain.obsp[CONNECTIVITIES].toarray(), expected.obsp[CONNECTIVITIES].toarray())
+        assert "section" not in plain.obs
+
+    def test_several_sections_need_a_key(self, joined: AnnData) -> None:
+        joined.obs["section"] = joined.obs["library"]
+        with pytest.raises(DataError, match="this one holds 2 .*library_key='section'"):
+            ng.gr.spatial_graph(joined)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"library_key": "librari"}, r"obs has no column 'librari' \(library_key\).*'library'"),
+            ({"table_key": "table"}, "table_key = 'table' names a table of SpatialData"),
+        ],
+    )
+    def test_that_do_not_fit(self, joined: AnnData, arguments: dict[str, str], message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            ng.gr.spatial_graph(joined, **arguments)
+
+    def test_spots_of_no_section(self, joined: AnnData) -> None:
+        joined.obs["library"] = joined.obs["library"].cat.remove_categories("S3")
+        with pytest.raises(DataError, match=r"\d+ spots have no section in obs\['library'\] \(first: '.*-S3'\)"):
+            ng.gr.spatial_graph(joined, library_key="library")
+
+    def test_what_is_no_object(self) -> None:
+        with pytest.raises(DataError, match="DataFrame is neither AnnData nor SpatialData"):
+            ng.gr.spatial_graph(pd.DataFrame())
+
+    def test_a_table_is_asked_for_only_of_spatialdata(self, model: ng.FittedModel, joined: AnnData) -> None:
+        with pytest.raises(DataError, match="key_added = 'prediction' names a table of SpatialData"):
+            ng.tl.predict(model, joined, library_key="library", key_added="prediction")
+
+
+class TestAGraphOfTheUsers:
+    def test_is_what_the_model_reads(self, tiny_sections: dict[str, AnnData], tiny_config: ng.Config) -> None:
+        import squidpy as sq
+
+        given = tiny_config.override(["graph.mode=given", "graph.neighbors_key=mine_neighbors", "train.max_epochs=1"])
+        ours = tiny_config.override(["graph.mode=knn", "graph.n_neighs=4", "train.max_epochs=1"])
+        sections = {name: section.copy() for name, section in tiny_sections.items()}
+        for section in sections.values():
+            sq.gr.spatial_neighbors_knn(section, n_neighs=4, key_added="mine")
+        test = sections.pop("S3")
+        model = ng.tl.fit(sections, given)
+        predicted = ng.tl.predict(model, test)
+        assert_array_equal(predicted.X, ng.tl.predict(ng.tl.fit(sections, ours), test).X)
+        assert_array_equal(predicted.obsp[CONNECTIVITIES].toarray(), test.obsp["mine_connectivities"].toarray())
+        del test.obsp["mine_connectivities"]
+        with pytest.raises(DataError, match=r"section 'S3': no obsp\['mine_connectivities'\].*key_added='mine'"):
+            ng.tl.predict(model, test)
+
+    def test_its_names_are_read_from_uns(self, sections: dict[str, AnnData]) -> None:
+        section = ng.gr.spatial_graph(sections["S2"], copy=True)
+        expected = ng.gr.spatial_edges(section)
+        section.obsp["odd"] = section.obsp.pop(CONNECTIVITIES)
+        section.obsp["distant"] = section.obsp.pop("spatial_distances")
+        section.uns["graph"] = {"connectivities_key": "odd", "distances_key": "distant"}
+        for mine, theirs in zip(ng.gr.spatial_edges(section, neighbors_key="graph"), expected, strict=True):
+            assert_array_equal(mine, theirs)
+        assert sparse.issparse(section.obsp["odd"])
