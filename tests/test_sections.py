@@ -112,7 +112,8 @@ class TestSeveralInOne:
         for before, after in zip(
             given_sections(joined, library_key="library"), given_sections(again, library_key="library"), strict=True
         ):
-            assert ng.gr.has_graph(before) and ng.gr.has_graph(after)
+            assert ng.gr.has_graph(before)
+            assert ng.gr.has_graph(after)
             assert before.uns["X_image"]["encoder"] == after.uns["X_image"]["encoder"] == "squidpy:summary"
         predicted = ng.tl.predict(model, again, library_key="library")
         assert_array_equal(predicted.X, ng.tl.predict(model, joined, library_key="library").X)
@@ -139,9 +140,10 @@ class TestSeveralInOne:
 
     def test_an_error_in_one_section_leaves_nothing(self, joined: AnnData) -> None:
         joined.obsm["spatial"][(joined.obs["library"] == "S3").to_numpy()] = np.nan
-        with pytest.raises(DataError, match="section 'S3': .* coordinates that are not numbers"):
+        with pytest.raises(DataError, match=r"section 'S3': .* coordinates that are not numbers"):
             ng.gr.spatial_graph(joined, library_key="library", key_added="new")
-        assert "new_connectivities" not in joined.obsp and "new_neighbors" not in joined.uns
+        assert "new_connectivities" not in joined.obsp
+        assert "new_neighbors" not in joined.uns
 
     def test_one_of_them_is_drawn(self, joined: AnnData) -> None:
         ax = ng.pl.section(joined, library_key="library", library_id="S3")
@@ -150,6 +152,20 @@ class TestSeveralInOne:
             ng.pl.section(joined, library_key="library")
         with pytest.raises(DataError, match="no section 'S4'"):
             ng.pl.section(joined, library_key="library", library_id="S4")
+
+
+class TestNames:
+    def test_sections_go_by_their_own(self) -> None:
+        def named(name: str) -> AnnData:
+            obs = pd.DataFrame({"section": pd.Categorical([name])}, index=["spot"])
+            return AnnData(obs=obs)
+
+        b, a = named("B"), named("A")
+        assert sections_by_name({"first": b, "second": a}) == {"A": a, "B": b}
+        assert list(sections_by_name([b, a])) == ["A", "B"]
+        assert sections_by_name(a) == {"A": a}
+        with pytest.raises(DataError, match="two of 2 sections have the same name"):
+            sections_by_name([a, named("A")])
 
 
 class TestArguments:
@@ -165,7 +181,7 @@ class TestArguments:
 
     def test_several_sections_need_a_key(self, joined: AnnData) -> None:
         joined.obs["section"] = joined.obs["library"]
-        with pytest.raises(DataError, match="this one holds 2 .*library_key='section'"):
+        with pytest.raises(DataError, match=r"this one holds 2 .*library_key='section'"):
             ng.gr.spatial_graph(joined)
 
     @pytest.mark.parametrize(
@@ -220,3 +236,76 @@ class TestAGraphOfTheUsers:
         for mine, theirs in zip(ng.gr.spatial_edges(section, neighbors_key="graph"), expected, strict=True):
             assert_array_equal(mine, theirs)
         assert sparse.issparse(section.obsp["odd"])
+
+
+class TestSpatialData:
+    """Two regions of one table, each with its shapes and its picture."""
+
+    @pytest.fixture
+    def sdata(self, sections: dict[str, AnnData]):
+        import spatialdata as sd
+
+        from nh2st_graph.read._spatialdata import _as_spatialdata
+
+        stores = [_as_spatialdata(section, "full") for section in sections.values()]
+        return sd.concatenate(stores, concatenate_tables=True, obs_names_make_unique=False)
+
+    def part(self, table: AnnData, name: str) -> np.ndarray:
+        return (table.obs["section"] == name).to_numpy()
+
+    def test_gets_what_each_section_alone_gets(self, model: ng.FittedModel, sdata, sections) -> None:
+        ng.gr.spatial_graph(sdata)
+        ng.im.features(sdata, "squidpy:summary", table_key="table")
+        ng.tl.embed(model, sdata)
+        ng.tl.explain(model, sdata)
+        predicted = ng.tl.predict(model, sdata, key_added="predicted")
+        assert sdata.tables["predicted"] is predicted
+        table = sdata.tables["table"]
+        for name, section in sections.items():
+            part, own = self.part(table, name), section.copy()
+            ng.tl.embed(model, own)
+            ng.tl.explain(model, own)
+            ng.gr.spatial_graph(own)
+            assert_array_equal(table.obsp[CONNECTIVITIES][part][:, part].toarray(), own.obsp[CONNECTIVITIES].toarray())
+            assert_array_equal(table.obsm["X_nh2st_gene"][part], own.obsm["X_nh2st_gene"])
+            assert_array_equal(table.obs["nh2st_neighbour_share"][part], own.obs["nh2st_neighbour_share"])
+            assert_array_equal(predicted.X[self.part(predicted, name)], ng.tl.predict(model, section).X)
+
+    def test_keeps_what_was_written(self, model: ng.FittedModel, sdata, tmp_path) -> None:
+        import spatialdata as sd
+
+        ng.gr.spatial_graph(sdata)
+        predicted = ng.tl.predict(model, sdata, key_added="predicted")
+        sdata.write(tmp_path / "store.zarr")
+        again = sd.read_zarr(tmp_path / "store.zarr")
+        assert_array_equal(again.tables["predicted"].X, predicted.X)
+        # The prediction annotates the same shapes.
+        elements, joined = sd.join_spatialelement_table(again, list(again.shapes), "predicted", how="inner")
+        assert len(joined) == predicted.n_obs == sum(map(len, elements.values()))
+        assert_array_equal(ng.tl.predict(model, again, table_key="table").X, predicted.X)
+
+    def test_one_region_is_drawn(self, model: ng.FittedModel, sdata) -> None:
+        ng.tl.predict(model, sdata, key_added="predicted")
+        figure = ng.pl.gene_maps(sdata, table_key="predicted", library_id="S3")
+        assert figure.get_suptitle().startswith("section S3")
+        with pytest.raises(DataError, match="2 candidates for the table"):
+            ng.pl.gene_maps(sdata, library_id="S3")
+
+    def test_a_table_without_shapes_is_an_anndata(self, sdata) -> None:
+        table = sdata.tables["table"].copy()
+        del table.uns["spatialdata_attrs"]
+        sdata.tables["plain"] = table
+        ng.gr.spatial_graph(sdata, table_key="plain", library_key="section")
+        ng.gr.spatial_graph(sdata, table_key="table")
+        both = (sdata.tables[name].obsp[CONNECTIVITIES].toarray() for name in ("plain", "table"))
+        assert_array_equal(*both)
+
+    def test_arguments_that_do_not_fit(self, sdata) -> None:
+        with pytest.raises(DataError, match=r"no table 'tabel'.*'table'"):
+            ng.gr.spatial_graph(sdata, table_key="tabel")
+        with pytest.raises(DataError, match="library_key = 'patient': in SpatialData a section is a region"):
+            ng.gr.spatial_graph(sdata, library_key="patient")
+        del sdata.images["S2_image"]
+        with pytest.raises(DataError, match="S2"):
+            ng.im.features(sdata, "squidpy:summary")
+        assert "X_image" not in sdata.tables["table"].obsm

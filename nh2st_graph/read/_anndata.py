@@ -11,6 +11,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from nh2st_graph._container import PictureSource, placed_picture
 from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section
@@ -23,9 +24,10 @@ __all__ = ["anndata"]
 
 def anndata(
     path_or_object: str | Path | AnnData,
-    image: str | Path | None = None,
+    image: PictureSource | None = None,
     microns_per_pixel: float | None = None,
     *,
+    image_layer: str | None = None,
     layer: str | None = None,
     section: str | None = None,
     patient: str | None = None,
@@ -39,9 +41,13 @@ def anndata(
         ``obsm["spatial"]``, x then y, in pixels of the picture.
     image
         The full-resolution picture. By default what ``uns["spatial"]`` names as ``source_image_path``, from the file's
-        folder where that is relative, else a picture beside the file with the file's name.
+        folder where that is relative, else a picture beside the file with the file's name. Or squidpy's
+        ``ImageContainer``: its pixels are kept in a file of the cache folder, and positions, which squidpy has in
+        pixels of the uncut picture, are taken to those of the container, where it was cropped or scaled.
     microns_per_pixel
-        Its scale. By default what ``uns["spatial"]`` says.
+        Scale of the picture (of a container: before it was scaled). By default what ``uns["spatial"]`` says.
+    image_layer
+        Layer of the container; may be left out where there is one.
     layer
         Where the raw counts are, if not in ``X``.
     section, patient
@@ -73,17 +79,21 @@ def anndata(
     # Names, positions and counts first: what follows is about them.
     check_section(adata)
     metadata = entry.get(Key.library.metadata, {})
-    picture = Path(image) if image is not None else _picture(metadata.get(Key.library.source_image), path, where)
+    if image is None:
+        image = _picture(metadata.get(Key.library.source_image), path, where)
+    placed = placed_picture(image, name, image_layer)
     scale = metadata.get(Key.library.microns_per_pixel) if microns_per_pixel is None else microns_per_pixel
     if scale is None:
         raise DataError(
-            f"{where}: no scale; give um per pixel of {picture.name}: ng.read.anndata(..., microns_per_pixel=0.5), or "
-            f"write it into uns['{Key.uns.spatial}'][{name!r}]['{Key.library.metadata}']"
+            f"{where}: no scale; give um per pixel of {placed.path.name}: ng.read.anndata(..., microns_per_pixel=0.5), "
+            f"or write it into uns['{Key.uns.spatial}'][{name!r}]['{Key.library.metadata}']"
             f"['{Key.library.microns_per_pixel}']"
         )
-    adata.obsm[Key.obsm.spatial] = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     diameter = entry.get(Key.library.scalefactors, {}).get(Key.library.spot_diameter) or _spot_diameter(adata)
-    adata.uns[Key.uns.spatial] = {name: library_entry(picture, float(scale), float(diameter))}
+    adata.obsm[Key.obsm.spatial] = placed.pixels(adata.obsm[Key.obsm.spatial])
+    adata.uns[Key.uns.spatial] = {
+        name: library_entry(placed.path, float(scale) / placed.scale, float(diameter) * placed.scale)
+    }
     return check_section(adata, need=("genes", "image") if adata.n_vars else ("image",))
 
 

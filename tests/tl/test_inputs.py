@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
@@ -13,7 +12,7 @@ from nh2st_graph import im
 from nh2st_graph._errors import DataError
 from nh2st_graph._expression import library_size, panel_counts, targets
 from nh2st_graph.tl import _inputs
-from nh2st_graph.tl._inputs import Standardizer, by_name, complete_section, section_graph
+from nh2st_graph.tl._inputs import Standardizer, complete_section, section_graph
 
 GENES = ["NBR02", "OWN01"]
 
@@ -193,15 +192,3 @@ class TestSectionGraph:
     def test_few_spots_are_told(self, section, tiny_config, caplog):
         section_graph(complete_section(section[:5].copy(), tiny_config), tiny_config, Standardizer())
         assert "section 'S1' has 5 spots, too few for statistics of its own" in caplog.text
-
-
-def test_sections_go_by_their_own_names():
-    def named(name: str) -> AnnData:
-        obs = pd.DataFrame({"section": pd.Categorical([name])}, index=["spot"])
-        return AnnData(obs=obs)
-
-    b, a = named("B"), named("A")
-    assert by_name({"first": b, "second": a}) == {"A": a, "B": b}
-    assert list(by_name([b, a])) == ["A", "B"]
-    with pytest.raises(DataError, match="two of 2 sections have the same name"):
-        by_name([a, named("A")])
