@@ -214,6 +214,18 @@ def region_key(table: AnnData, where: str = "the SpatialData object") -> str:
     return str(attrs["region_key"])
 
 
+def regions(sdata: SpatialData, table: str | None = None, where: str = "the SpatialData object") -> list[str]:
+    """Regions that a table annotates, each one section, in order of name.
+
+    Raises
+    ------
+    DataError
+        If there is no table, or several and none is named, or it annotates nothing.
+    """
+    counts = sdata.tables[table_name(sdata, table, where)]
+    return sorted(counts.obs[region_key(counts, where)].astype(str).unique())
+
+
 def _choose(
     what: str,
     names: Iterable[str],

@@ -13,6 +13,7 @@ from PIL import Image
 from nh2st_graph import DataError, ImageError
 from nh2st_graph._validate import check_section, library
 from nh2st_graph.read import her2st, sections, spatialdata, write_spatialdata
+from nh2st_graph.read._spatialdata import regions
 
 SIDE, N = 60, 6  # of the picture, and number of spots
 ANGLE = np.deg2rad(30)
@@ -348,6 +349,18 @@ class TestBadInput:
         assert "\n" not in str(error.value)
         with pytest.raises(DataError, match="AnnData is no SpatialData"):
             spatialdata(AnnData())
+
+
+class TestRegions:
+    @pytest.mark.filterwarnings("ignore:The table is annotating")
+    def test_are_those_that_rows_of_the_table_annotate(self):
+        assert regions(made()) == ["spots"]
+        two = made(tables={"a": table(), "b": table("others")})
+        assert regions(two, "b") == ["others"]
+        with pytest.raises(DataError, match=r"2 candidates for the table \(a, b\)"):
+            regions(two)
+        with pytest.raises(DataError, match="the table annotates no shapes"):
+            regions(made(tables={"table": AnnData(np.ones((2, 2), dtype=np.float32))}))
 
 
 def test_format(section, tmp_path):
