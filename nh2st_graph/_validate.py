@@ -180,11 +180,16 @@ def _check_image(adata: AnnData, where: str) -> None:
     x, y = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64).T
     outside = (x < 0) | (y < 0) | (x >= width) | (y >= height)
     if outside.any():
+        # Only here, where it is about to fail: pictures are looked at by `im`, which builds on this.
+        from nh2st_graph.im._placement import likely_mistake
+
+        mistake = likely_mistake(adata)
         raise ImageError(
             f"{where}: {int(outside.sum())} of {adata.n_obs} spots lie outside the image {source} "
             f"({width} x {height} px; first: {adata.obs_names[outside][0]!r} at "
             f"({x[outside][0]:.0f}, {y[outside][0]:.0f})); "
-            "give the picture that the coordinates were measured on"
+            + (f"{mistake}; or " if mistake else "")
+            + "give the picture that the coordinates were measured on"
         )
 
 

@@ -5,6 +5,7 @@ from nh2st_graph.im._encoders import Encoder, make_encoders, register_encoder
 from nh2st_graph.im._features import features
 from nh2st_graph.im._patches import patches
 from nh2st_graph.im._pixels import PixelsEncoder
+from nh2st_graph.im._placement import check_placement
 from nh2st_graph.im._squidpy import SquidpyEncoder
 from nh2st_graph.im._timm import TimmEncoder, TimmMapEncoder
 from nh2st_graph.im._tissue import TissueMask, find_tissue, tissue_mask
@@ -19,6 +20,7 @@ __all__ = [
     "TimmEncoder",
     "TimmMapEncoder",
     "TissueMask",
+    "check_placement",
     "features",
     "find_tissue",
     "make_encoders",
