@@ -126,6 +126,9 @@ class FeaturesConfig(_Section):
         Patches encoded at a time.
     cache
         Folder of the feature cache; the user's cache folder where None.
+    check_placement
+        Refuse sections whose spots lie off the tissue, where other coordinates would lie on it; see
+        :func:`nh2st_graph.im.check_placement`. For pictures other than of H&E, false.
     """
 
     encoder: str = "squidpy:summary+texture+histogram"
@@ -134,6 +137,7 @@ class FeaturesConfig(_Section):
     finetune: bool = False
     batch_size: Positive = 64
     cache: Path | None = None
+    check_placement: bool = True
 
     @model_validator(mode="after")
     def _check(self) -> FeaturesConfig:

@@ -23,6 +23,7 @@ from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
 from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, open_patches, resampling, source_image
+from nh2st_graph.im._placement import check_placement as check_on_tissue
 
 __all__ = ["features"]
 
@@ -41,6 +42,7 @@ def features(
     cache: str | Path | Literal[False] | None = None,
     device: str = "auto",
     progress: bool = True,
+    check_placement: bool = True,
     library_key: str | None = None,
     table_key: str | None = None,
     key_added: str = Key.obsm.image,
@@ -74,6 +76,9 @@ def features(
         Where timm models run: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     progress
         Show a progress bar, on a terminal.
+    check_placement
+        Before anything is encoded, look whether spots lie on tissue (:func:`check_placement`). For pictures other than
+        of H&E, in which tissue is not told from glass by its colour, turn it off.
     library_key
         Column of ``obs`` that names the section of each spot, where there are several.
     table_key
@@ -98,7 +103,8 @@ def features(
     DataError
         If the section breaks the contract.
     ImageError
-        If the picture is missing, cut off, or does not cover the spots.
+        If the picture is missing, cut off, or does not cover the spots; or if they lie off the tissue, and other
+        coordinates would not.
     """
     if batch_size < 1:
         raise ConfigError(f"features.batch_size = {batch_size!r}; give a number of patches, above 0")
@@ -109,7 +115,7 @@ def features(
     encoders, store = make_encoders(encoder, device), FeatureCache(cache_folder(cache))
     with _bar(progress) as bar:
         for section, source in zip(given, sources, strict=True):
-            keys, blocks = _blocks(source, encoders, patch_um, batch_size, bar, store)
+            keys, blocks = _blocks(source, encoders, patch_um, batch_size, bar, store, check_placement)
             _write(section, blocks, encoders, keys, encoder, patch_um, key_added)
     given.write(obsm=[key_added], uns=[key_added])
     return given.table if copy else None
@@ -130,7 +136,13 @@ def _on_picture(section: AnnData, img: PictureSource, layer: str | None) -> AnnD
 
 
 def _blocks(
-    adata: AnnData, encoders: Sequence[Encoder], patch_um: float, batch_size: int, bar: Progress, store: FeatureCache
+    adata: AnnData,
+    encoders: Sequence[Encoder],
+    patch_um: float,
+    batch_size: int,
+    bar: Progress,
+    store: FeatureCache,
+    check: bool,
 ) -> tuple[list[str], list[FeatureBlock]]:
     """Features of each encoder, from the cache where they are there, and their keys in it."""
     image_hash = content_hash(source_image(adata))
@@ -141,12 +153,13 @@ def _blocks(
             cache_key(adata, image_hash, patch_um, scale, e.fingerprint, level)
             for e, level in zip(encoders, levels, strict=True)
         ]
-        blocks = []
-        for key, each in zip(keys, encoders, strict=True):
-            block = store.read(key)
-            if block is None:
-                block = _compute(adata, cutter, each, batch_size, bar, store, key)
-            blocks.append(block)
+        kept = [store.read(key) for key in keys]
+        if check and any(block is None for block in kept):
+            check_on_tissue(adata)
+        blocks = [
+            _compute(adata, cutter, each, batch_size, bar, store, key) if block is None else block
+            for block, key, each in zip(kept, keys, encoders, strict=True)
+        ]
     return keys, blocks
 
 

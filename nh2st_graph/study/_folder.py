@@ -21,7 +21,7 @@ _STUDY = "study.yaml"
 _RECORD = "study.json"
 _METRICS = "metrics.json"
 #: Keys of a configuration that change no result.
-_FREE = {"train.progress", "train.device", "features.cache", "evaluate.figures"}
+_FREE = {"train.progress", "train.device", "features.cache", "features.check_placement", "evaluate.figures"}
 
 
 class RunRecord(NamedTuple):

@@ -104,6 +104,7 @@ def complete_section(adata: AnnData, config: Config) -> AnnData:
             cache=wanted.cache,
             device=config.train.device,
             progress=config.train.progress,
+            check_placement=wanted.check_placement,
         )
     _add_graph(done, config.graph)
     return check_section(done, need=("features", "graph"))

@@ -364,7 +364,8 @@ def _check_folder(out: Path, config: Config, resume: bool) -> None:
 
 def _differences(before: Config, after: Config) -> list[str]:
     """Keys whose values differ, but for those that change nothing in the result."""
-    free = {"train.progress", "train.device", "train.checkpoint_seconds", "features.cache", "evaluate.figures"}
+    free = {"train.progress", "train.device", "train.checkpoint_seconds", "evaluate.figures"}
+    free |= {"features.cache", "features.check_placement"}
     flat = [pd.json_normalize(each.model_dump(mode="json")).iloc[0].astype(str) for each in (before, after)]
     return [
         f"{key}: {flat[0][key]} -> {flat[1][key]}"

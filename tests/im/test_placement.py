@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.draw import polygon2mask
 
+import nh2st_graph as ng
 from nh2st_graph import ImageError
 from nh2st_graph._keys import Key
 from nh2st_graph._slide import HeldPicture
@@ -274,3 +275,31 @@ class TestRealSections:
         assert "multiply obsm['spatial'] by 4;" in refused(adata)
         adata.obsm["spatial"] = spots * 2
         assert "coordinates look scaled by 2 " in refused(adata, lambda given: check_section(given, need=("image",)))
+
+
+class TestInFeatures:
+    """:func:`nh2st_graph.im.features` looks once: before it encodes, and not where the cache has all."""
+
+    @staticmethod
+    def features(adata: AnnData, **options: object) -> None:
+        ng.im.features(adata, "squidpy:summary", 64.0, progress=False, **options)
+
+    def test_refuses_before_anything_is_encoded(self, wedge, own_cache):
+        wedge.obsm["spatial"] /= 4
+        with pytest.raises(ImageError, match="coordinates look scaled by"):
+            self.features(wedge)
+        assert Key.obsm.image not in wedge.obsm
+        assert not own_cache.exists()
+
+    def test_may_be_told_not_to(self, wedge):
+        wedge.obsm["spatial"] /= 4
+        self.features(wedge, check_placement=False)
+        assert wedge.obsm[Key.obsm.image].shape[0] == wedge.n_obs
+        self.features(wedge)
+
+    def test_on_another_picture(self, wedge, tmp_path):
+        """The section's own small copy says nothing of a picture that it is not of."""
+        Image.fromarray(draw(WEDGE[:, ::-1], WIDTH, HEIGHT)[0]).save(tmp_path / "other.png")
+        self.features(wedge)
+        with pytest.raises(ImageError, match="x and y look swapped"):
+            self.features(wedge, img=str(tmp_path / "other.png"))
