@@ -16,7 +16,7 @@ from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section
 from nh2st_graph.read._assemble import library_entry
-from nh2st_graph.read._common import PICTURES, check_exists, name_of, neighbour_distance, wanted_names
+from nh2st_graph.read._common import PICTURES, check_exists, h5ad_files, name_of, neighbour_distance, wanted_names
 from nh2st_graph.read._registry import register_format
 
 __all__ = ["anndata"]
@@ -97,13 +97,28 @@ def anndata(
     return check_section(adata, need=("genes", "image") if adata.n_vars else ("image",))
 
 
-@register_format("anndata")
-def _sections(root: Path, names: Sequence[str] | None = None) -> dict[str, AnnData]:
+@register_format("anndata", h5ad_files)
+def _sections(
+    root: Path,
+    names: Sequence[str] | None = None,
+    *,
+    image: str | None = None,
+    microns_per_pixel: float | None = None,
+    layer: str | None = None,
+) -> dict[str, AnnData]:
     """Read one h5ad file, or a folder of them, with their pictures beside them; a section is named by its file."""
     check_exists(root)
-    paths = [root] if root.is_file() else [path for path in root.glob("*.h5ad") if not path.name.startswith(".")]
-    files = {path.stem: path for path in paths}
-    return {name: anndata(files[name], section=name) for name in wanted_names(names, files, root)}
+    files = h5ad_files(root)
+    return {
+        name: anndata(
+            files[name],
+            None if image is None else files[name].parent / image,
+            microns_per_pixel,
+            layer=layer,
+            section=name,
+        )
+        for name in wanted_names(names, files, root)
+    }
 
 
 def _open(given: str | Path | AnnData) -> tuple[AnnData, Path | None]:

@@ -34,6 +34,12 @@ def wanted_names(names: str | Sequence[str] | None, known: Iterable[str], root: 
     return wanted
 
 
+def h5ad_files(root: Path) -> dict[str, Path]:
+    """One file, or those in a folder, by their names without the ending."""
+    paths = [root] if root.is_file() else [path for path in root.glob("*.h5ad") if not path.name.startswith(".")]
+    return {path.stem: path for path in paths}
+
+
 def check_exists(path: Path) -> None:
     """Refuse a path that is not there."""
     if not path.exists():
@@ -49,6 +55,11 @@ def picture_in(folder: Path) -> Path | None:
         shown = ", ".join(p.name for p in found)
         raise ImageError(f"{folder} holds {len(found)} pictures ({shown}); leave only the full-resolution one")
     return found[0] if found else None
+
+
+def picture_of(folder: Path, named: str | None) -> Path | None:
+    """Find a section's picture: the one that is named, from the section's folder; else the one in it, if any."""
+    return picture_in(folder) if named is None else folder / named
 
 
 def name_of(adata: AnnData, column: str, given: str | None, default: str | None) -> str:

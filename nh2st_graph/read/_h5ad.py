@@ -12,7 +12,7 @@ from anndata import AnnData
 from nh2st_graph._errors import DataError
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, library, section_name
-from nh2st_graph.read._common import check_exists, wanted_names
+from nh2st_graph.read._common import check_exists, h5ad_files, wanted_names
 from nh2st_graph.read._registry import register_format
 
 __all__ = ["h5ad", "write_h5ad"]
@@ -72,7 +72,11 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-@register_format("h5ad")
+def _names(root: Path) -> list[str]:
+    return [section_name(h5ad(root))] if root.is_file() else list(h5ad_files(root))
+
+
+@register_format("h5ad", _names)
 def _sections(root: Path, names: Sequence[str] | None = None) -> dict[str, AnnData]:
     """Read one file, or a folder of ``{section}.h5ad``."""
     check_exists(root)
@@ -80,7 +84,7 @@ def _sections(root: Path, names: Sequence[str] | None = None) -> dict[str, AnnDa
         adata = h5ad(root)
         found = {section_name(adata): adata}
         return {name: found[name] for name in wanted_names(names, found, root)}
-    files = {path.stem: path for path in root.glob("*.h5ad") if not path.name.startswith(".")}
+    files = h5ad_files(root)
     return {name: _named(files[name], name) for name in wanted_names(names, files, root)}
 
 

@@ -37,7 +37,22 @@ _COUNTS_ENDINGS = (".tsv.gz", ".tsv")
 _SPOTS_ENDING = "_selection.tsv"
 
 
-@register_format("her2st")
+def _names(root: Path) -> set[str]:
+    """Name every section that has counts or spots; the missing other file is told when it is read."""
+    endings = [(_COUNTS, ending) for ending in _COUNTS_ENDINGS] + [(_SPOTS, _SPOTS_ENDING)]
+    return {
+        path.name.removesuffix(ending)
+        for folder, ending in endings
+        for path in (_data(root) / folder).glob(f"*{ending}")
+        if not path.name.startswith(".")
+    }
+
+
+def _data(root: Path) -> Path:
+    return root / "data" if (root / "data" / _COUNTS).is_dir() else root
+
+
+@register_format("her2st", _names)
 def her2st(root: str | Path, sections: str | Sequence[str] | None = None) -> dict[str, AnnData]:
     """Read sections in the layout of the public HER2ST repository.
 
@@ -74,19 +89,8 @@ def her2st(root: str | Path, sections: str | Sequence[str] | None = None) -> dic
     """
     root = Path(root)
     check_exists(root)
-    data = root / "data" if (root / "data" / _COUNTS).is_dir() else root
-    return {name: _read_section(data, name) for name in wanted_names(sections, _known_sections(data), data)}
-
-
-def _known_sections(data: Path) -> set[str]:
-    """Name every section that has counts or spots; the missing other file is told when it is read."""
-    endings = [(_COUNTS, ending) for ending in _COUNTS_ENDINGS] + [(_SPOTS, _SPOTS_ENDING)]
-    return {
-        path.name.removesuffix(ending)
-        for folder, ending in endings
-        for path in (data / folder).glob(f"*{ending}")
-        if not path.name.startswith(".")
-    }
+    data = _data(root)
+    return {name: _read_section(data, name) for name in wanted_names(sections, _names(root), data)}
 
 
 def _read_section(data: Path, name: str) -> AnnData:

@@ -41,7 +41,13 @@ _PIXELS = ("pxl_col_in_fullres", "pxl_row_in_fullres")
 _SMALL, _SMALL_SCALE = "downscaled_fullres", "tissue_downscaled_fullres_scalef"
 
 
-@register_format("hest")
+def _names(root: Path) -> set[str]:
+    if not (root / "st").is_dir():
+        raise DataError(f"{root} has no folder 'st'; give the folder of HEST-1k's download (st, wsis, metadata)")
+    return {path.stem for path in (root / "st").glob("*.h5ad") if not path.name.startswith(".")}
+
+
+@register_format("hest", _names)
 def hest(
     root: str | Path, names: str | Sequence[str] | None = None, *, with_patch_only: bool = False
 ) -> dict[str, AnnData]:
@@ -87,9 +93,7 @@ def hest(
     """
     root = Path(root)
     check_exists(root)
-    if not (root / "st").is_dir():
-        raise DataError(f"{root} has no folder 'st'; give the folder of HEST-1k's download (st, wsis, metadata)")
-    stored = {path.stem for path in (root / "st").glob("*.h5ad") if not path.name.startswith(".")}
+    stored = _names(root)
     others = {path.stem for folder in ("metadata", "wsis", "patches") for path in (root / folder).glob("*.*")}
     given = patients_given(root)
     sections, unknown = {}, []

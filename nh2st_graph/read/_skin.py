@@ -35,7 +35,22 @@ _FILES = {
 }
 
 
-@register_format("skin")
+def _names(root: Path) -> set[str]:
+    if is_prepared(root):
+        return prepared_names(root)
+    found = _raw(root)
+    return found["counts"].keys() | found["spots"].keys()
+
+
+def _raw(root: Path) -> dict[str, dict[str, list[Path]]]:
+    return find_raw(_geo(root).iterdir(), _FILES)
+
+
+def _geo(root: Path) -> Path:
+    return root / "GSE144240_RAW" if (root / "GSE144240_RAW").is_dir() else root
+
+
+@register_format("skin", _names)
 def skin(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str, AnnData]:
     """Read sections of cutaneous squamous cell carcinoma (GSE144240).
 
@@ -73,18 +88,11 @@ def skin(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str
     """
     root = Path(root)
     check_exists(root)
+    wanted = wanted_names(names, _names(root), root)
     if is_prepared(root):
-        known = prepared_names(root)
-        return {
-            name: read_st(name, _patient(name), prepared_files(root, name)) for name in wanted_names(names, known, root)
-        }
-    folder = root / "GSE144240_RAW" if (root / "GSE144240_RAW").is_dir() else root
-    found = find_raw(folder.iterdir(), _FILES)
-    known = found["counts"].keys() | found["spots"].keys()
-    return {
-        name: read_st(name, _patient(name), raw_files(found, name, _expected(folder, name)))
-        for name in wanted_names(names, known, root)
-    }
+        return {name: read_st(name, _patient(name), prepared_files(root, name)) for name in wanted}
+    found = _raw(root)
+    return {name: read_st(name, _patient(name), raw_files(found, name, _expected(_geo(root), name))) for name in wanted}
 
 
 def _patient(name: str) -> str:

@@ -169,13 +169,37 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
         shutil.rmtree(aside, ignore_errors=True)
 
 
-@register_format("spatialdata")
-def _sections(root: Path, names: Sequence[str] | None = None) -> dict[str, AnnData]:
+def _stores(root: Path) -> dict[str, Path]:
+    paths = [root] if is_store(root) else [path for path in root.iterdir() if is_store(path)]
+    return {path.stem: path for path in paths if not path.name.startswith(".")}
+
+
+@register_format("spatialdata", _stores)
+def _sections(
+    root: Path,
+    names: Sequence[str] | None = None,
+    *,
+    table: str | None = None,
+    image: str | None = None,
+    coordinate_system: str = GLOBAL,
+    region: str | None = None,
+    microns_per_pixel: float | None = None,
+) -> dict[str, AnnData]:
     """Read one store, or a folder of ``{section}.zarr``; what has to be named is an error that says so."""
     check_exists(root)
-    paths = [root] if is_store(root) else [path for path in root.iterdir() if is_store(path)]
-    stores = {path.stem: path for path in paths if not path.name.startswith(".")}
-    return {name: spatialdata(stores[name], section=name) for name in wanted_names(names, stores, root)}
+    stores = _stores(root)
+    return {
+        name: spatialdata(
+            stores[name],
+            table,
+            image,
+            coordinate_system,
+            region=region,
+            microns_per_pixel=microns_per_pixel,
+            section=name,
+        )
+        for name in wanted_names(names, stores, root)
+    }
 
 
 def is_store(path: Path) -> bool:

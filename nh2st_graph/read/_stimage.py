@@ -70,7 +70,19 @@ class _Array(NamedTuple):
     scale: Scale
 
 
-@register_format("stimage")
+def _slides(root: Path) -> dict[str, Path]:
+    """Folder of each slide that has spots or counts; the missing other file is told when it is read."""
+    folders = {}
+    for folder in (root, *(root / technology for technology in _TECHNOLOGIES)):
+        for part, endings in (("coord", (_COORD,)), ("gene_exp", _COUNTS)):
+            for path in (folder / part).glob("*.csv*"):
+                ending = next((ending for ending in endings if path.name.endswith(ending)), None)
+                if ending and not path.name.startswith("."):
+                    folders[path.name.removesuffix(ending)] = folder
+    return folders
+
+
+@register_format("stimage", _slides)
 def stimage(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str, AnnData]:
     """Read slides of STimage-1K4M.
 
@@ -122,18 +134,6 @@ def stimage(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
         sections[name] = _read_slide(folders[name], name, patient or name)
     report_patients(unknown, root)
     return sections
-
-
-def _slides(root: Path) -> dict[str, Path]:
-    """Folder of each slide that has spots or counts; the missing other file is told when it is read."""
-    folders = {}
-    for folder in (root, *(root / technology for technology in _TECHNOLOGIES)):
-        for part, endings in (("coord", (_COORD,)), ("gene_exp", _COUNTS)):
-            for path in (folder / part).glob("*.csv*"):
-                ending = next((ending for ending in endings if path.name.endswith(ending)), None)
-                if ending and not path.name.startswith("."):
-                    folders[path.name.removesuffix(ending)] = folder
-    return folders
 
 
 def _patient(slide: str) -> str | None:

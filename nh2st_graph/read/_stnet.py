@@ -36,7 +36,18 @@ _FILES = {
 }
 
 
-@register_format("stnet")
+def _names(root: Path) -> set[str]:
+    if is_prepared(root):
+        return prepared_names(root)
+    found = _raw(root)
+    return found["counts"].keys() | found["spots"].keys()
+
+
+def _raw(root: Path) -> dict[str, dict[str, list[Path]]]:
+    return find_raw(chain(root.glob("*"), root.glob("*/*/*")), _FILES)
+
+
+@register_format("stnet", _names)
 def stnet(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str, AnnData]:
     """Read sections of the breast cancers of ST-Net.
 
@@ -75,16 +86,11 @@ def stnet(root: str | Path, names: str | Sequence[str] | None = None) -> dict[st
     """
     root = Path(root)
     check_exists(root)
+    wanted = wanted_names(names, _names(root), root)
     if is_prepared(root):
-        known = prepared_names(root)
-        return {
-            name: read_st(name, _patient(name), prepared_files(root, name)) for name in wanted_names(names, known, root)
-        }
-    found = find_raw(chain(root.glob("*"), root.glob("*/*/*")), _FILES)
-    return {
-        name: read_st(name, _patient(name), raw_files(found, name, _expected(root, name)))
-        for name in wanted_names(names, found["counts"].keys() | found["spots"].keys(), root)
-    }
+        return {name: read_st(name, _patient(name), prepared_files(root, name)) for name in wanted}
+    found = _raw(root)
+    return {name: read_st(name, _patient(name), raw_files(found, name, _expected(root, name))) for name in wanted}
 
 
 def _patient(name: str) -> str:

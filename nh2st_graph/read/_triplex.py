@@ -25,7 +25,11 @@ _PATIENT = re.compile(r"^(?:([A-H])\d|(P\d+)_ST_rep\d+|(BC\d+)_[A-Z]\d)$")
 _VISIUM = "10x_breast"
 
 
-@register_format("triplex")
+def _names(root: Path) -> set[str]:
+    return _layout(root)[1]
+
+
+@register_format("triplex", _names)
 def triplex(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str, AnnData]:
     """Read sections that TRIPLEX has prepared.
 

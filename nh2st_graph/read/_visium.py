@@ -8,7 +8,7 @@ from pathlib import Path
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.read._common import check_exists, picture_in, wanted_names
+from nh2st_graph.read._common import check_exists, picture_of, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots
 
@@ -88,16 +88,33 @@ def visium(
     )
 
 
-@register_format("visium")
-def _sections(root: Path, names: Sequence[str] | None = None) -> dict[str, AnnData]:
+def _folders(root: Path) -> dict[str, Path]:
+    """Space Ranger's folder of each section: the one given, or those in it."""
+    if _spatial_parent(root) is not None:
+        return {folder_name(root): root}
+    return {path.name: path for path in root.iterdir() if path.is_dir() and _spatial_parent(path) is not None}
+
+
+@register_format("visium", _folders)
+def _sections(
+    root: Path,
+    names: Sequence[str] | None = None,
+    *,
+    source_image: str | None = None,
+    spot_diameter_um: float = SCALEFACTOR_SPOT_UM,
+    counts_file: str = COUNTS,
+) -> dict[str, AnnData]:
     """Read one Space Ranger folder or several; a picture beside ``spatial/`` is the full-resolution one."""
     check_exists(root)
-    if _spatial_parent(root) is not None:
-        folders = {folder_name(root): root}
-    else:
-        folders = {p.name: p for p in root.iterdir() if p.is_dir() and _spatial_parent(p) is not None}
+    folders = _folders(root)
     return {
-        name: visium(folders[name], section=name, source_image=picture_in(_spaceranger_folder(folders[name])))
+        name: visium(
+            folders[name],
+            section=name,
+            source_image=picture_of(_spaceranger_folder(folders[name]), source_image),
+            spot_diameter_um=spot_diameter_um,
+            counts_file=counts_file,
+        )
         for name in wanted_names(names, folders, root)
     }
 

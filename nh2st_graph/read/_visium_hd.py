@@ -9,7 +9,7 @@ from pathlib import Path
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.read._common import check_exists, picture_in, wanted_names
+from nh2st_graph.read._common import check_exists, picture_of, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots
 
@@ -80,23 +80,40 @@ def visium_hd(
     )
 
 
-@register_format("visium_hd")
-def _sections(root: Path, names: Sequence[str] | None = None) -> dict[str, AnnData]:
+def _folders(root: Path) -> dict[str, Path]:
+    """Space Ranger's ``outs`` of each section: of the folder given, or of that folder of bins; or of those in it."""
+    if _BIN.fullmatch(root.resolve().name):
+        root = root.resolve().parents[1]
+    if (outs := _outs(root)) is not None:
+        return {folder_name(root): outs}
+    found = {path.name: _outs(path) for path in root.iterdir() if path.is_dir()}
+    return {name: outs for name, outs in found.items() if outs is not None}
+
+
+@register_format("visium_hd", _folders)
+def _sections(
+    root: Path,
+    names: Sequence[str] | None = None,
+    *,
+    bin_um: int | None = None,
+    source_image: str | None = None,
+    counts_file: str = COUNTS,
+) -> dict[str, AnnData]:
     """Read one Space Ranger folder or several, bins of 16 um; or the folder of other bins, which is named itself.
 
     A picture beside ``binned_outputs/`` is the full-resolution one.
     """
     check_exists(root)
-    bin_um = _BIN_UM
-    if match := _BIN.fullmatch(root.resolve().name):
-        root, bin_um = root.resolve().parents[1], int(match[1])
-    if _outs(root) is not None:
-        found = {folder_name(root): _outs(root)}
-    else:
-        found = {path.name: _outs(path) for path in root.iterdir() if path.is_dir()}
-    folders = {name: outs for name, outs in found.items() if outs is not None}
+    folders, named = _folders(root), _BIN.fullmatch(root.resolve().name)
+    side = bin_um or (int(named[1]) if named else _BIN_UM)
     return {
-        name: visium_hd(folders[name], bin_um, section=name, source_image=picture_in(folders[name]))
+        name: visium_hd(
+            folders[name],
+            side,
+            section=name,
+            source_image=picture_of(folders[name], source_image),
+            counts_file=counts_file,
+        )
         for name in wanted_names(names, folders, root)
     }
 

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
-from nh2st_graph import DataError, ImageError
+from nh2st_graph import ConfigError, DataError, ImageError
 from nh2st_graph._validate import library
-from nh2st_graph.read import _registry, her2st, register_format, sections, write_h5ad
+from nh2st_graph.read import (
+    _registry,
+    check_options,
+    her2st,
+    known_formats,
+    register_format,
+    section_names,
+    sections,
+    write_h5ad,
+)
 
 
 def test_her2st(st_tables, write_her2st):
@@ -85,13 +95,126 @@ def test_unknown_format_names_the_closest(tmp_path):
         sections("visum", tmp_path)
 
 
-def test_own_format(tmp_path, monkeypatch):
-    monkeypatch.setattr(_registry, "_READERS", dict(_registry._READERS))
+@pytest.fixture
+def own_formats(monkeypatch):
+    for name in ("_READERS", "_LISTINGS"):
+        monkeypatch.setattr(_registry, name, dict(getattr(_registry, name)))
 
-    @register_format("mine")
-    def read(root, names=None):
-        return {str(root): names}
 
-    assert sections("mine", tmp_path, ["A"]) == {str(tmp_path): ["A"]}
-    with pytest.warns(UserWarning, match="the reader of format 'mine' is replaced"):
-        register_format("mine")(read)
+@pytest.mark.usefixtures("own_formats")
+class TestOwnFormat:
+    def test_is_read_by_its_name(self, tmp_path):
+        @register_format("mine")
+        def read(root, names=None):
+            return {str(root): names}
+
+        assert "mine" in known_formats()
+        assert sections("mine", tmp_path, ["A"]) == {str(tmp_path): ["A"]}
+        with pytest.warns(UserWarning, match="the reader of format 'mine' is replaced"):
+            register_format("mine")(read)
+
+    def test_without_a_listing_its_sections_are_read_to_name_them(self, tmp_path):
+        @register_format("mine")
+        def read(root, names=None, *, last="B"):
+            return {"A": None, last: None}
+
+        assert section_names("mine", tmp_path) == ["A", "B"]
+        assert section_names("mine", tmp_path, last="C") == ["A", "C"]
+
+    def test_a_listing_names_them_unread_and_gets_the_options_that_it_takes(self, tmp_path):
+        @register_format("mine", lambda root, last: {last, "A"})
+        def read(root, names=None, *, last: str, other: int = 0):
+            raise AssertionError("read")
+
+        assert section_names("mine", tmp_path, last="B", other=1) == ["A", "B"]
+        with pytest.warns(UserWarning, match="is replaced"):
+            register_format("mine")(lambda root, names=None: {"Z": None})
+        assert section_names("mine", tmp_path) == ["Z"]
+
+
+class TestOptions:
+    """Keyword-only parameters of a reader, checked in one place."""
+
+    @pytest.mark.parametrize(
+        ("format", "options", "message"),
+        [
+            (
+                "visium_hd",
+                {"bin": 8},
+                r"'visium_hd' has no option 'bin' \(data.options, --option\); did you mean 'bin_u",
+            ),
+            ("her2st", {"image": "he"}, r"format 'her2st' has no option 'image' .*; it has none"),
+            ("spatialdata", {"names": "A"}, r"'spatialdata' has no option 'names'"),
+            ("visium_hd", {"bin_um": "small"}, r"'visium_hd': option bin_um = 'small'; expected a valid integer"),
+            (
+                "anndata",
+                {"microns_per_pixel": [1]},
+                r"'anndata': option microns_per_pixel = \[1\]; expected a valid num",
+            ),
+        ],
+    )
+    def test_one_that_cannot_be_used_is_one_line(self, format, options, message):
+        with pytest.raises(ConfigError, match=message) as error:
+            check_options(format, options)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("read", [sections, section_names])
+    def test_are_checked_before_anything_is_read(self, tmp_path, read):
+        with pytest.raises(ConfigError, match="no option 'bin'"):
+            read("visium_hd", tmp_path / "nowhere", bin=8)
+        with pytest.raises(DataError, match="unknown data format 'visium_dh'"):
+            read("visium_dh", tmp_path, bin=8)
+
+    @pytest.mark.usefixtures("own_formats")
+    def test_reach_the_reader_as_it_wants_them(self, tmp_path):
+        @register_format("mine")
+        def read(root, names=None, *, image: Path | None = None, table: str = "", scale: float = 1.0, free=None):
+            return {"image": image, "table": table, "scale": scale, "free": free}
+
+        given = sections("mine", tmp_path, image="he.tif", table=3, scale=2, free="as it is")
+        assert given == {"image": Path("he.tif"), "table": "3", "scale": 2.0, "free": "as it is"}
+        assert sections("mine", tmp_path)["scale"] == 1.0
+
+    def test_visium(self, write_visium):
+        files = write_visium("V1")
+        for name in ("slide.png", "another.png"):
+            shutil.copy(files.picture, files.folder / name)
+        (section,) = sections("visium", files.root, source_image="slide.png", spot_diameter_um=55).values()
+        metadata = library(section)["metadata"]
+        assert metadata["source_image_path"] == str((files.folder / "slide.png").resolve())
+        (as_it_is,) = sections("visium", files.root, source_image="slide.png").values()
+        assert metadata["microns_per_pixel"] == pytest.approx(
+            library(as_it_is)["metadata"]["microns_per_pixel"] * 55 / 65
+        )
+
+    def test_visium_hd(self, write_visium_hd):
+        files = write_visium_hd()
+        for bin_um in (8, 16):
+            (section,) = sections("visium_hd", files.root, bin_um=bin_um).values()
+            assert set(section.obs_names) == set(files.bins[bin_um].counts.index)
+
+    def test_anndata(self, st_tables, write_her2st, tmp_path):
+        plain = her2st(write_her2st(st_tables()).root)["A1"]
+        shutil.copy(library(plain)["metadata"]["source_image_path"], tmp_path / "slide.jpg")
+        plain.layers["raw"], plain.X = plain.X, plain.X / 7
+        plain.uns.clear()
+        (tmp_path / "plain").mkdir()
+        plain.write_h5ad(tmp_path / "plain" / "A1.h5ad")
+        options = {"image": "../slide.jpg", "microns_per_pixel": 5.0, "layer": "raw"}
+        (section,) = sections("anndata", tmp_path / "plain", **options).values()
+        assert (plain.layers["raw"] != section.X).nnz == 0
+        assert library(section)["metadata"]["microns_per_pixel"] == 5.0
+
+
+def test_section_names_are_those_that_are_read(st_tables, write_her2st, write_visium, write_visium_hd, write_hest):
+    her2, visium, visium_hd, hest = write_her2st(st_tables()), write_visium("V1"), write_visium_hd("H1"), write_hest()
+    write_her2st(st_tables(), "B1")
+    roots = {"her2st": her2.root, "visium": visium.folder, "visium_hd": visium_hd.outs, "hest": hest.root}
+    for format, root in roots.items():
+        assert section_names(format, root) == list(sections(format, root))
+    with pytest.raises(DataError, match="does not exist"):
+        section_names("her2st", her2.root / "nowhere")
+    with pytest.raises(DataError, match=r"unknown data format 'her2'; did you mean 'her2st'"):
+        section_names("her2", her2.root)
+    with pytest.raises(DataError, match="no sections found in"):
+        section_names("visium", her2.root)
