@@ -54,6 +54,7 @@ class Key:
         image = "X_image"
         prediction = "nh2st_prediction"
         explain = "nh2st_explain"
+        embed = "nh2st_embed"
         dropped = "nh2st_dropped"
         truth = "nh2st_truth"
 
@@ -61,6 +62,12 @@ class Key:
         """Entries of an entry of ``uns``, where one AnnData holds several sections."""
 
         sections = "sections"
+
+    class embed:
+        """Entries of ``uns["nh2st_embed"]``."""
+
+        model = "model"
+        scales = "scales"
 
     class explain:
         """Entries of ``uns["nh2st_explain"]``."""

@@ -225,6 +225,7 @@ def sections_by_name(
     *,
     library_key: str | None = None,
     table_key: str | None = None,
+    picture: bool = True,
 ) -> dict[str, AnnData]:
     """Sections under their own names, in order of name, whatever they were given in.
 
@@ -237,7 +238,9 @@ def sections_by_name(
         sections = [sections]
     given = list(sections.values()) if isinstance(sections, Mapping) else list(sections)
     found = [
-        section for each in given for section in given_sections(each, library_key=library_key, table_key=table_key)
+        section
+        for each in given
+        for section in given_sections(each, library_key=library_key, table_key=table_key, picture=picture)
     ]
     named = {section_name(section): section for section in found}
     if len(named) != len(found):

@@ -21,7 +21,7 @@ from nh2st_graph.nn._operators import OPERATORS, make_operator
 from nh2st_graph.nn._patch_encoder import PatchEncoder
 from nh2st_graph.nn._projection import ProjectionHead
 from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
-from nh2st_graph.nn._retrieval import nearest, retrieve
+from nh2st_graph.nn._retrieval import nearest, partner_rank, retrieve
 from nh2st_graph.nn._sage import SAGEBlock
 from nh2st_graph.nn._token_block import TokenBlock
 from nh2st_graph.nn._transformer import ArrayEmbedding, SelfAttentionBlock
@@ -64,6 +64,7 @@ __all__ = [
     "negative_binomial_nll",
     "normalized_hsic",
     "one_minus_pearson",
+    "partner_rank",
     "random_views",
     "read_window",
     "retrieval_at_k",

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nh2st_graph.nn._retrieval import partner_rank
+
 __all__ = ["chance_level", "collapse_level", "info_nce", "retrieval_at_k"]
 
 
@@ -158,7 +160,4 @@ def retrieval_at_k(a: Tensor, b: Tensor, k: int = 10) -> float:
     Chance is ``k / n``. Ties count as misses, and so do numbers that are none, so that embeddings that are all the
     same, or broken, retrieve nothing among more than ``k``.
     """
-    similarity = _similarity(a, b)
-    own = similarity.diagonal().unsqueeze(1)
-    rank = (~(similarity < own)).sum(dim=1)
-    return float((rank <= k).float().mean())
+    return float((partner_rank(a, b) <= k).float().mean())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Averaging", "Similarity", "Weighting", "nearest", "retrieve"]
+__all__ = ["Averaging", "Similarity", "Weighting", "nearest", "partner_rank", "retrieve"]
 
 Similarity = Literal["cosine", "dot", "euclidean"]
 Averaging = Literal["simple", "average", "weighted_average"]
@@ -69,6 +69,35 @@ def nearest(
                 for so_far, rows in zip(best, queries, strict=True)
             ]
     return torch.cat([values for values, _ in best]), torch.cat([index for _, index in best])
+
+
+@torch.no_grad()
+def partner_rank(query: Tensor, keys: Tensor, partner: Tensor | None = None) -> Tensor:
+    """Rank of each query's own key among all keys, by cosine; 1 is the best.
+
+    Ties count against the partner, and so does a similarity that is no number, so that embeddings that are all the
+    same, or broken, rank last. Some queries at a time meet all keys; no matrix of all pairs is held.
+
+    Parameters
+    ----------
+    query
+        ``(n, width)``.
+    keys
+        ``(m, width)``, on any device.
+    partner
+        Numbers of the queries' own keys, ``(n,)`` int64; key ``i`` for query ``i`` where None.
+
+    Returns
+    -------
+    ``(n,)`` int64, in 1 to m.
+    """
+    partner = torch.arange(len(query), device=query.device) if partner is None else partner.to(query.device)
+    towards = F.normalize(keys.to(query), dim=-1).T
+    ranks = []
+    for rows, own in zip(*(t.split(max(1, _AT_ONCE // max(1, len(keys)))) for t in (query, partner)), strict=True):
+        similarity = F.normalize(rows, dim=-1) @ towards
+        ranks.append((~(similarity < similarity.gather(1, own.unsqueeze(1)))).sum(dim=1))
+    return torch.cat(ranks)
 
 
 def _prepared(vectors: Tensor, like: Tensor, similarity: Similarity) -> Tensor:

@@ -6,6 +6,7 @@ from nh2st_graph.tl._figures import fold_curves
 from nh2st_graph.tl._fit import fit
 from nh2st_graph.tl._model import FittedModel, load
 from nh2st_graph.tl._predict import embed, predict
+from nh2st_graph.tl._retrieve import Retrieval, embed_profiles, retrieve
 from nh2st_graph.tl._run import Run, evaluate_run, load_sections, predict_run, prepare_sections, train_run
 from nh2st_graph.tl._slides import slide_section
 
@@ -14,8 +15,10 @@ __all__ = [
     "REFERENCES",
     "Evaluation",
     "FittedModel",
+    "Retrieval",
     "Run",
     "embed",
+    "embed_profiles",
     "evaluate",
     "evaluate_run",
     "explain",
@@ -26,6 +29,7 @@ __all__ = [
     "predict",
     "predict_run",
     "prepare_sections",
+    "retrieve",
     "slide_section",
     "train_run",
 ]

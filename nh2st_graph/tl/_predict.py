@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -11,16 +15,17 @@ from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError, ModelError
 from nh2st_graph._expression import targets
+from nh2st_graph._genes import find_genes
 from nh2st_graph._keys import Key
 from nh2st_graph._sections import SpatialObject, annotate, given_sections, is_spatialdata
 from nh2st_graph._validate import section_name
 from nh2st_graph._version import __version__
-from nh2st_graph.models import Estimator
+from nh2st_graph.models import Estimator, Network
 from nh2st_graph.tl._inputs import complete_section, image_only, section_graph
 from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._threads import one_thread
 
-__all__ = ["embed", "predict", "predicted_expression"]
+__all__ = ["embed", "embedded", "embedding_entry", "predict", "predicted_expression"]
 
 
 @torch.no_grad()
@@ -113,14 +118,15 @@ def _predict(model: FittedModel, adata: AnnData) -> AnnData:
         "encoder": model.config.features.encoder,
         "train_sections": list(model.train_sections),
     }
-    if set(model.genes) <= set(completed.var_names):
+    found = find_genes(completed, model.genes)
+    if found.all_there:
+        found.log(section_name(adata))
         predicted.layers[Key.layers.observed] = (
             targets(completed, model.genes, model.config.data).to_numpy().astype(np.float32)
         )
     return predicted[adata.obs_names].copy()
 
 
-@torch.no_grad()
 def embed(
     model: FittedModel,
     adata: SpatialObject,
@@ -149,7 +155,8 @@ def embed(
     Nothing, or the copy. ``obsm["X_nh2st_image"]`` holds the image embeddings of the spot and of its neighbourhood
     side by side, ``(n_spots, 2 * width)``; ``obsm["X_nh2st_gene"]`` those of the genes where the section has the panel
     and the model a gene side. Both are given in the space where the contrast compares them, where there is one. Of a
-    method without neighbourhoods there is that of the spot alone.
+    method without neighbourhoods there is that of the spot alone. ``uns["nh2st_embed"]`` says which scales there are,
+    and by a digest of its weights which model it was; :func:`retrieve` goes on from there.
 
     Raises
     ------
@@ -159,20 +166,16 @@ def embed(
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
     for section in given:
         _embed(model, section)
-    given.write(obsm=[Key.obsm.embed_image, Key.obsm.embed_gene])
+    given.write(obsm=[Key.obsm.embed_image, Key.obsm.embed_gene], uns=[Key.uns.embed])
     return given.table if copy else None
 
 
 def _embed(model: FittedModel, adata: AnnData) -> None:
+    network(model)
     completed = complete_section(adata, model.config)
-    if isinstance(model.module, Estimator):
-        raise ModelError(f"method {model.config.model.name!r} has no embeddings; train a network")
-    has_genes = set(model.genes) <= set(completed.var_names)
+    has_genes = find_genes(completed, model.genes).all_there
     graph = section_graph(completed, model.config, model.standardize, model.genes if has_genes else None)
-    with one_thread():
-        embeddings = model.module.embeddings(graph)
-    if not embeddings:
-        raise ModelError(f"method {model.config.model.name!r} has no embeddings; train another")
+    embeddings = embedded(model, graph)
     rows = completed.obs_names.get_indexer(adata.obs_names)
     for key, letters in ((Key.obsm.embed_image, "pP"), (Key.obsm.embed_gene, "qQ")):
         there = [embeddings[letter] for letter in letters if letter in embeddings]
@@ -180,3 +183,35 @@ def _embed(model: FittedModel, adata: AnnData) -> None:
             adata.obsm[key] = torch.cat(there, dim=1).numpy()[rows]
         else:
             adata.obsm.pop(key, None)
+    adata.uns[Key.uns.embed] = embedding_entry(model, ["spot", "neighbourhood"] if "P" in embeddings else ["spot"])
+
+
+@torch.no_grad()
+def embedded(model: FittedModel, graph: Data) -> dict[str, torch.Tensor]:
+    """Embeddings of a graph's spots by their letters: p and P of the image, q and Q of the genes.
+
+    Raises
+    ------
+    ModelError
+        If the method has no embeddings.
+    """
+    with one_thread():
+        embeddings = network(model).embeddings(graph)
+    if not embeddings:
+        raise ModelError(f"method {model.config.model.name!r} has no embeddings; train another")
+    return dict(embeddings)
+
+
+def network(model: FittedModel) -> Network:
+    """Give the network of a model, which an estimator is not."""
+    if isinstance(model.module, Estimator):
+        raise ModelError(f"method {model.config.model.name!r} has no embeddings; train a network")
+    return model.module
+
+
+def embedding_entry(model: FittedModel, scales: Sequence[str]) -> dict[str, Any]:
+    """Say what embeddings are of: their scales, and the model by a digest of its weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network(model).state_dict().items()):
+        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return {Key.embed.scales: np.array(scales, dtype=object), Key.embed.model: digest.hexdigest()[:16]}

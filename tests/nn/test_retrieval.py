@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from nh2st_graph.nn import _retrieval as retrieval
-from nh2st_graph.nn import nearest, retrieve
+from nh2st_graph.nn import nearest, partner_rank, retrieve
 
 SIMILARITIES = ["cosine", "dot", "euclidean"]
 N_KEYS = 11
@@ -170,3 +170,24 @@ def test_refuses_an_empty_bank_wrong_counts_and_what_is_no_number():
     for given_query, given_keys in ((query, broken), (broken, keys)):
         with pytest.raises(ValueError, match="not finite"):
             nearest(given_query, given_keys, 1)
+
+
+@given(n=st.integers(1, 8), m=st.integers(1, 12), seed=st.integers(0, 10**6))
+def test_rank_of_a_partner_is_its_place_among_all_keys(n, m, seed):
+    query, keys = drawn(n, 3, seed).double(), drawn(m, 3, seed + 1).double()
+    partner = torch.randint(m, (n,), generator=torch.Generator().manual_seed(seed))
+    ranks = partner_rank(query, keys, partner)
+    for i in range(n):
+        cosines = torch.cosine_similarity(query[i : i + 1], keys)
+        assert int(ranks[i]) == 1 + int((cosines > cosines[partner[i]] + 1e-12).sum())
+
+
+def test_ranks_do_not_depend_on_how_many_queries_meet_the_keys_at_once(monkeypatch):
+    query, keys = drawn(50, 4, 0), drawn(50, 4, 1)
+    expected = partner_rank(query, keys)
+    monkeypatch.setattr(retrieval, "_AT_ONCE", 120)
+    assert torch.equal(partner_rank(query, keys), expected)
+
+
+def test_equal_keys_rank_last():
+    assert partner_rank(torch.ones(3, 2), torch.ones(7, 2), torch.tensor([0, 3, 6])).tolist() == [7, 7, 7]
