@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import ConfigError, DataError
+from nh2st_graph._genes import find_genes, genes_by_name, mismatch, species
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, section_name
 from nh2st_graph.config import TARGET_SUM, DataConfig
@@ -37,7 +38,7 @@ def library_size(adata: AnnData) -> NDArray[np.float64]:
 
 
 def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
-    """Raw counts of the panel's genes, spots x genes.
+    """Raw counts of the panel's genes, spots x genes, under the panel's names for them.
 
     Raises
     ------
@@ -45,10 +46,11 @@ def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
         If a gene is absent from the section.
     """
     check_section(adata, need=("genes",))
-    absent = [gene for gene in genes if gene not in adata.var_names]
-    if absent:
+    found = find_genes(adata, genes)
+    if not found.all_there:
+        absent = _absent(adata, genes, found.positions, "the panel")
         raise DataError(_absent_message(section_name(adata), absent))
-    counts = sparse.csr_matrix(adata[:, list(genes)].X).toarray().astype(np.float64)
+    counts = sparse.csr_matrix(adata[:, found.positions].X).toarray().astype(np.float64)
     return pd.DataFrame(counts, index=adata.obs_names, columns=list(genes))
 
 
@@ -168,12 +170,14 @@ def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], da
         ``panel`` is a file of symbols, the name of a published panel
         (:data:`~nh2st_graph.datasets.PUBLISHED_PANELS`), or ``hvg:N``, the ``N`` genes that vary most over the training
         sections (scanpy's dispersions, section by section); ``missing_genes`` says what happens with a symbol that a
-        section lacks.
+        section lacks. A file may hold Ensembl ids as well: either are found in sections that are named by the other,
+        through a column of ``var``.
 
     Raises
     ------
     DataError
-        If a gene is absent from a section and ``missing_genes`` is ``"fail"``, or none is left.
+        If a gene is absent from a section and ``missing_genes`` is ``"fail"``, or none is left; if the panel is of
+        another species than a section, or named otherwise, and nothing maps the names.
     ConfigError
         If ``panel`` is neither.
     """
@@ -187,8 +191,9 @@ def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], da
     measured = {**train, **{name: section for name, section in others.items() if section.n_vars}}
     absent: dict[str, str] = {}
     for name, section in measured.items():
-        known = set(section.var_names)
-        absent |= {gene: name for gene in panel if gene not in known}
+        found = find_genes(section, panel)
+        absent |= dict.fromkeys(_absent(section, panel, found.positions, f"panel {data.panel}"), name)
+        found.log(name)
     if absent and data.missing_genes == "fail":
         first = next(iter(absent.values()))
         raise DataError(_absent_message(first, [gene for gene, name in absent.items() if name == first]))
@@ -207,6 +212,15 @@ def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], da
     return kept
 
 
+def _absent(adata: AnnData, genes: Sequence[str], positions: NDArray[np.intp], panel: str) -> list[str]:
+    """Genes without a position; where they are most, and their names tell why, that is an error."""
+    absent = [gene for gene, position in zip(genes, positions, strict=True) if position < 0]
+    why = mismatch(adata, genes, panel) if 2 * len(absent) > len(genes) else None
+    if why is not None:
+        raise DataError(why)
+    return absent
+
+
 def _absent_message(name: str, absent: Sequence[str]) -> str:
     shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
     return (
@@ -222,17 +236,21 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
     number = panel.removeprefix("hvg:")
     if not number.isdecimal() or int(number) < 1:
         raise ConfigError(f"data.panel = {panel!r}; expected a file of gene symbols, or hvg:N with a number N above 0")
-    shared = set.intersection(
-        *(set(section.var_names) for section in [*train.values(), *others.values()] if section.n_vars)
-    )
+    measured = {name: section for name, section in {**train, **others}.items() if section.n_vars}
+    positions, said = genes_by_name(measured)
+    shared = set.intersection(*(set(each.index) for each in positions.values()))
     if not shared:
+        looks = {name: species(each.index) for name, each in positions.items()}
+        told = ", ".join(f"{name} looks {kind}" for name, kind in looks.items() if kind)
         raise DataError(
-            f"no gene is shared by the sections {', '.join([*train, *others])}; "
+            f"no gene is shared by the sections {', '.join([*train, *others])}{f' ({told})' if told else ''}; "
             "check that var_names are symbols of one species"
         )
+    if said is not None:
+        logger.info("%s", said)
     # Sorted, so that the panel does not depend on the order of genes, spots or sections in the files.
     genes = sorted(shared)
-    parts = {name: train[name][sorted(train[name].obs_names), genes].X for name in sorted(train)}
+    parts = {name: train[name][sorted(train[name].obs_names), positions[name][genes]].X for name in sorted(train)}
     joined = ad.concat(
         {
             name: AnnData(sparse.csr_matrix(part, dtype=np.float32), var=pd.DataFrame(index=genes))

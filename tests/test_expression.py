@@ -274,3 +274,74 @@ class TestMostVariableGenes:
             choose_panel({"A": poisson_section()[:, :0].copy()}, {}, DataConfig(panel="hvg:5"))
         with pytest.raises(DataError, match="no gene has counts in the training sections A"):
             choose_panel({"A": make_section(np.zeros((4, 3)))}, {}, DataConfig(panel="hvg:5"))
+
+
+SYMBOLS = [f"GENE{j}" for j in range(30)]
+IDS = [f"ENSG{j:011d}" for j in range(30)]
+
+
+def named(section: AnnData, genes: list[str], **columns: list[str]) -> AnnData:
+    """The section with other names of its genes."""
+    other = section.copy()
+    other.var_names = genes
+    for column, values in columns.items():
+        other.var[column] = values
+    return other
+
+
+class TestNamesOfGenes:
+    """Symbols and Ensembl ids: mapped where ``var`` has both, and said where it has not."""
+
+    @pytest.fixture
+    def by_symbol(self) -> AnnData:
+        return named(poisson_section("A"), SYMBOLS)
+
+    def test_a_panel_of_ids_over_symbols(self, by_symbol, panel_file, caplog):
+        section = named(by_symbol, SYMBOLS, gene_ids=[f"{each}.2" for each in IDS])
+        panel = [IDS[9], IDS[1]]
+        with caplog.at_level("INFO"):
+            genes = choose_panel({"A": section}, {}, DataConfig(panel=panel_file(*panel)))
+        assert genes == panel
+        assert caplog.messages == ["section 'A': 2 of 2 panel genes found, by var['gene_ids']"]
+        expected = targets(by_symbol, ["GENE9", "GENE1"], DataConfig())
+        pd.testing.assert_frame_equal(targets(section, genes, DataConfig()), expected.set_axis(panel, axis=1))
+
+    def test_a_panel_of_symbols_over_ids(self, by_symbol, panel_file):
+        section = named(by_symbol, IDS, feature_name=SYMBOLS)
+        panel = ["GENE9", "GENE1"]
+        assert choose_panel({"A": section}, {"B": by_symbol}, DataConfig(panel=panel_file(*panel))) == panel
+        for normalize in ("total", "panel"):
+            data = DataConfig(normalize=normalize)
+            pd.testing.assert_frame_equal(targets(section, panel, data), targets(by_symbol, panel, data))
+
+    @pytest.mark.parametrize("missing", ["fail", "drop"])
+    def test_without_the_other_names_it_is_said(self, by_symbol, panel_file, missing):
+        by_id = named(by_symbol, IDS)
+        path = panel_file(*IDS[:5])
+        data = DataConfig(panel=path, missing_genes=missing)
+        with pytest.raises(DataError, match=rf"panel {path} holds Ensembl ids, section 'A' has symbols \(GENE0, "):
+            choose_panel({"A": by_symbol}, {}, data)
+        with pytest.raises(DataError, match="the panel holds symbols, section 'A' has Ensembl ids"):
+            targets(by_id, SYMBOLS[:5], data)
+
+    @pytest.mark.parametrize("missing", ["fail", "drop"])
+    def test_another_species_is_said(self, by_symbol, panel_file, missing):
+        """Also where a gene or two have one name in both, which are not to be left alone in the panel."""
+        mouse = named(by_symbol, [*(f"Gene{j}" for j in range(29)), "H19"])
+        data = DataConfig(panel=panel_file("GENE1", "GENE2", "GENE3", "H19"), missing_genes=missing)
+        with pytest.raises(DataError, match=r"looks like human genes \(GENE1, .*section 'A' like mouse ones \(Gene0, "):
+            choose_panel({"A": mouse}, {}, data)
+        with pytest.raises(DataError, match=r"no gene is shared by .* \(A looks human, B looks mouse\); check"):
+            choose_panel({"A": by_symbol}, {"B": mouse[:, :29].copy()}, DataConfig(panel="hvg:5"))
+
+    def test_the_most_variable_of_sections_that_disagree(self, by_symbol, caplog):
+        train = {"A": by_symbol, "B": named(poisson_section("B", seed=1), SYMBOLS)}
+        expected = choose_panel(train, {}, DataConfig(panel="hvg:8"))
+        train["B"] = named(train["B"], IDS, gene_name=SYMBOLS)
+        with caplog.at_level("INFO"):
+            assert choose_panel(train, {}, DataConfig(panel="hvg:8")) == expected
+        assert "symbols are taken, from var['gene_name'] of section 'B'" in caplog.text
+        train["B"] = named(train["B"][:, :], IDS)
+        del train["B"].var["gene_name"]
+        with pytest.raises(DataError, match="section 'A' names genes by symbols, section 'B' by Ensembl ids"):
+            choose_panel(train, {}, DataConfig(panel="hvg:8"))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError
+from nh2st_graph._genes import name_columns
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section
 from nh2st_graph.read._assemble import add_names, in_order, library_entry, one_file, patients_given, report_patients
@@ -200,8 +201,8 @@ def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:
     if not stored.n_obs:
         raise DataError(f"{where}: {path} has no spots; the section is empty: leave it out")
     refuse_duplicates(stored.obs_names, path, where)
-    genes = make_index_unique(stored.var_names)
-    adata = AnnData(X=counts, obs=pd.DataFrame(whole, index=stored.obs_names), var=pd.DataFrame(index=genes))
+    genes = name_columns(stored.var).set_axis(make_index_unique(stored.var_names))
+    adata = AnnData(X=counts, obs=pd.DataFrame(whole, index=stored.obs_names), var=genes)
     adata.obsm[Key.obsm.spatial] = _spatial(stored, path, where)
     entry: dict[str, Any] = next(iter(stored.uns.get(Key.uns.spatial, {}).values()), {})
     return adata, entry

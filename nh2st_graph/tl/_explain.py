@@ -13,6 +13,7 @@ from scipy import sparse
 from torch_geometric.data import Data
 
 from nh2st_graph._expression import targets
+from nh2st_graph._genes import find_genes
 from nh2st_graph._keys import Key
 from nh2st_graph._sections import SpatialObject, given_sections
 from nh2st_graph._validate import section_name
@@ -134,7 +135,7 @@ def _explain(model: FittedModel, adata: AnnData) -> None:
         reason = does_not_attend if network.config.neighbours else "the model's neighbour branch is off"
         logger.warning("section %r: no obsp[%r]: %s", section_name(adata), Key.obsp.attention, reason)
     observed = None
-    if set(model.genes) <= set(completed.var_names):
+    if find_genes(completed, model.genes).all_there:
         observed = targets(completed, model.genes, model.config.data).to_numpy()
     genes = _gene_table(full, own, observed, pd.Index(model.genes, name="gene"))
 
@@ -149,9 +150,12 @@ def _explain(model: FittedModel, adata: AnnData) -> None:
         Key.explain.gene_gain: genes,
     }
     adata.var = adata.var.drop(columns=list(_IN_VAR.values()), errors="ignore")
-    if adata.var_names.isin(genes.index).any():
+    place = find_genes(adata, model.genes).positions
+    there = place >= 0
+    if there.any():
         for column in genes.columns.intersection(list(_IN_VAR)):
-            adata.var[_IN_VAR[column]] = genes[column].reindex(adata.var_names)
+            values = pd.Series(genes[column].to_numpy()[there], adata.var_names[place[there]])
+            adata.var[_IN_VAR[column]] = values.reindex(adata.var_names)
 
 
 @torch.no_grad()

@@ -261,3 +261,16 @@ def test_features_of_a_section(write_hest):
     np.testing.assert_allclose(
         sorted(mean * (255 if mean.max() <= 1 else 1)), sorted(patch.mean(axis=(0, 1))), rtol=0.02
     )
+
+
+def test_columns_that_name_genes_are_kept(write_hest):
+    ids = [f"ENSG{j:011d}" for j in range(4)]
+
+    def with_ids(adata):
+        adata.var["gene_ids"], adata.var["n_cells_by_counts"] = ids, 3
+        return adata
+
+    files = write_hest(change=with_ids)
+    adata = hest(files.root)["SPA1"]
+    assert list(adata.var) == ["gene_ids"]
+    assert list(adata.var["gene_ids"]) == ids

@@ -9,7 +9,7 @@ from anndata import AnnData
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nh2st_graph import im
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph._expression import library_size, panel_counts, targets
 from nh2st_graph.tl import _inputs
 from nh2st_graph.tl._inputs import Standardizer, complete_section, section_graph
@@ -131,6 +131,14 @@ class TestCompleteSection:
         assert list(first.obs_names) == list(second.obs_names)
         assert_array_equal(first.obsm["X_image"], second.obsm["X_image"])
         assert (first.obsp["spatial_connectivities"] != second.obsp["spatial_connectivities"]).nnz == 0
+
+    def test_refuses_spots_off_the_tissue_unless_told_not_to(self, tiny_sections, tiny_config):
+        moved = tiny_sections["S3"].copy()
+        moved.obsm["spatial"] /= 4
+        with pytest.raises(ImageError, match=r"coordinates look scaled by .*multiply obsm\['spatial'\] by 4;"):
+            complete_section(moved, tiny_config)
+        unchecked = complete_section(moved, tiny_config.override(["features.check_placement=false"]))
+        assert unchecked.obsm["X_image"].shape[0] == moved.n_obs
 
     def test_refuses_features_that_are_no_numbers(self, tiny_sections, tiny_config):
         done = complete_section(tiny_sections["S1"], tiny_config)

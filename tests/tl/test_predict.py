@@ -351,3 +351,22 @@ class TestEmbed:
 def test_one_spot_has_no_statistics_of_its_own(tiny_run, tiny_sections):
     with pytest.raises(DataError, match="section 'S3': one spot alone cannot be"):
         tl.predict(tiny_run.model, tiny_sections["S3"][:1].copy())
+
+
+def test_what_was_measured_is_found_under_other_names(tiny_run, tiny_sections, caplog):
+    """A model trained on symbols, and a section that names its genes by Ensembl ids."""
+    section = tiny_sections["S3"]
+    by_id = section.copy()
+    by_id.var["gene_name"] = by_id.var_names.to_numpy()
+    by_id.var_names = [f"ENSG{j:011d}" for j in range(by_id.n_vars)]
+    expected = tl.predict(tiny_run.model, section)
+    with caplog.at_level("INFO"):
+        found = tl.predict(tiny_run.model, by_id)
+    assert_array_equal(found.X, expected.X)
+    assert_array_equal(found.layers["observed"], expected.layers["observed"])
+    assert f"{len(tiny_run.model.genes)} of {len(tiny_run.model.genes)} panel genes found, by var['gene_name']" in (
+        caplog.text
+    )
+    explained = [tl.explain(tiny_run.model, each, copy=True).var for each in (section, by_id)]
+    for column in ("nh2st_neighbour_gain", "nh2st_neighbour_change"):
+        assert_array_equal(*[var[column].to_numpy() for var in explained])
