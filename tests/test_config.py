@@ -57,6 +57,7 @@ def test_values_are_fixed():
         ("data.train=[1, 2]", ("1", "2")),  # YAML reads such names as numbers
         ("data.root=some/folder", Path("some/folder")),
         ("data.root=null", None),
+        ("data.options={image: he, bin_um: 8}", {"image": "he", "bin_um": 8}),
         ("data.smooth=3x3", "3x3"),
         ("data.synthetic.n_rows=20", 20),
         ("model.temperature=0.07", 0.07),
@@ -75,6 +76,14 @@ def test_override(assignment, value):
     assert type(found) is type(value)
     changed = {k: v for k, v in config.model_dump().items() if v != Config().model_dump()[k]}
     assert len(changed) <= 1
+
+
+def test_options_of_a_format_are_whatever_its_reader_takes():
+    config = Config().override(["data.options={table: counts}", "data.options.bin_um=8"])
+    assert config.data.options == {"table": "counts", "bin_um": 8}
+    assert Config.parse(yaml.safe_load(config.to_yaml())) == config
+    with pytest.raises(ConfigError, match=r"data\.options are of formats that are read; .* are data\.synthetic\.\*"):
+        Config().override(["data.format=synthetic", "data.options.image=he"])
 
 
 def test_overrides_apply_in_order_and_leave_the_original():
@@ -108,6 +117,7 @@ def test_overrides_apply_in_order_and_leave_the_original():
         ("data.train=C6", r"data\.train = 'C6'; expected a list, such as \[C3, C4\]"),
         ("data=3", r"data = 3; expected keys and values"),
         ("data.root=3", r"data\.root = 3; expected a path"),
+        ("data.options=he", r"data\.options = 'he'; expected keys and values"),
         ("model.temperature=0", r"model\.temperature = 0; allowed: greater than 0"),
         ("model.temperature=warm", r"model\.temperature = 'warm'; expected a valid number"),
         ("model.temperature=.nan", r"model\.temperature = nan; allowed"),

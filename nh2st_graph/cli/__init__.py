@@ -70,19 +70,46 @@ def demo(
 
 @app.command()
 def prepare(
-    config: ConfigFile,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT|CONFIG",
+            help="Format of the files: visium, visium_hd, hest, her2st, stimage, skin, stnet, triplex, spatialdata, "
+            "anndata or h5ad; or a configuration file (YAML), without ROOT.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for {section}.h5ad.")],
+    root: Annotated[
+        Path | None, typer.Argument(metavar="ROOT", help="File or folder of the sections, with FORMAT.")
+    ] = None,
+    sections: Annotated[
+        list[str] | None,
+        typer.Option("--section", metavar="NAME", help="Read this section only. May be given several times."),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="KEY=VALUE",
+            help="What else the format's reader takes, such as bin_um=8 (visium_hd), image=NAME (spatialdata) or "
+            "microns_per_pixel=0.5 (anndata). May be given several times.",
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the sections that are in the folder already.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Read sections, compute image features and graph, and write them as h5ad.
+    """Read sections of any format, show what is in them, and write them as h5ad.
 
-    Example: nh2st-graph prepare configs/her2st_mini.yaml --set data.root=DIR --out sections
+    By a configuration, image features and graph are computed too, so that training begins at once. Of several sections
+    of a format, one that cannot be read is told, the others are written, and the exit code is 1.
+
+    Example: nh2st-graph prepare visium sections --out prepared
+
+    Example: nh2st-graph prepare configs/her2st_mini.yaml --set data.root=DIR --out prepared
     """
-    from nh2st_graph import tl
-    from nh2st_graph.cli._tables import print_paths
-    from nh2st_graph.config import load_config
+    from nh2st_graph.cli._prepare import Options, run_prepare
 
-    print_paths(tl.prepare_sections(load_config(config, overrides or []), out))
+    run_prepare(source, root, out, Options(sections or [], options or [], resume, overrides or []))
 
 
 @app.command()

@@ -36,6 +36,7 @@ def assign(values: dict[str, Any], assignment: str, schema: type[BaseModel]) -> 
 #: In YAML's words, what pydantic says in Python's.
 _EXPECTED = {
     "tuple_type": "a list, such as [C3, C4]",
+    "dict_type": "keys and values",
     "model_type": "keys and values",
     "path_type": "a path",
 }

@@ -62,10 +62,13 @@ class DataConfig(_Section):
         Layout of the files under ``root``.
     root
         Folder of the sections.
+    options
+        What else the format's reader takes, such as ``{image: he, coordinate_system: global}`` of SpatialData; see
+        :func:`nh2st_graph.read.sections`.
     train, test
         Names of sections. Without ``train``, all that are not tested are trained on.
     panel
-        A file of gene symbols, one a line; ``hvg:N``: the N genes that vary most over the training sections; or a
+        A file of gene symbols (or Ensembl ids), one a line; ``hvg:N``: the N genes that vary most in training; or a
         published panel by name, such as ``nh2st:stnet``, fetched from its authors' repository.
     missing_genes
         Whether a panel gene that a section lacks is an error, or dropped from the panel.
@@ -93,6 +96,7 @@ class DataConfig(_Section):
         "synthetic",
     ] = "h5ad"
     root: Path | None = None
+    options: dict[str, Any] = {}
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     panel: str = "hvg:250"
@@ -103,6 +107,10 @@ class DataConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
+        if self.options and self.format == "synthetic":
+            raise ValueError(
+                "data.options are of formats that are read; settings of data.format = 'synthetic' are data.synthetic.*"
+            )
         both = sorted(set(self.train) & set(self.test))
         if both:
             raise ValueError(f"data.train and data.test share {', '.join(both)}; a test section is never trained on")

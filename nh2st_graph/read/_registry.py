@@ -85,7 +85,8 @@ def check_options(format: str, options: Mapping[str, Any]) -> dict[str, Any]:
     DataError
         If the format is unknown.
     """
-    parameters = inspect.signature(_reader(format), eval_str=True).parameters.values() if options else ()
+    reader = _reader(format)
+    parameters = inspect.signature(reader, eval_str=True).parameters.values() if options else ()
     kinds = {each.name: each.annotation for each in parameters if each.kind is each.KEYWORD_ONLY}
     checked = {}
     for name, value in options.items():

@@ -160,7 +160,7 @@ def _sections(run: PlannedRun) -> dict[str, AnnData] | None:
         return None
     found: dict[str, AnnData] = {}
     for name in (*data.train, *data.test):
-        key = f"{data.format} {data.root} {name}"
+        key = f"{data.format} {data.root} {data.options} {name}"
         if key not in _READ:
             alone = data.model_copy(update={"train": (name,), "test": ()})
             _READ[key] = tl.load_sections(run.config.model_copy(update={"data": alone}))

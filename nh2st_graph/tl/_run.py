@@ -65,8 +65,8 @@ def load_sections(config: Config, folder: str | Path | None = None) -> dict[str,
     Parameters
     ----------
     config
-        ``data.format``, ``data.root``, and the names in ``data.train`` and ``data.test``. Without ``data.train``, all
-        sections that are there are read.
+        ``data.format``, ``data.root``, ``data.options``, and the names in ``data.train`` and ``data.test``. Without
+        ``data.train``, all sections that are there are read.
     folder
         Where the synthetic tissue's pictures go; needed for ``data.format: synthetic`` only.
 
@@ -77,7 +77,7 @@ def load_sections(config: Config, folder: str | Path | None = None) -> dict[str,
     Raises
     ------
     ConfigError
-        If ``data.root`` is missing.
+        If ``data.root`` is missing, or the format's reader has no such option.
     DataError, ImageError
         If a section is unknown or breaks the contract.
     """
@@ -90,7 +90,7 @@ def load_sections(config: Config, folder: str | Path | None = None) -> dict[str,
             "--set data.root=FOLDER"
         )
     wanted = [*data.train, *data.test] if data.train else None
-    return read.sections(data.format, data.root, wanted)
+    return read.sections(data.format, data.root, wanted, **read.check_options(data.format, data.options))
 
 
 def _synthetic(config: Config, folder: str | Path | None) -> dict[str, AnnData]:
@@ -367,10 +367,12 @@ def _differences(before: Config, after: Config) -> list[str]:
     free = {"train.progress", "train.device", "train.checkpoint_seconds", "evaluate.figures"}
     free |= {"features.cache", "features.check_placement"}
     flat = [pd.json_normalize(each.model_dump(mode="json")).iloc[0].astype(str) for each in (before, after)]
+    # An option that is not given has no key.
+    keys = flat[0].index.union(flat[1].index, sort=False)
     return [
-        f"{key}: {flat[0][key]} -> {flat[1][key]}"
-        for key in flat[0].index
-        if flat[0][key] != flat[1][key] and key not in free
+        f"{key}: {flat[0].get(key)} -> {flat[1].get(key)}"
+        for key in keys
+        if flat[0].get(key) != flat[1].get(key) and key not in free
     ]
 
 

@@ -88,7 +88,7 @@ class TestHelp:
     def test_examples_are_commands(self, name):
         """An example that has an unknown option or lacks one is worse than none."""
         text = " ".join((GROUP.commands[name].help or "").split())
-        for example in re.findall(r"Example: nh2st-graph (.*)$", text):
+        for example in re.findall(r"Example: nh2st-graph (.*?)(?= Example:|$)", text):
             command, *arguments = shlex.split(example)
             assert command == name
             GROUP.commands[command].make_context(command, arguments)

@@ -217,6 +217,16 @@ class TestSections:
         config = tiny_config.override(["data.format=h5ad", f"data.root={prepared}", "data.train=[]", "data.test=[]"])
         assert list(tl.load_sections(config)) == ["S1", "S2", "S3"]
 
+    def test_options_reach_the_reader(self, prepared, tiny_config, tmp_path):
+        section = read.h5ad(prepared / "S1.h5ad")
+        section.layers["raw"], section.X = section.X, section.X / 7
+        read.write_h5ad(section, tmp_path / "S1.h5ad")
+        source = ["data.format=anndata", f"data.root={tmp_path}", "data.train=[]", "data.test=[]"]
+        config = tiny_config.override([*source, "data.options={layer: raw, microns_per_pixel: 3}"])
+        (loaded,) = tl.load_sections(config).values()
+        assert (section.layers["raw"] != loaded.X).nnz == 0
+        assert loaded.uns["spatial"]["S1"]["metadata"]["microns_per_pixel"] == 3.0
+
     def test_those_that_are_not_tested_are_trained_on(self, tiny_sections, tiny_config):
         train, test = _run._split(tiny_config.override(["data.train=[]", "data.test=[S2]"]), tiny_sections)
         assert (list(train), list(test)) == (["S1", "S3"], ["S2"])
@@ -228,6 +238,14 @@ class TestSections:
             (["data.test=[T3]"], r"data\.test: no section 'T3' there; did you mean 'S3'"),
             (["data.train=[]", "data.test=[S1, S2, S3]"], r"no section is left to train on; data\.test names all"),
             (["data.format=h5ad", "data.root=null"], r"data\.root is not set; give the folder of the sections"),
+            (
+                ["data.format=visium_hd", "data.root=there", "data.options.bin=8"],
+                r"format 'visium_hd' has no option 'bin' \(data\.options, --option\); did you mean 'bin_um'\?",
+            ),
+            (
+                ["data.format=h5ad", "data.root=there", "data.options.names=[S1]"],
+                r"format 'h5ad' has no option 'names' .*; it has none",
+            ),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else None,
     )

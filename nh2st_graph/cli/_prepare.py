@@ -1,0 +1,216 @@
+"""Sections of any format, or of a configuration, written as h5ad."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import typer
+import yaml
+from anndata import AnnData
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from nh2st_graph import read
+from nh2st_graph._errors import ConfigError, DataError, RunError
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import library
+from nh2st_graph.read._common import wanted_names
+
+__all__ = ["Options", "run_prepare", "summary"]
+
+_YAML = {".yaml", ".yml"}
+
+
+class Options(NamedTuple):
+    """The options of the command: those of a format first, then those of a configuration."""
+
+    sections: list[str]
+    options: list[str]
+    resume: bool
+    overrides: list[str]
+
+
+def run_prepare(source: str, root: Path | None, out: Path, given: Options) -> None:
+    """Write sections as h5ad: those of a format under a root as they are, those of a configuration with features.
+
+    Raises
+    ------
+    ConfigError, DataError, RunError
+        If the arguments do not go together, nothing can be read, or files are there already.
+    typer.Exit
+        With code 1 where one of several sections could not be read, and 130 where it was interrupted.
+    """
+    if root is not None:
+        _from_format(source, root, out, given)
+    elif source in read.known_formats():
+        raise ConfigError(
+            f"prepare {source}: give the file or folder of the sections: nh2st-graph prepare {source} ROOT --out {out}"
+        )
+    else:
+        _from_config(source, out, given)
+
+
+def _from_config(source: str, out: Path, given: Options) -> None:
+    from nh2st_graph import tl
+    from nh2st_graph.cli._tables import print_paths
+    from nh2st_graph.config import load_config
+
+    path = Path(source)
+    if path.suffix not in _YAML and not path.is_file():
+        read.check_options(source, {})  # which says what formats there are
+    for option, value, key in (
+        ("--section", given.sections, "--set data.train=[NAME]"),
+        ("--option", given.options, "--set data.options.KEY=VALUE"),
+    ):
+        if value:
+            raise ConfigError(f"{option} goes with FORMAT ROOT; with a configuration give {key}")
+    if given.resume:
+        raise ConfigError("--resume goes with FORMAT ROOT; leave it out")
+    print_paths(tl.prepare_sections(load_config(path, given.overrides), out))
+
+
+def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
+    if Path(format).suffix in _YAML:
+        raise ConfigError(f"{format} is a configuration, which names its sections itself: --set data.root={root}")
+    if given.overrides:
+        raise ConfigError("--set changes a configuration; with FORMAT ROOT give --option KEY=VALUE")
+    options = read.check_options(format, _parsed(given.options))
+    names = read.section_names(format, root, **options)
+    wanted = list(dict.fromkeys(wanted_names(given.sections or None, names, root)))
+    there = [name for name in wanted if (out / f"{name}.h5ad").exists()]
+    if there and not given.resume:
+        raise RunError(
+            f"{out / there[0]}.h5ad exists already"
+            + (f" (and {len(there) - 1} more)" if len(there) > 1 else "")
+            + "; keep what is there with --resume, choose another folder with --out, or remove it"
+        )
+    left = [name for name in wanted if name not in there]
+    done, failed = _written(format, root, out, left, options)
+    if failed and len(wanted) == 1:
+        raise failed[wanted[0]]
+    _print(format, out, there, done, failed)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _parsed(assignments: Sequence[str]) -> dict[str, Any]:
+    options = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        try:
+            options[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals:
+            raise ConfigError(f"--option {assignment}: expected KEY=VALUE, such as bin_um=8, the value in YAML")
+    return options
+
+
+def _written(
+    format: str, root: Path, out: Path, names: Sequence[str], options: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, str]], dict[str, Exception]]:
+    """Read, describe and write sections, one in memory at a time; what one that cannot be read says, by its name."""
+    done: dict[str, dict[str, str]] = {}
+    failed: dict[str, Exception] = {}
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+            task = progress.add_task("", total=len(names))
+            for i, name in enumerate(names, start=1):
+                progress.update(task, description=name)
+                try:
+                    section = read.sections(format, root, [name], **options)[name]
+                    about = summary(section)
+                except (DataError, OSError) as error:
+                    failed[name] = error
+                else:
+                    read.write_h5ad(section, out / f"{name}.h5ad")
+                    done[name] = about
+                progress.advance(task)
+                if not console.is_terminal and len(names) > 1:
+                    said = f"[{i}/{len(names)}] {'failed' if name in failed else 'done'}: {name}"
+                    console.print(said, markup=False, highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; go on with the same command and --resume", err=True)
+        raise typer.Exit(130) from None
+    return done, failed
+
+
+def summary(section: AnnData) -> dict[str, str]:
+    """Say what tells whether a section was read as it should be; ``-`` for what it does not say."""
+    from nh2st_graph.gr import spot_pitch
+
+    entry = library(section) if Key.uns.spatial in section.uns else {}
+    scale = entry.get(Key.library.metadata, {}).get(Key.library.microns_per_pixel)
+    on_tissue = None if scale is None else _share_on_tissue(section, entry, float(scale))
+    dropped = section.uns.get(Key.uns.dropped)
+    return {
+        "patient": str(section.obs[Key.obs.patient].iloc[0]),
+        "spots": f"{section.n_obs:,}",
+        "genes": f"{section.n_vars:,}",
+        "um per pixel": "-" if scale is None else f"{scale:.4g}",
+        "pitch in um": "-" if scale is None or section.n_obs < 2 else f"{spot_pitch(section) * float(scale):.4g}",
+        "on tissue": "-" if on_tissue is None else f"{on_tissue:.0%}",
+        "dropped": "-" if dropped is None else f"{sum(dropped.values()):,}",
+    }
+
+
+def _share_on_tissue(section: AnnData, entry: Mapping[str, Any], scale: float) -> float | None:
+    """Share of the spots that cover tissue by half or more, on the small copy of the picture that the section has."""
+    from nh2st_graph.im import TissueMask, tissue_mask
+
+    picture = entry.get(Key.library.images, {}).get(Key.library.hires)
+    factors = entry.get(Key.library.scalefactors, {})
+    shrink, diameter = (float(factors.get(key) or 0) for key in (Key.library.hires_scale, Key.library.spot_diameter))
+    if picture is None or picture.dtype != np.uint8 or not shrink or not diameter:
+        return None
+    tissue = TissueMask(tissue_mask(picture[..., :3], scale / shrink), shrink)
+    centres = np.asarray(section.obsm[Key.obsm.spatial], dtype=np.float64)
+    return float((tissue.fraction(centres, diameter) >= 0.5).mean())
+
+
+def _print(
+    format: str,
+    out: Path,
+    there: Sequence[str],
+    done: Mapping[str, Mapping[str, str]],
+    failed: Mapping[str, Exception],
+) -> None:
+    from nh2st_graph.cli._tables import print_cells, print_paths
+
+    console = Console()
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=style == "red")
+
+    if done:
+        table = pd.DataFrame.from_dict(dict(done), orient="index")
+        print_cells(console, table, [""] * len(table), f"Sections read as {format}")
+        say(
+            "The pitch is from a spot to those next to it on the array. Spots are on tissue where half of the spot is, "
+            "by the colour of the picture; few of them, and positions and picture may not belong together.",
+            "dim",
+        )
+    own = [name for name, about in done.items() if about["patient"] == name]
+    if len(own) > 1:
+        say(
+            f"Nothing tells the patients of {_shown(own)}: each counts as its own. Where some are of one patient, say "
+            f"so in obs['{Key.obs.patient}'], or splits by patient will separate them."
+        )
+    if there:
+        say(f"There already, and left as they are: {_shown(there)}.")
+    for name, error in failed.items():
+        say(f"failed: {name}: {' '.join(str(error).split())}", "red")
+    if failed:
+        say(f"{len(failed)} could not be read; mend them, and go on with the same command and --resume.")
+    if done:
+        print_paths(out / f"{name}.h5ad" for name in done)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return f"{len(names)} sections ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"

@@ -1,0 +1,233 @@
+"""``prepare FORMAT ROOT``: what is written, what is told of it, and what becomes of the others where one is broken."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from nh2st_graph import read
+from nh2st_graph.cli import main
+from nh2st_graph.cli._prepare import summary
+
+from .conftest import cut, tree
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run ``prepare``; give its exit code and what it wrote to both streams."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["prepare", *(str(argument) for argument in arguments)])
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+def rows(out: str) -> dict[str, list[str]]:
+    """Cells of the table by section."""
+    return {name: cells for name, *cells in (re.split(r"\s{2,}", line.strip()) for line in out.splitlines())}
+
+
+def written(out: str) -> list[str]:
+    lines = out.splitlines()
+    return [line.strip() for line in lines[lines.index("Written:") + 1 :]]
+
+
+class TestWrites:
+    def test_sections_as_their_reader_gives_them(self, run, repository, tmp_path):
+        code, out, _ = run("her2st", tmp_path / "her2st", "--out", tmp_path / "prepared")
+        assert code == 0
+        paths = [tmp_path / "prepared" / f"A{i}.h5ad" for i in (1, 2, 3)]
+        assert written(out) == [str(path) for path in paths]
+        assert sorted((tmp_path / "prepared").iterdir()) == paths
+        for name, section in read.her2st(tmp_path / "her2st").items():
+            stored = read.sections("h5ad", tmp_path / "prepared")[name]
+            assert_array_equal(stored.X.toarray(), section.X.toarray())
+            assert list(stored.obs_names) == list(section.obs_names)
+            assert_allclose(stored.obsm["spatial"], section.obsm["spatial"])
+
+    def test_those_that_are_named(self, run, repository, tmp_path):
+        given = ["her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
+        code, out, _ = run(*given, "--section", "A3", "--section", "A1", "--section", "A3")
+        assert code == 0
+        assert [Path(path).name for path in written(out)] == ["A3.h5ad", "A1.h5ad"]
+
+    def test_a_real_section(self, run, shared_data, tmp_path):
+        given = ["her2st", shared_data / "her2st", "--section", "C6", "--out", tmp_path]
+        code, out, _ = run(*given)
+        assert code == 0
+        stored = ad.read_h5ad(tmp_path / "C6.h5ad")
+        patient, spots, genes, scale, pitch, tissue, *_ = rows(out)["C6"]
+        assert (patient, spots, genes) == ("C", f"{stored.n_obs:,}", f"{stored.n_vars:,}")
+        (entry,) = stored.uns["spatial"].values()
+        assert float(scale) == pytest.approx(entry["metadata"]["microns_per_pixel"], rel=1e-3)
+        assert float(pitch) == pytest.approx(200, rel=0.01)
+        assert int(tissue.rstrip("%")) >= 95
+
+    def test_options_reach_the_reader(self, run, repository, tmp_path):
+        section = read.her2st(tmp_path / "her2st", "A1")["A1"]
+        (entry,) = section.uns["spatial"].values()
+        (tmp_path / "plain").mkdir()
+        shutil.copy(entry["metadata"]["source_image_path"], tmp_path / "plain" / "scan.jpg")
+        section.layers["raw"], section.X = section.X, section.X / 7
+        section.uns.clear()
+        section.write_h5ad(tmp_path / "plain" / "A1.h5ad")
+        options = ["--option", "image=scan.jpg", "--option", "layer=raw", "--option", "microns_per_pixel=2.5"]
+        code, out, _ = run("anndata", tmp_path / "plain", *options, "--out", tmp_path / "prepared")
+        assert code == 0
+        stored = read.h5ad(tmp_path / "prepared" / "A1.h5ad")
+        assert_array_equal(stored.X.toarray(), section.layers["raw"].toarray())
+        assert rows(out)["A1"][3:5] == ["2.5", "100"]  # spots lie 40 px apart
+
+
+class TestTells:
+    def test_what_a_section_is(self, run, repository, tmp_path):
+        repository.counts = repository.counts[2:]
+        repository.write()
+        _, out, err = run("her2st", tmp_path / "her2st", "--out", tmp_path / "prepared")
+        found = rows(out)
+        assert found["A1"][:5] == ["A", "24", "5", "5", "200"]
+        assert found["A1"][-1] == "0"
+        assert found["A3"][-1] == "2"
+        assert "dropped 2 (positions without counts)" in err
+        assert [line for line in err.splitlines() if line.startswith("[")] == [f"[{i}/3] done: A{i}" for i in (1, 2, 3)]
+
+    def test_spots_off_the_tissue(self, repository, tmp_path):
+        section = read.her2st(tmp_path / "her2st", "A1")["A1"]
+        (entry,) = section.uns["spatial"].values()
+        pictured = np.full_like(entry["images"]["hires"], 255)
+        entry["images"]["hires"] = pictured
+        assert summary(section)["on tissue"] == "0%"
+        half = np.sort(section.obsm["spatial"][:, 0])[12] - 20
+        pictured[:, : int(half * entry["scalefactors"]["tissue_hires_scalef"])] = [200, 60, 160]
+        assert summary(section)["on tissue"] == "50%"
+
+    def test_what_is_not_known(self, repository, tmp_path):
+        section = read.her2st(tmp_path / "her2st", "A1")["A1"][:1, :0].copy()
+        section.uns.clear()
+        assert summary(section) == {
+            "patient": "A",
+            "spots": "1",
+            "genes": "0",
+            "um per pixel": "-",
+            "pitch in um": "-",
+            "on tissue": "-",
+            "dropped": "-",
+        }
+
+    def test_sections_whose_patients_nothing_tells(self, run, repository, tmp_path):
+        for name, section in read.her2st(tmp_path / "her2st").items():
+            section.obs["patient"] = section.obs["section"]
+            read.write_h5ad(section, tmp_path / "saved" / f"{name}.h5ad")
+        _, out, _ = run("h5ad", tmp_path / "saved", "--out", tmp_path / "prepared")
+        assert "Nothing tells the patients of 3 sections (A1, A2, A3)" in " ".join(out.split())
+        _, out, _ = run("h5ad", tmp_path / "saved", "--section", "A1", "--out", tmp_path / "one")
+        assert "Nothing tells" not in out
+
+
+class TestBroken:
+    def test_others_are_written_and_the_command_goes_on_when_it_is_mended(self, run, repository, tmp_path):
+        whole = repository.image.read_bytes()
+        cut(repository.image)
+        given = ["her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
+        code, out, err = run(*given)
+        assert code == 1
+        (line,) = [line for line in out.splitlines() if line.startswith("failed: ")]
+        assert re.match(r"failed: A3: .*scan\.jpg is cut off or damaged", line)
+        assert "[3/3] failed: A3" in err
+        assert set(tree(tmp_path / "prepared")) == {"A1.h5ad", "A2.h5ad"}
+
+        repository.image.write_bytes(whole)
+        before = tree(tmp_path / "prepared")
+        code, out, _ = run(*given, "--resume")
+        assert code == 0
+        assert [Path(path).name for path in written(out)] == ["A3.h5ad"]
+        assert "left as they are: 2 sections (A1, A2)" in out
+        after = tree(tmp_path / "prepared")
+        assert {name: after[name] for name in before} == before
+
+        code, out, _ = run(*given, "--resume")
+        assert code == 0
+        assert "left as they are: 3 sections (A1, A2, A3)" in out
+        assert tree(tmp_path / "prepared") == after
+
+    def test_all_leave_nothing(self, run, repository, tmp_path):
+        shutil.rmtree(tmp_path / "her2st" / "data" / "ST-imgs")
+        code, out, _ = run("her2st", tmp_path / "her2st", "--out", tmp_path / "prepared")
+        assert code == 1
+        assert out.count("failed: ") == 3
+        assert "Written" not in out
+        assert not (tmp_path / "prepared").exists()
+
+    def test_the_only_one_is_the_error(self, refuse, repository, tmp_path):
+        cut(repository.image)
+        line = refuse("prepare", "her2st", tmp_path / "her2st", "--section", "A3", "--out", tmp_path / "prepared")
+        assert "A3/scan.jpg is cut off or damaged" in line
+
+
+class TestRefuses:
+    def test_to_replace_sections(self, refuse, repository, tmp_path):
+        given = ["prepare", "her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
+        (tmp_path / "prepared").mkdir()
+        (tmp_path / "prepared" / "A2.h5ad").write_text("mine")
+        line = refuse(*given)
+        assert "prepared/A2.h5ad exists already; keep what is there with --resume" in line
+        (tmp_path / "prepared" / "A1.h5ad").write_text("mine")
+        assert "A1.h5ad exists already (and 1 more)" in refuse(*given)
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["visum", "ROOT"], "unknown data format 'visum'; did you mean 'visium' or 'visium_hd'?"),
+            (["visum"], "unknown data format 'visum'; did you mean 'visium' or 'visium_hd'?"),
+            (["her2st"], "give the file or folder of the sections: nh2st-graph prepare her2st ROOT --out"),
+            (["her2st", "ROOT/nowhere"], "nowhere does not exist"),
+            (["her2st", "ROOT", "--section", "A9"], "no section 'A9' in"),
+            (["her2st", "ROOT", "--option", "image=he"], "format 'her2st' has no option 'image'"),
+            (
+                ["visium_hd", "ROOT", "--option", "bin=8"],
+                "no option 'bin' (data.options, --option); did you mean 'bin_um'?",
+            ),
+            (["visium_hd", "ROOT", "--option", "bin_um=small"], "option bin_um = 'small'; expected a valid integer"),
+            (["visium_hd", "ROOT", "--option", "bin_um"], "--option bin_um: expected KEY=VALUE, such as bin_um=8"),
+            (["visium_hd", "ROOT", "--option", "bin_um=["], "--option bin_um=[: expected KEY=VALUE"),
+            (["her2st", "ROOT", "--set", "seed=1"], "--set changes a configuration; with FORMAT ROOT give --option"),
+            (["CONFIG", "ROOT"], "config.yaml is a configuration, which names its sections itself: --set data.root="),
+            (
+                ["CONFIG", "--section", "A1"],
+                "--section goes with FORMAT ROOT; with a configuration give --set data.train",
+            ),
+            (["CONFIG", "--option", "a=1"], "--option goes with FORMAT ROOT; with a configuration give --set data.opt"),
+            (["CONFIG", "--resume"], "--resume goes with FORMAT ROOT"),
+            (["nowhere.yaml"], "configuration nowhere.yaml cannot be read"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_arguments_that_do_not_go_together(self, refuse, repository, config, tmp_path, arguments, says):
+        places = {"ROOT": str(tmp_path / "her2st"), "CONFIG": str(config)}
+        given = [re.sub("^(ROOT|CONFIG)", lambda match: places[match[0]], each) for each in arguments]
+        assert says in refuse("prepare", *given, "--out", tmp_path / "prepared")
+
+
+def test_interrupted_it_keeps_what_is_done(run, repository, tmp_path, monkeypatch):
+    write = read.write_h5ad
+
+    def interrupted(adata, path):
+        if path.stem == "A2":
+            raise KeyboardInterrupt
+        write(adata, path)
+
+    monkeypatch.setattr(read, "write_h5ad", interrupted)
+    given = ["her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
+    code, out, err = run(*given)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "interrupted; go on with the same command and --resume"
+    assert set(tree(tmp_path / "prepared")) == {"A1.h5ad"}
