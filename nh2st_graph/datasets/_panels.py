@@ -15,11 +15,11 @@ def read_panel(path: str | Path) -> list[str]:
     Parameters
     ----------
     path
-        A text file with one gene symbol a line. Blank lines and what follows a ``#`` are ignored.
+        A text file with one gene symbol, or Ensembl id, a line. Blank lines and what follows a ``#`` are ignored.
 
     Returns
     -------
-    The symbols, in the file's order.
+    The names, in the file's order.
 
     Raises
     ------

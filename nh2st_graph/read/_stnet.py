@@ -81,7 +81,8 @@ def stnet(root: str | Path, names: str | Sequence[str] | None = None) -> dict[st
     Notes
     -----
     Spots are 200 um apart; um per pixel follow from that. Genes that a section does not express are absent from its
-    counts, and named by Ensembl id in the deposited files. ST-Net leaves out spots without a tumour label
+    counts, and named by Ensembl id in the deposited files: for a panel of symbols, put them into
+    ``adata.var["gene_name"]``. ST-Net leaves out spots without a tumour label
     (``{S}_Coords.tsv``), and those whose patch would leave the picture; here all are kept.
     """
     root = Path(root)

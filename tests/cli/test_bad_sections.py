@@ -159,10 +159,23 @@ class TestSpatialTranscriptomics:
         assert json.loads((tmp_path / "run" / "model.json").read_text())["genes"] == ["ERBB2", "GNAS"]
 
     def test_a_panel_of_other_genes_altogether(self, repository, given, panel, refuse, tmp_path):
-        (tmp_path / "panel.txt").write_text("Actb\nGapdh\n")
+        (tmp_path / "panel.txt").write_text("CD3E\nCD19\n")
         choice = settings({"data.missing_genes": "drop"})
         line = refuse("train", *given, *panel, *choice, "--out", tmp_path / "run", notices=1)
         assert "none of its 2 genes is in every section; check the species" in line
+
+    @pytest.mark.parametrize(
+        ("genes", "says"),
+        [
+            ("Actb\nGapdh\n", ("looks like mouse genes (Actb, ...)", "like human ones (ERBB2, ...)")),
+            ("ENSG00000075640\nENSG00000111640\n", ("holds Ensembl ids", "has symbols (ERBB2, ...)")),
+        ],
+        ids=["another species", "ids"],
+    )
+    def test_a_panel_of_another_species_or_naming(self, repository, given, panel, refuse, tmp_path, genes, says):
+        (tmp_path / "panel.txt").write_text(genes)
+        line = refuse("train", *given, *panel, "--out", tmp_path / "run")
+        assert f"panel {tmp_path / 'panel.txt'} {says[0]}, section 'A1' {says[1]}" in line
 
     def test_a_panel_file_that_is_not_there(self, repository, given, refuse, tmp_path):
         more = settings({"data.panel": tmp_path / "none.txt"})
