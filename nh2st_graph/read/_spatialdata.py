@@ -5,24 +5,34 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, ImageError, nearest
+from nh2st_graph._errors import DataError
 from nh2st_graph._image import open_full
 from nh2st_graph._kept_pixels import keep_pixels
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.read._assemble import library_entry
 from nh2st_graph.read._common import check_exists, logger, name_of, neighbour_distance, report_dropped, wanted_names
+from nh2st_graph.read._coordinates import (
+    GLOBAL,
+    MICRONS,
+    choose,
+    full_resolution,
+    meeting_system,
+    microns_per_pixel_of,
+    picture_under,
+    spot_diameter,
+    spots_in,
+    to_pixels,
+)
 from nh2st_graph.read._registry import register_format
 
 if TYPE_CHECKING:
@@ -30,17 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = ["spatialdata", "write_spatialdata"]
 
-Floats = NDArray[np.float64]
-
-#: The coordinate system of full-resolution pixels, and the one whose unit is um.
-GLOBAL, MICRONS = "global", "microns"
-
 # Columns of a table by which SpatialData joins it to its shapes, named as its own reader of Visium names them.
 _REGION, _SPOT = "region", "spot_id"
 _TABLE, ATTRS = "table", "spatialdata_attrs"
 _AXES = ("x", "y")
-# Pixels of a slide scanner are square: a picture that is stretched more than this has no one scale.
-_AXES_AGREE = 0.03
 # Stored pictures get smaller copies until the longest side is at most this.
 _SMALLEST_SIDE = 1024
 
@@ -49,7 +52,7 @@ def spatialdata(
     path_or_object: str | Path | SpatialData,
     table: str | None = None,
     image: str | None = None,
-    coordinate_system: str = GLOBAL,
+    coordinate_system: str | None = None,
     *,
     region: str | None = None,
     microns_per_pixel: float | None = None,
@@ -65,10 +68,14 @@ def spatialdata(
     table
         The table with the counts; may be left out where there is one.
     image
-        The picture; may be left out where one picture is placed in the coordinate system.
+        The picture; may be left out where one is placed in the coordinate system, or one of those placed there lies
+        under all spots, or one that does is named ``{region}_image``, as :func:`write_spatialdata` names it. A picture
+        of that name of another region is not taken.
     coordinate_system
-        Where spots and picture meet: each is taken there by its own transformation (any affine one). The stores that
-        ``spatialdata-io`` makes of Visium name it after the data set.
+        Where spots and picture meet: each is taken there by its own transformation (any affine one). By default one
+        that both are placed in and no other region of the table, where there is one, else any that both are in: of
+        several ``global``, else that of the picture with the most pixels. (Stores that ``spatialdata-io`` makes of
+        Visium have one for each section, named after the data set, and others for smaller pictures.)
     region
         The element that the table annotates (circles, polygons, labels or points); may be left out where there is one.
     microns_per_pixel
@@ -90,7 +97,8 @@ def spatialdata(
         If the store cannot be read, has no table, or several and none is named (their names are given), the table
         annotates nothing, the coordinate system does not exist, or there is no scale.
     ImageError
-        If no picture is placed in the coordinate system, several are and none is named, or it is not RGB of bytes.
+        If no picture is placed in the coordinate system, several lie under the spots and none is named, or it is not
+        RGB of bytes.
 
     Notes
     -----
@@ -102,19 +110,22 @@ def spatialdata(
     """
     sdata, store = _open(path_or_object)
     where = f"SpatialData {store}" if store else "the SpatialData object"
-    counts = sdata.tables[table_name(sdata, table, where)]
-    counts, region, instances = _rows(counts, region, where)
-    if coordinate_system not in sdata.coordinate_systems:
-        raise DataError(
-            f"{where}: no coordinate system {coordinate_system!r}; there: {', '.join(sorted(sdata.coordinate_systems))}"
-        )
+    everything = sdata.tables[table_name(sdata, table, where)]
+    counts, region, instances = _rows(everything, region, where)
+    others = set(regions(sdata, table, where)) - {region}
     if region not in sdata:
         raise DataError(f"{where}: the table annotates {region!r}, which is not in the store; give region=...")
-    placed = [name for name, element in sdata.images.items() if coordinate_system in _systems(element)]
-    what = f"image in coordinate system {coordinate_system!r}"
-    picture = sdata.images[_choose(what, placed, image, where, ImageError, argument="image")]
-    centres, known, diameter = _centres(sdata[region], picture, instances, coordinate_system, f"{where}: {region!r}")
-    scale = _scale(picture, microns_per_pixel, diameter, where)
+    spots = sdata[region]
+    system = coordinate_system or meeting_system(sdata, region, others, image)
+    if system not in sdata.coordinate_systems:
+        there = ", ".join(sorted(sdata.coordinate_systems))
+        raise DataError(f"{where}: no coordinate system {system!r}; there: {there}")
+    of_region = f"{where}: {region!r}"
+    points, known = spots_in(spots, instances, system, of_region)
+    picture = sdata.images[picture_under(sdata, region, others, points, system, image, of_region)]
+    centres = to_pixels(picture, points, system, where)
+    diameter = spot_diameter(spots, picture, centres, system, where)
+    scale = microns_per_pixel_of(picture, microns_per_pixel, diameter, where)
 
     adata = counts[known].copy()
     adata.uns.pop(ATTRS, None)
@@ -123,7 +134,7 @@ def spatialdata(
     adata.obsm[Key.obsm.spatial] = centres
     name = name_of(adata, Key.obs.section, section, store.stem if store else region)
     name_of(adata, Key.obs.patient, patient, name)
-    adata.uns[Key.uns.spatial] = {name: library_entry(keep_pixels(_full(picture), where), scale, diameter)}
+    adata.uns[Key.uns.spatial] = {name: library_entry(keep_pixels(full_resolution(picture), where), scale, diameter)}
     check_section(adata, need=("genes", "image") if adata.n_vars else ("image",))
     report_dropped(adata, name, {"rows_without_shape": int((~known).sum())})
     return adata
@@ -169,36 +180,55 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _stores(root: Path) -> dict[str, Path]:
-    paths = [root] if is_store(root) else [path for path in root.iterdir() if is_store(path)]
-    return {path.stem: path for path in paths if not path.name.startswith(".")}
+def _found(root: Path, table: str | None = None, region: str | None = None) -> dict[str, tuple[Path, str | None]]:
+    """Store and region of each section: of one store each region that its table annotates, else one store each."""
+    if not is_store(root):
+        stores = [path for path in root.iterdir() if is_store(path) and not path.name.startswith(".")]
+        return {path.stem: (path, region) for path in stores}
+    sdata, _ = _open(root)
+    where = f"SpatialData {root}"
+    known = regions(sdata, table, where)
+    if region is not None:
+        choose("region", known, region, where, DataError)
+    names = [root.stem] if len(known) == 1 else _section_of_each(sdata.tables[table_name(sdata, table)], known)
+    return {name: (root, each) for name, each in zip(names, known, strict=True) if region in (None, each)}
 
 
-@register_format("spatialdata", _stores)
+def _section_of_each(table: AnnData, known: Sequence[str]) -> list[str]:
+    """Names of the sections in regions: those in ``obs`` where each region has one of its own, else the regions'."""
+    names = []
+    for region in known:
+        rows = table.obs[table.obs[region_key(table)].astype(str) == region]
+        inside = set(rows[Key.obs.section].astype(str)) if Key.obs.section in rows else set()
+        names.append(inside.pop() if len(inside) == 1 else region)
+    return names if len(set(names)) == len(names) else list(known)
+
+
+@register_format("spatialdata", _found)
 def _sections(
     root: Path,
     names: Sequence[str] | None = None,
     *,
     table: str | None = None,
     image: str | None = None,
-    coordinate_system: str = GLOBAL,
+    coordinate_system: str | None = None,
     region: str | None = None,
     microns_per_pixel: float | None = None,
 ) -> dict[str, AnnData]:
-    """Read one store, or a folder of ``{section}.zarr``; what has to be named is an error that says so."""
+    """Read one store, a section for each region of its table, or a folder of ``{section}.zarr``."""
     check_exists(root)
-    stores = _stores(root)
+    found = _found(root, table, region)
     return {
         name: spatialdata(
-            stores[name],
+            found[name][0],
             table,
             image,
             coordinate_system,
-            region=region,
+            region=found[name][1],
             microns_per_pixel=microns_per_pixel,
             section=name,
         )
-        for name in wanted_names(names, stores, root)
+        for name in wanted_names(names, found, root)
     }
 
 
@@ -227,7 +257,7 @@ def _open(given: str | Path | SpatialData) -> tuple[SpatialData, Path | None]:
 
 def table_name(sdata: SpatialData, table: str | None = None, where: str = "the SpatialData object") -> str:
     """Name of the wanted table, or of the only one."""
-    return _choose("table", sdata.tables, table, where, DataError)
+    return choose("table", sdata.tables, table, where, DataError)
 
 
 def region_key(table: AnnData, where: str = "the SpatialData object") -> str:
@@ -250,125 +280,12 @@ def regions(sdata: SpatialData, table: str | None = None, where: str = "the Spat
     return sorted(counts.obs[region_key(counts, where)].astype(str).unique())
 
 
-def _choose(
-    what: str,
-    names: Iterable[str],
-    wanted: str | None,
-    where: str,
-    error: type[DataError],
-    *,
-    argument: str | None = None,
-) -> str:
-    """Take the wanted name, or the only one."""
-    known = sorted(names)
-    argument = argument or what
-    if not known:
-        raise error(f"{where} has no {what}; a section needs one")
-    if wanted is not None and wanted not in known:
-        raise error(f"{where} has no {what} {wanted!r}; {nearest(wanted, known)}")
-    if wanted is None and len(known) > 1:
-        raise error(
-            f"{where} has {len(known)} candidates for the {what} ({', '.join(known)}); name one: {argument}=..."
-        )
-    return known[0] if wanted is None else wanted
-
-
 def _rows(table: AnnData, region: str | None, where: str) -> tuple[AnnData, str, pd.Index]:
     """Rows of a table that annotate one region, the region, and the instance of each row."""
     of_row = table.obs[region_key(table, where)].astype(str)
-    region = _choose("region", of_row.unique(), region, where, DataError)
+    region = choose("region", of_row.unique(), region, where, DataError)
     rows = table[(of_row == region).to_numpy()]
     return rows, region, pd.Index(rows.obs[table.uns[ATTRS]["instance_key"]])
-
-
-def _systems(element: Any) -> dict[str, Any]:
-    from spatialdata.transformations import get_transformation
-
-    return dict(get_transformation(element, get_all=True))
-
-
-def _full(picture: Any) -> Any:
-    """``xarray.DataArray`` of a picture's highest resolution."""
-    from spatialdata import get_pyramid_levels
-
-    return get_pyramid_levels(picture, n=0) if hasattr(picture, "children") else picture
-
-
-def _matrix(element: Any, coordinate_system: str) -> Floats:
-    """Affine matrix from an element's own x and y to a coordinate system's, ``(3, 3)``."""
-    return np.asarray(_systems(element)[coordinate_system].to_affine_matrix(_AXES, _AXES), dtype=np.float64)
-
-
-def _centres(
-    element: Any, picture: Any, instances: pd.Index, coordinate_system: str, where: str
-) -> tuple[Floats, NDArray[np.bool_], float]:
-    """Centroids of the instances that are there in pixels of the picture, which these are, and a spot's diameter."""
-    import spatialdata as sd
-
-    systems = _systems(element)
-    if coordinate_system not in systems:
-        raise DataError(
-            f"{where} is not placed in coordinate system {coordinate_system!r}; it is in {', '.join(systems)}"
-        )
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="The index of the dataframe is not monotonic"
-        )  # rows are joined by it
-        table = sd.get_centroids(element, coordinate_system=coordinate_system).compute()
-    if not table.index.is_unique:
-        raise DataError(
-            f"{where} has instance {table.index[table.index.duplicated()][0]!r} twice; make its index unique"
-        )
-    rows = table.index.get_indexer(instances)
-    known = rows >= 0
-    if not known.any():
-        raise DataError(f"{where} shares no instance with the table; check the table's instance_key")
-    to_picture = _inverse(_matrix(picture, coordinate_system), where)
-    points = table[list(_AXES)].to_numpy(np.float64)[rows[known]]
-    centres = points @ to_picture[:2, :2].T + to_picture[:2, 2]
-    enlarged = _enlargement(to_picture @ _matrix(element, coordinate_system))
-    return centres, known, _diameter(element, centres, enlarged)
-
-
-def _inverse(matrix: Floats, where: str) -> Floats:
-    try:
-        return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
-    except np.linalg.LinAlgError:
-        raise ImageError(
-            f"{where}: the picture's transformation maps it onto a line; give one that can be undone"
-        ) from None
-
-
-def _enlargement(matrix: Floats) -> float:
-    """Root of the factor on areas."""
-    return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
-
-
-def _diameter(element: Any, centres: Floats, enlarged: float) -> float:
-    """Diameter of a spot in pixels: of circles; of polygons the side of a square as large; else what fits between."""
-    if "radius" in getattr(element, "columns", ()):
-        return 2 * float(np.median(element["radius"])) * enlarged
-    if hasattr(element, "geometry"):
-        return float(np.sqrt(np.median(element.geometry.area))) * enlarged
-    return neighbour_distance(centres) or 1.0
-
-
-def _scale(picture: Any, given: float | None, diameter: float, where: str) -> float:
-    """Um per pixel of the picture: given, or by its transformation to um."""
-    if given is not None:
-        return float(given)
-    if MICRONS not in _systems(picture):
-        raise DataError(
-            f"{where}: no scale (no coordinate system {MICRONS!r}); give microns_per_pixel=..., um per pixel of the "
-            f"picture; spots are {diameter:.4g} px across, so on Visium, where that is 65 um, {65 / diameter:.4g}"
-        )
-    matrix = _matrix(picture, MICRONS)
-    x, y = np.linalg.svd(matrix[:2, :2], compute_uv=False)
-    if not y > 0 or x > y * (1 + _AXES_AGREE):
-        raise DataError(
-            f"{where}: the picture's pixels are {x:.4g} by {y:.4g} um in {MICRONS!r}; a section needs square ones"
-        )
-    return _enlargement(matrix)
 
 
 def _as_spatialdata(adata: AnnData, image: Literal["full", "hires"] | None) -> SpatialData:

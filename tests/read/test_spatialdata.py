@@ -1,4 +1,4 @@
-"""Round trips and placements; SpatialData is slow to load, so one file has all that needs it."""
+"""Round trips, names and what cannot be read; places are tested in ``test_coordinates.py``."""
 
 from __future__ import annotations
 
@@ -12,76 +12,29 @@ from PIL import Image
 
 from nh2st_graph import DataError, ImageError
 from nh2st_graph._validate import check_section, library
-from nh2st_graph.read import her2st, sections, spatialdata, write_spatialdata
+from nh2st_graph.read import her2st, section_names, sections, spatialdata, write_spatialdata
 from nh2st_graph.read._spatialdata import regions
 
-SIDE, N = 60, 6  # of the picture, and number of spots
-ANGLE = np.deg2rad(30)
-TURNED = np.array(
-    [[0.5 * np.cos(ANGLE), -0.5 * np.sin(ANGLE), 7], [0.5 * np.sin(ANGLE), 0.5 * np.cos(ANGLE), -3], [0, 0, 1]]
+from .stores import (
+    SIDE,
+    TURNED,
+    N,
+    affine,
+    centres_px,
+    circles,
+    image_element,
+    made,
+    picture,
+    pixels_of,
+    several,
+    table,
 )
-STRETCHED = np.array([[3.0, 0.5, 2], [0, 2.0, 5], [0, 0, 1]])
 
 
 @pytest.fixture
 def section(st_tables, write_her2st):
     """A section on disk: 20 spots at 5 um per pixel, 20 px across."""
     return her2st(write_her2st(st_tables()).root)["A1"]
-
-
-def affine(matrix):
-    from spatialdata.transformations import Affine
-
-    return Affine(np.asarray(matrix, dtype=float), input_axes=("x", "y"), output_axes=("x", "y"))
-
-
-def image_element(placed, *, scales=None, pixels=None, **kwargs):
-    from spatialdata.models import Image2DModel
-
-    if pixels is None:
-        pixels = np.random.default_rng(0).integers(0, 255, (3, SIDE, SIDE), dtype=np.uint8)
-    return Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations=placed, scale_factors=scales, **kwargs)
-
-
-def centres_px():
-    return np.random.default_rng(1).uniform(10, SIDE - 10, (N, 2))
-
-
-def circles(placed, centres, index=None):
-    from spatialdata.models import ShapesModel
-
-    index = pd.Index(range(100, 100 + N)) if index is None else index
-    return ShapesModel.parse(centres, geometry=0, radius=2.0, index=index, transformations=placed)
-
-
-def table(region="spots", **kwargs):
-    from spatialdata.models import TableModel
-
-    counts = np.random.default_rng(2).poisson(3.0, (N, 4)).astype(np.float32)
-    obs = pd.DataFrame(
-        {"region": pd.Categorical([region] * N), "id": range(100, 100 + N)}, index=[f"s{i}" for i in range(N)]
-    )
-    adata = AnnData(counts, obs=obs, var=pd.DataFrame(index=list("ABCD")), **kwargs)
-    return TableModel.parse(adata, region=region, region_key="region", instance_key="id")
-
-
-def made(*, images=None, shapes=None, tables=None):
-    """A SpatialData object: a picture at 0.5 um per pixel and circles on it, in pixels."""
-    import spatialdata as sd
-    from spatialdata.transformations import Identity, Scale
-
-    here = {"global": Identity()}
-    with_scale = here | {"microns": Scale([0.5, 0.5], axes=("x", "y"))}
-    return sd.SpatialData(
-        images={"he": image_element(with_scale)} if images is None else images,
-        shapes={"spots": circles(here, centres_px())} if shapes is None else shapes,
-        tables={"table": table()} if tables is None else tables,
-    )
-
-
-def pixels_of(path):
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
 
 
 class TestRoundTrip:
@@ -188,88 +141,8 @@ class TestRoundTrip:
         assert "\n" not in str(error.value)
 
 
-class TestPlacement:
-    @pytest.mark.parametrize("of_picture", [np.eye(3), TURNED, STRETCHED])
-    @pytest.mark.parametrize("of_spots", [np.eye(3), TURNED, STRETCHED])
-    def test_spots_are_in_pixels_of_the_picture(self, of_picture, of_spots):
-        wanted = centres_px()
-        own = np.c_[wanted, np.ones(N)] @ (np.linalg.inv(of_spots) @ of_picture).T
-        images = {"he": image_element({"slide": affine(of_picture)})}
-        sdata = made(images=images, shapes={"spots": circles({"slide": affine(of_spots)}, own[:, :2])})
-        adata = spatialdata(sdata, coordinate_system="slide", microns_per_pixel=0.5)
-        np.testing.assert_allclose(adata.obsm["spatial"], wanted, atol=1e-9)
-        factor = np.sqrt(np.linalg.det(of_spots) / np.linalg.det(of_picture))
-        assert library(adata)["scalefactors"]["spot_diameter_fullres"] == pytest.approx(4.0 * factor)
-
-    def test_the_order_of_shapes_changes_nothing(self):
-        from spatialdata.transformations import Identity
-
-        order = np.random.default_rng(3).permutation(N)
-        shuffled = circles({"global": Identity()}, centres_px()[order], pd.Index(100 + order))
-        a, b = (spatialdata(made(shapes=shapes)) for shapes in (None, {"spots": shuffled}))
-        assert list(a.obs_names) == list(b.obs_names)
-        np.testing.assert_array_equal(a.obsm["spatial"], b.obsm["spatial"])
-
-    def test_rows_without_a_shape_are_dropped_and_told(self, caplog):
-        from spatialdata.transformations import Identity
-
-        fewer = circles({"global": Identity()}, centres_px())[2:]
-        with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
-            adata = spatialdata(made(shapes={"spots": fewer}))
-        assert list(adata.obs_names) == ["s2", "s3", "s4", "s5"]
-        assert adata.uns["nh2st_dropped"] == {"rows_without_shape": 2}
-        assert "2 (rows without shape)" in caplog.text
-
-    def test_the_highest_resolution_counts(self):
-        from spatialdata.transformations import Identity, Scale
-
-        placed = {"global": Identity(), "microns": Scale([0.5, 0.5], axes=("x", "y"))}
-        one, several = (
-            spatialdata(made(images={"he": image_element(placed, scales=scales)})) for scales in (None, [2, 2])
-        )
-        np.testing.assert_array_equal(one.obsm["spatial"], several.obsm["spatial"])
-        paths = [library(adata)["metadata"]["source_image_path"] for adata in (one, several)]
-        assert paths[0] == paths[1]
-        assert pixels_of(paths[0]).shape == (SIDE, SIDE, 3)
-
-    def test_squares_and_labels(self):
-        from geopandas import GeoDataFrame
-        from shapely import box
-        from spatialdata.models import Labels2DModel, ShapesModel
-        from spatialdata.transformations import Identity
-
-        here = {"global": Identity()}
-        corners = [(10 * i, 10 * (i % 2), 10 * i + 8, 10 * (i % 2) + 8) for i in range(N)]
-        squares = GeoDataFrame({"geometry": [box(*c) for c in corners]}, index=range(100, 100 + N))
-        labels = np.zeros((SIDE, SIDE), dtype=np.int32)
-        for i, (left, top, right, bottom) in enumerate(corners):
-            labels[top:bottom, left:right] = 100 + i
-        a = spatialdata(made(shapes={"spots": ShapesModel.parse(squares, transformations=here)}))
-        assert library(a)["scalefactors"]["spot_diameter_fullres"] == pytest.approx(8)
-        import spatialdata as sd
-
-        both = made(shapes={})
-        sdata = sd.SpatialData(
-            images=dict(both.images),
-            labels={"spots": Labels2DModel.parse(labels, dims=("y", "x"), transformations=here)},
-            tables={"table": table()},
-        )
-        b = spatialdata(sdata)
-        np.testing.assert_allclose(a.obsm["spatial"], b.obsm["spatial"])
-        np.testing.assert_allclose(a.obsm["spatial"], [((x + r) / 2, (y + z) / 2) for x, y, r, z in corners])
-
-    def test_scale_is_of_the_transformation_to_microns(self):
-        from spatialdata.transformations import Identity
-
-        images = {"he": image_element({"global": Identity(), "microns": affine(TURNED)})}
-        assert library(spatialdata(made(images=images)))["metadata"]["microns_per_pixel"] == pytest.approx(0.5)
-        given = spatialdata(made(images=images), microns_per_pixel=0.25)
-        assert library(given)["metadata"]["microns_per_pixel"] == 0.25
-        images = {"he": image_element({"global": Identity(), "microns": affine(STRETCHED)})}
-        with pytest.raises(DataError, match=r"pixels are 3\S+ by 1\S+ um in 'microns'"):
-            spatialdata(made(images=images))
-
-    def test_names(self):
+class TestNames:
+    def test_are_those_given_or_the_regions(self):
         adata = spatialdata(made())
         assert set(adata.obs["section"]) == set(adata.obs["patient"]) == {"spots"}
         adata = spatialdata(made(), section="S", patient="P")
@@ -361,6 +234,58 @@ class TestRegions:
             regions(two)
         with pytest.raises(DataError, match="the table annotates no shapes"):
             regions(made(tables={"table": AnnData(np.ones((2, 2), dtype=np.float32))}))
+
+
+class TestSeveralRegions:
+    @pytest.mark.parametrize("where", ["apart", "own"])
+    def test_each_is_a_section_on_its_own_picture(self, tmp_path, where):
+        sdata = several(where=where)
+        sdata.write(tmp_path / "store.zarr")
+        assert section_names("spatialdata", tmp_path / "store.zarr") == ["left", "right"]
+        found = sections("spatialdata", tmp_path / "store.zarr")
+        assert list(found) == ["left", "right"]
+        for i, (name, adata) in enumerate(found.items()):
+            assert set(adata.obs["section"]) == {name}
+            rows = sdata["table"].obs["region"] == name
+            assert list(adata.obs_names) == list(rows.index[rows])
+            np.testing.assert_array_equal(adata.X.toarray(), sdata["table"].X[rows.to_numpy()])
+            expected = centres_px()[[int(spot.removeprefix(name)) for spot in adata.obs_names]] + i
+            np.testing.assert_allclose(adata.obsm["spatial"], expected)
+            np.testing.assert_array_equal(picture(adata), sdata[f"slide{i}"].transpose("y", "x", "c"))
+            assert library(adata)["metadata"]["microns_per_pixel"] == pytest.approx(0.5 + i)
+        assert list(sections("spatialdata", tmp_path / "store.zarr", ["right"])) == ["right"]
+
+    def test_options(self, tmp_path):
+        several(scale=False).write(tmp_path / "store.zarr")
+        options = {"region": "right", "table": "table", "image": "slide1", "coordinate_system": "global"}
+        assert section_names("spatialdata", tmp_path / "store.zarr", **options) == ["right"]
+        found = sections("spatialdata", tmp_path / "store.zarr", microns_per_pixel=2, **options)
+        assert list(found) == ["right"]
+        assert library(found["right"])["metadata"]["microns_per_pixel"] == 2.0
+        with pytest.raises(DataError, match=r"has no region 'rigth'; did you mean 'right'"):
+            sections("spatialdata", tmp_path / "store.zarr", region="rigth")
+        with pytest.raises(DataError, match=r"no section 'middle' in"):
+            sections("spatialdata", tmp_path / "store.zarr", ["middle"])
+
+    @pytest.mark.parametrize(
+        ("section", "names"),
+        [
+            (("S1", "S2"), ["S1", "S2"]),
+            (("S2", "S1"), ["S2", "S1"]),
+            (("S", "S"), ["left", "right"]),
+            (("S1", ["S2", "S3"] * (N // 2)), ["S1", "right"]),
+        ],
+    )
+    def test_are_named_by_obs_where_it_gives_each_its_own_name(self, tmp_path, section, names):
+        several(section=section).write(tmp_path / "store.zarr")
+        assert section_names("spatialdata", tmp_path / "store.zarr") == sorted(names)
+        (first,) = sections("spatialdata", tmp_path / "store.zarr", names[:1]).values()
+        assert [name.removeprefix("left") for name in first.obs_names if name.startswith("left")]
+
+    def test_patients_are_those_of_obs(self, tmp_path):
+        several(patient=("P1", "P2")).write(tmp_path / "store.zarr")
+        found = sections("spatialdata", tmp_path / "store.zarr")
+        assert [set(adata.obs["patient"]) for adata in found.values()] == [{"P1"}, {"P2"}]
 
 
 def test_format(section, tmp_path):

@@ -1,0 +1,245 @@
+"""Where elements of SpatialData lie: coordinate systems, and the picture under the spots."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nh2st_graph._errors import DataError, ImageError, nearest
+from nh2st_graph.read._common import neighbour_distance
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+__all__ = [
+    "GLOBAL",
+    "MICRONS",
+    "choose",
+    "full_resolution",
+    "meeting_system",
+    "microns_per_pixel_of",
+    "picture_under",
+    "spot_diameter",
+    "spots_in",
+    "to_pixels",
+]
+
+Floats = NDArray[np.float64]
+
+#: The coordinate system of full-resolution pixels, and the one whose unit is um.
+GLOBAL, MICRONS = "global", "microns"
+
+_AXES = ("x", "y")
+# Pixels of a slide scanner are square: a picture that is stretched more than this has no one scale.
+_AXES_AGREE = 0.03
+
+
+def choose(
+    what: str,
+    names: Iterable[str],
+    wanted: str | None,
+    where: str,
+    error: type[DataError],
+    *,
+    argument: str | None = None,
+) -> str:
+    """Take the wanted name, or the only one."""
+    known = sorted(names)
+    argument = argument or what
+    if not known:
+        raise error(f"{where} has no {what}; a section needs one")
+    if wanted is not None and wanted not in known:
+        raise error(f"{where} has no {what} {wanted!r}; {nearest(wanted, known)}")
+    if wanted is None and len(known) > 1:
+        raise error(
+            f"{where} has {len(known)} candidates for the {what} ({', '.join(known)}); name one: {argument}=..."
+        )
+    return known[0] if wanted is None else wanted
+
+
+def systems(element: Any) -> dict[str, Any]:
+    """Transformations of an element, by the coordinate systems that they lead to."""
+    from spatialdata.transformations import get_transformation
+
+    return dict(get_transformation(element, get_all=True))
+
+
+def full_resolution(picture: Any) -> Any:
+    """``xarray.DataArray`` of a picture's highest resolution."""
+    from spatialdata import get_pyramid_levels
+
+    return get_pyramid_levels(picture, n=0) if hasattr(picture, "children") else picture
+
+
+def meeting_system(sdata: SpatialData, region: str, others: Iterable[str], image: str | None) -> str:
+    """Find the coordinate system where the spots of a region and a picture are both placed.
+
+    Parameters
+    ----------
+    sdata, region
+        The object, and the element that the spots are in.
+    others
+        The other regions of the table: a system that none of them is placed in is the region's own.
+    image
+        The picture, where it is named.
+
+    Returns
+    -------
+    One of the region's own where there are some; ``global`` before others, then that of the picture with the most
+    pixels. ``global`` where nothing meets.
+    """
+    placed = systems(sdata[region]).keys()
+    pictures = [sdata.images[image]] if image in sdata.images else list(sdata.images.values())
+    pixels: dict[str, int] = {}
+    for picture in pictures:
+        size = full_resolution(picture).sizes
+        for system in placed & systems(picture).keys():
+            pixels[system] = max(pixels.get(system, 0), size["x"] * size["y"])
+    shared = {system for other in others if other in sdata for system in systems(sdata[other])}
+    candidates = sorted(pixels.keys() - shared or pixels)
+    return GLOBAL if GLOBAL in candidates or not candidates else max(candidates, key=pixels.__getitem__)
+
+
+def spots_in(element: Any, instances: pd.Index, system: str, where: str) -> tuple[Floats, NDArray[np.bool_]]:
+    """Centroids of instances in a coordinate system, ``(n_known, 2)``, and which of the instances are there.
+
+    Raises
+    ------
+    DataError
+        If the element is not placed there, or has an instance twice or none of these.
+    """
+    import spatialdata as sd
+
+    placed = systems(element)
+    if system not in placed:
+        raise DataError(f"{where} is not placed in coordinate system {system!r}; it is in {', '.join(placed)}")
+    with warnings.catch_warnings():
+        # Rows are joined by the index.
+        warnings.filterwarnings("ignore", message="The index of the dataframe is not monotonic")
+        table = sd.get_centroids(element, coordinate_system=system).compute()
+    if not table.index.is_unique:
+        raise DataError(
+            f"{where} has instance {table.index[table.index.duplicated()][0]!r} twice; make its index unique"
+        )
+    rows = table.index.get_indexer(instances)
+    known = rows >= 0
+    if not known.any():
+        raise DataError(f"{where} shares no instance with the table; check the table's instance_key")
+    return table[list(_AXES)].to_numpy(np.float64)[rows[known]], known
+
+
+def picture_under(
+    sdata: SpatialData,
+    region: str,
+    others: Iterable[str],
+    points: Floats,
+    system: str,
+    image: str | None,
+    where: str,
+) -> str:
+    """Name the picture of a region's spots.
+
+    Parameters
+    ----------
+    sdata, region, others
+        As for :func:`meeting_system`.
+    points
+        The spots in the coordinate system, ``(n_spots, 2)``.
+    image
+        The picture, where it is named.
+
+    Returns
+    -------
+    That one. Else, of those in the coordinate system but for ``{other}_image`` of other regions (so
+    :func:`write_spatialdata` names pictures): the only one; the only one that lies under all spots; of several that do,
+    ``{region}_image``.
+
+    Raises
+    ------
+    ImageError
+        If there is none, or several and none is named.
+    """
+    placed = [name for name, element in sdata.images.items() if system in systems(element)]
+    if image is None:
+        placed = [name for name in placed if name not in {f"{other}_image" for other in others}]
+    if image is None and len(placed) > 1:
+        under = [name for name in placed if _lies_under(sdata.images[name], points, system, where)]
+        own = f"{region}_image"
+        placed = [own] if own in under else under or placed
+    return choose(f"image in coordinate system {system!r}", placed, image, where, ImageError, argument="image")
+
+
+def _lies_under(picture: Any, points: Floats, system: str, where: str) -> bool:
+    size = full_resolution(picture).sizes
+    pixels = to_pixels(picture, points, system, where)
+    return bool(((pixels >= 0) & (pixels < [size["x"], size["y"]])).all())
+
+
+def to_pixels(picture: Any, points: Floats, system: str, where: str) -> Floats:
+    """Take points of a coordinate system to pixels of a picture placed in it, ``(n, 2)``, x then y.
+
+    Raises
+    ------
+    ImageError
+        If the picture's transformation cannot be undone.
+    """
+    to_picture = _inverse(picture, system, where)
+    return points @ to_picture[:2, :2].T + to_picture[:2, 2]
+
+
+def spot_diameter(element: Any, picture: Any, centres: Floats, system: str, where: str) -> float:
+    """Diameter of a spot in pixels: of circles; of polygons the side of a square as large; else what fits between."""
+    enlarged = _enlargement(_inverse(picture, system, where) @ _matrix(element, system))
+    if "radius" in getattr(element, "columns", ()):
+        return 2 * float(np.median(element["radius"])) * enlarged
+    if hasattr(element, "geometry"):
+        return float(np.sqrt(np.median(element.geometry.area))) * enlarged
+    return neighbour_distance(centres) or 1.0
+
+
+def microns_per_pixel_of(picture: Any, given: float | None, diameter: float, where: str) -> float:
+    """Um per pixel of a picture: given, or by its transformation to um.
+
+    Raises
+    ------
+    DataError
+        If it has none, or one that stretches it.
+    """
+    if given is not None:
+        return float(given)
+    if MICRONS not in systems(picture):
+        raise DataError(
+            f"{where}: no scale (no coordinate system {MICRONS!r}); give microns_per_pixel=..., um per pixel of the "
+            f"picture; spots are {diameter:.4g} px across, so on Visium, where that is 65 um, {65 / diameter:.4g}"
+        )
+    matrix = _matrix(picture, MICRONS)
+    x, y = np.linalg.svd(matrix[:2, :2], compute_uv=False)
+    if not y > 0 or x > y * (1 + _AXES_AGREE):
+        raise DataError(
+            f"{where}: the picture's pixels are {x:.4g} by {y:.4g} um in {MICRONS!r}; a section needs square ones"
+        )
+    return _enlargement(matrix)
+
+
+def _matrix(element: Any, system: str) -> Floats:
+    """Affine matrix from an element's own x and y to a coordinate system's, ``(3, 3)``."""
+    return np.asarray(systems(element)[system].to_affine_matrix(_AXES, _AXES), dtype=np.float64)
+
+
+def _inverse(picture: Any, system: str, where: str) -> Floats:
+    try:
+        return np.asarray(np.linalg.inv(_matrix(picture, system)), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        raise ImageError(
+            f"{where}: the picture's transformation maps it onto a line; give one that can be undone"
+        ) from None
+
+
+def _enlargement(matrix: Floats) -> float:
+    """Root of the factor on areas."""
+    return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))

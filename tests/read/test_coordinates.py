@@ -1,0 +1,175 @@
+"""Where spots and pictures of SpatialData lie, and which picture is under which spots."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nh2st_graph import DataError, ImageError
+from nh2st_graph._validate import library
+from nh2st_graph.read import spatialdata
+
+from .stores import (
+    SIDE,
+    STRETCHED,
+    TURNED,
+    N,
+    affine,
+    centres_px,
+    circles,
+    image_element,
+    made,
+    picture,
+    pixels_of,
+    set_also,
+    several,
+    table,
+)
+
+
+class TestPlacement:
+    @pytest.mark.parametrize("of_picture", [np.eye(3), TURNED, STRETCHED])
+    @pytest.mark.parametrize("of_spots", [np.eye(3), TURNED, STRETCHED])
+    def test_spots_are_in_pixels_of_the_picture(self, of_picture, of_spots):
+        wanted = centres_px()
+        own = np.c_[wanted, np.ones(N)] @ (np.linalg.inv(of_spots) @ of_picture).T
+        images = {"he": image_element({"slide": affine(of_picture)})}
+        sdata = made(images=images, shapes={"spots": circles({"slide": affine(of_spots)}, own[:, :2])})
+        adata = spatialdata(sdata, coordinate_system="slide", microns_per_pixel=0.5)
+        np.testing.assert_allclose(adata.obsm["spatial"], wanted, atol=1e-9)
+        factor = np.sqrt(np.linalg.det(of_spots) / np.linalg.det(of_picture))
+        assert library(adata)["scalefactors"]["spot_diameter_fullres"] == pytest.approx(4.0 * factor)
+
+    def test_the_order_of_shapes_changes_nothing(self):
+        from spatialdata.transformations import Identity
+
+        order = np.random.default_rng(3).permutation(N)
+        shuffled = circles({"global": Identity()}, centres_px()[order], pd.Index(100 + order))
+        a, b = (spatialdata(made(shapes=shapes)) for shapes in (None, {"spots": shuffled}))
+        assert list(a.obs_names) == list(b.obs_names)
+        np.testing.assert_array_equal(a.obsm["spatial"], b.obsm["spatial"])
+
+    def test_rows_without_a_shape_are_dropped_and_told(self, caplog):
+        from spatialdata.transformations import Identity
+
+        fewer = circles({"global": Identity()}, centres_px())[2:]
+        with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
+            adata = spatialdata(made(shapes={"spots": fewer}))
+        assert list(adata.obs_names) == ["s2", "s3", "s4", "s5"]
+        assert adata.uns["nh2st_dropped"] == {"rows_without_shape": 2}
+        assert "2 (rows without shape)" in caplog.text
+
+    def test_the_highest_resolution_counts(self):
+        from spatialdata.transformations import Identity, Scale
+
+        placed = {"global": Identity(), "microns": Scale([0.5, 0.5], axes=("x", "y"))}
+        one, several = (
+            spatialdata(made(images={"he": image_element(placed, scales=scales)})) for scales in (None, [2, 2])
+        )
+        np.testing.assert_array_equal(one.obsm["spatial"], several.obsm["spatial"])
+        paths = [library(adata)["metadata"]["source_image_path"] for adata in (one, several)]
+        assert paths[0] == paths[1]
+        assert pixels_of(paths[0]).shape == (SIDE, SIDE, 3)
+
+    def test_squares_and_labels(self):
+        from geopandas import GeoDataFrame
+        from shapely import box
+        from spatialdata.models import Labels2DModel, ShapesModel
+        from spatialdata.transformations import Identity
+
+        here = {"global": Identity()}
+        corners = [(10 * i, 10 * (i % 2), 10 * i + 8, 10 * (i % 2) + 8) for i in range(N)]
+        squares = GeoDataFrame({"geometry": [box(*c) for c in corners]}, index=range(100, 100 + N))
+        labels = np.zeros((SIDE, SIDE), dtype=np.int32)
+        for i, (left, top, right, bottom) in enumerate(corners):
+            labels[top:bottom, left:right] = 100 + i
+        a = spatialdata(made(shapes={"spots": ShapesModel.parse(squares, transformations=here)}))
+        assert library(a)["scalefactors"]["spot_diameter_fullres"] == pytest.approx(8)
+        import spatialdata as sd
+
+        both = made(shapes={})
+        sdata = sd.SpatialData(
+            images=dict(both.images),
+            labels={"spots": Labels2DModel.parse(labels, dims=("y", "x"), transformations=here)},
+            tables={"table": table()},
+        )
+        b = spatialdata(sdata)
+        np.testing.assert_allclose(a.obsm["spatial"], b.obsm["spatial"])
+        np.testing.assert_allclose(a.obsm["spatial"], [((x + r) / 2, (y + z) / 2) for x, y, r, z in corners])
+
+    def test_scale_is_of_the_transformation_to_microns(self):
+        from spatialdata.transformations import Identity
+
+        images = {"he": image_element({"global": Identity(), "microns": affine(TURNED)})}
+        assert library(spatialdata(made(images=images)))["metadata"]["microns_per_pixel"] == pytest.approx(0.5)
+        given = spatialdata(made(images=images), microns_per_pixel=0.25)
+        assert library(given)["metadata"]["microns_per_pixel"] == 0.25
+        images = {"he": image_element({"global": Identity(), "microns": affine(STRETCHED)})}
+        with pytest.raises(DataError, match=r"pixels are 3\S+ by 1\S+ um in 'microns'"):
+            spatialdata(made(images=images))
+
+
+class TestPictureUnderTheSpots:
+    def test_pictures_on_one_another_have_to_be_named(self):
+        sdata = several(where="together")
+        with pytest.raises(ImageError, match=r"2 candidates for the image .*'global' \(slide0, slide1\); name one"):
+            spatialdata(sdata, region="left")
+        assert spatialdata(sdata, region="left", image="slide1").n_obs == N
+
+    def test_or_be_named_by_the_region(self):
+        sdata = several(where="together")
+        sdata.images["right_image"] = sdata.images["slide1"]
+        adata = spatialdata(sdata, region="right")
+        np.testing.assert_array_equal(picture(adata), sdata["slide1"].transpose("y", "x", "c"))
+
+    def test_that_of_another_region_is_not_theirs(self):
+        sdata = several(where="together")
+        for i, region in enumerate(("left", "right")):
+            sdata.images[f"{region}_image"] = sdata.images.pop(f"slide{i}")
+        lefts = sdata["left_image"].transpose("y", "x", "c")
+        np.testing.assert_array_equal(picture(spatialdata(sdata, region="left")), lefts)
+        del sdata.images["right_image"]
+        with pytest.raises(ImageError, match="'right' has no image in coordinate system 'global'"):
+            spatialdata(sdata, region="right")
+
+    def test_one_picture_under_several_regions_is_that_of_each(self):
+        sdata = several(where="together")
+        del sdata.images["slide1"]
+        slide = sdata["slide0"].transpose("y", "x", "c")
+        for region in ("left", "right"):
+            np.testing.assert_array_equal(picture(spatialdata(sdata, region=region)), slide)
+
+    def test_a_picture_that_misses_one_spot_is_not_theirs(self):
+        sdata = several()
+        shifted = sdata.shapes["left"].copy()
+        shifted.geometry = shifted.geometry.translate(-50)
+        sdata.shapes["left"] = shifted
+        with pytest.raises(ImageError, match=r"2 candidates for the image .*\(slide0, slide1\)"):
+            spatialdata(sdata, region="left")
+
+    def test_in_its_own_coordinate_system_the_largest_picture_counts(self):
+        from spatialdata.transformations import Scale
+
+        sdata = several(where="own")
+        small = sdata["slide0"].data[:, ::2, ::2].compute()
+        half = Scale([0.5, 0.5], axes=("x", "y"))
+        set_also(sdata.shapes["left"], "left_small", half)
+        sdata.images["small"] = image_element({"left_small": affine(np.eye(3))}, pixels=small)
+        adata = spatialdata(sdata, region="left")
+        np.testing.assert_array_equal(picture(adata), sdata["slide0"].transpose("y", "x", "c"))
+        named = spatialdata(sdata, region="left", image="small", microns_per_pixel=1.0)
+        np.testing.assert_allclose(named.obsm["spatial"], adata.obsm["spatial"] / 2)
+
+    def test_a_coordinate_system_of_its_own_comes_before_one_that_all_share(self):
+        from spatialdata.transformations import Identity
+
+        sdata = several(where="together")
+        for i, region in enumerate(("left", "right")):
+            for element in (sdata.shapes[region], sdata.images[f"slide{i}"]):
+                set_also(element, region, Identity())
+        for i, region in enumerate(("left", "right")):
+            own = sdata[f"slide{i}"].transpose("y", "x", "c")
+            np.testing.assert_array_equal(picture(spatialdata(sdata, region=region)), own)
