@@ -82,8 +82,6 @@ def test_options_of_a_format_are_whatever_its_reader_takes():
     config = Config().override(["data.options={table: counts}", "data.options.bin_um=8"])
     assert config.data.options == {"table": "counts", "bin_um": 8}
     assert Config.parse(yaml.safe_load(config.to_yaml())) == config
-    with pytest.raises(ConfigError, match=r"data\.options are of formats that are read; .* are data\.synthetic\.\*"):
-        Config().override(["data.format=synthetic", "data.options.image=he"])
 
 
 def test_overrides_apply_in_order_and_leave_the_original():

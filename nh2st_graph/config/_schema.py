@@ -63,8 +63,7 @@ class DataConfig(_Section):
     root
         Folder of the sections.
     options
-        What else the format's reader takes, such as ``{image: he, coordinate_system: global}`` of SpatialData; see
-        :func:`nh2st_graph.read.sections`.
+        What else the format's reader takes, such as ``{bin_um: 8}``; see :func:`nh2st_graph.read.sections`.
     train, test
         Names of sections. Without ``train``, all that are not tested are trained on.
     panel
@@ -107,10 +106,6 @@ class DataConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
-        if self.options and self.format == "synthetic":
-            raise ValueError(
-                "data.options are of formats that are read; settings of data.format = 'synthetic' are data.synthetic.*"
-            )
         both = sorted(set(self.train) & set(self.test))
         if both:
             raise ValueError(f"data.train and data.test share {', '.join(both)}; a test section is never trained on")

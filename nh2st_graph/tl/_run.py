@@ -98,6 +98,8 @@ def _synthetic(config: Config, folder: str | Path | None) -> dict[str, AnnData]:
 
     if folder is None:
         raise ConfigError("data.format = 'synthetic' needs a folder for its pictures")
+    if config.data.options:
+        raise ConfigError("data.options are of formats that are read; data.format = 'synthetic' has data.synthetic.*")
     options = config.data.synthetic.model_dump()
     return synthetic_tissue(folder=folder, **options)
 

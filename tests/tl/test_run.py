@@ -237,6 +237,7 @@ class TestSections:
             (["data.train=[S1, S9]"], r"data\.train: no section 'S9' there; did you mean 'S\d'"),
             (["data.test=[T3]"], r"data\.test: no section 'T3' there; did you mean 'S3'"),
             (["data.train=[]", "data.test=[S1, S2, S3]"], r"no section is left to train on; data\.test names all"),
+            (["data.options.layer=raw"], r"data\.options are of formats that are read; .* has data\.synthetic\.\*"),
             (["data.format=h5ad", "data.root=null"], r"data\.root is not set; give the folder of the sections"),
             (
                 ["data.format=visium_hd", "data.root=there", "data.options.bin=8"],
