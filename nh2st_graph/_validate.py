@@ -93,7 +93,10 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
     where = f"section {section_name(adata)!r}"
     _check_name(adata)
     _check_spots(adata, where)
-    if adata.n_vars:
+    if Key.uns.prediction in adata.uns:
+        if "genes" in needs:
+            raise DataError(f"{where}: X holds predicted expression; training and scoring need measured counts in X")
+    elif adata.n_vars:
         _check_counts(adata, where)
     elif "genes" in needs:
         raise DataError(f"{where}: no genes (X is empty); training and scoring need measured counts in X")

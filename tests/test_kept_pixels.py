@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from nh2st_graph import ImageError
+from nh2st_graph import ImageError, _kept_pixels
 from nh2st_graph._image import open_full
-from nh2st_graph import _kept_pixels
 from nh2st_graph._kept_pixels import keep_pixels
 
 

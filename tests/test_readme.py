@@ -31,6 +31,8 @@ from nh2st_graph import study
 from nh2st_graph.cli import app, main
 from nh2st_graph.config import Config, builtin_config, load_config
 
+from .slides import write_pyramid
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -119,7 +121,7 @@ class TestCommands:
 
 
 class TestExamples:
-    """Four parts of a real Visium section where the README has four sections."""
+    """Real sections where the README has some: parts of a Visium section, and one section of two patients of HER2ST."""
 
     @pytest.fixture(scope="class")
     def place(self, shared_data, tmp_path_factory) -> Path:
@@ -128,6 +130,14 @@ class TestExamples:
         spots = list(ng.read.visium(shared_data / "visium_tiny").obs_names)
         for i, name in enumerate(SECTIONS):
             part_of_a_section(shared_data / "visium_tiny", place / "sections" / name, spots[i::4])
+        for section in ("B4", "C3"):
+            for path in (shared_data / "her2st").rglob(f"{section}*"):
+                link = place / "her2st" / path.relative_to(shared_data / "her2st")
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(path)
+        section = ng.read.sections("visium", place / "sections", ["D1"])["D1"]
+        ng.read.write_spatialdata(section, place / "store.zarr")
+        write_pyramid(place / "slide.tif", 1500, 1.0)
         return place
 
     @pytest.fixture(autouse=True)
@@ -151,8 +161,12 @@ class TestExamples:
         assert isinstance(prediction, AnnData)
         assert prediction.shape == (25, 20)
         assert len(prediction.uns["moranI"]) == 20
-        assert plt.get_fignums()
-        assert {"pcc_mean", "pcc_partial"} <= set(capsys.readouterr().out.split())
+        assert names["expression"].n_obs > 20
+        np.testing.assert_array_equal(names["sdata"].tables["predicted"].X, prediction.X)
+        assert names["alike"].recall["recall"].between(0, 1).all()
+        assert len(plt.get_fignums()) >= 6
+        out = capsys.readouterr().out.split()
+        assert out.count("pcc_partial") == 3  # Visium, and each of two patients left out
         assert ng.load(place / "model").train_sections == ["A1", "B1", "C1"]
 
     def test_the_commands_on_visium_run(self, place, capsys):

@@ -280,7 +280,9 @@ class TestSpatialData:
         again = sd.read_zarr(tmp_path / "store.zarr")
         assert_array_equal(again.tables["predicted"].X, predicted.X)
         # The prediction annotates the same shapes.
-        elements, joined = sd.join_spatialelement_table(again, list(again.shapes), "predicted", how="inner")
+        elements, joined = sd.join_spatialelement_table(
+            sdata=again, spatial_element_names=list(again.shapes), table_name="predicted", how="inner"
+        )
         assert len(joined) == predicted.n_obs == sum(map(len, elements.values()))
         assert_array_equal(ng.tl.predict(model, again, table_key="table").X, predicted.X)
 

@@ -135,7 +135,8 @@ def spatialdata(
     name = name_of(adata, Key.obs.section, section, store.stem if store else region)
     name_of(adata, Key.obs.patient, patient, name)
     adata.uns[Key.uns.spatial] = {name: library_entry(keep_pixels(full_resolution(picture), where), scale, diameter)}
-    check_section(adata, need=("genes", "image") if adata.n_vars else ("image",))
+    measured = adata.n_vars and Key.uns.prediction not in adata.uns
+    check_section(adata, need=("genes", "image") if measured else ("image",))
     report_dropped(adata, name, {"rows_without_shape": int((~known).sum())})
     return adata
 

@@ -86,7 +86,8 @@ def fit(
         Go on from the checkpoints in ``out``.
     test_sections
         Sections that are to be predicted later, so that what the method needs and they lack is said before anything is
-        trained. Nothing is learned from them, and their genes are not looked at.
+        trained, and the panel is chosen among genes that they measured too. Nothing is learned from them, and their
+        counts are not looked at.
     library_key
         Column of ``obs`` that names the section of each spot, where one AnnData holds several.
     table_key
@@ -109,16 +110,14 @@ def fit(
     sections = sections_by_name(train_sections, library_key=library_key, table_key=table_key)
     if not sections:
         raise DataError("no training section given; name at least one in data.train")
-    panel = list(genes) if genes is not None else choose_panel(sections, {}, config.data)
+    others = sections_by_name(test_sections, library_key=library_key, table_key=table_key)
+    panel = list(genes) if genes is not None else choose_panel(sections, others, config.data)
     completed = {name: complete_section(section, config) for name, section in sections.items()}
     standardize = Standardizer.fit(
         (completed[name].obsm[Key.obsm.image] for name in sorted(completed)), config.features.standardize
     )
     graphs = [section_graph(completed[name], config, standardize, panel) for name in sorted(completed)]
-    tests = [
-        section_graph(complete_section(section, config), config, standardize)
-        for section in sections_by_name(test_sections, library_key=library_key, table_key=table_key).values()
-    ]
+    tests = [section_graph(complete_section(section, config), config, standardize) for section in others.values()]
     for graph in [*graphs, *tests]:
         _check_needs(method, graph)
     with ExitStack() as stack:

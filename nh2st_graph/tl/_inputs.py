@@ -189,4 +189,4 @@ def section_graph(
         values["library"] = library[:, None]
     if config.features.finetune:
         values["patches"] = section_patches(adata, config.features)
-    return gr.to_pyg(adata, standardize(features), **values)
+    return gr.to_pyg(adata, standardize(features), neighbors_key=Key.uns.neighbors, **values)

@@ -171,7 +171,7 @@ def embed_profiles(model: FittedModel, counts: pd.DataFrame) -> AnnData:
         ),
     )
     if "q" not in embeddings:
-        raise ModelError(f"method {model.config.model.name!r} has no gene side; train NH2ST-Graph with model.contrast on")
+        raise ModelError(f"method {model.config.model.name!r} has no gene side; train with model.contrast on")
     profiles.obsm[Key.obsm.embed_gene] = embeddings["q"].numpy()
     profiles.uns[Key.uns.embed] = embedding_entry(model, ["spot"])
     return profiles
