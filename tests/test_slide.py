@@ -155,3 +155,22 @@ class TestWithTheExtra:
         (tmp_path / "slide.ndpi").write_bytes(b"broken")
         with pytest.raises(ImageError, match=r"slide\.ndpi cannot be opened \(Cannot open image using any"):
             slide_size(tmp_path / "slide.ndpi")
+
+
+def test_the_extra_itself_reads_what_we_read(tmp_path):
+    """Runs where ``[wsi]`` is installed: OpenSlide's pixels, levels and scale are those of our reader of TIFF."""
+    pytest.importorskip("wsidata")
+    path = write_pyramid(tmp_path / "slide.tif", 1024, 0.5, compression="jpeg", apart=True)
+    theirs = WsiSlide(path)
+    with open_slide(path) as ours:
+        assert isinstance(ours, TiffSlide)
+        assert theirs.sizes == ours.sizes
+        assert theirs.microns_per_pixel == pytest.approx(ours.microns_per_pixel)
+        for level in range(len(ours.sizes)):
+            box = (30, 41, 97, 120)
+            windows = []
+            for slide in (theirs, ours):
+                window, (left, top) = slide.region(level, box)
+                windows.append(window.crop((box[0] - left, box[1] - top, box[2] - left, box[3] - top)))
+            np.testing.assert_array_equal(*map(np.asarray, windows))
+    theirs.close()

@@ -131,3 +131,15 @@ def test_a_picture_that_no_reader_of_the_extra_opened_is_ours(tmp_path, monkeypa
     with open_slide(path) as slide:
         assert not isinstance(slide, WsiSlide | HeldPicture)
         assert find_tissue(slide, 8.0)[0].mask.any()
+
+
+def test_lazyslide_itself_finds_the_tissue(tmp_path):
+    """Runs where ``[wsi]`` is installed."""
+    pytest.importorskip("lazyslide")
+    slide = WsiSlide(write_pyramid(tmp_path / "slide.tif", 2048, 0.5, compression="jpeg", apart=True))
+    tissue, _ = find_tissue(slide, 0.5)
+    slide.close()
+    x = (np.arange(len(tissue.mask)) + 0.5) / len(tissue.mask)
+    distance = np.hypot(x - 0.4, x[:, None] - 0.5)
+    assert tissue.mask[distance < 0.23].all()
+    assert not tissue.mask[distance > 0.27].any()
