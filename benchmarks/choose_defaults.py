@@ -38,7 +38,7 @@ def held_out(config: ng.Config, train: list[str]) -> pd.Series:
     """Held-out error and r of a candidate on the training sections of a run, at the epoch that fits best."""
     sections = ng.read.her2st(config.data.root, train)
     log = ng.tl.fit(sections, config).log
-    curves = ng.tl.fold_curves(log)
+    curves = ng.pl.fold_curves(log)
     return curves.loc[curves["val_loss"].idxmin(), ["epoch", "val_loss", "val_pcc"]]
 
 

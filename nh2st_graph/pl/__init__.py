@@ -8,10 +8,11 @@ from nh2st_graph.pl._forest import forest
 from nh2st_graph.pl._maps import gene_maps, section
 from nh2st_graph.pl._save import save
 from nh2st_graph.pl._scores import pcc_histogram, score_bars
-from nh2st_graph.pl._training import training_curves
+from nh2st_graph.pl._training import fold_curves, training_curves
 
 __all__ = [
     "attention",
+    "fold_curves",
     "forest",
     "gene_maps",
     "gene_scatter",

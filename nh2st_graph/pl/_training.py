@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nh2st_graph._errors import DataError
 
-__all__ = ["training_curves"]
+__all__ = ["fold_curves", "training_curves"]
 
 _BLUE, _ORANGE = "#0072B2", "#E69F00"
 #: Title, name of the y axis, and (column, label, colour) of each line.
@@ -30,6 +30,20 @@ _PANELS = (
 _CHANCE = "_chance"
 
 
+def fold_curves(log: pd.DataFrame) -> pd.DataFrame:
+    """Average the folds' curves, over the epochs that every fold reached: what the number of epochs is chosen by.
+
+    Parameters
+    ----------
+    log
+        A run's ``log.csv``, with the column ``stage``.
+    """
+    folds = log[log["stage"].str.startswith("fold")]
+    shortest = int(folds.groupby("stage")["epoch"].max().min())
+    reached = folds[folds["epoch"].astype(int) <= shortest]
+    return reached.drop(columns="stage").astype(float).groupby("epoch", as_index=False).mean()
+
+
 def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure:
     """Draw loss, validation score and the contrastive losses beside their chance level, by epoch.
 
@@ -41,7 +55,8 @@ def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure
     log
         A run's ``log.csv``: a column ``epoch`` and any of ``train_loss``, ``val_loss``, ``val_pcc``,
         ``contrast_spot``, ``contrast_neighbourhood`` and the last two with ``_chance`` (the chance level,
-        in nats: the logarithm of the number of candidates). Several rows an epoch are folded into one.
+        in nats: the logarithm of the number of candidates). Several rows an epoch are folded into one; folds (column
+        ``stage``) are averaged as :func:`fold_curves` does.
     selected
         The epoch whose weights were kept, marked in every panel.
 
@@ -56,6 +71,8 @@ def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure
     """
     if "epoch" not in log:
         raise DataError(f"the training log has no column 'epoch' (there: {', '.join(map(str, log.columns))})")
+    if "stage" in log and log["stage"].str.startswith("fold").any():
+        log = fold_curves(log)
     # Lightning writes training and validation values of an epoch on rows of their own, the rest empty
     epochs = log.groupby("epoch").last().dropna(axis="columns", how="all")
     panels = [panel for panel in _PANELS if any(column in epochs for column, _, _ in panel[2])]

@@ -2,7 +2,6 @@
 
 from nh2st_graph.tl._evaluate import LABELS, REFERENCES, Evaluation, evaluate
 from nh2st_graph.tl._explain import explain
-from nh2st_graph.tl._figures import fold_curves
 from nh2st_graph.tl._fit import fit
 from nh2st_graph.tl._model import FittedModel, load
 from nh2st_graph.tl._predict import embed, predict
@@ -23,7 +22,6 @@ __all__ = [
     "evaluate_run",
     "explain",
     "fit",
-    "fold_curves",
     "load",
     "load_sections",
     "predict",

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from nh2st_graph import pl
 from nh2st_graph.tl._evaluate import LABELS, REFERENCES, Evaluation
 from nh2st_graph.tl._model import FittedModel
 
-__all__ = ["fold_curves", "write_figures"]
+__all__ = ["write_figures"]
 
 _SHOWN_FLOORS = ("ridge", "ridge_neighbours")
-
-
-def fold_curves(log: pd.DataFrame) -> pd.DataFrame:
-    """Average the folds' curves, over the epochs that every fold reached: what the number of epochs is chosen by.
-
-    Parameters
-    ----------
-    log
-        A run's ``log.csv``.
-    """
-    folds = log[log["stage"].str.startswith("fold")]
-    shortest = int(folds.groupby("stage")["epoch"].max().min())
-    reached = folds[folds["epoch"].astype(int) <= shortest]
-    return reached.drop(columns="stage").astype(float).groupby("epoch", as_index=False).mean()
 
 
 def write_figures(model: FittedModel, evaluation: Evaluation, folder: Path) -> list[Path]:
@@ -45,6 +29,6 @@ def write_figures(model: FittedModel, evaluation: Evaluation, folder: Path) -> l
     bars = pl.score_bars(table, references=shown)
     written.append(pl.save(bars.figure, folder / "scores.png"))
     if len(model.log):
-        curves = pl.training_curves(fold_curves(model.log), selected=model.selected_epochs)
+        curves = pl.training_curves(model.log, selected=model.selected_epochs)
         written.append(pl.save(curves, folder / "training.png"))
     return written

@@ -71,3 +71,20 @@ def test_logs_without_anything_are_refused(log: pd.DataFrame) -> None:
         pl.training_curves(log.drop(columns="epoch"))
     with pytest.raises(DataError, match="no values"):
         pl.training_curves(log[["epoch", "step"]])
+
+
+def test_curves_are_the_folds_mean_as_far_as_all_of_them_went() -> None:
+    log = pd.DataFrame(
+        {
+            "stage": ["fold1:A"] * 3 + ["fold2:B"] * 2 + ["all"] * 4,
+            "epoch": [1, 2, 3, 1, 2, 1, 2, 3, 4],
+            "val_loss": [4.0, 2.0, 1.0, 6.0, 3.0] + [np.nan] * 4,
+            "train_loss": [1.0, 1.0, 1.0, 3.0, 5.0, 9.0, 9.0, 9.0, 9.0],
+        }
+    )
+    curves = pl.fold_curves(log)
+    assert list(curves["epoch"]) == [1, 2]
+    assert list(curves["val_loss"]) == [5.0, 2.5]
+    assert list(curves["train_loss"]) == [2.0, 3.0]
+    score, _ = (axes for axes in pl.training_curves(log.assign(val_pcc=0.1)).axes[:2])
+    assert lines(score)["held-out: squared error"] == [5.0, 2.5]

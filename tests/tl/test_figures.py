@@ -10,7 +10,8 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from nh2st_graph.tl import _figures, fold_curves
+from nh2st_graph import pl
+from nh2st_graph.tl import _figures
 from nh2st_graph.tl._figures import write_figures
 
 NAMES = {"maps_S3.png", "pcc_histogram.png", "scores.png", "training.png"}
@@ -38,21 +39,6 @@ def test_a_model_without_a_log_has_no_training_curve(tiny_run, tmp_path, monkeyp
     assert set(drawn) == NAMES - {"training.png"}
 
 
-def test_curves_are_the_folds_mean_as_far_as_all_of_them_went():
-    log = pd.DataFrame(
-        {
-            "stage": ["fold1:A"] * 3 + ["fold2:B"] * 2 + ["all"] * 4,
-            "epoch": [1, 2, 3, 1, 2, 1, 2, 3, 4],
-            "val_loss": [4.0, 2.0, 1.0, 6.0, 3.0] + [np.nan] * 4,
-            "train_loss": [1.0, 1.0, 1.0, 3.0, 5.0, 9.0, 9.0, 9.0, 9.0],
-        }
-    )
-    curves = fold_curves(log)
-    assert list(curves["epoch"]) == [1, 2]
-    assert list(curves["val_loss"]) == [5.0, 2.5]
-    assert list(curves["train_loss"]) == [2.0, 3.0]
-
-
 def test_curves_show_where_the_model_stopped(tiny_run):
-    curves = fold_curves(tiny_run.model.log).set_index("epoch")
+    curves = pl.fold_curves(tiny_run.model.log).set_index("epoch")
     assert curves["val_loss"].idxmin() == tiny_run.model.selected_epochs
