@@ -216,7 +216,8 @@ def predict_run(
     folder
         The run, or any folder with a model.
     paths
-        Sections as h5ad, whose genes may be absent; or slides, any other file, on whose tissue virtual spots are laid.
+        Sections as h5ad or SpatialData stores (folders, a section for each region), whose genes may be absent; or
+        slides, any other file, on whose tissue virtual spots are laid.
     out
         Folder for ``{section}.h5ad``; or, for one input, a file that ends in ``.h5ad``. A file that is there already is
         an error.
@@ -238,22 +239,17 @@ def predict_run(
         If an input cannot be used, a slide has no scale or no tissue, or no installed reader opens it.
     """
     model, files, out = load(folder), [Path(path) for path in paths], Path(out)
-    if out.suffix == ".h5ad" and len(files) != 1:
-        raise RunError(f"--out {out} is one file for {len(files)} sections; give a folder")
+    _check_one_file(out, len(files))
     sections: dict[str, AnnData] = {}
     for path in files:
-        if path.suffix == ".h5ad":
-            section = check_section(read.h5ad(path), need=("image",))
-        else:
-            section = slide_section(
-                model, path, microns_per_pixel=microns_per_pixel, pitch_um=pitch_um, min_tissue=min_tissue
-            )
-        name = section_name(section)
-        if name in sections:
-            raise RunError(f"{path}: a section named {name!r} was given already; each needs its own obs['section']")
-        for file in (_file(out, name), _store(out, name)) if spatialdata else (_file(out, name),):
-            _check_free(file)
-        sections[name] = section
+        for section in _input_sections(model, path, microns_per_pixel, pitch_um, min_tissue):
+            name = section_name(section)
+            if name in sections:
+                raise RunError(f"{path}: a section named {name!r} was given already; each needs its own obs['section']")
+            for file in (_file(out, name), _store(out, name)) if spatialdata else (_file(out, name),):
+                _check_free(file)
+            sections[name] = section
+    _check_one_file(out, len(sections))
     predicted = {name: predict(model, section) for name, section in sections.items()}
     written = _write_sections(predicted, out)
     if spatialdata:
@@ -261,6 +257,22 @@ def predict_run(
             read.write_spatialdata(prediction, _store(out, name), image="hires")
             written.append(_store(out, name))
     return written
+
+
+def _input_sections(
+    model: FittedModel, path: Path, microns_per_pixel: float | None, pitch_um: float | None, min_tissue: float
+) -> list[AnnData]:
+    """Read what is to be predicted: a SpatialData store, a section, or a slide."""
+    if path.is_dir():
+        return list(read.sections("spatialdata", path).values())
+    if path.suffix == ".h5ad":
+        return [check_section(read.h5ad(path), need=("image",))]
+    return [slide_section(model, path, microns_per_pixel=microns_per_pixel, pitch_um=pitch_um, min_tissue=min_tissue)]
+
+
+def _check_one_file(out: Path, n_sections: int) -> None:
+    if out.suffix == ".h5ad" and n_sections != 1:
+        raise RunError(f"--out {out} is one file for {n_sections} sections; give a folder")
 
 
 def prepare_sections(config: Config, out: str | Path) -> list[Path]:

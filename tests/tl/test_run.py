@@ -181,6 +181,15 @@ class TestPredictFiles:
         assert "observed" in ad.read_h5ad(written[0]).layers
         assert sorted((tmp_path / "out" / "there").iterdir()) == written
 
+    def test_a_store_is_predicted_as_its_section_is(self, tiny_run, tiny_sections, write, tmp_path):
+        read.write_spatialdata(tiny_sections["S3"], tmp_path / "S3.zarr")
+        (by_store,) = tl.predict_run(tiny_run.folder, [tmp_path / "S3.zarr"], tmp_path / "store")
+        (by_file,) = tl.predict_run(tiny_run.folder, [write("S3", tiny_sections["S3"])], tmp_path / "file")
+        assert_array_equal(ad.read_h5ad(by_store).X, ad.read_h5ad(by_file).X)
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(DataError, match=r"no sections found in .*empty"):
+            tl.predict_run(tiny_run.folder, [tmp_path / "empty"], tmp_path / "none")
+
     def test_a_model_alone_predicts(self, tiny_run, tiny_sections, write, tmp_path):
         tiny_run.model.save(tmp_path / "model")
         (written,) = tl.predict_run(tmp_path / "model", [write("S3", tiny_sections["S3"])], tmp_path / "out")
