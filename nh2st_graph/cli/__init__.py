@@ -145,8 +145,8 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="SECTION.h5ad|STORE.zarr|SLIDE...",
-            help="Sections as h5ad or SpatialData, whose genes may be absent; or slides: JPEG, PNG, TIFF; with the extra "
-            "'wsi' .svs, .ndpi, .mrxs and others.",
+            help="Sections as h5ad or SpatialData, whose genes may be absent; or slides: JPEG, PNG, TIFF; with the "
+            "extra 'wsi' .svs, .ndpi, .mrxs and others.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the predicted {section}.h5ad, or FILE.h5ad for one.")],
