@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, nearest
 from nh2st_graph.read._common import neighbour_distance
+from nh2st_graph.read._visium import SCALEFACTOR_SPOT_UM
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -35,6 +37,11 @@ Floats = NDArray[np.float64]
 GLOBAL, MICRONS = "global", "microns"
 
 _AXES = ("x", "y")
+# What spatialdata-io calls the sizes of Space Ranger's one picture, the coordinate system of its middle one, and the
+# squares of Visium HD.
+_SIZES = re.compile(r"(.*_|)(full|hires|lowres)_image$")
+_OF_VISIUM = "downscaled_hires"
+_SQUARES = re.compile(r"_square_(\d+)um$")
 # Pixels of a slide scanner are square: a picture that is stretched more than this has no one scale.
 _AXES_AGREE = 0.03
 
@@ -157,7 +164,7 @@ def picture_under(
     -------
     That one. Else, of those in the coordinate system but for ``{other}_image`` of other regions (so
     :func:`write_spatialdata` names pictures): the only one; the only one that lies under all spots; of several that do,
-    ``{region}_image``.
+    ``{region}_image``, or the largest of Space Ranger's one picture in several sizes.
 
     Raises
     ------
@@ -170,8 +177,21 @@ def picture_under(
     if image is None and len(placed) > 1:
         under = [name for name in placed if _lies_under(sdata.images[name], points, system, where)]
         own = f"{region}_image"
-        placed = [own] if own in under else under or placed
+        placed = [own] if own in under else _largest(sdata, under) or placed
     return choose(f"image in coordinate system {system!r}", placed, image, where, ImageError, argument="image")
+
+
+def _largest(sdata: SpatialData, names: list[str]) -> list[str]:
+    """Of the sizes of one picture the one with the most pixels; of other pictures all."""
+    stems = {match[1] if (match := _SIZES.match(name)) else name for name in names}
+    if len(stems) > 1:
+        return names
+
+    def pixels(name: str) -> int:
+        size = full_resolution(sdata.images[name]).sizes
+        return int(size["x"] * size["y"])
+
+    return [max(names, key=pixels)] if names else []
 
 
 def _lies_under(picture: Any, points: Floats, system: str, where: str) -> bool:
@@ -202,8 +222,22 @@ def spot_diameter(element: Any, picture: Any, centres: Floats, system: str, wher
     return neighbour_distance(centres) or 1.0
 
 
-def microns_per_pixel_of(picture: Any, given: float | None, diameter: float, where: str) -> float:
-    """Um per pixel of a picture: given, or by its transformation to um.
+def microns_per_pixel_of(
+    picture: Any, given: float | None, region: str, spots: Any, diameter: float, where: str
+) -> float:
+    """Um per pixel of a picture: given, or by its transformation to um, or by the known size of Visium's spots.
+
+    Parameters
+    ----------
+    picture
+        The picture.
+    given
+        Um per pixel, where they are given.
+    region, spots
+        The spots and their name: spatialdata-io tells by it the size of the squares of Visium HD, and by coordinate
+        systems that circles are Visium's.
+    diameter
+        Of a spot, in pixels of the picture.
 
     Raises
     ------
@@ -213,9 +247,14 @@ def microns_per_pixel_of(picture: Any, given: float | None, diameter: float, whe
     if given is not None:
         return float(given)
     if MICRONS not in systems(picture):
+        known = _spot_um(region, spots)
+        if known is not None:
+            return known / diameter
         raise DataError(
-            f"{where}: no scale (no coordinate system {MICRONS!r}); give microns_per_pixel=..., um per pixel of the "
-            f"picture; spots are {diameter:.4g} px across, so on Visium, where that is 65 um, {65 / diameter:.4g}"
+            f"{where}: no scale (no coordinate system {MICRONS!r}); give microns_per_pixel=... to "
+            "ng.read.spatialdata, um per pixel of the picture, or place the picture in that system "
+            "(spatialdata.transformations.set_transformation); "
+            f"spots are {diameter:.4g} px across, so on Visium, where that is 65 um, {65 / diameter:.4g}"
         )
     matrix = _matrix(picture, MICRONS)
     x, y = np.linalg.svd(matrix[:2, :2], compute_uv=False)
@@ -224,6 +263,14 @@ def microns_per_pixel_of(picture: Any, given: float | None, diameter: float, whe
             f"{where}: the picture's pixels are {x:.4g} by {y:.4g} um in {MICRONS!r}; a section needs square ones"
         )
     return _enlargement(matrix)
+
+
+def _spot_um(region: str, spots: Any) -> float | None:
+    """Size of a spot in um, of stores that spatialdata-io made of Space Ranger's output."""
+    if (squares := _SQUARES.search(region)) is not None:
+        return float(squares[1])
+    of_visium = any(system.endswith(_OF_VISIUM) for system in systems(spots))
+    return SCALEFACTOR_SPOT_UM if of_visium and "radius" in getattr(spots, "columns", ()) else None
 
 
 def _matrix(element: Any, system: str) -> Floats:

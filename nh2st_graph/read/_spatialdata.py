@@ -80,7 +80,8 @@ def spatialdata(
         The element that the table annotates (circles, polygons, labels or points); may be left out where there is one.
     microns_per_pixel
         Scale of the picture at full resolution. By default from its transformation to a coordinate system named
-        ``microns``, where it has one (:func:`write_spatialdata` gives it one).
+        ``microns``, where it has one (:func:`write_spatialdata` gives it one), else from the size of the spots in stores
+        that ``spatialdata-io`` made of Visium or Visium HD.
     section, patient
         Names; by default those in ``obs`` where they are the same for all rows, else the section's is the store's (in
         memory: the region's), and the patient's is the section's.
@@ -125,7 +126,7 @@ def spatialdata(
     picture = sdata.images[picture_under(sdata, region, others, points, system, image, of_region)]
     centres = to_pixels(picture, points, system, where)
     diameter = spot_diameter(spots, picture, centres, system, where)
-    scale = microns_per_pixel_of(picture, microns_per_pixel, diameter, where)
+    scale = microns_per_pixel_of(picture, microns_per_pixel, region, spots, diameter, where)
 
     adata = counts[known].copy()
     adata.uns.pop(ATTRS, None)

@@ -173,3 +173,65 @@ class TestPictureUnderTheSpots:
         for i, region in enumerate(("left", "right")):
             own = sdata[f"slide{i}"].transpose("y", "x", "c")
             np.testing.assert_array_equal(picture(spatialdata(sdata, region=region)), own)
+
+
+class TestAsSpatialdataIoMakesThem:
+    """Space Ranger's picture in three sizes, each with coordinate systems of its own, and no scale."""
+
+    @staticmethod
+    def visium(*, full=True, name="A1", shapes=None, stain="A1_full_image"):
+        from spatialdata.transformations import Identity, Scale
+
+        hires, lowres = (Scale([factor, factor], axes=("x", "y")) for factor in (0.5, 0.25))
+        of_spots = {name: Identity(), f"{name}_downscaled_hires": hires, f"{name}_downscaled_lowres": lowres}
+        pixels = np.random.default_rng(0).integers(0, 255, (3, SIDE, SIDE), dtype=np.uint8)
+        images = {
+            f"{name}_hires_image": image_element(
+                {f"{name}_downscaled_hires": Identity(), name: hires.inverse()}, pixels=pixels[:, ::2, ::2]
+            ),
+            f"{name}_lowres_image": image_element(
+                {f"{name}_downscaled_lowres": Identity(), name: lowres.inverse()}, pixels=pixels[:, ::4, ::4]
+            ),
+        }
+        if full:
+            images[stain] = image_element({name: Identity()}, pixels=pixels, scales=[2])
+        shapes = {name: circles(of_spots, centres_px())} if shapes is None else shapes(of_spots)
+        return made(images=images, shapes=shapes, tables={"table": table(next(iter(shapes)))})
+
+    def test_the_full_picture_and_the_size_of_its_spots_are_taken(self):
+        section = spatialdata(self.visium())
+        np.testing.assert_allclose(section.obsm["spatial"], centres_px())
+        metadata = library(section)["metadata"]
+        assert pixels_of(metadata["source_image_path"]).shape == (SIDE, SIDE, 3)
+        assert metadata["microns_per_pixel"] == pytest.approx(65 / 4)  # circles of a radius of 2 px
+
+    def test_without_the_full_picture_the_larger_of_the_others(self):
+        section = spatialdata(self.visium(full=False))
+        np.testing.assert_allclose(section.obsm["spatial"], centres_px() / 2)
+        metadata = library(section)["metadata"]
+        assert pixels_of(metadata["source_image_path"]).shape == (SIDE // 2, SIDE // 2, 3)
+        assert metadata["microns_per_pixel"] == pytest.approx(65 / 2)
+
+    def test_squares_of_visium_hd_say_their_size(self):
+        from geopandas import GeoDataFrame
+        from shapely import box
+        from spatialdata.models import ShapesModel
+
+        def squares(placed):
+            boxes = [box(x - 5, y - 5, x + 5, y + 5) for x, y in centres_px()]
+            frame = pd.DataFrame({"geometry": boxes}, index=range(100, 100 + N))
+            return {"A1_square_016um": ShapesModel.parse(GeoDataFrame(frame), transformations=placed)}
+
+        section = spatialdata(self.visium(shapes=squares))
+        assert library(section)["metadata"]["microns_per_pixel"] == pytest.approx(1.6)
+
+    def test_another_stain_has_to_be_told_from_it(self):
+        with pytest.raises(ImageError, match=r"A1_hires_image, A1_lowres_image, if_picture"):
+            spatialdata(self.visium(stain="if_picture"))
+
+    def test_other_circles_have_no_known_size(self):
+        from spatialdata.transformations import Identity
+
+        store = self.visium(shapes=lambda _: {"A1": circles({"A1": Identity()}, centres_px())})
+        with pytest.raises(DataError, match=r"no scale .*microns_per_pixel=.* or place the picture in that system"):
+            spatialdata(store)
