@@ -80,8 +80,8 @@ def spatialdata(
         The element that the table annotates (circles, polygons, labels or points); may be left out where there is one.
     microns_per_pixel
         Scale of the picture at full resolution. By default from its transformation to a coordinate system named
-        ``microns``, where it has one (:func:`write_spatialdata` gives it one), else from the size of the spots in stores
-        that ``spatialdata-io`` made of Visium or Visium HD.
+        ``microns``, where it has one (:func:`write_spatialdata` gives it one), else from the size of the spots, in
+        stores that ``spatialdata-io`` made of Visium or Visium HD.
     section, patient
         Names; by default those in ``obs`` where they are the same for all rows, else the section's is the store's (in
         memory: the region's), and the patient's is the section's.
