@@ -132,6 +132,13 @@ class TestSeveralInOne:
         scores = ng.tl.evaluate(model, test["S3"], both, library_key="section").metrics
         assert scores["sections"] == ng.tl.evaluate(again, test, split).metrics["sections"]
 
+    def test_patches_are_of_the_named_section(self, joined: AnnData, sections: dict[str, AnnData]) -> None:
+        ng.im.check_placement(joined, library_key="library")
+        cut = ng.im.patches(joined, size_px=16, indices=[0, 5], library_key="library", library_id="S3")
+        expected = ng.im.patches(alone(joined, sections, "S3"), size_px=16, indices=[0, 5])
+        for mine, own in zip(cut, expected, strict=True):
+            assert_array_equal(mine, own)
+
     def test_copy_leaves_the_object_as_it_is(self, joined: AnnData) -> None:
         keys = set(joined.obsp), set(joined.uns)
         done = ng.gr.spatial_graph(joined, library_key="library", copy=True)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from nh2st_graph._errors import ConfigError
 from nh2st_graph._keys import Key
+from nh2st_graph._sections import SpatialObject, one_section
 from nh2st_graph._slide import Box, Slide, open_slide, slide_size
 from nh2st_graph._validate import check_section, library, section_name
 
@@ -155,19 +156,22 @@ def open_patches(adata: AnnData, patch_um: float) -> Iterator[PatchCutter]:
 
 
 def patches(
-    adata: AnnData,
+    adata: SpatialObject,
     patch_um: float = 112.0,
     size_px: int = 224,
     indices: Sequence[int] | NDArray[np.integer] | None = None,
     *,
     interpolation: str = "bicubic",
+    library_key: str | None = None,
+    library_id: str | None = None,
+    table_key: str | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Cut the patches of a section, one after another.
 
     Parameters
     ----------
     adata
-        One section, with a full-resolution picture and its scale.
+        One section, with a full-resolution picture and its scale; or several, or SpatialData.
     patch_um
         Side of a patch on the tissue, in um.
     size_px
@@ -176,6 +180,10 @@ def patches(
         Rows of the spots whose patches to cut, in this order; all by default.
     interpolation
         Pillow's filter for resampling.
+    library_key, library_id
+        Column of ``obs`` that names the section of each spot, and whose patches to cut, where there are several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
 
     Returns
     -------
@@ -193,15 +201,16 @@ def patches(
     ImageError
         If the picture is missing, cut off, or does not cover the spots.
     """
-    check_section(adata, need=("image",))
-    patch_side(adata, patch_um)
+    section = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
+    check_section(section, need=("image",))
+    patch_side(section, patch_um)
     if size_px < 1:
         raise ConfigError(f"size_px = {size_px!r}; give a size in pixels, above 0")
     filter_ = resampling(interpolation)
-    rows = range(adata.n_obs) if indices is None else [int(i) for i in indices]
+    rows = range(section.n_obs) if indices is None else [int(i) for i in indices]
 
     def cut() -> Iterator[NDArray[np.uint8]]:
-        with open_patches(adata, patch_um) as cutter:
+        with open_patches(section, patch_um) as cutter:
             for row in rows:
                 yield cutter.cut(row, size_px, filter_)
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph._keys import Key
+from nh2st_graph._sections import SpatialObject, given_sections
 from nh2st_graph._slide import open_slide
 from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.im._tissue import TissueMask, tissue_mask
@@ -49,7 +50,7 @@ _EQUAL = 0.02
 _POWERS = (2.0, 4.0, 8.0, 16.0)
 
 
-def check_placement(adata: AnnData) -> None:
+def check_placement(adata: SpatialObject, *, library_key: str | None = None, table_key: str | None = None) -> None:
     """Check that the spots of a section lie on the tissue of its picture.
 
     Coordinates in another scale than the picture's, or with x and y swapped, give each spot the patch of another place,
@@ -61,8 +62,12 @@ def check_placement(adata: AnnData) -> None:
     Parameters
     ----------
     adata
-        One section, with a full-resolution picture and its scale. Of its spots, those with ``obs["in_tissue"]`` 1 are
-        looked at, where there are any.
+        One section, with a full-resolution picture and its scale; several in one, with ``library_key``; or SpatialData.
+        Of the spots, those with ``obs["in_tissue"]`` 1 are looked at, where there are any.
+    library_key
+        Column of ``obs`` that names the section of each spot, where there are several.
+    table_key
+        Table of SpatialData; may be left out where there is one.
 
     Raises
     ------
@@ -82,6 +87,11 @@ def check_placement(adata: AnnData) -> None:
     tissue, are off each other without an explanation, a warning says so. Nothing is said of a picture without tissue,
     nor of less than 20 spots.
     """
+    for section in given_sections(adata, library_key=library_key, table_key=table_key):
+        _check(section)
+
+
+def _check(adata: AnnData) -> None:
     check_section(adata, need=("image",))
     spots = _placed(adata)
     if spots is None or spots.on_tissue > 1 - _CLEARLY:
