@@ -101,7 +101,7 @@ def graph_of(config: Config, adata: AnnData, encoder: PatchEncoder | None) -> Da
         size = known["input_size"][-1] if config.features.encoder.startswith("timm-map:") else N_PIXELS
         interpolation = {"0": {"interpolation": known["interpolation"]}}
         adata.uns[Key.uns.image] = {"input_size": [size], "normalisation": interpolation}
-    gr.spatial_graph(adata, **config.graph.model_dump())
+    gr.spatial_graph(adata, **config.graph.model_dump(exclude={"neighbors_key"}))
     standardize = Standardizer.fit([adata.obsm[Key.obsm.image]], config.features.standardize)
     return section_graph(adata, config, standardize, list(adata.var_names))
 

@@ -40,6 +40,9 @@ class _Section(BaseModel):
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
     )
 
+    def __hash__(self) -> int:  # values may be mappings
+        return hash(self.model_dump_json())
+
 
 class SyntheticConfig(_Section):
     """The synthetic tissue (``data.format: synthetic``); see :func:`nh2st_graph.datasets.synthetic_tissue`."""
@@ -159,14 +162,11 @@ class GraphConfig(_Section):
     ----------
     mode
         ``grid``, ``knn``, ``radius``, ``delaunay``; and two controls: ``random`` (the grid's degrees, between spots
-        that are drawn) and ``none`` (no edges). ``given``: the graph that each section brings, as squidpy built it;
-        in training and in prediction.
+        that are drawn) and ``none`` (no edges). ``given``: the graph that each section brings, as squidpy built it.
     neighbors_key
-        Of ``given``: the entry of ``uns`` that says where the graph is, ``{key_added}_neighbors`` in squidpy.
-    n_rings, n_neighs, radius_um
+        Of ``given``: its entry of ``uns``, ``{key_added}_neighbors`` in squidpy.
+    n_rings, n_neighs, radius_um, seed
         Of the modes that read them.
-    seed
-        Of ``random``.
     """
 
     mode: Literal["grid", "knn", "radius", "delaunay", "random", "none", "given"] = "grid"

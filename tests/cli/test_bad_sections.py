@@ -334,7 +334,7 @@ class TestSections:
     def test_a_prediction_is_no_section_to_train_on(self, section, write, train, tiny_run, refuse):
         path = write(section) / "S3.h5ad"
         shutil.copy(tiny_run.folder / "predictions" / "S3.h5ad", path)
-        assert "section 'S3': X has" in refuse(*train)
+        assert "section 'S3': X holds predicted expression" in refuse(*train)
 
     def test_two_files_of_one_section(self, section, write, tiny_run, refuse, tmp_path):
         path = write(section) / "S3.h5ad"

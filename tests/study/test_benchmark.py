@@ -286,7 +286,7 @@ class TestMethods:
         ({"skip": ["ridge"]}, r"methods is empty"),
         ({"skip": "ridge"}, r"skip = 'ridge'; expected a list"),
         ({"splits": {}}, r"splits is empty; give at least one"),
-        ({"splits": {"a": ["S1"]}}, r"splits\.a = \['S1'\]; expected a valid dictionary"),
+        ({"splits": {"a": ["S1"]}}, r"splits\.a = \['S1'\]; expected keys and values"),
         ({"splits": {"a": {"test": ["S1"]}, "A": {"test": ["S2"]}}}, r"folds 'a' and 'A' would share the folder"),
         (
             {"splits": {"a": {"train": ["S1"], "test": ["S1"]}}},

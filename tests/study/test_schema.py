@@ -29,7 +29,7 @@ def test_folds_of_a_list_are_named_by_what_they_test():
         ({"base": "demo", "seeds": [1, 2, 1]}, r"seeds = \[1, 2, 1\]; expected one or more, each once"),
         ({"base": "demo", "set": "model.width=32"}, r"set = 'model\.width=32'; expected keys and values, or a list"),
         ({"base": "demo", "variants": {"a": {}}, "grid": {"model.hops": [1]}}, r"variants and grid are both given"),
-        ({"base": "demo", "variants": {"a": 3}}, r"variants\.a = 3; expected a valid dictionary"),
+        ({"base": "demo", "variants": {"a": 3}}, r"variants\.a = 3; expected keys and values"),
         ({"base": "demo", "grid": {"model.hops": []}}, r"grid\.model\.hops = \[\]; give at least one value"),
         ({"base": "demo", "folds": [{"test": ["S1"]}] * 2}, r"folds: two of the list test the same sections"),
         (["demo"], r"expected keys and values, found \['demo'\]"),
