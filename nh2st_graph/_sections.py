@@ -286,6 +286,10 @@ def _of_spatialdata(
             part = table[rows].copy()
             section = _part(table, rows, name_of(part, Key.obs.section, None, region))
         own = section_name(section)
+        if own in given.sections:
+            raise DataError(
+                f"two regions of table {name!r} are of section {own!r}; give each its own obs['{Key.obs.section}']"
+            )
         _own_entries(section, own)
         given.sections[own], given.rows[own] = section, rows
     return given

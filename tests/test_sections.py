@@ -234,6 +234,17 @@ class TestAGraphOfTheUsers:
         with pytest.raises(DataError, match=r"section 'S3': no obsp\['mine_connectivities'\].*key_added='mine'"):
             ng.tl.predict(model, test)
 
+    def test_is_none_of_expression(self, tiny_sections: dict[str, AnnData], tiny_config: ng.Config) -> None:
+        """Over its edges genes would reach a prediction from the picture."""
+        import scanpy as sc
+
+        config = tiny_config.override(["graph.mode=given", "graph.neighbors_key=neighbors"])
+        sections = {name: tiny_sections[name].copy() for name in ("S1", "S2")}
+        for section in sections.values():
+            sc.pp.neighbors(section, use_rep="X")
+        with pytest.raises(DataError, match=r"section 'S1': uns\['neighbors'\] is a graph of features, as scanpy"):
+            ng.tl.fit(sections, config)
+
     def test_its_names_are_read_from_uns(self, sections: dict[str, AnnData]) -> None:
         section = ng.gr.spatial_graph(sections["S2"], copy=True)
         expected = ng.gr.spatial_edges(section)
@@ -308,6 +319,12 @@ class TestSpatialData:
         ng.gr.spatial_graph(sdata, table_key="table")
         both = (sdata.tables[name].obsp[CONNECTIVITIES].toarray() for name in ("plain", "table"))
         assert_array_equal(*both)
+
+    @pytest.mark.parametrize("compute", [ng.gr.spatial_graph, lambda sdata: ng.im.features(sdata, "squidpy:summary")])
+    def test_two_regions_of_one_name_are_not_taken_for_one(self, sdata, compute) -> None:
+        sdata.tables["table"].obs["section"] = pd.Categorical(["S2"] * sdata.tables["table"].n_obs)
+        with pytest.raises(DataError, match="two regions of table 'table' are of section 'S2'"):
+            compute(sdata)
 
     def test_arguments_that_do_not_fit(self, sdata) -> None:
         with pytest.raises(DataError, match=r"no table 'tabel'.*'table'"):

@@ -25,7 +25,7 @@ from nh2st_graph.tl._inputs import complete_section, image_only, section_graph
 from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._threads import one_thread
 
-__all__ = ["embed", "embedded", "embedding_entry", "predict", "predicted_expression"]
+__all__ = ["embed", "embedded", "embedding_entry", "network", "predict", "predicted_expression"]
 
 
 @torch.no_grad()
