@@ -21,7 +21,7 @@ from nh2st_graph._keys import Key
 from nh2st_graph._sections import SpatialObject, given_sections
 from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
-from nh2st_graph.im._encoders import Encoder, make_encoders
+from nh2st_graph.im._encoders import Encoder, kept_encoders
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, open_patches, resampling, source_image
 from nh2st_graph.im._placement import check_placement as check_on_tissue
 
@@ -112,7 +112,7 @@ def features(
     sources = [section if img is None else _on_picture(section, img, layer) for section in given]
     for source in sources:
         check_section(source, need=("image",))
-    encoders, store = make_encoders(encoder, device), FeatureCache(cache_folder(cache))
+    encoders, store = kept_encoders(encoder, device), FeatureCache(cache_folder(cache))
     with _bar(progress) as bar:
         for section, source in zip(given, sources, strict=True):
             keys, blocks = _blocks(source, encoders, patch_um, batch_size, bar, store, check_placement)

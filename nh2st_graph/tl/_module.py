@@ -39,7 +39,8 @@ __all__ = [
     "read_rows",
 ]
 
-#: Columns of a run's ``log.csv``: one row an epoch of a stage (a fold, or the final fit).
+#: Columns of every ``log.csv``, one row an epoch of a stage (a fold, or the final fit); other parts of a network's loss
+#: stand behind them.
 LOG_COLUMNS = (
     "stage",
     "epoch",
@@ -110,8 +111,9 @@ class TrainingModule(L.LightningModule):
         return losses["loss"]
 
     def _log_means(self) -> None:
-        """Log the means over an epoch's steps, once: Lightning's logging of every step takes as long as the step."""
-        means = {name: torch.stack([step[name] for step in self._steps]).mean() for name in self._steps[0]}
+        """Log each part's mean over the epoch's steps that had it, once: to log a step takes Lightning as long."""
+        parts = dict.fromkeys(name for step in self._steps for name in step)
+        means = {name: torch.stack([step[name] for step in self._steps if name in step]).mean() for name in parts}
         self.log_dict(
             {"train_loss" if name == "loss" else name: mean for name, mean in means.items()},
             on_step=False,
@@ -167,13 +169,14 @@ class SectionData(L.LightningDataModule):
 
 
 class EpochLog(L.Callback):
-    """Append one row an epoch to ``log.csv``.
+    """Append one row an epoch to ``log.csv``; a part of the loss that is new there gets a column.
 
     On resuming, rows of this stage that the checkpoint does not cover are taken out first.
     """
 
     def __init__(self, path: Path, stage: str) -> None:
         self.path, self.stage = path, stage
+        self.columns = list(LOG_COLUMNS)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what other stages and earlier epochs wrote."""
@@ -183,19 +186,27 @@ class EpochLog(L.Callback):
             if row["stage"] != self.stage or int(row["epoch"]) <= trainer.current_epoch
         ]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_suffix(".tmp")
-        with aside.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, LOG_COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        aside.replace(self.path)
+        self._rewrite(rows)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epoch's means."""
         values = {name: f"{float(value):.6g}" for name, value in trainer.callback_metrics.items()}
-        row = {"stage": self.stage, "epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values}
+        row = {**values, "stage": self.stage, "epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        if not row.keys() <= set(self.columns):
+            self._rewrite([*read_rows(self.path), row])
+            return
         with self.path.open("a", newline="", encoding="utf-8") as handle:
-            csv.DictWriter(handle, LOG_COLUMNS, extrasaction="ignore").writerow(row)
+            csv.DictWriter(handle, self.columns).writerow(row)
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        """Write the whole log, with every column that a row has."""
+        self.columns = list(dict.fromkeys([*LOG_COLUMNS, *(name for row in rows for name in row)]))
+        aside = self.path.with_suffix(".tmp")
+        with aside.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        aside.replace(self.path)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -15,6 +15,7 @@ from nh2st_graph._image import open_full
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section
 from nh2st_graph.im import Encoder, SquidpyEncoder, TimmEncoder
+from nh2st_graph.im._encoders import keep_encoders
 
 SQUIDPY = "squidpy:summary"
 TIMM = "timm:test_resnet@random"
@@ -155,6 +156,24 @@ def test_other_weights_are_computed_again(make_section, encoded, tmp_path):
     encoded.clear()
     assert not np.array_equal(image_features(adata, f"timm:test_resnet@{path}"), first)
     assert encoded
+
+
+def test_a_block_that_keeps_encoders_keeps_their_weights(make_section, encoded, tmp_path):
+    """A file that changes meanwhile changes nothing there; after it, its features are those of the new weights."""
+    section, other = make_section(), make_section(name="S2")
+    path = tmp_path / "weights.safetensors"
+    weights = TimmEncoder("test_resnet@random", "cpu").network.state_dict()
+    changed = {k: v * 1.1 if v.is_floating_point() else v for k, v in weights.items()}
+    save_file(weights, path)
+    with keep_encoders():
+        first = image_features(section, f"timm:test_resnet@{path}")
+        save_file(changed, path)
+        np.testing.assert_array_equal(image_features(other, f"timm:test_resnet@{path}"), first)
+    key = other.uns[Key.uns.image]["cache_key"][0]
+    encoded.clear()
+    assert not np.array_equal(image_features(other, f"timm:test_resnet@{path}"), first)
+    assert encoded, "what was cached is of the former weights"
+    assert other.uns[Key.uns.image]["cache_key"][0] != key
 
 
 def test_a_damaged_cache_is_computed_again(make_section, encoded, own_cache):

@@ -9,14 +9,17 @@ from types import SimpleNamespace
 
 import lightning.pytorch as L
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matplotlib import pyplot as plt
 from rich.progress import Progress
 from torch.optim.swa_utils import AveragedModel
 from torch_geometric.data import Data
 
+from nh2st_graph import pl
 from nh2st_graph._errors import ModelError
 from nh2st_graph.config import ModelConfig, TrainConfig
 from nh2st_graph.models import NH2STGraph
@@ -192,6 +195,10 @@ def a_row(stage: str, epoch: int) -> dict[str, object]:
     return dict.fromkeys(LOG_COLUMNS, f"{epoch}.5") | {"stage": stage, "epoch": epoch, "step": 7 * epoch}
 
 
+def trainer(epoch: int, **metrics: float) -> SimpleNamespace:
+    return SimpleNamespace(current_epoch=epoch, global_step=3, callback_metrics=metrics)
+
+
 @pytest.fixture
 def log(tmp_path) -> Path:
     """A log of two stages of three epochs."""
@@ -247,14 +254,75 @@ class TestLog:
             assert {name for name in LOG_COLUMNS if not row[name]} == of_other_methods
             assert all(np.isfinite(float(row[name])) for name in LOG_COLUMNS[1:] if row[name]), row
 
+    @pytest.mark.parametrize("names", [["correlation"], ["correlation", "rank"], ["val_loss"]])
+    def test_a_part_that_is_new_in_a_later_row_gets_a_column(self, log, names):
+        before, callback = read_rows(log), EpochLog(log, "new")
+        callback.on_train_start(trainer(0), None)
+        callback.on_train_epoch_end(trainer(0, train_loss=2.0), None)
+        for epoch in (1, 2):
+            callback.on_train_epoch_end(trainer(epoch, train_loss=1.0, **dict.fromkeys(names, 0.25)), None)
+        rows = read_rows(log)
+        own = [name for name in names if name not in LOG_COLUMNS]
+        assert list(rows[0]) == [*LOG_COLUMNS, *own]
+        assert rows[: len(before)] == [row | dict.fromkeys(own, "") for row in before], "nothing of them is lost"
+        new = rows[len(before) :]
+        assert [(row["stage"], row["epoch"], row["train_loss"]) for row in new] == [
+            ("new", "1", "2"), ("new", "2", "1"), ("new", "3", "1")
+        ]  # fmt: skip
+        assert [[row[name] for name in names] for row in new] == [[""] * len(names), *[["0.25"] * len(names)] * 2]
+        assert not log.with_suffix(".tmp").exists()
+
+    @pytest.mark.parametrize("covered", [0, 1, 3])
+    def test_resuming_gives_the_log_of_a_run_that_was_not_interrupted(self, tmp_path, covered):
+        """With one part from the second epoch on, and another in the stage that follows."""
+        parts = {1: {}, 2: {"correlation": 0.5}, 3: {"correlation": 0.25}}
+
+        def write(path: Path, stage: str, start: int, **more: float) -> None:
+            callback = EpochLog(path, stage)
+            callback.on_train_start(trainer(start), None)
+            for epoch in range(start, 3):
+                callback.on_train_epoch_end(trainer(epoch, train_loss=1.0, **parts[epoch + 1], **more), None)
+
+        whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
+        for path in (whole, killed):
+            write(path, "fold1:A", 0)
+            write(path, "all", 0, rank=3.0)
+        with killed.open("a") as handle:
+            handle.write("all,4,")
+        write(killed, "all", covered, rank=3.0)
+        assert killed.read_text() == whole.read_text()
+        write(killed, "fold1:A", covered)
+        assert {tuple(row.items()) for row in read_rows(killed)} == {tuple(row.items()) for row in read_rows(whole)}
+
+    def test_a_networks_own_part_reaches_the_log_and_the_curves(self, train, tmp_path, monkeypatch):
+        """Also one that some steps of an epoch have, and others not."""
+        original, given = NH2STGraph.losses, []
+
+        def losses(self: NH2STGraph, data: Data) -> dict[str, torch.Tensor]:
+            found = original(self, data)
+            if data.section == "S2":
+                found["correlation"] = torch.tensor(float(len(given) + 1))
+                given.append(found["correlation"])
+            return found
+
+        monkeypatch.setattr(NH2STGraph, "losses", losses)
+        path = tmp_path / "log.csv"
+        train(EpochLog(path, "fold1:A"), epochs=2)
+        log = pd.read_csv(path)
+        assert list(log.columns) == [*LOG_COLUMNS, "correlation"]
+        first, second = np.split(np.array(given, dtype=float), 2)
+        np.testing.assert_allclose(log["correlation"], [first.mean(), second.mean()], rtol=1e-5)
+        figure = pl.training_curves(log)
+        assert [ax.get_title() for ax in figure.axes] == ["Loss", "Held-out score", "Contrastive loss"]
+        plt.close(figure)
+
     @staticmethod
     def start(path: Path, stage: str, epoch: int) -> None:
-        EpochLog(path, stage).on_train_start(SimpleNamespace(current_epoch=epoch), None)
+        EpochLog(path, stage).on_train_start(trainer(epoch), None)
 
     @staticmethod
     def end(path: Path, stage: str, epoch: int, **metrics: float) -> None:
-        trainer = SimpleNamespace(current_epoch=epoch, global_step=3, callback_metrics=metrics)
-        EpochLog(path, stage).on_train_epoch_end(trainer, None)
+        EpochLog(path, stage).on_train_epoch_end(trainer(epoch, **metrics), None)
 
 
 class TestWhatIsAveraged:
