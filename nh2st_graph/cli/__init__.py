@@ -14,6 +14,7 @@ import typer
 
 from nh2st_graph._errors import NH2STGraphError
 from nh2st_graph._version import __version__
+from nh2st_graph.cli._interrupted import interruptible
 
 __all__ = ["app", "main"]
 
@@ -33,6 +34,7 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuratio
 Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N,N", help="Seeds, in place of those of the file.")]
 Jobs = Annotated[int | None, typer.Option("--jobs", help="Processes; one for each core if not given.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'train' wrote.")]
+Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars, on a terminal.")]
 
 
 def _show_version(value: bool) -> None:
@@ -95,6 +97,13 @@ def prepare(
             "microns_per_pixel=0.5 (anndata). May be given several times.",
         ),
     ] = None,
+    check_placement: Annotated[
+        bool,
+        typer.Option(
+            "--check-placement/--no-check-placement",
+            help="Refuse spots off the tissue, where x and y swapped, or another scale, puts them on it (H&E only).",
+        ),
+    ] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Keep the sections that are in the folder already.")] = False,
     overrides: Overrides = None,
 ) -> None:
@@ -109,7 +118,7 @@ def prepare(
     """
     from nh2st_graph.cli._prepare import Options, run_prepare
 
-    run_prepare(source, root, out, Options(sections or [], options or [], resume, overrides or []))
+    run_prepare(source, root, out, Options(sections or [], options or [], check_placement, resume, overrides or []))
 
 
 @app.command()
@@ -126,16 +135,12 @@ def train(
     Example: nh2st-graph train configs/her2st_mini.yaml --set data.root=DIR --set data.train=[C3,C4,C5]
     --set data.test=[C6] --out RUN
     """
-    from nh2st_graph import tl
-    from nh2st_graph.cli._tables import print_run
-    from nh2st_graph.config import load_config
+    with interruptible():
+        from nh2st_graph import tl
+        from nh2st_graph.cli._tables import print_run
+        from nh2st_graph.config import load_config
 
-    try:
-        run = tl.train_run(load_config(config, overrides or []), out, resume=resume)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; go on with the same command and --resume", err=True)
-        raise typer.Exit(130) from None
-    print_run(run)
+        print_run(tl.train_run(load_config(config, overrides or []), out, resume=resume))
 
 
 @app.command()
@@ -145,17 +150,25 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="SECTION.h5ad|STORE.zarr|SLIDE...",
-            help="Sections as h5ad or SpatialData, whose genes may be absent; or slides: JPEG, PNG, TIFF; with the "
-            "extra 'wsi' .svs, .ndpi, .mrxs and others.",
+            help="Sections as h5ad or SpatialData, whose genes may be absent; or slides: JPEG, PNG, TIFF, .svs; with "
+            "the extra 'wsi' .ndpi, .mrxs and others.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the predicted {section}.h5ad, or FILE.h5ad for one.")],
     microns_per_pixel: Annotated[
-        float | None, typer.Option("--microns-per-pixel", help="Scale of the slides, where their files have none.")
+        float | None,
+        typer.Option("--microns-per-pixel", help="Scale of the pictures, where files have none, or another."),
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option("--table", metavar="NAME", help="Table of SpatialData stores that have several.")
     ] = None,
     pitch_um: Annotated[
         float | None,
         typer.Option("--pitch-um", help="Distance of the spots laid over a slide; that of training if not given."),
+    ] = None,
+    spot_um: Annotated[
+        float | None,
+        typer.Option("--spot-um", help="Diameter of the spots laid over a slide; that of training if not given."),
     ] = None,
     min_tissue: Annotated[
         float, typer.Option("--min-tissue", help="Share of a spot's patch that must be tissue, on a slide; 0 for all.")
@@ -163,40 +176,43 @@ def predict(
     spatialdata: Annotated[
         bool, typer.Option("--spatialdata", help="Write a SpatialData store (zarr) beside each h5ad, too.")
     ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the outputs that are in the folder already.")] = False,
+    progress: Bars = True,
 ) -> None:
     """Predict sections and whole slides from their pictures with a trained model.
 
     On a slide, spots are laid over the tissue as they lie on the training sections. Interrupted, the same command goes
-    on: patches that are encoded are kept in the cache.
+    on with --resume: outputs that are written stay, and patches that are encoded are kept in the cache.
 
     Example: nh2st-graph predict RUN new_section.h5ad slide.svs --out predicted
     """
-    from nh2st_graph import tl
-    from nh2st_graph.cli._tables import print_paths
+    with interruptible():
+        from nh2st_graph import tl
+        from nh2st_graph.cli._tables import print_paths
 
-    try:
         written = tl.predict_run(
             run,
             sections,
             out,
             microns_per_pixel=microns_per_pixel,
+            table=table,
             pitch_um=pitch_um,
+            spot_um=spot_um,
             min_tissue=min_tissue,
             spatialdata=spatialdata,
+            resume=resume,
+            progress=progress,
         )
-    except KeyboardInterrupt:
-        typer.echo("interrupted; go on with the same command", err=True)
-        raise typer.Exit(130) from None
-    print_paths(written)
+        print_paths(written)
 
 
 @app.command()
-def evaluate(run: RunFolder) -> None:
+def evaluate(run: RunFolder, progress: Bars = True) -> None:
     """Score a run's test sections again, and rewrite its scores, predictions and figures."""
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_run
 
-    print_run(tl.evaluate_run(run))
+    print_run(tl.evaluate_run(run, progress=progress))
 
 
 @app.command()

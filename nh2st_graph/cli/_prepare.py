@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nh2st_graph import read
-from nh2st_graph._errors import ConfigError, DataError, RunError
+from nh2st_graph._errors import ConfigError, DataError, ImageError, RunError
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import library
+from nh2st_graph.cli._interrupted import interruptible
 from nh2st_graph.read._common import wanted_names
 
 __all__ = ["Options", "run_prepare", "summary"]
@@ -30,6 +31,7 @@ class Options(NamedTuple):
 
     sections: list[str]
     options: list[str]
+    check_placement: bool
     resume: bool
     overrides: list[str]
 
@@ -65,6 +67,7 @@ def _from_config(source: str, out: Path, given: Options) -> None:
     for option, value, key in (
         ("--section", given.sections, "--set data.train=[NAME]"),
         ("--option", given.options, "--set data.options.KEY=VALUE"),
+        ("--no-check-placement", not given.check_placement, "--set features.check_placement=false"),
     ):
         if value:
             raise ConfigError(f"{option} goes with FORMAT ROOT; with a configuration give {key}")
@@ -89,7 +92,8 @@ def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
             + "; keep what is there with --resume, choose another folder with --out, or remove it"
         )
     left = [name for name in wanted if name not in there]
-    done, failed = _written(format, root, out, left, options)
+    with interruptible():
+        done, failed = _written(format, root, out, left, options, given.check_placement)
     if failed and len(wanted) == 1:
         raise failed[wanted[0]]
     _print(format, out, there, done, failed)
@@ -111,34 +115,45 @@ def _parsed(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _written(
-    format: str, root: Path, out: Path, names: Sequence[str], options: Mapping[str, Any]
+    format: str, root: Path, out: Path, names: Sequence[str], options: Mapping[str, Any], check_placement: bool
 ) -> tuple[dict[str, dict[str, str]], dict[str, Exception]]:
     """Read, describe and write sections, one in memory at a time; what one that cannot be read says, by its name."""
     done: dict[str, dict[str, str]] = {}
     failed: dict[str, Exception] = {}
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-    try:
-        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task("", total=len(names))
-            for i, name in enumerate(names, start=1):
-                progress.update(task, description=name)
-                try:
-                    section = read.sections(format, root, [name], **options)[name]
-                    about = summary(section)
-                except (DataError, OSError) as error:
-                    failed[name] = error
-                else:
-                    read.write_h5ad(section, out / f"{name}.h5ad")
-                    done[name] = about
-                progress.advance(task)
-                if not console.is_terminal and len(names) > 1:
-                    said = f"[{i}/{len(names)}] {'failed' if name in failed else 'done'}: {name}"
-                    console.print(said, markup=False, highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; go on with the same command and --resume", err=True)
-        raise typer.Exit(130) from None
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("", total=len(names))
+        for i, name in enumerate(names, start=1):
+            progress.update(task, description=name)
+            try:
+                section = read.sections(format, root, [name], **options)[name]
+                if check_placement:
+                    _check_placement(section)
+                about = summary(section)
+            except (DataError, OSError) as error:
+                failed[name] = error
+            else:
+                read.write_h5ad(section, out / f"{name}.h5ad")
+                done[name] = about
+            progress.advance(task)
+            if not console.is_terminal and len(names) > 1:
+                said = f"[{i}/{len(names)}] {'failed' if name in failed else 'done'}: {name}"
+                console.print(said, markup=False, highlight=False, soft_wrap=True)
     return done, failed
+
+
+def _check_placement(section: AnnData) -> None:
+    """Refuse spots that are misplaced, as training would, where there is a picture to tell it by."""
+    from nh2st_graph.im import check_placement
+
+    metadata = library(section).get(Key.library.metadata, {}) if Key.uns.spatial in section.uns else {}
+    if not (metadata.get(Key.library.source_image) and metadata.get(Key.library.microns_per_pixel)):
+        return
+    try:
+        check_placement(section)
+    except ImageError as error:
+        raise ImageError(f"{error}; here: --no-check-placement") from None
 
 
 def summary(section: AnnData) -> dict[str, str]:

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from nh2st_graph import study
 from nh2st_graph._errors import ConfigError
+from nh2st_graph.cli._interrupted import interruptible
 from nh2st_graph.study import Outcome, PlannedRun, Study
 
 __all__ = ["Options", "carry_out", "numbers", "watched"]
@@ -86,12 +86,8 @@ def watched(plan: Study, out: Path, only: Sequence[str], work: Callable[[study.W
         With code 130 where it was interrupted.
     """
     left = sum(not study.is_finished(run.folder) for run in plan.runs(out, only))
-    try:
-        with _Display(left, Console(stderr=True)) as display:
-            return work(display)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; go on with the same command and --resume", err=True)
-        raise typer.Exit(130) from None
+    with interruptible(), _Display(left, Console(stderr=True)) as display:
+        return work(display)
 
 
 class _Display:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
 from nh2st_graph._keys import Key
-from nh2st_graph._slide import Slide, open_slide
+from nh2st_graph._slide import open_slide, or_extra
 from nh2st_graph._validate import check_section
 from nh2st_graph.im._tissue import find_tissue
 
@@ -97,7 +98,7 @@ def virtual_spots(
     Parameters
     ----------
     slide
-        JPEG, PNG or TIFF; with the extra ``[wsi]`` also what OpenSlide reads. See :func:`open_slide`.
+        JPEG, PNG, TIFF or ``.svs``; with the extra ``[wsi]`` also what OpenSlide reads. See :func:`open_slide`.
     pitch_um
         From a spot to the nearest, in um; those of Visium by default. A model is at home on the lattice that it was
         trained on: ``model.lattice``.
@@ -133,7 +134,7 @@ def virtual_spots(
     if not 0 <= min_tissue <= 1:
         raise ConfigError(f"min_tissue = {min_tissue!r}; give a share from 0 to 1")
     with open_slide(path) as opened:
-        scale = _scale(opened, microns_per_pixel)
+        scale = chosen_scale(f"slide {path}", opened.microns_per_pixel, microns_per_pixel, or_extra(path))
         width, height = opened.sizes[0]
         if pitch_um < scale:
             raise ConfigError(f"slide {path}: pitch_um = {pitch_um:g} is less than a pixel of {scale:g} um; give more")
@@ -168,20 +169,38 @@ def virtual_spots(
     return check_section(adata, need=("image",))
 
 
-def _scale(slide: Slide, given: float | None) -> float:
-    """Um per pixel, as given or as the file says."""
-    found = slide.microns_per_pixel
+def chosen_scale(where: str, found: float | None, given: float | None, advice: str = "") -> float:
+    """Um per pixel, as given or as the file says.
+
+    Parameters
+    ----------
+    where
+        What it is the scale of.
+    found
+        What the file says; None where it says nothing.
+    given
+        What the user says.
+    advice
+        How else the scale may be had.
+
+    Raises
+    ------
+    ConfigError
+        If a scale is given that is none.
+    DataError
+        If there is no scale.
+    """
     if given is None:
         if found is None:
             raise DataError(
-                f"slide {slide.path}: the file does not say how many um a pixel is; "
-                "give it (microns_per_pixel, --microns-per-pixel)"
+                f"{where}: the file does not say how many um a pixel is; "
+                f"give it (microns_per_pixel, --microns-per-pixel){advice}"
             )
         return found
     if not (math.isfinite(given) and given > 0):
         raise ConfigError(f"microns_per_pixel = {given!r}; give um per pixel, above 0")
-    if found is not None and abs(found - given) > _AGREE * given:
-        logger.warning("slide %s: the file says %.4g um per pixel; taken is %.4g, as given", slide.path, found, given)
+    if isinstance(found, Real) and not abs(float(found) - given) <= _AGREE * given:
+        logger.warning("%s: the file says %.4g um per pixel; taken is %.4g, as given", where, found, given)
     return float(given)
 
 

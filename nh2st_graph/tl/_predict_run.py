@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from anndata import AnnData
 
 from nh2st_graph import read
 from nh2st_graph._errors import RunError
-from nh2st_graph._validate import check_section, section_name
+from nh2st_graph._keys import Key
+from nh2st_graph._validate import check_section, library, section_name
+from nh2st_graph.im._encoders import keep_encoders
+from nh2st_graph.im._virtual import chosen_scale
 from nh2st_graph.tl._model import FittedModel, load
 from nh2st_graph.tl._predict import predict
 from nh2st_graph.tl._slides import slide_section
 
-__all__ = ["predict_run"]
+__all__ = ["load_to_predict", "predict_run"]
+
+logger = logging.getLogger("nh2st_graph")
 
 
 def predict_run(
@@ -23,9 +31,13 @@ def predict_run(
     out: str | Path,
     *,
     microns_per_pixel: float | None = None,
+    table: str | None = None,
     pitch_um: float | None = None,
+    spot_um: float | None = None,
     min_tissue: float = 0.5,
     spatialdata: bool = False,
+    resume: bool = False,
+    progress: bool = True,
 ) -> list[Path]:
     """Predict sections and slides from files with the model of a run.
 
@@ -38,54 +50,81 @@ def predict_run(
         slides, any other file, on whose tissue virtual spots are laid.
     out
         Folder for ``{section}.h5ad``; or, for one input, a file that ends in ``.h5ad``. A file that is there already is
-        an error.
-    microns_per_pixel, pitch_um, min_tissue
+        an error, unless ``resume``.
+    microns_per_pixel
+        Scale of the pictures; that of the files by default, which this overrides.
+    table
+        Table of SpatialData stores that have several.
+    pitch_um, spot_um, min_tissue
         Of slides; see :func:`nh2st_graph.tl.slide_section`.
     spatialdata
         Also write a SpatialData store beside each h5ad, under the same name with ``.zarr``. Its picture is the small
         one: the slide itself stays where it is.
+    resume
+        Go on where an interruption stopped: what is there is complete, and stays as it is. Patches that were encoded
+        are in the cache of features in any case.
+    progress
+        Show a progress bar, on a terminal, whatever the run was trained with.
 
     Returns
     -------
-    The files written.
+    The files written now. They are written when all inputs are predicted, so that an error in one leaves none of the
+    others, and each appears under its name when it is complete.
 
     Raises
     ------
     RunError
         If an output exists, or two inputs have the same section name.
     ConfigError, DataError, ImageError
-        If an input cannot be used, a slide has no scale or no tissue, or no installed reader opens it.
+        If an input cannot be used, has no scale, a slide has no tissue, or no installed reader opens it.
     """
-    model, files, out = load(folder), [Path(path) for path in paths], Path(out)
+    model, files, out = load_to_predict(folder, progress), [Path(path) for path in paths], Path(out)
+    on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue}
     _check_one_file(out, len(files))
     sections: dict[str, AnnData] = {}
     for path in files:
-        for section in _input_sections(model, path, microns_per_pixel, pitch_um, min_tissue):
+        for section in _input_sections(model, path, microns_per_pixel, table, on_slides):
             name = section_name(section)
             if name in sections:
                 raise RunError(f"{path}: a section named {name!r} was given already; each needs its own obs['section']")
-            for file in (_file(out, name), _store(out, name)) if spatialdata else (_file(out, name),):
-                _check_free(file)
             sections[name] = section
     _check_one_file(out, len(sections))
-    predicted = {name: predict(model, section) for name, section in sections.items()}
-    written = _write_sections(predicted, out)
-    if spatialdata:
-        for name, prediction in predicted.items():
-            read.write_spatialdata(prediction, _store(out, name), image="hires")
-            written.append(_store(out, name))
-    return written
+    missing = {name: _missing_outputs(out, name, spatialdata, resume) for name in sections}
+    with keep_encoders():
+        predicted = {name: predict(model, section) for name, section in sections.items() if missing[name]}
+    for name, prediction in predicted.items():
+        for path in missing[name]:
+            _write(prediction, path)
+    return [path for paths_left in missing.values() for path in paths_left]
+
+
+def load_to_predict(folder: str | Path, progress: bool) -> FittedModel:
+    """Load a model; whether it shows bars when it is used is not for the run that trained it to say."""
+    model = load(folder)
+    train = model.config.train.model_copy(update={"progress": progress})
+    return replace(model, config=model.config.model_copy(update={"train": train}))
 
 
 def _input_sections(
-    model: FittedModel, path: Path, microns_per_pixel: float | None, pitch_um: float | None, min_tissue: float
+    model: FittedModel, path: Path, microns_per_pixel: float | None, table: str | None, on_slides: Mapping[str, Any]
 ) -> list[AnnData]:
     """Read what is to be predicted: a SpatialData store, a section, or a slide."""
     if path.is_dir():
-        return list(read.sections("spatialdata", path).values())
+        options = {"table": table, "microns_per_pixel": microns_per_pixel}
+        return list(read.sections("spatialdata", path, **options).values())
     if path.suffix == ".h5ad":
-        return [check_section(read.h5ad(path), need=("image",))]
-    return [slide_section(model, path, microns_per_pixel=microns_per_pixel, pitch_um=pitch_um, min_tissue=min_tissue)]
+        return [_saved_section(path, microns_per_pixel)]
+    return [slide_section(model, path, microns_per_pixel=microns_per_pixel, **on_slides)]
+
+
+def _saved_section(path: Path, microns_per_pixel: float | None) -> AnnData:
+    section = read.h5ad(path)
+    metadata = library(section).setdefault(Key.library.metadata, {})
+    found = metadata.get(Key.library.microns_per_pixel)
+    metadata[Key.library.microns_per_pixel] = chosen_scale(
+        f"section {section_name(section)!r}", found, microns_per_pixel
+    )
+    return check_section(section, need=("image",))
 
 
 def _check_one_file(out: Path, n_sections: int) -> None:
@@ -93,25 +132,23 @@ def _check_one_file(out: Path, n_sections: int) -> None:
         raise RunError(f"--out {out} is one file for {n_sections} sections; give a folder")
 
 
-def _file(out: Path, name: str) -> Path:
-    """Give the file of a section in a folder, or the one file that was named."""
-    return out if out.suffix == ".h5ad" else out / f"{name}.h5ad"
+def _missing_outputs(out: Path, name: str, spatialdata: bool, resume: bool) -> list[Path]:
+    """Files that are to be written for a section, less those that are there; which only ``resume`` allows."""
+    file = out if out.suffix == ".h5ad" else out / f"{name}.h5ad"
+    outputs = [file, file.with_suffix(".zarr")] if spatialdata else [file]
+    there = [path for path in outputs if path.exists()]
+    if there and not resume:
+        raise RunError(
+            f"{there[0]} exists already; keep what is there with --resume, choose another folder with --out, or "
+            "remove it"
+        )
+    if there:
+        logger.info("there already, and left as it is: %s", ", ".join(map(str, there)))
+    return [path for path in outputs if path not in there]
 
 
-def _store(out: Path, name: str) -> Path:
-    """Give the SpatialData store beside the file of a section."""
-    file = _file(out, name)
-    return file.with_name(f"{file.name.removesuffix('.h5ad')}.zarr")
-
-
-def _check_free(path: Path) -> None:
-    if path.exists():
-        raise RunError(f"{path} exists already; choose another folder with --out, or remove it")
-
-
-def _write_sections(sections: Mapping[str, AnnData], out: Path) -> list[Path]:
-    """Write sections once all of them are there, so that an error in one leaves no other behind."""
-    paths = [_file(out, name) for name in sections]
-    for section, path in zip(sections.values(), paths, strict=True):
-        read.write_h5ad(section, path)
-    return paths
+def _write(prediction: AnnData, path: Path) -> None:
+    if path.suffix == ".zarr":
+        read.write_spatialdata(prediction, path, image="hires")
+    else:
+        read.write_h5ad(prediction, path)

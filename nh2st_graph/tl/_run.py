@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -20,13 +21,27 @@ from nh2st_graph._expression import choose_panel, targets
 from nh2st_graph._validate import check_section, section_name
 from nh2st_graph.config import Config, load_config
 from nh2st_graph.datasets import is_published
+from nh2st_graph.im._encoders import keep_encoders
 from nh2st_graph.tl._evaluate import Evaluation, evaluate
 from nh2st_graph.tl._figures import write_figures
 from nh2st_graph.tl._fit import fit
 from nh2st_graph.tl._inputs import complete_section
-from nh2st_graph.tl._model import FittedModel, load
+from nh2st_graph.tl._model import FittedModel
+from nh2st_graph.tl._predict_run import load_to_predict
 
-__all__ = ["Run", "evaluate_run", "load_sections", "prepare_sections", "train_run"]
+__all__ = ["RESULT_NEUTRAL", "Run", "evaluate_run", "load_sections", "prepare_sections", "train_run"]
+
+#: Keys of a configuration that change no result: a run, or a study, may go on with others.
+RESULT_NEUTRAL = frozenset(
+    {
+        "train.progress",
+        "train.device",
+        "train.checkpoint_seconds",
+        "features.cache",
+        "features.check_placement",
+        "evaluate.figures",
+    }
+)
 
 _CONFIG = "config.yaml"
 _METRICS = "metrics.json"
@@ -34,6 +49,9 @@ _PER_GENE = "metrics_per_gene.csv"
 _PREDICTIONS = "predictions"
 _FIGURES = "figures"
 _TISSUE = "tissue"
+
+#: A path in an encoder's name: a file of weights after ``@`` (of hub models a revision stands there), or a folder.
+_ENCODER_PATH = re.compile(r"(?<![\w-])(timm(?:-map)?:(?:local-dir:|[^,:@]+@))(?!random\s*(?:,|$))([^,]+)")
 
 
 @dataclass
@@ -159,27 +177,37 @@ def train_run(
 def _prepare(
     config: Config, sections: Mapping[str, AnnData]
 ) -> tuple[dict[str, AnnData], dict[str, AnnData], list[str]]:
-    """Completed training sections, test sections, and the panel; whatever may be wrong with them is found here."""
+    """Completed sections, for training and test, and the panel; whatever may be wrong with them is found here."""
     train, test = _split(config, sections)
     for section in [*train.values(), *test.values()]:
         check_section(section, need=("genes", "image"))
     genes = choose_panel(train, test, config.data)
-    for section in test.values():
-        _check_scorable(section, genes, config)
-    return {name: complete_section(section, config) for name, section in train.items()}, test, genes
+    with keep_encoders():
+        test = {name: _scorable(section, genes, config) for name, section in test.items()}
+        return {name: complete_section(section, config) for name, section in train.items()}, test, genes
 
 
-def _check_scorable(section: AnnData, genes: list[str], config: Config) -> None:
-    """Refuse a test section that could not be scored now, rather than after training."""
+def _scorable(section: AnnData, genes: list[str], config: Config) -> AnnData:
+    """Complete a test section; one that could not be scored is refused now, rather than after training."""
     if section.n_obs < 2:
         raise DataError(
             f"section {section_name(section)!r}: one spot alone cannot be scored; choose another in data.test"
         )
-    targets(complete_section(section, config), genes, config.data)
+    completed = complete_section(section, config)
+    targets(completed, genes, config.data)
+    # The prediction is to have its spots in the order in which they were read.
+    return completed[section.obs_names].copy()
 
 
-def evaluate_run(folder: str | Path) -> Run:
+def evaluate_run(folder: str | Path, *, progress: bool = True) -> Run:
     """Score a run again: read its sections, predict, and rewrite scores, predictions and figures.
+
+    Parameters
+    ----------
+    folder
+        The run.
+    progress
+        Show a progress bar, on a terminal, whatever the run was trained with.
 
     Raises
     ------
@@ -187,7 +215,7 @@ def evaluate_run(folder: str | Path) -> Run:
         If the folder is no run, or the run has no test section.
     """
     folder = Path(folder)
-    model = load(folder)
+    model = load_to_predict(folder, progress)
     config = _stored_config(folder)
     if not config.data.test:
         raise RunError(
@@ -216,7 +244,8 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
         for path in paths.values():
             if path.exists():
                 raise RunError(f"{path} exists already; choose another folder with --out, or remove it")
-        completed = {name: complete_section(section, config) for name, section in sections.items()}
+        with keep_encoders():
+            completed = {name: complete_section(section, config) for name, section in sections.items()}
     # Once all of them are there, so that an error in one leaves no other behind.
     for name, section in completed.items():
         read.write_h5ad(section, paths[name])
@@ -259,10 +288,16 @@ def _absolute(config: Config) -> Config:
         changes["root"] = data.root.expanduser().resolve()
     if not (data.panel.startswith("hvg:") or is_published(data.panel)):
         changes["panel"] = str(Path(data.panel).expanduser().resolve())
-    features = config.features
-    if features.cache is not None:
-        features = features.model_copy(update={"cache": features.cache.expanduser().resolve()})
-    return config.model_copy(update={"data": data.model_copy(update=changes), "features": features})
+    features: dict[str, object] = {
+        "encoder": _ENCODER_PATH.sub(
+            lambda found: f"{found[1]}{Path(found[2].strip()).expanduser().resolve()}", config.features.encoder
+        )
+    }
+    if config.features.cache is not None:
+        features["cache"] = config.features.cache.expanduser().resolve()
+    return config.model_copy(
+        update={"data": data.model_copy(update=changes), "features": config.features.model_copy(update=features)}
+    )
 
 
 def _check_folder(out: Path, config: Config, resume: bool) -> None:
@@ -281,15 +316,13 @@ def _check_folder(out: Path, config: Config, resume: bool) -> None:
 
 def _differences(before: Config, after: Config) -> list[str]:
     """Keys whose values differ, but for those that change nothing in the result."""
-    free = {"train.progress", "train.device", "train.checkpoint_seconds", "evaluate.figures"}
-    free |= {"features.cache", "features.check_placement"}
     flat = [pd.json_normalize(each.model_dump(mode="json")).iloc[0].astype(str) for each in (before, after)]
     # An option that is not given has no key.
     keys = flat[0].index.union(flat[1].index, sort=False)
     return [
         f"{key}: {flat[0].get(key)} -> {flat[1].get(key)}"
         for key in keys
-        if flat[0].get(key) != flat[1].get(key) and key not in free
+        if flat[0].get(key) != flat[1].get(key) and key not in RESULT_NEUTRAL
     ]
 
 

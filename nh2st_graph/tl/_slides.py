@@ -50,6 +50,7 @@ def slide_section(
     *,
     microns_per_pixel: float | None = None,
     pitch_um: float | None = None,
+    spot_um: float | None = None,
     min_tissue: float = 0.5,
 ) -> AnnData:
     """Make a section of a slide, with virtual spots as the model knows them; :func:`predict` goes on from it.
@@ -63,7 +64,9 @@ def slide_section(
     microns_per_pixel
         Scale of the slide; that of the file by default.
     pitch_um
-        From a spot to the nearest, in um; that of the training sections by default, and the spots' diameter with it.
+        From a spot to the nearest, in um; that of the training sections by default.
+    spot_um
+        Diameter of a spot, in um; that of the training sections by default.
     min_tissue
         Share of a spot's patch that must be tissue.
 
@@ -72,16 +75,15 @@ def slide_section(
     ConfigError, DataError, ImageError
         As :func:`nh2st_graph.im.virtual_spots` does.
     """
-    lattice = model.lattice
-    if lattice is None:
-        lattice = Lattice()
+    given = {name: each for name, each in (("pitch_um", pitch_um), ("spot_um", spot_um)) if each is not None}
+    lattice = replace(model.lattice or Lattice(), **given)
+    if model.lattice is None:
         logger.warning(
-            "the model does not know the lattice of its training sections; taking Visium's (%g um apart)%s",
+            "the model does not know the lattice of its training sections; as on Visium, and as given, spots of %g um "
+            "lie %g um apart",
+            lattice.spot_um,
             lattice.pitch_um,
-            "" if pitch_um is None else " but for the pitch",
         )
-    if pitch_um is not None:
-        lattice = replace(lattice, pitch_um=pitch_um)
     return virtual_spots(
         slide,
         pitch_um=lattice.pitch_um,
