@@ -11,10 +11,11 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
+from nh2st_graph._array import adjacent_steps, fit_array
 from nh2st_graph._errors import ConfigError, DataError
 from nh2st_graph._genes import find_genes, genes_by_name, mismatch, species
 from nh2st_graph._keys import Key
-from nh2st_graph._validate import check_section, section_name
+from nh2st_graph._validate import array_positions, check_section, section_name
 from nh2st_graph.config import TARGET_SUM, DataConfig
 
 __all__ = [
@@ -131,29 +132,31 @@ def split_half_normalizer(
 
 
 def _array_mean(adata: AnnData) -> sparse.csr_matrix:
-    """Average of each spot with its up to eight neighbours on the array (NH2ST, TRIPLEX), as a matrix."""
-    if Key.obs.array_row not in adata.obs or Key.obs.array_col not in adata.obs:
+    """Average of each spot with those adjacent to it on the array, as a matrix, ``(n_spots, n_spots)``.
+
+    On square arrays, for which NH2ST and TRIPLEX publish it, these are the up to eight others of three rows and three
+    columns. On other arrays three rows and columns hold four of the neighbours only; there too all adjacent spots
+    count, six on a hexagonal array (:func:`~nh2st_graph._array.adjacent_steps`).
+    """
+    positions = array_positions(adata)
+    if positions is None:
         raise DataError(
             f"section {section_name(adata)!r}: data.smooth = '3x3' needs array positions "
             f"(obs['{Key.obs.array_row}'], obs['{Key.obs.array_col}']); use data.smooth = 'none'"
         )
-    place = {
-        spot: i for i, spot in enumerate(zip(adata.obs[Key.obs.array_row], adata.obs[Key.obs.array_col], strict=True))
-    }
-    if len(place) < adata.n_obs:
+    steps = np.concatenate([[(0, 0)], adjacent_steps(fit_array(adata))])
+    # One number for each place, row by row, with room at the ends so that no step leads into another row.
+    length = np.ptp(positions[:, 0]) + 1 + 2 * np.abs(steps).max()
+    number = np.array([1, length])
+    places = pd.Index(positions @ number)
+    if not places.is_unique:
         raise DataError(
             f"section {section_name(adata)!r}: two spots share a position of the array, so that data.smooth = '3x3' "
             "cannot tell their neighbours; use data.smooth = 'none'"
         )
-    steps = [(dr, dc) for dr in (-1, 0, 1) for dc in (-1, 0, 1)]
-    pairs = [
-        (i, place[row + dr, col + dc])
-        for (row, col), i in place.items()
-        for dr, dc in steps
-        if (row + dr, col + dc) in place
-    ]
-    rows, cols = np.array(pairs).T
-    ones = sparse.csr_matrix((np.ones(len(rows)), (rows, cols)), shape=(adata.n_obs, adata.n_obs))
+    adjacent = np.stack([places.get_indexer(places + step) for step in steps @ number])
+    _, spot = taken = np.nonzero(adjacent >= 0)
+    ones = sparse.csr_matrix((np.ones(len(spot)), (spot, adjacent[taken])), shape=(adata.n_obs, adata.n_obs))
     return sparse.diags(1.0 / np.asarray(ones.sum(axis=1)).ravel()) @ ones
 
 

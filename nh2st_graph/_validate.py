@@ -7,14 +7,16 @@ from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph._keys import Key
 from nh2st_graph._slide import slide_size
 
-__all__ = ["Need", "check_section", "library", "section_name"]
+__all__ = ["Need", "array_positions", "check_section", "library", "section_name"]
 
 #: What a caller needs a section to have, beside spot positions.
 Need = Literal["genes", "image", "graph", "features"]
@@ -60,6 +62,38 @@ def library(adata: AnnData) -> dict[str, Any]:
         )
     entry: dict[str, Any] = next(iter(entries.values()))
     return entry
+
+
+def array_positions(adata: AnnData) -> NDArray[np.int64] | None:
+    """Look up the array positions of a section's spots.
+
+    Returns
+    -------
+    ``(n_spots, 2)``, column then row (x then y). None where the section has no array: one of the columns of ``obs`` is
+    missing or all empty, as it is in a section that was joined with others that have one.
+
+    Raises
+    ------
+    DataError
+        If a position is missing or no whole number.
+    """
+    keys = (Key.obs.array_col, Key.obs.array_row)
+    if any(key not in adata.obs or adata.obs[key].isna().all() for key in keys):
+        return None
+    return np.stack([_whole_numbers(adata, key) for key in keys], axis=1)
+
+
+def _whole_numbers(adata: AnnData, key: str) -> NDArray[np.int64]:
+    given = adata.obs[key]
+    values = pd.to_numeric(given, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    whole = np.isfinite(values) & (values == np.rint(values))
+    if not whole.all():
+        raise DataError(
+            f"section {section_name(adata)!r}: obs['{key}'] of {int((~whole).sum())} spots is no whole number (first: "
+            f"{adata.obs_names[~whole][0]!r} has {given[~whole].iloc[0]}); number the array's rows and columns, drop "
+            f"these spots, or take the section for one without an array: del adata.obs['{key}']"
+        )
+    return values.astype(np.int64)
 
 
 def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
@@ -147,6 +181,7 @@ def _check_spots(adata: AnnData, where: str) -> None:
             f"{where}: {int((~finite).sum())} spots have coordinates that are not numbers "
             f"(first: {adata.obs_names[~finite][0]!r}); drop or mend them in the source"
         )
+    array_positions(adata)
 
 
 def _check_counts(adata: AnnData, where: str) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scanpy as sc
 from anndata import AnnData
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
@@ -42,7 +42,8 @@ def make_section(
         obs["array_row"], obs["array_col"] = array.T
     adata = AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs)
     adata.var_names = genes or [f"g{j}" for j in range(n_genes)]
-    adata.obsm["spatial"] = np.column_stack([np.arange(n_spots), np.zeros(n_spots)]).astype(float)
+    centres = np.column_stack([np.arange(n_spots), np.zeros(n_spots)]) if array is None else array[:, ::-1]
+    adata.obsm["spatial"] = centres.astype(float)
     return adata
 
 
@@ -121,6 +122,7 @@ class TestSmoothing:
     @settings(deadline=None)
     @given(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=20), st.randoms())
     def test_is_the_mean_over_the_spot_and_its_eight_neighbours(self, places, random):
+        assume(len(places) < 8 or len({(row + col) % 2 for row, col in places}) == 2)  # no chessboard by chance
         places = list(places)
         random.shuffle(places)
         counts = np.random.default_rng(len(places)).poisson(5.0, (len(places), 3))
@@ -130,6 +132,28 @@ class TestSmoothing:
         for i, (row, col) in enumerate(places):
             around = [j for j, (r, c) in enumerate(places) if abs(r - row) <= 1 and abs(c - col) <= 1]
             np.testing.assert_allclose(smooth[i], plain[around].mean(axis=0), atol=1e-12)
+
+    @pytest.mark.parametrize(("lattice", "reach"), [("square", 1.5), ("chessboard", 1.5), ("hexagonal", 1.1)])
+    def test_on_any_array_it_is_the_mean_over_the_spot_and_all_adjacent_ones(self, lattice, reach):
+        """Adjacent by pixels, spot by spot: within 1.5 pitches, or 1.1 on a hexagonal array; a third of it missing."""
+        rng = np.random.default_rng(3)
+        places = np.array([(row, col) for row in range(9) for col in range(9)])
+        places = places if lattice == "square" else places[places.sum(axis=1) % 2 == 0]
+        places = rng.permutation(places)[: len(places) * 2 // 3]
+        step = (3**0.5, 1) if lattice == "hexagonal" else (1, 1)
+        pitch = {"square": 1, "chessboard": 2**0.5, "hexagonal": 2}[lattice]
+        section = make_section(rng.poisson(5.0, (len(places), 3)), array=places)
+        section.obsm["spatial"] = centres = (places * step)[:, ::-1].astype(float)
+        plain = targets(section, section.var_names, DataConfig()).to_numpy()
+        smooth = targets(section, section.var_names, DataConfig(smooth="3x3")).to_numpy()
+        for i, centre in enumerate(centres):
+            around = [j for j, other in enumerate(centres) if np.linalg.norm(other - centre) < reach * pitch]
+            np.testing.assert_allclose(smooth[i], plain[around].mean(axis=0), atol=1e-12)
+
+    def test_places_at_the_end_of_one_row_and_the_start_of_the_next_are_not_adjacent(self):
+        section = make_section(np.array([[1, 9], [9, 1]]), array=np.array([[0, 4], [1, 0]]))
+        plain, smooth = (targets(section, ["g0"], DataConfig(smooth=smooth)) for smooth in ("none", "3x3"))
+        pd.testing.assert_frame_equal(smooth, plain)
 
     def test_needs_an_array(self):
         with pytest.raises(DataError, match=r"section 'A': data\.smooth = '3x3' needs array positions"):

@@ -12,7 +12,7 @@ from scipy import sparse
 
 import nh2st_graph._validate as validate
 from nh2st_graph import DataError, ImageError
-from nh2st_graph._validate import check_section, library, section_name
+from nh2st_graph._validate import array_positions, check_section, library, section_name
 
 
 def _section(n: int = 4, counts: np.ndarray | None = None, source: str = "") -> AnnData:
@@ -98,6 +98,13 @@ def _spatial(value):
     return spoil
 
 
+def _array(rows, columns):
+    def spoil(adata):
+        adata.obs["array_row"], adata.obs["array_col"] = list(rows), list(columns)
+
+    return spoil
+
+
 BROKEN = {
     "no name": (lambda a: a.obs.pop("section"), (), r"obs\['section'\] is missing"),
     "no patient": (lambda a: a.obs.pop("patient"), (), r"'C6': obs\['patient'\] is missing"),
@@ -114,6 +121,14 @@ BROKEN = {
     "text positions": (_set("obsm", "spatial", np.full((4, 2), "1")), (), "not numbers; give x, y"),
     "NaN": (_spatial(np.nan), (), r"1 spots have coordinates that are not numbers \(first: 'C6_2x1'\)"),
     "infinite": (_spatial(np.inf), (), "coordinates that are not numbers"),
+    "array between positions": (
+        _array([0, 1, 19.05, 3], range(4)),
+        (),
+        r"'C6': obs\['array_row'\] of 1 spots is no whole number \(first: 'C6_2x1' has 19\.05\); .* del adata\.obs",
+    ),
+    "array position missing": (_array(range(4), [np.nan, 1, 2, 3]), (), r"array_col'\].*'C6_0x1' has nan"),
+    "array position infinite": (_array([0, 1, 2, np.inf], range(4)), (), r"array_row'\].*'C6_3x1' has inf"),
+    "array position in words": (_array(range(4), ["0", "A1", "2", "3"]), (), r"array_col'\].*'C6_1x1' has A1"),
     "NaN counts": (lambda a: a.X.data.__setitem__(0, np.nan), (), "X has counts that are not numbers"),
     "no library": (lambda a: a.uns.pop("spatial"), ("image",), "has 0 libraries, expected 1"),
     "two libraries": (lambda a: a.uns["spatial"].update(B={}), ("image",), "has 2 libraries, expected 1"),
@@ -181,3 +196,31 @@ class TestImage:
 def test_section_name_and_library(section):
     assert section_name(section) == "C6"
     assert library(section) is section.uns["spatial"]["C6"]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda whole: whole,
+        lambda whole: whole.astype(np.float32),
+        lambda whole: whole.astype(str).astype(object),
+        lambda whole: pd.array(whole, dtype="Int64"),
+        pd.Categorical,
+    ],
+    ids=["integers", "floats", "text", "nullable", "categories"],
+)
+def test_array_positions_are_whole_numbers_however_they_are_kept(section, form):
+    rows, columns = np.array([7, 0, 3, 3]), np.array([2, 9, 4, 5])
+    section.obs["array_row"], section.obs["array_col"] = form(rows), form(columns)
+    found = array_positions(check_section(section))
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, np.column_stack([columns, rows]))
+
+
+def test_a_section_without_array_positions_has_no_array(section):
+    assert array_positions(section) is None
+    _array(range(4), range(4))(section)
+    section.obs["array_row"] = np.nan  # as joining it with sections that have an array leaves it
+    assert array_positions(check_section(section)) is None
+    del section.obs["array_row"]
+    assert array_positions(check_section(section)) is None

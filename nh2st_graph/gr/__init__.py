@@ -2,12 +2,11 @@
 
 from nh2st_graph.gr._build import has_graph, spatial_graph
 from nh2st_graph.gr._lattice import lattice_neighbours, spot_pitch
-from nh2st_graph.gr._pyg import EDGE_FEATURES, NODE_VALUES, batch_sections, graph_keys, spatial_edges, to_pyg
+from nh2st_graph.gr._pyg import EDGE_FEATURES, NODE_VALUES, graph_keys, spatial_edges, to_pyg
 
 __all__ = [
     "EDGE_FEATURES",
     "NODE_VALUES",
-    "batch_sections",
     "graph_keys",
     "has_graph",
     "lattice_neighbours",

@@ -1,15 +1,16 @@
-"""The array that the spots of a section lie on: its pitch and its lattice."""
+"""What the spots of a section say of their array: the distance of adjacent ones, and how many each has.
+
+The scale of a picture, which readers tell from an array before there is a section, is in ``read/_lattice.py``.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
+from nh2st_graph._array import adjacent_steps, fit_array
 from nh2st_graph._errors import DataError
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import section_name
@@ -20,60 +21,11 @@ __all__ = ["lattice_neighbours", "spot_pitch"]
 #: near as the first.
 _SQUARE_FROM = 1.2
 
-#: Columns of a hexagonal array are half a pitch apart and rows 0.87 (Space Ranger's numbering): 1.73; a square has 1.
-_HEXAGONAL_FROM = 1.3
-
-#: Fewer spots may lie on fields of one colour of a chessboard by chance.
-_FEWEST_OF_ONE_COLOUR = 8
-
-#: Spots lie off their array by up to this share of a step (0.09 on HER2ST); more, and the numbers are no lattice.
-_ARRAY_JITTER = 0.2
-
 
 def _nearest_distances(spatial: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     """Distances to the ``k`` nearest other spots, ``(n_spots, k)``."""
     distances, _ = NearestNeighbors(n_neighbors=k).fit(spatial).kneighbors()
     return np.asarray(distances)
-
-
-class _Array(NamedTuple):
-    """Steps from one array column or row to the next, the shorter first, and which of its places bear spots."""
-
-    short: float
-    long: float
-    chessboard: bool
-
-    @property
-    def hexagonal(self) -> bool:
-        return self.long > _HEXAGONAL_FROM * self.short
-
-    @property
-    def pitch(self) -> float:
-        if self.hexagonal:
-            return 2 * self.short
-        return float(np.hypot(self.short, self.long)) if self.chessboard else (self.short + self.long) / 2
-
-
-def _array(adata: AnnData) -> _Array | None:
-    """The array that its numbers and the positions agree on, in pixels; None where there is none to fit.
-
-    A fit over all spots is exact where many spots of the array are missing, and where single spots are off it.
-    """
-    if Key.obs.array_row not in adata.obs or Key.obs.array_col not in adata.obs:
-        return None
-    array = adata.obs[[Key.obs.array_col, Key.obs.array_row]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if not np.isfinite(array).all():
-        return None
-    spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
-    colour = np.rint(array).sum(axis=1) % 2
-    array, spatial = array - array.mean(axis=0), spatial - spatial.mean(axis=0)
-    steps, _, rank, _ = np.linalg.lstsq(array, spatial, rcond=None)
-    short, long = sorted(np.linalg.norm(steps, axis=1).tolist())
-    off = np.sqrt(np.square(spatial - array @ steps).sum(axis=1).mean())
-    if rank < 2 or off >= _ARRAY_JITTER * short:
-        return None
-    # Space Ranger's hexagonal arrays lie on one colour too: their steps tell, which come first.
-    return _Array(short, long, chessboard=len(colour) >= _FEWEST_OF_ONE_COLOUR and bool((colour == colour[0]).all()))
 
 
 def spot_pitch(adata: AnnData) -> float:
@@ -87,9 +39,9 @@ def spot_pitch(adata: AnnData) -> float:
     Raises
     ------
     DataError
-        If most spots share their position with another.
+        If most spots share their position with another, or array positions are no whole numbers.
     """
-    array = _array(adata)
+    array = fit_array(adata)
     if array is not None:
         return array.pitch
     spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
@@ -110,10 +62,15 @@ def lattice_neighbours(adata: AnnData) -> int:
     Told apart by the steps between array rows and columns where the section has them, else by the nearest spots.
     A chessboard of spots is a square array turned by 45 degrees: its ring of 8 are the four spots across the corners,
     one pitch away, and the four two steps along rows and columns, 1.41 pitches away.
+
+    Raises
+    ------
+    DataError
+        If array positions are no whole numbers.
     """
-    array = _array(adata)
+    array = fit_array(adata)
     if array is not None:
-        return 6 if array.hexagonal else 8
+        return len(adjacent_steps(array))
     spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     if len(spatial) < 7:
         return 8

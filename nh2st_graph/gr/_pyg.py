@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,14 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError
 from nh2st_graph._keys import Key
-from nh2st_graph._validate import check_section, section_name
+from nh2st_graph._validate import array_positions, check_section, section_name
 from nh2st_graph.gr._lattice import spot_pitch
 
-__all__ = ["EDGE_FEATURES", "NODE_VALUES", "batch_sections", "graph_keys", "spatial_edges", "to_pyg"]
+__all__ = ["EDGE_FEATURES", "NODE_VALUES", "graph_keys", "spatial_edges", "to_pyg"]
 
 #: Columns of ``edge_attr``: length in array pitches, then the unit vector from the receiving spot to the sender.
 EDGE_FEATURES = ("distance", "direction_x", "direction_y")
@@ -130,8 +129,9 @@ def to_pyg(
                 "give one row a spot, in the section's order"
             )
     tensors = {name: _tensor(np.asarray(value)) for name, value in values.items()}
-    if Key.obs.array_row in adata.obs and Key.obs.array_col in adata.obs:
-        tensors["array"] = torch.from_numpy(adata.obs[[Key.obs.array_col, Key.obs.array_row]].to_numpy(np.int64))
+    array = array_positions(adata)
+    if array is not None:
+        tensors["array"] = torch.from_numpy(array)
     return Data(
         edge_index=edge_index,
         edge_attr=edge_attr,
@@ -144,12 +144,3 @@ def to_pyg(
 
 def _tensor(value: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.array(value, dtype=np.uint8 if value.dtype == np.uint8 else np.float32))
-
-
-def batch_sections(sections: Sequence[Data]) -> Batch:
-    """Join sections into one graph with no edge between them; ``batch.batch`` says which section a node is of.
-
-    Values that one of the sections lacks, such as array positions, are left out.
-    """
-    lacking = {name for name in NODE_VALUES if any(name not in section for section in sections)}
-    return Batch.from_data_list(list(sections), exclude_keys=sorted(lacking))

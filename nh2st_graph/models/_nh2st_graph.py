@@ -67,7 +67,6 @@ class _Graph(NamedTuple):
 
     edge_index: Tensor
     edge_attr: Tensor | None
-    batch: Tensor | None
     regions: EgoHyperedges | None
 
 
@@ -170,10 +169,8 @@ class NH2STGraph(Network):
         """Predict a whole section from its picture; see :class:`Network`."""
         return self(self.image_input(data), data.edge_index, data.edge_attr).expression
 
-    def forward(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> ImageSide:
-        """Predict from the image side.
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> ImageSide:
+        """Predict the spots of one section from the image side.
 
         Parameters
         ----------
@@ -182,8 +179,6 @@ class NH2STGraph(Network):
             patch encoder.
         edge_index, edge_attr
             The spatial graph, as :func:`nh2st_graph.gr.spatial_edges` gives it.
-        batch
-            Which section a spot is of, ``(n_spots,)``; one section where None.
 
         Returns
         -------
@@ -191,7 +186,7 @@ class NH2STGraph(Network):
         neighbourhood's embedding is zero where the neighbour branch is off.
         """
         features = self._features(x)
-        return self._image_side(features, self._graph(features, edge_index, edge_attr, batch))
+        return self._image_side(features, self._graph(features, edge_index, edge_attr))
 
     def own_expression(self, side: ImageSide) -> Tensor:
         """Expression as it would be predicted if nothing were known of the neighbourhood, ``(n_spots, n_genes)``."""
@@ -281,11 +276,9 @@ class NH2STGraph(Network):
         encoded: Tensor = x if self.patch_encoder is None else self.patch_encoder(x)
         return encoded
 
-    def _graph(
-        self, features: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor | None = None
-    ) -> _Graph:
+    def _graph(self, features: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> _Graph:
         ego = isinstance(self.image_neighbours, EgoHypergraph)
-        return _Graph(edge_index, edge_attr, batch, self._regions(features, edge_index) if ego else None)
+        return _Graph(edge_index, edge_attr, self._regions(features, edge_index) if ego else None)
 
     def _regions(self, features: Tensor, edge_index: Tensor) -> EgoHyperedges:
         assert isinstance(self.image_neighbours, EgoHypergraph)
@@ -309,7 +302,7 @@ class NH2STGraph(Network):
             assert graph.regions is not None
             around = branch.embed(raw, graph.regions)
         else:
-            around = branch(own, graph.edge_index, graph.edge_attr, graph.batch)
+            around = branch(own, graph.edge_index, graph.edge_attr)
         return around
 
     def _section_pairs(self, data: Data) -> tuple[Pairs, _Graph]:
@@ -327,7 +320,7 @@ class NH2STGraph(Network):
             read = [self.gate(query, neighbourhood)]
         else:
             read = [{"query": query, "neighbourhood": neighbourhood}[branch] for branch in self.config.decoded]
-        expression = self.decoder.predict(*read)
+        expression: Tensor = self.decoder(*read)
         return F.softplus(expression, beta=_SHARPNESS) if self.config.counts else expression
 
     def _regression(self, expression: Tensor, data: Data) -> Tensor:

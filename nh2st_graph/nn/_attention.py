@@ -63,7 +63,7 @@ class DotProductAttention(MessagePassing):
             nn.init.zeros_(self.edge_bias.weight)
 
     def weights(self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
-        """Attention weights, ``(n_edges, heads)``."""
+        """Attention weights before dropout, ``(n_edges, heads)``; they add to 1 over the incoming edges of a spot."""
         sender, receiver = edge_index
         query, key = self._split(self.query(receivers)), self._split(self.key(senders))
         logits = (query[receiver] * key[sender]).sum(dim=-1) / math.sqrt(self.head_width)
@@ -125,14 +125,8 @@ class SpatialAttention(DotProductAttention):
     ------
     - **input:** receivers ``(n, width)``, senders ``(n, width)``, ``edge_index`` ``(2, n_edges)`` (sender, receiver),
       ``edge_attr`` ``(n_edges, >= edge_dim)``
-    - **output:** messages ``(n, width)``; :meth:`attention` gives their weights, ``(n_edges, heads)``
+    - **output:** messages ``(n, width)``; :meth:`weights` gives what senders count in them, ``(n_edges, heads)``
     """
-
-    def attention(
-        self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None
-    ) -> Tensor:
-        """Attention weights, ``(n_edges, heads)``; they add to 1 over the incoming edges of a spot."""
-        return self.weights(receivers, senders, edge_index, edge_attr)
 
     def forward(
         self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None

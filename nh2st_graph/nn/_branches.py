@@ -113,8 +113,8 @@ class NeighbourBranch(nn.Module):
 
     Shapes
     ------
-    - **input:** ``(n, width)``, ``edge_index`` ``(2, n_edges)``, ``edge_attr`` ``(n_edges, >= edge_dim)``, ``batch``
-      ``(n,)``, the section of each spot (default: one section)
+    - **input:** of one section, ``(n, width)``, ``edge_index`` ``(2, n_edges)``, ``edge_attr``
+      ``(n_edges, >= edge_dim)``
     - **output:** ``(n, width)``
     """
 
@@ -141,16 +141,12 @@ class NeighbourBranch(nn.Module):
         self.layers = nn.ModuleList(make_operator(operator, width, heads, edge_dim, dropout) for _ in range(hops))
         self.joint = nn.Linear(hops * width, width, bias=False) if jumping == "cat" else None
 
-    def forward(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Embed the neighbourhoods. See the class for shapes."""
         edge_index, edge_attr = self._edges(h, edge_index, edge_attr)
-        return self._join(list(self._rounds(h, edge_index, edge_attr, batch)))
+        return self._join(list(self._rounds(h, edge_index, edge_attr)))
 
-    def attention(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor | None:
+    def attention(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor | None:
         """Attention weights of each round, before dropout, ``(hops, n_edges, heads)``.
 
         They add to 1 over the incoming edges of a spot; with ``self_loops``, to 1 less the weight of the spot itself,
@@ -158,8 +154,8 @@ class NeighbourBranch(nn.Module):
         """
         n_edges = edge_index.shape[1]
         edge_index, edge_attr = self._edges(h, edge_index, edge_attr)
-        rounds = self._rounds(h, edge_index, edge_attr, batch)
-        found = [done.operator.attention(done.state, edge_index, edge_attr, batch) for done in rounds]
+        rounds = self._rounds(h, edge_index, edge_attr)
+        found = [done.operator.attention(done.state, edge_index, edge_attr) for done in rounds]
         weights = [of_round[:n_edges] for of_round in found if of_round is not None]
         return torch.stack(weights) if weights else None
 
@@ -174,13 +170,11 @@ class NeighbourBranch(nn.Module):
         with_loops: tuple[Tensor, Tensor | None] = add_self_loops(edge_index, edge_attr, 0.0, num_nodes=len(h))
         return with_loops
 
-    def _rounds(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor | None
-    ) -> Iterator[_Round]:
+    def _rounds(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> Iterator[_Round]:
         messages, received = None, torch.zeros_like(h)
         for layer in self._operators:
             state = h + received if self.residual or messages is None else messages
-            messages = layer(state, edge_index, edge_attr, batch)
+            messages = layer(state, edge_index, edge_attr)
             messages = messages.relu() if self.activation else messages
             received = received + messages
             yield _Round(layer, state, messages, received)

@@ -1,6 +1,6 @@
 """From embeddings to expression: through the leading components of the training expression, or freely.
 
-A decoder turns embeddings into expression (``predict``) and measured expression into what a gene encoder reads
+A decoder turns embeddings into expression (``forward``) and measured expression into what a gene encoder reads
 (``gene_input``, ``gene_input_dim`` numbers a spot), and weighs errors of the latter (``squared_error``).
 ``set_targets`` shows it the training targets, once and before training.
 """
@@ -70,7 +70,7 @@ class ComponentDecoder(nn.Module):
             nn.init.normal_(weight, std=0.02)
 
     @torch.no_grad()
-    def set_components(self, targets: Tensor) -> None:
+    def set_targets(self, targets: Tensor) -> None:
         """Take mean, loadings and scale from training targets, ``(n_spots, n_genes)``.
 
         Components beyond what the targets span stay zero. The scale, the standard deviation of the first component,
@@ -88,31 +88,23 @@ class ComponentDecoder(nn.Module):
         self.loadings.zero_()
         self.loadings[:kept] = (loadings * flip)[:kept].to(self.loadings.dtype)
         self.scale.fill_(float(singular[0]) / len(targets) ** 0.5 if kept else 1.0)
-        variance = float(self.scores(targets).square().sum(dim=1).mean())
+        variance = float(self.gene_input(targets).square().sum(dim=1).mean())
         self.total_variance.fill_(variance if variance > 0 else 1.0)
 
-    def set_targets(self, targets: Tensor) -> None:
-        """Take the components from training targets; see :meth:`set_components`."""
-        self.set_components(targets)
-
-    def scores(self, targets: Tensor) -> Tensor:
+    def gene_input(self, targets: Tensor) -> Tensor:
         """Component scores of targets, ``(n, rank)``, in units of ``scale``."""
         return (targets - self.mean) @ self.loadings.T / self.scale
 
     def expression(self, scores: Tensor) -> Tensor:
-        """Expression of component scores, ``(n, n_genes)``."""
+        """Expression of component scores, ``(n, n_genes)``: within their span, :meth:`gene_input` backwards."""
         return self.mean + (scores * self.scale) @ self.loadings
 
     def forward(self, *embeddings: Tensor) -> Tensor:
-        """Component scores of embeddings, ``(n, rank)``, in units of ``scale``; see :meth:`expression`."""
-        total = self.heads[0](embeddings[0])
+        """Expression of embeddings. See the class for shapes."""
+        scores = self.heads[0](embeddings[0])
         for head, embedding in zip(self.heads[1:], embeddings[1:], strict=True):
-            total = total + head(embedding)
-        return total
-
-    def predict(self, *embeddings: Tensor) -> Tensor:
-        """Expression of embeddings, ``(n, n_genes)``."""
-        return self.expression(self(*embeddings))
+            scores = scores + head(embedding)
+        return self.expression(scores)
 
     def squared_error(self, predicted: Tensor, wanted: Tensor) -> Tensor:
         """Squared error of component scores over that of the training mean: 1 is the training mean, 0 perfect.
@@ -123,10 +115,6 @@ class ComponentDecoder(nn.Module):
             Component scores, ``(n, rank)``.
         """
         return (predicted - wanted).square().sum(dim=1).mean() / self.total_variance
-
-    def gene_input(self, targets: Tensor) -> Tensor:
-        """Component scores of targets, ``(n, gene_input_dim)``; see :meth:`scores`."""
-        return self.scores(targets)
 
 
 class LinearDecoder(nn.Module):
@@ -178,10 +166,6 @@ class LinearDecoder(nn.Module):
     def forward(self, *embeddings: Tensor) -> Tensor:
         """Expression of embeddings. See the class for shapes."""
         return self.out(self.activation(self.hidden(torch.cat(embeddings, dim=-1))))
-
-    def predict(self, *embeddings: Tensor) -> Tensor:
-        """Expression of embeddings, ``(n, n_genes)``."""
-        return self(*embeddings)
 
     def squared_error(self, predicted: Tensor, wanted: Tensor) -> Tensor:
         """Mean squared error over spots and genes, as NH2ST weighs it against its contrastive losses.

@@ -37,20 +37,16 @@ class Operator(nn.Module):
 
     Shapes
     ------
-    - **input:** ``h`` ``(n, width)``, ``edge_index`` ``(2, n_edges)`` (sender, receiver), ``edge_attr``
-      ``(n_edges, >= edge_dim)``, ``batch`` ``(n,)`` int64, the section of each spot (default: one section)
+    - **input:** of one section, ``h`` ``(n, width)``, ``edge_index`` ``(2, n_edges)`` (sender, receiver), ``edge_attr``
+      ``(n_edges, >= edge_dim)``
     - **output:** messages ``(n, width)``; :meth:`attention` gives their weights, ``(n_edges, heads)``
     """
 
-    def forward(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Send one round of messages. See the class for shapes."""
         raise NotImplementedError
 
-    def attention(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor | None:
+    def attention(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor | None:
         """Attention weights before dropout, ``(n_edges, heads)``, that add to 1 over the incoming edges of a spot.
 
         ``None`` for an operator that does not attend over edges.
@@ -61,15 +57,11 @@ class Operator(nn.Module):
 class NeighbourAttention(DotProductAttention, Operator):
     """:class:`SpatialAttention` of embeddings over those of the neighbours."""
 
-    def forward(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Send one round of messages. See :class:`Operator` for shapes."""
         return self.messages(h, h, edge_index, edge_attr)
 
-    def attention(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor:
+    def attention(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Attention weights, ``(n_edges, heads)``."""
         return self.weights(h, h, edge_index, edge_attr)
 
@@ -82,15 +74,11 @@ class _Attending(Operator):
         self.conv = conv
         self.edge_dim = edge_dim
 
-    def forward(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Send one round of messages. See :class:`Operator` for shapes."""
         return self.conv(h, edge_index, edge_features(edge_attr, self.edge_dim))
 
-    def attention(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor:
+    def attention(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Attention weights, ``(n_edges, heads)``."""
         features = edge_features(edge_attr, self.edge_dim)
         with _without_dropout(self.conv):
@@ -144,9 +132,7 @@ class GCN(Operator):
         self.conv = GCNConv(width, width, add_self_loops=False, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Send one round of messages. See :class:`Operator` for shapes."""
         return self.dropout(self.conv(h, edge_index))
 
@@ -159,9 +145,7 @@ class SAGE(Operator):
         self.conv = SAGEConv(width, width, aggr="mean", root_weight=False, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Send one round of messages. See :class:`Operator` for shapes."""
         return self.dropout(self.conv(h, edge_index))
 
@@ -191,9 +175,7 @@ class Hypergraph(Operator):
         self.conv = HypergraphConv(width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Send one round of messages. See :class:`Operator` for shapes."""
         return self.dropout(self.conv(h, self.members(h, edge_index), num_edges=len(h)))
 
@@ -219,17 +201,14 @@ class Global(Operator):
         self.value = nn.Linear(width, width, bias=False)
         self.dropout = dropout
 
-    def forward(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Send one round of messages. See :class:`Operator` for shapes."""
         query, key, value = (
             layer(h).unflatten(-1, (self.heads, self.head_width)).transpose(0, 1).unsqueeze(0)
             for layer in (self.query, self.key, self.value)
         )
-        same_section = None if batch is None else batch.unsqueeze(1) == batch
         dropout = self.dropout if self.training else 0.0
-        received = F.scaled_dot_product_attention(query, key, value, attn_mask=same_section, dropout_p=dropout)
+        received = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         return received.squeeze(0).transpose(0, 1).flatten(start_dim=1)
 
 
@@ -241,9 +220,7 @@ class NoMessages(Operator):
         self.linear = nn.Linear(width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None, batch: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Map. See :class:`Operator` for shapes."""
         return self.dropout(self.linear(h))
 

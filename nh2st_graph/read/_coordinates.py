@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nh2st_graph._array import VISIUM_SCALEFACTOR_UM
 from nh2st_graph._errors import DataError, ImageError, nearest
 from nh2st_graph.read._common import neighbour_distance
-from nh2st_graph.read._visium import SCALEFACTOR_SPOT_UM
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -254,7 +254,8 @@ def microns_per_pixel_of(
             f"{where}: no scale (no coordinate system {MICRONS!r}); give microns_per_pixel=... to "
             "ng.read.spatialdata, um per pixel of the picture, or place the picture in that system "
             "(spatialdata.transformations.set_transformation); "
-            f"spots are {diameter:.4g} px across, so on Visium, where that is 65 um, {65 / diameter:.4g}"
+            f"spots are {diameter:.4g} px across, so on Visium, where that is {VISIUM_SCALEFACTOR_UM:g} um, "
+            f"{VISIUM_SCALEFACTOR_UM / diameter:.4g}"
         )
     matrix = _matrix(picture, MICRONS)
     x, y = np.linalg.svd(matrix[:2, :2], compute_uv=False)
@@ -270,7 +271,7 @@ def _spot_um(region: str, spots: Any) -> float | None:
     if (squares := _SQUARES.search(region)) is not None:
         return float(squares[1])
     of_visium = any(system.endswith(_OF_VISIUM) for system in systems(spots))
-    return SCALEFACTOR_SPOT_UM if of_visium and "radius" in getattr(spots, "columns", ()) else None
+    return VISIUM_SCALEFACTOR_UM if of_visium and "radius" in getattr(spots, "columns", ()) else None
 
 
 def _matrix(element: Any, system: str) -> Floats:

@@ -1,4 +1,8 @@
-"""The scale of a picture, told from the spots on it: the distances of an array are known in um."""
+"""The scale of a picture, told from the spots on it: the distances of an array are known in um.
+
+Readers ask this before there is a section, by positions that need not be whole. What a section says of its array (pitch
+in pixels, neighbours of a spot) is in ``gr/_lattice.py``.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +11,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nh2st_graph._array import (
+    CHESSBOARD_NEIGHBOUR_UM,
+    CHESSBOARD_SPOT_UM,
+    SQUARE_PITCH_UM,
+    SQUARE_SPOT_UM,
+    VISIUM_PITCH_UM,
+    VISIUM_SPOT_UM,
+    on_one_colour,
+)
 from nh2st_graph._errors import DataError
 
 __all__ = ["VISIUM_PITCH_UM", "VISIUM_SPOT_UM", "Scale", "array_steps", "ring_pitch", "st_scale"]
-
-#: The array of 1007 spots: a square lattice, every position printed (Stahl et al. 2016, Andersson et al. 2021).
-SQUARE_PITCH_UM = 200.0
-SQUARE_SPOT_UM = 100.0
-
-#: The array of 1934 spots: every second position printed, as the fields of one colour of a chessboard, so that the
-#: nearest spot lies one step along x and one along y away (Ji et al. 2020). Steps along x and y differ by a tenth.
-CHESSBOARD_NEIGHBOUR_UM = 150.0
-CHESSBOARD_SPOT_UM = 110.0
-
-#: Visium: a hexagonal lattice.
-VISIUM_PITCH_UM = 100.0
-VISIUM_SPOT_UM = 55.0
-
-# Fewer spots may lie on fields of one colour by chance.
-_FEWEST_OF_ONE_COLOUR = 8
 
 # Pixels are square: steps of a square array that differ by more were not measured on one picture.
 _STEPS_AGREE = 0.1
@@ -67,8 +64,7 @@ def st_scale(array: NDArray[np.float64], pixels: NDArray[np.float64], where: str
         If the spots do not tell the scale, or the two kinds of coordinates do not belong together.
     """
     steps = array_steps(array, pixels, where)
-    parity = np.rint(array).sum(axis=1) % 2
-    if len(steps) == 2 and len(array) >= _FEWEST_OF_ONE_COLOUR and (parity == parity[0]).all():
+    if len(steps) == 2 and on_one_colour(array):
         return Scale(CHESSBOARD_NEIGHBOUR_UM / float(np.hypot(*steps)), CHESSBOARD_SPOT_UM)
     if max(steps) > min(steps) * (1 + _STEPS_AGREE):
         raise DataError(

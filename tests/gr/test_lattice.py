@@ -47,16 +47,14 @@ def test_a_narrow_strip_of_a_hexagonal_array_is_hexagonal(hexagonal):
 
 
 @pytest.mark.parametrize(
-    "numbers", ["shuffled", "missing", "words", "one row", "too few"], ids=lambda name: name.replace(" ", "-")
+    "numbers", ["shuffled", "missing", "one row", "too few"], ids=lambda name: name.replace(" ", "-")
 )
 def test_array_numbers_that_are_no_lattice_are_passed_over(hexagonal, numbers):
     section = hexagonal(pitch=100.0)
     if numbers == "shuffled":
         section.obs["array_row"] = np.random.default_rng(0).permutation(section.obs["array_row"])
     elif numbers == "missing":
-        section.obs["array_row"] = np.where(section.obs["array_row"] == 3, np.nan, section.obs["array_row"])
-    elif numbers == "words":
-        section.obs["array_row"] = "A7"
+        section.obs["array_row"] = np.nan
     elif numbers == "one row":
         section.obs["array_row"] = 0
     else:

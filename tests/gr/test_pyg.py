@@ -154,21 +154,17 @@ def test_what_is_missing_is_named(three, make_section):
         gr.to_pyg(three, np.ones((3, 2)), counts=np.ones((4, 2)))
 
 
-def test_sections_of_a_batch_are_not_joined(square, hexagonal, make_section):
-    sections = [square(name="A"), make_section([[0, 0]], name="B"), hexagonal(name="C")]
-    for section in sections:
-        gr.spatial_graph(section)
-    graphs = [gr.to_pyg(s, np.random.default_rng(0).normal(size=(s.n_obs, 3))) for s in sections]
-    batch = gr.batch_sections(graphs)
-    sender, receiver = batch.edge_index
-    assert (batch.batch[sender] == batch.batch[receiver]).all()
-    assert batch.section == ["A", "B", "C"]
-    assert batch.num_nodes == sum(s.n_obs for s in sections)
-    for k, graph in enumerate(graphs):
-        inside = batch.batch[receiver] == k
-        torch.testing.assert_close(batch.edge_index[:, inside] - batch.ptr[k], graph.edge_index)
-        torch.testing.assert_close(batch.edge_attr[inside], graph.edge_attr)
-        torch.testing.assert_close(batch.x[batch.batch == k], graph.x)
+def test_array_positions_are_x_then_y_and_whole(square):
+    section = square(n_rows=2, n_cols=3)
+    gr.spatial_graph(section)
+    data = gr.to_pyg(section, np.ones((6, 1)))
+    assert data.array.dtype == torch.int64
+    assert data.array.tolist() == [[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]]
+    section.obs["array_col"] = section.obs["array_col"] + 0.05
+    with pytest.raises(DataError, match=r"section 'S1': obs\['array_col'\] of 6 spots is no whole number"):
+        gr.to_pyg(section, np.ones((6, 1)))
+    section.obs["array_col"] = np.nan
+    assert "array" not in gr.to_pyg(section, np.ones((6, 1)))
 
 
 def test_a_graph_survives_h5ad(hexagonal, tmp_path):

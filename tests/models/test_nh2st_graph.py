@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from torch_geometric.utils import scatter
 
 from nh2st_graph.config import ModelConfig
-from nh2st_graph.gr import batch_sections
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl._batches import cut_out
 
@@ -167,7 +166,7 @@ def test_no_prediction_depends_on_a_gene_input(config, seed, model_of, section_o
 
 
 def test_there_is_no_way_in_for_genes():
-    assert list(inspect.signature(NH2STGraph.forward).parameters) == ["self", "x", "edge_index", "edge_attr", "batch"]
+    assert list(inspect.signature(NH2STGraph.forward).parameters) == ["self", "x", "edge_index", "edge_attr"]
 
 
 @any_setting
@@ -205,19 +204,6 @@ def test_the_order_of_spots_decides_nothing(config, order, model_of, section_of)
 
 def hops_of(operator: str) -> tuple[int, ...]:
     return (1,) if operator == "hypergraph_ego" else (1, 2, 3)
-
-
-@pytest.mark.parametrize("self_loops", [False, True])
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_sections_in_one_batch_are_as_one_by_one(operator, self_loops, model_of, section_of):
-    sections = [section_of(9, seed=1), section_of(1, seed=2), section_of(6, seed=3, isolated=2)]
-    joined = batch_sections(sections)
-    for hops in hops_of(operator):
-        model = model_of(operator=operator, hops=hops, self_loops=self_loops)
-        one_by_one = [predicted(model, section) for section in sections]
-        together = model(joined.x, joined.edge_index, joined.edge_attr, joined.batch)
-        for a, b in zip(together, zip(*one_by_one, strict=True), strict=True):
-            torch.testing.assert_close(a, torch.cat(b))
 
 
 @pytest.mark.parametrize("operator", sorted({*OPERATORS} - {"global", "none", "hypergraph_ego"}))
@@ -370,7 +356,7 @@ def test_expression_is_filled_in_from_the_neighbours_genes(neighbours, model_of,
         weight = weight / scatter(weight, receiver, dim_size=9)[receiver]
         message = scatter(weight[..., None] * layer.value(pairs["q"])[sender].view(-1, 2, 4), receiver, dim_size=9)
         read.append(pairs[name] + message.flatten(start_dim=1))
-    wanted = model.decoder.scores(section.y[[3]])
+    wanted = model.decoder.gene_input(section.y[[3]])
     error = (model.cross_head(torch.cat(read, dim=1)[[3]]) - wanted).square().sum() / model.decoder.total_variance
     torch.testing.assert_close(losses["cross"], error)
     torch.testing.assert_close(losses["loss"], losses["regression"] + 0.5 * error)

@@ -48,7 +48,7 @@ def test_messages_and_weights_are_those_of_dense_attention(layer, graphs, data):
     messages, weights = dense_attention(layer, h, senders, edge_index, edge_attr)
     torch.testing.assert_close(layer(h, senders, edge_index, edge_attr), messages)
     sender, receiver = edge_index
-    torch.testing.assert_close(layer.attention(h, senders, edge_index, edge_attr), weights[receiver, sender])
+    torch.testing.assert_close(layer.weights(h, senders, edge_index, edge_attr), weights[receiver, sender])
 
 
 def test_there_may_be_more_senders_than_receivers(layer, graph_of):
@@ -62,7 +62,7 @@ def test_there_may_be_more_senders_than_receivers(layer, graph_of):
 @given(st.data())
 def test_weights_add_to_one_over_the_edges_of_each_receiver(layer, graphs, data):
     h, edge_index, edge_attr = data.draw(graphs)
-    weights = layer.attention(h, h, edge_index, edge_attr)
+    weights = layer.weights(h, h, edge_index, edge_attr)
     assert weights.shape == (edge_index.shape[1], HEADS)
     total = scatter(weights, edge_index[1], dim_size=len(h))
     has_senders = torch.zeros(len(h), dtype=torch.bool).index_fill(0, edge_index[1], True)
@@ -107,7 +107,7 @@ def test_dropout_takes_weights_in_training_alone(graph_of, drawn):
     assert torch.equal(layer(*given_), whole(*given_))
     layer.train()
     assert layer(*given_).count_nonzero() == 0
-    assert torch.equal(layer.attention(*given_), whole.attention(*given_)), "weights are those before dropout"
+    assert torch.equal(layer.weights(*given_), whole.weights(*given_)), "weights are those before dropout"
 
 
 @pytest.mark.parametrize("edge_dim", [0, 1, EDGE_DIM])

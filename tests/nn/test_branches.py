@@ -226,22 +226,6 @@ def test_others_have_no_attention(operator, branch, crossed):
     assert branch(2, operator=operator).attention(*crossed) is None
 
 
-@pytest.mark.parametrize("self_loops", [True, False])
-@pytest.mark.parametrize("operator", OPERATORS)
-@few
-@given(st.data())
-def test_two_sections_in_one_batch_are_as_one_by_one(operator, self_loops, branch, graphs, data):
-    one, other = data.draw(graphs), data.draw(graphs)
-    made = branch(2, operator=operator, self_loops=self_loops)
-    joined = made(
-        torch.cat([one.h, other.h]),
-        torch.cat([one.edge_index, other.edge_index + len(one.h)], dim=1),
-        torch.cat([one.edge_attr, other.edge_attr]),
-        torch.tensor([0] * len(one.h) + [1] * len(other.h)),
-    )
-    torch.testing.assert_close(joined, torch.cat([made(*one), made(*other)]))
-
-
 @pytest.mark.parametrize("operator", OPERATORS)
 @few
 @given(st.data())

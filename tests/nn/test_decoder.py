@@ -30,7 +30,7 @@ def spots() -> torch.Tensor:
 
 def fitted(targets, rank, n_inputs=1):
     decoder = ComponentDecoder(WIDTH, n_inputs, targets.shape[1], rank).double()
-    decoder.set_components(targets)
+    decoder.set_targets(targets)
     return decoder
 
 
@@ -45,14 +45,14 @@ def test_components_are_those_of_scikit_learn(targets, rank):
     np.testing.assert_allclose(decoder.loadings, sign * pca.components_, atol=1e-7)
     np.testing.assert_allclose(decoder.scale**2, pca.explained_variance_[0] * (N_SPOTS - 1) / N_SPOTS, rtol=1e-7)
     np.testing.assert_allclose(
-        decoder.scores(targets) * decoder.scale, pca.transform(targets) * sign.T, rtol=1e-7, atol=1e-7
+        decoder.gene_input(targets) * decoder.scale, pca.transform(targets) * sign.T, rtol=1e-7, atol=1e-7
     )
 
 
 def test_components_explain_the_variance_that_scikit_learns_do(targets):
     for rank in (1, 2, 3, 4):
         decoder = fitted(targets, rank)
-        left = (decoder.expression(decoder.scores(targets)) - targets).square().sum()
+        left = (decoder.expression(decoder.gene_input(targets)) - targets).square().sum()
         explained = 1 - float(left / (targets - targets.mean(dim=0)).square().sum())
         assert explained == pytest.approx(PCA(rank, svd_solver="full").fit(targets).explained_variance_ratio_.sum())
 
@@ -70,19 +70,19 @@ def test_largest_loading_is_positive_and_spots_have_no_order(seed, shape):
 
 def test_scores_are_of_the_order_of_one_and_total_variance_is_the_error_of_the_mean(targets):
     decoder = fitted(targets, rank=3)
-    scores = decoder.scores(targets)
+    scores = decoder.gene_input(targets)
     assert float(scores[:, 0].square().mean()) == pytest.approx(1)
     torch.testing.assert_close(scores.mean(dim=0), torch.zeros(3, dtype=torch.float64))
-    torch.testing.assert_close(decoder.scores(decoder.mean[None]), torch.zeros(1, 3, dtype=torch.float64))
+    torch.testing.assert_close(decoder.gene_input(decoder.mean[None]), torch.zeros(1, 3, dtype=torch.float64))
     assert float(decoder.total_variance) == pytest.approx(float(scores.square().sum(dim=1).mean()))
 
 
 def test_scores_and_expression_undo_each_other_within_the_span(targets):
     decoder = fitted(targets, rank=4)
     scores = torch.randn(7, 4, dtype=torch.float64)
-    torch.testing.assert_close(decoder.scores(decoder.expression(scores)), scores)
+    torch.testing.assert_close(decoder.gene_input(decoder.expression(scores)), scores)
     complete = fitted(targets, rank=N_GENES)
-    torch.testing.assert_close(complete.expression(complete.scores(targets)), targets)
+    torch.testing.assert_close(complete.expression(complete.gene_input(targets)), targets)
 
 
 def test_components_beyond_the_span_are_zero(targets):
@@ -90,7 +90,7 @@ def test_components_beyond_the_span_are_zero(targets):
     decoder = fitted(few, rank=8)
     assert decoder.loadings[:3].norm(dim=1).tolist() == pytest.approx([1, 1, 1])
     assert not decoder.loadings[3:].any()
-    torch.testing.assert_close(decoder.expression(decoder.scores(few)), few)
+    torch.testing.assert_close(decoder.expression(decoder.gene_input(few)), few)
     assert not fitted(targets, rank=N_GENES + 3).loadings[N_GENES:].any()
 
 
@@ -99,18 +99,18 @@ def test_components_beyond_the_span_are_zero(targets):
 def test_constant_targets_have_no_component_and_are_predicted(n, value):
     decoder = ComponentDecoder(WIDTH, 1, N_GENES, 4)
     constant = torch.full((n, N_GENES), value)
-    decoder.set_components(constant)
+    decoder.set_targets(constant)
     assert not decoder.loadings.any()
     assert float(decoder.scale) == float(decoder.total_variance) == 1
-    torch.testing.assert_close(decoder.predict(torch.randn(3, WIDTH)), constant[:1].expand(3, -1))
+    torch.testing.assert_close(decoder(torch.randn(3, WIDTH)), constant[:1].expand(3, -1))
 
 
 def test_squared_error_is_one_for_the_training_mean_and_zero_for_the_truth(targets):
     decoder = fitted(targets, rank=3)
-    scores = decoder.scores(targets)
-    assert float(decoder.squared_error(decoder.scores(decoder.mean[None]).expand_as(scores), scores)) == pytest.approx(
-        1
-    )
+    scores = decoder.gene_input(targets)
+    assert float(
+        decoder.squared_error(decoder.gene_input(decoder.mean[None]).expand_as(scores), scores)
+    ) == pytest.approx(1)
     assert float(decoder.squared_error(scores, scores)) == 0
     assert float(decoder.squared_error(2 * scores, scores)) == pytest.approx(1)
 
@@ -118,7 +118,7 @@ def test_squared_error_is_one_for_the_training_mean_and_zero_for_the_truth(targe
 def test_setting_components_again_forgets_the_first(targets):
     decoder = fitted(targets, rank=4)
     first = {name: value.clone() for name, value in decoder.state_dict().items()}
-    decoder.set_components(targets[:3] ** 2)
+    decoder.set_targets(targets[:3] ** 2)
     assert not torch.equal(decoder.loadings, first["loadings"])
     decoder.set_targets(targets)
     for name, value in decoder.state_dict().items():
@@ -129,7 +129,7 @@ def test_components_travel_with_the_state(targets, spots):
     decoder = fitted(targets, rank=4, n_inputs=2)
     other = ComponentDecoder(WIDTH, 2, N_GENES, 4).double()
     other.load_state_dict(decoder.state_dict())
-    assert torch.equal(other.predict(spots, -spots), decoder.predict(spots, -spots))
+    assert torch.equal(other(spots, -spots), decoder(spots, -spots))
     assert set(decoder.state_dict()) == {
         "mean",
         "loadings",
@@ -144,8 +144,7 @@ def test_embeddings_add_up_each_by_its_own_head(targets, spots):
     decoder, around = fitted(targets, rank=3, n_inputs=2), spots.flip(0)
     own_head, around_head = (head.weight for head in decoder.heads)
     scores = spots @ own_head.T + around @ around_head.T
-    torch.testing.assert_close(decoder(spots, around), scores)
-    torch.testing.assert_close(decoder.predict(spots, around), decoder.mean + decoder.scale * scores @ decoder.loadings)
+    torch.testing.assert_close(decoder(spots, around), decoder.mean + decoder.scale * scores @ decoder.loadings)
 
 
 # Free linear layers
@@ -158,7 +157,7 @@ def test_linear_decoder_without_activation_is_one_matrix(n_inputs):
     matrix = decoder.out.weight @ decoder.hidden.weight
     offset = decoder.out.weight @ decoder.hidden.bias + decoder.out.bias
     embeddings = torch.randn(n_inputs, 50, WIDTH, dtype=torch.float64)
-    predicted = decoder.predict(*embeddings)
+    predicted = decoder(*embeddings)
     torch.testing.assert_close(predicted, torch.cat(list(embeddings), dim=1) @ matrix.T + offset)
     assert torch.linalg.matrix_rank(predicted - offset) == hidden
 
@@ -167,8 +166,8 @@ def test_with_activation_it_is_not_linear():
     decoder = LinearDecoder(WIDTH, 1, N_GENES, 20, activation=True).double()
     h = torch.randn(50, WIDTH, dtype=torch.float64)
     hidden = (h @ decoder.hidden.weight.T + decoder.hidden.bias).clamp(min=0)
-    torch.testing.assert_close(decoder.predict(h), hidden @ decoder.out.weight.T + decoder.out.bias)
-    bent = decoder.predict(h) + decoder.predict(-h) - 2 * decoder.predict(torch.zeros_like(h))
+    torch.testing.assert_close(decoder(h), hidden @ decoder.out.weight.T + decoder.out.bias)
+    bent = decoder(h) + decoder(-h) - 2 * decoder(torch.zeros_like(h))
     assert bent.abs().max() > 0.01
 
 
@@ -199,18 +198,19 @@ def test_targets_change_nothing_of_it_and_errors_are_over_spots_and_genes(target
 def test_interface(make, targets, spots):
     decoder = make(WIDTH, 2, N_GENES, 4).double()
     decoder.set_targets(targets)
-    predicted = decoder.predict(spots, spots)
+    predicted = decoder(spots, spots)
     assert predicted.shape == (N_SPOTS, N_GENES)
     read = decoder.gene_input(targets)
     assert read.shape == (N_SPOTS, decoder.gene_input_dim)
     assert decoder.squared_error(decoder.gene_input(predicted), read) > 0
     assert decoder.squared_error(read, read) == 0
     decoder.reset_parameters()
-    assert not torch.equal(decoder.predict(spots, spots), predicted)
+    assert not torch.equal(decoder(spots, spots), predicted)
 
 
 @pytest.mark.parametrize(
-    ("make", "read"), [(ComponentDecoder, lambda d, y: d.scores(y)), (LinearDecoder, lambda d, y: y)]
+    ("make", "read"),
+    [(ComponentDecoder, lambda d, y: (y - d.mean) @ d.loadings.T / d.scale), (LinearDecoder, lambda d, y: y)],
 )
 def test_gene_side_reads_components_or_the_targets_themselves(make, read, targets):
     decoder = make(WIDTH, 1, N_GENES, 4).double()
@@ -223,7 +223,7 @@ def test_gene_side_reads_components_or_the_targets_themselves(make, read, target
 def test_a_wrong_number_of_embeddings_is_refused(make, given, spots):
     decoder = make(WIDTH, 2, N_GENES, 4).double()
     with pytest.raises((ValueError, RuntimeError)):
-        decoder.predict(*[spots] * given)
+        decoder(*[spots] * given)
 
 
 # The gate
@@ -260,6 +260,6 @@ def test_gradients(targets, spots):
     few, around = spots[:3].clone().requires_grad_(), spots[3:6].clone().requires_grad_()
     gate = GatedSum(WIDTH).double()
     torch.nn.init.normal_(gate.gate.weight)
-    decoders = fitted(targets, 3, n_inputs=2).predict, LinearDecoder(WIDTH, 2, N_GENES, 4, True).double().predict
+    decoders = fitted(targets, 3, n_inputs=2), LinearDecoder(WIDTH, 2, N_GENES, 4, True).double()
     for function in (gate, *decoders):
         assert torch.autograd.gradcheck(function, (few, around))

@@ -218,23 +218,6 @@ def test_the_order_of_spots_and_edges_decides_nothing(name, operator, graphs, da
     torch.testing.assert_close(op(h[order], moved, edge_attr[edge_order]), op(h, edge_index, edge_attr)[order])
 
 
-@every_operator
-@few
-@given(st.data())
-def test_two_sections_in_one_batch_are_as_one_by_one(name, operator, graphs, data):
-    one, other = data.draw(graphs), data.draw(graphs)
-    batch = torch.tensor([0] * len(one.h) + [1] * len(other.h))
-    h = torch.cat([one.h, other.h])
-    edge_index = torch.cat([one.edge_index, other.edge_index + len(one.h)], dim=1)
-    edge_attr = torch.cat([one.edge_attr, other.edge_attr])
-    op = operator(name)
-    expected = torch.cat([op(*one), op(*other)])
-    torch.testing.assert_close(op(h, edge_index, edge_attr, batch), expected)
-    order = torch.tensor(data.draw(st.permutations(range(len(h)))))
-    mixed = op(h[order], order.argsort()[edge_index], edge_attr, batch[order])
-    torch.testing.assert_close(mixed, expected[order])
-
-
 # Hyperedges
 
 

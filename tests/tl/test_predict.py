@@ -18,14 +18,13 @@ from anndata import AnnData
 from numpy.testing import assert_array_equal
 from scipy import sparse
 
-from nh2st_graph import gr, tl
+from nh2st_graph import tl
 from nh2st_graph._errors import ConfigError, DataError
 from nh2st_graph._expression import targets
 from nh2st_graph.config import Config, ModelConfig
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl import FittedModel
 from nh2st_graph.tl._inputs import Standardizer, complete_section, section_graph
-from nh2st_graph.tl._threads import one_thread
 
 MakeModel = Callable[[list[str]], FittedModel]
 
@@ -174,22 +173,6 @@ class TestGenesNeverReachAPrediction:
 
 
 class TestWhatDecidesNothing:
-    @configurations
-    def test_sections_in_one_batch_give_what_each_gives_alone(self, drawn, completed, changes):
-        model = drawn(changes)
-        module = model.module.double()
-        graphs = [
-            section_graph(complete_section(each, model.config), model.config, model.standardize)
-            for each in completed.values()
-        ]
-        for graph in graphs:
-            graph.x, graph.edge_attr = graph.x.double(), graph.edge_attr.double()
-        batch = gr.batch_sections(graphs)
-        with torch.no_grad(), one_thread():
-            together = module(batch.x, batch.edge_index, batch.edge_attr, batch.batch).expression
-            alone = [module(graph.x, graph.edge_index, graph.edge_attr).expression for graph in graphs]
-        torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
-
     @pytest.mark.parametrize("mode", ["grid", "knn", "radius", "delaunay", "random"])
     def test_the_order_of_the_spots(self, drawn, tiny_sections, mode):
         model, section = drawn([f"graph.mode={mode}", "model.hops=2"]), tiny_sections["S3"]
@@ -233,7 +216,7 @@ class TestNeighbours:
                 torch.testing.assert_close(module(x, *edges).expression, one_by_one, rtol=1e-10, atol=1e-10)
             query = module.image_encoder
             by_hand = query.linear(x) + query.out(query.hidden(x))
-            torch.testing.assert_close(module.decoder.predict(by_hand), one_by_one, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(module.decoder(by_hand), one_by_one, rtol=1e-10, atol=1e-10)
 
     @pytest.mark.parametrize("hops", [1, 2])
     def test_with_it_a_spot_reads_as_many_edges_away_as_there_are_hops(self, drawn, section, hops):
