@@ -230,7 +230,7 @@ class TestVisium:
     def test_a_run_is_whole(self, done):
         check_run(done / "run", "V2", 50)
         protocol = json.loads((done / "run" / "metrics.json").read_text())["protocol"]
-        assert protocol["split"] == "across patients"
+        assert protocol["split"] == "patients unknown"
 
     def test_a_prediction_of_the_command_is_that_of_the_run(self, done):
         first, second = (ad.read_h5ad(done / part / "V2.h5ad") for part in ("run/predictions", "predicted"))

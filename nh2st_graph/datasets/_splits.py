@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError
 from nh2st_graph._keys import Key
+from nh2st_graph.read._common import unknown_patients
 
 __all__ = ["Split", "k_fold_by_patient", "leave_one_patient_out", "leave_one_section_out", "patients_of"]
 
@@ -82,9 +83,9 @@ def leave_one_patient_out(sections: Mapping[str, AnnData] | Mapping[str, str]) -
     Raises
     ------
     DataError
-        If there are fewer than two patients.
+        If there are fewer than two patients, or nothing tells the patient of a section: it has none but its own name.
     """
-    patients = patients_of(sections)
+    patients = _known_patients(sections)
     names = list(dict.fromkeys(patients.values()))
     if len(names) < 2:
         raise DataError(f"{len(names)} patient ({', '.join(names) or 'none'}) cannot be split; give two or more")
@@ -118,9 +119,10 @@ def k_fold_by_patient(sections: Mapping[str, AnnData] | Mapping[str, str], n_fol
     Raises
     ------
     DataError
-        If there are fewer than two folds, or fewer patients than folds.
+        If there are fewer than two folds, fewer patients than folds, or nothing tells the patient of a section: it has
+        none but its own name.
     """
-    patients = patients_of(sections)
+    patients = _known_patients(sections)
     number = Counter(patients.values())
     if not 2 <= n_folds <= len(number):
         raise DataError(
@@ -146,6 +148,20 @@ def k_fold_by_patient(sections: Mapping[str, AnnData] | Mapping[str, str], n_fol
 def patients_of(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict[str, str]:
     """Patient of each section."""
     return {name: given if isinstance(given, str) else _patient(name, given) for name, given in sections.items()}
+
+
+def _known_patients(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict[str, str]:
+    """Patient of each section; sections that are their own, as far as anyone said, might be of one patient."""
+    patients = patients_of(sections)
+    unknown = unknown_patients({name: given for name, given in sections.items() if not isinstance(given, str)})
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        raise DataError(
+            f"nothing tells whose {shown} are, so that a split by patient may separate sections of one patient; name "
+            f"their patients in ids.csv (sample_id,patient) beside the sections or in obs['{Key.obs.patient}'], other "
+            "than by the section's name, or split {SECTION: PATIENT}"
+        )
+    return patients
 
 
 def _patient(name: str, adata: AnnData) -> str:

@@ -15,7 +15,7 @@ from nh2st_graph._container import PictureSource, placed_picture
 from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section
-from nh2st_graph.read._assemble import library_entry
+from nh2st_graph.read._assemble import PATIENTS, library_entry, read_each
 from nh2st_graph.read._common import PICTURES, check_exists, h5ad_files, name_of, neighbour_distance, wanted_names
 from nh2st_graph.read._registry import register_format
 
@@ -52,7 +52,8 @@ def anndata(
         Where the raw counts are, if not in ``X``.
     section, patient
         Names; by default those in ``obs`` where they are the same for all spots, else the section's is the file's (of
-        an object: the library's in ``uns["spatial"]``), and the patient's is the section's.
+        an object: the library's in ``uns["spatial"]``), and the patient's is the section's, which stands for a patient
+        not known.
 
     Returns
     -------
@@ -105,20 +106,18 @@ def _sections(
     image: str | None = None,
     microns_per_pixel: float | None = None,
     layer: str | None = None,
+    patients: str = PATIENTS,
 ) -> dict[str, AnnData]:
     """Read one h5ad file, or a folder of them, with their pictures beside them; a section is named by its file."""
     check_exists(root)
     files = h5ad_files(root)
-    return {
-        name: anndata(
-            files[name],
-            None if image is None else files[name].parent / image,
-            microns_per_pixel,
-            layer=layer,
-            section=name,
-        )
-        for name in wanted_names(names, files, root)
-    }
+
+    def read(name: str, patient: str | None) -> AnnData:
+        picture = None if image is None else files[name].parent / image
+        return anndata(files[name], picture, microns_per_pixel, layer=layer, section=name, patient=patient)
+
+    beside = root.parent if root.is_file() else root
+    return read_each(wanted_names(names, files, root), beside, patients, read)
 
 
 def _open(given: str | Path | AnnData) -> tuple[AnnData, Path | None]:

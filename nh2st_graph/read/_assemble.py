@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph._image import thumbnail
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section
-from nh2st_graph.read._common import in_array_order, logger, report_dropped
+from nh2st_graph.read._common import in_array_order, logger, report_dropped, unknown_patients
 from nh2st_graph.read._counts import Counts, reason
 from nh2st_graph.read._lattice import Scale
 
 __all__ = [
+    "PATIENTS",
     "add_names",
     "assemble",
     "existing",
@@ -28,6 +29,7 @@ __all__ = [
     "library_entry",
     "one_file",
     "patients_given",
+    "read_each",
     "report_patients",
 ]
 
@@ -125,31 +127,60 @@ def library_entry(
     }
 
 
-def patients_given(root: Path) -> dict[str, str]:
-    """Read the patients that a table ``ids.csv`` beside the sections names, by section; none where there is no table.
+def patients_given(root: Path, table_name: str = PATIENTS) -> dict[str, str]:
+    """Read the patients that a table beside the sections names, by section.
+
+    Parameters
+    ----------
+    root
+        Folder of the sections.
+    table_name
+        The table, from that folder. ``ids.csv``, which is looked for without being asked for, may be missing, and may
+        have no column ``patient``.
 
     Raises
     ------
     DataError
-        If the table cannot be read, or has no column ``sample_id``.
+        If the table cannot be read, or lacks a column.
     """
-    path = root / PATIENTS
-    if not path.is_file():
+    path = root / table_name
+    if table_name == PATIENTS and not path.is_file():
         return {}
     try:
         table = pd.read_csv(path, dtype=str)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({reason(error)}); give a table sample_id,patient") from None
-    if "sample_id" not in table:
-        there = ", ".join(map(str, table))
-        raise DataError(f"{path} has no column sample_id (there: {there}); give a table sample_id,patient")
-    if "patient" not in table:
+    missing = [column for column in ("sample_id", "patient") if column not in table]
+    if missing == ["patient"] and table_name == PATIENTS:
         return {}
+    if missing:
+        there = ", ".join(map(str, table))
+        raise DataError(f"{path} has no column {missing[0]} (there: {there}); give a table sample_id,patient")
     table = table.dropna(subset=["sample_id", "patient"])
     return dict(zip(table["sample_id"].str.strip(), table["patient"].str.strip(), strict=True))
 
 
-def report_patients(unknown: Iterable[str], root: Path) -> None:
+def read_each(
+    names: Iterable[str], root: Path, table_name: str, read: Callable[[str, str | None], AnnData]
+) -> dict[str, AnnData]:
+    """Read sections, each of the patient that a table names, and say of which sections nothing tells the patient.
+
+    Parameters
+    ----------
+    names
+        Of the sections.
+    root, table_name
+        As for :func:`patients_given`. The table has the last word: who wrote it knew what the files say.
+    read
+        Reads a section by its name; the patient is None where the table does not name one.
+    """
+    given = patients_given(root, table_name)
+    sections = {name: read(name, given.get(name)) for name in names}
+    report_patients(unknown_patients(sections), root, table_name)
+    return sections
+
+
+def report_patients(unknown: Iterable[str], root: Path, table_name: str = PATIENTS) -> None:
     """Say which sections count as patients of their own, since nothing tells whose they are."""
     names = list(unknown)
     if len(names) > 1:
@@ -159,7 +190,7 @@ def report_patients(unknown: Iterable[str], root: Path) -> None:
             "separate sections of one patient; name them in %s (sample_id,patient)",
             len(names),
             shown,
-            root / PATIENTS,
+            root / table_name,
         )
 
 

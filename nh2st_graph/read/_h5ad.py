@@ -12,7 +12,8 @@ from anndata import AnnData
 from nh2st_graph._errors import DataError
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, library, section_name
-from nh2st_graph.read._common import check_exists, h5ad_files, wanted_names
+from nh2st_graph.read._assemble import PATIENTS, read_each
+from nh2st_graph.read._common import check_exists, h5ad_files, name_of, wanted_names
 from nh2st_graph.read._registry import register_format
 
 __all__ = ["h5ad", "write_h5ad"]
@@ -24,13 +25,13 @@ def h5ad(path: str | Path) -> AnnData:
     Parameters
     ----------
     path
-        A file with one section in it: raw counts in ``X`` (or no genes at all), not a prediction. A relative
-        ``source_image_path`` is taken from the file's folder where such a picture is there, so that a section
-        and its picture can be moved together.
+        A file with one section in it: raw counts in ``X``, no genes at all, or a prediction as
+        :func:`~nh2st_graph.tl.predict` marks it. A relative ``source_image_path`` is taken from the file's folder where
+        such a picture is there, so that a section and its picture can be moved together.
 
     Returns
     -------
-    The section.
+    The section, or the prediction.
 
     Raises
     ------
@@ -77,15 +78,20 @@ def _names(root: Path) -> list[str]:
 
 
 @register_format("h5ad", _names)
-def _sections(root: Path, names: Sequence[str] | None = None) -> dict[str, AnnData]:
+def _sections(root: Path, names: Sequence[str] | None = None, *, patients: str = PATIENTS) -> dict[str, AnnData]:
     """Read one file, or a folder of ``{section}.h5ad``."""
     check_exists(root)
-    if root.is_file():
-        adata = h5ad(root)
-        found = {section_name(adata): adata}
-        return {name: found[name] for name in wanted_names(names, found, root)}
+    alone = h5ad(root) if root.is_file() else None
     files = h5ad_files(root)
-    return {name: _named(files[name], name) for name in wanted_names(names, files, root)}
+
+    def read(name: str, patient: str | None) -> AnnData:
+        adata = _named(files[name], name) if alone is None else alone
+        if patient is not None:
+            name_of(adata, Key.obs.patient, patient, None)
+        return adata
+
+    known = files if alone is None else [section_name(alone)]
+    return read_each(wanted_names(names, known, root), root.parent if alone is not None else root, patients, read)
 
 
 def _named(path: Path, name: str) -> AnnData:

@@ -146,11 +146,14 @@ def sections(format: str, root: str | Path, names: Sequence[str] | None = None, 
         ``visium_hd``: ``bin_um``, ``source_image``, ``counts_file``; ``spatialdata``: ``table``, ``image``,
         ``coordinate_system``, ``region``, ``microns_per_pixel``; ``anndata``: ``image``, ``microns_per_pixel``,
         ``layer``: as the functions of those names do, a picture's path being from the section's folder; ``hest``:
-        ``with_patch_only``.
+        ``with_patch_only``. These formats but ``hest``, and ``h5ad``: ``patients``, the table that names patients, from
+        the folder that holds the sections; ``ids.csv`` by default.
 
     Returns
     -------
-    Sections by name.
+    Sections by name. Their patients are those that the table ``ids.csv`` (``sample_id,patient``) in the folder of the
+    sections names, where there is one, else those that the data name (metadata, names of files, ``obs["patient"]``).
+    Where neither does, a section has a patient of its own name, and a warning says so.
 
     Raises
     ------

@@ -19,7 +19,7 @@ from nh2st_graph._image import open_full
 from nh2st_graph._kept_pixels import keep_pixels
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, library, section_name
-from nh2st_graph.read._assemble import library_entry
+from nh2st_graph.read._assemble import PATIENTS, library_entry, read_each
 from nh2st_graph.read._common import check_exists, logger, name_of, neighbour_distance, report_dropped, wanted_names
 from nh2st_graph.read._coordinates import (
     GLOBAL,
@@ -84,7 +84,7 @@ def spatialdata(
         stores that ``spatialdata-io`` made of Visium or Visium HD.
     section, patient
         Names; by default those in ``obs`` where they are the same for all rows, else the section's is the store's (in
-        memory: the region's), and the patient's is the section's.
+        memory: the region's), and the patient's is the section's, which stands for a patient not known.
 
     Returns
     -------
@@ -216,12 +216,14 @@ def _sections(
     coordinate_system: str | None = None,
     region: str | None = None,
     microns_per_pixel: float | None = None,
+    patients: str = PATIENTS,
 ) -> dict[str, AnnData]:
     """Read one store, a section for each region of its table, or a folder of ``{section}.zarr``."""
     check_exists(root)
     found = _found(root, table, region)
-    return {
-        name: spatialdata(
+
+    def read(name: str, patient: str | None) -> AnnData:
+        return spatialdata(
             found[name][0],
             table,
             image,
@@ -229,9 +231,11 @@ def _sections(
             region=found[name][1],
             microns_per_pixel=microns_per_pixel,
             section=name,
+            patient=patient,
         )
-        for name in wanted_names(names, found, root)
-    }
+
+    beside = root.parent if is_store(root) else root
+    return read_each(wanted_names(names, found, root), beside, patients, read)
 
 
 def is_store(path: Path) -> bool:

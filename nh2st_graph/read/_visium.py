@@ -8,7 +8,8 @@ from pathlib import Path
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.read._common import check_exists, picture_of, wanted_names
+from nh2st_graph.read._assemble import PATIENTS, read_each
+from nh2st_graph.read._common import check_exists, folder_above, picture_of, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots
 
@@ -43,7 +44,7 @@ def visium(
     section
         The section's name; by default the folder's.
     patient
-        The patient's name, which splits go by; by default each section is its own patient, of the same name.
+        The patient's name, which splits go by; by default the section's, which stands for a patient not known.
     source_image
         The full-resolution picture that Space Ranger was given. Where it is ``None``, the section uses
         ``tissue_hires_image.png`` instead: positions and scale factors are in that picture's pixels.
@@ -103,20 +104,24 @@ def _sections(
     source_image: str | None = None,
     spot_diameter_um: float = SCALEFACTOR_SPOT_UM,
     counts_file: str = COUNTS,
+    patients: str = PATIENTS,
 ) -> dict[str, AnnData]:
     """Read one Space Ranger folder or several; a picture beside ``spatial/`` is the full-resolution one."""
     check_exists(root)
     folders = _folders(root)
-    return {
-        name: visium(
+
+    def read(name: str, patient: str | None) -> AnnData:
+        return visium(
             folders[name],
             section=name,
+            patient=patient,
             source_image=picture_of(_spaceranger_folder(folders[name]), source_image),
             spot_diameter_um=spot_diameter_um,
             counts_file=counts_file,
         )
-        for name in wanted_names(names, folders, root)
-    }
+
+    beside = root if _spatial_parent(root) is None else folder_above(root)
+    return read_each(wanted_names(names, folders, root), beside, patients, read)
 
 
 def _spatial_parent(path: Path) -> Path | None:

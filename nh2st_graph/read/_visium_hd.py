@@ -9,7 +9,8 @@ from pathlib import Path
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.read._common import check_exists, picture_of, wanted_names
+from nh2st_graph.read._assemble import PATIENTS, read_each
+from nh2st_graph.read._common import check_exists, folder_above, picture_of, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots
 
@@ -41,7 +42,7 @@ def visium_hd(
     section
         The section's name; by default the folder's.
     patient
-        The patient's name, which splits go by; by default each section is its own patient, of the same name.
+        The patient's name, which splits go by; by default the section's, which stands for a patient not known.
     source_image
         The full-resolution picture that Space Ranger was given (``--image``, of the microscope). Where it is ``None``,
         the section uses ``tissue_hires_image.png`` instead, whose pixels are hardly smaller than a bin.
@@ -98,6 +99,7 @@ def _sections(
     bin_um: int | None = None,
     source_image: str | None = None,
     counts_file: str = COUNTS,
+    patients: str = PATIENTS,
 ) -> dict[str, AnnData]:
     """Read one Space Ranger folder or several, bins of 16 um; or the folder of other bins, which is named itself.
 
@@ -106,16 +108,21 @@ def _sections(
     check_exists(root)
     folders, named = _folders(root), _BIN.fullmatch(root.resolve().name)
     side = bin_um or (int(named[1]) if named else _BIN_UM)
-    return {
-        name: visium_hd(
+
+    def read(name: str, patient: str | None) -> AnnData:
+        return visium_hd(
             folders[name],
             side,
             section=name,
+            patient=patient,
             source_image=picture_of(folders[name], source_image),
             counts_file=counts_file,
         )
-        for name in wanted_names(names, folders, root)
-    }
+
+    wanted = wanted_names(names, folders, root)
+    is_one = named or _outs(root) is not None
+    beside = folder_above(next(iter(folders.values()))) if is_one else root
+    return read_each(wanted, beside, patients, read)
 
 
 def _outs(path: Path) -> Path | None:

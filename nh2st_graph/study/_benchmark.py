@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from anndata import AnnData
 from pydantic import (
     Field,
     ValidationError,
@@ -19,11 +21,14 @@ from pydantic import (
 )
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
+from nh2st_graph._keys import Key
 from nh2st_graph.config import Config
 from nh2st_graph.study._plan import BENCHMARK, Fold, Study, check_runs, make_variants, read_base, read_yaml
-from nh2st_graph.study._schema import BaseEntry, FoldEntry, Part, checked, flatten
+from nh2st_graph.study._schema import LEAVE_ONE_OUT, BaseEntry, FoldEntry, Part, checked, flatten
 
 __all__ = ["BenchmarkFile", "SplitEntry", "read_benchmark"]
+
+logger = logging.getLogger("nh2st_graph")
 
 #: What every run of a benchmark leaves: no floors beside each, since they are methods of their own, and no figures of
 #: each, which would take longer than to train it.
@@ -105,12 +110,13 @@ class BenchmarkFile(BaseEntry):
     skip
         Names of methods to leave out.
     splits
-        :class:`SplitEntry` by name. Means are taken over the folds of a split, never across splits.
+        :class:`SplitEntry` by name. Means are taken over the folds of a split, never across splits. Where it is left
+        out, the data decide: one patient is left out at a time where they name two or more, else one section.
     """
 
     methods: dict[str, Any] | str | list[str]
     skip: tuple[str, ...] = ()
-    splits: dict[str, dict[str, Any]]
+    splits: dict[str, dict[str, Any]] | None = None
 
     _kinds = field_validator("methods", mode="wrap")(_say_what_is_expected)
 
@@ -137,7 +143,8 @@ def read_benchmark(path: str | Path, overrides: Iterable[str] = (), *, seeds: Se
     ConfigError
         If the file is missing or does not fit the schema, or a method's configuration does not, naming it.
     DataError
-        If a split asks for the patients of the data, and these cannot be read or split.
+        If a split asks for the patients of the data, or there are no splits, and the data cannot be read or split, or
+        do not name the patient of each section.
     """
     path = Path(path)
     values = read_yaml(path)
@@ -200,7 +207,9 @@ class _Folds:
     def __init__(self, base: Config, source: str) -> None:
         self.base, self.source = base, source
 
-    def read(self, splits: Mapping[str, Mapping[str, Any]]) -> tuple[Fold, ...]:
+    def read(self, splits: Mapping[str, Mapping[str, Any]] | None) -> tuple[Fold, ...]:
+        if splits is None:
+            splits = self._default()
         if not splits:
             raise ConfigError(f"{self.source}: splits is empty; give at least one, such as loso: {{...}}")
         folds: list[Fold] = []
@@ -212,6 +221,18 @@ class _Folds:
                 raise DataError(f"{source}: {error}") from None
         return tuple(folds)
 
+    def _default(self) -> dict[str, dict[str, Any]]:
+        """Leave one patient out at a time where the data name two or more, else one section; and say which."""
+        from nh2st_graph import datasets
+        from nh2st_graph.read._common import unknown_patients
+
+        unknown = unknown_patients(self._sections)
+        named = {patient for name, patient in datasets.patients_of(self._sections).items() if name not in unknown}
+        kind = "leave_one_patient_out" if len(named) > 1 else LEAVE_ONE_OUT
+        known = f"{len(named)} patient{'s' * (len(named) > 1)}" if named else "no patient"
+        logger.info("%s: no splits given, and the data name %s: %s", self.source, known, kind)
+        return {kind: {kind: "all" if len(named) > 1 else list(self._sections)}}
+
     def _split(self, name: str, entry: SplitEntry, source: str) -> list[Fold]:
         from nh2st_graph import datasets
 
@@ -221,7 +242,7 @@ class _Folds:
             folds = [checked(FoldEntry, each, f"{source}.folds") for each in entry.folds]
             return [Fold(f"{name} {'+'.join(fold.test)}", fold.train, fold.test, name) for fold in folds]
         if entry.leave_one_section_out == "all":
-            found = datasets.leave_one_section_out(self._patients)
+            found = datasets.leave_one_section_out(self._sections)
         elif entry.leave_one_section_out:
             found = datasets.leave_one_section_out(_apart({"": entry.leave_one_section_out}))
         elif entry.leave_one_patient_out:
@@ -231,20 +252,19 @@ class _Folds:
             found = datasets.k_fold_by_patient(self._by_section(entry.patients), entry.k_fold_by_patient)
         return [Fold(f"{name} {fold.name}", fold.train, fold.test, name) for fold in found]
 
-    def _by_section(self, patients: Patients) -> dict[str, str]:
-        if patients == "all":
-            return self._patients
-        return _apart(patients)
+    def _by_section(self, patients: Patients) -> dict[str, AnnData] | dict[str, str]:
+        return self._sections if patients == "all" else _apart(patients)
 
     @cached_property
-    def _patients(self) -> dict[str, str]:
-        """Patient of each section of the data."""
-        from nh2st_graph import datasets, tl
+    def _sections(self) -> dict[str, AnnData]:
+        """All sections of the data, of each no more than whose it is."""
+        from nh2st_graph import tl
 
         everything = self.base.data.model_copy(update={"train": (), "test": ()})
+        whose = [Key.obs.section, Key.obs.patient]
         with tempfile.TemporaryDirectory() as folder:
             sections = tl.load_sections(self.base.model_copy(update={"data": everything}), folder)
-            return datasets.patients_of(sections)
+            return {name: AnnData(obs=section.obs[whose].copy()) for name, section in sections.items()}
 
 
 def _apart(patients: Mapping[str, Sequence[str]]) -> dict[str, str]:

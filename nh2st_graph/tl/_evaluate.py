@@ -29,6 +29,7 @@ from nh2st_graph.metrics import (
     share_of_ceiling,
 )
 from nh2st_graph.models import FLOORS, make_floor
+from nh2st_graph.read._common import unknown_patients
 from nh2st_graph.tl._inputs import complete_section, section_graph
 from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._predict import predict
@@ -239,13 +240,14 @@ def _protocol(
         for part, sections in (("train", train_sections), ("test", test_sections))
     }
     shared = sorted(set(patients["train"]) & set(patients["test"]))
+    unknown = unknown_patients({**train_sections, **test_sections})
     return {
         "version": __version__,
         "seed": model.config.seed,
         "train": sorted(train_sections),
         "test": sorted(test_sections),
         "patients_in_both": shared,
-        "split": "within patient" if shared else "across patients",
+        "split": "within patient" if shared else "patients unknown" if unknown else "across patients",
         "normalize": model.config.data.normalize,
         "smooth": model.config.data.smooth,
         "n_genes": len(model.genes),

@@ -1,4 +1,4 @@
-"""Held-out training data: sections in turn, or blocks of the tissue where there is one section only."""
+"""Held-out training data: patients or sections in turn, or blocks of the tissue where there is one section only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import subgraph
@@ -32,31 +34,36 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
     Parameters
     ----------
     sections
-        Training sections.
+        Training sections, in any order; each has a ``patient`` where folds go by patient.
     kind
-        ``"section"``: whole sections, each held out once, in groups where there are more than ``n_folds``; a single
-        section falls back to blocks. ``"blocks"``: bands of every section.
+        ``"patient"``: all sections of a patient, each patient held out once, in groups of about as many spots where
+        there are more than ``n_folds``; a single patient falls back to sections. ``"section"``: whole sections, each
+        held out once, in groups of neighbours by name where there are more than ``n_folds``; a single section falls
+        back to blocks. ``"blocks"``: bands of every section.
     n_folds
         How many folds at most.
 
     Returns
     -------
-    The folds. No spot is in both parts of a fold, and no edge joins them.
+    The folds, in the order of the first section that each holds out. No spot is in both parts of a fold, and no edge
+    joins them.
 
     Raises
     ------
     DataError
         If a section has too few spots for bands.
     """
-    if kind == "section" and len(sections) > 1:
-        groups = np.array_split(np.arange(len(sections)), min(n_folds, len(sections)))
+    sections = sorted(sections, key=lambda section: str(section.section))
+    if kind != "blocks" and len(sections) > 1:
+        by_patient = kind == "patient" and len({section.patient for section in sections}) > 1
+        held_out = _patients_apart(sections, n_folds) if by_patient else _sections_apart(sections, n_folds)
         return [
             Fold(
                 "+".join(sections[i].section for i in held),
                 [section for i, section in enumerate(sections) if i not in held],
                 [sections[i] for i in held],
             )
-            for held in groups
+            for held in held_out
         ]
     for section in sections:
         if int(section.num_nodes or 0) < 2 * n_folds:
@@ -73,6 +80,20 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
         )
         for k in range(n_folds)
     ]
+
+
+def _sections_apart(sections: Sequence[Data], n_folds: int) -> list[NDArray[np.int64]]:
+    """Places of the sections that each fold holds out."""
+    return np.array_split(np.arange(len(sections)), min(n_folds, len(sections)))
+
+
+def _patients_apart(sections: Sequence[Data], n_folds: int) -> list[NDArray[np.int64]]:
+    """Places of the sections that each fold holds out: all those of its patients."""
+    names, patients = np.unique([section.patient for section in sections], return_inverse=True)
+    of_spots = np.repeat(patients, [int(section.num_nodes or 0) for section in sections])
+    folds = GroupKFold(min(n_folds, len(names))).split(of_spots, groups=of_spots)
+    held_out = [np.flatnonzero(np.isin(patients, of_spots[held])) for _, held in folds]
+    return sorted(held_out, key=lambda places: int(places[0]))
 
 
 def induced(section: Data, keep: Tensor) -> Data:

@@ -156,7 +156,7 @@ def section_graph(
 
     Returns
     -------
-    ``Data`` as from :func:`nh2st_graph.gr.to_pyg`; with genes also ``y`` (targets) and ``counts``, both
+    ``Data`` as from :func:`nh2st_graph.gr.to_pyg`, and its ``patient``; with genes also ``y`` (targets) and ``counts``, both
     ``(n_spots, n_genes)``, and ``library`` ``(n_spots, 1)``, the counts that targets are relative to; and where the
     encoder is trained, ``patches`` ``(n_spots, size, size, 3)`` uint8.
 
@@ -196,4 +196,6 @@ def section_graph(
         values["library"] = library[:, None]
     if config.features.finetune:
         values["patches"] = section_patches(adata, config.features)
-    return gr.to_pyg(adata, standardize(features), neighbors_key=Key.uns.neighbors, **values)
+    graph = gr.to_pyg(adata, standardize(features), neighbors_key=Key.uns.neighbors, **values)
+    graph.patient = str(adata.obs[Key.obs.patient].iloc[0])
+    return graph

@@ -78,6 +78,18 @@ def test_a_section_without_one_patient_is_named(small: AnnData) -> None:
         leave_one_patient_out({"X": two})
 
 
+@pytest.mark.parametrize("split", [leave_one_patient_out, lambda sections: k_fold_by_patient(sections, 2)])
+def test_patients_that_nothing_tells_are_not_split_unless_the_caller_names_them(sections, split) -> None:
+    unknown = dict(sections)
+    for name in ("S2", "S4"):
+        unknown[name] = sections[name].copy()
+        unknown[name].obs["patient"] = name
+    with pytest.raises(DataError, match=r"nothing tells whose S2, S4 are.*name their patients in ids\.csv"):
+        split(unknown)
+    assert {name for fold in split({name: name for name in sections}) for name in fold.test} == set(sections)
+    assert leave_one_section_out(unknown, within_patient=False) == leave_one_section_out(sections, within_patient=False)
+
+
 def test_nothing_to_split() -> None:
     with pytest.raises(DataError, match="to train on"):
         leave_one_section_out({})

@@ -28,6 +28,15 @@ class TestPatients:
             patients_given(tmp_path)
         assert "\n" not in str(caught.value)
 
+    def test_a_table_that_is_named_must_be_there_and_name_them(self, tmp_path):
+        with pytest.raises(DataError, match=r"who\.csv cannot be read .*give a table sample_id,patient"):
+            patients_given(tmp_path, "who.csv")
+        (tmp_path / "who.csv").write_text("sample_id\nA\n")
+        with pytest.raises(DataError, match=r"who\.csv has no column patient"):
+            patients_given(tmp_path, "who.csv")
+        (tmp_path / "who.csv").write_text("sample_id,patient\nA,P\n")
+        assert patients_given(tmp_path, "who.csv") == patients_given(tmp_path, str(tmp_path / "who.csv")) == {"A": "P"}
+
     def test_report_says_which_and_where(self, tmp_path, caplog):
         with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
             report_patients([], tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from nh2st_graph import ConfigError, DataError, ImageError
 from nh2st_graph._validate import library
+from nh2st_graph.datasets import leave_one_patient_out
 from nh2st_graph.read import (
     _registry,
     check_options,
@@ -16,6 +18,7 @@ from nh2st_graph.read import (
     section_names,
     sections,
     write_h5ad,
+    write_spatialdata,
 )
 
 
@@ -218,3 +221,60 @@ def test_section_names_are_those_that_are_read(st_tables, write_her2st, write_vi
         section_names("her2", her2.root)
     with pytest.raises(DataError, match="no sections found in"):
         section_names("visium", her2.root)
+
+
+class TestPatients:
+    """Every format takes them the same way: a table, else what the data say, else a warning."""
+
+    @pytest.fixture(params=["visium", "visium_hd", "anndata", "spatialdata", "h5ad"])
+    def cohort(self, request, st_tables, write_her2st, write_visium, write_visium_hd, tmp_path):
+        """Format, folder of the sections A1 and A2, of which nothing tells the patient, and the path of A1."""
+        if request.param in {"visium", "visium_hd"}:
+            write = write_visium if request.param == "visium" else write_visium_hd
+            files = [write(name) for name in ("A1", "A2")]
+            return request.param, files[0].root, files[0].root / "A1"
+        folder = tmp_path / "cohort"
+        for name in ("A1", "A2"):
+            section = her2st(write_her2st(st_tables(), name).root, [name])[name]
+            section.obs["patient"] = section.obs["section"]
+            if request.param == "spatialdata":
+                write_spatialdata(section, folder / f"{name}.zarr")
+            else:
+                write_h5ad(section, folder / f"{name}.h5ad")
+        return request.param, folder, folder / ("A1.zarr" if request.param == "spatialdata" else "A1.h5ad")
+
+    @staticmethod
+    def patients(*arguments, **options):
+        found = sections(*arguments, **options)
+        assert all(section.obs["patient"].dtype == "category" for section in found.values())
+        return {name: set(section.obs["patient"]) for name, section in found.items()}
+
+    def test_table_beside_the_sections(self, cohort, caplog):
+        format, root, first = cohort
+        (root / "ids.csv").write_text("sample_id,patient\nA1,P\nA2,P\n")
+        assert self.patients(format, root) == {"A1": {"P"}, "A2": {"P"}}
+        assert self.patients(format, first) == {"A1": {"P"}}
+        assert "patients" not in caplog.text
+
+    def test_table_by_another_name(self, cohort, tmp_path):
+        format, root, _ = cohort
+        (tmp_path / "who.csv").write_text("sample_id,patient\nA1,Q\nA2,R\n")
+        for table in (str(tmp_path / "who.csv"), os.path.relpath(tmp_path / "who.csv", root)):
+            assert self.patients(format, root, patients=table) == {"A1": {"Q"}, "A2": {"R"}}
+        assert section_names(format, root, patients="who.csv") == ["A1", "A2"]
+        with pytest.raises(DataError, match=r"none\.csv cannot be read"):
+            sections(format, root, patients="none.csv")
+
+    def test_that_nothing_tells_them_is_told_once(self, cohort, caplog):
+        format, root, _ = cohort
+        assert self.patients(format, root) == {"A1": {"A1"}, "A2": {"A2"}}
+        (said,) = [message for message in caplog.messages if "patients" in message]
+        assert "nothing tells the patients of 2 sections (A1, A2)" in said
+        assert str(root / "ids.csv") in said
+        with pytest.raises(DataError, match="nothing tells whose A1, A2 are"):
+            leave_one_patient_out(sections(format, root))
+
+    def test_a_table_that_names_some(self, cohort, caplog):
+        format, root, _ = cohort
+        (root / "ids.csv").write_text("sample_id,patient\nA2,P\n")
+        assert self.patients(format, root) == {"A1": {"A1"}, "A2": {"P"}}

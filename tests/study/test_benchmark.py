@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from anndata import AnnData
@@ -174,6 +175,42 @@ class TestSplits:
             read_benchmark(path, ["data.root=nowhere"])
 
 
+class TestWithoutSplits:
+    @pytest.fixture
+    def planned(self, study_file, tiny_sections, tmp_path, caplog) -> Callable[..., tuple[Study, str]]:
+        """Plan a benchmark without splits of sections of these patients (None: their own); and what is said of it."""
+
+        def plan(**patients: str | None) -> tuple[Study, str]:
+            for name, patient in patients.items():
+                section: AnnData = tiny_sections[name].copy()
+                section.obs[Key.obs.patient] = pd.Categorical([patient or name] * section.n_obs)
+                read.write_h5ad(section, tmp_path / "sections" / f"{name}.h5ad")
+            options = ["data.format=h5ad", f"data.root={tmp_path / 'sections'}"]
+            with caplog.at_level("INFO", logger="nh2st_graph"):
+                study = read_benchmark(study_file("mine", methods=RIDGE), options)
+            return study, caplog.messages[-1]
+
+        return plan
+
+    def test_one_patient_is_left_out_at_a_time(self, planned):
+        study, said = planned(S1="one", S2="two", S3="one")
+        assert study.splits == ("leave_one_patient_out",)
+        assert [(fold.train, fold.test) for fold in study.folds] == [(("S2",), ("S1", "S3")), (("S1", "S3"), ("S2",))]
+        assert said.endswith("mine.yaml: no splits given, and the data name 2 patients: leave_one_patient_out")
+
+    @pytest.mark.parametrize(("patient", "named"), [("one", "1 patient"), (None, "no patient")])
+    def test_one_section_of_one_patient_or_of_patients_that_nothing_names(self, planned, patient, named):
+        study, said = planned(S1=patient, S2=patient, S3=patient)
+        assert study.splits == ("leave_one_section_out",)
+        assert [fold.test for fold in study.folds] == [("S1",), ("S2",), ("S3",)]
+        assert [fold.train for fold in study.folds] == [("S2", "S3"), ("S1", "S3"), ("S1", "S2")]
+        assert said.endswith(f"and the data name {named}: leave_one_section_out")
+
+    def test_a_section_of_nobody_among_patients_is_asked_for(self, planned):
+        with pytest.raises(DataError, match=r"leave_one_patient_out: nothing tells whose S3 are"):
+            planned(S1="one", S2="two", S3=None)
+
+
 def methods_of(study: Study) -> dict[str, dict[str, Any]]:
     return {variant.name: variant.changes for variant in study.variants}
 
@@ -316,9 +353,8 @@ def test_a_wrong_file_of_methods_is_the_one_that_is_named(benchmark_file):
 
 
 def test_keys_that_must_be_there(study_file, tmp_path):
-    for key, keys in (("methods", {"splits": {}}), ("splits", {"methods": RIDGE})):
-        with pytest.raises(ConfigError, match=rf"mine\.yaml: key '{key}' is missing"):
-            read_benchmark(study_file("mine", **keys))
+    with pytest.raises(ConfigError, match=r"mine\.yaml: key 'methods' is missing"):
+        read_benchmark(study_file("mine", splits={}))
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read"):
         read_benchmark(tmp_path / "none.yaml")
 
