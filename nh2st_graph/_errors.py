@@ -33,6 +33,11 @@ class RunError(NH2STGraphError):
     """A run folder that exists already, is missing, or is not a run."""
 
 
+def reason(error: BaseException) -> str:
+    """What an exception says, on one line of 200 characters at most; its class where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     """Say which known names are close to ``name``.
 

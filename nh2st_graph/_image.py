@@ -17,29 +17,51 @@ from nh2st_graph._errors import ImageError
 
 __all__ = ["content_hash", "image_info", "image_size", "open_full", "thumbnail"]
 
-_LIMIT_LOCK = threading.Lock()
+
+class _NoLimit:
+    """Lifts Pillow's limit on pixels, which a section scan exceeds.
+
+    Pillow checks it when it opens a file and, of a TIFF, again when it decodes. It is one for the process, so the first
+    that needs it lifted lifts it, and the last puts it back; they do not wait for each other.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_no_limit = _NoLimit()
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
-    """Open with Pillow, without its size limit (a section scan exceeds it), closed at the end."""
+    """Open with Pillow, without its limit on pixels while the block runs, closed at the end."""
     if not path.is_file():
         raise ImageError(f"image {path} does not exist; give the full-resolution picture of the section")
-    with _LIMIT_LOCK:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    with _no_limit:
         try:
             handle = Image.open(path)
         except UnidentifiedImageError:
             raise ImageError(f"image {path} is not a picture that can be read (JPEG, PNG or TIFF expected)") from None
         except OSError as error:
             raise ImageError(f"image {path} cannot be opened: {error}") from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-    with handle:
-        try:
-            yield handle
-        except (OSError, SyntaxError, EOFError) as error:
-            raise ImageError(f"image {path} is cut off or damaged ({error}); copy or download it again") from error
+        with handle:
+            try:
+                yield handle
+            except (OSError, SyntaxError, EOFError) as error:
+                raise ImageError(f"image {path} is cut off or damaged ({error}); copy or download it again") from error
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-__all__ = ["aperio_scale", "dots_scale", "ome_scale"]
+__all__ = ["aperio_scale", "dots_scale", "ome_scale", "plausible_scale"]
 
 _INCH_UM = 25_400.0
 
@@ -51,6 +51,11 @@ def ome_scale(xml: str | None) -> float | None:
         for axis in "XY"
     )
     return _agreed(x, y)
+
+
+def plausible_scale(um: float | None) -> float | None:
+    """Give the scale back where a microscope has it, else None."""
+    return None if um is None else _agreed(um, um)
 
 
 def _agreed(x: float, y: float) -> float | None:

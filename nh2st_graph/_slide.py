@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nh2st_graph._errors import ImageError
+from nh2st_graph._errors import ImageError, reason
 from nh2st_graph._image import image_info, open_full, thumbnail
-from nh2st_graph._scale import dots_scale
+from nh2st_graph._scale import dots_scale, plausible_scale
 
-__all__ = ["HeldPicture", "Slide", "WsiSlide", "open_slide", "reason", "slide_size"]
+__all__ = ["HeldPicture", "Slide", "WsiSlide", "open_slide", "or_extra", "slide_size"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -31,7 +32,12 @@ EXTRA = 'pip install "nh2st-graph[wsi]"'
 
 #: Of scanners, read by OpenSlide. Aperio's is a TIFF that is read without it as well.
 _APERIO = ".svs"
-_OF_SCANNERS = frozenset({_APERIO, ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi", ".dcm"})
+_BY_OPENSLIDE = (_APERIO, ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi", ".dcm", ".dicom")
+
+#: Of scanners as well: wsidata reads them with one more package.
+_BY_OTHERS = {".isyntax": "pyisyntax", ".vsi": "scyjava"}
+
+_OF_SCANNERS = frozenset({*_BY_OPENSLIDE, *_BY_OTHERS})
 
 #: Above this many pixels, three bytes each, holding a picture is a matter of gigabytes.
 _MANY_PIXELS = 2**29
@@ -148,7 +154,7 @@ class HeldPicture(Slide):
 
 
 class WsiSlide(Slide):
-    """A slide that wsidata opens: OpenSlide's formats.
+    """A slide that wsidata opens: OpenSlide's formats, and those of the other readers that it finds installed.
 
     Parameters
     ----------
@@ -171,14 +177,20 @@ class WsiSlide(Slide):
 
         self.path = path
         try:
-            # No store: nothing is written beside the slide.
-            self.wsi: Any = open_wsi(path, store=None)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The image is not pyramidal")  # windows are read all the same
+                # No store: nothing is written beside the slide.
+                self.wsi: Any = open_wsi(path, store=None)
             self._reader = self.wsi.reader
             about = self._reader.properties
         except Exception as error:  # each reader has its own
-            raise ImageError(f"slide {path} cannot be opened ({reason(error)}); copy or export it again") from error
+            package = _BY_OTHERS.get(path.suffix.lower())
+            advice = f"pip install {package}" if package else "copy it again"
+            raise ImageError(
+                f"slide {path}: no installed reader opens it ({reason(error)}); {advice}, or export it as a tiled TIFF"
+            ) from error
         self.sizes = [(int(width), int(height)) for height, width in about.level_shape]
-        self.microns_per_pixel = float(about.mpp) if about.mpp else None
+        self.microns_per_pixel = plausible_scale(about.mpp)
 
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
         """Read the box; see :meth:`Slide.region`. OpenSlide wants its corner at full resolution."""
@@ -204,7 +216,8 @@ def open_slide(path: str | Path) -> Iterator[Slide]:
     ----------
     path
         JPEG, PNG, or TIFF (tiled and pyramidal ones, OME and Aperio's ``.svs`` among them, are read by windows); with
-        the extra ``[wsi]``, what OpenSlide reads: ``.svs``, ``.ndpi``, ``.mrxs``, ``.scn``, ...
+        the extra ``[wsi]``, what OpenSlide reads: ``.svs``, ``.ndpi``, ``.mrxs``, ``.scn``, ..., and TIFFs of scanners
+        that tell their scale, or open, in its way only (Philips, Ventana, Leica).
 
     Yields
     ------
@@ -239,25 +252,52 @@ def _open(path: Path) -> Slide:
         raise ImageError(f"image {path} does not exist; give the full-resolution picture of the section")
     suffix = path.suffix.lower()
     of_scanner = suffix in _OF_SCANNERS
-    if of_scanner and importlib.util.find_spec("wsidata") is not None:
+    if of_scanner and _has_extra():
         return WsiSlide(path)
     if (not of_scanner or suffix == _APERIO) and _is_tiff(path):
-        from nh2st_graph._tiff import open_tiff
-
-        slide = open_tiff(path)
+        slide = _open_tiff(path)
         if slide is not None:
             return slide
     if of_scanner:
-        raise ImageError(f"slide {path}: no installed reader opens {suffix}; {EXTRA}")
-    size, info = image_info(path)
+        packages = f"{EXTRA} {_BY_OTHERS.get(suffix, '')}".rstrip()
+        raise ImageError(f"slide {path}: no installed reader opens {suffix}; {packages}")
+    try:
+        size, info = image_info(path)
+    except ImageError as error:
+        raise ImageError(f"{error}{or_extra(path)}") from None
     return HeldPicture(path, size, dots_scale(info.get("dpi")))
+
+
+def _open_tiff(path: Path) -> Slide | None:
+    """Open by tifffile; by the extra where that cannot, or where only the extra knows the scale."""
+    from nh2st_graph._tiff import open_tiff
+
+    plain = open_tiff(path)
+    if not _has_extra() or (plain is not None and plain.microns_per_pixel is not None):
+        return plain
+    try:
+        by_extra = WsiSlide(path)
+    except ImageError:
+        return plain
+    if plain is None:
+        return by_extra
+    # Of a scanner whose tags only its own reader knows: that places its tiles and levels too.
+    chosen, other = (plain, by_extra) if by_extra.microns_per_pixel is None else (by_extra, plain)
+    other.close()
+    return chosen
+
+
+def or_extra(path: Path) -> str:
+    """Advice to end an error with: the extra, where it is not installed and may know more of a file."""
+    if _has_extra() or not _is_tiff(path):
+        return ""
+    return f"; if a scanner wrote this TIFF, its own reader may know more: {EXTRA}"
+
+
+def _has_extra() -> bool:
+    return importlib.util.find_spec("wsidata") is not None
 
 
 def _is_tiff(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
-
-
-def reason(error: Exception) -> str:
-    """What an exception says, on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nh2st_graph._errors import ImageError
+from nh2st_graph._errors import ImageError, reason
 from nh2st_graph._scale import aperio_scale, dots_scale, ome_scale
-from nh2st_graph._slide import Box, HeldPicture, Slide, reason
+from nh2st_graph._slide import Box, HeldPicture, Slide
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage

@@ -30,6 +30,25 @@ def halved(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return blocks.mean(axis=(1, 3), dtype=np.float32).round().astype(np.uint8)
 
 
+def philips(microns_per_pixel: float, levels: int = 3) -> dict[str, str]:
+    """Options of :func:`write_pyramid` for a Philips TIFF: the scale, in mm, is in its XML and nowhere else."""
+
+    def attribute(name: str, content: str) -> str:
+        return f'<Attribute Name="{name}" Group="0x0028" Element="0x0030" PMSVR="IString">{content}</Attribute>'
+
+    def objects(kind: str, *contents: str) -> str:
+        each = (f'<DataObject ObjectType="{kind}">{content}</DataObject>' for content in contents)
+        return f"<Array>{''.join(each)}</Array>"
+
+    sides = [f'"{microns_per_pixel * 2**level / 1e3}"' for level in range(levels)]
+    spacing = [attribute("DICOM_PIXEL_SPACING", f"{side} {side}") for side in sides]
+    pyramid = attribute("PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE", objects("PixelDataRepresentation", *spacing))
+    image = attribute("PIM_DP_IMAGE_TYPE", "WSI") + spacing[0] + pyramid
+    images = attribute("PIM_DP_SCANNED_IMAGES", objects("DPScannedImage", image))
+    xml = f'<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">{images}</DataObject>'
+    return {"software": "Philips DP v1.0", "description": xml}
+
+
 def write_pyramid(
     path: Path,
     side: int,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import nh2st_graph as ng
 from nh2st_graph import _errors
-from nh2st_graph._errors import nearest
+from nh2st_graph._errors import nearest, reason
 
 KNOWN = ["grid", "knn", "radius", "delaunay"]
 
@@ -23,6 +23,18 @@ def test_every_error_has_the_one_base_and_is_public():
 
 def test_a_picture_is_data_too():
     assert issubclass(ng.ImageError, ng.DataError)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ValueError("cannot\n  be read\t"), "cannot be read"),
+        (KeyError(), "KeyError"),
+        (OSError("x" * 300), "x" * 200),
+    ],
+)
+def test_reason_is_one_line(error, says):
+    assert reason(error) == says
 
 
 @pytest.mark.parametrize(

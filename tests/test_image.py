@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nh2st_graph import ImageError
+from nh2st_graph import ImageError, _image
 from nh2st_graph._image import content_hash, image_size, open_full, thumbnail
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -140,14 +141,31 @@ def test_an_error_of_the_caller_is_his_own(folder):
         raise OSError("not the image's")
 
 
-def test_pictures_above_pillows_limit(folder, monkeypatch):
+@pytest.mark.parametrize("ending", sorted(ENCODED))
+def test_pictures_above_pillows_limit(folder, monkeypatch, ending):
+    """Of TIFF Pillow checks the size again when it decodes."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    path = folder / "large.png"
-    path.write_bytes(ENCODED["png"])
+    path = folder / f"large.{ending}"
+    path.write_bytes(ENCODED[ending])
     assert image_size(path) == (90, 60)
     assert thumbnail(path, 30)[0].shape == (20, 30, 3)
     with open_full(path) as picture:
         assert picture.size == (90, 60)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_pillows_limit_is_back_when_the_last_picture_is_done(folder, monkeypatch):
+    """One limit for the process: pictures that are read at the same time do not put it back under each other."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    path = folder / "twice.tif"
+    path.write_bytes(ENCODED["tif"])
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(_image._open(path))
+    picture = second.enter_context(_image._open(path))
+    first.close()
+    picture.load()
+    with pytest.raises(RuntimeError, match="stopped"), second:
+        raise RuntimeError("stopped")
     assert Image.MAX_IMAGE_PIXELS == 100
 
 

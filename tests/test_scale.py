@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nh2st_graph._scale import aperio_scale, dots_scale, ome_scale
+from nh2st_graph._scale import aperio_scale, dots_scale, ome_scale, plausible_scale
 
 PIXELS = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels {}/></Image></OME>'
 
@@ -22,6 +22,13 @@ PIXELS = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image>
 )
 def test_dots_per_inch(dots, expected):
     assert dots_scale(dots) == (None if expected is None else pytest.approx(expected, rel=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("um", "expected"), [(0.25, 0.25), (None, None), (0.0, None), (352.8, None), (float("nan"), None)]
+)
+def test_plausible(um, expected):
+    assert plausible_scale(um) == expected
 
 
 def test_dots_per_centimetre():

@@ -49,10 +49,10 @@ def test_levels(tmp_path, apart):
 
 
 def test_a_label_is_no_level(tmp_path):
-    with TiffWriter(tmp_path / "slide.svs") as file:
+    with TiffWriter(tmp_path / "slide.tif") as file:
         for picture in (SQUARE, SQUARE[:60, :40], halved(SQUARE)):
             file.write(picture, photometric="rgb", tile=(16, 16), metadata=None)
-    with open_slide(tmp_path / "slide.svs") as slide:
+    with open_slide(tmp_path / "slide.tif") as slide:
         assert slide.sizes == [(200, 200), (100, 100)]
 
 

@@ -12,12 +12,12 @@ from anndata import AnnData
 from anndata.utils import make_index_unique
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import DataError, ImageError
-from nh2st_graph._image import thumbnail
+from nh2st_graph._errors import DataError, ImageError, reason
 from nh2st_graph._keys import Key
+from nh2st_graph._slide import open_slide
 from nh2st_graph._validate import check_section
 from nh2st_graph.read._common import in_array_order, logger, report_dropped, unknown_patients
-from nh2st_graph.read._counts import Counts, reason
+from nh2st_graph.read._counts import Counts
 from nh2st_graph.read._lattice import Scale
 
 __all__ = [
@@ -105,15 +105,25 @@ def library_entry(
     Parameters
     ----------
     source
-        The full-resolution picture.
+        The full-resolution picture, in any format that :func:`open_slide` opens.
     microns_per_pixel
         Its scale.
     spot_px
         Diameter of a spot, in its pixels.
     hires
-        A small copy for plots and its scale, where there is one; else it is made.
+        A small copy for plots and its scale, where there is one; else it is made, of the coarsest level of the picture
+        that is fine enough.
+
+    Raises
+    ------
+    ImageError
+        If the small copy is to be made of a picture that is missing, damaged, or of a format that no installed reader
+        opens.
     """
-    picture, scale = thumbnail(source) if hires is None else hires
+    if hires is None:
+        with open_slide(source) as slide:
+            hires = slide.thumbnail()
+    picture, scale = hires
     return {
         Key.library.images: {Key.library.hires: picture},
         Key.library.scalefactors: {

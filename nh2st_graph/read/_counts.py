@@ -16,9 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, reason
 
-__all__ = ["Counts", "array_positions", "open_text", "read_counts", "reason", "refuse_duplicates", "to_csr"]
+__all__ = ["Counts", "array_positions", "open_text", "read_counts", "refuse_duplicates", "to_csr"]
 
 
 class Counts(NamedTuple):
@@ -92,11 +92,6 @@ def refuse_duplicates(names: pd.Index, path: Path, where: str) -> None:
         raise DataError(
             f"{where}: spot {twice!r} occurs more than once in {path}; spots are joined by name: keep one row of each"
         )
-
-
-def reason(error: Exception) -> str:
-    """Say an error in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _read_text(path: Path, where: str) -> Counts:

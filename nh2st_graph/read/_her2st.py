@@ -17,7 +17,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph._errors import DataError, ImageError, reason
 from nh2st_graph._image import thumbnail
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section
@@ -175,7 +175,7 @@ def _read_spots(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, sep="\t")
     except (OSError, ValueError) as error:  # pandas' parser errors and encoding errors are ValueErrors
-        raise DataError(f"spot file {path} cannot be read ({_line(error)}); download it again") from None
+        raise DataError(f"spot file {path} cannot be read ({reason(error)}); download it again") from None
     columns = ["x", "y", "new_x", "new_y", "pixel_x", "pixel_y"]
     missing = [column for column in columns if column not in table]
     if missing:
@@ -214,7 +214,7 @@ def _read_counts(path: Path) -> tuple[pd.DataFrame, pd.Index]:
             f"counts file {path} has no spots; the section is empty: leave it out or download it again"
         ) from None
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise DataError(f"counts file {path} cannot be read ({_line(error)}); download it again") from None
+        raise DataError(f"counts file {path} cannot be read ({reason(error)}); download it again") from None
     genes = pd.Index(header[1:], dtype=object)
     if len(genes) != table.shape[1] or not len(genes):
         raise DataError(
@@ -274,7 +274,3 @@ def _microns_per_pixel(spots: pd.DataFrame, path: Path) -> float:
             "pixel and array coordinates do not belong together: download it again"
         )
     return float(np.mean(list(scales.values())))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -20,8 +20,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nh2st_graph._cache import ENVIRONMENT, cache_root
-from nh2st_graph._errors import DataError, ImageError
-from nh2st_graph.read._counts import reason, refuse_duplicates
+from nh2st_graph._errors import DataError, ImageError, reason
+from nh2st_graph.read._counts import refuse_duplicates
 
 __all__ = ["PATCH_UM", "Mosaic", "mosaic", "patch_names", "slide_scale"]
 

@@ -15,6 +15,7 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph._image import image_size, thumbnail
 from nh2st_graph._keys import Key
+from nh2st_graph._slide import slide_size
 from nh2st_graph._validate import check_section
 from nh2st_graph.read._common import in_array_order, logger, report_dropped
 
@@ -256,7 +257,7 @@ def _scalefactors(path: Path, name: str) -> dict[str, float]:
 
 def _check_source(source: Path, hires_file: Path, hires_scale: float, name: str) -> None:
     """Refuse a picture that is not the hires one at full resolution: spots would lie elsewhere on it."""
-    size, small = np.array(image_size(source)), np.array(image_size(hires_file))
+    size, small = np.array(slide_size(source)), np.array(image_size(hires_file))
     if (np.abs(size * hires_scale - small) > 1 + 0.01 * small).any():
         width, height = np.rint(small / hires_scale).astype(int)
         raise ImageError(

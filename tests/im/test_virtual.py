@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -112,10 +114,11 @@ def test_a_scale_that_is_given_wins_and_is_said(slide, caplog, monkeypatch):
 
 
 class TestBadInput:
-    def test_a_slide_without_scale(self, tmp_path):
+    def test_a_slide_without_scale(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "wsidata", None)
         path = write_pyramid(tmp_path / "slide.tif", 256)
         with pytest.raises(
-            DataError, match=r"slide\.tif: the file does not say how many um a pixel is; give it .*--micr"
+            DataError, match=r"slide\.tif: the file does not say how many um a pixel is; give it .*--micr.*\[wsi\]"
         ):
             virtual_spots(path)
         assert virtual_spots(path, microns_per_pixel=8.0).n_obs

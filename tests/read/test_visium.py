@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import shutil
+import sys
 
 import matplotlib as mpl
 import numpy as np
@@ -260,6 +261,14 @@ class TestSourceImage:
         other = shutil.copy(files.folder / "spatial" / "tissue_hires_image.png", files.root / "other.png")
         with pytest.raises(ImageError, match=r"other\.png is 120 x 110 px.*about 480 x 440 px"):
             visium(files.folder, source_image=other)
+
+    def test_of_a_scanners_format_names_the_extra(self, write_visium, monkeypatch):
+        monkeypatch.setitem(sys.modules, "wsidata", None)
+        files = write_visium()
+        slide = files.root / "slide.mrxs"
+        slide.write_bytes(b"slide")
+        with pytest.raises(ImageError, match=r'no installed reader opens \.mrxs; pip install "nh2st-graph\[wsi\]"'):
+            visium(files.folder, source_image=slide)
 
     def test_missing(self, write_visium):
         files = write_visium()
