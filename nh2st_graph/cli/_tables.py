@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from nh2st_graph.tl import LABELS, Run
+from nh2st_graph.tl import Run
 
 __all__ = ["print_cells", "print_paths", "print_run", "print_table"]
 
@@ -41,7 +41,7 @@ def print_run(run: Run) -> None:
             f"{protocol['split']}; {protocol['n_genes']} genes, normalised by {protocol['normalize']}"
             + (", targets smoothed 3x3)" if protocol["smooth"] == "3x3" else ")")
         )
-        table = evaluation.table().reindex(columns=list(_COLUMNS)).rename(index=LABELS, columns=_COLUMNS)
+        table = evaluation.table().reindex(columns=list(_COLUMNS)).rename(index=evaluation.labels, columns=_COLUMNS)
         print_table(table, title)
         Console().print(
             "r is a gene's correlation over the spots of a section, averaged over genes. 'Given depth' takes out what "

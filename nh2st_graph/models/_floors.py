@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import ConfigError, DataError
 from nh2st_graph.config import MethodConfig
 from nh2st_graph.config._schema import Positive
 from nh2st_graph.models._groups import section_groups
@@ -382,7 +382,25 @@ class RandomForest(Floor):
 
 
 def make_floor(name: str, seed: int = 0) -> Floor:
-    """Make a floor by its name, with its default settings."""
+    """Make a floor with its default settings.
+
+    Parameters
+    ----------
+    name
+        One of :data:`FLOORS`, or another method that is a :class:`Floor` (``pca_ridge``, ``random_forest``).
+    seed
+        Of a floor that draws random numbers.
+
+    Returns
+    -------
+    The floor, to be fitted.
+
+    Raises
+    ------
+    ConfigError
+        If there is no method of that name, or it is no floor.
+    """
     method = find_method(name)
-    assert issubclass(method, Floor)
+    if not issubclass(method, Floor):
+        raise ConfigError(f"method {name!r} is no floor; choose one of {', '.join(FLOORS)}")
     return method(method.Settings.model_validate({}), seed)

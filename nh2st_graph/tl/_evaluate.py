@@ -17,6 +17,7 @@ from nh2st_graph._keys import Key
 from nh2st_graph._sections import Sections, sections_by_name
 from nh2st_graph._validate import check_section
 from nh2st_graph._version import __version__
+from nh2st_graph.im._encoders import keep_encoders
 from nh2st_graph.metrics import (
     Scores,
     aggregate,
@@ -28,20 +29,19 @@ from nh2st_graph.metrics import (
     score_section,
     share_of_ceiling,
 )
-from nh2st_graph.models import FLOORS, make_floor
+from nh2st_graph.models import FLOORS, Floor, make_floor
 from nh2st_graph.read._common import unknown_patients
 from nh2st_graph.tl._inputs import complete_section, section_graph
 from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._predict import predict
 
-__all__ = ["LABELS", "Evaluation", "evaluate"]
+__all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
 
 #: Rows of a table that read the test section's own genes.
 REFERENCES = ("depth_oracle", "neighbour_mean", "noise_ceiling")
 
-#: What tables and figures call the methods, floors and references, in their order there.
+#: What tables and figures call the floors and references, in their order there.
 LABELS = {
-    "model": "NH2ST-Graph",
     "mean": "training mean",
     "ridge": "ridge, own features",
     "ridge_neighbours": "ridge, own + neighbours",
@@ -50,6 +50,9 @@ LABELS = {
     "neighbour_mean": "(reference) true neighbours' mean",
     "noise_ceiling": "(reference) noise ceiling",
 }
+
+#: What they call methods that have another name than ``model.name``.
+_METHODS = {"nh2st_graph": "NH2ST-Graph"}
 
 #: Scores of each gene that are kept for floors and references too.
 _PER_GENE = ("pcc", "pcc_partial")
@@ -64,7 +67,8 @@ class Evaluation:
     metrics
         What ``metrics.json`` holds.
     per_gene
-        One row a section and gene: the model's scores, r of each floor, the noise ceiling.
+        One row a section and gene: the model's scores, ``pcc`` and ``pcc_partial`` of each floor and reference
+        (``pcc_ridge``, ``pcc_partial_depth_oracle``, ...), and the noise ceiling (``ceiling``).
     predictions
         Predicted sections by name.
     predict_seconds
@@ -77,11 +81,17 @@ class Evaluation:
     predict_seconds: float
 
     def table(self) -> pd.DataFrame:
-        """One row a method, floor or reference, by their names in :data:`LABELS`; means over the test sections."""
+        """One row for the model (``model``), each floor and each reference; means over the test sections."""
         rows = {"model": self.metrics["mean"]}
         rows |= {name: each["mean"] for name, each in self.metrics["floors"].items()}
         rows |= {name: each["mean"] for name, each in self.metrics["references"].items()}
         return pd.DataFrame.from_dict(rows, orient="index")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What to call the rows of :meth:`table`: the model by its method, the others as :data:`LABELS` does."""
+        method = self.metrics["protocol"]["method"]
+        return {"model": _METHODS.get(method, method), **LABELS}
 
 
 def evaluate(
@@ -130,8 +140,12 @@ def evaluate(
             f"floors need the model's training sections ({', '.join(model.train_sections)}), "
             f"given: {', '.join(sorted(train)) or 'none'}"
         )
-    floors = _fit_floors(model, train) if model.config.evaluate.floors else {}
-    results = {name: _score_one(model, floors, section) for name, section in test.items()}
+    learned = list(train.values()) if model.config.evaluate.floors else []
+    with keep_encoders():
+        graphs = [_graph(model, complete_section(section, model.config)) for section in learned]
+        completed = {name: complete_section(section, model.config) for name, section in test.items()}
+    floors = _fit_floors(graphs)
+    results = {name: _score_one(model, floors, section, completed[name]) for name, section in test.items()}
     metrics = _assemble({name: each.scores for name, each in results.items()})
     metrics["floors_chosen"] = {name: floor.chosen for name, floor in floors.items() if floor.chosen}
     metrics["protocol"] = _protocol(model, test, train)
@@ -149,9 +163,9 @@ class _Scored(NamedTuple):
     seconds: float
 
 
-def _fit_floors(model: FittedModel, train_sections: Mapping[str, AnnData]) -> dict[str, Any]:
-    graphs = [_graph(model, complete_section(section, model.config)) for section in train_sections.values()]
-    floors = {name: make_floor(name) for name in FLOORS}
+def _fit_floors(graphs: list[Data]) -> dict[str, Floor]:
+    """Fit every floor; none where there is nothing to fit on."""
+    floors = {name: make_floor(name) for name in FLOORS} if graphs else {}
     for floor in floors.values():
         floor.fit(graphs)
     return floors
@@ -162,9 +176,8 @@ def _graph(model: FittedModel, section: AnnData) -> Data:
     return section_graph(section, model.config, model.standardize, model.genes)
 
 
-def _score_one(model: FittedModel, floors: Mapping[str, Any], section: AnnData) -> _Scored:
-    """Score everything on one section."""
-    completed = complete_section(section, model.config)
+def _score_one(model: FittedModel, floors: Mapping[str, Floor], section: AnnData, completed: AnnData) -> _Scored:
+    """Score everything on one section; the prediction has its spots in the order in which they were given."""
     graph = _graph(model, completed)
     start = time.perf_counter()
     prediction = predict(model, completed)

@@ -8,15 +8,16 @@ import logging
 import signal
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 from rich.console import Console
@@ -28,6 +29,7 @@ from nh2st_graph._expression import choose_panel
 from nh2st_graph._keys import Key
 from nh2st_graph._sections import Sections, sections_by_name
 from nh2st_graph.config import Config, TrainConfig
+from nh2st_graph.im._encoders import keep_encoders
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
 from nh2st_graph.models import Estimator, Network, find_method
 from nh2st_graph.nn import PatchEncoder
@@ -101,8 +103,12 @@ def fit(
     ------
     DataError
         If a section breaks the contract, has no genes, or lacks what the method needs.
+    ImageError
+        If features are to be computed and a section's picture is missing, damaged, or not under its spots.
     ConfigError
-        If device and precision do not go together.
+        If there is no such method or encoder, or device and precision do not go together.
+    ModelError
+        If the loss is no number any more at some step.
     """
     config = config or Config()
     method = find_method(config.model.name)
@@ -112,46 +118,72 @@ def fit(
         raise DataError("no training section given; name at least one in data.train")
     others = sections_by_name(test_sections, library_key=library_key, table_key=table_key)
     panel = list(genes) if genes is not None else choose_panel(sections, others, config.data)
-    completed = {name: complete_section(section, config) for name, section in sections.items()}
-    standardize = Standardizer.fit(
-        (completed[name].obsm[Key.obsm.image] for name in sorted(completed)), config.features.standardize
-    )
-    graphs = [section_graph(completed[name], config, standardize, panel) for name in sorted(completed)]
-    tests = [section_graph(complete_section(section, config), config, standardize) for section in others.values()]
-    for graph in [*graphs, *tests]:
-        _check_needs(method, graph)
+    inputs = _inputs(method, sections, others, panel, config)
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(one_thread())
         stack.enter_context(_settings_restored())
         stack.enter_context(_quiet_lightning())
         if issubclass(method, Estimator):
-            estimator, held_out = _fit_estimator(method, graphs, config)
-            module: Network | Estimator = estimator
-            selected, log = 0, pd.DataFrame()
+            learned = _fit_estimator(method, inputs, config)
         else:
-            encoder = patch_encoder(config.features, trained=True)
-            if encoder is not None:
-                raw = np.vstack([completed[name].obsm[Key.obsm.image] for name in sorted(completed)])
-                encoder.set_scale(torch.from_numpy(raw))
-            stages = _Stages(graphs, panel, config, folder, resume, encoder, tests)
-            with stages.progress:
-                network, selected, held_out = stages.run()
-            module, log = network.eval(), pd.read_csv(stages.log_path)
-    train_mean = pd.Series(np.vstack([graph.y for graph in graphs]).astype(np.float64).mean(axis=0), index=panel)
+            learned = _Stages(inputs, config, folder, resume).run()
+    train_mean = np.vstack([graph.y for graph in inputs.graphs]).astype(np.float64).mean(axis=0)
     return FittedModel(
-        module=module,
+        module=learned.module,
         config=config,
         genes=panel,
-        standardize=standardize,
-        n_features=int(graphs[0].x.shape[1]),
-        heg50=highest_expressed(train_mean),
-        hpg50=best_predicted(pd.Series(held_out, index=panel)),
-        train_sections=sorted(completed),
-        selected_epochs=selected,
-        log=log,
+        standardize=inputs.standardize,
+        n_features=int(inputs.graphs[0].x.shape[1]),
+        heg50=highest_expressed(pd.Series(train_mean, index=panel)),
+        hpg50=best_predicted(pd.Series(learned.held_out, index=panel)),
+        train_sections=sorted(sections),
+        selected_epochs=learned.epochs,
+        log=learned.log,
         lattice=training_lattice(sections.values()),
     )
+
+
+class _Inputs(NamedTuple):
+    """What is learned from, sections in order of their names, and the sections to be predicted later.
+
+    ``features`` are those of the graphs' spots before they are standardised.
+    """
+
+    genes: list[str]
+    standardize: Standardizer
+    features: list[NDArray[Any]]
+    graphs: list[Data]
+    tests: list[Data]
+
+
+class _Learned(NamedTuple):
+    """What came of learning: the model, for how many epochs, each gene's mean held-out r, and the log."""
+
+    module: Network | Estimator
+    epochs: int
+    held_out: NDArray[np.float64]
+    log: pd.DataFrame
+
+
+def _inputs(
+    method: type[Network] | type[Estimator],
+    sections: Mapping[str, AnnData],
+    others: Mapping[str, AnnData],
+    genes: list[str],
+    config: Config,
+) -> _Inputs:
+    """Compute features and graphs, and refuse a section that lacks what the method needs."""
+    with keep_encoders():
+        completed = [complete_section(sections[name], config) for name in sorted(sections)]
+        completed_tests = [complete_section(section, config) for section in others.values()]
+    features = [section.obsm[Key.obsm.image] for section in completed]
+    standardize = Standardizer.fit(features, config.features.standardize)
+    graphs = [section_graph(section, config, standardize, genes) for section in completed]
+    tests = [section_graph(section, config, standardize) for section in completed_tests]
+    for graph in [*graphs, *tests]:
+        _check_needs(method, graph)
+    return _Inputs(genes, standardize, features, graphs, tests)
 
 
 def _check_needs(method: type[Network] | type[Estimator], graph: Data) -> None:
@@ -163,38 +195,27 @@ def _check_needs(method: type[Network] | type[Estimator], graph: Data) -> None:
         )
 
 
-def _fit_estimator(
-    method: type[Estimator], graphs: list[Data], config: Config
-) -> tuple[Estimator, NDArray[np.float64]]:
-    """Fit on all sections, and on all but the held-out ones in turn; return each gene's mean held-out r."""
+def _fit_estimator(method: type[Estimator], inputs: _Inputs, config: Config) -> _Learned:
+    """Fit on all but the held-out sections in turn, and on all of them."""
     scores = []
-    for fold in make_folds(graphs, config.train.validation, config.train.folds):
+    for fold in make_folds(inputs.graphs, config.train.validation, config.train.folds):
         estimator = method(config.model, config.seed)
         estimator.fit(fold.train)
         scores += [pearson(estimator.predict(image_only(g)), g.y.numpy()) for g in fold.validation]
     estimator = method(config.model, config.seed)
-    estimator.fit(graphs)
-    return estimator, np.mean(scores, axis=0)
+    estimator.fit(inputs.graphs)
+    return _Learned(estimator, 0, np.mean(scores, axis=0), pd.DataFrame())
 
 
 class _Stages:
     """The folds and the final fit, each a Lightning run with its own folder of checkpoints."""
 
-    def __init__(
-        self,
-        graphs: list[Data],
-        genes: list[str],
-        config: Config,
-        folder: Path,
-        resume: bool,
-        encoder: PatchEncoder | None,
-        tests: list[Data],
-    ) -> None:
-        self.graphs, self.genes, self.config, self.folder, self.resume = graphs, genes, config, folder, resume
-        self.encoder = encoder
+    def __init__(self, inputs: _Inputs, config: Config, folder: Path, resume: bool) -> None:
+        self.inputs, self.config, self.folder, self.resume = inputs, config, folder, resume
+        self.encoder = _trained_encoder(inputs, config)
         # Before anything is trained: a method may know only by its settings what a section lacks.
-        module = self._new_module(graphs, config.seed)
-        for graph in [*graphs, *tests]:
+        module = self._new_module(inputs.graphs, config.seed)
+        for graph in [*inputs.graphs, *inputs.tests]:
             module.check(image_only(graph))
         self.log_path = folder / "log.csv"
         if not resume:
@@ -212,27 +233,26 @@ class _Stages:
             transient=True,
         )
 
-    def run(self) -> tuple[Network, int, NDArray[np.float64]]:
-        """Fit every stage; return the model, its number of epochs, and each gene's held-out r."""
-        train = self.config.train
-        folds = make_folds(self.graphs, train.validation, train.folds)
-        results = [self._fold(i, fold) for i, fold in enumerate(folds)]
-        shortest = min(len(curve) for _, curve, _ in results)
-        mean_curve = np.mean([curve[:shortest] for _, curve, _ in results], axis=0)
-        epochs = int(np.argmin(mean_curve)) + 1
+    def run(self) -> _Learned:
+        """Fit every fold, and with ``train.refit`` all sections for as long as suits the folds."""
+        train, graphs = self.config.train, self.inputs.graphs
+        with self.progress:
+            results = [self._fold(i, fold) for i, fold in enumerate(make_folds(graphs, train.validation, train.folds))]
+            if train.refit:
+                shortest = min(len(curve) for _, curve, _ in results)
+                mean_curve = np.mean([curve[:shortest] for _, curve, _ in results], axis=0)
+                module, epochs = self._new_module(graphs, self.config.seed), int(np.argmin(mean_curve)) + 1
+                self._train("all", module, graphs, [], self.config.seed, epochs)
+                _remember(module, graphs)
+            else:
+                module, epochs = results[0][0], int(np.argmin(results[0][1])) + 1
         held_out = np.mean([r for _, _, r in results], axis=0)
-        if train.refit:
-            module = self._new_module(self.graphs, self.config.seed)
-            self._train("all", module, self.graphs, [], self.config.seed, epochs)
-            _remember(module, self.graphs)
-        else:
-            module, epochs = results[0][0], int(np.argmin(results[0][1])) + 1
-        return module, epochs, held_out
+        return _Learned(module.eval(), epochs, held_out, pd.read_csv(self.log_path))
 
     def _new_module(self, graphs: Sequence[Data], seed: int) -> Network:
         torch.manual_seed(seed)
         encoder = copy.deepcopy(self.encoder)
-        module = new_network(self.config, int(graphs[0].x.shape[1]), len(self.genes), encoder)
+        module = new_network(self.config, int(graphs[0].x.shape[1]), len(self.inputs.genes), encoder)
         module.prepare(graphs)
         return module
 
@@ -242,7 +262,8 @@ class _Stages:
         module = self._new_module(fold.train, seed)
         stage = f"fold{number + 1}:{fold.name}"
         folder = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
-        curve = [float(row["val_loss"]) for row in read_rows(self.log_path) if row["stage"] == stage]
+        # Empty where it was no number, in a log that a saved model brought back.
+        curve = [float(row["val_loss"] or "nan") for row in read_rows(self.log_path) if row["stage"] == stage]
         module.load_state_dict(averaged_weights(folder / "last.ckpt", best=True))
         _remember(module, fold.train)
         with torch.no_grad():
@@ -307,6 +328,14 @@ class _Stages:
         if watched:
             callbacks.append(StopEarly("val_loss", patience=config.patience))
         return [*callbacks, Keep(folder, config.checkpoint_seconds)]
+
+
+def _trained_encoder(inputs: _Inputs, config: Config) -> PatchEncoder | None:
+    """Make the encoder that is fine-tuned, if any, its output on the scale of the training sections' features."""
+    encoder = patch_encoder(config.features, trained=True)
+    if encoder is not None:
+        encoder.set_scale(torch.from_numpy(np.vstack(inputs.features)))
+    return encoder
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ logger = logging.getLogger("nh2st_graph")
 
 _WEIGHTS = "model.safetensors"
 _DESCRIPTION = "model.json"
+_LOG = "log.csv"
 #: What tensors of the file belong to, by the beginning of their names.
 _MODULE, _MEMORY = "module.", "memory."
 
@@ -77,11 +78,21 @@ class FittedModel:
     lattice: Lattice | None = None
 
     def save(self, folder: str | Path) -> None:
-        """Write ``model.safetensors`` and ``model.json`` into a folder, each aside and then renamed."""
+        """Write ``model.safetensors``, ``model.json`` and, where there is one, ``log.csv``, for :func:`load`.
+
+        Each is written aside and then renamed. A method that cannot be saved is told by a warning.
+
+        Parameters
+        ----------
+        folder
+            Made where it is not there. A model that it holds is replaced, with its log.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self._tensors()
         if tensors is None:
+            for name in (_WEIGHTS, _DESCRIPTION, _LOG):
+                (folder / name).unlink(missing_ok=True)
             logger.warning("method %r cannot be saved; its predictions and scores are", self.config.model.name)
             return
         if self.standardize.mean is not None and self.standardize.std is not None:
@@ -105,6 +116,16 @@ class FittedModel:
         description_aside.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         weights_aside.replace(folder / _WEIGHTS)
         description_aside.replace(folder / _DESCRIPTION)
+        self._save_log(folder / _LOG)
+
+    def _save_log(self, path: Path) -> None:
+        if self.log.empty:
+            path.unlink(missing_ok=True)
+            return
+        aside = path.with_name(f".{_LOG}.tmp")
+        # As training writes it, so that the log of a run stays what it was.
+        self.log.to_csv(aside, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+        aside.replace(path)
 
     def _tensors(self) -> dict[str, torch.Tensor] | None:
         """All that prediction reads; None where the method cannot be saved."""
@@ -143,7 +164,16 @@ def new_network(config: Config, n_features: int, n_genes: int, encoder: PatchEnc
 
 
 def load(folder: str | Path) -> FittedModel:
-    """Load a model that :meth:`FittedModel.save` or ``nh2st-graph train`` wrote.
+    """Load a model that :meth:`FittedModel.save` or ``nh2st-graph train`` wrote; no code of the folder is run.
+
+    Parameters
+    ----------
+    folder
+        With ``model.safetensors`` and ``model.json``, and maybe ``log.csv``: a run, or where a model was saved.
+
+    Returns
+    -------
+    The model, ready to predict.
 
     Raises
     ------
@@ -221,5 +251,5 @@ def _array(tensors: dict[str, torch.Tensor], name: str) -> np.ndarray | None:
 
 
 def _read_log(folder: Path) -> pd.DataFrame:
-    path = folder / "log.csv"
+    path = folder / _LOG
     return pd.read_csv(path) if path.is_file() else pd.DataFrame()

@@ -196,14 +196,14 @@ class EpochLog(L.Callback):
             self._rewrite([*read_rows(self.path), row])
             return
         with self.path.open("a", newline="", encoding="utf-8") as handle:
-            csv.DictWriter(handle, self.columns).writerow(row)
+            csv.DictWriter(handle, self.columns, lineterminator="\n").writerow(row)
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         """Write the whole log, with every column that a row has."""
         self.columns = list(dict.fromkeys([*LOG_COLUMNS, *(name for row in rows for name in row)]))
         aside = self.path.with_suffix(".tmp")
         with aside.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, self.columns)
+            writer = csv.DictWriter(handle, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         aside.replace(self.path)

@@ -33,7 +33,8 @@ class TestRun:
     def test_has_a_row_for_the_model_each_floor_and_each_reference(self, printed, tiny_run):
         table = tiny_run.evaluation.table()
         rows = {cells(line)[0]: cells(line)[1:] for line in printed.splitlines() if cells(line)}
-        for name, label in LABELS.items():
+        assert tiny_run.evaluation.labels["model"] == "NH2ST-Graph"
+        for name, label in tiny_run.evaluation.labels.items():
             assert rows[label][:2] == [
                 "-" if pd.isna(value) else f"{value:.3f}" for value in table.loc[name, ["pcc_mean", "pcc_partial"]]
             ]
@@ -59,6 +60,16 @@ class TestRun:
         smoothed = replace(evaluation, metrics={**evaluation.metrics, "protocol": protocol})
         print_run(replace(tiny_run, evaluation=smoothed))
         assert "normalised by total, targets smoothed 3x3)" in " ".join(capsys.readouterr().out.split())
+
+    def test_the_model_is_called_by_its_method(self, tiny_run, capsys):
+        evaluation = tiny_run.evaluation
+        protocol = {**evaluation.metrics["protocol"], "method": "mine:Mine"}
+        other = replace(evaluation, metrics={**evaluation.metrics, "protocol": protocol})
+        print_run(replace(tiny_run, evaluation=other))
+        printed = capsys.readouterr().out
+        assert "NH2ST-Graph" not in printed
+        (row,) = (cells(line) for line in printed.splitlines() if "mine:Mine" in line)
+        assert row[1] == f"{evaluation.metrics['mean']['pcc_mean']:.3f}"
 
     def test_without_scores_there_are_paths_alone(self, tiny_run, tmp_path, capsys):
         (tmp_path / "log.csv").touch()

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from sklearn.linear_model import Ridge
 from torch_geometric.data import Data
 
-from nh2st_graph import DataError
+from nh2st_graph import ConfigError, DataError
 from nh2st_graph.config import Config
 from nh2st_graph.models import FLOORS, Floor, find_method, make_floor, section_groups
 from nh2st_graph.models._floors import own_features, with_neighbours
@@ -313,6 +313,11 @@ def test_each_floor_is_made_new(sections):
     assert first.chosen
     assert make_floor("ridge").chosen == {}
     assert make_floor("ridge").memory() is None
+
+
+def test_a_method_that_is_no_floor_is_refused():
+    with pytest.raises(ConfigError, match="method 'nh2st_graph' is no floor; choose one of mean, ridge"):
+        make_floor("nh2st_graph")
 
 
 @pytest.mark.parametrize("name", ALL)

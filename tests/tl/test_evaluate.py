@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from nh2st_graph import tl
 from nh2st_graph._errors import DataError
 from nh2st_graph._expression import targets
 from nh2st_graph._version import __version__
+from nh2st_graph.config import Config
+from nh2st_graph.im import SquidpyEncoder, _encoders
 from nh2st_graph.metrics import noise_ceiling
 from nh2st_graph.models import FLOORS
 from nh2st_graph.tl import LABELS, Evaluation
@@ -181,9 +184,25 @@ class TestSchema:
 
     def test_the_table_has_a_row_for_each_label(self, evaluation):
         table = evaluation.table()
-        assert list(table.index) == list(LABELS)
+        assert list(table.index) == list(evaluation.labels) == ["model", *LABELS]
         assert table.loc["model", "pcc_mean"] == evaluation.metrics["mean"]["pcc_mean"]
         assert np.isnan(table.loc["noise_ceiling", "mse"])
+
+    @pytest.mark.parametrize(
+        ("method", "label"), [("nh2st_graph", "NH2ST-Graph"), ("egn", "egn"), ("mine:Mine", "mine:Mine")]
+    )
+    def test_the_model_is_called_by_its_method(self, evaluation, method, label):
+        protocol = evaluation.metrics["protocol"] | {"method": method}
+        labels = replace(evaluation, metrics=evaluation.metrics | {"protocol": protocol}).labels
+        assert labels == {"model": label, **LABELS}
+
+    def test_a_floor_as_the_model_has_a_label_beside_that_of_the_floor(self, tiny_config, train, test):
+        config = Config.parse(tiny_config.model_dump(mode="json") | {"model": {"name": "ridge"}})
+        evaluation = tl.evaluate(tl.fit(train, config), {"S3": test}, train)
+        assert evaluation.labels["model"] == "ridge"
+        assert len(set(evaluation.labels.values())) == len(evaluation.labels)
+        floor = evaluation.metrics["floors"]["ridge"]["mean"]["pcc_mean"]
+        assert evaluation.metrics["mean"]["pcc_mean"] == pytest.approx(floor, rel=1e-5), "but for float32"
 
     def test_predictions_carry_their_scores(self, evaluation, test):
         prediction = evaluation.predictions["S3"]
@@ -212,6 +231,13 @@ class TestWhatDecides:
         assert found.metrics == evaluation.metrics
         pd.testing.assert_frame_equal(found.per_gene, evaluation.per_gene)
         assert list(found.predictions["S3"].obs_names) == list(shuffled.obs_names)
+
+
+def test_an_encoder_is_made_once_for_all_sections(tiny_run, train, test, monkeypatch):
+    made = []
+    monkeypatch.setitem(_encoders._REGISTRY, "squidpy", lambda *of: made.append(of) or SquidpyEncoder(*of))
+    tl.evaluate(tiny_run.model, {"S3": test}, train)
+    assert made == [("summary", "cpu")]
 
 
 class TestRefusals:

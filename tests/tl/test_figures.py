@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from nh2st_graph import pl
-from nh2st_graph.tl import _figures
+from nh2st_graph.tl import LABELS, _figures
 from nh2st_graph.tl._figures import write_figures
 
 NAMES = {"maps_S3.png", "pcc_histogram.png", "scores.png", "training.png"}
@@ -37,6 +40,27 @@ def test_a_model_without_a_log_has_no_training_curve(tiny_run, tmp_path, monkeyp
     monkeypatch.setattr(_figures.pl, "save", lambda figure, path: (drawn.append(path.name), plt.close("all"))[0])
     write_figures(replace(tiny_run.model, log=pd.DataFrame()), tiny_run.evaluation, tmp_path / "figures")
     assert set(drawn) == NAMES - {"training.png"}
+
+
+@pytest.mark.parametrize(("method", "label"), [("nh2st_graph", "NH2ST-Graph"), ("mine:Mine", "mine:Mine")])
+def test_the_model_is_called_by_its_method(tiny_run, tmp_path, monkeypatch, method, label):
+    evaluation, words = tiny_run.evaluation, {}
+
+    def read(figure: Figure, path: Path) -> Path:
+        words[path.name] = [text.get_text() for text in figure.findobj(Text)]
+        plt.close(figure)
+        return path
+
+    monkeypatch.setattr(_figures.pl, "save", read)
+    protocol = evaluation.metrics["protocol"] | {"method": method}
+    other = replace(evaluation, metrics=evaluation.metrics | {"protocol": protocol})
+    write_figures(tiny_run.model, other, tmp_path)
+    r = evaluation.per_gene["pcc"].mean()
+    assert f"{label} (mean {r:.2f})" in words["pcc_histogram.png"]
+    assert {label, LABELS["ridge"], LABELS["depth_oracle"]} <= set(words["scores.png"])
+    assert LABELS["noise_ceiling"] not in words["scores.png"]
+    if method != "nh2st_graph":
+        assert not any("NH2ST" in word for each in words.values() for word in each)
 
 
 def test_curves_show_where_the_model_stopped(tiny_run):

@@ -16,6 +16,8 @@ from torch_geometric.data import Data
 from nh2st_graph import tl
 from nh2st_graph._errors import ConfigError, DataError, ModelError
 from nh2st_graph._expression import choose_panel
+from nh2st_graph.config import Config
+from nh2st_graph.im import SquidpyEncoder, _encoders
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl import FittedModel
@@ -226,6 +228,15 @@ class TestRefusals:
     def test_precision_is_full_on_a_cpu(self, quick):
         assert _precision(quick().train) == "32-true"
         assert _precision(quick("train.precision=bf16").train) == "bf16-mixed"
+
+
+@pytest.mark.parametrize("name", ["nh2st_graph", "mean"])
+def test_an_encoder_is_made_once_for_all_sections(tiny_sections, train, quick, monkeypatch, name):
+    made = []
+    monkeypatch.setitem(_encoders._REGISTRY, "squidpy", lambda *of: made.append(of) or SquidpyEncoder(*of))
+    config = Config.parse(quick("train.max_epochs=1").model_dump(mode="json") | {"model": {"name": name}})
+    tl.fit(train, config, test_sections=[tiny_sections["S3"]])
+    assert made == [("summary", "cpu")]
 
 
 def test_out_of_an_earlier_fit_is_written_anew(train, quick, reference, tmp_path):

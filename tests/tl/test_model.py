@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +24,9 @@ import nh2st_graph as ng
 from nh2st_graph import tl
 from nh2st_graph._errors import ModelError
 from nh2st_graph._version import MODEL_FORMAT, __version__
+from nh2st_graph.config import Config
+
+FILES = ["log.csv", "model.json", "model.safetensors"]
 
 
 @pytest.fixture(params=["section", "train"])
@@ -34,7 +38,7 @@ def model(request, tiny_config, tiny_sections) -> tl.FittedModel:
 
 def test_a_loaded_model_is_the_same_bit_by_bit(model, tiny_sections, tmp_path):
     model.save(tmp_path / "a" / "b")
-    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == FILES
     again = ng.load(tmp_path / "a" / "b")
     assert not again.module.training
     state = model.module.state_dict()
@@ -44,6 +48,8 @@ def test_a_loaded_model_is_the_same_bit_by_bit(model, tiny_sections, tmp_path):
     for each in fields(model):
         if each.name not in {"module", "standardize", "log"}:
             assert getattr(again, each.name) == getattr(model, each.name), each.name
+    pd.testing.assert_frame_equal(again.log, model.log, check_exact=True)
+    assert len(again.log)
     for name in ("mean", "std"):
         assert_array_equal(getattr(again.standardize, name), getattr(model.standardize, name))
     section = tiny_sections["S3"]
@@ -55,8 +61,16 @@ def test_a_loaded_model_is_the_same_bit_by_bit(model, tiny_sections, tmp_path):
 
 def test_a_model_saved_again_is_the_same_file(tiny_run, tmp_path):
     tl.load(tiny_run.folder).save(tmp_path)
-    for name in ("model.json", "model.safetensors"):
+    for name in FILES:
         assert (tmp_path / name).read_bytes() == (tiny_run.folder / name).read_bytes()
+
+
+def test_the_log_of_a_run_is_as_training_wrote_it(tiny_sections, tiny_config, tmp_path):
+    config = tiny_config.override(["train.max_epochs=2"])
+    model = tl.fit([tiny_sections["S1"], tiny_sections["S2"]], config, out=tmp_path)
+    written = (tmp_path / "log.csv").read_bytes()
+    model.save(tmp_path)
+    assert (tmp_path / "log.csv").read_bytes() == written
 
 
 def test_a_run_brings_its_log(tiny_run):
@@ -68,8 +82,39 @@ def test_a_run_brings_its_log(tiny_run):
 def test_saving_replaces_an_older_model(model, tiny_run, tmp_path):
     tiny_run.model.save(tmp_path)
     model.save(tmp_path)
-    assert tl.load(tmp_path).config == model.config
-    assert len(list(tmp_path.iterdir())) == 2
+    again = tl.load(tmp_path)
+    assert again.config == model.config
+    assert again.log.equals(model.log)
+    assert not again.log.equals(tiny_run.model.log)
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+
+
+class TestOverANetwork:
+    """What stands in the folder of a network when a method without a log is saved there."""
+
+    @pytest.fixture
+    def estimator(self, tiny_config, tiny_sections) -> tl.FittedModel:
+        config = Config.parse({**tiny_config.model_dump(mode="json"), "model": {"name": "ridge"}})
+        return tl.fit([tiny_sections["S1"], tiny_sections["S2"]], config)
+
+    def test_its_log_goes(self, estimator, tiny_run, tmp_path):
+        tiny_run.model.save(tmp_path)
+        estimator.save(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+        again = tl.load(tmp_path)
+        assert again.log.empty
+        assert again.config.model.name == "ridge"
+
+    def test_it_is_not_taken_for_a_method_that_cannot_be_saved(
+        self, estimator, tiny_run, tmp_path, monkeypatch, caplog
+    ):
+        tiny_run.model.save(tmp_path)
+        (tmp_path / "notes.txt").touch()
+        monkeypatch.setattr(type(estimator.module), "memory", lambda self: None)
+        estimator.save(tmp_path)
+        assert "method 'ridge' cannot be saved" in caplog.text
+        assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+        assert "no model.json there" in refused(tmp_path)
 
 
 @pytest.fixture
