@@ -161,6 +161,8 @@ def train_run(
         If the folder exists, or ``resume`` is asked for and the folder is of another configuration.
     ConfigError, DataError, ImageError
         Before anything is trained.
+    ModelError
+        If the loss is no number any more at some step of training.
     """
     out, config = Path(out), _absolute(config)
     _check_folder(out, config, resume)
