@@ -203,7 +203,8 @@ def predict(
             resume=resume,
             progress=progress,
         )
-        print_paths(written)
+        if written:
+            print_paths(written)
 
 
 @app.command()

@@ -110,8 +110,8 @@ def _input_sections(
 ) -> list[AnnData]:
     """Read what is to be predicted: a SpatialData store, a section, or a slide."""
     if path.is_dir():
-        options = {"table": table, "microns_per_pixel": microns_per_pixel}
-        return list(read.sections("spatialdata", path, **options).values())
+        stores = read.sections("spatialdata", path, table=table, microns_per_pixel=microns_per_pixel)
+        return list(stores.values())
     if path.suffix == ".h5ad":
         return [_saved_section(path, microns_per_pixel)]
     return [slide_section(model, path, microns_per_pixel=microns_per_pixel, **on_slides)]

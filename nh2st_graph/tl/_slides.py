@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +74,12 @@ def slide_section(
     ConfigError, DataError, ImageError
         As :func:`nh2st_graph.im.virtual_spots` does.
     """
-    given = {name: each for name, each in (("pitch_um", pitch_um), ("spot_um", spot_um)) if each is not None}
-    lattice = replace(model.lattice or Lattice(), **given)
+    known = model.lattice or Lattice()
+    lattice = Lattice(
+        known.pitch_um if pitch_um is None else pitch_um,
+        known.spot_um if spot_um is None else spot_um,
+        known.layout,
+    )
     if model.lattice is None:
         logger.warning(
             "the model does not know the lattice of its training sections; as on Visium, and as given, spots of %g um "
