@@ -5,7 +5,6 @@ run folder. An unknown key or a wrong value is a :class:`~nh2st_graph.ConfigErro
 """
 
 from nh2st_graph.config._load import builtin_config, load_config
-from nh2st_graph.config._messages import explain
 from nh2st_graph.config._schema import (
     TARGET_SUM,
     Config,
@@ -31,6 +30,5 @@ __all__ = [
     "SyntheticConfig",
     "TrainConfig",
     "builtin_config",
-    "explain",
     "load_config",
 ]

@@ -83,8 +83,8 @@ class EGGN(ExemplarGuided):
     ``train.batch_spots`` no less than its spots.
 
     The authors train 300 epochs by AdamW at a learning rate of 5e-4 and a weight decay of 1e-4, and keep the weights
-    that are best on the test sections. Their features are ResNet-18's of a patch. The paper was read in its abstract;
-    what it does not say is from the code.
+    that are best on the test sections. Their features are ResNet-18's of a patch. Sizes, constants and the order of
+    operations are those of the code.
 
     What is odd about the published form, and the switch for each:
 

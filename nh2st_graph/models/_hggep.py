@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import log
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -15,8 +14,8 @@ from torch_geometric.nn import HypergraphConv
 from nh2st_graph._errors import ConfigError
 from nh2st_graph.config import MethodConfig
 from nh2st_graph.config._schema import Positive, Share
-from nh2st_graph.models._inputs import as_images, check_positions, patch_side
-from nh2st_graph.models._network import Network
+from nh2st_graph.models._distilled import SelfDistilled, zero_inflated_loss
+from nh2st_graph.models._inputs import as_images, patch_side
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.nn import (
     ArrayEmbedding,
@@ -24,9 +23,7 @@ from nh2st_graph.nn import (
     PatchEncoder,
     SelfAttentionBlock,
     ShuffleTrunk,
-    mse,
     random_views,
-    zero_inflated_negative_binomial_nll,
 )
 
 __all__ = ["HGGEP", "HGGEPConfig"]
@@ -111,7 +108,7 @@ class HGGEPConfig(MethodConfig):
 
 
 @register_method
-class HGGEP(Network):
+class HGGEP(SelfDistilled):
     r"""HGGEP (Li et al., Briefings in Bioinformatics 2024; ``QSong-github/HGGEP``).
 
     A trunk sees each patch: the gradient enhancement module (an ordinary convolution beside one of differences to the
@@ -169,7 +166,6 @@ class HGGEP(Network):
     """
 
     Settings: ClassVar[type[HGGEPConfig]] = HGGEPConfig
-    needs: ClassVar[frozenset[str]] = frozenset({"array"})
     config: HGGEPConfig
 
     def __init__(
@@ -198,45 +194,6 @@ class HGGEP(Network):
         if settings.n_views:
             self.view_weight = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
 
-    def check(self, data: Data) -> None:
-        """Raise a DataError where array positions lie outside the tables."""
-        check_positions(data, self.config.n_positions)
-
-    def losses(self, data: Data) -> dict[str, Tensor]:
-        """Compute every loss on the seeds; see :class:`Network`.
-
-        Returns
-        -------
-        ``loss``, the weighted sum, and its parts: ``regression``, ``likelihood`` and ``distillation`` (those that are
-        on).
-        """
-        config = self.config
-        images = self._images(data)
-        embedded = self.embed(images, data)[data.seeds]
-        predicted = self.head(embedded)
-        parts = {"regression": mse(predicted, data.y[data.seeds])}
-        total = parts["regression"]
-        if config.weight_likelihood:
-            parts["likelihood"] = self._likelihood(embedded, data)
-            total = total + config.weight_likelihood * parts["likelihood"]
-        if config.n_views:
-            wanted = predicted.detach() if config.detach_prediction else predicted
-            parts["distillation"] = mse(self._predict_from_views(images, data), wanted)
-            total = total + config.weight_distillation * parts["distillation"]
-        return {"loss": total, **parts}
-
-    def predict(self, data: Data) -> Tensor:
-        """Predict a whole section from its picture; see :class:`Network`.
-
-        Raises
-        ------
-        DataError
-            If array positions lie outside the tables.
-        """
-        self.check(data)
-        expression: Tensor = self.head(self.embed(self._images(data), data))
-        return expression
-
     def embed(self, images: Tensor, data: Data) -> Tensor:
         """Embed the spots of one section, ``(n_spots, width)``.
 
@@ -259,16 +216,14 @@ class HGGEP(Network):
     def _images(self, data: Data) -> Tensor:
         return as_images(self.features(data)).permute(0, 3, 1, 2)
 
-    def _likelihood(self, embedded: Tensor, data: Data) -> Tensor:
+    def _likelihood(self, embedded: Tensor, data: Data) -> Tensor | None:
         """Zero-inflated negative binomial of the seeds' counts, relative to the section's median depth."""
-        counts = data.counts[data.seeds]
+        if not self.config.weight_likelihood:
+            return None
         depth = data.counts.sum(dim=1, keepdim=True)
         size_factor = (depth / depth.quantile(0.5).clamp_min(1))[data.seeds]
-        # The bounds are published.
-        mean = self.mean(embedded).clamp(log(1e-5), log(1e6)).exp()
-        log_dispersion = F.softplus(self.dispersion(embedded)).clamp(1e-4, 1e4).log()
-        expected = (mean * size_factor).clamp_min(1e-8)
-        return zero_inflated_negative_binomial_nll(counts, expected, log_dispersion, self.zeros(embedded)).mean()
+        heads = (head(embedded) for head in (self.mean, self.dispersion, self.zeros))
+        return zero_inflated_loss(data.counts[data.seeds], size_factor, *heads)
 
     def _predict_from_views(self, images: Tensor, data: Data) -> Tensor:
         """Predict the seeds from augmented views, each spot's weighted by the embeddings of its own."""

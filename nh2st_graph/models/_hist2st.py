@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import isqrt, log
+from math import isqrt
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ConfigError
 from nh2st_graph.config import MethodConfig
 from nh2st_graph.config._schema import Positive, Share
-from nh2st_graph.models._inputs import as_images, check_positions, patch_side
-from nh2st_graph.models._network import Network
+from nh2st_graph.models._distilled import SelfDistilled, zero_inflated_loss
+from nh2st_graph.models._inputs import as_images, patch_side
 from nh2st_graph.models._original import (
     block_names,
     count_blocks,
@@ -34,10 +33,8 @@ from nh2st_graph.nn import (
     PatchEncoder,
     SAGEBlock,
     SelfAttentionBlock,
-    mse,
     negative_binomial_nll,
     random_views,
-    zero_inflated_negative_binomial_nll,
 )
 
 __all__ = ["Hist2ST", "Hist2STConfig"]
@@ -139,7 +136,7 @@ class Hist2STConfig(MethodConfig):
 
 
 @register_method
-class Hist2ST(Network):
+class Hist2ST(SelfDistilled):
     r"""Hist2ST (Zeng et al., Briefings in Bioinformatics 2022), from the authors' code: same numbers, same weights.
 
     For spot :math:`i` of a section with edges :math:`E`, with its patch :math:`x_i`, at column :math:`a_i` and row
@@ -203,7 +200,6 @@ class Hist2ST(Network):
     """
 
     Settings: ClassVar[type[Hist2STConfig]] = Hist2STConfig
-    needs: ClassVar[frozenset[str]] = frozenset({"array"})
     config: Hist2STConfig
 
     def __init__(
@@ -236,59 +232,8 @@ class Hist2ST(Network):
         self.count_heads = nn.ModuleDict(
             {name: nn.Linear(width, n_genes) for name in _COUNT_HEADS[settings.likelihood]}
         )
-        scored = settings.n_views > 0
-        self.view_weight = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)) if scored else None
-
-    def check(self, data: Data) -> None:
-        """Raise a DataError where array positions lie outside the tables."""
-        check_positions(data, self.config.n_positions)
-
-    def losses(self, data: Data) -> dict[str, Tensor]:
-        """Compute the losses on the seeds: ``regression``, and if they are on ``likelihood`` and ``distillation``."""
-        config = self.config
-        images = self._images(self.features(data))
-        embedded = self._embed(images, data.array, data.edge_index)[data.seeds]
-        predicted = self.head(embedded)
-        parts = {"regression": mse(predicted, data.y[data.seeds])}
-        loss = parts["regression"]
-        if self.count_heads:
-            parts["likelihood"] = self._likelihood(embedded, data)
-            loss = loss + config.weight_likelihood * parts["likelihood"]
-        if self.view_weight is not None:
-            wanted = predicted.detach() if config.detach_prediction else predicted
-            parts["distillation"] = mse(self._predict_from_views(images, data, self.view_weight), wanted)
-            loss = loss + config.weight_distillation * parts["distillation"]
-        return {"loss": loss, **parts}
-
-    def predict(self, data: Data) -> Tensor:
-        """Predict a whole section from its picture; see :class:`Network`.
-
-        Raises
-        ------
-        DataError
-            If array positions lie outside the tables.
-        """
-        self.check(data)
-        return self(self.features(data), data.array, data.edge_index)
-
-    def forward(self, x: Tensor, array: Tensor, edge_index: Tensor) -> Tensor:
-        """Predict the spots of one section.
-
-        Parameters
-        ----------
-        x
-            Pixels, ``(n_spots, side * side * 3)``, by row, column and colour, 0 to 255.
-        array
-            Array positions, ``(n_spots, 2)`` int64, x then y.
-        edge_index
-            Sender and receiver, ``(2, n_edges)``.
-
-        Returns
-        -------
-        ``(n_spots, n_genes)``.
-        """
-        expression: Tensor = self.head(self._embed(self._images(x), array, edge_index))
-        return expression
+        if settings.n_views:
+            self.view_weight = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
 
     @classmethod
     def from_original(cls, state_dict: Mapping[str, Any], **settings: Any) -> Hist2ST:
@@ -320,50 +265,48 @@ class Hist2ST(Network):
         load_original(model, weights, _ORIGINAL_NAMES, "Hist2ST", _ONLY_TRAINING)
         return model
 
-    def _images(self, x: Tensor) -> Tensor:
+    def _images(self, data: Data) -> Tensor:
         """Images with colours first and, as the authors cut them, x before y."""
-        images = as_images(x).permute(0, 3, 2, 1).to(self.patch_embedding.weight.dtype)
+        images = as_images(self.features(data)).permute(0, 3, 2, 1).to(self.patch_embedding.weight.dtype)
         return images / 255 if self.config.scale_pixels else images
 
-    def _embed(self, images: Tensor, array: Tensor, edge_index: Tensor) -> Tensor:
-        """Embed the spots of a section, ``(n_spots, width)``: what every head reads."""
+    def embed(self, images: Tensor, data: Data) -> Tensor:
+        """Embed the spots of one section, ``(n_spots, width)``; see :class:`SelfDistilled`."""
         mixed = self.mixer(self.dropout(self.patch_embedding(images)))
-        h = self.transformer(self.flatten(mixed) + self.positions(array))
+        h = self.transformer(self.flatten(mixed) + self.positions(data.array))
         rounds = []
         for block in self.graph:
-            h = block(h, edge_index)
+            h = block(h, data.edge_index)
             rounds.append(h)
         states, _ = self.jumping(torch.stack(rounds))
         mean: Tensor = states.mean(dim=0)
         return mean
 
-    def _likelihood(self, embedded: Tensor, data: Data) -> Tensor:
+    def _likelihood(self, embedded: Tensor, data: Data) -> Tensor | None:
         """Negative log-likelihood of the seeds' counts, for one spot and gene (published NB: for one spot)."""
+        if not self.count_heads:
+            return None
         counts = data.counts[data.seeds]
         # By the median of all spots of the section, which is here whole.
         size_factor = (data.library / data.library.quantile(0.5))[data.seeds]
         read = {name: head(embedded).to(counts.dtype) for name, head in self.count_heads.items()}
         if self.config.likelihood == "zinb":
-            # The bounds are published.
-            mean = read["mean"].clamp(log(1e-5), log(1e6)).exp()
-            log_dispersion = F.softplus(read["dispersion"]).clamp(1e-4, 1e4).log()
-            expected = (mean * size_factor).clamp_min(1e-8)
-            return zero_inflated_negative_binomial_nll(counts, expected, log_dispersion, read["zeros"]).mean()
+            return zero_inflated_loss(counts, size_factor, read["mean"], read["dispersion"], read["zeros"])
         log_dispersion = read["log_dispersion"]
         mean = (log_dispersion + read["log_odds"]).exp()
         if self.config.nb_like_zinb:
             return negative_binomial_nll(counts, (mean * size_factor).clamp_min(1e-8), log_dispersion).mean()
         return (negative_binomial_nll(counts, mean, log_dispersion) - torch.lgamma(counts + 1)).sum(dim=1).mean()
 
-    def _predict_from_views(self, images: Tensor, data: Data, view_weight: nn.Module) -> Tensor:
+    def _predict_from_views(self, images: Tensor, data: Data) -> Tensor:
         """Predict the seeds from augmented views, each spot's weighted by the embeddings of its own."""
         predictions, scores = [], []
         with self._statistics_kept(not self.config.views_in_statistics):
             for _ in range(self.config.n_views):
                 views = random_views(images, apart=self.config.views_apart)
-                embedded = self._embed(views, data.array, data.edge_index)[data.seeds]
+                embedded = self.embed(views, data)[data.seeds]
                 predictions.append(self.head(embedded))
-                scores.append(view_weight(embedded))
+                scores.append(self.view_weight(embedded))
         return (torch.stack(scores).softmax(dim=0) * torch.stack(predictions)).sum(dim=0)
 
     @contextmanager

@@ -45,6 +45,8 @@ class Network(nn.Module, ABC):
         the method's. A method without settings of its own leaves this out.
     needs
         What a section must have: any of ``"array"``.
+    n_features, n_genes
+        As given.
     memory
         What prediction reads of the training sections, such as a bank to retrieve from; saved beside the weights.
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -12,12 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.utils import to_dense_batch
 
-from nh2st_graph._errors import ModelError, nearest
+from nh2st_graph._errors import ConfigError, ModelError, nearest
+from nh2st_graph.models._original import count_blocks, load_original, original_weight, state_of
 from nh2st_graph.nn import CrossEncoder, EgoHypergraph, info_nce, similarity_hyperedges
 
 __all__ = ["NH2ST", "NH2STOutputs"]
-
-logger = logging.getLogger(__name__)
 
 #: Channels of ResNet-18's last feature maps, which are 7 by 7 for a patch of 224 pixels.
 _CHANNELS = 512
@@ -53,16 +50,17 @@ _UNTRAINED = ("fc_target.", "fc_neighbor.", "fc_nuclei.", "fc_global.")
 
 
 class NH2STOutputs(NamedTuple):
-    """What NH2ST computes, in the authors' order; embeddings are ``(n_spots, width)``."""
+    """What NH2ST computes; embeddings are ``(n_spots, width)``.
+
+    The authors' code gives the prediction a second time, before it, as what the spot's image decodes to.
+    """
 
     image_spot: Tensor
     gene_spot: Tensor
     image_neighbourhood: Tensor
     gene_neighbourhood: Tensor
-    decoded: Tensor
-    """Decoded from the image of the spot, ``(n_spots, n_genes)``: in the authors' code the same as ``predicted``."""
     predicted: Tensor
-    """The prediction, ``(n_spots, n_genes)``."""
+    """The prediction, decoded from the image of the spot, ``(n_spots, n_genes)``."""
 
 
 class _Members(NamedTuple):
@@ -145,6 +143,11 @@ class NH2ST(nn.Module):
         region in the other modality, before attention.
     decoder_activation
         Whether the decoder has a ReLU between its layers.
+
+    Raises
+    ------
+    ConfigError
+        If a switch is none of its values, or ``heads`` does not divide ``width``.
     """
 
     def __init__(
@@ -262,7 +265,7 @@ class NH2ST(nn.Module):
         return {"loss": loss, "regression": regression, "contrast_spot": spot, "contrast_neighbourhood": neighbourhood}
 
     @classmethod
-    def from_original(cls, state_dict: Mapping[str, Tensor], **settings: Any) -> NH2ST:
+    def from_original(cls, state_dict: Mapping[str, Any], **settings: Any) -> NH2ST:
         """Take the weights of a model trained with the authors' code.
 
         Sizes are read off the weights. The heads that never get a gradient are left out, and with
@@ -271,7 +274,7 @@ class NH2ST(nn.Module):
         Parameters
         ----------
         state_dict
-            ``state_dict`` of the authors' Lightning checkpoint.
+            The authors' Lightning checkpoint, or the ``state_dict`` that it holds.
         **settings
             Arguments of the class that leave no trace in the weights, such as ``heads``.
 
@@ -280,25 +283,10 @@ class NH2ST(nn.Module):
         ModelError
             If a weight is missing, unknown or of the wrong shape.
         """
-        model = cls(**(_sizes(state_dict) | settings))
-        names = {name: _original_name(name) for name in model.state_dict()}
-        weights = {name: _weight(state_dict, original) for name, original in names.items()}
-        left_out = sorted(set(state_dict) - set(names.values()))
-        expected = _UNTRAINED if model.cross is not None else (*_UNTRAINED, "cross_encoder.")
-        for name in left_out:
-            if not name.startswith(expected):
-                raise ModelError(
-                    f"the weights hold {name!r}, which the authors' NH2ST does not have; give its state_dict"
-                )
-        try:
-            # The authors flatten feature maps channel by channel for the regions, but pixel by pixel for the spot.
-            by_pixel = weights["image_projection.weight"].unflatten(1, (-1, _CHANNELS))
-            weights["image_projection.weight"] = by_pixel.transpose(1, 2).flatten(start_dim=1)
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ModelError(f"the weights are not of one NH2ST: {reason}") from None
-        logger.info("NH2ST from the authors' weights, without %s", ", ".join(left_out) or "exception")
+        weights = state_of(state_dict)
+        model = cls(**(_sizes(weights) | settings))
+        unread = _UNTRAINED if model.cross is not None else (*_UNTRAINED, "cross_encoder.")
+        load_original(model, _flattened_by_channel(weights), _ORIGINAL_NAMES, "NH2ST", unread)
         return model
 
     def _encode(self, patches: Tensor) -> Tensor:
@@ -318,7 +306,7 @@ class NH2ST(nn.Module):
             gene = self.cross(gene, image)
             image_region = self.cross(image_region, gene_region)
             gene_region = self.cross(gene_region, image_region)
-        return NH2STOutputs(image, gene, image_region, gene_region, predicted, predicted)
+        return NH2STOutputs(image, gene, image_region, gene_region, predicted)
 
     def _contrast(self, image: Tensor, gene: Tensor) -> Tensor:
         """One direction, with the negatives' logits scaled down; see :meth:`losses`."""
@@ -327,7 +315,7 @@ class NH2ST(nn.Module):
 
 def _check(argument: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{argument} = {value!r} is unknown; {nearest(value, known)}")
+        raise ConfigError(f"NH2ST: {argument} = {value!r} is unknown; {nearest(value, known)}")
 
 
 def _resnet18() -> nn.Module:
@@ -339,35 +327,31 @@ def _resnet18() -> nn.Module:
     return encoder
 
 
-def _original_name(name: str) -> str:
-    """Name of a weight in the authors' code."""
-    for ours, theirs in _ORIGINAL_NAMES:
-        renamed, found = re.subn(f"^{ours}", theirs, name)
-        if found:
-            return renamed
-    return name
+def _flattened_by_channel(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors flatten feature maps channel by channel for the regions, but pixel by pixel for the spot."""
+    projection = original_weight(weights, "fc.weight", "NH2ST")
+    if projection.shape[1] % _CHANNELS:
+        raise ModelError(
+            f"the weights are not of one NH2ST: 'fc.weight' reads {projection.shape[1]} numbers of a patch, "
+            f"no multiple of {_CHANNELS} feature maps; give weights that were trained behind a ResNet-18"
+        )
+    by_pixel = projection.unflatten(1, (-1, _CHANNELS))
+    return {**weights, "fc.weight": by_pixel.transpose(1, 2).flatten(start_dim=1)}
 
 
-def _weight(state_dict: Mapping[str, Tensor], name: str) -> Tensor:
-    """One of the authors' weights by its name there."""
-    if name not in state_dict:
-        raise ModelError(f"the weights have no {name!r}; give the state_dict of a checkpoint of the authors' NH2ST")
-    return state_dict[name]
-
-
-def _sizes(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments of :class:`NH2ST` that the authors' weights tell."""
-    rounds = [
-        name for name in state_dict if re.search(r"^cross_encoder\.fusion_layer\.layers\.\d+\.0\.norm\.weight", name)
-    ]
-    width, n_genes = _weight(state_dict, "exp_encoder.0.weight").shape
-    cross_hidden = len(_weight(state_dict, "cross_encoder.fusion_layer.layers.0.1.fn.net.0.weight"))
+
+    def shape(name: str) -> torch.Size:
+        return original_weight(weights, name, "NH2ST").shape
+
+    width, n_genes = shape("exp_encoder.0.weight")
     return {
         "n_genes": n_genes,
         "width": width,
-        "n_features": _weight(state_dict, "fc.weight").shape[1],
-        "hidden": len(_weight(state_dict, "neighbor_encoder.layer1.conv.lin.weight")),
-        "depth": len(rounds),
-        "mlp_ratio": cross_hidden / width,
-        "decoder_hidden": len(_weight(state_dict, "decoder.fc1.weight")),
+        "n_features": shape("fc.weight")[1],
+        "hidden": shape("neighbor_encoder.layer1.conv.lin.weight")[0],
+        "depth": count_blocks(weights, r"cross_encoder\.fusion_layer\.layers\.\d+\.0\.norm\.weight"),
+        "mlp_ratio": shape("cross_encoder.fusion_layer.layers.0.1.fn.net.0.weight")[0] / width,
+        "decoder_hidden": shape("decoder.fc1.weight")[0],
     }

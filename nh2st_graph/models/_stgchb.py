@@ -142,8 +142,8 @@ class STGCHB(Network):
     In the record of training, the alignment is ``contrast_spot``, the contrast of graphs ``contrast_neighbourhood``
     (the mean over modalities), the bottleneck's sum ``bottleneck``.
 
-    The paper was read in its abstract; what it does not say is from the code. There the image is ResNet-50's, its last
-    block trained (``features.encoder: timm:resnet50`` with ``features.finetune: true`` trains all of it), the graph is
+    Sizes, constants and the order of operations are those of the code. There the image is ResNet-50's, its last block
+    trained (``features.encoder: timm:resnet50`` with ``features.finetune: true`` trains all of it), the graph is
     of the six nearest (``graph.mode: knn``, ``graph.n_neighs: 6``), and batches are of 16 spots, for 4 epochs at a
     learning rate of 1e-3. Not done as there: the authors train by :math:`L_\text{graph}` alone first, 50 epochs for
     each modality, and then without it (the genes' part of which cannot run as it stands); here all losses are minimised

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import softmax
 
+from nh2st_graph._errors import ConfigError
+
 __all__ = ["DotProductAttention", "SpatialAttention", "edge_features", "head_width"]
 
 
@@ -16,11 +18,11 @@ def head_width(width: int, heads: int) -> int:
 
     Raises
     ------
-    ValueError
+    ConfigError
         If ``heads`` does not divide ``width``.
     """
     if width % heads:
-        raise ValueError(f"heads ({heads}) does not divide width ({width})")
+        raise ConfigError(f"heads ({heads}) does not divide width ({width}); choose a number that does")
     return width // heads
 
 
@@ -120,6 +122,11 @@ class SpatialAttention(DotProductAttention):
         Number of edge features; 0 for none.
     dropout
         Probability with which an attention weight is dropped in training.
+
+    Raises
+    ------
+    ConfigError
+        If ``heads`` does not divide ``width``.
 
     Shapes
     ------

@@ -107,9 +107,7 @@ class NeighbourBranch(nn.Module):
     Raises
     ------
     ConfigError
-        If there is no such operator, or no such way to join.
-    ValueError
-        If there is no round, or ``heads`` does not divide ``width``.
+        If there is no such operator, no such way to join, or no round; or if ``heads`` does not divide ``width``.
 
     Shapes
     ------
@@ -134,7 +132,7 @@ class NeighbourBranch(nn.Module):
     ) -> None:
         super().__init__()
         if hops < 1:
-            raise ValueError(f"hops ({hops}) must be at least 1")
+            raise ConfigError(f"hops ({hops}) must be at least 1")
         if jumping not in JUMPING:
             raise ConfigError(f"model.jumping: there is no {jumping!r}; {nearest(jumping, JUMPING)}")
         self.self_loops, self.jumping, self.residual, self.activation = self_loops, jumping, residual, activation

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nh2st_graph.nn._attention import head_width
+
 __all__ = ["CrossEncoder"]
 
 
@@ -73,6 +75,11 @@ class CrossEncoder(nn.Module):
     dropout
         Dropout after the output projection and both layers of the feed-forward.
 
+    Raises
+    ------
+    ConfigError
+        If ``heads`` does not divide ``width``.
+
     Shapes
     ------
     - **input:** query ``(n, width)``, context ``(n, width)`` or ``(n, n_tokens, width)``, mask ``(n, n_tokens)``
@@ -83,8 +90,7 @@ class CrossEncoder(nn.Module):
         self, width: int, depth: int = 2, heads: int = 8, hidden: int | None = None, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"heads ({heads}) does not divide width ({width})")
+        head_width(width, heads)
         hidden = 2 * width if hidden is None else hidden
         self.layers = nn.ModuleList(_CrossLayer(width, heads, hidden, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)

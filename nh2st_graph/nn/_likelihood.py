@@ -26,7 +26,11 @@ def negative_binomial_nll(counts: Tensor, mean: Tensor, log_dispersion: Tensor) 
     mean
         Expected counts, ``(n, n_genes)``, above 0.
     log_dispersion
-        :math:`\ln \theta`, ``(n_genes,)``.
+        :math:`\ln \theta`, of a gene, ``(n_genes,)``, or of each count, ``(n, n_genes)``.
+
+    Returns
+    -------
+    ``(n, n_genes)``.
     """
     theta = log_dispersion.exp()
     log_sum = torch.log(theta + mean)
@@ -55,6 +59,10 @@ def zero_inflated_negative_binomial_nll(
         As in :func:`negative_binomial_nll`. The mean is that of the counts which did not drop out.
     dropout_logits
         :math:`l`, ``(n, n_genes)`` or ``(n_genes,)``.
+
+    Returns
+    -------
+    ``(n, n_genes)``.
     """
     kept = negative_binomial_nll(counts, mean, log_dispersion) - F.logsigmoid(-dropout_logits)
     return torch.where(counts == 0, -torch.logaddexp(F.logsigmoid(dropout_logits), -kept), kept)

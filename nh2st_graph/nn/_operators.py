@@ -272,7 +272,7 @@ def make_operator(name: str, width: int, heads: int = 4, edge_dim: int = 0, drop
     Raises
     ------
     ConfigError
-        If there is no operator of this name.
+        If there is no operator of this name, or ``heads`` does not divide ``width`` where it has to.
     """
     if name not in OPERATORS:
         raise ConfigError(f"model.operator: there is no operator {name!r}; {nearest(name, OPERATORS)}")

@@ -269,7 +269,7 @@ def test_scaled_pixels_are_those_between_0_and_1():
 
 
 def _embedded(model, section):
-    return model._embed(model._images(section.x), section.array, section.edge_index)
+    return model.embed(model._images(section), section)
 
 
 @torch.no_grad()
@@ -310,8 +310,8 @@ def test_distillation_is_towards_the_views_weighted_spot_by_spot(apart):
     torch.manual_seed(5)
     predictions, scores = [], []
     for _ in range(3):
-        views = random_views(model._images(section.x), apart=apart)
-        h = model._embed(views, section.array, section.edge_index)
+        views = random_views(model._images(section), apart=apart)
+        h = model.embed(views, section)
         predictions.append(model.head(h))
         scores.append(model.view_weight(h))
     total = 0.0

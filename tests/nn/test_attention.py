@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.utils import scatter
 
+from nh2st_graph import ConfigError
 from nh2st_graph.nn._attention import SpatialAttention, edge_features
 
 WIDTH, HEADS, EDGE_DIM = 4, 2, 3
@@ -136,7 +137,7 @@ def test_missing_edge_features_are_named(layer, graph_of):
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(ValueError, match=r"heads \(3\) does not divide width \(8\)"):
+    with pytest.raises(ConfigError, match=r"heads \(3\) does not divide width \(8\)"):
         SpatialAttention(8, heads=3)
 
 

@@ -290,8 +290,8 @@ def test_missing_edge_features_are_named(self_loops, branch, crossed):
     [
         ({"operator": "hypergraf"}, ConfigError, r"no operator 'hypergraf'; did you mean 'hypergraph'"),
         ({"jumping": "mix"}, ConfigError, r"model.jumping: there is no 'mix'; did you mean 'max'\?"),
-        ({"hops": 0}, ValueError, r"hops \(0\) must be at least 1"),
-        ({"heads": 3}, ValueError, r"heads \(3\) does not divide width \(4\)"),
+        ({"hops": 0}, ConfigError, r"hops \(0\) must be at least 1"),
+        ({"heads": 3}, ConfigError, r"heads \(3\) does not divide width \(4\)"),
     ],
 )
 def test_what_cannot_be_made_is_named(switches, error, message):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from nh2st_graph import ConfigError
 from nh2st_graph.nn._cross_encoder import CrossEncoder
 
 
@@ -132,5 +133,5 @@ def test_output_is_normalised():
 
 
 def test_heads_that_do_not_divide_the_width():
-    with pytest.raises(ValueError, match=r"heads \(3\) does not divide width \(8\)"):
+    with pytest.raises(ConfigError, match=r"heads \(3\) does not divide width \(8\)"):
         CrossEncoder(8, heads=3)

@@ -343,7 +343,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 @pytest.mark.parametrize("name", [*ATTENDING, "global"])
 def test_heads_must_divide_the_width(name):
-    with pytest.raises(ValueError, match=r"heads \(3\) does not divide width \(4\)"):
+    with pytest.raises(ConfigError, match=r"heads \(3\) does not divide width \(4\)"):
         make_operator(name, WIDTH, heads=3)
 
 
