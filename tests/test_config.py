@@ -12,6 +12,7 @@ from nh2st_graph import ConfigError
 from nh2st_graph.config import Config, ModelConfig, builtin_config, load_config
 from nh2st_graph.nn import OPERATORS
 
+FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = st.lists(st.from_regex(r"[A-H][1-9]", fullmatch=True), max_size=3, unique=True)
 
 
@@ -111,7 +112,7 @@ def test_overrides_apply_in_order_and_leave_the_original():
         ("model.hops=4", r"model\.hops = 4; allowed: less than or equal to 3"),
         ("model.negative_weight=0", r"model\.negative_weight = 0; allowed: greater than 0"),
         ("graph.mode=nearest", r"graph\.mode = 'nearest'; allowed: 'grid', 'knn', "),
-        ("data.format=visum", r"data\.format = 'visum'; allowed: 'her2st', 'visium', .* or 'synthetic'"),
+        ("data.format=visum", r"data\.format = 'visum' is no known format; did you mean 'visium'"),
         ("data.train=C6", r"data\.train = 'C6'; expected a list, such as \[C3, C4\]"),
         ("data=3", r"data = 3; expected keys and values"),
         ("data.root=3", r"data\.root = 3; expected a path"),
@@ -288,9 +289,32 @@ class TestFile:
             load_config(tmp_path / "c.yaml")
 
 
+@pytest.mark.parametrize("name", ["her2st_mini", "demo"])
+def test_a_file_that_promises_every_key_has_it(name):
+    def keys(values, prefix=""):
+        for key, value in values.items():
+            inside = isinstance(value, dict) and value
+            yield from keys(value, f"{prefix}{key}.") if inside else [f"{prefix}{key}"]
+
+    written = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    assert list(keys(written)) == list(keys(yaml.safe_load(Config().to_yaml())))
+
+
+def test_defaults_are_what_was_chosen_on_real_tissue():
+    chosen = builtin_config("her2st_mini")
+    for part in ("features", "graph", "model", "train", "evaluate"):
+        assert getattr(chosen, part) == getattr(Config(), part)
+
+
+def test_a_format_of_the_users_own_is_known_once_it_is_registered(monkeypatch):
+    with pytest.raises(ConfigError, match=r"data\.format = 'mine' is no known format"):
+        Config().override(["data.format=mine"])
+    monkeypatch.setattr("nh2st_graph.read._registry._READERS", {"mine": lambda root, names: {}})
+    assert Config().override(["data.format=mine"]).data.format == "mine"
+
+
 def test_every_configuration_of_the_project_is_valid_and_ships():
-    folder = Path(__file__).parents[1] / "configs"
-    for path in folder.glob("*.yaml"):
+    for path in FOLDER.glob("*.yaml"):
         assert builtin_config(path.stem) == load_config(path)
 
 

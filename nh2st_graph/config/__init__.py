@@ -5,6 +5,7 @@ run folder. An unknown key or a wrong value is a :class:`~nh2st_graph.ConfigErro
 """
 
 from nh2st_graph.config._load import builtin_config, load_config
+from nh2st_graph.config._model import MethodConfig, ModelConfig
 from nh2st_graph.config._schema import (
     TARGET_SUM,
     Config,
@@ -12,11 +13,10 @@ from nh2st_graph.config._schema import (
     EvaluateConfig,
     FeaturesConfig,
     GraphConfig,
-    MethodConfig,
-    ModelConfig,
     SyntheticConfig,
     TrainConfig,
 )
+from nh2st_graph.config._section import Positive, Share
 
 __all__ = [
     "TARGET_SUM",
@@ -27,6 +27,8 @@ __all__ = [
     "GraphConfig",
     "MethodConfig",
     "ModelConfig",
+    "Positive",
+    "Share",
     "SyntheticConfig",
     "TrainConfig",
     "builtin_config",

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ModelError
-from nh2st_graph.config import MethodConfig
-from nh2st_graph.config._schema import Positive, Share
+from nh2st_graph.config import MethodConfig, Positive, Share
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._original import Names, state_of
 from nh2st_graph.nn import PatchEncoder, ProjectionHead, chance_level, retrieval_at_k, retrieve

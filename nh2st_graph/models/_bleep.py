@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
-from nh2st_graph.config._schema import Share
+from nh2st_graph.config import Share
 from nh2st_graph.models._bimodal import ENCODER_NAMES, HEAD_NAMES, Bimodal, BimodalConfig, original_weights
 from nh2st_graph.models._original import load_original, original_weight, parse_settings
 from nh2st_graph.models._registry import register_method

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
-from nh2st_graph.config._schema import Positive
+from nh2st_graph.config import Positive
 from nh2st_graph.models._bimodal import ENCODER_NAMES, HEAD_NAMES, Bimodal, BimodalConfig, original_weights
 from nh2st_graph.models._inputs import check_positions
 from nh2st_graph.models._original import (

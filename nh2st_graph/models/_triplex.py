@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ConfigError, DataError
-from nh2st_graph.config import MethodConfig
-from nh2st_graph.config._schema import Positive, Share
+from nh2st_graph.config import MethodConfig, Positive, Share
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.models._stnet import random_symmetries
