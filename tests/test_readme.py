@@ -169,17 +169,20 @@ class TestExamples:
         assert out.count("pcc_partial") == 3  # Visium, and each of two patients left out
         assert ng.load(place / "model").train_sections == ["A1", "B1", "C1"]
 
-    def test_the_commands_on_visium_run(self, place, capsys):
-        commands = [each for each in shell_commands() if "data.format=visium" in each]
-        assert commands
+    def test_the_commands_on_visium_and_a_slide_run(self, place, capsys):
+        commands = [each for each in shell_commands() if {"data.format=visium", "visium", "slide.tif"} & {*each}]
+        assert [each[0] for each in commands] == ["train", "prepare", "predict"]
         with contextlib.chdir(place):
             for command in commands:
+                quick = [part for change in QUICK for part in ("--set", change)] if set_keys(command) else []
                 with pytest.raises(SystemExit) as end:
-                    main([*command, *(part for change in QUICK for part in ("--set", change))])
+                    main([*command, *quick])
                 assert end.value.code == 0
-                out = Path(command[command.index("--out") + 1])
-                scores = json.loads((out / "metrics.json").read_text())["sections"]
-                assert {name: each["n_spots"] for name, each in scores.items()} == {"D1": 25}
+            scores = json.loads(Path("runs/first/metrics.json").read_text())["sections"]
+            assert {name: each["n_spots"] for name, each in scores.items()} == {"D1": 25}
+            assert list(ng.read.h5ad("prepared")) == list(SECTIONS)
+            assert ng.read.h5ad("slide.h5ad")["slide"].n_obs > 20
+            assert Path("slide.zarr").is_dir()
         assert "NH2ST-Graph" in capsys.readouterr().out
 
     def test_a_users_own_method_joins_a_benchmark(self, place, monkeypatch, tmp_path):
