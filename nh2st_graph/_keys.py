@@ -6,6 +6,14 @@ from __future__ import annotations
 class Key:
     """Names of AnnData slots, after squidpy's convention where squidpy has one."""
 
+    #: What a model writes has this in its name; ``key_added`` gives another.
+    prefix = "nh2st"
+
+    @classmethod
+    def under(cls, key: str, prefix: str) -> str:
+        """Name of an entry under another prefix: ``X_nh2st_image`` under ``second`` is ``X_second_image``."""
+        return key.replace(cls.prefix, prefix, 1)
+
     class obs:
         """Columns of ``obs``."""
 

@@ -226,21 +226,37 @@ def sections_by_name(
     library_key: str | None = None,
     table_key: str | None = None,
     picture: bool = True,
+    shared: bool = False,
 ) -> dict[str, AnnData]:
     """Sections under their own names, in order of name, whatever they were given in.
+
+    Parameters
+    ----------
+    sections
+        What a user gave; a list or mapping may hold objects of several kinds.
+    library_key, table_key, picture
+        As for :func:`given_sections`. Each key is for those objects that it fits: ``library_key`` for AnnData with such
+        a column, ``table_key`` for SpatialData.
+    shared
+        The keys are given for other objects too, so that they may fit none of these.
 
     Raises
     ------
     DataError
-        As :func:`given_sections`, or if two have the same name.
+        As :func:`given_sections`, if a key fits none of the objects, or if two sections have the same name.
     """
     if isinstance(sections, AnnData) or is_spatialdata(sections):
         sections = [sections]
     given = list(sections.values()) if isinstance(sections, Mapping) else list(sections)
+    keys = [_fitting(each, library_key, table_key) for each in given]
+    unfit = [key for i, key in enumerate((library_key, table_key)) if all(fitting[i] != key for fitting in keys)]
+    if unfit and not shared:
+        # One of the objects says why.
+        keys = [(library_key, table_key)] * len(given)
     found = [
         section
-        for each in given
-        for section in given_sections(each, library_key=library_key, table_key=table_key, picture=picture)
+        for each, (library, table) in zip(given, keys, strict=True)
+        for section in given_sections(each, library_key=library, table_key=table, picture=picture)
     ]
     named = {section_name(section): section for section in found}
     if len(named) != len(found):
@@ -259,6 +275,16 @@ def annotate(result: AnnData, table: AnnData) -> None:
 
     attrs = dict(table.uns[ATTRS])
     result.uns[ATTRS] = {**attrs, "region": sorted(result.obs[attrs["region_key"]].astype(str).unique())}
+
+
+def _fitting(adata: SpatialObject, library_key: str | None, table_key: str | None) -> tuple[str | None, str | None]:
+    """Of keys that are given for several objects, those that are for this one."""
+    if is_spatialdata(adata):
+        from nh2st_graph.read import _spatialdata as store
+
+        table = adata.tables[store.table_name(adata, table_key)]
+        return (None if store.ATTRS in table.uns else library_key), table_key
+    return (library_key if isinstance(adata, AnnData) and library_key in adata.obs else None), None
 
 
 def _of_spatialdata(

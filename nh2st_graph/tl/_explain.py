@@ -37,6 +37,7 @@ def explain(
     *,
     library_key: str | None = None,
     table_key: str | None = None,
+    key_added: str = Key.prefix,
     copy: bool = False,
 ) -> AnnData | None:
     r"""Write what a model takes from each spot's neighbourhood: attention, shares, and what each gene gains.
@@ -67,6 +68,9 @@ def explain(
         Column of ``obs`` that names the section of each spot, where there are several.
     table_key
         Table of SpatialData; may be left out where there is one.
+    key_added
+        Beginning of the keys written, such as the model's name where several are compared: with ``"second"``,
+        ``obsp["second_attention"]``, ``obs["second_neighbour_share"]`` and so on.
     copy
         Return a copy (of SpatialData, of its table) rather than write into ``adata``.
 
@@ -117,15 +121,17 @@ def explain(
     """
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
     for section in given:
-        _explain(model, section)
-    given.write(
-        obs=[Key.obs.neighbour_share], obsp=[Key.obsp.attention], uns=[Key.uns.explain], var=list(_IN_VAR.values())
+        _explain(model, section, key_added)
+    share, attention, entry, *in_var = (
+        Key.under(key, key_added)
+        for key in (Key.obs.neighbour_share, Key.obsp.attention, Key.uns.explain, *_IN_VAR.values())
     )
+    given.write(obs=[share], obsp=[attention], uns=[entry], var=in_var)
     return given.table if copy else None
 
 
-def _explain(model: FittedModel, adata: AnnData) -> None:
-    network = model.nh2st_graph
+def _explain(model: FittedModel, adata: AnnData, key_added: str) -> None:
+    network, attention_key = model.nh2st_graph, Key.under(Key.obsp.attention, key_added)
     completed = complete_section(adata, model.config)
     graph = section_graph(completed, model.config, model.standardize)
     full, own = _with_and_without(model, graph)
@@ -133,29 +139,31 @@ def _explain(model: FittedModel, adata: AnnData) -> None:
     if attention is None:
         does_not_attend = f"model.operator = {network.config.operator!r} does not attend over edges"
         reason = does_not_attend if network.config.neighbours else "the model's neighbour branch is off"
-        logger.warning("section %r: no obsp[%r]: %s", section_name(adata), Key.obsp.attention, reason)
+        logger.warning("section %r: no obsp[%r]: %s", section_name(adata), attention_key, reason)
     observed = None
     if find_genes(completed, model.genes).all_there:
         observed = targets(completed, model.genes, model.config.data).to_numpy()
     genes = _gene_table(full, own, observed, pd.Index(model.genes, name="gene"))
 
-    adata.obsp.pop(Key.obsp.attention, None)
+    adata.obsp.pop(attention_key, None)
     if attention is not None:
-        adata.obsp[Key.obsp.attention] = attention
+        adata.obsp[attention_key] = attention
     # By name: the model reads spots in another order.
-    adata.obs[Key.obs.neighbour_share] = pd.Series(_share(full, own, _reached(model, graph)), index=graph.spots)
-    adata.uns[Key.uns.explain] = {
+    share = pd.Series(_share(full, own, _reached(model, graph)), index=graph.spots)
+    adata.obs[Key.under(Key.obs.neighbour_share, key_added)] = share
+    adata.uns[Key.under(Key.uns.explain, key_added)] = {
         "section": section_name(adata),
         "version": __version__,
         Key.explain.gene_gain: genes,
     }
-    adata.var = adata.var.drop(columns=list(_IN_VAR.values()), errors="ignore")
+    in_var = {column: Key.under(key, key_added) for column, key in _IN_VAR.items()}
+    adata.var = adata.var.drop(columns=list(in_var.values()), errors="ignore")
     place = find_genes(adata, model.genes).positions
     there = place >= 0
     if there.any():
-        for column in genes.columns.intersection(list(_IN_VAR)):
+        for column in genes.columns.intersection(list(in_var)):
             values = pd.Series(genes[column].to_numpy()[there], adata.var_names[place[there]])
-            adata.var[_IN_VAR[column]] = values.reindex(adata.var_names)
+            adata.var[in_var[column]] = values.reindex(adata.var_names)
 
 
 @torch.no_grad()

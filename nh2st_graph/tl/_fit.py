@@ -91,7 +91,8 @@ def fit(
         trained, and the panel is chosen among genes that they measured too. Nothing is learned from them, and their
         counts are not looked at.
     library_key
-        Column of ``obs`` that names the section of each spot, where one AnnData holds several.
+        Column of ``obs`` that names the section of each spot, where one AnnData holds several. Test sections, and
+        others of a list or mapping, that have no such column are one section each.
     table_key
         Table of SpatialData; may be left out where there is one.
 
@@ -116,7 +117,7 @@ def fit(
     sections = sections_by_name(train_sections, library_key=library_key, table_key=table_key)
     if not sections:
         raise DataError("no training section given; name at least one in data.train")
-    others = sections_by_name(test_sections, library_key=library_key, table_key=table_key)
+    others = sections_by_name(test_sections, library_key=library_key, table_key=table_key, shared=True)
     panel = list(genes) if genes is not None else choose_panel(sections, others, config.data)
     inputs = _inputs(method, sections, others, panel, config)
     with ExitStack() as stack:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from nh2st_graph._errors import DataError
 from nh2st_graph._expression import library_size, panel_counts, targets
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, section_name
-from nh2st_graph.config import Config, GraphConfig
+from nh2st_graph.config import Config, FeaturesConfig, GraphConfig
 from nh2st_graph.tl._encoder import section_patches
 
 __all__ = ["Standardizer", "complete_section", "image_only", "section_graph"]
@@ -77,9 +77,9 @@ class Standardizer:
 def complete_section(adata: AnnData, config: Config) -> AnnData:
     """Return the section with the features and the graph that ``config`` asks for, spots in order of their names.
 
-    The section given stays as it is. Features and a graph that it has already are used if they are what
-    ``config`` asks for, and computed (features: read from the cache) if not. The order is one that no file decides, so
-    that nothing that is learned or predicted depends on the order of the spots.
+    The section given stays as it is. Features, under whatever key, and a graph that it has already are used if they are
+    what ``config`` asks for, and computed (features: read from the cache) if not. The order is one that no file
+    decides, so that nothing that is learned or predicted depends on the order of the spots.
 
     Raises
     ------
@@ -88,14 +88,11 @@ def complete_section(adata: AnnData, config: Config) -> AnnData:
     """
     check_section(adata)
     done = adata[np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")].copy()
-    wanted, known = config.features, done.uns.get(Key.uns.image)
-    fits = (
-        known is not None
-        and Key.obsm.image in done.obsm
-        and known.get("encoder") == wanted.encoder
-        and np.isclose(float(known.get("patch_um", np.nan)), wanted.patch_um)
-    )
-    if not fits:
+    wanted = config.features
+    key = _features_key(done, wanted)
+    if key is not None:
+        done.obsm[Key.obsm.image], done.uns[Key.uns.image] = done.obsm[key], done.uns[key]
+    else:
         im.features(
             done,
             encoder=wanted.encoder,
@@ -108,6 +105,21 @@ def complete_section(adata: AnnData, config: Config) -> AnnData:
         )
     _add_graph(done, config.graph)
     return check_section(done, need=("features", "graph"))
+
+
+def _features_key(section: AnnData, wanted: FeaturesConfig) -> str | None:
+    """Find the key of the features that are wanted: the usual one, or another that the user gave them."""
+    for key in (Key.obsm.image, *section.obsm):
+        # What predicted an entry is noted likewise, but no patch size.
+        known = section.uns.get(key)
+        if (
+            isinstance(known, Mapping)
+            and key in section.obsm
+            and known.get("encoder") == wanted.encoder
+            and np.isclose(float(known.get("patch_um", np.nan)), wanted.patch_um)
+        ):
+            return key
+    return None
 
 
 def _add_graph(section: AnnData, config: GraphConfig) -> None:
@@ -156,9 +168,9 @@ def section_graph(
 
     Returns
     -------
-    ``Data`` as from :func:`nh2st_graph.gr.to_pyg`, and its ``patient``; with genes also ``y`` (targets) and ``counts``, both
-    ``(n_spots, n_genes)``, and ``library`` ``(n_spots, 1)``, the counts that targets are relative to; and where the
-    encoder is trained, ``patches`` ``(n_spots, size, size, 3)`` uint8.
+    ``Data`` as from :func:`nh2st_graph.gr.to_pyg`, and its ``patient``; with genes also ``y`` (targets) and
+    ``counts``, both ``(n_spots, n_genes)``, and ``library`` ``(n_spots, 1)``, the counts that targets are relative to;
+    and where the encoder is trained, ``patches`` ``(n_spots, size, size, 3)`` uint8.
 
     Raises
     ------

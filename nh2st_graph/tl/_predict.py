@@ -27,6 +27,10 @@ from nh2st_graph.tl._threads import one_thread
 
 __all__ = ["embed", "embedded", "embedding_entry", "network", "predict", "predicted_expression"]
 
+#: Keys with a meaning of their own, which no prediction may take: a section's place and features, or what says of an
+#: AnnData that its ``X`` is predicted.
+_TAKEN = {key for slot in (Key.obsm, Key.uns) for name, key in vars(slot).items() if not name.startswith("_")}
+
 
 @torch.no_grad()
 def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
@@ -73,28 +77,36 @@ def predict(
     table_key
         Table of SpatialData; may be left out where there is one.
     key_added
-        Name of a table, to put the prediction into SpatialData beside the table it comes from. As there, it annotates
-        the spots' shapes, so that spatialdata-plot draws it.
+        Where to write the prediction beside what is measured; nothing is written where None. Of SpatialData, name of a
+        table, which annotates the spots' shapes as the one does that it comes from, so that spatialdata-plot draws it.
+        Of AnnData, key of ``obsm``, for a table with one column a gene, from which ``sq.pl.extract`` takes genes to
+        draw; ``uns[key_added]`` says what predicted it.
 
     Returns
     -------
-    AnnData with ``X`` the predicted log expression (spots x panel genes, float32), ``layers["observed"]`` where all of
-    the panel was measured, the section's ``obs``, ``obsm["spatial"]``, graph and ``uns["spatial"]``, so that squidpy
-    and scanpy go on from it. Several sections have one ``uns["spatial"]`` entry each and no edge between them.
+    In either case, AnnData with ``X`` the predicted log expression (spots x panel genes, float32),
+    ``layers["observed"]`` where all of the panel was measured, the section's ``obs``, ``obsm["spatial"]``, graph and
+    ``uns["spatial"]``, so that squidpy and scanpy go on from it. Several sections have one ``uns["spatial"]`` entry
+    each and no edge between them.
 
     Raises
     ------
     DataError, ImageError
-        If the section breaks the contract.
+        If the section breaks the contract, or ``key_added`` is a key that AnnData has for something else.
+    ModelError
+        If the method gave another shape, or values that are no numbers.
     """
     given = given_sections(adata, library_key=library_key, table_key=table_key)
-    if key_added is not None and not is_spatialdata(adata):
-        raise DataError(f"key_added = {key_added!r} names a table of SpatialData, and this is AnnData; leave it out")
+    if key_added in _TAKEN and not is_spatialdata(adata):
+        raise DataError(f"key_added = {key_added!r} is the key of something else in AnnData; give another")
     predicted = given.joined({name: _predict(model, section) for name, section in given.sections.items()})
     if is_spatialdata(adata):
         annotate(predicted, given.table)
         if key_added is not None:
             adata.tables[key_added] = predicted
+    elif key_added is not None:
+        given.table.obsm[key_added] = predicted.to_df()
+        given.table.uns[key_added] = predicted.uns[Key.uns.prediction]
     return predicted
 
 
@@ -133,6 +145,7 @@ def embed(
     *,
     library_key: str | None = None,
     table_key: str | None = None,
+    key_added: str = Key.prefix,
     copy: bool = False,
 ) -> AnnData | None:
     """Write the embeddings of a section's spots, where image and genes are compared.
@@ -147,6 +160,9 @@ def embed(
         Column of ``obs`` that names the section of each spot, where there are several.
     table_key
         Table of SpatialData; may be left out where there is one.
+    key_added
+        Part of the keys written, such as the model's name where several are compared: with ``"second"``,
+        ``obsm["X_second_image"]``, ``obsm["X_second_gene"]`` and ``uns["second_embed"]``.
     copy
         Return a copy (of SpatialData, of its table) rather than write into ``adata``.
 
@@ -160,30 +176,40 @@ def embed(
 
     Raises
     ------
+    DataError, ImageError
+        If the section breaks the contract.
     ModelError
         If the method has no embeddings.
     """
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
     for section in given:
-        _embed(model, section)
-    given.write(obsm=[Key.obsm.embed_image, Key.obsm.embed_gene], uns=[Key.uns.embed])
+        _embed(model, section, key_added)
+    image, gene, entry = _embedding_keys(key_added)
+    given.write(obsm=[image, gene], uns=[entry])
     return given.table if copy else None
 
 
-def _embed(model: FittedModel, adata: AnnData) -> None:
+def _embedding_keys(prefix: str) -> tuple[str, str, str]:
+    """Keys of the image's embeddings, of the genes', and of what says of which model they are."""
+    image, gene, entry = (Key.under(key, prefix) for key in (Key.obsm.embed_image, Key.obsm.embed_gene, Key.uns.embed))
+    return image, gene, entry
+
+
+def _embed(model: FittedModel, adata: AnnData, key_added: str) -> None:
     network(model)
     completed = complete_section(adata, model.config)
     has_genes = find_genes(completed, model.genes).all_there
     graph = section_graph(completed, model.config, model.standardize, model.genes if has_genes else None)
     embeddings = embedded(model, graph)
     rows = completed.obs_names.get_indexer(adata.obs_names)
-    for key, letters in ((Key.obsm.embed_image, "pP"), (Key.obsm.embed_gene, "qQ")):
+    image, gene, entry = _embedding_keys(key_added)
+    for key, letters in ((image, "pP"), (gene, "qQ")):
         there = [embeddings[letter] for letter in letters if letter in embeddings]
         if there:
             adata.obsm[key] = torch.cat(there, dim=1).numpy()[rows]
         else:
             adata.obsm.pop(key, None)
-    adata.uns[Key.uns.embed] = embedding_entry(model, ["spot", "neighbourhood"] if "P" in embeddings else ["spot"])
+    adata.uns[entry] = embedding_entry(model, ["spot", "neighbourhood"] if "P" in embeddings else ["spot"])
 
 
 @torch.no_grad()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from nh2st_graph._expression import targets
 from nh2st_graph._keys import Key
 from nh2st_graph._sections import Sections, sections_by_name
 from nh2st_graph._validate import section_name
+from nh2st_graph.models import Network
 from nh2st_graph.nn import nearest, partner_rank
 from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._predict import embedded, embedding_entry, network
@@ -65,6 +67,9 @@ def retrieve(
     scales: Sequence[Scale] | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
+    query_library_key: str | None = None,
+    query_table_key: str | None = None,
+    embed_key: str = Key.prefix,
 ) -> Retrieval:
     """Find the spots of a bank that are nearest to an image or to an expression profile.
 
@@ -82,10 +87,13 @@ def retrieve(
     scales
         ``"spot"``, ``"neighbourhood"``, or both, whose cosines are averaged; those that query and bank both have where
         None.
-    library_key
-        Column of ``obs`` that names the section of each spot, where one AnnData holds several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
+    library_key, table_key
+        Of the bank: the column of ``obs`` that names the section of each spot, where one AnnData holds several; the
+        table of SpatialData, which may be left out where there is one.
+    query_library_key, query_table_key
+        Of the query. Where both are None, the bank's, as far as they fit it: profiles, say, have no such column.
+    embed_key
+        ``key_added`` of :func:`embed`, of query and bank alike.
 
     Returns
     -------
@@ -95,20 +103,25 @@ def retrieve(
     Raises
     ------
     DataError
-        If embeddings are missing, of different models, or share no scale.
+        If embeddings are missing, of different models, or of other scales; or a key does not fit, or no section is
+        given.
     ConfigError
-        If ``k`` is not positive.
+        If ``k`` is not positive, or a modality is unknown.
     """
     if k < 1:
         raise ConfigError(f"k = {k!r}; give a number of spots, above 0")
-    queries, banks = (
-        list(sections_by_name(each, library_key=library_key, table_key=table_key, picture=False).values())
-        for each in (query, bank)
+    own_keys = query_library_key is not None or query_table_key is not None
+    if not own_keys:
+        query_library_key, query_table_key = library_key, table_key
+    asking = sections_by_name(
+        query, library_key=query_library_key, table_key=query_table_key, picture=False, shared=not own_keys
     )
+    searched = sections_by_name(bank, library_key=library_key, table_key=table_key, picture=False)
+    queries, banks = list(asking.values()), list(searched.values())
     if not queries or not banks:
         raise DataError("no section given to search for or in; give at least one")
-    shared = _shared_scales([*queries, *banks], scales)
-    rows, keys = _vectors(queries, of, shared), _vectors(banks, among, shared)
+    shared = _shared_scales([*queries, *banks], scales, embed_key)
+    rows, keys = _vectors(queries, of, shared, embed_key), _vectors(banks, among, shared, embed_key)
     asked, known = _spots(queries), _spots(banks)
     similarity, index = nearest(rows, keys, k)
     n_found = index.shape[1]
@@ -125,7 +138,7 @@ def retrieve(
     return Retrieval(found, _recall(rows, keys, partner))
 
 
-def embed_profiles(model: FittedModel, counts: pd.DataFrame) -> AnnData:
+def embed_profiles(model: FittedModel, counts: pd.DataFrame, *, key_added: str = Key.prefix) -> AnnData:
     """Embed expression profiles that have no place and no picture, such as pseudobulks, to find tissue that has them.
 
     Parameters
@@ -135,6 +148,8 @@ def embed_profiles(model: FittedModel, counts: pd.DataFrame) -> AnnData:
     counts
         Raw counts, profiles x genes, named, with all of the model's panel. Whole profiles rather than markers alone:
         they are normalised as the model's targets are.
+    key_added
+        As for :func:`embed`.
 
     Returns
     -------
@@ -146,8 +161,12 @@ def embed_profiles(model: FittedModel, counts: pd.DataFrame) -> AnnData:
     DataError
         If a gene of the panel is missing, or a profile or count cannot be used.
     ModelError
-        If the model has no gene side.
+        If the model has no gene side, or one that reads where on the array a spot is.
     """
+    if "array" in network(model).needs:
+        raise ModelError(
+            f"method {model.config.model.name!r} reads array positions, which profiles do not have; train another"
+        )
     names = pd.Categorical([_PROFILES] * len(counts))
     obs = pd.DataFrame({Key.obs.section: names, Key.obs.patient: names}, index=counts.index.astype(str))
     profiles = AnnData(
@@ -159,7 +178,7 @@ def embed_profiles(model: FittedModel, counts: pd.DataFrame) -> AnnData:
     n = len(counts)
     parameter = next(network(model).parameters())
     embeddings = embedded(
-        model,
+        replace(model, module=_without_encoder(network(model))),
         Data(
             x=torch.zeros(n, model.n_features, dtype=parameter.dtype),
             y=torch.from_numpy(wanted.to_numpy(np.float32)),
@@ -172,18 +191,26 @@ def embed_profiles(model: FittedModel, counts: pd.DataFrame) -> AnnData:
     )
     if "q" not in embeddings:
         raise ModelError(f"method {model.config.model.name!r} has no gene side; train with model.contrast on")
-    profiles.obsm[Key.obsm.embed_gene] = embeddings["q"].numpy()
-    profiles.uns[Key.uns.embed] = embedding_entry(model, ["spot"])
+    profiles.obsm[Key.under(Key.obsm.embed_gene, key_added)] = embeddings["q"].numpy()
+    profiles.uns[Key.under(Key.uns.embed, key_added)] = embedding_entry(model, ["spot"])
     return profiles
 
 
-def _shared_scales(sections: Sequence[AnnData], wanted: Sequence[Scale] | None) -> list[str]:
-    models, there = set(), None
+def _without_encoder(module: Network) -> Network:
+    """Give the same network without its patch encoder, so that there need be no picture to encode."""
+    bare = copy.copy(module)
+    bare._modules = {**module._modules, "patch_encoder": None}
+    return bare
+
+
+def _shared_scales(sections: Sequence[AnnData], wanted: Sequence[Scale] | None, embed_key: str) -> list[str]:
+    models, there, key = set(), None, Key.under(Key.uns.embed, embed_key)
     for section in sections:
-        entry = section.uns.get(Key.uns.embed)
+        entry = section.uns.get(key)
         if entry is None:
+            added = "" if embed_key == Key.prefix else f", key_added={embed_key!r}"
             raise DataError(
-                f"section {section_name(section)!r}: no uns['{Key.uns.embed}']; run ng.tl.embed(model, adata) first"
+                f"section {section_name(section)!r}: no uns['{key}']; run ng.tl.embed(model, adata{added}) first"
             )
         models.add(str(entry[Key.embed.model]))
         own = [str(scale) for scale in entry[Key.embed.scales]]
@@ -199,19 +226,19 @@ def _shared_scales(sections: Sequence[AnnData], wanted: Sequence[Scale] | None) 
     return [scale for scale in there if wanted is None or scale in wanted]
 
 
-def _vectors(sections: Sequence[AnnData], modality: Modality, scales: Sequence[str]) -> Tensor:
+def _vectors(sections: Sequence[AnnData], modality: Modality, scales: Sequence[str], embed_key: str) -> Tensor:
     """Embeddings of all spots, whose cosine is the mean of the scales' cosines, ``(n_spots, width)`` float32."""
-    key = {"image": Key.obsm.embed_image, "gene": Key.obsm.embed_gene}.get(modality)
-    if key is None:
+    known = {"image": Key.obsm.embed_image, "gene": Key.obsm.embed_gene}
+    if modality not in known:
         raise ConfigError(f"{modality!r} is no modality; there are 'image' and 'gene'")
-    rows = []
+    key, entry, rows = Key.under(known[modality], embed_key), Key.under(Key.uns.embed, embed_key), []
     for section in sections:
         if key not in section.obsm:
             raise DataError(
                 f"section {section_name(section)!r}: no obsm['{key}']; it needs "
                 + ("a picture" if modality == "image" else "all genes of the panel, and a model with a gene side")
             )
-        there = [str(scale) for scale in section.uns[Key.uns.embed][Key.embed.scales]]
+        there = [str(scale) for scale in section.uns[entry][Key.embed.scales]]
         parts = torch.from_numpy(np.asarray(section.obsm[key], dtype=np.float32)).chunk(len(there), dim=1)
         rows.append(torch.cat([F.normalize(parts[there.index(scale)], dim=1) for scale in scales], dim=1))
     return torch.cat(rows)

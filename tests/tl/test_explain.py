@@ -356,6 +356,36 @@ def test_writes_into_the_section_or_returns_a_copy(tiny_run, tiny_sections):
     assert section.uns[EXPLAIN]["section"] == "S3"
 
 
+def test_writes_under_another_key_and_is_drawn_from_there(tiny_run, drawn, section):
+    from matplotlib import pyplot as plt
+
+    from nh2st_graph import pl
+
+    both = explained(tiny_run.model, section)
+    expected = explained(drawn([]), section)
+    before = {slot: set(getattr(both, slot)) for slot in ("obs", "obsp", "uns", "var")}
+    tl.explain(drawn([]), both, key_added="second")
+    new = {slot: set(getattr(both, slot)) - names for slot, names in before.items()}
+    assert new == {
+        "obs": {"second_neighbour_share"},
+        "obsp": {"second_attention"},
+        "uns": {"second_explain"},
+        "var": {"second_neighbour_gain", "second_neighbour_change"},
+    }
+    assert (both.obsp["second_attention"] != expected.obsp[ATTENTION]).nnz == 0
+    assert_array_equal(both.obs["second_neighbour_share"], expected.obs[SHARE])
+    assert_array_equal(both.var["second_neighbour_gain"], expected.var[GAIN])
+    pd.testing.assert_frame_equal(both.uns["second_explain"]["gene_gain"], expected.uns[EXPLAIN]["gene_gain"])
+    assert not np.array_equal(both.obs[SHARE], expected.obs[SHARE])
+    for draw in (pl.neighbour_share, pl.neighbour_gain):
+        assert draw(both, explain_key="second").get_title() == draw(expected).get_title() != draw(both).get_title()
+    edges, own = (ax.collections[-1] for ax in (pl.attention(both, explain_key="second"), pl.attention(expected)))
+    assert_array_equal(edges.get_array(), own.get_array())
+    plt.close("all")
+    with pytest.raises(DataError, match=r"no obsp\['third_attention'\]"):
+        pl.attention(both, explain_key="third")
+
+
 def test_bad_input_leaves_nothing_behind(tiny_run, tiny_sections):
     section = tiny_sections["S3"][:1].copy()
     with pytest.raises(DataError, match="section 'S3': one spot alone cannot be"):

@@ -306,7 +306,71 @@ class TestPrediction:
         plt.close("all")
 
 
+class TestKeyAdded:
+    """What is predicted, into the section that was measured."""
+
+    def test_takes_a_table_of_genes(self, tiny_run, tiny_sections, tmp_path):
+        section, expected = tiny_sections["S3"].copy(), tl.predict(tiny_run.model, tiny_sections["S3"])
+        before = section.copy()
+        prediction = tl.predict(tiny_run.model, section, key_added="mine")
+        assert_array_equal(prediction.X, expected.X)
+        pd.testing.assert_frame_equal(section.obsm["mine"], expected.to_df())
+        assert section.uns["mine"]["train_sections"] == ["S1", "S2"]
+        assert (section.X != before.X).nnz == 0, "what was measured stays"
+        assert section.var.equals(before.var)
+        assert set(section.obsm) == {*before.obsm, "mine"}
+        assert set(section.uns) == {*before.uns, "mine"}
+        drawn = sq.pl.extract(section, "mine", prefix="predicted")
+        gene = tiny_run.model.genes[0]
+        assert_array_equal(drawn.obs[f"predicted_{gene}"], expected.obs_vector(gene))
+        section.write_h5ad(tmp_path / "S3.h5ad")
+        again = ad.read_h5ad(tmp_path / "S3.h5ad").obsm["mine"]
+        pd.testing.assert_frame_equal(again, section.obsm["mine"], check_names=False)
+
+    def test_decides_no_later_prediction(self, tiny_run, tiny_sections):
+        section, model = tiny_sections["S3"].copy(), tiny_run.model
+        expected = tl.predict(model, section, key_added="mine").X
+        section.obsm["mine"] += 1
+        assert_array_equal(tl.predict(model, section).X, expected)
+
+    @pytest.mark.parametrize("key", ["spatial", "X_image", "nh2st_prediction"])
+    def test_is_no_key_of_something_else(self, tiny_run, tiny_sections, key):
+        section = tiny_sections["S3"].copy()
+        with pytest.raises(DataError, match=f"key_added = '{key}' is the key of something else"):
+            tl.predict(tiny_run.model, section, key_added=key)
+        assert set(section.obsm) == set(tiny_sections["S3"].obsm)
+
+
+class TestFeaturesUnderAnotherKey:
+    def test_are_used_where_they_are_what_the_model_reads(self, drawn, section):
+        model, under_another = drawn([]), section.copy()
+        expected = tl.predict(model, section).X
+        other = np.roll(section.obsm["X_image"], 1, axis=0)
+        del under_another.obsm["X_image"]
+        under_another.obsm["X_mine"], under_another.uns["X_mine"] = other, under_another.uns.pop("X_image")
+        moved = section.copy()
+        moved.obsm["X_image"] = other
+        assert_array_equal(tl.predict(model, under_another).X, tl.predict(model, moved).X)
+        assert "X_image" not in under_another.obsm
+        # Those of another encoder are not, and the usual key goes first.
+        under_another.uns["X_mine"]["encoder"] = "squidpy:histogram"
+        assert_array_equal(tl.predict(model, under_another).X, expected)
+        both = section.copy()
+        both.obsm["X_mine"], both.uns["X_mine"] = other, both.uns["X_image"]
+        assert_array_equal(tl.predict(model, both).X, expected)
+
+
 class TestEmbed:
+    def test_writes_under_another_key(self, tiny_run, drawn, tiny_sections):
+        section, expected = tiny_sections["S3"].copy(), tl.embed(tiny_run.model, tiny_sections["S3"], copy=True)
+        tl.embed(tiny_run.model, section, key_added="second")
+        tl.embed(drawn([]), section)
+        for kind in ("image", "gene"):
+            assert_array_equal(section.obsm[f"X_second_{kind}"], expected.obsm[f"X_nh2st_{kind}"])
+            assert not np.array_equal(section.obsm[f"X_nh2st_{kind}"], expected.obsm[f"X_nh2st_{kind}"])
+        assert section.uns["second_embed"]["model"] == expected.uns["nh2st_embed"]["model"]
+        assert section.uns["nh2st_embed"]["model"] != expected.uns["nh2st_embed"]["model"]
+
     def test_writes_both_sides_or_returns_a_copy(self, tiny_run, tiny_sections, tiny_config):
         section = tiny_sections["S3"].copy()
         before = set(section.obsm)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from numpy.testing import assert_allclose
 
 import nh2st_graph as ng
 from nh2st_graph import ConfigError, DataError, ModelError
+from nh2st_graph._expression import targets
+from nh2st_graph.models import MclSTExp, NH2STGraph
 from nh2st_graph.tl import Run
+from nh2st_graph.tl._encoder import patch_encoder
 
 KEYS = {"image": "X_nh2st_image", "gene": "X_nh2st_gene"}
 DIRECTIONS = [("image", "gene"), ("gene", "image"), ("image", "image"), ("gene", "gene")]
@@ -93,18 +99,100 @@ def test_several_sections_in_one(model: ng.FittedModel, tiny_sections: dict[str,
     assert set(result.found["section"]) == {"S1", "S2"}
 
 
-class TestProfiles:
-    def counts(self, section: AnnData) -> pd.DataFrame:
-        return pd.DataFrame(section.X.toarray(), index=section.obs_names, columns=section.var_names)
+class TestKeys:
+    """The bank's keys are not the query's, but where both have them."""
 
+    @pytest.fixture(scope="class")
+    def bank(self, model: ng.FittedModel, tiny_sections: dict[str, AnnData]) -> AnnData:
+        parts = {name: tiny_sections[name] for name in ("S1", "S2")}
+        both = ad.concat(parts, label="library", index_unique="-", uns_merge="unique", pairwise=True)
+        del both.obs["section"], both.obs["patient"]
+        ng.tl.embed(model, both, library_key="library")
+        return both
+
+    @pytest.fixture(scope="class")
+    def parts(self, bank: AnnData) -> list[AnnData]:
+        """The same bank as one AnnData a section."""
+        names = bank.obs["library"].unique()
+        parts = [bank[bank.obs["library"] == name].copy() for name in names]
+        for name, part in zip(names, parts, strict=True):
+            part.obs["section"] = part.obs["patient"] = pd.Categorical([name] * part.n_obs)
+        return parts
+
+    def test_of_the_bank_need_not_fit_the_query(self, model: ng.FittedModel, bank, parts, embedded) -> None:
+        profiles = ng.tl.embed_profiles(model, counts(embedded["S3"])[:3])
+        for query in (profiles, embedded["S3"], [profiles, embedded["S3"]], {"S3": embedded["S3"]}):
+            expected = ng.tl.retrieve(query, parts, k=3, of="gene")
+            found = ng.tl.retrieve(query, bank, k=3, of="gene", library_key="library")
+            pd.testing.assert_frame_equal(found.found, expected.found)
+
+    def test_serve_spots_of_the_bank_as_they_are(self, bank, parts) -> None:
+        few = bank[::9].copy()
+        found = ng.tl.retrieve(few, bank, of="image", among="image", k=1, library_key="library")
+        assert (found.recall["recall"] == 1).all()
+        assert set(found.found["query_section"]) == {"S1", "S2"}
+
+    def test_of_the_query_are_its_own(self, bank, embedded) -> None:
+        query = bank[::9].copy()
+        query.obs["sample"] = query.obs.pop("library")
+        expected = ng.tl.retrieve(bank[::9].copy(), embedded["S3"], k=3, query_library_key="library")
+        found = ng.tl.retrieve(query, embedded["S3"], k=3, query_library_key="sample")
+        pd.testing.assert_frame_equal(found.found, expected.found)
+        among = ng.tl.retrieve(query, bank, k=3, library_key="library", query_library_key="sample")
+        assert among.recall.notna().all(axis=None)
+        with pytest.raises(DataError, match=r"no column 'sampel' \(library_key\).*'sample'"):
+            ng.tl.retrieve(query, bank, library_key="library", query_library_key="sampel")
+        with pytest.raises(DataError, match=r"no column 'librari' \(library_key\)"):
+            ng.tl.retrieve(query, bank, library_key="librari", query_library_key="sample")
+
+    def test_name_tables_of_either(self, embedded) -> None:
+        from nh2st_graph.read._spatialdata import _as_spatialdata
+
+        expected = ng.tl.retrieve(embedded["S3"], embedded["S1"], k=3).found
+        query, bank = (_as_spatialdata(embedded[name], None) for name in ("S3", "S1"))
+        bank.tables["second"] = bank.tables["table"].copy()
+        query.tables["first"] = query.tables["table"].copy()
+        of_table = ng.tl.retrieve(embedded["S3"], bank, k=3, table_key="second")
+        of_both = ng.tl.retrieve(query, bank, k=3, table_key="second", query_table_key="first")
+        of_query = ng.tl.retrieve(query, embedded["S1"], k=3, query_table_key="first")
+        for found in (of_table, of_both, of_query):
+            pd.testing.assert_frame_equal(found.found, expected)
+        with pytest.raises(DataError, match="2 candidates for the table"):
+            ng.tl.retrieve(embedded["S3"], bank)
+        with pytest.raises(DataError, match="table_key = 'first' names a table of SpatialData, and this is AnnData"):
+            ng.tl.retrieve(embedded["S3"], bank, table_key="second", query_table_key="first")
+
+
+def test_searches_embeddings_under_another_key(model: ng.FittedModel, embedded, tiny_sections) -> None:
+    query, bank = embedded["S3"], embedded["S1"]
+    renamed = [tiny_sections[name].copy() for name in ("S3", "S1")]
+    for section in renamed:
+        ng.tl.embed(model, section, key_added="second")
+        assert {"X_second_image", "X_second_gene"} <= set(section.obsm)
+        assert not set(KEYS.values()) & set(section.obsm)
+    expected = ng.tl.retrieve(query, bank, k=3).found
+    pd.testing.assert_frame_equal(ng.tl.retrieve(*renamed, k=3, embed_key="second").found, expected)
+    profiles = [ng.tl.embed_profiles(model, counts(query), key_added=key) for key in ("nh2st", "second")]
+    expected = ng.tl.retrieve(profiles[0], bank, of="gene", k=3).found
+    found = ng.tl.retrieve(profiles[1], renamed[1], of="gene", k=3, embed_key="second").found
+    pd.testing.assert_frame_equal(found, expected)
+    with pytest.raises(DataError, match=r"no uns\['second_embed'\]; run .*embed\(model, adata, key_added='second'\)"):
+        ng.tl.retrieve(query, bank, embed_key="second")
+
+
+def counts(section: AnnData) -> pd.DataFrame:
+    return pd.DataFrame(section.X.toarray(), index=section.obs_names, columns=section.var_names)
+
+
+class TestProfiles:
     def test_are_embedded_as_spots_are(self, model: ng.FittedModel, embedded) -> None:
         section = embedded["S3"]
-        profiles = ng.tl.embed_profiles(model, self.counts(section))
+        profiles = ng.tl.embed_profiles(model, counts(section))
         spot_half = np.split(section.obsm["X_nh2st_gene"], 2, axis=1)[0]
         assert_allclose(profiles.obsm["X_nh2st_gene"], spot_half, atol=1e-5)
 
     def test_find_spots_by_their_own_scale(self, model: ng.FittedModel, embedded) -> None:
-        profiles = ng.tl.embed_profiles(model, self.counts(embedded["S3"])[:3])
+        profiles = ng.tl.embed_profiles(model, counts(embedded["S3"])[:3])
         result = ng.tl.retrieve(profiles, embedded["S3"], of="gene", among="gene", k=1)
         assert result.found["query"].tolist() == result.found["spot"].tolist()
         assert set(result.found["query_section"]) == {"profiles"}
@@ -113,15 +201,46 @@ class TestProfiles:
             ng.tl.retrieve(profiles, embedded["S3"], of="gene", scales=["neighbourhood"])
 
     def test_lack_a_gene(self, model: ng.FittedModel, embedded) -> None:
-        counts = self.counts(embedded["S3"]).drop(columns=model.genes[0])
+        without = counts(embedded["S3"]).drop(columns=model.genes[0])
         with pytest.raises(DataError, match=model.genes[0]):
-            ng.tl.embed_profiles(model, counts)
+            ng.tl.embed_profiles(model, without)
+
+    def test_need_no_picture_where_patches_are_encoded(
+        self, model: ng.FittedModel, tiny_config: ng.Config, tiny_sections: dict[str, AnnData]
+    ) -> None:
+        config = tiny_config.override(["features.encoder=timm:test_resnet@random", "features.finetune=true"])
+        encoder = patch_encoder(config.features, trained=True)
+        section, n_features = tiny_sections["S3"][:6].copy(), len(encoder.feature_mean)
+        module = NH2STGraph(config.model, n_features, len(model.genes), encoder).eval()
+        observed = targets(tiny_sections["S3"], model.genes, config.data)
+        module.set_targets(torch.from_numpy(observed.to_numpy(np.float32)))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for name, weight in module.named_parameters():
+                if not name.startswith("patch_encoder."):
+                    torch.nn.init.normal_(weight, std=0.3)
+        tuned = replace(model, module=module, config=config, n_features=n_features)
+        profiles = ng.tl.embed_profiles(tuned, counts(section))
+        assert module.patch_encoder is encoder
+        ng.tl.embed(tuned, section)
+        spot_half = np.split(section.obsm["X_nh2st_gene"], 2, axis=1)[0]
+        assert spot_half.std(axis=0).min() > 0.01
+        assert_allclose(profiles.obsm["X_nh2st_gene"], spot_half, atol=1e-5)
+        itself = ng.tl.retrieve(profiles, section, of="gene", among="gene", k=1).found
+        assert itself["query"].tolist() == itself["spot"].tolist()
+
+    def test_have_no_place_on_an_array(self, model: ng.FittedModel, embedded) -> None:
+        settings = MclSTExp.Settings(width=8, depth=0, n_positions=16)
+        module = MclSTExp(settings, model.n_features, len(model.genes)).eval()
+        config = model.config.model_copy(update={"model": settings})
+        with pytest.raises(ModelError, match="'mclstexp' reads array positions, which profiles do not have"):
+            ng.tl.embed_profiles(replace(model, module=module, config=config), counts(embedded["S3"]))
 
     def test_need_a_gene_side(self, tiny_config: ng.Config, tiny_sections: dict[str, AnnData], embedded) -> None:
         config = tiny_config.override(["model.contrast=none", "model.cross_attention=none", "train.max_epochs=1"])
         without = ng.tl.fit({name: tiny_sections[name] for name in ("S1", "S2")}, config)
         with pytest.raises(ModelError, match="no gene side"):
-            ng.tl.embed_profiles(without, self.counts(embedded["S3"]))
+            ng.tl.embed_profiles(without, counts(embedded["S3"]))
         other = ng.tl.embed(without, tiny_sections["S3"], copy=True)
         with pytest.raises(DataError, match="embedded by 2 different models"):
             ng.tl.retrieve(other, embedded["S1"])
@@ -137,5 +256,6 @@ def test_what_cannot_be_searched(embedded, tiny_sections: dict[str, AnnData]) ->
         ng.tl.retrieve(section, section, k=0)
     with pytest.raises(ConfigError, match="'genes' is no modality; there are 'image' and 'gene'"):
         ng.tl.retrieve(section, section, of="genes")
-    with pytest.raises(DataError, match="no section given"):
-        ng.tl.retrieve(section, [])
+    for query, bank in ((section, []), ([], section)):
+        with pytest.raises(DataError, match="no section given"):
+            ng.tl.retrieve(query, bank)
