@@ -55,6 +55,7 @@ def attention(
     library_key: str | None = None,
     library_id: str | None = None,
     table_key: str | None = None,
+    explain_key: str = Key.prefix,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw where a model looks in the neighbourhood of one spot, or of all of them.
@@ -85,7 +86,8 @@ def attention(
         If the section was not explained or has no picture, or no spot has this name or it has no neighbour.
     """
     adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
-    edges = _edges(adata)
+    key = Key.under(Key.obsp.attention, explain_key)
+    edges = _edges(adata, key)
     _drawable(adata)
     if spot is None:
         return _all_edges(adata, edges, _axes(ax))
@@ -93,7 +95,7 @@ def attention(
         raise DataError(f"section {section_name(adata)!r}: there is no spot {spot!r}; {nearest(spot, adata.obs_names)}")
     if adata.obs_names.get_loc(spot) not in edges.reader:
         raise DataError(f"section {section_name(adata)!r}: spot {spot!r} has no neighbour; choose another")
-    return _one_spot(adata, edges, spot, _axes(ax))
+    return _one_spot(adata, edges, spot, key, _axes(ax))
 
 
 def neighbour_share(
@@ -102,6 +104,7 @@ def neighbour_share(
     library_key: str | None = None,
     library_id: str | None = None,
     table_key: str | None = None,
+    explain_key: str = Key.prefix,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw which share of each spot's prediction comes from its neighbourhood.
@@ -128,12 +131,13 @@ def neighbour_share(
         If the section was not explained or has no picture.
     """
     adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
-    if Key.obs.neighbour_share not in adata.obs:
-        raise DataError(_not_explained(adata, f"obs['{Key.obs.neighbour_share}']"))
+    key = Key.under(Key.obs.neighbour_share, explain_key)
+    if key not in adata.obs:
+        raise DataError(_not_explained(adata, f"obs['{key}']"))
     _drawable(adata)
     ax = _axes(ax)
-    _draw(adata, ax, color=Key.obs.neighbour_share, alpha=0.5, img_cmap="gray", cmap="viridis", norm=Normalize(0, 1))
-    share = adata.obs[Key.obs.neighbour_share]
+    _draw(adata, ax, color=key, alpha=0.5, img_cmap="gray", cmap="viridis", norm=Normalize(0, 1))
+    share = adata.obs[key]
     _bar(ax, ax.collections[-1]).set_label("share of the prediction from the neighbourhood")
     ax.set_title(f"section {section_name(adata)}: mean share {share.mean():.2f}")
     return ax
@@ -146,6 +150,7 @@ def neighbour_gain(
     library_key: str | None = None,
     library_id: str | None = None,
     table_key: str | None = None,
+    explain_key: str = Key.prefix,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the genes whose prediction gains most, and least, by the neighbour branch.
@@ -173,13 +178,14 @@ def neighbour_gain(
         If the section was not explained, or its genes were not measured.
     """
     adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
-    table = adata.uns.get(Key.uns.explain, {}).get(Key.explain.gene_gain)
+    key = Key.under(Key.uns.explain, explain_key)
+    table = adata.uns.get(key, {}).get(Key.explain.gene_gain)
     if table is None:
-        raise DataError(_not_explained(adata, f"uns['{Key.uns.explain}']"))
+        raise DataError(_not_explained(adata, f"uns['{key}']"))
     if "gain" not in table:
         raise DataError(
             f"section {section_name(adata)!r}: no gain without measured genes; the column 'change' of "
-            f"uns['{Key.uns.explain}']['{Key.explain.gene_gain}'] says how far the branch moves each prediction"
+            f"uns['{key}']['{Key.explain.gene_gain}'] says how far the branch moves each prediction"
         )
     n = max(1, n)
     ranked = table.sort_index().sort_values("gain", ascending=False, kind="stable")
@@ -218,7 +224,7 @@ def _all_edges(adata: AnnData, edges: _Edges, ax: Axes) -> Axes:
     return ax
 
 
-def _one_spot(adata: AnnData, edges: _Edges, spot: str, ax: Axes) -> Axes:
+def _one_spot(adata: AnnData, edges: _Edges, spot: str, key: str, ax: Axes) -> Axes:
     i, centres, diameter = adata.obs_names.get_loc(spot), _centres(adata), _diameter(adata)
     mine = edges.reader == i
     weight, centre, around = edges.weight[mine], centres[i], centres[edges.read[mine]]
@@ -234,7 +240,7 @@ def _one_spot(adata: AnnData, edges: _Edges, spot: str, ax: Axes) -> Axes:
     ax.add_collection(wedges, autolim=False)
     ax.add_patch(Circle(tuple(centre), diameter / 2, facecolor="none", edgecolor="black", linewidth=2.5))
     if len(weight) <= _MOST_NUMBERS:
-        to_itself = sparse.csr_matrix(adata.obsp[Key.obsp.attention])[i, i]
+        to_itself = sparse.csr_matrix(adata.obsp[key])[i, i]
         places, values = (around, weight) if not to_itself else (np.vstack([around, centre]), [*weight, to_itself])
         for place, value in zip(places, values, strict=True):
             ax.annotate(f"{value:.2f}", tuple(place), ha="center", va="center", fontsize="small", path_effects=_HALO)
@@ -275,10 +281,10 @@ def _wedges(
     return np.stack([base - across, base + across, tip], axis=1)
 
 
-def _edges(adata: AnnData) -> _Edges:
-    if Key.obsp.attention not in adata.obsp:
-        raise DataError(_not_explained(adata, f"obsp['{Key.obsp.attention}']") + " whose neighbour branch attends")
-    matrix = sparse.csr_matrix(adata.obsp[Key.obsp.attention])
+def _edges(adata: AnnData, key: str) -> _Edges:
+    if key not in adata.obsp:
+        raise DataError(_not_explained(adata, f"obsp['{key}']") + " whose neighbour branch attends")
+    matrix = sparse.csr_matrix(adata.obsp[key])
     degree = np.diff(matrix.indptr)
     reader = np.repeat(np.arange(adata.n_obs), degree)
     weight = matrix.data.astype(np.float64)
