@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from PIL import Image
+from scipy import sparse
 
 from nh2st_graph.cli import main
 
@@ -78,6 +80,45 @@ def accept(capsys) -> Callable[..., str]:
         return "".join(capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def triangle(tmp_path) -> AnnData:
+    """A section A1 on a flat triangle of tissue, that any other reading of its coordinates would put off it."""
+    x, y = np.meshgrid(np.arange(500), np.arange(400))
+    tissue = (x > 60) & (y > 60) & (x / 480 + y / 160 < 1)
+    Image.fromarray(np.where(tissue[..., None], [190, 110, 160], [243, 242, 244]).astype(np.uint8)).save(
+        tmp_path / "A1.png"
+    )
+    spots = np.argwhere(tissue & (x % 10 == 0) & (y % 10 == 0))[:, ::-1]
+    names = pd.Categorical(["A1"] * len(spots))
+    return AnnData(
+        sparse.csr_matrix(np.random.default_rng(0).poisson(3.0, (len(spots), 5))),
+        pd.DataFrame({"section": names, "patient": names}, [f"spot{i}" for i in range(len(spots))]),
+        pd.DataFrame(index=["ERBB2", "GAPDH", "GNAS", "ACTB", "FASN"]),
+        obsm={"spatial": spots.astype(np.float64)},
+        uns={
+            "spatial": {
+                "A1": {
+                    "metadata": {"source_image_path": str(tmp_path / "A1.png"), "microns_per_pixel": 20.0},
+                    "scalefactors": {"spot_diameter_fullres": 5.0},
+                }
+            }
+        },
+    )
+
+
+#: Changes of its coordinates, and what is said of them.
+MISPLACED: dict[str, tuple[Callable[[AnnData], object], str]] = {
+    "swapped": (
+        lambda a: a.obsm.__setitem__("spatial", a.obsm["spatial"][:, ::-1].copy()),
+        "x and y look swapped",
+    ),
+    "scaled": (
+        lambda a: a.obsm.__setitem__("spatial", a.obsm["spatial"] / 4),
+        "coordinates look scaled by 0.25",
+    ),
+}
 
 
 @pytest.fixture

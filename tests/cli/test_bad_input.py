@@ -96,7 +96,7 @@ class TestFolders:
         (tmp_path / "out").mkdir()
         shutil.copy(section, tmp_path / "out" / "S3.h5ad")
         line = refuse("predict", run, section, "--out", tmp_path / "out")
-        assert "S3.h5ad exists already; choose another folder with --out, or remove it" in line
+        assert "S3.h5ad exists already; keep what is there with --resume, choose another folder with --out" in line
 
     def test_a_place_that_cannot_be_written_to(self, refuse, config, repository, run, section, tmp_path):
         (tmp_path / "file").touch()

@@ -15,7 +15,7 @@ from nh2st_graph import read
 from nh2st_graph.cli import main
 from nh2st_graph.cli._prepare import summary
 
-from .conftest import cut, tree
+from .conftest import MISPLACED, cut, tree
 
 
 @pytest.fixture
@@ -207,6 +207,10 @@ class TestRefuses:
             ),
             (["CONFIG", "--option", "a=1"], "--option goes with FORMAT ROOT; with a configuration give --set data.opt"),
             (["CONFIG", "--resume"], "--resume goes with FORMAT ROOT"),
+            (
+                ["CONFIG", "--no-check-placement"],
+                "--no-check-placement goes with FORMAT ROOT; with a configuration give --set features.check_placement",
+            ),
             (["nowhere.yaml"], "configuration nowhere.yaml cannot be read"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -215,6 +219,37 @@ class TestRefuses:
         places = {"ROOT": str(tmp_path / "her2st"), "CONFIG": str(config)}
         given = [re.sub("^(ROOT|CONFIG)", lambda match: places[match[0]], each) for each in arguments]
         assert says in refuse("prepare", *given, "--out", tmp_path / "prepared")
+
+
+class TestMisplaced:
+    @pytest.mark.parametrize("case", MISPLACED)
+    def test_spots_are_refused_unless_told_not_to(self, triangle, refuse, run, tmp_path, case):
+        spoil, says = MISPLACED[case]
+        spoil(triangle)
+        read.write_h5ad(triangle, tmp_path / "A1.h5ad")
+        given = ["h5ad", tmp_path / "A1.h5ad", "--out", tmp_path / "prepared"]
+        line = refuse("prepare", *given)
+        assert "section 'A1'" in line
+        assert says in line
+        assert line.endswith("; here: --no-check-placement")
+        code, out, _ = run(*given, "--no-check-placement")
+        assert (code, written(out)) == (0, [str(tmp_path / "prepared" / "A1.h5ad")])
+
+    def test_of_several_the_others_are_written(self, triangle, run, tmp_path):
+        read.write_h5ad(triangle, tmp_path / "given" / "A1.h5ad")
+        triangle.obs["section"] = triangle.obs["section"].cat.rename_categories(["A2"])
+        triangle.obsm["spatial"] /= 4
+        read.write_h5ad(triangle, tmp_path / "given" / "A2.h5ad")
+        code, out, _ = run("h5ad", tmp_path / "given", "--out", tmp_path / "prepared")
+        assert code == 1
+        assert [Path(path).name for path in written(out)] == ["A1.h5ad"]
+        assert "failed: A2: section 'A2': " in out
+
+    def test_without_a_picture_nothing_tells(self, triangle, run, tmp_path):
+        triangle.obsm["spatial"] /= 4
+        del triangle.uns["spatial"]
+        read.write_h5ad(triangle, tmp_path / "A1.h5ad")
+        assert run("h5ad", tmp_path / "A1.h5ad", "--out", tmp_path / "prepared")[0] == 0
 
 
 def test_interrupted_it_keeps_what_is_done(run, repository, tmp_path, monkeypatch):

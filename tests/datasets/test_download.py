@@ -36,6 +36,15 @@ def test_a_file_is_fetched_once(fetch, server, digest):
     assert [path.name for path in fetch(digest).parent.iterdir()] == ["file"]
 
 
+def test_a_bar_shows_how_much_has_come(server, tmp_path, capsys):
+    (server.folder / "file").write_bytes(CONTENT)
+    path = fetch_file(f"{server.url}/file", tmp_path / "file", SHA256, instead="give folder=DIR")
+    assert path.read_bytes() == CONTENT
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "100%" in err
+
+
 @pytest.mark.parametrize("digest", [SHA256, GIT])
 def test_a_partial_file_is_continued(fetch, server, tmp_path, digest):
     (tmp_path / "got").mkdir()

@@ -73,6 +73,9 @@ class TestSlideSection:
         closer = tl.slide_section(tiny_run.model, slide, pitch_um=100.0)
         assert training_lattice([closer]).pitch_um == pytest.approx(100.0)
         assert 3 < closer.n_obs / section.n_obs < 5
+        smaller = tl.slide_section(tiny_run.model, slide, spot_um=70.0)
+        assert training_lattice([smaller]).spot_um == pytest.approx(70.0)
+        assert list(smaller.obs_names) == list(section.obs_names)
 
     def test_the_models_patch_decides_on_tissue(self, tiny_run, slide):
         section = tl.slide_section(tiny_run.model, slide, pitch_um=60.0, min_tissue=0.8)

@@ -1,0 +1,170 @@
+"""``predict``: input that it refuses, and Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from anndata import AnnData
+from numpy.testing import assert_array_equal
+
+from nh2st_graph import read
+from nh2st_graph.cli import main
+from nh2st_graph.im import SquidpyEncoder, _features
+
+from ..slides import write_pyramid
+from .conftest import MISPLACED, QUICK, settings, tree
+
+
+def _foreign(folder: Path) -> Path:
+    (folder / "slide.mrxs").write_bytes(b"slide")
+    return folder / "slide.mrxs"
+
+
+def _text(folder: Path) -> Path:
+    (folder / "slide.tif").write_text("no picture")
+    return folder / "slide.tif"
+
+
+def _blank(folder: Path) -> Path:
+    return write_pyramid(folder / "slide.tif", 0, 8.0, picture=np.full((256, 256, 3), 245, np.uint8))
+
+
+SLIDES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
+    "without a scale": (
+        lambda folder: write_pyramid(folder / "slide.tif", 256),
+        ("slide.tif: the file does not say how many um a pixel is", "--microns-per-pixel"),
+    ),
+    "without tissue": (_blank, ("slide.tif: no tissue found", "--min-tissue")),
+    "of a scanner whose reader is not there": (_foreign, ("no installed reader opens .mrxs", "nh2st-graph[wsi]")),
+    "that is no picture": (_text, ("slide.tif is not a picture that can be read",)),
+    "that is not there": (lambda folder: folder / "none.svs", ("none.svs does not exist",)),
+}
+
+
+class TestRefuses:
+    @pytest.mark.parametrize("case", SLIDES)
+    def test_a_slide(self, tiny_run, refuse, tmp_path, monkeypatch, case):
+        monkeypatch.setitem(sys.modules, "wsidata", None)
+        make, parts = SLIDES[case]
+        line = refuse("predict", tiny_run.folder, make(tmp_path), "--out", tmp_path / "predicted")
+        for part in parts:
+            assert part in line
+
+    @pytest.mark.parametrize("case", MISPLACED)
+    def test_misplaced_spots_as_training_does(self, triangle, tiny_run, config, refuse, tmp_path, case):
+        spoil, says = MISPLACED[case]
+        spoil(triangle)
+        read.write_h5ad(triangle, tmp_path / "A1.h5ad")
+        given = {"data.format": "h5ad", "data.root": tmp_path / "A1.h5ad", "data.panel": "hvg:3", **QUICK}
+        for command in (["predict", tiny_run.folder, tmp_path / "A1.h5ad"], ["train", config, *settings(given)]):
+            line = refuse(*command, "--out", tmp_path / "out")
+            assert "section 'A1'" in line
+            assert says in line
+
+    @pytest.fixture
+    def store(self, tiny_sections: dict[str, AnnData], tmp_path) -> Path:
+        pytest.importorskip("spatialdata")
+        read.write_spatialdata(tiny_sections["S3"], tmp_path / "whole.zarr", image="hires")
+        return tmp_path / "whole.zarr"
+
+    @pytest.mark.parametrize(("lacks", "says"), [("tables", "has no table"), ("images", "has no image in coordinate system")])
+    def test_a_store_without_table_or_image(self, store, tiny_run, refuse, tmp_path, lacks, says):
+        import spatialdata
+
+        sdata = spatialdata.read_zarr(store)
+        for name in list(getattr(sdata, lacks)):
+            del sdata[name]
+        sdata.write(tmp_path / "store.zarr")
+        line = refuse("predict", tiny_run.folder, tmp_path / "store.zarr", "--out", tmp_path / "predicted")
+        assert f"{tmp_path / 'store.zarr'}" in line
+        assert says in line
+
+
+#: The command, its parts small and its third batch without end.
+SLOW = """
+import signal, sys, time
+# What a shell starts in the background is deaf to it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from nh2st_graph.cli import main
+from nh2st_graph.im import SquidpyEncoder, _features
+_features._PART_SPOTS = 16
+encode, batches = SquidpyEncoder.encode, []
+def slowly(self, patches):
+    batches.append(len(patches))
+    if len([n for n in batches if n > 1]) == 3:
+        time.sleep(3600)
+    return encode(self, patches)
+SquidpyEncoder.encode = slowly
+main(sys.argv[1:])
+"""
+
+
+class TestInterrupted:
+    def test_the_same_command_goes_on_where_it_was(self, tiny_run, accept, tmp_path, monkeypatch):
+        monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
+        slide, out = write_pyramid(tmp_path / "new.tif", 1024, 4.0), tmp_path / "out"
+        command = ["predict", str(tiny_run.folder), str(slide), "--pitch-um", "100", "--out", str(out)]
+        process = subprocess.Popen([sys.executable, "-c", SLOW, *command], stderr=subprocess.PIPE, text=True)
+        try:
+            until = time.monotonic() + 900
+            while len(list(tmp_path.glob("cache/features/[!.]*"))) < 2:
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=300)
+        finally:
+            process.kill()
+        assert process.returncode == 130, said
+        assert said.splitlines()[-1] == "interrupted; go on with the same command and --resume"
+        assert "Traceback" not in said
+        assert not out.exists()
+
+        encode, encoded = SquidpyEncoder.encode, []
+        monkeypatch.setattr(_features, "_PART_SPOTS", 16)
+        monkeypatch.setattr(SquidpyEncoder, "encode", lambda self, p: (encoded.append(len(p)), encode(self, p))[1])
+        accept(*command, "--resume")
+        section = ad.read_h5ad(out / "new.h5ad")
+        assert sum(n for n in encoded if n > 1) == section.n_obs - 2 * tiny_run.model.config.features.batch_size
+        assert [path.name for path in out.iterdir()] == ["new.h5ad"]
+
+        monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "another"))
+        accept(*command[:-1], str(tmp_path / "expected"))
+        expected = ad.read_h5ad(tmp_path / "expected" / "new.h5ad")
+        assert list(section.obs_names) == list(expected.obs_names)
+        assert_array_equal(section.X, expected.X)
+
+    def test_between_two_outputs(self, tiny_run, tiny_sections, tmp_path, monkeypatch, capsys, accept):
+        paths = [tmp_path / f"{name}.h5ad" for name in ("S1", "S3")]
+        for path in paths:
+            read.write_h5ad(tiny_sections[path.stem], path)
+        write = read.write_h5ad
+
+        def interrupted(adata, path):
+            if path.stem == "S3":
+                raise KeyboardInterrupt
+            write(adata, path)
+
+        command = ["predict", str(tiny_run.folder), *map(str, paths), "--out", str(tmp_path / "out")]
+        monkeypatch.setattr(read, "write_h5ad", interrupted)
+        with pytest.raises(SystemExit) as end:
+            main(command)
+        monkeypatch.setattr(read, "write_h5ad", write)
+        assert end.value.code == 130
+        assert capsys.readouterr().err.splitlines()[-1] == "interrupted; go on with the same command and --resume"
+        before = tree(tmp_path / "out")
+        assert set(before) == {"S1.h5ad"}
+
+        said = accept(*command, "--resume")
+        assert f"there already, and left as it is: {tmp_path / 'out' / 'S1.h5ad'}" in said
+        after = tree(tmp_path / "out")
+        assert after["S1.h5ad"] == before["S1.h5ad"]
+        assert_array_equal(ad.read_h5ad(tmp_path / "out" / "S3.h5ad").X, tiny_run.evaluation.predictions["S3"].X)

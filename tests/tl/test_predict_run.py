@@ -1,0 +1,235 @@
+"""Predicting files: sections, stores and slides; what is there already, the bar, and memory."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from anndata import AnnData
+from numpy.testing import assert_array_equal
+from tifffile import TiffWriter
+
+from nh2st_graph import _tiff, read, tl
+from nh2st_graph._errors import DataError, RunError
+from nh2st_graph.study._memory import peak_memory
+
+from ..slides import tissue_picture
+
+Write = Callable[..., Path]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def write(tiny_sections, tmp_path) -> Write:
+    def write(name: str, section: AnnData, folder: str = "given") -> Path:
+        read.write_h5ad(section, tmp_path / folder / f"{name}.h5ad")
+        return tmp_path / folder / f"{name}.h5ad"
+
+    return write
+
+
+@pytest.fixture
+def without_scale(tiny_sections) -> AnnData:
+    section = tiny_sections["S3"].copy()
+    del section.uns["spatial"]["S3"]["metadata"]["microns_per_pixel"]
+    return section
+
+
+class TestPredictFiles:
+    def test_one_file_a_section_by_its_name(self, tiny_run, tiny_sections, write, tmp_path):
+        paths = [write("first", tiny_sections["S1"]), write("second", tiny_sections["S3"][:, :0].copy())]
+        written = tl.predict_run(tiny_run.folder, paths, tmp_path / "out" / "there")
+        assert written == [tmp_path / "out" / "there" / f"{name}.h5ad" for name in ("S1", "S3")]
+        stored = ad.read_h5ad(written[1])
+        assert_array_equal(stored.X, tiny_run.evaluation.predictions["S3"].X)
+        assert "observed" not in stored.layers
+        assert "observed" in ad.read_h5ad(written[0]).layers
+        assert sorted((tmp_path / "out" / "there").iterdir()) == written
+
+    def test_a_store_is_predicted_as_its_section_is(self, tiny_run, tiny_sections, write, tmp_path):
+        read.write_spatialdata(tiny_sections["S3"], tmp_path / "S3.zarr")
+        (by_store,) = tl.predict_run(tiny_run.folder, [tmp_path / "S3.zarr"], tmp_path / "store")
+        (by_file,) = tl.predict_run(tiny_run.folder, [write("S3", tiny_sections["S3"])], tmp_path / "file")
+        assert_array_equal(ad.read_h5ad(by_store).X, ad.read_h5ad(by_file).X)
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(DataError, match=r"no sections found in .*empty"):
+            tl.predict_run(tiny_run.folder, [tmp_path / "empty"], tmp_path / "none")
+
+    def test_a_model_alone_predicts(self, tiny_run, tiny_sections, write, tmp_path):
+        tiny_run.model.save(tmp_path / "model")
+        (written,) = tl.predict_run(tmp_path / "model", [write("S3", tiny_sections["S3"])], tmp_path / "out")
+        assert_array_equal(ad.read_h5ad(written).X, tiny_run.evaluation.predictions["S3"].X)
+
+    def test_a_section_travels_with_its_picture(self, tiny_run, tiny_sections, write, tmp_path):
+        """A relative path is looked for beside the file."""
+        section = tiny_sections["S3"].copy()
+        metadata = section.uns["spatial"]["S3"]["metadata"]
+        shutil.copy(metadata["source_image_path"], tmp_path / "scan.jpg")
+        metadata["source_image_path"] = "scan.jpg"
+        path = write("S3", section, ".")
+        (written,) = tl.predict_run(tiny_run.folder, [path], tmp_path / "out")
+        assert_array_equal(ad.read_h5ad(written).X, tiny_run.evaluation.predictions["S3"].X)
+
+    def test_none_is_written_where_one_cannot_be(self, tiny_run, tiny_sections, write, tmp_path):
+        good, other = write("S1", tiny_sections["S1"]), write("S3", tiny_sections["S3"])
+        out = tmp_path / "out"
+        with pytest.raises(RunError, match="a section named 'S1' was given already"):
+            tl.predict_run(tiny_run.folder, [good, other, write("again", tiny_sections["S1"])], out)
+        one_spot = write("one", tiny_sections["S2"][:1].copy())
+        with pytest.raises(DataError, match="section 'S2': one spot alone"):
+            tl.predict_run(tiny_run.folder, [good, one_spot], out)
+        assert not out.exists()
+        write("S3", tiny_sections["S3"], "out")
+        before = files(out)
+        with pytest.raises(RunError, match=r"S3\.h5ad exists already"):
+            tl.predict_run(tiny_run.folder, [good, other], out)
+        assert files(out) == before
+
+
+class TestScale:
+    def test_is_given_where_a_section_has_none(self, tiny_run, without_scale, tiny_sections, write, tmp_path):
+        path = write("S3", without_scale)
+        with pytest.raises(DataError, match=r"section 'S3': the file does not say how many um .*--microns-per-pixel"):
+            tl.predict_run(tiny_run.folder, [path], tmp_path / "out")
+        scale = tiny_sections["S3"].uns["spatial"]["S3"]["metadata"]["microns_per_pixel"]
+        (written,) = tl.predict_run(tiny_run.folder, [path], tmp_path / "out", microns_per_pixel=scale)
+        assert_array_equal(ad.read_h5ad(written).X, tiny_run.evaluation.predictions["S3"].X)
+
+    def test_is_given_where_a_store_has_none(self, tiny_run, without_scale, tiny_sections, tmp_path):
+        read.write_spatialdata(without_scale, tmp_path / "S3.zarr")
+        with pytest.raises(DataError, match="no scale"):
+            tl.predict_run(tiny_run.folder, [tmp_path / "S3.zarr"], tmp_path / "out")
+        scale = tiny_sections["S3"].uns["spatial"]["S3"]["metadata"]["microns_per_pixel"]
+        (written,) = tl.predict_run(tiny_run.folder, [tmp_path / "S3.zarr"], tmp_path / "out", microns_per_pixel=scale)
+        read.write_spatialdata(tiny_sections["S3"], tmp_path / "whole" / "S3.zarr")
+        (expected,) = tl.predict_run(tiny_run.folder, [tmp_path / "whole" / "S3.zarr"], tmp_path / "expected")
+        assert_array_equal(ad.read_h5ad(written).X, ad.read_h5ad(expected).X)
+
+    def test_that_is_given_wins_and_is_said(self, tiny_run, tiny_sections, write, tmp_path, caplog, monkeypatch):
+        monkeypatch.setattr("nh2st_graph.im._virtual.logger.propagate", True)
+        path = write("S3", tiny_sections["S3"])
+        (written,) = tl.predict_run(tiny_run.folder, [path], tmp_path / "out", microns_per_pixel=3.5)
+        assert ad.read_h5ad(written).uns["spatial"]["S3"]["metadata"]["microns_per_pixel"] == 3.5
+        found = tiny_sections["S3"].uns["spatial"]["S3"]["metadata"]["microns_per_pixel"]
+        assert f"section 'S3': the file says {found:.4g} um per pixel; taken is 3.5, as given" in caplog.text
+
+
+def test_a_store_with_several_tables_takes_the_one_that_is_named(tiny_run, tiny_sections, tmp_path):
+    """Such as one that a prediction was put into."""
+    spatialdata = pytest.importorskip("spatialdata")
+    read.write_spatialdata(tiny_sections["S3"], tmp_path / "one.zarr")
+    store = spatialdata.read_zarr(tmp_path / "one.zarr")
+    expected = tl.predict(tiny_run.model, store, key_added="predicted")
+    store.write(tmp_path / "S3.zarr")
+    with pytest.raises(DataError, match=r"2 candidates for the table \(predicted, table\)"):
+        tl.predict_run(tiny_run.folder, [tmp_path / "S3.zarr"], tmp_path / "out")
+    (written,) = tl.predict_run(tiny_run.folder, [tmp_path / "S3.zarr"], tmp_path / "out", table="table")
+    assert_array_equal(ad.read_h5ad(written).X, expected.X)
+
+
+def test_outputs_that_are_there_are_kept_on_resume(tiny_run, tiny_sections, write, tmp_path, monkeypatch):
+    paths, out = [write(name, tiny_sections[name]) for name in ("S1", "S3")], tmp_path / "out"
+    write_store, begun = read.write_spatialdata, []
+
+    def interrupted(*given, **options):
+        begun.append(given)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        write_store(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(read, "write_spatialdata", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tl.predict_run(tiny_run.folder, paths, out, spatialdata=True)
+    assert {path.name for path in out.iterdir()} == {"S1.h5ad", "S1.zarr", "S3.h5ad"}
+    before = files(out)
+    with pytest.raises(RunError, match=r"S1\.h5ad exists already; keep what is there with --resume"):
+        tl.predict_run(tiny_run.folder, paths, out, spatialdata=True)
+    assert files(out) == before
+
+    assert tl.predict_run(tiny_run.folder, paths, out, spatialdata=True, resume=True) == [out / "S3.zarr"]
+    after = files(out)
+    assert {name: after[name] for name in before} == before
+    (table,) = pytest.importorskip("spatialdata").read_zarr(out / "S3.zarr").tables.values()
+    assert_array_equal(table.X, tiny_run.evaluation.predictions["S3"].X)
+    assert tl.predict_run(tiny_run.folder, paths, out, spatialdata=True, resume=True) == []
+
+
+class TestBar:
+    """The run was trained without."""
+
+    @pytest.fixture
+    def said(self, tiny_run, tiny_sections, write, tmp_path, monkeypatch, capsys) -> Callable[..., str]:
+        monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("TERM", "xterm")
+        path = write("S3", tiny_sections["S3"])
+        assert not tiny_run.model.config.train.progress
+
+        def said(**options: bool) -> str:
+            tl.predict_run(tiny_run.folder, [path], tmp_path / "out", **options)
+            return capsys.readouterr().err
+
+        return said
+
+    def test_is_drawn_on_a_terminal(self, said, monkeypatch):
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        drawn = said()
+        assert "S3: squidpy:summary" in drawn
+        assert "100%" in drawn
+
+    def test_is_not_drawn_where_it_is_turned_off(self, said, monkeypatch):
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        assert "squidpy" not in said(progress=False)
+
+    def test_is_not_drawn_into_a_file(self, said, monkeypatch):
+        monkeypatch.delenv("FORCE_COLOR", raising=False)
+        assert "squidpy" not in said()
+
+
+def write_slide(path: Path, side: int, microns_per_pixel: float) -> Path:
+    """Write a pyramid down to 2048 px of two encoded tiles, tissue and glass, none of it ever in memory."""
+    length = 512
+    tissue = tissue_picture(2 * length)[length // 2 : -length // 2, length // 4 : length // 4 + length]
+    encoded = [zlib.compress(square.tobytes(), 1) for square in (np.full_like(tissue, 244), tissue)]
+
+    def tiles(side: int) -> Iterator[bytes]:
+        count = side // length
+        for row in range(count):
+            for column in range(count):
+                yield encoded[4 * column // count == 1 and 4 * row // count in (1, 2)]
+
+    levels = [side]
+    while levels[-1] > 2048:
+        levels.append(levels[-1] // 2)
+    options = {"tile": (length, length), "dtype": np.uint8, "compression": "zlib", "photometric": "rgb"}
+    first = {"resolution": (1e4 / microns_per_pixel,) * 2, "resolutionunit": "CENTIMETER", "subifds": len(levels) - 1}
+    with TiffWriter(path, bigtiff=True) as file:
+        for each in levels:
+            more = first if each == side else {"subfiletype": 1}
+            file.write(tiles(each), shape=(each, each, 3), metadata=None, **options, **more)
+    return path
+
+
+def test_memory_does_not_grow_with_a_slide(tiny_run, tmp_path, monkeypatch):
+    """From the file to h5ad and SpatialData, of 8 mm at 4 um per pixel, and then at 0.5: 64 times as many pixels."""
+    pytest.importorskip("spatialdata")
+    monkeypatch.setattr(_tiff, "KEPT_BYTES", 2**25)
+    slides = [write_slide(tmp_path / f"{side}.tif", side, 8192 / side) for side in (2048, 16384)]
+    # The small one first, which brings in all the code.
+    peaks = []
+    for slide in slides:
+        with peak_memory() as peak:
+            written = tl.predict_run(tiny_run.folder, [slide], tmp_path / "out", spatialdata=True)
+        peaks.append(peak.megabytes)
+    assert 150 < ad.read_h5ad(written[0]).n_obs < 300
+    decoded = 16384**2 * 3 / 1e6
+    assert decoded > 800
+    assert peaks[1] - peaks[0] < 0.4 * decoded
