@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nh2st_graph import ConfigError
-from nh2st_graph.config import Config, ModelConfig, builtin_config, load_config
+from nh2st_graph.config import Config, ModelConfig, builtin_config, changes, flatten, load_config
 from nh2st_graph.nn import OPERATORS
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -321,3 +321,28 @@ def test_every_configuration_of_the_project_is_valid_and_ships():
 def test_unknown_builtin():
     with pytest.raises(ConfigError, match="no configuration named 'demonstration'"):
         builtin_config("demonstration")
+
+
+def test_nested_keys_are_dotted():
+    nested = {"model": {"hops": 2, "jumping": "cat"}, "seed": 1, "data": {"synthetic": {"n_rows": 8}}, "model.rank": 4}
+    dotted = {"model.hops": 2, "model.jumping": "cat", "seed": 1, "data.synthetic.n_rows": 8, "model.rank": 4}
+    assert flatten(nested) == dotted
+    assert flatten(dotted) == dotted
+
+
+def dumped(config: Config) -> dict:
+    return config.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    "neutral", ["train.progress=false", "train.checkpoint_seconds=60", "features.cache=elsewhere", "train.device=cpu"]
+)
+def test_what_changes_no_result_is_no_change(neutral):
+    assert changes(dumped(Config()), dumped(Config().override([neutral]))) == []
+
+
+def test_changes_are_named_with_both_values():
+    plain = Config()
+    other = plain.override(["data.options.layer=raw", "model.hops=2"])
+    assert changes(dumped(plain), dumped(other)) == ["model.hops: 1 -> 2", "data.options.layer: (unset) -> raw"]
+    assert changes(dumped(other), dumped(plain)) == ["data.options.layer: raw -> (unset)", "model.hops: 2 -> 1"]

@@ -4,6 +4,7 @@ A configuration is read from YAML, changed by ``--set key=value``, checked as a 
 run folder. An unknown key or a wrong value is a :class:`~nh2st_graph.ConfigError` that names the key.
 """
 
+from nh2st_graph.config._changes import changes, flatten
 from nh2st_graph.config._load import builtin_config, load_config
 from nh2st_graph.config._model import MethodConfig, ModelConfig
 from nh2st_graph.config._schema import (
@@ -32,5 +33,7 @@ __all__ = [
     "SyntheticConfig",
     "TrainConfig",
     "builtin_config",
+    "changes",
+    "flatten",
     "load_config",
 ]

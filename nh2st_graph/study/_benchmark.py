@@ -22,9 +22,9 @@ from pydantic import (
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
 from nh2st_graph._keys import Key
-from nh2st_graph.config import Config
+from nh2st_graph.config import Config, flatten
 from nh2st_graph.study._plan import BENCHMARK, Fold, Study, check_runs, make_variants, read_base, read_yaml
-from nh2st_graph.study._schema import LEAVE_ONE_OUT, BaseEntry, FoldEntry, Part, checked, flatten
+from nh2st_graph.study._schema import LEAVE_ONE_OUT, BaseEntry, FoldEntry, Part, checked
 
 __all__ = ["BenchmarkFile", "SplitEntry", "read_benchmark"]
 

@@ -12,16 +12,14 @@ import yaml
 
 from nh2st_graph._errors import RunError
 from nh2st_graph._version import __version__
+from nh2st_graph.config import changes
 from nh2st_graph.study._plan import Study
-from nh2st_graph.study._schema import flatten
 
 __all__ = ["RunRecord", "is_finished", "open_folder", "read_record", "write_record", "write_text"]
 
 _STUDY = "study.yaml"
 _RECORD = "study.json"
 _METRICS = "metrics.json"
-#: Keys of a configuration that change no result.
-_FREE = {"train.progress", "train.device", "features.cache", "features.check_placement", "evaluate.figures"}
 
 
 class RunRecord(NamedTuple):
@@ -129,18 +127,8 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any], word: str)
             if name not in after[key]:
                 found.append(f"{what} {name!r} is gone")
             else:
-                found += [f"{what} {name!r}: {change}" for change in _changes(given, after[key][name])]
-    return found + _changes(flatten(before["config"]), flatten(after["config"]))
-
-
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    keys = [key for key in {**before, **after} if key not in _FREE]
-    missing = "(unset)"
-    return [
-        f"{key}: {before.get(key, missing)} -> {after.get(key, missing)}"
-        for key in keys
-        if before.get(key, missing) != after.get(key, missing)
-    ]
+                found += [f"{what} {name!r}: {change}" for change in changes(given, after[key][name])]
+    return found + changes(before["config"], after["config"])
 
 
 def write_text(path: Path, text: str) -> None:

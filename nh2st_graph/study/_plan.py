@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from nh2st_graph._errors import ConfigError, nearest
-from nh2st_graph.config import Config, builtin_config, load_config
-from nh2st_graph.study._schema import LEAVE_ONE_OUT, BaseEntry, FoldEntry, StudyFile, checked, flatten
+from nh2st_graph.config import Config, builtin_config, flatten, load_config
+from nh2st_graph.study._schema import LEAVE_ONE_OUT, BaseEntry, FoldEntry, StudyFile, checked
 
 __all__ = [
     "BENCHMARK",

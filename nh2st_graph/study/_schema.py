@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nh2st_graph._errors import ConfigError
 from nh2st_graph.config._messages import explain
 
-__all__ = ["LEAVE_ONE_OUT", "BaseEntry", "FoldEntry", "Part", "StudyFile", "checked", "flatten"]
+__all__ = ["LEAVE_ONE_OUT", "BaseEntry", "FoldEntry", "Part", "StudyFile", "checked"]
 
 #: The entry of ``folds`` that stands for one fold a section; also the split that they make up.
 LEAVE_ONE_OUT = "leave_one_section_out"
@@ -141,11 +141,3 @@ def checked(schema: type[T], values: Any, source: str) -> T:
         missing = first["type"] == "missing"
         reason = f"key {str(first['loc'][0])!r} is missing" if missing else explain(first, schema)
         raise ConfigError(f"{source}: {reason}") from None
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys for nested ones, so that ``{model: {hops: 2}}`` changes one key and leaves the rest of ``model``."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

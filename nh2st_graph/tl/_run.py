@@ -12,14 +12,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 from anndata import AnnData
 
 from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest
 from nh2st_graph._expression import choose_panel, targets
 from nh2st_graph._validate import check_section, section_name
-from nh2st_graph.config import Config, load_config
+from nh2st_graph.config import Config, changes, load_config
 from nh2st_graph.datasets import is_published
 from nh2st_graph.im._encoders import keep_encoders
 from nh2st_graph.tl._evaluate import Evaluation, evaluate
@@ -29,19 +28,7 @@ from nh2st_graph.tl._inputs import complete_section
 from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._predict_run import load_to_predict
 
-__all__ = ["RESULT_NEUTRAL", "Run", "evaluate_run", "load_sections", "prepare_sections", "train_run"]
-
-#: Keys of a configuration that change no result: a run, or a study, may go on with others.
-RESULT_NEUTRAL = frozenset(
-    {
-        "train.progress",
-        "train.device",
-        "train.checkpoint_seconds",
-        "features.cache",
-        "features.check_placement",
-        "evaluate.figures",
-    }
-)
+__all__ = ["Run", "evaluate_run", "load_sections", "prepare_sections", "train_run"]
 
 _CONFIG = "config.yaml"
 _METRICS = "metrics.json"
@@ -309,23 +296,11 @@ def _check_folder(out: Path, config: Config, resume: bool) -> None:
         return
     if not (out / _CONFIG).is_file():
         raise RunError(f"run folder {out} holds no run to resume ({_CONFIG} is missing); leave --resume out")
-    changed = _differences(_stored_config(out), config)
+    changed = changes(_stored_config(out).model_dump(mode="json"), config.model_dump(mode="json"))
     if changed:
         raise RunError(
             f"run folder {out} was begun with another configuration ({', '.join(changed[:3])}); resume with the same"
         )
-
-
-def _differences(before: Config, after: Config) -> list[str]:
-    """Keys whose values differ, but for those that change nothing in the result."""
-    flat = [pd.json_normalize(each.model_dump(mode="json")).iloc[0].astype(str) for each in (before, after)]
-    # An option that is not given has no key.
-    keys = flat[0].index.union(flat[1].index, sort=False)
-    return [
-        f"{key}: {flat[0].get(key)} -> {flat[1].get(key)}"
-        for key in keys
-        if flat[0].get(key) != flat[1].get(key) and key not in RESULT_NEUTRAL
-    ]
 
 
 def _stored_config(folder: Path) -> Config:

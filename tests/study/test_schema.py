@@ -4,7 +4,7 @@ import pytest
 
 from nh2st_graph import ConfigError
 from nh2st_graph.study import StudyFile
-from nh2st_graph.study._schema import FoldEntry, checked, flatten
+from nh2st_graph.study._schema import FoldEntry, checked
 
 
 def test_only_the_base_is_required():
@@ -51,10 +51,3 @@ def test_errors_name_the_key_and_what_is_allowed(values, message):
 def test_errors_of_folds(values, message):
     with pytest.raises(ConfigError, match=rf"^folds\.a: {message}"):
         checked(FoldEntry, values, "folds.a")
-
-
-def test_nested_keys_are_dotted():
-    nested = {"model": {"hops": 2, "jumping": "cat"}, "seed": 1, "data": {"synthetic": {"n_rows": 8}}, "model.rank": 4}
-    dotted = {"model.hops": 2, "model.jumping": "cat", "seed": 1, "data.synthetic.n_rows": 8, "model.rank": 4}
-    assert flatten(nested) == dotted
-    assert flatten(dotted) == dotted

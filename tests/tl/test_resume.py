@@ -267,16 +267,6 @@ class TestRefusals:
             tl.train_run(tiny_config.override(["train.learning_rate=0.1"]), tiny_run.folder, resume=True)
         assert snapshot(tiny_run.folder) == before
 
-    def test_what_changes_no_result_may_change(self, tiny_config, tmp_path):
-        other = tiny_config.override(["train.progress=true", f"features.cache={tmp_path}"])
-        assert _run._differences(tiny_config, other) == []
-
-    def test_an_option_of_the_format_is_a_difference(self, tiny_config):
-        plain = tiny_config.override(["data.format=h5ad"])
-        other = plain.override(["data.options.layer=raw"])
-        assert _run._differences(plain, other) == ["data.options.layer: None -> raw"]
-        assert _run._differences(other, plain) == ["data.options.layer: raw -> None"]
-
     def test_a_folder_that_is_no_run(self, tiny_config, tmp_path):
         (tmp_path / "notes.txt").write_text("mine")
         for folder in (tmp_path, tmp_path / "none"):
