@@ -79,7 +79,8 @@ class DataConfig(Section):
         ``total``: library size over all genes to 1e4, log1p; ``panel``: over the panel's genes; ``residuals``: analytic
         Pearson residuals.
     smooth
-        ``3x3`` averages a target with its up to eight array neighbours, in the test section too (NH2ST, TRIPLEX).
+        ``3x3`` averages a target with all adjacent spots of the array (eight; six on a hexagonal one), in the test
+        section too (NH2ST, TRIPLEX).
     synthetic
         The synthetic tissue, where ``format`` asks for it.
     """
