@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,14 +12,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nh2st_graph._errors import DataError, nearest
+from nh2st_graph.pl._style import (
+    BLUE,
+    COLOURS,
+    GENE_SCORES,
+    HALO,
+    ORANGE,
+    SEQUENTIAL,
+    colour_bar,
+    finish,
+    given_or_new,
+)
 
 __all__ = ["gene_scatter", "learning_curves"]
 
-#: Okabe and Ito's colours, which differ for every kind of colour vision; as many again dashed.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+#: More methods than colours have the same ones again, dashed.
 _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (4, 1.5)), (0, (1, 1)))
-_BLUE, _ORANGE = _COLOURS[:2]
-_SCORES = {"pcc": "Pearson r", "pcc_partial": "Pearson r given depth"}
+_PANELS = {"val_pcc": "held-out Pearson r, mean over genes", "val_loss": "held-out mean squared error"}
 #: What a score is of, beside the gene; seeds are averaged.
 _UNIT = ["split", "fold", "section"]
 _RUN = ["split", "fold", "seed", "stage"]
@@ -61,27 +70,26 @@ def gene_scatter(
         If a method is unknown, the two share no section and gene, or the column ``ceiling`` is missing.
     """
     means = _paired_means(per_gene, a, b, score)
-    if ax is None:
-        _, ax = plt.subplots(figsize=(5.6, 5), layout="constrained")
+    ax = given_or_new(ax, 5.9 if colour == "ceiling" else 5.0, 5)
     x, y = means[a].to_numpy(), means[b].to_numpy()
     if colour == "ceiling":
         if "ceiling" not in per_gene:
             raise DataError("per_gene has no column 'ceiling' to colour by; give colour='better'")
         ceiling = per_gene.groupby("gene")["ceiling"].mean().reindex(means.index)
-        points = ax.scatter(x, y, 12, ceiling, cmap="viridis", vmin=0, vmax=1, zorder=3)
-        ax.figure.colorbar(points, ax=ax, label="noise ceiling", shrink=0.7)
+        points = ax.scatter(x, y, 12, ceiling, cmap=SEQUENTIAL, vmin=0, vmax=1, zorder=3)
+        colour_bar(ax, points, f"noise ceiling of {GENE_SCORES['pcc']}")
     else:
-        ax.scatter(x, y, 12, np.select([y > x, y < x], [_BLUE, _ORANGE], "0.5"), zorder=3)
+        ax.scatter(x, y, 12, np.select([y > x, y < x], [BLUE, ORANGE], "0.5"), zorder=3)
     low, high = min(x.min(), y.min(), 0.0), max(x.max(), y.max(), 0.0)
     room = 0.04 * (high - low or 1.0)
     ax.set(xlim=(low - room, high + room), ylim=(low - room, high + room), aspect="equal")
     ax.axline((0, 0), slope=1, color="0.4", linewidth=0.9, zorder=2)
     above, below = (y > x).sum(), (y < x).sum()
-    ax.text(0.02, 0.98, f"{b} better: {above} of {len(x)} genes", transform=ax.transAxes, ha="left", va="top")
-    ax.text(0.98, 0.02, f"{a} better: {below} of {len(x)} genes", transform=ax.transAxes, ha="right", va="bottom")
-    ax.set(xlabel=f"{_SCORES[score]}, {a}", ylabel=f"{_SCORES[score]}, {b}")
-    ax.grid(color="0.93", zorder=0)
-    ax.spines[["top", "right"]].set_visible(False)
+    corner: dict[str, Any] = {"transform": ax.transAxes, "path_effects": HALO, "zorder": 4}
+    ax.text(0.02, 0.98, f"{b} better: {above} of {len(x)} genes", ha="left", va="top", **corner)
+    ax.text(0.98, 0.02, f"{a} better: {below} of {len(x)} genes", ha="right", va="bottom", **corner)
+    ax.set(xlabel=f"Pearson {GENE_SCORES[score]}: {a}", ylabel=f"Pearson {GENE_SCORES[score]}: {b}")
+    finish(ax, grid="both")
     return ax
 
 
@@ -104,10 +112,10 @@ def _paired_means(per_gene: pd.DataFrame, a: str, b: str, score: str) -> pd.Data
 def learning_curves(curves: pd.DataFrame) -> Figure:
     """Draw held-out r and held-out error against the steps of the optimiser, one line a method.
 
-    A line is the median over folds and seeds at each step, its band runs from the lowest to the highest, and both end
-    where fewer than half of the curves go on: the others were stopped. A line that still rises at its end is of a
-    method that was not trained to its end. Errors far above all that the methods come to, as of the first steps, are
-    cut off.
+    A line is the median over folds and seeds at each step, its band holds the middle half of them, and both end where
+    fewer than half of the curves go on. A curve that was stopped before counts with the score that it stopped at. A
+    line that still rises at its end is of a method that was not trained to its end. Errors far above all that the
+    methods come to, as of the first steps, are cut off.
 
     Parameters
     ----------
@@ -125,26 +133,20 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
     DataError
         If there is nothing to draw.
     """
-    panels = [
-        (score, label)
-        for score, label in (("val_pcc", "held-out mean Pearson r"), ("val_loss", "held-out squared error"))
-        if score in curves and curves[score].notna().any()
-    ]
+    panels = {score: label for score, label in _PANELS.items() if score in curves and curves[score].notna().any()}
     if not panels:
         raise DataError("no held-out score to draw; give rows with val_pcc or val_loss")
     methods = list(dict.fromkeys(curves["method"]))
     size = (5.2 * len(panels) + 2.4, max(4.0, 0.8 + 0.26 * len(methods)))
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
-    for ax, (score, label) in zip(axes[0], panels, strict=True):
+    for ax, (score, label) in zip(axes[0], panels.items(), strict=True):
         known = curves[curves[score].notna() & (curves["step"] > 0)]
         lines = {str(method): _median_curve(known[known["method"] == method], score) for method in methods}
         _draw_lines(ax, lines)
         if score == "val_loss":
             _cut_off(ax, [line for line in lines.values() if len(line)])
         ax.set(xscale="log", xlabel="optimiser steps", ylabel=label)
-        ax.grid(color="0.93")
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right"]].set_visible(False)
+        finish(ax, grid="both")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside right center", handlelength=3)
     return figure
@@ -153,24 +155,26 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
 def _median_curve(curves: pd.DataFrame, score: str) -> pd.DataFrame:
     """One method's curve: ``step``, ``middle``, ``low`` and ``high``, while half of its curves go on.
 
-    Curves are read between their epochs, since an epoch of more sections has more steps.
+    Curves are read between their epochs, since an epoch of more sections has more steps. Were those that have stopped
+    left out, the line would jump to the level of the others.
     """
     run = [key for key in _RUN if key in curves]
     parts = [part for _, part in curves.groupby(run)] if run else [curves]
     steps = np.unique(curves["step"].to_numpy(dtype=np.float64))
     values = np.full((len(parts), len(steps)), np.nan)
+    going_on = np.zeros(len(steps))
     for row, part in zip(values, parts, strict=True):
         ordered = part.sort_values("step")
-        row[:] = np.interp(steps, ordered["step"], ordered[score], left=np.nan, right=np.nan)
-    kept = 2 * np.isfinite(values).sum(axis=0) >= len(parts)
-    values = values[:, kept]
-    middle, low, high = (np.asarray(of(values, axis=0)) for of in (np.nanmedian, np.nanmin, np.nanmax))
+        row[:] = np.interp(steps, ordered["step"], ordered[score], left=np.nan)
+        going_on += np.isfinite(row) & (steps <= ordered["step"].max())
+    kept = 2 * going_on >= len(parts)
+    low, middle, high = np.nanpercentile(values[:, kept], [25, 50, 75], axis=0)
     return pd.DataFrame({"step": steps[kept], "middle": middle, "low": low, "high": high})
 
 
 def _draw_lines(ax: Axes, lines: Mapping[str, pd.DataFrame]) -> None:
     for i, (method, line) in enumerate(lines.items()):
-        colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)]
+        colour, dash = COLOURS[i % len(COLOURS)], _DASHES[i // len(COLOURS) % len(_DASHES)]
         marker = "o" if len(line) == 1 else None  # one epoch is a point, which a line alone would not show
         ax.plot(line["step"], line["middle"], color=colour, linestyle=dash, marker=marker, label=method)
         ax.fill_between(line["step"], line["low"], line["high"], color=colour, alpha=0.1, linewidth=0)
@@ -182,4 +186,4 @@ def _cut_off(ax: Axes, lines: Sequence[pd.DataFrame]) -> None:
     least = min(line["low"].min() for line in lines)
     top = usual + (usual - least) / 2
     if least < top < ax.get_ylim()[1]:
-        ax.set_ylim(top=top)
+        ax.set_ylim(least - 0.05 * (top - least), top)

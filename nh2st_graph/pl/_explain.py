@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.patches import Circle
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -22,7 +19,18 @@ from nh2st_graph._errors import DataError, nearest
 from nh2st_graph._keys import Key
 from nh2st_graph._sections import SpatialObject, one_section
 from nh2st_graph._validate import section_name
-from nh2st_graph.pl._maps import _draw, _drawable
+from nh2st_graph.pl._maps import _aspect, _draw, _drawable
+from nh2st_graph.pl._style import (
+    BLUE,
+    DIVERGING,
+    HALO,
+    ORANGE,
+    PEARSON,
+    SEQUENTIAL,
+    colour_bar,
+    finish_rows,
+    given_or_new,
+)
 
 __all__ = ["attention", "neighbour_gain", "neighbour_share"]
 
@@ -34,9 +42,8 @@ _BEYOND = 0.02
 _WEDGE = 0.7
 #: Up to so many neighbours have their attention written beside them.
 _MOST_NUMBERS = 18
-#: Okabe and Ito's blue and orange, which differ for every kind of colour vision.
-_GAIN, _LOSS = "#0072B2", "#E69F00"
-_HALO = [withStroke(linewidth=2.5, foreground="white")]
+#: Width of a map with its colour bar, and of the map in it, in inches.
+_WIDTH, _MAP_WIDTH = 7.0, 5.7
 
 
 class _Edges(NamedTuple):
@@ -73,6 +80,8 @@ def attention(
         Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
     table_key
         Table of SpatialData; may be left out where there is one.
+    explain_key
+        ``key_added`` of :func:`nh2st_graph.tl.explain`.
     ax
         Where to draw; a new figure where None.
 
@@ -90,12 +99,12 @@ def attention(
     edges = _edges(adata, key)
     _drawable(adata)
     if spot is None:
-        return _all_edges(adata, edges, _axes(ax))
+        return _all_edges(adata, edges, given_or_new(ax, _WIDTH, _height(adata)))
     if spot not in adata.obs_names:
         raise DataError(f"section {section_name(adata)!r}: there is no spot {spot!r}; {nearest(spot, adata.obs_names)}")
     if adata.obs_names.get_loc(spot) not in edges.reader:
         raise DataError(f"section {section_name(adata)!r}: spot {spot!r} has no neighbour; choose another")
-    return _one_spot(adata, edges, spot, key, _axes(ax))
+    return _one_spot(adata, edges, spot, key, given_or_new(ax, _WIDTH, _MAP_WIDTH + 0.3))
 
 
 def neighbour_share(
@@ -117,6 +126,8 @@ def neighbour_share(
         Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
     table_key
         Table of SpatialData; may be left out where there is one.
+    explain_key
+        ``key_added`` of :func:`nh2st_graph.tl.explain`.
     ax
         Where to draw; a new figure where None.
 
@@ -135,10 +146,10 @@ def neighbour_share(
     if key not in adata.obs:
         raise DataError(_not_explained(adata, f"obs['{key}']"))
     _drawable(adata)
-    ax = _axes(ax)
-    _draw(adata, ax, color=key, alpha=0.5, img_cmap="gray", cmap="viridis", norm=Normalize(0, 1))
+    ax = given_or_new(ax, _WIDTH, _height(adata))
+    _draw(adata, ax, color=key, alpha=0.5, img_cmap="gray", cmap=SEQUENTIAL, norm=Normalize(0, 1))
     share = adata.obs[key]
-    _bar(ax, ax.collections[-1]).set_label("share of the prediction from the neighbourhood")
+    colour_bar(ax, ax.collections[-1], "share of the prediction from the neighbourhood")
     ax.set_title(f"section {section_name(adata)}: mean share {share.mean():.2f}")
     return ax
 
@@ -165,6 +176,8 @@ def neighbour_gain(
         Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
     table_key
         Table of SpatialData; may be left out where there is one.
+    explain_key
+        ``key_added`` of :func:`nh2st_graph.tl.explain`.
     ax
         Where to draw; a new figure where None.
 
@@ -191,24 +204,20 @@ def neighbour_gain(
     ranked = table.sort_index().sort_values("gain", ascending=False, kind="stable")
     all_shown = len(ranked) <= 2 * n
     shown = ranked if all_shown else pd.concat([ranked.iloc[:n], ranked.iloc[-n:]])
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 1.3 + 0.24 * len(shown)), layout="constrained")
+    ax = given_or_new(ax, 7, 1.3 + 0.24 * len(shown))
     gain = shown["gain"].to_numpy(dtype=np.float64)
     rows = np.arange(len(shown)) + (0.0 if all_shown else 0.8 * (np.arange(len(shown)) >= n))
-    bars = ax.barh(rows, gain, 0.75, color=np.where(gain >= 0, _GAIN, _LOSS))
+    bars = ax.barh(rows, gain, 0.75, color=np.where(gain >= 0, BLUE, ORANGE))
     # z: no sign before 0.00.
     labels = [f"{row.pcc_without:z.2f} \N{RIGHTWARDS ARROW} {row.pcc:z.2f}" for row in shown.itertuples()]
     ax.bar_label(bars, [text.replace("-", "\N{MINUS SIGN}") for text in labels], padding=4, fontsize="small")
-    ax.set_yticks(rows, [str(gene) for gene in shown.index], fontsize="small")
-    ax.invert_yaxis()
+    finish_rows(ax, rows, shown.index.tolist(), "gene", fontsize="small")
     ax.axvline(0, color="black", linewidth=0.8)
     ax.margins(x=0.3, y=0.02)
-    ax.set_xlabel("gain in Pearson r over spots by the neighbour branch\n(beside the bars: r without and with it)")
+    ax.set_xlabel(f"gain in {PEARSON} by the neighbour branch\n(beside the bars: r without and with it)")
     which = f"all {len(ranked)} genes" if all_shown else f"{n} genes from each end of {len(ranked)}"
     mean = f"{ranked['gain'].mean():+z.3f}".replace("-", "\N{MINUS SIGN}")
     ax.set_title(f"section {section_name(adata)}: {which}, mean gain {mean}")
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(axis="y", length=0)
     return ax
 
 
@@ -243,7 +252,7 @@ def _one_spot(adata: AnnData, edges: _Edges, spot: str, key: str, ax: Axes) -> A
         to_itself = sparse.csr_matrix(adata.obsp[key])[i, i]
         places, values = (around, weight) if not to_itself else (np.vstack([around, centre]), [*weight, to_itself])
         for place, value in zip(places, values, strict=True):
-            ax.annotate(f"{value:.2f}", tuple(place), ha="center", va="center", fontsize="small", path_effects=_HALO)
+            ax.annotate(f"{value:.2f}", tuple(place), ha="center", va="center", fontsize="small", path_effects=HALO)
     shown = np.vstack([around, centre])
     low, high = shown.min(axis=0) - 1.5 * diameter, shown.max(axis=0) + 1.5 * diameter
     ax.set_xlim(low[0], high[0])
@@ -258,16 +267,15 @@ def _colours(edges: _Edges) -> dict[str, Any]:
     distance = np.abs(np.log(edges.relative))
     factor = float(np.exp(np.quantile(distance, 1 - _BEYOND))) if len(distance) else 1.0
     factor = max(factor, _LEAST_RANGE)
-    return {"cmap": "coolwarm", "norm": LogNorm(1 / factor, factor)}
+    return {"cmap": DIVERGING, "norm": LogNorm(1 / factor, factor)}
 
 
 def _relative_bar(ax: Axes, shown: ScalarMappable) -> None:
-    bar = _bar(ax, shown, extend="both")
+    bar = colour_bar(ax, shown, "attention, in multiples of the plain mean (1 / degree)", extend="both")
     low, high = shown.get_clim()
     ticks = np.geomspace(low, high, 5)
     bar.minorticks_off()
     bar.set_ticks(ticks.tolist(), labels=[f"{tick:.2f}" for tick in ticks])
-    bar.set_label("attention, in multiples of the plain mean (1 / degree)")
 
 
 def _wedges(
@@ -299,8 +307,9 @@ def _not_explained(adata: AnnData, missing: str) -> str:
     return f"section {section_name(adata)!r}: no {missing}; run ng.tl.explain(model, adata) first, with a model"
 
 
-def _axes(ax: Axes | None) -> Axes:
-    return plt.subplots(figsize=(7, 6), layout="constrained")[1] if ax is None else ax
+def _height(adata: AnnData) -> float:
+    """Height of a map of a whole section with its title, in inches."""
+    return _MAP_WIDTH * _aspect(adata) + 0.3
 
 
 def _centres(adata: AnnData) -> NDArray[np.float64]:
@@ -315,8 +324,3 @@ def _diameter(adata: AnnData) -> float:
 
 def _scale(adata: AnnData) -> float:
     return float(_drawable(adata)[Key.library.scalefactors][Key.library.hires_scale])
-
-
-def _bar(ax: Axes, shown: ScalarMappable, **options: Any) -> Colorbar:
-    """Put a colour bar beside a map, as tall as the map."""
-    return ax.figure.colorbar(shown, cax=ax.inset_axes((1.03, 0.0, 0.04, 1.0)), **options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,13 +11,10 @@ from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError
+from nh2st_graph.pl._style import COLOURS, GREY, PEARSON, SCORES, finish, finish_rows, given_or_new, legend_above
 
 __all__ = ["forest"]
 
-#: Okabe and Ito's blue and orange, which differ for every kind of colour vision.
-_COLOURS = ("#0072B2", "#E69F00")
-_SCORES = {"pcc_mean": "mean r", "pcc_partial": "mean r given depth"}
-_GREY = "0.4"
 #: Rows between the points of one method, and between methods and references.
 _SPACING, _GAP = 0.34, 0.6
 
@@ -59,38 +55,34 @@ def forest(
     DataError
         If the table has no row beside the base, or none of the scores.
     """
-    known = {score: label for score, label in (scores or _SCORES).items() if f"{score}_difference" in table}
+    known = {score: label for score, label in (scores or SCORES).items() if f"{score}_difference" in table}
     drawn = table[table["role"] != "base"].sort_values("role", key=lambda role: role == "reference", kind="stable")
     if not known or drawn.empty:
         raise DataError("no difference to draw; give rows beside the base, and columns such as pcc_mean_difference")
     is_reference = (drawn["role"] == "reference").to_numpy()
     rows = np.arange(len(drawn)) + _GAP * is_reference
-    if ax is None:
-        _, ax = plt.subplots(figsize=(8.5, 1.5 + 0.42 * len(drawn)), layout="constrained")
+    ax = given_or_new(ax, 8.5, 1.5 + 0.42 * len(drawn))
     ax.axvline(0, color="black", linewidth=0.9, zorder=1)
     places = _places(drawn, list(known), rows)
     for i, (score, label) in enumerate(known.items()):
-        _draw_points(ax, drawn, score, places[i], _COLOURS[i % len(_COLOURS)], label)
+        _draw_points(ax, drawn, score, places[i], COLOURS[i % len(COLOURS)], label)
     if numbers:
         score, label = next(iter(known.items()))
         _write_numbers(ax, drawn, score, label, rows)
-    ax.set_yticks(rows, [str(name) for name in drawn["variant"]])
+    finish(ax, grid="x")
+    finish_rows(ax, rows, drawn["variant"].tolist(), "method")
     for label_text, reference in zip(ax.get_yticklabels(), is_reference, strict=True):
-        label_text.set_color(_GREY if reference else "black")
+        label_text.set_color(GREY if reference else "black")
     ax.set_ylim(rows[-1] + 0.6, -0.6)
     named = table.loc[table["role"] == "base", "variant"]
     ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel(
-        f"difference from {base or (named.iloc[0] if len(named) else 'the base')} in Pearson r over spots\n"
+        f"difference from {base or (named.iloc[0] if len(named) else 'the base')} in {PEARSON}\n"
         "(mean over sections and genes, 95 % interval; hollow: it crosses 0)"
     )
     ax.margins(x=0.08)
-    ax.grid(axis="x", color="0.9", zorder=0)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(axis="y", length=0)
     if len(known) > 1:
-        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(known))
+        legend_above(ax, ncols=len(known))
     return ax
 
 
@@ -117,7 +109,7 @@ def _draw_points(
 
 def _write_numbers(ax: Axes, table: pd.DataFrame, score: str, label: str, rows: NDArray[np.float64]) -> None:
     right = blended_transform_factory(ax.transAxes, ax.transData)
-    ax.text(1.02, 1.02, label, transform=ax.transAxes, va="bottom", fontsize="small", color=_GREY)
+    ax.text(1.02, 1.02, f"{label} [95 % interval]", transform=ax.transAxes, va="bottom", fontsize="small", color=GREY)
     for row, (_, values) in zip(rows, table.iterrows(), strict=True):
         # Adding 0 takes the sign from a zero.
         mean, low, high = (round(float(values[f"{score}_{what}"]), 4) + 0.0 for what in ("difference", "low", "high"))

@@ -21,16 +21,18 @@ from nh2st_graph._keys import Key
 from nh2st_graph._sections import SpatialObject, one_section
 from nh2st_graph._validate import library, section_name
 from nh2st_graph.metrics import pearson
+from nh2st_graph.pl._style import EXPRESSION, SEQUENTIAL, colour_bar, finish_map, given_or_new
 
 __all__ = ["gene_maps", "section"]
 
 #: Size of one map, and the width of what stands beside it.
-_PANEL_INCHES, _BAR_INCHES, _LABEL_INCHES, _TITLE_INCHES = 3.0, 0.8, 0.5, 0.4
-#: Share of the spots' extent that is left around them.
-_MARGIN = 0.06
+_PANEL_INCHES, _BAR_INCHES, _LABEL_INCHES, _TITLE_INCHES = 3.0, 1.05, 0.5, 0.4
+#: Share of the spots' extent that is left around them, and where what lies around them is looked at.
+_MARGIN, _WIDE_MARGIN = 0.06, 0.25
 #: Percentiles that bound a colour range, so that one outlying spot does not flatten a map.
 _ROBUST = (2.0, 98.0)
 _GENE_COLUMN = "pcc"
+_SCALE_BAR = {"location": "lower left", "border_pad": 0.5, "box_alpha": 0.7, "font_properties": {"size": "small"}}
 #: Pixels along the longer side of the picture that a map draws.
 _PICTURE_PIXELS = 900
 
@@ -58,7 +60,8 @@ def section(
 
     Returns
     -------
-    The axes, in pixels of the picture in ``uns["spatial"]``, y downwards, with a scale bar in um.
+    The axes, in pixels of the picture in ``uns["spatial"]``, y downwards. Where they would be named stands a scale bar,
+    as in every map: in um, or in pixels of the full picture where the scale is not known.
 
     Raises
     ------
@@ -67,9 +70,8 @@ def section(
     """
     adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     _drawable(adata)
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6, 6), layout="constrained")
-    _draw(adata, ax, margin=0.25, alpha=1.0, na_color="white")
+    ax = given_or_new(ax, 6, 0.3 + 6 * _aspect(adata, _WIDE_MARGIN))
+    _draw(adata, ax, margin=_WIDE_MARGIN, alpha=1.0, na_color="white")
     ax.collections[-1].set(facecolor="none", edgecolor="black", linewidth=0.8)
     ax.set_title(f"section {section_name(adata)}: {adata.n_obs} spots")
     return ax
@@ -86,9 +88,10 @@ def gene_maps(
 ) -> Figure:
     """Draw observed and predicted expression side by side over the H&E picture, one gene a row.
 
-    Each map has its own colour range, from the 2nd to the 98th percentile of its spots, and its own colour
-    bar: predictions are shrunken towards the mean, so that on a shared range they would look empty. Compare
-    the patterns by eye, and the sizes by the colour bars.
+    Each map has its own colour range, from the 2nd to the 98th percentile of its spots, and its own colour bar:
+    predictions are shrunken towards the mean, so that on a shared range they would look empty. Compare the patterns by
+    eye, and the sizes by the colour bars. CP10k are counts per ten thousand of the spot's, of all
+    genes or of the panel.
 
     Parameters
     ----------
@@ -126,10 +129,10 @@ def gene_maps(
     height = _TITLE_INCHES + (_PANEL_INCHES * _aspect(prediction) + _TITLE_INCHES) * len(rows)
     prediction = _with_small_picture(prediction)
     shape = (len(rows), 1 + len(columns))
-    figure, grid = plt.subplots(*shape, figsize=(width, height), squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(*shape, figsize=(width, height), squeeze=False, layout="compressed")
     for axes, (gene, kind) in zip(grid, rows, strict=True):
         _draw(prediction, axes[0], alpha=1.0, spots=False)
-        axes[0].set_ylabel(f"{kind}\n{gene}" if kind else gene, fontsize="large")
+        _name_row(axes[0], f"{kind}\n{gene}" if kind else gene)
         for ax, (name, layer) in zip(axes[1:], columns, strict=True):
             _draw_gene(prediction, ax, gene, layer)
             r = "" if pcc is None or layer is not None else f", r = {pcc[gene]:.2f}"
@@ -139,16 +142,31 @@ def gene_maps(
     return figure
 
 
+def _name_row(ax: Axes, name: str) -> None:
+    ax.annotate(
+        name,
+        (0, 0.5),
+        (-6, 0),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        va="center",
+        multialignment="center",
+        fontsize="large",
+    )
+
+
 def _draw_gene(prediction: AnnData, ax: Axes, gene: str, layer: str | None) -> None:
     values = np.asarray(prediction.obs_vector(gene, layer=layer), dtype=np.float64)
     low, high = _colour_range(values)
     norm = Normalize(low, high)
-    _draw(prediction, ax, color=gene, layer=layer, alpha=0.5, img_cmap="gray", cmap="viridis", norm=norm)
+    _draw(prediction, ax, color=gene, layer=layer, alpha=0.5, img_cmap="gray", cmap=SEQUENTIAL, norm=norm)
     outside = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     extend = outside[bool(values.min() < low), bool(values.max() > high)]
-    beside = ax.inset_axes((1.03, 0.0, 0.04, 1.0))  # as tall as the map, whatever its aspect ratio
-    bar = ax.figure.colorbar(ax.collections[-1], cax=beside, extend=extend)
-    bar.set_label("log-expression")
+    normalize = prediction.uns.get(Key.uns.prediction, {}).get("normalize")
+    bar = colour_bar(ax, ax.collections[-1], EXPRESSION.get(normalize, "log-expression"), extend=extend)
+    bar.ax.yaxis.label.set_fontsize("small")
 
 
 def _colour_range(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -169,23 +187,29 @@ def _draw(
     entry = _drawable(adata)
     scale = float(entry[Key.library.scalefactors][Key.library.hires_scale])
     microns = entry.get(Key.library.metadata, {}).get(Key.library.microns_per_pixel)
+    unit, kind = ("px", {"dimension": "pixel-length", "scale_formatter": _pixels}) if microns is None else ("um", {})
     sq.pl.spatial_scatter(
         adata,
         ax=ax,
         img_alpha=alpha,
         colorbar=False,
         title="",
-        axis_label=["", ""],
-        scalebar_dx=None if microns is None else float(microns) / scale,
-        scalebar_units="um",
-        scalebar_kwargs={"location": "lower left", "box_alpha": 0.7, "font_properties": {"size": "x-small"}},
+        scalebar_dx=(1.0 if microns is None else float(microns)) / scale,
+        scalebar_units=unit,
+        scalebar_kwargs={**_SCALE_BAR, **kind},
         **options,
     )
+    finish_map(ax)
     if not spots:
         ax.collections[-1].remove()
     low, high = _frame(adata, margin)
     ax.set_xlim(low[0] * scale, high[0] * scale)
     ax.set_ylim(high[1] * scale, low[1] * scale)
+
+
+def _pixels(length: float, unit: str) -> str:
+    """Write the length of a scale bar without thousands of pixels as a unit of their own."""
+    return f"{length * (1000 if unit == 'kpx' else 1):g} px"
 
 
 def _with_small_picture(adata: AnnData) -> AnnData:
@@ -198,15 +222,18 @@ def _with_small_picture(adata: AnnData) -> AnnData:
     small = downscale_local_mean(picture, (step, step, 1)[: picture.ndim])
     scales = entry[Key.library.scalefactors]
     light = AnnData(adata.X, obs=adata.obs, var=adata.var, layers=adata.layers, obsm=adata.obsm)
-    light.uns[Key.uns.spatial] = {
-        section_name(adata): {
-            **entry,
-            Key.library.images: {Key.library.hires: small.astype(picture.dtype)},
-            Key.library.scalefactors: {
-                **scales,
-                Key.library.hires_scale: float(scales[Key.library.hires_scale]) / step,
-            },
-        }
+    light.uns = {
+        **adata.uns,
+        Key.uns.spatial: {
+            section_name(adata): {
+                **entry,
+                Key.library.images: {Key.library.hires: small.astype(picture.dtype)},
+                Key.library.scalefactors: {
+                    **scales,
+                    Key.library.hires_scale: float(scales[Key.library.hires_scale]) / step,
+                },
+            }
+        },
     }
     return light
 
@@ -238,8 +265,8 @@ def _frame(adata: AnnData, margin: float) -> tuple[NDArray[np.float64], NDArray[
     return np.minimum(low, np.maximum(low - border, 0)), np.maximum(high, np.minimum(high + border, picture))
 
 
-def _aspect(adata: AnnData) -> float:
-    low, high = _frame(adata, _MARGIN)
+def _aspect(adata: AnnData, margin: float = _MARGIN) -> float:
+    low, high = _frame(adata, margin)
     width, height = high - low
     return float(np.clip(height / width, 0.4, 2.5))
 

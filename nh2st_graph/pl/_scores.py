@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,13 +11,10 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError
+from nh2st_graph.pl._style import COLOURS, GENE_SCORES, PEARSON, SCORES, finish, finish_rows, given_or_new, legend_above
 
 __all__ = ["pcc_histogram", "score_bars"]
 
-#: Okabe and Ito's colours, which differ for every kind of colour vision.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-_SCORES = {"pcc_mean": "mean r", "pcc_partial": "mean r given depth"}
-_PER_GENE = {"pcc": "r", "pcc_partial": "r given depth"}
 _BIN = 0.025
 _HATCH = "////"
 
@@ -54,14 +50,13 @@ def pcc_histogram(
     reach = np.array([]) if ceiling is None else ceiling.dropna().to_numpy(dtype=np.float64)
     if not methods or not all(map(len, methods.values())):
         raise DataError("no per-gene r to draw; give at least one value for each method")
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+    ax = given_or_new(ax, 7, 4)
     bins = _bins(np.concatenate([*methods.values(), reach]))
     if len(reach):
         ax.hist(reach, bins, color="0.85", zorder=0, label=f"noise ceiling (mean {reach.mean():.2f})")
         ax.axvline(reach.mean(), color="0.6", linestyle="--", zorder=1)
     for i, (name, r) in enumerate(methods.items()):
-        colour, label = _COLOURS[i % len(_COLOURS)], f"{name} (mean {r.mean():.2f})"
+        colour, label = COLOURS[i % len(COLOURS)], f"{name} (mean {r.mean():.2f})"
         mean = ax.axvline(r.mean(), color=colour, linestyle="--", linewidth=1.2, zorder=4)
         if np.ptp(r) == 0:  # a constant prediction: one bar of all genes would flatten every other method
             mean.set_label(label)
@@ -69,9 +64,9 @@ def pcc_histogram(
         if i == 0:
             ax.hist(r, bins, color=colour, alpha=0.35, zorder=2)
         ax.hist(r, bins, histtype="step", color=colour, linewidth=1.6, zorder=3, label=label)
-    ax.set(xlabel="Pearson r over spots", ylabel="genes")
-    ax.legend(frameon=False)
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel=PEARSON, ylabel="number of genes")
+    legend_above(ax, ncols=2)
+    finish(ax)
     return ax
 
 
@@ -105,33 +100,31 @@ def score_bars(
     DataError
         If the table has neither column, or no row.
     """
-    scores = [name for name in _SCORES if name in table]
+    scores = [name for name in SCORES if name in table]
     if not scores or table.empty:
-        raise DataError(f"no score to draw; give methods as rows and any of {', '.join(_SCORES)} as columns")
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 1.2 + 0.5 * len(table)), layout="constrained")
+        raise DataError(f"no score to draw; give methods as rows and any of {', '.join(SCORES)} as columns")
+    ax = given_or_new(ax, 7, 1.2 + 0.5 * len(table))
     height, rows = 0.8 / len(scores), np.arange(len(table))
     for i, score in enumerate(scores):
         values = table[score].to_numpy(dtype=np.float64)
         error = None if spread is None else spread[score].reindex(table.index).to_numpy(dtype=np.float64)
         offset = (i - (len(scores) - 1) / 2) * height
-        bars = ax.barh(rows + offset, values, height, xerr=error, color=_COLOURS[i], ecolor="0.3", capsize=2)
-        bars.set_label(_SCORES[score])
+        bars = ax.barh(rows + offset, values, height, xerr=error, color=COLOURS[i], ecolor="0.3", capsize=2)
+        bars.set_label(SCORES[score])
         ax.bar_label(bars, [f"{v:.2f}" if np.isfinite(v) else "" for v in values], padding=4, fontsize="small")
         for bar, method in zip(bars, table.index, strict=True):
             if method in references:
-                bar.set(facecolor="none", edgecolor=_COLOURS[i], hatch=_HATCH)
-    ax.set_yticks(rows, [str(name) for name in table.index])
-    ax.invert_yaxis()
+                bar.set(facecolor="none", edgecolor=COLOURS[i], hatch=_HATCH)
+    finish_rows(ax, rows, table.index.tolist(), "method")
     ax.axvline(0, color="black", linewidth=0.8)
     ax.margins(x=0.12)
-    ax.set_xlabel("Pearson r over spots, mean over genes")
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    whiskers = "" if spread is None else "\n(whiskers: standard deviation over sections)"
+    ax.set_xlabel(f"{PEARSON}, mean over genes{whiskers}")
     handles, _ = ax.get_legend_handles_labels()
     if set(references) & set(table.index):
         handles.append(Patch(facecolor="none", edgecolor="0.3", hatch=_HATCH, label="reads the test section"))
-    ax.legend(handles=handles, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(axis="y", length=0)
+    legend_above(ax, ncols=3, handles=handles)
     return ax
 
 
@@ -143,5 +136,5 @@ def _bins(values: NDArray[np.float64]) -> list[float]:
 
 def _by_method(per_gene: pd.DataFrame | Mapping[str, pd.Series]) -> dict[str, pd.Series]:
     if isinstance(per_gene, pd.DataFrame) and "pcc" in per_gene:
-        return {label: per_gene[column] for column, label in _PER_GENE.items() if column in per_gene}
+        return {label: per_gene[column] for column, label in GENE_SCORES.items() if column in per_gene}
     return {str(name): values for name, values in per_gene.items()}

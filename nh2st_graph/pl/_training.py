@@ -9,22 +9,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nh2st_graph._errors import DataError
+from nh2st_graph.pl._style import BLUE, ORANGE, finish
 
 __all__ = ["fold_curves", "training_curves"]
 
-_BLUE, _ORANGE = "#0072B2", "#E69F00"
 #: Title, name of the y axis, and (column, label, colour) of each line.
 _PANELS = (
     (
         "Loss",
         "loss",
-        (("train_loss", "training: weighted sum", _BLUE), ("val_loss", "held-out: squared error", _ORANGE)),
+        (("train_loss", "training: weighted sum", BLUE), ("val_loss", "held-out: squared error", ORANGE)),
     ),
-    ("Held-out score", "mean Pearson r", (("val_pcc", "held-out", _ORANGE),)),
+    ("Held-out score", "Pearson r, mean over genes", (("val_pcc", "held-out", ORANGE),)),
     (
         "Contrastive loss",
         "InfoNCE (nats)",
-        (("contrast_spot", "spot", _BLUE), ("contrast_neighbourhood", "neighbourhood", _ORANGE)),
+        (("contrast_spot", "spot", BLUE), ("contrast_neighbourhood", "neighbourhood", ORANGE)),
     ),
 )
 _CHANCE = "_chance"
@@ -85,7 +85,7 @@ def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure
             ax.axvline(selected, color="0.5", linestyle=":", label=f"selected epoch ({selected})", zorder=0)
         ax.set(title=title, xlabel="epoch", ylabel=y_name)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        ax.spines[["top", "right"]].set_visible(False)
+        finish(ax)
         ax.legend(frameon=False, fontsize="small")
     return figure
 

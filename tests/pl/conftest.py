@@ -1,4 +1,4 @@
-"""A small predicted section, and figures that are closed again."""
+"""A small predicted section, the same explained, and figures that are closed again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from scipy import sparse
 from scipy.stats import zscore
 
 mpl.use("Agg")
@@ -49,3 +50,24 @@ def prediction() -> AnnData:
         }
     }
     return adata
+
+
+@pytest.fixture
+def explained(prediction: AnnData) -> AnnData:
+    """The grid with attention over the up to four nearest spots, shares, and gains of nine genes from -0.4 to 0.4.
+
+    The last spot, ``5x4``, has no neighbour.
+    """
+    rng = np.random.default_rng(1)
+    spatial = prediction.obsm["spatial"]
+    joined = np.abs(np.linalg.norm(spatial[:, None] - spatial, axis=2) - 290) < 1
+    alone = prediction.obs_names.get_loc("5x4")
+    joined[alone] = joined[:, alone] = False
+    weights = joined * rng.uniform(1, 3, joined.shape)
+    weights = np.divide(weights, weights.sum(axis=1, keepdims=True), out=np.zeros_like(weights), where=joined)
+    prediction.obsp["nh2st_attention"] = sparse.csr_matrix(weights.astype(np.float32))
+    prediction.obs["nh2st_neighbour_share"] = rng.uniform(size=30)
+    gain = np.linspace(-0.4, 0.4, 9)
+    genes = pd.DataFrame({"pcc": 0.5, "pcc_without": 0.5 - gain, "gain": gain}, index=prediction.var_names)
+    prediction.uns["nh2st_explain"] = {"gene_gain": genes.assign(change=1.0)}
+    return prediction

@@ -75,7 +75,7 @@ def test_rows_stand_in_order_references_last_and_the_base_is_named_at_the_axis(t
 def test_numbers_are_written_beside(table):
     texts = [text.get_text().replace("\N{MINUS SIGN}", "-") for text in pl.forest(table).texts]
     assert texts == [
-        "mean r",
+        "mean r [95 % interval]",
         "-0.0200 [-0.0300, -0.0100]",
         "+0.0010 [-0.0040, +0.0060]",
         "no result",
@@ -88,7 +88,7 @@ def test_one_score_needs_no_legend(table):
     ax = pl.forest(table, scores={"pcc_partial": "given depth"})
     assert ax.get_legend() is None
     assert len(points(ax)) == 2
-    assert ax.texts[0].get_text() == "given depth"
+    assert ax.texts[0].get_text() == "given depth [95 % interval]"
 
 
 def test_draws_where_it_is_told(table):

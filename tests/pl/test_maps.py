@@ -21,6 +21,11 @@ def rows_of(figure: Figure, n_columns: int = 3) -> list[list[plt.Axes]]:
     return [maps[i : i + n_columns] for i in range(0, len(maps), n_columns)]
 
 
+def names_of(rows: list[list[plt.Axes]]) -> list[str]:
+    """What stands at the left of each row."""
+    return [row[0].texts[0].get_text() for row in rows]
+
+
 def centres_and_widths(ax: plt.Axes) -> tuple[np.ndarray, np.ndarray]:
     extents = [path.get_extents() for path in ax.collections[0].get_paths()]
     return np.array([[(e.x0 + e.x1) / 2, (e.y0 + e.y1) / 2] for e in extents]), np.array([e.width for e in extents])
@@ -29,7 +34,7 @@ def centres_and_widths(ax: plt.Axes) -> tuple[np.ndarray, np.ndarray]:
 def test_best_median_and_worst_gene_by_r(prediction: AnnData) -> None:
     figure = pl.gene_maps(prediction)
     rows = rows_of(figure)
-    assert [row[0].get_ylabel() for row in rows] == ["best\ng0", "median\ng4", "worst\ng8"]
+    assert names_of(rows) == ["best\ng0", "median\ng4", "worst\ng8"]
     assert [ax.get_title() for ax in rows[0]] == ["H&E", "observed", "predicted, r = 1.00"]
     assert rows[2][2].get_title() == "predicted, r = -1.00"
     assert "C6" in figure.get_suptitle()
@@ -38,8 +43,7 @@ def test_best_median_and_worst_gene_by_r(prediction: AnnData) -> None:
 def test_r_of_the_run_is_used_where_it_is_there(prediction: AnnData) -> None:
     prediction.var["pcc"] = np.arange(9) / 10
     rows = rows_of(pl.gene_maps(prediction, n=2))
-    labels = [row[0].get_ylabel() for row in rows]
-    assert labels == ["best\ng8", "best\ng7", "median\ng5", "median\ng4", "worst\ng1", "worst\ng0"]
+    assert names_of(rows) == ["best\ng8", "best\ng7", "median\ng5", "median\ng4", "worst\ng1", "worst\ng0"]
     assert rows[0][2].get_title() == "predicted, r = 0.80"
 
 
@@ -62,6 +66,23 @@ def test_each_map_has_its_own_robust_range_and_named_colour_bar(prediction: AnnD
         assert spots.colorbar.ax.get_ylabel() == "log-expression"
         assert spots.colorbar.extend == "both"
         assert spots.get_cmap().name == "viridis"
+
+
+@pytest.mark.parametrize(
+    ("normalize", "unit"),
+    [
+        ("total", "log(1 + CP10k)"),
+        ("panel", "log(1 + CP10k of panel)"),
+        ("residuals", "Pearson residual"),
+    ],
+)
+def test_colours_have_the_unit_that_was_predicted(prediction: AnnData, normalize: str, unit: str) -> None:
+    entry = prediction.uns["spatial"]["C6"]  # a picture larger than what is drawn of it
+    entry["images"]["hires"] = np.kron(entry["images"]["hires"], np.ones((9, 9, 1), np.uint8))
+    entry["scalefactors"]["tissue_hires_scalef"] *= 9
+    prediction.uns["nh2st_prediction"] = {"normalize": normalize}
+    for ax in rows_of(pl.gene_maps(prediction, ["g3"]))[0][1:]:
+        assert ax.collections[0].colorbar.ax.get_ylabel() == f"expression\n{unit}"
 
 
 def test_constant_and_rare_genes_keep_a_range(prediction: AnnData) -> None:
@@ -96,8 +117,7 @@ def test_unmeasured_section_shows_named_genes_only(prediction: AnnData) -> None:
 def test_sparse_layers_draw_the_same(prediction: AnnData) -> None:
     expected = [ax.collections[0].get_array() for ax in rows_of(pl.gene_maps(prediction, ["g3"]))[0][1:]]
     prediction.layers["observed"] = sparse.csr_matrix(prediction.layers["observed"])
-    maps = rows_of(pl.gene_maps(prediction))[0]
-    assert maps[0].get_ylabel() == "best\ng0"
+    assert names_of(rows_of(pl.gene_maps(prediction)))[0] == "best\ng0"
     drawn = [ax.collections[0].get_array() for ax in rows_of(pl.gene_maps(prediction, ["g3"]))[0][1:]]
     np.testing.assert_array_equal(drawn, expected)
 
@@ -105,7 +125,7 @@ def test_sparse_layers_draw_the_same(prediction: AnnData) -> None:
 @pytest.mark.parametrize(("n_genes", "expected"), [(1, ["best\ng0"]), (2, ["best\ng0", "worst\ng1"])])
 def test_few_genes_are_drawn_once_each(prediction: AnnData, n_genes: int, expected: list[str]) -> None:
     rows = rows_of(pl.gene_maps(prediction[:, :n_genes].copy(), n=3))
-    assert [row[0].get_ylabel() for row in rows] == expected
+    assert names_of(rows) == expected
 
 
 def test_bad_input_is_one_line_and_leaves_no_figure(prediction: AnnData) -> None:

@@ -36,7 +36,7 @@ def test_histogram_counts_every_gene_and_marks_the_means(r: pd.Series) -> None:
     assert counts(ax, legend(ax)[0]).sum() == 300
     assert counts(ax, legend(ax)[1]).sum() == 300
     np.testing.assert_allclose(dashed(ax), [r.mean(), r.mean() - 0.05])
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Pearson r over spots", "genes")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Pearson r over spots", "number of genes")
 
 
 def test_histogram_bins_have_an_edge_at_zero(r: pd.Series) -> None:
@@ -106,6 +106,7 @@ def test_spread_is_joined_by_name(table: pd.DataFrame) -> None:
     segments = [segment for segment in ax.collections[0].get_segments() if len(segment)]  # none for the oracle
     segments = [np.ptp(segment[:, 0]) for segment in segments]
     np.testing.assert_allclose(segments, [0.02, 0.06])
+    assert ax.get_xlabel().endswith("(whiskers: standard deviation over sections)")
 
 
 def test_bars_without_scores_are_refused(table: pd.DataFrame) -> None:

@@ -32,7 +32,8 @@ def test_panels_hold_the_logged_values_by_epoch(log: pd.DataFrame) -> None:
     np.testing.assert_allclose(lines(score)["held-out"], [0, 0.04, 0.08, 0.12, 0.16])
     np.testing.assert_allclose(lines(contrast)["neighbourhood"], 4.0)
     assert [ax.get_xlabel() for ax in (loss, score, contrast)] == ["epoch"] * 3
-    assert [ax.get_ylabel() for ax in (loss, score, contrast)] == ["loss", "mean Pearson r", "InfoNCE (nats)"]
+    names = [ax.get_ylabel() for ax in (loss, score, contrast)]
+    assert names == ["loss", "Pearson r, mean over genes", "InfoNCE (nats)"]
     np.testing.assert_array_equal(loss.lines[0].get_xdata(), range(5))
 
 

@@ -1,0 +1,111 @@
+"""What all figures share: colours, names of scores, and how axes, maps and colour bars are finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import matplotlib.pyplot as plt
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.patheffects import withStroke
+from numpy.typing import ArrayLike
+
+__all__ = [
+    "BLUE",
+    "COLOURS",
+    "DIVERGING",
+    "EXPRESSION",
+    "GENE_SCORES",
+    "GREY",
+    "HALO",
+    "ORANGE",
+    "PEARSON",
+    "SCORES",
+    "SEQUENTIAL",
+    "colour_bar",
+    "finish",
+    "finish_map",
+    "finish_rows",
+    "given_or_new",
+    "legend_above",
+]
+
+#: Okabe and Ito's colours, which differ for every kind of colour vision.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+BLUE, ORANGE = COLOURS[:2]
+#: Of what stands beside the methods: references, and words about a column.
+GREY = "0.4"
+SEQUENTIAL, DIVERGING = "viridis", "coolwarm"
+#: Keeps words legible on a picture or among points.
+HALO = [withStroke(linewidth=2.5, foreground="white")]
+
+#: What a score of a section is called: r is a gene's correlation over its spots, the mean is over genes.
+SCORES = {"pcc_mean": "mean r", "pcc_partial": "mean r given depth"}
+#: The same of one gene, by the columns of a table with one row a gene.
+GENE_SCORES = {"pcc": "r", "pcc_partial": "r given depth"}
+PEARSON = "Pearson r over spots"
+#: Expression and its unit, by ``data.normalize``; CP10k: counts per ten thousand.
+EXPRESSION = {
+    "total": "expression\nlog(1 + CP10k)",
+    "panel": "expression\nlog(1 + CP10k of panel)",
+    "residuals": "expression\nPearson residual",
+}
+
+
+def given_or_new(ax: Axes | None, width: float, height: float) -> Axes:
+    """Give the axes to draw in: those of the caller, or the only ones of a new figure, in inches."""
+    # Compressed, since beside a map, whose aspect ratio is fixed, a constrained layout leaves too little room.
+    return plt.subplots(figsize=(width, height), layout="compressed")[1] if ax is None else ax
+
+
+def finish(ax: Axes, *, grid: Literal["x", "y", "both"] | None = None) -> None:
+    """Take the frame off, and draw lines to read values by behind what is shown."""
+    ax.spines[["top", "right"]].set_visible(False)
+    if grid is not None:
+        ax.grid(axis=grid, color="0.92")
+        ax.set_axisbelow(True)
+
+
+def finish_rows(ax: Axes, rows: ArrayLike, names: Sequence[object], label: str, **font: Any) -> None:
+    """Name rows from top to bottom; ``label`` says what they are, such as "method"."""
+    ax.set_yticks(rows, [str(name) for name in names], **font)
+    ax.set_ylabel(label)
+    ax.invert_yaxis()
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+
+
+def finish_map(ax: Axes) -> None:
+    """Leave a map its thin frame alone.
+
+    A map has a scale bar and no axes: on a slide lengths mean something, and distances from its corner do not.
+    """
+    ax.xaxis.set_visible(False)
+    ax.yaxis.set_visible(False)
+    ax.spines[:].set(color="0.7", linewidth=0.8)
+
+
+def colour_bar(ax: Axes, shown: ScalarMappable, label: str, **options: Any) -> Colorbar:
+    """Put a colour bar beside axes, as tall as they are, whatever their aspect ratio."""
+    bar = ax.figure.colorbar(shown, cax=ax.inset_axes((1.03, 0.0, 0.04, 1.0)), **options)
+    bar.outline.set_visible(False)
+    bar.set_label(label)
+    return bar
+
+
+def legend_above(ax: Axes, ncols: int, handles: Sequence[Artist] | None = None) -> None:
+    """Put a legend above axes, where it hides nothing; it may reach over the names of rows, and not off the figure."""
+    known = ax.get_legend_handles_labels()[0] if handles is None else handles
+    ax.legend(
+        handles=known,
+        frameon=False,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=ncols,
+        fontsize="small",
+        columnspacing=1.4,
+        handlelength=1.8,
+    )
