@@ -75,7 +75,9 @@ class TestRefuses:
         read.write_spatialdata(tiny_sections["S3"], tmp_path / "whole.zarr", image="hires")
         return tmp_path / "whole.zarr"
 
-    @pytest.mark.parametrize(("lacks", "says"), [("tables", "has no table"), ("images", "has no image in coordinate system")])
+    @pytest.mark.parametrize(
+        ("lacks", "says"), [("tables", "has no table"), ("images", "has no image in coordinate system")]
+    )
     def test_a_store_without_table_or_image(self, store, tiny_run, refuse, tmp_path, lacks, says):
         import spatialdata
 
