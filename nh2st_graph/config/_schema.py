@@ -180,7 +180,8 @@ class TrainConfig(Section):
     average
         Decay of the weights' moving average, which is what is kept.
     validation, folds
-        What is held out of the training data (sections, or bands of each) and in how many turns.
+        What is held out of the training data (all sections of a patient, sections where there is one patient, or bands
+        of each) and in how many turns.
     refit
         Learn from all training sections once the number of epochs is chosen; otherwise keep the first fold's model.
     checkpoint_seconds
@@ -197,7 +198,7 @@ class TrainConfig(Section):
     batch_spots: Positive = 256
     patience: Positive = 15
     average: Share = 0.95
-    validation: Literal["section", "blocks"] = "section"
+    validation: Literal["patient", "section", "blocks"] = "patient"
     folds: Annotated[int, Field(ge=2)] = 3
     refit: bool = True
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
