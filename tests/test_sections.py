@@ -211,10 +211,6 @@ class TestArguments:
         with pytest.raises(DataError, match="DataFrame is neither AnnData nor SpatialData"):
             ng.gr.spatial_graph(pd.DataFrame())
 
-    def test_a_table_is_asked_for_only_of_spatialdata(self, model: ng.FittedModel, joined: AnnData) -> None:
-        with pytest.raises(DataError, match="key_added = 'prediction' names a table of SpatialData"):
-            ng.tl.predict(model, joined, library_key="library", key_added="prediction")
-
 
 class TestAGraphOfTheUsers:
     def test_is_what_the_model_reads(self, tiny_sections: dict[str, AnnData], tiny_config: ng.Config) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from nh2st_graph import study
 from nh2st_graph.cli._runs import Options, carry_out
+from nh2st_graph.metrics import SCORES
 from nh2st_graph.study import StudyResult
 
 __all__ = ["run_ablate"]
@@ -36,7 +37,7 @@ def _print(plan: study.Study, result: StudyResult) -> None:
         text, title = study.cells(part), plan.name if len(plan.splits) == 1 else f"{plan.name}: {split}"
         styles = list(part["role"].map({"base": "bold", "variant": "", "reference": "dim"}))
         # In two tables, and a score in one cell with its difference, so that a terminal of 80 columns holds them.
-        scores = ["mean r", "mean r given depth"]
+        scores = list(SCORES.values())
         for score in scores:
             text[score] += "\n" + text.pop(f"{score}: difference")
         print_cells(console, text[scores], styles, title)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nh2st_graph.metrics._ceiling import noise_ceiling, share_of_ceiling
 from nh2st_graph.metrics._compare import PairedDifference, aggregate, paired_bootstrap
 from nh2st_graph.metrics._downstream import downstream_scores
+from nh2st_graph.metrics._names import GENE_SCORES, SCORES
 from nh2st_graph.metrics._references import neighbour_mean
 from nh2st_graph.metrics._scores import (
     Scores,
@@ -20,6 +21,8 @@ from nh2st_graph.metrics._scores import (
 )
 
 __all__ = [
+    "GENE_SCORES",
+    "SCORES",
     "PairedDifference",
     "Scores",
     "aggregate",

@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nh2st_graph._errors import DataError, nearest
+from nh2st_graph.metrics import GENE_SCORES
 from nh2st_graph.pl._style import (
     BLUE,
     COLOURS,
-    GENE_SCORES,
     HALO,
     ORANGE,
     SEQUENTIAL,

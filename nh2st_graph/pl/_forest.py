@@ -11,7 +11,8 @@ from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.pl._style import COLOURS, GREY, PEARSON, SCORES, finish, finish_rows, given_or_new, legend_above
+from nh2st_graph.metrics import SCORES
+from nh2st_graph.pl._style import COLOURS, GREY, PEARSON, finish, finish_rows, given_or_new, legend_above
 
 __all__ = ["forest"]
 

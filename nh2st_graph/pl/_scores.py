@@ -11,7 +11,8 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.pl._style import COLOURS, GENE_SCORES, PEARSON, SCORES, finish, finish_rows, given_or_new, legend_above
+from nh2st_graph.metrics import GENE_SCORES, SCORES
+from nh2st_graph.pl._style import COLOURS, PEARSON, finish, finish_rows, given_or_new, legend_above
 
 __all__ = ["pcc_histogram", "score_bars"]
 

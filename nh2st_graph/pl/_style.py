@@ -18,12 +18,10 @@ __all__ = [
     "COLOURS",
     "DIVERGING",
     "EXPRESSION",
-    "GENE_SCORES",
     "GREY",
     "HALO",
     "ORANGE",
     "PEARSON",
-    "SCORES",
     "SEQUENTIAL",
     "colour_bar",
     "finish",
@@ -42,10 +40,6 @@ SEQUENTIAL, DIVERGING = "viridis", "coolwarm"
 #: Keeps words legible on a picture or among points.
 HALO = [withStroke(linewidth=2.5, foreground="white")]
 
-#: What a score of a section is called: r is a gene's correlation over its spots, the mean is over genes.
-SCORES = {"pcc_mean": "mean r", "pcc_partial": "mean r given depth"}
-#: The same of one gene, by the columns of a table with one row a gene.
-GENE_SCORES = {"pcc": "r", "pcc_partial": "r given depth"}
 PEARSON = "Pearson r over spots"
 #: Expression and its unit, by ``data.normalize``; CP10k: counts per ten thousand.
 EXPRESSION = {

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from nh2st_graph._version import __version__
+from nh2st_graph.metrics import SCORES
 from nh2st_graph.study._folder import write_text
 from nh2st_graph.study._leaderboard import VIEWS, cells, explain_leaderboard, forest_table
-from nh2st_graph.study._table import SCORES
+from nh2st_graph.study._table import MEANS
 from nh2st_graph.study._words import under_trained, verdict
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ __all__ = ["write_html"]
 
 _TEMPLATE = "report.html.j2"
 #: Columns of a leaderboard whose cells are marked by where the interval lies, and the score that it is of.
-_GAINS = {"mean r: over the best floor": "pcc_mean", "mean r given depth: over the best floor": "pcc_partial"}
+_GAINS = {f"{label}: over the best floor": score for score, label in SCORES.items()}
 #: Genes that the table shows before anything is searched for.
 _GENES_SHOWN = 20
 
@@ -148,9 +149,9 @@ def _genes(board: pd.DataFrame, per_gene: pd.DataFrame) -> dict[str, Any]:
     Sections are averaged, seeds first. ``chosen`` are the method and the floor in the first place, or the first two.
     """
     whole = board["place"].notna() | ((board["role"] == "reference") & (board["sections"] > 0))
-    units = per_gene.groupby(["method", "gene", "fold", "section"], observed=True)[[*SCORES, "ceiling"]].mean()
+    units = per_gene.groupby(["method", "gene", "fold", "section"], observed=True)[[*MEANS, "ceiling"]].mean()
     means = units.groupby(["method", "gene"], observed=True).mean()
-    tables = {score: means[score].unstack("gene") for score in SCORES}
+    tables = {score: means[score].unstack("gene") for score in MEANS}
     ceiling = units["ceiling"].groupby("gene", observed=True).mean()
     known = tables["pcc"].index[tables["pcc"].notna().any(axis="columns")]
     names = [name for name in board.loc[whole, "method"] if name in known]
@@ -173,7 +174,7 @@ def _rounded(values: pd.Series) -> list[float | None]:
 
 def _forest(board: pd.DataFrame) -> str | None:
     table = forest_table(board)
-    if table[[f"{score}_difference" for score in SCORES.values()]].isna().all(axis=None):
+    if table[[f"{score}_difference" for score in MEANS.values()]].isna().all(axis=None):
         return None
     from nh2st_graph import pl
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.study._table import SCORES, by_unit, paired_difference
+from nh2st_graph.metrics import SCORES
+from nh2st_graph.study._table import MEANS, by_unit, paired_difference
 from nh2st_graph.study._text import interval_cell, markdown_table, mean_cell, number, runs_cell, with_spread
 
 __all__ = ["VIEWS", "cells", "explain_leaderboard", "forest_table", "leaderboard", "markdown"]
@@ -138,7 +139,7 @@ def _rows(scores: pd.DataFrame, genes: pd.DataFrame, roles: Mapping[str, str]) -
     board["rank"] = _ranks(units["pcc_mean"], board["role"])
     ordered = board.sort_values(["rank", "pcc_mean"], ascending=[True, False])["rank"]
     board["place"] = ordered.rank(method="first").astype("Int64")
-    for per_gene, score in SCORES.items():
+    for per_gene, score in MEANS.items():
         board = board.join(_gains(board, genes, per_gene, score))
     return board
 
@@ -210,7 +211,7 @@ def cells(board: pd.DataFrame, view: str = "leaderboard") -> pd.DataFrame:
     rows = [row for _, row in board.iterrows()]
     if view == "leaderboard":
         columns = {"place": ["" if pd.isna(row["place"]) else str(row["place"]) for row in rows]}
-        for score, label in (("pcc_mean", "mean r"), ("pcc_partial", "mean r given depth")):
+        for score, label in SCORES.items():
             columns[label] = [mean_cell(row, score) for row in rows]
             columns[f"{label}: over the best floor"] = [_gain(row, score) for row in rows]
         if "share_of_ceiling" in board:

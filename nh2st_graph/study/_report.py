@@ -75,5 +75,5 @@ def draw_forest(table: pd.DataFrame, path: Path, base: str | None = None) -> Non
         if len(parts) > 1:
             ax.set_title(split, pad=28)
         if i > 0:
-            ax.set_yticklabels([])
+            ax.set(yticklabels=[], ylabel="")
     pl.save(figure, path)

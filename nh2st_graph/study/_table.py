@@ -12,10 +12,10 @@ from nh2st_graph.study._plan import PlannedRun, Study
 from nh2st_graph.study._results import Results, references
 from nh2st_graph.study._text import interval_cell, mean_cell, number, runs_cell
 
-__all__ = ["SCORES", "by_unit", "cells", "paired_difference", "study_table"]
+__all__ = ["MEANS", "by_unit", "cells", "paired_difference", "study_table"]
 
 #: Scores that are compared, by their column in ``metrics_per_gene.csv``.
-SCORES = {"pcc": "pcc_mean", "pcc_partial": "pcc_partial"}
+MEANS = {"pcc": "pcc_mean", "pcc_partial": "pcc_partial"}
 _UNIT = ["fold", "section"]
 
 
@@ -93,7 +93,7 @@ class _Split:
         scores, genes = (table[table["variant"] == name] for table in (self.scores, self.genes))
         base = self.genes[self.genes["variant"] == self.base]
         row: dict[str, object] = {}
-        for per_gene, score in SCORES.items():
+        for per_gene, score in MEANS.items():
             row |= {score: scores[score].mean(), f"{score}_std": scores[score].std()}
             difference = None
             if name != self.base:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nh2st_graph.metrics import SCORES
 from nh2st_graph.study._plan import Fold, Study
 from nh2st_graph.study._text import signed
 
 __all__ = ["protocol", "under_trained", "verdict"]
 
-_LABELS = {"pcc_mean": "mean r", "pcc_partial": "mean r given depth"}
 _NORMALISED = {
     "total": "counts over a spot's library size (all genes) to 1e4, log1p",
     "panel": "counts over a spot's library size (genes of the panel) to 1e4, log1p",
@@ -113,7 +113,7 @@ def verdict(board: pd.DataFrame, late: Collection[str] = ()) -> list[str]:
     care.
     """
     methods = board[board["role"] == "method"]
-    sentences = [_against_floor(board, methods, score, label) for score, label in _LABELS.items()]
+    sentences = [_against_floor(board, methods, score, label) for score, label in SCORES.items()]
     return [each for each in [*sentences, _best(methods), _references(board), *_care(methods, late)] if each]
 
 

@@ -128,7 +128,7 @@ def evaluate(
     DataError
         If a section was trained on, or lacks a gene of the panel.
     """
-    test = sections_by_name(test_sections, library_key=library_key, table_key=table_key)
+    test = sections_by_name(test_sections, library_key=library_key, table_key=table_key, shared=True)
     train = sections_by_name(train_sections, library_key=library_key, table_key=table_key)
     if not test:
         raise DataError("no test section given; name at least one in data.test")
