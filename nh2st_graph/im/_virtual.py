@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -169,7 +169,7 @@ def virtual_spots(
     return check_section(adata, need=("image",))
 
 
-def chosen_scale(where: str, found: float | None, given: float | None, advice: str = "") -> float:
+def chosen_scale(where: str, found: Any, given: float | None, advice: str = "") -> float:
     """Um per pixel, as given or as the file says.
 
     Parameters
@@ -177,7 +177,7 @@ def chosen_scale(where: str, found: float | None, given: float | None, advice: s
     where
         What it is the scale of.
     found
-        What the file says; None where it says nothing.
+        What the file says, number or not; None where it says nothing.
     given
         What the user says.
     advice
