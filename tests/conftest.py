@@ -50,7 +50,8 @@ def tiny_config() -> Config:
             "panel": "hvg:12",
             "synthetic": {"n_sections": 3, "n_rows": 8, "n_cols": 8, "n_own": 6, "n_neighbour": 6, "n_noise": 3},
         },
-        "features": {"encoder": "squidpy:summary"},
+        # Patches of the spots alone: larger ones show the neighbours too.
+        "features": {"encoder": "squidpy:summary", "patch_um": 112},
         "model": {"width": 16, "rank": 8, "heads": 2},
         "train": {
             "max_epochs": 3,

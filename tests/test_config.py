@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from nh2st_graph import ConfigError
 from nh2st_graph.config import Config, ModelConfig, builtin_config, changes, flatten, load_config
 from nh2st_graph.nn import OPERATORS
+from nh2st_graph.read import _registry
 
 FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = st.lists(st.from_regex(r"[A-H][1-9]", fullmatch=True), max_size=3, unique=True)
@@ -309,7 +310,7 @@ def test_defaults_are_what_was_chosen_on_real_tissue():
 def test_a_format_of_the_users_own_is_known_once_it_is_registered(monkeypatch):
     with pytest.raises(ConfigError, match=r"data\.format = 'mine' is no known format"):
         Config().override(["data.format=mine"])
-    monkeypatch.setattr("nh2st_graph.read._registry._READERS", {"mine": lambda root, names: {}})
+    monkeypatch.setitem(_registry._READERS, "mine", lambda root, names: {})
     assert Config().override(["data.format=mine"]).data.format == "mine"
 
 

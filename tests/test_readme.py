@@ -180,8 +180,8 @@ class TestExamples:
                 assert end.value.code == 0
             scores = json.loads(Path("runs/first/metrics.json").read_text())["sections"]
             assert {name: each["n_spots"] for name, each in scores.items()} == {"D1": 25}
-            assert list(ng.read.h5ad("prepared")) == list(SECTIONS)
-            assert ng.read.h5ad("slide.h5ad")["slide"].n_obs > 20
+            assert list(ng.read.sections("h5ad", "prepared")) == list(SECTIONS)
+            assert ng.read.h5ad("slide.h5ad").n_obs > 20
             assert Path("slide.zarr").is_dir()
         assert "NH2ST-Graph" in capsys.readouterr().out
 

@@ -145,14 +145,14 @@ class TestErrors:
 
     @pytest.mark.parametrize("kind", [ConfigError, DataError, ImageError, ModelError, RunError, OSError])
     def test_any_error_of_the_package_or_of_a_file_is_one_line(self, run, monkeypatch, kind):
-        def fail(*_):
+        def fail(*_, **__):
             raise kind("what\n  where,\n what to do")
 
         monkeypatch.setattr(tl, "evaluate_run", fail)
         assert run("evaluate", "run") == (2, "", "error: what where, what to do\n")
 
     def test_a_fault_of_the_program_is_not_hidden(self, monkeypatch):
-        def fail(*_):
+        def fail(*_, **__):
             raise ZeroDivisionError
 
         monkeypatch.setattr(tl, "evaluate_run", fail)

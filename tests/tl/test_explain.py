@@ -102,10 +102,11 @@ def attention_by_hand(model: FittedModel, section: AnnData) -> np.ndarray:
                 each(state).view(n, config.heads, size) for each in (layer.query, layer.key, layer.value)
             )
             messages = torch.zeros_like(value)
+            seen = layer.edge_bias.in_features  # of distance and direction
             for i in range(n):
-                read, edges = senders[i], features[i]
+                read, edges = senders[i], features[i][:, :seen]
                 if config.self_loops:
-                    read, edges = [*read, i], torch.cat([edges, torch.zeros(1, 3, dtype=torch.float64)])
+                    read, edges = [*read, i], torch.cat([edges, torch.zeros(1, seen, dtype=torch.float64)])
                 for head in range(config.heads):
                     logits = key[read, head] @ query[i, head] / size**0.5 + layer.edge_bias(edges)[:, head]
                     weights = logits.softmax(dim=0)
@@ -117,7 +118,15 @@ def attention_by_hand(model: FittedModel, section: AnnData) -> np.ndarray:
 
 
 class TestAttention:
-    @pytest.mark.parametrize("changes", [[], ["model.hops=2"], ["model.self_loops=true", "model.hops=2"]])
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            [],
+            ["model.edge_features=direction"],
+            ["model.hops=2"],
+            ["model.self_loops=true", "model.edge_features=direction", "model.hops=2"],
+        ],
+    )
     def test_is_that_of_the_equation(self, drawn, section, changes):
         model = drawn(changes)
         found = explained(model, section).obsp[ATTENTION]
