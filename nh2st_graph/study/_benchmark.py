@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from anndata import AnnData
 from pydantic import (
     Field,
     ValidationError,
@@ -25,6 +24,9 @@ from nh2st_graph._keys import Key
 from nh2st_graph.config import Config, flatten
 from nh2st_graph.study._plan import BENCHMARK, Fold, Study, check_runs, make_variants, read_base, read_yaml
 from nh2st_graph.study._schema import LEAVE_ONE_OUT, BaseEntry, FoldEntry, Part, checked
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 __all__ = ["BenchmarkFile", "SplitEntry", "read_benchmark"]
 
@@ -258,6 +260,8 @@ class _Folds:
     @cached_property
     def _sections(self) -> dict[str, AnnData]:
         """All sections of the data, of each no more than whose it is."""
+        from anndata import AnnData
+
         from nh2st_graph import tl
 
         everything = self.base.data.model_copy(update={"train": (), "test": ()})

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from nh2st_graph.cli import main
-from nh2st_graph.study import Outcome, PlannedRun, read_benchmark, run_benchmark
+from nh2st_graph.study import Outcome, PlannedRun, _run_benchmark, read_benchmark
 from nh2st_graph.study import _workers as workers
+from nh2st_graph.study._run import do_runs
 
 BROKEN = "no [bold]panel"
 #: As long as the longest of the benchmarks that ship.
@@ -46,7 +47,7 @@ def finished(tiny_config, tiny_run, tmp_path_factory) -> Path:
     splits = {"held out": {"train": ["S1", "S2"], "test": ["S3"]}}
     (folder / "mine.yaml").write_text(yaml.safe_dump({"base": "base.yaml", "methods": METHODS, "splits": splits}))
     plan, out = read_benchmark(folder / "mine.yaml"), folder / "out"
-    run_benchmark(plan, out, jobs=1, only=["training mean", LONG])
+    assert do_runs(plan, out, jobs=1, only=["training mean", LONG], resume=False, watch=None) == {}
     (network,) = plan.runs(out, ["NH2ST-Graph"])
     shutil.copytree(tiny_run.folder, network.folder)
     (network.folder / "study.json").write_text(json.dumps({"parameters": 12345, "seconds": 6.7}))
@@ -71,6 +72,13 @@ def attempted(monkeypatch) -> list[str]:
     return names
 
 
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Leave figures and the report out: one of the tests looks at them."""
+    monkeypatch.setattr(_run_benchmark._Report, "figures", lambda _: [])
+    monkeypatch.setattr(_run_benchmark, "write_html", lambda path, *_, **__: path)
+
+
 def benchmark(*arguments: object) -> int:
     """Run the command; return its exit code."""
     with pytest.raises(SystemExit) as end:
@@ -78,6 +86,7 @@ def benchmark(*arguments: object) -> int:
     return int(end.value.code or 0)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("columns", [80, 200])
 def test_the_leaderboard_is_printed_with_names_whole(benchmark_file, out, monkeypatch, capsys, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -119,6 +128,7 @@ def test_after_it_come_what_it_says_and_where_it_is(benchmark_file, out, monkeyp
     assert all(path.is_file() for path in written)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_it_ends_well_where_nothing_failed(benchmark_file, out, capsys):
     assert benchmark(benchmark_file(skip=[BROKEN]), "--out", out, "--resume") == 0
     printed = capsys.readouterr()
@@ -138,6 +148,7 @@ def test_only_some_methods_are_run(benchmark_file, attempted, tmp_path):
     assert sorted(attempted) == [f"{name}, held out, seed 0" for name in (BROKEN, "training mean")]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_resuming_runs_what_is_not_finished(benchmark_file, attempted, out):
     shutil.rmtree(out / "runs" / "training_mean")
     assert benchmark(benchmark_file(), "--out", out, "--jobs", 1, "--resume") == 1

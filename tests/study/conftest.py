@@ -42,9 +42,12 @@ class Seen(list[tuple[str, str | None]]):
 
 @pytest.fixture(scope="session")
 def tiny_study(study_file: Callable[..., Path]) -> Study:
-    """Two variants that run and one whose panel is missing, two seeds."""
-    variants = {"no neighbours": {"model.neighbours": False}, "no panel": {"data.panel": "nowhere.txt"}}
-    return read_study(study_file(seeds=[0, 1], variants=variants))
+    """Two variants that run, the second with figures of its runs, and one whose panel is missing, two seeds."""
+    variants = {
+        "no neighbours": {"model.neighbours": False, "evaluate.figures": True},
+        "no panel": {"data.panel": "nowhere.txt"},
+    }
+    return read_study(study_file(seeds=[0, 1], set={"evaluate.figures": False}, variants=variants))
 
 
 @pytest.fixture(scope="session")

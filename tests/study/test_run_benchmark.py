@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from nh2st_graph import RunError
-from nh2st_graph.study import BenchmarkResult, Study, read_benchmark, run_benchmark
+from nh2st_graph.study import BenchmarkResult, Study, _run_benchmark, read_benchmark, run_benchmark
 from nh2st_graph.study._folder import read_record
 from nh2st_graph.study._results import curves
 from nh2st_graph.tl import LABELS, REFERENCES
@@ -116,6 +116,13 @@ def scores(done) -> pd.DataFrame:
 def copied(done, tmp_path) -> Path:
     """The finished benchmark's folder, to be changed."""
     return Path(shutil.copytree(done[1], tmp_path / "copy"))
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Leave figures and the report out: those of ``done`` are looked at."""
+    monkeypatch.setattr(_run_benchmark._Report, "figures", lambda _: [])
+    monkeypatch.setattr(_run_benchmark, "write_html", lambda path, *_, **__: path)
 
 
 def finished(plan: Study, folder: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -260,6 +267,7 @@ def stamps(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.glob("runs/*/*/metrics.json")}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_resuming_does_what_is_missing_and_changes_nothing_else(plan, done, copied):
     lost = "runs/ridge_own/near_seed0/metrics.json"
     (copied / lost).unlink()
@@ -272,6 +280,7 @@ def test_resuming_does_what_is_missing_and_changes_nothing_else(plan, done, copi
     pd.testing.assert_frame_equal(result.board, done[0].board)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_benchmark_grows_by_a_method(file, done, copied):
     grown = file.with_name("grown.yaml")
     values = yaml.safe_load(file.read_text())

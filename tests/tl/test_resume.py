@@ -25,7 +25,7 @@ from nh2st_graph.tl import FittedModel, _fit, _run
 from nh2st_graph.tl._module import EpochLog, Keep
 
 #: Enough that a stage is still going on when its log shows some.
-MANY_EPOCHS = 60
+MANY_EPOCHS = 20
 
 
 class TestKilled:
@@ -33,7 +33,8 @@ class TestKilled:
 
     @pytest.fixture(scope="class")
     def config(self, tiny_config: Config) -> Config:
-        return tiny_config.override([f"train.max_epochs={MANY_EPOCHS}", f"train.patience={MANY_EPOCHS}"])
+        changes = [f"train.max_epochs={MANY_EPOCHS}", f"train.patience={MANY_EPOCHS}", "evaluate.figures=false"]
+        return tiny_config.override(changes)
 
     @pytest.fixture(scope="class")
     def uninterrupted(self, config, tmp_path_factory) -> Path:
@@ -98,12 +99,8 @@ def assert_same_run(found: Path, expected: Path) -> None:
 STAGES = ("fold1:S1", "fold2:S2", "all")
 
 
-class Killed(BaseException):
-    """Stands for the end of the process: nothing in the package catches it."""
-
-
 class TestAnyMoment:
-    """The moments that a signal seldom meets, one by one."""
+    """The moments that a signal seldom meets: one fit is copied at each, which is all that a killed one leaves."""
 
     @pytest.fixture(scope="class")
     def train(self, tiny_sections) -> dict[str, AnnData]:
@@ -112,122 +109,107 @@ class TestAnyMoment:
     @pytest.fixture(scope="class")
     def config(self, tiny_config) -> Config:
         """Held-out error rises early here, so that folds stop and their best epoch is not their last."""
-        changes = ["train.max_epochs=12", "train.patience=2", "train.learning_rate=0.01", "train.average=0.3"]
+        changes = ["train.max_epochs=12", "train.patience=2", "train.learning_rate=0.03", "train.average=0.3"]
         return tiny_config.override(changes)
 
     @pytest.fixture(scope="class")
-    def expected(self, train, config) -> FittedModel:
-        model = tl.fit(train, config)
+    def folder(self, tmp_path_factory) -> Path:
+        """Where the fit goes on, as if it had been killed: in the same place."""
+        return tmp_path_factory.mktemp("fit")
+
+    @pytest.fixture(scope="class")
+    def copies(self, tmp_path_factory) -> Path:
+        return tmp_path_factory.mktemp("moments")
+
+    @pytest.fixture(scope="class")
+    def expected(self, train, config, folder, copies) -> FittedModel:
+        with pytest.MonkeyPatch.context() as patch:
+            copied_at_every_moment(patch, folder, copies)
+            model = tl.fit(train, config, out=folder)
         folds = [model.log[model.log["stage"] == stage].set_index("epoch")["val_loss"] for stage in STAGES[:2]]
         assert all(len(error) < 12 and 1 < error.idxmin() < len(error) for error in folds), "as the fixture says"
         assert model.selected_epochs > 1
         return model
 
     @pytest.fixture
-    def resumed_after(self, train, config, expected, tmp_path) -> Callable[..., FittedModel]:
-        """Fit until ``moment`` ends it, then resume."""
+    def killed(self, folder, copies, expected) -> Callable[[str], Path]:
+        """Put the folder back as it was at a moment."""
 
-        def run(moment: Callable[[pytest.MonkeyPatch], None], folder: Path = tmp_path, moved: Path | None = None):
-            with pytest.MonkeyPatch.context() as patch:
-                moment(patch)
-                with pytest.raises(Killed):
-                    tl.fit(train, config, out=folder)
-            if moved is not None:
-                folder = folder.rename(moved)
-            return tl.fit(train, config, out=folder, resume=True)
+        def run(moment: str) -> Path:
+            shutil.rmtree(folder, ignore_errors=True)
+            return Path(shutil.copytree(copies / moment, folder))
 
         return run
 
-    @staticmethod
-    def assert_equal(found: FittedModel, expected: FittedModel) -> None:
-        pd.testing.assert_frame_equal(found.log, expected.log)
-        assert found.selected_epochs == expected.selected_epochs
-        assert found.hpg50 == expected.hpg50
-        for name, value in expected.module.state_dict().items():
-            assert torch.equal(found.module.state_dict()[name], value), name
+    @pytest.fixture
+    def assert_goes_on(self, train, config, expected) -> Callable[[Path], None]:
+        def check(folder: Path) -> None:
+            found = tl.fit(train, config, out=folder, resume=True)
+            pd.testing.assert_frame_equal(found.log, expected.log)
+            assert found.selected_epochs == expected.selected_epochs
+            assert found.hpg50 == expected.hpg50
+            for name, value in expected.module.state_dict().items():
+                assert torch.equal(found.module.state_dict()[name], value), name
+
+        return check
 
     @pytest.mark.parametrize("which", ["first", "best", "last"])
     @pytest.mark.parametrize("moment", ["before last", "after last"])
-    def test_around_the_checkpoints_of_a_fold(self, resumed_after, expected, which, moment):
+    def test_around_the_checkpoints_of_a_fold(self, killed, assert_goes_on, expected, which, moment):
         error = expected.log[expected.log["stage"] == STAGES[0]].set_index("epoch")["val_loss"]
         epoch = {"first": 1, "best": error.idxmin(), "last": len(error)}[which]
-        self.assert_equal(resumed_after(at_checkpoint("fold1", epoch, moment)), expected)
+        assert_goes_on(killed(f"fold1, epoch {epoch}, {moment}"))
 
     @pytest.mark.parametrize("which", ["first", "last"])
     @pytest.mark.parametrize("moment", ["before last", "after last"])
-    def test_around_the_checkpoint_of_the_final_fit(self, resumed_after, expected, which, moment):
+    def test_around_the_checkpoint_of_the_final_fit(self, killed, assert_goes_on, expected, which, moment):
         epoch = 1 if which == "first" else expected.selected_epochs
-        self.assert_equal(resumed_after(at_checkpoint("all", epoch, moment)), expected)
+        assert_goes_on(killed(f"all, epoch {epoch}, {moment}"))
 
     @pytest.mark.parametrize("stage", ["fold1", "all"])
-    def test_between_the_last_epoch_and_the_note_that_a_stage_is_done(self, resumed_after, expected, stage):
-        def moment(patch: pytest.MonkeyPatch) -> None:
-            original = Path.write_text
-
-            def write(path: Path, *args, **kwargs):
-                if path.name == "done.json" and path.parent.name == stage:
-                    raise Killed
-                return original(path, *args, **kwargs)
-
-            patch.setattr(Path, "write_text", write)
-
-        self.assert_equal(resumed_after(moment), expected)
+    def test_between_the_last_epoch_and_the_note_that_a_stage_is_done(self, killed, assert_goes_on, stage):
+        assert_goes_on(killed(f"{stage}, before done"))
 
     @pytest.mark.parametrize("stage", ["fold2", "all"])
-    def test_between_two_stages(self, resumed_after, expected, stage):
-        def moment(patch: pytest.MonkeyPatch) -> None:
-            original = _fit._Stages._train
+    def test_between_two_stages(self, killed, assert_goes_on, stage):
+        assert_goes_on(killed(f"{stage}, before it begins"))
 
-            def train(self, name: str, *args):
-                if name.startswith(stage):
-                    raise Killed
-                return original(self, name, *args)
+    def test_in_the_middle_of_a_line_of_the_log(self, killed, assert_goes_on):
+        folder = killed("fold2, epoch 3, before last")
+        log = folder / "log.csv"
+        text = log.read_text()
+        assert text.splitlines()[-1].startswith("fold2:S2,3,")
+        log.write_text(text[: text.rindex("\n", 0, -1) + len("\nfold2:S2,1")])  # of 13, say
+        assert_goes_on(folder)
 
-            patch.setattr(_fit._Stages, "_train", train)
-
-        self.assert_equal(resumed_after(moment), expected)
-
-    def test_in_the_middle_of_a_line_of_the_log(self, resumed_after, expected):
-        def moment(patch: pytest.MonkeyPatch) -> None:
-            original = EpochLog.on_train_epoch_end
-
-            def log(self, trainer, module) -> None:
-                original(self, trainer, module)
-                if self.stage.startswith("fold2") and trainer.current_epoch == 2:
-                    text = self.path.read_text()
-                    self.path.write_text(text[: text.rindex("\n", 0, -1) + len("\nfold2:S2,1")])  # of 13, say
-                    raise Killed
-
-            patch.setattr(EpochLog, "on_train_epoch_end", log)
-
-        self.assert_equal(resumed_after(moment), expected)
-
-    def test_in_a_folder_that_is_moved_before_it_goes_on(self, resumed_after, expected, tmp_path):
+    def test_in_a_folder_that_is_moved_before_it_goes_on(self, killed, assert_goes_on, expected, tmp_path):
         """The checkpoint of the best epoch is known by its old path then."""
         last = int(expected.log[expected.log["stage"] == "fold1:S1"]["epoch"].max())
-        moment = at_checkpoint("fold1", last - 1, "after last")
-        (tmp_path / "old").mkdir()
-        self.assert_equal(resumed_after(moment, tmp_path / "old", tmp_path / "new"), expected)
+        assert_goes_on(killed(f"fold1, epoch {last - 1}, after last").rename(tmp_path / "new"))
 
 
-def at_checkpoint(stage: str, epoch: int, moment: str) -> Callable[[pytest.MonkeyPatch], None]:
-    """End the process around the checkpoints of an epoch (the first is 1)."""
-    when, name = moment.split()
+def copied_at_every_moment(patch: pytest.MonkeyPatch, folder: Path, copies: Path) -> None:
+    """Copy a fit's folder as each stage begins, around the checkpoint of each epoch (from 1 on), and at its end."""
+    train, keep, write = _fit._Stages._train, Keep.on_train_epoch_end, Path.write_text
 
-    def apply(patch: pytest.MonkeyPatch) -> None:
-        original = Keep.on_train_epoch_end
+    def copying_train(self, name: str, *args):
+        shutil.copytree(folder, copies / f"{name.partition(':')[0]}, before it begins")
+        return train(self, name, *args)
 
-        def keep(self, trainer, module) -> None:
-            there = Path(self.dirpath).name == stage and self.filename == name and trainer.current_epoch + 1 == epoch
-            if there and when == "before":
-                raise Killed
-            original(self, trainer, module)
-            if there:
-                raise Killed
+    def copying_keep(self, trainer, module) -> None:
+        moment = f"{Path(self.dirpath).name}, epoch {trainer.current_epoch + 1}"
+        shutil.copytree(folder, copies / f"{moment}, before {self.filename}")
+        keep(self, trainer, module)
+        shutil.copytree(folder, copies / f"{moment}, after {self.filename}")
 
-        patch.setattr(Keep, "on_train_epoch_end", keep)
+    def copying_write(path: Path, *args, **kwargs):
+        if path.name == "done.json":
+            shutil.copytree(folder, copies / f"{path.parent.name}, before done")
+        return write(path, *args, **kwargs)
 
-    return apply
+    patch.setattr(_fit._Stages, "_train", copying_train)
+    patch.setattr(Keep, "on_train_epoch_end", copying_keep)
+    patch.setattr(Path, "write_text", copying_write)
 
 
 class TestInterrupted:
@@ -253,6 +235,7 @@ class TestInterrupted:
         assert capsys.readouterr().err.splitlines()[-1] == "interrupted; go on with the same command and --resume"
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "Lightning would ignore the next one"
         monkeypatch.undo()
+        monkeypatch.setattr(_run, "write_figures", lambda *_: [])  # drawn in other tests
         assert_same_run(tl.train_run(tiny_config, folder, resume=True).folder, tiny_run.folder)
 
     def test_a_fit_is_interrupted_as_any_python(self, interrupt, tiny_config, tiny_sections):
@@ -279,6 +262,10 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and time of every file."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing in the package catches it."""
 
 
 def test_killed_while_it_scores(tiny_config, tiny_run, tmp_path, monkeypatch):
