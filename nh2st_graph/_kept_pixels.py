@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._cache import cache_root
 from nh2st_graph._errors import ImageError
+from nh2st_graph._files import written_aside
 
 __all__ = ["keep_pixels"]
 
@@ -76,12 +76,10 @@ def _tiles(pixels: Any) -> Iterator[NDArray[np.uint8]]:
 
 
 def _write(path: Path, pixels: Any) -> None:
-    """Write aside, then rename, so that a file under its name is always complete."""
     import tifffile
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
+    with written_aside(path) as aside:
         tifffile.imwrite(
             aside,
             _tiles(pixels),
@@ -94,6 +92,3 @@ def _write(path: Path, pixels: Any) -> None:
             bigtiff=pixels.nbytes > 2**31,
             metadata=None,
         )
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

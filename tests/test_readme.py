@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import doctest
+import inspect
 import itertools
 import json
 import logging
@@ -168,6 +170,22 @@ class TestExamples:
         out = capsys.readouterr().out.split()
         assert out.count("pcc_partial") == 3  # Visium, and each of two patients left out
         assert ng.load(place / "model").train_sections == ["A1", "B1", "C1"]
+
+    def test_the_examples_of_docstrings_run(self, place, monkeypatch):
+        """Visium, ST, a slide and SpatialData, as ``help`` shows them."""
+        overridden = Config.override
+        monkeypatch.setattr(Config, "override", lambda self, changes=(): overridden(self, [*changes, *QUICK]))
+        shown = [ng.tl.fit, ng.read.her2st, ng.tl.slide_section, ng.tl.predict]
+        with contextlib.chdir(place):
+            for function in shown:
+                examples = doctest.DocTestParser().get_examples(inspect.getdoc(function) or "")
+                assert examples, function
+                names: dict[str, object] = {}
+                exec(compile("".join(each.source for each in examples), function.__name__, "exec"), names)
+                if function is ng.tl.fit:
+                    names["model"].save("model")
+                    assert np.isfinite(names["scores"].loc["model", "pcc_mean"])
+        assert names["section"].obsm["predicted"].shape == (25, 20)
 
     def test_the_commands_on_visium_and_a_slide_run(self, place, capsys):
         commands = [each for each in shell_commands() if {"data.format=visium", "visium", "slide.tif"} & {*each}]

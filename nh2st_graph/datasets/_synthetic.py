@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from numbers import Integral, Real
@@ -16,6 +15,7 @@ from PIL import Image
 from scipy.sparse import csr_matrix
 
 from nh2st_graph._errors import ConfigError, ImageError
+from nh2st_graph._files import written_aside
 from nh2st_graph._image import thumbnail
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section
@@ -272,18 +272,14 @@ def _attach_picture(adata: AnnData, centres: NDArray[np.float64], path: Path, mi
 
 
 def _write_picture(rgb: NDArray[np.uint8], path: Path) -> None:
-    """Write aside, then rename; leave a file of the same content alone, so that caches on it stay valid."""
+    """Write a picture; leave a file of the same content alone, so that caches on it stay valid."""
     buffer = BytesIO()
     Image.fromarray(rgb).save(buffer, format="JPEG", quality=92, subsampling=0)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         if path.is_file() and path.read_bytes() == buffer.getvalue():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with written_aside(path) as aside:
             aside.write_bytes(buffer.getvalue())
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
     except OSError as error:
         raise ImageError(f"picture {path} cannot be written: {error.strerror or error}; give another folder") from None

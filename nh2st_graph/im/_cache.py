@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from nh2st_graph._cache import cache_root
+from nh2st_graph._files import written_aside
 from nh2st_graph._keys import Key
 
 __all__ = ["FeatureBlock", "FeatureCache", "cache_folder", "cache_key"]
@@ -131,7 +131,8 @@ class FeatureCache:
         about["digest"] = _digest(key, about["spots"], about["names"], values)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, save({"features": values}, metadata=about))
+            with written_aside(path) as aside:
+                aside.write_bytes(save({"features": values}, metadata=about))
         except OSError as error:
             logger.warning("features cannot be cached in %s (%s); give another folder", path.parent, error)
 
@@ -148,13 +149,3 @@ def _digest(key: str, spots: str, names: str, values: NDArray[np.float32 | np.ui
     digest = hashlib.sha256("\n".join((key, spots, names, str(values.shape))).encode())
     digest.update(values.tobytes())
     return digest.hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that its name shows the old content or the new, never a part."""
-    aside = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        aside.write_bytes(content)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

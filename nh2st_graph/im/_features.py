@@ -34,7 +34,7 @@ _PART_SPOTS = 1024
 def features(
     adata: SpatialObject,
     encoder: str = "squidpy:summary+texture+histogram",
-    patch_um: float = 112.0,
+    patch_um: float = 224.0,
     *,
     img: PictureSource | None = None,
     layer: str | None = None,

@@ -157,7 +157,7 @@ def open_patches(adata: AnnData, patch_um: float) -> Iterator[PatchCutter]:
 
 def patches(
     adata: SpatialObject,
-    patch_um: float = 112.0,
+    patch_um: float = 224.0,
     size_px: int = 224,
     indices: Sequence[int] | NDArray[np.integer] | None = None,
     *,

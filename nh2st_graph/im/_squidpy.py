@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -10,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, nearest
@@ -21,7 +21,7 @@ __all__ = ["SquidpyEncoder"]
 #: range is that of 8-bit pixels: squidpy's default, the patch's own range, makes bins differ between patches.
 PARTS: dict[str, dict[str, Any]] = {"summary": {}, "texture": {}, "histogram": {"v_range": (0, 255)}}
 
-#: Side of the patches, in pixels: with the default patch of 112 um, 1 um per pixel.
+#: Side of the patches, in pixels: 2 um per pixel with the default patch of 224 um.
 WORKING_SIZE = 112
 
 
@@ -64,7 +64,7 @@ class SquidpyEncoder(Encoder):
         """Compute the features of each patch; see :meth:`Encoder.encode`."""
         # Threads, since numpy and scikit-image let go of the interpreter lock where the time goes (the
         # co-occurrence matrices), and need neither a start nor a copy of the patches.
-        with ThreadPoolExecutor(_n_cores()) as pool:
+        with ThreadPoolExecutor(cpu_count()) as pool:
             rows = pool.map(lambda patch: list(self._describe(patch).values()), patches)
             return np.array(list(rows), dtype=np.float32).reshape(len(patches), -1)
 
@@ -91,8 +91,3 @@ def _parse(parts: str) -> tuple[str, ...]:
         if wanted.count(part) > 1:
             raise ConfigError(f"features.encoder: {part!r} occurs twice in 'squidpy:{parts}'; name each part once")
     return tuple(part for part in PARTS if part in wanted)
-
-
-def _n_cores() -> int:
-    """Cores that this process may use, which on shared machines are fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

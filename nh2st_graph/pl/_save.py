@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure, SubFigure
+
+from nh2st_graph._files import written_aside
 
 __all__ = ["save"]
 
@@ -20,8 +21,7 @@ def save(figure: Figure | SubFigure, path: str | Path) -> Path:
     """
     path = Path(path)
     whole = figure.figure if isinstance(figure, SubFigure) else figure
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    whole.savefig(aside, dpi=150, format="png")
+    with written_aside(path) as aside:
+        whole.savefig(aside, dpi=150, format="png")
     plt.close(whole)
-    aside.replace(path)
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import anndata as ad
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError
+from nh2st_graph._files import written_aside
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.read._assemble import PATIENTS, read_each
@@ -54,7 +54,7 @@ def h5ad(path: str | Path) -> AnnData:
 
 
 def write_h5ad(adata: AnnData, path: str | Path) -> None:
-    """Write aside, then rename, so that a file under its name is always complete.
+    """Write a section or a prediction, so that a file under its name is always complete.
 
     Parameters
     ----------
@@ -65,12 +65,8 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_aside(path) as aside:
         adata.write_h5ad(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _names(root: Path) -> list[str]:

@@ -53,7 +53,7 @@ def _data(root: Path) -> Path:
 
 
 @register_format("her2st", _names)
-def her2st(root: str | Path, sections: str | Sequence[str] | None = None) -> dict[str, AnnData]:
+def her2st(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str, AnnData]:
     """Read sections in the layout of the public HER2ST repository.
 
     Parameters
@@ -63,8 +63,8 @@ def her2st(root: str | Path, sections: str | Sequence[str] | None = None) -> dic
         genes, rows named ``10x14`` by array x and y), ``ST-spotfiles/{S}_selection.tsv`` (``x y new_x new_y
         pixel_x pixel_y selected``) and one picture in ``ST-imgs/{P}/{S}/``, where ``P`` is the patient, the
         first letter of the section's name.
-    sections
-        Names of the sections to read, in the wanted order; ``None`` reads all.
+    names
+        The wanted sections, in the wanted order; ``None`` reads all.
 
     Returns
     -------
@@ -86,11 +86,21 @@ def her2st(root: str | Path, sections: str | Sequence[str] | None = None) -> dic
     Counts and positions are joined on the array coordinates. The scale in um per pixel is the array pitch of
     200 um over the slope of a robust line (Theil-Sen) through the pixel against the array coordinate of each
     axis (``new_x`` and ``new_y``, the positions as the spots were found), averaged over both axes.
+
+    Examples
+    --------
+    Sections of one patient in training and test would flatter a model, so each patient is held out in turn:
+
+    >>> import nh2st_graph as ng
+    >>> cohort = ng.read.her2st("her2st")
+    >>> for split in ng.datasets.leave_one_patient_out(cohort):
+    ...     train = {name: cohort[name] for name in split.train}
+    ...     held_out = {name: cohort[name] for name in split.test}
     """
     root = Path(root)
     check_exists(root)
     data = _data(root)
-    return {name: _read_section(data, name) for name in wanted_names(sections, _names(root), data)}
+    return {name: _read_section(data, name) for name in wanted_names(names, _names(root), data)}
 
 
 def _read_section(data: Path, name: str) -> AnnData:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._cache import ENVIRONMENT, cache_root
 from nh2st_graph._errors import DataError, ImageError, reason
+from nh2st_graph._files import written_aside
 from nh2st_graph.read._counts import refuse_duplicates
 
 __all__ = ["PATCH_UM", "Mosaic", "mosaic", "patch_names", "slide_scale"]
@@ -195,19 +194,14 @@ def _tiles(
 
 
 def _write(path: Path, tiles: Iterator[NDArray[np.uint8]], shape: tuple[int, int], where: str) -> None:
-    """Write aside, then rename, so that a picture under its name is complete."""
     import tifffile  # only sections without a slide need it
 
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    form: Any = {"dtype": np.uint8, "photometric": "rgb", "tile": (_TILE, _TILE), "compression": "zlib"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(
-            aside, tiles, shape=(*shape, 3), dtype=np.uint8, photometric="rgb", tile=(_TILE, _TILE), compression="zlib"
-        )
-        aside.replace(path)
+        with written_aside(path) as aside:
+            tifffile.imwrite(aside, tiles, shape=(*shape, 3), **form)
     except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
         raise ImageError(
             f"{where}: the picture of its patches cannot be written to {path.parent} ({reason(error)}); "
             f"set {ENVIRONMENT} to a folder that can be written to, or give the slide"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._errors import DataError
+from nh2st_graph._files import written_aside
 from nh2st_graph._image import open_full
 from nh2st_graph._kept_pixels import keep_pixels
 from nh2st_graph._keys import Key
@@ -172,14 +172,10 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
         raise DataError(f"{path} is there and is no SpatialData store; give another path")
     sdata = _as_spatialdata(adata, image)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        sdata.write(aside, overwrite=True)
+    with written_aside(path) as aside:
+        sdata.write(aside)
         if path.exists():
             shutil.rmtree(path)
-        aside.rename(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _found(root: Path, table: str | None = None, region: str | None = None) -> dict[str, tuple[Path, str | None]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +10,12 @@ from typing import Any, NamedTuple
 import yaml
 
 from nh2st_graph._errors import RunError
+from nh2st_graph._files import write_text
 from nh2st_graph._version import __version__
 from nh2st_graph.config import changes
 from nh2st_graph.study._plan import Study
 
-__all__ = ["RunRecord", "is_finished", "open_folder", "read_record", "write_record", "write_text"]
+__all__ = ["RunRecord", "is_finished", "open_folder", "read_record", "write_record"]
 
 _STUDY = "study.yaml"
 _RECORD = "study.json"
@@ -129,10 +129,3 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any], word: str)
             else:
                 found += [f"{what} {name!r}: {change}" for change in changes(given, after[key][name])]
     return found + changes(before["config"], after["config"])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write aside, then rename."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from joblib import cpu_count
 
 from nh2st_graph._errors import ConfigError
 from nh2st_graph.study._folder import is_finished, open_folder
@@ -14,7 +15,7 @@ from nh2st_graph.study._plan import PlannedRun, Study
 from nh2st_graph.study._report import write_reports
 from nh2st_graph.study._results import Results, collect
 from nh2st_graph.study._table import study_table
-from nh2st_graph.study._workers import Watch, available_cores, run_all
+from nh2st_graph.study._workers import Watch, run_all
 
 __all__ = ["StudyResult", "do_runs", "run_study"]
 
@@ -94,7 +95,7 @@ def do_runs(
     study: Study, out: Path, *, jobs: int | None, only: Iterable[str], resume: bool, watch: Watch | None
 ) -> dict[PlannedRun, str]:
     """Do those runs of a study that are left; see :func:`run_study`. Return why runs failed."""
-    jobs = available_cores() if jobs is None else jobs
+    jobs = cpu_count() if jobs is None else jobs
     if jobs < 1:
         raise ConfigError(f"--jobs {jobs}; allowed: 1 or more")
     wanted = study.runs(out, only)

@@ -28,7 +28,7 @@ from nh2st_graph.study._plan import PlannedRun
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Outcome", "Watch", "available_cores", "run_all"]
+__all__ = ["Outcome", "Watch", "run_all"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -63,13 +63,6 @@ class Outcome:
 
 #: Called when a run begins (with None) and when it has ended.
 Watch = Callable[[PlannedRun, Outcome | None], None]
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_all(runs: Sequence[PlannedRun], jobs: int, watch: Watch) -> list[Outcome]:

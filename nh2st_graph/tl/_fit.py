@@ -110,6 +110,16 @@ def fit(
         If there is no such method or encoder, or device and precision do not go together.
     ModelError
         If the loss is no number any more at some step.
+
+    Examples
+    --------
+    Visium, one folder a section; the last section is not trained on but scored:
+
+    >>> import nh2st_graph as ng
+    >>> sections = ng.read.sections("visium", "sections")
+    >>> test = {"D1": sections.pop("D1")}
+    >>> model = ng.tl.fit(sections, ng.Config().override(["data.panel=hvg:250"]), test_sections=test)
+    >>> scores = ng.tl.evaluate(model, test, sections).table()
     """
     config = config or Config()
     method = find_method(config.model.name)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nh2st_graph._errors import ConfigError, ModelError
+from nh2st_graph._files import written_aside
 from nh2st_graph._version import MODEL_FORMAT, __version__
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
@@ -80,7 +81,7 @@ class FittedModel:
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors``, ``model.json`` and, where there is one, ``log.csv``, for :func:`load`.
 
-        Each is written aside and then renamed. A method that cannot be saved is told by a warning.
+        A method that cannot be saved is told by a warning.
 
         Parameters
         ----------
@@ -111,21 +112,18 @@ class FittedModel:
             "lattice": asdict(self.lattice) if self.lattice else None,
             "config": self.config.model_dump(mode="json"),
         }
-        weights_aside, description_aside = folder / f".{_WEIGHTS}.tmp", folder / f".{_DESCRIPTION}.tmp"
-        save_file(tensors, weights_aside)
-        description_aside.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        weights_aside.replace(folder / _WEIGHTS)
-        description_aside.replace(folder / _DESCRIPTION)
+        with written_aside(folder / _DESCRIPTION) as described, written_aside(folder / _WEIGHTS) as weights:
+            save_file(tensors, weights)
+            described.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         self._save_log(folder / _LOG)
 
     def _save_log(self, path: Path) -> None:
         if self.log.empty:
             path.unlink(missing_ok=True)
             return
-        aside = path.with_name(f".{_LOG}.tmp")
-        # As training writes it, so that the log of a run stays what it was.
-        self.log.to_csv(aside, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
-        aside.replace(path)
+        with written_aside(path) as aside:
+            # As training writes it, so that the log of a run stays what it was.
+            self.log.to_csv(aside, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
 
     def _tensors(self) -> dict[str, torch.Tensor] | None:
         """All that prediction reads; None where the method cannot be saved."""

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ModelError
+from nh2st_graph._files import written_aside
 from nh2st_graph.config import TrainConfig
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import Network
@@ -201,12 +202,10 @@ class EpochLog(L.Callback):
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         """Write the whole log, with every column that a row has."""
         self.columns = list(dict.fromkeys([*LOG_COLUMNS, *(name for row in rows for name in row)]))
-        aside = self.path.with_suffix(".tmp")
-        with aside.open("w", newline="", encoding="utf-8") as handle:
+        with written_aside(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.DictWriter(handle, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        aside.replace(self.path)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -95,6 +95,17 @@ def predict(
         If the section breaks the contract, or ``key_added`` is a key that AnnData has for something else.
     ModelError
         If the method gave another shape, or values that are no numbers.
+
+    Examples
+    --------
+    A prediction beside what was measured, in SpatialData and in AnnData:
+
+    >>> import nh2st_graph as ng
+    >>> import spatialdata as sd
+    >>> model, sdata = ng.load("model"), sd.read_zarr("store.zarr")
+    >>> prediction = ng.tl.predict(model, sdata, key_added="predicted")
+    >>> section = ng.read.sections("visium", "sections")["D1"]
+    >>> prediction = ng.tl.predict(model, section, key_added="predicted")  # obsm["predicted"], a column a gene
     """
     given = given_sections(adata, library_key=library_key, table_key=table_key)
     if key_added in _TAKEN and not is_spatialdata(adata):

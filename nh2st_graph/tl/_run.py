@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
@@ -17,6 +16,7 @@ from anndata import AnnData
 from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest
 from nh2st_graph._expression import choose_panel, targets
+from nh2st_graph._files import write_text
 from nh2st_graph._validate import check_section, section_name
 from nh2st_graph.config import Config, changes, load_config
 from nh2st_graph.datasets import is_published
@@ -154,7 +154,7 @@ def train_run(
     out, config = Path(out), _absolute(config)
     _check_folder(out, config, resume)
     with nullcontext() if resume else _removed_on_bad_input(out):
-        _write(out / _CONFIG, config.to_yaml())
+        write_text(out / _CONFIG, config.to_yaml())
         train, test, genes = _prepare(config, load_sections(config, out / _TISSUE) if sections is None else sections)
         start = time.perf_counter()
         model = fit(train, config, genes=genes, out=out, resume=resume, test_sections=test)
@@ -263,9 +263,9 @@ def _score(model: FittedModel, out: Path, test: Mapping[str, AnnData], train: Ma
         read.write_h5ad(prediction, out / _PREDICTIONS / f"{name}.h5ad")
     if model.config.evaluate.figures:
         write_figures(model, evaluation, out / _FIGURES)
-    _write(out / _PER_GENE, evaluation.per_gene.to_csv(float_format="%.6g"))
+    write_text(out / _PER_GENE, evaluation.per_gene.to_csv(float_format="%.6g"))
     # Last, so that a run with metrics.json is complete.
-    _write(out / _METRICS, json.dumps(evaluation.metrics, indent=1, allow_nan=False) + "\n")
+    write_text(out / _METRICS, json.dumps(evaluation.metrics, indent=1, allow_nan=False) + "\n")
     return evaluation
 
 
@@ -307,10 +307,3 @@ def _stored_config(folder: Path) -> Config:
     if not (folder / _CONFIG).is_file():
         raise RunError(f"{folder} is no run folder ({_CONFIG} is missing)")
     return load_config(folder / _CONFIG)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write aside, then rename."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

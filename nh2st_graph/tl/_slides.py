@@ -73,6 +73,15 @@ def slide_section(
     ------
     ConfigError, DataError, ImageError
         As :func:`nh2st_graph.im.virtual_spots` does.
+
+    Examples
+    --------
+    A slide without genes and without spots, and a model that was saved:
+
+    >>> import nh2st_graph as ng
+    >>> model = ng.load("model")
+    >>> slide = ng.tl.slide_section(model, "slide.tif")
+    >>> expression = ng.tl.predict(model, slide)
     """
     known = model.lattice or Lattice()
     lattice = Lattice(

@@ -52,7 +52,7 @@ def test_knn_brings_each_spot_its_own_nearest(make_section):
 
 
 def test_each_spot_of_a_real_knn_graph_receives_from_k(shared_data):
-    section = read.her2st(shared_data / "her2st", sections=["C6"])["C6"]
+    section = read.her2st(shared_data / "her2st", ["C6"])["C6"]
     gr.spatial_graph(section, "knn", n_neighs=6)
     edge_index, _ = gr.spatial_edges(section)
     assert (torch.bincount(edge_index[1], minlength=section.n_obs) == 6).all()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import anndata as ad
@@ -14,6 +15,7 @@ from nh2st_graph._errors import ConfigError, DataError, ImageError
 from nh2st_graph._image import open_full
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section
+from nh2st_graph.config import FeaturesConfig
 from nh2st_graph.im import Encoder, SquidpyEncoder, TimmEncoder
 from nh2st_graph.im._encoders import keep_encoders
 
@@ -56,7 +58,7 @@ def test_writes_the_contract_and_survives_a_file(make_section, tmp_path):
     back = ad.read_h5ad(tmp_path / "section.h5ad")
     for about in (adata.uns[Key.uns.image], back.uns[Key.uns.image]):
         assert about["encoder"] == f"{TIMM},{SQUIDPY}"
-        assert about["patch_um"] == 112.0
+        assert about["patch_um"] == 224.0
         assert list(about["input_size"]) == [160, 112]
         assert list(about["n_features"]) == [96, 15]
         assert [len(key) for key in about["cache_key"]] == [64, 64]
@@ -65,6 +67,13 @@ def test_writes_the_contract_and_survives_a_file(make_section, tmp_path):
         assert list(about["normalisation"]["1"]) == ["interpolation"]
         assert about["feature_names"][0] == "timm:test_resnet_0"
         assert about["feature_names"][-1] == "summary_ch-2_std"
+
+
+def test_defaults_are_what_a_model_asks_for():
+    """So that a fit need not compute again what was computed before."""
+    wanted, ours = FeaturesConfig(), inspect.signature(ng.im.features).parameters
+    assert (ours["encoder"].default, ours["patch_um"].default) == (wanted.encoder, wanted.patch_um)
+    assert inspect.signature(ng.im.patches).parameters["patch_um"].default == wanted.patch_um
 
 
 def test_copy_and_key_added(make_section):
@@ -235,7 +244,7 @@ def test_real_tissue(make_section, shared_data):
         picture = np.asarray(image.crop(tuple(int(v) for v in box)))
     centres = spots[["pixel_x", "pixel_y"]].to_numpy(float) - [int(left), int(top)]
     adata = make_section(0.69, centres * 0.69, picture)
-    values = image_features(adata, "squidpy:summary+texture+histogram")
+    values = image_features(adata, "squidpy:summary+texture+histogram", patch_um=112.0)
     assert values.shape == (30, 105)
     assert np.isfinite(values).all()
     names = list(adata.uns[Key.uns.image]["feature_names"])

@@ -18,7 +18,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (480, 600, 3), dtype=np.uint8)
 
 
 def image_features(adata: ad.AnnData, encoder: str, **options) -> np.ndarray:
-    ng.im.features(adata, encoder, progress=False, **options)
+    ng.im.features(adata, encoder, 112.0, progress=False, **options)
     return adata.obsm[Key.obsm.image].copy()
 
 

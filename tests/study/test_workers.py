@@ -15,7 +15,7 @@ import pytest
 from nh2st_graph import read
 from nh2st_graph.study import Outcome, PlannedRun, read_study
 from nh2st_graph.study import _workers as workers
-from nh2st_graph.study._workers import _DIED, attempt, available_cores, run_all
+from nh2st_graph.study._workers import _DIED, attempt, run_all
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,3 @@ def test_a_process_reads_a_section_once(runs, tiny_sections, tmp_path, monkeypat
 
 def test_synthetic_sections_belong_to_their_run(runs):
     assert workers._sections(runs[0]) is None
-
-
-def test_there_is_a_core():
-    assert available_cores() >= 1
