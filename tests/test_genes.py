@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nh2st_graph import DataError
@@ -46,6 +46,7 @@ def test_kind_and_species_of_names(names, kind, whose):
     assert species(names) == whose
 
 
+@settings(deadline=None)
 @given(st.permutations(range(6)), st.sets(st.integers(0, 5), min_size=1))
 def test_either_kind_is_found_in_sections_of_the_other(order, wanted):
     """Whatever the order of a section's genes: the gene of that name, under any of the columns that people use."""
