@@ -74,7 +74,7 @@ def benchmarked() -> Iterator[Any]:
 def section(tmp_path_factory) -> AnnData:
     """Synthetic tissue."""
     folder = tmp_path_factory.mktemp("tissue")
-    return synthetic_tissue(n_sections=1, folder=folder, n_rows=8, n_cols=8, n_own=5, n_neighbour=5, n_noise=5)["S1"]
+    return synthetic_tissue(n_sections=1, folder=folder, n_rows=6, n_cols=6, n_own=5, n_neighbour=5, n_noise=5)["S1"]
 
 
 def drawn_features(config: Config, n_spots: int, encoder: PatchEncoder | None) -> NDArray[Any]:
