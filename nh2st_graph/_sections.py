@@ -14,6 +14,7 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, nearest
 from nh2st_graph._keys import Key
+from nh2st_graph._patients import unknown_patient
 from nh2st_graph._validate import section_name
 
 if TYPE_CHECKING:
@@ -367,7 +368,7 @@ def _named(section: AnnData, name: str | None = None) -> AnnData:
     obs = section.obs.copy()
     obs[Key.obs.section] = pd.Categorical([name] * len(obs))
     if Key.obs.patient not in obs:
-        obs[Key.obs.patient] = obs[Key.obs.section]
+        obs[Key.obs.patient] = unknown_patient(name)
     obs[Key.obs.patient] = obs[Key.obs.patient].astype("category").cat.remove_unused_categories()
     return AnnData(
         X=section.X,

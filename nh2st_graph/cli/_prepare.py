@@ -17,8 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, ImageError, RunError
 from nh2st_graph._keys import Key
+from nh2st_graph._patients import unknown_patient
 from nh2st_graph._validate import library
 from nh2st_graph.cli._interrupted import interruptible
+from nh2st_graph.read._assemble import PATIENTS
 from nh2st_graph.read._common import wanted_names
 
 __all__ = ["Options", "run_prepare", "summary"]
@@ -211,11 +213,11 @@ def _print(
             "by the colour of the picture; few of them, and positions and picture may not belong together.",
             "dim",
         )
-    own = [name for name, about in done.items() if about["patient"] == name]
+    own = [name for name, about in done.items() if about["patient"] == unknown_patient(name)]
     if len(own) > 1:
         say(
-            f"Nothing tells the patients of {_shown(own)}: each counts as its own. Where some are of one patient, say "
-            f"so in obs['{Key.obs.patient}'], or splits by patient will separate them."
+            f"Nothing tells the patients of {_shown(own)}: each counts as its own. Where some are of one patient, name "
+            f"them in a table {PATIENTS} (sample_id,patient) beside the sections, or splits by patient separate them."
         )
     if there:
         say(f"There already, and left as they are: {_shown(there)}.")

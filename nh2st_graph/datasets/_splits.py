@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError
 from nh2st_graph._keys import Key
-from nh2st_graph.read._common import unknown_patients
+from nh2st_graph._patients import unknown_patients
 
 __all__ = ["Split", "k_fold_by_patient", "leave_one_patient_out", "leave_one_section_out", "patients_of"]
 
@@ -83,7 +83,7 @@ def leave_one_patient_out(sections: Mapping[str, AnnData] | Mapping[str, str]) -
     Raises
     ------
     DataError
-        If there are fewer than two patients, or nothing tells the patient of a section: it has none but its own name.
+        If there are fewer than two patients, or nothing tells the patient of a section.
     """
     patients = _known_patients(sections)
     names = list(dict.fromkeys(patients.values()))
@@ -119,8 +119,7 @@ def k_fold_by_patient(sections: Mapping[str, AnnData] | Mapping[str, str], n_fol
     Raises
     ------
     DataError
-        If there are fewer than two folds, fewer patients than folds, or nothing tells the patient of a section: it has
-        none but its own name.
+        If there are fewer than two folds, fewer patients than folds, or nothing tells the patient of a section.
     """
     patients = _known_patients(sections)
     number = Counter(patients.values())
@@ -151,15 +150,15 @@ def patients_of(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict[str
 
 
 def _known_patients(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict[str, str]:
-    """Patient of each section; sections that are their own, as far as anyone said, might be of one patient."""
+    """Patient of each section, where all are known: two that nobody named might be one."""
     patients = patients_of(sections)
     unknown = unknown_patients({name: given for name, given in sections.items() if not isinstance(given, str)})
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise DataError(
             f"nothing tells whose {shown} are, so that a split by patient may separate sections of one patient; name "
-            f"their patients in ids.csv (sample_id,patient) beside the sections or in obs['{Key.obs.patient}'], other "
-            "than by the section's name, or split {SECTION: PATIENT}"
+            f"their patients in ids.csv (sample_id,patient) beside the sections or in obs['{Key.obs.patient}'], or "
+            "split {SECTION: PATIENT}"
         )
     return patients
 

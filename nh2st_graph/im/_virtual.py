@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
 from nh2st_graph._keys import Key
+from nh2st_graph._patients import unknown_patient
 from nh2st_graph._slide import open_slide, or_extra
 from nh2st_graph._validate import check_section
 from nh2st_graph.im._tissue import find_tissue
@@ -113,7 +114,7 @@ def virtual_spots(
     microns_per_pixel
         Scale of the slide; that of the file by default, which this overrides.
     section
-        Name of the section, and of its patient; the file's by default.
+        Name of the section; the file's by default. Its patient is not known.
 
     Returns
     -------
@@ -209,7 +210,7 @@ def _spots(name: str, array: NDArray[np.intp]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             Key.obs.section: pd.Categorical([name] * len(array)),
-            Key.obs.patient: pd.Categorical([name] * len(array)),
+            Key.obs.patient: pd.Categorical([unknown_patient(name)] * len(array)),
             Key.obs.array_row: array[:, 0],
             Key.obs.array_col: array[:, 1],
         },

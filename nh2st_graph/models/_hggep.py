@@ -194,15 +194,7 @@ class HGGEP(SelfDistilled):
             self.view_weight = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
 
     def embed(self, images: Tensor, data: Data) -> Tensor:
-        """Embed the spots of one section, ``(n_spots, width)``.
-
-        Parameters
-        ----------
-        images
-            Their patches, ``(n_spots, 3, side, side)``.
-        data
-            With ``array``, ``edge_index`` and ``pos``.
-        """
+        """Embed the spots of one section, ``(n_spots, width)``; see :class:`SelfDistilled`."""
         places = self.positions(data.array)
         stages = [
             transformer(refine(maps) + places)

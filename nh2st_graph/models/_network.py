@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from nh2st_graph._errors import ModelError
 from nh2st_graph.config import MethodConfig
 from nh2st_graph.nn import PatchEncoder
 
@@ -169,5 +170,5 @@ class Estimator(ABC):
         return None
 
     def restore(self, memory: Memory) -> None:
-        """Become the estimator that gave ``memory``."""
-        raise NotImplementedError
+        """Become the estimator that gave ``memory``. A class that has one of the two has both."""
+        raise ModelError(f"{type(self).__name__} has memory() and no restore(); it needs both, to be loaded")

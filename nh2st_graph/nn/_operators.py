@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +19,7 @@ from nh2st_graph.nn._attention import DotProductAttention, edge_features, head_w
 __all__ = ["OPERATORS", "Operator", "make_operator"]
 
 
-class Operator(nn.Module):
+class Operator(nn.Module, ABC):
     """One round of messages: what each spot's neighbourhood brings it.
 
     Those that follow edges have no term for the spot itself and no constant: a spot without edges receives zero.
@@ -42,9 +43,9 @@ class Operator(nn.Module):
     - **output:** messages ``(n, width)``; :meth:`attention` gives their weights, ``(n_edges, heads)``
     """
 
+    @abstractmethod
     def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Send one round of messages. See the class for shapes."""
-        raise NotImplementedError
 
     def attention(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor | None:
         """Attention weights before dropout, ``(n_edges, heads)``, that add to 1 over the incoming edges of a spot.

@@ -14,6 +14,7 @@ from scipy import sparse
 from nh2st_graph._container import PictureSource, placed_picture
 from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph._keys import Key
+from nh2st_graph._patients import unknown_patient
 from nh2st_graph._validate import check_section
 from nh2st_graph.read._assemble import PATIENTS, library_entry, read_each
 from nh2st_graph.read._common import PICTURES, check_exists, h5ad_files, name_of, neighbour_distance, wanted_names
@@ -52,8 +53,7 @@ def anndata(
         Where the raw counts are, if not in ``X``.
     section, patient
         Names; by default those in ``obs`` where they are the same for all spots, else the section's is the file's (of
-        an object: the library's in ``uns["spatial"]``), and the patient's is the section's, which stands for a patient
-        not known.
+        an object: the library's in ``uns["spatial"]``), and the patient is not known.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def anndata(
     libraries = adata.uns.get(Key.uns.spatial) or {}
     entry: dict[str, Any] = next(iter(libraries.values())) if len(libraries) == 1 else {}
     name = name_of(adata, Key.obs.section, section, path.stem if path else next(iter(libraries), None))
-    name_of(adata, Key.obs.patient, patient, name)
+    name_of(adata, Key.obs.patient, patient, unknown_patient(name))
     where = f"section {name!r}"
     if len(libraries) > 1:
         raise DataError(f"{where}: uns['{Key.uns.spatial}'] has {len(libraries)} libraries; split them, one a section")

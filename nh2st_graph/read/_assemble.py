@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, reason
 from nh2st_graph._keys import Key
+from nh2st_graph._patients import unknown_patients
 from nh2st_graph._slide import open_slide
 from nh2st_graph._validate import check_section
-from nh2st_graph.read._common import in_array_order, logger, report_dropped, unknown_patients
+from nh2st_graph.read._common import in_array_order, logger, report_dropped
 from nh2st_graph.read._counts import Counts
 from nh2st_graph.read._lattice import Scale
 

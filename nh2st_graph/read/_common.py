@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, nearest
 from nh2st_graph._keys import Key
-from nh2st_graph._validate import section_name
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -76,15 +75,6 @@ def name_of(adata: AnnData, column: str, given: str | None, default: str | None)
         raise DataError(f"nothing names the {column}; give {column}='NAME', or set adata.obs['{column}']")
     adata.obs[column] = pd.Categorical([name] * adata.n_obs, categories=[name])
     return name
-
-
-def unknown_patients(sections: Mapping[str, AnnData]) -> list[str]:
-    """Names of the sections whose patient nothing tells: readers make each its own patient, of the section's name."""
-    return [
-        name
-        for name, adata in sections.items()
-        if (adata.obs[Key.obs.patient].astype(str) == section_name(adata)).any()
-    ]
 
 
 def folder_above(path: Path) -> Path:

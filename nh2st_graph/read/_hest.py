@@ -23,8 +23,9 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, reason
 from nh2st_graph._genes import name_columns
 from nh2st_graph._keys import Key
+from nh2st_graph._patients import unknown_patient
 from nh2st_graph._validate import check_section
-from nh2st_graph.read._assemble import add_names, in_order, library_entry, one_file, patients_given, report_patients
+from nh2st_graph.read._assemble import PATIENTS, add_names, in_order, library_entry, one_file, read_each
 from nh2st_graph.read._common import check_exists, logger, report_dropped, wanted_names
 from nh2st_graph.read._counts import refuse_duplicates, to_csr
 from nh2st_graph.read._patches import PATCH_UM, mosaic, patch_names, slide_scale
@@ -86,7 +87,7 @@ def hest(
     The slide is not decoded: its small copy comes from the h5ad file. Without a slide the patches are put together to a
     picture, in the cache folder; spots without a patch are left out then, and positions are in that picture's pixels.
 
-    The patient is that of the metadata, or the section itself where they name none (two sections in three). Patients
+    The patient is that of the metadata, which name none for two sections in three. Patients
     of different studies can share a name, such as ``Patient 1``: they are held out together then, which is safe.
 
     In the legacy ST sections of HEST-1k ``array_row`` is the array's x. NH2ST takes pixel rows for x and columns for y
@@ -96,16 +97,13 @@ def hest(
     check_exists(root)
     stored = _names(root)
     others = {path.stem for folder in ("metadata", "wsis", "patches") for path in (root / folder).glob("*.*")}
-    given = patients_given(root)
-    sections, unknown = {}, []
-    for name in wanted_names(names, stored if names is None else stored | others, root):
+
+    def read(name: str, patient: str | None) -> AnnData:
         about = metadata(root, name)
-        patient = given.get(name) or _patient(about)
-        if patient is None:
-            unknown.append(name)
-        sections[name] = read_sample(root, "st", name, patient or name, about, with_patch_only=with_patch_only)
-    report_patients(unknown, root)
-    return sections
+        patient = patient or _patient(about) or unknown_patient(name)
+        return read_sample(root, "st", name, patient, about, with_patch_only=with_patch_only)
+
+    return read_each(wanted_names(names, stored if names is None else stored | others, root), root, PATIENTS, read)
 
 
 def metadata(root: Path, name: str) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def sections(format: str, root: str | Path, names: Sequence[str] | None = None, 
     -------
     Sections by name. Their patients are those that the table ``ids.csv`` (``sample_id,patient``) in the folder of the
     sections names, where there is one, else those that the data name (metadata, names of files, ``obs["patient"]``).
-    Where neither does, a section has a patient of its own name, and a warning says so.
+    Where neither does, a section has a patient of its own, ``unknown (NAME)``, and a warning says so.
 
     Raises
     ------

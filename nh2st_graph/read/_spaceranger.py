@@ -15,6 +15,7 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph._image import image_size, thumbnail
 from nh2st_graph._keys import Key
+from nh2st_graph._patients import unknown_patient
 from nh2st_graph._slide import slide_size
 from nh2st_graph._validate import check_section
 from nh2st_graph.read._common import in_array_order, logger, report_dropped
@@ -65,7 +66,7 @@ def read_spots(
     folder
         The folder that holds ``spatial/``.
     name, patient
-        Of the section; the section is its own patient by default.
+        Of the section; a patient of None is not known.
     counts
         The HDF5 file, or a folder with ``matrix.mtx.gz``.
     positions
@@ -86,7 +87,7 @@ def read_spots(
             raise DataError(f"section {name!r}: {path} is missing; give Space Ranger's complete output folder")
     adata, dropped = _joined(_read_counts(counts, name), counts, _read_positions(positions, name), positions, name)
     adata.obs[Key.obs.section] = pd.Categorical([name] * adata.n_obs)
-    adata.obs[Key.obs.patient] = pd.Categorical([patient or name] * adata.n_obs)
+    adata.obs[Key.obs.patient] = pd.Categorical([patient or unknown_patient(name)] * adata.n_obs)
     source = None if source_image is None else Path(source_image)
     scale = _set_library(adata, folder, source, assay.spot_um, name)
     check_section(adata, need=("genes", "image"))

@@ -18,6 +18,7 @@ from nh2st_graph._files import written_aside
 from nh2st_graph._image import open_full
 from nh2st_graph._kept_pixels import keep_pixels
 from nh2st_graph._keys import Key
+from nh2st_graph._patients import unknown_patient
 from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.read._assemble import PATIENTS, library_entry, read_each
 from nh2st_graph.read._common import check_exists, logger, name_of, neighbour_distance, report_dropped, wanted_names
@@ -84,7 +85,7 @@ def spatialdata(
         stores that ``spatialdata-io`` made of Visium or Visium HD.
     section, patient
         Names; by default those in ``obs`` where they are the same for all rows, else the section's is the store's (in
-        memory: the region's), and the patient's is the section's, which stands for a patient not known.
+        memory: the region's), and the patient is not known.
 
     Returns
     -------
@@ -134,7 +135,7 @@ def spatialdata(
         adata.X = sparse.csr_matrix(adata.X)
     adata.obsm[Key.obsm.spatial] = centres
     name = name_of(adata, Key.obs.section, section, store.stem if store else region)
-    name_of(adata, Key.obs.patient, patient, name)
+    name_of(adata, Key.obs.patient, patient, unknown_patient(name))
     adata.uns[Key.uns.spatial] = {name: library_entry(keep_pixels(full_resolution(picture), where), scale, diameter)}
     measured = adata.n_vars and Key.uns.prediction not in adata.uns
     check_section(adata, need=("genes", "image") if measured else ("image",))

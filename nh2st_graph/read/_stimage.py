@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, reason
 from nh2st_graph._keys import Key
-from nh2st_graph.read._assemble import assemble, existing, one_file, patients_given, report_patients
+from nh2st_graph._patients import unknown_patient
+from nh2st_graph.read._assemble import PATIENTS, assemble, existing, one_file, read_each
 from nh2st_graph.read._common import check_exists, logger, wanted_names
 from nh2st_graph.read._counts import array_positions, open_text, read_counts, refuse_duplicates
 from nh2st_graph.read._lattice import VISIUM_PITCH_UM, VISIUM_SPOT_UM, Scale, ring_pitch, st_scale
@@ -125,15 +126,11 @@ def stimage(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
     root = Path(root)
     check_exists(root)
     folders = _slides(root)
-    given = patients_given(root)
-    sections, unknown = {}, []
-    for name in wanted_names(names, folders, root):
-        patient = given.get(name) or _patient(name)
-        if patient is None:
-            unknown.append(name)
-        sections[name] = _read_slide(folders[name], name, patient or name)
-    report_patients(unknown, root)
-    return sections
+
+    def read(name: str, patient: str | None) -> AnnData:
+        return _read_slide(folders[name], name, patient or _patient(name) or unknown_patient(name))
+
+    return read_each(wanted_names(names, folders, root), root, PATIENTS, read)
 
 
 def _patient(slide: str) -> str | None:

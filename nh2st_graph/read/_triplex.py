@@ -12,7 +12,8 @@ from pathlib import Path
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.read._assemble import patients_given, report_patients
+from nh2st_graph._patients import unknown_patient
+from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, wanted_names
 from nh2st_graph.read._hest import metadata, read_sample
 from nh2st_graph.read._registry import register_format
@@ -64,20 +65,16 @@ def triplex(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
     features (``emb``), neighbour patches, gene lists and folds (``splits``) are not read.
 
     Patients are those of ``ids.csv``; else the first letter of Andersson's sections, ``P2`` of Ji's and ``BC23209`` of
-    He's; else the section itself. In the spot files of ``10x_breast_ff*``, ``pixel_x`` is the row of the picture.
+    He's; else nothing tells them. In the spot files of ``10x_breast_ff*``, ``pixel_x`` is the row of the picture.
     """
     root = Path(root)
     check_exists(root)
-    read, known = _layout(root)
-    given = patients_given(root)
-    sections, unknown = {}, []
-    for name in wanted_names(names, known, root):
-        patient = given.get(name) or _patient(name)
-        if patient is None:
-            unknown.append(name)
-        sections[name] = read(root, name, patient or name)
-    report_patients(unknown, root)
-    return sections
+    read_one, known = _layout(root)
+
+    def read(name: str, patient: str | None) -> AnnData:
+        return read_one(root, name, patient or _patient(name) or unknown_patient(name))
+
+    return read_each(wanted_names(names, known, root), root, PATIENTS, read)
 
 
 def _layout(root: Path) -> tuple[Callable[[Path, str, str], AnnData], set[str]]:

@@ -44,7 +44,7 @@ def visium(
     section
         The section's name; by default the folder's.
     patient
-        The patient's name, which splits go by; by default the section's, which stands for a patient not known.
+        The patient's name, which splits go by; not known where None.
     source_image
         The full-resolution picture that Space Ranger was given. Where it is ``None``, the section uses
         ``tissue_hires_image.png`` instead: positions and scale factors are in that picture's pixels.

@@ -42,7 +42,7 @@ def visium_hd(
     section
         The section's name; by default the folder's.
     patient
-        The patient's name, which splits go by; by default the section's, which stands for a patient not known.
+        The patient's name, which splits go by; not known where None.
     source_image
         The full-resolution picture that Space Ranger was given (``--image``, of the microscope). Where it is ``None``,
         the section uses ``tissue_hires_image.png`` instead, whose pixels are hardly smaller than a bin.

@@ -226,7 +226,7 @@ class _Folds:
     def _default(self) -> dict[str, dict[str, Any]]:
         """Leave one patient out at a time where the data name two or more, else one section; and say which."""
         from nh2st_graph import datasets
-        from nh2st_graph.read._common import unknown_patients
+        from nh2st_graph._patients import unknown_patients
 
         unknown = unknown_patients(self._sections)
         named = {patient for name, patient in datasets.patients_of(self._sections).items() if name not in unknown}

@@ -14,6 +14,7 @@ from torch_geometric.data import Data
 from nh2st_graph._errors import DataError
 from nh2st_graph._expression import library_size, split_half_normalizer, targets
 from nh2st_graph._keys import Key
+from nh2st_graph._patients import unknown_patients
 from nh2st_graph._sections import Sections, sections_by_name
 from nh2st_graph._validate import check_section
 from nh2st_graph._version import __version__
@@ -30,7 +31,6 @@ from nh2st_graph.metrics import (
     share_of_ceiling,
 )
 from nh2st_graph.models import FLOORS, Floor, make_floor
-from nh2st_graph.read._common import unknown_patients
 from nh2st_graph.tl._inputs import complete_section, section_graph
 from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._predict import predict

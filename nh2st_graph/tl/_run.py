@@ -272,11 +272,11 @@ def _score(model: FittedModel, out: Path, test: Mapping[str, AnnData], train: Ma
 def _absolute(config: Config) -> Config:
     """Make the paths of a configuration independent of where the command is run."""
     data = config.data
-    changes: dict[str, object] = {}
+    in_data: dict[str, object] = {}
     if data.root is not None:
-        changes["root"] = data.root.expanduser().resolve()
+        in_data["root"] = data.root.expanduser().resolve()
     if not (data.panel.startswith("hvg:") or is_published(data.panel)):
-        changes["panel"] = str(Path(data.panel).expanduser().resolve())
+        in_data["panel"] = str(Path(data.panel).expanduser().resolve())
     features: dict[str, object] = {
         "encoder": _ENCODER_PATH.sub(
             lambda found: f"{found[1]}{Path(found[2].strip()).expanduser().resolve()}", config.features.encoder
@@ -285,7 +285,7 @@ def _absolute(config: Config) -> Config:
     if config.features.cache is not None:
         features["cache"] = config.features.cache.expanduser().resolve()
     return config.model_copy(
-        update={"data": data.model_copy(update=changes), "features": config.features.model_copy(update=features)}
+        update={"data": data.model_copy(update=in_data), "features": config.features.model_copy(update=features)}
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nh2st_graph import read
+from nh2st_graph._patients import unknown_patient
 from nh2st_graph.cli import main
 from nh2st_graph.cli._prepare import summary
 
@@ -125,7 +126,7 @@ class TestTells:
 
     def test_sections_whose_patients_nothing_tells(self, run, repository, tmp_path):
         for name, section in read.her2st(tmp_path / "her2st").items():
-            section.obs["patient"] = section.obs["section"]
+            section.obs["patient"] = unknown_patient(name)
             read.write_h5ad(section, tmp_path / "saved" / f"{name}.h5ad")
         _, out, _ = run("h5ad", tmp_path / "saved", "--out", tmp_path / "prepared")
         assert "Nothing tells the patients of 3 sections (A1, A2, A3)" in " ".join(out.split())

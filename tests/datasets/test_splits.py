@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph import DataError
+from nh2st_graph._patients import unknown_patient
 from nh2st_graph.datasets import Split, k_fold_by_patient, leave_one_patient_out, leave_one_section_out
 
 HER2ST = {"B4": "B", "C3": "C", "C4": "C", "C5": "C", "C6": "C"}
@@ -83,7 +84,7 @@ def test_patients_that_nothing_tells_are_not_split_unless_the_caller_names_them(
     unknown = dict(sections)
     for name in ("S2", "S4"):
         unknown[name] = sections[name].copy()
-        unknown[name].obs["patient"] = name
+        unknown[name].obs["patient"] = unknown_patient(name)
     with pytest.raises(DataError, match=r"nothing tells whose S2, S4 are.*name their patients in ids\.csv"):
         split(unknown)
     assert {name for fold in split({name: name for name in sections}) for name in fold.test} == set(sections)

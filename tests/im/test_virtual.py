@@ -48,7 +48,7 @@ def test_a_section_that_all_else_works_on(slide, layout, tmp_path):
     adata = virtual_spots(slide, pitch_um=150.0, spot_um=90.0, layout=layout)
     check_section(adata, need=("image",))
     assert adata.n_vars == 0
-    assert set(adata.obs[Key.obs.section]) == set(adata.obs[Key.obs.patient]) == {"P7_a"}
+    assert (set(adata.obs[Key.obs.section]), set(adata.obs[Key.obs.patient])) == ({"P7_a"}, {"unknown (P7_a)"})
     assert ng.gr.spot_pitch(adata) * MPP == pytest.approx(150.0)
     assert ng.gr.lattice_neighbours(adata) == (6 if layout == "hex" else 8)
     (entry,) = adata.uns[Key.uns.spatial].values()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from nh2st_graph import Config, ConfigError
+from nh2st_graph import Config, ConfigError, ModelError
 from nh2st_graph.config import MethodConfig, ModelConfig
 from nh2st_graph.models import Estimator, NH2STGraph, _registry, find_method, known_methods, register_method
 
@@ -127,3 +127,8 @@ def test_a_class_of_a_file_in_the_present_folder(tmp_path: Path, monkeypatch: py
     config = Config().override(["model.name=my_file:Mean"])
     assert config.model == MethodConfig(name="my_file:Mean")
     assert find_method(config.model.name).__name__ == "Mean"
+
+
+def test_half_of_saving_is_told_when_it_is_loaded() -> None:
+    with pytest.raises(ModelError, match=r"Mine has memory\(\) and no restore\(\); it needs both"):
+        Mine(Settings(), 0).restore({})

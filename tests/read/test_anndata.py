@@ -63,7 +63,7 @@ def test_a_file_with_its_picture_beside_it(plain, tmp_path):
     with_metadata(plain, microns_per_pixel=0.4).write_h5ad(tmp_path / "T1.h5ad")
     Image.new("RGB", (200, 150)).save(tmp_path / "T1.tif")
     adata = anndata(tmp_path / "T1.h5ad")
-    assert set(adata.obs["section"]) == set(adata.obs["patient"]) == {"T1"}
+    assert (set(adata.obs["section"]), set(adata.obs["patient"])) == ({"T1"}, {"unknown (T1)"})
     entry = library(adata)
     assert entry["metadata"] == {"source_image_path": str(tmp_path / "T1.tif"), "microns_per_pixel": 0.4}
     assert entry["scalefactors"]["spot_diameter_fullres"] == 11.0

@@ -99,7 +99,7 @@ class TestPatients:
             files = write_hest(name, patient=blank)
         with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
             found = hest(files.root)
-        assert [set(adata.obs["patient"]) for adata in found.values()] == [{"A1"}, {"A2"}]
+        assert [set(adata.obs["patient"]) for adata in found.values()] == [{"unknown (A1)"}, {"unknown (A2)"}]
         (message,) = [r.getMessage() for r in caplog.records if r.name == "nh2st_graph"]
         assert "patients of 2 sections (A1, A2)" in message
         (files.root / "ids.csv").write_text("sample_id,patient\nA1,P\nA2,P\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nh2st_graph import ConfigError, DataError, ImageError
+from nh2st_graph._patients import unknown_patient
 from nh2st_graph._validate import library
 from nh2st_graph.datasets import leave_one_patient_out
 from nh2st_graph.read import (
@@ -236,7 +237,7 @@ class TestPatients:
         folder = tmp_path / "cohort"
         for name in ("A1", "A2"):
             section = her2st(write_her2st(st_tables(), name).root, [name])[name]
-            section.obs["patient"] = section.obs["section"]
+            section.obs["patient"] = unknown_patient(name)
             if request.param == "spatialdata":
                 write_spatialdata(section, folder / f"{name}.zarr")
             else:
@@ -256,6 +257,13 @@ class TestPatients:
         assert self.patients(format, first) == {"A1": {"P"}}
         assert "patients" not in caplog.text
 
+    def test_a_patient_may_be_called_as_the_section_is(self, cohort, caplog):
+        format, root, _ = cohort
+        (root / "ids.csv").write_text("sample_id,patient\nA1,A1\nA2,A2\n")
+        assert self.patients(format, root) == {"A1": {"A1"}, "A2": {"A2"}}
+        assert "patients" not in caplog.text
+        assert len(leave_one_patient_out(sections(format, root))) == 2
+
     def test_table_by_another_name(self, cohort, tmp_path):
         format, root, _ = cohort
         (tmp_path / "who.csv").write_text("sample_id,patient\nA1,Q\nA2,R\n")
@@ -267,7 +275,7 @@ class TestPatients:
 
     def test_that_nothing_tells_them_is_told_once(self, cohort, caplog):
         format, root, _ = cohort
-        assert self.patients(format, root) == {"A1": {"A1"}, "A2": {"A2"}}
+        assert self.patients(format, root) == {"A1": {"unknown (A1)"}, "A2": {"unknown (A2)"}}
         (said,) = [message for message in caplog.messages if "patients" in message]
         assert "nothing tells the patients of 2 sections (A1, A2)" in said
         assert str(root / "ids.csv") in said
@@ -277,4 +285,4 @@ class TestPatients:
     def test_a_table_that_names_some(self, cohort, caplog):
         format, root, _ = cohort
         (root / "ids.csv").write_text("sample_id,patient\nA2,P\n")
-        assert self.patients(format, root) == {"A1": {"A1"}, "A2": {"P"}}
+        assert self.patients(format, root) == {"A1": {"unknown (A1)"}, "A2": {"P"}}

@@ -144,7 +144,7 @@ class TestRoundTrip:
 class TestNames:
     def test_are_those_given_or_the_regions(self):
         adata = spatialdata(made())
-        assert set(adata.obs["section"]) == set(adata.obs["patient"]) == {"spots"}
+        assert (set(adata.obs["section"]), set(adata.obs["patient"])) == ({"spots"}, {"unknown (spots)"})
         adata = spatialdata(made(), section="S", patient="P")
         assert (set(adata.obs["section"]), set(adata.obs["patient"])) == ({"S"}, {"P"})
         assert list(adata.uns["spatial"]) == ["S"]

@@ -88,7 +88,7 @@ def test_names_by_default(write_visium):
     files = write_visium("S7", outs=True)
     for path in (files.folder, files.folder.parent):
         adata = visium(path)
-        assert set(adata.obs["section"]) == set(adata.obs["patient"]) == {"S7"}
+        assert (set(adata.obs["section"]), set(adata.obs["patient"])) == ({"S7"}, {"unknown (S7)"})
         assert list(adata.uns["spatial"]) == ["S7"]
 
 

@@ -14,6 +14,7 @@ from anndata import AnnData
 
 from nh2st_graph import ConfigError, DataError, read
 from nh2st_graph._keys import Key
+from nh2st_graph._patients import unknown_patient
 from nh2st_graph.study import Study, read_benchmark, read_study
 
 RIDGE = {"ridge": {"model.name": "ridge"}}
@@ -178,12 +179,12 @@ class TestSplits:
 class TestWithoutSplits:
     @pytest.fixture
     def planned(self, study_file, tiny_sections, tmp_path, caplog) -> Callable[..., tuple[Study, str]]:
-        """Plan a benchmark without splits of sections of these patients (None: their own); and what is said of it."""
+        """Plan a benchmark without splits of sections of these patients (None: not known); and what is said of it."""
 
         def plan(**patients: str | None) -> tuple[Study, str]:
             for name, patient in patients.items():
                 section: AnnData = tiny_sections[name].copy()
-                section.obs[Key.obs.patient] = pd.Categorical([patient or name] * section.n_obs)
+                section.obs[Key.obs.patient] = pd.Categorical([patient or unknown_patient(name)] * section.n_obs)
                 read.write_h5ad(section, tmp_path / "sections" / f"{name}.h5ad")
             options = ["data.format=h5ad", f"data.root={tmp_path / 'sections'}"]
             with caplog.at_level("INFO", logger="nh2st_graph"):
