@@ -134,7 +134,7 @@ def test_what_is_no_picture(tmp_path, content, says):
 
 
 class _Reader:
-    """Stands in for OpenSlide behind wsidata, which is not installed here: its order of arguments and its units."""
+    """Stands in for scanners' formats, which nothing writes: wsidata's order of arguments and its units."""
 
     mpp: float | None = 0.25
 
@@ -236,8 +236,7 @@ class TestWithTheExtra:
 
 
 def test_the_extra_itself_reads_what_we_read(tmp_path):
-    """Runs where ``[wsi]`` is installed: OpenSlide's pixels, levels and scale are those of our reader of TIFF."""
-    pytest.importorskip("wsidata")
+    """OpenSlide's pixels, levels and scale are those of our reader of TIFF."""
     path = write_pyramid(tmp_path / "slide.tif", 1024, 0.5, compression="jpeg", apart=True)
     theirs = WsiSlide(path)
     with open_slide(path) as ours:
@@ -255,8 +254,6 @@ def test_the_extra_itself_reads_what_we_read(tmp_path):
 
 
 def test_the_extra_itself_knows_the_scale_of_a_scanners_tiff(tmp_path):
-    """Runs where ``[wsi]`` is installed."""
-    pytest.importorskip("wsidata")
     path = write_pyramid(tmp_path / "slide.tif", 1024, compression="jpeg", apart=True, **philips(0.25))
     plain = open_tiff(path)
     assert plain is not None

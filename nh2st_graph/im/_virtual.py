@@ -35,6 +35,9 @@ _AGREE = 0.05
 class Lattice:
     """How spots lie on tissue; by default as on Visium's array.
 
+    One array over the whole slide, as those of training are, so that rows and columns mean the same in every piece of
+    tissue; LazySlide's own tiles start anew at each piece, in squares of whole pixels.
+
     Attributes
     ----------
     pitch_um

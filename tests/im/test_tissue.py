@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shapely import Point
 
 from nh2st_graph._slide import HeldPicture, WsiSlide, open_slide
 from nh2st_graph.im import TissueMask, find_tissue, tissue_mask
@@ -99,32 +98,6 @@ def test_of_a_pyramid(tmp_path):
     assert tissue.fraction(np.array([[410.0, 512.0], [950.0, 512.0]]), 100.0).tolist() == [1, 0]
 
 
-def test_lazyslides_outlines_are_drawn(tmp_path, monkeypatch):
-    """A stand-in for LazySlide, which is not installed here: outlines in full-resolution pixels, x before y."""
-    asked = {}
-
-    def find_tissues(wsi, *, level, key_added):
-        ring = Point(300, 500).buffer(200).difference(Point(300, 500).buffer(80))
-        wsi.shapes[key_added] = types.SimpleNamespace(geometry=[ring])
-        asked["level"] = level
-
-    module = types.ModuleType("lazyslide")
-    module.__spec__ = types.SimpleNamespace(name="lazyslide")
-    module.pp = types.SimpleNamespace(find_tissues=find_tissues)
-    monkeypatch.setitem(sys.modules, "lazyslide", module)
-    path = write_pyramid(tmp_path / "slide.tif", 1024, 4.0)
-    with open_slide(path) as tiff:
-        slide = WsiSlide.__new__(WsiSlide)
-        slide.path, slide.sizes, slide.microns_per_pixel = path, tiff.sizes, 4.0
-        slide.wsi, slide.region = types.SimpleNamespace(shapes={}), tiff.region
-        tissue, _ = find_tissue(slide, 4.0, max_side=256)
-    assert asked == {"level": 2}
-    x = (np.arange(256) + 0.5) * 4
-    distance = np.hypot(x - 300, x[:, None] - 500)
-    assert tissue.mask[(distance > 85) & (distance < 195)].all()
-    assert not tissue.mask[(distance < 75) | (distance > 205)].any()
-
-
 def test_a_picture_that_no_reader_of_the_extra_opened_is_ours(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lazyslide", types.ModuleType("lazyslide"))
     path = write_pyramid(tmp_path / "slide.tif", 256, 8.0)
@@ -133,13 +106,17 @@ def test_a_picture_that_no_reader_of_the_extra_opened_is_ours(tmp_path, monkeypa
         assert find_tissue(slide, 8.0)[0].mask.any()
 
 
-def test_lazyslide_itself_finds_the_tissue(tmp_path):
-    """Runs where ``[wsi]`` is installed."""
-    pytest.importorskip("lazyslide")
-    slide = WsiSlide(write_pyramid(tmp_path / "slide.tif", 2048, 0.5, compression="jpeg", apart=True))
-    tissue, _ = find_tissue(slide, 0.5)
+def test_lazyslide_finds_the_tissue_and_its_hole(tmp_path):
+    side = 2048
+    x = (np.arange(side) + 0.5) / side
+    picture = tissue_picture(side, 0.5)
+    picture[np.hypot(x - 0.4, x[:, None] - 0.5) < 0.1] = picture[0, 0]
+    path = write_pyramid(tmp_path / "slide.tif", side, 0.5, picture=picture, compression="jpeg", apart=True)
+    slide = WsiSlide(path)
+    tissue, small = find_tissue(slide, 0.5, max_side=1024)
     slide.close()
-    x = (np.arange(len(tissue.mask)) + 0.5) / len(tissue.mask)
-    distance = np.hypot(x - 0.4, x[:, None] - 0.5)
-    assert tissue.mask[distance < 0.23].all()
-    assert not tissue.mask[distance > 0.27].any()
+    assert tissue.scale == 0.5
+    assert tissue.mask.shape == small.shape[:2] == (1024, 1024)
+    distance = np.hypot(x - 0.4, x[:, None] - 0.5)[::2, ::2]
+    assert tissue.mask[(distance > 0.12) & (distance < 0.23)].all()
+    assert not tissue.mask[(distance < 0.08) | (distance > 0.27)].any()

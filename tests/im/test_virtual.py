@@ -130,7 +130,8 @@ class TestBadInput:
         assert "\n" not in str(caught.value)
         assert virtual_spots(path, min_tissue=0).n_obs
 
-    def test_a_format_that_no_reader_opens(self, tmp_path):
+    def test_a_format_that_no_reader_opens(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "wsidata", None)
         (tmp_path / "slide.ndpi").write_bytes(b"slide")
         with pytest.raises(ImageError, match=r'pip install "nh2st-graph\[wsi\]"'):
             virtual_spots(tmp_path / "slide.ndpi")

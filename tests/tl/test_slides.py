@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import anndata as ad
@@ -17,7 +18,7 @@ from nh2st_graph.cli import main
 from nh2st_graph.im import Lattice, SquidpyEncoder, _features
 from nh2st_graph.tl._slides import training_lattice
 
-from ..slides import write_pyramid
+from ..slides import philips, tissue_picture, write_pyramid
 
 MPP = 2.0
 
@@ -126,8 +127,26 @@ class TestPredict:
         with pytest.raises(RunError, match="is one file for 2 sections; give a folder"):
             tl.predict_run(tiny_run.folder, [slide, slide], tmp_path / "there.h5ad")
 
+    def test_a_scanners_slide_by_the_extra(self, tiny_run, tmp_path):
+        """wsidata opens it and knows its scale, LazySlide finds its tissue: as a TIFF that tells its scale to all."""
+        shared = {"compression": "jpeg", "apart": True}
+        plain = write_pyramid(tmp_path / "plain.tif", 2048, MPP, **shared)
+        scanned = write_pyramid(
+            tmp_path / "scanned.tif", 2048, picture=tissue_picture(2048, MPP), **shared, **philips(MPP)
+        )
+        written = tl.predict_run(tiny_run.folder, [plain, scanned], tmp_path / "out")
+        ours, theirs = (ad.read_h5ad(path) for path in written)
+        places = [set(zip(each.obs["array_row"], each.obs["array_col"], strict=True)) for each in (ours, theirs)]
+        assert len(places[0] & places[1]) > 0.8 * len(places[0] | places[1])
+        for each in (ours, theirs):
+            each.obs_names = [name.partition("_")[2] for name in each.obs_names]
+        both = ours.obs_names.intersection(theirs.obs_names)
+        assert_array_equal(ours[both].obsm["spatial"], theirs[both].obsm["spatial"])
+        np.testing.assert_allclose(ours[both].X.mean(axis=0), theirs[both].X.mean(axis=0), atol=0.05)
+
     def test_what_cannot_be_predicted_is_said_before_anything_is_encoded(self, tiny_run, slide, tmp_path, monkeypatch):
         monkeypatch.setattr(_features, "_compute", None)
+        monkeypatch.setitem(sys.modules, "wsidata", None)
         without = write_pyramid(tmp_path / "without.tif", 256)
         blank = write_pyramid(tmp_path / "blank.tif", 0, 8.0, picture=np.full((256, 256, 3), 245, np.uint8))
         foreign = tmp_path / "foreign.mrxs"
