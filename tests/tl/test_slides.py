@@ -14,6 +14,7 @@ from numpy.testing import assert_array_equal
 
 from nh2st_graph import ConfigError, DataError, ImageError, RunError, im, tl
 from nh2st_graph._keys import Key
+from nh2st_graph._slide import WsiSlide, open_slide
 from nh2st_graph.cli import main
 from nh2st_graph.im import Lattice, SquidpyEncoder, _features
 from nh2st_graph.tl._slides import training_lattice
@@ -127,20 +128,25 @@ class TestPredict:
         with pytest.raises(RunError, match="is one file for 2 sections; give a folder"):
             tl.predict_run(tiny_run.folder, [slide, slide], tmp_path / "there.h5ad")
 
-    def test_a_scanners_slide_by_the_extra(self, tiny_run, tmp_path):
-        """wsidata opens it and knows its scale, LazySlide finds its tissue: as a TIFF that tells its scale to all."""
-        shared = {"compression": "jpeg", "apart": True}
+    @pytest.mark.parametrize(
+        ("name", "tags"),
+        [
+            ("philips.tif", philips(MPP)),
+            ("aperio.svs", {"description": f"Aperio Image Library v11\r\n2048x2048 (256x256)|AppMag = 5|MPP = {MPP}"}),
+        ],
+    )
+    def test_a_scanners_slide_by_the_extra(self, tiny_run, tmp_path, name, tags):
+        """wsidata reads it and knows its scale, LazySlide finds its tissue: as of a TIFF that all can read."""
+        shared = {"picture": tissue_picture(2048, MPP), "compression": "jpeg", "apart": True}
         plain = write_pyramid(tmp_path / "plain.tif", 2048, MPP, **shared)
-        scanned = write_pyramid(
-            tmp_path / "scanned.tif", 2048, picture=tissue_picture(2048, MPP), **shared, **philips(MPP)
-        )
-        written = tl.predict_run(tiny_run.folder, [plain, scanned], tmp_path / "out")
-        ours, theirs = (ad.read_h5ad(path) for path in written)
-        places = [set(zip(each.obs["array_row"], each.obs["array_col"], strict=True)) for each in (ours, theirs)]
-        assert len(places[0] & places[1]) > 0.8 * len(places[0] | places[1])
+        scanned = write_pyramid(tmp_path / name, 2048, **shared, **tags)
+        with open_slide(scanned) as opened:
+            assert isinstance(opened, WsiSlide)
+        ours, theirs = map(ad.read_h5ad, tl.predict_run(tiny_run.folder, [plain, scanned], tmp_path / "out"))
         for each in (ours, theirs):
-            each.obs_names = [name.partition("_")[2] for name in each.obs_names]
+            each.obs_names = [spot.partition("_")[2] for spot in each.obs_names]
         both = ours.obs_names.intersection(theirs.obs_names)
+        assert len(both) > 0.8 * len(ours.obs_names.union(theirs.obs_names))
         assert_array_equal(ours[both].obsm["spatial"], theirs[both].obsm["spatial"])
         np.testing.assert_allclose(ours[both].X.mean(axis=0), theirs[both].X.mean(axis=0), atol=0.05)
 
