@@ -18,9 +18,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, reason
-from nh2st_graph._image import thumbnail
 from nh2st_graph._keys import Key
 from nh2st_graph._validate import check_section
+from nh2st_graph.read._assemble import add_names, library_entry
 from nh2st_graph.read._common import check_exists, picture_in, report_dropped, wanted_names
 from nh2st_graph.read._registry import register_format
 
@@ -120,13 +120,15 @@ def _read_section(data: Path, name: str) -> AnnData:
             f"section {name!r}: no spots with counts are selected (selected = 1 in {spots_file}); "
             "the section is empty: leave it out"
         )
+    array = kept[["y", "x"]].set_axis([Key.obs.array_row, Key.obs.array_col], axis=1)
     adata = AnnData(
         X=sparse.csr_matrix(counts.loc[kept.index].to_numpy(np.float32)),
-        obs=_obs(kept, name),
+        obs=add_names(array.set_axis(f"{name}_" + kept.index), name, name[0]),
         var=pd.DataFrame(index=genes),
         obsm={Key.obsm.spatial: kept[["pixel_x", "pixel_y"]].to_numpy(np.float64)},
     )
-    adata.uns[Key.uns.spatial] = {name: _library(image_file, _microns_per_pixel(spots, spots_file))}
+    scale = _microns_per_pixel(spots, spots_file)
+    adata.uns[Key.uns.spatial] = {name: library_entry(image_file, scale, SPOT_UM / scale)}
     check_section(adata, need=("genes", "image"))
     dropped = {
         "positions_without_counts": len(spots) - len(both),
@@ -151,33 +153,6 @@ def _section_files(data: Path, name: str) -> tuple[Path, Path, Path]:
     if image is None:
         raise ImageError(f"section {name!r}: no picture; {folder / '*.jpg'} is missing")
     return counts, spots, image
-
-
-def _obs(spots: pd.DataFrame, name: str) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            Key.obs.section: pd.Categorical([name] * len(spots), categories=[name]),
-            Key.obs.patient: pd.Categorical([name[0]] * len(spots), categories=[name[0]]),
-            Key.obs.array_row: spots["y"].to_numpy(),
-            Key.obs.array_col: spots["x"].to_numpy(),
-        },
-        index=f"{name}_" + spots.index,
-    )
-
-
-def _library(image_file: Path, microns_per_pixel: float) -> dict[str, dict[str, object]]:
-    picture, scale = thumbnail(image_file)
-    return {
-        Key.library.images: {Key.library.hires: picture},
-        Key.library.scalefactors: {
-            Key.library.spot_diameter: SPOT_UM / microns_per_pixel,
-            Key.library.hires_scale: scale,
-        },
-        Key.library.metadata: {
-            Key.library.source_image: str(image_file.resolve()),
-            Key.library.microns_per_pixel: microns_per_pixel,
-        },
-    }
 
 
 def _read_spots(path: Path) -> pd.DataFrame:
