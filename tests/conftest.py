@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +18,23 @@ if TYPE_CHECKING:
 # Matrices of the tests are tiny, and threads that wait for each other on a busy machine take far longer than they.
 # Libraries read these when they are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+#: Files whose tests look at one study, which takes a minute to run.
+_OF_ONE_STUDY = {f"tests/study/test_{name}.py" for name in ("report", "results", "run")}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file's tests in one process, and with them what they share; those of one study, too."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "one study" if file in _OF_ONE_STUDY else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

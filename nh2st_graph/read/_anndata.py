@@ -86,8 +86,8 @@ def anndata(
     scale = metadata.get(Key.library.microns_per_pixel) if microns_per_pixel is None else microns_per_pixel
     if scale is None:
         raise DataError(
-            f"{where}: no scale; give um per pixel of {placed.path.name}: ng.read.anndata(..., microns_per_pixel=0.5), "
-            f"or write it into uns['{Key.uns.spatial}'][{name!r}]['{Key.library.metadata}']"
+            f"{where}: no scale; give um per pixel of {placed.path.name} (microns_per_pixel=0.5, as an argument or by "
+            f"--option), or write it into uns['{Key.uns.spatial}'][{name!r}]['{Key.library.metadata}']"
             f"['{Key.library.microns_per_pixel}']"
         )
     diameter = entry.get(Key.library.scalefactors, {}).get(Key.library.spot_diameter) or _spot_diameter(adata)
@@ -156,7 +156,7 @@ def _picture(named: str | None, path: Path | None, where: str) -> Path:
     found = next((file for file in [*([folder / named] if named else []), *beside] if file.is_file()), None)
     if found is None:
         missing = f"{named} is not there" if named else "none is named in it or lies beside it"
-        raise ImageError(f"{where}: no picture ({missing}); give it: ng.read.anndata(..., image=PATH)")
+        raise ImageError(f"{where}: no picture ({missing}); give it (image=PATH, as an argument or by --option)")
     return found
 
 

@@ -251,9 +251,9 @@ def microns_per_pixel_of(
         if known is not None:
             return known / diameter
         raise DataError(
-            f"{where}: no scale (no coordinate system {MICRONS!r}); give microns_per_pixel=... to "
-            "ng.read.spatialdata, um per pixel of the picture, or place the picture in that system "
-            "(spatialdata.transformations.set_transformation); "
+            f"{where}: no scale (no coordinate system {MICRONS!r}); give um per pixel of the picture "
+            "(microns_per_pixel=0.5, as an argument, by --option or --microns-per-pixel), or place the picture in "
+            "that system (spatialdata.transformations.set_transformation); "
             f"spots are {diameter:.4g} px across, so on Visium, where that is {VISIUM_SCALEFACTOR_UM:g} um, "
             f"{VISIUM_SCALEFACTOR_UM / diameter:.4g}"
         )
