@@ -106,12 +106,14 @@ def test_spots_without_genes(plain, picture):
 class TestBadInput:
     def test_no_scale(self, plain, picture):
         with pytest.raises(
-            DataError, match=r"'S': no scale; give um per pixel of slide\.png: .*microns_per_pixel=0\.5"
+            DataError, match=r"'S': no scale; give um per pixel of slide\.png \(microns_per_pixel=0\.5, .* --option\)"
         ):
             anndata(plain, picture, section="S")
 
     def test_no_picture(self, plain, tmp_path):
-        with pytest.raises(ImageError, match=r"'S': no picture \(none is named .*\); give it: .*image=PATH"):
+        with pytest.raises(
+            ImageError, match=r"'S': no picture \(none is named .*\); give it \(image=PATH, .* --option\)"
+        ):
             anndata(plain, section="S")
         with pytest.raises(ImageError, match=r"no picture \(gone\.tif is not there\)"):
             anndata(with_metadata(plain, source_image_path="gone.tif"))

@@ -185,7 +185,9 @@ class TestBadInput:
         from spatialdata.transformations import Identity
 
         images = {"he": image_element({"global": Identity()})}
-        with pytest.raises(DataError, match=r"give microns_per_pixel=.* spots are 4 px across, .*65 um, 16\.25"):
+        with pytest.raises(
+            DataError, match=r"give um per pixel .*microns_per_pixel=0\.5, .* spots are 4 px across, .*65 um, 16\.25"
+        ):
             spatialdata(made(images=images))
 
     def test_a_table_of_nothing(self):
