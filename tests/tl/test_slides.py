@@ -149,6 +149,9 @@ class TestPredict:
         assert len(both) > 0.8 * len(ours.obs_names.union(theirs.obs_names))
         assert_array_equal(ours[both].obsm["spatial"], theirs[both].obsm["spatial"])
         np.testing.assert_allclose(ours[both].X.mean(axis=0), theirs[both].X.mean(axis=0), atol=0.05)
+        for each in (ours, theirs):
+            im.features(each, "squidpy:summary", 112.0, cache=False)
+        assert_array_equal(ours[both].obsm[Key.obsm.image], theirs[both].obsm[Key.obsm.image])
 
     def test_what_cannot_be_predicted_is_said_before_anything_is_encoded(self, tiny_run, slide, tmp_path, monkeypatch):
         monkeypatch.setattr(_features, "_compute", None)
