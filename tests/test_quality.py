@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,37 +47,109 @@ def test_keys_of_anndata_stand_in_one_place():
     assert not found, "name these in _keys.py"
 
 
-@pytest.mark.parametrize(
-    ("room", "closed"),
-    [
-        ("read", {"torch", "torch_geometric", "lightning", "timm"}),
-        ("metrics", {"torch", "lightning", "nh2st_graph.models", "nh2st_graph.tl"}),
-        ("nn", {"anndata", "squidpy", "scanpy", "pandas", "lightning"}),
-        ("models", {"anndata", "squidpy", "scanpy", "lightning", "nh2st_graph.read", "nh2st_graph.tl"}),
-        ("config", {"torch", "anndata", "nh2st_graph.tl"}),
-        ("gr", {"lightning", "timm", "nh2st_graph.models", "nh2st_graph.tl"}),
-    ],
-)
-def test_arrows_between_rooms_point_one_way(room, closed):
-    """``models`` never reads files, ``read`` never imports torch."""
+#: Outside libraries that a room does not load, whatever its files do inside functions.
+_CLOSED = {
+    "slide": {"anndata", "torch", "squidpy", "scanpy"},
+    "section": {"torch", "torch_geometric", "lightning", "timm", "spatialdata", "squidpy"},
+    "read": {"torch", "torch_geometric", "lightning", "timm"},
+    "metrics": {"torch", "lightning"},
+    "nn": {"anndata", "squidpy", "scanpy", "pandas", "lightning"},
+    "models": {"anndata", "squidpy", "scanpy", "lightning"},
+    "config": {"torch", "anndata"},
+    "gr": {"lightning", "timm"},
+}
+
+#: The rooms, each above those that it may import.
+_BELOW = {
+    "slide": set(),
+    "nn": set(),
+    "section": {"slide"},
+    "models": {"nn"},
+    "read": {"section", "slide"},
+    "metrics": {"section"},
+    "gr": {"read", "section"},
+    "im": {"read", "section", "slide"},
+    "datasets": {"read", "section", "slide"},
+    "pl": {"metrics", "read", "section"},
+    "config": {"models", "read"},
+    "train": {"config", "datasets", "gr", "im", "metrics", "models", "nn", "read", "section"},
+    "tl": {"config", "datasets", "gr", "im", "metrics", "models", "nn", "pl", "read", "section", "slide", "train"},
+    "study": {"config", "datasets", "metrics", "models", "pl", "section", "tl", "train"},
+    "cli": {"config", "datasets", "gr", "im", "metrics", "models", "pl", "read", "section", "slide", "study", "tl"},
+}
+
+#: Private files beside the rooms, which all of them may import.
+_BESIDE = {"_atomic", "_errors", "_settings", "_version"}
+
+
+def test_rooms_are_all_there_is():
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(_BELOW)
+    assert {path.stem for path in PACKAGE.glob("*.py")} == _BESIDE | {"__init__", "__main__"}
+
+
+@pytest.mark.parametrize("room", _BELOW)
+def test_arrows_between_rooms_point_one_way(room):
+    """No file of a room imports a room that is not below it, inside functions included."""
+    allowed = {room, *_BELOW[room], *_BESIDE}
     found = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in (PACKAGE / room).rglob("*.py")
         for name in imported(path)
-        if any(name == each or name.startswith(f"{each}.") for each in closed)
+        if name.startswith("nh2st_graph.") and name.split(".")[1] not in allowed
     ]
     assert not found
 
 
+@pytest.mark.parametrize("room", _CLOSED)
+def test_rooms_leave_libraries_to_others(room):
+    found = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in (PACKAGE / room).rglob("*.py")
+        for name in imported(path)
+        if name.partition(".")[0] in _CLOSED[room]
+    ]
+    assert not found
+
+
+def test_the_order_of_rooms_has_no_circle():
+    order = list(_BELOW)
+    assert all(order.index(below) < order.index(room) for room in _BELOW for below in _BELOW[room])
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Over all files, imports inside functions included; those for type checkers alone do not count."""
+    modules = {module_name(path): path for path in sources()}
+    graph = nx.DiGraph()
+    for name, path in modules.items():
+        graph.add_edges_from((name, other) for other in imported(path) if other in modules and other != name)
+    # A package that lists what its files hold is in no circle with them.
+    circles = [sorted(each) for each in nx.strongly_connected_components(graph) if len(each) > 1]
+    assert not circles
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
 def imported(path: Path) -> list[str]:
-    """Every module that a file names in an import, wherever it stands."""
-    names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Every module or name that a file imports at run time, wherever the import stands."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(each)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for each in ast.walk(node)
+    }
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return names
+            names += [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+    return [name for name in names if name != "nh2st_graph"]
 
 
 def test_files_stay_short():
@@ -85,7 +159,6 @@ def test_files_stay_short():
 
 def test_every_room_says_what_it_gives():
     for path in PACKAGE.glob("*/__init__.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        assert ast.get_docstring(tree), path
-        names = {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets}
-        assert "__all__" in names, path
+        room = importlib.import_module(f"nh2st_graph.{path.parent.name}")
+        assert room.__doc__, path
+        assert all(hasattr(room, name) for name in room.__all__), path

@@ -4,11 +4,10 @@ A configuration is read from YAML, changed by ``--set key=value``, checked as a 
 run folder. An unknown key or a wrong value is a :class:`~nh2st_graph.ConfigError` that names the key.
 """
 
+from nh2st_graph._settings import Positive, Share
 from nh2st_graph.config._changes import changes, flatten
 from nh2st_graph.config._load import builtin_config, load_config
-from nh2st_graph.config._model import MethodConfig, ModelConfig
 from nh2st_graph.config._schema import (
-    TARGET_SUM,
     Config,
     DataConfig,
     EvaluateConfig,
@@ -17,10 +16,9 @@ from nh2st_graph.config._schema import (
     SyntheticConfig,
     TrainConfig,
 )
-from nh2st_graph.config._section import Positive, Share
+from nh2st_graph.models._settings import MethodConfig, ModelConfig
 
 __all__ = [
-    "TARGET_SUM",
     "Config",
     "DataConfig",
     "EvaluateConfig",

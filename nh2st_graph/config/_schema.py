@@ -17,12 +17,11 @@ from pydantic import (
 )
 
 from nh2st_graph._errors import ConfigError, nearest
-from nh2st_graph.config._messages import assign, explain
-from nh2st_graph.config._model import MethodConfig, ModelConfig
-from nh2st_graph.config._section import Positive, Section, Share
+from nh2st_graph._settings import Positive, Section, Share, explain
+from nh2st_graph.config._messages import assign
+from nh2st_graph.models._settings import MethodConfig, ModelConfig
 
 __all__ = [
-    "TARGET_SUM",
     "Config",
     "DataConfig",
     "EvaluateConfig",
@@ -31,9 +30,6 @@ __all__ = [
     "SyntheticConfig",
     "TrainConfig",
 ]
-
-#: Counts that a spot is scaled to before log1p (scanpy's convention), for targets and count likelihoods alike.
-TARGET_SUM = 1e4
 
 
 def _known_format(name: str) -> str:
@@ -102,6 +98,11 @@ class DataConfig(Section):
         if both:
             raise ValueError(f"data.train and data.test share {', '.join(both)}; a test section is never trained on")
         return self
+
+    @property
+    def target(self) -> dict[str, str]:
+        """What a target is: arguments of :func:`nh2st_graph.section.targets`."""
+        return {"normalize": self.normalize, "smooth": self.smooth}
 
 
 class FeaturesConfig(Section):

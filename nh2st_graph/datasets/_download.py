@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from nh2st_graph._cache import cache_root
+from nh2st_graph._atomic import cache_root
 from nh2st_graph._errors import DataError
 
 __all__ = ["data_folder", "fetch_file", "file_list"]

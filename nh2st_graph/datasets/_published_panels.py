@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nh2st_graph._cache import cache_root
+from nh2st_graph._atomic import cache_root
 from nh2st_graph._errors import DataError, nearest
 
 __all__ = ["PUBLISHED_PANELS", "fetch_panel", "is_published"]

@@ -10,8 +10,7 @@ from typing import NamedTuple
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError
-from nh2st_graph._keys import Key
-from nh2st_graph._patients import unknown_patients
+from nh2st_graph.section import Key, unknown_patients
 
 __all__ = ["Split", "k_fold_by_patient", "leave_one_patient_out", "leave_one_section_out", "patients_of"]
 

@@ -14,11 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import csr_matrix
 
+from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ConfigError, ImageError
-from nh2st_graph._files import written_aside
-from nh2st_graph._image import thumbnail
-from nh2st_graph._keys import Key
-from nh2st_graph._validate import check_section
 from nh2st_graph.datasets._stain import draw_stain, render
 from nh2st_graph.datasets._tissue import DOMAINS, FIRST_SPOT_UM, LATTICE_UM, PITCH_UM, Tissue, grow_tissue
 from nh2st_graph.datasets._truth import (
@@ -33,6 +30,8 @@ from nh2st_graph.datasets._truth import (
     patch_means,
     surroundings,
 )
+from nh2st_graph.section import Key, check_section
+from nh2st_graph.slide import thumbnail
 
 __all__ = ["synthetic_tissue"]
 

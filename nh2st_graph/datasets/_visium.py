@@ -12,8 +12,8 @@ from anndata import AnnData
 
 from nh2st_graph import read
 from nh2st_graph._errors import DataError, nearest
-from nh2st_graph._keys import Key
 from nh2st_graph.datasets._download import data_folder, fetch_file, file_list
+from nh2st_graph.section import Key
 
 __all__ = ["visium"]
 

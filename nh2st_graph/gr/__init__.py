@@ -1,8 +1,8 @@
 """The spatial graph (squidpy's), and the one conversion to PyG."""
 
 from nh2st_graph.gr._build import has_graph, spatial_graph
-from nh2st_graph.gr._lattice import lattice_neighbours, spot_pitch
 from nh2st_graph.gr._pyg import EDGE_FEATURES, NODE_VALUES, graph_keys, spatial_edges, to_pyg
+from nh2st_graph.section import lattice_neighbours, spot_pitch
 
 __all__ = [
     "EDGE_FEATURES",

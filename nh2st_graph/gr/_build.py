@@ -13,10 +13,8 @@ from scipy import sparse
 from scipy.spatial import QhullError
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
-from nh2st_graph._keys import Key
-from nh2st_graph._sections import SpatialObject, given_sections
-from nh2st_graph._validate import check_section, library, section_name
-from nh2st_graph.gr._lattice import lattice_neighbours, spot_pitch
+from nh2st_graph.read._objects import SpatialObject, given_sections
+from nh2st_graph.section import Key, check_section, lattice_neighbours, library, section_name, spot_pitch
 
 __all__ = ["GraphMode", "has_graph", "spatial_graph"]
 

@@ -13,9 +13,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError
-from nh2st_graph._keys import Key
-from nh2st_graph._validate import array_positions, check_section, section_name
-from nh2st_graph.gr._lattice import spot_pitch
+from nh2st_graph.section import Key, array_positions, check_section, section_name, spot_pitch
 
 __all__ = ["EDGE_FEATURES", "NODE_VALUES", "graph_keys", "spatial_edges", "to_pyg"]
 

@@ -1,6 +1,5 @@
 """Image features of spots: patches at a physical size, encoders by name, the cache; and slides without genes."""
 
-from nh2st_graph._slide import Slide, open_slide
 from nh2st_graph.im._encoders import Encoder, make_encoders, register_encoder
 from nh2st_graph.im._features import features
 from nh2st_graph.im._patches import patches
@@ -8,8 +7,8 @@ from nh2st_graph.im._pixels import PixelsEncoder
 from nh2st_graph.im._placement import check_placement
 from nh2st_graph.im._squidpy import SquidpyEncoder
 from nh2st_graph.im._timm import TimmEncoder, TimmMapEncoder
-from nh2st_graph.im._tissue import TissueMask, find_tissue, tissue_mask
 from nh2st_graph.im._virtual import Lattice, virtual_spots
+from nh2st_graph.slide import Slide, TissueMask, find_tissue, open_slide, tissue_mask
 
 __all__ = [
     "Encoder",

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from nh2st_graph._cache import cache_root
-from nh2st_graph._files import written_aside
-from nh2st_graph._keys import Key
+from nh2st_graph._atomic import cache_root, written_aside
+from nh2st_graph.section import Key
 
 __all__ = ["FeatureBlock", "FeatureCache", "cache_folder", "cache_key"]
 

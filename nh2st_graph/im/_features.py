@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from nh2st_graph._container import PictureSource, placed_picture
 from nh2st_graph._errors import ConfigError
-from nh2st_graph._image import content_hash
-from nh2st_graph._keys import Key
-from nh2st_graph._sections import SpatialObject, given_sections
-from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
 from nh2st_graph.im._encoders import Encoder, kept_encoders
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, open_patches, resampling, source_image
-from nh2st_graph.im._placement import check_placement as check_on_tissue
+from nh2st_graph.read._objects import SpatialObject, given_sections
+from nh2st_graph.section import Key, check_on_tissue, check_section, library, section_name
+from nh2st_graph.slide import PictureSource, content_hash, placed_picture
 
 __all__ = ["features"]
 

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import ConfigError
-from nh2st_graph._keys import Key
-from nh2st_graph._sections import SpatialObject, one_section
-from nh2st_graph._slide import Box, Slide, open_slide, slide_size
-from nh2st_graph._validate import check_section, library, section_name
+from nh2st_graph.read._objects import SpatialObject, one_section
+from nh2st_graph.section import Key, check_section, library, section_name
+from nh2st_graph.slide import Box, Slide, open_slide, slide_size
 
 __all__ = ["PatchCutter", "microns_per_pixel", "open_patches", "patches", "resampling", "source_image"]
 

@@ -15,11 +15,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
-from nh2st_graph._keys import Key
-from nh2st_graph._patients import unknown_patient
-from nh2st_graph._slide import open_slide, or_extra
-from nh2st_graph._validate import check_section
-from nh2st_graph.im._tissue import find_tissue
+from nh2st_graph.section import Key, check_section, unknown_patient
+from nh2st_graph.slide import find_tissue, open_slide, or_extra
 
 __all__ = ["Lattice", "Layout", "virtual_spots"]
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError
-from nh2st_graph._keys import Key
 from nh2st_graph.metrics._scores import Summary, _standardise, pearson
+from nh2st_graph.section import Key
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ModelError
-from nh2st_graph.config import MethodConfig, Positive, Share
+from nh2st_graph._settings import Positive, Share
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._original import Names, state_of
+from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import PatchEncoder, ProjectionHead, chance_level, retrieval_at_k, retrieve
 from nh2st_graph.nn._retrieval import Averaging, Weighting
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
-from nh2st_graph.config import Share
+from nh2st_graph._settings import Share
 from nh2st_graph.models._bimodal import ENCODER_NAMES, HEAD_NAMES, Bimodal, BimodalConfig, original_weights
 from nh2st_graph.models._original import load_original, original_weight, parse_settings
 from nh2st_graph.models._registry import register_method
@@ -144,6 +144,6 @@ class BLEEP(Bimodal):
         weights = original_weights(state_dict)
         width, n_features = original_weight(weights, "image_projection.projection.weight", "BLEEP").shape
         n_genes = original_weight(weights, "spot_projection.projection.weight", "BLEEP").shape[1]
-        model = cls(parse_settings("bleep", {"width": width, **settings}), n_features, n_genes)
+        model = cls(parse_settings(BLEEPConfig, {"width": width, **settings}), n_features, n_genes)
         load_original(model, weights, HEAD_NAMES, "BLEEP", ENCODER_NAMES)
         return model

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from nh2st_graph.config import ModelConfig
+from nh2st_graph.models._settings import ModelConfig
 from nh2st_graph.nn import chance_level, info_nce, retrieval_at_k
 
 __all__ = ["LETTERS", "Contrast", "Pairs"]

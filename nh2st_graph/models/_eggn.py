@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import SAGEConv
 from torch_geometric.utils import scatter
 
-from nh2st_graph.config import Positive
+from nh2st_graph._settings import Positive
 from nh2st_graph.models._exemplars import ExemplarConfig, ExemplarGuided, nearest_others
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.nn import PatchEncoder

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ConfigError
-from nh2st_graph.config import Positive, Share
+from nh2st_graph._settings import Positive, Share
 from nh2st_graph.models._exemplars import ExemplarConfig, ExemplarGuided
 from nh2st_graph.models._inputs import as_images
 from nh2st_graph.models._registry import register_method

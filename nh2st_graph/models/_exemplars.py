@@ -12,8 +12,9 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ModelError
-from nh2st_graph.config import MethodConfig, Positive
+from nh2st_graph._settings import Positive
 from nh2st_graph.models._network import Network
+from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import PatchEncoder, mse, nearest, one_minus_pearson
 from nh2st_graph.nn._retrieval import Similarity
 

@@ -23,10 +23,11 @@ from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
 from nh2st_graph._errors import ConfigError, DataError
-from nh2st_graph.config import MethodConfig, Positive
+from nh2st_graph._settings import Positive
 from nh2st_graph.models._groups import section_groups
 from nh2st_graph.models._network import Estimator, Memory
 from nh2st_graph.models._registry import find_method, register_method
+from nh2st_graph.models._settings import MethodConfig
 
 __all__ = [
     "FLOORS",

@@ -12,10 +12,11 @@ from torch_geometric.data import Data
 from torch_geometric.nn import HypergraphConv
 
 from nh2st_graph._errors import ConfigError
-from nh2st_graph.config import MethodConfig, Positive, Share
+from nh2st_graph._settings import Positive, Share
 from nh2st_graph.models._distilled import SelfDistilled, zero_inflated_loss
 from nh2st_graph.models._inputs import as_images, patch_side
 from nh2st_graph.models._registry import register_method
+from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import (
     ArrayEmbedding,
     BlockAttention,

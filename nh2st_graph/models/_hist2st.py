@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ConfigError
-from nh2st_graph.config import MethodConfig, Positive, Share
+from nh2st_graph._settings import Positive, Share
 from nh2st_graph.models._distilled import SelfDistilled, zero_inflated_loss
 from nh2st_graph.models._inputs import as_images, patch_side
 from nh2st_graph.models._original import (
@@ -26,6 +26,7 @@ from nh2st_graph.models._original import (
     state_of,
 )
 from nh2st_graph.models._registry import register_method
+from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import (
     ArrayEmbedding,
     ConvMixerBlock,
@@ -260,7 +261,7 @@ class Hist2ST(SelfDistilled):
         width = original_weight(weights, "x_embed.weight", "Hist2ST").shape[1]
         side = values["patch_size"] * isqrt(width * _SQUEEZE // values["channels"])
         n_genes = len(original_weight(weights, "gene_head.1.weight", "Hist2ST"))
-        model = cls(parse_settings("hist2st", values), 3 * side**2, n_genes)
+        model = cls(parse_settings(Hist2STConfig, values), 3 * side**2, n_genes)
         load_original(model, weights, _ORIGINAL_NAMES, "Hist2ST", _ONLY_TRAINING)
         return model
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ModelError
-from nh2st_graph.config import MethodConfig, Positive, Share
+from nh2st_graph._settings import Positive, Share
 from nh2st_graph.models._inputs import as_images, check_positions, patch_side
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._original import (
@@ -23,6 +23,7 @@ from nh2st_graph.models._original import (
     state_of,
 )
 from nh2st_graph.models._registry import register_method
+from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import ArrayEmbedding, PatchEncoder, SelfAttentionBlock, mse
 
 __all__ = ["HisToGene", "HisToGeneConfig"]
@@ -207,7 +208,7 @@ class HisToGene(Network):
             raise ModelError(f"the patch embedding reads {n_read} numbers, which are no square RGB patch") from None
         n_genes = len(original_weight(weights, "gene_head.1.weight", "HisToGene"))
         values = {**_sizes(weights, settings.get("heads", 16)), **settings}
-        model = cls(parse_settings("histogene", values), by_column.shape[1], n_genes)
+        model = cls(parse_settings(HisToGeneConfig, values), by_column.shape[1], n_genes)
         load_original(model, {**weights, "patch_embedding.weight": by_row}, _ORIGINAL_NAMES, "HisToGene")
         return model
 

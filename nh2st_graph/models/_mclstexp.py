@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
-from nh2st_graph.config import Positive
+from nh2st_graph._settings import Positive
 from nh2st_graph.models._bimodal import ENCODER_NAMES, HEAD_NAMES, Bimodal, BimodalConfig, original_weights
 from nh2st_graph.models._inputs import check_positions
 from nh2st_graph.models._original import (
@@ -220,7 +220,7 @@ class MclSTExp(Bimodal):
         width, n_features = original_weight(weights, "image_projection.projection.weight", "mclSTExp").shape
         n_positions, n_genes = original_weight(weights, "x_embed.weight", "mclSTExp").shape
         sizes = {"width": width, "n_positions": n_positions, **_sizes(weights, settings.get("heads", 8))}
-        model = cls(parse_settings("mclstexp", {**sizes, **settings}), n_features, n_genes)
+        model = cls(parse_settings(MclSTExpConfig, {**sizes, **settings}), n_features, n_genes)
         load_original(model, weights, _ORIGINAL_NAMES, "mclSTExp", ENCODER_NAMES)
         return model
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ModelError
-from nh2st_graph.config import MethodConfig
+from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import PatchEncoder
 
 __all__ = ["Estimator", "Memory", "Network"]
@@ -42,7 +42,7 @@ class Network(nn.Module, ABC):
     Attributes
     ----------
     Settings
-        Class of the settings, a subclass of :class:`~nh2st_graph.config.MethodConfig`; the default of its ``name`` is
+        Class of the settings, a subclass of :class:`~nh2st_graph.models.MethodConfig`; the default of its ``name`` is
         the method's. A method without settings of its own leaves this out.
     needs
         What a section must have: any of ``"array"``.

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
-from nh2st_graph.config import TARGET_SUM, ModelConfig
+from nh2st_graph._settings import TARGET_SUM
 from nh2st_graph.models._contrast import LETTERS, Contrast, Pairs, scales
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._registry import register_method
+from nh2st_graph.models._settings import ModelConfig
 from nh2st_graph.nn import (
     ComponentDecoder,
     CrossEncoder,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from nh2st_graph._errors import ModelError
-from nh2st_graph.config import Config
+from nh2st_graph._errors import ConfigError, ModelError
+from nh2st_graph._settings import explain
+from nh2st_graph.models._settings import MethodConfig
 
 __all__ = [
     "Names",
@@ -68,15 +70,21 @@ def original_weight(weights: Mapping[str, Tensor], name: str, method: str) -> Te
     return weights[name]
 
 
-def parse_settings(method: str, values: Mapping[str, Any]) -> Any:
+S = TypeVar("S", bound=MethodConfig)
+
+
+def parse_settings(schema: type[S], values: Mapping[str, Any]) -> S:
     """Make a method's settings, checked as those of a configuration are.
 
     Raises
     ------
     ConfigError
-        Naming the key, the value and what is allowed.
+        Naming the setting, the value and what is allowed.
     """
-    return Config.parse({"model": {"name": method, **values}}, "from_original").model
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(f"from_original: {explain(error.errors()[0], schema)}") from None
 
 
 def count_blocks(weights: Mapping[str, Tensor], pattern: str) -> int:

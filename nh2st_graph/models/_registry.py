@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
 import warnings
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +58,7 @@ def find_method(name: str) -> Method:
     ConfigError
         If there is none of that name, or another package's cannot be loaded.
     """
+    _load_own()
     if name not in _METHODS:
         brought = [entry for entry in entry_points(group=ENTRY_POINTS) if entry.name == name]
         if not brought and ":" not in name:
@@ -66,7 +69,15 @@ def find_method(name: str) -> Method:
 
 def known_methods() -> list[str]:
     """Names of all methods, also of those that other packages bring."""
+    _load_own()
     return sorted({*_METHODS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+
+
+@cache
+def _load_own() -> None:
+    """Load every file of this room, so that the methods in them are registered."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{__package__}.{module.name}")
 
 
 def _add(name: str, method: Method) -> None:

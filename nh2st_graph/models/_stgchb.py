@@ -14,9 +14,10 @@ from torch_geometric.nn import GCNConv
 from torch_geometric.utils import add_remaining_self_loops, dropout_edge, mask_feature
 
 from nh2st_graph._errors import ModelError
-from nh2st_graph.config import MethodConfig, Positive, Share
+from nh2st_graph._settings import Positive, Share
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._registry import register_method
+from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import (
     PatchEncoder,
     ProjectionHead,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from nh2st_graph.config import MethodConfig
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._registry import register_method
+from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import PatchEncoder, mse
 
 __all__ = ["STNet", "STNetConfig", "random_symmetries", "symmetry"]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ConfigError, DataError
-from nh2st_graph.config import MethodConfig, Positive, Share
+from nh2st_graph._settings import Positive, Share
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._registry import register_method
+from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.models._stnet import random_symmetries
 from nh2st_graph.nn import (
     ArrayConvolution,

@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, nearest
-from nh2st_graph._keys import Key
-from nh2st_graph._sections import SpatialObject, one_section
-from nh2st_graph._validate import section_name
 from nh2st_graph.pl._maps import _aspect, _draw, _drawable
 from nh2st_graph.pl._style import (
     BLUE,
@@ -31,6 +28,8 @@ from nh2st_graph.pl._style import (
     finish_rows,
     given_or_new,
 )
+from nh2st_graph.read._objects import SpatialObject, one_section
+from nh2st_graph.section import Key, section_name
 
 __all__ = ["attention", "neighbour_gain", "neighbour_share"]
 

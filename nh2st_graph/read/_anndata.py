@@ -11,14 +11,12 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._container import PictureSource, placed_picture
 from nh2st_graph._errors import DataError, ImageError
-from nh2st_graph._keys import Key
-from nh2st_graph._patients import unknown_patient
-from nh2st_graph._validate import check_section
 from nh2st_graph.read._assemble import PATIENTS, library_entry, read_each
 from nh2st_graph.read._common import PICTURES, check_exists, h5ad_files, name_of, neighbour_distance, wanted_names
 from nh2st_graph.read._registry import register_format
+from nh2st_graph.section import Key, check_section, unknown_patient
+from nh2st_graph.slide import PictureSource, placed_picture
 
 __all__ = ["anndata"]
 

@@ -13,13 +13,11 @@ from anndata.utils import make_index_unique
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, reason
-from nh2st_graph._keys import Key
-from nh2st_graph._patients import unknown_patients
-from nh2st_graph._slide import open_slide
-from nh2st_graph._validate import check_section
 from nh2st_graph.read._common import in_array_order, logger, report_dropped
 from nh2st_graph.read._counts import Counts
-from nh2st_graph.read._lattice import Scale
+from nh2st_graph.read._resolution import Scale
+from nh2st_graph.section import Key, check_section, unknown_patients
+from nh2st_graph.slide import open_slide
 
 __all__ = [
     "PATIENTS",

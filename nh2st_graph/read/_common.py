@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, nearest
-from nh2st_graph._keys import Key
+from nh2st_graph.section import Key, nearest_distances
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -85,11 +85,7 @@ def folder_above(path: Path) -> Path:
 
 def neighbour_distance(centres: NDArray[np.float64]) -> float:
     """Median distance of a spot to its nearest other one, in pixels; 0 for one spot."""
-    from scipy.spatial import cKDTree  # slow to load, and few readers need it
-
-    if len(centres) < 2:
-        return 0.0
-    return float(np.median(cKDTree(centres).query(centres, k=2)[0][:, 1]))
+    return float(np.median(nearest_distances(centres))) if len(centres) > 1 else 0.0
 
 
 def in_array_order(adata: AnnData) -> AnnData:

@@ -8,13 +8,12 @@ from pathlib import Path
 import anndata as ad
 from anndata import AnnData
 
+from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import DataError
-from nh2st_graph._files import written_aside
-from nh2st_graph._keys import Key
-from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, h5ad_files, name_of, wanted_names
 from nh2st_graph.read._registry import register_format
+from nh2st_graph.section import Key, check_section, library, section_name
 
 __all__ = ["h5ad", "write_h5ad"]
 

@@ -21,15 +21,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, reason
-from nh2st_graph._genes import name_columns
-from nh2st_graph._keys import Key
-from nh2st_graph._patients import unknown_patient
-from nh2st_graph._validate import check_section
 from nh2st_graph.read._assemble import PATIENTS, add_names, in_order, library_entry, one_file, read_each
 from nh2st_graph.read._common import check_exists, logger, report_dropped, wanted_names
 from nh2st_graph.read._counts import refuse_duplicates, to_csr
 from nh2st_graph.read._patches import PATCH_UM, mosaic, patch_names, slide_scale
 from nh2st_graph.read._registry import register_format
+from nh2st_graph.section import Key, check_section, name_columns, unknown_patient
 
 __all__ = ["hest", "metadata", "read_sample"]
 

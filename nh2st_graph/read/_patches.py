@@ -17,9 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nh2st_graph._cache import ENVIRONMENT, cache_root
+from nh2st_graph._atomic import ENVIRONMENT, cache_root, written_aside
 from nh2st_graph._errors import DataError, ImageError, reason
-from nh2st_graph._files import written_aside
 from nh2st_graph.read._counts import refuse_duplicates
 
 __all__ = ["PATCH_UM", "Mosaic", "mosaic", "patch_names", "slide_scale"]

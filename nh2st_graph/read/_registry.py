@@ -43,7 +43,7 @@ def register_format(name: str, names: Listing | None = None) -> Callable[[R], R]
     Returns
     -------
     The decorator. The reader takes a path and the wanted section names (``None`` for all) and returns
-    sections by name; it ends with :func:`~nh2st_graph._validate.check_section`. Its keyword-only parameters are the
+    sections by name; it ends with :func:`~nh2st_graph.section.check_section`. Its keyword-only parameters are the
     format's options; a value is checked against the parameter's annotation.
     """
 

@@ -13,12 +13,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError
-from nh2st_graph._image import image_size, thumbnail
-from nh2st_graph._keys import Key
-from nh2st_graph._patients import unknown_patient
-from nh2st_graph._slide import slide_size
-from nh2st_graph._validate import check_section
 from nh2st_graph.read._common import in_array_order, logger, report_dropped
+from nh2st_graph.section import Key, check_section, unknown_patient
+from nh2st_graph.slide import image_size, slide_size, thumbnail
 
 __all__ = ["COUNTS", "Assay", "counts_path", "folder_name", "read_spots"]
 

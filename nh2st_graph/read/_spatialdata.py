@@ -13,13 +13,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import DataError
-from nh2st_graph._files import written_aside
-from nh2st_graph._image import open_full
-from nh2st_graph._kept_pixels import keep_pixels
-from nh2st_graph._keys import Key
-from nh2st_graph._patients import unknown_patient
-from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.read._assemble import PATIENTS, library_entry, read_each
 from nh2st_graph.read._common import check_exists, logger, name_of, neighbour_distance, report_dropped, wanted_names
 from nh2st_graph.read._coordinates import (
@@ -35,6 +30,8 @@ from nh2st_graph.read._coordinates import (
     to_pixels,
 )
 from nh2st_graph.read._registry import register_format
+from nh2st_graph.section import Key, check_section, library, section_name, unknown_patient
+from nh2st_graph.slide import keep_pixels, open_full
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

@@ -18,10 +18,10 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, reason
-from nh2st_graph._keys import Key
 from nh2st_graph.read._assemble import assemble, existing, one_file
 from nh2st_graph.read._counts import Counts, array_positions, open_text, read_counts, refuse_duplicates
-from nh2st_graph.read._lattice import VISIUM_PITCH_UM, VISIUM_SPOT_UM, Scale, ring_pitch, st_scale
+from nh2st_graph.read._resolution import VISIUM_PITCH_UM, VISIUM_SPOT_UM, Scale, ring_pitch, st_scale
+from nh2st_graph.section import Key
 
 __all__ = [
     "PICTURES",

@@ -16,14 +16,13 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, reason
-from nh2st_graph._keys import Key
-from nh2st_graph._patients import unknown_patient
 from nh2st_graph.read._assemble import PATIENTS, assemble, existing, one_file, read_each
 from nh2st_graph.read._common import check_exists, logger, wanted_names
 from nh2st_graph.read._counts import array_positions, open_text, read_counts, refuse_duplicates
-from nh2st_graph.read._lattice import VISIUM_PITCH_UM, VISIUM_SPOT_UM, Scale, ring_pitch, st_scale
 from nh2st_graph.read._registry import register_format
+from nh2st_graph.read._resolution import VISIUM_PITCH_UM, VISIUM_SPOT_UM, Scale, ring_pitch, st_scale
 from nh2st_graph.read._st import StFiles
+from nh2st_graph.section import Key, unknown_patient
 
 __all__ = ["stimage"]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError
-from nh2st_graph._patients import unknown_patient
 from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, wanted_names
 from nh2st_graph.read._hest import metadata, read_sample
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._st import is_prepared, prepared_files, prepared_names, read_st
+from nh2st_graph.section import unknown_patient
 
 __all__ = ["triplex"]
 

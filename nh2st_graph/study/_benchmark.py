@@ -20,8 +20,8 @@ from pydantic import (
 )
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
-from nh2st_graph._keys import Key
 from nh2st_graph.config import Config, flatten
+from nh2st_graph.section import Key
 from nh2st_graph.study._plan import BENCHMARK, Fold, Study, check_runs, make_variants, read_base, read_yaml
 from nh2st_graph.study._schema import LEAVE_ONE_OUT, BaseEntry, FoldEntry, Part, checked
 
@@ -226,7 +226,7 @@ class _Folds:
     def _default(self) -> dict[str, dict[str, Any]]:
         """Leave one patient out at a time where the data name two or more, else one section; and say which."""
         from nh2st_graph import datasets
-        from nh2st_graph._patients import unknown_patients
+        from nh2st_graph.section import unknown_patients
 
         unknown = unknown_patients(self._sections)
         named = {patient for name, patient in datasets.patients_of(self._sections).items() if name not in unknown}

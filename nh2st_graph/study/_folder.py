@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from nh2st_graph._atomic import write_text
 from nh2st_graph._errors import RunError
-from nh2st_graph._files import write_text
 from nh2st_graph._version import __version__
 from nh2st_graph.config import changes
 from nh2st_graph.study._plan import Study

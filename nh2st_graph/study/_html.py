@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from nh2st_graph._files import write_text
+from nh2st_graph._atomic import write_text
 from nh2st_graph._version import __version__
 from nh2st_graph.metrics import SCORES
 from nh2st_graph.study._leaderboard import VIEWS, cells, explain_leaderboard, forest_table

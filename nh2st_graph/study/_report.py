@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nh2st_graph._files import write_text
+from nh2st_graph._atomic import write_text
 from nh2st_graph.study._plan import PlannedRun, Study
 from nh2st_graph.study._results import Results
 from nh2st_graph.study._table import cells

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nh2st_graph._files import write_text
+from nh2st_graph._atomic import write_text
 from nh2st_graph.study._html import write_html
 from nh2st_graph.study._leaderboard import forest_table, leaderboard, markdown
 from nh2st_graph.study._plan import PlannedRun, Study, slug

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nh2st_graph._errors import ConfigError
-from nh2st_graph.config._messages import explain
+from nh2st_graph._settings import explain
 
 __all__ = ["LEAVE_ONE_OUT", "BaseEntry", "FoldEntry", "Part", "StudyFile", "checked"]
 

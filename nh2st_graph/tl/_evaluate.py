@@ -12,11 +12,6 @@ from anndata import AnnData
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError
-from nh2st_graph._expression import library_size, split_half_normalizer, targets
-from nh2st_graph._keys import Key
-from nh2st_graph._patients import unknown_patients
-from nh2st_graph._sections import Sections, sections_by_name
-from nh2st_graph._validate import check_section
 from nh2st_graph._version import __version__
 from nh2st_graph.im._encoders import keep_encoders
 from nh2st_graph.metrics import (
@@ -31,9 +26,11 @@ from nh2st_graph.metrics import (
     share_of_ceiling,
 )
 from nh2st_graph.models import FLOORS, Floor, make_floor
-from nh2st_graph.tl._inputs import complete_section, section_graph
-from nh2st_graph.tl._model import FittedModel
+from nh2st_graph.read._objects import Sections, sections_by_name
+from nh2st_graph.section import Key, check_section, library_size, split_half_normalizer, targets, unknown_patients
 from nh2st_graph.tl._predict import predict
+from nh2st_graph.train._model import FittedModel
+from nh2st_graph.train._prepare import complete_section, section_graph
 
 __all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
 
@@ -182,7 +179,7 @@ def _score_one(model: FittedModel, floors: Mapping[str, Floor], section: AnnData
     start = time.perf_counter()
     prediction = predict(model, completed)
     seconds = time.perf_counter() - start
-    observed = targets(completed, model.genes, model.config.data)
+    observed = targets(completed, model.genes, **model.config.data.target)
     depth = pd.Series(library_size(completed), index=completed.obs_names)
     subsets = {"heg50": model.heg50, "hpg50": model.hpg50}
 
@@ -200,7 +197,9 @@ def _score_one(model: FittedModel, floors: Mapping[str, Floor], section: AnnData
     scores["depth_oracle"] = depth_oracle(depth, observed, **subsets)
     around = neighbour_mean(observed.to_numpy(), completed.obsp[Key.obsp.connectivities])
     scores["neighbour_mean"] = score(pd.DataFrame(around, index=observed.index, columns=observed.columns))
-    ceiling = noise_ceiling(*split_half_normalizer(completed, model.genes, model.config.data), seed=model.config.seed)
+    ceiling = noise_ceiling(
+        *split_half_normalizer(completed, model.genes, **model.config.data.target), seed=model.config.seed
+    )
     summary: dict[str, Any] = {**scores, "noise_ceiling": _ceiling_summary(ceiling, subsets)}
     per_gene = scores["model"].per_gene.assign(
         **{f"{r}_{name}": each.per_gene[r] for r in _PER_GENE for name, each in scores.items() if name != "model"},
@@ -241,7 +240,9 @@ def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _n_constant(model: FittedModel, sections: Mapping[str, AnnData]) -> int:
     """Number of the panel's genes that are constant over all the sections, such as one without a count."""
-    return n_constant(pd.concat([targets(section, model.genes, model.config.data) for section in sections.values()]))
+    return n_constant(
+        pd.concat([targets(section, model.genes, **model.config.data.target) for section in sections.values()])
+    )
 
 
 def _protocol(

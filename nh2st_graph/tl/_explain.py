@@ -12,16 +12,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch_geometric.data import Data
 
-from nh2st_graph._expression import targets
-from nh2st_graph._genes import find_genes
-from nh2st_graph._keys import Key
-from nh2st_graph._sections import SpatialObject, given_sections
-from nh2st_graph._validate import section_name
 from nh2st_graph._version import __version__
 from nh2st_graph.metrics import pearson
-from nh2st_graph.tl._inputs import complete_section, section_graph
-from nh2st_graph.tl._model import FittedModel
-from nh2st_graph.tl._threads import one_thread
+from nh2st_graph.read._objects import SpatialObject, given_sections
+from nh2st_graph.section import Key, find_genes, section_name, targets
+from nh2st_graph.train._model import FittedModel
+from nh2st_graph.train._prepare import complete_section, section_graph
+from nh2st_graph.train._threads import one_thread
 
 __all__ = ["explain"]
 
@@ -142,7 +139,7 @@ def _explain(model: FittedModel, adata: AnnData, key_added: str) -> None:
         logger.warning("section %r: no obsp[%r]: %s", section_name(adata), attention_key, reason)
     observed = None
     if find_genes(completed, model.genes).all_there:
-        observed = targets(completed, model.genes, model.config.data).to_numpy()
+        observed = targets(completed, model.genes, **model.config.data.target).to_numpy()
     genes = _gene_table(full, own, observed, pd.Index(model.genes, name="gene"))
 
     adata.obsp.pop(attention_key, None)

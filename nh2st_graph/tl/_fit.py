@@ -25,19 +25,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ConfigError, DataError
-from nh2st_graph._expression import choose_panel
-from nh2st_graph._keys import Key
-from nh2st_graph._sections import Sections, sections_by_name
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.im._encoders import keep_encoders
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
 from nh2st_graph.models import Estimator, Network, find_method
 from nh2st_graph.nn import PatchEncoder
-from nh2st_graph.tl._encoder import patch_encoder
-from nh2st_graph.tl._folds import Fold, make_folds
-from nh2st_graph.tl._inputs import Standardizer, complete_section, image_only, section_graph
-from nh2st_graph.tl._model import FittedModel, new_network
-from nh2st_graph.tl._module import (
+from nh2st_graph.read._objects import Sections, sections_by_name
+from nh2st_graph.section import Key
+from nh2st_graph.tl._slides import training_lattice
+from nh2st_graph.train._encoder import patch_encoder
+from nh2st_graph.train._folds import Fold, make_folds
+from nh2st_graph.train._model import FittedModel, new_network
+from nh2st_graph.train._module import (
     Averaging,
     EpochLog,
     EpochProgress,
@@ -48,8 +47,9 @@ from nh2st_graph.tl._module import (
     averaged_weights,
     read_rows,
 )
-from nh2st_graph.tl._slides import training_lattice
-from nh2st_graph.tl._threads import one_thread
+from nh2st_graph.train._panel import choose_panel
+from nh2st_graph.train._prepare import Standardizer, complete_section, image_only, section_graph
+from nh2st_graph.train._threads import one_thread
 
 __all__ = ["fit"]
 

@@ -14,16 +14,13 @@ from scipy import sparse
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError, ModelError
-from nh2st_graph._expression import targets
-from nh2st_graph._genes import find_genes
-from nh2st_graph._keys import Key
-from nh2st_graph._sections import SpatialObject, annotate, given_sections, is_spatialdata
-from nh2st_graph._validate import section_name
 from nh2st_graph._version import __version__
 from nh2st_graph.models import Estimator, Network
-from nh2st_graph.tl._inputs import complete_section, image_only, section_graph
-from nh2st_graph.tl._model import FittedModel
-from nh2st_graph.tl._threads import one_thread
+from nh2st_graph.read._objects import SpatialObject, annotate, given_sections, is_spatialdata
+from nh2st_graph.section import Key, find_genes, section_name, targets
+from nh2st_graph.train._model import FittedModel
+from nh2st_graph.train._prepare import complete_section, image_only, section_graph
+from nh2st_graph.train._threads import one_thread
 
 __all__ = ["embed", "embedded", "embedding_entry", "network", "predict", "predicted_expression"]
 
@@ -145,7 +142,7 @@ def _predict(model: FittedModel, adata: AnnData) -> AnnData:
     if found.all_there:
         found.log(section_name(adata))
         predicted.layers[Key.layers.observed] = (
-            targets(completed, model.genes, model.config.data).to_numpy().astype(np.float32)
+            targets(completed, model.genes, **model.config.data.target).to_numpy().astype(np.float32)
         )
     return predicted[adata.obs_names].copy()
 

@@ -12,13 +12,12 @@ from anndata import AnnData
 
 from nh2st_graph import read
 from nh2st_graph._errors import RunError
-from nh2st_graph._keys import Key
-from nh2st_graph._validate import check_section, library, section_name
 from nh2st_graph.im._encoders import keep_encoders
 from nh2st_graph.im._virtual import chosen_scale
-from nh2st_graph.tl._model import FittedModel, load
+from nh2st_graph.section import Key, check_section, library, section_name
 from nh2st_graph.tl._predict import predict
 from nh2st_graph.tl._slides import slide_section
+from nh2st_graph.train._model import FittedModel, load
 
 __all__ = ["load_to_predict", "predict_run"]
 

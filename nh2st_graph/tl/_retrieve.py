@@ -17,14 +17,12 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ConfigError, DataError, ModelError
-from nh2st_graph._expression import targets
-from nh2st_graph._keys import Key
-from nh2st_graph._sections import Sections, sections_by_name
-from nh2st_graph._validate import section_name
 from nh2st_graph.models import Network
 from nh2st_graph.nn import nearest, partner_rank
-from nh2st_graph.tl._model import FittedModel
+from nh2st_graph.read._objects import Sections, sections_by_name
+from nh2st_graph.section import Key, section_name, targets
 from nh2st_graph.tl._predict import embedded, embedding_entry, network
+from nh2st_graph.train._model import FittedModel
 
 __all__ = ["Retrieval", "embed_profiles", "retrieve"]
 
@@ -174,7 +172,7 @@ def embed_profiles(model: FittedModel, counts: pd.DataFrame, *, key_added: str =
     )
     profiles.obsm[Key.obsm.spatial] = np.zeros((len(counts), 2))
     # Neighbours on the array would be averaged; a profile has none.
-    wanted = targets(profiles, model.genes, model.config.data.model_copy(update={"smooth": "none"}))
+    wanted = targets(profiles, model.genes, normalize=model.config.data.normalize)
     n = len(counts)
     parameter = next(network(model).parameters())
     embeddings = embedded(

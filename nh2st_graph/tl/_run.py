@@ -14,19 +14,19 @@ from pathlib import Path
 from anndata import AnnData
 
 from nh2st_graph import read
+from nh2st_graph._atomic import write_text
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest
-from nh2st_graph._expression import choose_panel, targets
-from nh2st_graph._files import write_text
-from nh2st_graph._validate import check_section, section_name
 from nh2st_graph.config import Config, changes, load_config
 from nh2st_graph.datasets import is_published
 from nh2st_graph.im._encoders import keep_encoders
+from nh2st_graph.section import check_section, section_name, targets
 from nh2st_graph.tl._evaluate import Evaluation, evaluate
 from nh2st_graph.tl._figures import write_figures
 from nh2st_graph.tl._fit import fit
-from nh2st_graph.tl._inputs import complete_section
-from nh2st_graph.tl._model import FittedModel
 from nh2st_graph.tl._predict_run import load_to_predict
+from nh2st_graph.train._model import FittedModel
+from nh2st_graph.train._panel import choose_panel
+from nh2st_graph.train._prepare import complete_section
 
 __all__ = ["Run", "evaluate_run", "load_sections", "prepare_sections", "train_run"]
 
@@ -183,7 +183,7 @@ def _scorable(section: AnnData, genes: list[str], config: Config) -> AnnData:
             f"section {section_name(section)!r}: one spot alone cannot be scored; choose another in data.test"
         )
     completed = complete_section(section, config)
-    targets(completed, genes, config.data)
+    targets(completed, genes, **config.data.target)
     # The prediction is to have its spots in the order in which they were read.
     return completed[section.obs_names].copy()
 

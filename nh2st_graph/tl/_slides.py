@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from anndata import AnnData
 
-from nh2st_graph._keys import Key
-from nh2st_graph._validate import library
 from nh2st_graph.gr import lattice_neighbours, spot_pitch
 from nh2st_graph.im import Lattice, virtual_spots
-from nh2st_graph.tl._model import FittedModel
+from nh2st_graph.section import Key, library
+from nh2st_graph.train._model import FittedModel
 
 __all__ = ["slide_section", "training_lattice"]
 

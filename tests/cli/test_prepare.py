@@ -12,9 +12,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nh2st_graph import read
-from nh2st_graph._patients import unknown_patient
 from nh2st_graph.cli import main
 from nh2st_graph.cli._prepare import summary
+from nh2st_graph.section import unknown_patient
 
 from .conftest import MISPLACED, cut, tree
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph import DataError
-from nh2st_graph._patients import unknown_patient
 from nh2st_graph.datasets import Split, k_fold_by_patient, leave_one_patient_out, leave_one_section_out
+from nh2st_graph.section import unknown_patient
 
 HER2ST = {"B4": "B", "C3": "C", "C4": "C", "C5": "C", "C6": "C"}
 patients = st.dictionaries(st.text(min_size=1, max_size=3), st.sampled_from("ABC"), min_size=1, max_size=8)

@@ -13,10 +13,10 @@ from sklearn.neighbors import radius_neighbors_graph
 from sklearn.preprocessing import scale
 
 from nh2st_graph import ConfigError, ImageError
-from nh2st_graph._image import open_full
-from nh2st_graph._validate import check_section, library
 from nh2st_graph.datasets import synthetic_tissue
 from nh2st_graph.datasets._tissue import DOMAINS
+from nh2st_graph.section import check_section, library
+from nh2st_graph.slide import open_full
 
 Features = Callable[[AnnData], np.ndarray]
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from nh2st_graph import DataError
-from nh2st_graph._validate import library
 from nh2st_graph.datasets import _visium, visium
+from nh2st_graph.section import library
 
 NAME = "V1_Human_Heart"
 

@@ -10,7 +10,7 @@ import pytest
 from anndata import AnnData
 from numpy.typing import ArrayLike
 
-from nh2st_graph._keys import Key
+from nh2st_graph.section import Key
 
 MakeSection = Callable[..., AnnData]
 

@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from PIL import Image
 
-from nh2st_graph._keys import Key
+from nh2st_graph.section import Key
 
 MakeSection = Callable[..., AnnData]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nh2st_graph._keys import Key
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
+from nh2st_graph.section import Key
 
 BLOCK = FeatureBlock(["a", "ö b"], ["x", "y", "z"], np.arange(6, dtype=np.float32).reshape(2, 3))
 

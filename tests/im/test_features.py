@@ -12,12 +12,11 @@ from safetensors.torch import save_file
 
 import nh2st_graph as ng
 from nh2st_graph._errors import ConfigError, DataError, ImageError
-from nh2st_graph._image import open_full
-from nh2st_graph._keys import Key
-from nh2st_graph._validate import check_section
 from nh2st_graph.config import FeaturesConfig
 from nh2st_graph.im import Encoder, SquidpyEncoder, TimmEncoder
 from nh2st_graph.im._encoders import keep_encoders
+from nh2st_graph.section import Key, check_section
+from nh2st_graph.slide import open_full
 
 SQUIDPY = "squidpy:summary"
 TIMM = "timm:test_resnet@random"

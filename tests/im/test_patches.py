@@ -12,9 +12,9 @@ from tifffile import TiffWriter
 
 import nh2st_graph as ng
 from nh2st_graph._errors import ConfigError, ImageError
-from nh2st_graph._keys import Key
 from nh2st_graph.im import _patches
 from nh2st_graph.im._patches import PatchCutter
+from nh2st_graph.section import Key
 
 from ..slides import write_pyramid
 

@@ -9,10 +9,9 @@ from safetensors.numpy import load_file
 
 import nh2st_graph as ng
 from nh2st_graph._errors import ConfigError
-from nh2st_graph._image import open_full
-from nh2st_graph._keys import Key
-from nh2st_graph._validate import check_section
 from nh2st_graph.im import PixelsEncoder, make_encoders
+from nh2st_graph.section import Key, check_section
+from nh2st_graph.slide import open_full
 
 NOISE = np.random.default_rng(0).integers(0, 256, (480, 600, 3), dtype=np.uint8)
 

@@ -12,9 +12,8 @@ from PIL import Image
 
 import nh2st_graph as ng
 from nh2st_graph import ConfigError, DataError, ImageError
-from nh2st_graph._keys import Key
-from nh2st_graph._validate import check_section
 from nh2st_graph.im import Lattice, virtual_spots
+from nh2st_graph.section import Key, check_section
 
 from ..slides import tissue_picture, write_pyramid
 
@@ -154,7 +153,7 @@ class TestBadInput:
 
 def test_a_slide_is_read_tile_by_tile(tmp_path, monkeypatch):
     """Of 6000 px, which is 108 MB, no more than a few rows of tiles are ever held, and no level finer than needed."""
-    from nh2st_graph import _tiff
+    from nh2st_graph.slide import _tiff
 
     seen = {"decoded": 0, "most": 0, "levels": set()}
     original = _tiff.TiffSlide.region

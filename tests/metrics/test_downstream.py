@@ -10,7 +10,7 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 from nh2st_graph import DataError, metrics
-from nh2st_graph._keys import Key
+from nh2st_graph.section import Key
 
 ROWS, COLUMNS = 8, 9
 SCORES = {"moran_r", "moran_mae", "svg_auroc", "cluster_ari", "cluster_nmi", "gene_corr_r"}

@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 from PIL import Image
 
-from nh2st_graph._validate import library
+from nh2st_graph.section import library
 
 SIDE, N = 60, 6  # of the picture, and number of spots
 ANGLE = np.deg2rad(30)

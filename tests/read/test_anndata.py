@@ -8,8 +8,8 @@ from PIL import Image
 from scipy import sparse
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph._validate import check_section, library
 from nh2st_graph.read import anndata, sections
+from nh2st_graph.section import check_section, library
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ from anndata import AnnData
 from PIL import Image
 
 from nh2st_graph import DataError
-from nh2st_graph._image import thumbnail
-from nh2st_graph._tiff import TiffSlide
 from nh2st_graph.read import anndata
 from nh2st_graph.read._assemble import library_entry, patients_given, report_patients
+from nh2st_graph.slide import TiffSlide, thumbnail
 
 from ..slides import write_pyramid
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph._validate import library
 from nh2st_graph.read import spatialdata
+from nh2st_graph.section import library
 
 from .stores import (
     SIDE,

@@ -6,8 +6,8 @@ import pytest
 from anndata import AnnData
 
 from nh2st_graph import DataError
-from nh2st_graph._validate import library
 from nh2st_graph.read import h5ad, her2st, write_h5ad
+from nh2st_graph.section import library
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from scipy import sparse
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph._validate import check_section, library
 from nh2st_graph.read import her2st
+from nh2st_graph.section import check_section, library
 
 
 def _equal(a, b):

@@ -9,10 +9,10 @@ from PIL import Image
 from scipy import sparse
 
 from nh2st_graph import DataError, ImageError, im
-from nh2st_graph._image import thumbnail
-from nh2st_graph._validate import check_section, library
 from nh2st_graph.datasets import leave_one_patient_out
 from nh2st_graph.read import hest, sections
+from nh2st_graph.section import check_section, library
+from nh2st_graph.slide import thumbnail
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from nh2st_graph import ConfigError, DataError, ImageError
-from nh2st_graph._patients import unknown_patient
-from nh2st_graph._validate import library
 from nh2st_graph.datasets import leave_one_patient_out
 from nh2st_graph.read import (
     _registry,
@@ -21,6 +19,7 @@ from nh2st_graph.read import (
     write_h5ad,
     write_spatialdata,
 )
+from nh2st_graph.section import library, unknown_patient
 
 
 def test_her2st(st_tables, write_her2st):

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph._validate import check_section, library
 from nh2st_graph.datasets import leave_one_patient_out
 from nh2st_graph.read import sections, skin
+from nh2st_graph.section import check_section, library
 
 STEPS = (36.0, 40.0)  # pixels along x and y; the nearest spots are 150 um apart
 

@@ -11,9 +11,9 @@ from anndata import AnnData
 from PIL import Image
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph._validate import check_section, library
 from nh2st_graph.read import her2st, section_names, sections, spatialdata, write_spatialdata
 from nh2st_graph.read._spatialdata import regions
+from nh2st_graph.section import check_section, library
 
 from .stores import (
     SIDE,

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph._validate import library
 from nh2st_graph.read import her2st, stnet
+from nh2st_graph.section import library
 
 S = "BC23209_C1"
 

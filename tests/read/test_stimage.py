@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph._validate import check_section, library
 from nh2st_graph.read import sections, stimage
+from nh2st_graph.section import check_section, library
 
 A1 = "Human_Breast_Andersson_10142021_ST_A1"
 MOUSE = "Mouse_OlfactoryBulb_Stahl_07012016_ST_Rep1"

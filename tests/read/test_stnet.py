@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph._validate import check_section, library
 from nh2st_graph.datasets import leave_one_patient_out
 from nh2st_graph.read import sections, stnet
+from nh2st_graph.section import check_section, library
 
 S = "BC23209_C1"
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from nh2st_graph import DataError, ImageError, im
-from nh2st_graph._validate import check_section, library
 from nh2st_graph.read import sections, triplex
+from nh2st_graph.section import check_section, library
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from scipy.io import mmwrite
 from scipy.spatial import cKDTree
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph._validate import check_section, library
 from nh2st_graph.read import visium
+from nh2st_graph.section import check_section, library
 
 HIRES_WARNING = "no full-resolution picture given"
 

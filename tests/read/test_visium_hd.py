@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from nh2st_graph import DataError
-from nh2st_graph._validate import check_section, library
 from nh2st_graph.read import sections, visium, visium_hd
+from nh2st_graph.section import check_section, library
 
 
 @pytest.mark.parametrize("bin_um", [8, 16])

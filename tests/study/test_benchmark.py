@@ -13,8 +13,7 @@ import yaml
 from anndata import AnnData
 
 from nh2st_graph import ConfigError, DataError, read
-from nh2st_graph._keys import Key
-from nh2st_graph._patients import unknown_patient
+from nh2st_graph.section import Key, unknown_patient
 from nh2st_graph.study import Study, read_benchmark, read_study
 
 RIDGE = {"ridge": {"model.name": "ridge"}}

@@ -13,12 +13,12 @@ from scipy import sparse
 
 from nh2st_graph import tl
 from nh2st_graph._errors import DataError
-from nh2st_graph._expression import targets
 from nh2st_graph._version import __version__
 from nh2st_graph.config import Config
 from nh2st_graph.im import SquidpyEncoder, _encoders
 from nh2st_graph.metrics import noise_ceiling
 from nh2st_graph.models import FLOORS
+from nh2st_graph.section import targets
 from nh2st_graph.tl import LABELS, Evaluation
 
 SCORES = {"pcc_mean", "pcc_partial", "pcc_heg50", "pcc_hpg50", "pcc_top50_by_test", "mse", "mae", "n_spots", "n_genes"}
@@ -54,7 +54,7 @@ class TestAgainstLoops:
 
     @pytest.fixture(scope="class")
     def pairs(self, evaluation, test, tiny_run, tiny_config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        observed = targets(test, tiny_run.model.genes, tiny_config.data)
+        observed = targets(test, tiny_run.model.genes, **tiny_config.data.target)
         predicted = evaluation.predictions["S3"].to_df().loc[observed.index].astype(float)
         return {gene: (predicted[gene].to_numpy(), observed[gene].to_numpy()) for gene in observed}
 
@@ -116,7 +116,7 @@ class TestAgainstLoops:
 
     def test_of_the_training_mean(self, evaluation, pairs, train, tiny_run, tiny_config):
         genes = tiny_run.model.genes
-        mean = pd.concat([targets(section, genes, tiny_config.data) for section in train.values()]).mean()
+        mean = pd.concat([targets(section, genes, **tiny_config.data.target) for section in train.values()]).mean()
         floor = evaluation.metrics["floors"]["mean"]["sections"]["S3"]
         assert floor["mse"] == pytest.approx(np.mean([np.mean((mean[g] - b) ** 2) for g, (_, b) in pairs.items()]))
         assert floor["pcc_mean"] == 0

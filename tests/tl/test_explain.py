@@ -19,11 +19,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from nh2st_graph import DataError, tl
-from nh2st_graph._expression import targets
 from nh2st_graph.models import NH2STGraph
+from nh2st_graph.section import targets
 from nh2st_graph.tl import FittedModel
 from nh2st_graph.tl._explain import _gene_table, _share
-from nh2st_graph.tl._inputs import Standardizer, complete_section, section_graph
+from nh2st_graph.train._prepare import Standardizer, complete_section, section_graph
 
 MakeModel = Callable[[list[str]], FittedModel]
 
@@ -49,7 +49,7 @@ def drawn(tiny_run, section, tiny_config) -> MakeModel:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             module = NH2STGraph(config.model, section.obsm["X_image"].shape[1], len(genes))
-            module.set_targets(torch.from_numpy(targets(section, genes, config.data).to_numpy()).float())
+            module.set_targets(torch.from_numpy(targets(section, genes, **config.data.target).to_numpy()).float())
             for weight in module.parameters():
                 torch.nn.init.normal_(weight, std=0.3)
         return replace(tiny_run.model, module=module.eval(), config=config, standardize=standardize)
@@ -276,7 +276,7 @@ class TestGenes:
             tl.predict(model, section).X.astype(np.float64),
             predicted_alone(model, section).astype(np.float64),
         )
-        observed = targets(section, model.genes, model.config.data).to_numpy()
+        observed = targets(section, model.genes, **model.config.data.target).to_numpy()
         assert list(found.index) == model.genes
         assert found.index.name == "gene"
         for g, gene in enumerate(model.genes):

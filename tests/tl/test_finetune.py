@@ -13,8 +13,8 @@ import nh2st_graph as ng
 from nh2st_graph import tl
 from nh2st_graph.datasets import synthetic_tissue
 from nh2st_graph.nn import PatchEncoder
-from nh2st_graph.tl._encoder import patch_encoder
-from nh2st_graph.tl._inputs import complete_section, section_graph
+from nh2st_graph.train._encoder import patch_encoder
+from nh2st_graph.train._prepare import complete_section, section_graph
 
 
 @pytest.fixture(scope="module")

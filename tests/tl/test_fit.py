@@ -15,15 +15,15 @@ from torch_geometric.data import Data
 
 from nh2st_graph import tl
 from nh2st_graph._errors import ConfigError, DataError, ModelError
-from nh2st_graph._expression import choose_panel
 from nh2st_graph.config import Config
 from nh2st_graph.im import SquidpyEncoder, _encoders
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl import FittedModel
 from nh2st_graph.tl._fit import _precision
-from nh2st_graph.tl._inputs import complete_section, section_graph
-from nh2st_graph.tl._module import averaged_weights
+from nh2st_graph.train._module import averaged_weights
+from nh2st_graph.train._panel import choose_panel
+from nh2st_graph.train._prepare import complete_section, section_graph
 
 
 def state(model: FittedModel) -> dict[str, torch.Tensor]:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from nh2st_graph import DataError, ModelError, load, tl
-from nh2st_graph._keys import Key
 from nh2st_graph.config import MethodConfig
 from nh2st_graph.models import Estimator, Network, find_method
+from nh2st_graph.section import Key
 
 
 class Nearest(Network):
@@ -134,7 +134,7 @@ def test_an_estimator_is_fitted_and_scored(tiny_sections, train, quick, tmp_path
 
 
 def graphs(model, sections):
-    from nh2st_graph.tl._inputs import complete_section, section_graph
+    from nh2st_graph.train._prepare import complete_section, section_graph
 
     return [
         section_graph(complete_section(section, model.config), model.config, model.standardize, model.genes)

@@ -20,11 +20,11 @@ from scipy import sparse
 
 from nh2st_graph import tl
 from nh2st_graph._errors import ConfigError, DataError
-from nh2st_graph._expression import targets
 from nh2st_graph.config import Config, ModelConfig
 from nh2st_graph.models import NH2STGraph
+from nh2st_graph.section import targets
 from nh2st_graph.tl import FittedModel
-from nh2st_graph.tl._inputs import Standardizer, complete_section, section_graph
+from nh2st_graph.train._prepare import Standardizer, complete_section, section_graph
 
 MakeModel = Callable[[list[str]], FittedModel]
 
@@ -259,7 +259,7 @@ class TestPrediction:
         assert prediction.X.dtype == prediction.layers["observed"].dtype == np.float32
         assert list(prediction.var_names) == model.genes
         assert list(prediction.obs_names) == list(section.obs_names)
-        observed = targets(section, model.genes, tiny_config.data)
+        observed = targets(section, model.genes, **tiny_config.data.target)
         assert_array_equal(prediction.layers["observed"], observed.to_numpy().astype(np.float32))
         assert prediction.obs.equals(section.obs)
         assert_array_equal(prediction.obsm["spatial"], section.obsm["spatial"])

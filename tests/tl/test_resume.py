@@ -22,7 +22,7 @@ from nh2st_graph._errors import RunError
 from nh2st_graph.cli import main
 from nh2st_graph.config import Config
 from nh2st_graph.tl import FittedModel, _fit, _run
-from nh2st_graph.tl._module import EpochLog, Keep
+from nh2st_graph.train._module import EpochLog, Keep
 
 #: Enough that a stage is still going on when its log shows some.
 MANY_EPOCHS = 20

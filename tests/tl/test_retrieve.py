@@ -14,10 +14,10 @@ from numpy.testing import assert_allclose
 
 import nh2st_graph as ng
 from nh2st_graph import ConfigError, DataError, ModelError
-from nh2st_graph._expression import targets
 from nh2st_graph.models import MclSTExp, NH2STGraph
+from nh2st_graph.section import targets
 from nh2st_graph.tl import Run
-from nh2st_graph.tl._encoder import patch_encoder
+from nh2st_graph.train._encoder import patch_encoder
 
 KEYS = {"image": "X_nh2st_image", "gene": "X_nh2st_gene"}
 DIRECTIONS = [("image", "gene"), ("gene", "image"), ("image", "image"), ("gene", "gene")]
@@ -212,7 +212,7 @@ class TestProfiles:
         encoder = patch_encoder(config.features, trained=True)
         section, n_features = tiny_sections["S3"][:6].copy(), len(encoder.feature_mean)
         module = NH2STGraph(config.model, n_features, len(model.genes), encoder).eval()
-        observed = targets(tiny_sections["S3"], model.genes, config.data)
+        observed = targets(tiny_sections["S3"], model.genes, **config.data.target)
         module.set_targets(torch.from_numpy(observed.to_numpy(np.float32)))
         with torch.random.fork_rng():
             torch.manual_seed(0)

@@ -15,8 +15,9 @@ from numpy.testing import assert_array_equal
 from nh2st_graph import read, tl
 from nh2st_graph._errors import ConfigError, DataError, RunError
 from nh2st_graph.config import Config, load_config
-from nh2st_graph.tl import Run, _inputs, _run
-from nh2st_graph.tl._module import LOG_COLUMNS
+from nh2st_graph.tl import Run, _run
+from nh2st_graph.train import _prepare
+from nh2st_graph.train._module import LOG_COLUMNS
 
 #: What other programs rely on.
 FIXED = {
@@ -158,7 +159,7 @@ class TestPrepare:
         config = tiny_config.override(["train.max_epochs=1", "train.refit=false"])
         train, test, genes = _run._prepare(config, {**tiny_sections, "S3": read_in})
         with monkeypatch.context() as patch:
-            patch.setattr(_inputs.im, "features", None)
+            patch.setattr(_prepare.im, "features", None)
             model = tl.fit(train, config, genes=genes, test_sections=test)
             found = tl.evaluate(model, test, train).predictions["S3"]
         expected = tl.predict(model, read_in)

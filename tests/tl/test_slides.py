@@ -13,10 +13,10 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from nh2st_graph import ConfigError, DataError, ImageError, RunError, im, tl
-from nh2st_graph._keys import Key
-from nh2st_graph._slide import WsiSlide, open_slide
 from nh2st_graph.cli import main
 from nh2st_graph.im import Lattice, SquidpyEncoder, _features
+from nh2st_graph.section import Key
+from nh2st_graph.slide import WsiSlide, open_slide
 from nh2st_graph.tl._slides import training_lattice
 
 from ..slides import philips, tissue_picture, write_pyramid

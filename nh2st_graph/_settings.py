@@ -1,0 +1,83 @@
+"""The base of all settings: a checked, fixed set of keys, and what an error says of one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import ErrorDetails
+
+from nh2st_graph._errors import nearest
+
+__all__ = ["TARGET_SUM", "Positive", "Section", "Share", "explain", "known_keys", "unknown_key"]
+
+#: Counts that a spot is scaled to before log1p (scanpy's convention), for targets and count likelihoods alike.
+TARGET_SUM = 1e4
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys refused, values fixed after checking."""
+
+    # YAML reads section names such as 1 and precisions such as 32 as numbers: both are names here.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
+
+    def __hash__(self) -> int:  # values may be mappings
+        return hash(self.model_dump_json())
+
+
+#: In YAML's words, what pydantic says in Python's.
+_EXPECTED = {
+    "tuple_type": "a list, such as [C3, C4]",
+    "dict_type": "keys and values",
+    "model_type": "keys and values",
+    "path_type": "a path",
+}
+
+
+def known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
+    """List the dotted keys of a schema."""
+    keys = []
+    for name, field in schema.model_fields.items():
+        # A field of several kinds is known by its default's.
+        kind = type(field.default) if isinstance(field.default, BaseModel) else field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += known_keys(kind, f"{prefix}{name}.")
+        keys.append(f"{prefix}{name}")
+    return keys
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """Name an unknown key's nearest: by the whole path, or by the last word where it stands elsewhere."""
+    last = key.rpartition(".")[2]
+    same = [k for k in known if k.rpartition(".")[2] == last]
+    hint = "did you mean " + " or ".join(repr(k) for k in same) + "?" if same else nearest(key, known)
+    return f"unknown key {key!r}; {hint}"
+
+
+def explain(error: ErrorDetails, schema: type[BaseModel], root: type[BaseModel] | None = None, prefix: str = "") -> str:
+    """Say in one line what is wrong: the key, its value and what is allowed, or the nearest known key.
+
+    Parameters
+    ----------
+    error
+        One of pydantic's.
+    schema
+        What was checked.
+    root, prefix
+        The whole that it is a part of, and the part's key there, where it was checked by itself.
+    """
+    key = prefix + ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        elsewhere = [] if root is None else [k for k in known_keys(root) if not k.startswith(prefix)]
+        return unknown_key(key, known_keys(schema, prefix) + elsewhere)
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] in _EXPECTED:
+        return f"{key} = {error['input']!r}; expected {_EXPECTED[error['type']]}"
+    message = error["msg"].replace("Input should be", "allowed:").replace("allowed: a valid", "expected a valid")
+    return f"{key} = {error['input']!r}; {message}"

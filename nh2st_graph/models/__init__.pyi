@@ -1,0 +1,63 @@
+from ._bleep import BLEEP
+from ._eggn import EGGN
+from ._egn import EGN
+from ._floors import (
+    FLOORS,
+    Floor,
+    NearestSpots,
+    NeighbourRidge,
+    OwnRidge,
+    PCARidge,
+    RandomForest,
+    TrainingMean,
+    make_floor,
+)
+from ._groups import section_groups
+from ._hggep import HGGEP
+from ._hist2st import Hist2ST
+from ._histogene import HisToGene
+from ._mclstexp import MclSTExp
+from ._network import Estimator, Memory, Network
+from ._nh2st import NH2ST, NH2STOutputs
+from ._nh2st_graph import ImageSide, NH2STGraph
+from ._registry import ENTRY_POINTS, find_method, known_methods, register_method
+from ._settings import MethodConfig, ModelConfig
+from ._stgchb import STGCHB
+from ._stnet import STNet
+from ._triplex import TRIPLEX
+
+__all__ = [
+    "BLEEP",
+    "EGGN",
+    "EGN",
+    "ENTRY_POINTS",
+    "FLOORS",
+    "HGGEP",
+    "NH2ST",
+    "STGCHB",
+    "TRIPLEX",
+    "Estimator",
+    "Floor",
+    "HisToGene",
+    "Hist2ST",
+    "ImageSide",
+    "MclSTExp",
+    "Memory",
+    "MethodConfig",
+    "ModelConfig",
+    "NH2STGraph",
+    "NH2STOutputs",
+    "NearestSpots",
+    "NeighbourRidge",
+    "Network",
+    "OwnRidge",
+    "PCARidge",
+    "RandomForest",
+    "STNet",
+    "TrainingMean",
+    "find_method",
+    "known_methods",
+    "make_floor",
+    "register_method",
+    "section_groups",
+]

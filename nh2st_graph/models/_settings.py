@@ -1,0 +1,170 @@
+"""Settings of NH2ST-Graph and its switches, and what settings of any method are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from nh2st_graph._settings import Positive, Section, Share
+
+__all__ = ["MethodConfig", "ModelConfig"]
+
+
+class MethodConfig(Section):
+    """Settings of a method; a method's own class adds its keys, and gives ``name`` its only value.
+
+    Attributes
+    ----------
+    name
+        The method; see :func:`nh2st_graph.models.known_methods`.
+    """
+
+    name: str
+
+
+class ModelConfig(MethodConfig):
+    """NH2ST-Graph and its switches; see :class:`nh2st_graph.models.NH2STGraph`.
+
+    Attributes
+    ----------
+    name
+        The method. Other methods have other keys.
+    width
+        Size of embeddings.
+    rank
+        Principal components of the training expression that are predicted (``decoder: components``), or hidden units of
+        the other decoders.
+    embedding
+        ``residual``: a linear path and a perceptron that adds to it; ``linear``: the linear path alone, as published.
+    query, neighbours
+        Whether there is an embedding of the spot itself to decode and contrast, and one of its neighbourhood.
+    operator
+        How messages pass in the neighbour branch; see :data:`nh2st_graph.nn.OPERATORS`. ``hypergraph_ego`` is the
+        published one: a hypergraph of its own for each neighbourhood, over raw image features.
+    hops, heads
+        Rounds of message passing, and attention heads in each, where the operator has them.
+    edge_features
+        What attention sees of an edge; ``direction`` is distance and direction.
+    self_loops, residual, activation
+        A spot is among its own senders; rounds add to the state rather than replace it; ReLU after each round.
+    jumping
+        How rounds are joined (jumping knowledge): ``last``, ``sum``, ``max``, or ``cat``, a linear map of all.
+    cross_attention
+        Between the modalities, in training: ``neighbourhood``, of each over the other's embeddings of the neighbouring
+        spots; ``single``, over the one embedding of the other modality, as published, which a contrast that is
+        ``attended`` reads and nothing else.
+    contrast
+        Scales at which image and genes are contrasted, in training; ``both`` leaves out a branch that is off.
+    contrast_on
+        ``independent``: embeddings that have not seen each other; ``attended``: after cross-attention, as published.
+    symmetric, projection
+        Contrast in both directions, and between projections of the embeddings. Published: neither.
+    temperature, learn_temperature
+        Of the contrast, and whether it is learned from there, down to 0.01 at most.
+    negatives, negative_weight
+        Candidates beside a spot's partner: the ``batch``, its whole ``section``, or its section but for its spatial
+        neighbours (``distant``); and what their logits are multiplied by (published: 0.1).
+    weight_spot, weight_neighbourhood, weight_cross
+        Weights of the losses beside the regression's 1.
+    decoder
+        ``components``: into principal components of expression; ``linear``: two linear layers, as published; ``mlp``:
+        the same with a ReLU between.
+    decoder_input
+        ``auto``: the embeddings of the branches that are on; ``gated``: their sum by a learned gate.
+    regression
+        ``mse``, ``huber``, ``pearson`` (1 - r), ``nb`` or ``zinb``: a (zero-inflated) negative binomial with the
+        library size as offset.
+    dropout
+        Of features, hidden units and attention weights.
+    """
+
+    name: Literal["nh2st_graph"] = "nh2st_graph"
+    width: Positive = 64
+    rank: Positive = 8
+    embedding: Literal["residual", "linear"] = "residual"
+    query: bool = True
+    neighbours: bool = True
+    operator: Literal[
+        "attention",
+        "gatv2",
+        "transformer",
+        "gcn",
+        "sage",
+        "hypergraph",
+        "hypergraph_similarity",
+        "hypergraph_ego",
+        "global",
+        "none",
+    ] = "attention"
+    hops: Annotated[int, Field(ge=1, le=3)] = 1
+    heads: Positive = 4
+    edge_features: Literal["none", "distance", "direction"] = "distance"
+    self_loops: bool = False
+    residual: bool = True
+    activation: bool = False
+    jumping: Literal["last", "sum", "max", "cat"] = "sum"
+    cross_attention: Literal["none", "single", "neighbourhood"] = "neighbourhood"
+    contrast: Literal["none", "spot", "neighbourhood", "both"] = "both"
+    contrast_on: Literal["independent", "attended"] = "independent"
+    symmetric: bool = True
+    projection: bool = True
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    learn_temperature: bool = False
+    negatives: Literal["batch", "section", "distant"] = "batch"
+    negative_weight: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weight_spot: Annotated[float, Field(ge=0)] = 0.1
+    weight_neighbourhood: Annotated[float, Field(ge=0)] = 0.1
+    weight_cross: Annotated[float, Field(ge=0)] = 0.1
+    decoder: Literal["components", "linear", "mlp"] = "components"
+    decoder_input: Literal["auto", "query", "neighbourhood", "both", "gated"] = "auto"
+    regression: Literal["mse", "huber", "nb", "zinb", "pearson"] = "mse"
+    dropout: Share = 0.2
+
+    @property
+    def decoded(self) -> tuple[str, ...]:
+        """Branches that the decoder reads: of ``"query"`` and ``"neighbourhood"``."""
+        on = {"query": self.query, "neighbourhood": self.neighbours}
+        if self.decoder_input == "auto":
+            return tuple(branch for branch, there in on.items() if there)
+        return (self.decoder_input,) if self.decoder_input in on else tuple(on)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the regression is a likelihood of counts."""
+        return self.regression in {"nb", "zinb"}
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(f"model.heads ({self.heads}) does not divide model.width ({self.width})")
+        self._check_branches()
+        self._check_operator()
+        if self.contrast != "none" and self.contrast_on == "attended" and self.cross_attention == "none":
+            raise ValueError("model.contrast_on = 'attended' needs cross-attention: model.cross_attention is 'none'")
+        return self
+
+    def _check_branches(self) -> None:
+        if not (self.query or self.neighbours):
+            raise ValueError("model.query and model.neighbours are both false; the decoder needs one of them")
+        for scale, key, on in (("spot", "query", self.query), ("neighbourhood", "neighbours", self.neighbours)):
+            if self.contrast == scale and not on:
+                raise ValueError(f"model.contrast = {scale!r} contrasts a branch that is off: model.{key} is false")
+            if not on and {"spot": "query"}.get(scale, scale) in self.decoded:
+                raise ValueError(
+                    f"model.decoder_input = {self.decoder_input!r} reads a branch that is off: model.{key} is false"
+                )
+
+    def _check_operator(self) -> None:
+        if not self.neighbours:
+            return
+        if self.edge_features != "none" and self.operator not in {"attention", "gatv2", "transformer"}:
+            raise ValueError(
+                f"model.edge_features = {self.edge_features!r} is not read by model.operator = {self.operator!r}; "
+                "set model.edge_features to none"
+            )
+        if self.operator == "hypergraph_ego" and self.hops != 1:
+            raise ValueError(
+                f"model.hops = {self.hops}: model.operator = 'hypergraph_ego' reads each neighbourhood by itself; "
+                "set model.hops to 1"
+            )

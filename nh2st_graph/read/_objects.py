@@ -1,0 +1,398 @@
+"""The sections in what a user holds: one AnnData, several sections in one, or SpatialData; and results back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nh2st_graph._errors import DataError, nearest
+from nh2st_graph.section import Key, section_name, unknown_patient
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+__all__ = [
+    "Given",
+    "Sections",
+    "SpatialObject",
+    "annotate",
+    "given_sections",
+    "is_spatialdata",
+    "one_section",
+    "sections_by_name",
+]
+
+#: What public functions take, as squidpy's do.
+SpatialObject: TypeAlias = "AnnData | SpatialData"
+Sections: TypeAlias = "Mapping[str, SpatialObject] | Sequence[SpatialObject] | SpatialObject"
+
+
+@dataclass(frozen=True)
+class Given:
+    """The sections of an object, and the table that results are written into.
+
+    Iterating gives the sections, each under the section contract, to be computed on and written into; :meth:`write`
+    then takes what was written into each over to the table. Where the table is itself the one section, nothing has to
+    be taken over.
+
+    Attributes
+    ----------
+    table
+        The user's AnnData, the table of SpatialData, or a copy.
+    sections
+        By name.
+    rows
+        For each section the rows of the table that are its spots, ``(n_spots,)``, in the section's order.
+    """
+
+    table: AnnData
+    sections: dict[str, AnnData]
+    rows: dict[str, NDArray[np.intp]]
+
+    def __iter__(self) -> Iterator[AnnData]:
+        return iter(self.sections.values())
+
+    def write(
+        self,
+        *,
+        obs: Iterable[str] = (),
+        obsm: Iterable[str] = (),
+        obsp: Iterable[str] = (),
+        uns: Iterable[str] = (),
+        var: Iterable[str] = (),
+    ) -> None:
+        """Take these entries of the sections over to the table; one that no section has is removed from it.
+
+        Rows of the table that are in no section get NaN (bytes: 0) and no edge. Of several sections, ``uns[key]`` is
+        that of the first, as squidpy reads it, with each section's own under ``uns[key]["sections"]``; columns of
+        ``var`` are means over the sections.
+        """
+        if any(section is self.table for section in self):
+            return
+        for name in obs:
+            _put(self.table.obs, name, self._stacked(name, lambda section: section.obs))
+        for name in obsm:
+            _put(self.table.obsm, name, self._stacked(name, lambda section: section.obsm))
+        for name in obsp:
+            _put(self.table.obsp, name, self._blocks(name))
+        for name in uns:
+            _put(self.table.uns, name, self._entries(name))
+        for name in var:
+            columns = [section.var[name] for section in self if name in section.var]
+            _put(self.table.var, name, pd.concat(columns, axis=1).mean(axis=1) if columns else None)
+
+    def joined(self, parts: Mapping[str, AnnData]) -> AnnData:
+        """Join results, one a section and with the same ``var``, into one AnnData with the table's rows in its order.
+
+        Parameters
+        ----------
+        parts
+            By section, with the section's rows.
+
+        Returns
+        -------
+        The result itself where the table is the one section. Rows of the table that are in no section are left out.
+        """
+        each = [parts[name] for name in self.sections]
+        if len(each) == 1 and each[0].n_obs == self.table.n_obs:
+            return each[0]
+        first, rows = each[0], np.concatenate(list(self.rows.values()))
+        table = AnnData(obs=_joined_obs([part.obs for part in each]).iloc[np.argsort(rows)], var=first.var.copy())
+        place = pd.Index(np.sort(rows))
+        result = Given(table, dict(parts), {name: place.get_indexer(self.rows[name]) for name in self.sections})
+        table.X = result._stacked("X", lambda part: {"X": part.X})
+        for layer in first.layers:
+            if all(layer in part.layers for part in each):
+                table.layers[layer] = result._stacked(layer, lambda part: part.layers)
+        result.write(obsm=first.obsm, obsp=first.obsp, uns=[name for name in first.uns if name != Key.uns.spatial])
+        libraries = [part.uns.get(Key.uns.spatial, {}) for part in each]
+        table.uns[Key.uns.spatial] = {name: entry for part in libraries for name, entry in part.items()}
+        return table
+
+    def _stacked(self, name: str, slot: Callable[[AnnData], Mapping[str, Any]]) -> NDArray[Any] | None:
+        parts = {section: np.asarray(slot(each)[name]) for section, each in self.sections.items() if name in slot(each)}
+        if not parts:
+            return None
+        self._same([part.shape[1:] for part in parts.values()], name)
+        first = next(iter(parts.values()))
+        missing: Any = np.nan if first.dtype.kind == "f" else 0
+        stacked = np.full((self.table.n_obs, *first.shape[1:]), missing, dtype=first.dtype)
+        for section, part in parts.items():
+            stacked[self.rows[section]] = part
+        return stacked
+
+    def _blocks(self, name: str) -> sparse.csr_matrix | None:
+        """Block-diagonal matrix: no edge leaves a section."""
+        parts = {
+            section: sparse.coo_matrix(each.obsp[name]) for section, each in self.sections.items() if name in each.obsp
+        }
+        if not parts:
+            return None
+        rows, columns = (
+            np.concatenate([self.rows[section][getattr(part, axis)] for section, part in parts.items()])
+            for axis in ("row", "col")
+        )
+        data = np.concatenate([part.data for part in parts.values()])
+        return sparse.csr_matrix((data, (rows, columns)), shape=(self.table.n_obs, self.table.n_obs))
+
+    def _entries(self, name: str) -> dict[str, Any] | None:
+        entries = {section: each.uns[name] for section, each in self.sections.items() if name in each.uns}
+        if not entries:
+            return None
+        return {**next(iter(entries.values())), Key.several.sections: entries}
+
+    def _same(self, shapes: Sequence[tuple[int, ...]], name: str) -> None:
+        if len(set(shapes)) > 1:
+            raise DataError(f"sections {', '.join(self.sections)} have {name!r} of different sizes; compute it again")
+
+
+def given_sections(
+    adata: SpatialObject,
+    *,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    copy: bool = False,
+    picture: bool = True,
+) -> Given:
+    """Find the sections in what a user holds.
+
+    Parameters
+    ----------
+    adata
+        One section; several in one AnnData; or SpatialData, a section for each region that the table annotates.
+    library_key
+        Column of ``obs`` that says of each spot which section it is of, as in squidpy; an entry of ``uns["spatial"]``
+        of that name is the section's. Needed where one AnnData holds several sections.
+    table_key
+        Table of SpatialData; may be left out where there is one.
+    copy
+        Write into a copy of the AnnData or table.
+    picture
+        Whether the pictures of SpatialData are needed; without, positions are what the table has, where it has any.
+
+    Raises
+    ------
+    DataError
+        If an argument does not fit the object, or a spot is of no section.
+    """
+    if is_spatialdata(adata):
+        return _of_spatialdata(adata, library_key, table_key, copy, picture)
+    if not isinstance(adata, AnnData):
+        raise DataError(f"{type(adata).__name__} is neither AnnData nor SpatialData; read the files with ng.read")
+    if table_key is not None:
+        raise DataError(f"table_key = {table_key!r} names a table of SpatialData, and this is AnnData; leave it out")
+    table = adata.copy() if copy else adata
+    if library_key is None:
+        section = _named(table)
+        return Given(table, {section_name(section): section}, {section_name(section): np.arange(table.n_obs)})
+    rows = _rows_by(table, library_key)
+    return Given(table, {name: _part(table, each, name) for name, each in rows.items()}, rows)
+
+
+def one_section(
+    adata: SpatialObject,
+    *,
+    library_key: str | None = None,
+    library_id: str | None = None,
+    table_key: str | None = None,
+    picture: bool = True,
+) -> AnnData:
+    """Take the one section of an object, or the one that ``library_id`` names.
+
+    Raises
+    ------
+    DataError
+        As :func:`given_sections`, if there are several and none is named, or none has the name.
+    """
+    sections = given_sections(adata, library_key=library_key, table_key=table_key, picture=picture).sections
+    if library_id is None and len(sections) > 1:
+        raise DataError(f"{len(sections)} sections ({', '.join(sections)}); name one: library_id=...")
+    if library_id is not None and library_id not in sections:
+        raise DataError(f"there is no section {library_id!r}; {nearest(library_id, sections)}")
+    return sections[library_id] if library_id is not None else next(iter(sections.values()))
+
+
+def sections_by_name(
+    sections: Sections,
+    *,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    picture: bool = True,
+    shared: bool = False,
+) -> dict[str, AnnData]:
+    """Sections under their own names, in order of name, whatever they were given in.
+
+    Parameters
+    ----------
+    sections
+        What a user gave; a list or mapping may hold objects of several kinds.
+    library_key, table_key, picture
+        As for :func:`given_sections`. Each key is for those objects that it fits: ``library_key`` for AnnData with such
+        a column, ``table_key`` for SpatialData.
+    shared
+        The keys are given for other objects too, so that they may fit none of these.
+
+    Raises
+    ------
+    DataError
+        As :func:`given_sections`, if a key fits none of the objects, or if two sections have the same name.
+    """
+    if isinstance(sections, AnnData) or is_spatialdata(sections):
+        sections = [sections]
+    given = list(sections.values()) if isinstance(sections, Mapping) else list(sections)
+    keys = [_fitting(each, library_key, table_key) for each in given]
+    unfit = [key for i, key in enumerate((library_key, table_key)) if all(fitting[i] != key for fitting in keys)]
+    if unfit and not shared:
+        # One of the objects says why.
+        keys = [(library_key, table_key)] * len(given)
+    found = [
+        section
+        for each, (library, table) in zip(given, keys, strict=True)
+        for section in given_sections(each, library_key=library, table_key=table, picture=picture)
+    ]
+    named = {section_name(section): section for section in found}
+    if len(named) != len(found):
+        raise DataError(f"two of {len(found)} sections have the same name; give each its own obs['{Key.obs.section}']")
+    return dict(sorted(named.items()))
+
+
+def is_spatialdata(data: Any) -> TypeGuard[SpatialData]:
+    """Whether an object is SpatialData, told without loading that library."""
+    return hasattr(data, "tables") and hasattr(data, "coordinate_systems")
+
+
+def annotate(result: AnnData, table: AnnData) -> None:
+    """Make a result, whose ``obs`` has the table's columns, a table of the same regions and instances."""
+    from nh2st_graph.read._spatialdata import ATTRS
+
+    attrs = dict(table.uns[ATTRS])
+    result.uns[ATTRS] = {**attrs, "region": sorted(result.obs[attrs["region_key"]].astype(str).unique())}
+
+
+def _fitting(adata: SpatialObject, library_key: str | None, table_key: str | None) -> tuple[str | None, str | None]:
+    """Of keys that are given for several objects, those that are for this one."""
+    if is_spatialdata(adata):
+        from nh2st_graph.read import _spatialdata as store
+
+        table = adata.tables[store.table_name(adata, table_key)]
+        return (None if store.ATTRS in table.uns else library_key), table_key
+    return (library_key if isinstance(adata, AnnData) and library_key in adata.obs else None), None
+
+
+def _of_spatialdata(
+    sdata: SpatialData, library_key: str | None, table_key: str | None, copy: bool, picture: bool
+) -> Given:
+    from nh2st_graph.read import _spatialdata as store
+    from nh2st_graph.read._common import name_of
+
+    name = store.table_name(sdata, table_key)
+    table = sdata.tables[name].copy() if copy else sdata.tables[name]
+    if not picture and store.ATTRS not in table.uns:
+        return given_sections(table, library_key=library_key)
+    region_key = store.region_key(table)
+    if library_key not in (None, region_key):
+        raise DataError(
+            f"library_key = {library_key!r}: in SpatialData a section is a region that the table annotates "
+            f"(obs[{region_key!r}]); leave it out"
+        )
+    given = Given(table, {}, {})
+    for region, rows in _rows_by(table, region_key).items():
+        if picture or Key.obsm.spatial not in table.obsm:
+            section = store.spatialdata(sdata, name, region=region)
+            rows = rows[table.obs_names[rows].get_indexer(section.obs_names)]
+        else:
+            part = table[rows].copy()
+            section = _part(table, rows, name_of(part, Key.obs.section, None, region))
+        own = section_name(section)
+        if own in given.sections:
+            raise DataError(
+                f"two regions of table {name!r} are of section {own!r}; give each its own obs['{Key.obs.section}']"
+            )
+        _own_entries(section, own)
+        given.sections[own], given.rows[own] = section, rows
+    return given
+
+
+def _rows_by(table: AnnData, library_key: str) -> dict[str, NDArray[np.intp]]:
+    """Rows of each section, by name, in order of name."""
+    if library_key not in table.obs:
+        raise DataError(f"obs has no column {library_key!r} (library_key); {nearest(library_key, table.obs.columns)}")
+    names = table.obs[library_key]
+    if names.isna().any():
+        raise DataError(
+            f"{int(names.isna().sum())} spots have no section in obs[{library_key!r}] (first: "
+            f"{table.obs_names[names.isna().to_numpy()][0]!r}); name it, or leave them out"
+        )
+    names = names.astype(str).to_numpy()
+    return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+
+
+def _part(table: AnnData, rows: NDArray[np.intp], name: str) -> AnnData:
+    """Cut one section out of a table with several: its rows, its library, and its own entries of ``uns``."""
+    part = table[rows].copy()
+    libraries = part.uns.get(Key.uns.spatial, {})
+    # A single library may be named otherwise than the section.
+    if name in libraries:
+        part.uns[Key.uns.spatial] = {name: libraries[name]}
+    _own_entries(part, name)
+    return _named(part, name)
+
+
+def _own_entries(part: AnnData, name: str) -> None:
+    for key, entry in list(part.uns.items()):
+        if isinstance(entry, Mapping) and Key.several.sections in entry:
+            own = entry[Key.several.sections].get(name)
+            if own is None:
+                del part.uns[key]
+            else:
+                part.uns[key] = dict(own)
+
+
+def _named(section: AnnData, name: str | None = None) -> AnnData:
+    """Return a section under a name and with a patient; the object itself where it has both."""
+    libraries = section.uns.get(Key.uns.spatial, {})
+    if name is None and Key.obs.section not in section.obs and len(libraries) == 1:
+        name = str(next(iter(libraries)))
+    has_patient = Key.obs.patient in section.obs and section.obs[Key.obs.patient].dtype.name == "category"
+    if name is None or (Key.obs.section in section.obs and has_patient and section_name(section) == name):
+        return section
+    obs = section.obs.copy()
+    obs[Key.obs.section] = pd.Categorical([name] * len(obs))
+    if Key.obs.patient not in obs:
+        obs[Key.obs.patient] = unknown_patient(name)
+    obs[Key.obs.patient] = obs[Key.obs.patient].astype("category").cat.remove_unused_categories()
+    return AnnData(
+        X=section.X,
+        obs=obs,
+        var=section.var,
+        obsm=dict(section.obsm),
+        obsp=dict(section.obsp),
+        layers=dict(section.layers),
+        uns=dict(section.uns),
+    )
+
+
+def _joined_obs(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put rows under one another; a column of categories stays one."""
+    joined = pd.concat(parts)
+    categories = {
+        name: "category"
+        for name in joined
+        if all(part[name].dtype.name == "category" for part in parts if name in part)
+    }
+    return joined.astype(categories)
+
+
+def _put(slot: Any, name: str, value: Any) -> None:
+    if value is None:
+        if name in slot:
+            del slot[name]
+    else:
+        slot[name] = value

@@ -1,0 +1,137 @@
+"""The arrays of the assays: their sizes in um, and the one that the spots of a section lie on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from nh2st_graph.section._access import array_positions
+from nh2st_graph.section._keys import Key
+
+__all__ = [
+    "CHESSBOARD_NEIGHBOUR_UM",
+    "CHESSBOARD_SPOT_UM",
+    "SQUARE_PITCH_UM",
+    "SQUARE_SPOT_UM",
+    "VISIUM_PITCH_UM",
+    "VISIUM_SCALEFACTOR_UM",
+    "VISIUM_SPOT_UM",
+    "Array",
+    "adjacent_steps",
+    "fit_array",
+    "nearest_distances",
+    "on_one_colour",
+]
+
+#: The array of 1007 spots: a square lattice, every position printed (Stahl et al. 2016, Andersson et al. 2021).
+SQUARE_PITCH_UM = 200.0
+SQUARE_SPOT_UM = 100.0
+
+#: The array of 1934 spots: every second position printed, as the fields of one colour of a chessboard, so that the
+#: nearest spot lies one step along x and one along y away (Ji et al. 2020). Steps along x and y differ by a tenth.
+CHESSBOARD_NEIGHBOUR_UM = 150.0
+CHESSBOARD_SPOT_UM = 110.0
+
+#: Visium: a hexagonal lattice. What Space Ranger's ``spot_diameter_fullres`` spans is more than the printed spot.
+VISIUM_PITCH_UM = 100.0
+VISIUM_SPOT_UM = 55.0
+VISIUM_SCALEFACTOR_UM = 65.0
+
+#: Columns of a hexagonal array are half a pitch apart and rows 0.87 (Space Ranger's numbering): 1.73; a square has 1.
+_HEXAGONAL_FROM = 1.3
+
+#: Fewer spots may lie on fields of one colour of a chessboard by chance.
+_FEWEST_OF_ONE_COLOUR = 8
+
+#: Spots lie off their array by up to this share of a step (0.09 on HER2ST); more, and the numbers are no lattice.
+_JITTER = 0.2
+
+#: From a place to those across its corners, and to those beside, above and below it: columns, rows.
+_CORNERS = np.array([(-1, -1), (1, -1), (-1, 1), (1, 1)])
+_SIDES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
+
+
+class Array(NamedTuple):
+    """Pixels from one column of an array to the next, and from one row to the next; and which places bear spots."""
+
+    column: float
+    row: float
+    chessboard: bool
+
+    @property
+    def hexagonal(self) -> bool:
+        """Whether it is a hexagonal lattice (Visium)."""
+        return max(self.column, self.row) > _HEXAGONAL_FROM * min(self.column, self.row)
+
+    @property
+    def pitch(self) -> float:
+        """Distance between adjacent spots in pixels."""
+        if self.hexagonal:
+            return 2 * min(self.column, self.row)
+        return float(np.hypot(self.column, self.row)) if self.chessboard else (self.column + self.row) / 2
+
+
+def fit_array(adata: AnnData) -> Array | None:
+    """Fit the array that a section's array positions and pixels agree on; None where there is none to fit.
+
+    A fit over all spots is exact where many spots of the array are missing, and where single spots are off it.
+
+    Raises
+    ------
+    DataError
+        If array positions are no whole numbers.
+    """
+    positions = array_positions(adata)
+    if positions is None:
+        return None
+    array = positions.astype(np.float64)
+    spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    array, spatial = array - array.mean(axis=0), spatial - spatial.mean(axis=0)
+    steps, _, rank, _ = np.linalg.lstsq(array, spatial, rcond=None)
+    column, row = np.linalg.norm(steps, axis=1).tolist()
+    off = np.sqrt(np.square(spatial - array @ steps).sum(axis=1).mean())
+    if rank < 2 or off >= _JITTER * min(column, row):
+        return None
+    # Space Ranger's hexagonal arrays lie on one colour too: their steps tell, which come first.
+    return Array(column, row, chessboard=on_one_colour(positions))
+
+
+def on_one_colour(array: NDArray[np.float64] | NDArray[np.int64]) -> bool:
+    """Whether all positions, ``(n_spots, 2)``, are fields of one colour of a chessboard, and too many by chance."""
+    colour = np.rint(array).sum(axis=1) % 2
+    return len(colour) >= _FEWEST_OF_ONE_COLOUR and bool((colour == colour[0]).all())
+
+
+def adjacent_steps(array: Array | None) -> NDArray[np.int64]:
+    """Steps from a spot to those adjacent to it, ``(n, 2)``, columns and rows.
+
+    On a square array eight, those across a corner among them. On a hexagonal one six: four in the other rows, and two
+    in its own, where neighbours are two columns apart. A chessboard of spots is a square array turned by 45 degrees:
+    its eight are the four across the corners, one pitch away, and the four two steps along rows and columns, 1.41
+    pitches away. Where no array could be fitted, those of a square one.
+    """
+    if array is None or not (array.hexagonal or array.chessboard):
+        return np.concatenate([_CORNERS, _SIDES])
+    sides = 2 * _SIDES
+    if array.hexagonal:
+        sides = sides[:2] if array.column < array.row else sides[2:]
+    return np.concatenate([_CORNERS, sides])
+
+
+def nearest_distances(centres: NDArray[np.float64], k: int = 1) -> NDArray[np.float64]:
+    """Distances of each spot to its ``k`` nearest other spots, ``(n_spots, k)``, the nearest first.
+
+    Parameters
+    ----------
+    centres
+        ``(n_spots, 2)``, more than ``k`` spots.
+    k
+        How many.
+    """
+    from scipy.spatial import cKDTree  # half a second, and few sections need it
+
+    distances, _ = cKDTree(centres).query(centres, k=k + 1)
+    return np.asarray(distances[:, 1:], dtype=np.float64)

@@ -1,0 +1,169 @@
+"""The one validator of the section contract: everything downstream trusts what passed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Real
+from typing import Literal
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph.section._access import array_positions, library, section_name
+from nh2st_graph.section._keys import Key
+from nh2st_graph.section._placement import likely_mistake
+from nh2st_graph.slide import slide_size
+
+__all__ = ["Need", "check_section"]
+
+#: What a caller needs a section to have, beside spot positions.
+Need = Literal["genes", "image", "graph", "features"]
+
+
+def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
+    """Check an AnnData against the section contract.
+
+    Parameters
+    ----------
+    adata
+        One tissue section.
+    need
+        What must be there beside names and positions: ``"genes"`` (raw counts in ``X``), ``"image"``
+        (a full-resolution picture that covers the spots, and its scale), ``"graph"`` (squidpy's spatial
+        keys), ``"features"`` (``obsm["X_image"]``).
+
+    Returns
+    -------
+    The same object, so that a reader can end with ``return check_section(adata)``.
+
+    Raises
+    ------
+    DataError
+        Naming the section, the field, and what to do.
+    ImageError
+        Where the picture is missing or does not cover the spots.
+    """
+    needs = set(need)
+    if adata.n_obs == 0:
+        # No row says the section's name; the library does.
+        name = next(iter(adata.uns.get(Key.uns.spatial, {})), "without a name")
+        raise DataError(f"section {name!r}: no spots; check that its files are not empty and share spot names")
+    where = f"section {section_name(adata)!r}"
+    _check_name(adata)
+    _check_spots(adata, where)
+    if Key.uns.prediction in adata.uns:
+        if "genes" in needs:
+            raise DataError(f"{where}: X holds predicted expression; training and scoring need measured counts in X")
+    elif adata.n_vars:
+        _check_counts(adata, where)
+    elif "genes" in needs:
+        raise DataError(f"{where}: no genes (X is empty); training and scoring need measured counts in X")
+    if "image" in needs:
+        _check_image(adata, where)
+    if "graph" in needs:
+        _check_graph(adata, where)
+    if "features" in needs:
+        _check_features(adata, where)
+    return adata
+
+
+def _check_name(adata: AnnData) -> None:
+    """Files and figures are named by the section."""
+    name = section_name(adata)
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise DataError(
+            f"section {name!r}: its name cannot be that of a file (empty, with a slash, or with a dot in front); "
+            f"set adata.obs['{Key.obs.section}'] to another"
+        )
+
+
+def _check_spots(adata: AnnData, where: str) -> None:
+    if not adata.obs_names.is_unique:
+        twice = adata.obs_names[adata.obs_names.duplicated()][0]
+        raise DataError(
+            f"{where}: spot name {twice!r} occurs more than once; "
+            "spots are joined by name: make obs_names unique in the source"
+        )
+    if adata.n_vars and not adata.var_names.is_unique:
+        twice = adata.var_names[adata.var_names.duplicated()][0]
+        raise DataError(f"{where}: gene {twice!r} occurs more than once; call adata.var_names_make_unique()")
+    for column in (Key.obs.section, Key.obs.patient):
+        if column not in adata.obs:
+            raise DataError(f"{where}: obs['{column}'] is missing; splits need it: adata.obs['{column}'] = 'NAME'")
+        if adata.obs[column].dtype.name != "category":
+            raise DataError(f"{where}: obs['{column}'] must be categorical; adata.obs['{column}'].astype('category')")
+    if Key.obsm.spatial not in adata.obsm:
+        raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] is missing; give spot centres (x, y) in image pixels")
+    spatial = np.asarray(adata.obsm[Key.obsm.spatial])
+    if spatial.shape != (adata.n_obs, 2):
+        raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] has shape {spatial.shape}, expected ({adata.n_obs}, 2)")
+    if spatial.dtype.kind not in "fiu":
+        raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] holds {spatial.dtype}, not numbers; give x, y in pixels")
+    finite = np.isfinite(spatial).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"{where}: {int((~finite).sum())} spots have coordinates that are not numbers "
+            f"(first: {adata.obs_names[~finite][0]!r}); drop or mend them in the source"
+        )
+    array_positions(adata)
+
+
+def _check_counts(adata: AnnData, where: str) -> None:
+    if adata.X is None:
+        raise DataError(f"{where}: {adata.n_vars} genes named but X is missing; X holds the raw counts")
+    values = adata.X.data if sparse.issparse(adata.X) else np.asarray(adata.X)
+    if not np.isfinite(values).all():
+        raise DataError(f"{where}: X has counts that are not numbers; X holds raw counts")
+    if values.size and values.min() < 0:
+        raise DataError(
+            f"{where}: X has negative counts (lowest {values.min():g}); X holds raw counts, not scaled values"
+        )
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        first = values[values != np.rint(values)][0]
+        raise DataError(
+            f"{where}: X has counts that are not integers (for example {first:g}); X holds raw counts, "
+            "normalisation is done by this package (data.normalize)"
+        )
+
+
+def _check_image(adata: AnnData, where: str) -> None:
+    metadata = library(adata).get(Key.library.metadata, {})
+    source = metadata.get(Key.library.source_image)
+    if not source:
+        raise ImageError(
+            f"{where}: metadata['{Key.library.source_image}'] is missing; give the path of the full-resolution picture"
+        )
+    scale = metadata.get(Key.library.microns_per_pixel)
+    if not isinstance(scale, Real) or not 0 < float(scale) < np.inf:
+        raise DataError(
+            f"{where}: metadata['{Key.library.microns_per_pixel}'] is {scale!r}; give um per pixel, above 0"
+        )
+    width, height = slide_size(str(source))
+    x, y = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64).T
+    outside = (x < 0) | (y < 0) | (x >= width) | (y >= height)
+    if outside.any():
+        mistake = likely_mistake(adata)
+        raise ImageError(
+            f"{where}: {int(outside.sum())} of {adata.n_obs} spots lie outside the image {source} "
+            f"({width} x {height} px; first: {adata.obs_names[outside][0]!r} at "
+            f"({x[outside][0]:.0f}, {y[outside][0]:.0f})); "
+            + (f"{mistake}; or " if mistake else "")
+            + "give the picture that the coordinates were measured on"
+        )
+
+
+def _check_graph(adata: AnnData, where: str) -> None:
+    for key in (Key.obsp.connectivities, Key.obsp.distances):
+        if key not in adata.obsp:
+            raise DataError(f"{where}: no obsp['{key}']; run ng.gr.spatial_graph(adata) first")
+
+
+def _check_features(adata: AnnData, where: str) -> None:
+    if Key.obsm.image not in adata.obsm:
+        present = ", ".join(adata.obsm.keys())
+        raise DataError(f"{where}: no obsm['{Key.obsm.image}'] (there: {present}); run ng.im.features(adata) first")
+    features = np.asarray(adata.obsm[Key.obsm.image])
+    if features.dtype != np.uint8 and not np.isfinite(features).all():
+        raise DataError(f"{where}: obsm['{Key.obsm.image}'] has values that are not numbers; compute it again")

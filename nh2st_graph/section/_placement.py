@@ -1,0 +1,230 @@
+"""Whether spots lie on the tissue of their picture; and where they do not, what their coordinates were taken for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from PIL import Image
+
+from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph.section._access import library, section_name
+from nh2st_graph.section._array import nearest_distances
+from nh2st_graph.section._keys import Key
+from nh2st_graph.slide import TissueMask, open_slide, tissue_mask
+
+__all__ = ["check_on_tissue", "likely_mistake"]
+
+logger = logging.getLogger("nh2st_graph")
+
+Floats = NDArray[np.float64]
+
+#: Longest side of the picture that tissue is looked for on, in pixels.
+_SIDE = 1000
+
+#: Below this many spots, where they lie may be chance.
+_FEW_SPOTS = 20
+
+#: Another reading explains coordinates where so many spots lie on tissue by it, and where it exceeds the coordinates
+#: as given by so much, in share on tissue and in overlap. More, and swapped sections of some breast tumours would pass
+#: (80 % of their spots are on tissue still, and 97 % should be); less, and good ones in fatty tissue (90 %) come close.
+_MOST, _CLEARLY = 0.8, 0.15
+
+#: Spots that fill so much of a rectangle are an array that no outline of tissue has cut, maybe with its background:
+#: then good sections may have few spots on tissue, and only another reading that exceeds by more is an explanation.
+_FULL, _CLEARLY_FULL = 0.9, 0.5
+
+#: Of readings that overlap with the tissue equally but for this, the one that takes fewer mistakes is named.
+_EQUAL = 0.02
+
+#: Mistakes are as a rule by a power of two, where nothing in the section tells the factor.
+_POWERS = (2.0, 4.0, 8.0, 16.0)
+
+
+def check_on_tissue(adata: AnnData) -> None:
+    """Check that the spots of a section, whose image covers them, lie on tissue; see ``im.check_placement``."""
+    spots = _placed(adata)
+    if spots is None or spots.on_tissue > 1 - _CLEARLY:
+        return
+    where = f"section {section_name(adata)!r}: {spots.on_tissue:.0%} of {len(spots.centres)} spots lie on tissue"
+    mistake = _mistake(spots, adata)
+    if mistake is not None:
+        raise ImageError(
+            f"{where}; {mistake}; or, for a picture that is no H&E, leave this check out "
+            "(check_placement=False, features.check_placement: false)"
+        )
+    if spots.coefficient < 0.5:
+        logger.warning("%s; check obsm['%s'] against the picture", where, Key.obsm.spatial)
+
+
+def likely_mistake(adata: AnnData) -> str | None:
+    """Say what is likely wrong with coordinates outside of the picture, and how to mend it; None if nothing tells."""
+    with suppress(DataError):
+        spots = _placed(adata)
+        return None if spots is None else _mistake(spots, adata)
+    return None
+
+
+class _Spots:
+    """Spots over the tissue of their picture.
+
+    Attributes
+    ----------
+    mask
+        Tissue, ``(height, width)``.
+    centres
+        ``(n_spots, 2)``, x then y, in pixels of the mask.
+    pitch
+        From a spot to the nearest, in pixels of the mask.
+    inside, on_tissue
+        Shares of the spots.
+    """
+
+    def __init__(self, mask: NDArray[np.bool_], centres: Floats, pitch: float) -> None:
+        self.mask, self.centres, self.pitch = mask, centres, pitch
+        pixels = np.floor(np.clip(centres, -1, mask.shape[::-1])).astype(np.intp)
+        within = ((pixels >= 0) & (pixels < mask.shape[::-1])).all(axis=1)
+        self._columns, self._rows = pixels[within].T
+        self.inside = float(within.mean())
+        self.on_tissue = float(mask[self._rows, self._columns].sum() / len(centres))
+
+    @cached_property
+    def footprint(self) -> NDArray[np.bool_]:
+        """Discs around the spots; three quarters of the pitch leave no gap on a square array, nor a hexagonal one."""
+        from scipy.ndimage import distance_transform_edt
+
+        apart = np.ones(self.mask.shape, dtype=bool)
+        apart[self._rows, self._columns] = False
+        return np.asarray(distance_transform_edt(apart) <= 0.75 * self.pitch) if self.inside else ~apart
+
+    @cached_property
+    def iou(self) -> float:
+        """Intersection of footprint and tissue over their union, to which belongs what lies beyond the picture."""
+        both = float((self.footprint & self.mask).sum())
+        return both / (self.footprint.sum() / self.inside + self.mask.sum() - both) if self.inside else 0.0
+
+    @cached_property
+    def coefficient(self) -> float:
+        """Overlap coefficient: the larger of the share of spots on tissue and the share of tissue under spots."""
+        return max(self.on_tissue, float((self.footprint & self.mask).sum() / self.mask.sum()))
+
+    @cached_property
+    def fill(self) -> float:
+        """Share of the rectangle around the spots that their footprint covers."""
+        box = (slice(each.min(), each.max() + 1) for each in (self._rows, self._columns))
+        return float(self.footprint[tuple(box)].mean())
+
+
+class _Reading(NamedTuple):
+    """Coordinates with a mistake undone, which multiplied them by ``factor``."""
+
+    centres: Floats
+    factor: float
+    mistake: str
+    remedy: str
+
+
+def _placed(adata: AnnData) -> _Spots | None:
+    """Spots of a section over its tissue; None where they or the picture say nothing."""
+    centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    if Key.obs.in_tissue in adata.obs:
+        known = pd.to_numeric(adata.obs[Key.obs.in_tissue], errors="coerce").to_numpy() == 1
+        centres = centres[known] if known.any() else centres
+    if len(centres) < _FEW_SPOTS:
+        return None
+    tissue = _find_tissue(adata)
+    if not tissue.mask.any():
+        return None
+    centres = centres * tissue.scale
+    return _Spots(tissue.mask, centres, float(np.median(nearest_distances(centres))))
+
+
+def _mistake(given: _Spots, adata: AnnData) -> str | None:
+    """Say which other reading of the coordinates is clearly better, if one is, and how to mend them."""
+    outside = given.inside < 1
+    clearly = _CLEARLY_FULL if not outside and given.fill > _FULL else _CLEARLY
+    better: list[tuple[_Spots, _Reading]] = []
+    for reading in _readings(given, _known_factors(adata)):
+        spots = _Spots(given.mask, reading.centres, given.pitch * reading.factor)
+        # The footprint takes longer; it is looked at only where the spots themselves speak for the reading.
+        if spots.on_tissue < max(_MOST, given.on_tissue + _CLEARLY) or spots.iou < given.iou + clearly:
+            continue
+        # That an array goes beyond the tissue excuses nothing where it goes beyond the picture.
+        if outside or spots.coefficient >= given.coefficient + _CLEARLY:
+            better.append((spots, reading))
+    if not better:
+        return None
+    most = max(spots.iou for spots, _ in better)
+    spots, reading = next(each for each in better if each[0].iou >= most - _EQUAL)
+    return f"{reading.mistake} ({spots.on_tissue:.0%} would be on tissue): {reading.remedy}"
+
+
+def _readings(given: _Spots, factors: dict[str, float]) -> Iterator[_Reading]:
+    """Give other readings of the coordinates, those that take fewer mistakes first."""
+    key, swapped = f"obsm['{Key.obsm.spatial}']", given.centres[:, ::-1]
+    swap = f"swap the columns of {key}"
+    yield _Reading(swapped, 1.0, "x and y look swapped", swap)
+    # As far from the picture's corner as the tissue is.
+    squares = (np.argwhere(given.mask) + 0.5) ** 2, given.centres**2
+    fitted = float(np.sqrt(squares[0].sum(axis=1).mean() / squares[1].sum(axis=1).mean()))
+    for each in (factors, {f"about {fitted:.2g}": fitted}):
+        for by, factor in each.items():
+            scaled = f"scaled by {1 / factor:.2g}"
+            yield _Reading(given.centres * factor, factor, f"coordinates look {scaled}", f"multiply {key} by {by}")
+        for by, factor in each.items():
+            scaled = f"scaled by {1 / factor:.2g}"
+            yield _Reading(
+                swapped * factor, factor, f"x and y look swapped and {scaled}", f"{swap} and multiply it by {by}"
+            )
+    for axis, name, side in ((0, "x", "width"), (1, "y", "height")):
+        mirrored = given.centres.copy()
+        mirrored[:, axis] = given.mask.shape[1 - axis] - mirrored[:, axis]
+        yield _Reading(mirrored, 1.0, f"{name} looks mirrored", f"take {key}[:, {axis}] from the picture's {side}")
+
+
+def _find_tissue(adata: AnnData) -> TissueMask:
+    """Find tissue on a small copy of the picture."""
+    entry = library(adata)
+    metadata = entry.get(Key.library.metadata, {})
+    with open_slide(str(metadata[Key.library.source_image])) as slide:
+        picture, scale = _stored_copy(entry, slide.sizes[0]) or slide.thumbnail(_SIDE)
+    return TissueMask(tissue_mask(picture, metadata[Key.library.microns_per_pixel] / scale), scale)
+
+
+def _stored_copy(entry: dict[str, Any], size: tuple[int, int]) -> tuple[NDArray[np.uint8], float] | None:
+    """Small copy that the section brings, and its scale, where it is one of this picture: no slide is decoded then."""
+    picture = entry.get(Key.library.images, {}).get(Key.library.hires)
+    scale = entry.get(Key.library.scalefactors, {}).get(Key.library.hires_scale)
+    if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)):
+        return None
+    small = np.array(picture.shape[1::-1])
+    if not isinstance(scale, Real) or (np.abs(np.array(size) * float(scale) - small) > 1 + 0.01 * small).any():
+        return None
+    shrink = max(1, round(small.max() / _SIDE))
+    return np.asarray(Image.fromarray(picture).reduce(shrink), dtype=np.uint8), float(scale) / shrink
+
+
+def _known_factors(adata: AnnData) -> dict[str, float]:
+    """Give the factors that coordinates may lack, by what to call them."""
+    entry = library(adata)
+    metadata = entry[Key.library.metadata]
+    given = {name: value for name, value in entry.get(Key.library.scalefactors, {}).items() if name.endswith("scalef")}
+    given[Key.library.microns_per_pixel] = metadata[Key.library.microns_per_pixel]
+    with open_slide(str(metadata[Key.library.source_image])) as slide:
+        unnamed = (*slide.downsamples[1:], *_POWERS)
+    factors: dict[str, float] = {}
+    for name, value in given.items():
+        if isinstance(value, Real) and 0 < float(value) < np.inf:
+            factors[f"{1 / float(value):.4g} (1 / {name})"] = 1 / float(value)
+            factors[f"{float(value):.4g} ({name})"] = float(value)
+    for factor in unnamed:
+        factors |= {f"{factor:.4g}": factor, f"{1 / factor:.4g}": 1 / factor}
+    return factors

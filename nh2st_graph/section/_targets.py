@@ -1,0 +1,187 @@
+"""What a model is asked to predict: the panel's genes, normalised, smoothed where the user asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nh2st_graph._errors import DataError
+from nh2st_graph._settings import TARGET_SUM
+from nh2st_graph.section._access import array_positions, section_name
+from nh2st_graph.section._array import adjacent_steps, fit_array
+from nh2st_graph.section._contract import check_section
+from nh2st_graph.section._genes import find_genes, mismatch
+from nh2st_graph.section._keys import Key
+
+__all__ = [
+    "absent_genes",
+    "absent_message",
+    "library_size",
+    "normalize_counts",
+    "panel_counts",
+    "split_half_normalizer",
+    "targets",
+]
+
+#: Column of all genes outside the panel together.
+_REST = "(all other genes)"
+
+
+def library_size(adata: AnnData) -> NDArray[np.float64]:
+    """Total counts of each spot over all measured genes, ``(n_spots,)``."""
+    return np.asarray(sparse.csr_matrix(adata.X).sum(axis=1), dtype=np.float64).ravel()
+
+
+def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
+    """Raw counts of the panel's genes, spots x genes, under the panel's names for them.
+
+    Raises
+    ------
+    DataError
+        If a gene is absent from the section.
+    """
+    check_section(adata, need=("genes",))
+    found = find_genes(adata, genes)
+    if not found.all_there:
+        absent = absent_genes(adata, genes, found.positions, "the panel")
+        raise DataError(absent_message(section_name(adata), absent))
+    counts = sparse.csr_matrix(adata[:, found.positions].X).toarray().astype(np.float64)
+    return pd.DataFrame(counts, index=adata.obs_names, columns=list(genes))
+
+
+def normalize_counts(counts: NDArray[np.float64], library: NDArray[np.float64], normalize: str) -> NDArray[np.float64]:
+    """Bring the panel's counts to the scale that is predicted.
+
+    Parameters
+    ----------
+    counts
+        Panel counts, ``(n_spots, n_genes)``.
+    library
+        Library size over all genes, ``(n_spots,)``.
+    normalize
+        ``"total"``: library size over all genes to 1e4, natural log1p; ``"panel"``: the same with the panel's own
+        library size; ``"residuals"``: analytic Pearson residuals (Lause, Berens and Kobak, 2021; scanpy).
+
+    Returns
+    -------
+    ``(n_spots, n_genes)``. A spot without counts is all zero.
+    """
+    if normalize == "residuals":
+        return _pearson_residuals(counts)
+    size = counts.sum(axis=1) if normalize == "panel" else library
+    scaled = np.divide(counts * TARGET_SUM, size[:, None], out=np.zeros_like(counts), where=size[:, None] > 0)
+    return np.log1p(scaled)
+
+
+def _pearson_residuals(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    import scanpy as sc
+
+    # scanpy divides by spot and gene totals; empty spots and genes have no residual and stay at zero.
+    spots, genes = counts.sum(axis=1) > 0, counts.sum(axis=0) > 0
+    residuals = np.zeros_like(counts)
+    if spots.any():
+        part = AnnData(counts[np.ix_(spots, genes)])
+        result = sc.experimental.pp.normalize_pearson_residuals(part, inplace=False)
+        residuals[np.ix_(spots, genes)] = result["X"]
+    return residuals
+
+
+def targets(adata: AnnData, genes: Sequence[str], *, normalize: str = "total", smooth: str = "none") -> pd.DataFrame:
+    """Compute what is predicted for a section: spots x genes, normalised and smoothed.
+
+    Parameters
+    ----------
+    adata
+        One section with raw counts.
+    genes
+        The panel.
+    normalize
+        As for :func:`normalize_counts`.
+    smooth
+        ``"3x3"`` averages a target with those of all adjacent spots of the array; ``"none"`` leaves it as it is.
+
+    Raises
+    ------
+    DataError
+        If a gene is absent, or smoothing is asked for on a section without an array.
+    """
+    counts = panel_counts(adata, genes)
+    values = normalize_counts(counts.to_numpy(), library_size(adata), normalize)
+    if smooth == "3x3":
+        values = _array_mean(adata) @ values
+    return pd.DataFrame(values, index=counts.index, columns=counts.columns)
+
+
+def split_half_normalizer(
+    adata: AnnData, genes: Sequence[str], *, normalize: str = "total", smooth: str = "none"
+) -> tuple[pd.DataFrame, Callable[[pd.DataFrame], pd.DataFrame]]:
+    """Counts and normalisation for :func:`nh2st_graph.metrics.noise_ceiling`.
+
+    Returns
+    -------
+    Counts of the panel and, as a last column, of all other genes together; and the function that brings such counts
+    (halved, say) to the scale of :func:`targets`. One column for the rest is exact, since binomial thinning of a sum is
+    the sum of the thinned, and the rest only enters the library size.
+    """
+    counts = panel_counts(adata, genes).astype(np.int64)
+    counts[_REST] = np.rint(library_size(adata)).astype(np.int64) - counts.sum(axis=1)
+    smoother = _array_mean(adata) if smooth == "3x3" else None
+
+    def normalized(half: pd.DataFrame) -> pd.DataFrame:
+        part = half.to_numpy(dtype=np.float64)
+        values = normalize_counts(part[:, :-1], part.sum(axis=1), normalize)
+        values = values if smoother is None else smoother @ values
+        return pd.DataFrame(values, index=half.index, columns=half.columns[:-1])
+
+    return counts, normalized
+
+
+def _array_mean(adata: AnnData) -> sparse.csr_matrix:
+    """Average of each spot with those adjacent to it on the array, as a matrix, ``(n_spots, n_spots)``.
+
+    On square arrays, for which NH2ST and TRIPLEX publish it, these are the up to eight others of three rows and three
+    columns. On other arrays three rows and columns hold four of the neighbours only; there too all adjacent spots
+    count, six on a hexagonal array (:func:`~nh2st_graph.section._array.adjacent_steps`).
+    """
+    positions = array_positions(adata)
+    if positions is None:
+        raise DataError(
+            f"section {section_name(adata)!r}: data.smooth = '3x3' needs array positions "
+            f"(obs['{Key.obs.array_row}'], obs['{Key.obs.array_col}']); use data.smooth = 'none'"
+        )
+    steps = np.concatenate([[(0, 0)], adjacent_steps(fit_array(adata))])
+    # One number for each place, row by row, with room at the ends so that no step leads into another row.
+    length = np.ptp(positions[:, 0]) + 1 + 2 * np.abs(steps).max()
+    number = np.array([1, length])
+    places = pd.Index(positions @ number)
+    if not places.is_unique:
+        raise DataError(
+            f"section {section_name(adata)!r}: two spots share a position of the array, so that data.smooth = '3x3' "
+            "cannot tell their neighbours; use data.smooth = 'none'"
+        )
+    adjacent = np.stack([places.get_indexer(places + step) for step in steps @ number])
+    _, spot = taken = np.nonzero(adjacent >= 0)
+    ones = sparse.csr_matrix((np.ones(len(spot)), (spot, adjacent[taken])), shape=(adata.n_obs, adata.n_obs))
+    return sparse.diags(1.0 / np.asarray(ones.sum(axis=1)).ravel()) @ ones
+
+
+def absent_genes(adata: AnnData, genes: Sequence[str], positions: NDArray[np.intp], panel: str) -> list[str]:
+    """Genes without a position; where they are most, and their names tell why, that is an error."""
+    absent = [gene for gene, position in zip(genes, positions, strict=True) if position < 0]
+    why = mismatch(adata, genes, panel) if 2 * len(absent) > len(genes) else None
+    if why is not None:
+        raise DataError(why)
+    return absent
+
+
+def absent_message(name: str, absent: Sequence[str]) -> str:
+    shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    return (
+        f"section {name!r}: panel gene {shown} not measured; "
+        "set data.missing_genes=drop to leave such genes out, or change data.panel"
+    )

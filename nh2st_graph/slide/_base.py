@@ -1,0 +1,83 @@
+"""What an open slide is: levels, windows and resolution."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["Box", "Slide"]
+
+#: ``(left, top, right, bottom)`` in pixels of a level.
+Box = tuple[int, int, int, int]
+
+#: A picture that is made smaller is read in bands of this many pixels.
+_BAND_PIXELS = 2**25
+
+
+class Slide(ABC):
+    """An open picture: a pyramid of one or more levels, of which windows are read.
+
+    Attributes
+    ----------
+    path
+        The file.
+    sizes
+        Width and height of each level in pixels, the full resolution first.
+    microns_per_pixel
+        Scale of the full resolution as the file gives it; None where it gives none.
+    """
+
+    path: Path
+    sizes: list[tuple[int, int]]
+    microns_per_pixel: float | None
+
+    @abstractmethod
+    def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
+        """Give an RGB picture that covers a box inside of a level, and the place of its first pixel on the level."""
+
+    @cached_property
+    def downsamples(self) -> list[float]:
+        """Full-resolution pixels along a pixel of each level. Sizes are rounded, and factors whole as a rule."""
+        width, height = self.sizes[0]
+        factors = []
+        for w, h in self.sizes:
+            whole = round(width / w)
+            fits = abs(width / whole - w) < 1 and abs(height / whole - h) < 1
+            factors.append(float(whole) if fits else (width / w + height / h) / 2)
+        return factors
+
+    def level_for(self, downsample: float) -> int:
+        """Find the coarsest level that is at least as fine as asked; half a percent less counts as rounding."""
+        return max(i for i, factor in enumerate(self.downsamples) if i == 0 or factor <= 1.005 * downsample)
+
+    def thumbnail(self, max_side: int = 2000) -> tuple[NDArray[np.uint8], float]:
+        """Make a small picture of the whole, ``(height, width, 3)``, and say how many of its pixels are one of ours.
+
+        Read in bands from the coarsest level that is fine enough, so that memory does not grow with the slide.
+        """
+        full = max(self.sizes[0])
+        level = self.level_for(max(1.0, full / max_side))
+        width, height = self.sizes[level]
+        factor = max(1.0, max(width, height) / max_side)
+        small = Image.new("RGB", (max(1, round(width / factor)), max(1, round(height / factor))))
+        rows = max(1, int(_BAND_PIXELS / (width * factor)))
+        for top in range(0, small.height, rows):
+            bottom = min(top + rows, small.height)
+            edges = top * height / small.height, bottom * height / small.height
+            box = (0, math.floor(edges[0]), width, math.ceil(edges[1]))
+            source, (left, above) = self.region(level, box)
+            part = (-left, edges[0] - above, width - left, edges[1] - above)
+            small.paste(source.resize((small.width, bottom - top), Image.Resampling.BOX, box=part), (0, top))
+        return np.asarray(small, dtype=np.uint8), max(small.size) / full
+
+    def close(self) -> None:  # noqa: B027 - a slide may have nothing to close
+        """Let go of the file."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r}, sizes={self.sizes})"

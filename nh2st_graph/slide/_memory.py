@@ -1,0 +1,93 @@
+"""Pixels that live in memory or in a store, as files that the picture opener reads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nh2st_graph._atomic import cache_root, written_aside
+from nh2st_graph._errors import ImageError
+
+__all__ = ["keep_pixels"]
+
+_TILE = 512
+_CHANNELS = ("r", "g", "b", "a")
+
+
+def keep_pixels(picture: Any, where: str) -> Path:
+    """Write a picture as a tiled TIFF into the cache, unless it is there.
+
+    Parameters
+    ----------
+    picture
+        ``xarray.DataArray`` of dask with the dimensions ``y``, ``x`` and ``c``: RGB or RGBA of bytes, or with channels
+        that are named ``r``, ``g``, ``b`` among others.
+    where
+        Whose picture it is, for errors.
+
+    Returns
+    -------
+    The file, named by a digest of the pixels. Both passes (digest, writing) hold one band of rows at a time.
+
+    Raises
+    ------
+    ImageError
+        If the picture is not RGB or RGBA of bytes.
+    """
+    names = [str(name).lower() for name in picture.coords["c"].values] if "c" in picture.coords else []
+    if set(_CHANNELS[:3]) <= set(names):
+        picture = picture.isel(c=[names.index(name) for name in _CHANNELS if name in names])
+    if picture.dtype != np.uint8 or picture.sizes["c"] not in (3, 4):
+        raise ImageError(
+            f"{where}: the picture has {picture.sizes['c']} channels of {picture.dtype}, expected red, green and blue "
+            "as uint8; name the H&E picture"
+        )
+    pixels = picture.transpose("y", "x", "c").data
+    digest = hashlib.sha256(str(pixels.shape).encode())
+    for band in _bands(pixels):
+        digest.update(band.tobytes())
+    path = cache_root() / "images" / f"{digest.hexdigest()}.tif"
+    if not path.is_file():
+        _write(path, pixels)
+    return path
+
+
+def _bands(pixels: Any) -> Iterator[NDArray[np.uint8]]:
+    """Bands of whole rows, a multiple of the tile high and at least as high as a chunk of the store."""
+    rows = -(-pixels.chunks[0][0] // _TILE) * _TILE
+    for top in range(0, pixels.shape[0], rows):
+        yield np.asarray(pixels[top : top + rows])
+
+
+def _tiles(pixels: Any) -> Iterator[NDArray[np.uint8]]:
+    for band in _bands(pixels):
+        for top in range(0, band.shape[0], _TILE):
+            for left in range(0, band.shape[1], _TILE):
+                tile = np.zeros((_TILE, _TILE, band.shape[2]), dtype=np.uint8)
+                part = band[top : top + _TILE, left : left + _TILE]
+                tile[: part.shape[0], : part.shape[1]] = part
+                yield tile
+
+
+def _write(path: Path, pixels: Any) -> None:
+    import tifffile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        tifffile.imwrite(
+            aside,
+            _tiles(pixels),
+            shape=pixels.shape,
+            dtype=np.uint8,
+            tile=(_TILE, _TILE),
+            photometric="rgb",
+            extrasamples=["unassalpha"] if pixels.shape[2] == 4 else None,
+            compression="zlib",
+            bigtiff=pixels.nbytes > 2**31,
+            metadata=None,
+        )

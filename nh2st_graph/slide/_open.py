@@ -1,0 +1,105 @@
+"""Open a slide or an image by the reader that fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nh2st_graph._errors import ImageError
+from nh2st_graph.slide._base import Slide
+from nh2st_graph.slide._pillow import HeldPicture, image_info
+from nh2st_graph.slide._resolution import dots_scale
+from nh2st_graph.slide._tiff import open_tiff
+from nh2st_graph.slide._wsi import APERIO, EXTRA, OTHER_PACKAGES, SCANNERS, WsiSlide, has_extra
+
+__all__ = ["open_slide", "or_extra", "slide_size"]
+
+
+@contextmanager
+def open_slide(path: str | Path) -> Iterator[Slide]:
+    """Open a slide or picture while the block runs.
+
+    Parameters
+    ----------
+    path
+        JPEG, PNG, or TIFF (tiled and pyramidal ones, OME and Aperio's ``.svs`` among them, are read by windows); with
+        the extra ``[wsi]``, what OpenSlide reads: ``.svs``, ``.ndpi``, ``.mrxs``, ``.scn``, ..., and TIFFs of scanners
+        that tell their scale, or open, in its way only (Philips, Ventana, Leica).
+
+    Yields
+    ------
+    The slide.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing, damaged, or of a format that no installed reader opens.
+    """
+    slide = _open(Path(path))
+    try:
+        yield slide
+    finally:
+        slide.close()
+
+
+def slide_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of a slide or picture at full resolution, without decoding it.
+
+    Raises
+    ------
+    ImageError
+        As :func:`open_slide` does.
+    """
+    with open_slide(path) as slide:
+        return slide.sizes[0]
+
+
+def _open(path: Path) -> Slide:
+    if not path.is_file():
+        raise ImageError(f"image {path} does not exist; give the full-resolution picture of the section")
+    suffix = path.suffix.lower()
+    of_scanner = suffix in SCANNERS
+    if of_scanner and has_extra():
+        return WsiSlide(path)
+    if (not of_scanner or suffix == APERIO) and _is_tiff(path):
+        slide = _open_tiff(path)
+        if slide is not None:
+            return slide
+    if of_scanner:
+        packages = f"{EXTRA} {OTHER_PACKAGES.get(suffix, '')}".rstrip()
+        raise ImageError(f"slide {path}: no installed reader opens {suffix}; {packages}")
+    try:
+        size, info = image_info(path)
+    except ImageError as error:
+        raise ImageError(f"{error}{or_extra(path)}") from None
+    return HeldPicture(path, size, dots_scale(info.get("dpi")))
+
+
+def _open_tiff(path: Path) -> Slide | None:
+    """Open by tifffile; by the extra where that cannot, or where only the extra knows the scale."""
+    plain = open_tiff(path)
+    if not has_extra() or (plain is not None and plain.microns_per_pixel is not None):
+        return plain
+    try:
+        by_extra = WsiSlide(path)
+    except ImageError:
+        return plain
+    if plain is None:
+        return by_extra
+    # Of a scanner whose tags only its own reader knows: that places its tiles and levels too.
+    chosen, other = (plain, by_extra) if by_extra.microns_per_pixel is None else (by_extra, plain)
+    other.close()
+    return chosen
+
+
+def or_extra(path: Path) -> str:
+    """Advice to end an error with: the extra, where it is not installed and may know more of a file."""
+    if has_extra() or not _is_tiff(path):
+        return ""
+    return f"; if a scanner wrote this TIFF, its own reader may know more: {EXTRA}"
+
+
+def _is_tiff(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}

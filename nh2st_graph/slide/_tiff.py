@@ -1,0 +1,212 @@
+"""Tiled TIFF by windows, with tifffile: only the tiles under a window are decoded, and some are kept."""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zlib import error as zlib_error
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nh2st_graph._errors import ImageError, reason
+from nh2st_graph.slide._base import Box, Slide
+from nh2st_graph.slide._pillow import HeldPicture
+from nh2st_graph.slide._resolution import aperio_scale, dots_scale, ome_scale
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
+
+__all__ = ["TiffSlide", "open_tiff"]
+
+#: Decoded tiles that are kept, in bytes: a slide's spots are read row by row, and two rows of them share tiles.
+KEPT_BYTES = 2**29
+
+#: Striped pictures up to this size are held whole, as ever: strips run across the picture, and windows do not.
+_HELD_PIXELS = 2**28
+
+#: A strip of more than this holds so much of the picture that windows save nothing.
+_STRIP_BYTES = 2**26
+
+_JPEG = frozenset({6, 7, 34892, 33007})
+
+#: Grey, RGB and YCbCr, as tags say it; a palette, or inks, would be read as other colours.
+_COLOURS = frozenset({1, 2, 6})
+
+#: What tifffile and the codecs raise on a damaged file; imagecodecs' own are RuntimeErrors.
+_DAMAGE = (OSError, EOFError, KeyError, IndexError, ValueError, TypeError, RuntimeError, struct.error, zlib_error)
+
+
+class TiffSlide(Slide):
+    """A TIFF of tiles (or thin strips), and the smaller copies of it in the same file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    file
+        The same, open; it is closed with the slide.
+    pages
+        Levels, the full resolution first.
+    microns_per_pixel
+        Its scale, where the file gives one.
+
+    Attributes
+    ----------
+    n_decoded
+        How many tiles were decoded since it was opened.
+    """
+
+    def __init__(self, path: Path, file: TiffFile, pages: Sequence[TiffPage], microns_per_pixel: float | None) -> None:
+        self.path, self.microns_per_pixel = path, microns_per_pixel
+        self.sizes = [(int(page.imagewidth), int(page.imagelength)) for page in pages]
+        self.n_decoded = 0
+        self._file, self._pages = file, pages
+        self._kept: OrderedDict[tuple[int, int], NDArray[np.uint8]] = OrderedDict()
+        self._kept_bytes = 0
+
+    def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
+        """Put the box together from its tiles; see :meth:`Slide.region`."""
+        left, top, right, bottom = box
+        page = self._pages[level]
+        tile_width, tile_height = _tile(page)
+        across = -(-int(page.imagewidth) // tile_width)
+        # White, as glass is, where a file leaves a tile out.
+        pixels = np.full((bottom - top, right - left, 3), 255, dtype=np.uint8)
+        for row in range(top // tile_height, -(-bottom // tile_height)):
+            for column in range(left // tile_width, -(-right // tile_width)):
+                tile = self._decoded(level, row * across + column)
+                x, y = column * tile_width, row * tile_height
+                source = tile[max(top - y, 0) : bottom - y, max(left - x, 0) : right - x]
+                below, beside = max(y - top, 0), max(x - left, 0)
+                pixels[below : below + source.shape[0], beside : beside + source.shape[1]] = source
+        return Image.fromarray(pixels), (left, top)
+
+    def close(self) -> None:
+        """Close the file and forget its tiles."""
+        self._kept.clear()
+        self._file.close()
+
+    def _decoded(self, level: int, index: int) -> NDArray[np.uint8]:
+        """A tile as RGB, ``(height, width, 3)``; no rows where the file leaves it out."""
+        key = (level, index)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        tile = self._kept[key] = self._decode(self._pages[level], index)
+        self._kept_bytes += tile.nbytes
+        while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+        return tile
+
+    def _decode(self, page: TiffPage, index: int) -> NDArray[np.uint8]:
+        try:
+            n_bytes = page.databytecounts[index]
+            if n_bytes == 0:
+                return np.empty((0, 0, 3), dtype=np.uint8)
+            options: dict[str, Any] = {"_fullsize": page.is_tiled}
+            if page.compression in _JPEG:
+                options |= {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+            decode, handle = page.decode, page.parent.filehandle
+            # Sought last: what is asked of the page for the first time moves in the file.
+            handle.seek(page.dataoffsets[index])
+            decoded, _, shape = decode(handle.read(n_bytes), index, **options)
+            self.n_decoded += 1
+            return _rgb(np.asarray(decoded).reshape(shape[1:] if len(shape) == 4 else shape))
+        except _DAMAGE as error:
+            raise ImageError(
+                f"image {self.path} is cut off or damaged ({reason(error)}); copy or download it again"
+            ) from error
+
+
+def open_tiff(path: Path) -> Slide | None:
+    """Open a TIFF: by windows where it has tiles, held whole where it is small enough or in one piece.
+
+    Returns
+    -------
+    The slide; None where tifffile cannot make anything of the file.
+    """
+    from tifffile import TiffFile, TiffFileError
+
+    try:
+        file = TiffFile(path)
+    except (TiffFileError, *_DAMAGE):
+        return None
+    try:
+        pages = _levels(file)
+        scale = _scale(file, pages[0])
+        windows = _in_windows(pages[0])
+        if windows:
+            _check_pixels(path, file, pages[0])
+    except ImageError:
+        file.close()
+        raise
+    except (TiffFileError, *_DAMAGE):
+        file.close()
+        return None
+    if windows:
+        return TiffSlide(path, file, pages, scale)
+    file.close()
+    return HeldPicture(path, (int(pages[0].imagewidth), int(pages[0].imagelength)), scale)
+
+
+def _levels(file: TiffFile) -> list[TiffPage]:
+    """Pages of the largest picture and of its smaller copies, largest first: not the label, nor a macro picture."""
+    firsts = [level.pages[0] for series in file.series for level in series.levels]
+    pages = [page.aspage() for page in firsts if page is not None]
+    first = max(pages, key=lambda page: page.imagewidth * page.imagelength)
+    width, height = int(first.imagewidth), int(first.imagelength)
+    levels = {(width, height): first}
+    for page in pages:
+        w, h = int(page.imagewidth), int(page.imagelength)
+        same_view = abs(w * height - h * width) <= max(width, height)
+        if same_view and page.is_tiled == first.is_tiled and page.samplesperpixel == first.samplesperpixel:
+            levels.setdefault((w, h), page)
+    return [levels[size] for size in sorted(levels, reverse=True)]
+
+
+def _in_windows(page: TiffPage) -> bool:
+    if page.is_tiled:
+        return True
+    width, height = _tile(page)
+    small = page.imagewidth * page.imagelength <= _HELD_PIXELS
+    return not small and width * height * page.samplesperpixel <= _STRIP_BYTES
+
+
+def _check_pixels(path: Path, file: TiffFile, page: TiffPage) -> None:
+    """Refuse what is not a picture of bytes in grey or colour."""
+    planes = next((len(series) for series in file.series if series.pages[0] is page), 1)
+    in_one = page.planarconfig == 1 and planes == 1
+    if page.dtype == np.uint8 and page.photometric in _COLOURS and page.samplesperpixel in {1, 3, 4} and in_one:
+        return
+    what = f"{page.dtype}, {page.samplesperpixel} samples a pixel, {planes} planes, photometric {int(page.photometric)}"
+    raise ImageError(f"image {path} holds {what}; export it as an RGB picture of 8 bits")
+
+
+def _scale(file: TiffFile, page: TiffPage) -> float | None:
+    """The file's own word on its scale; formats that say it outright come before the tags that scanners leave."""
+    stated = aperio_scale(page.description) or ome_scale(file.ome_metadata if file.is_ome else None)
+    if stated or "XResolution" not in page.tags:
+        return stated
+    unit_um = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit))
+    return dots_scale(page.resolution, unit_um) if unit_um else None
+
+
+def _tile(page: TiffPage) -> tuple[int, int]:
+    if page.is_tiled:
+        return int(page.tilewidth), int(page.tilelength)
+    return int(page.imagewidth), int(page.rowsperstrip)
+
+
+def _rgb(tile: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey to RGB; transparency over white."""
+    if tile.shape[-1] == 1:
+        return np.repeat(tile, 3, axis=-1)
+    if tile.shape[-1] == 4:
+        share = tile[..., 3:].astype(np.float32) / 255
+        return np.rint(tile[..., :3] * share + 255 * (1 - share)).astype(np.uint8)
+    return tile

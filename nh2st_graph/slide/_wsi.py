@@ -1,0 +1,88 @@
+"""Slides of scanners, by wsidata and OpenSlide."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nh2st_graph._errors import ImageError, reason
+from nh2st_graph.slide._base import Box, Slide
+from nh2st_graph.slide._resolution import plausible_scale
+
+__all__ = ["APERIO", "EXTRA", "OTHER_PACKAGES", "SCANNERS", "WsiSlide", "has_extra"]
+
+EXTRA = 'pip install "nh2st-graph[wsi]"'
+
+#: Of scanners, read by OpenSlide. Aperio's is a TIFF that is read without it as well.
+APERIO = ".svs"
+_BY_OPENSLIDE = (APERIO, ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi", ".dcm", ".dicom")
+
+#: Of scanners as well: wsidata reads them with one more package.
+OTHER_PACKAGES = {".isyntax": "pyisyntax", ".vsi": "scyjava"}
+
+SCANNERS = frozenset({*_BY_OPENSLIDE, *OTHER_PACKAGES})
+
+
+def has_extra() -> bool:
+    """Whether the extra ``[wsi]`` is installed."""
+    return importlib.util.find_spec("wsidata") is not None
+
+
+class WsiSlide(Slide):
+    """A slide that wsidata opens: OpenSlide's formats, and those of the other readers that it finds installed.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Attributes
+    ----------
+    wsi
+        What wsidata and LazySlide work on.
+
+    Raises
+    ------
+    ImageError
+        If none of wsidata's readers opens it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from wsidata import open_wsi
+
+        self.path = path
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The image is not pyramidal")  # windows are read all the same
+                # No store: nothing is written beside the slide.
+                self.wsi: Any = open_wsi(path, store=None)
+            self._reader = self.wsi.reader
+            about = self._reader.properties
+        except Exception as error:  # each reader has its own
+            package = OTHER_PACKAGES.get(path.suffix.lower())
+            advice = f"pip install {package}" if package else "copy it again"
+            raise ImageError(
+                f"slide {path}: no installed reader opens it ({reason(error)}); {advice}, or export it as a tiled TIFF"
+            ) from error
+        self.sizes = [(int(width), int(height)) for height, width in about.level_shape]
+        self.microns_per_pixel = plausible_scale(about.mpp)
+
+    def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
+        """Read the box; see :meth:`Slide.region`. OpenSlide wants its corner at full resolution."""
+        left, top, right, bottom = box
+        factor = self.downsamples[level]
+        corner = round(left * factor), round(top * factor)
+        try:
+            pixels = self._reader.get_region(*corner, right - left, bottom - top, level=level)
+        except Exception as error:  # each reader has its own
+            raise ImageError(f"slide {self.path} is cut off or damaged ({reason(error)}); copy it again") from error
+        return Image.fromarray(np.ascontiguousarray(pixels[..., :3], dtype=np.uint8)), (left, top)
+
+    def close(self) -> None:
+        """Close the reader."""
+        self._reader.detach_reader()

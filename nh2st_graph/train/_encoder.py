@@ -1,0 +1,49 @@
+"""The patch encoder of a model that fine-tunes it, and the patches that it reads."""
+
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from nh2st_graph import im
+from nh2st_graph.config import FeaturesConfig
+from nh2st_graph.nn import PatchEncoder
+from nh2st_graph.section import Key
+
+__all__ = ["patch_encoder", "section_patches"]
+
+
+def patch_encoder(features: FeaturesConfig, *, trained: bool) -> PatchEncoder | None:
+    """Make the encoder that ``features.finetune`` trains; None where it is off.
+
+    Parameters
+    ----------
+    features
+        Which timm model.
+    trained
+        Give it the weights that ``features.encoder`` names; otherwise they are to be loaded from a saved model.
+
+    Raises
+    ------
+    ConfigError
+        If the weights cannot be had.
+    """
+    if not features.finetune:
+        return None
+    prefix, _, name = features.encoder.partition(":")
+    # A model on the hub has no name without its weights.
+    if not trained and not name.startswith(("hf-hub:", "local-dir:")):
+        name = f"{name.partition('@')[0]}@random"
+    (encoder,) = im.make_encoders(f"{prefix}:{name}", "cpu")
+    assert isinstance(encoder, im.TimmEncoder)
+    pixels = encoder.normalisation
+    standardize = features.standardize != "none"
+    return PatchEncoder(encoder.network, pixels["mean"], pixels["std"], encoder.n_features, standardize)
+
+
+def section_patches(adata: AnnData, features: FeaturesConfig) -> NDArray[np.uint8]:
+    """Cut the patches of a section whose features are computed, ``(n_spots, size, size, 3)``, as those were."""
+    known = adata.uns[Key.uns.image]
+    size, interpolation = int(known["input_size"][0]), str(known["normalisation"]["0"]["interpolation"])
+    return np.stack(list(im.patches(adata, features.patch_um, size, interpolation=interpolation)))

@@ -1,0 +1,318 @@
+"""The training loop's parts: what Lightning needs to know about a model and an epoch."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from rich.progress import Progress, TaskID
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from torch_geometric.data import Data
+
+from nh2st_graph._atomic import written_aside
+from nh2st_graph._errors import ModelError
+from nh2st_graph.config import TrainConfig
+from nh2st_graph.metrics import pearson
+from nh2st_graph.models import Network
+from nh2st_graph.train._batches import SpotBatches
+from nh2st_graph.train._prepare import image_only
+
+__all__ = [
+    "LOG_COLUMNS",
+    "Averaging",
+    "EpochLog",
+    "EpochProgress",
+    "Keep",
+    "SectionData",
+    "StopEarly",
+    "TrainingModule",
+    "averaged_weights",
+    "read_rows",
+]
+
+#: Columns of every ``log.csv``, one row an epoch of a stage (a fold, or the final fit); other parts of a network's loss
+#: stand behind them.
+LOG_COLUMNS = (
+    "stage",
+    "epoch",
+    "step",
+    "train_loss",
+    "regression",
+    "likelihood",
+    "distillation",
+    "bottleneck",
+    "cross",
+    "contrast_spot",
+    "contrast_spot_chance",
+    "retrieval_spot",
+    "contrast_neighbourhood",
+    "contrast_neighbourhood_chance",
+    "retrieval_neighbourhood",
+    "val_loss",
+    "val_pcc",
+    "val_retrieval_spot",
+    "val_retrieval_neighbourhood",
+)
+
+
+class TrainingModule(L.LightningModule):
+    """Optimise a model on training graphs and score it on held-out ones.
+
+    Random numbers follow from the seed and the number of the epoch (batches) or of the step (dropout) alone, so that a
+    run that was killed and resumed gives what an uninterrupted one gives.
+
+    Parameters
+    ----------
+    model
+        The model; its weights are trained in place.
+    config
+        The training loop's settings.
+    seed
+        Of this stage.
+    """
+
+    def __init__(self, model: Network, config: TrainConfig, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.config, self.seed = config, seed
+        self._steps: list[dict[str, Tensor]] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+        return torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            foreach=True,
+        )
+
+    def training_step(self, batch: Data, _: int) -> Tensor:
+        """Take one step, and stop the run where the loss is no number."""
+        # Not once an epoch: in the first after resuming, Lightning's loaders draw from the generator at another time.
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+        losses = self.model.losses(batch)
+        if not torch.isfinite(losses["loss"]):
+            raise ModelError(
+                f"training loss is {float(losses['loss'].detach())} at step {self.global_step} "
+                f"(epoch {self.current_epoch}); lower train.learning_rate, or check the features"
+            )
+        self._steps.append({name: value.detach() for name, value in losses.items()})
+        if self.trainer.is_last_batch:
+            self._log_means()
+        return losses["loss"]
+
+    def _log_means(self) -> None:
+        """Log each part's mean over the epoch's steps that had it, once: to log a step takes Lightning as long."""
+        parts = dict.fromkeys(name for step in self._steps for name in step)
+        means = {name: torch.stack([step[name] for step in self._steps if name in step]).mean() for name in parts}
+        self.log_dict(
+            {"train_loss" if name == "loss" else name: mean for name, mean in means.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=1,
+        )
+        self._steps.clear()
+
+    def on_validation_epoch_start(self) -> None:
+        """Let the model take up what it predicts from, now that it has its averaged weights."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SectionData):
+            self.model.remember(data.train)
+
+    def validation_step(self, section: Data, _: int) -> None:
+        """Score a held-out graph as a test section would be: from its image, over all genes."""
+        predicted = self.model.predict(image_only(section))
+        observed = section.y
+        scores = {
+            "val_loss": float(torch.nn.functional.mse_loss(predicted, observed)),
+            "val_pcc": float(np.mean(pearson(predicted.float().cpu().numpy(), observed.cpu().numpy()))),
+            **{f"val_{name}": value for name, value in self.model.alignment(section).items()},
+        }
+        self.log_dict(scores, on_step=False, on_epoch=True, batch_size=1)
+
+
+class SectionData(L.LightningDataModule):
+    """Graphs to learn from, in batches of spots, and graphs to watch, whole.
+
+    Parameters
+    ----------
+    train, validation
+        Graphs with targets; ``validation`` may be empty.
+    batch_spots, hops, seed
+        As in :class:`SpotBatches`.
+    """
+
+    def __init__(
+        self, train: Sequence[Data], validation: Sequence[Data], batch_spots: int, hops: int | None, seed: int
+    ) -> None:
+        super().__init__()
+        self.train, self.validation = train, validation
+        self.batch_spots, self.hops, self.seed = batch_spots, hops, seed
+
+    def train_dataloader(self) -> DataLoader[Data]:
+        """Batches of the present epoch (the trainer asks anew for each)."""
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        return DataLoader(SpotBatches(self.train, self.batch_spots, self.hops, self.seed, epoch), batch_size=None)
+
+    def val_dataloader(self) -> Any:
+        """Held-out graphs, whole."""
+        return DataLoader(list(self.validation), batch_size=None) if self.validation else []  # type: ignore[arg-type]
+
+
+class EpochLog(L.Callback):
+    """Append one row an epoch to ``log.csv``; a part of the loss that is new there gets a column.
+
+    On resuming, rows of this stage that the checkpoint does not cover are taken out first.
+    """
+
+    def __init__(self, path: Path, stage: str) -> None:
+        self.path, self.stage = path, stage
+        self.columns = list(LOG_COLUMNS)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep what other stages and earlier epochs wrote."""
+        rows = [
+            row
+            for row in read_rows(self.path)
+            if row["stage"] != self.stage or int(row["epoch"]) <= trainer.current_epoch
+        ]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._rewrite(rows)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the epoch's means."""
+        values = {name: f"{float(value):.6g}" for name, value in trainer.callback_metrics.items()}
+        row = {**values, "stage": self.stage, "epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        if not row.keys() <= set(self.columns):
+            self._rewrite([*read_rows(self.path), row])
+            return
+        with self.path.open("a", newline="", encoding="utf-8") as handle:
+            csv.DictWriter(handle, self.columns, lineterminator="\n").writerow(row)
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        """Write the whole log, with every column that a row has."""
+        self.columns = list(dict.fromkeys([*LOG_COLUMNS, *(name for row in rows for name in row)]))
+        with written_aside(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a log, less one that was cut off; none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as handle:
+        return [row for row in csv.DictReader(handle) if None not in row.values()]
+
+
+class StopEarly(EarlyStopping):
+    """Early stopping that lasts: Lightning keeps the count in its checkpoints, but not that training had stopped."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop at once where the checkpoint is of the epoch after which training stopped."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
+class Averaging(WeightAveraging):
+    """Moving average of the weights, and of these the ones at the lowest held-out error so far.
+
+    Both are kept in memory and travel in the checkpoints, so that one file says everything.
+
+    Parameters
+    ----------
+    decay
+        Share of the average that a step leaves.
+    monitor
+        What is lowest at the best epoch; None where nothing is held out.
+    """
+
+    def __init__(self, decay: float, monitor: str | None = None) -> None:
+        super().__init__(multi_avg_fn=_averaged_by(decay))
+        self.monitor = monitor
+        self.lowest = math.inf
+        self.best: dict[str, Tensor] = {}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the averaged weights where they are the best so far."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.monitor is None or float(trainer.callback_metrics[self.monitor]) >= self.lowest:
+            return
+        assert self._average_model is not None
+        self.lowest = float(trainer.callback_metrics[self.monitor])
+        state = self._average_model.module.state_dict()
+        self.best = {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Save beside the average what was best."""
+        return {**super().state_dict(), "lowest": self.lowest, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what was best."""
+        super().load_state_dict(state_dict)
+        self.lowest, self.best = state_dict["lowest"], state_dict["best"]
+
+
+def _averaged_by(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
+    """Moving average of numbers; whole numbers (an index, a count of batches) are those of the last step."""
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Any) -> None:
+        if averaged[0].is_floating_point():  # torch gives those of one type together
+            average(averaged, current, n_averaged)
+        else:
+            for before, now in zip(averaged, current, strict=True):
+                before.copy_(now)
+
+    return update
+
+
+class Keep(ModelCheckpoint):
+    """The checkpoint ``last``: after the last epoch, and before that whenever ``seconds`` have passed."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        super().__init__(folder, filename="last", save_top_k=1, enable_version_counter=False)
+        self.seconds = seconds
+        self._written = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write where it is time; this callback stands last, so that the others have done their part of the epoch."""
+        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if ends or time.monotonic() - self._written >= self.seconds:
+            super().on_train_epoch_end(trainer, pl_module)
+            self._written = time.monotonic()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on also where the folder was moved."""
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+
+
+def averaged_weights(checkpoint: Path, best: bool = False) -> dict[str, Tensor]:
+    """Read a checkpoint's averaged weights, those after its epoch or the best until then, by the model's own names."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    # Lightning saves the average as the model's own weights.
+    state = content["callbacks"][Averaging.__qualname__]["best"] if best else content["state_dict"]
+    return {name.removeprefix("model."): value for name, value in state.items()}
+
+
+class EpochProgress(L.Callback):
+    """Advance a progress bar once an epoch, with the score so far beside it."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self.progress, self.task = progress, task
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the epoch that ended."""
+        score = trainer.callback_metrics.get("val_pcc")
+        note = f"held-out r {float(score):.3f}" if score is not None else ""
+        self.progress.update(self.task, completed=trainer.current_epoch + 1, note=note)

@@ -1,0 +1,114 @@
+"""Choose the genes to predict."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from nh2st_graph._errors import ConfigError, DataError
+from nh2st_graph._settings import TARGET_SUM
+from nh2st_graph.config import DataConfig
+from nh2st_graph.datasets import fetch_panel, is_published, read_panel
+from nh2st_graph.section import Key, absent_genes, absent_message, check_section, find_genes, genes_by_name, species
+
+__all__ = ["choose_panel"]
+
+logger = logging.getLogger("nh2st_graph")
+
+
+def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], data: DataConfig) -> list[str]:
+    """Name the genes to predict.
+
+    Parameters
+    ----------
+    train
+        Training sections: the only ones whose counts are looked at.
+    others
+        Test sections: only which genes they measured matters.
+    data
+        ``panel`` is a file of symbols, the name of a published panel
+        (:data:`~nh2st_graph.datasets.PUBLISHED_PANELS`), or ``hvg:N``, the ``N`` genes that vary most over the training
+        sections (scanpy's dispersions, section by section); ``missing_genes`` says what happens with a symbol that a
+        section lacks. A file may hold Ensembl ids as well: either are found in sections that are named by the other,
+        through a column of ``var``.
+
+    Raises
+    ------
+    DataError
+        If a gene is absent from a section and ``missing_genes`` is ``"fail"``, or none is left; if the panel is of
+        another species than a section, or named otherwise, and nothing maps the names.
+    ConfigError
+        If ``panel`` is neither.
+    """
+    for section in train.values():
+        check_section(section, need=("genes",))
+    if data.panel.startswith("hvg:"):
+        return _most_variable(train, others, data.panel)
+    panel = fetch_panel(data.panel) if is_published(data.panel) else read_panel(data.panel)
+    measured = {**train, **{name: section for name, section in others.items() if section.n_vars}}
+    absent: dict[str, str] = {}
+    for name, section in measured.items():
+        found = find_genes(section, panel)
+        absent |= dict.fromkeys(absent_genes(section, panel, found.positions, f"panel {data.panel}"), name)
+        found.log(name)
+    if absent and data.missing_genes == "fail":
+        first = next(iter(absent.values()))
+        raise DataError(absent_message(first, [gene for gene, name in absent.items() if name == first]))
+    if absent:
+        logger.warning(
+            "%d of %d panel genes are absent from a section and dropped: %s",
+            len(absent),
+            len(panel),
+            ", ".join(list(absent)[:5]),
+        )
+    kept = [gene for gene in panel if gene not in absent]
+    if not kept:
+        raise DataError(
+            f"panel {data.panel}: none of its {len(panel)} genes is in every section; check the species and symbols"
+        )
+    return kept
+
+
+def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], panel: str) -> list[str]:
+    import anndata as ad
+    import scanpy as sc
+
+    number = panel.removeprefix("hvg:")
+    if not number.isdecimal() or int(number) < 1:
+        raise ConfigError(f"data.panel = {panel!r}; expected a file of gene symbols, or hvg:N with a number N above 0")
+    measured = {name: section for name, section in {**train, **others}.items() if section.n_vars}
+    positions, said = genes_by_name(measured)
+    shared = set.intersection(*(set(each.index) for each in positions.values()))
+    if not shared:
+        looks = {name: species(each.index) for name, each in positions.items()}
+        told = ", ".join(f"{name} looks {kind}" for name, kind in looks.items() if kind)
+        raise DataError(
+            f"no gene is shared by the sections {', '.join([*train, *others])}{f' ({told})' if told else ''}; "
+            "check that var_names are symbols of one species"
+        )
+    if said is not None:
+        logger.info("%s", said)
+    # Sorted, so that the panel does not depend on the order of genes, spots or sections in the files.
+    genes = sorted(shared)
+    parts = {name: train[name][sorted(train[name].obs_names), positions[name][genes]].X for name in sorted(train)}
+    joined = ad.concat(
+        {
+            name: AnnData(sparse.csr_matrix(part, dtype=np.float32), var=pd.DataFrame(index=genes))
+            for name, part in parts.items()
+        },
+        label=Key.obs.section,
+        index_unique="-",
+    )
+    sc.pp.filter_genes(joined, min_counts=1)
+    if not joined.n_vars:
+        raise DataError(f"no gene has counts in the training sections {', '.join(train)}; check their X")
+    sc.pp.normalize_total(joined, target_sum=TARGET_SUM)
+    sc.pp.log1p(joined)
+    wanted = min(int(number), joined.n_vars)
+    sc.pp.highly_variable_genes(joined, n_top_genes=wanted, batch_key=Key.obs.section, flavor="seurat")
+    return sorted(joined.var_names[joined.var["highly_variable"]])

@@ -1,0 +1,244 @@
+"""Every configuration, study and benchmark that ships: it is valid, builds its model, and learns from one step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from copy import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from anndata import AnnData
+from numpy.typing import NDArray
+from torch_geometric.data import Data
+
+from nh2st_graph import gr, read, study
+from nh2st_graph.config import Config, load_config
+from nh2st_graph.datasets import synthetic_tissue
+from nh2st_graph.models import Estimator, NH2STGraph, find_method, known_methods
+from nh2st_graph.nn import PatchEncoder
+from nh2st_graph.section import Key
+from nh2st_graph.train._batches import cut_out
+from nh2st_graph.train._encoder import patch_encoder
+from nh2st_graph.train._model import new_network
+from nh2st_graph.train._prepare import Standardizer, image_only, section_graph
+
+FOLDER = Path(__file__).parents[2] / "configs"
+STUDIES = sorted((FOLDER / "ablations").glob("*.yaml"))
+BENCHMARKS = [path for path in sorted((FOLDER / "benchmarks").glob("*.yaml")) if "splits" in path.read_text()]
+N_FEATURES, N_GENES = 12, 15
+#: Spots of the section that methods predict, and pixels of the patches that a network of any input size is given.
+N_PREDICTED, N_PIXELS = 12, 64
+
+
+def configurations():
+    """Each configuration of the folder, and each variant of each study, by a name to call it."""
+    for path in sorted(FOLDER.glob("*.yaml")):
+        yield pytest.param(load_config(path), id=path.stem)
+    for path in STUDIES:
+        for variant in study.read_study(path).variants:
+            yield pytest.param(variant.config, id=f"{path.stem}: {variant.name}")
+
+
+def methods(*files: str) -> dict[str, Config]:
+    """Configurations of the methods of some files, by name."""
+    values = {
+        "base": str(FOLDER / "her2st_mini.yaml"),
+        "methods": [str(FOLDER / "benchmarks" / file) for file in files],
+        "splits": {"one": {"test": ["S1"]}},
+    }
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "all.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return {variant.name: variant.config for variant in study.read_benchmark(path).variants}
+
+
+PUBLISHED, CUT = methods("methods.yaml"), methods("methods.yaml", "two_cores.yaml")
+
+
+def benchmarked() -> Iterator[Any]:
+    """Each method as published, and as two cores cut it, by a name to call it."""
+    for name, config in PUBLISHED.items():
+        yield pytest.param(config, id=f"{name}, as published")
+    for name, config in CUT.items():
+        if config != PUBLISHED.get(name):
+            yield pytest.param(config, id=f"{name}, on two cores")
+
+
+@pytest.fixture(scope="module")
+def section(tmp_path_factory) -> AnnData:
+    """Synthetic tissue."""
+    folder = tmp_path_factory.mktemp("tissue")
+    return synthetic_tissue(n_sections=1, folder=folder, n_rows=6, n_cols=6, n_own=5, n_neighbour=5, n_noise=5)["S1"]
+
+
+def drawn_features(config: Config, n_spots: int, encoder: PatchEncoder | None) -> NDArray[Any]:
+    """Features of the kind that a configuration's encoders give: bytes for pixels, and numbers. No encoder is run."""
+    rng = np.random.default_rng(0)
+    if encoder is not None:
+        return rng.normal(size=(n_spots, len(encoder.feature_mean))).astype(np.float32)
+    parts: list[NDArray[Any]] = []
+    for name in config.features.encoder.split(","):
+        kind, _, side = name.partition(":")
+        if kind == "pixels":
+            parts.append(rng.integers(0, 256, (n_spots, 3 * int(side) ** 2), dtype=np.uint8))
+        else:
+            parts.append(rng.normal(size=(n_spots, N_FEATURES)).astype(np.float32))
+    return parts[0] if len(parts) == 1 else np.hstack(parts).astype(np.float32)
+
+
+def graph_of(config: Config, adata: AnnData, encoder: PatchEncoder | None) -> Data:
+    """A section as a model would read it; ``adata`` is changed."""
+    adata.obsm[Key.obsm.image] = drawn_features(config, adata.n_obs, encoder)
+    if encoder is not None:
+        (known,) = [m.pretrained_cfg for m in encoder.modules() if hasattr(m, "pretrained_cfg")]
+        # A map's length follows from the size of the patch; a mean over its places does not.
+        size = known["input_size"][-1] if config.features.encoder.startswith("timm-map:") else N_PIXELS
+        interpolation = {"0": {"interpolation": known["interpolation"]}}
+        adata.uns[Key.uns.image] = {"input_size": [size], "normalisation": interpolation}
+    gr.spatial_graph(adata, **config.graph.model_dump(exclude={"neighbors_key"}))
+    standardize = Standardizer.fit([adata.obsm[Key.obsm.image]], config.features.standardize)
+    return section_graph(adata, config, standardize, list(adata.var_names))
+
+
+def some_spots(config: Config, section: AnnData) -> torch.Tensor:
+    """Spots to take a step on; at a corner and beside it where patches are encoded, so that these are few."""
+    return torch.tensor([0, 1]) if config.features.finetune else torch.arange(section.n_obs)
+
+
+def step(model: torch.nn.Module, config: Config, batch: Data) -> set[str]:
+    """Take a step of the optimiser; return the names of the weights that it moved."""
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    optimizer = torch.optim.AdamW(
+        model.train().parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
+    )
+    losses = model.losses(batch)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    losses["loss"].backward()
+    optimizer.step()
+    return {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+
+
+@pytest.mark.parametrize("config", configurations())
+def test_it_builds_and_runs_one_step(config, section):
+    encoder = patch_encoder(config.features, trained=False)
+    graph = graph_of(config, section.copy(), encoder)
+    torch.manual_seed(config.seed)
+    model = NH2STGraph(config.model, graph.x.shape[1], N_GENES, encoder)
+    model.set_targets(graph.y)
+    batch = cut_out(graph, some_spots(config, section), model.receptive_hops)
+    moved = step(model, config, batch)
+    parts = {name.partition(".")[0] for name, _ in model.named_parameters()}
+    assert parts == {name.partition(".")[0] for name in moved}
+    expression = model.eval()(model.image_input(batch), batch.edge_index, batch.edge_attr).expression
+    assert expression.shape == (batch.num_nodes, N_GENES)
+    assert torch.isfinite(expression).all()
+
+
+def test_the_studies_are_there():
+    assert {"components", "operators", "graphs", "losses", "encoders"} <= {path.stem for path in STUDIES}
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_variants_of_a_study_differ_from_its_base_and_from_each_other(path):
+    variants = study.read_study(path).variants
+    written = [variant.config.to_yaml() for variant in variants]
+    assert len(set(written)) == len(written) > 5
+
+
+def with_fewer_pixels(config: Config) -> Config:
+    """A quarter of a patch's side, where a method reads its pixels: methods take any."""
+    found = re.search(r"pixels:(\d+)", config.features.encoder)
+    if found is None or int(found[1]) <= 32:
+        return config
+    side = int(found[1]) // 4
+    changes = [f"features.encoder={config.features.encoder.replace(found[0], f'pixels:{side}')}"]
+    if getattr(config.model, "side", None) == int(found[1]):
+        changes.append(f"model.side={side}")
+    return config.override(changes)
+
+
+@pytest.mark.parametrize("config", benchmarked())
+def test_a_method_learns_and_predicts_without_genes(config, section):
+    config = with_fewer_pixels(config)
+    encoder = patch_encoder(config.features, trained=False)
+    graph = graph_of(config, section.copy(), encoder)
+    other = graph_of(config, section[:N_PREDICTED].copy(), encoder)
+    method = find_method(config.model.name)
+    if issubclass(method, Estimator):
+        model = method(config.model, config.seed)
+        model.fit([graph])
+    else:
+        torch.manual_seed(config.seed)
+        model = new_network(config, graph.x.shape[1], N_GENES, encoder)
+        model.prepare([graph])
+        assert step(model, config, cut_out(graph, some_spots(config, section), model.receptive_hops))
+        with torch.no_grad():
+            model.eval().remember([graph])
+    assert_no_gene_is_read(model, other)
+
+
+@torch.no_grad()
+def assert_no_gene_is_read(model: Any, graph: Data) -> None:
+    """A prediction is the same, bit by bit, whatever genes a section carries."""
+    predicted = np.asarray(model.predict(image_only(graph)))
+    assert predicted.shape == (graph.num_nodes, N_GENES)
+    assert np.isfinite(predicted).all()
+    for changed in (graph.y, 3 * graph.y.flip(0) + 1):
+        carrying = copy(graph)
+        carrying.y, carrying.counts, carrying.library = changed, changed.round(), 1 + changed.sum(1, keepdim=True)
+        np.testing.assert_array_equal(np.asarray(model.predict(carrying)), predicted)
+
+
+def test_every_method_is_benchmarked():
+    ours = {name for name in known_methods() if find_method(name).__module__.startswith("nh2st_graph.")}
+    assert {config.model.name for config in PUBLISHED.values()} == ours
+
+
+def test_what_is_cut_is_of_methods_that_are_there():
+    assert list(CUT) == list(PUBLISHED)
+    assert {name: config.model.name for name, config in CUT.items()} == {
+        name: config.model.name for name, config in PUBLISHED.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory, section) -> Path:
+    """Files of nine sections, each of a patient of its own but for the first two."""
+    folder = tmp_path_factory.mktemp("patients")
+    for i in range(1, 10):
+        another = section[:6].copy()
+        another.obs[Key.obs.section], another.obs[Key.obs.patient] = f"T{i}", f"P{max(i, 2)}"
+        (library,) = another.uns[Key.uns.spatial].values()
+        another.uns[Key.uns.spatial] = {f"T{i}": library}
+        read.write_h5ad(another, folder / f"T{i}.h5ad")
+    return folder
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_a_benchmark_reads_and_keeps_patients_apart(path, patients):
+    plan = study.read_benchmark(path, ["data.format=h5ad", f"data.root={patients}"])
+    assert {variant.name for variant in plan.variants} == {*PUBLISHED}
+    for name, split in yaml.safe_load(path.read_text())["splits"].items():
+        folds = [fold for fold in plan.folds if fold.split == name]
+        tested = [section for fold in folds for section in fold.test]
+        assert len(set(tested)) == len(tested) > 0
+        assert not any({*fold.train} & {*fold.test} for fold in folds)
+        declared = split.get("leave_one_patient_out", split.get("patients", "all"))
+        if {"leave_one_patient_out", "k_fold_by_patient"} & {*split}:
+            of = {f"T{i}": f"P{max(i, 2)}" for i in range(1, 10)}
+            if declared != "all":
+                of = {section: patient for patient, sections in declared.items() for section in sections}
+            assert set(tested) == set(of)
+            for fold in folds:
+                assert {*fold.train, *fold.test} == set(of)
+                assert not {of[section] for section in fold.train} & {of[section] for section in fold.test}
+
+
+def test_the_benchmarks_are_there():
+    assert {"her2st", "her2st_mini"} <= {path.stem for path in BENCHMARKS}

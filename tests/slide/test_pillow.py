@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nh2st_graph import ImageError
+from nh2st_graph.slide import _pillow as _image
+from nh2st_graph.slide import content_hash, image_size, open_full, thumbnail
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+
+
+def _bytes(name: str, **options) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(PIXELS).save(stream, name, **options)
+    return stream.getvalue()
+
+
+ENCODED = {
+    "jpg": _bytes("JPEG"),
+    "png": _bytes("PNG"),
+    "tif": _bytes("TIFF"),
+    "deflate.tif": _bytes("TIFF", compression="tiff_deflate"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pictures")
+
+
+@pytest.fixture(params=["png", "tif", "deflate.tif"])
+def lossless(request, folder):
+    path = folder / f"whole.{request.param}"
+    path.write_bytes(ENCODED[request.param])
+    return path
+
+
+def test_size_is_width_and_height(lossless):
+    assert image_size(lossless) == (90, 60)
+    assert image_size(str(lossless)) == (90, 60)
+
+
+def test_full_resolution_is_the_picture(lossless):
+    with open_full(lossless) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), PIXELS)
+    with pytest.raises(ValueError, match="closed"):
+        picture.getpixel((0, 0))
+
+
+def test_thumbnail_smaller_than_asked_is_the_picture(lossless):
+    small, scale = thumbnail(lossless)
+    np.testing.assert_array_equal(small, PIXELS)
+    assert scale == 1.0
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+@pytest.mark.parametrize("side", [7, 30, 89])
+def test_thumbnail_shows_the_same_places(folder, ending, side):
+    smooth = np.linspace(0, 255, 600)[None, :, None] * np.ones((400, 1, 3))
+    path = folder / f"ramp.{ending}"
+    Image.fromarray(smooth.astype(np.uint8)).save(path)
+    small, scale = thumbnail(path, max_side=side)
+    assert max(small.shape[:2]) == side
+    assert scale == side / 600
+    centres = (np.arange(side) + 0.5) / scale - 0.5  # each thumbnail pixel's place on the full picture
+    np.testing.assert_allclose(small[0, :, 0], np.interp(centres, np.arange(600), smooth[0, :, 0]), atol=14)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "expected"),
+    [
+        ("RGBA", (200, 0, 0, 0), (255, 255, 255)),  # transparent is glass
+        ("RGBA", (200, 0, 0, 255), (200, 0, 0)),
+        ("RGBA", (200, 0, 0, 51), (244, 204, 204)),  # a fifth of the colour over white
+        ("LA", (90, 255), (90, 90, 90)),
+        ("L", 77, (77, 77, 77)),
+        ("P", 0, (0, 0, 0)),
+    ],
+)
+def test_every_mode_becomes_rgb_over_white(folder, mode, value, expected):
+    path = folder / "mode.png"
+    Image.new(mode, (5, 4), value).save(path)
+    with open_full(path) as picture:
+        assert picture.mode == "RGB"
+        np.testing.assert_allclose(picture.getpixel((2, 2)), expected, atol=1)
+    np.testing.assert_allclose(thumbnail(path)[0][2, 2], expected, atol=1)
+
+
+@pytest.mark.parametrize("read", [image_size, thumbnail, lambda path: open_full(path).__enter__()])
+def test_missing_or_foreign_file(folder, read):
+    with pytest.raises(ImageError, match=r"nowhere\.png does not exist"):
+        read(folder / "nowhere.png")
+    with pytest.raises(ImageError, match="does not exist"):
+        read(folder)
+    path = folder / "text.jpg"
+    path.write_text("not a picture")
+    with pytest.raises(ImageError, match=r"text\.jpg is not a picture"):
+        read(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of a TIFF's directory, before it gives up
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(ENCODED)), st.data())
+def test_a_picture_cut_off_anywhere_is_an_image_error(folder, ending, data):
+    whole = ENCODED[ending]
+    # The last bytes of a PNG close the file and hold no pixels.
+    cut = data.draw(st.integers(0, len(whole) - (21 if ending == "png" else 1)))
+    path = folder / f"cut.{ending}"
+    path.write_bytes(whole[:cut])
+    for read in (thumbnail, lambda p: open_full(p).__enter__()):
+        with pytest.raises(ImageError, match=r"cut\.") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["png", "deflate.tif"])
+def test_damaged_pixels_are_an_image_error(folder, ending):
+    damaged = bytearray(ENCODED[ending])
+    middle = len(damaged) // 2
+    damaged[middle : middle + 40] = bytes(40)
+    path = folder / f"damaged.{ending}"
+    path.write_bytes(damaged)
+    with pytest.raises(ImageError, match=r"damaged\..* is cut off or damaged"):
+        thumbnail(path)
+
+
+def test_an_error_of_the_caller_is_his_own(folder):
+    path = folder / "mine.png"
+    path.write_bytes(ENCODED["png"])
+    with pytest.raises(OSError, match="not the image's"), open_full(path):
+        raise OSError("not the image's")
+
+
+@pytest.mark.parametrize("ending", sorted(ENCODED))
+def test_pictures_above_pillows_limit(folder, monkeypatch, ending):
+    """Of TIFF Pillow checks the size again when it decodes."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    path = folder / f"large.{ending}"
+    path.write_bytes(ENCODED[ending])
+    assert image_size(path) == (90, 60)
+    assert thumbnail(path, 30)[0].shape == (20, 30, 3)
+    with open_full(path) as picture:
+        assert picture.size == (90, 60)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_pillows_limit_is_back_when_the_last_picture_is_done(folder, monkeypatch):
+    """One limit for the process: pictures that are read at the same time do not put it back under each other."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    path = folder / "twice.tif"
+    path.write_bytes(ENCODED["tif"])
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(_image._open(path))
+    picture = second.enter_context(_image._open(path))
+    first.close()
+    picture.load()
+    with pytest.raises(RuntimeError, match="stopped"), second:
+        raise RuntimeError("stopped")
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files as Linux shows them")  # noqa: PTH112
+def test_files_are_closed(folder):
+    path = folder / "closed.tif"
+    path.write_bytes(ENCODED["tif"])
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    image_size(path)
+    thumbnail(path)
+    with open_full(path):
+        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    path.write_bytes(ENCODED["tif"][:500])
+    with pytest.raises(ImageError):
+        thumbnail(path)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_content_hash(folder):
+    path = folder / "hashed.png"
+    path.write_bytes(ENCODED["png"])
+    assert content_hash(path) == hashlib.sha256(ENCODED["png"]).hexdigest()
+
+
+def test_thumbnail_of_a_section_never_holds_the_full_picture(shared_data):
+    path = next((shared_data / "her2st" / "data" / "ST-imgs" / "C" / "C6").glob("*.jpg"))
+    code = (
+        "import resource, sys; from nh2st_graph.slide import image_size, thumbnail;"
+        "width, height = image_size(sys.argv[1]);"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; thumbnail(sys.argv[1]);"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (width * height * 3))"
+    )
+    result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 0.5
