@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import warnings
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import ErrorDetails
 
 from nh2st_graph._errors import nearest
 
-__all__ = ["TARGET_SUM", "Positive", "Section", "Share", "explain", "known_keys", "unknown_key"]
+__all__ = ["TARGET_SUM", "Positive", "Section", "Share", "explain", "known_keys", "take_earlier_names", "unknown_key"]
 
 #: Counts that a spot is scaled to before log1p (scanpy's convention), for targets and count likelihoods alike.
 TARGET_SUM = 1e4
@@ -19,15 +21,55 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys refused, values fixed after checking."""
+    """A part of the configuration: unknown keys refused, values fixed after checking.
+
+    Attributes
+    ----------
+    renamed
+        Earlier names of keys, each with the keys that took its place. They are read until the next minor version, with
+        a warning.
+    """
+
+    renamed: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     # YAML reads section names such as 1 and precisions such as 32 as numbers: both are names here.
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_earlier_names(cls, values: Any) -> Any:
+        return take_earlier_names(cls, values) if isinstance(values, Mapping) else values
+
     def __hash__(self) -> int:  # values may be mappings
         return hash(self.model_dump_json())
+
+
+def take_earlier_names(schema: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the values of renamed keys to the keys that took their place, with a warning that names these.
+
+    Raises
+    ------
+    ValueError
+        If a key is given under both names.
+    """
+    taken = dict(values)
+    for old, new in schema.renamed.items():
+        if old not in taken:
+            continue
+        both = [name for name in new if name in taken]
+        if both:
+            raise ValueError(f"{old!r} is the earlier name of {both[0]!r}, and both are given; leave {old!r} out")
+        value = taken.pop(old)
+        taken |= dict.fromkeys(new, value)
+        # Of whoever reads the configuration, wherever that is: a default filter shows it once.
+        warnings.warn(
+            f"the key {old!r} is now {' and '.join(map(repr, new))}; the earlier name is read until version 0.2",
+            FutureWarning,
+            stacklevel=2,
+        )
+    return taken
 
 
 #: In YAML's words, what pydantic says in Python's.

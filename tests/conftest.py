@@ -69,7 +69,7 @@ def tiny_config() -> Config:
         },
         # Patches of the spots alone: larger ones show the neighbours too.
         "features": {"encoder": "squidpy:summary", "patch_um": 112},
-        "model": {"width": 16, "rank": 8, "heads": 2},
+        "model": {"width": 16, "n_components": 8, "heads": 2},
         "train": {
             "max_epochs": 3,
             "batch_spots": 32,

@@ -21,7 +21,7 @@ def test_every_error_has_the_one_base_and_is_public():
             assert kind.__doc__
 
 
-def test_a_picture_is_data_too():
+def test_a_image_is_data_too():
     assert issubclass(ng.ImageError, ng.DataError)
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from nh2st_graph import read, tl
 from nh2st_graph.cli import main
 from nh2st_graph.config import load_config
-from nh2st_graph.models import FLOORS
+from nh2st_graph.models import BASELINES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,7 +72,7 @@ def check_run(folder: Path, section: str, n_spots: int) -> None:
     assert scores["n_spots"] == n_spots
     assert all(-1 <= scores[name] <= 1 for name in ("pcc_mean", "pcc_partial", "pcc_heg50", "pcc_hpg50"))
     assert scores["mse"] > 0
-    assert set(metrics["floors"]) == set(FLOORS)
+    assert set(metrics["baselines"]) == set(BASELINES)
     assert 0 < metrics["references"]["noise_ceiling"]["mean"]["pcc_mean"] <= 1
     # Depth is a large part of r on log-normalised counts.
     assert metrics["references"]["depth_oracle"]["mean"]["pcc_mean"] > 0.05
@@ -83,9 +83,9 @@ def check_run(folder: Path, section: str, n_spots: int) -> None:
     assert prediction.shape == (n_spots, scores["n_genes"])
     assert np.isfinite(prediction.X).all()
     assert (prediction.X.std(axis=0) > 0).all()
-    for picture in (folder / "figures").iterdir():
-        with Image.open(picture) as opened:
-            assert len(opened.convert("L").reduce(4).getcolors()) > 50, picture
+    for image in (folder / "figures").iterdir():
+        with Image.open(image) as opened:
+            assert len(opened.convert("L").reduce(4).getcolors()) > 50, image
 
 
 def without_genes(section: AnnData) -> AnnData:
@@ -195,15 +195,15 @@ def crop(source: Path, target: Path, name: str) -> None:
     head, *rows = gzip.decompress((source / "ST-cnts" / f"{name}.tsv.gz").read_bytes()).splitlines(keepends=True)
     kept = {f"{x}x{y}".encode() for x, y in zip(spots["x"], spots["y"], strict=True)}
     counts = head + b"".join(row for row in rows if row.partition(b"\t")[0] in kept)
-    picture = target / "ST-imgs" / name[0] / name / f"{name}.jpg"
-    for folder in (target / "ST-spotfiles", target / "ST-cnts", picture.parent):
+    image = target / "ST-imgs" / name[0] / name / f"{name}.jpg"
+    for folder in (target / "ST-spotfiles", target / "ST-cnts", image.parent):
         folder.mkdir(parents=True, exist_ok=True)
     spots.to_csv(target / "ST-spotfiles" / f"{name}_selection.tsv", sep="\t", index=False)
     (target / "ST-cnts" / f"{name}.tsv.gz").write_bytes(gzip.compress(counts, compresslevel=1))
     (scan,) = (source / "ST-imgs" / name[0] / name).glob("*.jpg")
     with Image.open(scan) as whole:
         whole.draft("RGB", (whole.width // SHRINK, whole.height // SHRINK))
-        whole.crop((left, top, right, bottom)).save(picture, quality=90)
+        whole.crop((left, top, right, bottom)).save(image, quality=90)
 
 
 class TestVisium:

@@ -217,7 +217,7 @@ class TestExamples:
             result = study.run_benchmark(study.read_benchmark("mine.yaml", sections), "out", jobs=1)
         assert result.failures == {}
         rows = result.board.set_index("method")
-        assert rows.loc[["ridge", "kernel ridge"], "role"].tolist() == ["floor", "method"]
+        assert rows.loc[["ridge", "kernel ridge"], "role"].tolist() == ["baseline", "method"]
         assert rows.loc[["ridge", "kernel ridge"], "pcc_mean"].notna().all()
 
     def test_an_entry_point_is_of_the_group_that_is_read(self):
@@ -226,7 +226,7 @@ class TestExamples:
 
 
 def part_of_a_section(source: Path, target: Path, spots: list[str]) -> None:
-    """Copy a Space Ranger folder with some of its spots, its hires picture as the full-resolution ``slide.tif``."""
+    """Copy a Space Ranger folder with some of its spots, its hires image as the full-resolution ``slide.tif``."""
     (target / "spatial").mkdir(parents=True)
     for path in [*source.glob("*.h5"), *(source / "spatial").glob("*.png")]:
         (target / path.relative_to(source)).write_bytes(path.read_bytes())
@@ -238,5 +238,5 @@ def part_of_a_section(source: Path, target: Path, spots: list[str]) -> None:
     positions[1] = positions[0].isin(spots).astype(int)
     positions[[4, 5]] = np.rint(positions[[4, 5]] * scale).astype(int)
     positions.to_csv(target / "spatial" / "tissue_positions_list.csv", header=False, index=False)
-    with Image.open(source / "spatial" / "tissue_hires_image.png") as picture:
-        picture.convert("RGB").save(target / "slide.tif")
+    with Image.open(source / "spatial" / "tissue_hires_image.png") as image:
+        image.convert("RGB").save(target / "slide.tif")

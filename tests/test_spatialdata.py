@@ -146,7 +146,7 @@ def tissue(tmp_path_factory: pytest.TempPathFactory) -> dict[str, AnnData]:
 
 @pytest.fixture(scope="module")
 def config(tiny_config: ng.Config) -> ng.Config:
-    few = ["train.max_epochs=1", "train.folds=2", "train.refit=false", "evaluate.floors=false"]
+    few = ["train.max_epochs=1", "train.folds=2", "train.refit=false", "evaluate.baselines=false"]
     return tiny_config.override(few)
 
 

@@ -85,11 +85,11 @@ def test_predicted_genes_have_ligands_and_receptors(prediction: AnnData) -> None
     assert result["pvalues"].shape == result["means"].shape
 
 
-def test_genes_and_clusters_are_drawn_on_the_picture(prediction: AnnData) -> None:
+def test_genes_and_clusters_are_drawn_on_the_image(prediction: AnnData) -> None:
     axes = sq.pl.spatial_scatter(prediction, color=[prediction.var_names[0], "leiden"], return_ax=True)
     for ax in axes:
-        (picture,) = ax.images
-        assert picture.get_array().shape[:2] == prediction.uns["spatial"]["S3"]["images"]["hires"].shape[:2]
+        (image,) = ax.images
+        assert image.get_array().shape[:2] == prediction.uns["spatial"]["S3"]["images"]["hires"].shape[:2]
         assert len(ax.collections[0].get_paths()) == prediction.n_obs
 
 

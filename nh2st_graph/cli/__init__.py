@@ -62,7 +62,7 @@ def demo(
 ) -> None:
     """Train on synthetic tissue whose truth is known, with and without the neighbour branch. Takes under 3 minutes.
 
-    Some of its genes follow the spot's own picture, some its neighbours', and some nothing: the closing table shows who
+    Some of its genes follow the spot's own image, some its neighbours', and some nothing: the closing table shows who
     finds which.
     """
     from nh2st_graph.cli._demo import run_demo
@@ -157,7 +157,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", help="Folder for the predicted {section}.h5ad, or FILE.h5ad for one.")],
     microns_per_pixel: Annotated[
         float | None,
-        typer.Option("--microns-per-pixel", help="Scale of the pictures, where files have none, or another."),
+        typer.Option("--microns-per-pixel", help="Scale of the images, where files have none, or another."),
     ] = None,
     table: Annotated[
         str | None, typer.Option("--table", metavar="NAME", help="Table of SpatialData stores that have several.")
@@ -179,7 +179,7 @@ def predict(
     resume: Annotated[bool, typer.Option("--resume", help="Keep the outputs that are in the folder already.")] = False,
     progress: Bars = True,
 ) -> None:
-    """Predict sections and whole slides from their pictures with a trained model.
+    """Predict sections and whole slides from their images with a trained model.
 
     On a slide, spots are laid over the tissue as they lie on the training sections. Interrupted, the same command goes
     on with --resume: outputs that are written stay, and patches that are encoded are kept in the cache.
@@ -257,7 +257,7 @@ def benchmark(
     jobs: Jobs = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a benchmark that was interrupted.")] = False,
 ) -> None:
-    """Train methods over splits and seeds under one protocol, and rank them beside the floors.
+    """Train methods over splits and seeds under one protocol, and rank them beside the baselines.
 
     Every run is a run folder as 'train' writes it, less its figures. The leaderboard is also written as leaderboard.md
     and .csv, and report.html holds everything in one file that opens offline. --set changes what all methods share. The

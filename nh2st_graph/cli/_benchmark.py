@@ -35,7 +35,7 @@ def _print(plan: study.Study, result: BenchmarkResult) -> None:
     for split, part in result.board.groupby("split", sort=False):
         # A difference stands beside its score, which its header need not name.
         text = study.leaderboard_cells(part).rename(columns=lambda column: column.rpartition(": ")[2])
-        styles = list(part["role"].map({"method": "bold", "floor": "", "reference": "dim"}))
+        styles = list(part["role"].map({"method": "bold", "baseline": "", "reference": "dim"}))
         print_cells(console, text, styles, f"{plan.name}: {split}")
         for sentence in result.verdicts[str(split)]:
             console.print(f"- {sentence}", highlight=False, markup=False)

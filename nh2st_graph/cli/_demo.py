@@ -15,8 +15,8 @@ from nh2st_graph.config import builtin_config
 __all__ = ["run_demo"]
 
 _KINDS = {
-    "own": "genes that follow the spot's own picture",
-    "neighbour": "genes that follow the neighbours' pictures",
+    "own": "genes that follow the spot's own image",
+    "neighbour": "genes that follow the neighbours' images",
     "noise": "genes that follow nothing",
 }
 
@@ -46,7 +46,7 @@ def run_demo(out: Path, overrides: list[str]) -> None:
 
 
 def by_kind(full: tl.Run, alone: tl.Run) -> pd.DataFrame:
-    """Mean r by kind of gene: the floor, the model without and with the neighbour branch, and what the branch gains."""
+    """Mean r by kind of gene: the baseline, the model with and without the neighbour branch, and the gain."""
     if full.evaluation is None or alone.evaluation is None:
         raise RunError("the demo needs a test section; leave data.test as it is")
     per_gene = full.evaluation.per_gene

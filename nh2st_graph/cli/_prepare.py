@@ -144,7 +144,7 @@ def _written(
 
 
 def _check_placement(section: AnnData) -> None:
-    """Refuse spots that are misplaced, as training would, where there is a picture to tell it by."""
+    """Refuse spots that are misplaced, as training would, where there is an image to tell it by."""
     from nh2st_graph.im import check_placement
 
     metadata = library(section).get(Key.library.metadata, {}) if Key.uns.spatial in section.uns else {}
@@ -176,15 +176,15 @@ def summary(section: AnnData) -> dict[str, str]:
 
 
 def _share_on_tissue(section: AnnData, entry: Mapping[str, Any], scale: float) -> float | None:
-    """Share of the spots that cover tissue by half or more, on the small copy of the picture that the section has."""
+    """Share of the spots that cover tissue by half or more, on the small copy of the image that the section has."""
     from nh2st_graph.im import TissueMask, tissue_mask
 
-    picture = entry.get(Key.library.images, {}).get(Key.library.hires)
+    image = entry.get(Key.library.images, {}).get(Key.library.hires)
     factors = entry.get(Key.library.scalefactors, {})
     shrink, diameter = (float(factors.get(key) or 0) for key in (Key.library.hires_scale, Key.library.spot_diameter))
-    if picture is None or picture.dtype != np.uint8 or not shrink or not diameter:
+    if image is None or image.dtype != np.uint8 or not shrink or not diameter:
         return None
-    tissue = TissueMask(tissue_mask(picture[..., :3], scale / shrink), shrink)
+    tissue = TissueMask(tissue_mask(image[..., :3], scale / shrink), shrink)
     centres = np.asarray(section.obsm[Key.obsm.spatial], dtype=np.float64)
     return float((tissue.fraction(centres, diameter) >= 0.5).mean())
 
@@ -208,7 +208,7 @@ def _print(
         print_cells(console, table, [""] * len(table), f"Sections read as {format}")
         say(
             "The pitch is from a spot to those next to it on the array. Spots are on tissue where half of the spot is, "
-            "by the colour of the picture; few of them, and positions and picture may not belong together.",
+            "by the colour of the image; few of them, and positions and image may not belong together.",
             "dim",
         )
     own = [name for name, about in done.items() if about["patient"] == unknown_patient(name)]

@@ -32,7 +32,7 @@ _PADDING, _EDGES = 3, 2
 
 
 def print_run(run: Run) -> None:
-    """Print a run's scores beside the floors and references, and its files."""
+    """Print a run's scores beside the baselines and references, and its files."""
     evaluation = run.evaluation
     if evaluation is not None:
         protocol = evaluation.metrics["protocol"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -124,7 +124,7 @@ class FeaturesConfig(Section):
         Folder of the feature cache; the user's cache folder where None.
     check_placement
         Refuse sections whose spots lie off the tissue, where other coordinates would lie on it; see
-        :func:`nh2st_graph.im.check_placement`. For pictures other than of H&E, false.
+        :func:`nh2st_graph.im.check_placement`. For images other than of H&E, false.
     """
 
     encoder: str = "squidpy:summary+texture+histogram"
@@ -178,8 +178,8 @@ class TrainConfig(Section):
         Of AdamW.
     batch_spots
         Most spots of a step, all of one section.
-    average
-        Decay of the weights' moving average, which is what is kept.
+    ema_decay
+        Decay of the exponential moving average of the weights, which is what is kept.
     validation, folds
         What is held out of the training data (all sections of a patient, sections where there is one patient, or bands
         of each) and in how many turns.
@@ -193,12 +193,14 @@ class TrainConfig(Section):
         Show progress bars.
     """
 
+    renamed: ClassVar[Mapping[str, tuple[str, ...]]] = {"average": ("ema_decay",)}
+
     max_epochs: Positive = 60
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     batch_spots: Positive = 256
     patience: Positive = 15
-    average: Share = 0.95
+    ema_decay: Share = 0.95
     validation: Literal["patient", "section", "blocks"] = "patient"
     folds: Annotated[int, Field(ge=2)] = 3
     refit: bool = True
@@ -213,15 +215,17 @@ class EvaluateConfig(Section):
 
     Attributes
     ----------
-    floors
-        Fit and score the floors beside the model, on the same features.
+    baselines
+        Fit and score the baselines beside the model, on the same features.
     downstream
         Score what predictions are used for (spatially variable genes, clusters, gene-gene correlation).
     figures
-        Draw maps, per-gene r, scores beside the floors, and training.
+        Draw maps, per-gene r, scores beside the baselines, and training.
     """
 
-    floors: bool = True
+    renamed: ClassVar[Mapping[str, tuple[str, ...]]] = {"floors": ("baselines",)}
+
+    baselines: bool = True
     downstream: bool = False
     figures: bool = True
 
@@ -326,7 +330,7 @@ class Config(Section):
         # Another method has other settings: it is chosen first, and takes its own defaults.
         for assignment in sorted(assignments, key=lambda given: given.partition("=")[0].strip() != "model.name"):
             before = values["model"]["name"] if isinstance(values["model"], dict) else None
-            assign(values, assignment, Config)
+            assign(values, assignment, self)
             if isinstance(values["model"], dict) and values["model"].get("name") != before:
                 values["model"] = {"name": values["model"]["name"]}
         return Config.parse(values, "--set")

@@ -13,7 +13,7 @@ from skimage.color import rgb_from_hed
 
 from nh2st_graph.datasets._tissue import Ellipses, Tissue
 
-__all__ = ["Picture", "Stain", "draw_stain", "render"]
+__all__ = ["Rendered", "Stain", "draw_stain", "render"]
 
 Floats = NDArray[np.float32]
 
@@ -41,13 +41,13 @@ class Stain:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What was rendered, in pixels of the picture.
+class Rendered:
+    """What was rendered, in pixels of the image.
 
     Attributes
     ----------
     rgb
-        The picture, ``(height, width, 3)``.
+        The image, ``(height, width, 3)``.
     eosin
         Optical density of eosin before the section's stain shift, ``(height, width)``.
     lumen
@@ -80,7 +80,7 @@ def draw_stain(rng: np.random.Generator, shift: float) -> Stain:
     return Stain(*(np.asarray(part, dtype=np.float32) for part in (vectors, strength, light)))
 
 
-def render(tissue: Tissue, stain: Stain, microns_per_pixel: float, rng: np.random.Generator) -> Picture:
+def render(tissue: Tissue, stain: Stain, microns_per_pixel: float, rng: np.random.Generator) -> Rendered:
     """Paint a tissue at a resolution.
 
     Parameters
@@ -90,13 +90,13 @@ def render(tissue: Tissue, stain: Stain, microns_per_pixel: float, rng: np.rando
     stain
         The section's colours.
     microns_per_pixel
-        Scale of the picture.
+        Scale of the image.
     rng
         Source of the fine grain.
 
     Returns
     -------
-    The picture and the densities it was made of. Intensity is ``light * 10 ** -(density @ vectors)``.
+    The image and the densities it was made of. Intensity is ``light * 10 ** -(density @ vectors)``.
     """
     height, width = (round(side / microns_per_pixel) for side in tissue.size_um)
     shape = (height, width)
@@ -113,7 +113,7 @@ def render(tissue: Tissue, stain: Stain, microns_per_pixel: float, rng: np.rando
 
     eosin = _enlarge(tissue.eosin, shape) * texture * (1 - 0.5 * np.clip(nuclei, 0, 1)) * solid
     haematoxylin = np.maximum(_enlarge(tissue.haze, shape), nuclei) * (1 + 0.15 * grain) * solid
-    return Picture(_expose(haematoxylin, eosin, stain), eosin, 1 - solid)
+    return Rendered(_expose(haematoxylin, eosin, stain), eosin, 1 - solid)
 
 
 def _expose(haematoxylin: Floats, eosin: Floats, stain: Stain) -> NDArray[np.uint8]:
@@ -126,7 +126,7 @@ def _expose(haematoxylin: Floats, eosin: Floats, stain: Stain) -> NDArray[np.uin
 
 
 def _enlarge(field: Floats, shape: tuple[int, int]) -> Floats:
-    """Interpolate a field on the lattice to the pixels of a picture of the same area."""
+    """Interpolate a field on the lattice to the pixels of an image of the same area."""
     height, width = shape
     image = Image.fromarray(np.ascontiguousarray(field, dtype=np.float32))
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))

@@ -1,4 +1,4 @@
-"""Synthetic tissue: H&E-like pictures, and counts whose dependence on the pictures is known."""
+"""Synthetic tissue: H&E-like images, and counts whose dependence on the images is known."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def synthetic_tissue(
     stain_shift: float = 0.15,
     depth_shift: float = 0.3,
 ) -> dict[str, AnnData]:
-    r"""Make sections of synthetic tissue: pictures, counts, and the truth that links them.
+    r"""Make sections of synthetic tissue: images, counts, and the truth that links them.
 
-    Each section is a square array of spots (pitch 200 um, diameter 100 um) on a picture in haematoxylin
+    Each section is a square array of spots (pitch 200 um, diameter 100 um) on an image in haematoxylin
     and eosin. Let :math:`Z` be the morphology of a spot's own 112 um patch (nuclear density, nuclear size,
     eosin, lumen), standardised within the section, and :math:`N` the mean morphology of its up to eight
     array neighbours, less what a quadratic function of :math:`Z` and the domains of the patch explain of it,
@@ -84,7 +84,7 @@ def synthetic_tissue(
     where :math:`k` is the gene's kind, and :math:`\eta_{ig}` is :math:`w_g \cdot Z_i` for ``own`` genes,
     :math:`w_g \cdot N_i` for ``neighbour`` genes and 0 for ``noise`` genes. A kind holds a constant share
     :math:`m_k` of the library, so that library-size normalisation carries no signal from one kind to
-    another; the depth :math:`d_i` is log-normal and independent of the picture; the variance of a count of
+    another; the depth :math:`d_i` is log-normal and independent of the image; the variance of a count of
     mean :math:`m` is :math:`m + \phi m^2`.
 
     Parameters
@@ -95,14 +95,14 @@ def synthetic_tissue(
     seed
         Everything random follows from it.
     folder
-        Where the pictures go, as ``{section}.jpg``. A file of the same content is left as it is.
+        Where the images go, as ``{section}.jpg``. A file of the same content is left as it is.
     n_rows, n_cols
         Size of the spot array, at least 6 each. Spots that the tissue's outline cuts off are left out.
     n_own, n_neighbour, n_noise
         Number of genes of each kind: ``OWN01``, ..., ``NBR01``, ..., ``NOISE01``, ... Either none or at
         least two own and neighbour genes: a single one would have to keep its kind's constant share.
     microns_per_pixel
-        Scale of the pictures; the tissue is the same at every scale.
+        Scale of the images; the tissue is the same at every scale.
     depth
         Median number of counts of a spot.
     dispersion
@@ -126,7 +126,7 @@ def synthetic_tissue(
     ConfigError
         If an argument is out of its range.
     ImageError
-        If a picture cannot be written.
+        If an image cannot be written.
     """
     study = _Study(
         n_sections=n_sections,
@@ -194,13 +194,13 @@ def _make_section(number: int, study: _Study, genes: Genes, folder: Path) -> Ann
     """Grow, paint, measure and sequence one section."""
     rng, count_rng = _generator(study.seed, number, 0), _generator(study.seed, number, 1)
     tissue = grow_tissue(rng, study.n_rows, study.n_cols)
-    picture = render(tissue, draw_stain(rng, study.stain_shift), study.microns_per_pixel, rng)
+    image = render(tissue, draw_stain(rng, study.stain_shift), study.microns_per_pixel, rng)
     path = folder / f"S{number}.jpg"
-    _write_picture(picture.rgb, path)
+    _write_image(image.rgb, path)
 
     array, centres = _spots(tissue, study.n_rows, study.n_cols)
     domains = patch_means(tissue.domains, centres, LATTICE_UM)
-    own = measure_morphology(tissue, picture, centres, study.microns_per_pixel)
+    own = measure_morphology(tissue, image, centres, study.microns_per_pixel)
     around = surroundings(own, domains, array)
     depth = draw_depth(count_rng, len(own), study.depth, study.depth_shift)
     mean = expected_counts(genes, own, around, depth)
@@ -212,7 +212,7 @@ def _make_section(number: int, study: _Study, genes: Genes, folder: Path) -> Ann
     adata.obsm[Key.obsm.truth_morphology] = _frame(own, adata.obs_names)
     adata.obsm[Key.obsm.truth_neighbourhood] = _frame(around, adata.obs_names)
     adata.uns[Key.uns.truth] = asdict(study)
-    _attach_picture(adata, centres, path, study.microns_per_pixel)
+    _attach_image(adata, centres, path, study.microns_per_pixel)
     return check_section(adata, need=("genes", "image"))
 
 
@@ -251,7 +251,7 @@ def _frame(values: NDArray[np.float64], index: pd.Index) -> pd.DataFrame:
     return pd.DataFrame(values, index=index, columns=list(MORPHOLOGY))
 
 
-def _attach_picture(adata: AnnData, centres: NDArray[np.float64], path: Path, microns_per_pixel: float) -> None:
+def _attach_image(adata: AnnData, centres: NDArray[np.float64], path: Path, microns_per_pixel: float) -> None:
     """Fill in ``obsm["spatial"]`` and ``uns["spatial"]``."""
     hires, scale = thumbnail(path, _HIRES_PX)
     adata.obsm[Key.obsm.spatial] = centres / microns_per_pixel
@@ -270,8 +270,8 @@ def _attach_picture(adata: AnnData, centres: NDArray[np.float64], path: Path, mi
     }
 
 
-def _write_picture(rgb: NDArray[np.uint8], path: Path) -> None:
-    """Write a picture; leave a file of the same content alone, so that caches on it stay valid."""
+def _write_image(rgb: NDArray[np.uint8], path: Path) -> None:
+    """Write an image; leave a file of the same content alone, so that caches on it stay valid."""
     buffer = BytesIO()
     Image.fromarray(rgb).save(buffer, format="JPEG", quality=92, subsampling=0)
     try:
@@ -281,4 +281,4 @@ def _write_picture(rgb: NDArray[np.uint8], path: Path) -> None:
         with written_aside(path) as aside:
             aside.write_bytes(buffer.getvalue())
     except OSError as error:
-        raise ImageError(f"picture {path} cannot be written: {error.strerror or error}; give another folder") from None
+        raise ImageError(f"image {path} cannot be written: {error.strerror or error}; give another folder") from None

@@ -13,7 +13,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import radius_neighbors_graph
 from sklearn.preprocessing import PolynomialFeatures, scale
 
-from nh2st_graph.datasets._stain import Picture
+from nh2st_graph.datasets._stain import Rendered
 from nh2st_graph.datasets._tissue import Tissue
 
 __all__ = [
@@ -110,7 +110,7 @@ def patch_means(field: NDArray, centres: Floats, step: float) -> Floats:
     return np.stack([field[..., y : y + side, x : x + side].mean(axis=(-2, -1)) for x, y in first])
 
 
-def measure_morphology(tissue: Tissue, picture: Picture, centres: Floats, microns_per_pixel: float) -> Floats:
+def measure_morphology(tissue: Tissue, image: Rendered, centres: Floats, microns_per_pixel: float) -> Floats:
     """Measure the :data:`MORPHOLOGY` of each spot's patch, and standardise it within the section.
 
     Density is the log number of nuclei, size their mean log radius (drawn towards the section's mean by
@@ -127,8 +127,8 @@ def measure_morphology(tissue: Tissue, picture: Picture, centres: Floats, micron
     inside = tree.query_ball_point(centres, PATCH_UM / 2, p=np.inf)
     count = np.array([len(which) for which in inside])
     total = np.array([radius[which].sum() for which in inside])
-    lumen = patch_means(picture.lumen, centres, microns_per_pixel)
-    eosin = patch_means(picture.eosin, centres, microns_per_pixel)
+    lumen = patch_means(image.lumen, centres, microns_per_pixel)
+    eosin = patch_means(image.eosin, centres, microns_per_pixel)
     size = (total + radius.mean()) / (count + 1)
     return scale(np.column_stack([np.log1p(count), size, eosin / np.maximum(1 - lumen, 0.05), np.sqrt(lumen)]))
 

@@ -1,4 +1,4 @@
-"""Public Visium sections of 10x Genomics, with their full-resolution pictures."""
+"""Public Visium sections of 10x Genomics, with their full-resolution images."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def visium(name: str, *, folder: str | Path | None = None, progress: bool = True
         10x Genomics' name of the section, such as ``"V1_Breast_Cancer_Block_A_Section_1"``. Some are of
         immunofluorescence, not H&E; 10x's pages tell.
     folder
-        A folder on this machine with Space Ranger's output in ``{name}/`` (or that folder), the picture beside
+        A folder on this machine with Space Ranger's output in ``{name}/`` (or that folder), the image beside
         ``spatial/``, which is read instead: nothing is fetched, and the name may be any.
     progress
-        Show a bar for each file that is fetched; pictures have hundreds of MB. What was fetched in part is continued.
+        Show a bar for each file that is fetched; images have hundreds of MB. What was fetched in part is continued.
 
     Returns
     -------
-    The section, as :func:`nh2st_graph.read.visium` gives it with its full-resolution picture. Sections of one block,
+    The section, as :func:`nh2st_graph.read.visium` gives it with its full-resolution image. Sections of one block,
     and those of one section that was sequenced twice, have the same patient.
 
     Raises

@@ -83,7 +83,7 @@ def spatial_graph(
     modes = get_args(GraphMode)
     if mode not in modes:
         raise ConfigError(f"graph.mode = {mode!r}; {nearest(mode, modes)}")
-    given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy, picture=mode == "radius")
+    given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy, image=mode == "radius")
     for section in given:
         _connect(section, mode, n_rings, n_neighs, radius_um, seed, key_added)
     given.write(obsp=[f"{key_added}_connectivities", f"{key_added}_distances"], uns=[f"{key_added}_neighbors"])

@@ -20,7 +20,7 @@ from nh2st_graph.im._encoders import Encoder, kept_encoders
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, open_patches, resampling, source_image
 from nh2st_graph.read._objects import SpatialObject, given_sections
 from nh2st_graph.section import Key, check_on_tissue, check_section, library, section_name
-from nh2st_graph.slide import PictureSource, content_hash, placed_picture
+from nh2st_graph.slide import ImageSource, content_hash, placed_image
 
 __all__ = ["features"]
 
@@ -33,7 +33,7 @@ def features(
     encoder: str = "squidpy:summary+texture+histogram",
     patch_um: float = 224.0,
     *,
-    img: PictureSource | None = None,
+    img: ImageSource | None = None,
     layer: str | None = None,
     batch_size: int = 64,
     cache: str | Path | Literal[False] | None = None,
@@ -52,8 +52,8 @@ def features(
     Parameters
     ----------
     adata
-        One section, with a full-resolution picture and its scale; several in one, with ``library_key``; or SpatialData,
-        whose pictures are taken by its transformations. Genes may be absent.
+        One section, with a full-resolution image and its scale; several in one, with ``library_key``; or SpatialData,
+        whose images are taken by its transformations. Genes may be absent.
     encoder
         Encoder names joined by commas, whose features are put side by side: ``timm:NAME``
         (:class:`TimmEncoder`), ``timm-map:NAME`` (:class:`TimmMapEncoder`),
@@ -62,7 +62,7 @@ def features(
     patch_um
         Side of the patch around a spot, in um on the tissue.
     img, layer
-        Another picture than the section's own: a file, or squidpy's ``ImageContainer`` and a layer of it, whose z
+        Another image than the section's own: a file, or squidpy's ``ImageContainer`` and a layer of it, whose z
         positions are named by the sections where it has several. ``obsm["spatial"]`` is in its pixels.
     batch_size
         Patches encoded at a time. Features of a spot depend on its own patch alone.
@@ -74,7 +74,7 @@ def features(
     progress
         Show a progress bar, on a terminal.
     check_placement
-        Before anything is encoded, look whether spots lie on tissue (:func:`check_placement`). For pictures other than
+        Before anything is encoded, look whether spots lie on tissue (:func:`check_placement`). For images other than
         of H&E, in which tissue is not told from glass by its colour, turn it off.
     library_key
         Column of ``obs`` that names the section of each spot, where there are several.
@@ -100,13 +100,13 @@ def features(
     DataError
         If the section breaks the contract.
     ImageError
-        If the picture is missing, cut off, or does not cover the spots; or if they lie off the tissue, and other
+        If the image is missing, cut off, or does not cover the spots; or if they lie off the tissue, and other
         coordinates would not.
     """
     if batch_size < 1:
         raise ConfigError(f"features.batch_size = {batch_size!r}; give a number of patches, above 0")
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
-    sources = [section if img is None else _on_picture(section, img, layer) for section in given]
+    sources = [section if img is None else _on_image(section, img, layer) for section in given]
     for source in sources:
         check_section(source, need=("image",))
     encoders, store = kept_encoders(encoder, device), FeatureCache(cache_folder(cache))
@@ -118,9 +118,9 @@ def features(
     return given.table if copy else None
 
 
-def _on_picture(section: AnnData, img: PictureSource, layer: str | None) -> AnnData:
-    """Put the spots of a section on another picture."""
-    placed = placed_picture(img, section_name(section), layer)
+def _on_image(section: AnnData, img: ImageSource, layer: str | None) -> AnnData:
+    """Put the spots of a section on another image."""
+    placed = placed_image(img, section_name(section), layer)
     entry, metadata = library(section), dict(library(section).get(Key.library.metadata, {}))
     metadata[Key.library.source_image] = str(placed.path)
     if metadata.get(Key.library.microns_per_pixel):

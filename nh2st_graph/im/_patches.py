@@ -18,11 +18,11 @@ from nh2st_graph.slide import Box, Slide, open_slide, slide_size
 
 __all__ = ["PatchCutter", "microns_per_pixel", "open_patches", "patches", "resampling", "source_image"]
 
-#: Glass: what a patch shows beyond the border of the picture.
+#: Glass: what a patch shows beyond the border of the image.
 WHITE = (255, 255, 255)
 
 
-#: Reach of the widest of Pillow's filters (Lanczos), in pixels of the coarser of the two pictures.
+#: Reach of the widest of Pillow's filters (Lanczos), in pixels of the coarser of the two images.
 _REACH = 3
 
 
@@ -32,7 +32,7 @@ class PatchCutter:
     Parameters
     ----------
     slide
-        The open slide or picture.
+        The open slide or image.
     centres
         Spot centres, ``(n_spots, 2)``, x then y, in pixels of the full resolution.
     side
@@ -65,7 +65,7 @@ class PatchCutter:
         if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
             source, (left, top) = self._on_white(level, box)
         else:
-            # The filter sees past the box, so that a window gives what the whole picture would.
+            # The filter sees past the box, so that a window gives what the whole image would.
             margin = math.ceil(_REACH * max(1.0, 2 * half / size_px))
             source, (left, top) = self.slide.region(level, _inside(_whole(box, margin), (width, height)))
         # One axis at a time: Pillow begins with the longer one of what it is given, and rounds and clips between, so
@@ -96,7 +96,7 @@ def _whole(box: tuple[float, float, float, float], margin: int = 0) -> Box:
 
 
 def _inside(box: Box, size: tuple[int, int]) -> Box:
-    """Return the part of a box that lies on a picture."""
+    """Return the part of a box that lies on an image."""
     return max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1])
 
 
@@ -116,7 +116,7 @@ def resampling(name: str) -> Image.Resampling:
 
 
 def microns_per_pixel(adata: AnnData) -> float:
-    """Scale of the section's full-resolution picture, in um per pixel."""
+    """Scale of the section's full-resolution image, in um per pixel."""
     return float(library(adata)[Key.library.metadata][Key.library.microns_per_pixel])
 
 
@@ -126,7 +126,7 @@ def patch_side(adata: AnnData, patch_um: float) -> float:
     Raises
     ------
     ConfigError
-        If a patch of this size is smaller than a pixel or larger than the picture.
+        If a patch of this size is smaller than a pixel or larger than the image.
     """
     scale = microns_per_pixel(adata)
     if not (math.isfinite(patch_um) and patch_um > 0):
@@ -140,7 +140,7 @@ def patch_side(adata: AnnData, patch_um: float) -> float:
     width, height = slide_size(source_image(adata))
     if side > max(width, height):
         raise ConfigError(
-            f"{where}, more than the whole picture ({width} x {height} px); "
+            f"{where}, more than the whole image ({width} x {height} px); "
             f"check metadata['{Key.library.microns_per_pixel}'] or give a smaller patch"
         )
     return side
@@ -148,7 +148,7 @@ def patch_side(adata: AnnData, patch_um: float) -> float:
 
 @contextmanager
 def open_patches(adata: AnnData, patch_um: float) -> Iterator[PatchCutter]:
-    """Open a section's picture once, cut patches while the block runs, and close it."""
+    """Open a section's image once, cut patches while the block runs, and close it."""
     side = patch_side(adata, patch_um)
     with open_slide(source_image(adata)) as slide:
         yield PatchCutter(slide, np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64), side)
@@ -170,7 +170,7 @@ def patches(
     Parameters
     ----------
     adata
-        One section, with a full-resolution picture and its scale; or several, or SpatialData.
+        One section, with a full-resolution image and its scale; or several, or SpatialData.
     patch_um
         Side of a patch on the tissue, in um.
     size_px
@@ -187,7 +187,7 @@ def patches(
     Returns
     -------
     An iterator of RGB patches, ``(size_px, size_px, 3)``, centred on their spots; white where a patch
-    reaches beyond the picture. The picture is opened at the first patch and closed after the last; a tiled
+    reaches beyond the image. The image is opened at the first patch and closed after the last; a tiled
     TIFF, or a slide that OpenSlide reads, is read window by window from the coarsest level that is fine enough, and
     any other is held once.
 
@@ -198,7 +198,7 @@ def patches(
     DataError
         If the section breaks the contract.
     ImageError
-        If the picture is missing, cut off, or does not cover the spots.
+        If the image is missing, cut off, or does not cover the spots.
     """
     section = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     check_section(section, need=("image",))
@@ -217,5 +217,5 @@ def patches(
 
 
 def source_image(adata: AnnData) -> str:
-    """Path of the section's full-resolution picture."""
+    """Path of the section's full-resolution image."""
     return str(library(adata)[Key.library.metadata][Key.library.source_image])

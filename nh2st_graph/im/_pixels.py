@@ -36,7 +36,7 @@ class PixelsEncoder(Encoder):
     Notes
     -----
     Features are bytes, a quarter of the size of numbers. A pixel is the mean over its area where the patch shrinks, and
-    the picture's own where the patch keeps its size, so that nothing is blurred on the way.
+    the image's own where the patch keeps its size, so that nothing is blurred on the way.
     """
 
     interpolation = "box"

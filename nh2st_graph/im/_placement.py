@@ -9,18 +9,18 @@ __all__ = ["check_placement"]
 
 
 def check_placement(adata: SpatialObject, *, library_key: str | None = None, table_key: str | None = None) -> None:
-    """Check that the spots of a section lie on the tissue of its picture.
+    """Check that the spots of a section lie on the tissue of its image.
 
-    Coordinates in another scale than the picture's, or with x and y swapped, give each spot the patch of another place,
-    and nothing else would tell. Tissue is found by :func:`tissue_mask` on a small copy of the picture. Other readings
+    Coordinates in another scale than the image's, or with x and y swapped, give each spot the patch of another place,
+    and nothing else would tell. Tissue is found by :func:`tissue_mask` on a small copy of the image. Other readings
     of the coordinates are compared: x and y swapped; multiplied by the section's scale factors, um per pixel, the
-    picture's downsampling factors, powers of two, or what makes spots as far from the picture's corner as the tissue is
+    image's downsampling factors, powers of two, or what makes spots as far from the image's corner as the tissue is
     (root mean square); both; and mirrored.
 
     Parameters
     ----------
     adata
-        One section, with a full-resolution picture and its scale; several in one, with ``library_key``; or SpatialData.
+        One section, with a full-resolution image and its scale; several in one, with ``library_key``; or SpatialData.
         Of the spots, those with ``obs["in_tissue"]`` 1 are looked at, where there are any.
     library_key
         Column of ``obs`` that names the section of each spot, where there are several.
@@ -32,7 +32,7 @@ def check_placement(adata: SpatialObject, *, library_key: str | None = None, tab
     ImageError
         If clearly fewer spots lie on tissue than by another reading of the coordinates: the shares, the likely mistake
         (with the factor), and how to mend it. Also as :func:`~nh2st_graph.im.features` does, for spots outside the
-        picture or a picture that cannot be read.
+        image or an image that cannot be read.
     DataError
         If the section breaks the contract.
 
@@ -42,7 +42,7 @@ def check_placement(adata: SpatialObject, *, library_key: str | None = None, tab
     the intersection over union of the spots' footprint with the tissue gains as much, as does the larger of share on
     tissue and share of the tissue under spots, which is high for an array that goes beyond a small piece of tissue, and
     for one inside a large piece. Spots that fill a rectangle need 50 points in the union. Where most spots, and most
-    tissue, are off each other without an explanation, a warning says so. Nothing is said of a picture without tissue,
+    tissue, are off each other without an explanation, a warning says so. Nothing is said of an image without tissue,
     nor of less than 20 spots.
     """
     for section in given_sections(adata, library_key=library_key, table_key=table_key):

@@ -49,7 +49,7 @@ class TimmEncoder(Encoder):
         (``resnet18.tv_in1k``); ``hf-hub:ORG/NAME``: a model on the Hugging Face hub, architecture and
         weights; ``NAME@FILE``: the model with the weights of a local file, as timm saves them
         (``.safetensors``, or a PyTorch file, of which only tensors are read); ``NAME@random``: untrained
-        weights drawn from a fixed seed, a floor to compare with.
+        weights drawn from a fixed seed, a baseline to compare with.
     device
         ``"auto"`` (a CUDA device where there is one, else the CPU), or a torch device.
 

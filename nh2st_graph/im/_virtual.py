@@ -119,7 +119,7 @@ def virtual_spots(
     Returns
     -------
     The section: 0 genes; ``obs["section"]``, ``obs["patient"]``, ``obs["array_row"]``, ``obs["array_col"]``;
-    ``obsm["spatial"]`` in full-resolution pixels; ``uns["spatial"]`` with a picture for plots and the metadata. Spots
+    ``obsm["spatial"]`` in full-resolution pixels; ``uns["spatial"]`` with an image for plots and the metadata. Spots
     are named by row and column, so that their order by name is that of reading the slide.
 
     Raises
@@ -140,7 +140,7 @@ def virtual_spots(
         if pitch_um < scale:
             raise ConfigError(f"slide {path}: pitch_um = {pitch_um:g} is less than a pixel of {scale:g} um; give more")
         array, centres_um = lattice.places(width * scale, height * scale)
-        tissue, picture = find_tissue(opened, scale)
+        tissue, image = find_tissue(opened, scale)
     centres = centres_um / scale
     share = tissue.fraction(centres, (patch_um or pitch_um) / scale)
     kept = share >= min_tissue if min_tissue else np.ones(len(share), dtype=bool)
@@ -155,7 +155,7 @@ def virtual_spots(
     adata.obsm[Key.obsm.spatial] = centres[kept]
     adata.uns[Key.uns.spatial] = {
         name: {
-            Key.library.images: {Key.library.hires: picture},
+            Key.library.images: {Key.library.hires: image},
             Key.library.scalefactors: {
                 Key.library.spot_diameter: spot_um / scale,
                 Key.library.hires_scale: tissue.scale,

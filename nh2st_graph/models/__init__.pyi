@@ -1,17 +1,17 @@
-from ._bleep import BLEEP
-from ._eggn import EGGN
-from ._egn import EGN
-from ._floors import (
-    FLOORS,
-    Floor,
+from ._baselines import (
+    BASELINES,
+    Baseline,
     NearestSpots,
     NeighbourRidge,
     OwnRidge,
     PCARidge,
     RandomForest,
     TrainingMean,
-    make_floor,
+    make_baseline,
 )
+from ._bleep import BLEEP
+from ._eggn import EGGN
+from ._egn import EGN
 from ._groups import section_groups
 from ._hggep import HGGEP
 from ._hist2st import Hist2ST
@@ -27,17 +27,17 @@ from ._stnet import STNet
 from ._triplex import TRIPLEX
 
 __all__ = [
+    "BASELINES",
     "BLEEP",
     "EGGN",
     "EGN",
     "ENTRY_POINTS",
-    "FLOORS",
     "HGGEP",
     "NH2ST",
     "STGCHB",
     "TRIPLEX",
+    "Baseline",
     "Estimator",
-    "Floor",
     "HisToGene",
     "Hist2ST",
     "ImageSide",
@@ -57,7 +57,7 @@ __all__ = [
     "TrainingMean",
     "find_method",
     "known_methods",
-    "make_floor",
+    "make_baseline",
     "register_method",
     "section_groups",
 ]

@@ -1,4 +1,4 @@
-"""What methods share that contrast a spot's picture with its genes, and predict by retrieval from training spots."""
+"""What methods share that contrast a spot's image with its genes, and predict by retrieval from training spots."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Bimodal(Network):
         }
 
     def predict(self, data: Data) -> Tensor:
-        """Predict a whole section from its picture and the bank; see :class:`Network`.
+        """Predict a whole section from its image and the bank; see :class:`Network`.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""BLEEP: pictures and genes in one space, and prediction by retrieval from the training spots."""
+"""BLEEP: images and genes in one space, and prediction by retrieval from the training spots."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class BLEEP(Bimodal):
         T = \operatorname{softmax}\big(\tfrac{1}{2}(P P^\top + Q Q^\top) / \tau\big), \qquad
         L = \tfrac{1}{2} \operatorname{CE}(S, T) + \tfrac{1}{2} \operatorname{CE}(S^\top, T^\top):
 
-    a spot is to be like its picture, and like others as far as either modality says so. The prediction for a patch is
+    a spot is to be like its image, and like others as far as either modality says so. The prediction for a patch is
     the mean expression of the ``k`` training spots whose :math:`q` is nearest to its :math:`p` by cosine, or the
     nearest one's, or a mean with weights :math:`e^{-\|p - q\|^2}` (:func:`nh2st_graph.nn.retrieve`).
 

@@ -50,7 +50,7 @@ class Contrast(nn.Module):
         if self.log_temperature is None:
             return self.config.temperature
         learned = self.log_temperature.exp()
-        # Added without a gradient of its own: a clamp has none at the floor, and what fell there would stay for good.
+        # Added without a gradient of its own: a clamp has none at its bound, and what fell there would stay for good.
         return learned + (_COLDEST - learned.detach()).clamp_min(0)
 
     def projected(self, pairs: Pairs) -> Pairs:

@@ -87,7 +87,7 @@ class SelfDistilled(Network):
         return {"loss": total, **parts}
 
     def predict(self, data: Data) -> Tensor:
-        """Predict a whole section from its picture; see :class:`Network`.
+        """Predict a whole section from its image; see :class:`Network`.
 
         Raises
         ------

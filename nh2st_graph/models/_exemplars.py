@@ -1,4 +1,4 @@
-"""What EGN and EGGN share: exemplars, the training spots whose pictures are most like a spot's, and their genes."""
+"""What EGN and EGGN share: exemplars, the training spots whose images are most like a spot's, and their genes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ExemplarConfig(MethodConfig):
 
 
 class ExemplarGuided(Network):
-    """Regression from a spot's picture and its exemplars.
+    """Regression from a spot's image and its exemplars.
 
     Exemplars are found by features that no training changes (``data.x``). In training they come from the other
     sections; where there is one section only, from its other spots. Targets are scaled to run from 0 to 1 over the
@@ -127,7 +127,7 @@ class ExemplarGuided(Network):
         return {"loss": loss, "regression": regression, "correlation": correlation}
 
     def predict(self, data: Data) -> Tensor:
-        """Predict a whole section from its picture and the bank; see :class:`Network`.
+        """Predict a whole section from its image and the bank; see :class:`Network`.
 
         Raises
         ------

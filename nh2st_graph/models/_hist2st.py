@@ -167,7 +167,7 @@ class Hist2ST(SelfDistilled):
     - GraphSAGE blocks (``gcn=True``) average a spot's neighbours without the spot, which their adjacency leaves out:
       after the first round a spot knows of itself only through others. ``self_loops``.
     - A spot without neighbours becomes 0 / 0 there, and the loss no number. Here it reads zero, and its prediction does
-      not depend on its picture; with ``self_loops`` it reads itself.
+      not depend on its image; with ``self_loops`` it reads itself.
     - Pixels go in as 0 to 255: ``scale_pixels``. Positions end at 63: ``n_positions``.
     - Augmentation draws once for all patches of a section, so that a view is grey, turned or flipped as a whole:
       ``views_apart``.
@@ -184,7 +184,7 @@ class Hist2ST(SelfDistilled):
 
     Edges are those of the section's graph. The authors join a spot to the four nearest by array position (of equals,
     whichever), on HER2ST none further than two positions away; such a graph has edges without a reverse.
-    ``graph.mode: knn`` with ``graph.n_neighs: 4`` is that without the limit, by positions in the picture, and differs
+    ``graph.mode: knn`` with ``graph.n_neighs: 4`` is that without the limit, by positions in the image, and differs
     from it at borders and gaps alone. With ``grid`` and four neighbours, spots there have fewer. On Visium's array,
     where neighbours in a row are two columns apart, theirs joins a spot to its four neighbours in other rows.
 

@@ -103,7 +103,7 @@ class HisToGene(Network):
     theirs flattens patches column by column, here it is row by row (:meth:`from_original` turns the weights). Patches
     have 112 pixels, 77 um on HER2ST: ``features.encoder: pixels:112``, ``features.patch_um: 77``,
     ``features.standardize: none``. Not here is their prediction between spots ("super-resolution"), which numbers
-    positions from the corner of the picture rather than by the array: training has never seen those.
+    positions from the corner of the image rather than by the array: training has never seen those.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class HisToGene(Network):
         return {"loss": regression, "regression": regression}
 
     def predict(self, data: Data) -> Tensor:
-        """Predict a whole section from its picture; see :class:`Network`.
+        """Predict a whole section from its image; see :class:`Network`.
 
         Raises
         ------

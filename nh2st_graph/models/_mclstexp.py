@@ -1,4 +1,4 @@
-"""mclSTExp: spots as the words of a sentence, contrasted with their pictures; prediction by retrieval."""
+"""mclSTExp: spots as the words of a sentence, contrasted with their images; prediction by retrieval."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Network(nn.Module, ABC):
         return None
 
     def image_input(self, data: Data) -> Tensor:
-        """What is read of a section's picture: its patches where they are encoded here, else its features."""
+        """What is read of a section's image: its patches where they are encoded here, else its features."""
         return data.x if self.patch_encoder is None else data.patches
 
     def features(self, data: Data) -> Tensor:
@@ -100,7 +100,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, data: Data) -> Tensor:
-        """Predict a whole section from its picture.
+        """Predict a whole section from its image.
 
         Parameters
         ----------
@@ -116,7 +116,7 @@ class Network(nn.Module, ABC):
         """Fill :attr:`memory` from the training sections; called before every validation and after training."""
 
     def alignment(self, data: Data) -> dict[str, float]:
-        """How well a held-out section's genes are found from its picture (``retrieval_spot``); nothing by default."""
+        """How well a held-out section's genes are found from its image (``retrieval_spot``); nothing by default."""
         del data
         return {}
 

@@ -91,7 +91,7 @@ class NH2STGraph(Network):
     published, and each then holds the other's measurements, so that the loss can be solved without learning. And
     cross-attention has the spatial neighbourhood, without the spot itself, as keys and values, so that it is a choice
     between several and its outcome can be asked to fill in the spot's own expression (``weight_cross``) from its
-    picture and its neighbours' genes. ``configs/nh2st.yaml`` sets every switch as published; then this model and
+    image and its neighbours' genes. ``configs/nh2st.yaml`` sets every switch as published; then this model and
     :class:`NH2ST` agree.
 
     Parameters
@@ -167,7 +167,7 @@ class NH2STGraph(Network):
         self.set_targets(torch.cat([section.y for section in sections]))
 
     def predict(self, data: Data) -> Tensor:
-        """Predict a whole section from its picture; see :class:`Network`."""
+        """Predict a whole section from its image; see :class:`Network`."""
         return self(self.image_input(data), data.edge_index, data.edge_attr).expression
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> ImageSide:
@@ -384,5 +384,5 @@ def _neighbour_branch(config: ModelConfig, n_inputs: int) -> nn.Module | None:
 
 def _decoder(config: ModelConfig, n_inputs: int, n_genes: int) -> ComponentDecoder | LinearDecoder:
     if config.decoder == "components":
-        return ComponentDecoder(config.width, n_inputs, n_genes, config.rank)
-    return LinearDecoder(config.width, n_inputs, n_genes, config.rank, activation=config.decoder == "mlp")
+        return ComponentDecoder(config.width, n_inputs, n_genes, config.n_components)
+    return LinearDecoder(config.width, n_inputs, n_genes, config.n_hidden, activation=config.decoder == "mlp")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,9 +33,10 @@ class ModelConfig(MethodConfig):
         The method. Other methods have other keys.
     width
         Size of embeddings.
-    rank
-        Principal components of the training expression that are predicted (``decoder: components``), or hidden units of
-        the other decoders.
+    n_components
+        Principal components of the training expression that are predicted (``decoder: components``).
+    n_hidden
+        Hidden units of the other decoders.
     embedding
         ``residual``: a linear path and a perceptron that adds to it; ``linear``: the linear path alone, as published.
     query, neighbours
@@ -79,9 +81,12 @@ class ModelConfig(MethodConfig):
         Of features, hidden units and attention weights.
     """
 
+    renamed: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("n_components", "n_hidden")}
+
     name: Literal["nh2st_graph"] = "nh2st_graph"
     width: Positive = 64
-    rank: Positive = 8
+    n_components: Positive = 8
+    n_hidden: Positive = 8
     embedding: Literal["residual", "linear"] = "residual"
     query: bool = True
     neighbours: bool = True

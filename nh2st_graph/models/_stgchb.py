@@ -233,7 +233,7 @@ class STGCHB(Network):
         }
 
     def predict(self, data: Data) -> Tensor:
-        """Predict a whole section from its picture and what is remembered; see :class:`Network`.
+        """Predict a whole section from its image and what is remembered; see :class:`Network`.
 
         Raises
         ------

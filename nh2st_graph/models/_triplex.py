@@ -148,7 +148,7 @@ class TRIPLEX(Network):
 
     - The fused prediction is drawn to the branches that it teaches: ``detach_teacher``.
     - Masked places are no keys of attention, but count in the neighbours' mean: ``average_absent``.
-    - A neighbourhood is 25 patches next to each other in the picture, on tissue or not, masked where the picture ends.
+    - A neighbourhood is 25 patches next to each other in the image, on tissue or not, masked where the image ends.
       Here it is the spots of the array, which hide no more than the array does: on Visium's, whose every second
       position is empty, about half of the window (a larger ``window`` and ``kernel`` make up for it).
     - The present release replaced the convolution's residual by its output alone (``residual_positions``), lays pixel
@@ -243,7 +243,7 @@ class TRIPLEX(Network):
         return {"loss": loss, "regression": regression, "distillation": distillation}
 
     def predict(self, data: Data) -> Tensor:
-        """Predict a whole section from its picture; see :class:`Network`.
+        """Predict a whole section from its image; see :class:`Network`.
 
         Raises
         ------

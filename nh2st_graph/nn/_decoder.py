@@ -20,7 +20,7 @@ class ComponentDecoder(nn.Module):
 
     .. math:: y_i = \bar y + \Big(\sum_b W_b h^{(b)}_i\Big) B
 
-    with :math:`\bar y` and :math:`B` (``rank`` loadings) from the training targets. A few hundred spots do not
+    with :math:`\bar y` and :math:`B` (``n_components`` loadings) from the training targets. A few hundred spots do not
     support one free regression for every gene; they support a few programmes that genes share.
 
     Parameters
@@ -31,7 +31,7 @@ class ComponentDecoder(nn.Module):
         Number of embeddings that are decoded together (own, neighbourhood).
     n_genes
         Size of the output.
-    rank
+    n_components
         Number of components.
 
     Shapes
@@ -45,24 +45,24 @@ class ComponentDecoder(nn.Module):
     scale: Tensor
     total_variance: Tensor
 
-    def __init__(self, width: int, n_inputs: int, n_genes: int, rank: int) -> None:
+    def __init__(self, width: int, n_inputs: int, n_genes: int, n_components: int) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Linear(width, rank, bias=False) for _ in range(n_inputs))
+        self.heads = nn.ModuleList(nn.Linear(width, n_components, bias=False) for _ in range(n_inputs))
         self.register_buffer("mean", torch.zeros(n_genes))
-        self.register_buffer("loadings", torch.zeros(rank, n_genes))
+        self.register_buffer("loadings", torch.zeros(n_components, n_genes))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("total_variance", torch.ones(()))
         self.reset_parameters()
 
     @property
-    def rank(self) -> int:
+    def n_components(self) -> int:
         """Number of components."""
         return len(self.loadings)
 
     @property
     def gene_input_dim(self) -> int:
         """Size of :meth:`gene_input`: the number of components."""
-        return self.rank
+        return self.n_components
 
     def reset_parameters(self) -> None:
         """Start near the training mean: small weights."""
@@ -81,7 +81,7 @@ class ComponentDecoder(nn.Module):
         mean = exact.mean(dim=0)
         _, singular, loadings = torch.linalg.svd(exact - mean, full_matrices=False)
         # Against the targets' own size: what is left of constant targets is rounding, all of it.
-        kept = min(self.rank, int((singular > 1e-9 * exact.norm()).sum()))
+        kept = min(self.n_components, int((singular > 1e-9 * exact.norm()).sum()))
         # A component's sign is arbitrary; the largest loading is made positive, so that every machine agrees.
         flip = torch.sign(loadings.gather(1, loadings.abs().argmax(dim=1, keepdim=True)))
         self.mean.copy_(mean)
@@ -92,7 +92,7 @@ class ComponentDecoder(nn.Module):
         self.total_variance.fill_(variance if variance > 0 else 1.0)
 
     def gene_input(self, targets: Tensor) -> Tensor:
-        """Component scores of targets, ``(n, rank)``, in units of ``scale``."""
+        """Component scores of targets, ``(n, n_components)``, in units of ``scale``."""
         return (targets - self.mean) @ self.loadings.T / self.scale
 
     def expression(self, scores: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class ComponentDecoder(nn.Module):
         Parameters
         ----------
         predicted, wanted
-            Component scores, ``(n, rank)``.
+            Component scores, ``(n, n_components)``.
         """
         return (predicted - wanted).square().sum(dim=1).mean() / self.total_variance
 

@@ -1,4 +1,4 @@
-"""Pictures of sections, predictions, scores and training, over squidpy and matplotlib."""
+"""Images of sections, predictions, scores and training, over squidpy and matplotlib."""
 
 from __future__ import annotations
 

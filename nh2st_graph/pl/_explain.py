@@ -86,12 +86,12 @@ def attention(
 
     Returns
     -------
-    The axes, in pixels of the picture in ``uns["spatial"]``, y downwards, with a scale bar in um.
+    The axes, in pixels of the image in ``uns["spatial"]``, y downwards, with a scale bar in um.
 
     Raises
     ------
     DataError
-        If the section was not explained or has no picture, or no spot has this name or it has no neighbour.
+        If the section was not explained or has no image, or no spot has this name or it has no neighbour.
     """
     adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     key = Key.under(Key.obsp.attention, explain_key)
@@ -132,13 +132,13 @@ def neighbour_share(
 
     Returns
     -------
-    The axes, in pixels of the picture in ``uns["spatial"]``, y downwards, with a scale bar in um. Colours run from 0 to
+    The axes, in pixels of the image in ``uns["spatial"]``, y downwards, with a scale bar in um. Colours run from 0 to
     1 whatever the section, so that maps can be compared.
 
     Raises
     ------
     DataError
-        If the section was not explained or has no picture.
+        If the section was not explained or has no image.
     """
     adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     key = Key.under(Key.obs.neighbour_share, explain_key)
@@ -312,12 +312,12 @@ def _height(adata: AnnData) -> float:
 
 
 def _centres(adata: AnnData) -> NDArray[np.float64]:
-    """Spot centres in pixels of the picture that is drawn, ``(n_spots, 2)``."""
+    """Spot centres in pixels of the image that is drawn, ``(n_spots, 2)``."""
     return np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) * _scale(adata)
 
 
 def _diameter(adata: AnnData) -> float:
-    """Diameter of a spot in pixels of the picture that is drawn."""
+    """Diameter of a spot in pixels of the image that is drawn."""
     return float(_drawable(adata)[Key.library.scalefactors][Key.library.spot_diameter]) * _scale(adata)
 
 

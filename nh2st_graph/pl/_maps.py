@@ -1,4 +1,4 @@
-"""Maps of a section: its spots on the H&E picture, and genes observed and predicted side by side."""
+"""Maps of a section: its spots on the H&E image, and genes observed and predicted side by side."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _MARGIN, _WIDE_MARGIN = 0.06, 0.25
 _ROBUST = (2.0, 98.0)
 _GENE_COLUMN = "pcc"
 _SCALE_BAR = {"location": "lower left", "border_pad": 0.5, "box_alpha": 0.7, "font_properties": {"size": "small"}}
-#: Pixels along the longer side of the picture that a map draws.
-_PICTURE_PIXELS = 900
+#: Pixels along the longer side of the image that a map draws.
+_IMAGE_PIXELS = 900
 
 
 def section(
@@ -44,12 +44,12 @@ def section(
     table_key: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the spots of a section on its H&E picture: a quick look at whether they lie on the tissue.
+    """Draw the spots of a section on its H&E image: a quick look at whether they lie on the tissue.
 
     Parameters
     ----------
     adata
-        One section with spot positions and a picture in ``uns["spatial"]``; or several, or SpatialData.
+        One section with spot positions and an image in ``uns["spatial"]``; or several, or SpatialData.
     library_key, library_id
         Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
     table_key
@@ -59,13 +59,13 @@ def section(
 
     Returns
     -------
-    The axes, in pixels of the picture in ``uns["spatial"]``, y downwards. Where they would be named stands a scale bar,
-    as in every map: in um, or in pixels of the full picture where the scale is not known.
+    The axes, in pixels of the image in ``uns["spatial"]``, y downwards. Where they would be named stands a scale bar,
+    as in every map: in um, or in pixels of the full image where the scale is not known.
 
     Raises
     ------
     DataError
-        If the section has no name, not exactly one library, or no picture.
+        If the section has no name, not exactly one library, or no image.
     """
     adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     _drawable(adata)
@@ -85,7 +85,7 @@ def gene_maps(
     library_id: str | None = None,
     table_key: str | None = None,
 ) -> Figure:
-    """Draw observed and predicted expression side by side over the H&E picture, one gene a row.
+    """Draw observed and predicted expression side by side over the H&E image, one gene a row.
 
     Each map has its own colour range, from the 2nd to the 98th percentile of its spots, and its own colour bar:
     predictions are shrunken towards the mean, so that on a shared range they would look empty. Compare the patterns by
@@ -126,7 +126,7 @@ def gene_maps(
 
     width = _LABEL_INCHES + _PANEL_INCHES + (_PANEL_INCHES + _BAR_INCHES) * len(columns)
     height = _TITLE_INCHES + (_PANEL_INCHES * _aspect(prediction) + _TITLE_INCHES) * len(rows)
-    prediction = _with_small_picture(prediction)
+    prediction = _with_small_image(prediction)
     shape = (len(rows), 1 + len(columns))
     figure, grid = plt.subplots(*shape, figsize=(width, height), squeeze=False, layout="compressed")
     for axes, (gene, kind) in zip(grid, rows, strict=True):
@@ -180,7 +180,7 @@ def _colour_range(values: NDArray[np.float64]) -> tuple[float, float]:
 def _draw(
     adata: AnnData, ax: Axes, *, alpha: float, margin: float = _MARGIN, spots: bool = True, **options: Any
 ) -> None:
-    """Let squidpy draw spots (of their physical size) and picture, then frame what the spots cover."""
+    """Let squidpy draw spots (of their physical size) and image, then frame what the spots cover."""
     import squidpy as sq
 
     entry = _drawable(adata)
@@ -211,14 +211,14 @@ def _pixels(length: float, unit: str) -> str:
     return f"{length * (1000 if unit == 'kpx' else 1):g} px"
 
 
-def _with_small_picture(adata: AnnData) -> AnnData:
-    """Give the section a picture of about the size at which a map shows it: each map draws all of its pixels."""
+def _with_small_image(adata: AnnData) -> AnnData:
+    """Give the section an image of about the size at which a map shows it: each map draws all of its pixels."""
     entry = _drawable(adata)
-    picture = np.asarray(entry[Key.library.images][Key.library.hires])
-    step = max(1, max(picture.shape[:2]) // _PICTURE_PIXELS)
+    image = np.asarray(entry[Key.library.images][Key.library.hires])
+    step = max(1, max(image.shape[:2]) // _IMAGE_PIXELS)
     if step == 1:
         return adata
-    small = downscale_local_mean(picture, (step, step, 1)[: picture.ndim])
+    small = downscale_local_mean(image, (step, step, 1)[: image.ndim])
     scales = entry[Key.library.scalefactors]
     light = AnnData(adata.X, obs=adata.obs, var=adata.var, layers=adata.layers, obsm=adata.obsm)
     light.uns = {
@@ -226,7 +226,7 @@ def _with_small_picture(adata: AnnData) -> AnnData:
         Key.uns.spatial: {
             section_name(adata): {
                 **entry,
-                Key.library.images: {Key.library.hires: small.astype(picture.dtype)},
+                Key.library.images: {Key.library.hires: small.astype(image.dtype)},
                 Key.library.scalefactors: {
                     **scales,
                     Key.library.hires_scale: float(scales[Key.library.hires_scale]) / step,
@@ -238,11 +238,11 @@ def _with_small_picture(adata: AnnData) -> AnnData:
 
 
 def _drawable(adata: AnnData) -> dict[str, Any]:
-    """Give the section's library, once it is known to have a picture."""
+    """Give the section's library, once it is known to have an image."""
     entry = library(adata)
     if Key.library.hires not in entry.get(Key.library.images, {}):
         raise DataError(
-            f"section {section_name(adata)!r}: uns['{Key.uns.spatial}'] has no picture '{Key.library.hires}' "
+            f"section {section_name(adata)!r}: uns['{Key.uns.spatial}'] has no image '{Key.library.hires}' "
             "to draw on; read the section with a reader of ng.read"
         )
     return entry
@@ -251,17 +251,17 @@ def _drawable(adata: AnnData) -> dict[str, Any]:
 def _frame(adata: AnnData, margin: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Upper left and lower right corner of a view on the spots, in full-resolution pixels.
 
-    The margin ends where the picture does; a spot never leaves the view, even one that misses the picture.
+    The margin ends where the image does; a spot never leaves the view, even one that misses the image.
     """
     entry = _drawable(adata)
     scales = entry[Key.library.scalefactors]
     rows, columns = entry[Key.library.images][Key.library.hires].shape[:2]
-    picture = np.array([columns, rows]) / float(scales[Key.library.hires_scale])
+    image = np.array([columns, rows]) / float(scales[Key.library.hires_scale])
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     radius = float(scales[Key.library.spot_diameter]) / 2
     low, high = centres.min(axis=0) - radius, centres.max(axis=0) + radius
     border = margin * (high - low).max()
-    return np.minimum(low, np.maximum(low - border, 0)), np.maximum(high, np.minimum(high + border, picture))
+    return np.minimum(low, np.maximum(low - border, 0)), np.maximum(high, np.minimum(high + border, image))
 
 
 def _aspect(adata: AnnData, margin: float = _MARGIN) -> float:

@@ -37,7 +37,7 @@ BLUE, ORANGE = COLOURS[:2]
 #: Of what stands beside the methods: references, and words about a column.
 GREY = "0.4"
 SEQUENTIAL, DIVERGING = "viridis", "coolwarm"
-#: Keeps words legible on a picture or among points.
+#: Keeps words legible on an image or among points.
 HALO = [withStroke(linewidth=2.5, foreground="white")]
 
 PEARSON = "Pearson r over spots"

@@ -1,4 +1,4 @@
-"""Plain AnnData: counts, ``obsm["spatial"]``, and a picture beside it."""
+"""Plain AnnData: counts, ``obsm["spatial"]``, and an image beside it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph.read._assemble import PATIENTS, library_entry, read_each
-from nh2st_graph.read._common import PICTURES, check_exists, h5ad_files, name_of, neighbour_distance, wanted_names
+from nh2st_graph.read._common import IMAGES, check_exists, h5ad_files, name_of, neighbour_distance, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import Key, check_section, unknown_patient
-from nh2st_graph.slide import PictureSource, placed_picture
+from nh2st_graph.slide import ImageSource, placed_image
 
 __all__ = ["anndata"]
 
 
 def anndata(
     path_or_object: str | Path | AnnData,
-    image: PictureSource | None = None,
+    image: ImageSource | None = None,
     microns_per_pixel: float | None = None,
     *,
     image_layer: str | None = None,
@@ -31,20 +31,20 @@ def anndata(
     section: str | None = None,
     patient: str | None = None,
 ) -> AnnData:
-    """Make a section of a plain AnnData and a picture.
+    """Make a section of a plain AnnData and an image.
 
     Parameters
     ----------
     path_or_object
         An h5ad file, or an AnnData (it is copied), of one section: raw counts, and spot centres in
-        ``obsm["spatial"]``, x then y, in pixels of the picture.
+        ``obsm["spatial"]``, x then y, in pixels of the image.
     image
-        The full-resolution picture. By default what ``uns["spatial"]`` names as ``source_image_path``, from the file's
-        folder where that is relative, else a picture beside the file with the file's name. Or squidpy's
+        The full-resolution image. By default what ``uns["spatial"]`` names as ``source_image_path``, from the file's
+        folder where that is relative, else an image beside the file with the file's name. Or squidpy's
         ``ImageContainer``: its pixels are kept in a file of the cache folder, and positions, which squidpy has in
-        pixels of the uncut picture, are taken to those of the container, where it was cropped or scaled.
+        pixels of the uncut image, are taken to those of the container, where it was cropped or scaled.
     microns_per_pixel
-        Scale of the picture (of a container: before it was scaled). By default what ``uns["spatial"]`` says.
+        Scale of the image (of a container: before it was scaled). By default what ``uns["spatial"]`` says.
     image_layer
         Layer of the container; may be left out where there is one.
     layer
@@ -63,7 +63,7 @@ def anndata(
     DataError
         If the file cannot be read, holds several sections, has no positions or no scale, or breaks the contract.
     ImageError
-        If there is no picture, it cannot be read, or it does not cover the spots.
+        If there is no image, it cannot be read, or it does not cover the spots.
     """
     adata, path = _open(path_or_object)
     libraries = adata.uns.get(Key.uns.spatial) or {}
@@ -79,8 +79,8 @@ def anndata(
     check_section(adata)
     metadata = entry.get(Key.library.metadata, {})
     if image is None:
-        image = _picture(metadata.get(Key.library.source_image), path, where)
-    placed = placed_picture(image, name, image_layer)
+        image = _find_image(metadata.get(Key.library.source_image), path, where)
+    placed = placed_image(image, name, image_layer)
     scale = metadata.get(Key.library.microns_per_pixel) if microns_per_pixel is None else microns_per_pixel
     if scale is None:
         raise DataError(
@@ -106,13 +106,13 @@ def _sections(
     layer: str | None = None,
     patients: str = PATIENTS,
 ) -> dict[str, AnnData]:
-    """Read one h5ad file, or a folder of them, with their pictures beside them; a section is named by its file."""
+    """Read one h5ad file, or a folder of them, with their images beside them; a section is named by its file."""
     check_exists(root)
     files = h5ad_files(root)
 
     def read(name: str, patient: str | None) -> AnnData:
-        picture = None if image is None else files[name].parent / image
-        return anndata(files[name], picture, microns_per_pixel, layer=layer, section=name, patient=patient)
+        source = None if image is None else files[name].parent / image
+        return anndata(files[name], source, microns_per_pixel, layer=layer, section=name, patient=patient)
 
     beside = root.parent if root.is_file() else root
     return read_each(wanted_names(names, files, root), beside, patients, read)
@@ -147,14 +147,14 @@ def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
     return counts
 
 
-def _picture(named: str | None, path: Path | None, where: str) -> Path:
-    """Find the picture that the metadata names, or the one beside the file."""
+def _find_image(named: str | None, path: Path | None, where: str) -> Path:
+    """Find the image that the metadata names, or the one beside the file."""
     folder = path.parent if path else Path()
-    beside = [folder / f"{path.stem}{ending}" for ending in sorted(PICTURES)] if path else []
+    beside = [folder / f"{path.stem}{ending}" for ending in sorted(IMAGES)] if path else []
     found = next((file for file in [*([folder / named] if named else []), *beside] if file.is_file()), None)
     if found is None:
         missing = f"{named} is not there" if named else "none is named in it or lies beside it"
-        raise ImageError(f"{where}: no picture ({missing}); give it (image=PATH, as an argument or by --option)")
+        raise ImageError(f"{where}: no image ({missing}); give it (image=PATH, as an argument or by --option)")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the readers of public data sets put sections together from: names, patients, the picture's entry."""
+"""What the readers of public data sets put sections together from: names, patients, the image's entry."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assemble(
     patient: str,
     counts: Counts,
     spots: pd.DataFrame,
-    picture: Path,
+    image: Path,
     scale: Scale,
     dropped: Mapping[str, int],
     *,
@@ -57,8 +57,8 @@ def assemble(
         Of these spots, and of others that are left out. Names of genes are made unique.
     spots
         By their names in ``counts``: ``pixel_x``, ``pixel_y`` and, where they are known, ``array_row``, ``array_col``.
-    picture, scale
-        The full-resolution picture, and what is known of it.
+    image, scale
+        The full-resolution image, and what is known of it.
     dropped
         How many spots were left out, by the reason.
     prefix
@@ -72,7 +72,7 @@ def assemble(
         obsm={Key.obsm.spatial: spots[["pixel_x", "pixel_y"]].to_numpy(np.float64)},
     )
     adata = in_order(adata)
-    entry = library_entry(picture, scale.microns_per_pixel, scale.spot_um / scale.microns_per_pixel)
+    entry = library_entry(image, scale.microns_per_pixel, scale.spot_um / scale.microns_per_pixel)
     adata.uns[Key.uns.spatial] = {name: entry}
     check_section(adata, need=("genes", "image"))
     report_dropped(adata, name, dropped)
@@ -104,27 +104,27 @@ def library_entry(
     Parameters
     ----------
     source
-        The full-resolution picture, in any format that :func:`open_slide` opens.
+        The full-resolution image, in any format that :func:`open_slide` opens.
     microns_per_pixel
         Its scale.
     spot_px
         Diameter of a spot, in its pixels.
     hires
-        A small copy for plots and its scale, where there is one; else it is made, of the coarsest level of the picture
+        A small copy for plots and its scale, where there is one; else it is made, of the coarsest level of the image
         that is fine enough.
 
     Raises
     ------
     ImageError
-        If the small copy is to be made of a picture that is missing, damaged, or of a format that no installed reader
+        If the small copy is to be made of an image that is missing, damaged, or of a format that no installed reader
         opens.
     """
     if hires is None:
         with open_slide(source) as slide:
             hires = slide.thumbnail()
-    picture, scale = hires
+    image, scale = hires
     return {
-        Key.library.images: {Key.library.hires: picture},
+        Key.library.images: {Key.library.hires: image},
         Key.library.scalefactors: {
             Key.library.spot_diameter: spot_px,
             Key.library.hires_scale: scale,
@@ -219,7 +219,7 @@ def existing(what: str, paths: Sequence[Path], where: str) -> Path:
 
 
 def one_file(found: Iterable[Path], missing: str) -> Path:
-    """Pick the one picture among those found.
+    """Pick the one image among those found.
 
     Raises
     ------
@@ -227,12 +227,12 @@ def one_file(found: Iterable[Path], missing: str) -> Path:
         If there is none (``missing`` says which and where), only a packed one, or several.
     """
     files = sorted(path for path in found if not path.name.startswith("."))
-    # The same scan in two formats, as ST-Net converts its pictures, is one.
-    pictures = list({path.stem: path for path in reversed(files) if path.suffix != ".gz"}.values())
-    if len(pictures) > 1:
-        shown = ", ".join(path.name for path in reversed(pictures))
-        raise ImageError(f"{missing.split(':')[0]}: {len(pictures)} pictures ({shown}); leave only one")
-    if not pictures:
+    # The same scan in two formats, as ST-Net converts its images, is one.
+    images = list({path.stem: path for path in reversed(files) if path.suffix != ".gz"}.values())
+    if len(images) > 1:
+        shown = ", ".join(path.name for path in reversed(images))
+        raise ImageError(f"{missing.split(':')[0]}: {len(images)} images ({shown}); leave only one")
+    if not images:
         packed = f"; {files[0]} is packed: unpack it (gunzip)" if files else ""
         raise ImageError(f"{missing}{packed}")
-    return pictures[0]
+    return images[0]

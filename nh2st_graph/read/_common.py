@@ -1,4 +1,4 @@
-"""What every reader needs: wanted names against known ones, pictures in a folder, what was dropped."""
+"""What every reader needs: wanted names against known ones, images in a folder, what was dropped."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from nh2st_graph.section import Key, nearest_distances
 
 logger = logging.getLogger("nh2st_graph")
 
-#: Endings of pictures that are looked for.
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf"})
+#: Endings of images that are looked for.
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf"})
 
 
 def wanted_names(names: str | Sequence[str] | None, known: Iterable[str], root: Path) -> list[str]:
@@ -46,20 +46,20 @@ def check_exists(path: Path) -> None:
         raise DataError(f"{path} does not exist; check the path (data.root)")
 
 
-def picture_in(folder: Path) -> Path | None:
-    """Find the one picture in a folder; ``None`` where there is none, an error where there are several."""
+def image_in(folder: Path) -> Path | None:
+    """Find the one image in a folder; ``None`` where there is none, an error where there are several."""
     if not folder.is_dir():
         return None
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
     if len(found) > 1:
         shown = ", ".join(p.name for p in found)
-        raise ImageError(f"{folder} holds {len(found)} pictures ({shown}); leave only the full-resolution one")
+        raise ImageError(f"{folder} holds {len(found)} images ({shown}); leave only the full-resolution one")
     return found[0] if found else None
 
 
-def picture_of(folder: Path, named: str | None) -> Path | None:
-    """Find a section's picture: the one that is named, from the section's folder; else the one in it, if any."""
-    return picture_in(folder) if named is None else folder / named
+def image_of(folder: Path, named: str | None) -> Path | None:
+    """Find a section's image: the one that is named, from the section's folder; else the one in it, if any."""
+    return image_in(folder) if named is None else folder / named
 
 
 def name_of(adata: AnnData, column: str, given: str | None, default: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Where elements of SpatialData lie: coordinate systems, and the picture under the spots."""
+"""Where elements of SpatialData lie: coordinate systems, and the image under the spots."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = [
     "MICRONS",
     "choose",
     "full_resolution",
+    "image_under",
     "meeting_system",
     "microns_per_pixel_of",
-    "picture_under",
     "spot_diameter",
     "spots_in",
     "to_pixels",
@@ -37,12 +37,12 @@ Floats = NDArray[np.float64]
 GLOBAL, MICRONS = "global", "microns"
 
 _AXES = ("x", "y")
-# What spatialdata-io calls the sizes of Space Ranger's one picture, the coordinate system of its middle one, and the
+# What spatialdata-io calls the sizes of Space Ranger's one image, the coordinate system of its middle one, and the
 # squares of Visium HD.
 _SIZES = re.compile(r"(.*_|)(full|hires|lowres)_image$")
 _OF_VISIUM = "downscaled_hires"
 _SQUARES = re.compile(r"_square_(\d+)um$")
-# Pixels of a slide scanner are square: a picture that is stretched more than this has no one scale.
+# Pixels of a slide scanner are square: an image that is stretched more than this has no one scale.
 _AXES_AGREE = 0.03
 
 
@@ -76,15 +76,15 @@ def systems(element: Any) -> dict[str, Any]:
     return dict(get_transformation(element, get_all=True))
 
 
-def full_resolution(picture: Any) -> Any:
-    """``xarray.DataArray`` of a picture's highest resolution."""
+def full_resolution(image: Any) -> Any:
+    """``xarray.DataArray`` of an image's highest resolution."""
     from spatialdata import get_pyramid_levels
 
-    return get_pyramid_levels(picture, n=0) if hasattr(picture, "children") else picture
+    return get_pyramid_levels(image, n=0) if hasattr(image, "children") else image
 
 
 def meeting_system(sdata: SpatialData, region: str, others: Iterable[str], image: str | None) -> str:
-    """Find the coordinate system where the spots of a region and a picture are both placed.
+    """Find the coordinate system where the spots of a region and an image are both placed.
 
     Parameters
     ----------
@@ -93,19 +93,19 @@ def meeting_system(sdata: SpatialData, region: str, others: Iterable[str], image
     others
         The other regions of the table: a system that none of them is placed in is the region's own.
     image
-        The picture, where it is named.
+        The image, where it is named.
 
     Returns
     -------
-    One of the region's own where there are some; ``global`` before others, then that of the picture with the most
+    One of the region's own where there are some; ``global`` before others, then that of the image with the most
     pixels. ``global`` where nothing meets.
     """
     placed = systems(sdata[region]).keys()
-    pictures = [sdata.images[image]] if image in sdata.images else list(sdata.images.values())
+    elements = [sdata.images[image]] if image in sdata.images else list(sdata.images.values())
     pixels: dict[str, int] = {}
-    for picture in pictures:
-        size = full_resolution(picture).sizes
-        for system in placed & systems(picture).keys():
+    for element in elements:
+        size = full_resolution(element).sizes
+        for system in placed & systems(element).keys():
             pixels[system] = max(pixels.get(system, 0), size["x"] * size["y"])
     shared = {system for other in others if other in sdata for system in systems(sdata[other])}
     candidates = sorted(pixels.keys() - shared or pixels)
@@ -140,7 +140,7 @@ def spots_in(element: Any, instances: pd.Index, system: str, where: str) -> tupl
     return table[list(_AXES)].to_numpy(np.float64)[rows[known]], known
 
 
-def picture_under(
+def image_under(
     sdata: SpatialData,
     region: str,
     others: Iterable[str],
@@ -149,7 +149,7 @@ def picture_under(
     image: str | None,
     where: str,
 ) -> str:
-    """Name the picture of a region's spots.
+    """Name the image of a region's spots.
 
     Parameters
     ----------
@@ -158,13 +158,13 @@ def picture_under(
     points
         The spots in the coordinate system, ``(n_spots, 2)``.
     image
-        The picture, where it is named.
+        The image, where it is named.
 
     Returns
     -------
     That one. Else, of those in the coordinate system but for ``{other}_image`` of other regions (so
-    :func:`write_spatialdata` names pictures): the only one; the only one that lies under all spots; of several that do,
-    ``{region}_image``, or the largest of Space Ranger's one picture in several sizes.
+    :func:`write_spatialdata` names images): the only one; the only one that lies under all spots; of several that do,
+    ``{region}_image``, or the largest of Space Ranger's one image in several sizes.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def picture_under(
 
 
 def _largest(sdata: SpatialData, names: list[str]) -> list[str]:
-    """Of the sizes of one picture the one with the most pixels; of other pictures all."""
+    """Of the sizes of one image the one with the most pixels; of other images all."""
     stems = {match[1] if (match := _SIZES.match(name)) else name for name in names}
     if len(stems) > 1:
         return names
@@ -194,27 +194,27 @@ def _largest(sdata: SpatialData, names: list[str]) -> list[str]:
     return [max(names, key=pixels)] if names else []
 
 
-def _lies_under(picture: Any, points: Floats, system: str, where: str) -> bool:
-    size = full_resolution(picture).sizes
-    pixels = to_pixels(picture, points, system, where)
+def _lies_under(image: Any, points: Floats, system: str, where: str) -> bool:
+    size = full_resolution(image).sizes
+    pixels = to_pixels(image, points, system, where)
     return bool(((pixels >= 0) & (pixels < [size["x"], size["y"]])).all())
 
 
-def to_pixels(picture: Any, points: Floats, system: str, where: str) -> Floats:
-    """Take points of a coordinate system to pixels of a picture placed in it, ``(n, 2)``, x then y.
+def to_pixels(image: Any, points: Floats, system: str, where: str) -> Floats:
+    """Take points of a coordinate system to pixels of an image placed in it, ``(n, 2)``, x then y.
 
     Raises
     ------
     ImageError
-        If the picture's transformation cannot be undone.
+        If the image's transformation cannot be undone.
     """
-    to_picture = _inverse(picture, system, where)
-    return points @ to_picture[:2, :2].T + to_picture[:2, 2]
+    to_image = _inverse(image, system, where)
+    return points @ to_image[:2, :2].T + to_image[:2, 2]
 
 
-def spot_diameter(element: Any, picture: Any, centres: Floats, system: str, where: str) -> float:
+def spot_diameter(element: Any, image: Any, centres: Floats, system: str, where: str) -> float:
     """Diameter of a spot in pixels: of circles; of polygons the side of a square as large; else what fits between."""
-    enlarged = _enlargement(_inverse(picture, system, where) @ _matrix(element, system))
+    enlarged = _enlargement(_inverse(image, system, where) @ _matrix(element, system))
     if "radius" in getattr(element, "columns", ()):
         return 2 * float(np.median(element["radius"])) * enlarged
     if hasattr(element, "geometry"):
@@ -223,21 +223,21 @@ def spot_diameter(element: Any, picture: Any, centres: Floats, system: str, wher
 
 
 def microns_per_pixel_of(
-    picture: Any, given: float | None, region: str, spots: Any, diameter: float, where: str
+    image: Any, given: float | None, region: str, spots: Any, diameter: float, where: str
 ) -> float:
-    """Um per pixel of a picture: given, or by its transformation to um, or by the known size of Visium's spots.
+    """Um per pixel of an image: given, or by its transformation to um, or by the known size of Visium's spots.
 
     Parameters
     ----------
-    picture
-        The picture.
+    image
+        The image.
     given
         Um per pixel, where they are given.
     region, spots
         The spots and their name: spatialdata-io tells by it the size of the squares of Visium HD, and by coordinate
         systems that circles are Visium's.
     diameter
-        Of a spot, in pixels of the picture.
+        Of a spot, in pixels of the image.
 
     Raises
     ------
@@ -246,22 +246,22 @@ def microns_per_pixel_of(
     """
     if given is not None:
         return float(given)
-    if MICRONS not in systems(picture):
+    if MICRONS not in systems(image):
         known = _spot_um(region, spots)
         if known is not None:
             return known / diameter
         raise DataError(
-            f"{where}: no scale (no coordinate system {MICRONS!r}); give um per pixel of the picture "
-            "(microns_per_pixel=0.5, as an argument, by --option or --microns-per-pixel), or place the picture in "
+            f"{where}: no scale (no coordinate system {MICRONS!r}); give um per pixel of the image "
+            "(microns_per_pixel=0.5, as an argument, by --option or --microns-per-pixel), or place the image in "
             "that system (spatialdata.transformations.set_transformation); "
             f"spots are {diameter:.4g} px across, so on Visium, where that is {VISIUM_SCALEFACTOR_UM:g} um, "
             f"{VISIUM_SCALEFACTOR_UM / diameter:.4g}"
         )
-    matrix = _matrix(picture, MICRONS)
+    matrix = _matrix(image, MICRONS)
     x, y = np.linalg.svd(matrix[:2, :2], compute_uv=False)
     if not y > 0 or x > y * (1 + _AXES_AGREE):
         raise DataError(
-            f"{where}: the picture's pixels are {x:.4g} by {y:.4g} um in {MICRONS!r}; a section needs square ones"
+            f"{where}: the image's pixels are {x:.4g} by {y:.4g} um in {MICRONS!r}; a section needs square ones"
         )
     return _enlargement(matrix)
 
@@ -279,12 +279,12 @@ def _matrix(element: Any, system: str) -> Floats:
     return np.asarray(systems(element)[system].to_affine_matrix(_AXES, _AXES), dtype=np.float64)
 
 
-def _inverse(picture: Any, system: str, where: str) -> Floats:
+def _inverse(image: Any, system: str, where: str) -> Floats:
     try:
-        return np.asarray(np.linalg.inv(_matrix(picture, system)), dtype=np.float64)
+        return np.asarray(np.linalg.inv(_matrix(image, system)), dtype=np.float64)
     except np.linalg.LinAlgError:
         raise ImageError(
-            f"{where}: the picture's transformation maps it onto a line; give one that can be undone"
+            f"{where}: the image's transformation maps it onto a line; give one that can be undone"
         ) from None
 
 

@@ -26,7 +26,7 @@ def h5ad(path: str | Path) -> AnnData:
     path
         A file with one section in it: raw counts in ``X``, no genes at all, or a prediction as
         :func:`~nh2st_graph.tl.predict` marks it. A relative ``source_image_path`` is taken from the file's folder where
-        such a picture is there, so that a section and its picture can be moved together.
+        such an image is there, so that a section and its image can be moved together.
 
     Returns
     -------

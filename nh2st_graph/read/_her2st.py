@@ -19,7 +19,7 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, reason
 from nh2st_graph.read._assemble import add_names, library_entry
-from nh2st_graph.read._common import check_exists, picture_in, report_dropped, wanted_names
+from nh2st_graph.read._common import check_exists, image_in, report_dropped, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import Key, check_section
 
@@ -29,7 +29,7 @@ __all__ = ["her2st"]
 PITCH_UM = 200.0
 SPOT_UM = 100.0
 
-# The pixels of a slide scanner are square: two axes further apart than this were not fitted on one picture.
+# The pixels of a slide scanner are square: two axes further apart than this were not fitted on one image.
 _AXES_AGREE = 0.03
 _COUNTS, _SPOTS, _IMAGES = "ST-cnts", "ST-spotfiles", "ST-imgs"
 _COUNTS_ENDINGS = (".tsv.gz", ".tsv")
@@ -60,7 +60,7 @@ def her2st(root: str | Path, names: str | Sequence[str] | None = None) -> dict[s
     root
         The repository's root, or its ``data`` folder, with ``ST-cnts/{S}.tsv.gz`` (or ``.tsv``; spots x
         genes, rows named ``10x14`` by array x and y), ``ST-spotfiles/{S}_selection.tsv`` (``x y new_x new_y
-        pixel_x pixel_y selected``) and one picture in ``ST-imgs/{P}/{S}/``, where ``P`` is the patient, the
+        pixel_x pixel_y selected``) and one image in ``ST-imgs/{P}/{S}/``, where ``P`` is the patient, the
         first letter of the section's name.
     names
         The wanted sections, in the wanted order; ``None`` reads all.
@@ -78,7 +78,7 @@ def her2st(root: str | Path, names: str | Sequence[str] | None = None) -> dict[s
         If a section is unknown, one of its files is missing or malformed, the files share no spot, or the
         scale cannot be told from the spot file.
     ImageError
-        If the picture is missing, unreadable or cut off, or does not cover the spots.
+        If the image is missing, unreadable or cut off, or does not cover the spots.
 
     Notes
     -----
@@ -139,7 +139,7 @@ def _read_section(data: Path, name: str) -> AnnData:
 
 
 def _section_files(data: Path, name: str) -> tuple[Path, Path, Path]:
-    """Paths of a section's counts, spots and picture, each of which must exist."""
+    """Paths of a section's counts, spots and image, each of which must exist."""
     candidates = [data / _COUNTS / f"{name}{ending}" for ending in _COUNTS_ENDINGS]
     counts = next((path for path in candidates if path.is_file()), None)
     if counts is None:
@@ -148,9 +148,9 @@ def _section_files(data: Path, name: str) -> tuple[Path, Path, Path]:
     if not spots.is_file():
         raise DataError(f"section {name!r}: no spot positions; {spots} is missing")
     folder = data / _IMAGES / name[0] / name
-    image = picture_in(folder)
+    image = image_in(folder)
     if image is None:
-        raise ImageError(f"section {name!r}: no picture; {folder / '*.jpg'} is missing")
+        raise ImageError(f"section {name!r}: no image; {folder / '*.jpg'} is missing")
     return counts, spots, image
 
 

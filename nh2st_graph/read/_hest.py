@@ -82,7 +82,7 @@ def hest(
     Notes
     -----
     The slide is not decoded: its small copy comes from the h5ad file. Without a slide the patches are put together to a
-    picture, in the cache folder; spots without a patch are left out then, and positions are in that picture's pixels.
+    image, in the cache folder; spots without a patch are left out then, and positions are in that image's pixels.
 
     The patient is that of the metadata, which name none for two sections in three. Patients
     of different studies can share a name, such as ``Patient 1``: they are held out together then, which is safe.
@@ -156,9 +156,9 @@ def read_sample(
     if slide is None or with_patch_only:
         adata, dropped = _keep_with_patch(adata, patches, path, where)
     if slide is None:
-        logger.warning("%s: no slide in %s; the picture is put together from %s", where, root / "wsis", patches)
+        logger.warning("%s: no slide in %s; the image is put together from %s", where, root / "wsis", patches)
         slide, adata.obsm[Key.obsm.spatial], scale = mosaic(patches, adata.obs_names, _centres(adata), scale, where)
-        entry = {}  # its small picture is of the slide
+        entry = {}  # its small image is of the slide
     adata.uns[Key.uns.spatial] = {name: library_entry(slide, scale, spot_um / scale, _small(entry))}
     adata = in_order(adata)
     check_section(adata, need=("genes", "image"))
@@ -180,7 +180,7 @@ def _slide(root: Path, name: str, patches: Path) -> Path | None:
 
 
 def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:
-    """Read what a section needs, counts as CSR, and what the file says of its picture."""
+    """Read what a section needs, counts as CSR, and what the file says of its image."""
     try:
         stored = ad.read_h5ad(path, backed="r")
         try:
@@ -252,7 +252,7 @@ def _positive(entry: dict[str, Any], part: str, key: str, default: float) -> flo
 
 def _small(entry: dict[str, Any]) -> tuple[NDArray[np.uint8], float] | None:
     """The slide's small copy and its scale, where the file has them: the slide need not be decoded then."""
-    picture = entry.get(Key.library.images, {}).get(_SMALL)
+    image = entry.get(Key.library.images, {}).get(_SMALL)
     scale = _positive(entry, Key.library.scalefactors, _SMALL_SCALE, 0.0)
-    usable = isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and scale
-    return (np.asarray(picture), scale) if usable else None
+    usable = isinstance(image, np.ndarray) and image.dtype == np.uint8 and scale
+    return (np.asarray(image), scale) if usable else None

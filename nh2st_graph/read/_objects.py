@@ -159,7 +159,7 @@ def given_sections(
     library_key: str | None = None,
     table_key: str | None = None,
     copy: bool = False,
-    picture: bool = True,
+    image: bool = True,
 ) -> Given:
     """Find the sections in what a user holds.
 
@@ -174,8 +174,8 @@ def given_sections(
         Table of SpatialData; may be left out where there is one.
     copy
         Write into a copy of the AnnData or table.
-    picture
-        Whether the pictures of SpatialData are needed; without, positions are what the table has, where it has any.
+    image
+        Whether the images of SpatialData are needed; without, positions are what the table has, where it has any.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def given_sections(
         If an argument does not fit the object, or a spot is of no section.
     """
     if is_spatialdata(adata):
-        return _of_spatialdata(adata, library_key, table_key, copy, picture)
+        return _of_spatialdata(adata, library_key, table_key, copy, image)
     if not isinstance(adata, AnnData):
         raise DataError(f"{type(adata).__name__} is neither AnnData nor SpatialData; read the files with ng.read")
     if table_key is not None:
@@ -202,7 +202,7 @@ def one_section(
     library_key: str | None = None,
     library_id: str | None = None,
     table_key: str | None = None,
-    picture: bool = True,
+    image: bool = True,
 ) -> AnnData:
     """Take the one section of an object, or the one that ``library_id`` names.
 
@@ -211,7 +211,7 @@ def one_section(
     DataError
         As :func:`given_sections`, if there are several and none is named, or none has the name.
     """
-    sections = given_sections(adata, library_key=library_key, table_key=table_key, picture=picture).sections
+    sections = given_sections(adata, library_key=library_key, table_key=table_key, image=image).sections
     if library_id is None and len(sections) > 1:
         raise DataError(f"{len(sections)} sections ({', '.join(sections)}); name one: library_id=...")
     if library_id is not None and library_id not in sections:
@@ -224,7 +224,7 @@ def sections_by_name(
     *,
     library_key: str | None = None,
     table_key: str | None = None,
-    picture: bool = True,
+    image: bool = True,
     shared: bool = False,
 ) -> dict[str, AnnData]:
     """Sections under their own names, in order of name, whatever they were given in.
@@ -233,7 +233,7 @@ def sections_by_name(
     ----------
     sections
         What a user gave; a list or mapping may hold objects of several kinds.
-    library_key, table_key, picture
+    library_key, table_key, image
         As for :func:`given_sections`. Each key is for those objects that it fits: ``library_key`` for AnnData with such
         a column, ``table_key`` for SpatialData.
     shared
@@ -255,7 +255,7 @@ def sections_by_name(
     found = [
         section
         for each, (library, table) in zip(given, keys, strict=True)
-        for section in given_sections(each, library_key=library, table_key=table, picture=picture)
+        for section in given_sections(each, library_key=library, table_key=table, image=image)
     ]
     named = {section_name(section): section for section in found}
     if len(named) != len(found):
@@ -287,14 +287,14 @@ def _fitting(adata: SpatialObject, library_key: str | None, table_key: str | Non
 
 
 def _of_spatialdata(
-    sdata: SpatialData, library_key: str | None, table_key: str | None, copy: bool, picture: bool
+    sdata: SpatialData, library_key: str | None, table_key: str | None, copy: bool, image: bool
 ) -> Given:
     from nh2st_graph.read import _spatialdata as store
     from nh2st_graph.read._common import name_of
 
     name = store.table_name(sdata, table_key)
     table = sdata.tables[name].copy() if copy else sdata.tables[name]
-    if not picture and store.ATTRS not in table.uns:
+    if not image and store.ATTRS not in table.uns:
         return given_sections(table, library_key=library_key)
     region_key = store.region_key(table)
     if library_key not in (None, region_key):
@@ -304,7 +304,7 @@ def _of_spatialdata(
         )
     given = Given(table, {}, {})
     for region, rows in _rows_by(table, region_key).items():
-        if picture or Key.obsm.spatial not in table.obsm:
+        if image or Key.obsm.spatial not in table.obsm:
             section = store.spatialdata(sdata, name, region=region)
             rows = rows[table.obs_names[rows].get_indexer(section.obs_names)]
         else:

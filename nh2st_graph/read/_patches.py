@@ -1,6 +1,6 @@
-"""Patches around spots as HEST-1k keeps them (``img``, ``coords``, ``barcode``), and the picture they make together.
+"""Patches around spots as HEST-1k keeps them (``img``, ``coords``, ``barcode``), and the image they make together.
 
-Patches are cut from pictures elsewhere (:mod:`nh2st_graph.im`), of any size that is asked for. Where a data set gives
+Patches are cut from images elsewhere (:mod:`nh2st_graph.im`), of any size that is asked for. Where a data set gives
 patches and no slide, they are put back to where they came from.
 """
 
@@ -26,7 +26,7 @@ __all__ = ["PATCH_UM", "Mosaic", "mosaic", "patch_names", "slide_scale"]
 #: Side of a patch on the tissue: 224 pixels of 0.5 um. (HEST-1k first stored them resampled to 256 pixels.)
 PATCH_UM = 112.0
 
-# Part of the name of every picture made: a change of how it is made raises it.
+# Part of the name of every image made: a change of how it is made raises it.
 _FORMAT = 1
 _TILE = 1024
 _WHITE = 255
@@ -37,7 +37,7 @@ class Mosaic(NamedTuple):
 
     Attributes
     ----------
-    picture
+    image
         A TIFF, white where there is no patch.
     spatial
         ``(n_spots, 2)``, x then y, spot centres in its pixels.
@@ -45,7 +45,7 @@ class Mosaic(NamedTuple):
         Its scale.
     """
 
-    picture: Path
+    image: Path
     spatial: NDArray[np.float64]
     microns_per_pixel: float
 
@@ -124,7 +124,7 @@ def slide_scale(path: Path, names: pd.Index, centres: NDArray[np.float64], where
 def mosaic(
     path: Path, barcodes: pd.Index, centres: NDArray[np.float64], microns_per_pixel: float, where: str
 ) -> Mosaic:
-    """Put patches back to where they were cut, and keep the picture in the cache folder.
+    """Put patches back to where they were cut, and keep the image in the cache folder.
 
     Parameters
     ----------
@@ -141,13 +141,13 @@ def mosaic(
 
     Returns
     -------
-    The picture in the patches' own pixels, so that a patch of 112 um cut from it is the stored one where no other
+    The image in the patches' own pixels, so that a patch of 112 um cut from it is the stored one where no other
     overlaps it; spots lie up to half a pixel (0.25 um) off.
 
     Raises
     ------
     ImageError
-        If the picture cannot be written.
+        If the image cannot be written.
     """
     stored = patch_names(path, where)
     rows = stored.get_indexer(barcodes)
@@ -157,12 +157,12 @@ def mosaic(
         corners = np.rint(centres * scale - side / 2).astype(int)
         corners -= corners.min(axis=0)
         width, height = corners.max(axis=0) + side
-        picture = cache_root() / "pictures" / f"{path.stem}-{_key(path, barcodes, corners)}.tif"
-        if not picture.is_file():
+        image = cache_root() / "images" / f"{path.stem}-{_key(path, barcodes, corners)}.tif"
+        if not image.is_file():
             order = np.argsort(barcodes.to_numpy(dtype=str), kind="stable")  # where patches overlap, by name
             tiles = _tiles(file["img"], rows[order], corners[order], side, (int(height), int(width)))
-            _write(picture, tiles, (int(height), int(width)), where)
-    return Mosaic(picture, corners + side / 2, PATCH_UM / side)
+            _write(image, tiles, (int(height), int(width)), where)
+    return Mosaic(image, corners + side / 2, PATCH_UM / side)
 
 
 def _text(name: object) -> str:
@@ -170,7 +170,7 @@ def _text(name: object) -> str:
 
 
 def _key(path: Path, barcodes: pd.Index, corners: NDArray[np.int_]) -> str:
-    """Digest of what the picture depends on; the patches are known by their file's size and time, which is quick."""
+    """Digest of what the image depends on; the patches are known by their file's size and time, which is quick."""
     state = path.stat()
     spots = sorted([str(name), int(x), int(y)] for name, (x, y) in zip(barcodes, corners, strict=True))
     content = [_FORMAT, str(path.resolve()), state.st_size, state.st_mtime_ns, spots]
@@ -180,7 +180,7 @@ def _key(path: Path, barcodes: pd.Index, corners: NDArray[np.int_]) -> str:
 def _tiles(
     images: h5py.Dataset, rows: NDArray[np.int_], corners: NDArray[np.int_], side: int, shape: tuple[int, int]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Compose the picture tile by tile, so that it is never in memory as a whole."""
+    """Compose the image tile by tile, so that it is never in memory as a whole."""
     for top in range(0, shape[0], _TILE):
         for left in range(0, shape[1], _TILE):
             tile = np.full((_TILE, _TILE, 3), _WHITE, dtype=np.uint8)
@@ -202,6 +202,6 @@ def _write(path: Path, tiles: Iterator[NDArray[np.uint8]], shape: tuple[int, int
             tifffile.imwrite(aside, tiles, shape=(*shape, 3), **form)
     except OSError as error:
         raise ImageError(
-            f"{where}: the picture of its patches cannot be written to {path.parent} ({reason(error)}); "
+            f"{where}: the image of its patches cannot be written to {path.parent} ({reason(error)}); "
             f"set {ENVIRONMENT} to a folder that can be written to, or give the slide"
         ) from None

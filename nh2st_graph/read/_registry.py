@@ -133,7 +133,7 @@ def sections(format: str, root: str | Path, names: Sequence[str] | None = None, 
         ``"her2st"`` (the public repository's layout), ``"visium"`` (one Space Ranger folder, or a folder of
         them, each named by its section), ``"visium_hd"`` (the same, bins of 16 um, or one folder of other bins),
         ``"spatialdata"`` (one zarr store, each region that its table annotates a section; or a folder of
-        ``{section}.zarr``), ``"anndata"`` (one h5ad file with positions and a picture beside it, or a folder of
+        ``{section}.zarr``), ``"anndata"`` (one h5ad file with positions and an image beside it, or a folder of
         them), ``"h5ad"`` (sections saved by this package: one file, or a folder of ``{section}.h5ad``), ``"hest"``
         (HEST-1k), ``"stimage"`` (STimage-1K4M), ``"skin"`` (GSE144240), ``"stnet"`` (He et al. 2020) or
         ``"triplex"`` (folders that TRIPLEX prepared).
@@ -145,7 +145,7 @@ def sections(format: str, root: str | Path, names: Sequence[str] | None = None, 
         What else the format's reader takes. ``visium``: ``source_image``, ``spot_diameter_um``, ``counts_file``;
         ``visium_hd``: ``bin_um``, ``source_image``, ``counts_file``; ``spatialdata``: ``table``, ``image``,
         ``coordinate_system``, ``region``, ``microns_per_pixel``; ``anndata``: ``image``, ``microns_per_pixel``,
-        ``layer``: as the functions of those names do, a picture's path being from the section's folder; ``hest``:
+        ``layer``: as the functions of those names do, an image's path being from the section's folder; ``hest``:
         ``with_patch_only``. These formats but ``hest``, and ``h5ad``: ``patients``, the table that names patients, from
         the folder that holds the sections; ``ids.csv`` by default.
 

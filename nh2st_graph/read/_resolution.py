@@ -1,4 +1,4 @@
-"""The scale of a picture, told from the spots on it: the distances of an array are known in um.
+"""The scale of an image, told from the spots on it: the distances of an array are known in um.
 
 Readers ask this before there is a section, by positions that need not be whole. What a section says of its array (pitch
 in pixels, neighbours of a spot) is in ``gr/_lattice.py``.
@@ -24,7 +24,7 @@ from nh2st_graph.section import (
 
 __all__ = ["VISIUM_PITCH_UM", "VISIUM_SPOT_UM", "Scale", "array_steps", "ring_pitch", "st_scale"]
 
-# Pixels are square: steps of a square array that differ by more were not measured on one picture.
+# Pixels are square: steps of a square array that differ by more were not measured on one image.
 _STEPS_AGREE = 0.1
 
 # Spots lie off the fitted array by up to a tenth of a step; where it is half a step, the two do not belong together.
@@ -35,14 +35,14 @@ _FIRST_RING = 1.2
 
 
 class Scale(NamedTuple):
-    """What an array says about the picture under it."""
+    """What an array says about the image under it."""
 
     microns_per_pixel: float
     spot_um: float
 
 
 def st_scale(array: NDArray[np.float64], pixels: NDArray[np.float64], where: str) -> Scale:
-    """Scale of a picture under an array of Spatial Transcriptomics.
+    """Scale of an image under an array of Spatial Transcriptomics.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def array_steps(array: NDArray[np.float64], pixels: NDArray[np.float64], where: 
     """Pixels from one position of an array to the next, along x and along y.
 
     A least-squares fit of an affine map, twice without the spots that lie furthest off it, so that neither missing
-    spots nor a turned or mirrored picture matter, nor a few misplaced spots.
+    spots nor a turned or mirrored image matter, nor a few misplaced spots.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from anndata import AnnData
 from nh2st_graph.read._common import check_exists, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._st import (
-    PICTURES,
+    IMAGES,
     StFiles,
     find_raw,
     is_prepared,
@@ -31,7 +31,7 @@ _NAME = r"(P\d+_ST_rep\d+)"
 _FILES = {
     "counts": re.compile(rf"^(?:GSM\d+_)?{_NAME}_stdata\.tsv(?:\.gz)?$"),
     "spots": re.compile(rf"^(?:GSM\d+_)?spot_data-selection-{_NAME}\.tsv(?:\.gz)?$"),
-    "picture": re.compile(rf"^(?:GSM\d+_)?{_NAME}{PICTURES}$", re.IGNORECASE),
+    "image": re.compile(rf"^(?:GSM\d+_)?{_NAME}{IMAGES}$", re.IGNORECASE),
 }
 
 
@@ -77,7 +77,7 @@ def skin(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str
         If a section is unknown, one of its files is missing or malformed, the tables share no spot, or the scale
         cannot be told.
     ImageError
-        If the picture is missing, packed, unreadable or cut off, or does not cover the spots.
+        If the image is missing, packed, unreadable or cut off, or does not cover the spots.
 
     Notes
     -----

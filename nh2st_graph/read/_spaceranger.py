@@ -1,4 +1,4 @@
-"""What Visium and Visium HD share: counts and positions joined by barcode, pictures and scale factors."""
+"""What Visium and Visium HD share: counts and positions joined by barcode, images and scale factors."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def read_spots(
     positions
         A CSV file with or without a header, or parquet.
     source_image
-        The full-resolution picture; None moves the section to the hires picture.
+        The full-resolution image; None moves the section to the hires image.
     assay
         Sizes of spots and array.
     """
@@ -91,7 +91,7 @@ def read_spots(
     report_dropped(adata, name, dropped)
     if source is None:
         logger.warning(
-            "section %r: no full-resolution picture given; patches are cut from %s (%.2f um per pixel)",
+            "section %r: no full-resolution image given; patches are cut from %s (%.2f um per pixel)",
             name,
             _hires_file(folder).name,
             scale,
@@ -210,7 +210,7 @@ def _hires_file(folder: Path) -> Path:
 
 
 def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: float, name: str) -> float:
-    """Fill in picture and scale, and return um per pixel; without a full-resolution picture, move to the hires one."""
+    """Fill in image and scale, and return um per pixel; without a full-resolution image, move to the hires one."""
     hires_file = _hires_file(folder)
     factors = _scalefactors(folder / "spatial" / "scalefactors_json.json", name)
     if source is None:
@@ -219,12 +219,12 @@ def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: flo
         factors = {key: value * shrink if "diameter" in key else value / shrink for key, value in factors.items()}
     else:
         _check_source(source, hires_file, factors[Key.library.hires_scale], name)
-    picture, scale = thumbnail(hires_file)
+    image, scale = thumbnail(hires_file)
     factors[Key.library.hires_scale] *= scale
     microns_per_pixel = spot_um / factors[Key.library.spot_diameter]
     entry: dict[str, Any] = adata.uns[Key.uns.spatial][name]
     entry[Key.library.images] = {
-        Key.library.hires: picture,
+        Key.library.hires: image,
         "lowres": thumbnail(folder / "spatial" / "tissue_lowres_image.png")[0],
     }
     entry[Key.library.scalefactors] = factors
@@ -236,7 +236,7 @@ def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: flo
 
 
 def _scalefactors(path: Path, name: str) -> dict[str, float]:
-    """Read what is in pixels or per pixel; Visium HD's file also holds um, which do not change with the picture."""
+    """Read what is in pixels or per pixel; Visium HD's file also holds um, which do not change with the image."""
     try:
         factors = dict(json.loads(path.read_bytes()))
     except (OSError, TypeError, ValueError) as error:
@@ -254,13 +254,13 @@ def _scalefactors(path: Path, name: str) -> dict[str, float]:
 
 
 def _check_source(source: Path, hires_file: Path, hires_scale: float, name: str) -> None:
-    """Refuse a picture that is not the hires one at full resolution: spots would lie elsewhere on it."""
+    """Refuse an image that is not the hires one at full resolution: spots would lie elsewhere on it."""
     size, small = np.array(slide_size(source)), np.array(image_size(hires_file))
     if (np.abs(size * hires_scale - small) > 1 + 0.01 * small).any():
         width, height = np.rint(small / hires_scale).astype(int)
         raise ImageError(
             f"section {name!r}: image {source} is {size[0]} x {size[1]} px, but Space Ranger was given one "
-            f"of about {width} x {height} px; give that picture, or none to use {hires_file.name}"
+            f"of about {width} x {height} px; give that image, or none to use {hires_file.name}"
         )
 
 

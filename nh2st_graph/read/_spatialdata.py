@@ -1,4 +1,4 @@
-"""SpatialData in and out: a table, the shapes it annotates, and the picture under them."""
+"""SpatialData in and out: a table, the shapes it annotates, and the image under them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from nh2st_graph.read._coordinates import (
     MICRONS,
     choose,
     full_resolution,
+    image_under,
     meeting_system,
     microns_per_pixel_of,
-    picture_under,
     spot_diameter,
     spots_in,
     to_pixels,
@@ -42,7 +42,7 @@ __all__ = ["spatialdata", "write_spatialdata"]
 _REGION, _SPOT = "region", "spot_id"
 _TABLE, ATTRS = "table", "spatialdata_attrs"
 _AXES = ("x", "y")
-# Stored pictures get smaller copies until the longest side is at most this.
+# Stored images get smaller copies until the longest side is at most this.
 _SMALLEST_SIDE = 1024
 
 
@@ -66,18 +66,18 @@ def spatialdata(
     table
         The table with the counts; may be left out where there is one.
     image
-        The picture; may be left out where one is placed in the coordinate system, or one of those placed there lies
-        under all spots, or one that does is named ``{region}_image``, as :func:`write_spatialdata` names it. A picture
+        The image; may be left out where one is placed in the coordinate system, or one of those placed there lies
+        under all spots, or one that does is named ``{region}_image``, as :func:`write_spatialdata` names it. An image
         of that name of another region is not taken.
     coordinate_system
-        Where spots and picture meet: each is taken there by its own transformation (any affine one). By default one
+        Where spots and image meet: each is taken there by its own transformation (any affine one). By default one
         that both are placed in and no other region of the table, where there is one, else any that both are in: of
-        several ``global``, else that of the picture with the most pixels. (Stores that ``spatialdata-io`` makes of
-        Visium have one for each section, named after the data set, and others for smaller pictures.)
+        several ``global``, else that of the image with the most pixels. (Stores that ``spatialdata-io`` makes of
+        Visium have one for each section, named after the data set, and others for smaller images.)
     region
         The element that the table annotates (circles, polygons, labels or points); may be left out where there is one.
     microns_per_pixel
-        Scale of the picture at full resolution. By default from its transformation to a coordinate system named
+        Scale of the image at full resolution. By default from its transformation to a coordinate system named
         ``microns``, where it has one (:func:`write_spatialdata` gives it one), else from the size of the spots, in
         stores that ``spatialdata-io`` made of Visium or Visium HD.
     section, patient
@@ -87,7 +87,7 @@ def spatialdata(
     Returns
     -------
     The section: ``X`` raw counts, CSR, and ``obs`` of the table's rows of this region, in their order;
-    ``obsm["spatial"]``: centroids of what the rows annotate, joined by instance, in pixels of the picture's highest
+    ``obsm["spatial"]``: centroids of what the rows annotate, joined by instance, in pixels of the image's highest
     resolution, x then y; ``uns["nh2st_dropped"]``: rows whose shape is not there.
 
     Raises
@@ -96,15 +96,15 @@ def spatialdata(
         If the store cannot be read, has no table, or several and none is named (their names are given), the table
         annotates nothing, the coordinate system does not exist, or there is no scale.
     ImageError
-        If no picture is placed in the coordinate system, several lie under the spots and none is named, or it is not
+        If no image is placed in the coordinate system, several lie under the spots and none is named, or it is not
         RGB of bytes.
 
     Notes
     -----
-    Everything downstream reads a picture from a file. One that lives inside a store has none, so its highest
+    Everything downstream reads an image from a file. One that lives inside a store has none, so its highest
     resolution is written once, without loss, as a tiled TIFF into the cache folder, named by a digest of its pixels;
     the section's ``source_image_path`` is that file. This costs its size on disk and makes the section independent of
-    the store. The digest is of pixels, which are read once at every call, so the file can never be that of a picture
+    the store. The digest is of pixels, which are read once at every call, so the file can never be that of an image
     that has changed since.
     """
     sdata, store = _open(path_or_object)
@@ -121,10 +121,10 @@ def spatialdata(
         raise DataError(f"{where}: no coordinate system {system!r}; there: {there}")
     of_region = f"{where}: {region!r}"
     points, known = spots_in(spots, instances, system, of_region)
-    picture = sdata.images[picture_under(sdata, region, others, points, system, image, of_region)]
-    centres = to_pixels(picture, points, system, where)
-    diameter = spot_diameter(spots, picture, centres, system, where)
-    scale = microns_per_pixel_of(picture, microns_per_pixel, region, spots, diameter, where)
+    element = sdata.images[image_under(sdata, region, others, points, system, image, of_region)]
+    centres = to_pixels(element, points, system, where)
+    diameter = spot_diameter(spots, element, centres, system, where)
+    scale = microns_per_pixel_of(element, microns_per_pixel, region, spots, diameter, where)
 
     adata = counts[known].copy()
     adata.uns.pop(ATTRS, None)
@@ -133,7 +133,7 @@ def spatialdata(
     adata.obsm[Key.obsm.spatial] = centres
     name = name_of(adata, Key.obs.section, section, store.stem if store else region)
     name_of(adata, Key.obs.patient, patient, unknown_patient(name))
-    adata.uns[Key.uns.spatial] = {name: library_entry(keep_pixels(full_resolution(picture), where), scale, diameter)}
+    adata.uns[Key.uns.spatial] = {name: library_entry(keep_pixels(full_resolution(element), where), scale, diameter)}
     measured = adata.n_vars and Key.uns.prediction not in adata.uns
     check_section(adata, need=("genes", "image") if measured else ("image",))
     report_dropped(adata, name, {"rows_without_shape": int((~known).sum())})
@@ -150,8 +150,8 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
     path
         The store, a folder that ends in ``.zarr`` by habit; an older store is replaced.
     image
-        The picture that is stored: ``full``: at full resolution, with smaller copies (it is decoded in memory as a
-        whole); ``hires``: the small one for plots, for whole slides; None: none. Where the full picture's file is not
+        The image that is stored: ``full``: at full resolution, with smaller copies (it is decoded in memory as a
+        whole); ``hires``: the small one for plots, for whole slides; None: none. Where the full image's file is not
         there, the small one is taken, and where there is none, none.
 
     Raises
@@ -162,7 +162,7 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
     Notes
     -----
     The store has the table ``table``, one circle for each spot with the spot's radius, named by the section, and the
-    picture ``{section}_image``. Each is placed in ``global``, pixels of the full resolution, and, where the scale is
+    image ``{section}_image``. Each is placed in ``global``, pixels of the full resolution, and, where the scale is
     known, in ``microns``.
     """
     path = Path(path)
@@ -315,7 +315,7 @@ def _as_spatialdata(adata: AnnData, image: Literal["full", "hires"] | None) -> S
     try:
         table = TableModel.parse(table, region=name, region_key=_REGION, instance_key=_SPOT)
         return sd.SpatialData(
-            images={f"{name}_image": picture for picture in _pictures(entry, image, scale, section)},
+            images={f"{name}_image": element for element in _elements(entry, image, scale, section)},
             shapes={name: circles},
             tables={_TABLE: table},
         )
@@ -334,21 +334,21 @@ def _placed(pixels: float, microns_per_pixel: float | None) -> dict[str, Any]:
     return placed
 
 
-def _pictures(
+def _elements(
     entry: dict[str, Any], image: Literal["full", "hires"] | None, scale: float | None, name: str
 ) -> list[Any]:
-    """Make the picture element: at full resolution, or the small one, or none."""
+    """Make the image element: at full resolution, or the small one, or none."""
     from spatialdata.models import Image2DModel
 
     source = entry.get(Key.library.metadata, {}).get(Key.library.source_image)
     small = entry.get(Key.library.images, {}).get(Key.library.hires)
     pixels = 1.0
     if image == "full" and source and Path(source).is_file():
-        with open_full(source) as picture:
-            rgb = np.asarray(picture)
+        with open_full(source) as decoded:
+            rgb = np.asarray(decoded)
     elif image is not None and small is not None:
         if image == "full":
-            logger.warning("section %r: picture %s is not there; the small one is written instead", name, source)
+            logger.warning("section %r: image %s is not there; the small one is written instead", name, source)
         rgb = np.asarray(small)[..., :3]
         pixels = 1 / float(entry[Key.library.scalefactors][Key.library.hires_scale])
     else:

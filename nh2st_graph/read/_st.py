@@ -1,4 +1,4 @@
-"""Sections of Spatial Transcriptomics from a table of counts, a table of spots and a picture, joined by name.
+"""Sections of Spatial Transcriptomics from a table of counts, a table of spots and an image, joined by name.
 
 The data sets of skin and breast share these tables; they differ in how files are called. The folder that TRIPLEX gives
 for download, and NH2ST reads, is the same for all of them: ``ST-cnts``, ``ST-spotfiles`` and ``ST-imgs``.
@@ -24,7 +24,7 @@ from nh2st_graph.read._resolution import VISIUM_PITCH_UM, VISIUM_SPOT_UM, Scale,
 from nh2st_graph.section import Key
 
 __all__ = [
-    "PICTURES",
+    "IMAGES",
     "StFiles",
     "find_raw",
     "is_prepared",
@@ -34,8 +34,8 @@ __all__ = [
     "read_st",
 ]
 
-#: Endings of pictures, also packed ones as GEO keeps them.
-PICTURES = r"\.(?:jpe?g|tiff?|png)(?:\.gz)?"
+#: Endings of images, also packed ones as GEO keeps them.
+IMAGES = r"\.(?:jpe?g|tiff?|png)(?:\.gz)?"
 
 _SPOTS, _IMAGES = "ST-spotfiles", "ST-imgs"
 _COUNTS = ("ST-cnts", "ST-cnts_new")
@@ -50,7 +50,7 @@ class StFiles(NamedTuple):
 
     counts: Path
     spots: Path
-    picture: Path
+    image: Path
 
 
 def read_st(name: str, patient: str, files: StFiles, *, visium: bool = False) -> AnnData:
@@ -71,7 +71,7 @@ def read_st(name: str, patient: str, files: StFiles, *, visium: bool = False) ->
     DataError
         If a file cannot be read, the tables share no spot, or the scale cannot be told.
     ImageError
-        If the picture is unreadable or does not cover the spots.
+        If the image is unreadable or does not cover the spots.
     """
     where = f"section {name!r}"
     spots = _read_spots(files.spots, where)
@@ -96,7 +96,7 @@ def read_st(name: str, patient: str, files: StFiles, *, visium: bool = False) ->
         "counts_without_position": len(counts.spots) - len(both),
         "not_selected": len(both) - len(kept),
     }
-    return assemble(name, patient, counts, kept, files.picture, scale, dropped, prefix=f"{name}_")
+    return assemble(name, patient, counts, kept, files.image, scale, dropped, prefix=f"{name}_")
 
 
 def is_prepared(root: Path) -> bool:
@@ -119,7 +119,7 @@ def prepared_files(root: Path, name: str) -> StFiles:
     """Find a section's files, each of which must exist."""
     where = f"section {name!r}"
     images = root / _IMAGES
-    # Andersson's pictures lie in a folder for each section; the others have an accession number before the name.
+    # Andersson's images lie in a folder for each section; the others have an accession number before the name.
     beside = [path for path in images.glob(f"*{name}.*") if path.name.startswith(name) or f"_{name}." in path.name]
     found = beside or list((images / name[:1] / name).glob("*"))
     return StFiles(
@@ -129,13 +129,13 @@ def prepared_files(root: Path, name: str) -> StFiles:
         existing("spot positions", [root / _SPOTS / f"{name}{_SPOTS_ENDING}"], where),
         one_file(
             [path for path in found if path.suffix.lower() in _SUFFIXES],
-            f"{where}: no picture; {images / f'*{name}.tif'} (or .jpg) is missing",
+            f"{where}: no image; {images / f'*{name}.tif'} (or .jpg) is missing",
         ),
     )
 
 
 def find_raw(paths: Iterable[Path], patterns: Mapping[str, re.Pattern[str]]) -> dict[str, dict[str, list[Path]]]:
-    """Sort files by what they are (``counts``, ``spots``, ``picture``) and by the section that their name says.
+    """Sort files by what they are (``counts``, ``spots``, ``image``) and by the section that their name says.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def raw_files(found: Mapping[str, Mapping[str, list[Path]]], name: str, expected
     return StFiles(
         existing("counts", found["counts"].get(name) or [expected.counts], where),
         existing("spot positions", found["spots"].get(name) or [expected.spots], where),
-        one_file(found["picture"].get(name, []), f"{where}: no picture; {expected.picture} is missing"),
+        one_file(found["image"].get(name, []), f"{where}: no image; {expected.image} is missing"),
     )
 
 

@@ -1,4 +1,4 @@
-"""STimage-1K4M: 1,149 slides of Spatial Transcriptomics, Visium and Visium HD as tables and pictures.
+"""STimage-1K4M: 1,149 slides of Spatial Transcriptomics, Visium and Visium HD as tables and images.
 
 Chen et al. 2024, "STimage-1K4M: A histopathology image-gene expression dataset for spatial transcriptomics", NeurIPS.
 """
@@ -64,7 +64,7 @@ _PATIENT_OF = {
 
 
 class _Array(NamedTuple):
-    """Where spots lie on the array, and what it says about the picture."""
+    """Where spots lie on the array, and what it says about the image."""
 
     positions: pd.DataFrame
     scale: Scale
@@ -100,7 +100,7 @@ def stimage(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
     -------
     Sections by name of the slide. ``X``: raw counts ``(n_spots, n_genes)``, CSR; ``obs``: ``section``, ``patient`` and,
     where the names of spots say them (ST, Visium HD), ``array_row`` and ``array_col``; ``obsm["spatial"]``:
-    ``(n_spots, 2)``, x then y, pixels of the picture; ``uns["nh2st_dropped"]``. Spots keep their names, which begin
+    ``(n_spots, 2)``, x then y, pixels of the image; ``uns["nh2st_dropped"]``. Spots keep their names, which begin
     with the slide's; gene names are made unique.
 
     Raises
@@ -109,7 +109,7 @@ def stimage(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
         If a slide is unknown, one of its files is missing or malformed, the tables share no spot, or the scale cannot
         be told.
     ImageError
-        If the picture is missing, unreadable or cut off, or does not cover the spots.
+        If the image is missing, unreadable or cut off, or does not cover the spots.
 
     Notes
     -----
@@ -119,7 +119,7 @@ def stimage(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
     where it says otherwise: in its first release it is half of what it should be on GSE144239's ST slides.
 
     Positions on the array can be fractions (``19.05x11.98``, Stahl et al. 2016); they are rounded, unless two spots
-    would share one: then there is no ``array_row`` and ``array_col``. Pictures are JPEG and TIFF files too, whatever
+    would share one: then there is no ``array_row`` and ``array_col``. Images are JPEG and TIFF files too, whatever
     their names end with.
     """
     root = Path(root)
@@ -155,15 +155,15 @@ def _read_slide(folder: Path, name: str, patient: str) -> AnnData:
         "positions_without_counts": len(spots) - len(both),
         "counts_without_position": len(counts.spots) - len(both),
     }
-    return assemble(name, patient, counts, kept, files.picture, array.scale, dropped)
+    return assemble(name, patient, counts, kept, files.image, array.scale, dropped)
 
 
 def _files(folder: Path, name: str, where: str) -> StFiles:
-    picture = folder / "image" / f"{name}.png"
+    image = folder / "image" / f"{name}.png"
     return StFiles(
         existing("counts", [folder / "gene_exp" / f"{name}{ending}" for ending in _COUNTS], where),
         existing("spot positions", [folder / "coord" / f"{name}{_COORD}"], where),
-        one_file(picture.parent.glob(f"{name}.*"), f"{where}: no picture; {picture} is missing"),
+        one_file(image.parent.glob(f"{name}.*"), f"{where}: no image; {image} is missing"),
     )
 
 

@@ -16,7 +16,7 @@ from anndata import AnnData
 from nh2st_graph.read._common import check_exists, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._st import (
-    PICTURES,
+    IMAGES,
     StFiles,
     find_raw,
     is_prepared,
@@ -32,7 +32,7 @@ _NAME = r"((?:BC)?\d+_[A-Z]\d+)"
 _FILES = {
     "counts": re.compile(rf"^{_NAME}(?:_stdata)?\.tsv(?:\.gz)?$"),
     "spots": re.compile(rf"^(?:spots_)?{_NAME}(?:\.csv(?:\.gz)?|\.spots\.txt)$"),
-    "picture": re.compile(rf"^(?:HE_)?{_NAME}{PICTURES}$", re.IGNORECASE),
+    "image": re.compile(rf"^(?:HE_)?{_NAME}{IMAGES}$", re.IGNORECASE),
 }
 
 
@@ -76,14 +76,14 @@ def stnet(root: str | Path, names: str | Sequence[str] | None = None) -> dict[st
         If a section is unknown, one of its files is missing or malformed, the tables share no spot, or the scale
         cannot be told.
     ImageError
-        If the picture is missing, packed, unreadable or cut off, or does not cover the spots.
+        If the image is missing, packed, unreadable or cut off, or does not cover the spots.
 
     Notes
     -----
     Spots are 200 um apart; um per pixel follow from that. Genes that a section does not express are absent from its
     counts, and named by Ensembl id in the deposited files: for a panel of symbols, put them into
     ``adata.var["gene_name"]``. ST-Net leaves out spots without a tumour label
-    (``{S}_Coords.tsv``), and those whose patch would leave the picture; here all are kept.
+    (``{S}_Coords.tsv``), and those whose patch would leave the image; here all are kept.
     """
     root = Path(root)
     check_exists(root)

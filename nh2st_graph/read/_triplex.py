@@ -40,7 +40,7 @@ def triplex(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
         One data set, in either of two layouts. That of the code today: ``adata/{id}.h5ad``, ``patches/{id}.h5``
         (``img``, ``coords``, ``barcode``), ``ids.csv`` (``sample_id``, and ``patient`` where it is known) and, where
         they are there, ``wsis/{id}.tif`` and ``metadata/{id}.json`` as in HEST-1k; HEST-Benchmark's tasks look the
-        same. That of the download: ``ST-cnts/{S}_sub.parquet``, ``ST-spotfiles/{S}_selection.tsv``, and pictures in
+        same. That of the download: ``ST-cnts/{S}_sub.parquet``, ``ST-spotfiles/{S}_selection.tsv``, and images in
         ``ST-imgs`` (the folders ``her2st``, ``skin``, ``stnet`` and ``test/10x_breast_ff*``).
     names
         Ids of the sections to read, in the wanted order; ``None`` reads all.
@@ -57,15 +57,15 @@ def triplex(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
         If a section is unknown, one of its files is missing or malformed, files share no spot, or the scale cannot be
         told.
     ImageError
-        If there is no picture of the section, or it does not cover the spots.
+        If there is no image of the section, or it does not cover the spots.
 
     Notes
     -----
-    Where the slides are not in the folder, the patches are put together to a picture, in the cache folder. Prepared
+    Where the slides are not in the folder, the patches are put together to an image, in the cache folder. Prepared
     features (``emb``), neighbour patches, gene lists and folds (``splits``) are not read.
 
     Patients are those of ``ids.csv``; else the first letter of Andersson's sections, ``P2`` of Ji's and ``BC23209`` of
-    He's; else nothing tells them. In the spot files of ``10x_breast_ff*``, ``pixel_x`` is the row of the picture.
+    He's; else nothing tells them. In the spot files of ``10x_breast_ff*``, ``pixel_x`` is the row of the image.
     """
     root = Path(root)
     check_exists(root)

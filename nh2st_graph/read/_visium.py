@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError
 from nh2st_graph.read._assemble import PATIENTS, read_each
-from nh2st_graph.read._common import check_exists, folder_above, picture_of, wanted_names
+from nh2st_graph.read._common import check_exists, folder_above, image_of, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots
 
@@ -46,8 +46,8 @@ def visium(
     patient
         The patient's name, which splits go by; not known where None.
     source_image
-        The full-resolution picture that Space Ranger was given. Where it is ``None``, the section uses
-        ``tissue_hires_image.png`` instead: positions and scale factors are in that picture's pixels.
+        The full-resolution image that Space Ranger was given. Where it is ``None``, the section uses
+        ``tissue_hires_image.png`` instead: positions and scale factors are in that image's pixels.
     spot_diameter_um
         What Space Ranger's ``spot_diameter_fullres`` spans in um. That is 65 um on Visium slides, though the
         printed spots measure 55 um. The scale is checked against the 100 um pitch of the array.
@@ -69,7 +69,7 @@ def visium(
     DataError
         If a file is missing or malformed, or positions and counts share no barcode.
     ImageError
-        If a picture is missing, unreadable or cut off, is not the one that Space Ranger was given, or does
+        If an image is missing, unreadable or cut off, is not the one that Space Ranger was given, or does
         not cover the spots.
     """
     folder = _spaceranger_folder(Path(path))
@@ -106,7 +106,7 @@ def _sections(
     counts_file: str = COUNTS,
     patients: str = PATIENTS,
 ) -> dict[str, AnnData]:
-    """Read one Space Ranger folder or several; a picture beside ``spatial/`` is the full-resolution one."""
+    """Read one Space Ranger folder or several; an image beside ``spatial/`` is the full-resolution one."""
     check_exists(root)
     folders = _folders(root)
 
@@ -115,7 +115,7 @@ def _sections(
             folders[name],
             section=name,
             patient=patient,
-            source_image=picture_of(_spaceranger_folder(folders[name]), source_image),
+            source_image=image_of(_spaceranger_folder(folders[name]), source_image),
             spot_diameter_um=spot_diameter_um,
             counts_file=counts_file,
         )

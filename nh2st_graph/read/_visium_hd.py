@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError
 from nh2st_graph.read._assemble import PATIENTS, read_each
-from nh2st_graph.read._common import check_exists, folder_above, picture_of, wanted_names
+from nh2st_graph.read._common import check_exists, folder_above, image_of, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots
 
@@ -44,7 +44,7 @@ def visium_hd(
     patient
         The patient's name, which splits go by; not known where None.
     source_image
-        The full-resolution picture that Space Ranger was given (``--image``, of the microscope). Where it is ``None``,
+        The full-resolution image that Space Ranger was given (``--image``, of the microscope). Where it is ``None``,
         the section uses ``tissue_hires_image.png`` instead, whose pixels are hardly smaller than a bin.
     counts_file
         Name of the counts file in the folder of the bins.
@@ -60,7 +60,7 @@ def visium_hd(
         If there are no bins of this size (those that are there are named), a file is missing or malformed, or
         positions and counts share no barcode.
     ImageError
-        If a picture is missing, unreadable or cut off, is not the one that Space Ranger was given, or does not
+        If an image is missing, unreadable or cut off, is not the one that Space Ranger was given, or does not
         cover the bins.
     """
     path = Path(path)
@@ -103,7 +103,7 @@ def _sections(
 ) -> dict[str, AnnData]:
     """Read one Space Ranger folder or several, bins of 16 um; or the folder of other bins, which is named itself.
 
-    A picture beside ``binned_outputs/`` is the full-resolution one.
+    An image beside ``binned_outputs/`` is the full-resolution one.
     """
     check_exists(root)
     folders, named = _folders(root), _BIN.fullmatch(root.resolve().name)
@@ -115,7 +115,7 @@ def _sections(
             side,
             section=name,
             patient=patient,
-            source_image=picture_of(folders[name], source_image),
+            source_image=image_of(folders[name], source_image),
             counts_file=counts_file,
         )
 

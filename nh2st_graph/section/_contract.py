@@ -31,7 +31,7 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
         One tissue section.
     need
         What must be there beside names and positions: ``"genes"`` (raw counts in ``X``), ``"image"``
-        (a full-resolution picture that covers the spots, and its scale), ``"graph"`` (squidpy's spatial
+        (a full-resolution image that covers the spots, and its scale), ``"graph"`` (squidpy's spatial
         keys), ``"features"`` (``obsm["X_image"]``).
 
     Returns
@@ -43,7 +43,7 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
     DataError
         Naming the section, the field, and what to do.
     ImageError
-        Where the picture is missing or does not cover the spots.
+        Where the image is missing or does not cover the spots.
     """
     needs = set(need)
     if adata.n_obs == 0:
@@ -133,7 +133,7 @@ def _check_image(adata: AnnData, where: str) -> None:
     source = metadata.get(Key.library.source_image)
     if not source:
         raise ImageError(
-            f"{where}: metadata['{Key.library.source_image}'] is missing; give the path of the full-resolution picture"
+            f"{where}: metadata['{Key.library.source_image}'] is missing; give the path of the full-resolution image"
         )
     scale = metadata.get(Key.library.microns_per_pixel)
     if not isinstance(scale, Real) or not 0 < float(scale) < np.inf:
@@ -150,7 +150,7 @@ def _check_image(adata: AnnData, where: str) -> None:
             f"({width} x {height} px; first: {adata.obs_names[outside][0]!r} at "
             f"({x[outside][0]:.0f}, {y[outside][0]:.0f})); "
             + (f"{mistake}; or " if mistake else "")
-            + "give the picture that the coordinates were measured on"
+            + "give the image that the coordinates were measured on"
         )
 
 

@@ -1,6 +1,6 @@
 """What the spots of a section say of their array: the distance of adjacent ones, and how many each has.
 
-The scale of a picture, which readers tell from an array before there is a section, is in ``read/_resolution.py``.
+The scale of an image, which readers tell from an array before there is a section, is in ``read/_resolution.py``.
 """
 
 from __future__ import annotations

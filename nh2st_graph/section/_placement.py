@@ -1,4 +1,4 @@
-"""Whether spots lie on the tissue of their picture; and where they do not, what their coordinates were taken for."""
+"""Whether spots lie on the tissue of their image; and where they do not, what their coordinates were taken for."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("nh2st_graph")
 
 Floats = NDArray[np.float64]
 
-#: Longest side of the picture that tissue is looked for on, in pixels.
+#: Longest side of the image that tissue is looked for on, in pixels.
 _SIDE = 1000
 
 #: Below this many spots, where they lie may be chance.
@@ -58,15 +58,15 @@ def check_on_tissue(adata: AnnData) -> None:
     mistake = _mistake(spots, adata)
     if mistake is not None:
         raise ImageError(
-            f"{where}; {mistake}; or, for a picture that is no H&E, leave this check out "
+            f"{where}; {mistake}; or, for an image that is no H&E, leave this check out "
             "(check_placement=False, features.check_placement: false)"
         )
     if spots.coefficient < 0.5:
-        logger.warning("%s; check obsm['%s'] against the picture", where, Key.obsm.spatial)
+        logger.warning("%s; check obsm['%s'] against the image", where, Key.obsm.spatial)
 
 
 def likely_mistake(adata: AnnData) -> str | None:
-    """Say what is likely wrong with coordinates outside of the picture, and how to mend it; None if nothing tells."""
+    """Say what is likely wrong with coordinates outside of the image, and how to mend it; None if nothing tells."""
     with suppress(DataError):
         spots = _placed(adata)
         return None if spots is None else _mistake(spots, adata)
@@ -74,7 +74,7 @@ def likely_mistake(adata: AnnData) -> str | None:
 
 
 class _Spots:
-    """Spots over the tissue of their picture.
+    """Spots over the tissue of their image.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class _Spots:
 
     @cached_property
     def iou(self) -> float:
-        """Intersection of footprint and tissue over their union, to which belongs what lies beyond the picture."""
+        """Intersection of footprint and tissue over their union, to which belongs what lies beyond the image."""
         both = float((self.footprint & self.mask).sum())
         return both / (self.footprint.sum() / self.inside + self.mask.sum() - both) if self.inside else 0.0
 
@@ -133,7 +133,7 @@ class _Reading(NamedTuple):
 
 
 def _placed(adata: AnnData) -> _Spots | None:
-    """Spots of a section over its tissue; None where they or the picture say nothing."""
+    """Spots of a section over its tissue; None where they or the image say nothing."""
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     if Key.obs.in_tissue in adata.obs:
         known = pd.to_numeric(adata.obs[Key.obs.in_tissue], errors="coerce").to_numpy() == 1
@@ -157,7 +157,7 @@ def _mistake(given: _Spots, adata: AnnData) -> str | None:
         # The footprint takes longer; it is looked at only where the spots themselves speak for the reading.
         if spots.on_tissue < max(_MOST, given.on_tissue + _CLEARLY) or spots.iou < given.iou + clearly:
             continue
-        # That an array goes beyond the tissue excuses nothing where it goes beyond the picture.
+        # That an array goes beyond the tissue excuses nothing where it goes beyond the image.
         if outside or spots.coefficient >= given.coefficient + _CLEARLY:
             better.append((spots, reading))
     if not better:
@@ -172,7 +172,7 @@ def _readings(given: _Spots, factors: dict[str, float]) -> Iterator[_Reading]:
     key, swapped = f"obsm['{Key.obsm.spatial}']", given.centres[:, ::-1]
     swap = f"swap the columns of {key}"
     yield _Reading(swapped, 1.0, "x and y look swapped", swap)
-    # As far from the picture's corner as the tissue is.
+    # As far from the image's corner as the tissue is.
     squares = (np.argwhere(given.mask) + 0.5) ** 2, given.centres**2
     fitted = float(np.sqrt(squares[0].sum(axis=1).mean() / squares[1].sum(axis=1).mean()))
     for each in (factors, {f"about {fitted:.2g}": fitted}):
@@ -187,29 +187,29 @@ def _readings(given: _Spots, factors: dict[str, float]) -> Iterator[_Reading]:
     for axis, name, side in ((0, "x", "width"), (1, "y", "height")):
         mirrored = given.centres.copy()
         mirrored[:, axis] = given.mask.shape[1 - axis] - mirrored[:, axis]
-        yield _Reading(mirrored, 1.0, f"{name} looks mirrored", f"take {key}[:, {axis}] from the picture's {side}")
+        yield _Reading(mirrored, 1.0, f"{name} looks mirrored", f"take {key}[:, {axis}] from the image's {side}")
 
 
 def _find_tissue(adata: AnnData) -> TissueMask:
-    """Find tissue on a small copy of the picture."""
+    """Find tissue on a small copy of the image."""
     entry = library(adata)
     metadata = entry.get(Key.library.metadata, {})
     with open_slide(str(metadata[Key.library.source_image])) as slide:
-        picture, scale = _stored_copy(entry, slide.sizes[0]) or slide.thumbnail(_SIDE)
-    return TissueMask(tissue_mask(picture, metadata[Key.library.microns_per_pixel] / scale), scale)
+        image, scale = _stored_copy(entry, slide.sizes[0]) or slide.thumbnail(_SIDE)
+    return TissueMask(tissue_mask(image, metadata[Key.library.microns_per_pixel] / scale), scale)
 
 
 def _stored_copy(entry: dict[str, Any], size: tuple[int, int]) -> tuple[NDArray[np.uint8], float] | None:
-    """Small copy that the section brings, and its scale, where it is one of this picture: no slide is decoded then."""
-    picture = entry.get(Key.library.images, {}).get(Key.library.hires)
+    """Small copy that the section brings, and its scale, where it is one of this image: no slide is decoded then."""
+    image = entry.get(Key.library.images, {}).get(Key.library.hires)
     scale = entry.get(Key.library.scalefactors, {}).get(Key.library.hires_scale)
-    if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)):
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,)):
         return None
-    small = np.array(picture.shape[1::-1])
+    small = np.array(image.shape[1::-1])
     if not isinstance(scale, Real) or (np.abs(np.array(size) * float(scale) - small) > 1 + 0.01 * small).any():
         return None
     shrink = max(1, round(small.max() / _SIDE))
-    return np.asarray(Image.fromarray(picture).reduce(shrink), dtype=np.uint8), float(scale) / shrink
+    return np.asarray(Image.fromarray(image).reduce(shrink), dtype=np.uint8), float(scale) / shrink
 
 
 def _known_factors(adata: AnnData) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """Image files: levels, windows, resolution and tissue. Knows no AnnData."""
 
 from nh2st_graph.slide._base import Box, Slide
-from nh2st_graph.slide._container import PictureSource, placed_picture
+from nh2st_graph.slide._container import ImageSource, placed_image
 from nh2st_graph.slide._memory import keep_pixels
 from nh2st_graph.slide._open import open_slide, or_extra, slide_size
-from nh2st_graph.slide._pillow import HeldPicture, content_hash, image_size, open_full, thumbnail
+from nh2st_graph.slide._pillow import HeldImage, content_hash, image_size, open_full, thumbnail
 from nh2st_graph.slide._resolution import aperio_scale, dots_scale, ome_scale, plausible_scale
 from nh2st_graph.slide._tiff import TiffSlide, open_tiff
 from nh2st_graph.slide._tissue import TissueMask, find_tissue, tissue_mask
@@ -12,8 +12,8 @@ from nh2st_graph.slide._wsi import WsiSlide
 
 __all__ = [
     "Box",
-    "HeldPicture",
-    "PictureSource",
+    "HeldImage",
+    "ImageSource",
     "Slide",
     "TiffSlide",
     "TissueMask",
@@ -29,7 +29,7 @@ __all__ = [
     "open_slide",
     "open_tiff",
     "or_extra",
-    "placed_picture",
+    "placed_image",
     "plausible_scale",
     "slide_size",
     "thumbnail",

@@ -16,12 +16,12 @@ __all__ = ["Box", "Slide"]
 #: ``(left, top, right, bottom)`` in pixels of a level.
 Box = tuple[int, int, int, int]
 
-#: A picture that is made smaller is read in bands of this many pixels.
+#: An image that is made smaller is read in bands of this many pixels.
 _BAND_PIXELS = 2**25
 
 
 class Slide(ABC):
-    """An open picture: a pyramid of one or more levels, of which windows are read.
+    """An open image: a pyramid of one or more levels, of which windows are read.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Slide(ABC):
 
     @abstractmethod
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
-        """Give an RGB picture that covers a box inside of a level, and the place of its first pixel on the level."""
+        """Give an RGB image that covers a box inside of a level, and the place of its first pixel on the level."""
 
     @cached_property
     def downsamples(self) -> list[float]:
@@ -57,7 +57,7 @@ class Slide(ABC):
         return max(i for i, factor in enumerate(self.downsamples) if i == 0 or factor <= 1.005 * downsample)
 
     def thumbnail(self, max_side: int = 2000) -> tuple[NDArray[np.uint8], float]:
-        """Make a small picture of the whole, ``(height, width, 3)``, and say how many of its pixels are one of ours.
+        """Make a small image of the whole, ``(height, width, 3)``, and say how many of its pixels are one of ours.
 
         Read in bands from the coarsest level that is fine enough, so that memory does not grow with the slide.
         """

@@ -1,4 +1,4 @@
-"""squidpy's ``ImageContainer`` as a section's full-resolution picture."""
+"""squidpy's ``ImageContainer`` as a section's full-resolution image."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from nh2st_graph.slide._memory import keep_pixels
 if TYPE_CHECKING:
     from squidpy.im import ImageContainer
 
-__all__ = ["PictureSource", "PlacedPicture", "placed_picture"]
+__all__ = ["ImageSource", "PlacedImage", "placed_image"]
 
-#: What a picture may be given as.
-PictureSource: TypeAlias = "str | Path | ImageContainer"
+#: What an image may be given as.
+ImageSource: TypeAlias = "str | Path | ImageContainer"
 
 
-class PlacedPicture(NamedTuple):
-    """A picture's file, and where spots lie on it."""
+class PlacedImage(NamedTuple):
+    """An image's file, and where spots lie on it."""
 
     path: Path
     scale: float
     corner: tuple[float, float]
 
     def pixels(self, spatial: NDArray[Any]) -> NDArray[np.float64]:
-        """Take positions, ``(n_spots, 2)`` x then y, to pixels of this picture."""
+        """Take positions, ``(n_spots, 2)`` x then y, to pixels of this image."""
         return np.asarray(spatial, dtype=np.float64) * self.scale - np.array(self.corner)
 
 
-def placed_picture(img: PictureSource, section: str, layer: str | None = None) -> PlacedPicture:
-    """Give the file of a picture.
+def placed_image(img: ImageSource, section: str, layer: str | None = None) -> PlacedImage:
+    """Give the file of an image.
 
     Parameters
     ----------
     img
         A file; or an ``ImageContainer``, whose pixels are written once as a tiled TIFF into the cache folder, named by
-        a digest of them, since everything downstream reads a picture from a file. Of a container that was scaled or
+        a digest of them, since everything downstream reads an image from a file. Of a container that was scaled or
         cropped (squidpy keeps both in ``data.attrs``), spots are taken along.
     section
         Which of a container's z positions, where it has several, as squidpy names them by library; and for errors.
@@ -52,10 +52,10 @@ def placed_picture(img: PictureSource, section: str, layer: str | None = None) -
         If the layer or z position is not there, or is not RGB of bytes.
     """
     if isinstance(img, str | Path):
-        return PlacedPicture(Path(img), 1.0, (0.0, 0.0))
+        return PlacedImage(Path(img), 1.0, (0.0, 0.0))
     where = f"section {section!r}"
     if not (hasattr(img, "library_ids") and hasattr(img, "data")):
-        raise ImageError(f"{where}: {type(img).__name__} is no picture; give a file or squidpy's ImageContainer")
+        raise ImageError(f"{where}: {type(img).__name__} is no image; give a file or squidpy's ImageContainer")
     layers = list(img.data)
     if layer is None and len(layers) != 1:
         raise ImageError(
@@ -74,4 +74,4 @@ def placed_picture(img: PictureSource, section: str, layer: str | None = None) -
     path = keep_pixels(pixels.rename({channels: "c"}).chunk(), where)
     crop, padding = img.data.attrs["coords"], img.data.attrs["padding"]
     corner = float(crop.x0 - padding.x_pre), float(crop.y0 - padding.y_pre)
-    return PlacedPicture(path, float(img.data.attrs["scale"]), corner)
+    return PlacedImage(path, float(img.data.attrs["scale"]), corner)

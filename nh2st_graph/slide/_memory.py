@@ -1,4 +1,4 @@
-"""Pixels that live in memory or in a store, as files that the picture opener reads."""
+"""Pixels that live in memory or in a store, as files that the image opener reads."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _TILE = 512
 _CHANNELS = ("r", "g", "b", "a")
 
 
-def keep_pixels(picture: Any, where: str) -> Path:
-    """Write a picture as a tiled TIFF into the cache, unless it is there.
+def keep_pixels(image: Any, where: str) -> Path:
+    """Write an image as a tiled TIFF into the cache, unless it is there.
 
     Parameters
     ----------
-    picture
+    image
         ``xarray.DataArray`` of dask with the dimensions ``y``, ``x`` and ``c``: RGB or RGBA of bytes, or with channels
         that are named ``r``, ``g``, ``b`` among others.
     where
-        Whose picture it is, for errors.
+        Whose image it is, for errors.
 
     Returns
     -------
@@ -37,17 +37,17 @@ def keep_pixels(picture: Any, where: str) -> Path:
     Raises
     ------
     ImageError
-        If the picture is not RGB or RGBA of bytes.
+        If the image is not RGB or RGBA of bytes.
     """
-    names = [str(name).lower() for name in picture.coords["c"].values] if "c" in picture.coords else []
+    names = [str(name).lower() for name in image.coords["c"].values] if "c" in image.coords else []
     if set(_CHANNELS[:3]) <= set(names):
-        picture = picture.isel(c=[names.index(name) for name in _CHANNELS if name in names])
-    if picture.dtype != np.uint8 or picture.sizes["c"] not in (3, 4):
+        image = image.isel(c=[names.index(name) for name in _CHANNELS if name in names])
+    if image.dtype != np.uint8 or image.sizes["c"] not in (3, 4):
         raise ImageError(
-            f"{where}: the picture has {picture.sizes['c']} channels of {picture.dtype}, expected red, green and blue "
-            "as uint8; name the H&E picture"
+            f"{where}: the image has {image.sizes['c']} channels of {image.dtype}, expected red, green and blue "
+            "as uint8; name the H&E image"
         )
-    pixels = picture.transpose("y", "x", "c").data
+    pixels = image.transpose("y", "x", "c").data
     digest = hashlib.sha256(str(pixels.shape).encode())
     for band in _bands(pixels):
         digest.update(band.tobytes())

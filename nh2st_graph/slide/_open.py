@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nh2st_graph._errors import ImageError
 from nh2st_graph.slide._base import Slide
-from nh2st_graph.slide._pillow import HeldPicture, image_info
+from nh2st_graph.slide._pillow import HeldImage, image_info
 from nh2st_graph.slide._resolution import dots_scale
 from nh2st_graph.slide._tiff import open_tiff
 from nh2st_graph.slide._wsi import APERIO, EXTRA, OTHER_PACKAGES, SCANNERS, WsiSlide, has_extra
@@ -18,7 +18,7 @@ __all__ = ["open_slide", "or_extra", "slide_size"]
 
 @contextmanager
 def open_slide(path: str | Path) -> Iterator[Slide]:
-    """Open a slide or picture while the block runs.
+    """Open a slide or image while the block runs.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def open_slide(path: str | Path) -> Iterator[Slide]:
 
 
 def slide_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of a slide or picture at full resolution, without decoding it.
+    """Width and height of a slide or image at full resolution, without decoding it.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def slide_size(path: str | Path) -> tuple[int, int]:
 
 def _open(path: Path) -> Slide:
     if not path.is_file():
-        raise ImageError(f"image {path} does not exist; give the full-resolution picture of the section")
+        raise ImageError(f"image {path} does not exist; give the full-resolution image of the section")
     suffix = path.suffix.lower()
     of_scanner = suffix in SCANNERS
     if of_scanner and has_extra():
@@ -73,7 +73,7 @@ def _open(path: Path) -> Slide:
         size, info = image_info(path)
     except ImageError as error:
         raise ImageError(f"{error}{or_extra(path)}") from None
-    return HeldPicture(path, size, dots_scale(info.get("dpi")))
+    return HeldImage(path, size, dots_scale(info.get("dpi")))
 
 
 def _open_tiff(path: Path) -> Slide | None:

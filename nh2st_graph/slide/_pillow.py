@@ -17,11 +17,11 @@ from PIL import Image, UnidentifiedImageError
 from nh2st_graph._errors import ImageError
 from nh2st_graph.slide._base import Box, Slide
 
-__all__ = ["HeldPicture", "content_hash", "image_info", "image_size", "open_full", "thumbnail"]
+__all__ = ["HeldImage", "content_hash", "image_info", "image_size", "open_full", "thumbnail"]
 
 logger = logging.getLogger("nh2st_graph")
 
-#: Above this many pixels, three bytes each, holding a picture is a matter of gigabytes.
+#: Above this many pixels, three bytes each, holding an image is a matter of gigabytes.
 _MANY_PIXELS = 2**29
 
 
@@ -56,12 +56,12 @@ _no_limit = _NoLimit()
 def _open(path: Path) -> Iterator[Image.Image]:
     """Open with Pillow, without its limit on pixels while the block runs, closed at the end."""
     if not path.is_file():
-        raise ImageError(f"image {path} does not exist; give the full-resolution picture of the section")
+        raise ImageError(f"image {path} does not exist; give the full-resolution image of the section")
     with _no_limit:
         try:
             handle = Image.open(path)
         except UnidentifiedImageError:
-            raise ImageError(f"image {path} is not a picture that can be read (JPEG, PNG or TIFF expected)") from None
+            raise ImageError(f"image {path} is not an image that can be read (JPEG, PNG or TIFF expected)") from None
         except OSError as error:
             raise ImageError(f"image {path} cannot be opened: {error}") from error
         with handle:
@@ -101,13 +101,13 @@ def thumbnail(path: str | Path, max_side: int = 2000) -> tuple[NDArray[np.uint8]
     ----------
     path
         The full-resolution image. JPEG files are decoded at reduced scale, so that the full
-        picture is never in memory.
+        image is never in memory.
     max_side
         Longest side of the result, in pixels.
 
     Returns
     -------
-    The RGB picture, ``(height, width, 3)``, and its scale: thumbnail pixels per full-resolution pixel.
+    The RGB image, ``(height, width, 3)``, and its scale: thumbnail pixels per full-resolution pixel.
 
     Raises
     ------
@@ -125,11 +125,11 @@ def thumbnail(path: str | Path, max_side: int = 2000) -> tuple[NDArray[np.uint8]
 
 @contextmanager
 def open_full(path: str | Path) -> Iterator[Image.Image]:
-    """Hold the full-resolution RGB picture while the block runs, once, and let go of it after.
+    """Hold the full-resolution RGB image while the block runs, once, and let go of it after.
 
     Yields
     ------
-    The decoded picture. Cut regions out of it (``crop``, ``resize(box=...)``) rather than turning it
+    The decoded image. Cut regions out of it (``crop``, ``resize(box=...)``) rather than turning it
     into an array, which would hold it a second time.
 
     Raises
@@ -139,11 +139,11 @@ def open_full(path: str | Path) -> Iterator[Image.Image]:
     """
     with _open(Path(path)) as image:
         image.load()
-        picture = _rgb(image)
+        decoded = _rgb(image)
     try:
-        yield picture
+        yield decoded
     finally:
-        picture.close()
+        decoded.close()
 
 
 def content_hash(path: str | Path) -> str:
@@ -153,7 +153,7 @@ def content_hash(path: str | Path) -> str:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """To RGB, transparency over white (glass), as slide pictures mean it."""
+    """To RGB, transparency over white (glass), as slide images mean it."""
     if image.mode == "RGB":
         return image
     if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
@@ -163,8 +163,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-class HeldPicture(Slide):
-    """A picture without windows (JPEG, PNG, a TIFF in one piece): decoded at the first region, and held until closed.
+class HeldImage(Slide):
+    """An image without windows (JPEG, PNG, a TIFF in one piece): decoded at the first region, and held until closed.
 
     Parameters
     ----------
@@ -179,12 +179,12 @@ class HeldPicture(Slide):
     def __init__(self, path: Path, size: tuple[int, int], microns_per_pixel: float | None = None) -> None:
         self.path, self.sizes, self.microns_per_pixel = path, [size], microns_per_pixel
         self._held = ExitStack()
-        self._picture: Image.Image | None = None
+        self._image: Image.Image | None = None
 
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
-        """Give the whole picture; see :meth:`Slide.region`."""
+        """Give the whole image; see :meth:`Slide.region`."""
         del level, box
-        if self._picture is None:
+        if self._image is None:
             width, height = self.sizes[0]
             if width * height > _MANY_PIXELS:
                 logger.warning(
@@ -195,13 +195,13 @@ class HeldPicture(Slide):
                     height,
                     width * height * 3 / 1e9,
                 )
-            self._picture = self._held.enter_context(open_full(self.path))
-        return self._picture, (0, 0)
+            self._image = self._held.enter_context(open_full(self.path))
+        return self._image, (0, 0)
 
     def thumbnail(self, max_side: int = 2000) -> tuple[NDArray[np.uint8], float]:
         """Decode at reduced size where the format can; see :meth:`Slide.thumbnail`."""
         return thumbnail(self.path, max_side)
 
     def close(self) -> None:
-        """Let go of the picture."""
+        """Let go of the image."""
         self._held.close()

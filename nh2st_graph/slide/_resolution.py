@@ -13,7 +13,7 @@ _INCH_UM = 25_400.0
 #: A microscope's. A file that says 72 dots per inch, 353 um per pixel, means a screen, and 300 a printer.
 _PLAUSIBLE_UM = (0.02, 20.0)
 
-#: Both directions of a picture have one scale, but for rounding.
+#: Both directions of an image have one scale, but for rounding.
 _AGREE = 0.02
 
 _UM = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nh2st_graph._errors import ImageError, reason
 from nh2st_graph.slide._base import Box, Slide
-from nh2st_graph.slide._pillow import HeldPicture
+from nh2st_graph.slide._pillow import HeldImage
 from nh2st_graph.slide._resolution import aperio_scale, dots_scale, ome_scale
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ __all__ = ["TiffSlide", "open_tiff"]
 #: Decoded tiles that are kept, in bytes: a slide's spots are read row by row, and two rows of them share tiles.
 KEPT_BYTES = 2**29
 
-#: Striped pictures up to this size are held whole, as ever: strips run across the picture, and windows do not.
+#: Striped images up to this size are held whole, as ever: strips run across the image, and windows do not.
 _HELD_PIXELS = 2**28
 
-#: A strip of more than this holds so much of the picture that windows save nothing.
+#: A strip of more than this holds so much of the image that windows save nothing.
 _STRIP_BYTES = 2**26
 
 _JPEG = frozenset({6, 7, 34892, 33007})
@@ -151,11 +151,11 @@ def open_tiff(path: Path) -> Slide | None:
     if windows:
         return TiffSlide(path, file, pages, scale)
     file.close()
-    return HeldPicture(path, (int(pages[0].imagewidth), int(pages[0].imagelength)), scale)
+    return HeldImage(path, (int(pages[0].imagewidth), int(pages[0].imagelength)), scale)
 
 
 def _levels(file: TiffFile) -> list[TiffPage]:
-    """Pages of the largest picture and of its smaller copies, largest first: not the label, nor a macro picture."""
+    """Pages of the largest image and of its smaller copies, largest first: not the label, nor a macro image."""
     firsts = [level.pages[0] for series in file.series for level in series.levels]
     pages = [page.aspage() for page in firsts if page is not None]
     first = max(pages, key=lambda page: page.imagewidth * page.imagelength)
@@ -178,13 +178,13 @@ def _in_windows(page: TiffPage) -> bool:
 
 
 def _check_pixels(path: Path, file: TiffFile, page: TiffPage) -> None:
-    """Refuse what is not a picture of bytes in grey or colour."""
+    """Refuse what is not an image of bytes in grey or colour."""
     planes = next((len(series) for series in file.series if series.pages[0] is page), 1)
     in_one = page.planarconfig == 1 and planes == 1
     if page.dtype == np.uint8 and page.photometric in _COLOURS and page.samplesperpixel in {1, 3, 4} and in_one:
         return
     what = f"{page.dtype}, {page.samplesperpixel} samples a pixel, {planes} planes, photometric {int(page.photometric)}"
-    raise ImageError(f"image {path} holds {what}; export it as an RGB picture of 8 bits")
+    raise ImageError(f"image {path} holds {what}; export it as an RGB image of 8 bits")
 
 
 def _scale(file: TiffFile, page: TiffPage) -> float | None:

@@ -15,7 +15,7 @@ from nh2st_graph.slide._wsi import WsiSlide
 __all__ = ["TissueMask", "find_tissue", "tissue_mask"]
 
 #: Bounds of Otsu's threshold on saturation. Below, it would part glass from glass on a slide without tissue; above,
-#: pale tissue from strong on a picture without glass.
+#: pale tissue from strong on an image without glass.
 _SATURATION = (0.05, 0.15)
 
 #: Darker than any stain at low resolution: ink, the frame of the scan, and what a scanner left out.
@@ -74,18 +74,18 @@ class TissueMask:
         return np.clip(covered / (2 * half) ** 2, 0.0, 1.0)
 
 
-def tissue_mask(picture: NDArray[np.uint8], microns_per_pixel: float) -> NDArray[np.bool_]:
-    """Find tissue on a small picture of a slide: what is coloured and not black.
+def tissue_mask(image: NDArray[np.uint8], microns_per_pixel: float) -> NDArray[np.bool_]:
+    """Find tissue on a small image of a slide: what is coloured and not black.
 
     Otsu's threshold on the saturation, blurred, within bounds; pieces and holes smaller than a disc of 200 um count as
     dirt and tears.
 
     Parameters
     ----------
-    picture
+    image
         ``(height, width, 3)``, RGB.
     microns_per_pixel
-        Of this picture.
+        Of this image.
 
     Returns
     -------
@@ -94,8 +94,8 @@ def tissue_mask(picture: NDArray[np.uint8], microns_per_pixel: float) -> NDArray
     from scipy.ndimage import binary_fill_holes, label
     from skimage.filters import gaussian, threshold_otsu
 
-    value = picture.max(axis=-1) / 255.0
-    saturation = 1 - picture.min(axis=-1) / np.maximum(picture.max(axis=-1), 1)
+    value = image.max(axis=-1) / 255.0
+    saturation = 1 - image.min(axis=-1) / np.maximum(image.max(axis=-1), 1)
     smooth = gaussian(np.where(value < _BLACK, 0.0, saturation), _BLUR_UM / microns_per_pixel)
     otsu = threshold_otsu(smooth) if np.ptp(smooth) else 0.0
     threshold = float(np.clip(otsu, *_SATURATION))
@@ -124,19 +124,19 @@ def find_tissue(slide: Slide, microns_per_pixel: float, max_side: int = 2000) ->
     microns_per_pixel
         Of its full resolution.
     max_side
-        Longest side of the picture that tissue is looked for on, in pixels.
+        Longest side of the image that tissue is looked for on, in pixels.
 
     Returns
     -------
-    The mask, and the small RGB picture under it, ``(height, width, 3)``.
+    The mask, and the small RGB image under it, ``(height, width, 3)``.
     """
-    picture, scale = slide.thumbnail(max_side)
+    image, scale = slide.thumbnail(max_side)
     if isinstance(slide, WsiSlide) and importlib.util.find_spec("lazyslide") is not None:
         level = slide.level_for(max(1.0, 1 / scale))
         width, height = slide.sizes[level]
         if width * height <= _WHOLE_LEVEL_PIXELS:
-            return TissueMask(_by_lazyslide(slide.wsi, level, picture.shape[:2], scale), scale), picture
-    return TissueMask(tissue_mask(picture, microns_per_pixel / scale), scale), picture
+            return TissueMask(_by_lazyslide(slide.wsi, level, image.shape[:2], scale), scale), image
+    return TissueMask(tissue_mask(image, microns_per_pixel / scale), scale), image
 
 
 def _by_lazyslide(wsi: Any, level: int, shape: tuple[int, ...], scale: float) -> NDArray[np.bool_]:

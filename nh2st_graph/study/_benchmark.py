@@ -32,9 +32,9 @@ __all__ = ["BenchmarkFile", "SplitEntry", "read_benchmark"]
 
 logger = logging.getLogger("nh2st_graph")
 
-#: What every run of a benchmark leaves: no floors beside each, since they are methods of their own, and no figures of
-#: each, which would take longer than to train it.
-_SCORED = ("evaluate.floors=false", "evaluate.downstream=true", "evaluate.figures=false")
+#: What every run of a benchmark leaves: no baselines beside each, since they are methods of their own, and no
+#: figures of each, which would take longer than to train it.
+_SCORED = ("evaluate.baselines=false", "evaluate.downstream=true", "evaluate.figures=false")
 
 Patients = Literal["all"] | dict[str, list[str]]
 

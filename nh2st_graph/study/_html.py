@@ -26,9 +26,12 @@ __all__ = ["write_html"]
 
 _TEMPLATE = "report.html.j2"
 #: Columns of a leaderboard whose cells are marked by where the interval lies, and the score that it is of.
-_GAINS = {f"{label}: over the best floor": score for score, label in SCORES.items()}
+_GAINS = {f"{label}: over the best baseline": score for score, label in SCORES.items()}
 #: Genes that the table shows before anything is searched for.
 _GENES_SHOWN = 20
+
+#: Roles that have places.
+_RANKED = ("method", "baseline")
 
 
 class _Row(NamedTuple):
@@ -146,7 +149,7 @@ def _side(row: pd.Series, score: str) -> str:
 def _genes(board: pd.DataFrame, per_gene: pd.DataFrame) -> dict[str, Any]:
     """Mean scores of each gene under each method that was scored in every section, for the script.
 
-    Sections are averaged, seeds first. ``chosen`` are the method and the floor in the first place, or the first two.
+    Sections are averaged, seeds first. ``chosen`` are the method and the baseline in the first place, or the first two.
     """
     whole = board["place"].notna() | ((board["role"] == "reference") & (board["sections"] > 0))
     units = per_gene.groupby(["method", "gene", "fold", "section"], observed=True)[[*MEANS, "ceiling"]].mean()
@@ -155,7 +158,7 @@ def _genes(board: pd.DataFrame, per_gene: pd.DataFrame) -> dict[str, Any]:
     ceiling = units["ceiling"].groupby("gene", observed=True).mean()
     known = tables["pcc"].index[tables["pcc"].notna().any(axis="columns")]
     names = [name for name in board.loc[whole, "method"] if name in known]
-    firsts = [board.loc[board["role"].eq(role) & board["method"].isin(names), "method"] for role in ("method", "floor")]
+    firsts = [board.loc[board["role"].eq(role) & board["method"].isin(names), "method"] for role in _RANKED]
     chosen = list(dict.fromkeys([*(name for first in firsts for name in first[:1]), *names]))[:2]
     return {
         "genes": [str(gene) for gene in ceiling.index],
@@ -178,7 +181,7 @@ def _forest(board: pd.DataFrame) -> str | None:
         return None
     from nh2st_graph import pl
 
-    return _image(pl.forest(table, base="the best floor").figure)
+    return _image(pl.forest(table, base="the best baseline").figure)
 
 
 def _curves(curves: pd.DataFrame) -> str | None:

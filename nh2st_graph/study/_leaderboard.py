@@ -1,4 +1,4 @@
-"""The leaderboard of a benchmark: methods and floors ranked, and what each gains on the best floor."""
+"""The leaderboard of a benchmark: methods and baselines ranked, and what each gains on the best baseline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COUNTS = (*_COSTS, "n_constant_predicted", "n_constant_observed", "n_constant_t
 _PLACE = ("split", "method", "fold", "section", "seed")
 #: What a score is averaged over, seeds averaged before.
 _UNIT = ["fold", "section"]
-_ROLES = ("method", "floor", "reference")
+_ROLES = ("method", "baseline", "reference")
 
 #: What :func:`cells` shows beside the leaderboard itself, by view: the header of each column, and how numbers look.
 VIEWS: dict[str, dict[str, tuple[str, str]]] = {
@@ -62,7 +62,7 @@ def leaderboard(
     failures: Mapping[tuple[str, str], str] | None = None,
     planned: Mapping[tuple[str, str], int] | None = None,
 ) -> pd.DataFrame:
-    """Rank methods and floors, and compare each with the best floor.
+    """Rank methods and baselines, and compare each with the best baseline.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def leaderboard(
     per_gene
         One row for each of these and gene: ``pcc`` and ``pcc_partial``.
     roles
-        ``method``, ``floor`` or ``reference`` by name, in the order of display. References read the test sections'
+        ``method``, ``baseline`` or ``reference`` by name, in the order of display. References read the test sections'
         genes; they are shown, and neither ranked nor compared.
     failures
         Why runs failed, by method and split, one line each.
@@ -94,11 +94,11 @@ def leaderboard(
         number of sections that were scored
     each score, and ``{score}_std``
         mean and standard deviation (n - 1) over sections, seeds averaged first
-    ``{score}_floor``, ``{score}_difference``, ``{score}_low``, ``{score}_high`` for ``pcc_mean`` and ``pcc_partial``
-        the best floor by this score in this split, the mean difference from it in per-gene r (seeds averaged first),
+    ``{score}_baseline``, ``{score}_difference``, ``{score}_low``, ``{score}_high`` for ``pcc_mean`` and ``pcc_partial``
+        the best baseline by this score in this split, the mean difference from it in per-gene r (seeds averaged first),
         and the 95 % interval over sections and genes (:func:`~nh2st_graph.metrics.paired_bootstrap`), on the sections
-        and genes that both have. The floor is chosen by its test score, after the fact, which favours the floor: a
-        method that is above it would be above each of them. The best floor's own difference is 0.
+        and genes that both have. The baseline is chosen by its test score, after the fact, which favours it: a
+        method that is above it would be above each of them. The best baseline's own difference is 0.
     each cost
         median over runs
     ``planned``, ``finished``, ``reason``
@@ -150,16 +150,16 @@ def _numbers(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
 
 
 def _ranks(r: pd.Series, role: pd.Series) -> pd.Series:
-    """Mean over sections of the rank, of methods and floors that were scored in every section."""
+    """Mean over sections of the rank, of methods and baselines that were scored in every section."""
     table = r.unstack("method")
     contenders = table[[name for name in table if role[str(name)] != "reference"]].dropna(how="all")
     return contenders.dropna(axis="columns").rank(axis="columns", ascending=False).mean()
 
 
 def _gains(board: pd.DataFrame, genes: pd.DataFrame, per_gene: str, score: str) -> pd.DataFrame:
-    """Differences from the split's best floor by a score."""
-    floors = board.loc[(board["role"] == "floor") & board["place"].notna(), score].dropna()
-    best = str(floors.idxmax()) if len(floors) else ""
+    """Differences from the split's best baseline by a score."""
+    baselines = board.loc[(board["role"] == "baseline") & board["place"].notna(), score].dropna()
+    best = str(baselines.idxmax()) if len(baselines) else ""
     base = by_unit(genes[genes["method"] == best], per_gene)
     rows = {}
     for name in board.index[board["role"] != "reference"]:
@@ -168,7 +168,7 @@ def _gains(board: pd.DataFrame, genes: pd.DataFrame, per_gene: str, score: str) 
             rows[name] = [found.mean, found.low, found.high]
     columns = [f"{score}_{what}" for what in ("difference", "low", "high")]
     gains = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=np.float64)
-    return gains.reindex(board.index).assign(**{f"{score}_floor": best})
+    return gains.reindex(board.index).assign(**{f"{score}_baseline": best})
 
 
 def _in_order(board: pd.DataFrame) -> pd.DataFrame:
@@ -186,9 +186,9 @@ def explain_leaderboard(board: pd.DataFrame) -> str:
     where = "" if len(sections) == 1 else f" ({', '.join(alone)})"
     return (
         "Means and standard deviations over sections, seeds averaged first. 'Place' is by the mean over sections of "
-        "the rank by mean r, among methods and floors. Differences are from the floor that is best in this split by "
-        "its test score, which favours the floor; they are paired over sections and genes, with the 95 % interval of a "
-        "bootstrap over both. 'Given depth' takes out what the number of counts in a spot explains. References read "
+        "the rank by mean r, among methods and baselines. Differences are from the baseline that is best in this split "
+        "by its test score, which favours the baseline; they are paired over sections and genes, with the 95 % "
+        "interval of a bootstrap over both. 'Given depth' takes out what the number of counts in a spot explains. References read "
         "the genes of the test sections, and have no place."
         + (f" With one test section{where} the interval is over genes alone." if alone else "")
     )
@@ -213,7 +213,7 @@ def cells(board: pd.DataFrame, view: str = "leaderboard") -> pd.DataFrame:
         columns = {"place": ["" if pd.isna(row["place"]) else str(row["place"]) for row in rows]}
         for score, label in SCORES.items():
             columns[label] = [mean_cell(row, score) for row in rows]
-            columns[f"{label}: over the best floor"] = [_gain(row, score) for row in rows]
+            columns[f"{label}: over the best baseline"] = [_gain(row, score) for row in rows]
         if "share_of_ceiling" in board:
             shares = [number(100 * row["share_of_ceiling"], ".0f") for row in rows]
             columns["share of noise ceiling"] = [f"{share} %" if share else "" for share in shares]
@@ -230,7 +230,7 @@ def cells(board: pd.DataFrame, view: str = "leaderboard") -> pd.DataFrame:
 
 
 def _gain(row: pd.Series, score: str) -> str:
-    return "best floor" if row["method"] == row[f"{score}_floor"] else interval_cell(row, score)
+    return "best baseline" if row["method"] == row[f"{score}_baseline"] else interval_cell(row, score)
 
 
 def markdown(board: pd.DataFrame, title: str, verdicts: Mapping[str, Iterable[str]] | None = None) -> str:
@@ -262,15 +262,15 @@ def markdown(board: pd.DataFrame, title: str, verdicts: Mapping[str, Iterable[st
 def forest_table(board: pd.DataFrame) -> pd.DataFrame:
     """Rows of a leaderboard as :func:`~nh2st_graph.pl.forest` takes them.
 
-    Methods in the order of the first split in every split, so that its panels stand side by side; floors as its
-    references. The references of the benchmark are left out, since they are not compared. So are floors that predict
-    every gene as constant: their difference is the best floor's own score, and would press all others together.
+    Methods in the order of the first split in every split, so that its panels stand side by side; baselines as its
+    references. The references of the benchmark are left out, since they are not compared. So are baselines that predict
+    every gene as constant: their difference is the best baseline's own score, and would press all others together.
     """
     order = {name: i for i, name in enumerate(dict.fromkeys(board["method"]))}
     splits = {split: i for i, split in enumerate(dict.fromkeys(board["split"]))}
     counts = board.reindex(columns=["n_constant_predicted", "n_genes"])
-    constant = board["role"].eq("floor") & counts["n_constant_predicted"].eq(counts["n_genes"])
+    constant = board["role"].eq("baseline") & counts["n_constant_predicted"].eq(counts["n_genes"])
     table = board[board["role"].ne("reference") & ~constant].rename(columns={"method": "variant"})
     keys = {"split": splits, "variant": order}
     table = table.sort_values(["split", "variant"], key=lambda column: column.map(keys[str(column.name)]))
-    return table.assign(role=table["role"].map({"method": "variant", "floor": "reference"}))
+    return table.assign(role=table["role"].map({"method": "variant", "baseline": "reference"}))

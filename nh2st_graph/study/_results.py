@@ -14,8 +14,8 @@ from nh2st_graph.study._plan import PlannedRun, Study
 
 __all__ = ["Results", "collect", "curves", "references"]
 
-#: Floors that a table shows below the variants.
-_FLOORS = ("ridge", "ridge_neighbours")
+#: Baselines that a table shows below the variants.
+_BASELINES = ("ridge", "ridge_neighbours")
 #: What a score is of.
 _PLACE = ("split", "variant", "fold", "section", "seed")
 _PER_GENE = ("pcc", "pcc_partial")
@@ -32,8 +32,8 @@ class Results:
     ----------
     scores
         One row for each run and test section: ``split``, ``variant``, ``fold``, ``section``, ``seed``, every score of
-        ``metrics.json``, ``parameters`` and ``seconds``. Floors are rows of their own, from the base's runs: they learn
-        from the features and targets alone, which variants share unless they change just these.
+        ``metrics.json``, ``parameters`` and ``seconds``. Baselines are rows of their own, from the base's runs: they
+        learn from the features and targets alone, which variants share unless they change just these.
     per_gene
         One row for each of these and gene: ``pcc``, ``pcc_partial``, and the noise ``ceiling``.
     kinds
@@ -83,11 +83,11 @@ def curves(runs: Sequence[PlannedRun]) -> pd.DataFrame:
 def references(study: Study) -> dict[str, str]:
     """Rows that stand below the variants, by their name in ``metrics.json``, and what tables call them.
 
-    Floors where there is a base; in a benchmark, where floors are methods, what reads the test sections.
+    Baselines where there is a base; in a benchmark, where baselines are methods, what reads the test sections.
     """
     from nh2st_graph.tl import LABELS, REFERENCES
 
-    return {name: LABELS[name] for name in (_FLOORS if study.has_base else REFERENCES)}
+    return {name: LABELS[name] for name in (_BASELINES if study.has_base else REFERENCES)}
 
 
 def _beside(study: Study, finished: Sequence[PlannedRun]) -> dict[PlannedRun, dict[str, str]]:
@@ -99,11 +99,11 @@ def _beside(study: Study, finished: Sequence[PlannedRun]) -> dict[PlannedRun, di
 
 
 def _scores(run: PlannedRun, beside: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row for each section that a run scored, and each of the floors or references that are read from it."""
+    """One row for each section that a run scored, and each of the baselines or references that are read from it."""
     metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     record = read_record(run.folder)
     noted = record._asdict() if record is not None else {}
-    there = {**metrics["floors"], **metrics["references"]}
+    there = {**metrics["baselines"], **metrics["references"]}
     noted |= {"n_constant_train": metrics["protocol"]["n_constant_train"]}
     scored = {run.variant: (metrics["sections"], noted)}
     scored |= {label: (there[name]["sections"], {}) for name, label in beside.items() if name in there}

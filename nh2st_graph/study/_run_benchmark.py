@@ -112,11 +112,11 @@ def _of_methods(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _roles(study: Study) -> dict[str, str]:
-    """What each row is: methods and floors in the order of the file, then what reads the test sections."""
-    from nh2st_graph.models import Floor, find_method
+    """What each row is: methods and baselines in the order of the file, then what reads the test sections."""
+    from nh2st_graph.models import Baseline, find_method
 
     roles = {
-        variant.name: "floor" if issubclass(find_method(variant.config.model.name), Floor) else "method"
+        variant.name: "baseline" if issubclass(find_method(variant.config.model.name), Baseline) else "method"
         for variant in study.variants
     }
     return roles | dict.fromkeys(references(study).values(), "reference")
@@ -145,20 +145,20 @@ class _Report:
         return [*(self.folder / name for name in texts), genes]
 
     def figures(self) -> list[Path]:
-        """Draw differences from the best floor, learning curves, and genes of the best method and the best floor."""
+        """Draw differences from the best baseline, learning curves, and genes of the best method and baseline."""
         from nh2st_graph import pl
 
         written = []
         table = forest_table(self.board)
         if len(table) and table["pcc_mean_difference"].notna().any():
-            draw_forest(table, self.folder / "forest.png", base="the best floor")
+            draw_forest(table, self.folder / "forest.png", base="the best baseline")
             written.append(self.folder / "forest.png")
         for split, part in self.curves.groupby("split", sort=False):
             written.append(pl.save(pl.learning_curves(part), self.folder / f"learning_{slug(str(split))}.png"))
         for split, part in self.board[self.board["place"].notna()].groupby("split", sort=False):
             first = part.drop_duplicates("role").set_index("role")["method"]  # rows are in order of place
-            if {"method", "floor"} <= {*first.index}:
+            if {"method", "baseline"} <= {*first.index}:
                 genes = self.per_gene[self.per_gene["split"] == split]
-                figure = pl.gene_scatter(genes, first["floor"], first["method"]).figure
+                figure = pl.gene_scatter(genes, first["baseline"], first["method"]).figure
                 written.append(pl.save(figure, self.folder / f"genes_{slug(str(split))}.png"))
         return written

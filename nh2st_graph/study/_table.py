@@ -35,10 +35,10 @@ def study_table(
 
     Returns
     -------
-    One row for each split and variant, the base first, floors last:
+    One row for each split and variant, the base first, baselines last:
 
     ``split``, ``variant``, ``role``
-        ``base``, ``variant``, or ``reference`` for a floor
+        ``base``, ``variant``, or ``reference`` for a baseline
     ``pcc_mean``, ``pcc_mean_std`` (and of ``pcc_partial``)
         mean and standard deviation (n - 1) over the scores of all sections and seeds
     ``pcc_mean_difference``, ``pcc_mean_low``, ``pcc_mean_high`` (and of ``pcc_partial``)

@@ -108,27 +108,27 @@ def verdict(board: pd.DataFrame, late: Collection[str] = ()) -> list[str]:
 
     Returns
     -------
-    Sentences: which methods are above the best floor beyond the interval and which are not, in mean r and in mean r
+    Sentences: which methods are above the best baseline beyond the interval and which are not, in mean r and in mean r
     given depth; what share of the noise ceiling the best reaches; how far the references go; what has to be read with
     care.
     """
     methods = board[board["role"] == "method"]
-    sentences = [_against_floor(board, methods, score, label) for score, label in SCORES.items()]
+    sentences = [_against_baseline(board, methods, score, label) for score, label in SCORES.items()]
     return [each for each in [*sentences, _best(methods), _references(board), *_care(methods, late)] if each]
 
 
-def _against_floor(board: pd.DataFrame, methods: pd.DataFrame, score: str, label: str) -> str:
-    floor = board[f"{score}_floor"].iloc[0]
+def _against_baseline(board: pd.DataFrame, methods: pd.DataFrame, score: str, label: str) -> str:
+    baseline = board[f"{score}_baseline"].iloc[0]
     compared = methods[methods[f"{score}_difference"].notna()]
-    if not floor or compared.empty:
-        return f"In {label} there is nothing to compare: no floor, or no method, has a result in every section."
+    if not baseline or compared.empty:
+        return f"In {label} there is nothing to compare: no baseline, or no method, has a result in every section."
     above = compared[compared[f"{score}_low"] > 0]
     below = compared[compared[f"{score}_high"] < 0]
     unclear = compared.drop(index=[*above.index, *below.index])
-    reached = board.loc[board["method"] == floor, score].iloc[0]
+    reached = board.loc[board["method"] == baseline, score].iloc[0]
     text = (
         f"In {label}, {len(above)} of {len(compared)} methods {'is' if len(above) == 1 else 'are'} above the best "
-        f"floor ({floor}, {reached:.3f}) beyond the 95 % interval{_gains(above, score)}."
+        f"baseline ({baseline}, {reached:.3f}) beyond the 95 % interval{_gains(above, score)}."
     )
     if len(unclear):
         text += f" Not to be told from it{_gains(unclear, score)}."
@@ -160,7 +160,7 @@ def _best(methods: pd.DataFrame) -> str:
 
 
 def _references(board: pd.DataFrame) -> str:
-    """How far the references go, and how many methods and floors they are above."""
+    """How far the references go, and how many methods and baselines they are above."""
     references = board[(board["role"] == "reference") & board["pcc_mean"].notna()]
     rivals = board.loc[(board["role"] != "reference") & board["place"].notna(), "pcc_mean"]
     if references.empty or rivals.empty:
@@ -171,7 +171,7 @@ def _references(board: pd.DataFrame) -> str:
     ]
     return (
         "For scale, mean r of what reads the test sections' own genes, and in brackets how many of the "
-        f"{len(rivals)} methods and floors it is above: {'; '.join(parts)}."
+        f"{len(rivals)} methods and baselines it is above: {'; '.join(parts)}."
     )
 
 

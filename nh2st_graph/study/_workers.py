@@ -145,7 +145,7 @@ _READ: dict[str, dict[str, AnnData]] = {}
 
 
 def _sections(run: PlannedRun) -> dict[str, AnnData] | None:
-    """Sections of a run, read once in a process; None for synthetic ones, whose pictures belong to the run's folder."""
+    """Sections of a run, read once in a process; None for synthetic ones, whose images belong to the run's folder."""
     from nh2st_graph import tl
 
     data = run.config.data

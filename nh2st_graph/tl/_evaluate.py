@@ -1,4 +1,4 @@
-"""Scoring a model on sections it never saw, beside the floors and the references."""
+"""Scoring a model on sections it never saw, beside the baselines and the references."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nh2st_graph.metrics import (
     score_section,
     share_of_ceiling,
 )
-from nh2st_graph.models import FLOORS, Floor, make_floor
+from nh2st_graph.models import BASELINES, Baseline, make_baseline
 from nh2st_graph.read._objects import Sections, sections_by_name
 from nh2st_graph.section import Key, check_section, library_size, split_half_normalizer, targets, unknown_patients
 from nh2st_graph.tl._predict import predict
@@ -37,7 +37,7 @@ __all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
 #: Rows of a table that read the test section's own genes.
 REFERENCES = ("depth_oracle", "neighbour_mean", "noise_ceiling")
 
-#: What tables and figures call the floors and references, in their order there.
+#: What tables and figures call the baselines and references, in their order there.
 LABELS = {
     "mean": "training mean",
     "ridge": "ridge, own features",
@@ -51,20 +51,20 @@ LABELS = {
 #: What they call methods that have another name than ``model.name``.
 _METHODS = {"nh2st_graph": "NH2ST-Graph"}
 
-#: Scores of each gene that are kept for floors and references too.
+#: Scores of each gene that are kept for baselines and references too.
 _PER_GENE = ("pcc", "pcc_partial")
 
 
 @dataclass
 class Evaluation:
-    """Scores of a model, the floors and the references on test sections.
+    """Scores of a model, the baselines and the references on test sections.
 
     Attributes
     ----------
     metrics
         What ``metrics.json`` holds.
     per_gene
-        One row a section and gene: the model's scores, ``pcc`` and ``pcc_partial`` of each floor and reference
+        One row a section and gene: the model's scores, ``pcc`` and ``pcc_partial`` of each baseline and reference
         (``pcc_ridge``, ``pcc_partial_depth_oracle``, ...), and the noise ceiling (``ceiling``).
     predictions
         Predicted sections by name.
@@ -78,9 +78,9 @@ class Evaluation:
     predict_seconds: float
 
     def table(self) -> pd.DataFrame:
-        """One row for the model (``model``), each floor and each reference; means over the test sections."""
+        """One row for the model (``model``), each baseline and each reference; means over the test sections."""
         rows = {"model": self.metrics["mean"]}
-        rows |= {name: each["mean"] for name, each in self.metrics["floors"].items()}
+        rows |= {name: each["mean"] for name, each in self.metrics["baselines"].items()}
         rows |= {name: each["mean"] for name, each in self.metrics["references"].items()}
         return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -109,8 +109,8 @@ def evaluate(
         Sections with counts that training never saw; as for :func:`fit`, in a list, a mapping, one AnnData or
         SpatialData.
     train_sections
-        The sections that the model learned from: the floors (with ``evaluate.floors``) are fitted on them, on the same
-        features.
+        The sections that the model learned from: the baselines (with ``evaluate.baselines``) are fitted on them, on
+        the same features.
     library_key
         Column of ``obs`` that names the section of each spot, where one AnnData holds several.
     table_key
@@ -134,17 +134,17 @@ def evaluate(
         raise DataError(f"section {seen[0]!r} was trained on; a score on it says nothing: choose another in data.test")
     if sorted(train) != sorted(model.train_sections):
         raise DataError(
-            f"floors need the model's training sections ({', '.join(model.train_sections)}), "
+            f"baselines need the model's training sections ({', '.join(model.train_sections)}), "
             f"given: {', '.join(sorted(train)) or 'none'}"
         )
-    learned = list(train.values()) if model.config.evaluate.floors else []
+    learned = list(train.values()) if model.config.evaluate.baselines else []
     with keep_encoders():
         graphs = [_graph(model, complete_section(section, model.config)) for section in learned]
         completed = {name: complete_section(section, model.config) for name, section in test.items()}
-    floors = _fit_floors(graphs)
-    results = {name: _score_one(model, floors, section, completed[name]) for name, section in test.items()}
+    baselines = _fit_baselines(graphs)
+    results = {name: _score_one(model, baselines, section, completed[name]) for name, section in test.items()}
     metrics = _assemble({name: each.scores for name, each in results.items()})
-    metrics["floors_chosen"] = {name: floor.chosen for name, floor in floors.items() if floor.chosen}
+    metrics["baselines_chosen"] = {name: baseline.chosen for name, baseline in baselines.items() if baseline.chosen}
     metrics["protocol"] = _protocol(model, test, train)
     per_gene = pd.concat({name: each.per_gene for name, each in results.items()}, names=["section", "gene"])
     predictions = {name: each.prediction for name, each in results.items()}
@@ -160,12 +160,12 @@ class _Scored(NamedTuple):
     seconds: float
 
 
-def _fit_floors(graphs: list[Data]) -> dict[str, Floor]:
-    """Fit every floor; none where there is nothing to fit on."""
-    floors = {name: make_floor(name) for name in FLOORS} if graphs else {}
-    for floor in floors.values():
-        floor.fit(graphs)
-    return floors
+def _fit_baselines(graphs: list[Data]) -> dict[str, Baseline]:
+    """Fit every baseline; none where there is nothing to fit on."""
+    baselines = {name: make_baseline(name) for name in BASELINES} if graphs else {}
+    for baseline in baselines.values():
+        baseline.fit(graphs)
+    return baselines
 
 
 def _graph(model: FittedModel, section: AnnData) -> Data:
@@ -173,7 +173,7 @@ def _graph(model: FittedModel, section: AnnData) -> Data:
     return section_graph(section, model.config, model.standardize, model.genes)
 
 
-def _score_one(model: FittedModel, floors: Mapping[str, Floor], section: AnnData, completed: AnnData) -> _Scored:
+def _score_one(model: FittedModel, baselines: Mapping[str, Baseline], section: AnnData, completed: AnnData) -> _Scored:
     """Score everything on one section; the prediction has its spots in the order in which they were given."""
     graph = _graph(model, completed)
     start = time.perf_counter()
@@ -191,8 +191,8 @@ def _score_one(model: FittedModel, floors: Mapping[str, Floor], section: AnnData
         found = downstream_scores(prediction, seed=model.config.seed)
         scores["model"] = replace(scores["model"], summary={**scores["model"].summary, **found})
     scores |= {
-        name: score(pd.DataFrame(floor.predict(graph), index=graph.spots, columns=model.genes))
-        for name, floor in floors.items()
+        name: score(pd.DataFrame(baseline.predict(graph), index=graph.spots, columns=model.genes))
+        for name, baseline in baselines.items()
     }
     scores["depth_oracle"] = depth_oracle(depth, observed, **subsets)
     around = neighbour_mean(observed.to_numpy(), completed.obsp[Key.obsp.connectivities])
@@ -217,7 +217,7 @@ def _ceiling_summary(ceiling: pd.Series, subsets: Mapping[str, list[str]]) -> di
 
 
 def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Order scores as ``metrics.json`` has them: the model at the top, floors and references beside it."""
+    """Order scores as ``metrics.json`` has them: the model at the top, baselines and references beside it."""
 
     def part(name: str) -> dict[str, Any]:
         each = {
@@ -233,7 +233,7 @@ def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "share_of_ceiling": scores["share_of_ceiling"],
         }
     metrics |= aggregate(metrics["sections"])
-    metrics["floors"] = {name: part(name) for name in FLOORS if name in next(iter(results.values()))}
+    metrics["baselines"] = {name: part(name) for name in BASELINES if name in next(iter(results.values()))}
     metrics["references"] = {name: part(name) for name in REFERENCES}
     return metrics
 

@@ -10,18 +10,18 @@ from nh2st_graph.train._model import FittedModel
 
 __all__ = ["write_figures"]
 
-_SHOWN_FLOORS = ("ridge", "ridge_neighbours")
+_SHOWN_BASELINES = ("ridge", "ridge_neighbours")
 
 
 def write_figures(model: FittedModel, evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Draw a run's figures as PNG: maps of each test section, per-gene r, scores beside the floors, training."""
+    """Draw a run's figures as PNG: maps of each test section, per-gene r, scores beside the baselines, training."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, prediction in evaluation.predictions.items():
         written.append(pl.save(pl.gene_maps(prediction), folder / f"maps_{name}.png"))
     per_gene, labels = evaluation.per_gene, evaluation.labels
     methods = {labels["model"]: per_gene["pcc"]}
-    methods |= {labels[name]: per_gene[f"pcc_{name}"] for name in _SHOWN_FLOORS if f"pcc_{name}" in per_gene}
+    methods |= {labels[name]: per_gene[f"pcc_{name}"] for name in _SHOWN_BASELINES if f"pcc_{name}" in per_gene}
     histogram = pl.pcc_histogram(methods, ceiling=per_gene["ceiling"])
     written.append(pl.save(histogram.figure, folder / "pcc_histogram.png"))
     table = evaluation.table().drop(index="noise_ceiling").rename(index=labels)

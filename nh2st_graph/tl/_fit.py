@@ -105,7 +105,7 @@ def fit(
     DataError
         If a section breaks the contract, has no genes, or lacks what the method needs.
     ImageError
-        If features are to be computed and a section's picture is missing, damaged, or not under its spots.
+        If features are to be computed and a section's image is missing, damaged, or not under its spots.
     ConfigError
         If there is no such method or encoder, or device and precision do not go together.
     ModelError
@@ -332,7 +332,7 @@ class _Stages:
         task = self.progress.add_task(f"train {stage}", total=max_epochs, note="")
         config = self.config.train
         callbacks: list[L.Callback] = [
-            Averaging(config.average, "val_loss" if watched else None),
+            Averaging(config.ema_decay, "val_loss" if watched else None),
             EpochLog(self.log_path, stage),
             EpochProgress(self.progress, task),
         ]

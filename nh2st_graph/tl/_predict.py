@@ -60,7 +60,7 @@ def predict(
     table_key: str | None = None,
     key_added: str | None = None,
 ) -> AnnData:
-    """Predict the expression of a section from its picture.
+    """Predict the expression of a section from its image.
 
     Parameters
     ----------

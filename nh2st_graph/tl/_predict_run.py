@@ -51,13 +51,13 @@ def predict_run(
         Folder for ``{section}.h5ad``; or, for one input, a file that ends in ``.h5ad``. A file that is there already is
         an error, unless ``resume``.
     microns_per_pixel
-        Scale of the pictures; that of the files by default, which this overrides.
+        Scale of the images; that of the files by default, which this overrides.
     table
         Table of SpatialData stores that have several.
     pitch_um, spot_um, min_tissue
         Of slides; see :func:`nh2st_graph.tl.slide_section`.
     spatialdata
-        Also write a SpatialData store beside each h5ad, under the same name with ``.zarr``. Its picture is the small
+        Also write a SpatialData store beside each h5ad, under the same name with ``.zarr``. Its image is the small
         one: the slide itself stays where it is.
     resume
         Go on where an interruption stopped: what is there is complete, and stays as it is. Patches that were encoded

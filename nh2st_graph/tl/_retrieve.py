@@ -78,7 +78,7 @@ def retrieve(
     bank
         Sections after :func:`embed` with the same model, in a list, a mapping, one AnnData or SpatialData.
     of, among
-        Which embeddings of the query are compared with which of the bank: from a picture to expression by default,
+        Which embeddings of the query are compared with which of the bank: from an image to expression by default,
         ``of="gene", among="image"`` the other way, and one modality with itself.
     k
         How many spots to find for each query; all where the bank has fewer.
@@ -112,9 +112,9 @@ def retrieve(
     if not own_keys:
         query_library_key, query_table_key = library_key, table_key
     asking = sections_by_name(
-        query, library_key=query_library_key, table_key=query_table_key, picture=False, shared=not own_keys
+        query, library_key=query_library_key, table_key=query_table_key, image=False, shared=not own_keys
     )
-    searched = sections_by_name(bank, library_key=library_key, table_key=table_key, picture=False)
+    searched = sections_by_name(bank, library_key=library_key, table_key=table_key, image=False)
     queries, banks = list(asking.values()), list(searched.values())
     if not queries or not banks:
         raise DataError("no section given to search for or in; give at least one")
@@ -137,7 +137,7 @@ def retrieve(
 
 
 def embed_profiles(model: FittedModel, counts: pd.DataFrame, *, key_added: str = Key.prefix) -> AnnData:
-    """Embed expression profiles that have no place and no picture, such as pseudobulks, to find tissue that has them.
+    """Embed expression profiles that have no place and no image, such as pseudobulks, to find tissue that has them.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def embed_profiles(model: FittedModel, counts: pd.DataFrame, *, key_added: str =
 
 
 def _without_encoder(module: Network) -> Network:
-    """Give the same network without its patch encoder, so that there need be no picture to encode."""
+    """Give the same network without its patch encoder, so that there need be no image to encode."""
     bare = copy.copy(module)
     bare._modules = {**module._modules, "patch_encoder": None}
     return bare
@@ -234,7 +234,7 @@ def _vectors(sections: Sequence[AnnData], modality: Modality, scales: Sequence[s
         if key not in section.obsm:
             raise DataError(
                 f"section {section_name(section)!r}: no obsm['{key}']; it needs "
-                + ("a picture" if modality == "image" else "all genes of the panel, and a model with a gene side")
+                + ("an image" if modality == "image" else "all genes of the panel, and a model with a gene side")
             )
         there = [str(scale) for scale in section.uns[entry][Key.embed.scales]]
         parts = torch.from_numpy(np.asarray(section.obsm[key], dtype=np.float32)).chunk(len(there), dim=1)

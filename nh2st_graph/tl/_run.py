@@ -71,7 +71,7 @@ def load_sections(config: Config, folder: str | Path | None = None) -> dict[str,
         ``data.format``, ``data.root``, ``data.options``, and the names in ``data.train`` and ``data.test``. Without
         ``data.train``, all sections that are there are read.
     folder
-        Where the synthetic tissue's pictures go; needed for ``data.format: synthetic`` only.
+        Where the synthetic tissue's images go; needed for ``data.format: synthetic`` only.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def _synthetic(config: Config, folder: str | Path | None) -> dict[str, AnnData]:
     from nh2st_graph.datasets import synthetic_tissue
 
     if folder is None:
-        raise ConfigError("data.format = 'synthetic' needs a folder for its pictures")
+        raise ConfigError("data.format = 'synthetic' needs a folder for its images")
     if config.data.options:
         raise ConfigError("data.options are of formats that are read; data.format = 'synthetic' has data.synthetic.*")
     options = config.data.synthetic.model_dump()

@@ -125,7 +125,7 @@ def _add_graph(section: AnnData, config: GraphConfig) -> None:
     if config.mode == "given":
         connectivities, distances = gr.graph_keys(section, config.neighbors_key)
         if "metric" in section.uns.get(config.neighbors_key, {}).get("params", {}):
-            # Over such edges genes would reach a prediction that is to come from the picture alone.
+            # Over such edges genes would reach a prediction that is to come from the image alone.
             raise DataError(
                 f"section {section_name(section)!r}: uns['{config.neighbors_key}'] is a graph of features, as scanpy "
                 "builds it of expression, and not of positions; build one with sq.gr.spatial_neighbors_..., and name "

@@ -18,7 +18,7 @@ from .conftest import QUICK, Files, cut, settings
 
 
 def _text(path: Path) -> None:
-    path.write_text("not a picture")
+    path.write_text("not an image")
 
 
 def _spots(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Files], None]:
@@ -47,13 +47,13 @@ def _cell(row: int, column: str, value: object) -> Callable[[pd.DataFrame], pd.D
 
 
 ST_CASES: dict[str, tuple[Callable[[Files], object], Sequence[str]]] = {
-    "image missing": (lambda f: f.image.unlink(), ("section 'A3': no picture", "ST-imgs/A/A3/*.jpg is missing")),
-    "image unreadable": (lambda f: _text(f.image), ("A3/scan.jpg is not a picture that can be read", "JPEG, PNG")),
-    "image empty": (lambda f: f.image.write_bytes(b""), ("A3/scan.jpg is not a picture that can be read",)),
+    "image missing": (lambda f: f.image.unlink(), ("section 'A3': no image", "ST-imgs/A/A3/*.jpg is missing")),
+    "image unreadable": (lambda f: _text(f.image), ("A3/scan.jpg is not an image that can be read", "JPEG, PNG")),
+    "image empty": (lambda f: f.image.write_bytes(b""), ("A3/scan.jpg is not an image that can be read",)),
     "image cut off": (lambda f: cut(f.image), ("A3/scan.jpg is cut off or damaged", "copy or download it again")),
     "spots outside the image": (
         _spots(lambda t: t.assign(pixel_x=t["pixel_x"] + 150)),
-        ("section 'A3'", "spots lie outside the image", "300 x 220 px", "give the picture that the coordinates"),
+        ("section 'A3'", "spots lie outside the image", "300 x 220 px", "give the image that the coordinates"),
     ),
     "counts negative": (
         _counts(_cell(3, "GNAS", -2)),
@@ -182,8 +182,8 @@ class TestSpatialTranscriptomics:
         assert "none.txt" in refuse("train", *given, *more, "--out", tmp_path / "run")
 
 
-def _picture(change: Callable[[Path], object]) -> Callable[[AnnData], None]:
-    """Spoil the section's picture, of which the test has a copy of its own."""
+def _image(change: Callable[[Path], object]) -> Callable[[AnnData], None]:
+    """Spoil the section's image, of which the test has a copy of its own."""
     return lambda a: change(Path(_metadata(a)["source_image_path"]))
 
 
@@ -208,9 +208,9 @@ def _coordinate(value: float) -> Callable[[AnnData], None]:
 
 
 H5AD_CASES: dict[str, tuple[Callable[[AnnData], object], Sequence[str]]] = {
-    "image missing": (_picture(Path.unlink), ("S3.jpg does not exist", "give the full-resolution picture")),
-    "image unreadable": (_picture(_text), ("S3.jpg is not a picture that can be read",)),
-    "image cut off": (_picture(cut), ("S3.jpg is cut off or damaged", "copy or download it again")),
+    "image missing": (_image(Path.unlink), ("S3.jpg does not exist", "give the full-resolution image")),
+    "image unreadable": (_image(_text), ("S3.jpg is not an image that can be read",)),
+    "image cut off": (_image(cut), ("S3.jpg is cut off or damaged", "copy or download it again")),
     "image not named": (
         lambda a: _metadata(a).pop("source_image_path"),
         ("section 'S3'", "metadata['source_image_path'] is missing"),
@@ -221,7 +221,7 @@ H5AD_CASES: dict[str, tuple[Callable[[AnnData], object], Sequence[str]]] = {
     ),
     "spots outside the image": (
         _coordinate(1e5),
-        ("section 'S3': 1 of 64 spots lie outside the image", "give the picture that the coordinates"),
+        ("section 'S3': 1 of 64 spots lie outside the image", "give the image that the coordinates"),
     ),
     "counts negative": (_value(2, -1), ("section 'S3': X has negative counts (lowest -1)",)),
     "counts not integers": (_value(2, 0.25), ("section 'S3': X has counts that are not integers", "0.25")),
@@ -254,7 +254,7 @@ class TestSections:
 
     @pytest.fixture
     def section(self, tiny_sections, tmp_path) -> AnnData:
-        """A section with a picture of its own, to be spoilt."""
+        """A section with an image of its own, to be spoilt."""
         section = tiny_sections["S3"].copy()
         metadata = _metadata(section)
         metadata["source_image_path"] = str(shutil.copy(metadata["source_image_path"], tmp_path / "S3.jpg"))
@@ -360,7 +360,7 @@ class TestVisium:
         [
             (lambda f: cut(f / "filtered_feature_bc_matrix.h5"), ("filtered_feature_bc_matrix.h5", "copy it again")),
             (lambda f: cut(f / "spatial" / "tissue_hires_image.png"), ("tissue_hires_image.png is cut off",)),
-            (lambda f: _text(f / "spatial" / "tissue_lowres_image.png"), ("tissue_lowres_image.png is not a picture",)),
+            (lambda f: _text(f / "spatial" / "tissue_lowres_image.png"), ("tissue_lowres_image.png is not an image",)),
             (lambda f: (f / "spatial" / "scalefactors_json.json").unlink(), ("scalefactors_json.json is missing",)),
             (lambda f: _positions(f, 4, 1e6), ("spots lie outside the image", "tissue_hires_image.png")),
             (lambda f: _positions(f, 5, np.nan), ("tissue_positions_list.csv has a position that is not a number",)),
@@ -370,7 +370,7 @@ class TestVisium:
         ids=[
             "counts cut off",
             "image cut off",
-            "picture unreadable",
+            "image unreadable",
             "no scale",
             "outside",
             "NaN",

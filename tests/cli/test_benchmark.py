@@ -107,7 +107,7 @@ def test_the_leaderboard_is_printed_with_names_whole(benchmark_file, out, monkey
         assert f"{score['pcc_mean']:.3f}" in " ".join(rows[name])
         assert f"{score['pcc_partial']:.3f}" in " ".join(rows[name])
     assert re.search(r"[+-]0\.\d{4} \[[+-]0\.\d{4}, [+-]0\.\d{4}\]", " ".join(rows["NH2ST-Graph"]))
-    assert "best floor" in " ".join(rows[LONG])
+    assert "best baseline" in " ".join(rows[LONG])
     assert "failed" in " ".join(rows[BROKEN])
     assert "0 of 1" in " ".join(rows[BROKEN])
 
@@ -118,8 +118,8 @@ def test_after_it_come_what_it_says_and_where_it_is(benchmark_file, out, monkeyp
     assert benchmark(path, "--out", out, "--resume", "--jobs", 1) == 1
     lines = capsys.readouterr().out.splitlines()
     text = " ".join(" ".join(lines).split())
-    floor = rf"the best floor \({re.escape(LONG)}, \d\.\d+\)"
-    assert re.search(rf"- In mean r, \d of 1 methods (is|are) above {floor} beyond the 95 % interval", text)
+    baseline = rf"the best baseline \({re.escape(LONG)}, \d\.\d+\)"
+    assert re.search(rf"- In mean r, \d of 1 methods (is|are) above {baseline} beyond the 95 % interval", text)
     assert "- In mean r given depth, " in text
     assert f"- Without any result: {BROKEN}." in text
     assert "Means and standard deviations over sections, seeds averaged first." in text
@@ -191,7 +191,7 @@ def test_help_teaches_how_to_begin(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "120")
     assert benchmark("--help") == 0
     text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
-    assert "rank them beside the floors" in text
+    assert "rank them beside the baselines" in text
     for word in ("report.html", "leaderboard.md", "exit code is 1 where a run failed", "--only METHOD", "--seeds N,N"):
         assert word in text
     (example,) = re.findall(r"Example: nh2st-graph benchmark (\S+) --set data\.root=DIR --out \S+", text)

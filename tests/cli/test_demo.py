@@ -71,7 +71,7 @@ def test_it_ends_with_the_table_and_the_paths_of_what_it_wrote(tmp_path, capsys,
     ]
     assert protocols[0]["test"] == protocols[1]["test"] == ["S4"]
 
-    for kind in ("the spot's own picture", "the neighbours' pictures", "nothing"):
+    for kind in ("the spot's own image", "the neighbours' images", "nothing"):
         assert f"genes that follow {kind}" in said
     written = said.splitlines()[said.splitlines().index("Written:") + 1 :]
     paths = [Path(line.strip()) for line in written]

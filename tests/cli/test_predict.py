@@ -29,12 +29,12 @@ def _foreign(folder: Path) -> Path:
 
 
 def _text(folder: Path) -> Path:
-    (folder / "slide.tif").write_text("no picture")
+    (folder / "slide.tif").write_text("no image")
     return folder / "slide.tif"
 
 
 def _blank(folder: Path) -> Path:
-    return write_pyramid(folder / "slide.tif", 0, 8.0, picture=np.full((256, 256, 3), 245, np.uint8))
+    return write_pyramid(folder / "slide.tif", 0, 8.0, image=np.full((256, 256, 3), 245, np.uint8))
 
 
 SLIDES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
@@ -44,7 +44,7 @@ SLIDES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     ),
     "without tissue": (_blank, ("slide.tif: no tissue found", "--min-tissue")),
     "of a scanner whose reader is not there": (_foreign, ("no installed reader opens .mrxs", "nh2st-graph[wsi]")),
-    "that is no picture": (_text, ("slide.tif is not a picture that can be read",)),
+    "that is no image": (_text, ("slide.tif is not an image that can be read",)),
     "that is not there": (lambda folder: folder / "none.svs", ("none.svs does not exist",)),
 }
 

@@ -246,7 +246,7 @@ class TestMisplaced:
         assert [Path(path).name for path in written(out)] == ["A1.h5ad"]
         assert "failed: A2: section 'A2': " in out
 
-    def test_without_a_picture_nothing_tells(self, triangle, run, tmp_path):
+    def test_without_a_image_nothing_tells(self, triangle, run, tmp_path):
         triangle.obsm["spatial"] /= 4
         del triangle.uns["spatial"]
         read.write_h5ad(triangle, tmp_path / "A1.h5ad")

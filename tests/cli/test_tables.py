@@ -30,7 +30,7 @@ class TestRun:
         print_run(tiny_run)
         return capsys.readouterr().out
 
-    def test_has_a_row_for_the_model_each_floor_and_each_reference(self, printed, tiny_run):
+    def test_has_a_row_for_the_model_each_baseline_and_each_reference(self, printed, tiny_run):
         table = tiny_run.evaluation.table()
         rows = {cells(line)[0]: cells(line)[1:] for line in printed.splitlines() if cells(line)}
         assert tiny_run.evaluation.labels["model"] == "NH2ST-Graph"

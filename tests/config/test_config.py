@@ -325,8 +325,13 @@ def test_unknown_builtin():
 
 
 def test_nested_keys_are_dotted():
-    nested = {"model": {"hops": 2, "jumping": "cat"}, "seed": 1, "data": {"synthetic": {"n_rows": 8}}, "model.rank": 4}
-    dotted = {"model.hops": 2, "model.jumping": "cat", "seed": 1, "data.synthetic.n_rows": 8, "model.rank": 4}
+    nested = {
+        "model": {"hops": 2, "jumping": "cat"},
+        "seed": 1,
+        "data": {"synthetic": {"n_rows": 8}},
+        "model.n_components": 4,
+    }
+    dotted = {"model.hops": 2, "model.jumping": "cat", "seed": 1, "data.synthetic.n_rows": 8, "model.heads": 4}
     assert flatten(nested) == dotted
     assert flatten(dotted) == dotted
 

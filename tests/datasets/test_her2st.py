@@ -64,10 +64,10 @@ def test_an_unknown_section_gives_the_nearest():
 
 
 def test_the_list_names_the_real_files(shared_data):
-    for name, (image, *objects) in file_list("her2st").items():
+    for name, (file, *objects) in file_list("her2st").items():
         folder = shared_data / "her2st" / "data"
-        picture = folder / "ST-imgs" / name[0] / name / image
-        if picture.is_file():
-            files = [folder / "ST-cnts" / f"{name}.tsv.gz", folder / "ST-spotfiles" / f"{name}_selection.tsv", picture]
+        image = folder / "ST-imgs" / name[0] / name / file
+        if image.is_file():
+            files = [folder / "ST-cnts" / f"{name}.tsv.gz", folder / "ST-spotfiles" / f"{name}_selection.tsv", image]
             done = subprocess.run(["git", "hash-object", *files], capture_output=True, text=True, check=True)
             assert done.stdout.split() == objects

@@ -79,20 +79,20 @@ def test_without_shift_every_section_is_stained_alike() -> None:
 def test_unmixing_finds_the_stains_again() -> None:
     rng = np.random.default_rng(2)
     tissue = grow_tissue(rng, 6, 6)
-    picture = render(tissue, draw_stain(rng, 0.0), 2.0, rng)
-    hed = rgb2hed(picture.rgb)
-    solid = picture.lumen < 0.05
-    nuclei = _draw_nuclei(tissue.nuclei, picture.lumen.shape, 2.0)
-    assert np.corrcoef(hed[..., 1][solid], picture.eosin[solid])[0, 1] > 0.8
+    image = render(tissue, draw_stain(rng, 0.0), 2.0, rng)
+    hed = rgb2hed(image.rgb)
+    solid = image.lumen < 0.05
+    nuclei = _draw_nuclei(tissue.nuclei, image.lumen.shape, 2.0)
+    assert np.corrcoef(hed[..., 1][solid], image.eosin[solid])[0, 1] > 0.8
     assert np.corrcoef(hed[..., 0][solid], nuclei[solid])[0, 1] > 0.8
 
 
-def test_picture_has_tissue_colours() -> None:
+def test_image_has_tissue_colours() -> None:
     rng = np.random.default_rng(4)
     tissue = grow_tissue(rng, 6, 6)
-    picture = render(tissue, draw_stain(rng, 0.0), 2.0, rng)
-    assert picture.rgb[picture.lumen > 0.99].min() > 230
-    red, green, blue = picture.rgb[picture.lumen < 0.05].mean(axis=0)
+    image = render(tissue, draw_stain(rng, 0.0), 2.0, rng)
+    assert image.rgb[image.lumen > 0.99].min() > 230
+    red, green, blue = image.rgb[image.lumen < 0.05].mean(axis=0)
     assert green < blue < 215
     assert green + 25 < red
 

@@ -35,13 +35,13 @@ def around(adata: AnnData) -> np.ndarray:
 
 
 def seen(adata: AnnData) -> np.ndarray:
-    """Simple statistics of each spot's patch, as they are in the picture's file."""
+    """Simple statistics of each spot's patch, as they are in the image's file."""
     entry = library(adata)["metadata"]
     half = 56 / entry["microns_per_pixel"]
     statistics = []
-    with open_full(entry["source_image_path"]) as picture:
+    with open_full(entry["source_image_path"]) as image:
         for x, y in adata.obsm["spatial"]:
-            patch = np.asarray(picture.crop((int(x - half), int(y - half), int(x + half), int(y + half))))
+            patch = np.asarray(image.crop((int(x - half), int(y - half), int(x + half), int(y + half))))
             hed = rgb2hed(patch)
             grey = patch.mean(axis=2)
             statistics.append(
@@ -86,7 +86,7 @@ def test_true_surroundings_predict_neighbour_genes_alone(sections: dict[str, Ann
     assert abs(score["noise"]) < 0.1
 
 
-def test_pictures_carry_the_truth(sections: dict[str, AnnData]) -> None:
+def test_images_carry_the_truth(sections: dict[str, AnnData]) -> None:
     patch = [seen(adata) for adata in sections.values()]
     alone = ridge_scores(sections, patch)
     assert alone["own"] > 0.55
@@ -113,7 +113,7 @@ def test_noise_genes_follow_nothing(sections: dict[str, AnnData]) -> None:
     assert np.abs(r).max() < 4 / np.sqrt(len(noise))
 
 
-def test_depth_is_independent_of_the_picture(sections: dict[str, AnnData]) -> None:
+def test_depth_is_independent_of_the_image(sections: dict[str, AnnData]) -> None:
     depth = np.concatenate(
         [scale(np.log(np.asarray(adata.X.sum(axis=1), float).ravel())) for adata in sections.values()]
     )
@@ -165,16 +165,16 @@ def test_spots_lie_on_a_grid_of_200_um(sections: dict[str, AnnData]) -> None:
         assert entry["scalefactors"]["spot_diameter_fullres"] * scale_um == pytest.approx(100)
 
 
-def test_pictures_are_files_and_spots_lie_on_tissue(sections: dict[str, AnnData]) -> None:
+def test_images_are_files_and_spots_lie_on_tissue(sections: dict[str, AnnData]) -> None:
     for name, adata in sections.items():
         entry = library(adata)
         path = Path(entry["metadata"]["source_image_path"])
         assert path.name == f"{name}.jpg"
         assert [p.name for p in path.parent.glob("*.part")] == []
         hires, scale_hires = entry["images"]["hires"], entry["scalefactors"]["tissue_hires_scalef"]
-        with open_full(path) as picture:
-            assert max(hires.shape) == round(max(picture.size) * scale_hires)
-            assert np.asarray(picture.crop((0, 0, 20, 20))).min() > 215
+        with open_full(path) as image:
+            assert max(hires.shape) == round(max(image.size) * scale_hires)
+            assert np.asarray(image.crop((0, 0, 20, 20))).min() > 215
         x, y = (adata.obsm["spatial"] * scale_hires).astype(int).T
         assert (hires[y, x].mean(axis=1) < 225).mean() > 0.75
 
@@ -213,7 +213,7 @@ def test_another_seed_another_tissue(small: AnnData, tmp_path: Path) -> None:
     assert not np.array_equal(library(other)["images"]["hires"], library(small)["images"]["hires"])
 
 
-def test_genes_do_not_move_the_picture(small: AnnData, small_folder: Path, tmp_path: Path) -> None:
+def test_genes_do_not_move_the_image(small: AnnData, small_folder: Path, tmp_path: Path) -> None:
     other = synthetic_tissue(1, 5, folder=tmp_path, n_own=3, n_neighbour=0, n_noise=1, depth=50.0, **SMALL)
     assert (tmp_path / "S1.jpg").read_bytes() == (small_folder / "S1.jpg").read_bytes()
     assert other["S1"].obsm["truth_morphology"].equals(small.obsm["truth_morphology"])
@@ -228,7 +228,7 @@ def test_the_truth_is_the_same_at_every_scale(small: AnnData, tmp_path: Path) ->
             assert np.corrcoef(fine.obsm[key][column], small.obsm[key][column])[0, 1] > 0.98
 
 
-def test_a_picture_that_is_there_stays_and_another_is_replaced(tmp_path: Path) -> None:
+def test_a_image_that_is_there_stays_and_another_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "new" / "S1.jpg"
     synthetic_tissue(1, 5, folder=path.parent, **SMALL)
     written = path.stat()

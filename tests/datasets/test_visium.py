@@ -18,7 +18,7 @@ NAME = "V1_Human_Heart"
 
 @pytest.fixture
 def spaceranger(tmp_path, shared_data):
-    """A real section under a published name, with a picture that stands for the full one."""
+    """A real section under a published name, with an image that stands for the full one."""
     folder = tmp_path / "local" / NAME
     shutil.copytree(shared_data / "visium_tiny", folder)
     size = Image.open(folder / "spatial" / "tissue_hires_image.png").size
@@ -74,7 +74,7 @@ def test_sections_of_one_block_have_one_patient():
     a, b = (known[f"V1_Breast_Cancer_Block_A_Section_{i}"] for i in (1, 2))
     assert a[0] == b[0]
     assert a[1:] != b[1:]
-    # the same picture is the same section, sequenced twice
+    # the same image is the same section, sequenced twice
     patients = {}
     for patient, *_, image in known.values():
         assert patients.setdefault(image, patient) == patient

@@ -1,4 +1,4 @@
-"""Sections that are positions and nothing else: a graph needs no genes and no picture."""
+"""Sections that are positions and nothing else: a graph needs no genes and no image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small sections whose picture the tests know exactly."""
+"""Small sections whose image the tests know exactly."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def render(um_per_px: float, width_um: float = 600, height_um: float = 480) -> N
 
 @pytest.fixture
 def make_section(tmp_path: Path) -> MakeSection:
-    """Write a picture and make a section of it; spot positions are given in um."""
+    """Write an image and make a section of it; spot positions are given in um."""
 
     def make(
         um_per_px: float = 1.0,
         centres_um: NDArray[np.float64] | None = None,
-        picture: NDArray[np.uint8] | None = None,
+        image: NDArray[np.uint8] | None = None,
         name: str = "S1",
     ) -> AnnData:
         if centres_um is None:
             centres_um = np.array([[x, y] for y in (100.0, 240.0, 400.0) for x in (90.0, 310.0, 520.0)])
         path = tmp_path / f"{name}_{um_per_px}.png"
-        Image.fromarray(render(um_per_px) if picture is None else picture).save(path)
+        Image.fromarray(render(um_per_px) if image is None else image).save(path)
         spots = pd.DataFrame(index=[f"{name}-{i}" for i in range(len(centres_um))])
         spots[Key.obs.section] = pd.Categorical([name] * len(spots))
         spots[Key.obs.patient] = pd.Categorical([name[:1]] * len(spots))

@@ -237,20 +237,20 @@ def test_real_tissue(make_section, shared_data):
     """A crop of a HER2+ section: its features describe the tissue under each spot."""
     folder = shared_data / "her2st" / "data"
     spots = pd.read_csv(folder / "ST-spotfiles" / "C6_selection.tsv", sep="\t").iloc[40:70]
-    with open_full(next((folder / "ST-imgs" / "C" / "C6").glob("*.jpg"))) as image:
+    with open_full(next((folder / "ST-imgs" / "C" / "C6").glob("*.jpg"))) as full:
         left, top = spots.pixel_x.min() - 60, spots.pixel_y.min() - 60  # the outer patches reach beyond
         box = (left, top, spots.pixel_x.max() + 60, spots.pixel_y.max() + 60)
-        picture = np.asarray(image.crop(tuple(int(v) for v in box)))
+        image = np.asarray(full.crop(tuple(int(v) for v in box)))
     centres = spots[["pixel_x", "pixel_y"]].to_numpy(float) - [int(left), int(top)]
-    adata = make_section(0.69, centres * 0.69, picture)
+    adata = make_section(0.69, centres * 0.69, image)
     values = image_features(adata, "squidpy:summary+texture+histogram", patch_um=112.0)
     assert values.shape == (30, 105)
     assert np.isfinite(values).all()
     names = list(adata.uns[Key.uns.image]["feature_names"])
     half = 56 / 0.69
-    inside = ((centres > half) & (centres < np.array(picture.shape[1::-1]) - half)).all(axis=1)
+    inside = ((centres > half) & (centres < np.array(image.shape[1::-1]) - half)).all(axis=1)
     assert 0 < inside.sum() < 30
     for x, y, value in zip(*centres[inside].T, values[inside], strict=True):
-        patch = picture[round(y - half) : round(y + half), round(x - half) : round(x + half)]
+        patch = image[round(y - half) : round(y + half), round(x - half) : round(x + half)]
         means = [value[names.index(f"summary_ch-{c}_mean")] for c in range(3)]
         np.testing.assert_allclose(means, patch.mean(axis=(0, 1)), atol=1)

@@ -23,7 +23,7 @@ NOISE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module", params=["held", "tiled"])
 def noise(request, tmp_path_factory) -> Iterator[ng.im.Slide]:
-    """The same picture, held whole and read by windows."""
+    """The same image, held whole and read by windows."""
     path = tmp_path_factory.mktemp("noise") / "noise.tif"
     with TiffWriter(path) as file:
         file.write(NOISE, photometric="rgb", tile=(16, 16) if request.param == "tiled" else None)
@@ -32,9 +32,9 @@ def noise(request, tmp_path_factory) -> Iterator[ng.im.Slide]:
 
 
 def cutter_of(pixels: np.ndarray, centres: np.ndarray, side: float, folder: Path) -> PatchCutter:
-    """Cut out of a picture in a file."""
-    Image.fromarray(pixels).save(folder / "picture.png")
-    with ng.im.open_slide(folder / "picture.png") as slide:
+    """Cut out of an image in a file."""
+    Image.fromarray(pixels).save(folder / "image.png")
+    with ng.im.open_slide(folder / "image.png") as slide:
         return PatchCutter(slide, centres, side)
 
 
@@ -54,7 +54,7 @@ def test_whole_pixels_equal_slicing_a_padded_array(noise, x, y, half):
     # Not those with a sharp edge, over which rounding carries a whole pixel.
     filter_=st.sampled_from(sorted(set(Image.Resampling) - {Image.Resampling.NEAREST, Image.Resampling.BOX})),
 )
-def test_a_window_gives_what_the_whole_picture_would(noise, x, y, side, size, filter_):
+def test_a_window_gives_what_the_whole_image_would(noise, x, y, side, size, filter_):
     """The filter reaches past the patch, so the window must too. Weights are rounded: one step of 255 may differ.
 
     Two may by the magic kernels, whose negative weights make more of what was rounded between Pillow's two passes.
@@ -82,8 +82,8 @@ def test_half_a_pixel_moves_the_patch_by_half_a_pixel(tmp_path):
 
 def test_downsampling_is_antialiased(tmp_path):
     checker = np.indices((64, 64)).sum(axis=0) % 2 * 255
-    picture = np.repeat(checker[..., None], 3, axis=2).astype(np.uint8)
-    patch = cutter_of(picture, np.array([[32.0, 32.0]]), 64, tmp_path).cut(0, 8, Image.Resampling.BICUBIC)
+    image = np.repeat(checker[..., None], 3, axis=2).astype(np.uint8)
+    patch = cutter_of(image, np.array([[32.0, 32.0]]), 64, tmp_path).cut(0, 8, Image.Resampling.BICUBIC)
     assert np.abs(patch.astype(int) - 127).max() <= 2
 
 
@@ -95,7 +95,7 @@ def test_scans_of_any_resolution_give_the_same_patch(make_section):
     assert np.abs(fine - other).mean() > 20
 
 
-def test_white_beyond_the_picture_and_nowhere_else(make_section):
+def test_white_beyond_the_image_and_nowhere_else(make_section):
     dark = np.full((200, 200, 3), 40, dtype=np.uint8)
     adata = make_section(1.0, np.array([[0.0, 100.0], [28.0, 28.0]]), dark)
     border, touching = ng.im.patches(adata, 56.0, 56)
@@ -111,7 +111,7 @@ def test_indices_choose_and_order(make_section):
     np.testing.assert_array_equal(some, [every[4], every[0]])
 
 
-def test_the_picture_is_opened_once_and_closed(make_section, monkeypatch):
+def test_the_image_is_opened_once_and_closed(make_section, monkeypatch):
     opened = []
     original = _patches.open_slide
 
@@ -156,7 +156,7 @@ def test_a_patch_comes_from_the_coarsest_level_that_is_fine_enough(make_section,
     ("patch_um", "message"),
     [
         (0.5, "0.167 px in section 'S1' .*less than one pixel; give at least 3 um"),
-        (5000.0, r"more than the whole picture \(200 x 160 px\); check metadata\['microns_per_pixel'\]"),
+        (5000.0, r"more than the whole image \(200 x 160 px\); check metadata\['microns_per_pixel'\]"),
         (0.0, "features.patch_um = 0.0; give a size in um, above 0"),
         (float("nan"), "above 0"),
     ],

@@ -21,9 +21,9 @@ def image_features(adata: ad.AnnData, encoder: str, **options) -> np.ndarray:
     return adata.obsm[Key.obsm.image].copy()
 
 
-def box(picture: np.ndarray, centre: np.ndarray, side: int) -> np.ndarray:
+def box(image: np.ndarray, centre: np.ndarray, side: int) -> np.ndarray:
     left, top = (round(float(c) - side / 2) for c in centre)
-    return picture[top : top + side, left : left + side]
+    return image[top : top + side, left : left + side]
 
 
 def test_a_value_is_where_its_name_says():
@@ -46,11 +46,11 @@ def test_a_side_that_is_no_whole_number_is_refused(side):
         PixelsEncoder(side)
 
 
-# What happens to the picture
+# What happens to the image
 
 
-def test_a_patch_of_its_own_size_is_the_picture(make_section):
-    adata = make_section(picture=NOISE)
+def test_a_patch_of_its_own_size_is_the_image(make_section):
+    adata = make_section(image=NOISE)
     adata.obsm[Key.obsm.spatial][1] += 0.3
     values = image_features(adata, "pixels:112").reshape(-1, 112, 112, 3)
     for patch, centre in zip(values, adata.obsm[Key.obsm.spatial], strict=True):
@@ -60,7 +60,7 @@ def test_a_patch_of_its_own_size_is_the_picture(make_section):
 @pytest.mark.parametrize("size", [1, 7, 28])
 def test_a_shrunk_patch_is_the_mean_of_its_parts(make_section, size):
     """On noise, where leaving out a pixel shows."""
-    adata = make_section(picture=NOISE)
+    adata = make_section(image=NOISE)
     values = image_features(adata, f"pixels:{size}").reshape(-1, size, size, 3)
     step = 112 // size
     for patch, centre in zip(values, adata.obsm[Key.obsm.spatial], strict=True):
@@ -74,8 +74,8 @@ def test_one_pixel_is_the_mean_colour_at_any_scale_and_place(make_section):
         centres = adata.obsm[Key.obsm.spatial] + np.random.default_rng(2).uniform(-1, 1, (9, 2))
         adata.obsm[Key.obsm.spatial] = centres
         values = image_features(adata, "pixels:1")
-        with open_full(ng.im._patches.source_image(adata)) as picture:
-            pixels = np.asarray(picture)
+        with open_full(ng.im._patches.source_image(adata)) as image:
+            pixels = np.asarray(image)
         for colour, centre in zip(values, centres, strict=True):
             patch = box(pixels, centre, round(112 / scale))
             np.testing.assert_allclose(colour, patch.mean(axis=(0, 1)), atol=1)

@@ -15,7 +15,7 @@ from nh2st_graph import ConfigError, DataError, ImageError
 from nh2st_graph.im import Lattice, virtual_spots
 from nh2st_graph.section import Key, check_section
 
-from ..slides import tissue_picture, write_pyramid
+from ..slides import tissue_image, write_pyramid
 
 MPP = 4.0
 
@@ -90,8 +90,8 @@ def test_names_are_in_the_order_of_reading(slide):
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
-def test_plain_pictures(tmp_path, ending):
-    Image.fromarray(tissue_picture(500, 8.0)).save(tmp_path / f"slide.{ending}")
+def test_plain_images(tmp_path, ending):
+    Image.fromarray(tissue_image(500, 8.0)).save(tmp_path / f"slide.{ending}")
     adata = virtual_spots(
         tmp_path / f"slide.{ending}", pitch_um=200.0, layout="grid", microns_per_pixel=8.0, section="A"
     )
@@ -123,7 +123,7 @@ class TestBadInput:
         assert virtual_spots(path, microns_per_pixel=8.0).n_obs
 
     def test_a_slide_without_tissue(self, tmp_path):
-        path = write_pyramid(tmp_path / "slide.tif", 0, 8.0, picture=np.full((256, 256, 3), 243, np.uint8))
+        path = write_pyramid(tmp_path / "slide.tif", 0, 8.0, image=np.full((256, 256, 3), 243, np.uint8))
         with pytest.raises(DataError, match=r"slide\.tif: no tissue found .*0.0% of the slide.*--min-tissue") as caught:
             virtual_spots(path)
         assert "\n" not in str(caught.value)
@@ -169,8 +169,8 @@ def test_a_slide_is_read_tile_by_tile(tmp_path, monkeypatch):
     monkeypatch.setattr(_tiff.TiffSlide, "region", region)
     tile = 256 * 256 * 3
     monkeypatch.setattr(_tiff, "KEPT_BYTES", 26 * tile)
-    picture = tissue_picture(1500, 2.0).repeat(4, axis=0).repeat(4, axis=1)
-    path = write_pyramid(tmp_path / "slide.tif", 0, 0.5, picture=picture, levels=4, compression=None)
+    image = tissue_image(1500, 2.0).repeat(4, axis=0).repeat(4, axis=1)
+    path = write_pyramid(tmp_path / "slide.tif", 0, 0.5, image=image, levels=4, compression=None)
     adata = virtual_spots(path, pitch_um=100.0, spot_um=55.0)
     # The thumbnail: the level of 3000 px, once.
     assert seen["levels"] == {1}

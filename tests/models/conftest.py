@@ -70,7 +70,9 @@ def model_of() -> MakeModel:
 
     def make(config: ModelConfig | None = None, *, seed: int = 0, targets: Data | None = None, **switches: Any):
         if config is None:
-            config = ModelConfig(**{"width": 8, "rank": 4, "heads": 2, "edge_features": "none"} | switches)
+            config = ModelConfig(
+                **{"width": 8, "n_components": 4, "n_hidden": 4, "heads": 2, "edge_features": "none"} | switches
+            )
         model = draw_weights(NH2STGraph(config, N_FEATURES, N_GENES), seed)
         model.set_targets((targets or nearest_spots(seed=99)).y)
         return model

@@ -49,7 +49,7 @@ def make_model(method, encoder=None, **switches):
     return method(method.Settings(**small | switches), N_FEATURES, N_GENES, encoder).eval()
 
 
-def picture(section):
+def image(section):
     return Data(x=section.x, patches=section.patches, section=section.section, num_nodes=section.num_nodes)
 
 
@@ -76,7 +76,7 @@ def test_the_loss_is_of_the_seeds_whatever_stands_beside_them(method):
 def test_no_gene_value_of_the_section_reaches_its_prediction(method, encoder):
     model, section = make_model(method, encoder and encoder()), make_section(seed=7)
     model.remember([make_section(seed=0), make_section(seed=1)])
-    predicted = model.predict(picture(section))
+    predicted = model.predict(image(section))
     assert predicted.shape == (14, N_GENES)
     assert torch.equal(model.predict(section), predicted)
     section.y = section.y + 1
@@ -124,7 +124,7 @@ def test_embeddings_and_their_retrieval(method):
     torch.testing.assert_close(embeddings["p"], model.image_projection(section.x))
     torch.testing.assert_close(embeddings["q"], model.embed_bank(section))
     assert model.alignment(section) == {"retrieval_spot": retrieval_at_k(embeddings["p"], embeddings["q"])}
-    alone = model.embeddings(picture(section))
+    alone = model.embeddings(image(section))
     assert set(alone) == {"p"}
     assert torch.equal(alone["p"], embeddings["p"])
 

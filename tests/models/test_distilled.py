@@ -16,7 +16,7 @@ N_GENES, WIDTH = 4, 3
 
 
 class _Linear(SelfDistilled):
-    """Embeds by a matrix; a view is the picture twice as bright, and the only one."""
+    """Embeds by a matrix; a view is the image twice as bright, and the only one."""
 
     def __init__(self, **settings):
         defaults = {"n_views": 1, "weight_likelihood": 0.25, "weight_distillation": 0.5, "detach_prediction": False}

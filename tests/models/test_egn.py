@@ -46,11 +46,11 @@ def test_it_gives_the_authors_numbers():
     settings = EGN.Settings(**(SMALL | {"side": 32, "width": 16, "hidden": 24}))
     model = draw_weights(EGN(settings, 3 * 32 * 32 + N_KEY, 250))
     generator = torch.Generator().manual_seed(2)
-    pictures, key, exemplar_keys, expression, targets = (
+    images, key, exemplar_keys, expression, targets = (
         torch.randn(*shape, generator=generator)
         for shape in ((4, 32, 32, 3), (4, N_KEY), (4, 3, N_KEY), (4, 3, 250), (4, 250))
     )
-    tokens = model._tokens(Data(x=torch.cat([pictures.flatten(start_dim=1), key], dim=1)), torch.arange(4))
+    tokens = model._tokens(Data(x=torch.cat([images.flatten(start_dim=1), key], dim=1)), torch.arange(4))
     estimated = model(tokens, key, exemplar_keys, expression.abs())
     expected = torch.tensor(golden["estimated"])
     torch.testing.assert_close(estimated[:, ::10], expected, rtol=1e-5, atol=1e-5)

@@ -27,17 +27,17 @@ THEIR_LOSSES = {"loss": "loss", "mse_loss": "regression", "zinb_loss": "likeliho
 
 
 # The authors' numbers. Weights and inputs are drawn as they were for golden/hist2st.json: weights in the order of their
-# sorted names in the authors' code from seed 1, then pictures, array positions and counts from seed 2; views from 3.
+# sorted names in the authors' code from seed 1, then images, array positions and counts from seed 2; views from 3.
 
 
 def _draw_section(edges, n_spots=14, side=16, n_genes=6, n_positions=5):
     generator = torch.Generator().manual_seed(2)
-    pictures = torch.randint(0, 256, (n_spots, side, side, 3), generator=generator).float()
+    images = torch.randint(0, 256, (n_spots, side, side, 3), generator=generator).float()
     place = torch.randperm(n_positions**2, generator=generator)[:n_spots]
     array = torch.stack([place % n_positions, place // n_positions], dim=1)
     counts = torch.poisson(3 * torch.rand((n_spots, n_genes), generator=generator), generator=generator)
     return Data(
-        x=pictures.flatten(start_dim=1),
+        x=images.flatten(start_dim=1),
         array=array,
         edge_index=torch.tensor(edges),
         y=counts.log1p(),
@@ -210,8 +210,8 @@ def _by_adjacency(model, section):
     adjacency = torch.zeros(n, n, dtype=torch.float64)
     adjacency[section.edge_index[1], section.edge_index[0]] = 1.0
     adjacency = adjacency / adjacency.sum(dim=1, keepdim=True)
-    pictures = section.x.view(n, 6, 6, 3).permute(0, 3, 2, 1)
-    mixed = model.flatten(model.mixer(model.patch_embedding(pictures)))
+    images = section.x.view(n, 6, 6, 3).permute(0, 3, 2, 1)
+    mixed = model.flatten(model.mixer(model.patch_embedding(images)))
     columns, rows = section.array.T
     h = model.transformer(mixed + model.positions.x.weight[columns] + model.positions.y.weight[rows])
     states, state = [], None
@@ -410,8 +410,8 @@ def test_pixels_left_over_at_the_end_are_not_read():
     model = _model(n_features=147)
     section = _section(side=7)
     changed = section.clone()
-    pictures = changed.x.view(-1, 7, 7, 3)
-    pictures[:, 6], pictures[:, :, 6] = 0, 0
+    images = changed.x.view(-1, 7, 7, 3)
+    images[:, 6], images[:, :, 6] = 0, 0
     assert torch.equal(model.predict(changed), model.predict(section))
 
 

@@ -21,17 +21,17 @@ N_GENES = 5
 
 
 # The authors' numbers. Weights and inputs are drawn as they were for golden/histogene.json: weights in the order of
-# their sorted names in the authors' code from seed 1, then pictures, array positions and counts from seed 2.
+# their sorted names in the authors' code from seed 1, then images, array positions and counts from seed 2.
 
 
 def _draw_section(n_spots=12, side=8, n_genes=6, n_positions=10):
     generator = torch.Generator().manual_seed(2)
-    pictures = torch.randint(0, 256, (n_spots, side, side, 3), generator=generator).float()
+    images = torch.randint(0, 256, (n_spots, side, side, 3), generator=generator).float()
     place = torch.randperm(n_positions**2, generator=generator)[:n_spots]
     array = torch.stack([place % n_positions, place // n_positions], dim=1)
     counts = torch.poisson(3 * torch.rand((n_spots, n_genes), generator=generator), generator=generator)
     return Data(
-        x=pictures.flatten(start_dim=1),
+        x=images.flatten(start_dim=1),
         array=array,
         y=counts.log1p(),
         seeds=torch.arange(n_spots),

@@ -28,11 +28,11 @@ def test_a_trained_encoder_is_refused_whatever_its_features():
 
 
 def test_images_are_by_row_then_column_then_colour():
-    pictures = torch.arange(2 * 4 * 4 * 3).view(2, 4, 4, 3)
+    images = torch.arange(2 * 4 * 4 * 3).view(2, 4, 4, 3)
     flat = torch.stack(
-        [torch.stack([p[r, c, k] for r in range(4) for c in range(4) for k in range(3)]) for p in pictures]
+        [torch.stack([p[r, c, k] for r in range(4) for c in range(4) for k in range(3)]) for p in images]
     )
-    assert torch.equal(as_images(flat), pictures)
+    assert torch.equal(as_images(flat), images)
 
 
 def test_positions_from_0_to_the_last_of_the_table_pass():

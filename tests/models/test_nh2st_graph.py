@@ -23,7 +23,8 @@ N_GENES, WIDTH = 7, 8
 #: Values of the switches that are numbers; all of those of the others are drawn.
 NUMBERS = {
     "width": (WIDTH,),
-    "rank": (3, 5),
+    "n_components": (3, 5),
+    "n_hidden": (3, 5),
     "hops": (1, 2, 3),
     "heads": (1, 2, 4),
     "temperature": (0.05, 1.0),

@@ -13,7 +13,7 @@ from nh2st_graph.models import NH2ST, NH2STGraph
 from nh2st_graph.train._batches import cut_out
 
 CONFIG = Path(__file__).parents[2] / "configs" / "nh2st.yaml"
-SMALLER = ["model.width=16", "model.heads=2", "model.rank=8", "model.dropout=0.1"]
+SMALLER = ["model.width=16", "model.heads=2", "model.n_hidden=8", "model.dropout=0.1"]
 N_FEATURES, N_GENES = 5, 7
 LETTERS = {"image_spot": "p", "gene_spot": "q", "image_neighbourhood": "P", "gene_neighbourhood": "Q"}
 
@@ -112,7 +112,7 @@ def test_a_batch_of_spots_agrees_with_the_published_batch(case):
 def test_sizes_and_weights_are_those_that_are_published():
     """Every weight of the published model has its place, the full size included."""
     config = load_config(CONFIG)
-    assert (config.model.width, config.model.heads, config.model.rank) == (512, 8, 256)
+    assert (config.model.width, config.model.heads, config.model.n_hidden) == (512, 8, 256)
     assert (config.graph.mode, config.graph.n_neighs) == ("knn", 8)
     with torch.device("meta"):
         published = NH2ST(250, encoder=nn.Flatten())

@@ -28,8 +28,8 @@ def spots() -> torch.Tensor:
     return torch.randn(N_SPOTS, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def fitted(targets, rank, n_inputs=1):
-    decoder = ComponentDecoder(WIDTH, n_inputs, targets.shape[1], rank).double()
+def fitted(targets, n_components, n_inputs=1):
+    decoder = ComponentDecoder(WIDTH, n_inputs, targets.shape[1], n_components).double()
     decoder.set_targets(targets)
     return decoder
 
@@ -37,10 +37,10 @@ def fitted(targets, rank, n_inputs=1):
 # Components
 
 
-@pytest.mark.parametrize("rank", [1, 3, N_GENES])
-def test_components_are_those_of_scikit_learn(targets, rank):
-    decoder, pca = fitted(targets, rank), PCA(rank, svd_solver="full").fit(targets)
-    sign = np.sign(pca.components_[np.arange(rank), np.abs(pca.components_).argmax(axis=1)])[:, None]
+@pytest.mark.parametrize("n_components", [1, 3, N_GENES])
+def test_components_are_those_of_scikit_learn(targets, n_components):
+    decoder, pca = fitted(targets, n_components), PCA(n_components, svd_solver="full").fit(targets)
+    sign = np.sign(pca.components_[np.arange(n_components), np.abs(pca.components_).argmax(axis=1)])[:, None]
     np.testing.assert_allclose(decoder.mean, pca.mean_)
     np.testing.assert_allclose(decoder.loadings, sign * pca.components_, atol=1e-7)
     np.testing.assert_allclose(decoder.scale**2, pca.explained_variance_[0] * (N_SPOTS - 1) / N_SPOTS, rtol=1e-7)
@@ -50,26 +50,28 @@ def test_components_are_those_of_scikit_learn(targets, rank):
 
 
 def test_components_explain_the_variance_that_scikit_learns_do(targets):
-    for rank in (1, 2, 3, 4):
-        decoder = fitted(targets, rank)
+    for n_components in (1, 2, 3, 4):
+        decoder = fitted(targets, n_components)
         left = (decoder.expression(decoder.gene_input(targets)) - targets).square().sum()
         explained = 1 - float(left / (targets - targets.mean(dim=0)).square().sum())
-        assert explained == pytest.approx(PCA(rank, svd_solver="full").fit(targets).explained_variance_ratio_.sum())
+        assert explained == pytest.approx(
+            PCA(n_components, svd_solver="full").fit(targets).explained_variance_ratio_.sum()
+        )
 
 
 @given(seed=st.integers(0, 10**6), shape=st.tuples(st.integers(2, 9), st.integers(2, 9)))
 @settings(max_examples=40, deadline=None)
 def test_largest_loading_is_positive_and_spots_have_no_order(seed, shape):
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    decoder = fitted(values, rank=min(shape) - 1)
+    decoder = fitted(values, n_components=min(shape) - 1)
     largest = decoder.loadings.gather(1, decoder.loadings.abs().argmax(dim=1, keepdim=True))
     assert (largest > 0).all()
-    turned = fitted(values.flip(0), rank=min(shape) - 1)
+    turned = fitted(values.flip(0), n_components=min(shape) - 1)
     torch.testing.assert_close(turned.loadings, decoder.loadings, atol=1e-6, rtol=1e-6)
 
 
 def test_scores_are_of_the_order_of_one_and_total_variance_is_the_error_of_the_mean(targets):
-    decoder = fitted(targets, rank=3)
+    decoder = fitted(targets, n_components=3)
     scores = decoder.gene_input(targets)
     assert float(scores[:, 0].square().mean()) == pytest.approx(1)
     torch.testing.assert_close(scores.mean(dim=0), torch.zeros(3, dtype=torch.float64))
@@ -78,20 +80,20 @@ def test_scores_are_of_the_order_of_one_and_total_variance_is_the_error_of_the_m
 
 
 def test_scores_and_expression_undo_each_other_within_the_span(targets):
-    decoder = fitted(targets, rank=4)
+    decoder = fitted(targets, n_components=4)
     scores = torch.randn(7, 4, dtype=torch.float64)
     torch.testing.assert_close(decoder.gene_input(decoder.expression(scores)), scores)
-    complete = fitted(targets, rank=N_GENES)
+    complete = fitted(targets, n_components=N_GENES)
     torch.testing.assert_close(complete.expression(complete.gene_input(targets)), targets)
 
 
 def test_components_beyond_the_span_are_zero(targets):
     few = targets[:4]
-    decoder = fitted(few, rank=8)
+    decoder = fitted(few, n_components=8)
     assert decoder.loadings[:3].norm(dim=1).tolist() == pytest.approx([1, 1, 1])
     assert not decoder.loadings[3:].any()
     torch.testing.assert_close(decoder.expression(decoder.gene_input(few)), few)
-    assert not fitted(targets, rank=N_GENES + 3).loadings[N_GENES:].any()
+    assert not fitted(targets, n_components=N_GENES + 3).loadings[N_GENES:].any()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
@@ -106,7 +108,7 @@ def test_constant_targets_have_no_component_and_are_predicted(n, value):
 
 
 def test_squared_error_is_one_for_the_training_mean_and_zero_for_the_truth(targets):
-    decoder = fitted(targets, rank=3)
+    decoder = fitted(targets, n_components=3)
     scores = decoder.gene_input(targets)
     assert float(
         decoder.squared_error(decoder.gene_input(decoder.mean[None]).expand_as(scores), scores)
@@ -116,7 +118,7 @@ def test_squared_error_is_one_for_the_training_mean_and_zero_for_the_truth(targe
 
 
 def test_setting_components_again_forgets_the_first(targets):
-    decoder = fitted(targets, rank=4)
+    decoder = fitted(targets, n_components=4)
     first = {name: value.clone() for name, value in decoder.state_dict().items()}
     decoder.set_targets(targets[:3] ** 2)
     assert not torch.equal(decoder.loadings, first["loadings"])
@@ -126,7 +128,7 @@ def test_setting_components_again_forgets_the_first(targets):
 
 
 def test_components_travel_with_the_state(targets, spots):
-    decoder = fitted(targets, rank=4, n_inputs=2)
+    decoder = fitted(targets, n_components=4, n_inputs=2)
     other = ComponentDecoder(WIDTH, 2, N_GENES, 4).double()
     other.load_state_dict(decoder.state_dict())
     assert torch.equal(other(spots, -spots), decoder(spots, -spots))
@@ -141,7 +143,7 @@ def test_components_travel_with_the_state(targets, spots):
 
 
 def test_embeddings_add_up_each_by_its_own_head(targets, spots):
-    decoder, around = fitted(targets, rank=3, n_inputs=2), spots.flip(0)
+    decoder, around = fitted(targets, n_components=3, n_inputs=2), spots.flip(0)
     own_head, around_head = (head.weight for head in decoder.heads)
     scores = spots @ own_head.T + around @ around_head.T
     torch.testing.assert_close(decoder(spots, around), decoder.mean + decoder.scale * scores @ decoder.loadings)

@@ -17,11 +17,11 @@ BLUE, ORANGE = "#0072B2", "#E69F00"
 
 @pytest.fixture
 def per_gene() -> pd.DataFrame:
-    """Two methods with three seeds and a floor with one, on three sections of four genes; ``a`` lacks one section."""
+    """Two methods with three seeds and a baseline with one, on three sections of four genes; ``a`` lacks a section."""
     rng = np.random.default_rng(0)
     rows = [
         {"split": "s", "fold": "f", "method": method, "section": section, "seed": seed, "gene": gene}
-        for method, sections, seeds in (("a", "XY", 3), ("b", "XYZ", 3), ("floor", "XYZ", 1))
+        for method, sections, seeds in (("a", "XY", 3), ("b", "XYZ", 3), ("baseline", "XYZ", 1))
         for section, seed, gene in itertools.product(sections, range(seeds), ("g1", "g2", "g3", "g4"))
     ]
     numbers = {name: rng.uniform(-0.2, 0.9, len(rows)) for name in ("pcc", "pcc_partial", "ceiling")}
@@ -41,13 +41,13 @@ def by_hand(table: pd.DataFrame, method: str, gene: str, score: str) -> float:
 def test_a_point_is_a_genes_mean_over_the_sections_of_both_seeds_first(per_gene, score):
     # one seed of one section less: seeds are averaged before sections
     table = per_gene.drop(index=per_gene.index[0:4])
-    ax = pl.gene_scatter(table, "a", "floor", score=score)
+    ax = pl.gene_scatter(table, "a", "baseline", score=score)
     (points,) = ax.collections
-    expected = [[by_hand(table, method, f"g{i}", score) for method in ("a", "floor")] for i in (1, 2, 3, 4)]
+    expected = [[by_hand(table, method, f"g{i}", score) for method in ("a", "baseline")] for i in (1, 2, 3, 4)]
     np.testing.assert_allclose(points.get_offsets(), expected)
     np.testing.assert_allclose(points.get_array(), table.groupby("gene")["ceiling"].mean())
     name = {"pcc": "Pearson r", "pcc_partial": "Pearson r given depth"}[score]
-    assert (ax.get_xlabel(), ax.get_ylabel()) == (f"{name}: a", f"{name}: floor")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (f"{name}: a", f"{name}: baseline")
     assert points.colorbar.ax.get_ylabel() == "noise ceiling of r"
 
 
@@ -76,7 +76,7 @@ def test_it_draws_where_it_is_told_and_needs_no_more_than_methods_and_genes(per_
 @pytest.mark.parametrize(
     ("a", "b", "colour", "message"),
     [
-        ("a", "c", "ceiling", r"no method 'c' in the table; known: a, b, floor"),
+        ("a", "c", "ceiling", r"no method 'c' in the table; known: a, b, baseline"),
         ("a", "a", "ceiling", "two different methods"),
         ("a", "b", "ceiling", "no column 'ceiling'.*colour='better'"),
         ("a", "other", "better", "no section and gene with 'pcc' in common"),

@@ -1,4 +1,4 @@
-"""What the pictures of attention, shares and gains show is what was written."""
+"""What the images of attention, shares and gains show is what was written."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_bad_input_is_one_line_and_leaves_no_figure(explained: AnnData) -> None:
         pl.neighbour_gain(explained)
     del explained.uns["spatial"]["C6"]["images"]
     for draw in (pl.attention, pl.neighbour_share):
-        with pytest.raises(DataError, match="no picture 'hires'"):
+        with pytest.raises(DataError, match="no image 'hires'"):
             draw(explained)
     del explained.obsp["nh2st_attention"], explained.obs["nh2st_neighbour_share"], explained.uns["nh2st_explain"]
     for draw in (pl.attention, pl.neighbour_share, pl.neighbour_gain):

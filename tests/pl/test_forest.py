@@ -104,5 +104,5 @@ def test_nothing_to_draw_is_an_error(table):
 
 
 def test_the_axis_calls_the_base_as_it_is_told(table):
-    assert pl.forest(table, base="the best floor").get_xlabel().startswith("difference from the best floor in ")
+    assert pl.forest(table, base="the best baseline").get_xlabel().startswith("difference from the best baseline in ")
     assert pl.forest(table[1:]).get_xlabel().startswith("difference from the base in ")

@@ -77,7 +77,7 @@ def test_each_map_has_its_own_robust_range_and_named_colour_bar(prediction: AnnD
     ],
 )
 def test_colours_have_the_unit_that_was_predicted(prediction: AnnData, normalize: str, unit: str) -> None:
-    entry = prediction.uns["spatial"]["C6"]  # a picture larger than what is drawn of it
+    entry = prediction.uns["spatial"]["C6"]  # an image larger than what is drawn of it
     entry["images"]["hires"] = np.kron(entry["images"]["hires"], np.ones((9, 9, 1), np.uint8))
     entry["scalefactors"]["tissue_hires_scalef"] *= 9
     prediction.uns["nh2st_prediction"] = {"normalize": normalize}
@@ -135,12 +135,12 @@ def test_bad_input_is_one_line_and_leaves_no_figure(prediction: AnnData) -> None
         pl.gene_maps(prediction, [])
     del prediction.uns["spatial"]["C6"]["images"]
     for draw in (pl.gene_maps, pl.section):
-        with pytest.raises(DataError, match=r"'C6'.*no picture 'hires'"):
+        with pytest.raises(DataError, match=r"'C6'.*no image 'hires'"):
             draw(prediction)
     assert not plt.get_fignums()
 
 
-def test_section_shows_every_spot_as_a_ring_on_the_picture(prediction: AnnData) -> None:
+def test_section_shows_every_spot_as_a_ring_on_the_image(prediction: AnnData) -> None:
     ax = pl.section(prediction)
     centres, widths = centres_and_widths(ax)
     np.testing.assert_allclose(centres, prediction.obsm["spatial"] * SCALE, atol=0.01)
@@ -150,7 +150,7 @@ def test_section_shows_every_spot_as_a_ring_on_the_picture(prediction: AnnData) 
     np.testing.assert_array_equal(ax.images[0].get_array(), prediction.uns["spatial"]["C6"]["images"]["hires"])
 
 
-def test_view_ends_with_the_picture_but_never_hides_a_spot(prediction: AnnData) -> None:
+def test_view_ends_with_the_image_but_never_hides_a_spot(prediction: AnnData) -> None:
     ax = pl.section(prediction)
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     height, width = prediction.uns["spatial"]["C6"]["images"]["hires"].shape[:2]

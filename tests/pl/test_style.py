@@ -54,7 +54,7 @@ DRAWN: dict[str, list[Callable[[AnnData], Axes | Figure]]] = {
     "attention": [pl.attention, lambda section: pl.attention(section, "2x2")],
     "forest": [
         lambda _: pl.forest(differences()),
-        lambda _: pl.forest(differences(), scores={"pcc_partial": "mean r given depth"}, base="the best floor"),
+        lambda _: pl.forest(differences(), scores={"pcc_partial": "mean r given depth"}, base="the best baseline"),
     ],
     "gene_maps": [lambda section: pl.gene_maps(section, ["g3", "g4"])],
     "gene_scatter": [
@@ -124,7 +124,7 @@ def test_a_map_whose_scale_is_not_known_has_a_bar_in_pixels(prediction: AnnData)
     ax.figure.canvas.draw()
     bar = scale_bar(ax)
     assert bar.units == "px"
-    assert bar.dx == pytest.approx(10)  # of the full picture, in one of that which is drawn
+    assert bar.dx == pytest.approx(10)  # of the full image, in one of that which is drawn
     assert bar.scale_formatter(2, "kpx") == "2000 px"
 
 

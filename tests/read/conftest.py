@@ -20,7 +20,7 @@ PITCH_PX = 40.0  # pixels between ST spots; 200 um, so 5 um per pixel
 GENES = ["GAPDH", "ERBB2", "HLA-A", "FO538757.1"]
 
 
-def _picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def _image(width: int, height: int, seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(120, 255, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(noise)
 
@@ -53,7 +53,7 @@ def st_tables() -> Callable[..., SimpleNamespace]:
 
 @pytest.fixture
 def write_her2st(tmp_path: Path) -> Callable[..., SimpleNamespace]:
-    """Write tables and a picture as one section of a repository; gives the paths."""
+    """Write tables and an image as one section of a repository; gives the paths."""
 
     def write(
         tables: SimpleNamespace,
@@ -71,7 +71,7 @@ def write_her2st(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         text = tables.counts.to_csv(sep="\t").encode()
         counts.write_bytes(gzip.compress(text) if packed else text)
         tables.spots.to_csv(spots, sep="\t", index=False)
-        _picture(*size).save(image)
+        _image(*size).save(image)
         return SimpleNamespace(root=data.parent, data=data, counts=counts, spots=spots, image=image)
 
     return write
@@ -120,12 +120,12 @@ def write_visium(tmp_path: Path) -> Callable[..., SimpleNamespace]:
             "tissue_lowres_scalef": hires_scale / 4,
         }
         (folder / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
-        full = _picture(480, 440)
+        full = _image(480, 440)
         for level, scale in (("hires", hires_scale), ("lowres", hires_scale / 4)):
             small = full.resize((round(480 * scale), round(440 * scale)))
             small.save(folder / "spatial" / f"tissue_{level}_image.png")
-        picture = tmp_path / f"{name}_full.png"
-        full.save(picture)
+        image = tmp_path / f"{name}_full.png"
+        full.save(image)
         return SimpleNamespace(
             folder=folder,
             root=tmp_path / "spaceranger",
@@ -133,7 +133,7 @@ def write_visium(tmp_path: Path) -> Callable[..., SimpleNamespace]:
             positions_file=file,
             counts=pd.DataFrame(counts, index=barcodes, columns=genes),
             counts_file=folder / "filtered_feature_bc_matrix.h5",
-            picture=picture,
+            image=image,
         )
 
     return write
@@ -158,13 +158,13 @@ def _write_10x(path: Path, counts: np.ndarray, barcodes: np.ndarray, genes: tupl
 
 @pytest.fixture
 def write_prepared(tmp_path: Path) -> Callable[..., SimpleNamespace]:
-    """Write tables and a picture as one section of the folder that TRIPLEX gives for download."""
+    """Write tables and an image as one section of the folder that TRIPLEX gives for download."""
 
     def write(
         tables: SimpleNamespace,
         section: str,
         *,
-        picture: str = "{section}.tif",
+        image: str = "{section}.tif",
         counts: str = "ST-cnts/{section}_sub.parquet",
         size: tuple[int, int] = (300, 260),
     ) -> SimpleNamespace:
@@ -173,16 +173,16 @@ def write_prepared(tmp_path: Path) -> Callable[..., SimpleNamespace]:
             root=root,
             counts=root / counts.format(section=section),
             spots=root / "ST-spotfiles" / f"{section}_selection.tsv",
-            picture=root / "ST-imgs" / picture.format(section=section),
+            image=root / "ST-imgs" / image.format(section=section),
         )
-        for path in (paths.counts, paths.spots, paths.picture):
+        for path in (paths.counts, paths.spots, paths.image):
             path.parent.mkdir(parents=True, exist_ok=True)
         if paths.counts.suffix == ".parquet":
             tables.counts.to_parquet(paths.counts)
         else:
             tables.counts.to_csv(paths.counts, sep="\t")
         tables.spots.to_csv(paths.spots, sep="\t", index=False)
-        _picture(*size).save(paths.picture)
+        _image(*size).save(paths.image)
         return paths
 
     return write
@@ -210,7 +210,7 @@ def write_hest(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         barcodes = [f"{r:03d}x{c:03d}" for r, c in zip(row, col, strict=True)]
         centres = np.column_stack([col, row]) * 100.0 + [90, 80]
         counts = rng.poisson(1.5, (len(row), len(GENES))).astype(np.float32)
-        slide = _picture(500, 400)
+        slide = _image(500, 400)
         obs = {"array_row": row, "array_col": col, "in_tissue": True, "total_counts": counts.sum(axis=1)}
         obs |= {"pxl_col_in_fullres": centres[:, 0], "pxl_row_in_fullres": centres[:, 1]}
         adata = AnnData(
@@ -277,9 +277,9 @@ def write_visium_hd(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         change: Callable[[pd.DataFrame], pd.DataFrame] = lambda positions: positions,
     ) -> SimpleNamespace:
         outs = tmp_path / "hd" / name / "outs"
-        full = _picture(480, 440)
-        picture = tmp_path / f"{name}_full.png"
-        full.save(picture)
+        full = _image(480, 440)
+        image = tmp_path / f"{name}_full.png"
+        full.save(image)
         bins = {}
         for bin_um in (8, 16):
             step = 16 // bin_um
@@ -321,6 +321,6 @@ def write_visium_hd(tmp_path: Path) -> Callable[..., SimpleNamespace]:
                 counts=pd.DataFrame(counts, index=barcodes, columns=["A", "B", "C"]),
             )
         (outs / "spatial").mkdir()
-        return SimpleNamespace(outs=outs, root=tmp_path / "hd", bins=bins, picture=picture)
+        return SimpleNamespace(outs=outs, root=tmp_path / "hd", bins=bins, image=image)
 
     return write

@@ -1,4 +1,4 @@
-"""SpatialData objects to read: pictures and spots wherever a test wants them."""
+"""SpatialData objects to read: images and spots wherever a test wants them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from nh2st_graph.section import library
 
-SIDE, N = 60, 6  # of the picture, and number of spots
+SIDE, N = 60, 6  # of the image, and number of spots
 ANGLE = np.deg2rad(30)
 TURNED = np.array(
     [[0.5 * np.cos(ANGLE), -0.5 * np.sin(ANGLE), 7], [0.5 * np.sin(ANGLE), 0.5 * np.cos(ANGLE), -3], [0, 0, 1]]
@@ -54,7 +54,7 @@ def table(region="spots", **kwargs):
 
 
 def made(*, images=None, shapes=None, tables=None):
-    """A SpatialData object: a picture at 0.5 um per pixel and circles on it, in pixels."""
+    """A SpatialData object: an image at 0.5 um per pixel and circles on it, in pixels."""
     import spatialdata as sd
     from spatialdata.transformations import Identity, Scale
 
@@ -68,14 +68,14 @@ def made(*, images=None, shapes=None, tables=None):
 
 
 def pixels_of(path):
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def several(regions=("left", "right"), *, where="apart", scale=True, **columns):
-    """Sections in one object: a table of N spots a region, and a picture each.
+    """Sections in one object: a table of N spots a region, and an image each.
 
-    Pictures and spots lie side by side in ``global`` (``apart``), on one another (``together``), or each in a
+    Images and spots lie side by side in ``global`` (``apart``), on one another (``together``), or each in a
     coordinate system of its own, named by the region (``own``). Columns of ``obs`` are given by region.
     """
     import spatialdata as sd
@@ -103,7 +103,7 @@ def several(regions=("left", "right"), *, where="apart", scale=True, **columns):
     return sd.SpatialData(images=images, shapes=shapes, tables={"table": table})
 
 
-def picture(adata):
+def image(adata):
     return pixels_of(library(adata)["metadata"]["source_image_path"])
 
 

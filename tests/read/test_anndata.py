@@ -28,7 +28,7 @@ def plain():
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     path = tmp_path / "slide.png"
     Image.new("RGB", (200, 150)).save(path)
     return path
@@ -41,8 +41,8 @@ def with_metadata(adata, **metadata):
     return adata
 
 
-def test_section_holds_what_was_given(plain, picture):
-    adata = anndata(plain, picture, 0.5, section="S", patient="P")
+def test_section_holds_what_was_given(plain, image):
+    adata = anndata(plain, image, 0.5, section="S", patient="P")
     assert check_section(adata, need=("genes", "image")) is adata
     assert adata.X.format == "csr"
     np.testing.assert_array_equal(adata.X.toarray(), plain.X)
@@ -52,14 +52,14 @@ def test_section_holds_what_was_given(plain, picture):
     assert (set(adata.obs["section"]), set(adata.obs["patient"])) == ({"S"}, {"P"})
     entry = library(adata)
     assert list(adata.uns["spatial"]) == ["S"]
-    assert entry["metadata"] == {"source_image_path": str(picture), "microns_per_pixel": 0.5}
+    assert entry["metadata"] == {"source_image_path": str(image), "microns_per_pixel": 0.5}
     assert entry["scalefactors"]["spot_diameter_fullres"] == 15.0
     assert entry["images"]["hires"].shape == (150, 200, 3)
     assert "section" not in plain.obs
     assert not plain.uns
 
 
-def test_a_file_with_its_picture_beside_it(plain, tmp_path):
+def test_a_file_with_its_image_beside_it(plain, tmp_path):
     with_metadata(plain, microns_per_pixel=0.4).write_h5ad(tmp_path / "T1.h5ad")
     Image.new("RGB", (200, 150)).save(tmp_path / "T1.tif")
     adata = anndata(tmp_path / "T1.h5ad")
@@ -72,74 +72,74 @@ def test_a_file_with_its_picture_beside_it(plain, tmp_path):
     ] == pytest.approx(0.3)
 
 
-def test_the_picture_that_the_file_names(plain, picture, tmp_path):
-    for named in (picture.name, str(picture)):
+def test_the_image_that_the_file_names(plain, image, tmp_path):
+    for named in (image.name, str(image)):
         with_metadata(plain, source_image_path=named, microns_per_pixel=1).write_h5ad(tmp_path / "T1.h5ad")
-        assert library(anndata(tmp_path / "T1.h5ad"))["metadata"]["source_image_path"] == str(picture)
+        assert library(anndata(tmp_path / "T1.h5ad"))["metadata"]["source_image_path"] == str(image)
 
 
-def test_counts_of_a_layer(plain, picture):
+def test_counts_of_a_layer(plain, image):
     counts = plain.X.copy()
     plain.layers["counts"] = sparse.csc_matrix(counts)
     plain.X = plain.layers["log"]
-    adata = anndata(plain, picture, 0.5, layer="counts", section="S")
+    adata = anndata(plain, image, 0.5, layer="counts", section="S")
     np.testing.assert_array_equal(adata.X.toarray(), counts)
     assert adata.X.format == "csr"
     with pytest.raises(DataError, match=r"not integers; name the layer with raw counts: layer=\.\.\. \(there: log, co"):
-        anndata(plain, picture, 0.5, section="S")
+        anndata(plain, image, 0.5, section="S")
     with pytest.raises(DataError, match=r"no layer 'raw'; layers there: log, counts"):
-        anndata(plain, picture, 0.5, layer="raw", section="S")
+        anndata(plain, image, 0.5, layer="raw", section="S")
 
 
-def test_names_in_obs_count_unless_others_are_given(plain, picture):
+def test_names_in_obs_count_unless_others_are_given(plain, image):
     plain.obs["section"], plain.obs["patient"] = "A", "B"
-    adata = anndata(plain, picture, 0.5)
+    adata = anndata(plain, image, 0.5)
     assert (set(adata.obs["section"]), set(adata.obs["patient"])) == ({"A"}, {"B"})
-    assert set(anndata(plain, picture, 0.5, section="S").obs["section"]) == {"S"}
+    assert set(anndata(plain, image, 0.5, section="S").obs["section"]) == {"S"}
 
 
-def test_spots_without_genes(plain, picture):
-    adata = anndata(plain[:, :0].copy(), picture, 0.5, section="S")
+def test_spots_without_genes(plain, image):
+    adata = anndata(plain[:, :0].copy(), image, 0.5, section="S")
     assert adata.shape == (12, 0)
 
 
 class TestBadInput:
-    def test_no_scale(self, plain, picture):
+    def test_no_scale(self, plain, image):
         with pytest.raises(
             DataError, match=r"'S': no scale; give um per pixel of slide\.png \(microns_per_pixel=0\.5, .* --option\)"
         ):
-            anndata(plain, picture, section="S")
+            anndata(plain, image, section="S")
 
-    def test_no_picture(self, plain, tmp_path):
+    def test_no_image(self, plain, tmp_path):
         with pytest.raises(
-            ImageError, match=r"'S': no picture \(none is named .*\); give it \(image=PATH, .* --option\)"
+            ImageError, match=r"'S': no image \(none is named .*\); give it \(image=PATH, .* --option\)"
         ):
             anndata(plain, section="S")
-        with pytest.raises(ImageError, match=r"no picture \(gone\.tif is not there\)"):
+        with pytest.raises(ImageError, match=r"no image \(gone\.tif is not there\)"):
             anndata(with_metadata(plain, source_image_path="gone.tif"))
 
-    def test_no_positions(self, plain, picture):
+    def test_no_positions(self, plain, image):
         del plain.obsm["spatial"]
         with pytest.raises(DataError, match=r"'S': obsm\['spatial'\] is missing"):
-            anndata(plain, picture, 0.5, section="S")
+            anndata(plain, image, 0.5, section="S")
 
-    def test_outside_the_picture(self, plain, picture):
+    def test_outside_the_image(self, plain, image):
         plain.obsm["spatial"] = plain.obsm["spatial"] * 10
         with pytest.raises(ImageError, match="spots lie outside the image"):
-            anndata(plain, picture, 0.5, section="S")
+            anndata(plain, image, 0.5, section="S")
 
-    def test_several_sections(self, plain, picture):
+    def test_several_sections(self, plain, image):
         plain.obs["section"] = ["A", "B"] * 6
         with pytest.raises(DataError, match=r"obs\['section'\] names 2 \(A, B\); .*split it first"):
-            anndata(plain, picture, 0.5, section="A")
+            anndata(plain, image, 0.5, section="A")
         del plain.obs["section"]
         plain.uns["spatial"] = {"a": {}, "b": {}}
         with pytest.raises(DataError, match="has 2 libraries; split them"):
-            anndata(plain, picture, 0.5, section="A")
+            anndata(plain, image, 0.5, section="A")
 
-    def test_no_name(self, plain, picture):
+    def test_no_name(self, plain, image):
         with pytest.raises(DataError, match="nothing names the section; give section='NAME'"):
-            anndata(plain, picture, 0.5)
+            anndata(plain, image, 0.5)
 
     def test_no_file(self, tmp_path):
         with pytest.raises(DataError, match="does not exist"):

@@ -15,8 +15,8 @@ from nh2st_graph.slide import TiffSlide, thumbnail
 from ..slides import write_pyramid
 
 
-class TestSmallPicture:
-    """Of the full-resolution picture, as ``library_entry`` makes it for every reader."""
+class TestSmallImage:
+    """Of the full-resolution image, as ``library_entry`` makes it for every reader."""
 
     @pytest.fixture
     def decoded(self, monkeypatch) -> list[int]:
@@ -28,9 +28,9 @@ class TestSmallPicture:
     def test_of_a_pyramid_comes_from_the_level_that_is_fine_enough(self, tmp_path, decoded):
         y, x = np.mgrid[:256, :4096]
         waves = 128 + 100 * np.sin(x / 30) * np.cos(y / 25)
-        picture = np.stack([waves, 255 - waves, waves / 2], axis=-1).astype(np.uint8)
-        path, flat = write_pyramid(tmp_path / "slide.tif", 0, picture=picture, tile=64), tmp_path / "flat.png"
-        Image.fromarray(picture).save(flat)
+        image = np.stack([waves, 255 - waves, waves / 2], axis=-1).astype(np.uint8)
+        path, flat = write_pyramid(tmp_path / "slide.tif", 0, image=image, tile=64), tmp_path / "flat.png"
+        Image.fromarray(image).save(flat)
         entry = library_entry(path, 0.5, 100.0)
         assert decoded == [2 * 32], "of the level of 2048 px; the full resolution has 256 tiles"
         small, scale = entry["images"]["hires"], entry["scalefactors"]["tissue_hires_scalef"]
@@ -44,7 +44,7 @@ class TestSmallPicture:
         assert off.mean() < shifted.mean() / 2
 
     @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
-    def test_of_a_picture_in_one_piece(self, tmp_path, monkeypatch, ending):
+    def test_of_a_image_in_one_piece(self, tmp_path, monkeypatch, ending):
         path = tmp_path / f"slide.{ending}"
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 2400, 3), np.uint8)).save(path)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)

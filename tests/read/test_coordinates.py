@@ -1,4 +1,4 @@
-"""Where spots and pictures of SpatialData lie, and which picture is under which spots."""
+"""Where spots and images of SpatialData lie, and which image is under which spots."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .stores import (
     affine,
     centres_px,
     circles,
+    image,
     image_element,
     made,
-    picture,
     pixels_of,
     set_also,
     several,
@@ -31,16 +31,16 @@ from .stores import (
 
 
 class TestPlacement:
-    @pytest.mark.parametrize("of_picture", [np.eye(3), TURNED, STRETCHED])
+    @pytest.mark.parametrize("of_image", [np.eye(3), TURNED, STRETCHED])
     @pytest.mark.parametrize("of_spots", [np.eye(3), TURNED, STRETCHED])
-    def test_spots_are_in_pixels_of_the_picture(self, of_picture, of_spots):
+    def test_spots_are_in_pixels_of_the_image(self, of_image, of_spots):
         wanted = centres_px()
-        own = np.c_[wanted, np.ones(N)] @ (np.linalg.inv(of_spots) @ of_picture).T
-        images = {"he": image_element({"slide": affine(of_picture)})}
+        own = np.c_[wanted, np.ones(N)] @ (np.linalg.inv(of_spots) @ of_image).T
+        images = {"he": image_element({"slide": affine(of_image)})}
         sdata = made(images=images, shapes={"spots": circles({"slide": affine(of_spots)}, own[:, :2])})
         adata = spatialdata(sdata, coordinate_system="slide", microns_per_pixel=0.5)
         np.testing.assert_allclose(adata.obsm["spatial"], wanted, atol=1e-9)
-        factor = np.sqrt(np.linalg.det(of_spots) / np.linalg.det(of_picture))
+        factor = np.sqrt(np.linalg.det(of_spots) / np.linalg.det(of_image))
         assert library(adata)["scalefactors"]["spot_diameter_fullres"] == pytest.approx(4.0 * factor)
 
     def test_the_order_of_shapes_changes_nothing(self):
@@ -112,8 +112,8 @@ class TestPlacement:
             spatialdata(made(images=images))
 
 
-class TestPictureUnderTheSpots:
-    def test_pictures_on_one_another_have_to_be_named(self):
+class TestImageUnderTheSpots:
+    def test_images_on_one_another_have_to_be_named(self):
         sdata = several(where="together")
         with pytest.raises(ImageError, match=r"2 candidates for the image .*'global' \(slide0, slide1\); name one"):
             spatialdata(sdata, region="left")
@@ -123,26 +123,26 @@ class TestPictureUnderTheSpots:
         sdata = several(where="together")
         sdata.images["right_image"] = sdata.images["slide1"]
         adata = spatialdata(sdata, region="right")
-        np.testing.assert_array_equal(picture(adata), sdata["slide1"].transpose("y", "x", "c"))
+        np.testing.assert_array_equal(image(adata), sdata["slide1"].transpose("y", "x", "c"))
 
     def test_that_of_another_region_is_not_theirs(self):
         sdata = several(where="together")
         for i, region in enumerate(("left", "right")):
             sdata.images[f"{region}_image"] = sdata.images.pop(f"slide{i}")
         lefts = sdata["left_image"].transpose("y", "x", "c")
-        np.testing.assert_array_equal(picture(spatialdata(sdata, region="left")), lefts)
+        np.testing.assert_array_equal(image(spatialdata(sdata, region="left")), lefts)
         del sdata.images["right_image"]
         with pytest.raises(ImageError, match="'right' has no image in coordinate system 'global'"):
             spatialdata(sdata, region="right")
 
-    def test_one_picture_under_several_regions_is_that_of_each(self):
+    def test_one_image_under_several_regions_is_that_of_each(self):
         sdata = several(where="together")
         del sdata.images["slide1"]
         slide = sdata["slide0"].transpose("y", "x", "c")
         for region in ("left", "right"):
-            np.testing.assert_array_equal(picture(spatialdata(sdata, region=region)), slide)
+            np.testing.assert_array_equal(image(spatialdata(sdata, region=region)), slide)
 
-    def test_a_picture_that_misses_one_spot_is_not_theirs(self):
+    def test_a_image_that_misses_one_spot_is_not_theirs(self):
         sdata = several()
         shifted = sdata.shapes["left"].copy()
         shifted.geometry = shifted.geometry.translate(-50)
@@ -150,7 +150,7 @@ class TestPictureUnderTheSpots:
         with pytest.raises(ImageError, match=r"2 candidates for the image .*\(slide0, slide1\)"):
             spatialdata(sdata, region="left")
 
-    def test_in_its_own_coordinate_system_the_largest_picture_counts(self):
+    def test_in_its_own_coordinate_system_the_largest_image_counts(self):
         from spatialdata.transformations import Scale
 
         sdata = several(where="own")
@@ -159,7 +159,7 @@ class TestPictureUnderTheSpots:
         set_also(sdata.shapes["left"], "left_small", half)
         sdata.images["small"] = image_element({"left_small": affine(np.eye(3))}, pixels=small)
         adata = spatialdata(sdata, region="left")
-        np.testing.assert_array_equal(picture(adata), sdata["slide0"].transpose("y", "x", "c"))
+        np.testing.assert_array_equal(image(adata), sdata["slide0"].transpose("y", "x", "c"))
         named = spatialdata(sdata, region="left", image="small", microns_per_pixel=1.0)
         np.testing.assert_allclose(named.obsm["spatial"], adata.obsm["spatial"] / 2)
 
@@ -172,11 +172,11 @@ class TestPictureUnderTheSpots:
                 set_also(element, region, Identity())
         for i, region in enumerate(("left", "right")):
             own = sdata[f"slide{i}"].transpose("y", "x", "c")
-            np.testing.assert_array_equal(picture(spatialdata(sdata, region=region)), own)
+            np.testing.assert_array_equal(image(spatialdata(sdata, region=region)), own)
 
 
 class TestAsSpatialdataIoMakesThem:
-    """Space Ranger's picture in three sizes, each with coordinate systems of its own, and no scale."""
+    """Space Ranger's image in three sizes, each with coordinate systems of its own, and no scale."""
 
     @staticmethod
     def visium(*, full=True, name="A1", shapes=None, stain="A1_full_image"):
@@ -198,14 +198,14 @@ class TestAsSpatialdataIoMakesThem:
         shapes = {name: circles(of_spots, centres_px())} if shapes is None else shapes(of_spots)
         return made(images=images, shapes=shapes, tables={"table": table(next(iter(shapes)))})
 
-    def test_the_full_picture_and_the_size_of_its_spots_are_taken(self):
+    def test_the_full_image_and_the_size_of_its_spots_are_taken(self):
         section = spatialdata(self.visium())
         np.testing.assert_allclose(section.obsm["spatial"], centres_px())
         metadata = library(section)["metadata"]
         assert pixels_of(metadata["source_image_path"]).shape == (SIDE, SIDE, 3)
         assert metadata["microns_per_pixel"] == pytest.approx(65 / 4)  # circles of a radius of 2 px
 
-    def test_without_the_full_picture_the_larger_of_the_others(self):
+    def test_without_the_full_image_the_larger_of_the_others(self):
         section = spatialdata(self.visium(full=False))
         np.testing.assert_allclose(section.obsm["spatial"], centres_px() / 2)
         metadata = library(section)["metadata"]
@@ -226,12 +226,12 @@ class TestAsSpatialdataIoMakesThem:
         assert library(section)["metadata"]["microns_per_pixel"] == pytest.approx(1.6)
 
     def test_another_stain_has_to_be_told_from_it(self):
-        with pytest.raises(ImageError, match=r"A1_hires_image, A1_lowres_image, if_picture"):
-            spatialdata(self.visium(stain="if_picture"))
+        with pytest.raises(ImageError, match=r"A1_hires_image, A1_lowres_image, if_image"):
+            spatialdata(self.visium(stain="if_image"))
 
     def test_other_circles_have_no_known_size(self):
         from spatialdata.transformations import Identity
 
         store = self.visium(shapes=lambda _: {"A1": circles({"A1": Identity()}, centres_px())})
-        with pytest.raises(DataError, match=r"no scale .*microns_per_pixel=.* or place the picture in that system"):
+        with pytest.raises(DataError, match=r"no scale .*microns_per_pixel=.* or place the image in that system"):
             spatialdata(store)

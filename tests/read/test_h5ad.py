@@ -35,14 +35,14 @@ def test_section_without_genes(section, tmp_path):
 
 def test_relative_image_is_found_beside_the_file(section, tmp_path):
     metadata = library(section)["metadata"]
-    picture = tmp_path / "moved" / "pictures" / "scan.jpg"
-    picture.parent.mkdir(parents=True)
-    picture.write_bytes(b"")
-    metadata["source_image_path"] = "pictures/scan.jpg"
+    image = tmp_path / "moved" / "images" / "scan.jpg"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"")
+    metadata["source_image_path"] = "images/scan.jpg"
     write_h5ad(section, tmp_path / "moved" / "A1.h5ad")
-    assert library(h5ad(tmp_path / "moved" / "A1.h5ad"))["metadata"]["source_image_path"] == str(picture.resolve())
-    picture.unlink()
-    assert library(h5ad(tmp_path / "moved" / "A1.h5ad"))["metadata"]["source_image_path"] == "pictures/scan.jpg"
+    assert library(h5ad(tmp_path / "moved" / "A1.h5ad"))["metadata"]["source_image_path"] == str(image.resolve())
+    image.unlink()
+    assert library(h5ad(tmp_path / "moved" / "A1.h5ad"))["metadata"]["source_image_path"] == "images/scan.jpg"
 
 
 def test_a_failed_write_leaves_the_old_file(section, tmp_path, monkeypatch):

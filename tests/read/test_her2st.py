@@ -47,7 +47,7 @@ def test_section_holds_what_the_files_say(st_tables, write_her2st):
     }
 
 
-def test_scale_and_picture(st_tables, write_her2st):
+def test_scale_and_image(st_tables, write_her2st):
     files = write_her2st(st_tables(), size=(2400, 1200))
     entry = library(her2st(files.root)["A1"])
     assert entry["metadata"]["microns_per_pixel"] == pytest.approx(5.0, rel=1e-3)
@@ -123,7 +123,7 @@ class TestScale:
         scale = library(her2st(write_her2st(tables, size=(400, 400)).root)["A1"])["metadata"]["microns_per_pixel"]
         assert scale == pytest.approx(5.0, rel=0.01)
 
-    def test_a_mirrored_picture_has_the_same(self, st_tables, write_her2st):
+    def test_a_mirrored_image_has_the_same(self, st_tables, write_her2st):
         tables = st_tables()
         tables.spots["pixel_x"] = 290 - tables.spots["pixel_x"]
         scale = library(her2st(write_her2st(tables).root)["A1"])["metadata"]["microns_per_pixel"]
@@ -274,8 +274,8 @@ def test_malformed_files_are_named(st_tables, write_her2st, case):
 class TestImage:
     def test_unreadable(self, st_tables, write_her2st):
         files = write_her2st(st_tables())
-        files.image.write_text("not a picture")
-        with pytest.raises(ImageError, match=r"scan\.jpg is not a picture"):
+        files.image.write_text("not an image")
+        with pytest.raises(ImageError, match=r"scan\.jpg is not an image"):
             her2st(files.root)
 
     def test_cut_off(self, st_tables, write_her2st):
@@ -284,11 +284,11 @@ class TestImage:
         with pytest.raises(ImageError, match=r"scan\.jpg is cut off"):
             her2st(files.root)
 
-    def test_two_pictures(self, st_tables, write_her2st):
+    def test_two_images(self, st_tables, write_her2st):
         files = write_her2st(st_tables())
         files.image.with_name("other.PNG").write_bytes(files.image.read_bytes())
         files.image.with_name("._scan.jpg").write_bytes(b"")  # as some systems leave beside a copied file
-        with pytest.raises(ImageError, match=r"holds 2 pictures \(other\.PNG, scan\.jpg\)"):
+        with pytest.raises(ImageError, match=r"holds 2 images \(other\.PNG, scan\.jpg\)"):
             her2st(files.root)
 
 

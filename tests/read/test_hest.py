@@ -38,7 +38,7 @@ def test_section_holds_what_the_files_say(write_hest, dense, order):
     assert adata.uns["nh2st_dropped"] == {}
 
 
-def test_scale_and_picture(write_hest):
+def test_scale_and_image(write_hest):
     files = write_hest()
     entry = library(hest(files.root)["SPA1"])
     assert entry["metadata"] == {"source_image_path": str(files.wsis.resolve()), "microns_per_pixel": 2.0}
@@ -55,7 +55,7 @@ def test_the_slide_is_not_decoded(write_hest):
         thumbnail(files.wsis)
 
 
-def test_small_picture_is_made_where_the_file_has_none(write_hest):
+def test_small_image_is_made_where_the_file_has_none(write_hest):
     def without(adata):
         del adata.uns["spatial"]
         return adata
@@ -118,7 +118,7 @@ class TestPatches:
             np.testing.assert_array_equal(adata.X[i].toarray()[0], files.counts.loc[barcode])
 
     @pytest.mark.parametrize("order", [None, 0, 1])
-    def test_without_a_slide_they_are_the_picture(self, write_hest, caplog, order):
+    def test_without_a_slide_they_are_the_image(self, write_hest, caplog, order):
         files = write_hest(parts=("st", "patches", "metadata"), order=order)
         with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
             adata = hest(files.root)["SPA1"]
@@ -171,7 +171,7 @@ def _unlink(*parts):
 BAD_FILES = {
     "no counts": (_unlink("st"), DataError, r"st.SPA1\.h5ad is missing"),
     "no metadata": (_unlink("metadata"), DataError, r"metadata.SPA1\.json is missing"),
-    "no picture": (_unlink("wsis", "patches"), ImageError, r"no slide; .*wsis.SPA1\.tif .*is missing"),
+    "no image": (_unlink("wsis", "patches"), ImageError, r"no slide; .*wsis.SPA1\.tif .*is missing"),
     "counts cut off": (_spoil("st", lambda b: b[:3000]), DataError, r"SPA1\.h5ad cannot be read as h5ad"),
     "foreign counts": (_spoil("st", b"{}"), DataError, r"SPA1\.h5ad cannot be read as h5ad"),
     "foreign metadata": (_spoil("metadata", b"{"), DataError, r"SPA1\.json cannot be read"),
@@ -179,7 +179,7 @@ BAD_FILES = {
     "no scale": (_about(pixel_size_um_estimated=None), DataError, r"pixel_size_um_estimated = None"),
     "text as scale": (_about(pixel_size_um_estimated="0.5"), DataError, r"pixel_size_um_estimated = '0\.5'"),
     "scale 0": (_about(pixel_size_um_estimated=0), DataError, r"pixel_size_um_estimated = 0"),
-    "foreign slide": (_spoil("wsis", b"II"), ImageError, r"SPA1\.tif is not a picture"),
+    "foreign slide": (_spoil("wsis", b"II"), ImageError, r"SPA1\.tif is not an image"),
 }
 
 

@@ -231,7 +231,7 @@ class TestAGraphOfTheUsers:
             ng.tl.predict(model, test)
 
     def test_is_none_of_expression(self, tiny_sections: dict[str, AnnData], tiny_config: ng.Config) -> None:
-        """Over its edges genes would reach a prediction from the picture."""
+        """Over its edges genes would reach a prediction from the image."""
         import scanpy as sc
 
         config = tiny_config.override(["graph.mode=given", "graph.neighbors_key=neighbors"])
@@ -253,7 +253,7 @@ class TestAGraphOfTheUsers:
 
 
 class TestSpatialData:
-    """Two regions of one table, each with its shapes and its picture."""
+    """Two regions of one table, each with its shapes and its image."""
 
     @pytest.fixture
     def sdata(self, sections: dict[str, AnnData]):

@@ -47,16 +47,16 @@ def test_barcodes_of_any_kind(write, overlapping, kind, shape):
 
 
 @pytest.mark.parametrize("tile", [32, 1024])
-def test_picture_is_the_patches_pasted_one_by_one(write, overlapping, monkeypatch, tile):
+def test_image_is_the_patches_pasted_one_by_one(write, overlapping, monkeypatch, tile):
     monkeypatch.setattr(_patches, "_TILE", tile)
     images, names, centres = overlapping
     made = mosaic(write(images, names), pd.Index(names), centres, 0.5, "S")
     corners = (made.spatial - 8).astype(int)
     expected = np.full((corners[:, 1].max() + 16, corners[:, 0].max() + 16, 3), 255, dtype=np.uint8)
-    for (x, y), image in zip(corners, images, strict=True):  # names are in this order
-        expected[y : y + 16, x : x + 16] = image
-    with Image.open(made.picture) as picture:
-        np.testing.assert_array_equal(np.asarray(picture), expected)
+    for (x, y), patch in zip(corners, images, strict=True):  # names are in this order
+        expected[y : y + 16, x : x + 16] = patch
+    with Image.open(made.image) as opened:
+        np.testing.assert_array_equal(np.asarray(opened), expected)
     assert made.microns_per_pixel == 7
     um = (made.spatial - made.spatial[0]) * 7
     assert np.abs(um - (centres - centres[0]) * 0.5).max() <= 7
@@ -66,21 +66,21 @@ def test_order_of_patches_and_spots_changes_nothing(write, overlapping):
     images, names, centres = overlapping
     order, spots = np.random.default_rng(1).permutation(12), np.random.default_rng(2).permutation(12)
     made = mosaic(write(images, names), pd.Index(names), centres, 0.5, "S")
-    before = made.picture.read_bytes()
+    before = made.image.read_bytes()
     path = write(images[order], [names[i] for i in order])
     again = mosaic(path, pd.Index(names)[spots], centres[spots], 0.5, "S")
-    assert again.picture.read_bytes() == before
+    assert again.image.read_bytes() == before
     np.testing.assert_array_equal(again.spatial, made.spatial[spots])
 
 
-def test_picture_is_made_once(write, overlapping):
+def test_image_is_made_once(write, overlapping):
     images, names, centres = overlapping
     path = write(images, names)
     first = mosaic(path, pd.Index(names), centres, 0.5, "S")
-    time = first.picture.stat().st_mtime_ns
-    assert mosaic(path, pd.Index(names), centres, 0.5, "S").picture.stat().st_mtime_ns == time
-    assert mosaic(path, pd.Index(names[:5]), centres[:5], 0.5, "S").picture != first.picture
-    assert not [p for p in first.picture.parent.iterdir() if p.name.startswith(".")]
+    time = first.image.stat().st_mtime_ns
+    assert mosaic(path, pd.Index(names), centres, 0.5, "S").image.stat().st_mtime_ns == time
+    assert mosaic(path, pd.Index(names[:5]), centres[:5], 0.5, "S").image != first.image
+    assert not [p for p in first.image.parent.iterdir() if p.name.startswith(".")]
 
 
 def test_a_cache_that_cannot_be_written_to(write, overlapping, tmp_path, monkeypatch):
@@ -112,7 +112,7 @@ BAD_FILES = {
     "barcode twice": (lambda file: file["barcode"].__setitem__(1, b"a"), "spot 'a' occurs more than once"),
     "other number": (lambda file: _replace(file, "img", np.zeros((3, 2, 2, 3), np.uint8)), "and 2 barcodes"),
     "not square": (lambda file: _replace(file, "img", np.zeros((2, 2, 4, 3), np.uint8)), r"shape \(2, 2, 4, 3\)"),
-    "not pictures": (lambda file: _replace(file, "img", np.zeros((2, 2))), r"shape \(2, 2\)"),
+    "not images": (lambda file: _replace(file, "img", np.zeros((2, 2))), r"shape \(2, 2\)"),
 }
 
 

@@ -45,16 +45,16 @@ class TestVisium:
         with pytest.raises(DataError, match=r"no section 'V3'.*did you mean"):
             sections("visium", files.root, ["V3"])
 
-    def test_picture_beside_spatial_is_the_full_one(self, write_visium):
+    def test_image_beside_spatial_is_the_full_one(self, write_visium):
         files = write_visium("V1")
         hires = library(sections("visium", files.root)["V1"])["metadata"]
         assert hires["source_image_path"].endswith("tissue_hires_image.png")
-        full = shutil.copy(files.picture, files.folder / "slide.png")
+        full = shutil.copy(files.image, files.folder / "slide.png")
         metadata = library(sections("visium", files.root)["V1"])["metadata"]
         assert metadata["source_image_path"] == str(full.resolve())
         assert metadata["microns_per_pixel"] == pytest.approx(2.0)
-        shutil.copy(files.picture, files.folder / "another.png")
-        with pytest.raises(ImageError, match=r"holds 2 pictures \(another\.png, slide\.png\)"):
+        shutil.copy(files.image, files.folder / "another.png")
+        with pytest.raises(ImageError, match=r"holds 2 images \(another\.png, slide\.png\)"):
             sections("visium", files.root)
 
     def test_nothing_there(self, tmp_path):
@@ -181,7 +181,7 @@ class TestOptions:
     def test_visium(self, write_visium):
         files = write_visium("V1")
         for name in ("slide.png", "another.png"):
-            shutil.copy(files.picture, files.folder / name)
+            shutil.copy(files.image, files.folder / name)
         (section,) = sections("visium", files.root, source_image="slide.png", spot_diameter_um=55).values()
         metadata = library(section)["metadata"]
         assert metadata["source_image_path"] == str((files.folder / "slide.png").resolve())

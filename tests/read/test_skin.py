@@ -35,7 +35,7 @@ def chessboard():
 
 @pytest.fixture
 def write(tmp_path):
-    """Write tables and a picture as GEO has them."""
+    """Write tables and an image as GEO has them."""
 
     def make(tables, section="P2_ST_rep1", *, sample="GSM4284316_", packed=False, folder=""):
         root = tmp_path / "GSE144240"
@@ -46,11 +46,11 @@ def write(tmp_path):
             root=root,
             counts=place / f"{sample}{section}_stdata{ending}",
             spots=place / f"{sample}spot_data-selection-{section}{ending}",
-            picture=place / f"{sample}{section}.jpg",
+            image=place / f"{sample}{section}.jpg",
         )
         tables.counts.to_csv(files.counts, sep="\t")
         tables.spots.to_csv(files.spots, sep="\t", index=False)
-        Image.fromarray(np.full((290, 300, 3), 200, dtype=np.uint8)).save(files.picture)
+        Image.fromarray(np.full((290, 300, 3), 200, dtype=np.uint8)).save(files.image)
         return files
 
     return make
@@ -83,7 +83,7 @@ def test_scale_of_the_dense_array(chessboard, write):
 def test_the_folder_that_triplex_gives(chessboard, write, write_prepared):
     files = write(chessboard)
     raw = skin(files.root)["P2_ST_rep1"]
-    prepared = write_prepared(chessboard, "P2_ST_rep1", picture="GSM4284316_{section}.jpg", size=(300, 290))
+    prepared = write_prepared(chessboard, "P2_ST_rep1", image="GSM4284316_{section}.jpg", size=(300, 290))
     same = skin(prepared.root)["P2_ST_rep1"]
     pd.testing.assert_frame_equal(same.obs, raw.obs)
     np.testing.assert_array_equal(same.X.toarray(), raw.X.toarray())
@@ -131,7 +131,7 @@ def test_spots_without_a_partner_are_dropped_and_told(chessboard, write, caplog)
     assert any("2 (positions without counts)" in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.parametrize(("part", "error"), [("counts", DataError), ("spots", DataError), ("picture", ImageError)])
+@pytest.mark.parametrize(("part", "error"), [("counts", DataError), ("spots", DataError), ("image", ImageError)])
 def test_missing_files_are_named(chessboard, write, part, error):
     files = write(chessboard)
     getattr(files, part).unlink()
@@ -140,19 +140,19 @@ def test_missing_files_are_named(chessboard, write, part, error):
     assert "\n" not in str(caught.value)
 
 
-def test_packed_picture(chessboard, write):
+def test_packed_image(chessboard, write):
     files = write(chessboard)
-    files.picture.with_name(f"{files.picture.name}.gz").write_bytes(gzip.compress(files.picture.read_bytes()))
+    files.image.with_name(f"{files.image.name}.gz").write_bytes(gzip.compress(files.image.read_bytes()))
     assert skin(files.root)["P2_ST_rep1"].n_obs == 21
-    files.picture.unlink()
+    files.image.unlink()
     with pytest.raises(ImageError, match=r"rep1\.jpg\.gz is packed: unpack it"):
         skin(files.root)
 
 
-def test_two_pictures(chessboard, write):
+def test_two_images(chessboard, write):
     files = write(chessboard)
-    files.picture.with_name("P2_ST_rep1.png").write_bytes(files.picture.read_bytes())
-    with pytest.raises(ImageError, match=r"'P2_ST_rep1': 2 pictures \(GSM4284316_P2_ST_rep1\.jpg, P2_ST_rep1\.png\)"):
+    files.image.with_name("P2_ST_rep1.png").write_bytes(files.image.read_bytes())
+    with pytest.raises(ImageError, match=r"'P2_ST_rep1': 2 images \(GSM4284316_P2_ST_rep1\.jpg, P2_ST_rep1\.png\)"):
         skin(files.root)
 
 

@@ -22,9 +22,9 @@ from .stores import (
     affine,
     centres_px,
     circles,
+    image,
     image_element,
     made,
-    picture,
     pixels_of,
     several,
     table,
@@ -84,18 +84,18 @@ class TestRoundTrip:
         assert set(sdata.coordinate_systems) == {"global", "microns"}
         assert set(sdata["A_1"].index) == set(section.obs_names)
         assert set(sdata["A_1"]["radius"]) == {library(section)["scalefactors"]["spot_diameter_fullres"] / 2}
-        spots, picture = sdata["A_1"], sdata["A_1_image"]
+        spots, image = sdata["A_1"], sdata["A_1_image"]
         for system, unit in (("global", 1.0), ("microns", library(section)["metadata"]["microns_per_pixel"])):
             for element, pixels in (
                 (spots, 1.0),
-                (picture, 1 / library(section)["scalefactors"]["tissue_hires_scalef"]),
+                (image, 1 / library(section)["scalefactors"]["tissue_hires_scalef"]),
             ):
                 matrix = get_transformation(element, system).to_affine_matrix(("x", "y"), ("x", "y"))
                 np.testing.assert_allclose(matrix, np.diag([unit * pixels, unit * pixels, 1]))
         annotated = sd.join_spatialelement_table(sdata, "A_1", table_name="table", how="inner")[1]
         assert annotated.n_obs == section.n_obs
 
-    def test_a_prediction_without_its_picture(self, section, tmp_path, caplog):
+    def test_a_prediction_without_its_image(self, section, tmp_path, caplog):
         import spatialdata as sd
 
         prediction = section.copy()
@@ -113,7 +113,7 @@ class TestRoundTrip:
         with pytest.raises(DataError, match="X holds raw counts"):
             spatialdata(stored)
 
-    def test_large_pictures_get_smaller_copies(self, section, tmp_path):
+    def test_large_images_get_smaller_copies(self, section, tmp_path):
         import spatialdata as sd
 
         source = library(section)["metadata"]["source_image_path"]
@@ -208,7 +208,7 @@ class TestBadInput:
             spatialdata(made(shapes={"spots": others}))
 
     @pytest.mark.parametrize("pixels", [np.ones((1, SIDE, SIDE), np.uint8), np.ones((3, SIDE, SIDE), np.float32)])
-    def test_a_picture_that_is_not_rgb(self, pixels):
+    def test_a_image_that_is_not_rgb(self, pixels):
         from spatialdata.transformations import Identity
 
         images = {"dapi": image_element({"global": Identity()}, pixels=pixels)}
@@ -240,7 +240,7 @@ class TestRegions:
 
 class TestSeveralRegions:
     @pytest.mark.parametrize("where", ["apart", "own"])
-    def test_each_is_a_section_on_its_own_picture(self, tmp_path, where):
+    def test_each_is_a_section_on_its_own_image(self, tmp_path, where):
         sdata = several(where=where)
         sdata.write(tmp_path / "store.zarr")
         assert section_names("spatialdata", tmp_path / "store.zarr") == ["left", "right"]
@@ -253,7 +253,7 @@ class TestSeveralRegions:
             np.testing.assert_array_equal(adata.X.toarray(), sdata["table"].X[rows.to_numpy()])
             expected = centres_px()[[int(spot.removeprefix(name)) for spot in adata.obs_names]] + i
             np.testing.assert_allclose(adata.obsm["spatial"], expected)
-            np.testing.assert_array_equal(picture(adata), sdata[f"slide{i}"].transpose("y", "x", "c"))
+            np.testing.assert_array_equal(image(adata), sdata[f"slide{i}"].transpose("y", "x", "c"))
             assert library(adata)["metadata"]["microns_per_pixel"] == pytest.approx(0.5 + i)
         assert list(sections("spatialdata", tmp_path / "store.zarr", ["right"])) == ["right"]
 

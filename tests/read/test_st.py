@@ -84,7 +84,7 @@ def test_bad_tables_give_one_line(st_tables, write_prepared, case):
 
 DAMAGE = [
     (part, damage)
-    for part in ("counts", "spots", "picture")
+    for part in ("counts", "spots", "image")
     for damage in ("cut off", "foreign", "empty")
     if (part, damage) != ("spots", "cut off")  # a shorter table is a table
 ]
@@ -130,10 +130,10 @@ def test_the_same_as_the_repository_of_her2st(st_tables, write_prepared, write_h
     assert scales[0] == pytest.approx(scales[1], rel=1e-3)
 
 
-def test_pictures_of_other_sections_are_not_taken(st_tables, write_prepared):
-    write_prepared(st_tables(), "BC23209_C2", picture="HE_{section}.tif")
-    files = write_prepared(st_tables(), S, picture="HE_{section}.tif")
-    assert library(_read(files))["metadata"]["source_image_path"] == str(files.picture.resolve())
-    files.picture.rename(files.picture.with_name(f"HEx{S}.tif"))
-    with pytest.raises(ImageError, match="no picture"):
+def test_images_of_other_sections_are_not_taken(st_tables, write_prepared):
+    write_prepared(st_tables(), "BC23209_C2", image="HE_{section}.tif")
+    files = write_prepared(st_tables(), S, image="HE_{section}.tif")
+    assert library(_read(files))["metadata"]["source_image_path"] == str(files.image.resolve())
+    files.image.rename(files.image.with_name(f"HEx{S}.tif"))
+    with pytest.raises(ImageError, match="no image"):
         _read(files)

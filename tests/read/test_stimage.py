@@ -77,15 +77,15 @@ def write(tmp_path):
             root=tmp_path / "stimage",
             coord=folder / "coord" / f"{slide}_coord.csv",
             counts=folder / "gene_exp" / f"{slide}_count.csv",
-            picture=folder / "image" / f"{slide}.png",
+            image=folder / "image" / f"{slide}.png",
         )
-        for path in (files.coord, files.counts, files.picture):
+        for path in (files.coord, files.counts, files.image):
             path.parent.mkdir(parents=True, exist_ok=True)
         changed = change(coord, counts)
         changed[0].to_csv(files.coord)
         changed[1].to_csv(files.counts)
-        picture = np.random.default_rng(2).integers(90, 255, (320, 330, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(files.picture, format=kind)
+        image = np.random.default_rng(2).integers(90, 255, (320, 330, 3), dtype=np.uint8)
+        Image.fromarray(image).save(files.image, format=kind)
         return SimpleNamespace(**vars(files), slide=slide, spots=coord, table=counts)
 
     return make
@@ -104,7 +104,7 @@ def test_section_holds_what_the_files_say(write, technology, nested):
         np.testing.assert_array_equal(adata.X[i].toarray()[0], files.table.loc[name])
         np.testing.assert_allclose(adata.obsm["spatial"][i], files.spots.loc[name, ["xaxis", "yaxis"]].astype(float))
     assert set(adata.obs["section"]) == {files.slide}
-    assert library(adata)["metadata"]["source_image_path"] == str(files.picture.resolve())
+    assert library(adata)["metadata"]["source_image_path"] == str(files.image.resolve())
     assert adata.uns["nh2st_dropped"] == {"positions_without_counts": 0, "counts_without_position": 0}
 
 
@@ -181,7 +181,7 @@ def test_spots_without_a_partner_are_dropped_and_told(write, caplog):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_pictures_are_not_what_their_names_end_with(write, kind):
+def test_images_are_not_what_their_names_end_with(write, kind):
     files = write("ST", kind=kind)
     assert library(stimage(files.root)[A1])["images"]["hires"].shape == (320, 330, 3)
 
@@ -282,7 +282,7 @@ def test_bad_tables_give_one_line(write, case):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("part", "error"), [("coord", DataError), ("counts", DataError), ("picture", ImageError)])
+@pytest.mark.parametrize(("part", "error"), [("coord", DataError), ("counts", DataError), ("image", ImageError)])
 def test_missing_files_are_named(write, part, error):
     files = write("ST")
     path = getattr(files, part)
@@ -292,7 +292,7 @@ def test_missing_files_are_named(write, part, error):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("part", ["coord", "counts", "picture"])
+@pytest.mark.parametrize("part", ["coord", "counts", "image"])
 def test_foreign_files_are_named(write, part):
     files = write("ST")
     path = getattr(files, part)

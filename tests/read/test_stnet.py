@@ -17,14 +17,14 @@ S = "BC23209_C1"
 
 @pytest.fixture
 def write(tmp_path, write_prepared):
-    """Write tables and a picture in one of the layouts of He's data."""
+    """Write tables and an image in one of the layouts of He's data."""
 
     def make(layout, tables, section=S):
         if layout == "prepared":
             plain = SimpleNamespace(
                 counts=tables.counts, spots=tables.spots[["x", "y", "pixel_x", "pixel_y"]].reset_index()
             )
-            return write_prepared(plain, section, picture="HE_{section}.tif", size=(300, 260))
+            return write_prepared(plain, section, image="HE_{section}.tif", size=(300, 260))
         root = tmp_path / layout
         folder = root / ("Luminal_A/" + section.split("_")[0] if layout == "code" else "")
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def write(tmp_path, write_prepared):
             names = f"{section}.tsv.gz", f"{section}.spots.txt", f"{section}.jpg"
         else:
             names = f"{section}_stdata.tsv.gz", f"spots_{section}.csv.gz", f"HE_{section}.jpg"
-        files = SimpleNamespace(root=root, counts=folder / names[0], spots=folder / names[1], picture=folder / names[2])
+        files = SimpleNamespace(root=root, counts=folder / names[0], spots=folder / names[1], image=folder / names[2])
         tables.counts.to_csv(files.counts, sep="\t")
         spots = tables.spots
         if layout == "code":
@@ -43,7 +43,7 @@ def write(tmp_path, write_prepared):
                 files.spots
             )
         (folder / f"{section}_Coords.tsv").write_text("\tx\ty\ttumor\n")
-        Image.fromarray(np.full((260, 300, 3), 200, dtype=np.uint8)).save(files.picture)
+        Image.fromarray(np.full((260, 300, 3), 200, dtype=np.uint8)).save(files.image)
         return files
 
     return make
@@ -87,15 +87,15 @@ def test_splits_by_patient(st_tables, write, layout):
         stnet(files.root, "BC23450_D2")
 
 
-def test_a_converted_picture_is_no_second_one(st_tables, write):
+def test_a_converted_image_is_no_second_one(st_tables, write):
     files = write("code", st_tables())
-    with Image.open(files.picture) as picture:
-        picture.save(files.picture.with_suffix(".tif"))
-    assert library(stnet(files.root)[S])["metadata"]["source_image_path"] == str(files.picture.resolve())
+    with Image.open(files.image) as image:
+        image.save(files.image.with_suffix(".tif"))
+    assert library(stnet(files.root)[S])["metadata"]["source_image_path"] == str(files.image.resolve())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("part", "error"), [("counts", DataError), ("spots", DataError), ("picture", ImageError)])
+@pytest.mark.parametrize(("part", "error"), [("counts", DataError), ("spots", DataError), ("image", ImageError)])
 def test_missing_files_are_named(st_tables, write, layout, part, error):
     files = write(layout, st_tables())
     getattr(files, part).unlink()

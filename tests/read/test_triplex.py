@@ -29,7 +29,7 @@ class TestToday:
 
     @pytest.mark.parametrize("order", [None, 0])
     @pytest.mark.parametrize("bench", [False, True])
-    def test_patches_are_the_picture(self, write, order, bench):
+    def test_patches_are_the_image(self, write, order, bench):
         files = write(order=order, bench=bench)
         adata = triplex(files.root)["SPA1"]
         assert check_section(adata, need=("genes", "image")) is adata
@@ -73,13 +73,13 @@ class TestToday:
 
 class TestDownload:
     def test_all_three_data_sets(self, st_tables, write_prepared):
-        for section, picture in (
+        for section, image in (
             ("A1", "A/A1/scan.jpg"),
             ("P5_ST_rep2", "GSM4284320_{section}.jpg"),
             ("BC23270_E1", "HE_{section}.tif"),
         ):
             tables = st_tables()
-            files = write_prepared(tables, section, picture=picture)
+            files = write_prepared(tables, section, image=image)
         found = triplex(files.root)
         assert {name: adata.obs["patient"].iloc[0] for name, adata in found.items()} == {
             "A1": "A",

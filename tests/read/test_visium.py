@@ -19,7 +19,7 @@ from nh2st_graph import DataError, ImageError
 from nh2st_graph.read import visium
 from nh2st_graph.section import check_section, library
 
-HIRES_WARNING = "no full-resolution picture given"
+HIRES_WARNING = "no full-resolution image given"
 
 
 def _messages(caplog):
@@ -31,7 +31,7 @@ def _messages(caplog):
 def test_section_holds_what_the_files_say(write_visium, caplog, header, outs):
     files = write_visium(header=header, outs=outs)
     with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
-        adata = visium(files.root / "V1", patient="P", source_image=files.picture)
+        adata = visium(files.root / "V1", patient="P", source_image=files.image)
     assert check_section(adata, need=("genes", "image")) is adata
     assert adata.X.format == "csr"
     tissue = files.positions[files.positions["in_tissue"] == 1]
@@ -46,7 +46,7 @@ def test_section_holds_what_the_files_say(write_visium, caplog, header, outs):
     assert set(adata.obs["patient"]) == {"P"}
     metadata = library(adata)["metadata"]
     assert metadata["microns_per_pixel"] == pytest.approx(2.0)
-    assert metadata["source_image_path"] == str(files.picture.resolve())
+    assert metadata["source_image_path"] == str(files.image.resolve())
     assert not any(HIRES_WARNING in message for message in _messages(caplog))
     assert adata.uns["nh2st_dropped"] == {
         "counts_without_position": 0,
@@ -54,16 +54,16 @@ def test_section_holds_what_the_files_say(write_visium, caplog, header, outs):
     }
 
 
-def test_without_a_full_picture_everything_moves_to_the_hires_one(write_visium, caplog):
+def test_without_a_full_image_everything_moves_to_the_hires_one(write_visium, caplog):
     files = write_visium(hires_scale=0.25)
-    full = visium(files.folder, source_image=files.picture)
+    full = visium(files.folder, source_image=files.image)
     with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
         small = visium(files.folder)
     assert any(HIRES_WARNING in message for message in _messages(caplog))
     a, b = library(full), library(small)
     np.testing.assert_array_equal(small.obsm["spatial"], full.obsm["spatial"] * 0.25)
     assert b["metadata"]["source_image_path"].endswith("tissue_hires_image.png")
-    # the same places in um, and the same places on the pictures that are plotted
+    # the same places in um, and the same places on the images that are plotted
     assert b["metadata"]["microns_per_pixel"] == pytest.approx(8.0)
     for key in ("tissue_hires_scalef", "tissue_lowres_scalef"):
         np.testing.assert_allclose(
@@ -151,9 +151,9 @@ def test_gene_names_become_unique(write_visium):
 def test_scale_is_checked_against_the_array(write_visium, caplog):
     files = write_visium()
     with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
-        visium(files.folder, source_image=files.picture)
+        visium(files.folder, source_image=files.image)
         assert not any("pitch" in message for message in _messages(caplog))
-        adata = visium(files.folder, source_image=files.picture, spot_diameter_um=55.0)
+        adata = visium(files.folder, source_image=files.image, spot_diameter_um=55.0)
     assert library(adata)["metadata"]["microns_per_pixel"] == pytest.approx(2.0 * 55 / 65)
     assert any(
         "1.692 um per pixel by the spot diameter, 1.998 by the array" in message for message in _messages(caplog)
@@ -303,13 +303,13 @@ class TestRealSection:
 
     @pytest.mark.parametrize("version", [2, 3])
     def test_later_layouts(self, real, shared_data, tmp_path, version):
-        """The same section as Space Ranger 2 and 3 write it, with the picture that it was given."""
+        """The same section as Space Ranger 2 and 3 write it, with the image that it was given."""
         folder = shutil.copytree(shared_data / "visium_tiny", tmp_path / "visium_tiny" / "outs")
         positions = folder / "spatial" / "tissue_positions_list.csv"
         names = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
         pd.read_csv(positions, names=names).to_csv(folder / "spatial" / "tissue_positions.csv", index=False)
         positions.unlink()
-        if version == 3:  # CytAssist's pictures lie beside the others
+        if version == 3:  # CytAssist's images lie beside the others
             Image.new("RGB", (30, 30)).save(folder / "spatial" / "cytassist_image.tiff")
         factor = json.loads((folder / "spatial" / "scalefactors_json.json").read_text())["tissue_hires_scalef"]
         size = [round(side / factor) for side in Image.open(folder / "spatial" / "tissue_hires_image.png").size]

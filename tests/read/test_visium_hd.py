@@ -15,7 +15,7 @@ from nh2st_graph.section import check_section, library
 def test_section_holds_what_the_files_say(write_visium_hd, caplog, bin_um):
     files = write_visium_hd()
     with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
-        adata = visium_hd(files.root / "H1", bin_um, patient="P", source_image=files.picture)
+        adata = visium_hd(files.root / "H1", bin_um, patient="P", source_image=files.image)
     assert not caplog.records
     assert check_section(adata, need=("genes", "image")) is adata
     bins = files.bins[bin_um]
@@ -28,7 +28,7 @@ def test_section_holds_what_the_files_say(write_visium_hd, caplog, bin_um):
     assert set(adata.obs["patient"]) == {"P"}
     entry = library(adata)
     assert entry["metadata"]["microns_per_pixel"] == pytest.approx(0.5)
-    assert entry["metadata"]["source_image_path"] == str(files.picture.resolve())
+    assert entry["metadata"]["source_image_path"] == str(files.image.resolve())
     assert entry["scalefactors"]["spot_diameter_fullres"] == pytest.approx(bin_um / 0.5)
 
 
@@ -36,9 +36,9 @@ def test_bins_of_16_um_by_default(write_visium_hd):
     assert visium_hd(write_visium_hd().outs).n_obs == 110
 
 
-def test_without_a_full_picture_everything_moves_to_the_hires_one(write_visium_hd, caplog):
+def test_without_a_full_image_everything_moves_to_the_hires_one(write_visium_hd, caplog):
     files = write_visium_hd()
-    full = visium_hd(files.outs, source_image=files.picture)
+    full = visium_hd(files.outs, source_image=files.image)
     with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
         small = visium_hd(files.outs)
     assert "tissue_hires_image.png (2.00 um per pixel)" in caplog.text
@@ -106,7 +106,7 @@ class TestFormat:
     def test_folder_of_folders(self, write_visium_hd):
         write_visium_hd("H2")
         files = write_visium_hd("H1")
-        shutil.copy(files.picture, files.outs / "slide.png")
+        shutil.copy(files.image, files.outs / "slide.png")
         found = sections("visium_hd", files.root)
         assert list(found) == ["H1", "H2"]
         assert [library(adata)["metadata"]["microns_per_pixel"] for adata in found.values()] == [0.5, 2.0]

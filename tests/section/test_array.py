@@ -20,7 +20,7 @@ STEPS = {
 
 
 def section_of(lattice: str, n: int = 9, degrees: float = 0.0) -> AnnData:
-    """A full array, turned on its picture."""
+    """A full array, turned on its image."""
     places = np.array([(column, row) for column in range(n) for row in range(n)])
     places = places if lattice == "square" else places[places.sum(axis=1) % 2 == 0]
     angle = np.deg2rad(degrees)

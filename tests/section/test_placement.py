@@ -19,7 +19,7 @@ from nh2st_graph import ImageError
 from nh2st_graph.datasets import synthetic_tissue
 from nh2st_graph.im import check_placement, find_tissue, open_slide
 from nh2st_graph.section import Key, check_section
-from nh2st_graph.slide import HeldPicture
+from nh2st_graph.slide import HeldImage
 
 Floats = NDArray[np.float64]
 Change = Callable[[Floats], Floats]
@@ -36,7 +36,7 @@ def draw(outline: Floats, width: int = WIDTH, height: int = HEIGHT) -> tuple[NDA
 
 
 def array(width: int = WIDTH, height: int = HEIGHT, margin: float = 10.0) -> Floats:
-    """Spots of a square array over a picture."""
+    """Spots of a square array over an image."""
     x, y = np.arange(margin, width - margin, PITCH), np.arange(margin, height - margin, PITCH)
     return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
@@ -48,11 +48,11 @@ def under(tissue: NDArray[np.bool_], spots: Floats) -> Floats:
 
 @pytest.fixture
 def section(tmp_path: Path) -> Callable[..., AnnData]:
-    """Make a section of a picture and spots."""
+    """Make a section of an image and spots."""
 
-    def make(picture: NDArray[np.uint8], spots: Floats, **entry: object) -> AnnData:
+    def make(image: NDArray[np.uint8], spots: Floats, **entry: object) -> AnnData:
         path = tmp_path / "A1.png"
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)
         return of_file(path, spots, MPP, **entry)
 
     return make
@@ -69,8 +69,8 @@ def of_file(path: Path, spots: Floats, microns_per_pixel: float, name: str = "A1
 @pytest.fixture
 def wedge(section) -> AnnData:
     """A good section: the spots of an array that lie on a wedge of tissue."""
-    picture, tissue = draw(WEDGE)
-    adata = section(picture, under(tissue, array()), scalefactors={"tissue_hires_scalef": 0.3})
+    image, tissue = draw(WEDGE)
+    adata = section(image, under(tissue, array()), scalefactors={"tissue_hires_scalef": 0.3})
     assert adata.n_obs > 80
     return adata
 
@@ -108,7 +108,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     ),
     "y mirrored": (
         lambda p: np.array([0, HEIGHT]) + p * [1, -1],
-        r"y looks mirrored .*take obsm\['spatial'\]\[:, 1\] from the picture's height",
+        r"y looks mirrored .*take obsm\['spatial'\]\[:, 1\] from the image's height",
     ),
     "x mirrored": (lambda p: np.array([WIDTH, 0]) + p * [-1, 1], r"x looks mirrored .*\[:, 0\] from .*width"),
 }
@@ -127,15 +127,15 @@ class TestMistakes:
         assert "check_placement=False, features.check_placement: false" in message
 
     def test_um_instead_of_pixels(self, section):
-        picture, tissue = draw(WEDGE * 2, 2 * WIDTH, 2 * HEIGHT)
-        adata = section(picture, under(tissue, array(2 * WIDTH, 2 * HEIGHT)) * 0.6)
+        image, tissue = draw(WEDGE * 2, 2 * WIDTH, 2 * HEIGHT)
+        adata = section(image, under(tissue, array(2 * WIDTH, 2 * HEIGHT)) * 0.6)
         next(iter(adata.uns["spatial"].values()))["metadata"]["microns_per_pixel"] = 0.6
         assert "multiply obsm['spatial'] by 1.667 (1 / microns_per_pixel)" in refused(adata)
 
     def test_an_array_with_its_background_tells_by_its_spots_in_tissue(self, section, caplog):
-        picture, tissue = draw(WEDGE)
+        image, tissue = draw(WEDGE)
         spots = array(HEIGHT, HEIGHT)
-        adata = section(picture, spots[:, ::-1])
+        adata = section(image, spots[:, ::-1])
         assert quiet(adata, caplog), "a square is the same when it is swapped"
         adata.obs[Key.obs.in_tissue] = tissue[tuple(spots.astype(int)[:, ::-1].T)].astype(int)
         assert "x and y look swapped" in refused(adata)
@@ -149,13 +149,13 @@ class TestMistakes:
 
 
 class TestOutside:
-    """What :func:`check_section` says of spots outside the picture."""
+    """What :func:`check_section` says of spots outside the image."""
 
     @staticmethod
     def refused(adata: AnnData) -> str:
         message = refused(adata, lambda given: check_section(given, need=("image",)))
         assert "spots lie outside the image" in message
-        assert "give the picture that the coordinates were measured on" in message
+        assert "give the image that the coordinates were measured on" in message
         return message
 
     @pytest.mark.parametrize("factor", [2, 4, 16])
@@ -165,15 +165,15 @@ class TestOutside:
 
     def test_swapped(self, section):
         outline = np.array([[100.0, 20.0], [480.0, 90.0], [450.0, 180.0], [80.0, 150.0]])
-        picture, tissue = draw(outline, WIDTH, 200)
-        adata = section(picture, under(tissue, array(WIDTH, 200))[:, ::-1])
+        image, tissue = draw(outline, WIDTH, 200)
+        adata = section(image, under(tissue, array(WIDTH, 200))[:, ::-1])
         assert "x and y look swapped (100% would be on tissue)" in self.refused(adata)
 
     def test_moved_which_no_reading_explains(self, wedge):
         wedge.obsm["spatial"] += [200, 0]
         assert "look" not in self.refused(wedge)
 
-    def test_on_a_picture_that_cannot_be_decoded(self, wedge):
+    def test_on_a_image_that_cannot_be_decoded(self, wedge):
         path = Path(next(iter(wedge.uns["spatial"].values()))["metadata"]["source_image_path"])
         path.write_bytes(path.read_bytes()[:200])
         wedge.obsm["spatial"] *= 4
@@ -183,24 +183,24 @@ class TestOutside:
 class TestGoodSections:
     def test_more_array_than_tissue(self, section, caplog):
         """Spots on the background too; a reading that shrinks them has more of them on tissue."""
-        picture, tissue = draw(np.array([[90.0, 90.0], [300.0, 90.0], [300.0, 300.0], [90.0, 300.0]]))
-        adata = section(picture, array(margin=15))
+        image, tissue = draw(np.array([[90.0, 90.0], [300.0, 90.0], [300.0, 300.0], [90.0, 300.0]]))
+        adata = section(image, array(margin=15))
         assert tissue.mean() < 0.25
         assert quiet(adata, caplog)
 
     def test_more_tissue_than_array(self, section, caplog):
-        picture, _ = draw(np.array([[2.0, 2.0], [498.0, 2.0], [498.0, 398.0], [2.0, 398.0]]))
-        assert quiet(section(picture, array()[::3][:60] * 0.4 + 60), caplog)
+        image, _ = draw(np.array([[2.0, 2.0], [498.0, 2.0], [498.0, 398.0], [2.0, 398.0]]))
+        assert quiet(section(image, array()[::3][:60] * 0.4 + 60), caplog)
 
     def test_tissue_that_fits_swapped_as_well(self, section, caplog):
         turns = np.linspace(0, 2 * np.pi, 60)
-        picture, tissue = draw(180 + 120 * np.column_stack([np.cos(turns), np.sin(turns)]), 360, 360)
-        adata = section(picture, under(tissue, array(360, 360)))
+        image, tissue = draw(180 + 120 * np.column_stack([np.cos(turns), np.sin(turns)]), 360, 360)
+        adata = section(image, under(tissue, array(360, 360)))
         assert quiet(adata, caplog)
         adata.obsm["spatial"] = adata.obsm["spatial"][:, ::-1].copy()
         assert quiet(adata, caplog)
 
-    def test_a_picture_without_tissue(self, section, caplog):
+    def test_a_image_without_tissue(self, section, caplog):
         assert quiet(section(np.full((HEIGHT, WIDTH, 3), 243, np.uint8), array()), caplog)
 
     def test_few_spots(self, wedge, caplog):
@@ -219,33 +219,33 @@ class TestGoodSections:
 
 
 class TestSmallCopy:
-    """The small copy that a section brings spares the picture's decoding, where it is one of that picture."""
+    """The small copy that a section brings spares the image's decoding, where it is one of that image."""
 
     @pytest.fixture
     def brings(self, wedge) -> Callable[[float], AnnData]:
         (entry,) = wedge.uns["spatial"].values()
 
         def bring(scale: float) -> AnnData:
-            picture = Image.open(entry["metadata"]["source_image_path"]).resize((WIDTH // 2, HEIGHT // 2))
-            entry["images"] = {"hires": np.asarray(picture)}
+            image = Image.open(entry["metadata"]["source_image_path"]).resize((WIDTH // 2, HEIGHT // 2))
+            entry["images"] = {"hires": np.asarray(image)}
             entry["scalefactors"] = {"tissue_hires_scalef": scale}
             return wedge
 
         return bring
 
     def test_is_looked_at(self, brings, monkeypatch, caplog):
-        monkeypatch.setattr(HeldPicture, "thumbnail", lambda *_: pytest.fail("decoded"))
+        monkeypatch.setattr(HeldImage, "thumbnail", lambda *_: pytest.fail("decoded"))
         adata = brings(0.5)
         assert quiet(adata, caplog)
         adata.obsm["spatial"] = adata.obsm["spatial"][:, ::-1]
         assert "x and y look swapped" in refused(adata)
 
-    def test_of_another_picture_is_not(self, brings, caplog):
+    def test_of_another_image_is_not(self, brings, caplog):
         assert quiet(brings(0.25), caplog)
 
 
 class TestRealSections:
-    """HER2+ tumours: a wedge of tissue in a picture that is nearly square."""
+    """HER2+ tumours: a wedge of tissue in an image that is nearly square."""
 
     @pytest.fixture(scope="class")
     def read(self, shared_data) -> Callable[[str], AnnData]:
@@ -256,9 +256,9 @@ class TestRealSections:
             spots = spots.loc[spots["selected"] == 1, ["pixel_x", "pixel_y"]].to_numpy(float)
             path = next((folder / "ST-imgs" / name[0] / name).glob("*.jpg"))
             with open_slide(path) as slide:
-                _, picture = find_tissue(slide, 0.69, 1000)
-                scale = max(picture.shape) / max(slide.sizes[0])
-            small = {"images": {"hires": picture}, "scalefactors": {"tissue_hires_scalef": scale}}
+                _, image = find_tissue(slide, 0.69, 1000)
+                scale = max(image.shape) / max(slide.sizes[0])
+            small = {"images": {"hires": image}, "scalefactors": {"tissue_hires_scalef": scale}}
             return of_file(path, spots, 0.69, **small)
 
         return read
@@ -296,8 +296,8 @@ class TestInFeatures:
         assert wedge.obsm[Key.obsm.image].shape[0] == wedge.n_obs
         self.features(wedge)
 
-    def test_on_another_picture(self, wedge, tmp_path):
-        """The section's own small copy says nothing of a picture that it is not of."""
+    def test_on_another_image(self, wedge, tmp_path):
+        """The section's own small copy says nothing of an image that it is not of."""
         Image.fromarray(draw(WEDGE[:, ::-1], WIDTH, HEIGHT)[0]).save(tmp_path / "other.png")
         self.features(wedge)
         with pytest.raises(ImageError, match="x and y look swapped"):

@@ -1,4 +1,4 @@
-"""Any slide or picture behind one interface."""
+"""Any slide or image behind one interface."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import pytest
 from PIL import Image
 
 from nh2st_graph import ImageError
-from nh2st_graph.slide import HeldPicture, TiffSlide, WsiSlide, open_slide, open_tiff, slide_size, thumbnail
+from nh2st_graph.slide import HeldImage, TiffSlide, WsiSlide, open_slide, open_tiff, slide_size, thumbnail
 
-from ..slides import halved, philips, tissue_picture, write_pyramid
+from ..slides import halved, philips, tissue_image, write_pyramid
 
-PICTURE = tissue_picture(300)
+IMAGE = tissue_image(300)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
-def test_pictures_without_windows_are_held(tmp_path, ending):
+def test_images_without_windows_are_held(tmp_path, ending):
     path = tmp_path / f"slide.{ending}"
-    Image.fromarray(PICTURE).save(path, dpi=(50_800, 50_800))
+    Image.fromarray(IMAGE).save(path, dpi=(50_800, 50_800))
     assert slide_size(path) == (300, 300)
     with open_slide(path) as slide:
-        assert isinstance(slide, HeldPicture)
+        assert isinstance(slide, HeldImage)
         assert slide.sizes == [(300, 300)]
         assert slide.microns_per_pixel == pytest.approx(0.5, rel=1e-3)
         source, place = slide.region(0, (10, 10, 20, 20))
@@ -33,9 +33,9 @@ def test_pictures_without_windows_are_held(tmp_path, ending):
         source.getpixel((0, 0))
 
 
-def test_a_large_picture_that_is_held_is_said(tmp_path, monkeypatch, caplog):
+def test_a_large_image_that_is_held_is_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("nh2st_graph.slide._pillow._MANY_PIXELS", 1000)
-    Image.fromarray(PICTURE).save(tmp_path / "slide.png")
+    Image.fromarray(IMAGE).save(tmp_path / "slide.png")
     monkeypatch.setattr("nh2st_graph.slide._pillow.logger.propagate", True)
     with open_slide(tmp_path / "slide.png") as slide:
         assert not caplog.messages
@@ -44,22 +44,22 @@ def test_a_large_picture_that_is_held_is_said(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
-def test_a_held_picture_above_pillows_limit(tmp_path, monkeypatch, ending):
+def test_a_held_image_above_pillows_limit(tmp_path, monkeypatch, ending):
     path = tmp_path / f"slide.{ending}"
-    Image.fromarray(PICTURE).save(path)
+    Image.fromarray(IMAGE).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with open_slide(path) as slide:
-        assert isinstance(slide, HeldPicture)
-        np.testing.assert_array_equal(np.asarray(slide.region(0, (0, 0, 9, 9))[0]), PICTURE)
+        assert isinstance(slide, HeldImage)
+        np.testing.assert_array_equal(np.asarray(slide.region(0, (0, 0, 9, 9))[0]), IMAGE)
         assert slide.thumbnail(100)[0].shape == (100, 100, 3)
 
 
 @pytest.mark.parametrize("band", [2**25, 900], ids=["whole", "bands of one row"])
 @pytest.mark.parametrize("side", [75, 40, 301, 1000])
-def test_thumbnail_of_a_pyramid_is_that_of_the_picture(tmp_path, monkeypatch, band, side):
+def test_thumbnail_of_a_pyramid_is_that_of_the_image(tmp_path, monkeypatch, band, side):
     monkeypatch.setattr("nh2st_graph.slide._base._BAND_PIXELS", band)
-    path, flat = write_pyramid(tmp_path / "slide.tif", 0, picture=PICTURE, tile=32), tmp_path / "slide.png"
-    Image.fromarray(PICTURE).save(flat)
+    path, flat = write_pyramid(tmp_path / "slide.tif", 0, image=IMAGE, tile=32), tmp_path / "slide.png"
+    Image.fromarray(IMAGE).save(flat)
     with open_slide(path) as slide:
         small, scale = slide.thumbnail(side)
     expected, expected_scale = thumbnail(flat, side)
@@ -120,9 +120,9 @@ def test_aperio_is_read_without_the_extra(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(None, "does not exist"), (b"text", "not a picture"), (b"II*\0", "not a")]
+    ("content", "says"), [(None, "does not exist"), (b"text", "not an image"), (b"II*\0", "not a")]
 )
-def test_what_is_no_picture(tmp_path, content, says):
+def test_what_is_no_image(tmp_path, content, says):
     path = tmp_path / "slide.tif"
     if content is not None:
         path.write_bytes(content)
@@ -136,8 +136,8 @@ class _Reader:
 
     mpp: float | None = 0.25
 
-    def __init__(self, picture: np.ndarray) -> None:
-        self.levels = [picture, halved(picture), halved(halved(picture))]
+    def __init__(self, image: np.ndarray) -> None:
+        self.levels = [image, halved(image), halved(halved(image))]
         shapes = [list(level.shape[:2]) for level in self.levels]
         self._about = {"level_shape": shapes, "level_downsample": [1.0, 2.0, 4.0]}
         self.closed = False
@@ -158,7 +158,7 @@ class _Reader:
 
 @pytest.fixture
 def reader(monkeypatch) -> _Reader:
-    reader = _Reader(np.ascontiguousarray(PICTURE[:, :200]))
+    reader = _Reader(np.ascontiguousarray(IMAGE[:, :200]))
 
     def open_wsi(path, store="auto"):
         assert store is None, "nothing is written beside a slide"
@@ -182,10 +182,10 @@ class TestWithTheExtra:
             assert isinstance(slide, WsiSlide)
             assert slide.sizes == [(200, 300), (100, 150), (50, 75)]
             assert slide.microns_per_pixel == 0.25
-            for level, picture in enumerate(reader.levels):
+            for level, image in enumerate(reader.levels):
                 window, place = slide.region(level, (11, 20, 31, 47))
                 assert place == (11, 20)
-                np.testing.assert_array_equal(np.asarray(window), picture[20:47, 11:31])
+                np.testing.assert_array_equal(np.asarray(window), image[20:47, 11:31])
             assert slide.thumbnail(60)[0].shape == (60, 40, 3)
             assert not reader.closed
         assert reader.closed

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import nh2st_graph as ng
 from nh2st_graph import ImageError
-from nh2st_graph.slide import open_full, placed_picture
+from nh2st_graph.slide import open_full, placed_image
 
 sq_im = pytest.importorskip("squidpy").im
 ENCODER = "squidpy:summary"
@@ -21,7 +21,7 @@ ENCODER = "squidpy:summary"
 
 @pytest.fixture(scope="module")
 def pixels() -> NDArray[np.uint8]:
-    """A picture of smooth colours, so that a place has a colour."""
+    """An image of smooth colours, so that a place has a colour."""
     y, x = np.mgrid[:300, :400]
     return np.stack([x * 0.6, y * 0.8, (x + y) * 0.3], axis=-1).astype(np.uint8)
 
@@ -32,19 +32,19 @@ def container(pixels: NDArray[np.uint8], **kwargs: object):
 
 @pytest.fixture
 def section(pixels: NDArray[np.uint8], tmp_path: Path) -> AnnData:
-    """Spots at 2 um per pixel on a picture in a file."""
+    """Spots at 2 um per pixel on an image in a file."""
     from PIL import Image
 
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    Image.fromarray(pixels).save(tmp_path / "image.png")
     spots = AnnData(obsm={"spatial": np.array([[100.0, 120], [150, 140], [180.5, 160.25]])})
     spots.obs_names = list("abc")
-    return ng.read.anndata(spots, tmp_path / "picture.png", 2.0, section="A", patient="P")
+    return ng.read.anndata(spots, tmp_path / "image.png", 2.0, section="A", patient="P")
 
 
 def test_pixels_are_the_same(pixels: NDArray[np.uint8]) -> None:
-    placed = placed_picture(container(pixels), "A")
-    with open_full(placed.path) as picture:
-        assert_array_equal(np.asarray(picture), pixels)
+    placed = placed_image(container(pixels), "A")
+    with open_full(placed.path) as image:
+        assert_array_equal(np.asarray(image), pixels)
     assert_array_equal(placed.pixels(np.array([[3, 4]])), [[3.0, 4.0]])
 
 
@@ -83,21 +83,21 @@ def test_a_section_is_made_of_one(pixels: NDArray[np.uint8], section: AnnData) -
 def test_z_positions_are_named_by_sections(pixels: NDArray[np.uint8]) -> None:
     stack = np.stack([pixels, 255 - pixels], axis=2)
     both = sq_im.ImageContainer(stack, layer="image", dims=("y", "x", "z", "channels"), library_id=["A", "B"])
-    with open_full(placed_picture(both, "B").path) as picture:
-        assert_array_equal(np.asarray(picture), 255 - pixels)
+    with open_full(placed_image(both, "B").path) as image:
+        assert_array_equal(np.asarray(image), 255 - pixels)
     with pytest.raises(ImageError, match=r"section 'C': .* 2 z positions \(A, B\), none of that name"):
-        placed_picture(both, "C")
+        placed_image(both, "C")
 
 
-def test_what_is_no_picture(pixels: NDArray[np.uint8]) -> None:
-    with pytest.raises(ImageError, match="section 'A': ndarray is no picture; give a file or squidpy's ImageContainer"):
-        placed_picture(pixels, "A")
+def test_what_is_no_image(pixels: NDArray[np.uint8]) -> None:
+    with pytest.raises(ImageError, match="section 'A': ndarray is no image; give a file or squidpy's ImageContainer"):
+        placed_image(pixels, "A")
     two = container(pixels)
     two.add_img(pixels, layer="stain", dims=("y", "x", "channels"))
     with pytest.raises(ImageError, match=r"2 layers \(image, stain\); name one"):
-        placed_picture(two, "A")
+        placed_image(two, "A")
     with pytest.raises(ImageError, match=r"no layer 'stein'.*'stain'"):
-        placed_picture(two, "A", layer="stein")
-    assert placed_picture(two, "A", layer="stain").path == placed_picture(two, "A", layer="image").path
+        placed_image(two, "A", layer="stein")
+    assert placed_image(two, "A", layer="stain").path == placed_image(two, "A", layer="image").path
     with pytest.raises(ImageError, match="3 channels of float64"):
-        placed_picture(container(pixels / 255), "A")
+        placed_image(container(pixels / 255), "A")

@@ -15,7 +15,7 @@ def _cache(tmp_path, monkeypatch):
 
 
 def element(pixels, names=("r", "g", "b", "a"), chunk=700):
-    """What a SpatialData store gives for a picture at one scale."""
+    """What a SpatialData store gives for an image at one scale."""
     import dask.array as da
     from xarray import DataArray
 
@@ -32,8 +32,8 @@ def noise(height, width, channels=3):
 def test_pixels_are_the_same(size):
     pixels = noise(*size)
     path = keep_pixels(element(pixels), "here")
-    with open_full(path) as picture:
-        np.testing.assert_array_equal(np.asarray(picture), pixels)
+    with open_full(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), pixels)
     with tifffile.TiffFile(path) as file:
         assert file.pages[0].is_tiled
 
@@ -62,19 +62,19 @@ def test_named_channels_are_put_in_order():
 def test_what_is_transparent_is_white():
     pixels = noise(20, 20, 4)
     pixels[:10, :, 3], pixels[10:, :, 3] = 0, 255
-    with open_full(keep_pixels(element(pixels), "here")) as picture:
-        seen = np.asarray(picture)
+    with open_full(keep_pixels(element(pixels), "here")) as image:
+        seen = np.asarray(image)
     assert (seen[:10] == 255).all()
     np.testing.assert_array_equal(seen[10:], pixels[10:, :, :3])
 
 
 @pytest.mark.parametrize("pixels", [noise(9, 9, 2), noise(9, 9).astype(np.uint16), noise(9, 9) / 255])
 def test_not_rgb(pixels):
-    with pytest.raises(ImageError, match=r"here: the picture has \d channels of \w+, expected red, green and blue"):
+    with pytest.raises(ImageError, match=r"here: the image has \d channels of \w+, expected red, green and blue"):
         keep_pixels(element(pixels), "here")
 
 
-def test_a_picture_that_is_cut_off_in_writing_leaves_nothing(tmp_path, monkeypatch):
+def test_a_image_that_is_cut_off_in_writing_leaves_nothing(tmp_path, monkeypatch):
     def breaks(pixels):
         yield from ()
         raise OSError("no space left")

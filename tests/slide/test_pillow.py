@@ -36,7 +36,7 @@ ENCODED = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("pictures")
+    return tmp_path_factory.mktemp("images")
 
 
 @pytest.fixture(params=["png", "tif", "deflate.tif"])
@@ -51,14 +51,14 @@ def test_size_is_width_and_height(lossless):
     assert image_size(str(lossless)) == (90, 60)
 
 
-def test_full_resolution_is_the_picture(lossless):
-    with open_full(lossless) as picture:
-        np.testing.assert_array_equal(np.asarray(picture), PIXELS)
+def test_full_resolution_is_the_image(lossless):
+    with open_full(lossless) as image:
+        np.testing.assert_array_equal(np.asarray(image), PIXELS)
     with pytest.raises(ValueError, match="closed"):
-        picture.getpixel((0, 0))
+        image.getpixel((0, 0))
 
 
-def test_thumbnail_smaller_than_asked_is_the_picture(lossless):
+def test_thumbnail_smaller_than_asked_is_the_image(lossless):
     small, scale = thumbnail(lossless)
     np.testing.assert_array_equal(small, PIXELS)
     assert scale == 1.0
@@ -73,7 +73,7 @@ def test_thumbnail_shows_the_same_places(folder, ending, side):
     small, scale = thumbnail(path, max_side=side)
     assert max(small.shape[:2]) == side
     assert scale == side / 600
-    centres = (np.arange(side) + 0.5) / scale - 0.5  # each thumbnail pixel's place on the full picture
+    centres = (np.arange(side) + 0.5) / scale - 0.5  # each thumbnail pixel's place on the full image
     np.testing.assert_allclose(small[0, :, 0], np.interp(centres, np.arange(600), smooth[0, :, 0]), atol=14)
 
 
@@ -91,9 +91,9 @@ def test_thumbnail_shows_the_same_places(folder, ending, side):
 def test_every_mode_becomes_rgb_over_white(folder, mode, value, expected):
     path = folder / "mode.png"
     Image.new(mode, (5, 4), value).save(path)
-    with open_full(path) as picture:
-        assert picture.mode == "RGB"
-        np.testing.assert_allclose(picture.getpixel((2, 2)), expected, atol=1)
+    with open_full(path) as image:
+        assert image.mode == "RGB"
+        np.testing.assert_allclose(image.getpixel((2, 2)), expected, atol=1)
     np.testing.assert_allclose(thumbnail(path)[0][2, 2], expected, atol=1)
 
 
@@ -104,15 +104,15 @@ def test_missing_or_foreign_file(folder, read):
     with pytest.raises(ImageError, match="does not exist"):
         read(folder)
     path = folder / "text.jpg"
-    path.write_text("not a picture")
-    with pytest.raises(ImageError, match=r"text\.jpg is not a picture"):
+    path.write_text("not an image")
+    with pytest.raises(ImageError, match=r"text\.jpg is not an image"):
         read(path)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of a TIFF's directory, before it gives up
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(ENCODED)), st.data())
-def test_a_picture_cut_off_anywhere_is_an_image_error(folder, ending, data):
+def test_a_image_cut_off_anywhere_is_an_image_error(folder, ending, data):
     whole = ENCODED[ending]
     # The last bytes of a PNG close the file and hold no pixels.
     cut = data.draw(st.integers(0, len(whole) - (21 if ending == "png" else 1)))
@@ -143,28 +143,28 @@ def test_an_error_of_the_caller_is_his_own(folder):
 
 
 @pytest.mark.parametrize("ending", sorted(ENCODED))
-def test_pictures_above_pillows_limit(folder, monkeypatch, ending):
+def test_images_above_pillows_limit(folder, monkeypatch, ending):
     """Of TIFF Pillow checks the size again when it decodes."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     path = folder / f"large.{ending}"
     path.write_bytes(ENCODED[ending])
     assert image_size(path) == (90, 60)
     assert thumbnail(path, 30)[0].shape == (20, 30, 3)
-    with open_full(path) as picture:
-        assert picture.size == (90, 60)
+    with open_full(path) as image:
+        assert image.size == (90, 60)
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_pillows_limit_is_back_when_the_last_picture_is_done(folder, monkeypatch):
-    """One limit for the process: pictures that are read at the same time do not put it back under each other."""
+def test_pillows_limit_is_back_when_the_last_image_is_done(folder, monkeypatch):
+    """One limit for the process: images that are read at the same time do not put it back under each other."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     path = folder / "twice.tif"
     path.write_bytes(ENCODED["tif"])
     first, second = ExitStack(), ExitStack()
     first.enter_context(_image._open(path))
-    picture = second.enter_context(_image._open(path))
+    image = second.enter_context(_image._open(path))
     first.close()
-    picture.load()
+    image.load()
     with pytest.raises(RuntimeError, match="stopped"), second:
         raise RuntimeError("stopped")
     assert Image.MAX_IMAGE_PIXELS == 100
@@ -191,7 +191,7 @@ def test_content_hash(folder):
     assert content_hash(path) == hashlib.sha256(ENCODED["png"]).hexdigest()
 
 
-def test_thumbnail_of_a_section_never_holds_the_full_picture(shared_data):
+def test_thumbnail_of_a_section_never_holds_the_full_image(shared_data):
     path = next((shared_data / "her2st" / "data" / "ST-imgs" / "C" / "C6").glob("*.jpg"))
     code = (
         "import resource, sys; from nh2st_graph.slide import image_size, thumbnail;"

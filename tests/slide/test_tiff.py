@@ -11,34 +11,34 @@ from hypothesis import strategies as st
 from tifffile import TiffWriter
 
 from nh2st_graph import ImageError
-from nh2st_graph.slide import HeldPicture, TiffSlide, _tiff, open_slide
+from nh2st_graph.slide import HeldImage, TiffSlide, _tiff, open_slide
 
 from ..slides import halved, write_pyramid
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
 SQUARE = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module", params=[None, "deflate", "lzw"])
 def tiled(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp("tiled") / "picture.tif"
+    path = tmp_path_factory.mktemp("tiled") / "image.tif"
     with TiffWriter(path) as file:
-        file.write(PICTURE, photometric="rgb", tile=(16, 32), compression=request.param)
+        file.write(IMAGE, photometric="rgb", tile=(16, 32), compression=request.param)
     with open_slide(path) as slide:
         yield slide
 
 
 @given(st.tuples(st.integers(0, 89), st.integers(0, 89)), st.tuples(st.integers(0, 69), st.integers(0, 69)))
-def test_a_window_is_the_slice_of_the_picture(tiled, x, y):
+def test_a_window_is_the_slice_of_the_image(tiled, x, y):
     (left, right), (top, bottom) = sorted(x), sorted(y)
     window, place = tiled.region(0, (left, top, right + 1, bottom + 1))
     assert place == (left, top)
-    np.testing.assert_array_equal(np.asarray(window), PICTURE[top : bottom + 1, left : right + 1])
+    np.testing.assert_array_equal(np.asarray(window), IMAGE[top : bottom + 1, left : right + 1])
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["sub-images", "one after another"])
 def test_levels(tmp_path, apart):
-    path = write_pyramid(tmp_path / "slide.tif", 0, picture=SQUARE, tile=32, apart=apart)
+    path = write_pyramid(tmp_path / "slide.tif", 0, image=SQUARE, tile=32, apart=apart)
     with open_slide(path) as slide:
         assert isinstance(slide, TiffSlide)
         assert slide.sizes == [(200, 200), (100, 100), (50, 50)]
@@ -49,14 +49,14 @@ def test_levels(tmp_path, apart):
 
 def test_a_label_is_no_level(tmp_path):
     with TiffWriter(tmp_path / "slide.tif") as file:
-        for picture in (SQUARE, SQUARE[:60, :40], halved(SQUARE)):
-            file.write(picture, photometric="rgb", tile=(16, 16), metadata=None)
+        for image in (SQUARE, SQUARE[:60, :40], halved(SQUARE)):
+            file.write(image, photometric="rgb", tile=(16, 16), metadata=None)
     with open_slide(tmp_path / "slide.tif") as slide:
         assert slide.sizes == [(200, 200), (100, 100)]
 
 
 def test_only_the_tiles_under_a_window_are_decoded_and_once(tmp_path):
-    path = write_pyramid(tmp_path / "slide.tif", 0, picture=SQUARE, tile=32)
+    path = write_pyramid(tmp_path / "slide.tif", 0, image=SQUARE, tile=32)
     with open_slide(path) as slide:
         assert slide.n_decoded == 0
         slide.region(0, (33, 33, 60, 60))
@@ -69,7 +69,7 @@ def test_only_the_tiles_under_a_window_are_decoded_and_once(tmp_path):
 
 def test_what_is_kept_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(_tiff, "KEPT_BYTES", 5 * 32 * 32 * 3)
-    path = write_pyramid(tmp_path / "slide.tif", 0, picture=SQUARE, tile=32)
+    path = write_pyramid(tmp_path / "slide.tif", 0, image=SQUARE, tile=32)
     with open_slide(path) as slide:
         window, _ = slide.region(0, (0, 0, 200, 200))
         np.testing.assert_array_equal(np.asarray(window), SQUARE)
@@ -83,7 +83,7 @@ def test_what_is_kept_is_bounded(tmp_path, monkeypatch):
 
 def test_jpeg_tiles(tmp_path):
     smooth = np.linspace(0, 255, 128)[None, :, None] * np.linspace(0.2, 1, 128)[:, None, None] * [1.0, 0.6, 0.8]
-    path = write_pyramid(tmp_path / "slide.tif", 0, picture=smooth.astype(np.uint8), tile=64, compression="jpeg")
+    path = write_pyramid(tmp_path / "slide.tif", 0, image=smooth.astype(np.uint8), tile=64, compression="jpeg")
     with open_slide(path) as slide:
         found = np.asarray(slide.region(0, (0, 0, 128, 128))[0]).astype(int)
     assert np.abs(found - smooth).mean() < 4
@@ -116,15 +116,15 @@ def test_tiles_that_a_file_leaves_out_are_glass(tmp_path):
     assert (found[:, 16:] == 0).all()
 
 
-def test_strips_of_a_small_picture_are_held_whole(tmp_path, monkeypatch):
-    with TiffWriter(tmp_path / "picture.tif") as file:
-        file.write(PICTURE, photometric="rgb", rowsperstrip=8)
-    with open_slide(tmp_path / "picture.tif") as slide:
-        assert isinstance(slide, HeldPicture)
+def test_strips_of_a_small_image_are_held_whole(tmp_path, monkeypatch):
+    with TiffWriter(tmp_path / "image.tif") as file:
+        file.write(IMAGE, photometric="rgb", rowsperstrip=8)
+    with open_slide(tmp_path / "image.tif") as slide:
+        assert isinstance(slide, HeldImage)
     monkeypatch.setattr(_tiff, "_HELD_PIXELS", 100)
-    with open_slide(tmp_path / "picture.tif") as slide:
+    with open_slide(tmp_path / "image.tif") as slide:
         assert isinstance(slide, TiffSlide)
-        np.testing.assert_array_equal(np.asarray(slide.region(0, (5, 7, 80, 69))[0]), PICTURE[7:69, 5:80])
+        np.testing.assert_array_equal(np.asarray(slide.region(0, (5, 7, 80, 69))[0]), IMAGE[7:69, 5:80])
         assert slide.n_decoded == 9
 
 
@@ -138,19 +138,19 @@ def test_strips_of_a_small_picture_are_held_whole(tmp_path, monkeypatch):
     ],
     ids=["16 bits", "planes", "channels", "palette"],
 )
-def test_what_is_no_picture_of_bytes_is_refused(tmp_path, pixels, options, says):
+def test_what_is_no_image_of_bytes_is_refused(tmp_path, pixels, options, says):
     options = dict(options)
     with TiffWriter(tmp_path / "slide.tif", ome=options.pop("ome", False)) as file:
         file.write(pixels, tile=(16, 16), **options)
     with (
-        pytest.raises(ImageError, match=f"{says}.*export it as an RGB picture of 8 bits"),
+        pytest.raises(ImageError, match=f"{says}.*export it as an RGB image of 8 bits"),
         open_slide(tmp_path / "slide.tif"),
     ):
         pass
 
 
 def test_damaged_tiles_are_an_image_error(tmp_path):
-    path = write_pyramid(tmp_path / "slide.tif", 0, picture=SQUARE, tile=64)
+    path = write_pyramid(tmp_path / "slide.tif", 0, image=SQUARE, tile=64)
     with open_slide(path) as slide:
         offset = slide._pages[0].dataoffsets[2]
     content = bytearray(path.read_bytes())

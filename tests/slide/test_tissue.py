@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph.im import TissueMask, find_tissue, tissue_mask
-from nh2st_graph.slide import HeldPicture, WsiSlide, open_slide
+from nh2st_graph.slide import HeldImage, WsiSlide, open_slide
 
-from ..slides import tissue_picture, write_pyramid
+from ..slides import tissue_image, write_pyramid
 
 MASK = np.random.default_rng(0).random((30, 40)) < 0.4
 
@@ -37,7 +37,7 @@ def test_fraction_of_everything_and_beyond_the_slide():
 @pytest.mark.parametrize("um", [2.0, 8.0])
 def test_finds_the_disc(um):
     side = int(4000 / um)
-    mask = tissue_mask(tissue_picture(side, um), um)
+    mask = tissue_mask(tissue_image(side, um), um)
     x = (np.arange(side) + 0.5) / side
     distance = np.hypot(x - 0.4, x[:, None] - 0.5)
     assert mask[distance < 0.24].all()
@@ -45,14 +45,14 @@ def test_finds_the_disc(um):
 
 
 def test_dirt_is_no_tissue_and_a_tear_is():
-    picture = tissue_picture(500, 8.0)
-    glass = picture[0, 0].copy()
-    picture[20:30, 20:30] = [120, 160, 90]  # dirt of 80 um
-    picture[400:480, 400:480] = [60, 90, 70]  # of 640 um
-    picture[240:250, 190:200] = glass  # a tear of 80 um in the tissue
-    picture[280:330, 180:230] = glass  # one of 400 um
-    picture[:, 450:] = 5  # the frame of the scan
-    mask = tissue_mask(picture, 8.0)
+    image = tissue_image(500, 8.0)
+    glass = image[0, 0].copy()
+    image[20:30, 20:30] = [120, 160, 90]  # dirt of 80 um
+    image[400:480, 400:480] = [60, 90, 70]  # of 640 um
+    image[240:250, 190:200] = glass  # a tear of 80 um in the tissue
+    image[280:330, 180:230] = glass  # one of 400 um
+    image[:, 450:] = 5  # the frame of the scan
+    mask = tissue_mask(image, 8.0)
     assert not mask[15:35, 15:35].any()
     assert mask[410:470, 410:440].all()
     assert mask[240:250, 190:200].all()
@@ -67,11 +67,11 @@ def test_an_empty_slide_has_none(glass):
     assert not tissue_mask(np.clip(glass + noise, 0, 255).astype(np.uint8), 8.0).any()
 
 
-def test_a_picture_without_glass_is_all_tissue():
+def test_a_image_without_glass_is_all_tissue():
     """Pale and strong stain, which a free threshold would part."""
-    picture = np.full((200, 200, 3), [200, 150, 185], np.uint8)
-    picture[:, 100:] = [130, 60, 120]
-    assert tissue_mask(picture, 8.0).all()
+    image = np.full((200, 200, 3), [200, 150, 185], np.uint8)
+    image[:, 100:] = [130, 60, 120]
+    assert tissue_mask(image, 8.0).all()
 
 
 def test_real_spots_lie_on_tissue(shared_data):
@@ -81,8 +81,8 @@ def test_real_spots_lie_on_tissue(shared_data):
         spots = pd.read_csv(folder / "ST-spotfiles" / f"{section}_selection.tsv", sep="\t")
         (path,) = (folder / "ST-imgs" / section[0] / section).glob("*.jpg")
         with open_slide(path) as slide:
-            tissue, picture = find_tissue(slide, 0.69)
-        assert tissue.mask.shape == picture.shape[:2]
+            tissue, image = find_tissue(slide, 0.69)
+        assert tissue.mask.shape == image.shape[:2]
         share = tissue.fraction(spots[["pixel_x", "pixel_y"]].to_numpy(float), 112 / 0.69)
         assert (share >= 0.5).mean() >= at_least
         assert tissue.mask.mean() < 0.8, "and glass is none"
@@ -91,27 +91,27 @@ def test_real_spots_lie_on_tissue(shared_data):
 def test_of_a_pyramid(tmp_path):
     path = write_pyramid(tmp_path / "slide.tif", 1024, 4.0)
     with open_slide(path) as slide:
-        tissue, picture = find_tissue(slide, 4.0, max_side=256)
+        tissue, image = find_tissue(slide, 4.0, max_side=256)
         assert slide.n_decoded == 1
     assert tissue.scale == 0.25
-    assert tissue.mask.shape == picture.shape[:2] == (256, 256)
+    assert tissue.mask.shape == image.shape[:2] == (256, 256)
     assert tissue.fraction(np.array([[410.0, 512.0], [950.0, 512.0]]), 100.0).tolist() == [1, 0]
 
 
-def test_a_picture_that_no_reader_of_the_extra_opened_is_ours(tmp_path, monkeypatch):
+def test_a_image_that_no_reader_of_the_extra_opened_is_ours(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lazyslide", types.ModuleType("lazyslide"))
     path = write_pyramid(tmp_path / "slide.tif", 256, 8.0)
     with open_slide(path) as slide:
-        assert not isinstance(slide, WsiSlide | HeldPicture)
+        assert not isinstance(slide, WsiSlide | HeldImage)
         assert find_tissue(slide, 8.0)[0].mask.any()
 
 
 def test_lazyslide_finds_the_tissue_and_its_hole(tmp_path):
     side = 2048
     x = (np.arange(side) + 0.5) / side
-    picture = tissue_picture(side, 0.5)
-    picture[np.hypot(x - 0.4, x[:, None] - 0.5) < 0.1] = picture[0, 0]
-    path = write_pyramid(tmp_path / "slide.tif", side, 0.5, picture=picture, compression="jpeg", apart=True)
+    image = tissue_image(side, 0.5)
+    image[np.hypot(x - 0.4, x[:, None] - 0.5) < 0.1] = image[0, 0]
+    path = write_pyramid(tmp_path / "slide.tif", side, 0.5, image=image, compression="jpeg", apart=True)
     slide = WsiSlide(path)
     tissue, small = find_tissue(slide, 0.5, max_side=1024)
     slide.close()

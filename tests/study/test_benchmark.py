@@ -235,7 +235,7 @@ class TestMethods:
         published = {
             "a": {"model": {"width": 64, "heads": 4}, "train.max_epochs": 50},
             "b": {"model.name": "knn"},
-            "c": {"model.rank": 4},
+            "c": {"model.n_components": 4},
         }
         small = {"a": {"model.width": 32, "train": {"folds": 2}}, "c": None, "d": {"model.name": "mean"}}
         (path.parent / "published.yaml").write_text(yaml.safe_dump(published))
@@ -243,7 +243,7 @@ class TestMethods:
         assert methods_of(read_benchmark(path)) == {
             "a": {"model.width": 32, "model.heads": 4, "train.max_epochs": 50, "train.folds": 2},
             "b": {"model.name": "knn"},
-            "c": {"model.rank": 4},
+            "c": {"model.n_components": 4},
             "d": {"model.name": "mean"},
         }
 
@@ -273,9 +273,9 @@ class TestMethods:
         study = read_benchmark(benchmark_file(methods=methods), ["train.max_epochs=5", "train.folds=2"])
         assert [(v.config.train.max_epochs, v.config.train.folds) for v in study.variants] == [(9, 2), (5, 2)]
 
-    def test_runs_score_uses_and_no_floors_beside_each(self, benchmark_file):
+    def test_runs_score_uses_and_no_baselines_beside_each(self, benchmark_file):
         (run,) = read_benchmark(benchmark_file()).runs(Path("out"))
-        assert (run.config.evaluate.floors, run.config.evaluate.downstream) == (False, True)
+        assert (run.config.evaluate.baselines, run.config.evaluate.downstream) == (False, True)
         assert run.folder == Path("out/runs/ridge/far_seed0")
         assert (run.config.data.train, run.config.data.test) == ((), ("S3",))
 

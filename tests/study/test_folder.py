@@ -46,7 +46,7 @@ def test_the_same_study_goes_on_and_what_changes_no_result_may_change(begin):
 def test_a_study_may_grow(begin):
     begin(
         folds={**FOLDS, "c": {"train": ["S1"], "test": ["S3"]}},
-        variants={"first": {"model.rank": 4}, **VARIANTS},
+        variants={"first": {"model.n_components": 4}, **VARIANTS},
         seeds=[2, 1, 0],
     )
 
@@ -61,9 +61,9 @@ def test_a_study_may_grow(begin):
         ({"variants": {"deep": {"model.hops": 2}}}, [], "variant 'wide' is gone"),
         ({"variants": {**VARIANTS, "deep": {"model.hops": 3}}}, [], r"variant 'deep': model\.hops: 2 -> 3"),
         (
-            {"variants": {**VARIANTS, "deep": {"model.hops": 2, "model.rank": 4}}},
+            {"variants": {**VARIANTS, "deep": {"model.hops": 2, "model.n_components": 4}}},
             [],
-            r"variant 'deep': model\.rank: \(unset\) -> 4",
+            r"variant 'deep': model\.n_components: \(unset\) -> 4",
         ),
         ({"base_name": "full"}, [], "base: base -> full"),
         ({}, ["model.dropout=0.5"], r"model\.dropout: 0\.2 -> 0\.5"),

@@ -15,7 +15,14 @@ from nh2st_graph.study._html import write_html
 from nh2st_graph.study._leaderboard import cells, leaderboard
 
 EVIL = "</script><img src=x onerror=alert(1)>&\"'"
-ROLES = {EVIL: "method", "wide": "method", "broken": "method", "ridge": "floor", "kNN": "floor", "depth": "reference"}
+ROLES = {
+    EVIL: "method",
+    "wide": "method",
+    "broken": "method",
+    "ridge": "baseline",
+    "kNN": "baseline",
+    "depth": "reference",
+}
 ROLES |= {"ceiling": "reference"}
 GENES = ["ERBB2", "<b>GENE</b>", "MT-CO1", "</script>"]
 SECTIONS = {"near": ["S1", "S2"], "far": ["S9"]}
@@ -133,12 +140,12 @@ def test_names_and_texts_are_data_not_markup(source, page):
     assert "<genes>" in page.text
 
 
-def test_figures_are_whole_pictures_that_name_no_moment(page):
+def test_figures_are_whole_images_that_name_no_moment(page):
     for tag, attributes in page.tags:
         if tag == "img":
-            picture = base64.b64decode((attributes["src"] or "").partition("base64,")[2])
-            assert ElementTree.fromstring(picture).tag.endswith("svg")
-            assert b"<dc:date>" not in picture
+            image = base64.b64decode((attributes["src"] or "").partition("base64,")[2])
+            assert ElementTree.fromstring(image).tag.endswith("svg")
+            assert b"<dc:date>" not in image
             assert attributes["alt"]
 
 
@@ -155,7 +162,7 @@ def test_tables_are_those_of_the_leaderboard(page, board):
 
 def test_differences_are_marked_by_their_interval(board, source):
     for _, row in board[board["role"] == "method"].dropna(subset="pcc_mean_difference").iterrows():
-        text = cells(board[board["split"] == row["split"]]).loc[row["method"], "mean r: over the best floor"]
+        text = cells(board[board["split"] == row["split"]]).loc[row["method"], "mean r: over the best baseline"]
         side = "above" if row["pcc_mean_low"] > 0 else "below" if row["pcc_mean_high"] < 0 else "level"
         assert f'<td class="{side}">{text}</td>' in source
 

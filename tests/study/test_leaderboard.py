@@ -40,7 +40,7 @@ def made_up(roles: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return scores, per_gene
 
 
-ROLES = {"deep": "method", "wide": "method", "mean": "floor", "ridge": "floor", "depth": "reference"}
+ROLES = {"deep": "method", "wide": "method", "mean": "baseline", "ridge": "baseline", "depth": "reference"}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_means_and_deviations_are_over_sections_seeds_averaged_first(frames, boa
         assert spread == pytest.approx(stdev(values)) if split == "loso" else np.isnan(spread)
 
 
-def test_a_rank_is_the_mean_over_sections_among_methods_and_floors(frames, board):
+def test_a_rank_is_the_mean_over_sections_among_methods_and_baselines(frames, board):
     rows = board[board["split"] == "loso"].set_index("method")
     rivals = [name for name, role in ROLES.items() if role != "reference"]
     r = {name: by_section(frames[0], "loso", name, "pcc_mean") for name in rivals}
@@ -96,15 +96,15 @@ def test_equal_scores_share_a_rank_and_the_mean_decides_the_place():
     assert found["rank"].to_dict() == {"b": 1.0, "a": 2.5, "c": 2.5}
     assert found["place"].to_dict() == {"b": 1, "a": 2, "c": 3}
     assert found["pcc_mean_difference"].isna().all()
-    assert set(found["pcc_mean_floor"]) == {""}
+    assert set(found["pcc_mean_baseline"]) == {""}
 
 
 @pytest.mark.parametrize(("split", "compared"), itertools.product(FOLDS, COMPARED))
-def test_differences_are_from_the_floor_that_is_best_by_the_same_score(frames, board, split, compared):
+def test_differences_are_from_the_baseline_that_is_best_by_the_same_score(frames, board, split, compared):
     per_gene, score = compared
     rows = board[board["split"] == split].set_index("method")
     best = max(("mean", "ridge"), key=lambda name: rows.loc[name, score])
-    assert set(rows[f"{score}_floor"]) == {best}
+    assert set(rows[f"{score}_baseline"]) == {best}
 
     def units(method: str) -> pd.DataFrame:
         table = frames[1][(frames[1]["split"] == split) & (frames[1]["method"] == method)]
@@ -141,7 +141,7 @@ def test_what_is_missing_has_no_place_and_is_still_compared_on_what_is_there(fra
     assert deep[["planned", "finished", "sections", "reason"]].tolist() == [4, 2, 1, "loss is nan at step 7"]
     assert pd.isna(deep["place"])
     assert pd.isna(deep["rank"])
-    best = deep["pcc_mean_floor"]
+    best = deep["pcc_mean_baseline"]
     here = {name: by_section(scores, "loso", name, "pcc_mean")[("one", "S1")] for name in ("deep", best)}
     assert deep["pcc_mean_difference"] == pytest.approx(here["deep"] - here[best])
     # the others are ranked as if it were not there
@@ -188,18 +188,18 @@ def test_cells_are_for_reading(frames):
     assert text.loc["wide"].to_dict() == {
         "place": str(wide["place"]),
         "mean r": f"{wide['pcc_mean']:.3f}",
-        "mean r: over the best floor": f"{wide['pcc_mean_difference']:+.4f} "
+        "mean r: over the best baseline": f"{wide['pcc_mean_difference']:+.4f} "
         f"[{wide['pcc_mean_low']:+.4f}, {wide['pcc_mean_high']:+.4f}]",
         "mean r given depth": f"{wide['pcc_partial']:.3f}",
-        "mean r given depth: over the best floor": f"{wide['pcc_partial_difference']:+.4f} "
+        "mean r given depth: over the best baseline": f"{wide['pcc_partial_difference']:+.4f} "
         f"[{wide['pcc_partial_low']:+.4f}, {wide['pcc_partial_high']:+.4f}]",
         "share of noise ceiling": f"{100 * wide['share_of_ceiling']:.0f} %",
         "mean rank": f"{wide['rank']:.1f}",
         "runs": "2",
     }
     assert text.loc["deep", ["place", "mean r", "mean rank", "runs"]].tolist() == ["", "failed", "", "0 of 2"]
-    assert text.loc["depth", ["place", "mean r: over the best floor", "runs"]].tolist() == ["", "", ""]
-    assert (text["mean r: over the best floor"] == "best floor").sum() == 1
+    assert text.loc["depth", ["place", "mean r: over the best baseline", "runs"]].tolist() == ["", "", ""]
+    assert (text["mean r: over the best baseline"] == "best baseline").sum() == 1
     assert " ± " in cells(board[board["split"] == "loso"]).loc["deep", "mean r"]
 
 
@@ -226,12 +226,12 @@ def test_markdown_holds_every_split_its_verdict_and_what_failed(frames):
     assert "Failed" not in markdown(loso, "Made up")
 
 
-def test_a_forest_plot_draws_methods_and_floors_in_one_order(board):
+def test_a_forest_plot_draws_methods_and_baselines_in_one_order(board):
     table = forest_table(board.assign(n_constant_predicted=0.0, n_genes=5.0))
     first, second = (table.loc[table["split"] == split, "variant"].tolist() for split in FOLDS)
     assert first == second == [name for name in board["method"][:5] if name != "depth"]
     assert set(table["role"]) == {"variant", "reference"}
-    ax = pl.forest(table[table["split"] == "loso"], base="the best floor")
+    ax = pl.forest(table[table["split"] == "loso"], base="the best baseline")
     assert {label.get_text() for label in ax.get_yticklabels()} == {"deep", "wide", "mean", "ridge"}
     ax.figure.clear()
     constant = board["method"].eq("mean")

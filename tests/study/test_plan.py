@@ -40,12 +40,12 @@ def test_a_base_ships_with_the_package_or_lies_beside_the_study(study_file, tmp_
 
 
 @pytest.mark.parametrize(
-    "given", [{"model.rank": 4, "train": {"max_epochs": 2}}, ["model.rank=4", "train.max_epochs=2"]]
+    "given", [{"model.n_components": 4, "train": {"max_epochs": 2}}, ["model.n_components=4", "train.max_epochs=2"]]
 )
 def test_set_changes_every_variant_and_the_caller_has_the_last_word(study_file, given):
-    path = study_file(set=given, variants={"a": {"model.hops": 2}, "b": {"model.rank": 2}})
+    path = study_file(set=given, variants={"a": {"model.hops": 2}, "b": {"model.n_components": 2}})
     study = read_study(path, ["train.max_epochs=5"])
-    assert [variant.config.model.rank for variant in study.variants] == [4, 4, 2]
+    assert [variant.config.model.n_components for variant in study.variants] == [4, 4, 2]
     assert {variant.config.train.max_epochs for variant in study.variants} == {5}
 
 

@@ -30,9 +30,9 @@ def test_markdown_says_what_the_numbers_are_and_what_failed(tiny_study, finished
     assert "\nFailed:\n\n- no panel, S3, seed 0: gene panel " in text
 
 
-def test_the_figure_is_a_picture(finished):
-    with Image.open(finished[1] / "forest.png") as picture:
-        assert min(picture.size) > 200
+def test_the_figure_is_a_image(finished):
+    with Image.open(finished[1] / "forest.png") as image:
+        assert min(image.size) > 200
 
 
 def test_splits_are_parts_and_a_line_in_a_name_ends_no_cell(tiny_study, finished, tmp_path):

@@ -15,7 +15,7 @@ def test_rows_are_what_the_runs_wrote(tiny_study, finished):
     results = collect(tiny_study, tiny_study.runs(folder))
     scores = results.scores.set_index(["variant", "fold", "section", "seed"])
     assert scores.index.is_unique
-    assert len(scores) == 2 * 2 + 2 * 2  # two variants that ran and two floors, two seeds, one section
+    assert len(scores) == 2 * 2 + 2 * 2  # two variants that ran and two baselines, two seeds, one section
     for run in tiny_study.runs(folder):
         if run.variant == "no panel":
             continue
@@ -26,8 +26,8 @@ def test_rows_are_what_the_runs_wrote(tiny_study, finished):
         assert row["seconds"] > 0
         assert row["parameters"] > 0
         if run.variant == "base":
-            floor = scores.loc[(LABELS["ridge"], "S3", "S3", run.seed)]
-            assert floor["pcc_partial"] == metrics["floors"]["ridge"]["sections"]["S3"]["pcc_partial"]
+            baseline = scores.loc[(LABELS["ridge"], "S3", "S3", run.seed)]
+            assert baseline["pcc_partial"] == metrics["baselines"]["ridge"]["sections"]["S3"]["pcc_partial"]
 
 
 def test_genes_are_what_the_runs_wrote(tiny_study, finished):

@@ -1,4 +1,4 @@
-"""A benchmark that really runs, on two processes: networks, floors, a method from a file, and one that fails."""
+"""A benchmark that really runs, on two processes: networks, baselines, a method from a file, and one that fails."""
 
 from __future__ import annotations
 
@@ -153,8 +153,8 @@ def test_what_failed_is_on_the_board_and_in_the_report(done, board):
     assert f"- unstable, far: {NAN}" in (done[1] / "leaderboard.md").read_text()
 
 
-def test_methods_and_floors_have_places_and_references_none(board):
-    roles = dict.fromkeys(METHODS, "method") | dict.fromkeys(["training mean", "ridge, own"], "floor")
+def test_methods_and_baselines_have_places_and_references_none(board):
+    roles = dict.fromkeys(METHODS, "method") | dict.fromkeys(["training mean", "ridge, own"], "baseline")
     roles |= dict.fromkeys((LABELS[name] for name in REFERENCES), "reference")
     for split, lost in (("near", set()), ("far", {"unstable"})):
         rows = board.loc[split]
@@ -164,7 +164,7 @@ def test_methods_and_floors_have_places_and_references_none(board):
         assert placed["place"].tolist() == list(range(1, len(placed) + 1))
         assert placed["rank"].is_monotonic_increasing
         assert rows.loc[sorted(lost), ["pcc_mean", "pcc_mean_difference", "fit_seconds"]].isna().all(axis=None)
-        assert set(rows["pcc_mean_floor"]) == {"ridge, own"}
+        assert set(rows["pcc_mean_baseline"]) == {"ridge, own"}
         assert rows.loc["ridge, own", "pcc_mean_difference"] == 0
     near = board.loc["near"]
     assert near.loc[near["place"].notna(), "pcc_mean"].is_monotonic_decreasing  # one section: its rank is the place
@@ -204,8 +204,8 @@ def test_references_are_scored_once_in_each_fold(plan, done, scores):
                 assert row[list(COSTS)].isna().all()
 
 
-def test_floors_are_methods_and_scored_nowhere_else(plan, done, scores):
-    assert all(metrics["floors"] == {} for _, metrics in finished(plan, done[1]))
+def test_baselines_are_methods_and_scored_nowhere_else(plan, done, scores):
+    assert all(metrics["baselines"] == {} for _, metrics in finished(plan, done[1]))
     assert {*scores.index.get_level_values("method")} == {*METHODS} | {LABELS[r] for r in REFERENCES}
 
 

@@ -70,31 +70,31 @@ ROWS = [
     ("poor", "method", 4, 4, 0.1, -0.1, -0.12, -0.08),
     ("lost", "method", None, 0, np.nan, np.nan, np.nan, np.nan),
     ("half", "method", None, 2, 0.3, 0.02, 0.01, 0.03),
-    ("ridge", "floor", 2, 4, 0.2, 0.0, 0.0, 0.0),
+    ("ridge", "baseline", 2, 4, 0.2, 0.0, 0.0, 0.0),
     ("(reference) depth alone", "reference", None, 4, 0.22, np.nan, np.nan, np.nan),
 ]
 
 
 @pytest.fixture
 def board() -> pd.DataFrame:
-    table = pd.DataFrame(ROWS, columns=COLUMNS).assign(pcc_mean_floor="ridge", pcc_partial_floor="ridge")
+    table = pd.DataFrame(ROWS, columns=COLUMNS).assign(pcc_mean_baseline="ridge", pcc_partial_baseline="ridge")
     for what in ("", "_difference", "_low", "_high"):
         table[f"pcc_partial{what}"] = table[f"pcc_mean{what}"] / 2
     return table.assign(place=table["place"].astype("Int64"), share_of_ceiling=2 * table["pcc_mean"])
 
 
-def test_the_verdict_says_who_is_above_the_best_floor_and_who_is_not(board):
+def test_the_verdict_says_who_is_above_the_best_baseline_and_who_is_not(board):
     r, partial, best, references, *care = verdict(board, ["poor", "nobody"])
     assert r == (
-        "In mean r, 2 of 4 methods are above the best floor (ridge, 0.200) beyond the 95 % interval: deep (+0.050), "
+        "In mean r, 2 of 4 methods are above the best baseline (ridge, 0.200) beyond the 95 % interval: deep (+0.050), "
         "half (+0.020). Not to be told from it: wide (+0.010). Below it beyond the interval: poor (-0.100)."
     )
-    assert partial.startswith("In mean r given depth, 2 of 4 methods are above the best floor (ridge, 0.100)")
+    assert partial.startswith("In mean r given depth, 2 of 4 methods are above the best baseline (ridge, 0.100)")
     assert best == (
         "The best method, deep, reaches a mean r of 0.250, 50 % of the noise ceiling (what a perfect predictor could "
         "reach); given depth, 0.125."
     )
-    assert references.endswith("how many of the 4 methods and floors it is above: depth alone 0.220 (3).")
+    assert references.endswith("how many of the 4 methods and baselines it is above: depth alone 0.220 (3).")
     assert care[0].startswith("Still improving on held-out training data when training ended: poor. ")
     assert care[1:] == [
         "Without a score in some sections, and so without a place: half.",
@@ -104,13 +104,15 @@ def test_the_verdict_says_who_is_above_the_best_floor_and_who_is_not(board):
 
 def test_the_verdict_says_no_more_than_it_can(board):
     methods = board[board["role"] == "method"].drop(columns="share_of_ceiling")
-    alone = verdict(methods.assign(pcc_mean_floor="", pcc_partial_floor=""))
-    assert alone[0] == "In mean r there is nothing to compare: no floor, or no method, has a result in every section."
+    alone = verdict(methods.assign(pcc_mean_baseline="", pcc_partial_baseline=""))
+    assert (
+        alone[0] == "In mean r there is nothing to compare: no baseline, or no method, has a result in every section."
+    )
     assert "ceiling" not in alone[2]
     assert not any("For scale" in sentence for sentence in alone)
     one = verdict(board[board["method"].isin(["wide", "ridge"])])
     assert one[0].startswith(
-        "In mean r, 0 of 1 methods are above the best floor (ridge, 0.200) beyond the 95 % interval."
+        "In mean r, 0 of 1 methods are above the best baseline (ridge, 0.200) beyond the 95 % interval."
     )
-    floors = verdict(board[board["role"] == "floor"])
-    assert [sentence[:5] for sentence in floors] == ["In me", "In me"]
+    baselines = verdict(board[board["role"] == "baseline"])
+    assert [sentence[:5] for sentence in baselines] == ["In me", "In me"]

@@ -17,7 +17,7 @@ from nh2st_graph._version import __version__
 from nh2st_graph.config import Config
 from nh2st_graph.im import SquidpyEncoder, _encoders
 from nh2st_graph.metrics import noise_ceiling
-from nh2st_graph.models import FLOORS
+from nh2st_graph.models import BASELINES
 from nh2st_graph.section import targets
 from nh2st_graph.tl import LABELS, Evaluation
 
@@ -117,10 +117,10 @@ class TestAgainstLoops:
     def test_of_the_training_mean(self, evaluation, pairs, train, tiny_run, tiny_config):
         genes = tiny_run.model.genes
         mean = pd.concat([targets(section, genes, **tiny_config.data.target) for section in train.values()]).mean()
-        floor = evaluation.metrics["floors"]["mean"]["sections"]["S3"]
-        assert floor["mse"] == pytest.approx(np.mean([np.mean((mean[g] - b) ** 2) for g, (_, b) in pairs.items()]))
-        assert floor["pcc_mean"] == 0
-        assert floor["n_constant_predicted"] == 12
+        baseline = evaluation.metrics["baselines"]["mean"]["sections"]["S3"]
+        assert baseline["mse"] == pytest.approx(np.mean([np.mean((mean[g] - b) ** 2) for g, (_, b) in pairs.items()]))
+        assert baseline["pcc_mean"] == 0
+        assert baseline["n_constant_predicted"] == 12
 
 
 class TestSchema:
@@ -130,13 +130,13 @@ class TestSchema:
             assert set(scores) >= SCORES | {"share_of_ceiling", "pcc_top50_by_test_shuffled"}
         assert evaluation.metrics["mean"]["pcc_mean"] == evaluation.metrics["sections"]["S3"]["pcc_mean"]
 
-    def test_floors_and_references_are_scored_by_the_same_names(self, evaluation):
-        assert set(evaluation.metrics["floors"]) == set(FLOORS) >= {"mean", "ridge", "ridge_neighbours", "knn"}
+    def test_baselines_and_references_are_scored_by_the_same_names(self, evaluation):
+        assert set(evaluation.metrics["baselines"]) == set(BASELINES) >= {"mean", "ridge", "ridge_neighbours", "knn"}
         assert set(evaluation.metrics["references"]) == REFERENCES
-        for name in FLOORS:
-            assert set(evaluation.metrics["floors"][name]["sections"]["S3"]) >= SCORES
-            assert set(evaluation.metrics["floors"][name]["mean"]) >= SCORES
-        assert set(evaluation.metrics["floors_chosen"]) == {"ridge", "ridge_neighbours", "knn"}
+        for name in BASELINES:
+            assert set(evaluation.metrics["baselines"][name]["sections"]["S3"]) >= SCORES
+            assert set(evaluation.metrics["baselines"][name]["mean"]) >= SCORES
+        assert set(evaluation.metrics["baselines_chosen"]) == {"ridge", "ridge_neighbours", "knn"}
 
     def test_it_is_json_without_nan(self, evaluation):
         assert json.loads(json.dumps(evaluation.metrics, allow_nan=False)) == evaluation.metrics
@@ -175,12 +175,12 @@ class TestSchema:
             "mae",
             "ceiling",
             "pcc_depth_oracle",
-            *(f"pcc_{name}" for name in FLOORS),
+            *(f"pcc_{name}" for name in BASELINES),
         }
         assert set(per_gene.columns) >= columns
         for name in ("ridge", "knn"):
-            floor = evaluation.metrics["floors"][name]["mean"]["pcc_mean"]
-            assert per_gene[f"pcc_{name}"].mean() == pytest.approx(floor)
+            baseline = evaluation.metrics["baselines"][name]["mean"]["pcc_mean"]
+            assert per_gene[f"pcc_{name}"].mean() == pytest.approx(baseline)
 
     def test_the_table_has_a_row_for_each_label(self, evaluation):
         table = evaluation.table()
@@ -196,13 +196,13 @@ class TestSchema:
         labels = replace(evaluation, metrics=evaluation.metrics | {"protocol": protocol}).labels
         assert labels == {"model": label, **LABELS}
 
-    def test_a_floor_as_the_model_has_a_label_beside_that_of_the_floor(self, tiny_config, train, test):
+    def test_a_baseline_as_the_model_has_a_label_beside_that_of_the_baseline(self, tiny_config, train, test):
         config = Config.parse(tiny_config.model_dump(mode="json") | {"model": {"name": "ridge"}})
         evaluation = tl.evaluate(tl.fit(train, config), {"S3": test}, train)
         assert evaluation.labels["model"] == "ridge"
         assert len(set(evaluation.labels.values())) == len(evaluation.labels)
-        floor = evaluation.metrics["floors"]["ridge"]["mean"]["pcc_mean"]
-        assert evaluation.metrics["mean"]["pcc_mean"] == pytest.approx(floor, rel=1e-5), "but for float32"
+        baseline = evaluation.metrics["baselines"]["ridge"]["mean"]["pcc_mean"]
+        assert evaluation.metrics["mean"]["pcc_mean"] == pytest.approx(baseline, rel=1e-5), "but for float32"
 
     def test_predictions_carry_their_scores(self, evaluation, test):
         prediction = evaluation.predictions["S3"]
@@ -253,7 +253,7 @@ class TestRefusals:
         with pytest.raises(DataError, match=r"no test section given; name at least one in data\.test"):
             tl.evaluate(tiny_run.model, {}, train)
 
-    def test_floors_on_other_sections_than_the_model_had(self, tiny_run, train, test):
+    def test_baselines_on_other_sections_than_the_model_had(self, tiny_run, train, test):
         with pytest.raises(DataError, match=r"need the model's training sections \(S1, S2\), given: S1"):
             tl.evaluate(tiny_run.model, {"S3": test}, {"S1": train["S1"]})
 

@@ -22,10 +22,10 @@ NAMES = {"maps_S3.png", "pcc_histogram.png", "scores.png", "training.png"}
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_a_run_has_figures_with_something_on_them(tiny_run, name):
-    with Image.open(tiny_run.folder / "figures" / name) as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 300
-        small = picture.convert("L").reduce(4)
+    with Image.open(tiny_run.folder / "figures" / name) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 300
+        small = image.convert("L").reduce(4)
     assert 0.02 < (np.asarray(small) < 250).mean() < 0.98, "neither paper alone nor ink"
     assert len(small.getcolors()) > 50, "shades"
 

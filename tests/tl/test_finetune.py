@@ -34,11 +34,11 @@ def config(tiny_config, sections, tmp_path_factory):
         f"data.root={root}",
         "features.encoder=timm:test_resnet@random",
         "features.finetune=true",
-        "model.rank=4",
+        "model.n_components=4",
         "train.max_epochs=1",
         "train.refit=false",
         "train.folds=2",
-        "train.average=0.5",
+        "train.ema_decay=0.5",
         "train.batch_spots=8",
     ]
     return tiny_config.override(small)
@@ -87,7 +87,7 @@ def test_a_saved_model_predicts_the_same_bits(run, sections):
     np.testing.assert_array_equal(np.asarray(stored[expected.obs_names].X), expected.X)
 
 
-def test_the_picture_is_what_is_predicted_from(run, sections, config):
+def test_the_image_is_what_is_predicted_from(run, sections, config):
     """Patches reach the prediction; the features that were computed from them beforehand do not."""
     model = run.model
     graph = section_graph(complete_section(sections["S3"], config), config, model.standardize)

@@ -248,7 +248,7 @@ def test_out_of_an_earlier_fit_is_written_anew(train, quick, reference, tmp_path
 
 def test_the_module_that_comes_back_is_the_average_of_the_weights(train, quick, tmp_path):
     """And not the last step's: Lightning keeps both."""
-    model = tl.fit(train, quick("train.average=0.9"), out=tmp_path)
+    model = tl.fit(train, quick("train.ema_decay=0.9"), out=tmp_path)
     kept = torch.load(tmp_path / "checkpoints" / "all" / "last.ckpt", weights_only=True)
     for name, value in state(model).items():
         assert torch.equal(value, kept["state_dict"][f"model.{name}"])

@@ -1,4 +1,4 @@
-"""A prediction comes from the picture alone, and squidpy goes on with it."""
+"""A prediction comes from the image alone, and squidpy goes on with it."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class TestGenesNeverReachAPrediction:
         [[], ["model.projection=false"], ["model.contrast_on=attended"], ["model.contrast=none"], ["model.hops=2"]],
         ids=lambda changes: " ".join(changes) or "default",
     )
-    def test_nor_the_embeddings_of_the_picture(self, drawn, section, others, changes):
+    def test_nor_the_embeddings_of_the_image(self, drawn, section, others, changes):
         model = drawn(changes)
         expected = tl.embed(model, section, copy=True).obsm
         assert (expected["X_nh2st_image"].std(axis=0) > 0).all()
@@ -382,13 +382,13 @@ class TestEmbed:
             assert section.obsm[key].shape == (section.n_obs, 2 * tiny_config.model.width)
             assert_array_equal(other.obsm[key], section.obsm[key])
 
-    def test_without_genes_writes_the_pictures_side(self, tiny_run, tiny_sections):
+    def test_without_genes_writes_the_images_side(self, tiny_run, tiny_sections):
         section = tiny_sections["S3"][:, :0].copy()
         tl.embed(tiny_run.model, section)
         assert "X_nh2st_image" in section.obsm
         assert "X_nh2st_gene" not in section.obsm
 
-    def test_a_model_without_a_gene_side_writes_the_pictures(self, drawn, section):
+    def test_a_model_without_a_gene_side_writes_the_images(self, drawn, section):
         model = drawn(["model.contrast=none", "model.cross_attention=none"])
         embedded = tl.embed(model, section, copy=True)
         assert embedded.obsm["X_nh2st_image"].shape == (section.n_obs, 2 * model.config.model.width)

@@ -19,7 +19,7 @@ from nh2st_graph._errors import DataError, RunError
 from nh2st_graph.slide import _tiff
 from nh2st_graph.study._memory import peak_memory
 
-from ..slides import tissue_picture
+from ..slides import tissue_image
 
 Write = Callable[..., Path]
 
@@ -69,7 +69,7 @@ class TestPredictFiles:
         (written,) = tl.predict_run(tmp_path / "model", [write("S3", tiny_sections["S3"])], tmp_path / "out")
         assert_array_equal(ad.read_h5ad(written).X, tiny_run.evaluation.predictions["S3"].X)
 
-    def test_a_section_travels_with_its_picture(self, tiny_run, tiny_sections, write, tmp_path):
+    def test_a_section_travels_with_its_image(self, tiny_run, tiny_sections, write, tmp_path):
         """A relative path is looked for beside the file."""
         section = tiny_sections["S3"].copy()
         metadata = section.uns["spatial"]["S3"]["metadata"]
@@ -198,7 +198,7 @@ class TestBar:
 def write_slide(path: Path, side: int, microns_per_pixel: float) -> Path:
     """Write a pyramid down to 2048 px of two encoded tiles, tissue and glass, none of it ever in memory."""
     length = 512
-    tissue = tissue_picture(2 * length)[length // 2 : -length // 2, length // 4 : length // 4 + length]
+    tissue = tissue_image(2 * length)[length // 2 : -length // 2, length // 4 : length // 4 + length]
     encoded = [zlib.compress(square.tobytes(), 1) for square in (np.full_like(tissue, 244), tissue)]
 
     def tiles(side: int) -> Iterator[bytes]:

@@ -109,7 +109,7 @@ class TestAnyMoment:
     @pytest.fixture(scope="class")
     def config(self, tiny_config) -> Config:
         """Held-out error rises early here, so that folds stop and their best epoch is not their last."""
-        changes = ["train.max_epochs=12", "train.patience=2", "train.learning_rate=0.03", "train.average=0.3"]
+        changes = ["train.max_epochs=12", "train.patience=2", "train.learning_rate=0.03", "train.ema_decay=0.3"]
         return tiny_config.override(changes)
 
     @pytest.fixture(scope="class")

@@ -205,7 +205,7 @@ class TestProfiles:
         with pytest.raises(DataError, match=model.genes[0]):
             ng.tl.embed_profiles(model, without)
 
-    def test_need_no_picture_where_patches_are_encoded(
+    def test_need_no_image_where_patches_are_encoded(
         self, model: ng.FittedModel, tiny_config: ng.Config, tiny_sections: dict[str, AnnData]
     ) -> None:
         config = tiny_config.override(["features.encoder=timm:test_resnet@random", "features.finetune=true"])

@@ -53,7 +53,7 @@ def files(folder: Path) -> dict[str, bytes]:
 class TestFolder:
     def test_holds_the_fixed_names_and_nothing_half_written(self, tiny_run):
         names = {path.name for path in tiny_run.folder.iterdir()}
-        # Beside them: what rebuilds the model, TensorBoard's log, and the pictures of synthetic tissue.
+        # Beside them: what rebuilds the model, TensorBoard's log, and the images of synthetic tissue.
         assert names == FIXED | {"model.json", "tensorboard", "tissue"}
         assert not [path for path in tiny_run.folder.rglob("*") if path.suffix in {".part", ".tmp"}]
         assert not list(tiny_run.folder.rglob(".*"))
@@ -216,8 +216,8 @@ class TestSections:
             tl.train_run(tiny_config.override(changes), tmp_path / "a" / "run")
         assert not (tmp_path / "a").exists()
 
-    def test_synthetic_tissue_needs_a_place_for_its_pictures(self, tiny_config):
-        with pytest.raises(ConfigError, match="needs a folder for its pictures"):
+    def test_synthetic_tissue_needs_a_place_for_its_images(self, tiny_config):
+        with pytest.raises(ConfigError, match="needs a folder for its images"):
             tl.load_sections(tiny_config)
 
     def test_paths_do_not_depend_on_where_the_command_is_run(self, prepared, tiny_config, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from nh2st_graph.section import Key
 from nh2st_graph.slide import WsiSlide, open_slide
 from nh2st_graph.tl._slides import training_lattice
 
-from ..slides import philips, tissue_picture, write_pyramid
+from ..slides import philips, tissue_image, write_pyramid
 
 MPP = 2.0
 
@@ -137,7 +137,7 @@ class TestPredict:
     )
     def test_a_scanners_slide_by_the_extra(self, tiny_run, tmp_path, name, tags):
         """wsidata reads it and knows its scale, LazySlide finds its tissue: as of a TIFF that all can read."""
-        shared = {"picture": tissue_picture(2048, MPP), "compression": "jpeg", "apart": True}
+        shared = {"image": tissue_image(2048, MPP), "compression": "jpeg", "apart": True}
         plain = write_pyramid(tmp_path / "plain.tif", 2048, MPP, **shared)
         scanned = write_pyramid(tmp_path / name, 2048, **shared, **tags)
         with open_slide(scanned) as opened:
@@ -157,7 +157,7 @@ class TestPredict:
         monkeypatch.setattr(_features, "_compute", None)
         monkeypatch.setitem(sys.modules, "wsidata", None)
         without = write_pyramid(tmp_path / "without.tif", 256)
-        blank = write_pyramid(tmp_path / "blank.tif", 0, 8.0, picture=np.full((256, 256, 3), 245, np.uint8))
+        blank = write_pyramid(tmp_path / "blank.tif", 0, 8.0, image=np.full((256, 256, 3), 245, np.uint8))
         foreign = tmp_path / "foreign.mrxs"
         foreign.write_bytes(b"slide")
         out = tmp_path / "out"

@@ -84,7 +84,7 @@ def test_a_cut_out_holds_everything_upstream_and_nothing_else():
 @pytest.mark.parametrize("regression", ["mse", "nb"])
 def test_losses_on_a_cut_out_are_those_of_the_spots_in_the_whole_section(hops, cross, regression):
     section = random_graph(40, 100)
-    config = ModelConfig(width=8, rank=4, heads=2, hops=hops, cross_attention=cross, regression=regression)
+    config = ModelConfig(width=8, n_components=4, heads=2, hops=hops, cross_attention=cross, regression=regression)
     torch.manual_seed(0)
     model = NH2STGraph(config, 5, 7).eval()
     model.set_targets(section.y)

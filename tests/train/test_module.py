@@ -65,7 +65,7 @@ def train(tmp_path) -> Callable[..., TrainingModule]:
     def run(*callbacks: L.Callback, epochs: int = 4, rate: float = 0.05, change: float | None = None) -> TrainingModule:
         torch.manual_seed(0)
         sections = [graph(20, 1), graph(12, 2)]
-        model = NH2STGraph(ModelConfig(width=8, rank=4, heads=2), 5, 7)
+        model = NH2STGraph(ModelConfig(width=8, n_components=4, heads=2), 5, 7)
         model.set_targets(torch.cat([section.y for section in sections]))
         if change is not None:
             sections[0].x[3, 2] = change

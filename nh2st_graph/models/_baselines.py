@@ -30,24 +30,24 @@ from nh2st_graph.models._registry import find_method, register_method
 from nh2st_graph.models._settings import MethodConfig
 
 __all__ = [
-    "FLOORS",
-    "Floor",
+    "BASELINES",
+    "Baseline",
     "NearestSpots",
     "NeighbourRidge",
     "OwnRidge",
     "PCARidge",
     "RandomForest",
     "TrainingMean",
-    "make_floor",
+    "make_baseline",
 ]
 
-#: Floors that a model is scored beside.
-FLOORS = ("mean", "ridge", "ridge_neighbours", "knn")
+#: Baselines that a model is scored beside.
+BASELINES = ("mean", "ridge", "ridge_neighbours", "knn")
 
 #: Most folds by which a hyper-parameter is chosen; more sections are held out several at a time.
 _MOST_FOLDS = 5
 
-#: What a chosen hyper-parameter is called in a floor's memory, before its name.
+#: What a chosen hyper-parameter is called in a baseline's memory, before its name.
 _CHOSEN = "chosen."
 
 Counts = Annotated[tuple[Positive, ...], Field(min_length=1)]
@@ -56,7 +56,7 @@ Penalties = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_lengt
 _PENALTIES: tuple[float, ...] = tuple(np.logspace(0, 5, 11).tolist())
 
 
-class Floor(Estimator):
+class Baseline(Estimator):
     """A scikit-learn regression on a spot's features, its hyper-parameter chosen by folds grouped by section.
 
     Folds hold out whole sections, several at a time where there are more than five; of a single section, bands. The
@@ -163,17 +163,17 @@ class MeanConfig(MethodConfig):
 
 
 @register_method
-class TrainingMean(Floor):
+class TrainingMean(Baseline):
     """Each gene's mean over the training spots."""
 
     Settings: ClassVar[type[MethodConfig]] = MeanConfig
 
     def features(self, section: Data) -> NDArray[np.float64]:
-        """Read no feature; see :meth:`Floor.features`."""
+        """Read no feature; see :meth:`Baseline.features`."""
         return np.empty((len(section.x), 0))
 
     def regression(self) -> DummyRegressor:
-        """Make the mean; see :meth:`Floor.regression`."""
+        """Make the mean; see :meth:`Baseline.regression`."""
         return DummyRegressor()
 
 
@@ -191,17 +191,17 @@ class RidgeConfig(MethodConfig):
 
 
 @register_method
-class OwnRidge(Floor):
+class OwnRidge(Baseline):
     """Ridge regression on the spot's features; of ``features.encoder: pixels:1``, on its mean colour."""
 
     Settings: ClassVar[type[MethodConfig]] = RidgeConfig
 
     def regression(self) -> Ridge:
-        """Make the ridge; see :meth:`Floor.regression`."""
+        """Make the ridge; see :meth:`Baseline.regression`."""
         return Ridge()
 
     def grid(self) -> dict[str, Sequence[float]]:
-        """Give the penalties; see :meth:`Floor.grid`."""
+        """Give the penalties; see :meth:`Baseline.grid`."""
         return {"alpha": self.config.alphas}
 
 
@@ -225,7 +225,7 @@ class NeighbourRidge(OwnRidge):
     Settings: ClassVar[type[MethodConfig]] = RidgeNeighboursConfig
 
     def features(self, section: Data) -> NDArray[np.float64]:
-        """Read own and neighbours' features; see :meth:`Floor.features`."""
+        """Read own and neighbours' features; see :meth:`Baseline.features`."""
         return with_neighbours(section)
 
 
@@ -249,7 +249,7 @@ class PCARidgeConfig(MethodConfig):
 
 
 @register_method
-class PCARidge(Floor):
+class PCARidge(Baseline):
     """Ridge regression on principal components of standardised features: the head of the HEST benchmark.
 
     Source: Jaume et al., *HEST-1k*, NeurIPS 2024 (arXiv 2406.16192), and its public code
@@ -270,11 +270,11 @@ class PCARidge(Floor):
     Settings: ClassVar[type[MethodConfig]] = PCARidgeConfig
 
     def regression(self) -> _PCARidge:
-        """Make PCA and ridge; see :meth:`Floor.regression`."""
+        """Make PCA and ridge; see :meth:`Baseline.regression`."""
         return _PCARidge(self.config.components)
 
     def grid(self) -> dict[str, Sequence[float]]:
-        """Give the penalties, where repaired; see :meth:`Floor.grid`."""
+        """Give the penalties, where repaired; see :meth:`Baseline.grid`."""
         return {"alpha": self.config.alphas} if self.config.repaired else {}
 
 
@@ -313,17 +313,17 @@ class KNNConfig(MethodConfig):
 
 
 @register_method
-class NearestSpots(Floor):
+class NearestSpots(Baseline):
     """Mean expression of the training spots whose features are nearest, by Euclidean distance."""
 
     Settings: ClassVar[type[MethodConfig]] = KNNConfig
 
     def regression(self) -> _NearestOrAll:
-        """Make the nearest neighbours; see :meth:`Floor.regression`."""
+        """Make the nearest neighbours; see :meth:`Baseline.regression`."""
         return _NearestOrAll()
 
     def grid(self) -> dict[str, Sequence[int]]:
-        """Give the numbers of neighbours; see :meth:`Floor.grid`."""
+        """Give the numbers of neighbours; see :meth:`Baseline.grid`."""
         return {"n_neighbors": self.config.neighbours}
 
 
@@ -355,7 +355,7 @@ class RandomForestConfig(MethodConfig):
 
 
 @register_method
-class RandomForest(Floor):
+class RandomForest(Baseline):
     """A random forest over all genes at once.
 
     It is kept small, for a fit of a thousand spots and some 800 genes to take seconds: 50 trees of at most ten levels,
@@ -367,7 +367,7 @@ class RandomForest(Floor):
     random: ClassVar[bool] = True
 
     def regression(self) -> RandomForestRegressor:
-        """Make the forest; see :meth:`Floor.regression`."""
+        """Make the forest; see :meth:`Baseline.regression`."""
         return RandomForestRegressor(
             self.config.trees,
             max_depth=self.config.depth,
@@ -377,30 +377,30 @@ class RandomForest(Floor):
         )
 
     def grid(self) -> dict[str, Sequence[int]]:
-        """Give the sizes of leaves; see :meth:`Floor.grid`."""
+        """Give the sizes of leaves; see :meth:`Baseline.grid`."""
         return {"min_samples_leaf": self.config.min_leaf}
 
 
-def make_floor(name: str, seed: int = 0) -> Floor:
-    """Make a floor with its default settings.
+def make_baseline(name: str, seed: int = 0) -> Baseline:
+    """Make a baseline with its default settings.
 
     Parameters
     ----------
     name
-        One of :data:`FLOORS`, or another method that is a :class:`Floor` (``pca_ridge``, ``random_forest``).
+        One of :data:`BASELINES`, or another method that is a :class:`Baseline` (``pca_ridge``, ``random_forest``).
     seed
-        Of a floor that draws random numbers.
+        Of a baseline that draws random numbers.
 
     Returns
     -------
-    The floor, to be fitted.
+    The baseline, to be fitted.
 
     Raises
     ------
     ConfigError
-        If there is no method of that name, or it is no floor.
+        If there is no method of that name, or it is no baseline.
     """
     method = find_method(name)
-    if not issubclass(method, Floor):
-        raise ConfigError(f"method {name!r} is no floor; choose one of {', '.join(FLOORS)}")
+    if not issubclass(method, Baseline):
+        raise ConfigError(f"method {name!r} is no baseline; choose one of {', '.join(BASELINES)}")
     return method(method.Settings.model_validate({}), seed)

@@ -1,4 +1,4 @@
-"""Floors against plain scikit-learn and explicit loops on hand-made arrays."""
+"""Baselines against plain scikit-learn and explicit loops on hand-made arrays."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch_geometric.data import Data
 
 from nh2st_graph import ConfigError, DataError
 from nh2st_graph.config import Config
-from nh2st_graph.models import FLOORS, Floor, find_method, make_floor, section_groups
-from nh2st_graph.models._floors import own_features, with_neighbours
+from nh2st_graph.models import BASELINES, Baseline, find_method, make_baseline, section_groups
+from nh2st_graph.models._baselines import own_features, with_neighbours
 
 ALL = ("mean", "ridge", "ridge_neighbours", "pca_ridge", "knn", "random_forest")
 
@@ -40,11 +40,11 @@ def sections() -> list[Data]:
     return [make_section(n, seed) for seed, n in enumerate((20, 30, 25))]
 
 
-def fitted(name: str, sections: list[Data], seed: int = 0, **settings: Any) -> Floor:
+def fitted(name: str, sections: list[Data], seed: int = 0, **settings: Any) -> Baseline:
     method = find_method(name)
-    floor = method(method.Settings(**settings), seed)
-    floor.fit(sections)
-    return floor
+    baseline = method(method.Settings(**settings), seed)
+    baseline.fit(sections)
+    return baseline
 
 
 def joined(sections, name):
@@ -72,10 +72,10 @@ def test_without_any_edge_all_surroundings_are_zeros():
 
 
 def test_mean_is_the_training_mean(sections):
-    floor = fitted("mean", sections)
+    baseline = fitted("mean", sections)
     mean = joined(sections, "y").mean(axis=0)
-    np.testing.assert_allclose(floor.predict(make_section(9, 5)), np.tile(mean, (9, 1)))
-    assert floor.chosen == {}
+    np.testing.assert_allclose(baseline.predict(make_section(9, 5)), np.tile(mean, (9, 1)))
+    assert baseline.chosen == {}
 
 
 @pytest.mark.parametrize(("name", "features"), [("ridge", own_features), ("ridge_neighbours", with_neighbours)])
@@ -89,15 +89,15 @@ def test_ridge_equals_the_normal_equations_at_the_penalty_of_an_explicit_loop(se
             learned = Ridge(alpha).fit(x[groups != held], y[groups != held])
             squared.append(((learned.predict(x[groups == held]) - y[groups == held]) ** 2).mean())
         errors[alpha] = np.mean(squared)
-    floor = fitted(name, sections)
+    baseline = fitted(name, sections)
     alpha = min(errors, key=errors.get)
-    assert floor.chosen == {"alpha": alpha}
+    assert baseline.chosen == {"alpha": alpha}
 
     test = make_section(12, 9)
     centred = x - x.mean(axis=0)
     weights = np.linalg.solve(centred.T @ centred + alpha * np.eye(x.shape[1]), centred.T @ (y - y.mean(axis=0)))
     expected = (features(test) - x.mean(axis=0)) @ weights + y.mean(axis=0)
-    np.testing.assert_allclose(floor.predict(test), expected, rtol=1e-8)
+    np.testing.assert_allclose(baseline.predict(test), expected, rtol=1e-8)
 
 
 def test_nearest_spots_equal_a_loop_at_the_number_of_an_explicit_loop(sections):
@@ -112,16 +112,16 @@ def test_nearest_spots_equal_a_loop_at_the_number_of_an_explicit_loop(sections):
         return np.mean([part.mean() for part in parts])
 
     k = min((5, 10, 20, 40, 80), key=error)
-    floor = fitted("knn", sections)
-    assert floor.chosen == {"n_neighbors": k}
+    baseline = fitted("knn", sections)
+    assert baseline.chosen == {"n_neighbors": k}
     test = make_section(12, 9)
-    np.testing.assert_allclose(floor.predict(test), nearest(x, y, own_features(test), k))
+    np.testing.assert_allclose(baseline.predict(test), nearest(x, y, own_features(test), k))
 
 
 def test_fewer_spots_than_nearest_spots_give_the_mean_of_all():
     tiny = [make_section(2, seed) for seed in range(2)]
-    floor = fitted("knn", tiny)
-    np.testing.assert_allclose(floor.predict(make_section(3, 4)), np.tile(joined(tiny, "y").mean(axis=0), (3, 1)))
+    baseline = fitted("knn", tiny)
+    np.testing.assert_allclose(baseline.predict(make_section(3, 4)), np.tile(joined(tiny, "y").mean(axis=0), (3, 1)))
 
 
 def test_the_penalty_follows_the_noise():
@@ -148,19 +148,19 @@ def test_pca_ridge_as_published_has_its_rule_for_the_penalty_and_no_intercept(se
     x, of_test, y = by_singular_values(sections, test, used)
     penalty = 100 / (used * 3)
     expected = of_test @ np.linalg.solve(x.T @ x + penalty * np.eye(used), x.T @ y)
-    floor = fitted("pca_ridge", sections, components=components)
-    assert floor.chosen == {}
+    baseline = fitted("pca_ridge", sections, components=components)
+    assert baseline.chosen == {}
     # Six features are few steps of LSQR, which then stops close to the solution.
-    np.testing.assert_allclose(floor.predict(test), expected, atol=1e-3)
+    np.testing.assert_allclose(baseline.predict(test), expected, atol=1e-3)
 
 
 def test_repaired_pca_ridge_chooses_its_penalty_and_keeps_the_mean(sections):
     test = make_section(12, 9)
     x, of_test, y = by_singular_values(sections, test, 4)
-    floor = fitted("pca_ridge", sections, components=4, repaired=True, alphas=(0.1, 1000.0))
-    assert floor.chosen == {"alpha": 0.1}
+    baseline = fitted("pca_ridge", sections, components=4, repaired=True, alphas=(0.1, 1000.0))
+    assert baseline.chosen == {"alpha": 0.1}
     expected = of_test @ np.linalg.solve(x.T @ x + 0.1 * np.eye(4), x.T @ (y - y.mean(axis=0))) + y.mean(axis=0)
-    np.testing.assert_allclose(floor.predict(test), expected, rtol=1e-8)
+    np.testing.assert_allclose(baseline.predict(test), expected, rtol=1e-8)
 
 
 def test_components_are_no_more_than_the_spots_allow():
@@ -196,9 +196,9 @@ def test_ridge_on_the_mean_colour_reads_bytes(sections):
     for section in as_numbers:
         section.x = section.x.float()
     for name in ALL:
-        floor, expected = fitted(name, sections), fitted(name, as_numbers)
-        assert floor.chosen == expected.chosen
-        np.testing.assert_array_equal(floor.predict(sections[0]), expected.predict(as_numbers[0]))
+        baseline, expected = fitted(name, sections), fitted(name, as_numbers)
+        assert baseline.chosen == expected.chosen
+        np.testing.assert_array_equal(baseline.predict(sections[0]), expected.predict(as_numbers[0]))
     assert fitted("ridge", sections).memory()["x"].dtype == torch.uint8
 
 
@@ -219,7 +219,7 @@ class Watched(Ridge):
         return super().predict(X)
 
 
-class WatchedFloor(find_method("ridge")):
+class WatchedBaseline(find_method("ridge")):
     def regression(self):
         return Watched()
 
@@ -228,7 +228,7 @@ def test_no_spot_of_a_section_is_on_both_sides_of_a_fold(sections):
     for number, section in enumerate(sections):
         section.x[:, 0] = number
     Watched.seen.clear()
-    WatchedFloor(find_method("ridge").Settings(alphas=(1.0, 10.0))).fit(sections)
+    WatchedBaseline(find_method("ridge").Settings(alphas=(1.0, 10.0))).fit(sections)
     *folds, refit = Watched.seen
     assert refit == ("fit", {0, 1, 2})
     pairs = list(zip(folds[::2], folds[1::2], strict=True))
@@ -251,7 +251,7 @@ def test_many_sections_are_held_out_several_at_a_time():
     for number, section in enumerate(many):
         section.x[:, 0] = number
     Watched.seen.clear()
-    WatchedFloor(find_method("ridge").Settings(alphas=(1.0, 10.0))).fit(many)
+    WatchedBaseline(find_method("ridge").Settings(alphas=(1.0, 10.0))).fit(many)
     held = [numbers for did, numbers in Watched.seen if did == "predict"][:5]
     assert sorted(number for numbers in held for number in numbers) == list(range(12))
 
@@ -263,7 +263,7 @@ def test_a_single_value_needs_no_folds_and_too_few_spots_for_folds_are_refused()
         fitted("ridge", one)
 
 
-# Every floor
+# Every baseline
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in divide:RuntimeWarning")
@@ -289,53 +289,53 @@ def test_constant_features_give_the_training_mean(name, sections):
 @pytest.mark.parametrize("n_genes", [1, 3])
 def test_predictions_have_a_row_for_each_spot_and_a_column_for_each_gene(name, n_genes):
     train = [make_section(20, seed, n_genes=n_genes) for seed in range(2)]
-    floor = fitted(name, train)
+    baseline = fitted(name, train)
     for n in (1, 7):
-        predicted = floor.predict(make_section(n, 5))
+        predicted = baseline.predict(make_section(n, 5))
         assert predicted.shape == (n, n_genes)
         assert predicted.dtype == np.float64
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_prediction_depends_on_features_and_not_on_targets(name, sections):
-    floor = fitted(name, sections)
+    baseline = fitted(name, sections)
     test = make_section(8, 5)
-    expected = floor.predict(test)
+    expected = baseline.predict(test)
     test.y = -test.y
-    np.testing.assert_array_equal(floor.predict(test), expected)
+    np.testing.assert_array_equal(baseline.predict(test), expected)
     del test.y
-    np.testing.assert_array_equal(floor.predict(test), expected)
+    np.testing.assert_array_equal(baseline.predict(test), expected)
 
 
-def test_each_floor_is_made_new(sections):
-    first = make_floor("ridge")
+def test_each_baseline_is_made_new(sections):
+    first = make_baseline("ridge")
     first.fit(sections)
     assert first.chosen
-    assert make_floor("ridge").chosen == {}
-    assert make_floor("ridge").memory() is None
+    assert make_baseline("ridge").chosen == {}
+    assert make_baseline("ridge").memory() is None
 
 
-def test_a_method_that_is_no_floor_is_refused():
-    with pytest.raises(ConfigError, match="method 'nh2st_graph' is no floor; choose one of mean, ridge"):
-        make_floor("nh2st_graph")
+def test_a_method_that_is_no_baseline_is_refused():
+    with pytest.raises(ConfigError, match="method 'nh2st_graph' is no baseline; choose one of mean, ridge"):
+        make_baseline("nh2st_graph")
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_restored_floor_predicts_the_same_bits(name, sections):
-    floor = fitted(name, sections, seed=3)
-    restored = make_floor(name, seed=3)
-    restored.restore(load(save(floor.memory())))
-    assert restored.chosen == floor.chosen
+def test_a_restored_baseline_predicts_the_same_bits(name, sections):
+    baseline = fitted(name, sections, seed=3)
+    restored = make_baseline(name, seed=3)
+    restored.restore(load(save(baseline.memory())))
+    assert restored.chosen == baseline.chosen
     assert {key: type(value) for key, value in restored.chosen.items()} == {
-        key: type(value) for key, value in floor.chosen.items()
+        key: type(value) for key, value in baseline.chosen.items()
     }
     test = make_section(9, 5)
-    np.testing.assert_array_equal(restored.predict(test), floor.predict(test))
+    np.testing.assert_array_equal(restored.predict(test), baseline.predict(test))
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_each_floor_is_a_method_of_the_configuration(name):
+def test_each_baseline_is_a_method_of_the_configuration(name):
     config = Config().override([f"model.name={name}"])
     assert type(config.model) is find_method(name).Settings
     assert Config.parse(config.model_dump(mode="json")) == config
-    assert set(FLOORS) <= set(ALL)
+    assert set(BASELINES) <= set(ALL)
