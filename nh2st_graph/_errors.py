@@ -5,12 +5,42 @@ The command line turns every :class:`NH2STGraphError` into that line and exit co
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from typing import Any, Literal
+
+#: Who reads an error: a caller in Python, the author of a configuration, or a user of the shell.
+Level = Literal["argument", "key", "flag"]
+
+_SETTING = re.compile("\x02(.*?)\x1f(.*?)\x1f(.*?)\x03", re.DOTALL)
 
 
 class NH2STGraphError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of everything this package raises on purpose.
+
+    A message names settings by :func:`setting`, so that each reader is told of them in their own words: ``str(error)``
+    names arguments, :meth:`at` also keys of a configuration and flags of a command.
+    """
+
+    def __str__(self) -> str:
+        return self.at("argument")
+
+    def at(self, level: Level, flags: Collection[str] = ()) -> str:
+        """Say the message to a reader.
+
+        Parameters
+        ----------
+        level
+            Who reads it.
+        flags
+            Arguments that the command has a flag for, by name. Other keys are named as ``--set KEY=VALUE``.
+        """
+        return _SETTING.sub(lambda found: _named(found[1], found[2], found[3], level, flags), super().__str__())
+
+
+class RenamedWarning(FutureWarning):
+    """An earlier name of a key, an argument or a function, which is read until the next minor version."""
 
 
 class ConfigError(NH2STGraphError):
@@ -36,6 +66,33 @@ class RunError(NH2STGraphError):
 def reason(error: BaseException) -> str:
     """What an exception says, on one line of 200 characters at most; its class where it says nothing."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def setting(name: str, value: Any = None, *, argument: str | None = None) -> str:
+    """Name a setting in an error message, for :meth:`NH2STGraphError.at` to put into the reader's words.
+
+    Parameters
+    ----------
+    name
+        Of an argument (``"resume"``), or the dotted key of a configuration (``"data.panel"``).
+    value
+        What it is or should be; not mentioned where None.
+    argument
+        The argument that stands for a key, where it is not the key's last word.
+    """
+    return f"\x02{name}\x1f{argument or name.rpartition('.')[2]}\x1f{'' if value is None else repr(value)}\x03"
+
+
+def _named(name: str, argument: str, value: str, level: Level, flags: Collection[str]) -> str:
+    plain = value.strip("'").lower() if value in {"True", "False", "None"} else value.strip("'")
+    if level == "key" and "." in name:
+        return f"{name}={plain}" if value else name
+    if level == "flag" and argument in flags:
+        flag = "--" + argument.replace("_", "-")
+        return flag if value in {"", "True"} else f"{flag} {plain}"
+    if level == "flag" and "." in name:
+        return f"--set {name}={plain}" if value else name
+    return f"{argument}={value}" if value else argument
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:

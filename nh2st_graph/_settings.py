@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import ErrorDetails
 
-from nh2st_graph._errors import nearest
+from nh2st_graph._errors import RenamedWarning, nearest
 
 __all__ = ["TARGET_SUM", "Positive", "Section", "Share", "explain", "known_keys", "take_earlier_names", "unknown_key"]
 
@@ -66,7 +66,7 @@ def take_earlier_names(schema: type[Section], values: Mapping[str, Any]) -> dict
         # Of whoever reads the configuration, wherever that is: a default filter shows it once.
         warnings.warn(
             f"the key {old!r} is now {' and '.join(map(repr, new))}; the earlier name is read until version 0.2",
-            FutureWarning,
+            RenamedWarning,
             stacklevel=2,
         )
     return taken

@@ -6,13 +6,14 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nh2st_graph._errors import NH2STGraphError
+from nh2st_graph._errors import NH2STGraphError, RenamedWarning
 from nh2st_graph._version import __version__
 from nh2st_graph.cli._interrupted import interruptible
 
@@ -279,30 +280,56 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments
         Those of the process where None.
     """
-    given = sys.argv[1:] if arguments is None else arguments
+    given = [str(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in given
-    _set_up_logging(debug)
+    given = [argument for argument in given if argument != "--debug"]
     try:
-        with warnings.catch_warnings():
+        with _logging(debug), warnings.catch_warnings():
             if not debug:
-                # Notices of libraries to their developers, not about the user's data.
+                # Notices of libraries to their developers are not about the user's data.
                 warnings.simplefilter("ignore")
-            app(args=[argument for argument in given if argument != "--debug"], prog_name="nh2st-graph")
+                warnings.simplefilter("default", RenamedWarning)
+                warnings.showwarning = _show_warning
+            app(args=given, prog_name="nh2st-graph")
     except (NH2STGraphError, OSError) as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        message = error.at("flag", _flags(given)) if isinstance(error, NH2STGraphError) else str(error)
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
 
 
-def _set_up_logging(debug: bool) -> None:
+def _flags(given: Sequence[str]) -> set[str]:
+    """Names of the options of the command that was given."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    command = next((commands[word] for word in given if word in commands), None)
+    options = command.params if command is not None else []
+    return {opt.removeprefix("--").replace("-", "_") for option in options for opt in option.opts}
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    logging.getLogger("nh2st_graph").warning("warning: %s", message)
+
+
+@contextmanager
+def _logging(debug: bool) -> Iterator[None]:
     """Show the package's own messages, one line each, and other packages' only from warnings on."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("nh2st_graph")
-    logger.handlers = [handler]
-    logger.setLevel(logging.DEBUG if debug else logging.INFO)
-    logger.propagate = False
-    # A filter, since some of these packages set their level when they are imported.
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("nh2st_graph"))
+    root, own = logging.getLogger(), logging.getLogger("nh2st_graph")
+    before = own.level
+    own.setLevel(logging.DEBUG if debug else logging.INFO)
+    # Some packages write to handlers of their own, and set their level when they are imported.
     for noisy in ("squidpy", "spatialdata._logging", "timm"):
-        logging.getLogger(noisy).addFilter(lambda record: record.levelno >= logging.WARNING)
+        logging.getLogger(noisy).addFilter(_only_warnings)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        own.setLevel(before)
+
+
+def _only_warnings(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING

@@ -188,8 +188,8 @@ def explain_leaderboard(board: pd.DataFrame) -> str:
         "Means and standard deviations over sections, seeds averaged first. 'Place' is by the mean over sections of "
         "the rank by mean r, among methods and baselines. Differences are from the baseline that is best in this split "
         "by its test score, which favours the baseline; they are paired over sections and genes, with the 95 % "
-        "interval of a bootstrap over both. 'Given depth' takes out what the number of counts in a spot explains. References read "
-        "the genes of the test sections, and have no place."
+        "interval of a bootstrap over both. 'Given depth' takes out what the number of counts in a spot explains. "
+        "References read the genes of the test sections, and have no place."
         + (f" With one test section{where} the interval is over genes alone." if alone else "")
     )
 

@@ -102,7 +102,6 @@ def test_plain_images(tmp_path, ending):
 
 
 def test_a_scale_that_is_given_wins_and_is_said(slide, caplog, monkeypatch):
-    monkeypatch.setattr("nh2st_graph.im._virtual.logger.propagate", True)
     adata = virtual_spots(slide, pitch_um=100.0, microns_per_pixel=2.0)
     (entry,) = adata.uns[Key.uns.spatial].values()
     assert entry["metadata"]["microns_per_pixel"] == 2.0

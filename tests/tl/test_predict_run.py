@@ -115,7 +115,6 @@ class TestScale:
         assert_array_equal(ad.read_h5ad(written).X, ad.read_h5ad(expected).X)
 
     def test_that_is_given_wins_and_is_said(self, tiny_run, tiny_sections, write, tmp_path, caplog, monkeypatch):
-        monkeypatch.setattr("nh2st_graph.im._virtual.logger.propagate", True)
         path = write("S3", tiny_sections["S3"])
         (written,) = tl.predict_run(tiny_run.folder, [path], tmp_path / "out", microns_per_pixel=3.5)
         assert ad.read_h5ad(written).uns["spatial"]["S3"]["metadata"]["microns_per_pixel"] == 3.5

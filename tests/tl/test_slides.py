@@ -59,7 +59,6 @@ class TestLattice:
         (tmp_path / "model.json").write_text(json.dumps(description))
         model = tl.load(tmp_path)
         assert model.lattice is None
-        monkeypatch.setattr("nh2st_graph.tl._slides.logger.propagate", True)
         section = tl.slide_section(model, slide)
         assert "does not know the lattice" in caplog.text
         found = training_lattice([section])
