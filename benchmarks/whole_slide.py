@@ -120,7 +120,7 @@ def measure(slide: Path, run: Path, out: Path, pitch_um: float) -> tuple[Steps, 
     lattice = {"pitch_um": pitch_um, "spot_um": 0.55 * pitch_um}
     features = model.config.features
     with steps.measured("spots"):
-        section = tl.slide_section(model, slide, **lattice)
+        section = tl.slide_section(slide, model, **lattice)
     with steps.measured("features"):
         im.features(section, features.encoder, features.patch_um, batch_size=features.batch_size, cache=features.cache)
     with steps.measured("predict, h5ad and SpatialData"):

@@ -138,12 +138,12 @@ class TestHer2st:
 
     def test_scores_follow_from_the_files_and_the_model(self, done, sections, model):
         train = {name: sections[name] for name in model.train_sections}
-        evaluation = tl.evaluate(model, {"C6": sections["C6"]}, train)
+        evaluation = tl.evaluate({"C6": sections["C6"]}, model, train)
         assert evaluation.metrics == json.loads((done / "runs" / "c6" / "metrics.json").read_text())
 
     def test_another_patient_is_predicted_from_a_prepared_section(self, done, sections, model):
         predicted = ad.read_h5ad(done / "predicted" / "B4.h5ad")
-        assert_array_equal(predicted.X, tl.predict(model, sections["B4"])[predicted.obs_names].X)
+        assert_array_equal(predicted.X, tl.predict(sections["B4"], model)[predicted.obs_names].X)
         assert "observed" in predicted.layers
         assert set(predicted.obs["patient"]) == {"B"}
 
@@ -151,13 +151,13 @@ class TestHer2st:
         section = sections["C6"]
         deeper = section.copy()
         deeper.X = section.X * 3
-        expected = tl.predict(model, section).X
+        expected = tl.predict(section, model).X
         for other in (deeper, without_genes(section)):
-            assert_array_equal(tl.predict(model, other).X, expected)
+            assert_array_equal(tl.predict(other, model).X, expected)
 
     @pytest.mark.parametrize("file", ["ST-cnts/C6.tsv.gz", "ST-spotfiles/C6_selection.tsv"])
     def test_rows_of_a_file_in_another_order_change_nothing(self, place, sections, model, tmp_path, file):
-        expected = tl.predict(model, sections["C6"])
+        expected = tl.predict(sections["C6"], model)
         data = tmp_path / "data"
         for part in ("ST-cnts/C6.tsv.gz", "ST-spotfiles/C6_selection.tsv", "ST-imgs/C/C6/C6.jpg"):
             (data / part).parent.mkdir(parents=True)
@@ -167,7 +167,7 @@ class TestHer2st:
         head, *rows = (gzip.decompress(content) if packed else content).splitlines(keepends=True)
         shuffled = head + b"".join(rows[i] for i in np.random.default_rng(0).permutation(len(rows)))
         (data / file).write_bytes(gzip.compress(shuffled) if packed else shuffled)
-        found = tl.predict(model, read.her2st(tmp_path)["C6"])
+        found = tl.predict(read.her2st(tmp_path)["C6"], model)
         assert list(found.obs_names) == list(expected.obs_names)
         assert_array_equal(found.X, expected.X)
         assert_array_equal(found.layers["observed"], expected.layers["observed"])
@@ -180,7 +180,7 @@ class TestHer2st:
         again = tl.fit(train, config)
         assert again.genes == model.genes
         assert all((value == model.module.state_dict()[n]).all() for n, value in again.module.state_dict().items())
-        evaluation = tl.evaluate(again, {"C6": prepared["C6"]}, train)
+        evaluation = tl.evaluate({"C6": prepared["C6"]}, again, train)
         assert evaluation.metrics == json.loads((done / "runs" / "c6" / "metrics.json").read_text())
 
 
@@ -245,11 +245,11 @@ class TestVisium:
     def test_rows_of_the_positions_in_another_order_change_nothing(self, done, spaceranger, tmp_path):
         model = tl.load(done / "run")
         copy(spaceranger / "V2", tmp_path / "V2", lambda table: table.sample(frac=1, random_state=0))
-        shuffled = tl.predict(model, read.visium(tmp_path / "V2"))
-        expected = tl.predict(model, read.visium(spaceranger / "V2"))
+        shuffled = tl.predict(read.visium(tmp_path / "V2"), model)
+        expected = tl.predict(read.visium(spaceranger / "V2"), model)
         assert list(shuffled.obs_names) == list(expected.obs_names)
         assert_array_equal(shuffled.X, expected.X)
-        assert_array_equal(tl.predict(model, without_genes(read.visium(spaceranger / "V2"))).X, expected.X)
+        assert_array_equal(tl.predict(without_genes(read.visium(spaceranger / "V2")), model).X, expected.X)
 
 
 def only(positions: pd.DataFrame, barcodes: list[str]) -> pd.DataFrame:

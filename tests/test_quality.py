@@ -72,7 +72,7 @@ _BELOW = {
     "datasets": {"read", "section", "slide"},
     "pl": {"metrics", "read", "section"},
     "config": {"models", "read"},
-    "train": {"config", "datasets", "gr", "im", "metrics", "models", "nn", "read", "section"},
+    "train": {"config", "datasets", "gr", "im", "metrics", "models", "nn", "read", "section", "slide"},
     "tl": {"config", "datasets", "gr", "im", "metrics", "models", "nn", "pl", "read", "section", "slide", "train"},
     "study": {"config", "datasets", "metrics", "models", "pl", "section", "tl", "train"},
     "cli": {"config", "datasets", "gr", "im", "metrics", "models", "pl", "read", "section", "slide", "study", "tl"},

@@ -50,8 +50,8 @@ class Held:
 WRITE: dict[str, Callable[..., AnnData | None]] = {
     "gr.spatial_graph": lambda held, **more: ng.gr.spatial_graph(held.raw, **more),
     "im.features": lambda held, **more: ng.im.features(held.raw, "squidpy:summary", **more),
-    "tl.embed": lambda held, **more: ng.tl.embed(held.model, held.raw, **more),
-    "tl.explain": lambda held, **more: ng.tl.explain(held.model, held.raw, **more),
+    "tl.embed": lambda held, **more: ng.tl.embed(held.raw, held.model, **more),
+    "tl.explain": lambda held, **more: ng.tl.explain(held.raw, held.model, **more),
 }
 
 #: What returns something, or draws it.
@@ -59,8 +59,8 @@ GIVE: dict[str, Callable[[Held], Any]] = {
     "im.patches": lambda held: np.stack(list(ng.im.patches(held.raw, size_px=16))),
     "im.check_placement": lambda held: ng.im.check_placement(held.raw),
     "tl.fit": lambda held: weights(ng.tl.fit(held.train, held.model.config, test_sections=held.raw)),
-    "tl.predict": lambda held: parts(ng.tl.predict(held.model, held.raw)),
-    "tl.evaluate": lambda held: ng.tl.evaluate(held.model, held.raw, held.train).metrics,
+    "tl.predict": lambda held: parts(ng.tl.predict(held.raw, held.model)),
+    "tl.evaluate": lambda held: ng.tl.evaluate(held.raw, held.model, held.train).metrics,
     "tl.retrieve": lambda held: ng.tl.retrieve(held.explained, held.explained, k=3).found,
     "pl.section": lambda held: pixels(ng.pl.section(held.raw).figure),
     "pl.gene_maps": lambda held: pixels(ng.pl.gene_maps(held.predicted, [held.model.genes[0]])),
@@ -158,14 +158,14 @@ def model(tissue: dict[str, AnnData], config: ng.Config) -> FittedModel:
 @pytest.fixture(scope="module")
 def explained(model: FittedModel, tissue: dict[str, AnnData]) -> AnnData:
     section = tissue["S3"].copy()
-    ng.tl.embed(model, section)
-    ng.tl.explain(model, section)
+    ng.tl.embed(section, model)
+    ng.tl.explain(section, model)
     return section
 
 
 @pytest.fixture(scope="module")
 def prediction(model: FittedModel, tissue: dict[str, AnnData]) -> AnnData:
-    return ng.tl.predict(model, tissue["S3"])
+    return ng.tl.predict(tissue["S3"], model)
 
 
 @pytest.fixture
@@ -227,10 +227,10 @@ def test_a_graph_that_squidpy_built_in_a_table_is_what_the_model_reads(hold, mod
     sq.gr.spatial_neighbors_knn(section, **squidpys)
     place = dict.fromkeys(sdata.shapes, "global")
     sq.gr.spatial_neighbors_knn(sdata, elements_to_coordinate_systems=place, table_key="table", **squidpys)
-    expected, found = ng.tl.predict(given, section), ng.tl.predict(given, sdata)
+    expected, found = ng.tl.predict(section, given), ng.tl.predict(sdata, given)
     assert_array_equal(found.X, expected.X)
     assert_array_equal(found.obsp["spatial_connectivities"].toarray(), section.obsp["mine_connectivities"].toarray())
-    assert not np.array_equal(found.X, ng.tl.predict(model, sdata).X)
+    assert not np.array_equal(found.X, ng.tl.predict(sdata, model).X)
 
 
 class TestKeysOfSeveralObjects:

@@ -21,7 +21,7 @@ from nh2st_graph.tl import Run
 def prediction(tiny_run: Run, tiny_sections: dict[str, AnnData]) -> AnnData:
     """A section without genes, predicted and clustered."""
     section = tiny_sections["S3"][:, :0].copy()
-    predicted = ng.tl.predict(ng.load(tiny_run.folder), section)
+    predicted = ng.tl.predict(section, ng.load(tiny_run.folder))
     sc.pp.neighbors(predicted, use_rep="X")
     sc.tl.leiden(predicted, resolution=1.0, flavor="igraph", n_iterations=2, directed=False)
     return predicted

@@ -85,20 +85,21 @@ def spatial_graph(
         raise ConfigError(f"graph.mode = {mode!r}; {nearest(mode, modes)}")
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy, image=mode == "radius")
     for section in given:
-        _connect(section, mode, n_rings, n_neighs, radius_um, seed, key_added)
+        connect(check_section(section), mode, n_rings, n_neighs, radius_um, seed, key_added)
     given.write(obsp=[f"{key_added}_connectivities", f"{key_added}_distances"], uns=[f"{key_added}_neighbors"])
     return given.table if copy else None
 
 
-def _connect(
+def connect(
     target: AnnData,
-    mode: GraphMode,
-    n_rings: int,
-    n_neighs: int | None,
-    radius_um: float | None,
-    seed: int,
-    key_added: str,
+    mode: GraphMode = "grid",
+    n_rings: int = 1,
+    n_neighs: int | None = None,
+    radius_um: float | None = None,
+    seed: int = 0,
+    key_added: str = "spatial",
 ) -> None:
+    """Write the graph of one section that was checked; see :func:`spatial_graph`."""
     check_section(target)
     if mode == "none" or target.n_obs < (3 if mode == "delaunay" else 2):
         _write(target, sparse.csr_matrix((target.n_obs, target.n_obs), dtype=np.float64), mode, key_added)

@@ -49,7 +49,10 @@ def spatial_edges(adata: AnnData, neighbors_key: str = Key.uns.neighbors) -> tup
     DataError
         If the section has no graph.
     """
-    check_section(adata)
+    return _edges(check_section(adata), neighbors_key)
+
+
+def _edges(adata: AnnData, neighbors_key: str) -> tuple[Tensor, Tensor]:
     connectivities = sparse.coo_matrix(adata.obsp[graph_keys(adata, neighbors_key)[0]])
     # squidpy stores zeros on the diagonal.
     edges = (connectivities.data != 0) & (connectivities.row != connectivities.col)
@@ -117,7 +120,14 @@ def to_pyg(
     if x is None:
         check_section(adata, need=("features",))
         x = np.asarray(adata.obsm[Key.obsm.image])
-    edge_index, edge_attr = spatial_edges(adata, neighbors_key)
+    else:
+        check_section(adata)
+    return as_data(adata, x, neighbors_key=neighbors_key, **node_values)
+
+
+def as_data(adata: AnnData, x: NDArray[Any], *, neighbors_key: str, **node_values: NDArray[Any]) -> Data:
+    """Turn a section that was checked into one PyG graph; see :func:`to_pyg`."""
+    edge_index, edge_attr = _edges(adata, neighbors_key)
     position = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) / spot_pitch(adata)
     values = {"x": x, "pos": position, **node_values}
     for name, value in values.items():

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, nearest
 
-__all__ = ["Encoder", "keep_encoders", "kept_encoders", "make_encoders", "register_encoder"]
+__all__ = ["Encoder", "make_encoders", "register_encoder"]
 
 
 class Encoder(ABC):
@@ -80,9 +78,6 @@ F = TypeVar("F", bound=Factory)
 
 _REGISTRY: dict[str, Factory] = {}
 
-#: Encoders by what they were made of, while :func:`keep_encoders` keeps any. Each thread has its own.
-_KEPT: ContextVar[dict[tuple[Factory, str, str], Encoder] | None] = ContextVar("kept encoders", default=None)
-
 
 def register_encoder(prefix: str) -> Callable[[F], F]:
     """Register a class or function that makes the encoders named ``PREFIX:REST``.
@@ -120,37 +115,6 @@ def make_encoders(names: str, device: str = "auto") -> list[Encoder]:
         For an unknown or malformed name, or one that occurs twice.
     """
     return [factory(rest, device) for factory, rest in _named(names)]
-
-
-@contextmanager
-def keep_encoders() -> Iterator[None]:
-    """Make each encoder once in this block, for :func:`kept_encoders`, and let go of all of them at its end.
-
-    Else a network of gigabytes is read and hashed for every section, even where its features are cached. A file of
-    weights that changes within the block is not read again: all sections get features of the same weights, and the
-    fingerprint says of which. A block within another keeps for as long as the outer one.
-    """
-    if _KEPT.get() is not None:
-        yield
-        return
-    token = _KEPT.set({})
-    try:
-        yield
-    finally:
-        _KEPT.reset(token)
-
-
-def kept_encoders(names: str, device: str) -> list[Encoder]:
-    """Make encoders as :func:`make_encoders` does, or take those that are kept; they are shared, not to be trained."""
-    kept = _KEPT.get()
-    if kept is None:
-        return make_encoders(names, device)
-    encoders = []
-    for factory, rest in _named(names):
-        if (factory, rest, device) not in kept:
-            kept[factory, rest, device] = factory(rest, device)
-        encoders.append(kept[factory, rest, device])
-    return encoders
 
 
 def _named(names: str) -> list[tuple[Factory, str]]:

@@ -16,13 +16,13 @@ from rich.progress import Progress, TaskID
 
 from nh2st_graph._errors import ConfigError
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
-from nh2st_graph.im._encoders import Encoder, kept_encoders
-from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, open_patches, resampling, source_image
+from nh2st_graph.im._encoders import Encoder, make_encoders
+from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling, source_image
 from nh2st_graph.read._objects import SpatialObject, given_sections
-from nh2st_graph.section import Key, check_on_tissue, check_section, library, section_name
-from nh2st_graph.slide import ImageSource, content_hash, placed_image
+from nh2st_graph.section import Key, check_on_tissue, check_section, library, open_image, section_name
+from nh2st_graph.slide import ImageSource, Slide, content_hash, placed_image
 
-__all__ = ["features"]
+__all__ = ["add_features", "feature_bar", "features"]
 
 #: Spots that are encoded between two writes to the cache: minutes of work, of which an interruption costs the last.
 _PART_SPOTS = 1024
@@ -30,7 +30,7 @@ _PART_SPOTS = 1024
 
 def features(
     adata: SpatialObject,
-    encoder: str = "squidpy:summary+texture+histogram",
+    encoder: str | Sequence[Encoder] = "squidpy:summary+texture+histogram",
     patch_um: float = 224.0,
     *,
     img: ImageSource | None = None,
@@ -58,7 +58,8 @@ def features(
         Encoder names joined by commas, whose features are put side by side: ``timm:NAME``
         (:class:`TimmEncoder`), ``timm-map:NAME`` (:class:`TimmMapEncoder`),
         ``squidpy:summary+texture+histogram`` or some of its parts (:class:`SquidpyEncoder`),
-        ``pixels:SIDE`` (:class:`PixelsEncoder`).
+        ``pixels:SIDE`` (:class:`PixelsEncoder`). Or encoders that :func:`make_encoders` made, to share them between
+        calls.
     patch_um
         Side of the patch around a spot, in um on the tissue.
     img, layer
@@ -109,13 +110,59 @@ def features(
     sources = [section if img is None else _on_image(section, img, layer) for section in given]
     for source in sources:
         check_section(source, need=("image",))
-    encoders, store = kept_encoders(encoder, device), FeatureCache(cache_folder(cache))
-    with _bar(progress) as bar:
+    encoders = make_encoders(encoder, device) if isinstance(encoder, str) else list(encoder)
+    with feature_bar(progress) as bar:
         for section, source in zip(given, sources, strict=True):
-            keys, blocks = _blocks(source, encoders, patch_um, batch_size, bar, store, check_placement)
-            _write(section, blocks, encoders, keys, encoder, patch_um, key_added)
+            with open_image(source) as slide:
+                add_features(
+                    section,
+                    slide,
+                    encoders,
+                    patch_um,
+                    bar=bar,
+                    source=source,
+                    batch_size=batch_size,
+                    cache=cache,
+                    check_placement=check_placement,
+                    key_added=key_added,
+                )
     given.write(obsm=[key_added], uns=[key_added])
     return given.table if copy else None
+
+
+def add_features(
+    section: AnnData,
+    slide: Slide,
+    encoders: Sequence[Encoder],
+    patch_um: float,
+    *,
+    bar: Progress,
+    source: AnnData | None = None,
+    batch_size: int = 64,
+    cache: str | Path | Literal[False] | None = None,
+    check_placement: bool = True,
+    key_added: str = Key.obsm.image,
+) -> None:
+    """Write the features of one section that was checked, from its open image.
+
+    Parameters
+    ----------
+    section
+        What is written into.
+    slide
+        The open image.
+    encoders
+        From :func:`make_encoders`.
+    bar
+        Shows the progress.
+    source
+        The section's spots on this image, where it is another than its own.
+    patch_um, batch_size, cache, check_placement, key_added
+        As for :func:`features`.
+    """
+    source, store = section if source is None else source, FeatureCache(cache_folder(cache))
+    keys, blocks = _blocks(source, slide, encoders, patch_um, batch_size, bar, store, check_placement)
+    _write(section, blocks, encoders, keys, patch_um, key_added)
 
 
 def _on_image(section: AnnData, img: ImageSource, layer: str | None) -> AnnData:
@@ -134,6 +181,7 @@ def _on_image(section: AnnData, img: ImageSource, layer: str | None) -> AnnData:
 
 def _blocks(
     adata: AnnData,
+    slide: Slide,
     encoders: Sequence[Encoder],
     patch_um: float,
     batch_size: int,
@@ -144,19 +192,19 @@ def _blocks(
     """Features of each encoder, from the cache where they are there, and their keys in it."""
     image_hash = content_hash(source_image(adata))
     scale = microns_per_pixel(adata)
-    with open_patches(adata, patch_um) as cutter:
-        levels = [cutter.slide.downsamples[cutter.level(e.input_size)] for e in encoders]
-        keys = [
-            cache_key(adata, image_hash, patch_um, scale, e.fingerprint, level)
-            for e, level in zip(encoders, levels, strict=True)
-        ]
-        kept = [store.read(key) for key in keys]
-        if check and any(block is None for block in kept):
-            check_on_tissue(adata)
-        blocks = [
-            _compute(adata, cutter, each, batch_size, bar, store, key) if block is None else block
-            for block, key, each in zip(kept, keys, encoders, strict=True)
-        ]
+    cutter = patch_cutter(adata, patch_um, slide)
+    levels = [slide.downsamples[cutter.level(e.input_size)] for e in encoders]
+    keys = [
+        cache_key(adata, image_hash, patch_um, scale, e.fingerprint, level)
+        for e, level in zip(encoders, levels, strict=True)
+    ]
+    kept = [store.read(key) for key in keys]
+    if check and any(block is None for block in kept):
+        check_on_tissue(adata, slide)
+    blocks = [
+        _compute(adata, cutter, each, batch_size, bar, store, key) if block is None else block
+        for block, key, each in zip(kept, keys, encoders, strict=True)
+    ]
     return keys, blocks
 
 
@@ -219,14 +267,13 @@ def _write(
     blocks: Sequence[FeatureBlock],
     encoders: Sequence[Encoder],
     keys: Sequence[str],
-    name: str,
     patch_um: float,
     key_added: str,
 ) -> None:
     rows = [pd.Index(block.spots).get_indexer(adata.obs_names) for block in blocks]
     adata.obsm[key_added] = np.hstack([b.values[r] for b, r in zip(blocks, rows, strict=True)])
     adata.uns[key_added] = {
-        "encoder": name,
+        "encoder": ",".join(encoder.name for encoder in encoders),
         "patch_um": float(patch_um),
         "feature_names": np.array([n for block in blocks for n in block.names], dtype=object),
         "input_size": np.array([e.input_size for e in encoders]),
@@ -241,6 +288,7 @@ def _normalisation(encoder: Encoder) -> dict[str, Any]:
     return {"interpolation": encoder.interpolation, **values}
 
 
-def _bar(progress: bool) -> Progress:
+def feature_bar(progress: bool) -> Progress:
+    """Make the bars that show how many patches are encoded, on a terminal."""
     console = Console(stderr=True)
     return Progress(console=console, transient=True, disable=not (progress and console.is_terminal))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 from anndata import AnnData
@@ -13,10 +12,10 @@ from PIL import Image
 
 from nh2st_graph._errors import ConfigError
 from nh2st_graph.read._objects import SpatialObject, one_section
-from nh2st_graph.section import Key, check_section, library, section_name
-from nh2st_graph.slide import Box, Slide, open_slide, slide_size
+from nh2st_graph.section import Key, check_section, library, open_image, section_name
+from nh2st_graph.slide import Box, Slide
 
-__all__ = ["PatchCutter", "microns_per_pixel", "open_patches", "patches", "resampling", "source_image"]
+__all__ = ["PatchCutter", "microns_per_pixel", "patch_cutter", "patches", "resampling", "source_image"]
 
 #: Glass: what a patch shows beyond the border of the image.
 WHITE = (255, 255, 255)
@@ -120,7 +119,7 @@ def microns_per_pixel(adata: AnnData) -> float:
     return float(library(adata)[Key.library.metadata][Key.library.microns_per_pixel])
 
 
-def patch_side(adata: AnnData, patch_um: float) -> float:
+def patch_side(adata: AnnData, patch_um: float, slide: Slide) -> float:
     """Side of a patch in full-resolution pixels.
 
     Raises
@@ -137,7 +136,7 @@ def patch_side(adata: AnnData, patch_um: float) -> float:
     )
     if side < 1:
         raise ConfigError(f"{where}, less than one pixel; give at least {scale:.3g} um, or a finer scan")
-    width, height = slide_size(source_image(adata))
+    width, height = slide.sizes[0]
     if side > max(width, height):
         raise ConfigError(
             f"{where}, more than the whole image ({width} x {height} px); "
@@ -146,12 +145,16 @@ def patch_side(adata: AnnData, patch_um: float) -> float:
     return side
 
 
-@contextmanager
-def open_patches(adata: AnnData, patch_um: float) -> Iterator[PatchCutter]:
-    """Open a section's image once, cut patches while the block runs, and close it."""
-    side = patch_side(adata, patch_um)
-    with open_slide(source_image(adata)) as slide:
-        yield PatchCutter(slide, np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64), side)
+def patch_cutter(adata: AnnData, patch_um: float, slide: Slide) -> PatchCutter:
+    """Make what cuts a section's patches out of its open image.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`patch_side` does.
+    """
+    centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    return PatchCutter(slide, centres, patch_side(adata, patch_um, slide))
 
 
 def patches(
@@ -201,15 +204,16 @@ def patches(
         If the image is missing, cut off, or does not cover the spots.
     """
     section = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
-    check_section(section, need=("image",))
-    patch_side(section, patch_um)
+    with open_image(check_section(section)) as slide:
+        patch_side(section, patch_um, slide)
     if size_px < 1:
         raise ConfigError(f"size_px = {size_px!r}; give a size in pixels, above 0")
     filter_ = resampling(interpolation)
     rows = range(section.n_obs) if indices is None else [int(i) for i in indices]
 
     def cut() -> Iterator[NDArray[np.uint8]]:
-        with open_patches(section, patch_um) as cutter:
+        with open_image(section) as slide:
+            cutter = patch_cutter(section, patch_um, slide)
             for row in rows:
                 yield cutter.cut(row, size_px, filter_)
 

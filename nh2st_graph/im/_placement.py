@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nh2st_graph.read._objects import SpatialObject, given_sections
-from nh2st_graph.section import check_on_tissue, check_section
+from nh2st_graph.section import check_on_tissue, check_section, open_image
 
 __all__ = ["check_placement"]
 
@@ -46,4 +46,5 @@ def check_placement(adata: SpatialObject, *, library_key: str | None = None, tab
     nor of less than 20 spots.
     """
     for section in given_sections(adata, library_key=library_key, table_key=table_key):
-        check_on_tissue(check_section(section, need=("image",)))
+        with open_image(check_section(section)) as slide:
+            check_on_tissue(section, slide)

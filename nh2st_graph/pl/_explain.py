@@ -303,7 +303,7 @@ def _edges(adata: AnnData, key: str) -> _Edges:
 
 
 def _not_explained(adata: AnnData, missing: str) -> str:
-    return f"section {section_name(adata)!r}: no {missing}; run ng.tl.explain(model, adata) first, with a model"
+    return f"section {section_name(adata)!r}: no {missing}; run ng.tl.explain(adata, model) first, with a model"
 
 
 def _height(adata: AnnData) -> float:

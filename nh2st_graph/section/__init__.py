@@ -15,7 +15,7 @@ from nh2st_graph.section._array import (
     nearest_distances,
     on_one_colour,
 )
-from nh2st_graph.section._contract import Need, check_section
+from nh2st_graph.section._contract import Need, check_features, check_section, open_image
 from nh2st_graph.section._genes import find_genes, genes_by_name, mismatch, name_columns, naming, species
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._lattice import lattice_neighbours, spot_pitch
@@ -46,6 +46,7 @@ __all__ = [
     "absent_message",
     "adjacent_steps",
     "array_positions",
+    "check_features",
     "check_on_tissue",
     "check_section",
     "find_genes",
@@ -61,6 +62,7 @@ __all__ = [
     "nearest_distances",
     "normalize_counts",
     "on_one_colour",
+    "open_image",
     "panel_counts",
     "section_name",
     "species",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Literal
 
@@ -14,9 +15,9 @@ from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph.section._access import array_positions, library, section_name
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._placement import likely_mistake
-from nh2st_graph.slide import slide_size
+from nh2st_graph.slide import Slide, open_slide
 
-__all__ = ["Need", "check_section"]
+__all__ = ["Need", "check_features", "check_section", "open_image"]
 
 #: What a caller needs a section to have, beside spot positions.
 Need = Literal["genes", "image", "graph", "features"]
@@ -61,11 +62,12 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
     elif "genes" in needs:
         raise DataError(f"{where}: no genes (X is empty); training and scoring need measured counts in X")
     if "image" in needs:
-        _check_image(adata, where)
+        with open_image(adata):
+            pass
     if "graph" in needs:
         _check_graph(adata, where)
     if "features" in needs:
-        _check_features(adata, where)
+        check_features(adata)
     return adata
 
 
@@ -128,7 +130,27 @@ def _check_counts(adata: AnnData, where: str) -> None:
         )
 
 
-def _check_image(adata: AnnData, where: str) -> None:
+@contextmanager
+def open_image(adata: AnnData) -> Iterator[Slide]:
+    """Open the full-resolution image of a section while the block runs; its spots lie on it.
+
+    Parameters
+    ----------
+    adata
+        One section that passed :func:`check_section`.
+
+    Yields
+    ------
+    The open image.
+
+    Raises
+    ------
+    ImageError
+        If the section names no image, or the image is missing, damaged, or does not cover the spots.
+    DataError
+        If the image has no resolution.
+    """
+    where = f"section {section_name(adata)!r}"
     metadata = library(adata).get(Key.library.metadata, {})
     source = metadata.get(Key.library.source_image)
     if not source:
@@ -140,13 +162,19 @@ def _check_image(adata: AnnData, where: str) -> None:
         raise DataError(
             f"{where}: metadata['{Key.library.microns_per_pixel}'] is {scale!r}; give um per pixel, above 0"
         )
-    width, height = slide_size(str(source))
+    with open_slide(str(source)) as slide:
+        _check_covered(adata, slide, where)
+        yield slide
+
+
+def _check_covered(adata: AnnData, slide: Slide, where: str) -> None:
+    width, height = slide.sizes[0]
     x, y = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64).T
     outside = (x < 0) | (y < 0) | (x >= width) | (y >= height)
     if outside.any():
-        mistake = likely_mistake(adata)
+        mistake = likely_mistake(adata, slide)
         raise ImageError(
-            f"{where}: {int(outside.sum())} of {adata.n_obs} spots lie outside the image {source} "
+            f"{where}: {int(outside.sum())} of {adata.n_obs} spots lie outside the image {slide.path} "
             f"({width} x {height} px; first: {adata.obs_names[outside][0]!r} at "
             f"({x[outside][0]:.0f}, {y[outside][0]:.0f})); "
             + (f"{mistake}; or " if mistake else "")
@@ -160,7 +188,9 @@ def _check_graph(adata: AnnData, where: str) -> None:
             raise DataError(f"{where}: no obsp['{key}']; run ng.gr.spatial_graph(adata) first")
 
 
-def _check_features(adata: AnnData, where: str) -> None:
+def check_features(adata: AnnData) -> None:
+    """Check that a section has image features, and that they are numbers."""
+    where = f"section {section_name(adata)!r}"
     if Key.obsm.image not in adata.obsm:
         present = ", ".join(adata.obsm.keys())
         raise DataError(f"{where}: no obsm['{Key.obsm.image}'] (there: {present}); run ng.im.features(adata) first")

@@ -19,7 +19,7 @@ from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph.section._access import library, section_name
 from nh2st_graph.section._array import nearest_distances
 from nh2st_graph.section._keys import Key
-from nh2st_graph.slide import TissueMask, open_slide, tissue_mask
+from nh2st_graph.slide import Slide, TissueMask, tissue_mask
 
 __all__ = ["check_on_tissue", "likely_mistake"]
 
@@ -49,13 +49,13 @@ _EQUAL = 0.02
 _POWERS = (2.0, 4.0, 8.0, 16.0)
 
 
-def check_on_tissue(adata: AnnData) -> None:
+def check_on_tissue(adata: AnnData, slide: Slide) -> None:
     """Check that the spots of a section, whose image covers them, lie on tissue; see ``im.check_placement``."""
-    spots = _placed(adata)
+    spots = _placed(adata, slide)
     if spots is None or spots.on_tissue > 1 - _CLEARLY:
         return
     where = f"section {section_name(adata)!r}: {spots.on_tissue:.0%} of {len(spots.centres)} spots lie on tissue"
-    mistake = _mistake(spots, adata)
+    mistake = _mistake(spots, adata, slide)
     if mistake is not None:
         raise ImageError(
             f"{where}; {mistake}; or, for an image that is no H&E, leave this check out "
@@ -65,11 +65,11 @@ def check_on_tissue(adata: AnnData) -> None:
         logger.warning("%s; check obsm['%s'] against the image", where, Key.obsm.spatial)
 
 
-def likely_mistake(adata: AnnData) -> str | None:
+def likely_mistake(adata: AnnData, slide: Slide) -> str | None:
     """Say what is likely wrong with coordinates outside of the image, and how to mend it; None if nothing tells."""
     with suppress(DataError):
-        spots = _placed(adata)
-        return None if spots is None else _mistake(spots, adata)
+        spots = _placed(adata, slide)
+        return None if spots is None else _mistake(spots, adata, slide)
     return None
 
 
@@ -132,7 +132,7 @@ class _Reading(NamedTuple):
     remedy: str
 
 
-def _placed(adata: AnnData) -> _Spots | None:
+def _placed(adata: AnnData, slide: Slide) -> _Spots | None:
     """Spots of a section over its tissue; None where they or the image say nothing."""
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     if Key.obs.in_tissue in adata.obs:
@@ -140,19 +140,19 @@ def _placed(adata: AnnData) -> _Spots | None:
         centres = centres[known] if known.any() else centres
     if len(centres) < _FEW_SPOTS:
         return None
-    tissue = _find_tissue(adata)
+    tissue = _find_tissue(adata, slide)
     if not tissue.mask.any():
         return None
     centres = centres * tissue.scale
     return _Spots(tissue.mask, centres, float(np.median(nearest_distances(centres))))
 
 
-def _mistake(given: _Spots, adata: AnnData) -> str | None:
+def _mistake(given: _Spots, adata: AnnData, slide: Slide) -> str | None:
     """Say which other reading of the coordinates is clearly better, if one is, and how to mend them."""
     outside = given.inside < 1
     clearly = _CLEARLY_FULL if not outside and given.fill > _FULL else _CLEARLY
     better: list[tuple[_Spots, _Reading]] = []
-    for reading in _readings(given, _known_factors(adata)):
+    for reading in _readings(given, _known_factors(adata, slide)):
         spots = _Spots(given.mask, reading.centres, given.pitch * reading.factor)
         # The footprint takes longer; it is looked at only where the spots themselves speak for the reading.
         if spots.on_tissue < max(_MOST, given.on_tissue + _CLEARLY) or spots.iou < given.iou + clearly:
@@ -190,12 +190,11 @@ def _readings(given: _Spots, factors: dict[str, float]) -> Iterator[_Reading]:
         yield _Reading(mirrored, 1.0, f"{name} looks mirrored", f"take {key}[:, {axis}] from the image's {side}")
 
 
-def _find_tissue(adata: AnnData) -> TissueMask:
+def _find_tissue(adata: AnnData, slide: Slide) -> TissueMask:
     """Find tissue on a small copy of the image."""
     entry = library(adata)
     metadata = entry.get(Key.library.metadata, {})
-    with open_slide(str(metadata[Key.library.source_image])) as slide:
-        image, scale = _stored_copy(entry, slide.sizes[0]) or slide.thumbnail(_SIDE)
+    image, scale = _stored_copy(entry, slide.sizes[0]) or slide.thumbnail(_SIDE)
     return TissueMask(tissue_mask(image, metadata[Key.library.microns_per_pixel] / scale), scale)
 
 
@@ -212,14 +211,13 @@ def _stored_copy(entry: dict[str, Any], size: tuple[int, int]) -> tuple[NDArray[
     return np.asarray(Image.fromarray(image).reduce(shrink), dtype=np.uint8), float(scale) / shrink
 
 
-def _known_factors(adata: AnnData) -> dict[str, float]:
+def _known_factors(adata: AnnData, slide: Slide) -> dict[str, float]:
     """Give the factors that coordinates may lack, by what to call them."""
     entry = library(adata)
     metadata = entry[Key.library.metadata]
     given = {name: value for name, value in entry.get(Key.library.scalefactors, {}).items() if name.endswith("scalef")}
     given[Key.library.microns_per_pixel] = metadata[Key.library.microns_per_pixel]
-    with open_slide(str(metadata[Key.library.source_image])) as slide:
-        unnamed = (*slide.downsamples[1:], *_POWERS)
+    unnamed = (*slide.downsamples[1:], *_POWERS)
     factors: dict[str, float] = {}
     for name, value in given.items():
         if isinstance(value, Real) and 0 < float(value) < np.inf:

@@ -14,7 +14,6 @@ from nh2st_graph._errors import DataError
 from nh2st_graph._settings import TARGET_SUM
 from nh2st_graph.section._access import array_positions, section_name
 from nh2st_graph.section._array import adjacent_steps, fit_array
-from nh2st_graph.section._contract import check_section
 from nh2st_graph.section._genes import find_genes, mismatch
 from nh2st_graph.section._keys import Key
 
@@ -45,7 +44,6 @@ def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
     DataError
         If a gene is absent from the section.
     """
-    check_section(adata, need=("genes",))
     found = find_genes(adata, genes)
     if not found.all_there:
         absent = absent_genes(adata, genes, found.positions, "the panel")

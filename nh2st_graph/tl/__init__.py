@@ -8,7 +8,7 @@ from nh2st_graph.tl._predict_run import predict_run
 from nh2st_graph.tl._retrieve import Retrieval, embed_profiles, retrieve
 from nh2st_graph.tl._run import Run, evaluate_run, load_sections, prepare_sections, train_run
 from nh2st_graph.tl._slides import slide_section
-from nh2st_graph.train._model import FittedModel, load
+from nh2st_graph.train import FittedModel, load
 
 __all__ = [
     "LABELS",

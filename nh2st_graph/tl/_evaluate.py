@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,6 @@ from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError
 from nh2st_graph._version import __version__
-from nh2st_graph.im._encoders import keep_encoders
 from nh2st_graph.metrics import (
     Scores,
     aggregate,
@@ -27,10 +26,10 @@ from nh2st_graph.metrics import (
 )
 from nh2st_graph.models import BASELINES, Baseline, make_baseline
 from nh2st_graph.read._objects import Sections, sections_by_name
-from nh2st_graph.section import Key, check_section, library_size, split_half_normalizer, targets, unknown_patients
-from nh2st_graph.tl._predict import predict
-from nh2st_graph.train._model import FittedModel
-from nh2st_graph.train._prepare import complete_section, section_graph
+from nh2st_graph.section import Key, check_section, library_size, split_half_normalizer, unknown_patients
+from nh2st_graph.tl._order import data_first
+from nh2st_graph.tl._predict import in_given_order, predict_prepared
+from nh2st_graph.train import FittedModel, PreparedSection
 
 __all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
 
@@ -92,8 +91,8 @@ class Evaluation:
 
 
 def evaluate(
-    model: FittedModel,
     test_sections: Sections,
+    model: FittedModel,
     train_sections: Sections,
     *,
     library_key: str | None = None,
@@ -103,11 +102,11 @@ def evaluate(
 
     Parameters
     ----------
-    model
-        A fitted model.
     test_sections
         Sections with counts that training never saw; as for :func:`fit`, in a list, a mapping, one AnnData or
         SpatialData.
+    model
+        A fitted model.
     train_sections
         The sections that the model learned from: the baselines (with ``evaluate.baselines``) are fitted on them, on
         the same features.
@@ -125,6 +124,7 @@ def evaluate(
     DataError
         If a section was trained on, or lacks a gene of the panel.
     """
+    test_sections, model = data_first("evaluate", test_sections, model)
     test = sections_by_name(test_sections, library_key=library_key, table_key=table_key, shared=True)
     train = sections_by_name(train_sections, library_key=library_key, table_key=table_key)
     if not test:
@@ -137,15 +137,28 @@ def evaluate(
             f"baselines need the model's training sections ({', '.join(model.train_sections)}), "
             f"given: {', '.join(sorted(train)) or 'none'}"
         )
-    learned = list(train.values()) if model.config.evaluate.baselines else []
-    with keep_encoders():
-        graphs = [_graph(model, complete_section(section, model.config)) for section in learned]
-        completed = {name: complete_section(section, model.config) for name, section in test.items()}
-    baselines = _fit_baselines(graphs)
-    results = {name: _score_one(model, baselines, section, completed[name]) for name, section in test.items()}
+    preparation = model.preparation
+    if model.config.evaluate.baselines:
+        learned = [preparation.prepare(section, need=("genes",)) for section in train.values()]
+    else:  # only their targets are looked at
+        learned = [
+            PreparedSection(check_section(section, need=("genes",)), section.obs_names, preparation)
+            for section in train.values()
+        ]
+    return evaluate_prepared(
+        model, [preparation.prepare(section, need=("genes",)) for section in test.values()], learned
+    )
+
+
+def evaluate_prepared(
+    model: FittedModel, tests: Sequence[PreparedSection], train: Sequence[PreparedSection]
+) -> Evaluation:
+    """Score a model on prepared sections; see :func:`evaluate`."""
+    baselines = _fit_baselines([each.measured for each in train] if model.config.evaluate.baselines else [])
+    results = {each.name: _score_one(model, baselines, each) for each in tests}
     metrics = _assemble({name: each.scores for name, each in results.items()})
     metrics["baselines_chosen"] = {name: baseline.chosen for name, baseline in baselines.items() if baseline.chosen}
-    metrics["protocol"] = _protocol(model, test, train)
+    metrics["protocol"] = _protocol(model, tests, train)
     per_gene = pd.concat({name: each.per_gene for name, each in results.items()}, names=["section", "gene"])
     predictions = {name: each.prediction for name, each in results.items()}
     return Evaluation(metrics, per_gene, predictions, sum(each.seconds for each in results.values()))
@@ -168,18 +181,12 @@ def _fit_baselines(graphs: list[Data]) -> dict[str, Baseline]:
     return baselines
 
 
-def _graph(model: FittedModel, section: AnnData) -> Data:
-    check_section(section, need=("genes",))
-    return section_graph(section, model.config, model.standardize, model.genes)
-
-
-def _score_one(model: FittedModel, baselines: Mapping[str, Baseline], section: AnnData, completed: AnnData) -> _Scored:
+def _score_one(model: FittedModel, baselines: Mapping[str, Baseline], prepared: PreparedSection) -> _Scored:
     """Score everything on one section; the prediction has its spots in the order in which they were given."""
-    graph = _graph(model, completed)
+    graph, observed, completed = prepared.measured, prepared.observed, prepared.section
     start = time.perf_counter()
-    prediction = predict(model, completed)
+    prediction = predict_prepared(model, prepared)
     seconds = time.perf_counter() - start
-    observed = targets(completed, model.genes, **model.config.data.target)
     depth = pd.Series(library_size(completed), index=completed.obs_names)
     subsets = {"heg50": model.heg50, "hpg50": model.hpg50}
 
@@ -208,7 +215,7 @@ def _score_one(model: FittedModel, baselines: Mapping[str, Baseline], section: A
     share = share_of_ceiling(scores["model"].per_gene["pcc"], ceiling)
     summary["share_of_ceiling"] = share
     prediction.var = prediction.var.join(per_gene)
-    return _Scored(summary, per_gene, prediction[section.obs_names].copy(), seconds)
+    return _Scored(summary, per_gene, in_given_order(prediction, prepared), seconds)
 
 
 def _ceiling_summary(ceiling: pd.Series, subsets: Mapping[str, list[str]]) -> dict[str, float | None]:
@@ -238,34 +245,25 @@ def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return metrics
 
 
-def _n_constant(model: FittedModel, sections: Mapping[str, AnnData]) -> int:
-    """Number of the panel's genes that are constant over all the sections, such as one without a count."""
-    return n_constant(
-        pd.concat([targets(section, model.genes, **model.config.data.target) for section in sections.values()])
-    )
-
-
-def _protocol(
-    model: FittedModel, test_sections: Mapping[str, AnnData], train_sections: Mapping[str, AnnData]
-) -> dict[str, Any]:
+def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Sequence[PreparedSection]) -> dict[str, Any]:
     """State what the numbers were measured under, so that they are not compared with others unawares."""
     patients = {
-        part: sorted({str(p) for section in sections.values() for p in section.obs[Key.obs.patient].unique()})
-        for part, sections in (("train", train_sections), ("test", test_sections))
+        part: sorted({str(patient) for each in sections for patient in each.section.obs[Key.obs.patient].unique()})
+        for part, sections in (("train", train), ("test", tests))
     }
     shared = sorted(set(patients["train"]) & set(patients["test"]))
-    unknown = unknown_patients({**train_sections, **test_sections})
+    unknown = unknown_patients({each.name: each.section for each in (*train, *tests)})
     return {
         "version": __version__,
         "seed": model.config.seed,
-        "train": sorted(train_sections),
-        "test": sorted(test_sections),
+        "train": sorted(each.name for each in train),
+        "test": sorted(each.name for each in tests),
         "patients_in_both": shared,
         "split": "within patient" if shared else "patients unknown" if unknown else "across patients",
         "normalize": model.config.data.normalize,
         "smooth": model.config.data.smooth,
         "n_genes": len(model.genes),
-        "n_constant_train": _n_constant(model, train_sections),
+        "n_constant_train": n_constant(pd.concat([each.observed for each in train])),
         "method": model.config.model.name,
         "encoder": model.config.features.encoder,
         "selected_epochs": model.selected_epochs,

@@ -15,10 +15,9 @@ from torch_geometric.data import Data
 from nh2st_graph._version import __version__
 from nh2st_graph.metrics import pearson
 from nh2st_graph.read._objects import SpatialObject, given_sections
-from nh2st_graph.section import Key, find_genes, section_name, targets
-from nh2st_graph.train._model import FittedModel
-from nh2st_graph.train._prepare import complete_section, section_graph
-from nh2st_graph.train._threads import one_thread
+from nh2st_graph.section import Key, find_genes, section_name
+from nh2st_graph.tl._order import data_first
+from nh2st_graph.train import FittedModel, PreparedSection, one_thread
 
 __all__ = ["explain"]
 
@@ -29,8 +28,8 @@ _IN_VAR = {"gain": Key.var.neighbour_gain, "change": Key.var.neighbour_change}
 
 
 def explain(
-    model: FittedModel,
     adata: SpatialObject,
+    model: FittedModel,
     *,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -56,11 +55,11 @@ def explain(
 
     Parameters
     ----------
-    model
-        A fitted model.
     adata
         One section; several in one, with ``library_key``; or SpatialData. Genes decide ``pcc``, ``pcc_without`` and
         ``gain``, and nothing else.
+    model
+        A fitted model.
     library_key
         Column of ``obs`` that names the section of each spot, where there are several.
     table_key
@@ -116,9 +115,11 @@ def explain(
     The control ``model.operator = "none"`` reads no neighbour: there, share and gain say how much passes through the
     branch for no more than its weights.
     """
+    adata, model = data_first("explain", adata, model)
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
+    preparation = model.preparation
     for section in given:
-        _explain(model, section, key_added)
+        _explain(model, section, preparation.prepare(section), key_added)
     share, attention, entry, *in_var = (
         Key.under(key, key_added)
         for key in (Key.obs.neighbour_share, Key.obsp.attention, Key.uns.explain, *_IN_VAR.values())
@@ -127,19 +128,16 @@ def explain(
     return given.table if copy else None
 
 
-def _explain(model: FittedModel, adata: AnnData, key_added: str) -> None:
+def _explain(model: FittedModel, adata: AnnData, prepared: PreparedSection, key_added: str) -> None:
     network, attention_key = model.nh2st_graph, Key.under(Key.obsp.attention, key_added)
-    completed = complete_section(adata, model.config)
-    graph = section_graph(completed, model.config, model.standardize)
+    graph = prepared.graph
     full, own = _with_and_without(model, graph)
     attention = _attention(model, graph, adata.obs_names)
     if attention is None:
         does_not_attend = f"model.operator = {network.config.operator!r} does not attend over edges"
         reason = does_not_attend if network.config.neighbours else "the model's neighbour branch is off"
         logger.warning("section %r: no obsp[%r]: %s", section_name(adata), attention_key, reason)
-    observed = None
-    if find_genes(completed, model.genes).all_there:
-        observed = targets(completed, model.genes, **model.config.data.target).to_numpy()
+    observed = prepared.observed.to_numpy() if prepared.has_panel else None
     genes = _gene_table(full, own, observed, pd.Index(model.genes, name="gene"))
 
     adata.obsp.pop(attention_key, None)

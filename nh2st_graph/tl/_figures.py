@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nh2st_graph import pl
 from nh2st_graph.tl._evaluate import REFERENCES, Evaluation
-from nh2st_graph.train._model import FittedModel
+from nh2st_graph.train import FittedModel
 
 __all__ = ["write_figures"]
 

@@ -17,12 +17,20 @@ from nh2st_graph._errors import DataError, ModelError
 from nh2st_graph._version import __version__
 from nh2st_graph.models import Estimator, Network
 from nh2st_graph.read._objects import SpatialObject, annotate, given_sections, is_spatialdata
-from nh2st_graph.section import Key, find_genes, section_name, targets
-from nh2st_graph.train._model import FittedModel
-from nh2st_graph.train._prepare import complete_section, image_only, section_graph
-from nh2st_graph.train._threads import one_thread
+from nh2st_graph.section import Key
+from nh2st_graph.tl._order import data_first
+from nh2st_graph.train import FittedModel, PreparedSection, image_only, one_thread
 
-__all__ = ["embed", "embedded", "embedding_entry", "network", "predict", "predicted_expression"]
+__all__ = [
+    "embed",
+    "embedded",
+    "embedding_entry",
+    "in_given_order",
+    "network",
+    "predict",
+    "predict_prepared",
+    "predicted_expression",
+]
 
 #: Keys with a meaning of their own, which no prediction may take: a section's place and features, or what says of an
 #: AnnData that its ``X`` is predicted.
@@ -53,8 +61,8 @@ def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
 
 
 def predict(
-    model: FittedModel,
     adata: SpatialObject,
+    model: FittedModel,
     *,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -64,11 +72,11 @@ def predict(
 
     Parameters
     ----------
-    model
-        From :func:`fit` or :func:`nh2st_graph.load`.
     adata
         One section; several in one, with ``library_key``; or SpatialData. Genes, if there are any, are not read for the
         prediction.
+    model
+        From :func:`fit` or :func:`nh2st_graph.load`.
     library_key
         Column of ``obs`` that names the section of each spot, where there are several.
     table_key
@@ -100,14 +108,20 @@ def predict(
     >>> import nh2st_graph as ng
     >>> import spatialdata as sd
     >>> model, sdata = ng.load("model"), sd.read_zarr("store.zarr")
-    >>> prediction = ng.tl.predict(model, sdata, key_added="predicted")
+    >>> prediction = ng.tl.predict(sdata, model, key_added="predicted")
     >>> section = ng.read.sections("visium", "sections")["D1"]
-    >>> prediction = ng.tl.predict(model, section, key_added="predicted")  # obsm["predicted"], a column a gene
+    >>> prediction = ng.tl.predict(section, model, key_added="predicted")  # obsm["predicted"], a column a gene
     """
+    adata, model = data_first("predict", adata, model)
     given = given_sections(adata, library_key=library_key, table_key=table_key)
     if key_added in _TAKEN and not is_spatialdata(adata):
         raise DataError(f"key_added = {key_added!r} is the key of something else in AnnData; give another")
-    predicted = given.joined({name: _predict(model, section) for name, section in given.sections.items()})
+    preparation = model.preparation
+    parts = {}
+    for name, section in given.sections.items():
+        prepared = preparation.prepare(section)
+        parts[name] = in_given_order(predict_prepared(model, prepared), prepared)
+    predicted = given.joined(parts)
     if is_spatialdata(adata):
         annotate(predicted, given.table)
         if key_added is not None:
@@ -118,12 +132,16 @@ def predict(
     return predicted
 
 
-def _predict(model: FittedModel, adata: AnnData) -> AnnData:
-    """Predict one section; spots in its order."""
-    completed = complete_section(adata, model.config)
-    graph = section_graph(completed, model.config, model.standardize)
+def in_given_order(predicted: AnnData, prepared: PreparedSection) -> AnnData:
+    """Put the spots of a prediction in the order in which the section was given."""
+    return predicted[prepared.spots].copy()
+
+
+def predict_prepared(model: FittedModel, prepared: PreparedSection) -> AnnData:
+    """Predict a prepared section, spots in its order."""
+    completed = prepared.section
     predicted = AnnData(
-        X=predicted_expression(model, graph),
+        X=predicted_expression(model, prepared.graph),
         obs=completed.obs.copy(),
         var=pd.DataFrame(index=pd.Index(model.genes, name="gene")),
         obsm={Key.obsm.spatial: np.asarray(completed.obsm[Key.obsm.spatial], dtype=np.float64)},
@@ -131,25 +149,21 @@ def _predict(model: FittedModel, adata: AnnData) -> AnnData:
         uns={key: completed.uns[key] for key in (Key.uns.spatial, Key.uns.neighbors) if key in completed.uns},
     )
     predicted.uns[Key.uns.prediction] = {
-        "section": section_name(adata),
+        "section": prepared.name,
         "version": __version__,
         "normalize": model.config.data.normalize,
         "smooth": model.config.data.smooth,
         "encoder": model.config.features.encoder,
         "train_sections": list(model.train_sections),
     }
-    found = find_genes(completed, model.genes)
-    if found.all_there:
-        found.log(section_name(adata))
-        predicted.layers[Key.layers.observed] = (
-            targets(completed, model.genes, **model.config.data.target).to_numpy().astype(np.float32)
-        )
-    return predicted[adata.obs_names].copy()
+    if prepared.has_panel:
+        predicted.layers[Key.layers.observed] = prepared.observed.to_numpy().astype(np.float32)
+    return predicted
 
 
 def embed(
-    model: FittedModel,
     adata: SpatialObject,
+    model: FittedModel,
     *,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -160,10 +174,10 @@ def embed(
 
     Parameters
     ----------
-    model
-        A fitted model.
     adata
         One section; several in one, with ``library_key``; or SpatialData.
+    model
+        A fitted model.
     library_key
         Column of ``obs`` that names the section of each spot, where there are several.
     table_key
@@ -189,9 +203,12 @@ def embed(
     ModelError
         If the method has no embeddings.
     """
+    adata, model = data_first("embed", adata, model)
+    network(model)
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
+    preparation = model.preparation
     for section in given:
-        _embed(model, section, key_added)
+        _embed(model, section, preparation.prepare(section), key_added)
     image, gene, entry = _embedding_keys(key_added)
     given.write(obsm=[image, gene], uns=[entry])
     return given.table if copy else None
@@ -203,13 +220,9 @@ def _embedding_keys(prefix: str) -> tuple[str, str, str]:
     return image, gene, entry
 
 
-def _embed(model: FittedModel, adata: AnnData, key_added: str) -> None:
-    network(model)
-    completed = complete_section(adata, model.config)
-    has_genes = find_genes(completed, model.genes).all_there
-    graph = section_graph(completed, model.config, model.standardize, model.genes if has_genes else None)
-    embeddings = embedded(model, graph)
-    rows = completed.obs_names.get_indexer(adata.obs_names)
+def _embed(model: FittedModel, adata: AnnData, prepared: PreparedSection, key_added: str) -> None:
+    embeddings = embedded(model, prepared.measured if prepared.has_panel else prepared.graph)
+    rows = prepared.section.obs_names.get_indexer(adata.obs_names)
     image, gene, entry = _embedding_keys(key_added)
     for key, letters in ((image, "pP"), (gene, "qQ")):
         there = [embeddings[letter] for letter in letters if letter in embeddings]

@@ -12,12 +12,11 @@ from anndata import AnnData
 
 from nh2st_graph import read
 from nh2st_graph._errors import RunError
-from nh2st_graph.im._encoders import keep_encoders
 from nh2st_graph.im._virtual import chosen_scale
 from nh2st_graph.section import Key, check_section, library, section_name
-from nh2st_graph.tl._predict import predict
+from nh2st_graph.tl._predict import in_given_order, predict_prepared
 from nh2st_graph.tl._slides import slide_section
-from nh2st_graph.train._model import FittedModel, load
+from nh2st_graph.train import FittedModel, load
 
 __all__ = ["load_to_predict", "predict_run"]
 
@@ -89,8 +88,11 @@ def predict_run(
             sections[name] = section
     _check_one_file(out, len(sections))
     missing = {name: _missing_outputs(out, name, spatialdata, resume) for name in sections}
-    with keep_encoders():
-        predicted = {name: predict(model, section) for name, section in sections.items() if missing[name]}
+    preparation, predicted = model.preparation, {}
+    for name, section in sections.items():
+        if missing[name]:
+            prepared = preparation.prepare(section)
+            predicted[name] = in_given_order(predict_prepared(model, prepared), prepared)
     for name, prediction in predicted.items():
         for path in missing[name]:
             _write(prediction, path)
@@ -113,7 +115,7 @@ def _input_sections(
         return list(stores.values())
     if path.suffix == ".h5ad":
         return [_saved_section(path, microns_per_pixel)]
-    return [slide_section(model, path, microns_per_pixel=microns_per_pixel, **on_slides)]
+    return [slide_section(path, model, microns_per_pixel=microns_per_pixel, **on_slides)]
 
 
 def _saved_section(path: Path, microns_per_pixel: float | None) -> AnnData:

@@ -21,8 +21,9 @@ from nh2st_graph.models import Network
 from nh2st_graph.nn import nearest, partner_rank
 from nh2st_graph.read._objects import Sections, sections_by_name
 from nh2st_graph.section import Key, section_name, targets
+from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import embedded, embedding_entry, network
-from nh2st_graph.train._model import FittedModel
+from nh2st_graph.train import FittedModel
 
 __all__ = ["Retrieval", "embed_profiles", "retrieve"]
 
@@ -136,16 +137,16 @@ def retrieve(
     return Retrieval(found, _recall(rows, keys, partner))
 
 
-def embed_profiles(model: FittedModel, counts: pd.DataFrame, *, key_added: str = Key.prefix) -> AnnData:
+def embed_profiles(counts: pd.DataFrame, model: FittedModel, *, key_added: str = Key.prefix) -> AnnData:
     """Embed expression profiles that have no place and no image, such as pseudobulks, to find tissue that has them.
 
     Parameters
     ----------
-    model
-        A fitted model with a gene side.
     counts
         Raw counts, profiles x genes, named, with all of the model's panel. Whole profiles rather than markers alone:
         they are normalised as the model's targets are.
+    model
+        A fitted model with a gene side.
     key_added
         As for :func:`embed`.
 
@@ -161,6 +162,7 @@ def embed_profiles(model: FittedModel, counts: pd.DataFrame, *, key_added: str =
     ModelError
         If the model has no gene side, or one that reads where on the array a spot is.
     """
+    counts, model = data_first("embed_profiles", counts, model)
     if "array" in network(model).needs:
         raise ModelError(
             f"method {model.config.model.name!r} reads array positions, which profiles do not have; train another"
@@ -208,7 +210,7 @@ def _shared_scales(sections: Sequence[AnnData], wanted: Sequence[Scale] | None, 
         if entry is None:
             added = "" if embed_key == Key.prefix else f", key_added={embed_key!r}"
             raise DataError(
-                f"section {section_name(section)!r}: no uns['{key}']; run ng.tl.embed(model, adata{added}) first"
+                f"section {section_name(section)!r}: no uns['{key}']; run ng.tl.embed(adata, model{added}) first"
             )
         models.add(str(entry[Key.embed.model]))
         own = [str(scale) for scale in entry[Key.embed.scales]]

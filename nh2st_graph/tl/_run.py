@@ -15,18 +15,14 @@ from anndata import AnnData
 
 from nh2st_graph import read
 from nh2st_graph._atomic import write_text
-from nh2st_graph._errors import ConfigError, DataError, RunError, nearest
+from nh2st_graph._errors import ConfigError, DataError, RunError, nearest, setting
 from nh2st_graph.config import Config, changes, load_config
 from nh2st_graph.datasets import is_published
-from nh2st_graph.im._encoders import keep_encoders
-from nh2st_graph.section import check_section, section_name, targets
-from nh2st_graph.tl._evaluate import Evaluation, evaluate
+from nh2st_graph.section import Need
+from nh2st_graph.tl._evaluate import Evaluation, evaluate, evaluate_prepared
 from nh2st_graph.tl._figures import write_figures
-from nh2st_graph.tl._fit import fit
 from nh2st_graph.tl._predict_run import load_to_predict
-from nh2st_graph.train._model import FittedModel
-from nh2st_graph.train._panel import choose_panel
-from nh2st_graph.train._prepare import complete_section
+from nh2st_graph.train import FittedModel, Learned, Preparation, Standardizer, check_precision, fit_prepared
 
 __all__ = ["Run", "evaluate_run", "load_sections", "prepare_sections", "train_run"]
 
@@ -155,37 +151,32 @@ def train_run(
     _check_folder(out, config, resume)
     with nullcontext() if resume else _removed_on_bad_input(out):
         write_text(out / _CONFIG, config.to_yaml())
-        train, test, genes = _prepare(config, load_sections(config, out / _TISSUE) if sections is None else sections)
+        prepared = _prepare(config, load_sections(config, out / _TISSUE) if sections is None else sections)
         start = time.perf_counter()
-        model = fit(train, config, genes=genes, out=out, resume=resume, test_sections=test)
+        model = fit_prepared(prepared, out=out, resume=resume)
         seconds = time.perf_counter() - start
     model.save(out)
-    return Run(out, model, _score(model, out, test, train) if test else None, seconds)
+    evaluation = evaluate_prepared(model, prepared.tests, prepared.train) if prepared.tests else None
+    if evaluation is not None:
+        _write(model, evaluation, out)
+    return Run(out, model, evaluation, seconds)
 
 
-def _prepare(
-    config: Config, sections: Mapping[str, AnnData]
-) -> tuple[dict[str, AnnData], dict[str, AnnData], list[str]]:
-    """Completed sections, for training and test, and the panel; whatever may be wrong with them is found here."""
+def _prepare(config: Config, sections: Mapping[str, AnnData]) -> Learned:
+    """Prepare training and test sections; whatever may be wrong with them is found here, before training."""
+    check_precision(config.train)
     train, test = _split(config, sections)
-    for section in [*train.values(), *test.values()]:
-        check_section(section, need=("genes", "image"))
-    genes = choose_panel(train, test, config.data)
-    with keep_encoders():
-        test = {name: _scorable(section, genes, config) for name, section in test.items()}
-        return {name: complete_section(section, config) for name, section in train.items()}, test, genes
-
-
-def _scorable(section: AnnData, genes: list[str], config: Config) -> AnnData:
-    """Complete a test section; one that could not be scored is refused now, rather than after training."""
-    if section.n_obs < 2:
-        raise DataError(
-            f"section {section_name(section)!r}: one spot alone cannot be scored; choose another in data.test"
-        )
-    completed = complete_section(section, config)
-    targets(completed, genes, **config.data.target)
-    # The prediction is to have its spots in the order in which they were read.
-    return completed[section.obs_names].copy()
+    for name, section in test.items():
+        if section.n_obs == 1:
+            raise DataError(
+                f"section {name!r}: one spot alone cannot be scored; choose another in "
+                f"{setting('data.test', argument='test_sections')}"
+            )
+    need: tuple[Need, ...] = ("genes", "image")
+    prepared = Preparation.learn(config, train, test, need=need, test_need=need)
+    for each in prepared.tests:
+        each.observed  # noqa: B018 - refused now, where it cannot be scored, rather than after training
+    return prepared
 
 
 def evaluate_run(folder: str | Path, *, progress: bool = True) -> Run:
@@ -211,7 +202,9 @@ def evaluate_run(folder: str | Path, *, progress: bool = True) -> Run:
             f"run {folder}: data.test is empty, nothing to score on; train again with --set data.test=[SECTION]"
         )
     train, test = _split(config, load_sections(config, folder / _TISSUE))
-    return Run(folder, model, _score(model, folder, test, train))
+    evaluation = evaluate(test, model, train)
+    _write(model, evaluation, folder)
+    return Run(folder, model, evaluation)
 
 
 def prepare_sections(config: Config, out: str | Path) -> list[Path]:
@@ -233,11 +226,11 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
         for path in paths.values():
             if path.exists():
                 raise RunError(f"{path} exists already; choose another folder with --out, or remove it")
-        with keep_encoders():
-            completed = {name: complete_section(section, config) for name, section in sections.items()}
+        preparation = Preparation.of(config, [], Standardizer())
+        prepared = {name: preparation.prepare(section) for name, section in sections.items()}
     # Once all of them are there, so that an error in one leaves no other behind.
-    for name, section in completed.items():
-        read.write_h5ad(section, paths[name])
+    for name, each in prepared.items():
+        read.write_h5ad(each.section, paths[name])
     return list(paths.values())
 
 
@@ -257,8 +250,8 @@ def _removed_on_bad_input(folder: Path) -> Iterator[None]:
         raise
 
 
-def _score(model: FittedModel, out: Path, test: Mapping[str, AnnData], train: Mapping[str, AnnData]) -> Evaluation:
-    evaluation = evaluate(model, test, train)
+def _write(model: FittedModel, evaluation: Evaluation, out: Path) -> None:
+    """Write predictions, figures and scores into the run folder."""
     for name, prediction in evaluation.predictions.items():
         read.write_h5ad(prediction, out / _PREDICTIONS / f"{name}.h5ad")
     if model.config.evaluate.figures:
@@ -266,7 +259,6 @@ def _score(model: FittedModel, out: Path, test: Mapping[str, AnnData], train: Ma
     write_text(out / _PER_GENE, evaluation.per_gene.to_csv(float_format="%.6g"))
     # Last, so that a run with metrics.json is complete.
     write_text(out / _METRICS, json.dumps(evaluation.metrics, indent=1, allow_nan=False) + "\n")
-    return evaluation
 
 
 def _absolute(config: Config) -> Config:

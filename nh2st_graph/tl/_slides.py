@@ -3,48 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from anndata import AnnData
 
-from nh2st_graph.gr import lattice_neighbours, spot_pitch
 from nh2st_graph.im import Lattice, virtual_spots
-from nh2st_graph.section import Key, library
-from nh2st_graph.train._model import FittedModel
+from nh2st_graph.tl._order import data_first
+from nh2st_graph.train import FittedModel
 
-__all__ = ["slide_section", "training_lattice"]
+__all__ = ["slide_section"]
 
 logger = logging.getLogger("nh2st_graph")
 
 
-def training_lattice(sections: Iterable[AnnData]) -> Lattice | None:
-    """Tell how spots lie on sections: medians of their pitch and diameter, and the layout of most of them.
-
-    Returns
-    -------
-    The lattice; None where no section has a scale and a spot diameter.
-    """
-    known = []
-    for section in sections:
-        entries = section.uns.get(Key.uns.spatial, {})
-        if len(entries) != 1 or section.n_obs < 2:
-            continue
-        entry = library(section)
-        scale = entry.get(Key.library.metadata, {}).get(Key.library.microns_per_pixel)
-        diameter = entry.get(Key.library.scalefactors, {}).get(Key.library.spot_diameter)
-        if scale and diameter:
-            known.append((spot_pitch(section) * scale, diameter * scale, lattice_neighbours(section) == 6))
-    if not known:
-        return None
-    pitch, diameter, hexagonal = np.median(np.array(known, dtype=float), axis=0)
-    return Lattice(float(pitch), float(diameter), "hex" if hexagonal > 0.5 else "grid")
-
-
 def slide_section(
-    model: FittedModel,
     slide: str | Path,
+    model: FittedModel,
     *,
     microns_per_pixel: float | None = None,
     pitch_um: float | None = None,
@@ -55,10 +29,10 @@ def slide_section(
 
     Parameters
     ----------
-    model
-        From :func:`fit` or :func:`nh2st_graph.load`.
     slide
         See :func:`nh2st_graph.im.virtual_spots`.
+    model
+        From :func:`fit` or :func:`nh2st_graph.load`.
     microns_per_pixel
         Scale of the slide; that of the file by default.
     pitch_um
@@ -79,9 +53,10 @@ def slide_section(
 
     >>> import nh2st_graph as ng
     >>> model = ng.load("model")
-    >>> slide = ng.tl.slide_section(model, "slide.tif")
-    >>> expression = ng.tl.predict(model, slide)
+    >>> slide = ng.tl.slide_section("slide.tif", model)
+    >>> expression = ng.tl.predict(slide, model)
     """
+    slide, model = data_first("slide_section", slide, model)
     known = model.lattice or Lattice()
     lattice = Lattice(
         known.pitch_um if pitch_um is None else pitch_um,

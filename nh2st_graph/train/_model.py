@@ -23,7 +23,8 @@ from nh2st_graph.im import Lattice
 from nh2st_graph.models import Estimator, Network, NH2STGraph, find_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.train._encoder import patch_encoder
-from nh2st_graph.train._prepare import Standardizer
+from nh2st_graph.train._prepare import Preparation
+from nh2st_graph.train._standardize import Standardizer
 
 __all__ = ["FittedModel", "load", "new_network"]
 
@@ -136,6 +137,11 @@ class FittedModel:
         named = {f"{_MODULE}{name}": value for name, value in weights.items()}
         named |= {f"{_MEMORY}{name}": value for name, value in memory.items()}
         return {name: value.detach().cpu().contiguous() for name, value in named.items()}
+
+    @property
+    def preparation(self) -> Preparation:
+        """How sections are prepared for this model; a new one, whose encoders are made when they are needed."""
+        return Preparation.of(self.config, self.genes, self.standardize)
 
     @property
     def nh2st_graph(self) -> NH2STGraph:

@@ -14,7 +14,7 @@ from nh2st_graph._errors import ConfigError, DataError
 from nh2st_graph._settings import TARGET_SUM
 from nh2st_graph.config import DataConfig
 from nh2st_graph.datasets import fetch_panel, is_published, read_panel
-from nh2st_graph.section import Key, absent_genes, absent_message, check_section, find_genes, genes_by_name, species
+from nh2st_graph.section import Key, absent_genes, absent_message, find_genes, genes_by_name, species
 
 __all__ = ["choose_panel"]
 
@@ -45,8 +45,6 @@ def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], da
     ConfigError
         If ``panel`` is neither.
     """
-    for section in train.values():
-        check_section(section, need=("genes",))
     if data.panel.startswith("hvg:"):
         return _most_variable(train, others, data.panel)
     panel = fetch_panel(data.panel) if is_published(data.panel) else read_panel(data.panel)

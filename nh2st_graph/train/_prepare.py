@@ -1,24 +1,47 @@
-"""From a section to the graph that a model reads."""
+"""Prepare sections once for everything that is done with them: features, graph, targets."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
 from anndata import AnnData
 from numpy.typing import NDArray
+from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph import gr, im
-from nh2st_graph._errors import DataError
+from nh2st_graph import im
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph.config import Config, FeaturesConfig, GraphConfig
-from nh2st_graph.section import Key, check_section, library_size, panel_counts, section_name, targets
+from nh2st_graph.gr import graph_keys, has_graph
+from nh2st_graph.gr._build import connect
+from nh2st_graph.gr._pyg import as_data
+from nh2st_graph.im._features import add_features, feature_bar
+from nh2st_graph.section import (
+    Key,
+    Need,
+    check_features,
+    check_section,
+    find_genes,
+    library_size,
+    open_image,
+    panel_counts,
+    section_name,
+    targets,
+)
+from nh2st_graph.slide import Slide
 from nh2st_graph.train._encoder import section_patches
+from nh2st_graph.train._panel import choose_panel
+from nh2st_graph.train._standardize import Standardizer
 
-__all__ = ["Standardizer", "complete_section", "image_only", "section_graph"]
+__all__ = ["Learned", "Preparation", "PreparedSection", "image_only"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -29,80 +52,283 @@ _OF_THE_GENES = {"y", "counts", "library"}
 _FEW_SPOTS = 20
 
 
-@dataclass(frozen=True)
-class Standardizer:
-    """Brings image features to mean 0 and deviation 1.
+def image_only(graph: Data) -> Data:
+    """Return a graph without anything of the genes: all that a prediction may be made from."""
+    return Data(**{key: value for key, value in graph.to_dict().items() if key not in _OF_THE_GENES})
 
-    By each section's own statistics (``features.standardize: section``), which takes out differences of stain and
-    scanner between sections and needs no gene; by those of the training sections (``train``); or not at all (``none``:
-    a mean of 0 and a deviation of 1, which leave the features what they are, and bytes bytes).
+
+@dataclass(frozen=True)
+class Preparation:
+    """How sections are prepared for one model.
 
     Attributes
     ----------
-    mean, std
-        Statistics of the training sections, ``(n_features,)``; None where each section has its own.
+    config
+        The configuration.
+    genes
+        The panel.
+    standardize
+        Brings image features to the model's scale.
     """
 
-    mean: NDArray[np.float32] | None = None
-    std: NDArray[np.float32] | None = None
+    config: Config
+    genes: list[str]
+    standardize: Standardizer
+    _completer: _Completer = field(repr=False)
 
     @classmethod
-    def fit(cls, features: Iterable[NDArray[np.float32 | np.uint8]], mode: str) -> Standardizer:
-        """Take the statistics of training sections' features."""
-        if mode == "section":
-            return cls()
-        if mode == "none":
-            n_features = next(iter(features)).shape[1]
-            return cls(np.zeros(n_features, np.float32), np.ones(n_features, np.float32))
-        joined = np.vstack(list(features)).astype(np.float64)
-        return cls(joined.mean(axis=0).astype(np.float32), joined.std(axis=0).astype(np.float32))
+    def of(cls, config: Config, genes: Sequence[str], standardize: Standardizer) -> Preparation:
+        """Prepare sections for a model that is fitted."""
+        return cls(config, list(genes), standardize, _Completer(config))
 
-    def __call__(self, features: NDArray[np.float32 | np.uint8]) -> NDArray[np.float32 | np.uint8]:
-        """Standardise one section's features, ``(n_spots, n_features)``. A constant feature becomes zero."""
-        if self.mean is not None and self.std is not None and not self.mean.any() and (self.std == 1).all():
-            return features
-        values = features.astype(np.float64)
-        if self.mean is None or self.std is None:
-            mean, std = values.mean(axis=0), values.std(axis=0)
-        else:
-            mean, std = self.mean.astype(np.float64), self.std.astype(np.float64)
-        # Rounding leaves a constant column a deviation of about its size times the machine's precision.
-        varies = std > 1e-7 * np.maximum(np.abs(mean), 1.0)
-        scaled = np.divide(values - mean, std, out=np.zeros_like(values), where=varies)
-        return scaled.astype(np.float32)
+    @classmethod
+    def learn(
+        cls,
+        config: Config,
+        train: Mapping[str, AnnData],
+        tests: Mapping[str, AnnData],
+        *,
+        genes: Sequence[str] | None = None,
+        need: Collection[Need] = (),
+        test_need: Collection[Need] = (),
+    ) -> Learned:
+        """Prepare training sections, and learn from them how sections are prepared.
 
+        Parameters
+        ----------
+        config
+            The configuration.
+        train
+            Sections to learn from, by name: they choose the panel and the statistics of features.
+        tests
+            Sections to predict later. Only which genes they measured is looked at.
+        genes
+            The panel; chosen as ``config`` says where None.
+        need, test_need
+            What training and test sections must have beside what is computed here.
 
-def complete_section(adata: AnnData, config: Config) -> AnnData:
-    """Return the section with the features and the graph that ``config`` asks for, spots in order of their names.
-
-    The section given stays as it is. Features, under whatever key, and a graph that it has already are used if they are
-    what ``config`` asks for, and computed (features: read from the cache) if not. The order is one that no file
-    decides, so that nothing that is learned or predicted depends on the order of the spots.
-
-    Raises
-    ------
-    DataError, ImageError
-        If the section breaks the contract.
-    """
-    check_section(adata)
-    done = adata[np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")].copy()
-    wanted = config.features
-    key = _features_key(done, wanted)
-    if key is not None:
-        done.obsm[Key.obsm.image], done.uns[Key.uns.image] = done.obsm[key], done.uns[key]
-    else:
-        im.features(
-            done,
-            encoder=wanted.encoder,
-            patch_um=wanted.patch_um,
-            batch_size=wanted.batch_size,
-            cache=wanted.cache,
-            device=config.train.device,
-            progress=config.train.progress,
-            check_placement=wanted.check_placement,
+        Raises
+        ------
+        DataError, ImageError
+            If a section breaks the contract.
+        ConfigError
+            If the panel cannot be chosen, or an encoder cannot be made.
+        """
+        for sections, needs in ((train, {"genes", *need}), (tests, set(test_need))):
+            for section in sections.values():
+                check_section(section, need=needs - {"image"})
+        panel = list(genes) if genes is not None else choose_panel(train, tests, config.data)
+        completer = _Completer(config)
+        with ExitStack() as stack:
+            # All images are opened before the first is encoded, which may take hours.
+            opened = [stack.enter_context(completer.opened(train[name], "image" in need)) for name in sorted(train)]
+            opened_tests = [
+                stack.enter_context(completer.opened(section, "image" in test_need)) for section in tests.values()
+            ]
+            done, done_tests = ([completer.complete(each) for each in part] for part in (opened, opened_tests))
+        standardize = Standardizer.fit((each.obsm[Key.obsm.image] for each in done), config.features.standardize)
+        self = cls(config, panel, standardize, completer)
+        return Learned(
+            self,
+            [PreparedSection(each, train[section_name(each)].obs_names, self) for each in done],
+            [PreparedSection(each, tests[section_name(each)].obs_names, self) for each in done_tests],
         )
-    _add_graph(done, config.graph)
-    return check_section(done, need=("features", "graph"))
+
+    def prepare(self, section: AnnData, need: Iterable[Need] = ()) -> PreparedSection:
+        """Check a section, and compute its features and its graph where it does not have them.
+
+        The section given stays as it is.
+
+        Parameters
+        ----------
+        section
+            One tissue section.
+        need
+            What it must have beside what is computed here.
+
+        Raises
+        ------
+        DataError, ImageError
+            If the section breaks the contract.
+        ConfigError
+            If an encoder cannot be made.
+        """
+        needs = set(need)
+        check_section(section, need=needs - {"image"})
+        with self._completer.opened(section, "image" in needs) as opened:
+            return PreparedSection(self._completer.complete(opened), section.obs_names, self)
+
+
+class Learned(NamedTuple):
+    """What came of preparing sections to learn from: how, and the sections, training ones in order of their names."""
+
+    preparation: Preparation
+    train: list[PreparedSection]
+    tests: list[PreparedSection]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSection:
+    """One section with features and graph, which is turned into a PyG graph once.
+
+    Attributes
+    ----------
+    section
+        The section with ``obsm["X_image"]`` and squidpy's spatial keys, spots in order of their names: an order that no
+        file decides, so that nothing that is learned or predicted depends on the order of the spots.
+    spots
+        Names of the spots in the order in which they were given.
+    preparation
+        How it was prepared.
+    """
+
+    section: AnnData
+    spots: pd.Index
+    preparation: Preparation
+
+    @property
+    def name(self) -> str:
+        """Name of the section."""
+        return section_name(self.section)
+
+    @cached_property
+    def graph(self) -> Data:
+        """What a model reads: the image side alone, as from :func:`nh2st_graph.gr.to_pyg`, and ``patient``.
+
+        Where the encoder is trained there are also ``patches``, ``(n_spots, size, size, 3)`` uint8.
+
+        Raises
+        ------
+        DataError
+            If features have another length than the model's, or one spot alone cannot be standardised.
+        """
+        config, standardize = self.preparation.config, self.preparation.standardize
+        if standardize.mean is None:
+            self._refuse_one_spot()
+        features = np.asarray(self.section.obsm[Key.obsm.image])
+        if features.dtype != np.uint8:
+            features = features.astype(np.float32, copy=False)
+        if standardize.mean is not None and features.shape[1] != len(standardize.mean):
+            raise DataError(
+                f"section {self.name!r}: {features.shape[1]} image features, the model was trained on "
+                f"{len(standardize.mean)}; compute them with the same encoder"
+            )
+        if standardize.mean is None and self.section.n_obs < _FEW_SPOTS:
+            logger.warning(
+                "section %r has %d spots, too few for statistics of its own: predictions stay close to the training "
+                "mean",
+                self.name,
+                self.section.n_obs,
+            )
+        values = {"patches": section_patches(self.section, config.features)} if config.features.finetune else {}
+        graph = as_data(self.section, standardize(features), neighbors_key=Key.uns.neighbors, **values)
+        graph.patient = str(self.section.obs[Key.obs.patient].iloc[0])
+        return graph
+
+    @cached_property
+    def has_panel(self) -> bool:
+        """Whether all genes of the panel were measured."""
+        found = find_genes(self.section, self.preparation.genes)
+        if found.all_there:
+            found.log(self.name)
+        return found.all_there
+
+    @cached_property
+    def observed(self) -> pd.DataFrame:
+        """Targets, spots x genes of the panel, float64.
+
+        Raises
+        ------
+        DataError
+            If a gene of the panel was not measured, or targets cannot be smoothed.
+        """
+        return targets(self.section, self.preparation.genes, **self.preparation.config.data.target)
+
+    @cached_property
+    def measured(self) -> Data:
+        """The graph with what was measured.
+
+        It holds ``y`` (targets) and ``counts``, both ``(n_spots, n_genes)``, and ``library``, ``(n_spots, 1)``, the
+        counts that targets are relative to.
+
+        Raises
+        ------
+        DataError
+            As :attr:`graph` and :attr:`observed`, and for one spot, which has no relation to others to learn.
+        """
+        self._refuse_one_spot()
+        counts = panel_counts(self.section, self.preparation.genes).to_numpy()
+        # Of the genes that targets are relative to, so that the two together give expected counts.
+        by_panel = self.preparation.config.data.normalize == "panel"
+        library = counts.sum(axis=1) if by_panel else library_size(self.section)
+        values: dict[str, NDArray[Any]] = {"y": self.observed.to_numpy(), "counts": counts, "library": library[:, None]}
+        graph = Data(**self.graph.to_dict())
+        for name, value in values.items():
+            graph[name] = _float_tensor(value)
+        return graph
+
+    def _refuse_one_spot(self) -> None:
+        if self.section.n_obs == 1:
+            raise DataError(
+                f"section {self.name!r}: one spot alone cannot be trained on, scored, or "
+                f"({setting('features.standardize', 'section')}) predicted; leave it out, or give the whole section"
+            )
+
+
+class _Completer:
+    """Gives a section that was checked its features and its graph; encoders are made once, when they are needed.
+
+    A file of weights that changes meanwhile is not read again: all sections get features of the same weights.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @cached_property
+    def encoders(self) -> list[im.Encoder]:
+        return im.make_encoders(self.config.features.encoder, self.config.train.device)
+
+    @contextmanager
+    def opened(self, adata: AnnData, need_image: bool) -> Iterator[_Opened]:
+        """Copy a section, spots in order of their names, and open its image where that is needed."""
+        section = adata[np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")].copy()
+        key = _features_key(section, self.config.features)
+        with ExitStack() as stack:
+            slide = stack.enter_context(open_image(section)) if need_image or key is None else None
+            yield _Opened(section, key, slide, stack)
+
+    def complete(self, opened: _Opened) -> AnnData:
+        """Write features and graph into an opened section, and close its image."""
+        section, wanted = opened.section, self.config.features
+        with opened.stack:
+            if opened.key is not None:
+                section.obsm[Key.obsm.image] = section.obsm[opened.key]
+                section.uns[Key.uns.image] = section.uns[opened.key]
+                check_features(section)
+            else:
+                assert opened.slide is not None
+                with feature_bar(self.config.train.progress) as bar:
+                    add_features(
+                        section,
+                        opened.slide,
+                        self.encoders,
+                        wanted.patch_um,
+                        bar=bar,
+                        batch_size=wanted.batch_size,
+                        cache=wanted.cache,
+                        check_placement=wanted.check_placement,
+                    )
+        _add_graph(section, self.config.graph)
+        return section
+
+
+class _Opened(NamedTuple):
+    """A section that was checked, the key of its features if it has them, and its open image, which a stack holds."""
+
+    section: AnnData
+    key: str | None
+    slide: Slide | None
+    stack: ExitStack
 
 
 def _features_key(section: AnnData, wanted: FeaturesConfig) -> str | None:
@@ -113,23 +339,28 @@ def _features_key(section: AnnData, wanted: FeaturesConfig) -> str | None:
         if (
             isinstance(known, Mapping)
             and key in section.obsm
-            and known.get("encoder") == wanted.encoder
+            and _names(str(known.get("encoder"))) == _names(wanted.encoder)
             and np.isclose(float(known.get("patch_um", np.nan)), wanted.patch_um)
         ):
             return key
     return None
 
 
+def _names(encoders: str) -> list[str]:
+    """Names of encoders that are joined by commas."""
+    return [name.strip() for name in encoders.split(",")]
+
+
 def _add_graph(section: AnnData, config: GraphConfig) -> None:
     """Build the graph, or take the one that the user built; under squidpy's default keys."""
     if config.mode == "given":
-        connectivities, distances = gr.graph_keys(section, config.neighbors_key)
+        connectivities, distances = graph_keys(section, config.neighbors_key)
         if "metric" in section.uns.get(config.neighbors_key, {}).get("params", {}):
             # Over such edges genes would reach a prediction that is to come from the image alone.
             raise DataError(
                 f"section {section_name(section)!r}: uns['{config.neighbors_key}'] is a graph of features, as scanpy "
                 "builds it of expression, and not of positions; build one with sq.gr.spatial_neighbors_..., and name "
-                "it in graph.neighbors_key"
+                f"it in {setting('graph.neighbors_key')}"
             )
         section.obsp[Key.obsp.connectivities] = section.obsp[connectivities]
         section.obsp[Key.obsp.distances] = section.obsp[distances]
@@ -139,73 +370,9 @@ def _add_graph(section: AnnData, config: GraphConfig) -> None:
         }
         return
     settings = config.model_dump(exclude={"neighbors_key"})
-    if not gr.has_graph(section, **settings):
-        gr.spatial_graph(section, **settings)
+    if not has_graph(section, **settings):
+        connect(section, **settings)
 
 
-def image_only(graph: Data) -> Data:
-    """Return a graph without anything of the genes: all that a prediction may be made from."""
-    return Data(**{key: value for key, value in graph.to_dict().items() if key not in _OF_THE_GENES})
-
-
-def section_graph(
-    adata: AnnData, config: Config, standardize: Standardizer, genes: Sequence[str] | None = None
-) -> Data:
-    """Turn a completed section into the graph that a model reads.
-
-    Parameters
-    ----------
-    adata
-        From :func:`complete_section`.
-    config
-        What targets are.
-    standardize
-        Brings features to the model's scale.
-    genes
-        The panel; None for a section that is only predicted, whose counts are not looked at.
-
-    Returns
-    -------
-    ``Data`` as from :func:`nh2st_graph.gr.to_pyg`, and its ``patient``; with genes also ``y`` (targets) and
-    ``counts``, both ``(n_spots, n_genes)``, and ``library`` ``(n_spots, 1)``, the counts that targets are relative to;
-    and where the encoder is trained, ``patches`` ``(n_spots, size, size, 3)`` uint8.
-
-    Raises
-    ------
-    DataError
-        If the section has one spot, which has no relation to others to learn or to scale by, or features of another
-        length than the model's.
-    """
-    name = section_name(adata)
-    if adata.n_obs == 1 and (genes is not None or standardize.mean is None):
-        raise DataError(
-            f"section {name!r}: one spot alone cannot be trained on, scored, or (features.standardize = 'section') "
-            "predicted; leave it out, or give the whole section"
-        )
-    features = np.asarray(adata.obsm[Key.obsm.image])
-    if features.dtype != np.uint8:
-        features = features.astype(np.float32, copy=False)
-    if standardize.mean is not None and features.shape[1] != len(standardize.mean):
-        raise DataError(
-            f"section {name!r}: {features.shape[1]} image features, the model was trained on "
-            f"{len(standardize.mean)}; compute them with the same encoder"
-        )
-    if standardize.mean is None and adata.n_obs < _FEW_SPOTS:
-        logger.warning(
-            "section %r has %d spots, too few for statistics of its own: predictions stay close to the training mean",
-            name,
-            adata.n_obs,
-        )
-    values: dict[str, NDArray[Any]] = {}
-    if genes is not None:
-        counts = panel_counts(adata, genes).to_numpy()
-        values["y"] = targets(adata, genes, **config.data.target).to_numpy()
-        values["counts"] = counts
-        # Of the genes that targets are relative to, so that the two together give expected counts.
-        library = counts.sum(axis=1) if config.data.normalize == "panel" else library_size(adata)
-        values["library"] = library[:, None]
-    if config.features.finetune:
-        values["patches"] = section_patches(adata, config.features)
-    graph = gr.to_pyg(adata, standardize(features), neighbors_key=Key.uns.neighbors, **values)
-    graph.patient = str(adata.obs[Key.obs.patient].iloc[0])
-    return graph
+def _float_tensor(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float32))

@@ -23,10 +23,10 @@ from nh2st_graph.datasets import synthetic_tissue
 from nh2st_graph.models import Estimator, NH2STGraph, find_method, known_methods
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.section import Key
+from nh2st_graph.train import Preparation, PreparedSection, Standardizer, image_only
 from nh2st_graph.train._batches import cut_out
 from nh2st_graph.train._encoder import patch_encoder
 from nh2st_graph.train._model import new_network
-from nh2st_graph.train._prepare import Standardizer, image_only, section_graph
 
 FOLDER = Path(__file__).parents[2] / "configs"
 STUDIES = sorted((FOLDER / "ablations").glob("*.yaml"))
@@ -103,7 +103,7 @@ def graph_of(config: Config, adata: AnnData, encoder: PatchEncoder | None) -> Da
         adata.uns[Key.uns.image] = {"input_size": [size], "normalisation": interpolation}
     gr.spatial_graph(adata, **config.graph.model_dump(exclude={"neighbors_key"}))
     standardize = Standardizer.fit([adata.obsm[Key.obsm.image]], config.features.standardize)
-    return section_graph(adata, config, standardize, list(adata.var_names))
+    return PreparedSection(adata, adata.obs_names, Preparation.of(config, adata.var_names, standardize)).measured
 
 
 def some_spots(config: Config, section: AnnData) -> torch.Tensor:

@@ -14,7 +14,6 @@ import nh2st_graph as ng
 from nh2st_graph._errors import ConfigError, DataError, ImageError
 from nh2st_graph.config import FeaturesConfig
 from nh2st_graph.im import Encoder, SquidpyEncoder, TimmEncoder
-from nh2st_graph.im._encoders import keep_encoders
 from nh2st_graph.section import Key, check_section
 from nh2st_graph.slide import open_full
 
@@ -166,17 +165,17 @@ def test_other_weights_are_computed_again(make_section, encoded, tmp_path):
     assert encoded
 
 
-def test_a_block_that_keeps_encoders_keeps_their_weights(make_section, encoded, tmp_path):
-    """A file that changes meanwhile changes nothing there; after it, its features are those of the new weights."""
+def test_encoders_that_are_shared_keep_their_weights(make_section, encoded, tmp_path):
+    """A file that changes meanwhile changes nothing; encoders that are made anew have the new weights."""
     section, other = make_section(), make_section(name="S2")
     path = tmp_path / "weights.safetensors"
     weights = TimmEncoder("test_resnet@random", "cpu").network.state_dict()
     changed = {k: v * 1.1 if v.is_floating_point() else v for k, v in weights.items()}
     save_file(weights, path)
-    with keep_encoders():
-        first = image_features(section, f"timm:test_resnet@{path}")
-        save_file(changed, path)
-        np.testing.assert_array_equal(image_features(other, f"timm:test_resnet@{path}"), first)
+    encoders = ng.im.make_encoders(f"timm:test_resnet@{path}", "cpu")
+    first = image_features(section, encoders)
+    save_file(changed, path)
+    np.testing.assert_array_equal(image_features(other, encoders), first)
     key = other.uns[Key.uns.image]["cache_key"][0]
     encoded.clear()
     assert not np.array_equal(image_features(other, f"timm:test_resnet@{path}"), first)

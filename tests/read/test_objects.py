@@ -81,20 +81,20 @@ class TestSeveralInOne:
     ) -> None:
         ng.gr.spatial_graph(joined, library_key="library")
         ng.im.features(joined, "squidpy:summary", library_key="library")
-        predicted = ng.tl.predict(model, joined, library_key="library")
-        ng.tl.embed(model, joined, library_key="library")
-        ng.tl.explain(model, joined, library_key="library")
+        predicted = ng.tl.predict(joined, model, library_key="library")
+        ng.tl.embed(joined, model, library_key="library")
+        ng.tl.explain(joined, model, library_key="library")
         assert predicted.obs_names.equals(joined.obs_names)
         assert set(predicted.uns["spatial"]) == set(sections)
         assert predicted.obs["section"].dtype.name == "category"
         for name in sections:
             own, part = alone(joined, sections, name), (joined.obs["library"] == name).to_numpy()
-            expected = ng.tl.predict(model, own)
+            expected = ng.tl.predict(own, model)
             assert_array_equal(predicted.X[part], expected.X)
             assert_array_equal(predicted.layers["observed"][part], expected.layers["observed"])
             assert_array_equal(predicted.obsm["spatial"][part], expected.obsm["spatial"])
-            ng.tl.embed(model, own)
-            ng.tl.explain(model, own)
+            ng.tl.embed(own, model)
+            ng.tl.explain(own, model)
             for key in ("X_nh2st_image", "X_nh2st_gene"):
                 assert_array_equal(joined.obsm[key][part], own.obsm[key])
             assert_array_equal(joined.obs["nh2st_neighbour_share"][part], own.obs["nh2st_neighbour_share"])
@@ -115,8 +115,8 @@ class TestSeveralInOne:
             assert ng.gr.has_graph(before)
             assert ng.gr.has_graph(after)
             assert before.uns["X_image"]["encoder"] == after.uns["X_image"]["encoder"] == "squidpy:summary"
-        predicted = ng.tl.predict(model, again, library_key="library")
-        assert_array_equal(predicted.X, ng.tl.predict(model, joined, library_key="library").X)
+        predicted = ng.tl.predict(again, model, library_key="library")
+        assert_array_equal(predicted.X, ng.tl.predict(joined, model, library_key="library").X)
         predicted.write_h5ad(tmp_path / "predicted.h5ad")
 
     def test_trains_as_a_list_of_sections_does(self, tiny_sections: dict[str, AnnData], tiny_config: ng.Config) -> None:
@@ -128,9 +128,9 @@ class TestSeveralInOne:
         split = sections_by_name(both, library_key="section")
         again = ng.tl.fit(split, config)
         assert model.train_sections == ["S1", "S2"]
-        assert_array_equal(ng.tl.predict(model, test["S3"]).X, ng.tl.predict(again, test["S3"]).X)
-        scores = ng.tl.evaluate(model, test["S3"], both, library_key="section").metrics
-        assert scores["sections"] == ng.tl.evaluate(again, test, split).metrics["sections"]
+        assert_array_equal(ng.tl.predict(test["S3"], model).X, ng.tl.predict(test["S3"], again).X)
+        scores = ng.tl.evaluate(test["S3"], model, both, library_key="section").metrics
+        assert scores["sections"] == ng.tl.evaluate(test, again, split).metrics["sections"]
 
     def test_patches_are_of_the_named_section(self, joined: AnnData, sections: dict[str, AnnData]) -> None:
         ng.im.check_placement(joined, library_key="library")
@@ -223,12 +223,12 @@ class TestAGraphOfTheUsers:
             sq.gr.spatial_neighbors_knn(section, n_neighs=4, key_added="mine")
         test = sections.pop("S3")
         model = ng.tl.fit(sections, given)
-        predicted = ng.tl.predict(model, test)
-        assert_array_equal(predicted.X, ng.tl.predict(ng.tl.fit(sections, ours), test).X)
+        predicted = ng.tl.predict(test, model)
+        assert_array_equal(predicted.X, ng.tl.predict(test, ng.tl.fit(sections, ours)).X)
         assert_array_equal(predicted.obsp[CONNECTIVITIES].toarray(), test.obsp["mine_connectivities"].toarray())
         del test.obsp["mine_connectivities"]
         with pytest.raises(DataError, match=r"section 'S3': no obsp\['mine_connectivities'\].*key_added='mine'"):
-            ng.tl.predict(model, test)
+            ng.tl.predict(test, model)
 
     def test_is_none_of_expression(self, tiny_sections: dict[str, AnnData], tiny_config: ng.Config) -> None:
         """Over its edges genes would reach a prediction from the image."""
@@ -270,26 +270,26 @@ class TestSpatialData:
     def test_gets_what_each_section_alone_gets(self, model: ng.FittedModel, sdata, sections) -> None:
         ng.gr.spatial_graph(sdata)
         ng.im.features(sdata, "squidpy:summary", table_key="table")
-        ng.tl.embed(model, sdata)
-        ng.tl.explain(model, sdata)
-        predicted = ng.tl.predict(model, sdata, key_added="predicted")
+        ng.tl.embed(sdata, model)
+        ng.tl.explain(sdata, model)
+        predicted = ng.tl.predict(sdata, model, key_added="predicted")
         assert sdata.tables["predicted"] is predicted
         table = sdata.tables["table"]
         for name, section in sections.items():
             part, own = self.part(table, name), section.copy()
-            ng.tl.embed(model, own)
-            ng.tl.explain(model, own)
+            ng.tl.embed(own, model)
+            ng.tl.explain(own, model)
             ng.gr.spatial_graph(own)
             assert_array_equal(table.obsp[CONNECTIVITIES][part][:, part].toarray(), own.obsp[CONNECTIVITIES].toarray())
             assert_array_equal(table.obsm["X_nh2st_gene"][part], own.obsm["X_nh2st_gene"])
             assert_array_equal(table.obs["nh2st_neighbour_share"][part], own.obs["nh2st_neighbour_share"])
-            assert_array_equal(predicted.X[self.part(predicted, name)], ng.tl.predict(model, section).X)
+            assert_array_equal(predicted.X[self.part(predicted, name)], ng.tl.predict(section, model).X)
 
     def test_keeps_what_was_written(self, model: ng.FittedModel, sdata, tmp_path) -> None:
         import spatialdata as sd
 
         ng.gr.spatial_graph(sdata)
-        predicted = ng.tl.predict(model, sdata, key_added="predicted")
+        predicted = ng.tl.predict(sdata, model, key_added="predicted")
         sdata.write(tmp_path / "store.zarr")
         again = sd.read_zarr(tmp_path / "store.zarr")
         assert_array_equal(again.tables["predicted"].X, predicted.X)
@@ -298,10 +298,10 @@ class TestSpatialData:
             sdata=again, spatial_element_names=list(again.shapes), table_name="predicted", how="inner"
         )
         assert len(joined) == predicted.n_obs == sum(map(len, elements.values()))
-        assert_array_equal(ng.tl.predict(model, again, table_key="table").X, predicted.X)
+        assert_array_equal(ng.tl.predict(again, model, table_key="table").X, predicted.X)
 
     def test_one_region_is_drawn(self, model: ng.FittedModel, sdata) -> None:
-        ng.tl.predict(model, sdata, key_added="predicted")
+        ng.tl.predict(sdata, model, key_added="predicted")
         figure = ng.pl.gene_maps(sdata, table_key="predicted", library_id="S3")
         assert figure.get_suptitle().startswith("section S3")
         with pytest.raises(DataError, match="2 candidates for the table"):

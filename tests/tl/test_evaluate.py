@@ -75,7 +75,7 @@ class TestAgainstLoops:
         """With subsets smaller than the panel: those of the model, and not those that do well here."""
         model = tl.load(tiny_run.folder)
         model.heg50, model.hpg50 = model.heg50[:4], model.hpg50[3:5]
-        found = tl.evaluate(model, {"S3": test}, train)
+        found = tl.evaluate({"S3": test}, model, train)
         per_gene = found.per_gene.loc["S3"]["pcc"]
         assert found.metrics["sections"]["S3"]["pcc_heg50"] == pytest.approx(per_gene[model.heg50].mean())
         assert found.metrics["sections"]["S3"]["pcc_hpg50"] == pytest.approx(per_gene[model.hpg50].mean())
@@ -161,7 +161,7 @@ class TestSchema:
         together = {name: section.copy() for name, section in {**train, "S3": test}.items()}
         for section in together.values():
             section.obs["patient"] = pd.Categorical(["P"] * section.n_obs)
-        protocol = tl.evaluate(tiny_run.model, {"S3": together.pop("S3")}, together).metrics["protocol"]
+        protocol = tl.evaluate({"S3": together.pop("S3")}, tiny_run.model, together).metrics["protocol"]
         assert (protocol["split"], protocol["patients_in_both"]) == ("within patient", ["P"])
 
     def test_one_row_a_gene(self, evaluation, tiny_run):
@@ -198,7 +198,7 @@ class TestSchema:
 
     def test_a_baseline_as_the_model_has_a_label_beside_that_of_the_baseline(self, tiny_config, train, test):
         config = Config.parse(tiny_config.model_dump(mode="json") | {"model": {"name": "ridge"}})
-        evaluation = tl.evaluate(tl.fit(train, config), {"S3": test}, train)
+        evaluation = tl.evaluate({"S3": test}, tl.fit(train, config), train)
         assert evaluation.labels["model"] == "ridge"
         assert len(set(evaluation.labels.values())) == len(evaluation.labels)
         baseline = evaluation.metrics["baselines"]["ridge"]["mean"]["pcc_mean"]
@@ -215,8 +215,8 @@ class TestWhatDecides:
         other = test.copy()
         other.obs["section"] = pd.Categorical(["S4"] * other.n_obs)
         other.X = sparse.csr_matrix(np.random.default_rng(0).poisson(3.0, other.shape).astype(np.float32))
-        both = tl.evaluate(tiny_run.model, {"S3": test, "S4": other}, train)
-        alone = tl.evaluate(tiny_run.model, {"S4": other}, train)
+        both = tl.evaluate({"S3": test, "S4": other}, tiny_run.model, train)
+        alone = tl.evaluate({"S4": other}, tiny_run.model, train)
         assert both.metrics["sections"]["S3"] == tiny_run.evaluation.metrics["sections"]["S3"]
         assert both.metrics["sections"]["S4"] == alone.metrics["sections"]["S4"]
         first, second = (both.metrics["sections"][name]["pcc_mean"] for name in ("S3", "S4"))
@@ -227,7 +227,7 @@ class TestWhatDecides:
 
     def test_the_order_of_spots_does_not(self, tiny_run, train, test, evaluation):
         shuffled = test[np.random.default_rng(0).permutation(test.n_obs)].copy()
-        found = tl.evaluate(tiny_run.model, {"S3": shuffled}, dict(reversed(train.items())))
+        found = tl.evaluate({"S3": shuffled}, tiny_run.model, dict(reversed(train.items())))
         assert found.metrics == evaluation.metrics
         pd.testing.assert_frame_equal(found.per_gene, evaluation.per_gene)
         assert list(found.predictions["S3"].obs_names) == list(shuffled.obs_names)
@@ -236,30 +236,30 @@ class TestWhatDecides:
 def test_an_encoder_is_made_once_for_all_sections(tiny_run, train, test, monkeypatch):
     made = []
     monkeypatch.setitem(_encoders._REGISTRY, "squidpy", lambda *of: made.append(of) or SquidpyEncoder(*of))
-    tl.evaluate(tiny_run.model, {"S3": test}, train)
+    tl.evaluate({"S3": test}, tiny_run.model, train)
     assert made == [("summary", "cpu")]
 
 
 class TestRefusals:
     def test_a_section_that_was_trained_on(self, tiny_run, train):
         with pytest.raises(DataError, match="section 'S1' was trained on; a score on it says nothing"):
-            tl.evaluate(tiny_run.model, {"S1": train["S1"]}, train)
+            tl.evaluate({"S1": train["S1"]}, tiny_run.model, train)
 
     def test_a_section_that_was_trained_on_under_another_key(self, tiny_run, train):
         with pytest.raises(DataError, match="section 'S1' was trained on"):
-            tl.evaluate(tiny_run.model, {"new": train["S1"]}, train)
+            tl.evaluate({"new": train["S1"]}, tiny_run.model, train)
 
     def test_no_section(self, tiny_run, train):
         with pytest.raises(DataError, match=r"no test section given; name at least one in data\.test"):
-            tl.evaluate(tiny_run.model, {}, train)
+            tl.evaluate({}, tiny_run.model, train)
 
     def test_baselines_on_other_sections_than_the_model_had(self, tiny_run, train, test):
         with pytest.raises(DataError, match=r"need the model's training sections \(S1, S2\), given: S1"):
-            tl.evaluate(tiny_run.model, {"S3": test}, {"S1": train["S1"]})
+            tl.evaluate({"S3": test}, tiny_run.model, {"S1": train["S1"]})
 
     def test_a_section_without_genes_or_without_one_of_the_panel(self, tiny_run, train, test):
         with pytest.raises(DataError, match="section 'S3': no genes"):
-            tl.evaluate(tiny_run.model, {"S3": test[:, :0].copy()}, train)
+            tl.evaluate({"S3": test[:, :0].copy()}, tiny_run.model, train)
         absent = tiny_run.model.genes[3]
         with pytest.raises(DataError, match=f"section 'S3': panel gene {absent} not measured"):
-            tl.evaluate(tiny_run.model, {"S3": test[:, test.var_names != absent].copy()}, train)
+            tl.evaluate({"S3": test[:, test.var_names != absent].copy()}, tiny_run.model, train)

@@ -23,7 +23,9 @@ from nh2st_graph.models import NH2STGraph
 from nh2st_graph.section import targets
 from nh2st_graph.tl import FittedModel
 from nh2st_graph.tl._explain import _gene_table, _share
-from nh2st_graph.train._prepare import Standardizer, complete_section, section_graph
+from nh2st_graph.train import Standardizer
+
+from ..prepared import complete_section
 
 MakeModel = Callable[[list[str]], FittedModel]
 
@@ -74,7 +76,7 @@ def predicted_alone(model: FittedModel, section: AnnData) -> np.ndarray:
 
 
 def explained(model: FittedModel, section: AnnData) -> AnnData:
-    found = tl.explain(model, section, copy=True)
+    found = tl.explain(section, model, copy=True)
     assert found is not None
     return found
 
@@ -90,7 +92,7 @@ def without_neighbours(section: AnnData, i: int) -> AnnData:
 def attention_by_hand(model: FittedModel, section: AnnData) -> np.ndarray:
     """Equation of ``SpatialAttention``, one receiver and head at a time in float64; rows read columns."""
     module, config = copy.deepcopy(model.module).double(), model.config.model
-    graph = section_graph(complete_section(section, model.config), model.config, model.standardize)
+    graph = model.preparation.prepare(section).graph
     n, size = graph.num_nodes, config.width // config.heads
     senders = [graph.edge_index[0, graph.edge_index[1] == i].tolist() for i in range(n)]
     features = [graph.edge_attr[graph.edge_index[1] == i].double() for i in range(n)]
@@ -143,7 +145,7 @@ class TestAttention:
     @pytest.mark.parametrize("operator", ["gatv2", "transformer"])
     def test_of_other_operators_is_their_own(self, drawn, section, operator):
         model = drawn([f"model.operator={operator}"])
-        graph = section_graph(section, model.config, model.standardize)
+        graph = model.preparation.prepare(section).graph
         with torch.no_grad():
             h = model.module.image_encoder(graph.x)
             weights = model.module.image_neighbours.layers[0].attention(h, graph.edge_index, graph.edge_attr)
@@ -181,7 +183,7 @@ class TestAttention:
     def test_is_absent_where_nothing_attends(self, drawn, section, changes, caplog):
         explained_before = explained(drawn([]), section)
         with caplog.at_level("WARNING", "nh2st_graph"):
-            tl.explain(drawn(changes), explained_before)
+            tl.explain(explained_before, drawn(changes))
         assert ATTENTION not in explained_before.obsp, "that of an earlier model must not stay"
         reason = "branch is off" if "model.neighbours=false" in changes else "does not attend over edges"
         assert any(reason in line and "\n" not in line for line in caplog.messages)
@@ -197,7 +199,7 @@ class TestShare:
     @pytest.mark.parametrize("changes", [[], ["model.decoder_input=gated"], ["model.decoder=mlp"], EGO])
     def test_is_the_branchs_part_of_what_sets_a_spot_apart(self, drawn, section, changes):
         model = drawn(changes)
-        full = tl.predict(model, section).X.astype(np.float64)
+        full = tl.predict(section, model).X.astype(np.float64)
         alone = predicted_alone(model, section).astype(np.float64)
         change = full - alone
         expected = []
@@ -230,7 +232,7 @@ class TestShare:
 
     def test_of_components_is_that_of_their_scores(self, drawn, section):
         model = drawn([])
-        graph = section_graph(section, model.config, model.standardize)
+        graph = model.preparation.prepare(section).graph
         with torch.no_grad():
             side = model.module(graph.x, graph.edge_index, graph.edge_attr)
             heads = model.module.decoder.heads
@@ -273,7 +275,7 @@ class TestGenes:
         model = drawn(changes)
         found = explained(model, section).uns[EXPLAIN]["gene_gain"]
         full, alone = (
-            tl.predict(model, section).X.astype(np.float64),
+            tl.predict(section, model).X.astype(np.float64),
             predicted_alone(model, section).astype(np.float64),
         )
         observed = targets(section, model.genes, **model.config.data.target).to_numpy()
@@ -304,7 +306,7 @@ class TestGenes:
         other = before.copy()
         other.var_names = [f"other{i}" for i in range(other.n_vars)]
         for each, columns in ((one_less, {CHANGE}), (none, set()), (other, set())):
-            tl.explain(model, each)
+            tl.explain(each, model)
             table = each.uns[EXPLAIN]["gene_gain"]
             assert list(table.columns) == ["change"]
             assert_array_equal(table["change"], before.uns[EXPLAIN]["gene_gain"]["change"])
@@ -352,12 +354,12 @@ def test_the_order_of_the_spots_decides_nothing(drawn, section):
 
 def test_writes_into_the_section_or_returns_a_copy(tiny_run, tiny_sections):
     section = tiny_sections["S3"].copy()
-    other = tl.explain(tiny_run.model, section, copy=True)
+    other = tl.explain(section, tiny_run.model, copy=True)
     assert not section.obsp
     assert not {SHARE} & set(section.obs)
     assert not {GAIN, CHANGE} & set(section.var)
     assert EXPLAIN not in section.uns
-    assert tl.explain(tiny_run.model, section) is None
+    assert tl.explain(section, tiny_run.model) is None
     assert set(section.obsp) == {ATTENTION}, "features and graph that were computed on the way are not kept"
     assert "X_image" not in section.obsm
     assert (section.obsp[ATTENTION] != other.obsp[ATTENTION]).nnz == 0
@@ -373,7 +375,7 @@ def test_writes_under_another_key_and_is_drawn_from_there(tiny_run, drawn, secti
     both = explained(tiny_run.model, section)
     expected = explained(drawn([]), section)
     before = {slot: set(getattr(both, slot)) for slot in ("obs", "obsp", "uns", "var")}
-    tl.explain(drawn([]), both, key_added="second")
+    tl.explain(both, drawn([]), key_added="second")
     new = {slot: set(getattr(both, slot)) - names for slot, names in before.items()}
     assert new == {
         "obs": {"second_neighbour_share"},
@@ -398,7 +400,7 @@ def test_writes_under_another_key_and_is_drawn_from_there(tiny_run, drawn, secti
 def test_bad_input_leaves_nothing_behind(tiny_run, tiny_sections):
     section = tiny_sections["S3"][:1].copy()
     with pytest.raises(DataError, match="section 'S3': one spot alone cannot be"):
-        tl.explain(tiny_run.model, section)
+        tl.explain(section, tiny_run.model)
     assert SHARE not in section.obs
     assert not section.obsp
 

@@ -14,7 +14,8 @@ from nh2st_graph import tl
 from nh2st_graph.datasets import synthetic_tissue
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.train._encoder import patch_encoder
-from nh2st_graph.train._prepare import complete_section, section_graph
+
+from ..prepared import complete_section
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +80,10 @@ def test_the_run_folder_is_a_normal_one(run):
 
 
 def test_a_saved_model_predicts_the_same_bits(run, sections):
-    expected = tl.predict(run.model, sections["S3"])
+    expected = tl.predict(sections["S3"], run.model)
     loaded = ng.load(run.folder)
     assert isinstance(loaded.module.patch_encoder, PatchEncoder)
-    np.testing.assert_array_equal(tl.predict(loaded, sections["S3"]).X, expected.X)
+    np.testing.assert_array_equal(tl.predict(sections["S3"], loaded).X, expected.X)
     stored = anndata.read_h5ad(run.folder / "predictions" / "S3.h5ad")
     np.testing.assert_array_equal(np.asarray(stored[expected.obs_names].X), expected.X)
 
@@ -90,7 +91,7 @@ def test_a_saved_model_predicts_the_same_bits(run, sections):
 def test_the_image_is_what_is_predicted_from(run, sections, config):
     """Patches reach the prediction; the features that were computed from them beforehand do not."""
     model = run.model
-    graph = section_graph(complete_section(sections["S3"], config), config, model.standardize)
+    graph = model.preparation.prepare(sections["S3"]).graph
     assert graph.patches.shape == (graph.num_nodes, 160, 160, 3)
     assert graph.patches.dtype == torch.uint8
     with torch.no_grad():
@@ -112,6 +113,6 @@ def test_feature_maps_are_fitted_saved_and_loaded(finetune, config, sections, tm
     model.save(tmp_path)
     loaded = ng.load(tmp_path)
     assert (loaded.module.patch_encoder is not None) is finetune
-    np.testing.assert_array_equal(tl.predict(loaded, sections["S3"]).X, tl.predict(model, sections["S3"]).X)
+    np.testing.assert_array_equal(tl.predict(sections["S3"], loaded).X, tl.predict(sections["S3"], model).X)
     if finetune:
         assert (loaded.module.patch_encoder.feature_mean == 0).all(), "read as they come"

@@ -20,10 +20,9 @@ from nh2st_graph.im import SquidpyEncoder, _encoders
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl import FittedModel
-from nh2st_graph.tl._fit import _precision
+from nh2st_graph.train import check_precision
 from nh2st_graph.train._module import averaged_weights
 from nh2st_graph.train._panel import choose_panel
-from nh2st_graph.train._prepare import complete_section, section_graph
 
 
 def state(model: FittedModel) -> dict[str, torch.Tensor]:
@@ -38,10 +37,7 @@ def equal(a: FittedModel, b: FittedModel) -> bool:
 
 def graphs_of(model: FittedModel, sections: dict[str, AnnData]) -> dict[str, Data]:
     """The graphs that a model learned from."""
-    return {
-        name: section_graph(complete_section(section, model.config), model.config, model.standardize, model.genes)
-        for name, section in sections.items()
-    }
+    return {name: model.preparation.prepare(section).measured for name, section in sections.items()}
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +172,7 @@ class TestWhatIsLearned:
 )
 def test_every_configuration_trains_and_predicts_finite_numbers(train, quick, tiny_sections, changes):
     model = tl.fit(train, quick("train.max_epochs=1", "train.refit=false", *changes))
-    prediction = tl.predict(model, tiny_sections["S3"])
+    prediction = tl.predict(tiny_sections["S3"], model)
     assert prediction.shape == (tiny_sections["S3"].n_obs, 12)
     assert np.isfinite(prediction.X).all()
     assert (prediction.X.std(axis=0) > 0).any()
@@ -226,8 +222,8 @@ class TestRefusals:
             tl.fit({"S1": None}, quick(change))  # type: ignore[dict-item]
 
     def test_precision_is_full_on_a_cpu(self, quick):
-        assert _precision(quick().train) == "32-true"
-        assert _precision(quick("train.precision=bf16").train) == "bf16-mixed"
+        assert check_precision(quick().train) == "32-true"
+        assert check_precision(quick("train.precision=bf16").train) == "bf16-mixed"
 
 
 @pytest.mark.parametrize("name", ["nh2st_graph", "mean"])

@@ -103,14 +103,14 @@ def test_a_network_that_remembers_is_trained_saved_and_loaded(train, tiny_sectio
     assert set(Nearest.calls) == {1, 2}  # one section in the folds, both at the end
     assert Nearest.calls[-1] == 2
     assert len(model.module.memory["keys"]) == sum(section.n_obs for section in train.values())
-    predicted = tl.predict(model, tiny_sections["S3"])
+    predicted = tl.predict(tiny_sections["S3"], model)
     values = {row.tobytes() for row in model.module.memory["values"].numpy()}
     assert {row.tobytes() for row in predicted.X} <= values  # each is some training spot's expression
     model.save(tmp_path)
     again = load(tmp_path)
     assert isinstance(again.module, Nearest)
     assert again.module.memory.keys() == model.module.memory.keys()
-    np.testing.assert_array_equal(tl.predict(again, tiny_sections["S3"]).X, predicted.X)
+    np.testing.assert_array_equal(tl.predict(tiny_sections["S3"], again).X, predicted.X)
 
 
 def test_no_refit_keeps_the_memory_of_the_first_fold(train, quick):
@@ -134,29 +134,24 @@ def test_an_estimator_is_fitted_and_scored(tiny_sections, train, quick, tmp_path
 
 
 def graphs(model, sections):
-    from nh2st_graph.train._prepare import complete_section, section_graph
-
-    return [
-        section_graph(complete_section(section, model.config), model.config, model.standardize, model.genes)
-        for section in sections.values()
-    ]
+    return [model.preparation.prepare(section).measured for section in sections.values()]
 
 
 @pytest.mark.parametrize("method", [Nearest, Pls])
 def test_genes_of_the_section_change_nothing(method, train, tiny_sections, quick):
     model = tl.fit(train, quick(method))
-    first = tl.predict(model, tiny_sections["S3"]).X
+    first = tl.predict(tiny_sections["S3"], model).X
     others = tiny_sections["S3"].copy()
     others.X = others.X[::-1] * 3
-    np.testing.assert_array_equal(tl.predict(model, others).X, first)
-    np.testing.assert_array_equal(tl.predict(model, tiny_sections["S3"][:, :0].copy()).X, first)
+    np.testing.assert_array_equal(tl.predict(others, model).X, first)
+    np.testing.assert_array_equal(tl.predict(tiny_sections["S3"][:, :0].copy(), model).X, first)
 
 
 def test_a_prediction_of_another_shape_is_refused(train, tiny_sections, quick):
     model = tl.fit(train, quick(Pls))
     model.module.__class__ = Wrong
     with pytest.raises(ModelError, match=r"predicted shape \(\d+, 11\) for section 'S3', expected \(\d+, 12\)"):
-        tl.predict(model, tiny_sections["S3"])
+        tl.predict(tiny_sections["S3"], model)
 
 
 @pytest.mark.parametrize("lacking", ["S1", "S3"])
@@ -178,9 +173,9 @@ def test_a_method_checks_sections_itself(tiny_sections, quick, tmp_path):
 def test_what_only_nh2st_graph_has_is_refused(train, tiny_sections, quick):
     model = tl.fit(train, quick(Pls))
     with pytest.raises(ModelError, match="only NH2ST-Graph can be asked this"):
-        tl.explain(model, tiny_sections["S3"])
+        tl.explain(tiny_sections["S3"], model)
     with pytest.raises(ModelError, match="has no embeddings"):
-        tl.embed(model, tiny_sections["S3"])
+        tl.embed(tiny_sections["S3"], model)
 
 
 def test_settings_without_keys_are_the_base_class(quick):

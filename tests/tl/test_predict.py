@@ -24,7 +24,9 @@ from nh2st_graph.config import Config, ModelConfig
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.section import targets
 from nh2st_graph.tl import FittedModel
-from nh2st_graph.train._prepare import Standardizer, complete_section, section_graph
+from nh2st_graph.train import Standardizer
+
+from ..prepared import complete_section, section_graph
 
 MakeModel = Callable[[list[str]], FittedModel]
 
@@ -141,20 +143,20 @@ class TestGenesNeverReachAPrediction:
     @configurations
     def test_by_one_bit_in_any_configuration(self, drawn, section, others, changes):
         model = drawn(changes)
-        expected = tl.predict(model, section).X
+        expected = tl.predict(section, model).X
         assert np.isfinite(expected).all()
         assert (expected.std(axis=0) > 0).all()
         for name in ("other layers", "no genes"):
-            assert_array_equal(tl.predict(model, others[name]).X, expected, err_msg=name)
+            assert_array_equal(tl.predict(others[name], model).X, expected, err_msg=name)
         image = section.copy()
         image.obsm["X_image"] = np.roll(image.obsm["X_image"], 1, axis=0)
-        assert not np.array_equal(tl.predict(model, image).X, expected), "a model that reads nothing passes anything"
+        assert not np.array_equal(tl.predict(image, model).X, expected), "a model that reads nothing passes anything"
 
     def test_whatever_changes(self, tiny_run, tiny_sections):
         """From the section as it is read: features and graph are computed on the way."""
-        expected = tl.predict(tiny_run.model, tiny_sections["S3"]).X
+        expected = tl.predict(tiny_sections["S3"], tiny_run.model).X
         for name, other in with_other_genes(tiny_sections["S3"]).items():
-            assert_array_equal(tl.predict(tiny_run.model, other).X, expected, err_msg=name)
+            assert_array_equal(tl.predict(other, tiny_run.model).X, expected, err_msg=name)
 
     @pytest.mark.parametrize(
         "changes",
@@ -163,10 +165,10 @@ class TestGenesNeverReachAPrediction:
     )
     def test_nor_the_embeddings_of_the_image(self, drawn, section, others, changes):
         model = drawn(changes)
-        expected = tl.embed(model, section, copy=True).obsm
+        expected = tl.embed(section, model, copy=True).obsm
         assert (expected["X_nh2st_image"].std(axis=0) > 0).all()
         for name, other in others.items():
-            found = tl.embed(model, other, copy=True).obsm
+            found = tl.embed(other, model, copy=True).obsm
             assert_array_equal(found["X_nh2st_image"], expected["X_nh2st_image"], err_msg=name)
             if name == "other counts" and "X_nh2st_gene" in expected:
                 assert not np.array_equal(found["X_nh2st_gene"], expected["X_nh2st_gene"]), "that of the genes moves"
@@ -176,25 +178,25 @@ class TestWhatDecidesNothing:
     @pytest.mark.parametrize("mode", ["grid", "knn", "radius", "delaunay", "random"])
     def test_the_order_of_the_spots(self, drawn, tiny_sections, mode):
         model, section = drawn([f"graph.mode={mode}", "model.hops=2"]), tiny_sections["S3"]
-        expected = tl.predict(model, section)
-        embedded = tl.embed(model, section, copy=True)
+        expected = tl.predict(section, model)
+        embedded = tl.embed(section, model, copy=True)
         for seed in range(2):
             order = np.random.default_rng(seed).permutation(section.n_obs)
             shuffled = section[order].copy()
-            found = tl.predict(model, shuffled)
+            found = tl.predict(shuffled, model)
             assert list(found.obs_names) == list(shuffled.obs_names)
             assert_array_equal(found.X, expected.X[order])
             assert_array_equal(found.layers["observed"], expected.layers["observed"][order])
             assert_array_equal(found.obsm["spatial"], expected.obsm["spatial"][order])
             before, after = (each.obsp["spatial_connectivities"].toarray() for each in (expected, found))
             assert_array_equal(after, before[np.ix_(order, order)])
-            tl.embed(model, shuffled)
+            tl.embed(shuffled, model)
             for key in ("X_nh2st_image", "X_nh2st_gene"):
                 assert_array_equal(shuffled.obsm[key], embedded.obsm[key][order])
 
     def test_the_section_that_is_given_stays_as_it_was(self, tiny_run, tiny_sections):
         section = tiny_sections["S3"].copy()
-        prediction = tl.predict(tiny_run.model, section)
+        prediction = tl.predict(section, tiny_run.model)
         assert set(section.obsm) == set(tiny_sections["S3"].obsm)
         assert not section.obsp
         prediction.obsm["spatial"][:] = 0
@@ -206,7 +208,7 @@ class TestWhatDecidesNothing:
 class TestNeighbours:
     def test_without_the_branch_a_spot_is_a_perceptron_of_its_own_features(self, drawn, section):
         model = drawn(["model.neighbours=false"])
-        graph = section_graph(section, model.config, model.standardize)
+        graph = model.preparation.prepare(section).graph
         module, x = model.module.double(), graph.x.double()
         nothing = torch.empty(2, 0, dtype=torch.long), torch.empty(0, 3, dtype=torch.float64)
         drawn_edges = torch.randint(len(x), graph.edge_index.shape), torch.rand_like(graph.edge_attr).double()
@@ -223,12 +225,12 @@ class TestNeighbours:
         model = drawn([f"model.hops={hops}", "features.standardize=train"])
         steps = section.obsp["spatial_connectivities"].toarray() > 0
         near = np.linalg.matrix_power(steps + np.eye(len(steps)), hops) > 0
-        expected, i = tl.predict(model, section).X, 20
+        expected, i = tl.predict(section, model).X, 20
         for others, moves in ((~near[i], False), (near[i] & (np.arange(len(steps)) != i), True)):
             assert others.any()
             changed = section.copy()
             changed.obsm["X_image"][others] += 1
-            assert np.array_equal(tl.predict(model, changed).X[i], expected[i]) is not moves
+            assert np.array_equal(tl.predict(changed, model).X[i], expected[i]) is not moves
 
     def test_a_spot_without_any_has_its_own_features_alone(self, drawn, section):
         model = drawn(["features.standardize=train"])
@@ -236,22 +238,22 @@ class TestNeighbours:
         near = section.obsp["spatial_connectivities"].toarray()[20] > 0
         apart = section[~near].copy()
         del apart.obsp["spatial_connectivities"], apart.obsp["spatial_distances"], apart.uns["spatial_neighbors"]
-        prediction = tl.predict(model, apart)
+        prediction = tl.predict(apart, model)
         assert not prediction[lonely].obsp["spatial_connectivities"].nnz
         assert np.isfinite(prediction.X).all()
         others = apart.copy()
         others.obsm["X_image"][apart.obs_names != lonely] += 1
-        moved = tl.predict(model, others)
+        moved = tl.predict(others, model)
         assert_array_equal(moved[lonely].X, prediction[lonely].X)
         assert not np.array_equal(moved.X, prediction.X)
-        alone = tl.predict(model, apart[lonely].copy())
+        alone = tl.predict(apart[lonely].copy(), model)
         np.testing.assert_allclose(alone.X, prediction[lonely].X, rtol=1e-5, atol=1e-5)
 
 
 class TestPrediction:
     @pytest.fixture(scope="class")
     def prediction(self, tiny_run, tiny_sections) -> AnnData:
-        return tl.predict(tiny_run.model, tiny_sections["S3"])
+        return tl.predict(tiny_sections["S3"], tiny_run.model)
 
     def test_holds_what_its_description_says(self, prediction, tiny_run, tiny_sections, tiny_config):
         section, model = tiny_sections["S3"], tiny_run.model
@@ -284,7 +286,7 @@ class TestPrediction:
         section = tiny_sections["S3"]
         some = section[:, section.var_names != tiny_run.model.genes[0]].copy()
         for each in (some, section[:, :0].copy()):
-            assert not tl.predict(tiny_run.model, each).layers
+            assert not tl.predict(each, tiny_run.model).layers
 
     @pytest.mark.parametrize("stored", [False, True], ids=["in memory", "of a run"])
     def test_squidpy_goes_on_from_it(self, prediction, tiny_run, stored, monkeypatch):
@@ -310,9 +312,9 @@ class TestKeyAdded:
     """What is predicted, into the section that was measured."""
 
     def test_takes_a_table_of_genes(self, tiny_run, tiny_sections, tmp_path):
-        section, expected = tiny_sections["S3"].copy(), tl.predict(tiny_run.model, tiny_sections["S3"])
+        section, expected = tiny_sections["S3"].copy(), tl.predict(tiny_sections["S3"], tiny_run.model)
         before = section.copy()
-        prediction = tl.predict(tiny_run.model, section, key_added="mine")
+        prediction = tl.predict(section, tiny_run.model, key_added="mine")
         assert_array_equal(prediction.X, expected.X)
         pd.testing.assert_frame_equal(section.obsm["mine"], expected.to_df())
         assert section.uns["mine"]["train_sections"] == ["S1", "S2"]
@@ -329,42 +331,42 @@ class TestKeyAdded:
 
     def test_decides_no_later_prediction(self, tiny_run, tiny_sections):
         section, model = tiny_sections["S3"].copy(), tiny_run.model
-        expected = tl.predict(model, section, key_added="mine").X
+        expected = tl.predict(section, model, key_added="mine").X
         section.obsm["mine"] += 1
-        assert_array_equal(tl.predict(model, section).X, expected)
+        assert_array_equal(tl.predict(section, model).X, expected)
 
     @pytest.mark.parametrize("key", ["spatial", "X_image", "nh2st_prediction"])
     def test_is_no_key_of_something_else(self, tiny_run, tiny_sections, key):
         section = tiny_sections["S3"].copy()
         with pytest.raises(DataError, match=f"key_added = '{key}' is the key of something else"):
-            tl.predict(tiny_run.model, section, key_added=key)
+            tl.predict(section, tiny_run.model, key_added=key)
         assert set(section.obsm) == set(tiny_sections["S3"].obsm)
 
 
 class TestFeaturesUnderAnotherKey:
     def test_are_used_where_they_are_what_the_model_reads(self, drawn, section):
         model, under_another = drawn([]), section.copy()
-        expected = tl.predict(model, section).X
+        expected = tl.predict(section, model).X
         other = np.roll(section.obsm["X_image"], 1, axis=0)
         del under_another.obsm["X_image"]
         under_another.obsm["X_mine"], under_another.uns["X_mine"] = other, under_another.uns.pop("X_image")
         moved = section.copy()
         moved.obsm["X_image"] = other
-        assert_array_equal(tl.predict(model, under_another).X, tl.predict(model, moved).X)
+        assert_array_equal(tl.predict(under_another, model).X, tl.predict(moved, model).X)
         assert "X_image" not in under_another.obsm
         # Those of another encoder are not, and the usual key goes first.
         under_another.uns["X_mine"]["encoder"] = "squidpy:histogram"
-        assert_array_equal(tl.predict(model, under_another).X, expected)
+        assert_array_equal(tl.predict(under_another, model).X, expected)
         both = section.copy()
         both.obsm["X_mine"], both.uns["X_mine"] = other, both.uns["X_image"]
-        assert_array_equal(tl.predict(model, both).X, expected)
+        assert_array_equal(tl.predict(both, model).X, expected)
 
 
 class TestEmbed:
     def test_writes_under_another_key(self, tiny_run, drawn, tiny_sections):
-        section, expected = tiny_sections["S3"].copy(), tl.embed(tiny_run.model, tiny_sections["S3"], copy=True)
-        tl.embed(tiny_run.model, section, key_added="second")
-        tl.embed(drawn([]), section)
+        section, expected = tiny_sections["S3"].copy(), tl.embed(tiny_sections["S3"], tiny_run.model, copy=True)
+        tl.embed(section, tiny_run.model, key_added="second")
+        tl.embed(section, drawn([]))
         for kind in ("image", "gene"):
             assert_array_equal(section.obsm[f"X_second_{kind}"], expected.obsm[f"X_nh2st_{kind}"])
             assert not np.array_equal(section.obsm[f"X_nh2st_{kind}"], expected.obsm[f"X_nh2st_{kind}"])
@@ -374,9 +376,9 @@ class TestEmbed:
     def test_writes_both_sides_or_returns_a_copy(self, tiny_run, tiny_sections, tiny_config):
         section = tiny_sections["S3"].copy()
         before = set(section.obsm)
-        other = tl.embed(tiny_run.model, section, copy=True)
+        other = tl.embed(section, tiny_run.model, copy=True)
         assert set(section.obsm) == before
-        assert tl.embed(tiny_run.model, section) is None
+        assert tl.embed(section, tiny_run.model) is None
         assert set(section.obsm) == {*before, "X_nh2st_image", "X_nh2st_gene"}
         for key in ("X_nh2st_image", "X_nh2st_gene"):
             assert section.obsm[key].shape == (section.n_obs, 2 * tiny_config.model.width)
@@ -384,20 +386,20 @@ class TestEmbed:
 
     def test_without_genes_writes_the_images_side(self, tiny_run, tiny_sections):
         section = tiny_sections["S3"][:, :0].copy()
-        tl.embed(tiny_run.model, section)
+        tl.embed(section, tiny_run.model)
         assert "X_nh2st_image" in section.obsm
         assert "X_nh2st_gene" not in section.obsm
 
     def test_a_model_without_a_gene_side_writes_the_images(self, drawn, section):
         model = drawn(["model.contrast=none", "model.cross_attention=none"])
-        embedded = tl.embed(model, section, copy=True)
+        embedded = tl.embed(section, model, copy=True)
         assert embedded.obsm["X_nh2st_image"].shape == (section.n_obs, 2 * model.config.model.width)
         assert "X_nh2st_gene" not in embedded.obsm
 
 
 def test_one_spot_has_no_statistics_of_its_own(tiny_run, tiny_sections):
     with pytest.raises(DataError, match="section 'S3': one spot alone cannot be"):
-        tl.predict(tiny_run.model, tiny_sections["S3"][:1].copy())
+        tl.predict(tiny_sections["S3"][:1].copy(), tiny_run.model)
 
 
 def test_what_was_measured_is_found_under_other_names(tiny_run, tiny_sections, caplog):
@@ -406,14 +408,14 @@ def test_what_was_measured_is_found_under_other_names(tiny_run, tiny_sections, c
     by_id = section.copy()
     by_id.var["gene_name"] = by_id.var_names.to_numpy()
     by_id.var_names = [f"ENSG{j:011d}" for j in range(by_id.n_vars)]
-    expected = tl.predict(tiny_run.model, section)
+    expected = tl.predict(section, tiny_run.model)
     with caplog.at_level("INFO"):
-        found = tl.predict(tiny_run.model, by_id)
+        found = tl.predict(by_id, tiny_run.model)
     assert_array_equal(found.X, expected.X)
     assert_array_equal(found.layers["observed"], expected.layers["observed"])
     assert f"{len(tiny_run.model.genes)} of {len(tiny_run.model.genes)} panel genes found, by var['gene_name']" in (
         caplog.text
     )
-    explained = [tl.explain(tiny_run.model, each, copy=True).var for each in (section, by_id)]
+    explained = [tl.explain(each, tiny_run.model, copy=True).var for each in (section, by_id)]
     for column in ("nh2st_neighbour_gain", "nh2st_neighbour_change"):
         assert_array_equal(*[var[column].to_numpy() for var in explained])

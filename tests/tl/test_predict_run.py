@@ -127,7 +127,7 @@ def test_a_store_with_several_tables_takes_the_one_that_is_named(tiny_run, tiny_
     spatialdata = pytest.importorskip("spatialdata")
     read.write_spatialdata(tiny_sections["S3"], tmp_path / "one.zarr")
     store = spatialdata.read_zarr(tmp_path / "one.zarr")
-    expected = tl.predict(tiny_run.model, store, key_added="predicted")
+    expected = tl.predict(store, tiny_run.model, key_added="predicted")
     store.write(tmp_path / "S3.zarr")
     with pytest.raises(DataError, match=r"2 candidates for the table \(predicted, table\)"):
         tl.predict_run(tiny_run.folder, [tmp_path / "S3.zarr"], tmp_path / "out")

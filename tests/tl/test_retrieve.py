@@ -33,7 +33,7 @@ def model(tiny_run: Run) -> ng.FittedModel:
 def embedded(model: ng.FittedModel, tiny_sections: dict[str, AnnData]) -> dict[str, AnnData]:
     sections = {name: tiny_sections[name].copy() for name in ("S1", "S2", "S3")}
     for section in sections.values():
-        ng.tl.embed(model, section)
+        ng.tl.embed(section, model)
     return sections
 
 
@@ -93,7 +93,7 @@ def test_the_order_and_the_object_that_sections_are_given_in_do_not_matter(embed
 def test_several_sections_in_one(model: ng.FittedModel, tiny_sections: dict[str, AnnData]) -> None:
     parts = {name: tiny_sections[name] for name in ("S1", "S2")}
     both = ad.concat(parts, index_unique="-", uns_merge="unique", pairwise=True)
-    ng.tl.embed(model, both, library_key="section")
+    ng.tl.embed(both, model, library_key="section")
     result = ng.tl.retrieve(both, both, of="image", among="image", k=1, library_key="section")
     assert (result.found["similarity"] > 0.999).all()
     assert set(result.found["section"]) == {"S1", "S2"}
@@ -107,7 +107,7 @@ class TestKeys:
         parts = {name: tiny_sections[name] for name in ("S1", "S2")}
         both = ad.concat(parts, label="library", index_unique="-", uns_merge="unique", pairwise=True)
         del both.obs["section"], both.obs["patient"]
-        ng.tl.embed(model, both, library_key="library")
+        ng.tl.embed(both, model, library_key="library")
         return both
 
     @pytest.fixture(scope="class")
@@ -120,7 +120,7 @@ class TestKeys:
         return parts
 
     def test_of_the_bank_need_not_fit_the_query(self, model: ng.FittedModel, bank, parts, embedded) -> None:
-        profiles = ng.tl.embed_profiles(model, counts(embedded["S3"])[:3])
+        profiles = ng.tl.embed_profiles(counts(embedded["S3"])[:3], model)
         for query in (profiles, embedded["S3"], [profiles, embedded["S3"]], {"S3": embedded["S3"]}):
             expected = ng.tl.retrieve(query, parts, k=3, of="gene")
             found = ng.tl.retrieve(query, bank, k=3, of="gene", library_key="library")
@@ -167,12 +167,12 @@ def test_searches_embeddings_under_another_key(model: ng.FittedModel, embedded, 
     query, bank = embedded["S3"], embedded["S1"]
     renamed = [tiny_sections[name].copy() for name in ("S3", "S1")]
     for section in renamed:
-        ng.tl.embed(model, section, key_added="second")
+        ng.tl.embed(section, model, key_added="second")
         assert {"X_second_image", "X_second_gene"} <= set(section.obsm)
         assert not set(KEYS.values()) & set(section.obsm)
     expected = ng.tl.retrieve(query, bank, k=3).found
     pd.testing.assert_frame_equal(ng.tl.retrieve(*renamed, k=3, embed_key="second").found, expected)
-    profiles = [ng.tl.embed_profiles(model, counts(query), key_added=key) for key in ("nh2st", "second")]
+    profiles = [ng.tl.embed_profiles(counts(query), model, key_added=key) for key in ("nh2st", "second")]
     expected = ng.tl.retrieve(profiles[0], bank, of="gene", k=3).found
     found = ng.tl.retrieve(profiles[1], renamed[1], of="gene", k=3, embed_key="second").found
     pd.testing.assert_frame_equal(found, expected)
@@ -187,12 +187,12 @@ def counts(section: AnnData) -> pd.DataFrame:
 class TestProfiles:
     def test_are_embedded_as_spots_are(self, model: ng.FittedModel, embedded) -> None:
         section = embedded["S3"]
-        profiles = ng.tl.embed_profiles(model, counts(section))
+        profiles = ng.tl.embed_profiles(counts(section), model)
         spot_half = np.split(section.obsm["X_nh2st_gene"], 2, axis=1)[0]
         assert_allclose(profiles.obsm["X_nh2st_gene"], spot_half, atol=1e-5)
 
     def test_find_spots_by_their_own_scale(self, model: ng.FittedModel, embedded) -> None:
-        profiles = ng.tl.embed_profiles(model, counts(embedded["S3"])[:3])
+        profiles = ng.tl.embed_profiles(counts(embedded["S3"])[:3], model)
         result = ng.tl.retrieve(profiles, embedded["S3"], of="gene", among="gene", k=1)
         assert result.found["query"].tolist() == result.found["spot"].tolist()
         assert set(result.found["query_section"]) == {"profiles"}
@@ -203,7 +203,7 @@ class TestProfiles:
     def test_lack_a_gene(self, model: ng.FittedModel, embedded) -> None:
         without = counts(embedded["S3"]).drop(columns=model.genes[0])
         with pytest.raises(DataError, match=model.genes[0]):
-            ng.tl.embed_profiles(model, without)
+            ng.tl.embed_profiles(without, model)
 
     def test_need_no_image_where_patches_are_encoded(
         self, model: ng.FittedModel, tiny_config: ng.Config, tiny_sections: dict[str, AnnData]
@@ -220,9 +220,9 @@ class TestProfiles:
                 if not name.startswith("patch_encoder."):
                     torch.nn.init.normal_(weight, std=0.3)
         tuned = replace(model, module=module, config=config, n_features=n_features)
-        profiles = ng.tl.embed_profiles(tuned, counts(section))
+        profiles = ng.tl.embed_profiles(counts(section), tuned)
         assert module.patch_encoder is encoder
-        ng.tl.embed(tuned, section)
+        ng.tl.embed(section, tuned)
         spot_half = np.split(section.obsm["X_nh2st_gene"], 2, axis=1)[0]
         assert spot_half.std(axis=0).min() > 0.01
         assert_allclose(profiles.obsm["X_nh2st_gene"], spot_half, atol=1e-5)
@@ -240,8 +240,8 @@ class TestProfiles:
         config = tiny_config.override(["model.contrast=none", "model.cross_attention=none", "train.max_epochs=1"])
         without = ng.tl.fit({name: tiny_sections[name] for name in ("S1", "S2")}, config)
         with pytest.raises(ModelError, match="no gene side"):
-            ng.tl.embed_profiles(without, counts(embedded["S3"]))
-        other = ng.tl.embed(without, tiny_sections["S3"], copy=True)
+            ng.tl.embed_profiles(counts(embedded["S3"]), without)
+        other = ng.tl.embed(tiny_sections["S3"], without, copy=True)
         with pytest.raises(DataError, match="embedded by 2 different models"):
             ng.tl.retrieve(other, embedded["S1"])
         with pytest.raises(DataError, match=r"section 'S3': no obsm\['X_nh2st_gene'\].*a model with a gene side"):

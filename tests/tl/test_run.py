@@ -16,7 +16,6 @@ from nh2st_graph import read, tl
 from nh2st_graph._errors import ConfigError, DataError, RunError
 from nh2st_graph.config import Config, load_config
 from nh2st_graph.tl import Run, _run
-from nh2st_graph.train import _prepare
 from nh2st_graph.train._module import LOG_COLUMNS
 
 #: What other programs rely on.
@@ -76,7 +75,7 @@ class TestFolder:
     def test_predictions_are_those_of_the_model(self, tiny_run, tiny_sections):
         assert [path.name for path in (tiny_run.folder / "predictions").iterdir()] == ["S3.h5ad"]
         stored = ad.read_h5ad(tiny_run.folder / "predictions" / "S3.h5ad")
-        expected = tl.predict(tiny_run.model, tiny_sections["S3"])
+        expected = tl.predict(tiny_sections["S3"], tiny_run.model)
         assert_array_equal(stored.X, expected.X)
         assert stored.X.dtype == np.float32
         assert_array_equal(stored.layers["observed"], expected.layers["observed"])
@@ -154,17 +153,15 @@ class TestPrepare:
             assert (run.folder / name).read_bytes() == (tiny_run.folder / name).read_bytes(), name
         assert_array_equal(run.evaluation.predictions["S3"].X, tiny_run.evaluation.predictions["S3"].X)
 
-    def test_what_was_completed_before_training_is_not_completed_again(self, tiny_config, tiny_sections, monkeypatch):
+    def test_predictions_have_the_spots_in_the_order_in_which_they_were_read(
+        self, tiny_config, tiny_sections, tmp_path
+    ):
         read_in = tiny_sections["S3"][np.random.default_rng(0).permutation(tiny_sections["S3"].n_obs)].copy()
-        config = tiny_config.override(["train.max_epochs=1", "train.refit=false"])
-        train, test, genes = _run._prepare(config, {**tiny_sections, "S3": read_in})
-        with monkeypatch.context() as patch:
-            patch.setattr(_prepare.im, "features", None)
-            model = tl.fit(train, config, genes=genes, test_sections=test)
-            found = tl.evaluate(model, test, train).predictions["S3"]
-        expected = tl.predict(model, read_in)
+        config = tiny_config.override(["train.max_epochs=1", "train.refit=false", "evaluate.figures=false"])
+        run = tl.train_run(config, tmp_path / "run", sections={**tiny_sections, "S3": read_in})
+        found = run.evaluation.predictions["S3"]
         assert list(found.obs_names) == list(read_in.obs_names)
-        assert_array_equal(found.X, expected.X)
+        assert_array_equal(found.X, tl.predict(read_in, run.model).X)
 
     def test_replaces_no_file(self, prepared, tiny_config):
         before = files(prepared)

@@ -17,7 +17,7 @@ from nh2st_graph.cli import main
 from nh2st_graph.im import Lattice, SquidpyEncoder, _features
 from nh2st_graph.section import Key
 from nh2st_graph.slide import WsiSlide, open_slide
-from nh2st_graph.tl._slides import training_lattice
+from nh2st_graph.train import training_lattice
 
 from ..slides import philips, tissue_image, write_pyramid
 
@@ -59,7 +59,7 @@ class TestLattice:
         (tmp_path / "model.json").write_text(json.dumps(description))
         model = tl.load(tmp_path)
         assert model.lattice is None
-        section = tl.slide_section(model, slide)
+        section = tl.slide_section(slide, model)
         assert "does not know the lattice" in caplog.text
         found = training_lattice([section])
         assert (found.pitch_um, found.spot_um) == (pytest.approx(Lattice().pitch_um), pytest.approx(Lattice().spot_um))
@@ -68,18 +68,18 @@ class TestLattice:
 
 class TestSlideSection:
     def test_lies_as_the_training_sections_do(self, tiny_run, slide):
-        section = tl.slide_section(tiny_run.model, slide)
+        section = tl.slide_section(slide, tiny_run.model)
         assert training_lattice([section]).pitch_um == pytest.approx(200.0)
         assert training_lattice([section]).layout == "grid"
-        closer = tl.slide_section(tiny_run.model, slide, pitch_um=100.0)
+        closer = tl.slide_section(slide, tiny_run.model, pitch_um=100.0)
         assert training_lattice([closer]).pitch_um == pytest.approx(100.0)
         assert 3 < closer.n_obs / section.n_obs < 5
-        smaller = tl.slide_section(tiny_run.model, slide, spot_um=70.0)
+        smaller = tl.slide_section(slide, tiny_run.model, spot_um=70.0)
         assert training_lattice([smaller]).spot_um == pytest.approx(70.0)
         assert list(smaller.obs_names) == list(section.obs_names)
 
     def test_the_models_patch_decides_on_tissue(self, tiny_run, slide):
-        section = tl.slide_section(tiny_run.model, slide, pitch_um=60.0, min_tissue=0.8)
+        section = tl.slide_section(slide, tiny_run.model, pitch_um=60.0, min_tissue=0.8)
         by_hand = im.virtual_spots(
             slide,
             pitch_um=60.0,

@@ -53,8 +53,8 @@ def test_a_loaded_model_is_the_same_bit_by_bit(model, tiny_sections, tmp_path):
     for name in ("mean", "std"):
         assert_array_equal(getattr(again.standardize, name), getattr(model.standardize, name))
     section = tiny_sections["S3"]
-    assert_array_equal(tl.predict(again, section).X, tl.predict(model, section).X)
-    embedded = [tl.embed(each, section, copy=True).obsm for each in (again, model)]
+    assert_array_equal(tl.predict(section, again).X, tl.predict(section, model).X)
+    embedded = [tl.embed(section, each, copy=True).obsm for each in (again, model)]
     for key in ("X_nh2st_image", "X_nh2st_gene"):
         assert_array_equal(embedded[0][key], embedded[1][key])
 

@@ -11,8 +11,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from nh2st_graph import im
 from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph.section import library_size, panel_counts, targets
-from nh2st_graph.train import _prepare
-from nh2st_graph.train._prepare import Standardizer, complete_section, section_graph
+from nh2st_graph.train import Standardizer, _prepare
+
+from ..prepared import complete_section, section_graph
 
 GENES = ["NBR02", "OWN01"]
 
@@ -72,13 +73,13 @@ class TestCompleteSection:
     def encoded(self, monkeypatch) -> list[str]:
         """Names of the encoders that were asked for features."""
         calls: list[str] = []
-        original = im.features
+        original = im.make_encoders
 
-        def counted(adata, *args, **kwargs):
-            calls.append(kwargs["encoder"])
-            return original(adata, *args, **kwargs)
+        def counted(names, device):
+            calls.append(names)
+            return original(names, device)
 
-        monkeypatch.setattr(_prepare.im, "features", counted)
+        monkeypatch.setattr(_prepare.im, "make_encoders", counted)
         return calls
 
     def test_leaves_the_section_as_it_was(self, tiny_sections, tiny_config):

@@ -1,0 +1,31 @@
+"""Data come first; the order of version 0.1.0, model first, is still taken."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from nh2st_graph._errors import RenamedWarning
+from nh2st_graph.train import FittedModel
+
+__all__ = ["data_first"]
+
+
+def data_first(function: str, data: Any, model: Any) -> tuple[Any, FittedModel]:
+    """Give data and model in this order, whichever came first.
+
+    Parameters
+    ----------
+    function
+        Name of the function, for the warning.
+    data, model
+        Its first two arguments.
+    """
+    if isinstance(data, FittedModel):
+        warnings.warn(
+            f"ng.tl.{function} takes the data first and then the model; the other order is read until version 0.2",
+            RenamedWarning,
+            stacklevel=3,
+        )
+        return model, data
+    return data, model

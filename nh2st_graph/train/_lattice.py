@@ -1,0 +1,36 @@
+"""Measure how spots lie on the training sections, for slides that have none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from anndata import AnnData
+
+from nh2st_graph.im import Lattice
+from nh2st_graph.section import Key, lattice_neighbours, library, spot_pitch
+
+__all__ = ["training_lattice"]
+
+
+def training_lattice(sections: Iterable[AnnData]) -> Lattice | None:
+    """Tell how spots lie on sections: medians of their pitch and diameter, and the layout of most of them.
+
+    Returns
+    -------
+    The lattice; None where no section has a scale and a spot diameter.
+    """
+    known = []
+    for section in sections:
+        entries = section.uns.get(Key.uns.spatial, {})
+        if len(entries) != 1 or section.n_obs < 2:
+            continue
+        entry = library(section)
+        scale = entry.get(Key.library.metadata, {}).get(Key.library.microns_per_pixel)
+        diameter = entry.get(Key.library.scalefactors, {}).get(Key.library.spot_diameter)
+        if scale and diameter:
+            known.append((spot_pitch(section) * scale, diameter * scale, lattice_neighbours(section) == 6))
+    if not known:
+        return None
+    pitch, diameter, hexagonal = np.median(np.array(known, dtype=float), axis=0)
+    return Lattice(float(pitch), float(diameter), "hex" if hexagonal > 0.5 else "grid")

@@ -1,0 +1,322 @@
+"""Train in stages: folds of the training sections choose when to stop, then all of them are learned from."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import signal
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as L
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch_geometric.data import Data
+
+from nh2st_graph._errors import ConfigError, DataError
+from nh2st_graph.config import Config, TrainConfig
+from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
+from nh2st_graph.models import Estimator, Network, find_method
+from nh2st_graph.nn import PatchEncoder
+from nh2st_graph.section import Key
+from nh2st_graph.train._encoder import patch_encoder
+from nh2st_graph.train._folds import Fold, make_folds
+from nh2st_graph.train._lattice import training_lattice
+from nh2st_graph.train._model import FittedModel, new_network
+from nh2st_graph.train._module import (
+    Averaging,
+    EpochLog,
+    EpochProgress,
+    Keep,
+    SectionData,
+    StopEarly,
+    TrainingModule,
+    averaged_weights,
+    read_rows,
+)
+from nh2st_graph.train._prepare import Learned, Preparation, PreparedSection, image_only
+from nh2st_graph.train._threads import one_thread
+
+__all__ = ["check_precision", "fit_prepared"]
+
+logger = logging.getLogger("nh2st_graph")
+
+
+def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bool = False) -> FittedModel:
+    """Train the method of a configuration on prepared sections; see :func:`nh2st_graph.tl.fit`."""
+    inputs, config = _inputs(prepared), prepared.preparation.config
+    method = find_method(config.model.name)
+    with ExitStack() as stack:
+        folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(one_thread())
+        stack.enter_context(_settings_restored())
+        stack.enter_context(_quiet_lightning())
+        if issubclass(method, Estimator):
+            learned = _fit_estimator(method, inputs, config)
+        else:
+            learned = _Stages(inputs, config, folder, resume).run()
+    genes = inputs.preparation.genes
+    train_mean = np.vstack([graph.y for graph in inputs.graphs]).astype(np.float64).mean(axis=0)
+    return FittedModel(
+        module=learned.module,
+        config=config,
+        genes=genes,
+        standardize=inputs.preparation.standardize,
+        n_features=int(inputs.graphs[0].x.shape[1]),
+        heg50=highest_expressed(pd.Series(train_mean, index=genes)),
+        hpg50=best_predicted(pd.Series(learned.held_out, index=genes)),
+        train_sections=[each.name for each in prepared.train],
+        selected_epochs=learned.epochs,
+        log=learned.log,
+        lattice=training_lattice(each.section for each in prepared.train),
+    )
+
+
+class _Inputs(NamedTuple):
+    """What is learned from, sections in order of their names, and the sections to be predicted later."""
+
+    preparation: Preparation
+    sections: list[PreparedSection]
+    graphs: list[Data]
+    tests: list[Data]
+
+
+class _Outcome(NamedTuple):
+    """What came of learning: the model, for how many epochs, each gene's mean held-out r, and the log."""
+
+    module: Network | Estimator
+    epochs: int
+    held_out: NDArray[np.float64]
+    log: pd.DataFrame
+
+
+def _inputs(prepared: Learned) -> _Inputs:
+    """Refuse a section that lacks what the method needs, before anything is trained."""
+    graphs = [each.measured for each in prepared.train]
+    tests = [each.graph for each in prepared.tests]
+    method = find_method(prepared.preparation.config.model.name)
+    for graph in [*graphs, *tests]:
+        _check_needs(method, graph)
+    return _Inputs(prepared.preparation, prepared.train, graphs, tests)
+
+
+def _check_needs(method: type[Network] | type[Estimator], graph: Data) -> None:
+    """Refuse a section that lacks what a method reads, before anything is trained."""
+    if "array" in method.needs and "array" not in graph:
+        raise DataError(
+            f"section {graph.section!r}: {method.__name__} needs array positions (obs['{Key.obs.array_row}'], "
+            f"obs['{Key.obs.array_col}']), and there are none; choose another method in model.name"
+        )
+
+
+def _fit_estimator(method: type[Estimator], inputs: _Inputs, config: Config) -> _Outcome:
+    """Fit on all but the held-out sections in turn, and on all of them."""
+    scores = []
+    for fold in make_folds(inputs.graphs, config.train.validation, config.train.folds):
+        estimator = method(config.model, config.seed)
+        estimator.fit(fold.train)
+        scores += [pearson(estimator.predict(image_only(g)), g.y.numpy()) for g in fold.validation]
+    estimator = method(config.model, config.seed)
+    estimator.fit(inputs.graphs)
+    return _Outcome(estimator, 0, np.mean(scores, axis=0), pd.DataFrame())
+
+
+class _Stages:
+    """The folds and the final fit, each a Lightning run with its own folder of checkpoints."""
+
+    def __init__(self, inputs: _Inputs, config: Config, folder: Path, resume: bool) -> None:
+        self.inputs, self.config, self.folder, self.resume = inputs, config, folder, resume
+        self.encoder = _trained_encoder(inputs, config)
+        # Before anything is trained: a method may know only by its settings what a section lacks.
+        module = self._new_module(inputs.graphs, config.seed)
+        for graph in [*inputs.graphs, *inputs.tests]:
+            module.check(image_only(graph))
+        self.log_path = folder / "log.csv"
+        if not resume:
+            self.log_path.unlink(missing_ok=True)
+        console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not (config.train.progress and console.is_terminal),
+            transient=True,
+        )
+
+    def run(self) -> _Outcome:
+        """Fit every fold, and with ``train.refit`` all sections for as long as suits the folds."""
+        train, graphs = self.config.train, self.inputs.graphs
+        with self.progress:
+            results = [self._fold(i, fold) for i, fold in enumerate(make_folds(graphs, train.validation, train.folds))]
+            if train.refit:
+                shortest = min(len(curve) for _, curve, _ in results)
+                mean_curve = np.mean([curve[:shortest] for _, curve, _ in results], axis=0)
+                module, epochs = self._new_module(graphs, self.config.seed), int(np.argmin(mean_curve)) + 1
+                self._train("all", module, graphs, [], self.config.seed, epochs)
+                _remember(module, graphs)
+            else:
+                module, epochs = results[0][0], int(np.argmin(results[0][1])) + 1
+        held_out = np.mean([r for _, _, r in results], axis=0)
+        return _Outcome(module.eval(), epochs, held_out, pd.read_csv(self.log_path))
+
+    def _new_module(self, graphs: Sequence[Data], seed: int) -> Network:
+        torch.manual_seed(seed)
+        encoder = copy.deepcopy(self.encoder)
+        module = new_network(self.config, int(graphs[0].x.shape[1]), len(self.inputs.preparation.genes), encoder)
+        module.prepare(graphs)
+        return module
+
+    def _fold(self, number: int, fold: Fold) -> tuple[Network, list[float], NDArray[np.float64]]:
+        """Train one fold; return its best model, its validation curve, and each gene's r at its best epoch."""
+        seed = self.config.seed + 1 + number
+        module = self._new_module(fold.train, seed)
+        stage = f"fold{number + 1}:{fold.name}"
+        folder = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
+        # Empty where it was no number, in a log that a saved model brought back.
+        curve = [float(row["val_loss"] or "nan") for row in read_rows(self.log_path) if row["stage"] == stage]
+        module.load_state_dict(averaged_weights(folder / "last.ckpt", best=True))
+        _remember(module, fold.train)
+        with torch.no_grad():
+            scores = [pearson(module.predict(image_only(g)).numpy(), g.y.numpy()) for g in fold.validation]
+        return module, curve, np.mean(scores, axis=0)
+
+    def _train(
+        self,
+        stage: str,
+        module: Network,
+        train: list[Data],
+        validation: list[Data],
+        seed: int,
+        max_epochs: int,
+    ) -> Path:
+        """Train one stage, from its last checkpoint when resuming; return the folder of its checkpoints."""
+        config = self.config.train
+        folder = self.folder / "checkpoints" / stage.partition(":")[0]
+        done, last = folder / "done.json", folder / "last.ckpt"
+        if not (self.resume and done.is_file()):
+            trainer = L.Trainer(
+                max_epochs=max_epochs,
+                callbacks=self._callbacks(stage, folder, bool(validation), max_epochs),
+                logger=TensorBoardLogger(self.folder / "tensorboard", name=folder.name, version=""),
+                default_root_dir=self.folder,
+                accelerator="gpu" if config.device == "cuda" else config.device,
+                devices=1,
+                precision=check_precision(config),
+                gradient_clip_val=1.0,
+                deterministic="warn",
+                reload_dataloaders_every_n_epochs=1,
+                num_sanity_val_steps=0,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                log_every_n_steps=1,
+            )
+            data = SectionData(train, validation, config.batch_spots, module.receptive_hops, seed)
+            resumed = str(last) if self.resume and last.is_file() else None
+            with _interruptible():
+                trainer.fit(
+                    TrainingModule(module, config, seed),
+                    datamodule=data,
+                    ckpt_path=resumed,
+                    weights_only=True if resumed else None,
+                )
+            for task in self.progress.task_ids:
+                self.progress.update(task, visible=False)
+            done.write_text(json.dumps({"epochs": trainer.current_epoch}) + "\n", encoding="utf-8")
+        # Not what the trainer left: resumed after its last epoch, it would leave the weights before averaging.
+        module.load_state_dict(averaged_weights(last))
+        return folder
+
+    def _callbacks(self, stage: str, folder: Path, watched: bool, max_epochs: int) -> list[L.Callback]:
+        """What happens beside training. ``last`` comes last, so that it holds the others' state of the same epoch."""
+        task = self.progress.add_task(f"train {stage}", total=max_epochs, note="")
+        config = self.config.train
+        callbacks: list[L.Callback] = [
+            Averaging(config.ema_decay, "val_loss" if watched else None),
+            EpochLog(self.log_path, stage),
+            EpochProgress(self.progress, task),
+        ]
+        if watched:
+            callbacks.append(StopEarly("val_loss", patience=config.patience))
+        return [*callbacks, Keep(folder, config.checkpoint_seconds)]
+
+
+def _trained_encoder(inputs: _Inputs, config: Config) -> PatchEncoder | None:
+    """Make the encoder that is fine-tuned, if any, its output on the scale of the training sections' features."""
+    encoder = patch_encoder(config.features, trained=True)
+    if encoder is not None:
+        features = [each.section.obsm[Key.obsm.image] for each in inputs.sections]
+        encoder.set_scale(torch.from_numpy(np.vstack(features)))
+    return encoder
+
+
+@torch.no_grad()
+def _remember(module: Network, graphs: Sequence[Data]) -> None:
+    module.eval().remember(graphs)
+
+
+def check_precision(config: TrainConfig) -> Any:
+    """Precision of the trainer: mixed where the device has it."""
+    cuda = torch.cuda.is_available() and config.device in {"auto", "cuda"}
+    if config.device == "cuda" and not cuda:
+        raise ConfigError("train.device = 'cuda'; no CUDA device is there: use auto or cpu")
+    if config.device == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("train.device = 'mps'; no Apple GPU is there: use auto or cpu")
+    if config.precision == "auto":
+        return ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if cuda else "32-true"
+    if config.precision == "16" and not cuda:
+        raise ConfigError("train.precision = '16'; half precision needs a CUDA device: use auto, 32 or bf16")
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[config.precision]
+
+
+@contextmanager
+def _settings_restored() -> Iterator[None]:
+    """Leave torch's random numbers and its choice of algorithms as they were."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be an interrupt again: Lightning answers it by leaving Python, and ignores it from then on."""
+    try:
+        yield
+    except SystemExit:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Let the project's own lines speak: Lightning's notes on hardware and workers are not about the user's data."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*deterministic.*")
+        try:
+            yield
+        finally:
+            for each, level in zip(loggers, levels, strict=True):
+                each.setLevel(level)
