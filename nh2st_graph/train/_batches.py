@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -10,13 +11,11 @@ from torch.utils.data import IterableDataset
 from torch_geometric.data import Data
 from torch_geometric.utils import k_hop_subgraph
 
-from nh2st_graph.gr import NODE_VALUES
-
 __all__ = ["SpotBatches", "cut_out"]
 
 
 def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
-    """Cut out some spots with everything within ``hops`` edges upstream; the whole section where that is None.
+    """Cut out some spots with everything within ``hops`` edges upstream; the whole section if that is None.
 
     ``hops`` rounds of message passing over the cut-out give its seeds what they give over the whole section.
 
@@ -25,26 +24,12 @@ def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
     The part of the graph, with ``seeds``: the places of the wanted spots in it.
     """
     if hops is None:
-        values = {name: section[name] for name in (*NODE_VALUES, "section") if name in section}
-        return Data(
-            edge_index=section.edge_index,
-            edge_attr=section.edge_attr,
-            seeds=seeds,
-            num_nodes=section.num_nodes,
-            **values,
-        )
-    index, edge_index, place, edge_mask = k_hop_subgraph(
-        seeds, hops, section.edge_index, relabel_nodes=True, num_nodes=section.num_nodes
-    )
-    values = {name: section[name][index] for name in NODE_VALUES if name in section}
-    values |= {"section": section.section} if "section" in section else {}
-    return Data(
-        edge_index=edge_index,
-        edge_attr=section.edge_attr[edge_mask],
-        seeds=place,
-        num_nodes=len(index),
-        **values,
-    )
+        part, place = copy.copy(section), seeds
+    else:
+        index, _, place, _ = k_hop_subgraph(seeds, hops, section.edge_index, num_nodes=section.num_nodes)
+        part = section.subgraph(index)
+    part.seeds = place
+    return part
 
 
 class SpotBatches(IterableDataset[Data]):
@@ -68,7 +53,8 @@ class SpotBatches(IterableDataset[Data]):
     def __init__(
         self, sections: Sequence[Data], batch_spots: int, hops: int | None, seed: int = 0, epoch: int = 0
     ) -> None:
-        self.sections = list(sections)
+        # Names of spots are not learned from, and would be cut as well.
+        self.sections = [_without_names(section) for section in sections]
         self.batch_spots = batch_spots
         self.hops = hops
         self.seed = seed
@@ -91,3 +77,10 @@ class SpotBatches(IterableDataset[Data]):
         for i in torch.randperm(len(batches), generator=generator).tolist():
             section, seeds = batches[i]
             yield cut_out(section, seeds, self.hops)
+
+
+def _without_names(section: Data) -> Data:
+    part = copy.copy(section)
+    if "spots" in part:
+        del part.spots
+    return part

@@ -9,15 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
-from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.utils import subgraph
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.gr import NODE_VALUES
 from nh2st_graph.models import section_groups
 
-__all__ = ["Fold", "induced", "make_folds"]
+__all__ = ["Fold", "make_folds"]
 
 
 class Fold(NamedTuple):
@@ -75,8 +72,8 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
     return [
         Fold(
             f"band{k + 1}",
-            [induced(section, band != k) for section, band in zip(sections, bands, strict=True)],
-            [induced(section, band == k) for section, band in zip(sections, bands, strict=True)],
+            [section.subgraph(band != k) for section, band in zip(sections, bands, strict=True)],
+            [section.subgraph(band == k) for section, band in zip(sections, bands, strict=True)],
         )
         for k in range(n_folds)
     ]
@@ -94,25 +91,3 @@ def _patients_apart(sections: Sequence[Data], n_folds: int) -> list[NDArray[np.i
     folds = GroupKFold(min(n_folds, len(names))).split(of_spots, groups=of_spots)
     held_out = [np.flatnonzero(np.isin(patients, of_spots[held])) for _, held in folds]
     return sorted(held_out, key=lambda places: int(places[0]))
-
-
-def induced(section: Data, keep: Tensor) -> Data:
-    """Cut a section down to some spots and the edges between them.
-
-    Parameters
-    ----------
-    section
-        A graph whose node values are float tensors.
-    keep
-        Boolean mask, ``(n_spots,)``.
-    """
-    index = keep.nonzero().squeeze(1)
-    edge_index, edge_attr = subgraph(
-        keep, section.edge_index, section.edge_attr, relabel_nodes=True, num_nodes=section.num_nodes
-    )
-    cut = Data(edge_index=edge_index, edge_attr=edge_attr, section=section.section, num_nodes=len(index))
-    cut.spots = [section.spots[i] for i in index.tolist()]
-    for name in NODE_VALUES:
-        if name in section:
-            cut[name] = section[name][index]
-    return cut

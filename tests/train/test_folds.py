@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.train._folds import Fold, induced, make_folds
+from nh2st_graph.train import Fold, make_folds
 
 
 def grid(name: str, n_rows: int, n_cols: int, seed: int = 0, patient: str = "P") -> Data:
@@ -138,15 +138,15 @@ def test_no_edge_joins_the_parts_and_all_others_stay():
     assert kept == section.num_edges - crossing
 
 
-def test_induced_keeps_the_values_of_the_kept_spots():
+def test_spots_keep_their_values_in_a_part():
     section = grid("S", 4, 4)
-    keep = section.pos[:, 0] < 2
-    cut = induced(section, keep)
-    assert cut.spots == [spot for spot, stays in zip(section.spots, keep, strict=True) if stays]
-    for name in ("x", "y", "pos"):
-        assert torch.equal(cut[name], section[name][keep])
-    assert cut.section == "S"
-    assert cut.num_nodes == 8
+    row = {spot: i for i, spot in enumerate(section.spots)}
+    for part in (make_folds([section], "blocks", 2)[0].train[0], make_folds([section], "blocks", 2)[0].validation[0]):
+        rows = [row[spot] for spot in part.spots]
+        for name in ("x", "y", "pos"):
+            assert torch.equal(part[name], section[name][rows])
+        assert part.section == "S"
+        assert part.num_nodes == len(rows) == 8
 
 
 @pytest.mark.parametrize("n_spots", [1, 2, 5])
