@@ -12,9 +12,9 @@ from tifffile import TiffWriter
 
 import nh2st_graph as ng
 from nh2st_graph._errors import ConfigError, ImageError
-from nh2st_graph.im import _patches
 from nh2st_graph.im._patches import PatchCutter
 from nh2st_graph.section import Key
+from nh2st_graph.slide import HeldImage
 
 from ..slides import write_pyramid
 
@@ -111,22 +111,21 @@ def test_indices_choose_and_order(make_section):
     np.testing.assert_array_equal(some, [every[4], every[0]])
 
 
-def test_the_image_is_opened_once_and_closed(make_section, monkeypatch):
+def test_the_image_is_opened_to_check_and_to_cut_and_closed(make_section, monkeypatch):
     opened = []
-    original = _patches.open_slide
+    original = HeldImage.close
 
-    def spy(path):
-        opened.append(path)
-        return original(path)
+    def spy(slide):
+        opened.append(slide)
+        original(slide)
 
-    monkeypatch.setattr(_patches, "open_slide", spy)
+    monkeypatch.setattr(HeldImage, "close", spy)
     adata = make_section()
     assert len(list(ng.im.patches(adata, size_px=16))) == 9
-    assert len(opened) == 1
-    with _patches.open_patches(adata, 112.0) as cutter:
-        cutter.cut(0, 16, Image.Resampling.BOX)
-    with pytest.raises(ValueError, match="closed image"):
-        cutter.cut(0, 16, Image.Resampling.BOX)
+    checked, cut = opened
+    for slide in (checked, cut):
+        with pytest.raises(ValueError, match="closed image"):
+            slide.region(0, (0, 0, 5, 5))[0].load()
 
 
 def test_a_patch_comes_from_the_coarsest_level_that_is_fine_enough(make_section, tmp_path):

@@ -10,7 +10,6 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from scipy import sparse
 
-import nh2st_graph.section._contract as validate
 from nh2st_graph import DataError, ImageError
 from nh2st_graph.section import array_positions, check_section, library, section_name
 
@@ -189,7 +188,7 @@ class TestImage:
                 check_section(section, need=("image",))
 
     def test_is_not_opened_unless_needed(self, section, monkeypatch):
-        monkeypatch.setattr(validate, "slide_size", lambda path: pytest.fail("opened"))
+        monkeypatch.setattr("nh2st_graph.section._contract.open_slide", lambda path: pytest.fail("opened"))
         check_section(section, need=("genes",))
 
 

@@ -16,10 +16,10 @@ from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
 from nh2st_graph._errors import ConfigError, DataError
-from nh2st_graph.config import DataConfig
+from nh2st_graph.config import Config, DataConfig
 from nh2st_graph.metrics import noise_ceiling
 from nh2st_graph.section import library_size, normalize_counts, panel_counts, split_half_normalizer, targets
-from nh2st_graph.train._panel import choose_panel
+from nh2st_graph.train import Preparation, choose_panel
 
 COUNTS = arrays(np.int64, st.tuples(st.integers(1, 6), st.integers(2, 6)), elements=st.integers(0, 50))
 
@@ -289,7 +289,7 @@ class TestMostVariableGenes:
 
     def test_training_sections_need_counts(self):
         with pytest.raises(DataError, match="section 'A': no genes"):
-            choose_panel({"A": poisson_section()[:, :0].copy()}, {}, DataConfig(panel="hvg:5"))
+            Preparation.learn(Config(), {"A": poisson_section()[:, :0].copy()}, {})
         with pytest.raises(DataError, match="no gene has counts in the training sections A"):
             choose_panel({"A": make_section(np.zeros((4, 3)))}, {}, DataConfig(panel="hvg:5"))
 

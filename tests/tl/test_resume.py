@@ -21,7 +21,8 @@ from nh2st_graph import tl
 from nh2st_graph._errors import RunError
 from nh2st_graph.cli import main
 from nh2st_graph.config import Config
-from nh2st_graph.tl import FittedModel, _fit, _run
+from nh2st_graph.tl import FittedModel, _run
+from nh2st_graph.train import _stages
 from nh2st_graph.train._module import EpochLog, Keep
 
 #: Enough that a stage is still going on when its log shows some.
@@ -190,7 +191,7 @@ class TestAnyMoment:
 
 def copied_at_every_moment(patch: pytest.MonkeyPatch, folder: Path, copies: Path) -> None:
     """Copy a fit's folder as each stage begins, around the checkpoint of each epoch (from 1 on), and at its end."""
-    train, keep, write = _fit._Stages._train, Keep.on_train_epoch_end, Path.write_text
+    train, keep, write = _stages._Stages._train, Keep.on_train_epoch_end, Path.write_text
 
     def copying_train(self, name: str, *args):
         shutil.copytree(folder, copies / f"{name.partition(':')[0]}, before it begins")
@@ -207,7 +208,7 @@ def copied_at_every_moment(patch: pytest.MonkeyPatch, folder: Path, copies: Path
             shutil.copytree(folder, copies / f"{path.parent.name}, before done")
         return write(path, *args, **kwargs)
 
-    patch.setattr(_fit._Stages, "_train", copying_train)
+    patch.setattr(_stages._Stages, "_train", copying_train)
     patch.setattr(Keep, "on_train_epoch_end", copying_keep)
     patch.setattr(Path, "write_text", copying_write)
 
