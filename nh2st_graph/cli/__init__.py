@@ -33,6 +33,12 @@ _SET_HELP = "Change a configuration key: [bold]KEY=VALUE[/], the value in YAML. 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML); see configs/.")]
 Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N,N", help="Seeds, in place of those of the file.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="NAME", help="Run only this variant or method. May be given several times."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")]
+StudyFolder = Annotated[Path, typer.Option("--out", help="Folder of the study; must not exist, unless --resume.")]
 Jobs = Annotated[int | None, typer.Option("--jobs", help="Processes; one for each core if not given.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'train' wrote.")]
 Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars, on a terminal.")]
@@ -220,27 +226,25 @@ def evaluate(run: RunFolder, progress: Bars = True) -> None:
 @app.command()
 def ablate(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="Study file (YAML); see configs/ablations/.")],
-    out: Annotated[Path, typer.Option("--out", help="The study folder; must not exist, unless --resume.")],
+    out: StudyFolder,
     overrides: Overrides = None,
     seeds: Seeds = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", metavar="VARIANT", help="Run this variant beside the base. May be given several times."),
-    ] = None,
+    only: Only = None,
     jobs: Jobs = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Train variants of a configuration over folds and seeds, and compare each with the base.
 
     Every run is a run folder as 'train' writes it. The closing table is also written as table.md, table.csv and
-    forest.png. --set changes the base, and so every variant. The exit code is 1 where a run failed.
+    forest.png. --set changes the base, and so every variant. With --only the base runs too. The exit code is 1 if a run
+    failed.
 
     Example: nh2st-graph ablate configs/ablations/components.yaml --out studies/components
     """
-    from nh2st_graph.cli._ablate import run_ablate
-    from nh2st_graph.cli._runs import Options
+    from nh2st_graph.cli._runs import run_many
+    from nh2st_graph.study import read_study
 
-    run_ablate(study, out, Options(overrides or [], seeds, only or [], jobs, resume))
+    run_many(read_study, study, out, overrides=overrides, seeds=seeds, only=only, jobs=jobs, resume=resume)
 
 
 @app.command()
@@ -248,28 +252,25 @@ def benchmark(
     benchmark: Annotated[
         Path, typer.Argument(metavar="CONFIG", help="Benchmark file (YAML); see configs/benchmarks/.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The benchmark's folder; must not exist, unless --resume.")],
+    out: StudyFolder,
     overrides: Overrides = None,
     seeds: Seeds = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", metavar="METHOD", help="Run this method now. May be given several times."),
-    ] = None,
+    only: Only = None,
     jobs: Jobs = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a benchmark that was interrupted.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Train methods over splits and seeds under one protocol, and rank them beside the baselines.
 
-    Every run is a run folder as 'train' writes it, less its figures. The leaderboard is also written as leaderboard.md
-    and .csv, and report.html holds everything in one file that opens offline. --set changes what all methods share. The
-    exit code is 1 where a run failed.
+    Every run is a run folder as 'train' writes it, without its figures. The leaderboard is also written as
+    leaderboard.md and .csv, and report.html holds everything in one file that opens offline. --set changes what all
+    methods share. The exit code is 1 if a run failed.
 
     Example: nh2st-graph benchmark configs/benchmarks/her2st_mini.yaml --set data.root=DIR --out benchmark
     """
-    from nh2st_graph.cli._benchmark import run_benchmark
-    from nh2st_graph.cli._runs import Options
+    from nh2st_graph.cli._runs import run_many
+    from nh2st_graph.study import read_benchmark
 
-    run_benchmark(benchmark, out, Options(overrides or [], seeds, only or [], jobs, resume))
+    run_many(read_benchmark, benchmark, out, overrides=overrides, seeds=seeds, only=only, jobs=jobs, resume=resume)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, ImageError, RunError
 from nh2st_graph.cli._interrupted import interruptible
+from nh2st_graph.config import parse_yaml
 from nh2st_graph.read._assemble import PATIENTS
 from nh2st_graph.read._common import wanted_names
 from nh2st_graph.section import Key, library, unknown_patient
@@ -106,7 +107,7 @@ def _parsed(assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         try:
-            options[key.strip()] = yaml.safe_load(text)
+            options[key.strip()] = parse_yaml(text)
         except yaml.YAMLError:
             equals = ""
         if not equals:

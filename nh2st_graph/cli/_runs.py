@@ -1,134 +1,124 @@
-"""What is shown while the runs of a study are done."""
+"""Studies and benchmarks on the command line: their runs while they are done, and their tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, TypeVar
+from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from nh2st_graph import study
 from nh2st_graph._errors import ConfigError
 from nh2st_graph.cli._interrupted import interruptible
-from nh2st_graph.study import Outcome, PlannedRun, Study
+from nh2st_graph.metrics import SCORES
 
-__all__ = ["Options", "carry_out", "numbers", "watched"]
+__all__ = ["run_many"]
 
-T = TypeVar("T")
-
-
-def numbers(text: str | None) -> list[int] | None:
-    """Read the value of ``--seeds``; None where it was not given.
-
-    Raises
-    ------
-    ConfigError
-        If it is no list of whole numbers.
-    """
-    if text is None:
-        return None
-    try:
-        return [int(word) for word in text.strip("[]").split(",")]
-    except ValueError:
-        raise ConfigError(f"--seeds {text!r}; expected whole numbers with commas between, such as 0,1,2") from None
+#: Styles of rows by role; other roles are plain.
+_STYLES = {"base": "bold", "method": "bold", "reference": "dim"}
 
 
-class Options(NamedTuple):
-    """What the commands that do many runs have in common."""
-
-    overrides: list[str]
-    seeds: str | None
-    only: list[str]
-    jobs: int | None
-    resume: bool
-
-
-def carry_out(
-    read: Callable[..., Study], run: Callable[..., T], path: Path, out: Path, options: Options
-) -> tuple[Study, T]:
-    """Read a file that asks for many runs, and do them.
+def run_many(
+    read: Callable[..., study.Study],
+    path: Path,
+    out: Path,
+    *,
+    overrides: list[str] | None,
+    seeds: str | None,
+    only: list[str] | None,
+    jobs: int | None,
+    resume: bool,
+) -> None:
+    """Read a study file, do its runs, and print its tables.
 
     Parameters
     ----------
-    read, run
-        Of :mod:`nh2st_graph.study`: for studies, or for benchmarks.
-    path, out, options
-        The file, the folder, and the rest of the command line.
-
-    Returns
-    -------
-    What was asked for, and what came out.
-    """
-    plan = read(path, options.overrides, seeds=numbers(options.seeds))
-
-    def work(watch: study.Watch) -> T:
-        return run(plan, out, jobs=options.jobs, only=options.only, resume=options.resume, watch=watch)
-
-    return plan, watched(plan, out, options.only, work)
-
-
-def watched(plan: Study, out: Path, only: Sequence[str], work: Callable[[study.Watch], T]) -> T:
-    """Do the runs of a study, and show how it goes.
-
-    Parameters
-    ----------
-    plan, out, only
-        What is done.
-    work
-        Does it, telling what it is given of every beginning and end.
+    read
+        Reads the file: :func:`nh2st_graph.study.read_study` or :func:`nh2st_graph.study.read_benchmark`.
+    path, out, overrides, seeds, only, jobs, resume
+        From the command line.
 
     Raises
     ------
     typer.Exit
-        With code 130 where it was interrupted.
+        With code 1 if a run failed, and 130 if the study was interrupted.
     """
-    left = sum(not study.is_finished(run.folder) for run in plan.runs(out, only))
-    with interruptible(), _Display(left, Console(stderr=True)) as display:
-        return work(display)
+    plan = read(path, overrides or [], seeds=_numbers(seeds))
+    left = sum(not run.finished for run in plan.runs(out, only or []))
+    with interruptible(), Display(left, Console(stderr=True)) as display:
+        result = study.run_study(plan, out, jobs=jobs, only=only or [], resume=resume, watch=display.tell)
+    _print(result)
+    if result.failures:
+        raise typer.Exit(1)
 
 
-class _Display:
-    """What is running: bars on a terminal, one line a run elsewhere. Called as :data:`nh2st_graph.study.Watch`."""
+def _numbers(text: str | None) -> list[int] | None:
+    """Read the value of ``--seeds``; None if it was not given."""
+    try:
+        return None if text is None else [int(word) for word in text.strip("[]").split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text!r}; expected whole numbers with commas between, such as 0,1,2") from None
+
+
+class Display(Progress):
+    """The runs under way: bars on a terminal, one line a run elsewhere."""
 
     def __init__(self, total: int, console: Console) -> None:
-        self.console, self.total, self.ended = console, total, 0
-        self.progress = Progress(
+        super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
+            console=console,
+            disable=not console.is_terminal,
             transient=True,
         )
-        self.all = self.progress.add_task("runs", total=total)
+        self.total, self.ended = total, 0
+        self.all = self.add_task("runs", total=total)
         self.bars: dict[Path, TaskID] = {}
 
-    def __enter__(self) -> _Display:
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.progress.stop()
-
-    def __call__(self, run: PlannedRun, outcome: Outcome | None) -> None:
-        """Take note that a run begins or has ended."""
+    def tell(self, run: study.PlannedRun, outcome: study.Outcome | None) -> None:
+        """Take note that a run begins or has ended; this is a :data:`nh2st_graph.study.Watch`."""
         if outcome is None:
-            if run.folder not in self.bars:
-                self.bars[run.folder] = self.progress.add_task(f"  {run}", total=None)
+            self.bars[run.folder] = self.add_task(f"  {run}", total=None)
             return
         self.ended += 1
-        self.progress.remove_task(self.bars.pop(run.folder))
-        self.progress.update(self.all, completed=self.ended)
-        if outcome.reason is not None:
-            self._say(f"failed: {run}: {outcome.reason}")
-        elif not self.console.is_terminal:
-            self._say(f"done: {run}")
+        self.remove_task(self.bars.pop(run.folder))
+        self.update(self.all, completed=self.ended)
+        if outcome.reason is not None or self.disable:
+            line = f"done: {run}" if outcome.reason is None else f"failed: {run}: {outcome.reason}"
+            _plain(self.console, f"[{self.ended}/{self.total}] {line}", soft_wrap=True)
 
-    def _say(self, line: str) -> None:
-        self.console.print(f"[{self.ended}/{self.total}] {line}", markup=False, highlight=False, soft_wrap=True)
+
+def _print(result: study.StudyResult) -> None:
+    from nh2st_graph.cli._tables import print_cells, print_paths
+
+    console, plan = Console(), result.study
+    for split, part in result.table.groupby("split", sort=False):
+        styles = [_STYLES.get(role, "") for role in part["role"]]
+        title = f"{plan.name}: {split}" if plan.ranked or len(plan.splits) > 1 else plan.name
+        text = study.cells(part)
+        if plan.ranked:
+            # A difference stands beside its score, which its header need not name.
+            print_cells(console, text.rename(columns=lambda column: column.rpartition(": ")[2]), styles, title)
+        else:
+            # In two tables, and a score in one cell with its difference, so that a terminal of 80 columns holds them.
+            scores = list(SCORES.values())
+            for score in scores:
+                text[score] += "\n" + text.pop(f"{score}: difference")
+            print_cells(console, text[scores], styles, title)
+            print_cells(console, text.drop(columns=scores), styles, "")
+        for sentence in result.verdicts.get(str(split), []):
+            _plain(console, f"- {sentence}")
+    _plain(console, result.explanation, style="dim")
+    for run, reason in result.failures.items():
+        _plain(console, f"failed: {run}: {reason}", style="red", soft_wrap=True)
+    print_paths(result.written)
+
+
+def _plain(console: Console, text: str, **how: Any) -> None:
+    """Print a text as it is: brackets in names are no styles."""
+    console.print(text, markup=False, highlight=False, **how)

@@ -16,6 +16,7 @@ from nh2st_graph.config._schema import (
     SyntheticConfig,
     TrainConfig,
 )
+from nh2st_graph.config._yaml import parse_yaml, read_yaml
 from nh2st_graph.models._settings import MethodConfig, ModelConfig
 
 __all__ = [
@@ -34,4 +35,6 @@ __all__ = [
     "changes",
     "flatten",
     "load_config",
+    "parse_yaml",
+    "read_yaml",
 ]

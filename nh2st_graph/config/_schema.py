@@ -18,7 +18,8 @@ from pydantic import (
 
 from nh2st_graph._errors import ConfigError, nearest
 from nh2st_graph._settings import Positive, Section, Share, explain
-from nh2st_graph.config._messages import assign
+from nh2st_graph.config._changes import flatten
+from nh2st_graph.config._messages import assign, parse_assignment
 from nh2st_graph.models._settings import MethodConfig, ModelConfig
 
 __all__ = [
@@ -318,19 +319,47 @@ class Config(Section):
         except ValidationError as error:
             raise ConfigError(f"{source}: {explain(error.errors()[0], cls)}") from None
 
-    def override(self, assignments: Iterable[str]) -> Config:
+    def override(self, assignments: Iterable[str], source: str = "--set") -> Config:
         """Return a copy with keys changed, each given as ``"part.key=value"`` (the value in YAML).
+
+        Parameters
+        ----------
+        assignments
+            Changes, of which a later one of the same key wins.
+        source
+            What an error calls them.
 
         Raises
         ------
         ConfigError
             If an assignment has no ``=``, names an unknown key, or gives a wrong value.
         """
+        return self._with([parse_assignment(assignment, source) for assignment in assignments], source)
+
+    def change(self, changes: Mapping[str, Any], source: str = "configuration") -> Config:
+        """Return a copy with keys changed.
+
+        Parameters
+        ----------
+        changes
+            Values by key, dotted (``{"model.width": 32}``) or nested (``{"model": {"width": 32}}``). Both leave the
+            other keys of a part as they are.
+        source
+            What an error calls the changes.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or a value is wrong.
+        """
+        return self._with(flatten(changes).items(), source)
+
+    def _with(self, changes: Iterable[tuple[str, Any]], source: str) -> Config:
         values = self.model_dump(mode="json")
         # Another method has other settings: it is chosen first, and takes its own defaults.
-        for assignment in sorted(assignments, key=lambda given: given.partition("=")[0].strip() != "model.name"):
+        for key, value in sorted(changes, key=lambda change: change[0] != "model.name"):
             before = values["model"]["name"] if isinstance(values["model"], dict) else None
-            assign(values, assignment, self)
+            assign(values, key, value, self, source)
             if isinstance(values["model"], dict) and values["model"].get("name") != before:
                 values["model"] = {"name": values["model"]["name"]}
-        return Config.parse(values, "--set")
+        return Config.parse(values, source)

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from joblib import cpu_count
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, nearest
@@ -64,7 +63,7 @@ class SquidpyEncoder(Encoder):
         """Compute the features of each patch; see :meth:`Encoder.encode`."""
         # Threads, since numpy and scikit-image let go of the interpreter lock where the time goes (the
         # co-occurrence matrices), and need neither a start nor a copy of the patches.
-        with ThreadPoolExecutor(cpu_count()) as pool:
+        with ThreadPoolExecutor() as pool:
             rows = pool.map(lambda patch: list(self._describe(patch).values()), patches)
             return np.array(list(rows), dtype=np.float32).reshape(len(patches), -1)
 

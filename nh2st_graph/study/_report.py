@@ -1,74 +1,82 @@
-"""What a study leaves beside its runs: tables and a figure."""
+"""What a study leaves beside its runs: tables, figures, and of a benchmark a report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from nh2st_graph._atomic import write_text
-from nh2st_graph.study._plan import PlannedRun, Study
-from nh2st_graph.study._results import Results
-from nh2st_graph.study._table import cells
+from nh2st_graph.study._html import write_html
+from nh2st_graph.study._plan import slug
+from nh2st_graph.study._results import StudyResult
+from nh2st_graph.study._table import VIEWS, cells, forest_rows
 from nh2st_graph.study._text import markdown_table
 
-__all__ = ["draw_forest", "explanation", "write_reports"]
+__all__ = ["write_reports"]
 
 
-def explanation(study: Study) -> str:
-    """Say what the numbers of the table are."""
-    sections = {split: sum(len(fold.test) for fold in study.folds if fold.split == split) for split in study.splits}
-    alone = [split for split, number in sections.items() if number == 1]
-    where = "" if len(sections) == 1 else f" ({', '.join(alone)})"
-    return (
-        f"Means and standard deviations over sections and seeds ({', '.join(map(str, study.seeds))}). Differences are "
-        f"from '{study.base.name}', averaged over seeds, paired over sections and genes, with the 95 % interval of a "
-        "bootstrap over both. 'Given depth' takes out what the number of counts in a spot explains."
-        + (f" With one test section{where} the interval is over genes alone." if alone else "")
-    )
-
-
-def write_reports(
-    study: Study, table: pd.DataFrame, results: Results, failures: Mapping[PlannedRun, str], folder: Path
-) -> list[Path]:
-    """Write ``table.csv``, ``table.md``, ``scores.csv`` and, where there is a difference to draw, ``forest.png``.
+def write_reports(result: StudyResult, folder: Path) -> list[Path]:
+    """Write the tables and figures of a study into its folder.
 
     Returns
     -------
-    The files written.
+    The files written. ``table.md``, ``table.csv``, ``scores.csv`` and, where there is a difference to draw,
+    ``forest.png``; of a benchmark ``report.html``, ``leaderboard.md`` and ``.csv``, ``scores.csv``,
+    ``per_gene.csv.gz``, ``forest.png``, ``learning_{split}.png`` and ``genes_{split}.png``, with a column ``method`` in
+    place of ``variant``.
     """
-    write_text(folder / "table.csv", table.to_csv(index=False, float_format="%.6g"))
-    write_text(folder / "table.md", _markdown(study, table, failures))
-    write_text(folder / "scores.csv", results.scores.to_csv(index=False, float_format="%.6g"))
-    written = [folder / name for name in ("table.md", "table.csv", "scores.csv")]
+    ranked, stem = result.study.ranked, "leaderboard" if result.study.ranked else "table"
+    written = [folder / f"{stem}.md", folder / f"{stem}.csv", folder / "scores.csv"]
+    write_text(written[0], _markdown(result))
+    for path, table in zip(written[1:], (result.table, result.results.scores), strict=True):
+        write_text(path, (_of_methods(table) if ranked else table).to_csv(index=False, float_format="%.6g"))
+    if ranked:
+        written = [write_html(folder / "report.html", result), *written, folder / "per_gene.csv.gz"]
+        _of_methods(result.results.per_gene).to_csv(written[-1], index=False, float_format="%.5g")
     figure = folder / "forest.png"
     figure.unlink(missing_ok=True)
-    if table["pcc_mean_difference"].notna().any():
-        draw_forest(table, figure)
+    rows = forest_rows(result.table)
+    if len(rows) and rows["pcc_mean_difference"].notna().any():
+        _draw_forest(rows, figure, base="the best baseline" if ranked else None)
         written.append(figure)
-    return written
+    return written + (_figures_of_methods(result, folder) if ranked else [])
 
 
-def _markdown(study: Study, table: pd.DataFrame, failures: Mapping[PlannedRun, str]) -> str:
-    lines = [f"# {study.name}", "", explanation(study)]
+def _of_methods(table: pd.DataFrame) -> pd.DataFrame:
+    """Name the variants as the files and figures of a benchmark do."""
+    return table.rename(columns={"variant": "method"})
+
+
+def _markdown(result: StudyResult) -> str:
+    """Write a study as Markdown: the explanation, then verdict and tables of each split, then what failed."""
+    ranked, table = result.study.ranked, result.table
+    lines = [f"# {result.study.name}", "", result.explanation]
     for split, part in table.groupby("split", sort=False):
-        if len(study.splits) > 1:
+        if ranked or len(result.study.splits) > 1:
             lines += ["", f"## {split}"]
-        lines += ["", *markdown_table(cells(part))]
-    if failures:
-        lines += ["", "Failed:", "", *(f"- {run}: {reason}" for run, reason in failures.items())]
+        sentences = result.verdicts.get(str(split), [])
+        lines += ["", *(f"- {sentence}" for sentence in sentences)] if ranked else []
+        for view in ("main", *VIEWS) if ranked else ("main",):
+            text = cells(part, view)
+            if len(text.columns):
+                lines += ["", *markdown_table(text)]
+    failed = [f"{run}: {reason}" for run, reason in result.failures.items()]
+    if ranked:
+        failed = ["{variant}, {split}: {reason}".format(**row) for row in table.to_dict("records") if row["reason"]]
+    if failed:
+        lines += ["", "Failed:", "", *(f"- {each}" for each in failed)]
     return "\n".join(lines) + "\n"
 
 
-def draw_forest(table: pd.DataFrame, path: Path, base: str | None = None) -> None:
-    """Draw the differences, one panel a split, as PNG; rows are those of :func:`~nh2st_graph.pl.forest`."""
+def _draw_forest(rows: pd.DataFrame, path: Path, base: str | None) -> None:
+    """Draw the differences, one panel a split."""
     from matplotlib import pyplot as plt
 
     from nh2st_graph import pl
 
-    parts = [(str(split), part) for split, part in table.groupby("split", sort=False)]
-    size = (4.0 + 4.5 * len(parts), 1.5 + 0.42 * (table.loc[table["role"] != "base", "variant"].nunique()))
+    parts = [(str(split), part) for split, part in rows.groupby("split", sort=False)]
+    size = (4.0 + 4.5 * len(parts), 1.5 + 0.42 * (rows.loc[rows["role"] != "base", "variant"].nunique()))
     figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False, layout="constrained")
     for i, (ax, (split, part)) in enumerate(zip(axes[0], parts, strict=True)):
         pl.forest(part, ax=ax, base=base)
@@ -77,3 +85,19 @@ def draw_forest(table: pd.DataFrame, path: Path, base: str | None = None) -> Non
         if i > 0:
             ax.set(yticklabels=[], ylabel="")
     pl.save(figure, path)
+
+
+def _figures_of_methods(result: StudyResult, folder: Path) -> list[Path]:
+    """Draw learning curves, and the genes of the best method against the best baseline."""
+    from nh2st_graph import pl
+
+    written = []
+    for split, part in _of_methods(result.results.curves).groupby("split", sort=False):
+        written.append(pl.save(pl.learning_curves(part), folder / f"learning_{slug(str(split))}.png"))
+    genes = _of_methods(result.results.per_gene)
+    for split, part in result.table[result.table["place"].notna()].groupby("split", sort=False):
+        first = part.drop_duplicates("role").set_index("role")["variant"]  # rows are in order of place
+        if {"method", "baseline"} <= {*first.index}:
+            axes = pl.gene_scatter(genes[genes["split"] == split], first["baseline"], first["method"])
+            written.append(pl.save(axes.figure, folder / f"genes_{slug(str(split))}.png"))
+    return written

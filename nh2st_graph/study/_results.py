@@ -1,106 +1,133 @@
-"""What the finished runs of a study scored, as tidy tables."""
+"""Scores of the finished runs of a study, as tidy tables."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nh2st_graph.study._folder import is_finished, read_record
-from nh2st_graph.study._plan import PlannedRun, Study
+from nh2st_graph._errors import RenamedWarning
+from nh2st_graph.metrics import GENE_SCORES
+from nh2st_graph.study._folder import read_record
+from nh2st_graph.study._plan import METRICS, PlannedRun, Study
 
-__all__ = ["Results", "collect", "curves", "references"]
+__all__ = ["PLACE", "Results", "StudyResult", "collect", "references"]
 
-#: Baselines that a table shows below the variants.
+#: Baselines that a table shows below the variants of an ablation study.
 _BASELINES = ("ridge", "ridge_neighbours")
-#: What a score is of.
-_PLACE = ("split", "variant", "fold", "section", "seed")
-_PER_GENE = ("pcc", "pcc_partial")
-#: Columns where there is no row.
-_SCORES = (*_PLACE, "pcc_mean", "pcc_partial")
-_GENES = (*_PLACE, "gene", *_PER_GENE, "ceiling")
+#: Columns that say where a score was measured.
+PLACE = ("split", "variant", "fold", "section", "seed")
+_CURVES = ("stage", "epoch", "step", "val_loss", "val_pcc")
 
 
 @dataclass(frozen=True)
 class Results:
-    """Scores of a study's finished runs.
+    """Scores of the finished runs of a study.
 
     Attributes
     ----------
     scores
         One row for each run and test section: ``split``, ``variant``, ``fold``, ``section``, ``seed``, every score of
-        ``metrics.json``, ``parameters`` and ``seconds``. Baselines are rows of their own, from the base's runs: they
-        learn from the features and targets alone, which variants share unless they change just these.
+        ``metrics.json``, and the run's costs (``parameters``, ``steps``, ``seconds``, ``fit_seconds``,
+        ``predict_seconds``, ``peak_memory_mb``). Baselines and references have rows of their own, read from the runs of
+        the base; in a benchmark from the first run of each fold. They depend on features and targets alone, which
+        variants share unless they change these.
     per_gene
-        One row for each of these and gene: ``pcc``, ``pcc_partial``, and the noise ``ceiling``.
-    kinds
-        Whether gene names say what kind of gene it is, as those of the synthetic tissue do.
+        One row for each row of ``scores`` and gene: ``pcc``, ``pcc_partial``, and the noise ``ceiling``.
+    curves
+        One row for each epoch of each fold of the training sections: ``split``, ``variant``, ``fold``, ``seed``,
+        ``stage``, ``epoch``, ``step``, ``val_loss``, ``val_pcc``. A method that fits itself has none.
     """
 
     scores: pd.DataFrame
     per_gene: pd.DataFrame
-    kinds: bool
+    curves: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found.
+
+    Attributes
+    ----------
+    study
+        What was asked for.
+    table
+        One row for each split and variant: means, differences from the reference, costs; of a benchmark with places.
+    explanation
+        What the numbers of the table are.
+    verdicts
+        Of a benchmark, what the table shows: sentences by split.
+    results
+        Scores of every run.
+    failures
+        Runs that failed, and why.
+    written
+        Tables, figures and report.
+    """
+
+    study: Study
+    table: pd.DataFrame
+    explanation: str
+    verdicts: Mapping[str, list[str]]
+    results: Results
+    failures: Mapping[PlannedRun, str]
+    written: list[Path] = field(default_factory=list)
+
+    @property
+    def board(self) -> pd.DataFrame:
+        """The table of a benchmark by its earlier name, which is there until version 0.2."""
+        warnings.warn("StudyResult.board is now StudyResult.table", RenamedWarning, stacklevel=2)
+        return self.table.rename(columns={"variant": "method"})
 
 
 def collect(study: Study, runs: Sequence[PlannedRun]) -> Results:
-    """Read the scores of those runs that are finished."""
-    finished = [run for run in runs if is_finished(run.folder)]
-    beside = _beside(study, finished)
-    rows = [row for run in finished for row in _scores(run, beside.get(run, {}))]
-    genes = [_per_gene(run, beside.get(run, {})) for run in finished]
+    """Read the scores of the runs that are finished."""
+    finished = [run for run in runs if run.finished]
+    sources = {run.fold: run for run in reversed(finished)}.values()
+    beside = references(study)
+    scores, genes, curves = [], [], []
+    for run in finished:
+        gives = run in sources if study.ranked else run.variant == study.reference
+        scores += _scores(run, beside if gives else {})
+        genes.append(_per_gene(run, beside if gives else {}))
+        log = run.folder / "log.csv"
+        if log.is_file():
+            curves.append(_placed(pd.read_csv(log, usecols=list(_CURVES)), run, variant=run.variant))
+    curve = _joined(curves, ("split", "variant", "fold", "seed", *_CURVES))
     return Results(
-        pd.DataFrame(rows) if rows else pd.DataFrame(columns=_SCORES),
-        pd.concat(genes, ignore_index=True) if genes else pd.DataFrame(columns=_GENES),
-        kinds=study.config.data.format == "synthetic",
+        pd.DataFrame(scores) if scores else pd.DataFrame(columns=[*PLACE, "pcc_mean", "pcc_partial"]),
+        _joined(genes, (*PLACE, "gene", *GENE_SCORES, "ceiling")),
+        curve[curve["stage"].str.startswith("fold")] if len(curve) else curve,
     )
 
 
-def curves(runs: Sequence[PlannedRun]) -> pd.DataFrame:
-    """Read how the held-out scores of those runs that are finished went with training.
-
-    Returns
-    -------
-    One row for each epoch of each fold of the training sections: ``split``, ``variant``, ``fold``, ``seed``, ``stage``,
-    ``epoch``, ``step``, ``val_loss``, ``val_pcc``. A method that fits itself has none.
-    """
-    wanted = ["stage", "epoch", "step", "val_loss", "val_pcc"]
-    parts = [
-        pd.read_csv(run.folder / "log.csv", usecols=wanted).assign(
-            split=run.fold.split, variant=run.variant, fold=run.fold.name, seed=run.seed
-        )
-        for run in runs
-        if is_finished(run.folder) and (run.folder / "log.csv").is_file()
-    ]
-    if not parts:
-        return pd.DataFrame(columns=["split", "variant", "fold", "seed", *wanted])
-    joined = pd.concat(parts, ignore_index=True)
-    return joined[joined["stage"].str.startswith("fold")]
-
-
 def references(study: Study) -> dict[str, str]:
-    """Rows that stand below the variants, by their name in ``metrics.json``, and what tables call them.
+    """Rows that stand below the variants: their names in ``metrics.json``, and in tables.
 
-    Baselines where there is a base; in a benchmark, where baselines are methods, what reads the test sections.
+    They are baselines, or in a benchmark, whose methods include the baselines, whatever reads the test sections.
     """
     from nh2st_graph.tl import LABELS, REFERENCES
 
-    return {name: LABELS[name] for name in (_BASELINES if study.has_base else REFERENCES)}
+    return {name: LABELS[name] for name in (REFERENCES if study.ranked else _BASELINES)}
 
 
-def _beside(study: Study, finished: Sequence[PlannedRun]) -> dict[PlannedRun, dict[str, str]]:
-    """Which runs give the rows below the variants: the base's, or in a benchmark the first of each fold."""
-    if study.has_base:
-        return {run: references(study) for run in finished if run.variant == study.base.name}
-    first = {run.fold: run for run in reversed(finished)}
-    return {run: references(study) for run in first.values()}
+def _joined(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(columns))
+
+
+def _placed(table: pd.DataFrame, run: PlannedRun, **columns: Any) -> pd.DataFrame:
+    return table.assign(split=run.fold.split, **columns, fold=run.fold.name, seed=run.seed)
 
 
 def _scores(run: PlannedRun, beside: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row for each section that a run scored, and each of the baselines or references that are read from it."""
-    metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+    """One row for each section that a run scored, and for each row of ``beside`` that is read from it."""
+    metrics = json.loads((run.folder / METRICS).read_text(encoding="utf-8"))
     record = read_record(run.folder)
     noted = record._asdict() if record is not None else {}
     there = {**metrics["baselines"], **metrics["references"]}
@@ -119,8 +146,8 @@ def _scores(run: PlannedRun, beside: Mapping[str, str]) -> list[dict[str, Any]]:
 def _per_gene(run: PlannedRun, beside: Mapping[str, str]) -> pd.DataFrame:
     """Read r of each gene, in rows as those of :func:`_scores`."""
     table = pd.read_csv(run.folder / "metrics_per_gene.csv", dtype={"section": str, "gene": str}, keep_default_na=False)
-    parts = {run.variant: {score: score for score in _PER_GENE}}
-    parts |= {label: {score: f"{score}_{name}" for score in _PER_GENE} for name, label in beside.items()}
+    parts = {run.variant: {score: score for score in GENE_SCORES}}
+    parts |= {label: {score: f"{score}_{name}" for score in GENE_SCORES} for name, label in beside.items()}
     named = [
         table[["section", "gene", "ceiling"]].assign(
             variant=name,
@@ -128,4 +155,4 @@ def _per_gene(run: PlannedRun, beside: Mapping[str, str]) -> pd.DataFrame:
         )
         for name, columns in parts.items()
     ]
-    return pd.concat(named, ignore_index=True).assign(split=run.fold.split, fold=run.fold.name, seed=run.seed)
+    return _placed(pd.concat(named, ignore_index=True), run)

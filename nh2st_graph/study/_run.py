@@ -1,45 +1,23 @@
-"""Whole studies: all runs of a study in a folder, and the tables of what came out."""
+"""Run a study, and compare its variants."""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-from joblib import cpu_count
-
-from nh2st_graph._errors import ConfigError
-from nh2st_graph.study._folder import is_finished, open_folder
-from nh2st_graph.study._plan import PlannedRun, Study
+from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph.study._folder import open_folder
+from nh2st_graph.study._plan import Study
 from nh2st_graph.study._report import write_reports
-from nh2st_graph.study._results import Results, collect
-from nh2st_graph.study._table import study_table
+from nh2st_graph.study._results import StudyResult, collect, references
+from nh2st_graph.study._table import compare
+from nh2st_graph.study._words import explain, under_trained, verdict
 from nh2st_graph.study._workers import Watch, run_all
 
-__all__ = ["StudyResult", "do_runs", "run_study"]
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """What a study left.
-
-    Attributes
-    ----------
-    table
-        One row for each split and variant; see :func:`~nh2st_graph.study.study_table`.
-    results
-        Scores of every run.
-    failures
-        Runs that failed, and why.
-    written
-        Tables and figure.
-    """
-
-    table: pd.DataFrame
-    results: Results
-    failures: dict[PlannedRun, str]
-    written: list[Path]
+__all__ = ["run_study"]
 
 
 def run_study(
@@ -53,57 +31,78 @@ def run_study(
 ) -> StudyResult:
     """Run a study, and compare its variants.
 
-    A run that fails is reported and stops no other. A run that is finished is never done again.
+    A run that fails is reported and stops no other. A run that is finished is never done again. Image features are
+    computed once, by the first run that needs them.
 
     Parameters
     ----------
     study
-        From :func:`~nh2st_graph.study.read_study`.
+        From :func:`~nh2st_graph.study.read_study` or :func:`~nh2st_graph.study.read_benchmark`.
     out
-        The study folder; must not exist, unless ``resume``.
+        The study folder. It must not exist, unless ``resume``.
     jobs
         Number of processes; one for each core where None. With 1 the runs are done in this process.
     only
-        Variants to run now, beside the base; all where empty. Tables show what is there of the others.
+        Variants to run now, beside the reference; all where empty. Tables also show earlier runs of the others.
     resume
-        Go on with a study that was interrupted, or has grown: finished runs are kept, begun ones go on from their last
-        checkpoint, failed ones are tried again.
+        Go on with a study that was interrupted, or has grown: finished runs are kept, runs that began go on from their
+        last checkpoint, and failed ones are tried again.
     watch
-        Called with each run when it begins (and None) and when it has ended (and its outcome).
+        Called with each run when it begins (and None), and when it has ended (and its outcome).
 
     Returns
     -------
-    Tables, and what failed. ``out`` holds ``study.yaml``, ``runs/{variant}/{fold}_seed{n}`` (run folders as ``train``
-    writes them), ``scores.csv``, ``table.csv``, ``table.md`` and ``forest.png``.
+    The tables, and what failed. ``out`` holds ``study.yaml``, ``runs/{variant}/{fold}_seed{n}`` (run folders as
+    :func:`~nh2st_graph.tl.train_run` writes them; those of a benchmark without figures), tables and figures.
 
     Raises
     ------
     ConfigError
-        If ``only`` names no variant, or ``jobs`` is no positive number.
+        If ``only`` names no variant, or ``jobs`` is not positive.
     RunError
-        If the folder exists, or ``resume`` is asked for and the folder is of another study.
+        If the folder exists, or with ``resume`` is the folder of another study.
     """
-    out = Path(out)
-    failures = do_runs(study, out, jobs=jobs, only=only, resume=resume, watch=watch)
-    planned = study.runs(out)
-    results = collect(study, planned)
-    table = study_table(study, planned, results, failures)
-    return StudyResult(table, results, failures, write_reports(study, table, results, failures, out))
-
-
-def do_runs(
-    study: Study, out: Path, *, jobs: int | None, only: Iterable[str], resume: bool, watch: Watch | None
-) -> dict[PlannedRun, str]:
-    """Do those runs of a study that are left; see :func:`run_study`. Return why runs failed."""
-    jobs = cpu_count() if jobs is None else jobs
+    out, jobs = Path(out), _cores() if jobs is None else jobs
     if jobs < 1:
-        raise ConfigError(f"--jobs {jobs}; allowed: 1 or more")
-    wanted = study.runs(out, only)
+        raise ConfigError(f"{setting('jobs', jobs)}; allowed: 1 or more")
+    wanted, planned = study.runs(out, only), study.runs(out)
     open_folder(study, out, resume=resume)
-    left = [run for run in wanted if not is_finished(run.folder)]
-    outcomes = run_all(left, jobs, _silent if watch is None else watch)
-    return {outcome.run: outcome.reason for outcome in outcomes if outcome.reason is not None}
+    left = [run for run in wanted if not run.finished]
+    outcomes = run_all(left, jobs, watch or (lambda run, outcome: None))
+    failures = {outcome.run: outcome.reason for outcome in outcomes if outcome.reason is not None}
+    results = collect(study, planned)
+    table = compare(
+        results.scores,
+        results.per_gene,
+        _roles(study),
+        reference=study.reference,
+        planned=Counter((run.variant, run.fold.split) for run in planned),
+        reasons={(run.variant, run.fold.split): failures[run] for run in reversed(planned) if run in failures},
+        kinds=not study.ranked and study.config.data.format == "synthetic",
+    )
+    verdicts: dict[str, list[str]] = {}
+    if study.ranked:
+        late = under_trained(study, results.curves)
+        for split, part in table.groupby("split", sort=False):
+            verdicts[str(split)] = verdict(part, late.get(str(split), []))
+    result = StudyResult(study, table, explain(study, results.scores), verdicts, results, failures)
+    return replace(result, written=write_reports(result, out))
 
 
-def _silent(run: PlannedRun, outcome: object) -> None:
-    """Tell nobody."""
+def _cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _roles(study: Study) -> dict[str, str]:
+    """Roles of the rows of a table: variants in the order of the file, then what stands below them."""
+    from nh2st_graph.models import Baseline, find_method
+
+    roles = {}
+    for variant in study.variants:
+        if study.ranked:
+            is_baseline = issubclass(find_method(variant.config.model.name), Baseline)
+            roles[variant.name] = "baseline" if is_baseline else "method"
+        else:
+            roles[variant.name] = "base" if variant.name == study.reference else "variant"
+    return roles | dict.fromkeys(references(study).values(), "reference")

@@ -1,8 +1,8 @@
-"""A benchmark in plain sentences: what was compared on what, and what came of it."""
+"""A study in sentences: what it compared on which sections, what its numbers are, and what they show."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +12,50 @@ from nh2st_graph.metrics import SCORES
 from nh2st_graph.study._plan import Fold, Study
 from nh2st_graph.study._text import signed
 
-__all__ = ["protocol", "under_trained", "verdict"]
+__all__ = ["explain", "protocol", "under_trained", "verdict"]
 
 _NORMALISED = {
     "total": "counts over a spot's library size (all genes) to 1e4, log1p",
     "panel": "counts over a spot's library size (genes of the panel) to 1e4, log1p",
     "residuals": "analytic Pearson residuals",
 }
-#: Folds of a split that are listed one by one; more are summed up.
+#: A split of up to this number of folds is listed fold by fold.
 _LISTED = 8
-#: What names of references may begin with, which a sentence about them need not repeat.
+#: The beginning of references' names, which a sentence about them need not repeat.
 _REFERENCE = "(reference) "
-#: A curve whose best epoch is among this last share of the epochs allowed had not stopped improving.
+#: A curve whose best epoch is in this last share of the epochs allowed was still improving.
 _LAST = 0.1
 
 
+def explain(study: Study, scores: pd.DataFrame) -> str:
+    """Say what the numbers of a study's table are."""
+    sections = scores.groupby("split", sort=False)[["fold", "section"]].apply(lambda part: len(part.drop_duplicates()))
+    alone = [str(split) for split, number in sections.items() if number == 1]
+    where = "" if len(study.splits) == 1 else f" ({', '.join(alone)})"
+    depth = "'Given depth' takes out what the number of counts in a spot explains."
+    if study.ranked:
+        text = (
+            "Means and standard deviations over sections, seeds averaged first. 'Place' is by the mean over sections "
+            "of the rank by mean r, among methods and baselines. Differences are from the baseline that is best in "
+            "this split by its test score, which favours the baseline; they are paired over sections and genes, with "
+            f"the 95 % interval of a bootstrap over both. {depth} References read the genes of the test sections, and "
+            "have no place."
+        )
+    else:
+        text = (
+            f"Means and standard deviations over sections and seeds ({', '.join(map(str, study.seeds))}). Differences "
+            f"are from '{study.reference}', averaged over seeds, paired over sections and genes, with the 95 % "
+            f"interval of a bootstrap over both. {depth}"
+        )
+    return text + (f" With one test section{where} the interval is over genes alone." if alone else "")
+
+
 def protocol(study: Study) -> dict[str, str]:
-    """Say in words what was compared on what.
+    """Say what was compared on which sections.
 
     Returns
     -------
-    Sentences by what they are about: the splits by name, then panel, targets, features and seeds.
+    Sentences by their subject: the splits by name, then panel, targets, features and seeds.
     """
     data = study.config.data
     words = {f"split {split}": _folds([f for f in study.folds if f.split == split]) for split in study.splits}
@@ -50,7 +73,7 @@ def protocol(study: Study) -> dict[str, str]:
 
 
 def _folds(folds: Collection[Fold]) -> str:
-    """Which sections are predicted from which."""
+    """Say which sections are predicted from which."""
     tested = sum(len(fold.test) for fold in folds)
     if len(folds) > _LISTED:
         return f"{len(folds)} folds, {tested} test sections"
@@ -59,7 +82,7 @@ def _folds(folds: Collection[Fold]) -> str:
 
 
 def _features(study: Study) -> str:
-    """Encoders, and which methods read them where they are not all the same."""
+    """Name the encoders, and the methods that read them if these differ."""
     methods: dict[str, list[str]] = {}
     for variant in study.variants:
         methods.setdefault(variant.config.features.encoder, []).append(variant.name)
@@ -68,16 +91,15 @@ def _features(study: Study) -> str:
     return "; ".join(f"{encoder} ({_listed(names)})" for encoder, names in methods.items())
 
 
-def under_trained(curves: pd.DataFrame, epochs: Mapping[str, int] | None = None) -> dict[str, list[str]]:
-    """Find methods whose held-out error was still falling when training ended, as one whose epochs were cut does.
+def under_trained(study: Study, curves: pd.DataFrame) -> dict[str, list[str]]:
+    """Find methods whose held-out error was still falling when training ended.
 
     Parameters
     ----------
+    study
+        Says how many epochs each method was allowed.
     curves
-        One row an epoch: ``split``, ``method``, ``fold``, ``seed``, ``stage``, ``epoch``, ``val_loss``.
-    epochs
-        Epochs that a method was allowed; where it does not say, the most that any of its curves has. Patience may have
-        stopped these, so that the warning is then given too often rather than too seldom.
+        From :class:`~nh2st_graph.study.Results`.
 
     Returns
     -------
@@ -87,9 +109,9 @@ def under_trained(curves: pd.DataFrame, epochs: Mapping[str, int] | None = None)
     known = curves.dropna(subset="val_loss").reset_index(drop=True)
     if known.empty:
         return {}
-    best = known.loc[known.groupby(["split", "method", "fold", "seed", "stage"])["val_loss"].idxmin()]
-    allowed = best["method"].map({**known.groupby("method")["epoch"].max(), **(epochs or {})})
-    late = (best["epoch"] > (1 - _LAST) * allowed).groupby([best["split"], best["method"]]).mean()
+    best = known.loc[known.groupby(["split", "variant", "fold", "seed", "stage"])["val_loss"].idxmin()]
+    allowed = best["variant"].map({variant.name: variant.config.train.max_epochs for variant in study.variants})
+    late = (best["epoch"] > (1 - _LAST) * allowed).groupby([best["split"], best["variant"]]).mean()
     found: dict[str, list[str]] = {}
     for split, method in late.index[late >= 0.5]:
         found.setdefault(str(split), []).append(str(method))
@@ -97,20 +119,20 @@ def under_trained(curves: pd.DataFrame, epochs: Mapping[str, int] | None = None)
 
 
 def verdict(board: pd.DataFrame, late: Collection[str] = ()) -> list[str]:
-    """Say what the rows of a split show.
+    """Say what the rows of one split of a benchmark show.
 
     Parameters
     ----------
     board
-        Rows of one split, from :func:`~nh2st_graph.study.leaderboard`.
+        Rows of one split of a benchmark's table.
     late
-        Methods of the split that :func:`under_trained` found, to be named as such.
+        Methods of the split that :func:`under_trained` found.
 
     Returns
     -------
     Sentences: which methods are above the best baseline beyond the interval and which are not, in mean r and in mean r
-    given depth; what share of the noise ceiling the best reaches; how far the references go; what has to be read with
-    care.
+    given depth; which share of the noise ceiling the best method reaches; the scores of the references; and what to
+    read with care.
     """
     methods = board[board["role"] == "method"]
     sentences = [_against_baseline(board, methods, score, label) for score, label in SCORES.items()]
@@ -125,7 +147,7 @@ def _against_baseline(board: pd.DataFrame, methods: pd.DataFrame, score: str, la
     above = compared[compared[f"{score}_low"] > 0]
     below = compared[compared[f"{score}_high"] < 0]
     unclear = compared.drop(index=[*above.index, *below.index])
-    reached = board.loc[board["method"] == baseline, score].iloc[0]
+    reached = board.loc[board["variant"] == baseline, score].iloc[0]
     text = (
         f"In {label}, {len(above)} of {len(compared)} methods {'is' if len(above) == 1 else 'are'} above the best "
         f"baseline ({baseline}, {reached:.3f}) beyond the 95 % interval{_gains(above, score)}."
@@ -140,7 +162,7 @@ def _against_baseline(board: pd.DataFrame, methods: pd.DataFrame, score: str, la
 def _gains(rows: pd.DataFrame, score: str) -> str:
     """Name methods with their differences, the largest first."""
     rows = rows.sort_values(f"{score}_difference", ascending=False)
-    names = [f"{row['method']} ({signed(row[f'{score}_difference'], 3)})" for _, row in rows.iterrows()]
+    names = [f"{row['variant']} ({signed(row[f'{score}_difference'], 3)})" for _, row in rows.iterrows()]
     return f": {', '.join(names)}" if names else ""
 
 
@@ -154,19 +176,19 @@ def _best(methods: pd.DataFrame) -> str:
         "" if pd.isna(share) else f", {100 * share:.0f} % of the noise ceiling (what a perfect predictor could reach)"
     )
     return (
-        f"The best method, {best['method']}, reaches a mean r of {best['pcc_mean']:.3f}{reach}; "
+        f"The best method, {best['variant']}, reaches a mean r of {best['pcc_mean']:.3f}{reach}; "
         f"given depth, {best['pcc_partial']:.3f}."
     )
 
 
 def _references(board: pd.DataFrame) -> str:
-    """How far the references go, and how many methods and baselines they are above."""
+    """Give the scores of the references, and how many methods and baselines they are above."""
     references = board[(board["role"] == "reference") & board["pcc_mean"].notna()]
     rivals = board.loc[(board["role"] != "reference") & board["place"].notna(), "pcc_mean"]
     if references.empty or rivals.empty:
         return ""
     parts = [
-        f"{str(row['method']).removeprefix(_REFERENCE)} {row['pcc_mean']:.3f} ({(rivals < row['pcc_mean']).sum()})"
+        f"{str(row['variant']).removeprefix(_REFERENCE)} {row['pcc_mean']:.3f} ({(rivals < row['pcc_mean']).sum()})"
         for _, row in references.iterrows()
     ]
     return (
@@ -176,8 +198,8 @@ def _references(board: pd.DataFrame) -> str:
 
 
 def _care(methods: pd.DataFrame, late: Collection[str]) -> Iterable[str]:
-    """What has to be read with care."""
-    named = [name for name in methods["method"] if name in set(late)]
+    """Say what to read with care."""
+    named = [name for name in methods["variant"] if name in set(late)]
     if named:
         yield (
             f"Still improving on held-out training data when training ended: {_listed(named)}. More epochs would "
@@ -185,10 +207,10 @@ def _care(methods: pd.DataFrame, late: Collection[str]) -> Iterable[str]:
         )
     partly = methods[methods["place"].isna() & (methods["sections"] > 0)]
     if len(partly):
-        yield f"Without a score in some sections, and so without a place: {_listed(partly['method'])}."
+        yield f"Without a score in some sections, and so without a place: {_listed(partly['variant'])}."
     missing = methods[methods["sections"] == 0]
     if len(missing):
-        yield f"Without any result: {_listed(missing['method'])}."
+        yield f"Without any result: {_listed(missing['variant'])}."
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,26 +1,26 @@
-"""Runs shared out over processes that stay: each loads its libraries once and computes with one thread."""
+"""Run the runs of a study: one after the other, or on processes that each load their libraries once."""
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import shutil
-import signal
 import threading
 import time
 import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from nh2st_graph._errors import NH2STGraphError
+from pebble import ProcessExpired, ProcessPool
+
+from nh2st_graph._errors import NH2STGraphError, RunError, setting
 from nh2st_graph.study._folder import RunRecord, read_record, write_record
 from nh2st_graph.study._memory import peak_memory
 from nh2st_graph.study._plan import PlannedRun
@@ -32,7 +32,7 @@ __all__ = ["Outcome", "Watch", "run_all"]
 
 logger = logging.getLogger("nh2st_graph")
 
-#: Libraries read these when they are loaded, which in a new process is after they are set.
+#: One thread a process. Libraries read these when they are loaded, which in a new process is after they are set.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -40,9 +40,7 @@ _ENVIRONMENT = {
     "NUMBA_NUM_THREADS": "1",
     "MPLBACKEND": "Agg",
 }
-
-
-_DIED = "its process ended without a word (out of memory?); try again by --resume with fewer --jobs"
+_DIED = "its process died (out of memory?); resume the study with fewer processes"
 
 
 @dataclass(frozen=True)
@@ -52,50 +50,74 @@ class Outcome:
     Attributes
     ----------
     run
-        Which.
+        Which run.
     reason
-        Why it failed, in one line; None where it did not.
+        Why it failed, in one line; None if it did not.
     """
 
     run: PlannedRun
     reason: str | None = None
 
 
-#: Called when a run begins (with None) and when it has ended.
+#: Called when a run begins (with None), and when it has ended.
 Watch = Callable[[PlannedRun, Outcome | None], None]
 
 
 def run_all(runs: Sequence[PlannedRun], jobs: int, watch: Watch) -> list[Outcome]:
-    """Do all runs, a failed one without stopping the rest.
+    """Do all runs. A run that fails stops no other, even if its process dies.
 
     Parameters
     ----------
     runs
-        What to do. A run whose folder holds a part of it goes on from there.
+        What to do. A run whose folder is there already goes on from its last checkpoint.
     jobs
         Number of processes; with 1 the runs are done in this one. A script that asks for more must keep its own calls
         under ``if __name__ == "__main__"``, since the processes import it.
     watch
-        Told of every beginning and end, in this process.
+        Called in this process at every beginning and end.
 
     Returns
     -------
-    How each ended, in the order in which they did.
+    How each run ended, in the order in which they did.
+
+    Raises
+    ------
+    RunError
+        If the processes cannot begin.
     """
     outcomes: list[Outcome] = []
 
-    def seen(run: PlannedRun, outcome: Outcome | None) -> None:
-        if outcome is not None:
-            outcomes.append(outcome)
-        watch(run, outcome)
+    def end(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        watch(outcome.run, outcome)
 
     if jobs == 1 or len(runs) < 2:
         for run in runs:
-            seen(run, None)
-            seen(run, attempt(run))
-    else:
-        _share_out(runs, min(jobs, len(runs)), seen)
+            watch(run, None)
+            end(attempt(run))
+        return outcomes
+    queue, under_way = deque(runs), dict[Future[Outcome], PlannedRun]()
+    with _processes(min(jobs, len(runs))) as pool:
+        while queue or under_way:
+            # No more than there are processes, so that a run that was handed over has begun.
+            while queue and len(under_way) < jobs:
+                watch(queue[0], None)
+                under_way[pool.schedule(attempt, [queue[0]])] = queue.popleft()
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                end(_outcome(future, under_way.pop(future)))
     return outcomes
+
+
+def _outcome(future: Future[Outcome], run: PlannedRun) -> Outcome:
+    try:
+        return future.result()
+    except ProcessExpired:
+        return Outcome(run, _DIED)
+    except BrokenProcessPool:
+        raise RunError(
+            "the processes of the study end before they begin; keep the calls of your script under "
+            f"if __name__ == '__main__', or give {setting('jobs', 1)}"
+        ) from None
 
 
 def attempt(run: PlannedRun) -> Outcome:
@@ -103,11 +125,15 @@ def attempt(run: PlannedRun) -> Outcome:
     try:
         _train(run)
     except NH2STGraphError as error:
-        return Outcome(run, _one_line(error))
+        return Outcome(run, _one_line(error.at("key")))
     except Exception as error:  # whatever it is, the other runs are not to be lost
         logger.debug("%s", traceback.format_exc())
-        return Outcome(run, f"{type(error).__name__}: {_one_line(error)}")
+        return Outcome(run, f"{type(error).__name__}: {_one_line(str(error))}")
     return Outcome(run)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()) or "no message"
 
 
 def _train(run: PlannedRun) -> None:
@@ -116,7 +142,7 @@ def _train(run: PlannedRun) -> None:
         shutil.rmtree(run.folder)
     # A run whose input is bad removes the folders that it made, which another run may just be about to use.
     run.folder.parent.mkdir(parents=True, exist_ok=True)
-    from torch.nn import Module  # here, so that a process is there at once, and not timed
+    from torch.nn import Module  # here, so that a process is there at once, and its import takes none of the run's time
 
     from nh2st_graph import tl
 
@@ -140,12 +166,12 @@ def _train(run: PlannedRun) -> None:
     write_record(run.folder, record)
 
 
-#: Sections that this process has read, by all that they depend on.
+#: Sections that this process has read, by everything that they depend on.
 _READ: dict[str, dict[str, AnnData]] = {}
 
 
 def _sections(run: PlannedRun) -> dict[str, AnnData] | None:
-    """Sections of a run, read once in a process; None for synthetic ones, whose images belong to the run's folder."""
+    """Read the sections of a run, each once in a process; None for synthetic ones, whose images the run keeps."""
     from nh2st_graph import tl
 
     data = run.config.data
@@ -161,85 +187,32 @@ def _sections(run: PlannedRun) -> dict[str, AnnData] | None:
     return found
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or "no message"
-
-
-def _share_out(runs: Sequence[PlannedRun], jobs: int, watch: Watch) -> None:
-    """Run in new processes until nothing is left.
-
-    Where a process dies (out of memory, a crash in a library), the others of its pool go with it. What they were doing
-    is then done again one by one, so that only the run at fault is counted as failed.
-    """
-    queue = deque(runs)
-    while queue:
-        under_way = _until_one_dies(queue, jobs, watch)
-        if jobs > 1:
-            _share_out(under_way, 1, watch)
-        else:
-            for run in under_way:
-                watch(run, Outcome(run, _DIED))
-
-
-def _until_one_dies(queue: deque[PlannedRun], jobs: int, watch: Watch) -> list[PlannedRun]:
-    """Take runs from the queue until it is empty or a process died; return the runs that were under way then."""
-    under_way: dict[Future[Outcome], PlannedRun] = {}
-    with _processes(jobs) as pool, suppress(BrokenProcessPool):
-        while queue or under_way:
-            # No more than there are processes, so that a run that was handed over has begun.
-            while queue and len(under_way) < jobs:
-                future = pool.submit(attempt, queue[0])
-                under_way[future] = queue.popleft()
-                watch(under_way[future], None)
-            ended = wait(under_way, return_when=FIRST_COMPLETED).done
-            for future in sorted(ended, key=lambda each: each.exception() is not None):
-                watch(under_way[future], future.result())
-                del under_way[future]
-    return list(under_way.values())
-
-
 @contextmanager
-def _processes(number: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that end with the block: at once where it is left by an error, or where this process is killed."""
-    context = get_context("spawn")
-    there, here = context.Pipe(duplex=False)
-    with _environment():
-        pool = ProcessPoolExecutor(number, context, _prepare_process, (there,))
-        try:
-            yield pool
-        except BaseException:
-            here.close()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-            here.close()
-            there.close()
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
+def _processes(number: int) -> Iterator[ProcessPool]:
+    """Start processes that end with the block."""
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
+    pool = ProcessPool(number, initializer=_prepare_process, context=multiprocessing.get_context("spawn"))
     try:
-        yield
+        yield pool
     finally:
+        pool.stop()
+        pool.join()
         for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
+            os.environ.pop(name)
+            if value is not None:
                 os.environ[name] = value
 
 
-def _prepare_process(lifeline: Connection) -> None:
-    """Set up a new process: silent, deaf to Ctrl-C, which its parent answers, and tied to its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with, args=(lifeline,), daemon=True).start()
+def _prepare_process() -> None:
+    """Silence a new process, and tie it to its parent. Pebble has made it deaf to Ctrl-C, which the parent answers."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
 
 
-def _leave_with(lifeline: Connection) -> None:
-    """End this process when the other end is closed. Nothing is ever sent."""
-    with suppress(EOFError, OSError):
-        lifeline.recv()
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)

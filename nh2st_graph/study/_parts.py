@@ -1,0 +1,63 @@
+"""The base of a study file's parts, and what an error says of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler
+
+from nh2st_graph._errors import ConfigError
+from nh2st_graph._settings import explain
+
+__all__ = ["Part", "checked", "expected"]
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Part(BaseModel):
+    """A part of a study file: unknown keys are refused, and values are fixed after checking."""
+
+    # YAML reads names such as 1 as numbers.
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+def checked(schema: type[T], values: Any, source: str) -> T:
+    """Check nested values against a schema.
+
+    Raises
+    ------
+    ConfigError
+        Naming the source, the key, its value and what is allowed, or the nearest known key.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source}: expected keys and values, found {values!r}")
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        missing = first["type"] == "missing"
+        reason = f"key {str(first['loc'][0])!r} is missing" if missing else explain(first, schema)
+        raise ConfigError(f"{source}: {reason}") from None
+
+
+def expected(**what: str) -> Callable[[Any, ValidatorFunctionWrapHandler, ValidationInfo], Any]:
+    """Say in one error what a key of several kinds may be, in place of an error for each kind that it is not.
+
+    Parameters
+    ----------
+    what
+        What is expected, by key.
+
+    Returns
+    -------
+    A validator of pydantic's mode ``wrap``.
+    """
+
+    def check_kind(given: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        try:
+            return check(given)
+        except ValidationError:
+            raise ValueError(f"{info.field_name} = {given!r}; expected {what[str(info.field_name)]}") from None
+
+    return check_kind
