@@ -17,8 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, ImageError, RunError
 from nh2st_graph.cli._interrupted import interruptible
-from nh2st_graph.read._assemble import PATIENTS
-from nh2st_graph.read._common import wanted_names
+from nh2st_graph.read import PATIENTS, wanted_names
 from nh2st_graph.section import Key, library, unknown_patient
 
 __all__ = ["Options", "run_prepare", "summary"]

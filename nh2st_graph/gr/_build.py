@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.spatial import QhullError
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
-from nh2st_graph.read._objects import SpatialObject, given_sections
+from nh2st_graph.read import SpatialObject, given_sections
 from nh2st_graph.section import Key, check_section, lattice_neighbours, library, section_name, spot_pitch
 
 __all__ = ["GraphMode", "has_graph", "spatial_graph"]

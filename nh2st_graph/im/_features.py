@@ -18,7 +18,7 @@ from nh2st_graph._errors import ConfigError
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
 from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling, source_image
-from nh2st_graph.read._objects import SpatialObject, given_sections
+from nh2st_graph.read import SpatialObject, given_sections
 from nh2st_graph.section import Key, check_on_tissue, check_section, library, open_image, section_name
 from nh2st_graph.slide import ImageSource, Slide, content_hash, placed_image
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import ConfigError
-from nh2st_graph.read._objects import SpatialObject, one_section
+from nh2st_graph.read import SpatialObject, one_section
 from nh2st_graph.section import Key, check_section, library, open_image, section_name
 from nh2st_graph.slide import Box, Slide
 

@@ -18,10 +18,10 @@ from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import Key, check_section, unknown_patient
 from nh2st_graph.slide import ImageSource, placed_image
 
-__all__ = ["anndata"]
+__all__ = ["anndata_section"]
 
 
-def anndata(
+def anndata_section(
     path_or_object: str | Path | AnnData,
     image: ImageSource | None = None,
     microns_per_pixel: float | None = None,
@@ -112,7 +112,7 @@ def _sections(
 
     def read(name: str, patient: str | None) -> AnnData:
         source = None if image is None else files[name].parent / image
-        return anndata(files[name], source, microns_per_pixel, layer=layer, section=name, patient=patient)
+        return anndata_section(files[name], source, microns_per_pixel, layer=layer, section=name, patient=patient)
 
     beside = root.parent if root.is_file() else root
     return read_each(wanted_names(names, files, root), beside, patients, read)

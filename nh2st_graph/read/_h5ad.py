@@ -15,10 +15,10 @@ from nh2st_graph.read._common import check_exists, h5ad_files, name_of, wanted_n
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import Key, check_section, library, section_name
 
-__all__ = ["h5ad", "write_h5ad"]
+__all__ = ["h5ad_section", "write_h5ad"]
 
 
-def h5ad(path: str | Path) -> AnnData:
+def h5ad_section(path: str | Path) -> AnnData:
     """Read a section that was saved as h5ad, and check it.
 
     Parameters
@@ -69,14 +69,14 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
 
 
 def _names(root: Path) -> list[str]:
-    return [section_name(h5ad(root))] if root.is_file() else list(h5ad_files(root))
+    return [section_name(h5ad_section(root))] if root.is_file() else list(h5ad_files(root))
 
 
 @register_format("h5ad", _names)
 def _sections(root: Path, names: Sequence[str] | None = None, *, patients: str = PATIENTS) -> dict[str, AnnData]:
     """Read one file, or a folder of ``{section}.h5ad``."""
     check_exists(root)
-    alone = h5ad(root) if root.is_file() else None
+    alone = h5ad_section(root) if root.is_file() else None
     files = h5ad_files(root)
 
     def read(name: str, patient: str | None) -> AnnData:
@@ -90,7 +90,7 @@ def _sections(root: Path, names: Sequence[str] | None = None, *, patients: str =
 
 
 def _named(path: Path, name: str) -> AnnData:
-    adata = h5ad(path)
+    adata = h5ad_section(path)
     inside = section_name(adata)
     if inside != name:
         raise DataError(

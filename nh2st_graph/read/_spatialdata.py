@@ -36,7 +36,7 @@ from nh2st_graph.slide import keep_pixels, open_full
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-__all__ = ["spatialdata", "write_spatialdata"]
+__all__ = ["spatialdata_section", "write_spatialdata"]
 
 # Columns of a table by which SpatialData joins it to its shapes, named as its own reader of Visium names them.
 _REGION, _SPOT = "region", "spot_id"
@@ -46,7 +46,7 @@ _AXES = ("x", "y")
 _SMALLEST_SIDE = 1024
 
 
-def spatialdata(
+def spatialdata_section(
     path_or_object: str | Path | SpatialData,
     table: str | None = None,
     image: str | None = None,
@@ -217,7 +217,7 @@ def _sections(
     found = _found(root, table, region)
 
     def read(name: str, patient: str | None) -> AnnData:
-        return spatialdata(
+        return spatialdata_section(
             found[name][0],
             table,
             image,

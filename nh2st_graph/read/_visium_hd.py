@@ -14,14 +14,14 @@ from nh2st_graph.read._common import check_exists, folder_above, image_of, wante
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots
 
-__all__ = ["visium_hd"]
+__all__ = ["visium_hd_section"]
 
 _BINS = "binned_outputs"
 _BIN = re.compile(r"square_(\d{3})um")
 _BIN_UM = 16
 
 
-def visium_hd(
+def visium_hd_section(
     path: str | Path,
     bin_um: int = _BIN_UM,
     *,
@@ -51,7 +51,7 @@ def visium_hd(
 
     Returns
     -------
-    The section, as :func:`visium` gives it; a spot is a bin, ``array_row`` and ``array_col`` count bins, and
+    The section, as :func:`visium_section` gives it; a spot is a bin, ``array_row`` and ``array_col`` count bins, and
     ``spot_diameter_fullres`` is a bin's side in pixels, so ``microns_per_pixel`` = ``bin_um`` over it.
 
     Raises
@@ -110,7 +110,7 @@ def _sections(
     side = bin_um or (int(named[1]) if named else _BIN_UM)
 
     def read(name: str, patient: str | None) -> AnnData:
-        return visium_hd(
+        return visium_hd_section(
             folders[name],
             side,
             section=name,

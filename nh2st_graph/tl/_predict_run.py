@@ -119,7 +119,7 @@ def _input_sections(
 
 
 def _saved_section(path: Path, microns_per_pixel: float | None) -> AnnData:
-    section = read.h5ad(path)
+    section = read.h5ad_section(path)
     metadata = library(section).setdefault(Key.library.metadata, {})
     found = metadata.get(Key.library.microns_per_pixel)
     metadata[Key.library.microns_per_pixel] = chosen_scale(

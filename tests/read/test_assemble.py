@@ -8,7 +8,7 @@ from anndata import AnnData
 from PIL import Image
 
 from nh2st_graph import DataError
-from nh2st_graph.read import anndata
+from nh2st_graph.read import anndata_section
 from nh2st_graph.read._assemble import library_entry, patients_given, report_patients
 from nh2st_graph.slide import TiffSlide, thumbnail
 
@@ -64,7 +64,7 @@ class TestSmallImage:
         """OpenSlide knows a format by its content."""
         path = write_pyramid(tmp_path / "slide.ndpi", 1024, 0.5, compression="jpeg", apart=True)
         spots = AnnData(np.ones((2, 1), np.float32), obsm={"spatial": np.array([[300.0, 500.0], [400.0, 500.0]])})
-        adata = anndata(spots, path, 0.5, section="S")
+        adata = anndata_section(spots, path, 0.5, section="S")
         small = adata.uns["spatial"]["S"]["images"]["hires"]
         tiff = path.rename(tmp_path / "slide.tif")
         np.testing.assert_array_equal(small, library_entry(tiff, 0.5, 1.0)["images"]["hires"])
