@@ -164,13 +164,12 @@ def _call_squidpy(
 def _radius_px(adata: AnnData, radius_um: float | None) -> float:
     if radius_um is None:
         return 1.5 * spot_pitch(adata)
-    metadata: dict[str, Any] = library(adata).get(Key.library.metadata, {})
-    scale = metadata.get(Key.library.microns_per_pixel)
-    if not scale:
+    scale = library(adata).microns_per_pixel
+    if scale is None:
         raise DataError(
             f"section {section_name(adata)!r}: a radius in um needs metadata['{Key.library.microns_per_pixel}']"
         )
-    return radius_um / float(scale)
+    return radius_um / scale
 
 
 def _rewired(graph: sparse.csr_matrix, seed: int) -> sparse.csr_matrix:

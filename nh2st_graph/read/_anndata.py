@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -12,10 +11,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError
-from nh2st_graph.read._assemble import PATIENTS, library_entry, read_each
-from nh2st_graph.read._common import IMAGES, check_exists, h5ad_files, name_of, neighbour_distance, wanted_names
+from nh2st_graph.read._assemble import PATIENTS, read_each
+from nh2st_graph.read._common import IMAGES, check_exists, h5ad_files, name_of, wanted_names
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.section import Key, check_section, unknown_patient
+from nh2st_graph.section import Key, Library, check_section, library_entry, neighbour_distance, unknown_patient
 from nh2st_graph.slide import ImageSource, placed_image
 
 __all__ = ["anndata_section"]
@@ -67,7 +66,7 @@ def anndata_section(
     """
     adata, path = _open(path_or_object)
     libraries = adata.uns.get(Key.uns.spatial) or {}
-    entry: dict[str, Any] = next(iter(libraries.values())) if len(libraries) == 1 else {}
+    stored = Library.of(next(iter(libraries.values())) if len(libraries) == 1 else {})
     name = name_of(adata, Key.obs.section, section, path.stem if path else next(iter(libraries), None))
     name_of(adata, Key.obs.patient, patient, unknown_patient(name))
     where = f"section {name!r}"
@@ -77,21 +76,20 @@ def anndata_section(
         adata.X = _counts(adata, layer, where)
     # Names, positions and counts first: what follows is about them.
     check_section(adata)
-    metadata = entry.get(Key.library.metadata, {})
     if image is None:
-        image = _find_image(metadata.get(Key.library.source_image), path, where)
+        image = _find_image(stored.source, path, where)
     placed = placed_image(image, name, image_layer)
-    scale = metadata.get(Key.library.microns_per_pixel) if microns_per_pixel is None else microns_per_pixel
+    scale = stored.microns_per_pixel if microns_per_pixel is None else microns_per_pixel
     if scale is None:
         raise DataError(
             f"{where}: no scale; give um per pixel of {placed.path.name} (microns_per_pixel=0.5, as an argument or by "
             f"--option), or write it into uns['{Key.uns.spatial}'][{name!r}]['{Key.library.metadata}']"
             f"['{Key.library.microns_per_pixel}']"
         )
-    diameter = entry.get(Key.library.scalefactors, {}).get(Key.library.spot_diameter) or _spot_diameter(adata)
+    diameter = stored.spot_diameter or _spot_diameter(adata)
     adata.obsm[Key.obsm.spatial] = placed.pixels(adata.obsm[Key.obsm.spatial])
     adata.uns[Key.uns.spatial] = {
-        name: library_entry(placed.path, float(scale) / placed.scale, float(diameter) * placed.scale)
+        name: library_entry(placed.path, float(scale) / placed.scale, diameter * placed.scale)
     }
     return check_section(adata, need=("genes", "image") if adata.n_vars else ("image",))
 

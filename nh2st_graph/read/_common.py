@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, nearest
-from nh2st_graph.section import Key, nearest_distances
+from nh2st_graph.section import Key
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -81,11 +80,6 @@ def folder_above(path: Path) -> Path:
     """Folder that holds the folder of one section, Space Ranger's ``outs`` apart."""
     path = path.resolve()
     return (path.parent if path.name == "outs" else path).parent
-
-
-def neighbour_distance(centres: NDArray[np.float64]) -> float:
-    """Median distance of a spot to its nearest other one, in pixels; 0 for one spot."""
-    return float(np.median(nearest_distances(centres))) if len(centres) > 1 else 0.0
 
 
 def in_array_order(adata: AnnData) -> AnnData:

@@ -12,8 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, nearest
-from nh2st_graph.read._common import neighbour_distance
-from nh2st_graph.section import VISIUM_SCALEFACTOR_UM
+from nh2st_graph.section import VISIUM_SCALEFACTOR_UM, neighbour_distance
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

@@ -13,7 +13,7 @@ from nh2st_graph._errors import DataError
 from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, h5ad_files, name_of, wanted_names
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.section import Key, check_section, library, section_name
+from nh2st_graph.section import Key, changed_entry, check_section, library, section_name
 
 __all__ = ["h5ad_section", "write_h5ad"]
 
@@ -102,7 +102,7 @@ def _named(path: Path, name: str) -> AnnData:
 def _find_image(adata: AnnData, folder: Path) -> None:
     if Key.uns.spatial not in adata.uns:
         return
-    metadata = library(adata).get(Key.library.metadata, {})
-    source = metadata.get(Key.library.source_image)
-    if source and not Path(source).is_absolute() and (folder / source).is_file():
-        metadata[Key.library.source_image] = str((folder / source).resolve())
+    found = library(adata)
+    if found.source and not Path(found.source).is_absolute() and (folder / found.source).is_file():
+        (name,) = adata.uns[Key.uns.spatial]
+        adata.uns[Key.uns.spatial] = {name: changed_entry(found.entry, source=folder / found.source)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph.read._common import in_array_order, logger, report_dropped
-from nh2st_graph.section import Key, check_section, unknown_patient
+from nh2st_graph.section import Key, changed_entry, check_section, unknown_patient
 from nh2st_graph.slide import image_size, slide_size, thumbnail
 
 __all__ = ["COUNTS", "Assay", "counts_path", "folder_name", "read_spots"]
@@ -220,18 +220,19 @@ def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: flo
     else:
         _check_source(source, hires_file, factors[Key.library.hires_scale], name)
     image, scale = thumbnail(hires_file)
-    factors[Key.library.hires_scale] *= scale
     microns_per_pixel = spot_um / factors[Key.library.spot_diameter]
-    entry: dict[str, Any] = adata.uns[Key.uns.spatial][name]
-    entry[Key.library.images] = {
-        Key.library.hires: image,
-        "lowres": thumbnail(folder / "spatial" / "tissue_lowres_image.png")[0],
+    lowres = thumbnail(folder / "spatial" / "tissue_lowres_image.png")[0]
+    entry = {
+        **adata.uns[Key.uns.spatial][name],
+        Key.library.images: {"lowres": lowres},
+        Key.library.scalefactors: factors,
     }
-    entry[Key.library.scalefactors] = factors
-    entry[Key.library.metadata] |= {
-        Key.library.source_image: str(source.resolve()),
-        Key.library.microns_per_pixel: microns_per_pixel,
-    }
+    adata.uns[Key.uns.spatial][name] = changed_entry(
+        entry,
+        source=source,
+        microns_per_pixel=microns_per_pixel,
+        hires=(image, factors[Key.library.hires_scale] * scale),
+    )
     return microns_per_pixel
 
 

@@ -15,8 +15,8 @@ from scipy import sparse
 
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import DataError
-from nh2st_graph.read._assemble import PATIENTS, library_entry, read_each
-from nh2st_graph.read._common import check_exists, logger, name_of, neighbour_distance, report_dropped, wanted_names
+from nh2st_graph.read._assemble import PATIENTS, read_each
+from nh2st_graph.read._common import check_exists, logger, name_of, report_dropped, wanted_names
 from nh2st_graph.read._coordinates import (
     GLOBAL,
     MICRONS,
@@ -30,7 +30,16 @@ from nh2st_graph.read._coordinates import (
     to_pixels,
 )
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.section import Key, check_section, library, section_name, unknown_patient
+from nh2st_graph.section import (
+    Key,
+    Library,
+    check_section,
+    library,
+    library_entry,
+    neighbour_distance,
+    section_name,
+    unknown_patient,
+)
 from nh2st_graph.slide import keep_pixels, open_full
 
 if TYPE_CHECKING:
@@ -292,14 +301,13 @@ def _as_spatialdata(adata: AnnData, image: Literal["full", "hires"] | None) -> S
     import spatialdata as sd
     from spatialdata.models import ShapesModel, TableModel
 
-    section, entry = section_name(adata), library(adata)
+    section, stored = section_name(adata), library(adata)
     if Key.obsm.spatial not in adata.obsm:
         raise DataError(
             f"section {section!r}: obsm['{Key.obsm.spatial}'] is missing; give spot centres (x, y) in pixels"
         )
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
-    diameter = entry.get(Key.library.scalefactors, {}).get(Key.library.spot_diameter) or neighbour_distance(centres) / 2
-    scale = entry.get(Key.library.metadata, {}).get(Key.library.microns_per_pixel)
+    diameter = stored.spot_diameter or neighbour_distance(centres) / 2
     name = re.sub(r"[^\w.-]", "_", section)  # what SpatialData allows
     table = adata.copy()
     table.uns.pop(ATTRS, None)
@@ -308,14 +316,14 @@ def _as_spatialdata(adata: AnnData, image: Literal["full", "hires"] | None) -> S
     circles = ShapesModel.parse(
         centres,
         geometry=0,
-        radius=float(diameter or 1.0) / 2,
+        radius=(diameter or 1.0) / 2,
         index=pd.Index(table.obs_names.to_numpy(dtype=object)),
-        transformations=_placed(1.0, scale),
+        transformations=_placed(1.0, stored.microns_per_pixel),
     )
     try:
         table = TableModel.parse(table, region=name, region_key=_REGION, instance_key=_SPOT)
         return sd.SpatialData(
-            images={f"{name}_image": element for element in _elements(entry, image, scale, section)},
+            images={f"{name}_image": element for element in _elements(stored, image, section)},
             shapes={name: circles},
             tables={_TABLE: table},
         )
@@ -334,23 +342,19 @@ def _placed(pixels: float, microns_per_pixel: float | None) -> dict[str, Any]:
     return placed
 
 
-def _elements(
-    entry: dict[str, Any], image: Literal["full", "hires"] | None, scale: float | None, name: str
-) -> list[Any]:
+def _elements(stored: Library, image: Literal["full", "hires"] | None, name: str) -> list[Any]:
     """Make the image element: at full resolution, or the small one, or none."""
     from spatialdata.models import Image2DModel
 
-    source = entry.get(Key.library.metadata, {}).get(Key.library.source_image)
-    small = entry.get(Key.library.images, {}).get(Key.library.hires)
     pixels = 1.0
-    if image == "full" and source and Path(source).is_file():
-        with open_full(source) as decoded:
+    if image == "full" and stored.source and Path(stored.source).is_file():
+        with open_full(stored.source) as decoded:
             rgb = np.asarray(decoded)
-    elif image is not None and small is not None:
+    elif image is not None and stored.hires is not None and stored.hires_scale is not None:
         if image == "full":
-            logger.warning("section %r: image %s is not there; the small one is written instead", name, source)
-        rgb = np.asarray(small)[..., :3]
-        pixels = 1 / float(entry[Key.library.scalefactors][Key.library.hires_scale])
+            logger.warning("section %r: image %s is not there; the small one is written instead", name, stored.source)
+        rgb = np.asarray(stored.hires)[..., :3]
+        pixels = 1 / stored.hires_scale
     else:
         return []
     halvings = max(0, int(np.ceil(np.log2(max(rgb.shape) / _SMALLEST_SIDE))))
@@ -361,6 +365,6 @@ def _elements(
             c_coords=["r", "g", "b"],
             scale_factors=[2] * halvings or None,
             chunks=(3, _SMALLEST_SIDE, _SMALLEST_SIDE),
-            transformations=_placed(pixels, scale),
+            transformations=_placed(pixels, stored.microns_per_pixel),
         )
     ]

@@ -41,7 +41,7 @@ class TestPlacement:
         adata = spatialdata_section(sdata, coordinate_system="slide", microns_per_pixel=0.5)
         np.testing.assert_allclose(adata.obsm["spatial"], wanted, atol=1e-9)
         factor = np.sqrt(np.linalg.det(of_spots) / np.linalg.det(of_image))
-        assert library(adata)["scalefactors"]["spot_diameter_fullres"] == pytest.approx(4.0 * factor)
+        assert library(adata).spot_diameter == pytest.approx(4.0 * factor)
 
     def test_the_order_of_shapes_changes_nothing(self):
         from spatialdata.transformations import Identity
@@ -70,7 +70,7 @@ class TestPlacement:
             spatialdata_section(made(images={"he": image_element(placed, scales=scales)})) for scales in (None, [2, 2])
         )
         np.testing.assert_array_equal(one.obsm["spatial"], several.obsm["spatial"])
-        paths = [library(adata)["metadata"]["source_image_path"] for adata in (one, several)]
+        paths = [library(adata).source for adata in (one, several)]
         assert paths[0] == paths[1]
         assert pixels_of(paths[0]).shape == (SIDE, SIDE, 3)
 
@@ -87,7 +87,7 @@ class TestPlacement:
         for i, (left, top, right, bottom) in enumerate(corners):
             labels[top:bottom, left:right] = 100 + i
         a = spatialdata_section(made(shapes={"spots": ShapesModel.parse(squares, transformations=here)}))
-        assert library(a)["scalefactors"]["spot_diameter_fullres"] == pytest.approx(8)
+        assert library(a).spot_diameter == pytest.approx(8)
         import spatialdata as sd
 
         both = made(shapes={})
@@ -104,9 +104,9 @@ class TestPlacement:
         from spatialdata.transformations import Identity
 
         images = {"he": image_element({"global": Identity(), "microns": affine(TURNED)})}
-        assert library(spatialdata_section(made(images=images)))["metadata"]["microns_per_pixel"] == pytest.approx(0.5)
+        assert library(spatialdata_section(made(images=images))).microns_per_pixel == pytest.approx(0.5)
         given = spatialdata_section(made(images=images), microns_per_pixel=0.25)
-        assert library(given)["metadata"]["microns_per_pixel"] == 0.25
+        assert library(given).microns_per_pixel == 0.25
         images = {"he": image_element({"global": Identity(), "microns": affine(STRETCHED)})}
         with pytest.raises(DataError, match=r"pixels are 3\S+ by 1\S+ um in 'microns'"):
             spatialdata_section(made(images=images))
@@ -201,14 +201,14 @@ class TestAsSpatialdataIoMakesThem:
     def test_the_full_image_and_the_size_of_its_spots_are_taken(self):
         section = spatialdata_section(self.visium())
         np.testing.assert_allclose(section.obsm["spatial"], centres_px())
-        metadata = library(section)["metadata"]
+        metadata = library(section).metadata
         assert pixels_of(metadata["source_image_path"]).shape == (SIDE, SIDE, 3)
         assert metadata["microns_per_pixel"] == pytest.approx(65 / 4)  # circles of a radius of 2 px
 
     def test_without_the_full_image_the_larger_of_the_others(self):
         section = spatialdata_section(self.visium(full=False))
         np.testing.assert_allclose(section.obsm["spatial"], centres_px() / 2)
-        metadata = library(section)["metadata"]
+        metadata = library(section).metadata
         assert pixels_of(metadata["source_image_path"]).shape == (SIDE // 2, SIDE // 2, 3)
         assert metadata["microns_per_pixel"] == pytest.approx(65 / 2)
 
@@ -223,7 +223,7 @@ class TestAsSpatialdataIoMakesThem:
             return {"A1_square_016um": ShapesModel.parse(GeoDataFrame(frame), transformations=placed)}
 
         section = spatialdata_section(self.visium(shapes=squares))
-        assert library(section)["metadata"]["microns_per_pixel"] == pytest.approx(1.6)
+        assert library(section).microns_per_pixel == pytest.approx(1.6)
 
     def test_another_stain_has_to_be_told_from_it(self):
         with pytest.raises(ImageError, match=r"A1_hires_image, A1_lowres_image, if_image"):

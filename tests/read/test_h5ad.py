@@ -23,8 +23,8 @@ def test_written_and_read_is_the_same(section, tmp_path):
     pd.testing.assert_frame_equal(back.obs, section.obs)
     np.testing.assert_array_equal(back.X.toarray(), section.X.toarray())
     np.testing.assert_array_equal(back.obsm["spatial"], section.obsm["spatial"])
-    assert library(back)["metadata"] == library(section)["metadata"]
-    assert library(back)["scalefactors"] == library(section)["scalefactors"]
+    assert library(back).metadata == library(section).metadata
+    assert library(back).scalefactors == library(section).scalefactors
     assert back.uns["nh2st_dropped"] == section.uns["nh2st_dropped"]
 
 
@@ -34,16 +34,16 @@ def test_section_without_genes(section, tmp_path):
 
 
 def test_relative_image_is_found_beside_the_file(section, tmp_path):
-    metadata = library(section)["metadata"]
+    metadata = library(section).metadata
     image = tmp_path / "moved" / "images" / "scan.jpg"
     image.parent.mkdir(parents=True)
     image.write_bytes(b"")
     metadata["source_image_path"] = "images/scan.jpg"
     moved = tmp_path / "moved" / "A1.h5ad"
     write_h5ad(section, moved)
-    assert library(h5ad_section(moved))["metadata"]["source_image_path"] == str(image.resolve())
+    assert library(h5ad_section(moved)).source == str(image.resolve())
     image.unlink()
-    assert library(h5ad_section(moved))["metadata"]["source_image_path"] == "images/scan.jpg"
+    assert library(h5ad_section(moved)).source == "images/scan.jpg"
 
 
 def test_a_failed_write_leaves_the_old_file(section, tmp_path, monkeypatch):

@@ -47,10 +47,10 @@ class TestVisium:
 
     def test_image_beside_spatial_is_the_full_one(self, write_visium):
         files = write_visium("V1")
-        hires = library(sections("visium", files.root)["V1"])["metadata"]
+        hires = library(sections("visium", files.root)["V1"]).metadata
         assert hires["source_image_path"].endswith("tissue_hires_image.png")
         full = shutil.copy(files.image, files.folder / "slide.png")
-        metadata = library(sections("visium", files.root)["V1"])["metadata"]
+        metadata = library(sections("visium", files.root)["V1"]).metadata
         assert metadata["source_image_path"] == str(full.resolve())
         assert metadata["microns_per_pixel"] == pytest.approx(2.0)
         shutil.copy(files.image, files.folder / "another.png")
@@ -183,12 +183,10 @@ class TestOptions:
         for name in ("slide.png", "another.png"):
             shutil.copy(files.image, files.folder / name)
         (section,) = sections("visium", files.root, source_image="slide.png", spot_diameter_um=55).values()
-        metadata = library(section)["metadata"]
+        metadata = library(section).metadata
         assert metadata["source_image_path"] == str((files.folder / "slide.png").resolve())
         (as_it_is,) = sections("visium", files.root, source_image="slide.png").values()
-        assert metadata["microns_per_pixel"] == pytest.approx(
-            library(as_it_is)["metadata"]["microns_per_pixel"] * 55 / 65
-        )
+        assert metadata["microns_per_pixel"] == pytest.approx(library(as_it_is).microns_per_pixel * 55 / 65)
 
     def test_visium_hd(self, write_visium_hd):
         files = write_visium_hd()
@@ -198,7 +196,7 @@ class TestOptions:
 
     def test_anndata(self, st_tables, write_her2st, tmp_path):
         plain = her2st(write_her2st(st_tables()).root)["A1"]
-        shutil.copy(library(plain)["metadata"]["source_image_path"], tmp_path / "slide.jpg")
+        shutil.copy(library(plain).source, tmp_path / "slide.jpg")
         plain.layers["raw"], plain.X = plain.X, plain.X / 7
         plain.uns.clear()
         (tmp_path / "plain").mkdir()
@@ -206,7 +204,7 @@ class TestOptions:
         options = {"image": "../slide.jpg", "microns_per_pixel": 5.0, "layer": "raw"}
         (section,) = sections("anndata", tmp_path / "plain", **options).values()
         assert (plain.layers["raw"] != section.X).nnz == 0
-        assert library(section)["metadata"]["microns_per_pixel"] == 5.0
+        assert library(section).microns_per_pixel == 5.0
 
 
 def test_section_names_are_those_that_are_read(st_tables, write_her2st, write_visium, write_visium_hd, write_hest):

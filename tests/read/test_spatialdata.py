@@ -48,11 +48,9 @@ class TestRoundTrip:
         for column in ("section", "patient", "array_row", "array_col"):
             assert list(back.obs[column]) == list(section.obs[column])
         a, b = library(section), library(back)
-        for key in ("spot_diameter_fullres", "tissue_hires_scalef"):
-            assert b["scalefactors"][key] == pytest.approx(a["scalefactors"][key])
-        assert b["metadata"]["microns_per_pixel"] == pytest.approx(a["metadata"]["microns_per_pixel"])
-        paths = [entry["metadata"]["source_image_path"] for entry in (a, b)]
-        np.testing.assert_array_equal(pixels_of(paths[0]), pixels_of(paths[1]))
+        for name in ("spot_diameter", "hires_scale", "microns_per_pixel"):
+            assert getattr(b, name) == pytest.approx(getattr(a, name))
+        np.testing.assert_array_equal(pixels_of(a.source), pixels_of(b.source))
 
     @pytest.mark.parametrize("matrix", [np.diag([0.1, 0.1, 1]), TURNED], ids=["scale", "affine"])
     def test_a_store_that_was_moved_gives_the_same_section(self, section, tmp_path, matrix):
@@ -66,9 +64,7 @@ class TestRoundTrip:
             set_transformation(element, placed, "moved")
         moved = spatialdata_section(sdata, coordinate_system="moved")
         np.testing.assert_allclose(moved.obsm["spatial"], section.obsm["spatial"])
-        assert library(moved)["metadata"]["microns_per_pixel"] == pytest.approx(
-            library(section)["metadata"]["microns_per_pixel"]
-        )
+        assert library(moved).microns_per_pixel == pytest.approx(library(section).microns_per_pixel)
         write_spatialdata(moved, tmp_path / "again.zarr")
         again = spatialdata_section(tmp_path / "again.zarr")
         np.testing.assert_allclose(again.obsm["spatial"], section.obsm["spatial"])
@@ -83,12 +79,12 @@ class TestRoundTrip:
         sdata = sd.read_zarr(tmp_path / "store.zarr")
         assert set(sdata.coordinate_systems) == {"global", "microns"}
         assert set(sdata["A_1"].index) == set(section.obs_names)
-        assert set(sdata["A_1"]["radius"]) == {library(section)["scalefactors"]["spot_diameter_fullres"] / 2}
+        assert set(sdata["A_1"]["radius"]) == {library(section).spot_diameter / 2}
         spots, image = sdata["A_1"], sdata["A_1_image"]
-        for system, unit in (("global", 1.0), ("microns", library(section)["metadata"]["microns_per_pixel"])):
+        for system, unit in (("global", 1.0), ("microns", library(section).microns_per_pixel)):
             for element, pixels in (
                 (spots, 1.0),
-                (image, 1 / library(section)["scalefactors"]["tissue_hires_scalef"]),
+                (image, 1 / library(section).hires_scale),
             ):
                 matrix = get_transformation(element, system).to_affine_matrix(("x", "y"), ("x", "y"))
                 np.testing.assert_allclose(matrix, np.diag([unit * pixels, unit * pixels, 1]))
@@ -101,7 +97,7 @@ class TestRoundTrip:
         prediction = section.copy()
         prediction.X = prediction.X.toarray() / 7
         prediction.layers["observed"] = section.X.toarray()
-        library(prediction)["metadata"]["source_image_path"] = str(tmp_path / "elsewhere.jpg")
+        library(prediction).metadata["source_image_path"] = str(tmp_path / "elsewhere.jpg")
         with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
             write_spatialdata(prediction, tmp_path / "store.zarr")
         assert "elsewhere.jpg is not there; the small one is written" in caplog.text
@@ -116,7 +112,7 @@ class TestRoundTrip:
     def test_large_images_get_smaller_copies(self, section, tmp_path):
         import spatialdata as sd
 
-        source = library(section)["metadata"]["source_image_path"]
+        source = library(section).source
         Image.open(source).resize((2100, 1820)).save(source)
         write_spatialdata(section, tmp_path / "store.zarr")
         assert len(sd.read_zarr(tmp_path / "store.zarr")["A1_image"].children) == 3
@@ -252,7 +248,7 @@ class TestSeveralRegions:
             expected = centres_px()[[int(spot.removeprefix(name)) for spot in adata.obs_names]] + i
             np.testing.assert_allclose(adata.obsm["spatial"], expected)
             np.testing.assert_array_equal(image(adata), sdata[f"slide{i}"].transpose("y", "x", "c"))
-            assert library(adata)["metadata"]["microns_per_pixel"] == pytest.approx(0.5 + i)
+            assert library(adata).microns_per_pixel == pytest.approx(0.5 + i)
         assert list(sections("spatialdata", tmp_path / "store.zarr", ["right"])) == ["right"]
 
     def test_options(self, tmp_path):
@@ -261,7 +257,7 @@ class TestSeveralRegions:
         assert section_names("spatialdata", tmp_path / "store.zarr", **options) == ["right"]
         found = sections("spatialdata", tmp_path / "store.zarr", microns_per_pixel=2, **options)
         assert list(found) == ["right"]
-        assert library(found["right"])["metadata"]["microns_per_pixel"] == 2.0
+        assert library(found["right"]).microns_per_pixel == 2.0
         with pytest.raises(DataError, match=r"has no region 'rigth'; did you mean 'right'"):
             sections("spatialdata", tmp_path / "store.zarr", region="rigth")
         with pytest.raises(DataError, match=r"no section 'middle' in"):

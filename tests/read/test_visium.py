@@ -44,7 +44,7 @@ def test_section_holds_what_the_files_say(write_visium, caplog, header, outs):
         assert adata.obs["array_col"].iloc[i] == tissue.loc[barcode, "array_col"]
     assert set(adata.obs["section"]) == {"V1"}
     assert set(adata.obs["patient"]) == {"P"}
-    metadata = library(adata)["metadata"]
+    metadata = library(adata).metadata
     assert metadata["microns_per_pixel"] == pytest.approx(2.0)
     assert metadata["source_image_path"] == str(files.image.resolve())
     assert not any(HIRES_WARNING in message for message in _messages(caplog))
@@ -62,17 +62,15 @@ def test_without_a_full_image_everything_moves_to_the_hires_one(write_visium, ca
     assert any(HIRES_WARNING in message for message in _messages(caplog))
     a, b = library(full), library(small)
     np.testing.assert_array_equal(small.obsm["spatial"], full.obsm["spatial"] * 0.25)
-    assert b["metadata"]["source_image_path"].endswith("tissue_hires_image.png")
+    assert b.source.endswith("tissue_hires_image.png")
     # the same places in um, and the same places on the images that are plotted
-    assert b["metadata"]["microns_per_pixel"] == pytest.approx(8.0)
+    assert b.microns_per_pixel == pytest.approx(8.0)
     for key in ("tissue_hires_scalef", "tissue_lowres_scalef"):
         np.testing.assert_allclose(
-            small.obsm["spatial"] * b["scalefactors"][key], full.obsm["spatial"] * a["scalefactors"][key]
+            small.obsm["spatial"] * b.scalefactors[key], full.obsm["spatial"] * a.scalefactors[key]
         )
-        assert b["scalefactors"]["spot_diameter_fullres"] * b["scalefactors"][key] == pytest.approx(
-            a["scalefactors"]["spot_diameter_fullres"] * a["scalefactors"][key]
-        )
-    np.testing.assert_array_equal(a["images"]["hires"], b["images"]["hires"])
+        assert b.spot_diameter * b.scalefactors[key] == pytest.approx(a.spot_diameter * a.scalefactors[key])
+    np.testing.assert_array_equal(a.hires, b.hires)
 
 
 def test_row_order_of_the_positions_changes_nothing(write_visium):
@@ -154,7 +152,7 @@ def test_scale_is_checked_against_the_array(write_visium, caplog):
         visium_section(files.folder, source_image=files.image)
         assert not any("pitch" in message for message in _messages(caplog))
         adata = visium_section(files.folder, source_image=files.image, spot_diameter_um=55.0)
-    assert library(adata)["metadata"]["microns_per_pixel"] == pytest.approx(2.0 * 55 / 65)
+    assert library(adata).microns_per_pixel == pytest.approx(2.0 * 55 / 65)
     assert any(
         "1.692 um per pixel by the spot diameter, 1.998 by the array" in message for message in _messages(caplog)
     )
@@ -292,7 +290,7 @@ class TestRealSection:
         assert check_section(real, need=("genes", "image")).shape == (100, 100)
 
     def test_neighbours_lie_100_um_apart(self, real):
-        microns = real.obsm["spatial"] * library(real)["metadata"]["microns_per_pixel"]
+        microns = real.obsm["spatial"] * library(real).microns_per_pixel
         array = real.obs[["array_col", "array_row"]].to_numpy()
         pairs = [
             (i, j) for i, j in cKDTree(array).query_pairs(2.1) if tuple(np.abs(array[i] - array[j])) in {(2, 0), (1, 1)}
@@ -318,7 +316,7 @@ class TestRealSection:
         assert list(later.obs_names) == list(real.obs_names)
         np.testing.assert_array_equal(later.X.toarray(), real.X.toarray())
         np.testing.assert_allclose(later.obsm["spatial"] * factor, real.obsm["spatial"])
-        scales = [library(adata)["metadata"]["microns_per_pixel"] for adata in (later, real)]
+        scales = [library(adata).microns_per_pixel for adata in (later, real)]
         assert scales[0] == pytest.approx(scales[1] * factor)
 
     def test_squidpy_plots_it(self, real):

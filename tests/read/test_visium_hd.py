@@ -26,7 +26,7 @@ def test_section_holds_what_the_files_say(write_visium_hd, caplog, bin_um):
     np.testing.assert_array_equal(adata.obs[["array_row", "array_col"]], positions[["array_row", "array_col"]])
     assert set(adata.obs["section"]) == {"H1"}
     assert set(adata.obs["patient"]) == {"P"}
-    entry = library(adata)
+    entry = library(adata).entry
     assert entry["metadata"]["microns_per_pixel"] == pytest.approx(0.5)
     assert entry["metadata"]["source_image_path"] == str(files.image.resolve())
     assert entry["scalefactors"]["spot_diameter_fullres"] == pytest.approx(bin_um / 0.5)
@@ -43,7 +43,7 @@ def test_without_a_full_image_everything_moves_to_the_hires_one(write_visium_hd,
         small = visium_hd_section(files.outs)
     assert "tissue_hires_image.png (2.00 um per pixel)" in caplog.text
     np.testing.assert_array_equal(small.obsm["spatial"], full.obsm["spatial"] * 0.25)
-    assert library(small)["metadata"]["microns_per_pixel"] == pytest.approx(2.0)
+    assert library(small).microns_per_pixel == pytest.approx(2.0)
 
 
 def test_row_order_of_the_positions_changes_nothing(write_visium_hd):
@@ -111,7 +111,7 @@ class TestFormat:
         shutil.copy(files.image, files.outs / "slide.png")
         found = sections("visium_hd", files.root)
         assert list(found) == ["H1", "H2"]
-        assert [library(adata)["metadata"]["microns_per_pixel"] for adata in found.values()] == [0.5, 2.0]
+        assert [library(adata).microns_per_pixel for adata in found.values()] == [0.5, 2.0]
         assert list(sections("visium_hd", files.outs)) == ["H1"]
 
     def test_bins_that_are_named(self, write_visium_hd):
