@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nh2st_graph import read
-from nh2st_graph._errors import ConfigError, DataError, ImageError, RunError
+from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError
 from nh2st_graph.cli._interrupted import interruptible
 from nh2st_graph.read import PATIENTS, wanted_names
 from nh2st_graph.section import Key, Library, library, unknown_patient
@@ -149,10 +149,7 @@ def _check_placement(section: AnnData) -> None:
     found = library(section) if Key.uns.spatial in section.uns else None
     if found is None or found.source is None or found.microns_per_pixel is None:
         return
-    try:
-        check_placement(section)
-    except ImageError as error:
-        raise ImageError(f"{error}; here: --no-check-placement") from None
+    check_placement(section)
 
 
 def summary(section: AnnData) -> dict[str, str]:
@@ -216,7 +213,8 @@ def _print(
     if there:
         say(f"There already, and left as they are: {_shown(there)}.")
     for name, error in failed.items():
-        say(f"failed: {name}: {' '.join(str(error).split())}", "red")
+        said = error.at("flag", {"check_placement", "option"}) if isinstance(error, NH2STGraphError) else str(error)
+        say(f"failed: {name}: {' '.join(said.split())}", "red")
     if failed:
         say(f"{len(failed)} could not be read; mend them, and go on with the same command and --resume.")
     if done:

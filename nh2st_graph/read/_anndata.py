@@ -10,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph._errors import DataError, ImageError, reason, setting
 from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import IMAGES, check_exists, h5ad_files, name_of, wanted_names
 from nh2st_graph.read._registry import register_format
@@ -82,8 +82,9 @@ def anndata_section(
     scale = stored.microns_per_pixel if microns_per_pixel is None else microns_per_pixel
     if scale is None:
         raise DataError(
-            f"{where}: no scale; give um per pixel of {placed.path.name} (microns_per_pixel=0.5, as an argument or by "
-            f"--option), or write it into uns['{Key.uns.spatial}'][{name!r}]['{Key.library.metadata}']"
+            f"{where}: no scale; give um per pixel of {placed.path.name} "
+            f"({setting('data.options.microns_per_pixel', 0.5)}), or write it into "
+            f"uns['{Key.uns.spatial}'][{name!r}]['{Key.library.metadata}']"
             f"['{Key.library.microns_per_pixel}']"
         )
     diameter = stored.spot_diameter or _spot_diameter(adata)
@@ -120,27 +121,28 @@ def _open(given: str | Path | AnnData) -> tuple[AnnData, Path | None]:
     if isinstance(given, AnnData):
         return given.copy(), None
     path = Path(given)
-    check_exists(path)
+    check_exists(path, "path_or_object")
     try:
         return ad.read_h5ad(path), path
     except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} cannot be read as h5ad ({reason}); write it again") from error
+        raise DataError(f"{path} cannot be read as h5ad ({reason(error)}); write it again") from error
 
 
 def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
     """Raw counts of ``X`` or a layer; where ``X`` is not raw, the layers that might be are named."""
     if layer is not None and layer not in adata.layers:
         there = ", ".join(adata.layers) or "none"
-        raise DataError(f"{where}: no layer {layer!r}; layers there: {there}")
+        raise DataError(f"{where}: no layer {layer!r}; {setting('data.options.layer')} may be: {there}")
     given = adata.X if layer is None else adata.layers[layer]
     if given is None:
-        raise DataError(f"{where}: X is missing; name the layer with raw counts: layer=...")
+        raise DataError(
+            f"{where}: X is missing; name the layer with raw counts: {setting('data.options.layer', 'NAME')}"
+        )
     counts = sparse.csr_matrix(given)
     if layer is None and adata.layers and not np.array_equal(counts.data, np.rint(counts.data)):
         raise DataError(
-            f"{where}: X has counts that are not integers; name the layer with raw counts: layer=... "
-            f"(there: {', '.join(adata.layers)})"
+            f"{where}: X has counts that are not integers; name the layer with raw counts: "
+            f"{setting('data.options.layer', 'NAME')} (there: {', '.join(adata.layers)})"
         )
     return counts
 
@@ -152,7 +154,7 @@ def _find_image(named: str | None, path: Path | None, where: str) -> Path:
     found = next((file for file in [*([folder / named] if named else []), *beside] if file.is_file()), None)
     if found is None:
         missing = f"{named} is not there" if named else "none is named in it or lies beside it"
-        raise ImageError(f"{where}: no image ({missing}); give it (image=PATH, as an argument or by --option)")
+        raise ImageError(f"{where}: no image ({missing}); give {setting('data.options.image', 'PATH')}")
     return found
 
 

@@ -9,7 +9,7 @@ import anndata as ad
 from anndata import AnnData
 
 from nh2st_graph._atomic import written_aside
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, reason
 from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, h5ad_files, name_of, wanted_names
 from nh2st_graph.read._registry import register_format
@@ -38,16 +38,17 @@ def h5ad_section(path: str | Path) -> AnnData:
         If the file is missing, is not h5ad, or breaks the section contract.
     """
     path = Path(path)
-    check_exists(path)
+    check_exists(path, "path")
     try:
         adata = ad.read_h5ad(path)
     except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} cannot be read as h5ad ({reason}); write it again with ng.read.write_h5ad") from error
+        raise DataError(
+            f"{path} cannot be read as h5ad ({reason(error)}); write it again with ng.read.write_h5ad"
+        ) from error
     try:
         check_section(adata)
     except DataError as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {error.args[0]}") from None
     _find_image(adata, path.parent)
     return adata
 

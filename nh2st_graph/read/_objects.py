@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, nearest
+from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph.read._common import name_of
 from nh2st_graph.read._spatialdata import ATTRS, region_key, spatialdata_section, table_name
 from nh2st_graph.section import Key, section_name, unknown_patient
@@ -215,7 +215,7 @@ def one_section(
     """
     sections = given_sections(adata, library_key=library_key, table_key=table_key, image=image).sections
     if library_id is None and len(sections) > 1:
-        raise DataError(f"{len(sections)} sections ({', '.join(sections)}); name one: library_id=...")
+        raise DataError(f"{len(sections)} sections ({', '.join(sections)}); name one: {setting('library_id', 'NAME')}")
     if library_id is not None and library_id not in sections:
         raise DataError(f"there is no section {library_id!r}; {nearest(library_id, sections)}")
     return sections[library_id] if library_id is not None else next(iter(sections.values()))

@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph._errors import DataError, ImageError, reason, setting
 from nh2st_graph.read._common import in_array_order, logger, report_dropped
 from nh2st_graph.section import Key, changed_entry, check_section, unknown_patient
 from nh2st_graph.slide import image_size, slide_size, thumbnail
@@ -122,7 +122,10 @@ def counts_path(folder: Path, counts_file: str, name: str) -> Path:
         return prefixed[0]
     if prefixed:
         shown = ", ".join(path.name for path in prefixed)
-        raise DataError(f"section {name!r}: {folder} has several counts files ({shown}); name one: counts_file=...")
+        raise DataError(
+            f"section {name!r}: {folder} has several counts files ({shown}); "
+            f"name one: {setting('data.options.counts_file', 'NAME')}"
+        )
     raise DataError(f"section {name!r}: {folder / counts_file} is missing; give Space Ranger's complete output folder")
 
 
@@ -136,10 +139,9 @@ def _read_counts(path: Path, name: str) -> AnnData:
             warnings.filterwarnings("ignore", message="Variable names are not unique")  # made so just after
             adata: AnnData = sq.read.visium(folder, counts_file=file, library_id=name, load_images=False)
     except Exception as error:  # scanpy raises plain Exception on an HDF5 file that is not 10x's
-        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"section {name!r}: {path} cannot be read as Space Ranger's counts ({type(error).__name__}: {reason}); "
-            "copy it again"
+            f"section {name!r}: {path} cannot be read as Space Ranger's counts "
+            f"({type(error).__name__}: {reason(error)}); copy it again"
         ) from error
     adata.X = sparse.csr_matrix(adata.X)
     adata.var_names_make_unique()
@@ -151,8 +153,7 @@ def _read_positions(path: Path, name: str) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, header=None, dtype=str)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"section {name!r}: {path} cannot be read ({reason}); copy it again") from None
+        raise DataError(f"section {name!r}: {path} cannot be read ({reason(error)}); copy it again") from None
     if table.index.name == _BARCODE:
         table = table.reset_index()
     if table.shape[1] != 1 + len(_COLUMNS):
@@ -241,8 +242,7 @@ def _scalefactors(path: Path, name: str) -> dict[str, float]:
     try:
         factors = dict(json.loads(path.read_bytes()))
     except (OSError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"section {name!r}: {path} cannot be read ({reason}); copy it again") from None
+        raise DataError(f"section {name!r}: {path} cannot be read ({reason(error)}); copy it again") from None
     for key in (Key.library.spot_diameter, Key.library.hires_scale):
         value = factors.get(key)
         if not isinstance(value, int | float) or not value > 0:

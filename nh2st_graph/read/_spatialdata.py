@@ -14,7 +14,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._atomic import written_aside
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, reason, setting
 from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, logger, name_of, report_dropped, wanted_names
 from nh2st_graph.read._coordinates import (
@@ -122,12 +122,17 @@ def spatialdata_section(
     counts, region, instances = _rows(everything, region, where)
     others = set(regions(sdata, table, where)) - {region}
     if region not in sdata:
-        raise DataError(f"{where}: the table annotates {region!r}, which is not in the store; give region=...")
+        raise DataError(
+            f"{where}: the table annotates {region!r}, which is not in the store; "
+            f"name another: {setting('data.options.region', 'NAME')}"
+        )
     spots = sdata[region]
     system = coordinate_system or meeting_system(sdata, region, others, image)
     if system not in sdata.coordinate_systems:
         there = ", ".join(sorted(sdata.coordinate_systems))
-        raise DataError(f"{where}: no coordinate system {system!r}; there: {there}")
+        raise DataError(
+            f"{where}: no coordinate system {system!r}; {setting('data.options.coordinate_system')} may be: {there}"
+        )
     of_region = f"{where}: {region!r}"
     points, known = spots_in(spots, instances, system, of_region)
     element = sdata.images[image_under(sdata, region, others, points, system, image, of_region)]
@@ -252,15 +257,14 @@ def _open(given: str | Path | SpatialData) -> tuple[SpatialData, Path | None]:
             raise DataError(f"{type(given).__name__} is no SpatialData; give a store's path or a SpatialData object")
         return given, None
     path = Path(given)
-    check_exists(path)
+    check_exists(path, "path_or_object")
     import spatialdata as sd
 
     try:
         return sd.read_zarr(path), path
     except Exception as error:  # zarr, ome-zarr and anndata raise nearly any class on a damaged store
-        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{path} cannot be read as SpatialData ({type(error).__name__}: {reason}); write it again"
+            f"{path} cannot be read as SpatialData ({type(error).__name__}: {reason(error)}); write it again"
         ) from error
 
 
@@ -273,7 +277,10 @@ def region_key(table: AnnData, where: str = "the SpatialData object") -> str:
     """Column of a table's ``obs`` that names the region which a row annotates."""
     attrs = table.uns.get(ATTRS)
     if not attrs:
-        raise DataError(f"{where}: the table annotates no shapes, so its spots have no place; give another table=...")
+        raise DataError(
+            f"{where}: the table annotates no shapes, so its spots have no place; "
+            f"name another: {setting('data.options.table', 'NAME')}"
+        )
     return str(attrs["region_key"])
 
 
@@ -328,8 +335,7 @@ def _as_spatialdata(adata: AnnData, image: Literal["full", "hires"] | None) -> S
             tables={_TABLE: table},
         )
     except ValueError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"section {section!r} cannot be written as SpatialData ({reason}); rename it") from None
+        raise DataError(f"section {section!r} cannot be written as SpatialData ({reason(error)}); rename it") from None
 
 
 def _placed(pixels: float, microns_per_pixel: float | None) -> dict[str, Any]:

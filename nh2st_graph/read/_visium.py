@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anndata import AnnData
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, folder_above, image_of, wanted_names
 from nh2st_graph.read._registry import register_format
@@ -76,7 +76,8 @@ def visium_section(
     name = section or folder_name(folder)
     if (folder / "binned_outputs").is_dir() and not (folder / counts_file).exists():
         raise DataError(
-            f"section {name!r}: {folder} is Visium HD; read it with ng.read.visium_hd_section (data.format: visium_hd)"
+            f"section {name!r}: {folder} is Visium HD; read it with ng.read.visium_hd_section, "
+            f"or as {setting('data.format', 'visium_hd')}"
         )
     return read_spots(
         folder,
@@ -129,7 +130,7 @@ def _spatial_parent(path: Path) -> Path | None:
 
 
 def _spaceranger_folder(path: Path) -> Path:
-    check_exists(path)
+    check_exists(path, "path")
     folder = _spatial_parent(path)
     if folder is None:
         raise DataError(f"{path} has no folder 'spatial' (nor 'outs/spatial'); give Space Ranger's output folder")

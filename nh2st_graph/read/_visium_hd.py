@@ -8,7 +8,7 @@ from pathlib import Path
 
 from anndata import AnnData
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, folder_above, image_of, wanted_names
 from nh2st_graph.read._registry import register_format
@@ -64,7 +64,7 @@ def visium_hd_section(
         cover the bins.
     """
     path = Path(path)
-    check_exists(path)
+    check_exists(path, "path")
     outs = _outs(path)
     if outs is None:
         raise DataError(f"{path} has no folder '{_BINS}' (nor 'outs/{_BINS}'); give Space Ranger's output of Visium HD")
@@ -134,5 +134,8 @@ def _bins(outs: Path, bin_um: int, name: str) -> Path:
     if not folder.is_dir():
         matches = (_BIN.fullmatch(path.name) for path in (outs / _BINS).iterdir())
         there = ", ".join(f"{size:g}" for size in sorted(int(match[1]) for match in matches if match)) or "none"
-        raise DataError(f"section {name!r}: no bins of {bin_um:g} um in {outs / _BINS}; bin_um there: {there}")
+        raise DataError(
+            f"section {name!r}: no bins of {bin_um:g} um in {outs / _BINS}; "
+            f"{setting('data.options.bin_um')} may be: {there}"
+        )
     return folder

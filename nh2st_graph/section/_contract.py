@@ -10,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph._errors import DataError, ImageError, setting
 from nh2st_graph.section._access import array_positions, section_name
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import full_image
@@ -126,7 +126,7 @@ def _check_counts(adata: AnnData, where: str) -> None:
         first = values[values != np.rint(values)][0]
         raise DataError(
             f"{where}: X has counts that are not integers (for example {first:g}); X holds raw counts, "
-            "normalisation is done by this package (data.normalize)"
+            f"this package normalises them ({setting('data.normalize')})"
         )
 
 

@@ -15,7 +15,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from PIL import Image
 
-from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph._errors import DataError, ImageError, setting
 from nh2st_graph.section._access import section_name
 from nh2st_graph.section._array import neighbour_distance
 from nh2st_graph.section._keys import Key
@@ -59,8 +59,8 @@ def check_on_tissue(adata: AnnData, slide: Slide) -> None:
     mistake = _mistake(spots, adata, slide)
     if mistake is not None:
         raise ImageError(
-            f"{where}; {mistake}; or, for an image that is no H&E, leave this check out "
-            "(check_placement=False, features.check_placement: false)"
+            f"{where}; {mistake}; or, for an image that is not H&E, leave this check out: "
+            f"{setting('features.check_placement', False)}"
         )
     if spots.coefficient < 0.5:
         logger.warning("%s; check obsm['%s'] against the image", where, Key.obsm.spatial)

@@ -87,7 +87,7 @@ def test_counts_of_a_layer(plain, image):
     assert adata.X.format == "csr"
     with pytest.raises(DataError, match=r"not integers; name the layer with raw counts: layer=\.\.\. \(there: log, co"):
         anndata_section(plain, image, 0.5, section="S")
-    with pytest.raises(DataError, match=r"no layer 'raw'; layers there: log, counts"):
+    with pytest.raises(DataError, match=r"no layer 'raw'; layer may be: log, counts"):
         anndata_section(plain, image, 0.5, layer="raw", section="S")
 
 
@@ -105,15 +105,11 @@ def test_spots_without_genes(plain, image):
 
 class TestBadInput:
     def test_no_scale(self, plain, image):
-        with pytest.raises(
-            DataError, match=r"'S': no scale; give um per pixel of slide\.png \(microns_per_pixel=0\.5, .* --option\)"
-        ):
+        with pytest.raises(DataError, match=r"'S': no scale; .* slide\.png \(microns_per_pixel=0\.5\)"):
             anndata_section(plain, image, section="S")
 
     def test_no_image(self, plain, tmp_path):
-        with pytest.raises(
-            ImageError, match=r"'S': no image \(none is named .*\); give it \(image=PATH, .* --option\)"
-        ):
+        with pytest.raises(ImageError, match=r"'S': no image \(none is named .*\); give image='PATH'"):
             anndata_section(plain, section="S")
         with pytest.raises(ImageError, match=r"no image \(gone\.tif is not there\)"):
             anndata_section(with_metadata(plain, source_image_path="gone.tif"))

@@ -73,7 +73,7 @@ def test_another_scale_than_the_bins_is_told(write_visium_hd, caplog):
 
 class TestBadInput:
     def test_no_bins_of_that_size(self, write_visium_hd):
-        with pytest.raises(DataError, match=r"'H1': no bins of 2 um in .*binned_outputs; bin_um there: 8, 16"):
+        with pytest.raises(DataError, match=r"'H1': no bins of 2 um in .*binned_outputs; bin_um may be: 8, 16"):
             visium_hd_section(write_visium_hd().outs, 2)
 
     def test_no_positions(self, write_visium_hd):

@@ -199,11 +199,11 @@ class TestSections:
             (["data.format=h5ad", "data.root=null"], r"data\.root is not set; give the folder of the sections"),
             (
                 ["data.format=visium_hd", "data.root=there", "data.options.bin=8"],
-                r"format 'visium_hd' has no option 'bin' \(data\.options, --option\); did you mean 'bin_um'\?",
+                r"format 'visium_hd' takes no bin; did you mean 'bin_um'\?",
             ),
             (
                 ["data.format=h5ad", "data.root=there", "data.options.names=[S1]"],
-                r"format 'h5ad' has no option 'names' .*; ",
+                r"format 'h5ad' takes no names; ",
             ),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -265,7 +265,7 @@ class TestPanel:
         )
 
     def test_fail(self, config, tmp_path):
-        with pytest.raises(DataError, match=r"panel gene ERBB2, GAPDH not measured; set data\.missing_genes=drop"):
+        with pytest.raises(DataError, match=r"panel gene ERBB2, GAPDH not measured; .*missing_genes='drop'"):
             tl.train_run(config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
