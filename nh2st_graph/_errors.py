@@ -13,6 +13,9 @@ from typing import Any, Literal
 #: Who reads an error: a caller in Python, the author of a configuration, or a user of the shell.
 Level = Literal["argument", "key", "flag"]
 
+#: Keys of what a format's reader takes; the command ``prepare`` has one flag for all of them.
+_OPTIONS = "data.options."
+
 _SETTING = re.compile("\x02(.*?)\x1f(.*?)\x1f(.*?)\x03", re.DOTALL)
 
 
@@ -88,8 +91,12 @@ def _named(name: str, argument: str, value: str, level: Level, flags: Collection
     if level == "key" and "." in name:
         return f"{name}={plain}" if value else name
     if level == "flag" and argument in flags:
-        flag = "--" + argument.replace("_", "-")
-        return flag if value in {"", "True"} else f"{flag} {plain}"
+        word = argument.replace("_", "-")
+        if value == "False":
+            return f"--no-{word}"
+        return f"--{word}" if value in {"", "True"} else f"--{word} {plain}"
+    if level == "flag" and name.startswith(_OPTIONS) and "option" in flags:
+        return f"--option {argument}={plain}" if value else f"--option {argument}"
     if level == "flag" and "." in name:
         return f"--set {name}={plain}" if value else name
     return f"{argument}={value}" if value else argument

@@ -212,7 +212,7 @@ class TestVisium:
     @pytest.fixture(scope="class")
     def spaceranger(self, shared_data, tmp_path_factory) -> Path:
         root = tmp_path_factory.mktemp("visium")
-        spots = list(read.visium(shared_data / "visium_tiny").obs_names)
+        spots = list(read.visium_section(shared_data / "visium_tiny").obs_names)
         for name, half in (("V1", spots[:50]), ("V2", spots[50:])):
             copy(shared_data / "visium_tiny", root / name, lambda table, half=half: only(table, half))
         return root
@@ -245,11 +245,11 @@ class TestVisium:
     def test_rows_of_the_positions_in_another_order_change_nothing(self, done, spaceranger, tmp_path):
         model = tl.load(done / "run")
         copy(spaceranger / "V2", tmp_path / "V2", lambda table: table.sample(frac=1, random_state=0))
-        shuffled = tl.predict(read.visium(tmp_path / "V2"), model)
-        expected = tl.predict(read.visium(spaceranger / "V2"), model)
+        shuffled = tl.predict(read.visium_section(tmp_path / "V2"), model)
+        expected = tl.predict(read.visium_section(spaceranger / "V2"), model)
         assert list(shuffled.obs_names) == list(expected.obs_names)
         assert_array_equal(shuffled.X, expected.X)
-        assert_array_equal(tl.predict(without_genes(read.visium(spaceranger / "V2")), model).X, expected.X)
+        assert_array_equal(tl.predict(without_genes(read.visium_section(spaceranger / "V2")), model).X, expected.X)
 
 
 def only(positions: pd.DataFrame, barcodes: list[str]) -> pd.DataFrame:

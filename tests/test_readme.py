@@ -129,7 +129,7 @@ class TestExamples:
     def place(self, shared_data, tmp_path_factory) -> Path:
         place = tmp_path_factory.mktemp("place")
         (place / "configs").symlink_to(ROOT / "configs")
-        spots = list(ng.read.visium(shared_data / "visium_tiny").obs_names)
+        spots = list(ng.read.visium_section(shared_data / "visium_tiny").obs_names)
         for i, name in enumerate(SECTIONS):
             part_of_a_section(shared_data / "visium_tiny", place / "sections" / name, spots[i::4])
         for section in ("B4", "C3"):
@@ -199,7 +199,7 @@ class TestExamples:
             scores = json.loads(Path("runs/first/metrics.json").read_text())["sections"]
             assert {name: each["n_spots"] for name, each in scores.items()} == {"D1": 25}
             assert list(ng.read.sections("h5ad", "prepared")) == list(SECTIONS)
-            assert ng.read.h5ad("slide.h5ad").n_obs > 20
+            assert ng.read.h5ad_section("slide.h5ad").n_obs > 20
             assert Path("slide.zarr").is_dir()
         assert "NH2ST-Graph" in capsys.readouterr().out
 

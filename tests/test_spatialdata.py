@@ -23,7 +23,7 @@ from spatialdata.models import PointsModel
 
 import nh2st_graph as ng
 from nh2st_graph import DataError
-from nh2st_graph.read._objects import sections_by_name
+from nh2st_graph.read import sections_by_name
 from nh2st_graph.read._spatialdata import _as_spatialdata
 from nh2st_graph.tl import FittedModel
 

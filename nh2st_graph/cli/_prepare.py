@@ -15,12 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nh2st_graph import read
-from nh2st_graph._errors import ConfigError, DataError, ImageError, RunError
+from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError
 from nh2st_graph.cli._interrupted import interruptible
 from nh2st_graph.config import parse_yaml
-from nh2st_graph.read._assemble import PATIENTS
-from nh2st_graph.read._common import wanted_names
-from nh2st_graph.section import Key, library, unknown_patient
+from nh2st_graph.read import PATIENTS, wanted_names
+from nh2st_graph.section import Key, Library, library, unknown_patient
 
 __all__ = ["Options", "run_prepare", "summary"]
 
@@ -148,42 +147,36 @@ def _check_placement(section: AnnData) -> None:
     """Refuse spots that are misplaced, as training would, where there is an image to tell it by."""
     from nh2st_graph.im import check_placement
 
-    metadata = library(section).get(Key.library.metadata, {}) if Key.uns.spatial in section.uns else {}
-    if not (metadata.get(Key.library.source_image) and metadata.get(Key.library.microns_per_pixel)):
+    found = library(section) if Key.uns.spatial in section.uns else None
+    if found is None or found.source is None or found.microns_per_pixel is None:
         return
-    try:
-        check_placement(section)
-    except ImageError as error:
-        raise ImageError(f"{error}; here: --no-check-placement") from None
+    check_placement(section)
 
 
 def summary(section: AnnData) -> dict[str, str]:
     """Say what tells whether a section was read as it should be; ``-`` for what it does not say."""
     from nh2st_graph.gr import spot_pitch
 
-    entry = library(section) if Key.uns.spatial in section.uns else {}
-    scale = entry.get(Key.library.metadata, {}).get(Key.library.microns_per_pixel)
-    on_tissue = None if scale is None else _share_on_tissue(section, entry, float(scale))
+    found = library(section) if Key.uns.spatial in section.uns else Library.of({})
+    scale, on_tissue = found.microns_per_pixel, _share_on_tissue(section, found)
     dropped = section.uns.get(Key.uns.dropped)
     return {
         "patient": str(section.obs[Key.obs.patient].iloc[0]),
         "spots": f"{section.n_obs:,}",
         "genes": f"{section.n_vars:,}",
         "um per pixel": "-" if scale is None else f"{scale:.4g}",
-        "pitch in um": "-" if scale is None or section.n_obs < 2 else f"{spot_pitch(section) * float(scale):.4g}",
+        "pitch in um": "-" if scale is None or section.n_obs < 2 else f"{spot_pitch(section) * scale:.4g}",
         "on tissue": "-" if on_tissue is None else f"{on_tissue:.0%}",
         "dropped": "-" if dropped is None else f"{sum(dropped.values()):,}",
     }
 
 
-def _share_on_tissue(section: AnnData, entry: Mapping[str, Any], scale: float) -> float | None:
+def _share_on_tissue(section: AnnData, found: Library) -> float | None:
     """Share of the spots that cover tissue by half or more, on the small copy of the image that the section has."""
     from nh2st_graph.im import TissueMask, tissue_mask
 
-    image = entry.get(Key.library.images, {}).get(Key.library.hires)
-    factors = entry.get(Key.library.scalefactors, {})
-    shrink, diameter = (float(factors.get(key) or 0) for key in (Key.library.hires_scale, Key.library.spot_diameter))
-    if image is None or image.dtype != np.uint8 or not shrink or not diameter:
+    image, shrink, diameter, scale = found.hires, found.hires_scale, found.spot_diameter, found.microns_per_pixel
+    if image is None or image.dtype != np.uint8 or shrink is None or diameter is None or scale is None:
         return None
     tissue = TissueMask(tissue_mask(image[..., :3], scale / shrink), shrink)
     centres = np.asarray(section.obsm[Key.obsm.spatial], dtype=np.float64)
@@ -221,7 +214,8 @@ def _print(
     if there:
         say(f"There already, and left as they are: {_shown(there)}.")
     for name, error in failed.items():
-        say(f"failed: {name}: {' '.join(str(error).split())}", "red")
+        said = error.at("flag", {"check_placement", "option"}) if isinstance(error, NH2STGraphError) else str(error)
+        say(f"failed: {name}: {' '.join(said.split())}", "red")
     if failed:
         say(f"{len(failed)} could not be read; mend them, and go on with the same command and --resume.")
     if done:

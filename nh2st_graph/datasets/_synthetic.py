@@ -30,7 +30,7 @@ from nh2st_graph.datasets._truth import (
     patch_means,
     surroundings,
 )
-from nh2st_graph.section import Key, check_section
+from nh2st_graph.section import Key, check_section, library_entry
 from nh2st_graph.slide import thumbnail
 
 __all__ = ["synthetic_tissue"]
@@ -253,21 +253,9 @@ def _frame(values: NDArray[np.float64], index: pd.Index) -> pd.DataFrame:
 
 def _attach_image(adata: AnnData, centres: NDArray[np.float64], path: Path, microns_per_pixel: float) -> None:
     """Fill in ``obsm["spatial"]`` and ``uns["spatial"]``."""
-    hires, scale = thumbnail(path, _HIRES_PX)
     adata.obsm[Key.obsm.spatial] = centres / microns_per_pixel
-    adata.uns[Key.uns.spatial] = {
-        path.stem: {
-            Key.library.images: {Key.library.hires: hires},
-            Key.library.scalefactors: {
-                Key.library.spot_diameter: _SPOT_UM / microns_per_pixel,
-                Key.library.hires_scale: scale,
-            },
-            Key.library.metadata: {
-                Key.library.source_image: str(path),
-                Key.library.microns_per_pixel: microns_per_pixel,
-            },
-        }
-    }
+    entry = library_entry(path, microns_per_pixel, _SPOT_UM / microns_per_pixel, thumbnail(path, _HIRES_PX))
+    adata.uns[Key.uns.spatial] = {path.stem: entry}
 
 
 def _write_image(rgb: NDArray[np.uint8], path: Path) -> None:

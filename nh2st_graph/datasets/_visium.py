@@ -38,8 +38,8 @@ def visium(name: str, *, folder: str | Path | None = None, progress: bool = True
 
     Returns
     -------
-    The section, as :func:`nh2st_graph.read.visium` gives it with its full-resolution image. Sections of one block,
-    and those of one section that was sequenced twice, have the same patient.
+    The section, as :func:`nh2st_graph.read.visium_section` gives it with its full-resolution image. Sections of one
+    block, and those of one section that was sequenced twice, have the same patient.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def visium(name: str, *, folder: str | Path | None = None, progress: bool = True
             url = f"{_HOST}/{name}/{name}_{file}"
             fetch_file(url, root / file, f"sha256:{digest}", instead=_INSTEAD, progress=progress)
         _unpack(root)
-        adata = read.visium(root, section=name, source_image=root / _IMAGE)
+        adata = read.visium_section(root, section=name, source_image=root / _IMAGE)
     else:
         raise DataError(f"no public Visium section {name!r}; {nearest(name, known)}")
     patient = known[name][0] if name in known else name

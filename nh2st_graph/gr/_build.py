@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.spatial import QhullError
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
-from nh2st_graph.read._objects import SpatialObject, given_sections
+from nh2st_graph.read import SpatialObject, given_sections
 from nh2st_graph.section import Key, check_section, lattice_neighbours, library, section_name, spot_pitch
 
 __all__ = ["GraphMode", "has_graph", "spatial_graph"]
@@ -164,13 +164,12 @@ def _call_squidpy(
 def _radius_px(adata: AnnData, radius_um: float | None) -> float:
     if radius_um is None:
         return 1.5 * spot_pitch(adata)
-    metadata: dict[str, Any] = library(adata).get(Key.library.metadata, {})
-    scale = metadata.get(Key.library.microns_per_pixel)
-    if not scale:
+    scale = library(adata).microns_per_pixel
+    if scale is None:
         raise DataError(
             f"section {section_name(adata)!r}: a radius in um needs metadata['{Key.library.microns_per_pixel}']"
         )
-    return radius_um / float(scale)
+    return radius_um / scale
 
 
 def _rewired(graph: sparse.csr_matrix, seed: int) -> sparse.csr_matrix:

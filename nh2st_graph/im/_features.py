@@ -18,8 +18,8 @@ from nh2st_graph._errors import ConfigError
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
 from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling, source_image
-from nh2st_graph.read._objects import SpatialObject, given_sections
-from nh2st_graph.section import Key, check_on_tissue, check_section, library, open_image, section_name
+from nh2st_graph.read import SpatialObject, given_sections
+from nh2st_graph.section import Key, changed_entry, check_on_tissue, check_section, library, open_image, section_name
 from nh2st_graph.slide import ImageSource, Slide, content_hash, placed_image
 
 __all__ = ["add_features", "feature_bar", "features"]
@@ -168,14 +168,13 @@ def add_features(
 def _on_image(section: AnnData, img: ImageSource, layer: str | None) -> AnnData:
     """Put the spots of a section on another image."""
     placed = placed_image(img, section_name(section), layer)
-    entry, metadata = library(section), dict(library(section).get(Key.library.metadata, {}))
-    metadata[Key.library.source_image] = str(placed.path)
-    if metadata.get(Key.library.microns_per_pixel):
-        metadata[Key.library.microns_per_pixel] /= placed.scale
+    stored = library(section)
+    scale = stored.microns_per_pixel and stored.microns_per_pixel / placed.scale
+    entry = changed_entry(stored.entry, source=placed.path, microns_per_pixel=scale)
     return AnnData(
         obs=section.obs,
         obsm={Key.obsm.spatial: placed.pixels(section.obsm[Key.obsm.spatial])},
-        uns={Key.uns.spatial: {section_name(section): {**entry, Key.library.metadata: metadata}}},
+        uns={Key.uns.spatial: {section_name(section): entry}},
     )
 
 

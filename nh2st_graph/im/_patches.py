@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import ConfigError
-from nh2st_graph.read._objects import SpatialObject, one_section
-from nh2st_graph.section import Key, check_section, library, open_image, section_name
+from nh2st_graph.read import SpatialObject, one_section
+from nh2st_graph.section import Key, check_section, full_image, open_image, section_name
 from nh2st_graph.slide import Box, Slide
 
 __all__ = ["PatchCutter", "microns_per_pixel", "patch_cutter", "patches", "resampling", "source_image"]
@@ -116,7 +116,7 @@ def resampling(name: str) -> Image.Resampling:
 
 def microns_per_pixel(adata: AnnData) -> float:
     """Scale of the section's full-resolution image, in um per pixel."""
-    return float(library(adata)[Key.library.metadata][Key.library.microns_per_pixel])
+    return full_image(adata).microns_per_pixel
 
 
 def patch_side(adata: AnnData, patch_um: float, slide: Slide) -> float:
@@ -222,4 +222,4 @@ def patches(
 
 def source_image(adata: AnnData) -> str:
     """Path of the section's full-resolution image."""
-    return str(library(adata)[Key.library.metadata][Key.library.source_image])
+    return full_image(adata).path

@@ -15,7 +15,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
-from nh2st_graph.section import Key, check_section, unknown_patient
+from nh2st_graph.section import Key, check_section, library_entry, unknown_patient
 from nh2st_graph.slide import find_tissue, open_slide, or_extra
 
 __all__ = ["Lattice", "Layout", "virtual_spots"]
@@ -153,19 +153,7 @@ def virtual_spots(
     name = section or path.name.partition(".")[0]
     adata = AnnData(obs=_spots(name, array[kept]))
     adata.obsm[Key.obsm.spatial] = centres[kept]
-    adata.uns[Key.uns.spatial] = {
-        name: {
-            Key.library.images: {Key.library.hires: image},
-            Key.library.scalefactors: {
-                Key.library.spot_diameter: spot_um / scale,
-                Key.library.hires_scale: tissue.scale,
-            },
-            Key.library.metadata: {
-                Key.library.source_image: str(path.resolve()),
-                Key.library.microns_per_pixel: scale,
-            },
-        }
-    }
+    adata.uns[Key.uns.spatial] = {name: library_entry(path, scale, spot_um / scale, (image, tissue.scale))}
     logger.info("slide %s: %d spots on tissue, %g um apart", path, adata.n_obs, pitch_um)
     return check_section(adata, need=("image",))
 

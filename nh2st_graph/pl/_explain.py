@@ -28,7 +28,7 @@ from nh2st_graph.pl._style import (
     finish_rows,
     given_or_new,
 )
-from nh2st_graph.read._objects import SpatialObject, one_section
+from nh2st_graph.read import SpatialObject, one_section
 from nh2st_graph.section import Key, section_name
 
 __all__ = ["attention", "neighbour_gain", "neighbour_share"]
@@ -318,8 +318,8 @@ def _centres(adata: AnnData) -> NDArray[np.float64]:
 
 def _diameter(adata: AnnData) -> float:
     """Diameter of a spot in pixels of the image that is drawn."""
-    return float(_drawable(adata)[Key.library.scalefactors][Key.library.spot_diameter]) * _scale(adata)
+    return _drawable(adata).spot_diameter * _scale(adata)
 
 
 def _scale(adata: AnnData) -> float:
-    return float(_drawable(adata)[Key.library.scalefactors][Key.library.hires_scale])
+    return _drawable(adata).hires_scale

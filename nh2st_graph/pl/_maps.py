@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,8 +19,8 @@ from skimage.transform import downscale_local_mean
 from nh2st_graph._errors import DataError, nearest
 from nh2st_graph.metrics import pearson
 from nh2st_graph.pl._style import EXPRESSION, SEQUENTIAL, colour_bar, finish_map, given_or_new
-from nh2st_graph.read._objects import SpatialObject, one_section
-from nh2st_graph.section import Key, library, section_name
+from nh2st_graph.read import SpatialObject, one_section
+from nh2st_graph.section import Key, changed_entry, library, section_name
 
 __all__ = ["gene_maps", "section"]
 
@@ -183,9 +183,8 @@ def _draw(
     """Let squidpy draw spots (of their physical size) and image, then frame what the spots cover."""
     import squidpy as sq
 
-    entry = _drawable(adata)
-    scale = float(entry[Key.library.scalefactors][Key.library.hires_scale])
-    microns = entry.get(Key.library.metadata, {}).get(Key.library.microns_per_pixel)
+    drawn = _drawable(adata)
+    scale, microns = drawn.hires_scale, drawn.microns_per_pixel
     unit, kind = ("px", {"dimension": "pixel-length", "scale_formatter": _pixels}) if microns is None else ("um", {})
     sq.pl.spatial_scatter(
         adata,
@@ -193,7 +192,7 @@ def _draw(
         img_alpha=alpha,
         colorbar=False,
         title="",
-        scalebar_dx=(1.0 if microns is None else float(microns)) / scale,
+        scalebar_dx=(1.0 if microns is None else microns) / scale,
         scalebar_units=unit,
         scalebar_kwargs={**_SCALE_BAR, **kind},
         **options,
@@ -213,39 +212,42 @@ def _pixels(length: float, unit: str) -> str:
 
 def _with_small_image(adata: AnnData) -> AnnData:
     """Give the section an image of about the size at which a map shows it: each map draws all of its pixels."""
-    entry = _drawable(adata)
-    image = np.asarray(entry[Key.library.images][Key.library.hires])
+    drawn = _drawable(adata)
+    image = np.asarray(drawn.hires)
     step = max(1, max(image.shape[:2]) // _IMAGE_PIXELS)
     if step == 1:
         return adata
     small = downscale_local_mean(image, (step, step, 1)[: image.ndim])
-    scales = entry[Key.library.scalefactors]
+    entry = changed_entry(library(adata).entry, hires=(small.astype(image.dtype), drawn.hires_scale / step))
     light = AnnData(adata.X, obs=adata.obs, var=adata.var, layers=adata.layers, obsm=adata.obsm)
-    light.uns = {
-        **adata.uns,
-        Key.uns.spatial: {
-            section_name(adata): {
-                **entry,
-                Key.library.images: {Key.library.hires: small.astype(image.dtype)},
-                Key.library.scalefactors: {
-                    **scales,
-                    Key.library.hires_scale: float(scales[Key.library.hires_scale]) / step,
-                },
-            }
-        },
-    }
+    light.uns = {**adata.uns, Key.uns.spatial: {section_name(adata): entry}}
     return light
 
 
-def _drawable(adata: AnnData) -> dict[str, Any]:
-    """Give the section's library, once it is known to have an image."""
-    entry = library(adata)
-    if Key.library.hires not in entry.get(Key.library.images, {}):
+class _Drawable(NamedTuple):
+    """Small image of a section, its scale, and what is known of its spots."""
+
+    hires: NDArray[Any]
+    hires_scale: float
+    spot_diameter: float
+    microns_per_pixel: float | None
+
+
+def _drawable(adata: AnnData) -> _Drawable:
+    """Give what a map is drawn on.
+
+    Raises
+    ------
+    DataError
+        If the section has no small image.
+    """
+    found = library(adata)
+    if found.hires is None or found.hires_scale is None or found.spot_diameter is None:
         raise DataError(
             f"section {section_name(adata)!r}: uns['{Key.uns.spatial}'] has no image '{Key.library.hires}' "
             "to draw on; read the section with a reader of ng.read"
         )
-    return entry
+    return _Drawable(found.hires, found.hires_scale, found.spot_diameter, found.microns_per_pixel)
 
 
 def _frame(adata: AnnData, margin: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -253,12 +255,11 @@ def _frame(adata: AnnData, margin: float) -> tuple[NDArray[np.float64], NDArray[
 
     The margin ends where the image does; a spot never leaves the view, even one that misses the image.
     """
-    entry = _drawable(adata)
-    scales = entry[Key.library.scalefactors]
-    rows, columns = entry[Key.library.images][Key.library.hires].shape[:2]
-    image = np.array([columns, rows]) / float(scales[Key.library.hires_scale])
+    drawn = _drawable(adata)
+    rows, columns = drawn.hires.shape[:2]
+    image = np.array([columns, rows]) / drawn.hires_scale
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
-    radius = float(scales[Key.library.spot_diameter]) / 2
+    radius = drawn.spot_diameter / 2
     low, high = centres.min(axis=0) - radius, centres.max(axis=0) + radius
     border = margin * (high - low).max()
     return np.minimum(low, np.maximum(low - border, 0)), np.maximum(high, np.minimum(high + border, image))

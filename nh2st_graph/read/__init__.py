@@ -1,35 +1,80 @@
-"""One reader a format, each returning sections that keep the section contract."""
+"""One reader a format; each returns sections that keep the section contract.
 
-from nh2st_graph.read._anndata import anndata
-from nh2st_graph.read._h5ad import h5ad, write_h5ad
+:func:`sections` reads every format. A function named after a format (``her2st``) returns sections by name, as a dict;
+one that ends in ``_section`` returns one section.
+"""
+
+import warnings
+from typing import Any
+
+from nh2st_graph._errors import RenamedWarning
+from nh2st_graph.read._anndata import anndata_section
+from nh2st_graph.read._assemble import PATIENTS as PATIENTS
+from nh2st_graph.read._common import wanted_names as wanted_names
+from nh2st_graph.read._h5ad import h5ad_section, write_h5ad
 from nh2st_graph.read._her2st import her2st
 from nh2st_graph.read._hest import hest
+from nh2st_graph.read._objects import (
+    Sections,
+    SpatialObject,
+    given_sections,
+    one_section,
+    sections_by_name,
+)
+from nh2st_graph.read._objects import annotate as annotate
+from nh2st_graph.read._objects import is_spatialdata as is_spatialdata
 from nh2st_graph.read._registry import check_options, known_formats, register_format, section_names, sections
 from nh2st_graph.read._skin import skin
-from nh2st_graph.read._spatialdata import spatialdata, write_spatialdata
+from nh2st_graph.read._spatialdata import spatialdata_section, write_spatialdata
 from nh2st_graph.read._stimage import stimage
 from nh2st_graph.read._stnet import stnet
 from nh2st_graph.read._triplex import triplex
-from nh2st_graph.read._visium import visium
-from nh2st_graph.read._visium_hd import visium_hd
+from nh2st_graph.read._visium import visium_section
+from nh2st_graph.read._visium_hd import visium_hd_section
 
 __all__ = [
-    "anndata",
+    "Sections",
+    "SpatialObject",
+    "anndata_section",
     "check_options",
-    "h5ad",
+    "given_sections",
+    "h5ad_section",
     "her2st",
     "hest",
     "known_formats",
+    "one_section",
     "register_format",
     "section_names",
     "sections",
+    "sections_by_name",
     "skin",
-    "spatialdata",
+    "spatialdata_section",
     "stimage",
     "stnet",
     "triplex",
-    "visium",
-    "visium_hd",
+    "visium_hd_section",
+    "visium_section",
     "write_h5ad",
     "write_spatialdata",
 ]
+
+#: Formats whose earlier reader, of the format's name, returned one section.
+_ONE_SECTION = {
+    "anndata": anndata_section,
+    "h5ad": h5ad_section,
+    "spatialdata": spatialdata_section,
+    "visium": visium_section,
+    "visium_hd": visium_hd_section,
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ONE_SECTION:
+        warnings.warn(
+            f"ng.read.{name} reads one section and is now ng.read.{name}_section; the earlier name goes with the next "
+            f"minor version (all sections of a folder: ng.read.sections({name!r}, root))",
+            RenamedWarning,
+            stacklevel=2,
+        )
+        return _ONE_SECTION[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

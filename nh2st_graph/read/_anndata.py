@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, ImageError
-from nh2st_graph.read._assemble import PATIENTS, library_entry, read_each
-from nh2st_graph.read._common import IMAGES, check_exists, h5ad_files, name_of, neighbour_distance, wanted_names
+from nh2st_graph._errors import DataError, ImageError, reason, setting
+from nh2st_graph.read._assemble import PATIENTS, read_each
+from nh2st_graph.read._common import IMAGES, check_exists, h5ad_files, name_of, wanted_names
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.section import Key, check_section, unknown_patient
+from nh2st_graph.section import Key, Library, check_section, library_entry, neighbour_distance, unknown_patient
 from nh2st_graph.slide import ImageSource, placed_image
 
-__all__ = ["anndata"]
+__all__ = ["anndata_section"]
 
 
-def anndata(
+def anndata_section(
     path_or_object: str | Path | AnnData,
     image: ImageSource | None = None,
     microns_per_pixel: float | None = None,
@@ -67,7 +66,7 @@ def anndata(
     """
     adata, path = _open(path_or_object)
     libraries = adata.uns.get(Key.uns.spatial) or {}
-    entry: dict[str, Any] = next(iter(libraries.values())) if len(libraries) == 1 else {}
+    stored = Library.of(next(iter(libraries.values())) if len(libraries) == 1 else {})
     name = name_of(adata, Key.obs.section, section, path.stem if path else next(iter(libraries), None))
     name_of(adata, Key.obs.patient, patient, unknown_patient(name))
     where = f"section {name!r}"
@@ -77,21 +76,21 @@ def anndata(
         adata.X = _counts(adata, layer, where)
     # Names, positions and counts first: what follows is about them.
     check_section(adata)
-    metadata = entry.get(Key.library.metadata, {})
     if image is None:
-        image = _find_image(metadata.get(Key.library.source_image), path, where)
+        image = _find_image(stored.source, path, where)
     placed = placed_image(image, name, image_layer)
-    scale = metadata.get(Key.library.microns_per_pixel) if microns_per_pixel is None else microns_per_pixel
+    scale = stored.microns_per_pixel if microns_per_pixel is None else microns_per_pixel
     if scale is None:
         raise DataError(
-            f"{where}: no scale; give um per pixel of {placed.path.name} (microns_per_pixel=0.5, as an argument or by "
-            f"--option), or write it into uns['{Key.uns.spatial}'][{name!r}]['{Key.library.metadata}']"
+            f"{where}: no scale; give um per pixel of {placed.path.name} "
+            f"({setting('data.options.microns_per_pixel', 0.5)}), or write it into "
+            f"uns['{Key.uns.spatial}'][{name!r}]['{Key.library.metadata}']"
             f"['{Key.library.microns_per_pixel}']"
         )
-    diameter = entry.get(Key.library.scalefactors, {}).get(Key.library.spot_diameter) or _spot_diameter(adata)
+    diameter = stored.spot_diameter or _spot_diameter(adata)
     adata.obsm[Key.obsm.spatial] = placed.pixels(adata.obsm[Key.obsm.spatial])
     adata.uns[Key.uns.spatial] = {
-        name: library_entry(placed.path, float(scale) / placed.scale, float(diameter) * placed.scale)
+        name: library_entry(placed.path, float(scale) / placed.scale, diameter * placed.scale)
     }
     return check_section(adata, need=("genes", "image") if adata.n_vars else ("image",))
 
@@ -112,7 +111,7 @@ def _sections(
 
     def read(name: str, patient: str | None) -> AnnData:
         source = None if image is None else files[name].parent / image
-        return anndata(files[name], source, microns_per_pixel, layer=layer, section=name, patient=patient)
+        return anndata_section(files[name], source, microns_per_pixel, layer=layer, section=name, patient=patient)
 
     beside = root.parent if root.is_file() else root
     return read_each(wanted_names(names, files, root), beside, patients, read)
@@ -122,27 +121,28 @@ def _open(given: str | Path | AnnData) -> tuple[AnnData, Path | None]:
     if isinstance(given, AnnData):
         return given.copy(), None
     path = Path(given)
-    check_exists(path)
+    check_exists(path, "path_or_object")
     try:
         return ad.read_h5ad(path), path
     except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} cannot be read as h5ad ({reason}); write it again") from error
+        raise DataError(f"{path} cannot be read as h5ad ({reason(error)}); write it again") from error
 
 
 def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
     """Raw counts of ``X`` or a layer; where ``X`` is not raw, the layers that might be are named."""
     if layer is not None and layer not in adata.layers:
         there = ", ".join(adata.layers) or "none"
-        raise DataError(f"{where}: no layer {layer!r}; layers there: {there}")
+        raise DataError(f"{where}: no layer {layer!r}; {setting('data.options.layer')} may be: {there}")
     given = adata.X if layer is None else adata.layers[layer]
     if given is None:
-        raise DataError(f"{where}: X is missing; name the layer with raw counts: layer=...")
+        raise DataError(
+            f"{where}: X is missing; name the layer with raw counts: {setting('data.options.layer', 'NAME')}"
+        )
     counts = sparse.csr_matrix(given)
     if layer is None and adata.layers and not np.array_equal(counts.data, np.rint(counts.data)):
         raise DataError(
-            f"{where}: X has counts that are not integers; name the layer with raw counts: layer=... "
-            f"(there: {', '.join(adata.layers)})"
+            f"{where}: X has counts that are not integers; name the layer with raw counts: "
+            f"{setting('data.options.layer', 'NAME')} (there: {', '.join(adata.layers)})"
         )
     return counts
 
@@ -154,7 +154,7 @@ def _find_image(named: str | None, path: Path | None, where: str) -> Path:
     found = next((file for file in [*([folder / named] if named else []), *beside] if file.is_file()), None)
     if found is None:
         missing = f"{named} is not there" if named else "none is named in it or lies beside it"
-        raise ImageError(f"{where}: no image ({missing}); give it (image=PATH, as an argument or by --option)")
+        raise ImageError(f"{where}: no image ({missing}); give {setting('data.options.image', 'PATH')}")
     return found
 
 

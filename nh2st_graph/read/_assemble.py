@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.utils import make_index_unique
-from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, reason
 from nh2st_graph.read._common import in_array_order, logger, report_dropped
 from nh2st_graph.read._counts import Counts
 from nh2st_graph.read._resolution import Scale
-from nh2st_graph.section import Key, check_section, unknown_patients
-from nh2st_graph.slide import open_slide
+from nh2st_graph.section import Key, check_section, library_entry, unknown_patients
 
 __all__ = [
     "PATIENTS",
@@ -25,7 +22,6 @@ __all__ = [
     "assemble",
     "existing",
     "in_order",
-    "library_entry",
     "one_file",
     "patients_given",
     "read_each",
@@ -91,49 +87,6 @@ def add_names(obs: pd.DataFrame, section: str, patient: str) -> pd.DataFrame:
     names = {Key.obs.section: section, Key.obs.patient: patient}
     columns = {column: pd.Categorical([name] * len(obs), categories=[name]) for column, name in names.items()}
     return pd.concat([pd.DataFrame(columns, index=obs.index), obs], axis=1)
-
-
-def library_entry(
-    source: Path,
-    microns_per_pixel: float,
-    spot_px: float,
-    hires: tuple[NDArray[np.uint8], float] | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Make a section's entry of ``uns["spatial"]``.
-
-    Parameters
-    ----------
-    source
-        The full-resolution image, in any format that :func:`open_slide` opens.
-    microns_per_pixel
-        Its scale.
-    spot_px
-        Diameter of a spot, in its pixels.
-    hires
-        A small copy for plots and its scale, where there is one; else it is made, of the coarsest level of the image
-        that is fine enough.
-
-    Raises
-    ------
-    ImageError
-        If the small copy is to be made of an image that is missing, damaged, or of a format that no installed reader
-        opens.
-    """
-    if hires is None:
-        with open_slide(source) as slide:
-            hires = slide.thumbnail()
-    image, scale = hires
-    return {
-        Key.library.images: {Key.library.hires: image},
-        Key.library.scalefactors: {
-            Key.library.spot_diameter: spot_px,
-            Key.library.hires_scale: scale,
-        },
-        Key.library.metadata: {
-            Key.library.source_image: str(source.resolve()),
-            Key.library.microns_per_pixel: microns_per_pixel,
-        },
-    }
 
 
 def patients_given(root: Path, table_name: str = PATIENTS) -> dict[str, str]:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
 
-from nh2st_graph._errors import DataError, ImageError, nearest
-from nh2st_graph.section import Key, nearest_distances
+from nh2st_graph._errors import DataError, ImageError, nearest, setting
+from nh2st_graph.section import Key
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -24,7 +23,7 @@ def wanted_names(names: str | Sequence[str] | None, known: Iterable[str], root: 
     """Names of the sections to read: all known ones in order, or the given ones, each checked."""
     known = sorted(known)
     if not known:
-        raise DataError(f"no sections found in {root}; check the path (data.root) and the format (data.format)")
+        raise DataError(f"no sections found in {root}; check {setting('data.root')} and {setting('data.format')}")
     if names is None:
         return known
     wanted = [names] if isinstance(names, str) else list(names)
@@ -40,10 +39,10 @@ def h5ad_files(root: Path) -> dict[str, Path]:
     return {path.stem: path for path in paths}
 
 
-def check_exists(path: Path) -> None:
-    """Refuse a path that is not there."""
+def check_exists(path: Path, argument: str = "root") -> None:
+    """Refuse a path that does not exist; the error names the argument that gave it."""
     if not path.exists():
-        raise DataError(f"{path} does not exist; check the path (data.root)")
+        raise DataError(f"{path} does not exist; check {setting('data.root', argument=argument)}")
 
 
 def image_in(folder: Path) -> Path | None:
@@ -81,11 +80,6 @@ def folder_above(path: Path) -> Path:
     """Folder that holds the folder of one section, Space Ranger's ``outs`` apart."""
     path = path.resolve()
     return (path.parent if path.name == "outs" else path).parent
-
-
-def neighbour_distance(centres: NDArray[np.float64]) -> float:
-    """Median distance of a spot to its nearest other one, in pixels; 0 for one spot."""
-    return float(np.median(nearest_distances(centres))) if len(centres) > 1 else 0.0
 
 
 def in_array_order(adata: AnnData) -> AnnData:

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import DataError, ImageError, nearest
-from nh2st_graph.read._common import neighbour_distance
-from nh2st_graph.section import VISIUM_SCALEFACTOR_UM
+from nh2st_graph._errors import DataError, ImageError, nearest, setting
+from nh2st_graph.section import VISIUM_SCALEFACTOR_UM, neighbour_distance
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -64,7 +63,8 @@ def choose(
         raise error(f"{where} has no {what} {wanted!r}; {nearest(wanted, known)}")
     if wanted is None and len(known) > 1:
         raise error(
-            f"{where} has {len(known)} candidates for the {what} ({', '.join(known)}); name one: {argument}=..."
+            f"{where} has {len(known)} candidates for the {what} ({', '.join(known)}); "
+            f"name one: {setting(f'data.options.{argument}', 'NAME')}"
         )
     return known[0] if wanted is None else wanted
 
@@ -252,8 +252,8 @@ def microns_per_pixel_of(
             return known / diameter
         raise DataError(
             f"{where}: no scale (no coordinate system {MICRONS!r}); give um per pixel of the image "
-            "(microns_per_pixel=0.5, as an argument, by --option or --microns-per-pixel), or place the image in "
-            "that system (spatialdata.transformations.set_transformation); "
+            f"({setting('data.options.microns_per_pixel', 0.5)}), or place the image in that system "
+            "(spatialdata.transformations.set_transformation); "
             f"spots are {diameter:.4g} px across, so on Visium, where that is {VISIUM_SCALEFACTOR_UM:g} um, "
             f"{VISIUM_SCALEFACTOR_UM / diameter:.4g}"
         )

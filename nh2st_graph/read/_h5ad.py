@@ -9,16 +9,16 @@ import anndata as ad
 from anndata import AnnData
 
 from nh2st_graph._atomic import written_aside
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, reason
 from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, h5ad_files, name_of, wanted_names
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.section import Key, check_section, library, section_name
+from nh2st_graph.section import Key, changed_entry, check_section, library, section_name
 
-__all__ = ["h5ad", "write_h5ad"]
+__all__ = ["h5ad_section", "write_h5ad"]
 
 
-def h5ad(path: str | Path) -> AnnData:
+def h5ad_section(path: str | Path) -> AnnData:
     """Read a section that was saved as h5ad, and check it.
 
     Parameters
@@ -38,16 +38,17 @@ def h5ad(path: str | Path) -> AnnData:
         If the file is missing, is not h5ad, or breaks the section contract.
     """
     path = Path(path)
-    check_exists(path)
+    check_exists(path, "path")
     try:
         adata = ad.read_h5ad(path)
     except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} cannot be read as h5ad ({reason}); write it again with ng.read.write_h5ad") from error
+        raise DataError(
+            f"{path} cannot be read as h5ad ({reason(error)}); write it again with ng.read.write_h5ad"
+        ) from error
     try:
         check_section(adata)
     except DataError as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {error.args[0]}") from None
     _find_image(adata, path.parent)
     return adata
 
@@ -69,14 +70,14 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
 
 
 def _names(root: Path) -> list[str]:
-    return [section_name(h5ad(root))] if root.is_file() else list(h5ad_files(root))
+    return [section_name(h5ad_section(root))] if root.is_file() else list(h5ad_files(root))
 
 
 @register_format("h5ad", _names)
 def _sections(root: Path, names: Sequence[str] | None = None, *, patients: str = PATIENTS) -> dict[str, AnnData]:
     """Read one file, or a folder of ``{section}.h5ad``."""
     check_exists(root)
-    alone = h5ad(root) if root.is_file() else None
+    alone = h5ad_section(root) if root.is_file() else None
     files = h5ad_files(root)
 
     def read(name: str, patient: str | None) -> AnnData:
@@ -90,7 +91,7 @@ def _sections(root: Path, names: Sequence[str] | None = None, *, patients: str =
 
 
 def _named(path: Path, name: str) -> AnnData:
-    adata = h5ad(path)
+    adata = h5ad_section(path)
     inside = section_name(adata)
     if inside != name:
         raise DataError(
@@ -102,7 +103,7 @@ def _named(path: Path, name: str) -> AnnData:
 def _find_image(adata: AnnData, folder: Path) -> None:
     if Key.uns.spatial not in adata.uns:
         return
-    metadata = library(adata).get(Key.library.metadata, {})
-    source = metadata.get(Key.library.source_image)
-    if source and not Path(source).is_absolute() and (folder / source).is_file():
-        metadata[Key.library.source_image] = str((folder / source).resolve())
+    found = library(adata)
+    if found.source and not Path(found.source).is_absolute() and (folder / found.source).is_file():
+        (name,) = adata.uns[Key.uns.spatial]
+        adata.uns[Key.uns.spatial] = {name: changed_entry(found.entry, source=folder / found.source)}

@@ -18,10 +18,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, reason
-from nh2st_graph.read._assemble import add_names, library_entry
+from nh2st_graph.read._assemble import add_names
 from nh2st_graph.read._common import check_exists, image_in, report_dropped, wanted_names
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.section import Key, check_section
+from nh2st_graph.section import Key, check_section, library_entry
 
 __all__ = ["her2st"]
 

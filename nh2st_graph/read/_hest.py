@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, reason
-from nh2st_graph.read._assemble import PATIENTS, add_names, in_order, library_entry, one_file, read_each
+from nh2st_graph.read._assemble import PATIENTS, add_names, in_order, one_file, read_each
 from nh2st_graph.read._common import check_exists, logger, report_dropped, wanted_names
 from nh2st_graph.read._counts import refuse_duplicates, to_csr
 from nh2st_graph.read._patches import PATCH_UM, mosaic, patch_names, slide_scale
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.section import Key, check_section, name_columns, unknown_patient
+from nh2st_graph.section import Key, Library, check_section, library_entry, name_columns, unknown_patient
 
 __all__ = ["hest", "metadata", "read_sample"]
 
@@ -151,7 +151,7 @@ def read_sample(
     adata.obs = add_names(adata.obs, name, patient)
     check_section(adata)
     scale = float(about[SCALE]) if about else slide_scale(patches, adata.obs_names, _centres(adata), where)
-    spot_um = _positive(entry, Key.library.scalefactors, Key.library.spot_diameter, PATCH_UM / scale) * scale
+    spot_um = (Library.of(entry).spot_diameter or PATCH_UM / scale) * scale
     dropped: dict[str, int] = {}
     if slide is None or with_patch_only:
         adata, dropped = _keep_with_patch(adata, patches, path, where)
@@ -245,14 +245,10 @@ def _keep_with_patch(adata: AnnData, patches: Path, path: Path, where: str) -> t
     return adata[kept].copy(), dropped
 
 
-def _positive(entry: dict[str, Any], part: str, key: str, default: float) -> float:
-    value = entry.get(part, {}).get(key, default)
-    return float(value) if isinstance(value, Real) and 0 < float(value) < np.inf else default
-
-
 def _small(entry: dict[str, Any]) -> tuple[NDArray[np.uint8], float] | None:
-    """The slide's small copy and its scale, where the file has them: the slide need not be decoded then."""
+    """Give the slide's small copy and its scale, if the file has them: then the slide is not decoded."""
     image = entry.get(Key.library.images, {}).get(_SMALL)
-    scale = _positive(entry, Key.library.scalefactors, _SMALL_SCALE, 0.0)
-    usable = isinstance(image, np.ndarray) and image.dtype == np.uint8 and scale
-    return (np.asarray(image), scale) if usable else None
+    scale = Library.of(entry).scalefactors.get(_SMALL_SCALE)
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8):
+        return None
+    return (image, float(scale)) if isinstance(scale, Real) and 0 < float(scale) < np.inf else None

@@ -12,7 +12,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, nearest
+from nh2st_graph._errors import DataError, nearest, setting
+from nh2st_graph.read._common import name_of
+from nh2st_graph.read._spatialdata import ATTRS, region_key, spatialdata_section, table_name
 from nh2st_graph.section import Key, section_name, unknown_patient
 
 if TYPE_CHECKING:
@@ -213,7 +215,7 @@ def one_section(
     """
     sections = given_sections(adata, library_key=library_key, table_key=table_key, image=image).sections
     if library_id is None and len(sections) > 1:
-        raise DataError(f"{len(sections)} sections ({', '.join(sections)}); name one: library_id=...")
+        raise DataError(f"{len(sections)} sections ({', '.join(sections)}); name one: {setting('library_id', 'NAME')}")
     if library_id is not None and library_id not in sections:
         raise DataError(f"there is no section {library_id!r}; {nearest(library_id, sections)}")
     return sections[library_id] if library_id is not None else next(iter(sections.values()))
@@ -270,8 +272,6 @@ def is_spatialdata(data: Any) -> TypeGuard[SpatialData]:
 
 def annotate(result: AnnData, table: AnnData) -> None:
     """Make a result, whose ``obs`` has the table's columns, a table of the same regions and instances."""
-    from nh2st_graph.read._spatialdata import ATTRS
-
     attrs = dict(table.uns[ATTRS])
     result.uns[ATTRS] = {**attrs, "region": sorted(result.obs[attrs["region_key"]].astype(str).unique())}
 
@@ -279,33 +279,28 @@ def annotate(result: AnnData, table: AnnData) -> None:
 def _fitting(adata: SpatialObject, library_key: str | None, table_key: str | None) -> tuple[str | None, str | None]:
     """Of keys that are given for several objects, those that are for this one."""
     if is_spatialdata(adata):
-        from nh2st_graph.read import _spatialdata as store
-
-        table = adata.tables[store.table_name(adata, table_key)]
-        return (None if store.ATTRS in table.uns else library_key), table_key
+        table = adata.tables[table_name(adata, table_key)]
+        return (None if ATTRS in table.uns else library_key), table_key
     return (library_key if isinstance(adata, AnnData) and library_key in adata.obs else None), None
 
 
 def _of_spatialdata(
     sdata: SpatialData, library_key: str | None, table_key: str | None, copy: bool, image: bool
 ) -> Given:
-    from nh2st_graph.read import _spatialdata as store
-    from nh2st_graph.read._common import name_of
-
-    name = store.table_name(sdata, table_key)
+    name = table_name(sdata, table_key)
     table = sdata.tables[name].copy() if copy else sdata.tables[name]
-    if not image and store.ATTRS not in table.uns:
+    if not image and ATTRS not in table.uns:
         return given_sections(table, library_key=library_key)
-    region_key = store.region_key(table)
-    if library_key not in (None, region_key):
+    region_column = region_key(table)
+    if library_key not in (None, region_column):
         raise DataError(
             f"library_key = {library_key!r}: in SpatialData a section is a region that the table annotates "
-            f"(obs[{region_key!r}]); leave it out"
+            f"(obs[{region_column!r}]); leave it out"
         )
     given = Given(table, {}, {})
-    for region, rows in _rows_by(table, region_key).items():
+    for region, rows in _rows_by(table, region_column).items():
         if image or Key.obsm.spatial not in table.obsm:
-            section = store.spatialdata(sdata, name, region=region)
+            section = spatialdata_section(sdata, name, region=region)
             rows = rows[table.obs_names[rows].get_indexer(section.obs_names)]
         else:
             part = table[rows].copy()

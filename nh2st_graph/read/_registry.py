@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from anndata import AnnData
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from nh2st_graph._errors import ConfigError, DataError, nearest
+from nh2st_graph._errors import ConfigError, DataError, nearest, setting
 from nh2st_graph.read._common import check_exists, wanted_names
 
 __all__ = ["check_options", "known_formats", "register_format", "section_names", "sections"]
@@ -91,14 +91,15 @@ def check_options(format: str, options: Mapping[str, Any]) -> dict[str, Any]:
     checked = {}
     for name, value in options.items():
         if name not in kinds:
-            hint = nearest(name, kinds) if kinds else "it has none"
-            raise ConfigError(f"format {format!r} has no option {name!r} (data.options, --option); {hint}")
+            hint = nearest(name, kinds) if kinds else "it has no options"
+            raise ConfigError(f"format {format!r} takes no {setting(f'data.options.{name}')}; {hint}")
         kind = Any if kinds[name] is inspect.Parameter.empty else kinds[name]
         try:
             checked[name] = TypeAdapter(kind, config=_NAMES_MAY_BE_NUMBERS).validate_python(value)
         except ValidationError as error:
             expected = error.errors()[0]["msg"].removeprefix("Input should be ")
-            raise ConfigError(f"format {format!r}: option {name} = {value!r}; expected {expected}") from None
+            given = setting(f"data.options.{name}", value)
+            raise ConfigError(f"format {format!r} cannot take {given}; expected {expected}") from None
     return checked
 
 
@@ -168,5 +169,5 @@ def sections(format: str, root: str | Path, names: Sequence[str] | None = None, 
 
 def _reader(format: str) -> Reader:
     if format not in _READERS:
-        raise DataError(f"unknown data format {format!r}; {nearest(format, _READERS)}")
+        raise DataError(f"unknown format {format!r}; {nearest(format, _READERS)}")
     return _READERS[format]

@@ -19,6 +19,8 @@ from nh2st_graph.section import (
     SQUARE_SPOT_UM,
     VISIUM_PITCH_UM,
     VISIUM_SPOT_UM,
+    nearest_distances,
+    neighbour_distance,
     on_one_colour,
 )
 
@@ -119,17 +121,12 @@ def ring_pitch(pixels: NDArray[np.float64], where: str) -> float:
     DataError
         If there are fewer than two spots, or they share one place.
     """
-    from scipy.spatial import cKDTree  # half a second, and only some sections need it
-
-    near = np.empty((0, 0))
-    if len(pixels) > 1:
-        near, _ = cKDTree(pixels).query(pixels, k=min(7, len(pixels)))
-        near = near[:, 1:]
-    pitch = float(np.median(near[:, 0])) if near.size else 0.0
+    pitch = neighbour_distance(pixels)
     if not pitch > 0:
         raise DataError(
             f"{where}: um per pixel cannot be told from {len(pixels)} spots on one place; "
             "a section needs spots at several positions"
         )
-    # Positions rounded to pixels make the nearest of a ring too near, and its mean not.
+    near = nearest_distances(pixels, min(6, len(pixels) - 1))
+    # Positions are rounded to pixels: the nearest of a ring is too near, its mean is not.
     return float(near[(near > pitch / _FIRST_RING) & (near < pitch * _FIRST_RING)].mean())

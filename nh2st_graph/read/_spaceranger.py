@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph._errors import DataError, ImageError, reason, setting
 from nh2st_graph.read._common import in_array_order, logger, report_dropped
-from nh2st_graph.section import Key, check_section, unknown_patient
+from nh2st_graph.section import Key, changed_entry, check_section, unknown_patient
 from nh2st_graph.slide import image_size, slide_size, thumbnail
 
 __all__ = ["COUNTS", "Assay", "counts_path", "folder_name", "read_spots"]
@@ -122,7 +122,10 @@ def counts_path(folder: Path, counts_file: str, name: str) -> Path:
         return prefixed[0]
     if prefixed:
         shown = ", ".join(path.name for path in prefixed)
-        raise DataError(f"section {name!r}: {folder} has several counts files ({shown}); name one: counts_file=...")
+        raise DataError(
+            f"section {name!r}: {folder} has several counts files ({shown}); "
+            f"name one: {setting('data.options.counts_file', 'NAME')}"
+        )
     raise DataError(f"section {name!r}: {folder / counts_file} is missing; give Space Ranger's complete output folder")
 
 
@@ -136,10 +139,9 @@ def _read_counts(path: Path, name: str) -> AnnData:
             warnings.filterwarnings("ignore", message="Variable names are not unique")  # made so just after
             adata: AnnData = sq.read.visium(folder, counts_file=file, library_id=name, load_images=False)
     except Exception as error:  # scanpy raises plain Exception on an HDF5 file that is not 10x's
-        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"section {name!r}: {path} cannot be read as Space Ranger's counts ({type(error).__name__}: {reason}); "
-            "copy it again"
+            f"section {name!r}: {path} cannot be read as Space Ranger's counts "
+            f"({type(error).__name__}: {reason(error)}); copy it again"
         ) from error
     adata.X = sparse.csr_matrix(adata.X)
     adata.var_names_make_unique()
@@ -151,8 +153,7 @@ def _read_positions(path: Path, name: str) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, header=None, dtype=str)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"section {name!r}: {path} cannot be read ({reason}); copy it again") from None
+        raise DataError(f"section {name!r}: {path} cannot be read ({reason(error)}); copy it again") from None
     if table.index.name == _BARCODE:
         table = table.reset_index()
     if table.shape[1] != 1 + len(_COLUMNS):
@@ -220,18 +221,19 @@ def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: flo
     else:
         _check_source(source, hires_file, factors[Key.library.hires_scale], name)
     image, scale = thumbnail(hires_file)
-    factors[Key.library.hires_scale] *= scale
     microns_per_pixel = spot_um / factors[Key.library.spot_diameter]
-    entry: dict[str, Any] = adata.uns[Key.uns.spatial][name]
-    entry[Key.library.images] = {
-        Key.library.hires: image,
-        "lowres": thumbnail(folder / "spatial" / "tissue_lowres_image.png")[0],
+    lowres = thumbnail(folder / "spatial" / "tissue_lowres_image.png")[0]
+    entry = {
+        **adata.uns[Key.uns.spatial][name],
+        Key.library.images: {"lowres": lowres},
+        Key.library.scalefactors: factors,
     }
-    entry[Key.library.scalefactors] = factors
-    entry[Key.library.metadata] |= {
-        Key.library.source_image: str(source.resolve()),
-        Key.library.microns_per_pixel: microns_per_pixel,
-    }
+    adata.uns[Key.uns.spatial][name] = changed_entry(
+        entry,
+        source=source,
+        microns_per_pixel=microns_per_pixel,
+        hires=(image, factors[Key.library.hires_scale] * scale),
+    )
     return microns_per_pixel
 
 
@@ -240,8 +242,7 @@ def _scalefactors(path: Path, name: str) -> dict[str, float]:
     try:
         factors = dict(json.loads(path.read_bytes()))
     except (OSError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"section {name!r}: {path} cannot be read ({reason}); copy it again") from None
+        raise DataError(f"section {name!r}: {path} cannot be read ({reason(error)}); copy it again") from None
     for key in (Key.library.spot_diameter, Key.library.hires_scale):
         value = factors.get(key)
         if not isinstance(value, int | float) or not value > 0:

@@ -14,9 +14,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._atomic import written_aside
-from nh2st_graph._errors import DataError
-from nh2st_graph.read._assemble import PATIENTS, library_entry, read_each
-from nh2st_graph.read._common import check_exists, logger, name_of, neighbour_distance, report_dropped, wanted_names
+from nh2st_graph._errors import DataError, reason, setting
+from nh2st_graph.read._assemble import PATIENTS, read_each
+from nh2st_graph.read._common import check_exists, logger, name_of, report_dropped, wanted_names
 from nh2st_graph.read._coordinates import (
     GLOBAL,
     MICRONS,
@@ -30,13 +30,22 @@ from nh2st_graph.read._coordinates import (
     to_pixels,
 )
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.section import Key, check_section, library, section_name, unknown_patient
+from nh2st_graph.section import (
+    Key,
+    Library,
+    check_section,
+    library,
+    library_entry,
+    neighbour_distance,
+    section_name,
+    unknown_patient,
+)
 from nh2st_graph.slide import keep_pixels, open_full
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-__all__ = ["spatialdata", "write_spatialdata"]
+__all__ = ["spatialdata_section", "write_spatialdata"]
 
 # Columns of a table by which SpatialData joins it to its shapes, named as its own reader of Visium names them.
 _REGION, _SPOT = "region", "spot_id"
@@ -46,7 +55,7 @@ _AXES = ("x", "y")
 _SMALLEST_SIDE = 1024
 
 
-def spatialdata(
+def spatialdata_section(
     path_or_object: str | Path | SpatialData,
     table: str | None = None,
     image: str | None = None,
@@ -113,12 +122,17 @@ def spatialdata(
     counts, region, instances = _rows(everything, region, where)
     others = set(regions(sdata, table, where)) - {region}
     if region not in sdata:
-        raise DataError(f"{where}: the table annotates {region!r}, which is not in the store; give region=...")
+        raise DataError(
+            f"{where}: the table annotates {region!r}, which is not in the store; "
+            f"name another: {setting('data.options.region', 'NAME')}"
+        )
     spots = sdata[region]
     system = coordinate_system or meeting_system(sdata, region, others, image)
     if system not in sdata.coordinate_systems:
         there = ", ".join(sorted(sdata.coordinate_systems))
-        raise DataError(f"{where}: no coordinate system {system!r}; there: {there}")
+        raise DataError(
+            f"{where}: no coordinate system {system!r}; {setting('data.options.coordinate_system')} may be: {there}"
+        )
     of_region = f"{where}: {region!r}"
     points, known = spots_in(spots, instances, system, of_region)
     element = sdata.images[image_under(sdata, region, others, points, system, image, of_region)]
@@ -217,7 +231,7 @@ def _sections(
     found = _found(root, table, region)
 
     def read(name: str, patient: str | None) -> AnnData:
-        return spatialdata(
+        return spatialdata_section(
             found[name][0],
             table,
             image,
@@ -243,15 +257,14 @@ def _open(given: str | Path | SpatialData) -> tuple[SpatialData, Path | None]:
             raise DataError(f"{type(given).__name__} is no SpatialData; give a store's path or a SpatialData object")
         return given, None
     path = Path(given)
-    check_exists(path)
+    check_exists(path, "path_or_object")
     import spatialdata as sd
 
     try:
         return sd.read_zarr(path), path
     except Exception as error:  # zarr, ome-zarr and anndata raise nearly any class on a damaged store
-        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{path} cannot be read as SpatialData ({type(error).__name__}: {reason}); write it again"
+            f"{path} cannot be read as SpatialData ({type(error).__name__}: {reason(error)}); write it again"
         ) from error
 
 
@@ -264,7 +277,10 @@ def region_key(table: AnnData, where: str = "the SpatialData object") -> str:
     """Column of a table's ``obs`` that names the region which a row annotates."""
     attrs = table.uns.get(ATTRS)
     if not attrs:
-        raise DataError(f"{where}: the table annotates no shapes, so its spots have no place; give another table=...")
+        raise DataError(
+            f"{where}: the table annotates no shapes, so its spots have no place; "
+            f"name another: {setting('data.options.table', 'NAME')}"
+        )
     return str(attrs["region_key"])
 
 
@@ -292,14 +308,13 @@ def _as_spatialdata(adata: AnnData, image: Literal["full", "hires"] | None) -> S
     import spatialdata as sd
     from spatialdata.models import ShapesModel, TableModel
 
-    section, entry = section_name(adata), library(adata)
+    section, stored = section_name(adata), library(adata)
     if Key.obsm.spatial not in adata.obsm:
         raise DataError(
             f"section {section!r}: obsm['{Key.obsm.spatial}'] is missing; give spot centres (x, y) in pixels"
         )
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
-    diameter = entry.get(Key.library.scalefactors, {}).get(Key.library.spot_diameter) or neighbour_distance(centres) / 2
-    scale = entry.get(Key.library.metadata, {}).get(Key.library.microns_per_pixel)
+    diameter = stored.spot_diameter or neighbour_distance(centres) / 2
     name = re.sub(r"[^\w.-]", "_", section)  # what SpatialData allows
     table = adata.copy()
     table.uns.pop(ATTRS, None)
@@ -308,20 +323,19 @@ def _as_spatialdata(adata: AnnData, image: Literal["full", "hires"] | None) -> S
     circles = ShapesModel.parse(
         centres,
         geometry=0,
-        radius=float(diameter or 1.0) / 2,
+        radius=(diameter or 1.0) / 2,
         index=pd.Index(table.obs_names.to_numpy(dtype=object)),
-        transformations=_placed(1.0, scale),
+        transformations=_placed(1.0, stored.microns_per_pixel),
     )
     try:
         table = TableModel.parse(table, region=name, region_key=_REGION, instance_key=_SPOT)
         return sd.SpatialData(
-            images={f"{name}_image": element for element in _elements(entry, image, scale, section)},
+            images={f"{name}_image": element for element in _elements(stored, image, section)},
             shapes={name: circles},
             tables={_TABLE: table},
         )
     except ValueError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"section {section!r} cannot be written as SpatialData ({reason}); rename it") from None
+        raise DataError(f"section {section!r} cannot be written as SpatialData ({reason(error)}); rename it") from None
 
 
 def _placed(pixels: float, microns_per_pixel: float | None) -> dict[str, Any]:
@@ -334,23 +348,19 @@ def _placed(pixels: float, microns_per_pixel: float | None) -> dict[str, Any]:
     return placed
 
 
-def _elements(
-    entry: dict[str, Any], image: Literal["full", "hires"] | None, scale: float | None, name: str
-) -> list[Any]:
+def _elements(stored: Library, image: Literal["full", "hires"] | None, name: str) -> list[Any]:
     """Make the image element: at full resolution, or the small one, or none."""
     from spatialdata.models import Image2DModel
 
-    source = entry.get(Key.library.metadata, {}).get(Key.library.source_image)
-    small = entry.get(Key.library.images, {}).get(Key.library.hires)
     pixels = 1.0
-    if image == "full" and source and Path(source).is_file():
-        with open_full(source) as decoded:
+    if image == "full" and stored.source and Path(stored.source).is_file():
+        with open_full(stored.source) as decoded:
             rgb = np.asarray(decoded)
-    elif image is not None and small is not None:
+    elif image is not None and stored.hires is not None and stored.hires_scale is not None:
         if image == "full":
-            logger.warning("section %r: image %s is not there; the small one is written instead", name, source)
-        rgb = np.asarray(small)[..., :3]
-        pixels = 1 / float(entry[Key.library.scalefactors][Key.library.hires_scale])
+            logger.warning("section %r: image %s is not there; the small one is written instead", name, stored.source)
+        rgb = np.asarray(stored.hires)[..., :3]
+        pixels = 1 / stored.hires_scale
     else:
         return []
     halvings = max(0, int(np.ceil(np.log2(max(rgb.shape) / _SMALLEST_SIDE))))
@@ -361,6 +371,6 @@ def _elements(
             c_coords=["r", "g", "b"],
             scale_factors=[2] * halvings or None,
             chunks=(3, _SMALLEST_SIDE, _SMALLEST_SIDE),
-            transformations=_placed(pixels, scale),
+            transformations=_placed(pixels, stored.microns_per_pixel),
         )
     ]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from anndata import AnnData
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, folder_above, image_of, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots
 
-__all__ = ["visium"]
+__all__ = ["visium_section"]
 
 #: What ``spot_diameter_fullres`` spans, by 10x's description of it and by the arrays themselves: 65 um, where
 #: neighbours are 100 um apart. (The printed spots are smaller, 55 um, and are not what the file measures.)
@@ -24,7 +24,7 @@ _COL_UM, _ROW_UM, _PITCH_UM = 50.0, 50.0 * 3**0.5, 100.0
 _POSITIONS = ("tissue_positions.csv", "tissue_positions_list.csv")
 
 
-def visium(
+def visium_section(
     path: str | Path,
     *,
     section: str | None = None,
@@ -76,7 +76,8 @@ def visium(
     name = section or folder_name(folder)
     if (folder / "binned_outputs").is_dir() and not (folder / counts_file).exists():
         raise DataError(
-            f"section {name!r}: {folder} is Visium HD; read it with ng.read.visium_hd (data.format: visium_hd)"
+            f"section {name!r}: {folder} is Visium HD; read it with ng.read.visium_hd_section, "
+            f"or as {setting('data.format', 'visium_hd')}"
         )
     return read_spots(
         folder,
@@ -111,7 +112,7 @@ def _sections(
     folders = _folders(root)
 
     def read(name: str, patient: str | None) -> AnnData:
-        return visium(
+        return visium_section(
             folders[name],
             section=name,
             patient=patient,
@@ -129,7 +130,7 @@ def _spatial_parent(path: Path) -> Path | None:
 
 
 def _spaceranger_folder(path: Path) -> Path:
-    check_exists(path)
+    check_exists(path, "path")
     folder = _spatial_parent(path)
     if folder is None:
         raise DataError(f"{path} has no folder 'spatial' (nor 'outs/spatial'); give Space Ranger's output folder")

@@ -8,20 +8,20 @@ from pathlib import Path
 
 from anndata import AnnData
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, folder_above, image_of, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots
 
-__all__ = ["visium_hd"]
+__all__ = ["visium_hd_section"]
 
 _BINS = "binned_outputs"
 _BIN = re.compile(r"square_(\d{3})um")
 _BIN_UM = 16
 
 
-def visium_hd(
+def visium_hd_section(
     path: str | Path,
     bin_um: int = _BIN_UM,
     *,
@@ -51,7 +51,7 @@ def visium_hd(
 
     Returns
     -------
-    The section, as :func:`visium` gives it; a spot is a bin, ``array_row`` and ``array_col`` count bins, and
+    The section, as :func:`visium_section` gives it; a spot is a bin, ``array_row`` and ``array_col`` count bins, and
     ``spot_diameter_fullres`` is a bin's side in pixels, so ``microns_per_pixel`` = ``bin_um`` over it.
 
     Raises
@@ -64,7 +64,7 @@ def visium_hd(
         cover the bins.
     """
     path = Path(path)
-    check_exists(path)
+    check_exists(path, "path")
     outs = _outs(path)
     if outs is None:
         raise DataError(f"{path} has no folder '{_BINS}' (nor 'outs/{_BINS}'); give Space Ranger's output of Visium HD")
@@ -110,7 +110,7 @@ def _sections(
     side = bin_um or (int(named[1]) if named else _BIN_UM)
 
     def read(name: str, patient: str | None) -> AnnData:
-        return visium_hd(
+        return visium_hd_section(
             folders[name],
             side,
             section=name,
@@ -134,5 +134,8 @@ def _bins(outs: Path, bin_um: int, name: str) -> Path:
     if not folder.is_dir():
         matches = (_BIN.fullmatch(path.name) for path in (outs / _BINS).iterdir())
         there = ", ".join(f"{size:g}" for size in sorted(int(match[1]) for match in matches if match)) or "none"
-        raise DataError(f"section {name!r}: no bins of {bin_um:g} um in {outs / _BINS}; bin_um there: {there}")
+        raise DataError(
+            f"section {name!r}: no bins of {bin_um:g} um in {outs / _BINS}; "
+            f"{setting('data.options.bin_um')} may be: {there}"
+        )
     return folder

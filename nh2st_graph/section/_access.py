@@ -1,9 +1,6 @@
-"""Look up what a section holds: its name, its library, its array positions."""
+"""Look up what a section holds: its name and its array positions."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +10,7 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError
 from nh2st_graph.section._keys import Key
 
-__all__ = ["array_positions", "library", "section_name"]
+__all__ = ["array_positions", "section_name"]
 
 
 def section_name(adata: AnnData) -> str:
@@ -37,25 +34,6 @@ def section_name(adata: AnnData) -> str:
             f"split it by obs['{Key.obs.section}'] first, or give library_key='{Key.obs.section}'"
         )
     return str(names[0])
-
-
-def library(adata: AnnData) -> dict[str, Any]:
-    """Look up the section's entry of ``uns["spatial"]`` (images, scale factors, metadata).
-
-    Raises
-    ------
-    DataError
-        If there is none, or more than one.
-    """
-    entries = adata.uns.get(Key.uns.spatial)
-    if not isinstance(entries, Mapping) or len(entries) != 1:
-        count = len(entries) if isinstance(entries, Mapping) else 0
-        raise DataError(
-            f"section {section_name(adata)!r}: uns['{Key.uns.spatial}'] has {count} libraries, expected 1; "
-            "read the section with a reader of ng.read"
-        )
-    entry: dict[str, Any] = next(iter(entries.values()))
-    return entry
 
 
 def array_positions(adata: AnnData) -> NDArray[np.int64] | None:

@@ -23,6 +23,7 @@ __all__ = [
     "adjacent_steps",
     "fit_array",
     "nearest_distances",
+    "neighbour_distance",
     "on_one_colour",
 ]
 
@@ -122,16 +123,25 @@ def adjacent_steps(array: Array | None) -> NDArray[np.int64]:
 
 
 def nearest_distances(centres: NDArray[np.float64], k: int = 1) -> NDArray[np.float64]:
-    """Distances of each spot to its ``k`` nearest other spots, ``(n_spots, k)``, the nearest first.
+    """Compute the distances from each spot to its ``k`` nearest other spots.
 
     Parameters
     ----------
     centres
         ``(n_spots, 2)``, more than ``k`` spots.
     k
-        How many.
+        How many other spots.
+
+    Returns
+    -------
+    ``(n_spots, k)``, the nearest first.
     """
-    from scipy.spatial import cKDTree  # half a second, and few sections need it
+    from scipy.spatial import cKDTree  # takes half a second to import, and few sections need it
 
     distances, _ = cKDTree(centres).query(centres, k=k + 1)
     return np.asarray(distances[:, 1:], dtype=np.float64)
+
+
+def neighbour_distance(centres: NDArray[np.float64]) -> float:
+    """Compute the median distance from a spot to its nearest other spot; 0 for fewer than two spots."""
+    return float(np.median(nearest_distances(centres))) if len(centres) > 1 else 0.0

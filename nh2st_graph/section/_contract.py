@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from numbers import Real
 from typing import Literal
 
 import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, ImageError
-from nh2st_graph.section._access import array_positions, library, section_name
+from nh2st_graph._errors import DataError, ImageError, setting
+from nh2st_graph.section._access import array_positions, section_name
 from nh2st_graph.section._keys import Key
+from nh2st_graph.section._library import full_image
 from nh2st_graph.section._placement import likely_mistake
 from nh2st_graph.slide import Slide, open_slide
 
@@ -126,7 +126,7 @@ def _check_counts(adata: AnnData, where: str) -> None:
         first = values[values != np.rint(values)][0]
         raise DataError(
             f"{where}: X has counts that are not integers (for example {first:g}); X holds raw counts, "
-            "normalisation is done by this package (data.normalize)"
+            f"this package normalises them ({setting('data.normalize')})"
         )
 
 
@@ -150,20 +150,8 @@ def open_image(adata: AnnData) -> Iterator[Slide]:
     DataError
         If the image has no resolution.
     """
-    where = f"section {section_name(adata)!r}"
-    metadata = library(adata).get(Key.library.metadata, {})
-    source = metadata.get(Key.library.source_image)
-    if not source:
-        raise ImageError(
-            f"{where}: metadata['{Key.library.source_image}'] is missing; give the path of the full-resolution image"
-        )
-    scale = metadata.get(Key.library.microns_per_pixel)
-    if not isinstance(scale, Real) or not 0 < float(scale) < np.inf:
-        raise DataError(
-            f"{where}: metadata['{Key.library.microns_per_pixel}'] is {scale!r}; give um per pixel, above 0"
-        )
-    with open_slide(str(source)) as slide:
-        _check_covered(adata, slide, where)
+    with open_slide(full_image(adata).path) as slide:
+        _check_covered(adata, slide, f"section {section_name(adata)!r}")
         yield slide
 
 

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError
 from nh2st_graph.section._access import section_name
-from nh2st_graph.section._array import adjacent_steps, fit_array, nearest_distances
+from nh2st_graph.section._array import adjacent_steps, fit_array, nearest_distances, neighbour_distance
 from nh2st_graph.section._keys import Key
 
 __all__ = ["lattice_neighbours", "spot_pitch"]
@@ -39,7 +39,7 @@ def spot_pitch(adata: AnnData) -> float:
     spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     if len(spatial) < 2:
         return 1.0
-    pitch = float(np.median(nearest_distances(spatial, 1)))
+    pitch = neighbour_distance(spatial)
     if pitch == 0:
         raise DataError(
             f"section {section_name(adata)!r}: most spots share their position with another; "

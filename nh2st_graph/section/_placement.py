@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,11 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from PIL import Image
 
-from nh2st_graph._errors import DataError, ImageError
-from nh2st_graph.section._access import library, section_name
-from nh2st_graph.section._array import nearest_distances
+from nh2st_graph._errors import DataError, ImageError, setting
+from nh2st_graph.section._access import section_name
+from nh2st_graph.section._array import neighbour_distance
 from nh2st_graph.section._keys import Key
+from nh2st_graph.section._library import Library, full_image, library
 from nh2st_graph.slide import Slide, TissueMask, tissue_mask
 
 __all__ = ["check_on_tissue", "likely_mistake"]
@@ -58,8 +59,8 @@ def check_on_tissue(adata: AnnData, slide: Slide) -> None:
     mistake = _mistake(spots, adata, slide)
     if mistake is not None:
         raise ImageError(
-            f"{where}; {mistake}; or, for an image that is no H&E, leave this check out "
-            "(check_placement=False, features.check_placement: false)"
+            f"{where}; {mistake}; or, for an image that is not H&E, leave this check out: "
+            f"{setting('features.check_placement', False)}"
         )
     if spots.coefficient < 0.5:
         logger.warning("%s; check obsm['%s'] against the image", where, Key.obsm.spatial)
@@ -144,7 +145,7 @@ def _placed(adata: AnnData, slide: Slide) -> _Spots | None:
     if not tissue.mask.any():
         return None
     centres = centres * tissue.scale
-    return _Spots(tissue.mask, centres, float(np.median(nearest_distances(centres))))
+    return _Spots(tissue.mask, centres, neighbour_distance(centres))
 
 
 def _mistake(given: _Spots, adata: AnnData, slide: Slide) -> str | None:
@@ -192,31 +193,26 @@ def _readings(given: _Spots, factors: dict[str, float]) -> Iterator[_Reading]:
 
 def _find_tissue(adata: AnnData, slide: Slide) -> TissueMask:
     """Find tissue on a small copy of the image."""
-    entry = library(adata)
-    metadata = entry.get(Key.library.metadata, {})
-    image, scale = _stored_copy(entry, slide.sizes[0]) or slide.thumbnail(_SIDE)
-    return TissueMask(tissue_mask(image, metadata[Key.library.microns_per_pixel] / scale), scale)
+    image, scale = _stored_copy(library(adata), slide.sizes[0]) or slide.thumbnail(_SIDE)
+    return TissueMask(tissue_mask(image, full_image(adata).microns_per_pixel / scale), scale)
 
 
-def _stored_copy(entry: dict[str, Any], size: tuple[int, int]) -> tuple[NDArray[np.uint8], float] | None:
-    """Small copy that the section brings, and its scale, where it is one of this image: no slide is decoded then."""
-    image = entry.get(Key.library.images, {}).get(Key.library.hires)
-    scale = entry.get(Key.library.scalefactors, {}).get(Key.library.hires_scale)
+def _stored_copy(found: Library, size: tuple[int, int]) -> tuple[NDArray[np.uint8], float] | None:
+    """Give the section's small copy and its scale, if it fits the image: then no slide is decoded."""
+    image, scale = found.hires, found.hires_scale
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,)):
         return None
     small = np.array(image.shape[1::-1])
-    if not isinstance(scale, Real) or (np.abs(np.array(size) * float(scale) - small) > 1 + 0.01 * small).any():
+    if scale is None or (np.abs(np.array(size) * scale - small) > 1 + 0.01 * small).any():
         return None
     shrink = max(1, round(small.max() / _SIDE))
-    return np.asarray(Image.fromarray(image).reduce(shrink), dtype=np.uint8), float(scale) / shrink
+    return np.asarray(Image.fromarray(image).reduce(shrink), dtype=np.uint8), scale / shrink
 
 
 def _known_factors(adata: AnnData, slide: Slide) -> dict[str, float]:
     """Give the factors that coordinates may lack, by what to call them."""
-    entry = library(adata)
-    metadata = entry[Key.library.metadata]
-    given = {name: value for name, value in entry.get(Key.library.scalefactors, {}).items() if name.endswith("scalef")}
-    given[Key.library.microns_per_pixel] = metadata[Key.library.microns_per_pixel]
+    given = {name: value for name, value in library(adata).scalefactors.items() if name.endswith("scalef")}
+    given[Key.library.microns_per_pixel] = full_image(adata).microns_per_pixel
     unnamed = (*slide.downsamples[1:], *_POWERS)
     factors: dict[str, float] = {}
     for name, value in given.items():

@@ -10,7 +10,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph._settings import TARGET_SUM
 from nh2st_graph.section._access import array_positions, section_name
 from nh2st_graph.section._array import adjacent_steps, fit_array
@@ -149,8 +149,8 @@ def _array_mean(adata: AnnData) -> sparse.csr_matrix:
     positions = array_positions(adata)
     if positions is None:
         raise DataError(
-            f"section {section_name(adata)!r}: data.smooth = '3x3' needs array positions "
-            f"(obs['{Key.obs.array_row}'], obs['{Key.obs.array_col}']); use data.smooth = 'none'"
+            f"section {section_name(adata)!r}: {setting('data.smooth', '3x3')} needs array positions "
+            f"(obs['{Key.obs.array_row}'], obs['{Key.obs.array_col}']); use {setting('data.smooth', 'none')}"
         )
     steps = np.concatenate([[(0, 0)], adjacent_steps(fit_array(adata))])
     # One number for each place, row by row, with room at the ends so that no step leads into another row.
@@ -159,8 +159,8 @@ def _array_mean(adata: AnnData) -> sparse.csr_matrix:
     places = pd.Index(positions @ number)
     if not places.is_unique:
         raise DataError(
-            f"section {section_name(adata)!r}: two spots share a position of the array, so that data.smooth = '3x3' "
-            "cannot tell their neighbours; use data.smooth = 'none'"
+            f"section {section_name(adata)!r}: two spots share a position of the array, so "
+            f"{setting('data.smooth', '3x3')} cannot tell their neighbours; use {setting('data.smooth', 'none')}"
         )
     adjacent = np.stack([places.get_indexer(places + step) for step in steps @ number])
     _, spot = taken = np.nonzero(adjacent >= 0)
@@ -181,5 +181,5 @@ def absent_message(name: str, absent: Sequence[str]) -> str:
     shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
     return (
         f"section {name!r}: panel gene {shown} not measured; "
-        "set data.missing_genes=drop to leave such genes out, or change data.panel"
+        f"leave such genes out with {setting('data.missing_genes', 'drop')}, or change {setting('data.panel')}"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import ImageError, nearest
+from nh2st_graph._errors import ImageError, nearest, setting
 from nh2st_graph.slide._memory import keep_pixels
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def placed_image(img: ImageSource, section: str, layer: str | None = None) -> Pl
     layers = list(img.data)
     if layer is None and len(layers) != 1:
         raise ImageError(
-            f"{where}: the ImageContainer has {len(layers)} layers ({', '.join(layers)}); name one: layer=..."
+            f"{where}: the ImageContainer has {len(layers)} layers ({', '.join(layers)}); "
+            f"name one: {setting('layer', 'NAME')}"
         )
     if layer is not None and layer not in layers:
         raise ImageError(f"{where}: the ImageContainer has no layer {layer!r}; {nearest(layer, layers)}")

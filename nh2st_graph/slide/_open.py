@@ -72,7 +72,7 @@ def _open(path: Path) -> Slide:
     try:
         size, info = image_info(path)
     except ImageError as error:
-        raise ImageError(f"{error}{or_extra(path)}") from None
+        raise ImageError(f"{error.args[0]}{or_extra(path)}") from None
     return HeldImage(path, size, dots_scale(info.get("dpi")))
 
 

@@ -13,7 +13,7 @@ from anndata import AnnData
 from nh2st_graph import read
 from nh2st_graph._errors import RunError
 from nh2st_graph.im._virtual import chosen_scale
-from nh2st_graph.section import Key, check_section, library, section_name
+from nh2st_graph.section import Key, changed_entry, check_section, library, section_name
 from nh2st_graph.tl._predict import in_given_order, predict_prepared
 from nh2st_graph.tl._slides import slide_section
 from nh2st_graph.train import FittedModel, load
@@ -119,12 +119,10 @@ def _input_sections(
 
 
 def _saved_section(path: Path, microns_per_pixel: float | None) -> AnnData:
-    section = read.h5ad(path)
-    metadata = library(section).setdefault(Key.library.metadata, {})
-    found = metadata.get(Key.library.microns_per_pixel)
-    metadata[Key.library.microns_per_pixel] = chosen_scale(
-        f"section {section_name(section)!r}", found, microns_per_pixel
-    )
+    section = read.h5ad_section(path)
+    found, name = library(section), section_name(section)
+    scale = chosen_scale(f"section {name!r}", found.microns_per_pixel, microns_per_pixel)
+    section.uns[Key.uns.spatial] = {name: changed_entry(found.entry, microns_per_pixel=scale)}
     return check_section(section, need=("image",))
 
 

@@ -25,9 +25,8 @@ def training_lattice(sections: Iterable[AnnData]) -> Lattice | None:
         entries = section.uns.get(Key.uns.spatial, {})
         if len(entries) != 1 or section.n_obs < 2:
             continue
-        entry = library(section)
-        scale = entry.get(Key.library.metadata, {}).get(Key.library.microns_per_pixel)
-        diameter = entry.get(Key.library.scalefactors, {}).get(Key.library.spot_diameter)
+        found = library(section)
+        scale, diameter = found.microns_per_pixel, found.spot_diameter
         if scale and diameter:
             known.append((spot_pitch(section) * scale, diameter * scale, lattice_neighbours(section) == 6))
     if not known:

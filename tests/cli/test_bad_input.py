@@ -64,7 +64,7 @@ class TestConfiguration:
     def test_no_place_to_read_from(self, refuse, config, tmp_path):
         assert "data.root is not set" in refuse("train", config, "--out", tmp_path / "out")
         gone = settings({"data.root": tmp_path / "gone"})
-        assert "gone does not exist; check the path (data.root)" in refuse("train", config, *gone, "--out", "out")
+        assert "gone does not exist; check data.root" in refuse("train", config, *gone, "--out", "out")
 
     def test_a_section_that_is_not_there(self, refuse, config, repository, tmp_path):
         given = settings({"data.format": "her2st", "data.root": tmp_path / "her2st", "data.train": "[A1,B2]"})

@@ -150,7 +150,7 @@ class TestSpatialTranscriptomics:
     def test_a_panel_gene_that_is_absent_is_named_with_the_choice(self, repository, given, panel, refuse, tmp_path):
         line = refuse("train", *given, *panel, "--out", tmp_path / "run")
         assert "section 'A2': panel gene KRT7, CD8A not measured" in line
-        assert "set data.missing_genes=drop to leave such genes out, or change data.panel" in line
+        assert "--set data.missing_genes=drop, or change data.panel" in line
 
     def test_or_dropped_if_so_chosen(self, repository, given, panel, accept, tmp_path):
         choice = settings({"data.missing_genes": "drop"})

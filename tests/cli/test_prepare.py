@@ -84,7 +84,7 @@ class TestWrites:
         options = ["--option", "image=scan.jpg", "--option", "layer=raw", "--option", "microns_per_pixel=2.5"]
         code, out, _ = run("anndata", tmp_path / "plain", *options, "--out", tmp_path / "prepared")
         assert code == 0
-        stored = read.h5ad(tmp_path / "prepared" / "A1.h5ad")
+        stored = read.h5ad_section(tmp_path / "prepared" / "A1.h5ad")
         assert_array_equal(stored.X.toarray(), section.layers["raw"].toarray())
         assert rows(out)["A1"][3:5] == ["2.5", "100"]  # spots lie 40 px apart
 
@@ -187,17 +187,17 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            (["visum", "ROOT"], "unknown data format 'visum'; did you mean 'visium' or 'visium_hd'?"),
-            (["visum"], "unknown data format 'visum'; did you mean 'visium' or 'visium_hd'?"),
+            (["visum", "ROOT"], "unknown format 'visum'; did you mean 'visium' or 'visium_hd'?"),
+            (["visum"], "unknown format 'visum'; did you mean 'visium' or 'visium_hd'?"),
             (["her2st"], "give the file or folder of the sections: nh2st-graph prepare her2st ROOT --out"),
             (["her2st", "ROOT/nowhere"], "nowhere does not exist"),
             (["her2st", "ROOT", "--section", "A9"], "no section 'A9' in"),
-            (["her2st", "ROOT", "--option", "image=he"], "format 'her2st' has no option 'image'"),
+            (["her2st", "ROOT", "--option", "image=he"], "format 'her2st' takes no --option image"),
             (
                 ["visium_hd", "ROOT", "--option", "bin=8"],
-                "no option 'bin' (data.options, --option); did you mean 'bin_um'?",
+                "takes no --option bin; did you mean 'bin_um'?",
             ),
-            (["visium_hd", "ROOT", "--option", "bin_um=small"], "option bin_um = 'small'; expected a valid integer"),
+            (["visium_hd", "ROOT", "--option", "bin_um=small"], "--option bin_um=small; expected a valid integer"),
             (["visium_hd", "ROOT", "--option", "bin_um"], "--option bin_um: expected KEY=VALUE, such as bin_um=8"),
             (["visium_hd", "ROOT", "--option", "bin_um=["], "--option bin_um=[: expected KEY=VALUE"),
             (["her2st", "ROOT", "--set", "seed=1"], "--set changes a configuration; with FORMAT ROOT give --option"),
@@ -232,7 +232,7 @@ class TestMisplaced:
         line = refuse("prepare", *given)
         assert "section 'A1'" in line
         assert says in line
-        assert line.endswith("; here: --no-check-placement")
+        assert line.endswith(": --no-check-placement")
         code, out, _ = run(*given, "--no-check-placement")
         assert (code, written(out)) == (0, [str(tmp_path / "prepared" / "A1.h5ad")])
 

@@ -36,7 +36,7 @@ def around(adata: AnnData) -> np.ndarray:
 
 def seen(adata: AnnData) -> np.ndarray:
     """Simple statistics of each spot's patch, as they are in the image's file."""
-    entry = library(adata)["metadata"]
+    entry = library(adata).metadata
     half = 56 / entry["microns_per_pixel"]
     statistics = []
     with open_full(entry["source_image_path"]) as image:
@@ -158,7 +158,7 @@ def test_sections_have_names_patients_and_few_gaps(sections: dict[str, AnnData])
 
 def test_spots_lie_on_a_grid_of_200_um(sections: dict[str, AnnData]) -> None:
     for adata in sections.values():
-        entry = library(adata)
+        entry = library(adata).entry
         scale_um = entry["metadata"]["microns_per_pixel"]
         grid = adata.obs[["array_col", "array_row"]].to_numpy()
         np.testing.assert_allclose(adata.obsm["spatial"] * scale_um, 250.0 + 200.0 * grid)
@@ -167,7 +167,7 @@ def test_spots_lie_on_a_grid_of_200_um(sections: dict[str, AnnData]) -> None:
 
 def test_images_are_files_and_spots_lie_on_tissue(sections: dict[str, AnnData]) -> None:
     for name, adata in sections.items():
-        entry = library(adata)
+        entry = library(adata).entry
         path = Path(entry["metadata"]["source_image_path"])
         assert path.name == f"{name}.jpg"
         assert [p.name for p in path.parent.glob("*.part")] == []
@@ -190,7 +190,7 @@ def test_h5ad_round_trip(small: AnnData, tmp_path: Path) -> None:
     assert back.varm["truth_loadings"].equals(small.varm["truth_loadings"])
     np.testing.assert_array_equal(back.layers["truth_mean"], small.layers["truth_mean"])
     assert back.uns["nh2st_truth"] == small.uns["nh2st_truth"]
-    assert library(back)["metadata"] == library(small)["metadata"]
+    assert library(back).metadata == library(small).metadata
 
 
 # Determinism --------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_one_seed_one_tissue_however_many_sections(small: AnnData, small_folder:
 def test_another_seed_another_tissue(small: AnnData, tmp_path: Path) -> None:
     other = synthetic_tissue(1, seed=6, folder=tmp_path, **SMALL)["S1"]
     assert not np.allclose(other.varm["truth_loadings"], small.varm["truth_loadings"])
-    assert not np.array_equal(library(other)["images"]["hires"], library(small)["images"]["hires"])
+    assert not np.array_equal(library(other).hires, library(small).hires)
 
 
 def test_genes_do_not_move_the_image(small: AnnData, small_folder: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_section_is_fetched_once(host, server, spaceranger):
     np.testing.assert_array_equal(fetched.obsm["spatial"], given.obsm["spatial"])
     assert set(fetched.obs["section"]) == {NAME}
     assert set(fetched.obs["patient"]) == set(given.obs["patient"]) == {"Heart"}
-    assert library(fetched)["metadata"]["source_image_path"].endswith("image.tif")
+    assert library(fetched).source.endswith("image.tif")
     assert len(server.asked) == 3
     visium(NAME, progress=False)
     assert len(server.asked) == 3

@@ -61,7 +61,7 @@ def test_a_section_that_all_else_works_on(slide, layout, tmp_path):
     ng.im.features(adata, "squidpy:summary", progress=False)
     assert adata.obsm[Key.obsm.image].shape == (adata.n_obs, 15)
     ng.read.write_h5ad(adata, tmp_path / "section.h5ad")
-    again = ng.read.h5ad(tmp_path / "section.h5ad")
+    again = ng.read.h5ad_section(tmp_path / "section.h5ad")
     assert list(again.obs_names) == list(adata.obs_names)
     np.testing.assert_array_equal(again.obsm["spatial"], adata.obsm["spatial"])
 

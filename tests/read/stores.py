@@ -104,7 +104,7 @@ def several(regions=("left", "right"), *, where="apart", scale=True, **columns):
 
 
 def image(adata):
-    return pixels_of(library(adata)["metadata"]["source_image_path"])
+    return pixels_of(library(adata).source)
 
 
 def set_also(element, system, transformation):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph.read import spatialdata
+from nh2st_graph.read import spatialdata_section
 from nh2st_graph.section import library
 
 from .stores import (
@@ -38,17 +38,17 @@ class TestPlacement:
         own = np.c_[wanted, np.ones(N)] @ (np.linalg.inv(of_spots) @ of_image).T
         images = {"he": image_element({"slide": affine(of_image)})}
         sdata = made(images=images, shapes={"spots": circles({"slide": affine(of_spots)}, own[:, :2])})
-        adata = spatialdata(sdata, coordinate_system="slide", microns_per_pixel=0.5)
+        adata = spatialdata_section(sdata, coordinate_system="slide", microns_per_pixel=0.5)
         np.testing.assert_allclose(adata.obsm["spatial"], wanted, atol=1e-9)
         factor = np.sqrt(np.linalg.det(of_spots) / np.linalg.det(of_image))
-        assert library(adata)["scalefactors"]["spot_diameter_fullres"] == pytest.approx(4.0 * factor)
+        assert library(adata).spot_diameter == pytest.approx(4.0 * factor)
 
     def test_the_order_of_shapes_changes_nothing(self):
         from spatialdata.transformations import Identity
 
         order = np.random.default_rng(3).permutation(N)
         shuffled = circles({"global": Identity()}, centres_px()[order], pd.Index(100 + order))
-        a, b = (spatialdata(made(shapes=shapes)) for shapes in (None, {"spots": shuffled}))
+        a, b = (spatialdata_section(made(shapes=shapes)) for shapes in (None, {"spots": shuffled}))
         assert list(a.obs_names) == list(b.obs_names)
         np.testing.assert_array_equal(a.obsm["spatial"], b.obsm["spatial"])
 
@@ -57,7 +57,7 @@ class TestPlacement:
 
         fewer = circles({"global": Identity()}, centres_px())[2:]
         with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
-            adata = spatialdata(made(shapes={"spots": fewer}))
+            adata = spatialdata_section(made(shapes={"spots": fewer}))
         assert list(adata.obs_names) == ["s2", "s3", "s4", "s5"]
         assert adata.uns["nh2st_dropped"] == {"rows_without_shape": 2}
         assert "2 (rows without shape)" in caplog.text
@@ -67,10 +67,10 @@ class TestPlacement:
 
         placed = {"global": Identity(), "microns": Scale([0.5, 0.5], axes=("x", "y"))}
         one, several = (
-            spatialdata(made(images={"he": image_element(placed, scales=scales)})) for scales in (None, [2, 2])
+            spatialdata_section(made(images={"he": image_element(placed, scales=scales)})) for scales in (None, [2, 2])
         )
         np.testing.assert_array_equal(one.obsm["spatial"], several.obsm["spatial"])
-        paths = [library(adata)["metadata"]["source_image_path"] for adata in (one, several)]
+        paths = [library(adata).source for adata in (one, several)]
         assert paths[0] == paths[1]
         assert pixels_of(paths[0]).shape == (SIDE, SIDE, 3)
 
@@ -86,8 +86,8 @@ class TestPlacement:
         labels = np.zeros((SIDE, SIDE), dtype=np.int32)
         for i, (left, top, right, bottom) in enumerate(corners):
             labels[top:bottom, left:right] = 100 + i
-        a = spatialdata(made(shapes={"spots": ShapesModel.parse(squares, transformations=here)}))
-        assert library(a)["scalefactors"]["spot_diameter_fullres"] == pytest.approx(8)
+        a = spatialdata_section(made(shapes={"spots": ShapesModel.parse(squares, transformations=here)}))
+        assert library(a).spot_diameter == pytest.approx(8)
         import spatialdata as sd
 
         both = made(shapes={})
@@ -96,7 +96,7 @@ class TestPlacement:
             labels={"spots": Labels2DModel.parse(labels, dims=("y", "x"), transformations=here)},
             tables={"table": table()},
         )
-        b = spatialdata(sdata)
+        b = spatialdata_section(sdata)
         np.testing.assert_allclose(a.obsm["spatial"], b.obsm["spatial"])
         np.testing.assert_allclose(a.obsm["spatial"], [((x + r) / 2, (y + z) / 2) for x, y, r, z in corners])
 
@@ -104,25 +104,25 @@ class TestPlacement:
         from spatialdata.transformations import Identity
 
         images = {"he": image_element({"global": Identity(), "microns": affine(TURNED)})}
-        assert library(spatialdata(made(images=images)))["metadata"]["microns_per_pixel"] == pytest.approx(0.5)
-        given = spatialdata(made(images=images), microns_per_pixel=0.25)
-        assert library(given)["metadata"]["microns_per_pixel"] == 0.25
+        assert library(spatialdata_section(made(images=images))).microns_per_pixel == pytest.approx(0.5)
+        given = spatialdata_section(made(images=images), microns_per_pixel=0.25)
+        assert library(given).microns_per_pixel == 0.25
         images = {"he": image_element({"global": Identity(), "microns": affine(STRETCHED)})}
         with pytest.raises(DataError, match=r"pixels are 3\S+ by 1\S+ um in 'microns'"):
-            spatialdata(made(images=images))
+            spatialdata_section(made(images=images))
 
 
 class TestImageUnderTheSpots:
     def test_images_on_one_another_have_to_be_named(self):
         sdata = several(where="together")
         with pytest.raises(ImageError, match=r"2 candidates for the image .*'global' \(slide0, slide1\); name one"):
-            spatialdata(sdata, region="left")
-        assert spatialdata(sdata, region="left", image="slide1").n_obs == N
+            spatialdata_section(sdata, region="left")
+        assert spatialdata_section(sdata, region="left", image="slide1").n_obs == N
 
     def test_or_be_named_by_the_region(self):
         sdata = several(where="together")
         sdata.images["right_image"] = sdata.images["slide1"]
-        adata = spatialdata(sdata, region="right")
+        adata = spatialdata_section(sdata, region="right")
         np.testing.assert_array_equal(image(adata), sdata["slide1"].transpose("y", "x", "c"))
 
     def test_that_of_another_region_is_not_theirs(self):
@@ -130,17 +130,17 @@ class TestImageUnderTheSpots:
         for i, region in enumerate(("left", "right")):
             sdata.images[f"{region}_image"] = sdata.images.pop(f"slide{i}")
         lefts = sdata["left_image"].transpose("y", "x", "c")
-        np.testing.assert_array_equal(image(spatialdata(sdata, region="left")), lefts)
+        np.testing.assert_array_equal(image(spatialdata_section(sdata, region="left")), lefts)
         del sdata.images["right_image"]
         with pytest.raises(ImageError, match="'right' has no image in coordinate system 'global'"):
-            spatialdata(sdata, region="right")
+            spatialdata_section(sdata, region="right")
 
     def test_one_image_under_several_regions_is_that_of_each(self):
         sdata = several(where="together")
         del sdata.images["slide1"]
         slide = sdata["slide0"].transpose("y", "x", "c")
         for region in ("left", "right"):
-            np.testing.assert_array_equal(image(spatialdata(sdata, region=region)), slide)
+            np.testing.assert_array_equal(image(spatialdata_section(sdata, region=region)), slide)
 
     def test_a_image_that_misses_one_spot_is_not_theirs(self):
         sdata = several()
@@ -148,7 +148,7 @@ class TestImageUnderTheSpots:
         shifted.geometry = shifted.geometry.translate(-50)
         sdata.shapes["left"] = shifted
         with pytest.raises(ImageError, match=r"2 candidates for the image .*\(slide0, slide1\)"):
-            spatialdata(sdata, region="left")
+            spatialdata_section(sdata, region="left")
 
     def test_in_its_own_coordinate_system_the_largest_image_counts(self):
         from spatialdata.transformations import Scale
@@ -158,9 +158,9 @@ class TestImageUnderTheSpots:
         half = Scale([0.5, 0.5], axes=("x", "y"))
         set_also(sdata.shapes["left"], "left_small", half)
         sdata.images["small"] = image_element({"left_small": affine(np.eye(3))}, pixels=small)
-        adata = spatialdata(sdata, region="left")
+        adata = spatialdata_section(sdata, region="left")
         np.testing.assert_array_equal(image(adata), sdata["slide0"].transpose("y", "x", "c"))
-        named = spatialdata(sdata, region="left", image="small", microns_per_pixel=1.0)
+        named = spatialdata_section(sdata, region="left", image="small", microns_per_pixel=1.0)
         np.testing.assert_allclose(named.obsm["spatial"], adata.obsm["spatial"] / 2)
 
     def test_a_coordinate_system_of_its_own_comes_before_one_that_all_share(self):
@@ -172,7 +172,7 @@ class TestImageUnderTheSpots:
                 set_also(element, region, Identity())
         for i, region in enumerate(("left", "right")):
             own = sdata[f"slide{i}"].transpose("y", "x", "c")
-            np.testing.assert_array_equal(image(spatialdata(sdata, region=region)), own)
+            np.testing.assert_array_equal(image(spatialdata_section(sdata, region=region)), own)
 
 
 class TestAsSpatialdataIoMakesThem:
@@ -199,16 +199,16 @@ class TestAsSpatialdataIoMakesThem:
         return made(images=images, shapes=shapes, tables={"table": table(next(iter(shapes)))})
 
     def test_the_full_image_and_the_size_of_its_spots_are_taken(self):
-        section = spatialdata(self.visium())
+        section = spatialdata_section(self.visium())
         np.testing.assert_allclose(section.obsm["spatial"], centres_px())
-        metadata = library(section)["metadata"]
+        metadata = library(section).metadata
         assert pixels_of(metadata["source_image_path"]).shape == (SIDE, SIDE, 3)
         assert metadata["microns_per_pixel"] == pytest.approx(65 / 4)  # circles of a radius of 2 px
 
     def test_without_the_full_image_the_larger_of_the_others(self):
-        section = spatialdata(self.visium(full=False))
+        section = spatialdata_section(self.visium(full=False))
         np.testing.assert_allclose(section.obsm["spatial"], centres_px() / 2)
-        metadata = library(section)["metadata"]
+        metadata = library(section).metadata
         assert pixels_of(metadata["source_image_path"]).shape == (SIDE // 2, SIDE // 2, 3)
         assert metadata["microns_per_pixel"] == pytest.approx(65 / 2)
 
@@ -222,16 +222,16 @@ class TestAsSpatialdataIoMakesThem:
             frame = pd.DataFrame({"geometry": boxes}, index=range(100, 100 + N))
             return {"A1_square_016um": ShapesModel.parse(GeoDataFrame(frame), transformations=placed)}
 
-        section = spatialdata(self.visium(shapes=squares))
-        assert library(section)["metadata"]["microns_per_pixel"] == pytest.approx(1.6)
+        section = spatialdata_section(self.visium(shapes=squares))
+        assert library(section).microns_per_pixel == pytest.approx(1.6)
 
     def test_another_stain_has_to_be_told_from_it(self):
         with pytest.raises(ImageError, match=r"A1_hires_image, A1_lowres_image, if_image"):
-            spatialdata(self.visium(stain="if_image"))
+            spatialdata_section(self.visium(stain="if_image"))
 
     def test_other_circles_have_no_known_size(self):
         from spatialdata.transformations import Identity
 
         store = self.visium(shapes=lambda _: {"A1": circles({"A1": Identity()}, centres_px())})
         with pytest.raises(DataError, match=r"no scale .*microns_per_pixel=.* or place the image in that system"):
-            spatialdata(store)
+            spatialdata_section(store)

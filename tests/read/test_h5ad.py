@@ -6,7 +6,7 @@ import pytest
 from anndata import AnnData
 
 from nh2st_graph import DataError
-from nh2st_graph.read import h5ad, her2st, write_h5ad
+from nh2st_graph.read import h5ad_section, her2st, write_h5ad
 from nh2st_graph.section import library
 
 
@@ -18,31 +18,32 @@ def section(st_tables, write_her2st):
 def test_written_and_read_is_the_same(section, tmp_path):
     path = tmp_path / "new" / "folder" / "A1.h5ad"
     assert write_h5ad(section, path) is None
-    back = h5ad(str(path))
+    back = h5ad_section(str(path))
     assert list(back.obs_names) == list(section.obs_names)
     pd.testing.assert_frame_equal(back.obs, section.obs)
     np.testing.assert_array_equal(back.X.toarray(), section.X.toarray())
     np.testing.assert_array_equal(back.obsm["spatial"], section.obsm["spatial"])
-    assert library(back)["metadata"] == library(section)["metadata"]
-    assert library(back)["scalefactors"] == library(section)["scalefactors"]
+    assert library(back).metadata == library(section).metadata
+    assert library(back).scalefactors == library(section).scalefactors
     assert back.uns["nh2st_dropped"] == section.uns["nh2st_dropped"]
 
 
 def test_section_without_genes(section, tmp_path):
     write_h5ad(section[:, :0].copy(), tmp_path / "image_only.h5ad")
-    assert h5ad(tmp_path / "image_only.h5ad").n_vars == 0
+    assert h5ad_section(tmp_path / "image_only.h5ad").n_vars == 0
 
 
 def test_relative_image_is_found_beside_the_file(section, tmp_path):
-    metadata = library(section)["metadata"]
+    metadata = library(section).metadata
     image = tmp_path / "moved" / "images" / "scan.jpg"
     image.parent.mkdir(parents=True)
     image.write_bytes(b"")
     metadata["source_image_path"] = "images/scan.jpg"
-    write_h5ad(section, tmp_path / "moved" / "A1.h5ad")
-    assert library(h5ad(tmp_path / "moved" / "A1.h5ad"))["metadata"]["source_image_path"] == str(image.resolve())
+    moved = tmp_path / "moved" / "A1.h5ad"
+    write_h5ad(section, moved)
+    assert library(h5ad_section(moved)).source == str(image.resolve())
     image.unlink()
-    assert library(h5ad(tmp_path / "moved" / "A1.h5ad"))["metadata"]["source_image_path"] == "images/scan.jpg"
+    assert library(h5ad_section(moved)).source == "images/scan.jpg"
 
 
 def test_a_failed_write_leaves_the_old_file(section, tmp_path, monkeypatch):
@@ -73,7 +74,7 @@ def test_damaged_file_is_named(section, tmp_path, damage):
         write_h5ad(section, path)
         path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(DataError, match=r"A1\.h5ad (cannot be read as h5ad|does not exist)") as caught:
-        h5ad(path)
+        h5ad_section(path)
     assert "\n" not in str(caught.value)
 
 
@@ -81,11 +82,11 @@ def test_broken_contract_names_the_file(section, tmp_path):
     del section.obs["patient"]
     write_h5ad(section, tmp_path / "A1.h5ad")
     with pytest.raises(DataError, match=r"A1\.h5ad: section 'A1': obs\['patient'\] is missing"):
-        h5ad(tmp_path / "A1.h5ad")
+        h5ad_section(tmp_path / "A1.h5ad")
 
 
 def test_a_prediction_is_not_a_section(section, tmp_path):
     section.X = section.X.toarray() + 0.5
     write_h5ad(section, tmp_path / "A1.h5ad")
     with pytest.raises(DataError, match="counts that are not integers"):
-        h5ad(tmp_path / "A1.h5ad")
+        h5ad_section(tmp_path / "A1.h5ad")

@@ -19,8 +19,8 @@ def _equal(a, b):
     pd.testing.assert_frame_equal(a.obs, b.obs)
     np.testing.assert_array_equal(a.X.toarray(), b.X.toarray())
     np.testing.assert_array_equal(a.obsm["spatial"], b.obsm["spatial"])
-    assert library(a)["scalefactors"] == library(b)["scalefactors"]
-    assert library(a)["metadata"] == library(b)["metadata"]
+    assert library(a).scalefactors == library(b).scalefactors
+    assert library(a).metadata == library(b).metadata
 
 
 def test_section_holds_what_the_files_say(st_tables, write_her2st):
@@ -49,7 +49,7 @@ def test_section_holds_what_the_files_say(st_tables, write_her2st):
 
 def test_scale_and_image(st_tables, write_her2st):
     files = write_her2st(st_tables(), size=(2400, 1200))
-    entry = library(her2st(files.root)["A1"])
+    entry = library(her2st(files.root)["A1"]).entry
     assert entry["metadata"]["microns_per_pixel"] == pytest.approx(5.0, rel=1e-3)
     assert entry["scalefactors"]["spot_diameter_fullres"] == pytest.approx(20.0, rel=1e-3)
     assert entry["scalefactors"]["tissue_hires_scalef"] == pytest.approx(2000 / 2400)
@@ -120,17 +120,17 @@ class TestScale:
     def test_outliers_do_not_move_it(self, st_tables, write_her2st):
         tables = st_tables(n_rows=8, n_cols=8)
         tables.spots.loc[::12, "pixel_x"] = 10.0
-        scale = library(her2st(write_her2st(tables, size=(400, 400)).root)["A1"])["metadata"]["microns_per_pixel"]
+        scale = library(her2st(write_her2st(tables, size=(400, 400)).root)["A1"]).microns_per_pixel
         assert scale == pytest.approx(5.0, rel=0.01)
 
     def test_a_mirrored_image_has_the_same(self, st_tables, write_her2st):
         tables = st_tables()
         tables.spots["pixel_x"] = 290 - tables.spots["pixel_x"]
-        scale = library(her2st(write_her2st(tables).root)["A1"])["metadata"]["microns_per_pixel"]
+        scale = library(her2st(write_her2st(tables).root)["A1"]).microns_per_pixel
         assert scale == pytest.approx(5.0, rel=1e-3)
 
     def test_one_row_of_spots_is_enough(self, st_tables, write_her2st):
-        scale = library(her2st(write_her2st(st_tables(n_rows=1)).root)["A1"])["metadata"]["microns_per_pixel"]
+        scale = library(her2st(write_her2st(st_tables(n_rows=1)).root)["A1"]).microns_per_pixel
         assert scale == pytest.approx(5.0, rel=1e-3)
 
     def test_axes_that_disagree_are_refused(self, st_tables, write_her2st):
@@ -309,7 +309,7 @@ class TestRealSections:
 
     def test_scale(self, real):
         for adata in real.values():
-            assert library(adata)["metadata"]["microns_per_pixel"] == pytest.approx(0.69, abs=0.005)
+            assert library(adata).microns_per_pixel == pytest.approx(0.69, abs=0.005)
 
     def test_median_panel_counts(self, real, shared_data):
         panel = (shared_data / "gene_panels" / "her_hvg_cut_1000.txt").read_text().split()

@@ -40,7 +40,7 @@ def test_section_holds_what_the_files_say(write_hest, dense, order):
 
 def test_scale_and_image(write_hest):
     files = write_hest()
-    entry = library(hest(files.root)["SPA1"])
+    entry = library(hest(files.root)["SPA1"]).entry
     assert entry["metadata"] == {"source_image_path": str(files.wsis.resolve()), "microns_per_pixel": 2.0}
     assert entry["scalefactors"] == {"spot_diameter_fullres": 50.0, "tissue_hires_scalef": 0.2}
     np.testing.assert_array_equal(entry["images"]["hires"], files.small)
@@ -61,7 +61,7 @@ def test_small_image_is_made_where_the_file_has_none(write_hest):
         return adata
 
     files = write_hest(change=without)
-    assert library(hest(files.root)["SPA1"])["images"]["hires"].shape == (400, 500, 3)
+    assert library(hest(files.root)["SPA1"]).hires.shape == (400, 500, 3)
 
 
 def test_positions_from_columns_where_obsm_has_none(write_hest):
@@ -124,8 +124,8 @@ class TestPatches:
             adata = hest(files.root)["SPA1"]
         assert any("put together from" in record.getMessage() for record in caplog.records)
         assert set(adata.obs_names) == set(files.images)
-        assert library(adata)["metadata"]["microns_per_pixel"] == 112 / 8
-        assert library(adata)["scalefactors"]["spot_diameter_fullres"] == pytest.approx(100 / 14)
+        assert library(adata).microns_per_pixel == 112 / 8
+        assert library(adata).spot_diameter == pytest.approx(100 / 14)
         # every spot sees the patch that its barcode names, and lies where it lay, to half a pixel
         cut = im.patches(adata, patch_um=112, size_px=8)
         for barcode, patch in zip(adata.obs_names, cut, strict=True):
@@ -253,7 +253,7 @@ def test_features_of_a_section(write_hest):
     adata = hest(write_hest().root)["SPA1"]
     im.features(adata, encoder="squidpy:summary", patch_um=112, progress=False)
     assert adata.obsm["X_image"].shape[0] == 12
-    with Image.open(library(adata)["metadata"]["source_image_path"]) as slide:
+    with Image.open(library(adata).source) as slide:
         x, y = adata.obsm["spatial"][5]
         patch = np.asarray(slide.crop((x - 28, y - 28, x + 28, y + 28)))
     names = list(adata.uns["X_image"]["feature_names"])

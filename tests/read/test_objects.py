@@ -155,7 +155,7 @@ class TestSeveralInOne:
     def test_one_of_them_is_drawn(self, joined: AnnData) -> None:
         ax = ng.pl.section(joined, library_key="library", library_id="S3")
         assert ax.get_title() == f"section S3: {(joined.obs['library'] == 'S3').sum()} spots"
-        with pytest.raises(DataError, match=r"2 sections \(S2, S3\); name one: library_id=\.\.\."):
+        with pytest.raises(DataError, match=r"2 sections \(S2, S3\); name one: library_id="):
             ng.pl.section(joined, library_key="library")
         with pytest.raises(DataError, match="no section 'S4'"):
             ng.pl.section(joined, library_key="library", library_id="S4")

@@ -57,7 +57,7 @@ def test_real_sections_have_the_scale_that_their_reader_finds(shared_data, secti
     adata = her2st(shared_data / "her2st", section)[section]
     array = adata.obs[["array_col", "array_row"]].to_numpy(float)
     scale = st_scale(array, adata.obsm["spatial"], section)
-    assert scale.microns_per_pixel == pytest.approx(library(adata)["metadata"]["microns_per_pixel"], rel=5e-3)
+    assert scale.microns_per_pixel == pytest.approx(library(adata).microns_per_pixel, rel=5e-3)
     assert scale.spot_um == 100
 
 

@@ -74,7 +74,7 @@ def test_section_holds_what_the_files_say(chessboard, write, packed, folder):
 
 
 def test_scale_of_the_dense_array(chessboard, write):
-    entry = library(skin(write(chessboard).root)["P2_ST_rep1"])
+    entry = library(skin(write(chessboard).root)["P2_ST_rep1"]).entry
     scale = 150 / np.hypot(*STEPS)
     assert entry["metadata"]["microns_per_pixel"] == pytest.approx(scale, rel=1e-3)
     assert entry["scalefactors"]["spot_diameter_fullres"] == pytest.approx(110 / scale, rel=1e-3)

@@ -126,14 +126,14 @@ def test_the_same_as_the_repository_of_her2st(st_tables, write_prepared, write_h
     adata = _read(write_prepared(tables, S))
     np.testing.assert_array_equal(adata.X.toarray(), other.X.toarray())
     np.testing.assert_array_equal(adata.obsm["spatial"], other.obsm["spatial"])
-    scales = [library(a)["metadata"]["microns_per_pixel"] for a in (adata, other)]
+    scales = [library(a).microns_per_pixel for a in (adata, other)]
     assert scales[0] == pytest.approx(scales[1], rel=1e-3)
 
 
 def test_images_of_other_sections_are_not_taken(st_tables, write_prepared):
     write_prepared(st_tables(), "BC23209_C2", image="HE_{section}.tif")
     files = write_prepared(st_tables(), S, image="HE_{section}.tif")
-    assert library(_read(files))["metadata"]["source_image_path"] == str(files.image.resolve())
+    assert library(_read(files)).source == str(files.image.resolve())
     files.image.rename(files.image.with_name(f"HEx{S}.tif"))
     with pytest.raises(ImageError, match="no image"):
         _read(files)

@@ -104,7 +104,7 @@ def test_section_holds_what_the_files_say(write, technology, nested):
         np.testing.assert_array_equal(adata.X[i].toarray()[0], files.table.loc[name])
         np.testing.assert_allclose(adata.obsm["spatial"][i], files.spots.loc[name, ["xaxis", "yaxis"]].astype(float))
     assert set(adata.obs["section"]) == {files.slide}
-    assert library(adata)["metadata"]["source_image_path"] == str(files.image.resolve())
+    assert library(adata).source == str(files.image.resolve())
     assert adata.uns["nh2st_dropped"] == {"positions_without_counts": 0, "counts_without_position": 0}
 
 
@@ -120,7 +120,7 @@ def test_section_holds_what_the_files_say(write, technology, nested):
 )
 def test_scale_from_the_distances_of_spots(write, technology, spots, scale, spot_um):
     files = write(technology, spots=spots)
-    entry = library(stimage(files.root)[files.slide])
+    entry = library(stimage(files.root)[files.slide]).entry
     assert entry["metadata"]["microns_per_pixel"] == pytest.approx(scale, rel=5e-3)
     assert entry["scalefactors"]["spot_diameter_fullres"] == pytest.approx(spot_um / scale, rel=5e-3)
 
@@ -141,7 +141,7 @@ def test_array_positions(write):
 
 def test_fractional_array_positions_are_rounded(write):
     mouse = stimage(write("ST", MOUSE, lambda: _square(jitter=0.1)).root)[MOUSE]
-    assert library(mouse)["metadata"]["microns_per_pixel"] == pytest.approx(5.0, rel=1e-3)
+    assert library(mouse).microns_per_pixel == pytest.approx(5.0, rel=1e-3)
     assert sorted(set(mouse.obs["array_col"])) == [3, 4, 5, 6, 7]
 
 
@@ -166,9 +166,7 @@ def test_row_order_of_a_file_changes_nothing(write, technology, which):
     pd.testing.assert_frame_equal(after.obs, before.obs)
     np.testing.assert_array_equal(after.X.toarray(), before.X.toarray())
     np.testing.assert_array_equal(after.obsm["spatial"], before.obsm["spatial"])
-    assert library(after)["metadata"]["microns_per_pixel"] == pytest.approx(
-        library(before)["metadata"]["microns_per_pixel"], rel=1e-12
-    )
+    assert library(after).microns_per_pixel == pytest.approx(library(before).microns_per_pixel, rel=1e-12)
 
 
 def test_spots_without_a_partner_are_dropped_and_told(write, caplog):
@@ -183,7 +181,7 @@ def test_spots_without_a_partner_are_dropped_and_told(write, caplog):
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_images_are_not_what_their_names_end_with(write, kind):
     files = write("ST", kind=kind)
-    assert library(stimage(files.root)[A1])["images"]["hires"].shape == (320, 330, 3)
+    assert library(stimage(files.root)[A1]).hires.shape == (320, 330, 3)
 
 
 @pytest.mark.parametrize(("radius", "told"), [(10.0, False), (9.5, False), (5.0, True)])

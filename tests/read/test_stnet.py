@@ -69,8 +69,8 @@ def test_section_holds_what_the_files_say(st_tables, write, layout, shuffled):
         np.testing.assert_array_equal(adata.obsm["spatial"][i], spots.loc[(x, y), ["pixel_x", "pixel_y"]])
     assert sorted(adata.obs["array_row"]) == list(adata.obs["array_row"])
     assert set(adata.obs["patient"]) == {"BC23209"}
-    assert library(adata)["metadata"]["microns_per_pixel"] == pytest.approx(5.0, rel=0.05)
-    assert library(adata)["scalefactors"]["spot_diameter_fullres"] == pytest.approx(20.0, rel=0.05)
+    assert library(adata).microns_per_pixel == pytest.approx(5.0, rel=0.05)
+    assert library(adata).spot_diameter == pytest.approx(20.0, rel=0.05)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -91,7 +91,7 @@ def test_a_converted_image_is_no_second_one(st_tables, write):
     files = write("code", st_tables())
     with Image.open(files.image) as image:
         image.save(files.image.with_suffix(".tif"))
-    assert library(stnet(files.root)[S])["metadata"]["source_image_path"] == str(files.image.resolve())
+    assert library(stnet(files.root)[S]).source == str(files.image.resolve())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

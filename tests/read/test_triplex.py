@@ -37,7 +37,7 @@ class TestToday:
         for i, (barcode, patch) in enumerate(zip(adata.obs_names, im.patches(adata, 112, 8), strict=True)):
             np.testing.assert_array_equal(patch, files.images[barcode])
             np.testing.assert_array_equal(adata.X[i].toarray()[0], files.counts.loc[barcode])
-        assert library(adata)["metadata"]["microns_per_pixel"] == 14
+        assert library(adata).microns_per_pixel == 14
         # 200 um between neighbours of a row, to a pixel of the patches
         assert np.diff(adata.obsm["spatial"][:3, 0]) * 14 == pytest.approx(200, abs=14)
         assert adata.uns["nh2st_dropped"] == {"spots_without_patch": 0, "patches_without_spot": 0}
@@ -47,9 +47,9 @@ class TestToday:
         adata = triplex(files.root)["SPA1"]
         np.testing.assert_array_equal(adata.obsm["spatial"], files.centres[1:])
         # from the patches' side, half a percent off at most
-        assert library(adata)["metadata"]["microns_per_pixel"] == pytest.approx(112 / 57)
+        assert library(adata).microns_per_pixel == pytest.approx(112 / 57)
         write(parts=("metadata",))
-        assert library(triplex(files.root)["SPA1"])["metadata"]["microns_per_pixel"] == 2.0
+        assert library(triplex(files.root)["SPA1"]).microns_per_pixel == 2.0
 
     def test_patients_of_the_table(self, write):
         for name in ("SPA1", "SPA2", "SPA3"):
@@ -99,7 +99,7 @@ class TestDownload:
         tables.counts.index = [f"{r}x{c}" for r, c in zip(row, col, strict=True)]
         files = write_prepared(tables, "10x_breast_ff1", size=(300, 200))
         adata = triplex(files.root)["10x_breast_ff1"]
-        assert library(adata)["metadata"]["microns_per_pixel"] == pytest.approx(100 / 60)
+        assert library(adata).microns_per_pixel == pytest.approx(100 / 60)
         for name, (x, y) in zip(adata.obs_names, adata.obsm["spatial"], strict=True):
             r, c = (int(v) for v in name.removeprefix("10x_breast_ff1_").split("x"))
             assert (x, y) == pytest.approx((c * 30 + 10, r * 30 * 3**0.5 + 20))

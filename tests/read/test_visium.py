@@ -16,7 +16,7 @@ from scipy.io import mmwrite
 from scipy.spatial import cKDTree
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph.read import visium
+from nh2st_graph.read import visium_section
 from nh2st_graph.section import check_section, library
 
 HIRES_WARNING = "no full-resolution image given"
@@ -31,7 +31,7 @@ def _messages(caplog):
 def test_section_holds_what_the_files_say(write_visium, caplog, header, outs):
     files = write_visium(header=header, outs=outs)
     with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
-        adata = visium(files.root / "V1", patient="P", source_image=files.image)
+        adata = visium_section(files.root / "V1", patient="P", source_image=files.image)
     assert check_section(adata, need=("genes", "image")) is adata
     assert adata.X.format == "csr"
     tissue = files.positions[files.positions["in_tissue"] == 1]
@@ -44,7 +44,7 @@ def test_section_holds_what_the_files_say(write_visium, caplog, header, outs):
         assert adata.obs["array_col"].iloc[i] == tissue.loc[barcode, "array_col"]
     assert set(adata.obs["section"]) == {"V1"}
     assert set(adata.obs["patient"]) == {"P"}
-    metadata = library(adata)["metadata"]
+    metadata = library(adata).metadata
     assert metadata["microns_per_pixel"] == pytest.approx(2.0)
     assert metadata["source_image_path"] == str(files.image.resolve())
     assert not any(HIRES_WARNING in message for message in _messages(caplog))
@@ -56,29 +56,27 @@ def test_section_holds_what_the_files_say(write_visium, caplog, header, outs):
 
 def test_without_a_full_image_everything_moves_to_the_hires_one(write_visium, caplog):
     files = write_visium(hires_scale=0.25)
-    full = visium(files.folder, source_image=files.image)
+    full = visium_section(files.folder, source_image=files.image)
     with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
-        small = visium(files.folder)
+        small = visium_section(files.folder)
     assert any(HIRES_WARNING in message for message in _messages(caplog))
     a, b = library(full), library(small)
     np.testing.assert_array_equal(small.obsm["spatial"], full.obsm["spatial"] * 0.25)
-    assert b["metadata"]["source_image_path"].endswith("tissue_hires_image.png")
+    assert b.source.endswith("tissue_hires_image.png")
     # the same places in um, and the same places on the images that are plotted
-    assert b["metadata"]["microns_per_pixel"] == pytest.approx(8.0)
+    assert b.microns_per_pixel == pytest.approx(8.0)
     for key in ("tissue_hires_scalef", "tissue_lowres_scalef"):
         np.testing.assert_allclose(
-            small.obsm["spatial"] * b["scalefactors"][key], full.obsm["spatial"] * a["scalefactors"][key]
+            small.obsm["spatial"] * b.scalefactors[key], full.obsm["spatial"] * a.scalefactors[key]
         )
-        assert b["scalefactors"]["spot_diameter_fullres"] * b["scalefactors"][key] == pytest.approx(
-            a["scalefactors"]["spot_diameter_fullres"] * a["scalefactors"][key]
-        )
-    np.testing.assert_array_equal(a["images"]["hires"], b["images"]["hires"])
+        assert b.spot_diameter * b.scalefactors[key] == pytest.approx(a.spot_diameter * a.scalefactors[key])
+    np.testing.assert_array_equal(a.hires, b.hires)
 
 
 def test_row_order_of_the_positions_changes_nothing(write_visium):
-    before = visium(write_visium("V1").folder, section="V", source_image=None)
+    before = visium_section(write_visium("V1").folder, section="V", source_image=None)
     shuffled = write_visium("V2", change=lambda p: p.sample(frac=1, random_state=1))
-    after = visium(shuffled.folder, section="V")
+    after = visium_section(shuffled.folder, section="V")
     assert list(after.obs_names) == list(before.obs_names)
     np.testing.assert_array_equal(after.X.toarray(), before.X.toarray())
     np.testing.assert_array_equal(after.obsm["spatial"], before.obsm["spatial"])
@@ -87,7 +85,7 @@ def test_row_order_of_the_positions_changes_nothing(write_visium):
 def test_names_by_default(write_visium):
     files = write_visium("S7", outs=True)
     for path in (files.folder, files.folder.parent):
-        adata = visium(path)
+        adata = visium_section(path)
         assert (set(adata.obs["section"]), set(adata.obs["patient"])) == ({"S7"}, {"unknown (S7)"})
         assert list(adata.uns["spatial"]) == ["S7"]
 
@@ -96,35 +94,35 @@ def test_names_by_default(write_visium):
 def test_a_header_is_told_by_its_first_word(write_visium, header):
     files = write_visium(header=header)
     other = {"tissue_positions.csv": "tissue_positions_list.csv", "tissue_positions_list.csv": "tissue_positions.csv"}
-    before = visium(files.folder)
+    before = visium_section(files.folder)
     files.positions_file.rename(files.positions_file.with_name(other[files.positions_file.name]))
-    np.testing.assert_array_equal(visium(files.folder).obsm["spatial"], before.obsm["spatial"])
+    np.testing.assert_array_equal(visium_section(files.folder).obsm["spatial"], before.obsm["spatial"])
 
 
 def test_columns_of_a_header_are_known_by_name(write_visium):
     files = write_visium(header=True)
-    before = visium(files.folder)
+    before = visium_section(files.folder)
     table = pd.read_csv(files.positions_file)
     table[["barcode", *reversed(table.columns[1:])]].to_csv(files.positions_file, index=False)
-    np.testing.assert_array_equal(visium(files.folder).obsm["spatial"], before.obsm["spatial"])
+    np.testing.assert_array_equal(visium_section(files.folder).obsm["spatial"], before.obsm["spatial"])
     table.rename(columns={"array_row": "row"}).to_csv(files.positions_file, index=False)
     with pytest.raises(DataError, match=r"tissue_positions\.csv has no column array_row"):
-        visium(files.folder)
+        visium_section(files.folder)
 
 
 class TestCountsFile:
     def test_with_a_prefix(self, write_visium):
         files = write_visium()
         moved = files.counts_file.rename(files.folder / f"GSM1_{files.counts_file.name}")
-        assert visium(files.folder).n_obs == 24
+        assert visium_section(files.folder).n_obs == 24
         shutil.copy(moved, files.folder / f"GSM2_{files.counts_file.name}")
         with pytest.raises(DataError, match=r"several counts files \(GSM1_\S+, GSM2_\S+\); name one"):
-            visium(files.folder)
-        assert visium(files.folder, counts_file=moved.name).n_obs == 24
+            visium_section(files.folder)
+        assert visium_section(files.folder, counts_file=moved.name).n_obs == 24
 
     def test_matrix_market_folder(self, write_visium):
         files = write_visium()
-        before = visium(files.folder)
+        before = visium_section(files.folder)
         files.counts_file.unlink()
         folder = files.folder / "filtered_feature_bc_matrix"
         folder.mkdir()
@@ -134,27 +132,27 @@ class TestCountsFile:
         features["type"] = "Gene Expression"
         for name, table in (("features", features), ("barcodes", pd.DataFrame(files.counts.index))):
             table.to_csv(folder / f"{name}.tsv.gz", sep="\t", header=False, index=False)
-        after = visium(files.folder)
+        after = visium_section(files.folder)
         assert after.X.format == "csr"
         np.testing.assert_array_equal(after.X.toarray(), before.X.toarray())
         assert list(after.var_names) == list(before.var_names)
         (folder / "barcodes.tsv.gz").unlink()
         with pytest.raises(DataError, match=r"'V1': .*filtered_feature_bc_matrix cannot be read"):
-            visium(files.folder)
+            visium_section(files.folder)
 
 
 def test_gene_names_become_unique(write_visium):
-    adata = visium(write_visium(genes=("A", "B", "A")).folder)
+    adata = visium_section(write_visium(genes=("A", "B", "A")).folder)
     assert list(adata.var_names) == ["A", "B", "A-1"]
 
 
 def test_scale_is_checked_against_the_array(write_visium, caplog):
     files = write_visium()
     with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
-        visium(files.folder, source_image=files.image)
+        visium_section(files.folder, source_image=files.image)
         assert not any("pitch" in message for message in _messages(caplog))
-        adata = visium(files.folder, source_image=files.image, spot_diameter_um=55.0)
-    assert library(adata)["metadata"]["microns_per_pixel"] == pytest.approx(2.0 * 55 / 65)
+        adata = visium_section(files.folder, source_image=files.image, spot_diameter_um=55.0)
+    assert library(adata).microns_per_pixel == pytest.approx(2.0 * 55 / 65)
     assert any(
         "1.692 um per pixel by the spot diameter, 1.998 by the array" in message for message in _messages(caplog)
     )
@@ -163,13 +161,13 @@ def test_scale_is_checked_against_the_array(write_visium, caplog):
 def test_counts_without_a_position_are_dropped_and_told(write_visium, caplog):
     files = write_visium(change=lambda p: p.iloc[:-3])
     with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
-        adata = visium(files.folder)
+        adata = visium_section(files.folder)
     assert adata.uns["nh2st_dropped"]["counts_without_position"] == 3
     assert any("3 (counts without position)" in message for message in _messages(caplog))
 
 
 def test_a_section_of_one_spot_can_be_read(write_visium):
-    assert visium(write_visium(change=lambda p: p.assign(in_tissue=[0, 1] + [0] * 28)).folder).n_obs == 1
+    assert visium_section(write_visium(change=lambda p: p.assign(in_tissue=[0, 1] + [0] * 28)).folder).n_obs == 1
 
 
 def _nan(positions):
@@ -202,7 +200,7 @@ def test_bad_positions_give_one_line(write_visium, case):
     change, message = BAD_POSITIONS[case]
     files = write_visium(change=change)
     with pytest.raises(DataError, match=message) as caught:
-        visium(files.folder)
+        visium_section(files.folder)
     assert "'V1'" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -229,10 +227,10 @@ def test_damaged_files_are_named(write_visium, name, damage):
         FILES[-1],
         "cut off",
     ):  # half a table is a table: its missing half is dropped and told
-        assert visium(files.folder).uns["nh2st_dropped"]["counts_without_position"] > 0
+        assert visium_section(files.folder).uns["nh2st_dropped"]["counts_without_position"] > 0
         return
     with pytest.raises(DataError) as caught:
-        visium(files.folder)
+        visium_section(files.folder)
     assert path.name in str(caught.value) or str(path.parent) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -244,7 +242,7 @@ def test_negative_counts_are_refused(write_visium):
     with h5py.File(files.counts_file, "r+") as file:
         file["matrix/data"][3] = -2
     with pytest.raises(DataError, match="'V1': X has negative counts"):
-        visium(files.folder)
+        visium_section(files.folder)
 
 
 @pytest.mark.parametrize("text", ["{}", '{"spot_diameter_fullres": 0, "tissue_hires_scalef": 0.2}'])
@@ -252,7 +250,7 @@ def test_scale_factors_that_say_nothing(write_visium, text):
     files = write_visium()
     (files.folder / "spatial" / "scalefactors_json.json").write_text(text)
     with pytest.raises(DataError, match=r"scalefactors_json\.json has spot_diameter_fullres = (None|0)"):
-        visium(files.folder)
+        visium_section(files.folder)
 
 
 class TestSourceImage:
@@ -260,7 +258,7 @@ class TestSourceImage:
         files = write_visium()
         other = shutil.copy(files.folder / "spatial" / "tissue_hires_image.png", files.root / "other.png")
         with pytest.raises(ImageError, match=r"other\.png is 120 x 110 px.*about 480 x 440 px"):
-            visium(files.folder, source_image=other)
+            visium_section(files.folder, source_image=other)
 
     def test_of_a_scanners_format_names_the_extra(self, write_visium, monkeypatch):
         monkeypatch.setitem(sys.modules, "wsidata", None)
@@ -268,31 +266,31 @@ class TestSourceImage:
         slide = files.root / "slide.mrxs"
         slide.write_bytes(b"slide")
         with pytest.raises(ImageError, match=r'no installed reader opens \.mrxs; pip install "nh2st-graph\[wsi\]"'):
-            visium(files.folder, source_image=slide)
+            visium_section(files.folder, source_image=slide)
 
     def test_missing(self, write_visium):
         files = write_visium()
         with pytest.raises(ImageError, match=r"nowhere\.tif does not exist"):
-            visium(files.folder, source_image=files.root / "nowhere.tif")
+            visium_section(files.folder, source_image=files.root / "nowhere.tif")
 
 
 def test_not_a_space_ranger_folder(tmp_path):
     with pytest.raises(DataError, match="has no folder 'spatial'"):
-        visium(tmp_path)
+        visium_section(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
-        visium(tmp_path / "nowhere")
+        visium_section(tmp_path / "nowhere")
 
 
 class TestRealSection:
     @pytest.fixture(scope="class")
     def real(self, shared_data):
-        return visium(shared_data / "visium_tiny")
+        return visium_section(shared_data / "visium_tiny")
 
     def test_contract(self, real):
         assert check_section(real, need=("genes", "image")).shape == (100, 100)
 
     def test_neighbours_lie_100_um_apart(self, real):
-        microns = real.obsm["spatial"] * library(real)["metadata"]["microns_per_pixel"]
+        microns = real.obsm["spatial"] * library(real).microns_per_pixel
         array = real.obs[["array_col", "array_row"]].to_numpy()
         pairs = [
             (i, j) for i, j in cKDTree(array).query_pairs(2.1) if tuple(np.abs(array[i] - array[j])) in {(2, 0), (1, 1)}
@@ -314,11 +312,11 @@ class TestRealSection:
         factor = json.loads((folder / "spatial" / "scalefactors_json.json").read_text())["tissue_hires_scalef"]
         size = [round(side / factor) for side in Image.open(folder / "spatial" / "tissue_hires_image.png").size]
         Image.new("1", size).save(tmp_path / "full.tif")  # large, and only its size is looked at
-        later = visium(folder.parent, source_image=tmp_path / "full.tif")
+        later = visium_section(folder.parent, source_image=tmp_path / "full.tif")
         assert list(later.obs_names) == list(real.obs_names)
         np.testing.assert_array_equal(later.X.toarray(), real.X.toarray())
         np.testing.assert_allclose(later.obsm["spatial"] * factor, real.obsm["spatial"])
-        scales = [library(adata)["metadata"]["microns_per_pixel"] for adata in (later, real)]
+        scales = [library(adata).microns_per_pixel for adata in (later, real)]
         assert scales[0] == pytest.approx(scales[1] * factor)
 
     def test_squidpy_plots_it(self, real):

@@ -1,4 +1,4 @@
-"""Fixtures of the rooms above that sections share."""
+"""Sections of positions alone, as the tests of graphs make them, and a cache of the test's own."""
 
 from ..gr.conftest import hexagonal, make_section, square
 from ..im.conftest import own_cache

@@ -166,12 +166,12 @@ def test_an_empty_section_has_no_spots(section):
 
 class TestImage:
     def test_path_missing(self, section):
-        library(section)["metadata"]["source_image_path"] = ""
+        library(section).metadata["source_image_path"] = ""
         with pytest.raises(ImageError, match=r"'source_image_path'. is missing"):
             check_section(section, need=("image",))
 
     def test_file_missing(self, section, tmp_path):
-        library(section)["metadata"]["source_image_path"] = str(tmp_path / "gone.png")
+        library(section).metadata["source_image_path"] = str(tmp_path / "gone.png")
         with pytest.raises(ImageError, match=r"gone\.png does not exist"):
             check_section(section, need=("image",))
 
@@ -194,7 +194,7 @@ class TestImage:
 
 def test_section_name_and_library(section):
     assert section_name(section) == "C6"
-    assert library(section) is section.uns["spatial"]["C6"]
+    assert library(section).entry is section.uns["spatial"]["C6"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def slots() -> Iterator[tuple[str, dict[str, str]]]:
 def test_keys_are_strings_and_each_stands_once_in_its_slot(slot, keys):
     assert keys, slot
     assert all(isinstance(value, str) and value for value in keys.values())
-    assert len(set(keys.values())) == len(keys)
+    assert len({value.casefold() for value in keys.values()}) == len(keys), "keys must differ by more than case"
 
 
 def test_squidpy_finds_what_is_written():

@@ -72,7 +72,7 @@ def test_pitch_of_very_small_and_of_impossible_sections(make_section):
 
 def test_lattice_and_pitch_of_real_sections(shared_data):
     st_section = read.her2st(shared_data / "her2st", ["C6"])["C6"]
-    visium = read.visium(shared_data / "visium_tiny")
+    visium = read.visium_section(shared_data / "visium_tiny")
     for section, neighbours, pitch_um in ((st_section, 8, 200), (visium, 6, 100)):
         (entry,) = section.uns["spatial"].values()
         assert gr.lattice_neighbours(section) == neighbours

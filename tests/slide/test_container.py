@@ -38,7 +38,7 @@ def section(pixels: NDArray[np.uint8], tmp_path: Path) -> AnnData:
     Image.fromarray(pixels).save(tmp_path / "image.png")
     spots = AnnData(obsm={"spatial": np.array([[100.0, 120], [150, 140], [180.5, 160.25]])})
     spots.obs_names = list("abc")
-    return ng.read.anndata(spots, tmp_path / "image.png", 2.0, section="A", patient="P")
+    return ng.read.anndata_section(spots, tmp_path / "image.png", 2.0, section="A", patient="P")
 
 
 def test_pixels_are_the_same(pixels: NDArray[np.uint8]) -> None:
@@ -74,7 +74,7 @@ def test_a_scaled_container_shows_the_same_tissue(pixels: NDArray[np.uint8], sec
 def test_a_section_is_made_of_one(pixels: NDArray[np.uint8], section: AnnData) -> None:
     crop = container(pixels).crop_corner(30, 20, size=(220, 320))
     plain = AnnData(obs=section.obs[[]], obsm={"spatial": section.obsm["spatial"]})
-    made = ng.read.anndata(plain, crop, 2.0, section="A")
+    made = ng.read.anndata_section(plain, crop, 2.0, section="A")
     assert_array_equal(made.obsm["spatial"], section.obsm["spatial"] - [20, 30])
     expected = ng.im.features(section, ENCODER, copy=True).obsm["X_image"]
     assert_array_equal(ng.im.features(made, ENCODER, copy=True).obsm["X_image"], expected)

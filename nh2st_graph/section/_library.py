@@ -1,0 +1,191 @@
+"""A section's entry of ``uns["spatial"]``: one place that builds it, and one that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph.section._access import section_name
+from nh2st_graph.section._keys import Key
+from nh2st_graph.slide import open_slide
+
+__all__ = ["FullImage", "Library", "changed_entry", "full_image", "library", "library_entry"]
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """What an entry of ``uns["spatial"]`` says of a section's image.
+
+    Each value but ``entry`` is None where the entry has none, or has one that cannot be used.
+
+    Attributes
+    ----------
+    entry
+        The entry itself.
+    source
+        Path of the full-resolution image.
+    microns_per_pixel
+        Resolution of that image, above 0.
+    spot_diameter
+        Diameter of a spot in full-resolution pixels, above 0.
+    hires
+        Small copy of the image for plots, ``(height, width, channels)``.
+    hires_scale
+        Pixels of the small copy per full-resolution pixel, above 0.
+    """
+
+    entry: Mapping[str, Any] = field(repr=False)
+    source: str | None
+    microns_per_pixel: float | None
+    spot_diameter: float | None
+    hires: NDArray[Any] | None = field(repr=False)
+    hires_scale: float | None
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Library:
+        """Read an entry of ``uns["spatial"]``."""
+        factors, metadata = entry.get(Key.library.scalefactors, {}), entry.get(Key.library.metadata, {})
+        source = metadata.get(Key.library.source_image)
+        return cls(
+            entry,
+            source=str(source) if source else None,
+            microns_per_pixel=_positive(metadata.get(Key.library.microns_per_pixel)),
+            spot_diameter=_positive(factors.get(Key.library.spot_diameter)),
+            hires=entry.get(Key.library.images, {}).get(Key.library.hires),
+            hires_scale=_positive(factors.get(Key.library.hires_scale)),
+        )
+
+    @property
+    def scalefactors(self) -> Mapping[str, Any]:
+        """All scale factors of the entry."""
+        return self.entry.get(Key.library.scalefactors, {})
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """All metadata of the entry."""
+        return self.entry.get(Key.library.metadata, {})
+
+
+class FullImage(NamedTuple):
+    """Path of a full-resolution image, and its resolution."""
+
+    path: str
+    microns_per_pixel: float
+
+
+def library(adata: AnnData) -> Library:
+    """Read the section's entry of ``uns["spatial"]``.
+
+    Raises
+    ------
+    DataError
+        If there is none, or more than one.
+    """
+    entries = adata.uns.get(Key.uns.spatial)
+    if not isinstance(entries, Mapping) or len(entries) != 1:
+        count = len(entries) if isinstance(entries, Mapping) else 0
+        raise DataError(
+            f"section {section_name(adata)!r}: uns['{Key.uns.spatial}'] has {count} libraries, expected 1; "
+            "read the section with a reader of ng.read"
+        )
+    return Library.of(next(iter(entries.values())))
+
+
+def full_image(adata: AnnData) -> FullImage:
+    """Look up a section's full-resolution image and its resolution.
+
+    Raises
+    ------
+    ImageError
+        If the section names no image.
+    DataError
+        If the image has no resolution above 0, or the section has no library, or several.
+    """
+    found, where = library(adata), f"section {section_name(adata)!r}"
+    if found.source is None:
+        raise ImageError(
+            f"{where}: metadata['{Key.library.source_image}'] is missing; give the path of the full-resolution image"
+        )
+    if found.microns_per_pixel is None:
+        there = found.metadata.get(Key.library.microns_per_pixel)
+        raise DataError(
+            f"{where}: metadata['{Key.library.microns_per_pixel}'] is {there!r}; give um per pixel, above 0"
+        )
+    return FullImage(found.source, found.microns_per_pixel)
+
+
+def library_entry(
+    source: str | Path,
+    microns_per_pixel: float,
+    spot_diameter: float,
+    hires: tuple[NDArray[np.uint8], float] | None = None,
+) -> dict[str, Any]:
+    """Build a section's entry of ``uns["spatial"]``.
+
+    Parameters
+    ----------
+    source
+        The full-resolution image, in any format that :func:`~nh2st_graph.slide.open_slide` opens.
+    microns_per_pixel
+        Its resolution.
+    spot_diameter
+        Diameter of a spot, in its pixels.
+    hires
+        Small copy for plots and its scale. By default made from the coarsest level of the image that is fine enough.
+
+    Raises
+    ------
+    ImageError
+        If the small copy must be made, and the image is missing, damaged, or of a format that no installed reader
+        opens.
+    """
+    if hires is None:
+        with open_slide(source) as slide:
+            hires = slide.thumbnail()
+    entry = {Key.library.scalefactors: {Key.library.spot_diameter: spot_diameter}}
+    return changed_entry(entry, source=source, microns_per_pixel=microns_per_pixel, hires=hires)
+
+
+def changed_entry(
+    entry: Mapping[str, Any],
+    *,
+    source: str | Path | None = None,
+    microns_per_pixel: float | None = None,
+    hires: tuple[NDArray[Any], float] | None = None,
+) -> dict[str, Any]:
+    """Copy an entry of ``uns["spatial"]`` with some values changed.
+
+    Parameters
+    ----------
+    entry
+        The entry; it is left as it is.
+    source, microns_per_pixel, hires
+        As for :func:`library_entry`. A value that is None stays as it is.
+    """
+    images, factors, metadata = (
+        dict(entry.get(part, {})) for part in (Key.library.images, Key.library.scalefactors, Key.library.metadata)
+    )
+    if hires is not None:
+        images[Key.library.hires], factors[Key.library.hires_scale] = hires
+    if source is not None:
+        metadata[Key.library.source_image] = str(Path(source).resolve())
+    if microns_per_pixel is not None:
+        metadata[Key.library.microns_per_pixel] = microns_per_pixel
+    return {
+        **entry,
+        Key.library.images: images,
+        Key.library.scalefactors: factors,
+        Key.library.metadata: metadata,
+    }
+
+
+def _positive(value: object) -> float | None:
+    return float(value) if isinstance(value, Real) and 0 < float(value) < np.inf else None

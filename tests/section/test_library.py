@@ -1,0 +1,149 @@
+"""One place builds the entry of ``uns["spatial"]``, and one reads it."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from nh2st_graph import DataError, ImageError
+from nh2st_graph.read import anndata_section
+from nh2st_graph.section import Library, changed_entry, full_image, library, library_entry
+from nh2st_graph.slide import TiffSlide, thumbnail
+
+from ..slides import write_pyramid
+
+SMALL = np.zeros((8, 8, 3), np.uint8)
+positive = st.floats(1e-3, 1e6)
+
+
+@given(microns_per_pixel=positive, spot_diameter=positive, hires_scale=positive)
+def test_what_is_built_is_read_back(microns_per_pixel, spot_diameter, hires_scale):
+    entry = library_entry("/slide.tif", microns_per_pixel, spot_diameter, (SMALL, hires_scale))
+    found = Library.of(entry)
+    assert found.source == "/slide.tif"
+    assert found.hires is SMALL
+    numbers = (found.microns_per_pixel, found.spot_diameter, found.hires_scale)
+    assert numbers == (microns_per_pixel, spot_diameter, hires_scale)
+
+
+@given(st.one_of(st.none(), st.text(), st.floats(max_value=0), st.just(float("nan")), st.just(float("inf"))))
+def test_what_is_no_number_above_zero_is_absent(value):
+    entry = {
+        "scalefactors": {"spot_diameter_fullres": value, "tissue_hires_scalef": value},
+        "metadata": {"microns_per_pixel": value},
+    }
+    found = Library.of(entry)
+    assert (found.microns_per_pixel, found.spot_diameter, found.hires_scale) == (None, None, None)
+
+
+def test_all_is_absent_from_an_empty_entry():
+    found = Library.of({})
+    assert (found.source, found.hires, found.microns_per_pixel) == (None, None, None)
+    assert (found.scalefactors, found.metadata) == ({}, {})
+
+
+@given(
+    source=st.none() | st.just("/other.tif"),
+    microns_per_pixel=st.none() | positive,
+    hires=st.none() | st.tuples(st.just(SMALL[:4]), positive),
+)
+def test_a_changed_copy_keeps_the_rest_and_leaves_the_entry_alone(source, microns_per_pixel, hires):
+    entry = library_entry("/slide.tif", 0.5, 100.0, (SMALL, 0.1))
+    entry["scalefactors"]["fiducial_diameter_fullres"], entry["metadata"]["chemistry"] = 144.0, "Visium"
+    before, found = (
+        copy.deepcopy(entry),
+        Library.of(changed_entry(entry, source=source, microns_per_pixel=microns_per_pixel, hires=hires)),
+    )
+    assert found.source == (source or "/slide.tif")
+    assert found.microns_per_pixel == (microns_per_pixel or 0.5)
+    assert found.hires_scale == (hires[1] if hires else 0.1)
+    assert found.hires is (hires[0] if hires else SMALL)
+    assert found.spot_diameter == 100.0
+    assert (found.scalefactors["fiducial_diameter_fullres"], found.metadata["chemistry"]) == (144.0, "Visium")
+    assert (entry["scalefactors"], entry["metadata"]) == (before["scalefactors"], before["metadata"])
+
+
+class TestOfASection:
+    @pytest.fixture
+    def section(self):
+        entry = library_entry("/slide.tif", 0.5, 100.0, (SMALL, 0.1))
+        adata = AnnData(np.ones((2, 1), np.float32), uns={"spatial": {"C6": entry}})
+        adata.obs["section"] = "C6"
+        return adata
+
+    def test_its_image(self, section):
+        assert library(section).entry is section.uns["spatial"]["C6"]
+        assert full_image(section) == ("/slide.tif", 0.5)
+
+    @pytest.mark.parametrize("n", [0, 2])
+    def test_has_one_library(self, section, n):
+        section.uns["spatial"] = {f"C{i}": {} for i in range(n)}
+        with pytest.raises(DataError, match=f"'C6'.* {n} libraries"):
+            library(section)
+
+    @pytest.mark.parametrize(("key", "kind"), [("source_image_path", ImageError), ("microns_per_pixel", DataError)])
+    def test_without_its_image_or_scale(self, section, key, kind):
+        del section.uns["spatial"]["C6"]["metadata"][key]
+        with pytest.raises(kind, match=f"'C6'.*{key}"):
+            full_image(section)
+
+
+class TestSmallImage:
+    """The small copy of the full-resolution image that ``library_entry`` makes."""
+
+    @pytest.fixture
+    def decoded(self, monkeypatch) -> list[int]:
+        """Tiles decoded of each TIFF that was closed."""
+        found, close = [], TiffSlide.close
+        monkeypatch.setattr(TiffSlide, "close", lambda slide: (found.append(slide.n_decoded), close(slide)))
+        return found
+
+    def test_of_a_pyramid_comes_from_the_level_that_is_fine_enough(self, tmp_path, decoded):
+        y, x = np.mgrid[:256, :4096]
+        waves = 128 + 100 * np.sin(x / 30) * np.cos(y / 25)
+        image = np.stack([waves, 255 - waves, waves / 2], axis=-1).astype(np.uint8)
+        path, flat = write_pyramid(tmp_path / "slide.tif", 0, image=image, tile=64), tmp_path / "flat.png"
+        Image.fromarray(image).save(flat)
+        found = Library.of(library_entry(path, 0.5, 100.0))
+        assert decoded == [2 * 32], "of the level of 2048 px; the full resolution has 256 tiles"
+        small, scale = found.hires, found.hires_scale
+        expected, expected_scale = thumbnail(flat)
+        assert (small.shape, scale) == (expected.shape, expected_scale)
+        # Pillow's box takes whole pixels of the level, up to half a pixel off along each axis, and waves rise by
+        # 8.2 greys a pixel at most; both ways round to whole greys.
+        off = np.abs(small.astype(int) - expected)
+        assert off.max() <= 8.2 / 2 + 1
+        shifted = np.abs(np.roll(small, 1, axis=1).astype(int) - expected)
+        assert off.mean() < shifted.mean() / 2
+
+    @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+    def test_of_a_image_in_one_piece(self, tmp_path, monkeypatch, ending):
+        path = tmp_path / f"slide.{ending}"
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 2400, 3), np.uint8)).save(path)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        found = Library.of(library_entry(path, 0.5, 100.0))
+        expected, scale = thumbnail(path)
+        np.testing.assert_array_equal(found.hires, expected)
+        assert found.hires_scale == scale == 2000 / 2400
+
+    def test_that_is_given_is_taken(self, tmp_path, decoded):
+        path, given = write_pyramid(tmp_path / "slide.tif", 256), np.zeros((8, 8, 3), np.uint8)
+        found = Library.of(library_entry(path, 0.5, 100.0, (given, 1 / 32)))
+        assert found.hires is given
+        assert found.hires_scale == 1 / 32
+        assert not decoded
+
+    def test_of_a_scanners_format(self, tmp_path):
+        """OpenSlide knows a format by its content."""
+        path = write_pyramid(tmp_path / "slide.ndpi", 1024, 0.5, compression="jpeg", apart=True)
+        spots = AnnData(np.ones((2, 1), np.float32), obsm={"spatial": np.array([[300.0, 500.0], [400.0, 500.0]])})
+        adata = anndata_section(spots, path, 0.5, section="S")
+        small = library(adata).hires
+        tiff = path.rename(tmp_path / "slide.tif")
+        np.testing.assert_array_equal(small, Library.of(library_entry(tiff, 0.5, 1.0)).hires)
