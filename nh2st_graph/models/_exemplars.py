@@ -62,6 +62,7 @@ class ExemplarGuided(Network):
     config: ExemplarConfig
     lowest: Tensor
     spread: Tensor
+    loss_parts = ("regression", "correlation")
 
     def __init__(
         self, settings: ExemplarConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
