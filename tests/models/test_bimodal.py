@@ -65,6 +65,7 @@ def test_the_loss_is_of_the_seeds_whatever_stands_beside_them(method):
     batch = cut_out(section, seeds, model.receptive_hops)
     section.seeds = seeds
     losses, of_batch = model.losses(section), model.losses(batch)
+    assert set(losses) == {"loss", *model.loss_parts}
     assert losses["loss"] is losses["contrast_spot"]
     torch.testing.assert_close(of_batch["loss"], losses["loss"])
     assert float(losses["contrast_spot_chance"]) == pytest.approx(math.log(5))

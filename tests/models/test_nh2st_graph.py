@@ -108,6 +108,7 @@ def test_losses_are_finite_and_every_weight_learns(config, model_of, section_of)
     model = model_of(config).train()
     torch.manual_seed(0)
     losses = model.losses(section)
+    assert set(losses) <= {"loss", *model.loss_parts}
     assert all(torch.isfinite(loss).all() for loss in losses.values())
     weights = {
         "regression": 1.0,

@@ -64,6 +64,7 @@ def test_gives_the_authors_numbers(golden):
         torch.testing.assert_close(found, torch.tensor(golden[letter]), rtol=1e-5, atol=1e-5)
     torch.manual_seed(4)
     losses = model.losses(section)
+    assert set(losses) == {"loss", *model.loss_parts}
     for name in ("contrast_spot", "bottleneck", "contrast_neighbourhood"):
         assert float(losses[name]) == pytest.approx(golden[name], rel=1e-5), name
 
