@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ KNOWN = ["grid", "knn", "radius", "delaunay"]
 def test_every_error_has_the_one_base_and_is_public():
     for name, kind in vars(_errors).items():
         if isinstance(kind, type) and issubclass(kind, Exception):
-            assert issubclass(kind, ng.NH2STGraphError)
+            assert issubclass(kind, (ng.NH2STGraphError, Warning))
             assert getattr(ng, name) is kind
             assert kind.__doc__
 
@@ -68,3 +70,21 @@ def test_it_always_says_something_about_what_exists(name, known):
 @given(st.sampled_from(KNOWN))
 def test_a_known_name_is_its_own_nearest(name):
     assert nearest(name, KNOWN).startswith(f"did you mean {name!r}")
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "now"),
+    [("models", "Floor", "Baseline"), ("models", "make_floor", "make_baseline"), ("nn", "make_operator", "public")],
+)
+def test_earlier_names_give_the_object_with_a_warning(room, name, now):
+    room = importlib.import_module(f"nh2st_graph.{room}")
+    with pytest.warns(ng.RenamedWarning, match=rf"{name} .*{now}") as found:
+        assert callable(getattr(room, name))
+    assert found[0].filename == __file__
+    assert name not in room.__all__
+
+
+@pytest.mark.parametrize("room", ["models", "nn"])
+def test_a_room_has_no_other_names(room):
+    with pytest.raises(AttributeError, match="nothing"):
+        importlib.import_module(f"nh2st_graph.{room}").nothing  # noqa: B018

@@ -17,8 +17,7 @@ from nh2st_graph._settings import Positive, Share
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._original import Names, state_of
 from nh2st_graph.models._settings import MethodConfig
-from nh2st_graph.nn import PatchEncoder, ProjectionHead, chance_level, retrieval_at_k, retrieve
-from nh2st_graph.nn._retrieval import Averaging, Weighting
+from nh2st_graph.nn import Averaging, PatchEncoder, ProjectionHead, Weighting, chance_level, retrieval_at_k, retrieve
 
 __all__ = ["ENCODER_NAMES", "HEAD_NAMES", "Bimodal", "BimodalConfig", "original_weights"]
 

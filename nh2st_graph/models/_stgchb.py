@@ -19,8 +19,10 @@ from nh2st_graph.models._network import Network
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import (
+    Averaging,
     PatchEncoder,
     ProjectionHead,
+    Weighting,
     chance_level,
     hsic,
     info_nce,
@@ -28,7 +30,6 @@ from nh2st_graph.nn import (
     retrieval_at_k,
     retrieve,
 )
-from nh2st_graph.nn._retrieval import Averaging, Weighting
 
 __all__ = ["STGCHB", "STGCHBConfig"]
 
