@@ -23,7 +23,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, NH2STGraphError, RunError
+from nh2st_graph._errors import (
+    ConfigError,
+    DataError,
+    ImageError,
+    ModelError,
+    NH2STGraphError,
+    RenamedWarning,
+    RunError,
+)
 from nh2st_graph._version import __version__
 
 if TYPE_CHECKING:
@@ -39,6 +47,7 @@ __all__ = [
     "ImageError",
     "ModelError",
     "NH2STGraphError",
+    "RenamedWarning",
     "RunError",
     "__version__",
     "config",

@@ -5,8 +5,10 @@ The command line turns every :class:`NH2STGraphError` into that line and exit co
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Collection, Iterable
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -15,6 +17,9 @@ Level = Literal["argument", "key", "flag"]
 
 #: Keys of what a format's reader takes; the command ``prepare`` has one flag for all of them.
 _OPTIONS = "data.options."
+
+#: The version in which earlier names go away.
+_UNTIL = "0.2"
 
 _SETTING = re.compile("\x02(.*?)\x1f(.*?)\x1f(.*?)\x03", re.DOTALL)
 
@@ -44,6 +49,36 @@ class NH2STGraphError(Exception):
 
 class RenamedWarning(FutureWarning):
     """An earlier name of a key, an argument or a function, which is read until the next minor version."""
+
+
+def earlier_names(
+    room: str, names: Mapping[str, str], otherwise: Callable[[str], Any] | None = None
+) -> Callable[[str], Any]:
+    """Make a room's ``__getattr__``, which gives earlier public names with a :class:`RenamedWarning`.
+
+    Parameters
+    ----------
+    room
+        Full name of the room.
+    names
+        Where each object is now, by its earlier name: the name that the room has for it, or ``"_file.name"`` where it
+        is not public any more.
+    otherwise
+        The room's own ``__getattr__``, if it has one.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            if otherwise is not None:
+                return otherwise(name)
+            raise AttributeError(f"module {room!r} has no attribute {name!r}")
+        file, _, now = names[name].rpartition(".")
+        what = f"is not public any more, and goes away in version {_UNTIL}" if file else f"is now {now}"
+        until = "" if file else f"; the earlier name is read until version {_UNTIL}"
+        warnings.warn(f"{room}.{name} {what}{until}", RenamedWarning, stacklevel=2)
+        return getattr(importlib.import_module(f"{room}.{file}" if file else room), now)
+
+    return get
 
 
 class ConfigError(NH2STGraphError):

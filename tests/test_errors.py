@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,8 +30,8 @@ KEY = re.compile(r"(?<![\w.])(data|features|graph|model|train|evaluate)\.[a-z_]\
 
 def test_every_error_has_the_one_base_and_is_public():
     for name, kind in vars(_errors).items():
-        if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, Warning):
-            assert issubclass(kind, ng.NH2STGraphError)
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            assert issubclass(kind, (ng.NH2STGraphError, Warning))
             assert getattr(ng, name) is kind
             assert kind.__doc__
 
@@ -248,3 +249,21 @@ def bare(section: AnnData) -> AnnData:
     changed = section.copy()
     changed.uns.clear()
     return changed
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "now"),
+    [("models", "Floor", "Baseline"), ("models", "make_floor", "make_baseline"), ("nn", "make_operator", "public")],
+)
+def test_earlier_names_give_the_object_with_a_warning(room, name, now):
+    room = importlib.import_module(f"nh2st_graph.{room}")
+    with pytest.warns(ng.RenamedWarning, match=rf"{name} .*{now}") as found:
+        assert callable(getattr(room, name))
+    assert found[0].filename == __file__
+    assert name not in room.__all__
+
+
+@pytest.mark.parametrize("room", ["models", "nn"])
+def test_a_room_has_no_other_names(room):
+    with pytest.raises(AttributeError, match="nothing"):
+        importlib.import_module(f"nh2st_graph.{room}").nothing  # noqa: B018

@@ -14,6 +14,7 @@ from scipy.spatial import QhullError
 
 from nh2st_graph._errors import ConfigError, DataError, nearest
 from nh2st_graph.read import SpatialObject, given_sections
+from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, check_section, lattice_neighbours, library, section_name, spot_pitch
 
 __all__ = ["GraphMode", "has_graph", "spatial_graph"]
@@ -24,6 +25,7 @@ GraphMode = Literal["grid", "knn", "radius", "delaunay", "random", "none"]
 _ASKED = "nh2st_graph"
 
 
+@documented
 def spatial_graph(
     adata: SpatialObject,
     mode: GraphMode = "grid",
@@ -58,14 +60,10 @@ def spatial_graph(
         Largest distance in um (``mode="radius"``; default one and a half array pitches).
     seed
         Of the draw (``mode="random"``).
-    library_key
-        Column of ``obs`` that names the section of each spot, where there are several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
-    key_added
-        Prefix of the keys written, as in squidpy.
-    copy
-        Return a copy (of SpatialData, of its table) with the graph rather than write into ``adata``.
+    %(library_key)s
+    %(table_key)s
+    %(key_added)s
+    %(copy)s
 
     Returns
     -------

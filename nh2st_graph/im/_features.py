@@ -19,6 +19,7 @@ from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cach
 from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling, source_image
 from nh2st_graph.read import SpatialObject, given_sections
+from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, changed_entry, check_on_tissue, check_section, library, open_image, section_name
 from nh2st_graph.slide import ImageSource, Slide, content_hash, placed_image
 
@@ -28,6 +29,7 @@ __all__ = ["add_features", "feature_bar", "features"]
 _PART_SPOTS = 1024
 
 
+@documented
 def features(
     adata: SpatialObject,
     encoder: str | Sequence[Encoder] = "squidpy:summary+texture+histogram",
@@ -77,14 +79,10 @@ def features(
     check_placement
         Before anything is encoded, look whether spots lie on tissue (:func:`check_placement`). For images other than
         of H&E, in which tissue is not told from glass by its colour, turn it off.
-    library_key
-        Column of ``obs`` that names the section of each spot, where there are several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
-    key_added
-        Key of ``obsm`` and ``uns`` to write to.
-    copy
-        Return a copy (of SpatialData, of its table) with the features rather than write into ``adata``.
+    %(library_key)s
+    %(table_key)s
+    %(key_added)s
+    %(copy)s
 
     Returns
     -------

@@ -12,6 +12,7 @@ from PIL import Image
 
 from nh2st_graph._errors import ConfigError
 from nh2st_graph.read import SpatialObject, one_section
+from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, check_section, full_image, open_image, section_name
 from nh2st_graph.slide import Box, Slide
 
@@ -157,6 +158,7 @@ def patch_cutter(adata: AnnData, patch_um: float, slide: Slide) -> PatchCutter:
     return PatchCutter(slide, centres, patch_side(adata, patch_um, slide))
 
 
+@documented
 def patches(
     adata: SpatialObject,
     patch_um: float = 224.0,
@@ -182,10 +184,9 @@ def patches(
         Rows of the spots whose patches to cut, in this order; all by default.
     interpolation
         Pillow's filter for resampling.
-    library_key, library_id
-        Column of ``obs`` that names the section of each spot, and whose patches to cut, where there are several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
+    %(library_key)s
+    %(library_id)s
+    %(table_key)s
 
     Returns
     -------

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from nh2st_graph.read import SpatialObject, given_sections
+from nh2st_graph.read._docs import documented
 from nh2st_graph.section import check_on_tissue, check_section, open_image
 
 __all__ = ["check_placement"]
 
 
+@documented
 def check_placement(adata: SpatialObject, *, library_key: str | None = None, table_key: str | None = None) -> None:
     """Check that the spots of a section lie on the tissue of its image.
 
@@ -22,10 +24,8 @@ def check_placement(adata: SpatialObject, *, library_key: str | None = None, tab
     adata
         One section, with a full-resolution image and its scale; several in one, with ``library_key``; or SpatialData.
         Of the spots, those with ``obs["in_tissue"]`` 1 are looked at, where there are any.
-    library_key
-        Column of ``obs`` that names the section of each spot, where there are several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
+    %(library_key)s
+    %(table_key)s
 
     Raises
     ------

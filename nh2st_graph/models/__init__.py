@@ -5,4 +5,9 @@ Names load on first use (``__init__.pyi`` lists them), so that settings can be r
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from nh2st_graph._errors import earlier_names
+
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__ = earlier_names(
+    __name__, {"FLOORS": "BASELINES", "Floor": "Baseline", "make_floor": "make_baseline"}, otherwise=_load
+)

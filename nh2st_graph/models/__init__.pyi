@@ -17,7 +17,7 @@ from ._hggep import HGGEP
 from ._hist2st import Hist2ST
 from ._histogene import HisToGene
 from ._mclstexp import MclSTExp
-from ._network import Estimator, Memory, Network
+from ._network import EMBEDDINGS, Estimator, Memory, Network
 from ._nh2st import NH2ST, NH2STOutputs
 from ._nh2st_graph import ImageSide, NH2STGraph
 from ._registry import ENTRY_POINTS, find_method, known_methods, register_method
@@ -31,6 +31,7 @@ __all__ = [
     "BLEEP",
     "EGGN",
     "EGN",
+    "EMBEDDINGS",
     "ENTRY_POINTS",
     "HGGEP",
     "NH2ST",

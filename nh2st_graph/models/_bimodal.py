@@ -17,8 +17,7 @@ from nh2st_graph._settings import Positive, Share
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._original import Names, state_of
 from nh2st_graph.models._settings import MethodConfig
-from nh2st_graph.nn import PatchEncoder, ProjectionHead, chance_level, retrieval_at_k, retrieve
-from nh2st_graph.nn._retrieval import Averaging, Weighting
+from nh2st_graph.nn import Averaging, PatchEncoder, ProjectionHead, Weighting, chance_level, retrieval_at_k, retrieve
 
 __all__ = ["ENCODER_NAMES", "HEAD_NAMES", "Bimodal", "BimodalConfig", "original_weights"]
 
@@ -78,6 +77,8 @@ class Bimodal(Network):
     """
 
     config: BimodalConfig
+    loss_parts = ("contrast_spot", "contrast_spot_chance", "retrieval_spot")
+    alignment_parts = ("retrieval_spot",)
 
     def __init__(
         self, settings: BimodalConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
@@ -162,13 +163,13 @@ class Bimodal(Network):
     def alignment(self, data: Data) -> dict[str, float]:
         """Share of a section's spots whose gene embedding is among the ten nearest to their image's (cosine)."""
         found = self.embeddings(data)
-        return {"retrieval_spot": retrieval_at_k(found["p"], found["q"])}
+        return {"retrieval_spot": retrieval_at_k(found["image"], found["gene"])}
 
     @torch.no_grad()
     def embeddings(self, data: Data) -> dict[str, Tensor]:
-        """Embed a section's spots, ``(n_spots, width)`` each: ``p``, and where there are genes ``q`` as in the bank."""
-        found = {"p": self._compared(self.image_projection(self.features(data)))}
-        return found | {"q": self._compared(self.embed_bank(data))} if "y" in data else found
+        """Embed a section's spots, ``(n_spots, width)``: ``image``, and ``gene`` as the bank has it."""
+        found = {"image": self._compared(self.image_projection(self.features(data)))}
+        return found | {"gene": self._compared(self.embed_bank(data))} if "y" in data else found
 
     def _compared(self, embedded: Tensor) -> Tensor:
         return F.normalize(embedded, dim=-1) if self.config.normalize else embedded

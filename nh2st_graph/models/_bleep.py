@@ -14,7 +14,7 @@ from nh2st_graph.models._bimodal import ENCODER_NAMES, HEAD_NAMES, Bimodal, Bimo
 from nh2st_graph.models._original import load_original, original_weight, parse_settings
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.models._stnet import random_symmetries
-from nh2st_graph.nn._retrieval import Averaging
+from nh2st_graph.nn import Averaging
 
 __all__ = ["BLEEP", "BLEEPConfig"]
 

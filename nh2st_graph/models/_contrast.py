@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from nh2st_graph.models._network import EMBEDDINGS
 from nh2st_graph.models._settings import ModelConfig
 from nh2st_graph.nn import chance_level, info_nce, retrieval_at_k
 
 __all__ = ["LETTERS", "Contrast", "Pairs"]
 
-#: Embeddings of both modalities at both scales, ``(n, width)`` each, by their letter in :class:`NH2STGraph`.
+#: Embeddings of both modalities at both scales, ``(n, width)`` each, by their names in :data:`EMBEDDINGS`.
 Pairs = dict[str, Tensor]
 
-#: Letters of the image and of the gene embedding at each scale.
-LETTERS = {"spot": ("p", "q"), "neighbourhood": ("P", "Q")}
+#: Letters of embeddings in the formulas of :class:`NH2STGraph`, which are also in the names of saved weights.
+LETTERS = {"image": "p", "gene": "q", "image_neighbourhood": "P", "gene_neighbourhood": "Q"}
 
 #: A learned temperature stays above this, where logits are a hundred times cosines (Radford et al., 2021).
 _COLDEST = 0.01
@@ -37,9 +38,12 @@ class Contrast(nn.Module):
         super().__init__()
         self.config = config
         self.scales = scales(config)
-        letters = [letter for scale in self.scales for letter in LETTERS[scale]]
+        letters = [LETTERS[name] for scale in self.scales for name in EMBEDDINGS[scale]]
         self.projections = nn.ModuleDict(
-            {name: nn.Linear(config.width, config.width) if config.projection else nn.Identity() for name in letters}
+            {
+                letter: nn.Linear(config.width, config.width) if config.projection else nn.Identity()
+                for letter in letters
+            }
         )
         learned = config.learn_temperature and self.scales
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature))) if learned else None
@@ -55,14 +59,17 @@ class Contrast(nn.Module):
 
     def projected(self, pairs: Pairs) -> Pairs:
         """Embeddings in the space where they are compared; those that are not contrasted as they are."""
-        return {name: self.projections[name](h) if name in self.projections else h for name, h in pairs.items()}
+        return {
+            name: self.projections[LETTERS[name]](h) if LETTERS[name] in self.projections else h
+            for name, h in pairs.items()
+        }
 
     def retrieval(self, pairs: Pairs) -> dict[str, float]:
         """Share of spots whose gene embedding is among the ten nearest to their image embedding, by scale."""
         found = self.projected(pairs)
         return {
             f"retrieval_{scale}": retrieval_at_k(found[image], found[gene])
-            for scale, (image, gene) in LETTERS.items()
+            for scale, (image, gene) in EMBEDDINGS.items()
             if scale in self.scales
         }
 
@@ -93,7 +100,7 @@ class Contrast(nn.Module):
         parts: dict[str, Tensor] = {}
         weighted = torch.zeros((), device=seeds.device)
         for scale in self.scales:
-            image, gene = LETTERS[scale]
+            image, gene = EMBEDDINGS[scale]
             loss = info_nce(
                 candidates[image],
                 candidates[gene],
@@ -113,6 +120,6 @@ class Contrast(nn.Module):
 
 def scales(config: ModelConfig) -> tuple[str, ...]:
     """Scales at which the modalities are contrasted: of ``"spot"`` and ``"neighbourhood"``, those that are on."""
-    wanted = tuple(LETTERS) if config.contrast == "both" else (config.contrast,)
+    wanted = tuple(EMBEDDINGS) if config.contrast == "both" else (config.contrast,)
     there = {"spot": config.query, "neighbourhood": config.neighbours}
     return tuple(scale for scale in wanted if there.get(scale))

@@ -33,6 +33,7 @@ class SelfDistilled(Network):
 
     needs: ClassVar[frozenset[str]] = frozenset({"array"})
     head: nn.Module
+    loss_parts = ("regression", "likelihood", "distillation")
 
     @abstractmethod
     def embed(self, images: Tensor, data: Data) -> Tensor:

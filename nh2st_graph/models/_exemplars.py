@@ -15,8 +15,7 @@ from nh2st_graph._errors import ModelError
 from nh2st_graph._settings import Positive
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._settings import MethodConfig
-from nh2st_graph.nn import PatchEncoder, mse, nearest, one_minus_pearson
-from nh2st_graph.nn._retrieval import Similarity
+from nh2st_graph.nn import PatchEncoder, Similarity, mse, nearest, one_minus_pearson
 
 __all__ = ["ExemplarConfig", "ExemplarGuided", "exemplars_of_training", "nearest_others"]
 
@@ -62,6 +61,7 @@ class ExemplarGuided(Network):
     config: ExemplarConfig
     lowest: Tensor
     spread: Tensor
+    loss_parts = ("regression", "correlation")
 
     def __init__(
         self, settings: ExemplarConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None

@@ -119,6 +119,7 @@ class HisToGene(Network):
     Settings: ClassVar[type[HisToGeneConfig]] = HisToGeneConfig
     needs: ClassVar[frozenset[str]] = frozenset({"array"})
     config: HisToGeneConfig
+    loss_parts = ("regression",)
 
     def __init__(
         self, settings: HisToGeneConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None

@@ -23,8 +23,7 @@ from nh2st_graph.models._original import (
     size_of_head,
 )
 from nh2st_graph.models._registry import register_method
-from nh2st_graph.nn import ArrayEmbedding, PatchEncoder, SelfAttentionBlock, random_views
-from nh2st_graph.nn._retrieval import Weighting
+from nh2st_graph.nn import ArrayEmbedding, PatchEncoder, SelfAttentionBlock, Weighting, random_views
 
 __all__ = ["MclSTExp", "MclSTExpConfig"]
 

@@ -14,7 +14,10 @@ from nh2st_graph._errors import ModelError
 from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import PatchEncoder
 
-__all__ = ["Estimator", "Memory", "Network"]
+__all__ = ["EMBEDDINGS", "Estimator", "Memory", "Network"]
+
+#: What :meth:`Network.embeddings` calls the embeddings of an image and of its genes, at each scale.
+EMBEDDINGS = {"spot": ("image", "gene"), "neighbourhood": ("image_neighbourhood", "gene_neighbourhood")}
 
 #: What a method keeps of the training sections to predict with, by name.
 Memory = dict[str, Tensor]
@@ -46,6 +49,11 @@ class Network(nn.Module, ABC):
         the method's. A method without settings of its own leaves this out.
     needs
         What a section must have: any of ``"array"``.
+    loss_parts
+        What :meth:`losses` may return beside ``loss``: columns of ``log.csv``, in this order. Parts that are not named
+        here get their columns when they first occur.
+    alignment_parts
+        What :meth:`alignment` may return. Their columns begin with ``val_``.
     n_features, n_genes
         As given.
     memory
@@ -54,6 +62,8 @@ class Network(nn.Module, ABC):
 
     Settings: ClassVar[type[MethodConfig]] = MethodConfig
     needs: ClassVar[frozenset[str]] = frozenset()
+    loss_parts: ClassVar[tuple[str, ...]] = ()
+    alignment_parts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: Any, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None) -> None:
         super().__init__()
@@ -121,9 +131,12 @@ class Network(nn.Module, ABC):
         return {}
 
     def embeddings(self, data: Data) -> dict[str, Tensor]:
-        """Embeddings of a section's spots: ``p`` of the image, ``q`` of the genes where ``data`` has targets.
+        """Embed a section's spots.
 
-        ``P`` and ``Q`` are those of the neighbourhood. Nothing by default.
+        Returns
+        -------
+        ``image``, ``(n_spots, width)``; ``gene`` where ``data`` has targets; and ``image_neighbourhood`` and
+        ``gene_neighbourhood`` of a method that embeds neighbourhoods. Empty by default.
         """
         del data
         return {}

@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph._settings import TARGET_SUM
 from nh2st_graph.models._contrast import LETTERS, Contrast, Pairs, scales
-from nh2st_graph.models._network import Network
+from nh2st_graph.models._network import EMBEDDINGS, Network
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.models._settings import ModelConfig
 from nh2st_graph.nn import (
@@ -108,6 +108,17 @@ class NH2STGraph(Network):
 
     Settings: ClassVar[type[ModelConfig]] = ModelConfig
     config: ModelConfig
+    loss_parts = (
+        "regression",
+        "cross",
+        "contrast_spot",
+        "contrast_spot_chance",
+        "retrieval_spot",
+        "contrast_neighbourhood",
+        "contrast_neighbourhood_chance",
+        "retrieval_neighbourhood",
+    )
+    alignment_parts = ("retrieval_spot", "retrieval_neighbourhood")
 
     def __init__(
         self, config: ModelConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
@@ -132,7 +143,8 @@ class NH2STGraph(Network):
                 SpatialAttention, config.width, config.heads, _EDGE_DIM[config.edge_features], config.dropout
             )
             filling = ("p", "P") if config.neighbours else ("p",)
-            self.cross = nn.ModuleDict({name: layer() for name in (*filling, *(LETTERS[s][1] for s in attended))})
+            genes = [LETTERS[EMBEDDINGS[scale][1]] for scale in attended]
+            self.cross = nn.ModuleDict({letter: layer() for letter in (*filling, *genes)})
             # Component scores are centred, raw targets are not.
             centred = config.decoder == "components"
             self.cross_head = nn.Linear(len(filling) * config.width, self.decoder.gene_input_dim, bias=not centred)
@@ -230,7 +242,8 @@ class NH2STGraph(Network):
         independent = self._pairs(image, data.y, graph)
         attended = self._attend(independent, graph)
         if self.config.cross_attention == "neighbourhood":
-            filling = [attended[name][data.seeds] for name in ("p", "P") if name in self.cross]
+            images = (image for image, _ in EMBEDDINGS.values())
+            filling = [attended[name][data.seeds] for name in images if LETTERS[name] in self.cross]
             filled_in = self.cross_head(torch.cat(filling, dim=1))
             wanted = self.decoder.gene_input(data.y[data.seeds])
             parts["cross"] = self.decoder.squared_error(filled_in, wanted)
@@ -259,19 +272,19 @@ class NH2STGraph(Network):
 
     @torch.no_grad()
     def embeddings(self, data: Data) -> Pairs:
-        """Embeddings of a section's spots, ``(n_spots, width)`` each, by their letter in the class's formulas.
+        """Embed a section's spots and their neighbourhoods; see :class:`Network`.
 
         At a scale at which the modalities are contrasted, embeddings are given in the space of the contrast. Those of
-        the genes (``q``, ``Q``) are there where ``data`` has targets and the model a gene side; ``Q`` is zero where
-        neighbourhoods are not contrasted.
+        the genes are there where ``data`` has targets and the model has a gene side; ``gene_neighbourhood`` is zero
+        where neighbourhoods are not contrasted.
         """
         if not self.reads_genes:
             side = self(self.image_input(data), data.edge_index, data.edge_attr)
-            return {"p": side.query, "P": side.neighbourhood}
+            return {"image": side.query, "image_neighbourhood": side.neighbourhood}
         if "y" in data:
             return self.contrast.projected(self._section_pairs(data)[0])
         side = self(self.image_input(data), data.edge_index, data.edge_attr)
-        return self.contrast.projected({"p": side.query, "P": side.neighbourhood})
+        return self.contrast.projected({"image": side.query, "image_neighbourhood": side.neighbourhood})
 
     def _features(self, x: Tensor) -> Tensor:
         encoded: Tensor = x if self.patch_encoder is None else self.patch_encoder(x)
@@ -312,9 +325,14 @@ class NH2STGraph(Network):
         return self._pairs(self._image_side(features, graph), data.y, graph), graph
 
     def _pairs(self, image: ImageSide, targets: Tensor, graph: _Graph) -> Pairs:
-        """Embeddings of both modalities at both scales, by their letter in the class's formulas."""
+        """Embed both modalities at both scales."""
         gene = self._gene_side(targets, graph)
-        return {"p": image.query, "P": image.neighbourhood, "q": gene.query, "Q": gene.neighbourhood}
+        return {
+            "image": image.query,
+            "image_neighbourhood": image.neighbourhood,
+            "gene": gene.query,
+            "gene_neighbourhood": gene.neighbourhood,
+        }
 
     def _decode(self, query: Tensor, neighbourhood: Tensor) -> Tensor:
         if self.gate is not None:
@@ -342,17 +360,17 @@ class NH2STGraph(Network):
         """Let each embedding read the other modality."""
         if self.config.cross_attention == "neighbourhood":
             # Of the neighbours; the spot itself is no key.
-            other = {"p": "q", "P": "q", "q": "p", "Q": "p"}
-            read = {
-                name: cross(pairs[name], pairs[other[name]], graph.edge_index, graph.edge_attr)
-                for name, cross in self.cross.items()
-            }
+            names = {letter: name for name, letter in LETTERS.items()}
+            read = {}
+            for letter, cross in self.cross.items():
+                name, other = names[letter], "gene" if letter in "pP" else "image"
+                read[name] = cross(pairs[name], pairs[other], graph.edge_index, graph.edge_attr)
             return {name: h + read[name] if name in read else h for name, h in pairs.items()}
         if self.cross_single is not None:
             # The published order: images read genes, then genes read the images that have read them.
-            image = {"p": self.cross_single(pairs["p"], pairs["q"]), "P": self.cross_single(pairs["P"], pairs["Q"])}
-            gene = {"q": self.cross_single(pairs["q"], image["p"]), "Q": self.cross_single(pairs["Q"], image["P"])}
-            return image | gene
+            images = {image: self.cross_single(pairs[image], pairs[gene]) for image, gene in EMBEDDINGS.values()}
+            genes = {gene: self.cross_single(pairs[gene], images[image]) for image, gene in EMBEDDINGS.values()}
+            return images | genes
         return pairs
 
 

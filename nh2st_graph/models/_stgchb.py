@@ -19,8 +19,10 @@ from nh2st_graph.models._network import Network
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import (
+    Averaging,
     PatchEncoder,
     ProjectionHead,
+    Weighting,
     chance_level,
     hsic,
     info_nce,
@@ -28,7 +30,6 @@ from nh2st_graph.nn import (
     retrieval_at_k,
     retrieve,
 )
-from nh2st_graph.nn._retrieval import Averaging, Weighting
 
 __all__ = ["STGCHB", "STGCHBConfig"]
 
@@ -172,6 +173,15 @@ class STGCHB(Network):
     Settings: ClassVar[type[STGCHBConfig]] = STGCHBConfig
     config: STGCHBConfig
     gene_mean: Tensor
+    loss_parts = (
+        "bottleneck",
+        "contrast_spot",
+        "contrast_spot_chance",
+        "retrieval_spot",
+        "contrast_neighbourhood",
+        "contrast_neighbourhood_chance",
+    )
+    alignment_parts = ("retrieval_spot",)
 
     def __init__(
         self, settings: STGCHBConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
@@ -257,9 +267,9 @@ class STGCHB(Network):
 
     @torch.no_grad()
     def embeddings(self, data: Data) -> dict[str, Tensor]:
-        """Projections of a section's spots, ``(n_spots, width_projection)``: ``p``, and ``q`` where there are genes."""
-        found = {"p": self._image_embedding(data)}
-        return found | {"q": self._gene_embedding(data)} if "y" in data else found
+        """Project a section's spots, ``(n_spots, width_projection)``: ``image``, and ``gene`` where there are genes."""
+        found = {"image": self._image_embedding(data)}
+        return found | {"gene": self._gene_embedding(data)} if "y" in data else found
 
     def _image_embedding(self, data: Data) -> Tensor:
         return self.image(self.features(data), data.edge_index)

@@ -78,6 +78,7 @@ class STNet(Network):
 
     Settings: ClassVar[type[MethodConfig]] = STNetConfig
     config: STNetConfig
+    loss_parts = ("regression",)
 
     def __init__(
         self, settings: STNetConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None

@@ -172,6 +172,7 @@ class TRIPLEX(Network):
     Settings: ClassVar[type[TRIPLEXConfig]] = TRIPLEXConfig
     needs: ClassVar[frozenset[str]] = frozenset({"array"})
     config: TRIPLEXConfig
+    loss_parts = ("regression", "distillation")
 
     def __init__(
         self, settings: TRIPLEXConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None

@@ -1,5 +1,6 @@
-"""Building blocks with no opinion: message passing, cross-attention, contrastive losses, decoders."""
+"""Building blocks of networks: message passing, attention, contrastive losses, decoders, retrieval."""
 
+from nh2st_graph._errors import earlier_names
 from nh2st_graph.nn._array_window import ArrayConvolution, WindowEncoder, array_window, read_window
 from nh2st_graph.nn._attention import SpatialAttention
 from nh2st_graph.nn._augmentation import random_views
@@ -9,28 +10,23 @@ from nh2st_graph.nn._convmixer import ConvMixerBlock
 from nh2st_graph.nn._cross_encoder import CrossEncoder
 from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
 from nh2st_graph.nn._hsic import hsic, normalized_hsic
-from nh2st_graph.nn._hypergraph import (
-    EgoHyperedges,
-    EgoHypergraph,
-    HypergraphBranch,
-    ego_hyperedges,
-    similarity_hyperedges,
-)
+from nh2st_graph.nn._hypergraph import EgoHyperedges, EgoHypergraph, similarity_hyperedges
 from nh2st_graph.nn._likelihood import negative_binomial_nll, zero_inflated_negative_binomial_nll
-from nh2st_graph.nn._operators import OPERATORS, make_operator
+from nh2st_graph.nn._operators import OPERATORS
 from nh2st_graph.nn._patch_encoder import PatchEncoder
 from nh2st_graph.nn._projection import ProjectionHead
 from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
-from nh2st_graph.nn._retrieval import nearest, partner_rank, retrieve
+from nh2st_graph.nn._retrieval import Averaging, Similarity, Weighting, nearest, partner_rank, retrieve
 from nh2st_graph.nn._sage import SAGEBlock
 from nh2st_graph.nn._token_block import TokenBlock
 from nh2st_graph.nn._transformer import ArrayEmbedding, SelfAttentionBlock
-from nh2st_graph.nn._trunk import BlockAttention, GradientEnhancement, ShuffleTrunk
+from nh2st_graph.nn._trunk import BlockAttention, ShuffleTrunk
 
 __all__ = [
     "OPERATORS",
     "ArrayConvolution",
     "ArrayEmbedding",
+    "Averaging",
     "BlockAttention",
     "ComponentDecoder",
     "ConvMixerBlock",
@@ -39,8 +35,6 @@ __all__ = [
     "EgoHypergraph",
     "FeatureEncoder",
     "GatedSum",
-    "GradientEnhancement",
-    "HypergraphBranch",
     "LinearDecoder",
     "NeighbourBranch",
     "PatchEncoder",
@@ -48,17 +42,17 @@ __all__ = [
     "SAGEBlock",
     "SelfAttentionBlock",
     "ShuffleTrunk",
+    "Similarity",
     "SpatialAttention",
     "TokenBlock",
+    "Weighting",
     "WindowEncoder",
     "array_window",
     "chance_level",
     "collapse_level",
-    "ego_hyperedges",
     "hsic",
     "huber",
     "info_nce",
-    "make_operator",
     "mse",
     "nearest",
     "negative_binomial_nll",
@@ -72,3 +66,13 @@ __all__ = [
     "similarity_hyperedges",
     "zero_inflated_negative_binomial_nll",
 ]
+
+__getattr__ = earlier_names(
+    __name__,
+    {
+        "GradientEnhancement": "_trunk.GradientEnhancement",
+        "HypergraphBranch": "_hypergraph.HypergraphBranch",
+        "ego_hyperedges": "_hypergraph.ego_hyperedges",
+        "make_operator": "_operators.make_operator",
+    },
+)

@@ -29,6 +29,7 @@ from nh2st_graph.pl._style import (
     given_or_new,
 )
 from nh2st_graph.read import SpatialObject, one_section
+from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, section_name
 
 __all__ = ["attention", "neighbour_gain", "neighbour_share"]
@@ -54,6 +55,7 @@ class _Edges(NamedTuple):
     relative: NDArray[np.float64]
 
 
+@documented
 def attention(
     adata: SpatialObject,
     spot: str | None = None,
@@ -75,10 +77,9 @@ def attention(
         that is written at the neighbour. Where None, all edges of the section are drawn: the half of an edge at a spot
         is of what this spot reads over it. Colours are the same in both: attention as a multiple of 1 / degree, the
         plain mean over the neighbours.
-    library_key, library_id
-        Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
+    %(library_key)s
+    %(library_id)s
+    %(table_key)s
     explain_key
         ``key_added`` of :func:`nh2st_graph.tl.explain`.
     ax
@@ -106,6 +107,7 @@ def attention(
     return _one_spot(adata, edges, spot, key, given_or_new(ax, _WIDTH, _MAP_WIDTH + 0.3))
 
 
+@documented
 def neighbour_share(
     adata: SpatialObject,
     *,
@@ -121,10 +123,9 @@ def neighbour_share(
     ----------
     adata
         A section after :func:`nh2st_graph.tl.explain`.
-    library_key, library_id
-        Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
+    %(library_key)s
+    %(library_id)s
+    %(table_key)s
     explain_key
         ``key_added`` of :func:`nh2st_graph.tl.explain`.
     ax
@@ -153,6 +154,7 @@ def neighbour_share(
     return ax
 
 
+@documented
 def neighbour_gain(
     adata: SpatialObject,
     *,
@@ -171,10 +173,9 @@ def neighbour_gain(
         A section after :func:`nh2st_graph.tl.explain`, on which all of the panel was measured.
     n
         How many genes from each end.
-    library_key, library_id
-        Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
+    %(library_key)s
+    %(library_id)s
+    %(table_key)s
     explain_key
         ``key_added`` of :func:`nh2st_graph.tl.explain`.
     ax

@@ -20,6 +20,7 @@ from nh2st_graph._errors import DataError, nearest
 from nh2st_graph.metrics import pearson
 from nh2st_graph.pl._style import EXPRESSION, SEQUENTIAL, colour_bar, finish_map, given_or_new
 from nh2st_graph.read import SpatialObject, one_section
+from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, changed_entry, library, section_name
 
 __all__ = ["gene_maps", "section"]
@@ -36,6 +37,7 @@ _SCALE_BAR = {"location": "lower left", "border_pad": 0.5, "box_alpha": 0.7, "fo
 _IMAGE_PIXELS = 900
 
 
+@documented
 def section(
     adata: SpatialObject,
     *,
@@ -50,10 +52,9 @@ def section(
     ----------
     adata
         One section with spot positions and an image in ``uns["spatial"]``; or several, or SpatialData.
-    library_key, library_id
-        Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
+    %(library_key)s
+    %(library_id)s
+    %(table_key)s
     ax
         Where to draw; a new figure where None.
 
@@ -76,6 +77,7 @@ def section(
     return ax
 
 
+@documented
 def gene_maps(
     prediction: SpatialObject,
     genes: Sequence[str] | None = None,
@@ -102,10 +104,9 @@ def gene_maps(
         The genes to draw; where None, the ``n`` best, the ``n`` in the middle and the ``n`` worst by r.
     n
         How many genes of each kind.
-    library_key, library_id
-        Column of ``obs`` that names the section of each spot, and which one to draw, where there are several.
-    table_key
-        Table of SpatialData that holds the prediction.
+    %(library_key)s
+    %(library_id)s
+    %(table_key)s
 
     Returns
     -------

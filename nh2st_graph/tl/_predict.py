@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,9 @@ from anndata import AnnData
 from scipy import sparse
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import DataError, ModelError
+from nh2st_graph._errors import DataError, ModelError, RenamedWarning
 from nh2st_graph._version import __version__
-from nh2st_graph.models import Estimator, Network
+from nh2st_graph.models import EMBEDDINGS, Estimator, Network
 from nh2st_graph.read._objects import SpatialObject, annotate, given_sections, is_spatialdata
 from nh2st_graph.section import Key
 from nh2st_graph.tl._order import data_first
@@ -35,6 +36,9 @@ __all__ = [
 #: Keys with a meaning of their own, which no prediction may take: a section's place and features, or what says of an
 #: AnnData that its ``X`` is predicted.
 _TAKEN = {key for slot in (Key.obsm, Key.uns) for name, key in vars(slot).items() if not name.startswith("_")}
+
+#: Letters by which a network of another package may still call its embeddings.
+_EARLIER = {"p": "image", "q": "gene", "P": "image_neighbourhood", "Q": "gene_neighbourhood"}
 
 
 @torch.no_grad()
@@ -224,18 +228,18 @@ def _embed(model: FittedModel, adata: AnnData, prepared: PreparedSection, key_ad
     embeddings = embedded(model, prepared.measured if prepared.has_panel else prepared.graph)
     rows = prepared.section.obs_names.get_indexer(adata.obs_names)
     image, gene, entry = _embedding_keys(key_added)
-    for key, letters in ((image, "pP"), (gene, "qQ")):
-        there = [embeddings[letter] for letter in letters if letter in embeddings]
+    for key, names in zip((image, gene), zip(*EMBEDDINGS.values(), strict=True), strict=True):
+        there = [embeddings[name] for name in names if name in embeddings]
         if there:
             adata.obsm[key] = torch.cat(there, dim=1).numpy()[rows]
         else:
             adata.obsm.pop(key, None)
-    adata.uns[entry] = embedding_entry(model, ["spot", "neighbourhood"] if "P" in embeddings else ["spot"])
+    adata.uns[entry] = embedding_entry(model, [scale for scale, (name, _) in EMBEDDINGS.items() if name in embeddings])
 
 
 @torch.no_grad()
 def embedded(model: FittedModel, graph: Data) -> dict[str, torch.Tensor]:
-    """Embeddings of a graph's spots by their letters: p and P of the image, q and Q of the genes.
+    """Embed a graph's spots; see :meth:`nh2st_graph.models.Network.embeddings`.
 
     Raises
     ------
@@ -246,7 +250,14 @@ def embedded(model: FittedModel, graph: Data) -> dict[str, torch.Tensor]:
         embeddings = network(model).embeddings(graph)
     if not embeddings:
         raise ModelError(f"method {model.config.model.name!r} has no embeddings; train another")
-    return dict(embeddings)
+    if _EARLIER.keys() & embeddings.keys():
+        warnings.warn(
+            f"embeddings() of method {model.config.model.name!r} gives letters; give {', '.join(_EARLIER.values())}: "
+            "letters are read until version 0.2",
+            RenamedWarning,
+            stacklevel=2,
+        )
+    return {_EARLIER.get(name, name): value for name, value in embeddings.items()}
 
 
 def network(model: FittedModel) -> Network:

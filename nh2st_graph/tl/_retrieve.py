@@ -189,9 +189,9 @@ def embed_profiles(counts: pd.DataFrame, model: FittedModel, *, key_added: str =
             num_nodes=n,
         ),
     )
-    if "q" not in embeddings:
+    if "gene" not in embeddings:
         raise ModelError(f"method {model.config.model.name!r} has no gene side; train with model.contrast on")
-    profiles.obsm[Key.under(Key.obsm.embed_gene, key_added)] = embeddings["q"].numpy()
+    profiles.obsm[Key.under(Key.obsm.embed_gene, key_added)] = embeddings["gene"].numpy()
     profiles.uns[Key.under(Key.uns.embed, key_added)] = embedding_entry(model, ["spot"])
     return profiles
 

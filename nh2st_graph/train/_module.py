@@ -37,32 +37,14 @@ __all__ = [
     "StopEarly",
     "TrainingModule",
     "averaged_weights",
+    "log_columns",
     "read_rows",
 ]
 
-#: Columns of every ``log.csv``, one row an epoch of a stage (a fold, or the final fit); other parts of a network's loss
-#: stand behind them.
-LOG_COLUMNS = (
-    "stage",
-    "epoch",
-    "step",
-    "train_loss",
-    "regression",
-    "likelihood",
-    "distillation",
-    "bottleneck",
-    "cross",
-    "contrast_spot",
-    "contrast_spot_chance",
-    "retrieval_spot",
-    "contrast_neighbourhood",
-    "contrast_neighbourhood_chance",
-    "retrieval_neighbourhood",
-    "val_loss",
-    "val_pcc",
-    "val_retrieval_spot",
-    "val_retrieval_neighbourhood",
-)
+_TRAINING, _HELD_OUT = ("stage", "epoch", "step", "train_loss"), ("val_loss", "val_pcc")
+
+#: Columns of every ``log.csv``, one row an epoch of a stage (a fold, or the final fit).
+LOG_COLUMNS = _TRAINING + _HELD_OUT
 
 
 class TrainingModule(L.LightningModule):
@@ -169,6 +151,11 @@ class SectionData(L.LightningDataModule):
         return DataLoader(list(self.validation), batch_size=None) if self.validation else []  # type: ignore[arg-type]
 
 
+def log_columns(model: Network) -> tuple[str, ...]:
+    """Columns of a network's ``log.csv``: those of every log, and beside them the network's own losses and scores."""
+    return (*_TRAINING, *model.loss_parts, *_HELD_OUT, *(f"val_{name}" for name in model.alignment_parts))
+
+
 class EpochLog(L.Callback):
     """Append one row an epoch to ``log.csv``; a part of the loss that is new there gets a column.
 
@@ -177,10 +164,13 @@ class EpochLog(L.Callback):
 
     def __init__(self, path: Path, stage: str) -> None:
         self.path, self.stage = path, stage
-        self.columns = list(LOG_COLUMNS)
+        self.first: tuple[str, ...] = LOG_COLUMNS
+        self.columns = list(self.first)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what other stages and earlier epochs wrote."""
+        if isinstance(pl_module, TrainingModule):
+            self.first = log_columns(pl_module.model)
         rows = [
             row
             for row in read_rows(self.path)
@@ -201,7 +191,7 @@ class EpochLog(L.Callback):
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         """Write the whole log, with every column that a row has."""
-        self.columns = list(dict.fromkeys([*LOG_COLUMNS, *(name for row in rows for name in row)]))
+        self.columns = list(dict.fromkeys([*self.first, *(name for row in rows for name in row)]))
         with written_aside(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.DictWriter(handle, self.columns, lineterminator="\n")
             writer.writeheader()

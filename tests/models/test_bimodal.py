@@ -65,6 +65,7 @@ def test_the_loss_is_of_the_seeds_whatever_stands_beside_them(method):
     batch = cut_out(section, seeds, model.receptive_hops)
     section.seeds = seeds
     losses, of_batch = model.losses(section), model.losses(batch)
+    assert set(losses) == {"loss", *model.loss_parts}
     assert losses["loss"] is losses["contrast_spot"]
     torch.testing.assert_close(of_batch["loss"], losses["loss"])
     assert float(losses["contrast_spot_chance"]) == pytest.approx(math.log(5))
@@ -121,12 +122,12 @@ def test_without_a_bank_or_with_numbers_that_are_none_it_says_so(method):
 def test_embeddings_and_their_retrieval(method):
     model, section = make_model(method), make_section(30)
     embeddings = model.embeddings(section)
-    torch.testing.assert_close(embeddings["p"], model.image_projection(section.x))
-    torch.testing.assert_close(embeddings["q"], model.embed_bank(section))
-    assert model.alignment(section) == {"retrieval_spot": retrieval_at_k(embeddings["p"], embeddings["q"])}
+    torch.testing.assert_close(embeddings["image"], model.image_projection(section.x))
+    torch.testing.assert_close(embeddings["gene"], model.embed_bank(section))
+    assert model.alignment(section) == {"retrieval_spot": retrieval_at_k(embeddings["image"], embeddings["gene"])}
     alone = model.embeddings(image(section))
-    assert set(alone) == {"p"}
-    assert torch.equal(alone["p"], embeddings["p"])
+    assert set(alone) == {"image"}
+    assert torch.equal(alone["image"], embeddings["image"])
 
 
 @torch.no_grad()
@@ -135,7 +136,7 @@ def test_normalised_embeddings_have_length_one_in_contrast_and_bank(method):
     model.remember([section])
     p, q = model.embeddings(section).values()
     plain = make_model(method)
-    torch.testing.assert_close(q, nn.functional.normalize(plain.embeddings(section)["q"], dim=1))
+    torch.testing.assert_close(q, nn.functional.normalize(plain.embeddings(section)["gene"], dim=1))
     torch.testing.assert_close(model.memory["keys"].norm(dim=1), torch.ones(14))
     torch.testing.assert_close(model.losses(section)["loss"], plain.contrast(p, q))
 
@@ -151,7 +152,7 @@ def test_views_are_drawn_in_training_alone_and_can_be_turned_off(method):
     torch.testing.assert_close(plain.losses(section)["loss"], loss)
     section = make_section()
     assert (plain.losses(section)["loss"] - loss).abs() > 1e-4
-    assert torch.equal(model.embeddings(section)["p"], plain.embeddings(section)["p"])
+    assert torch.equal(model.embeddings(section)["image"], plain.embeddings(section)["image"])
 
 
 def test_training_aligns_a_section_and_moves_all_that_it_reads(method):

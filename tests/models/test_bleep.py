@@ -56,8 +56,8 @@ def test_embeddings_and_losses_are_the_authors(golden, wrap):
     for temperature, loss in golden["losses"].items():
         model = BLEEP.from_original(weights, temperature=float(temperature)).eval()
         embeddings = model.embeddings(section)
-        _check(embeddings["p"], golden["image"])
-        _check(embeddings["q"], golden["spot"])
+        _check(embeddings["image"], golden["image"])
+        _check(embeddings["gene"], golden["spot"])
         assert float(model.losses(section)["loss"].detach()) == pytest.approx(loss, rel=1e-5)
 
 
@@ -145,7 +145,7 @@ def test_with_embeddings_of_length_one_the_loss_starts_near_chance():
     section = Data(x=_drawn(9, 4, 0).float(), y=_drawn(9, 5, 1), seeds=torch.arange(9))
     losses = model.float().losses(section)
     assert float(losses["loss"].detach()) == pytest.approx(float(losses["contrast_spot_chance"]), abs=0.05)
-    torch.testing.assert_close(model.embeddings(section)["p"].norm(dim=1), torch.ones(9))
+    torch.testing.assert_close(model.embeddings(section)["image"].norm(dim=1), torch.ones(9))
 
 
 def test_the_published_settings():

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from nh2st_graph.config import ModelConfig
-from nh2st_graph.models._contrast import LETTERS, Contrast, scales
+from nh2st_graph.models import EMBEDDINGS
+from nh2st_graph.models._contrast import Contrast, scales
 from nh2st_graph.nn import info_nce
 
 WEIGHTS = {"weight_spot": 0.3, "weight_neighbourhood": 0.7}
@@ -19,7 +20,11 @@ WEIGHTS = {"weight_spot": 0.3, "weight_neighbourhood": 0.7}
 
 def drawn_pairs(n_spots, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(n_spots, 4, generator=generator, dtype=torch.float64) for name in "pqPQ"}
+    return {
+        name: torch.randn(n_spots, 4, generator=generator, dtype=torch.float64)
+        for scale in EMBEDDINGS.values()
+        for name in scale
+    }
 
 
 def candidates_of(section, negatives):
@@ -60,9 +65,9 @@ def test_it_is_info_nce_over_the_candidates_that_it_says(negatives, seeds, contr
     parts, weighted = contrast(pairs, section)
     candidates = candidates_of(section, negatives)
     temperature, weight = switches["temperature"], switches["negative_weight"]
-    total = 0.0
-    for scale, letters in LETTERS.items():
-        image, gene = (contrast.projections[name](pairs[name]) for name in letters)
+    total, projected = 0.0, contrast.projected(pairs)
+    for scale, names in EMBEDDINGS.items():
+        image, gene = (projected[name] for name in names)
         by_hand = one_way(image, gene, seeds, candidates, temperature, weight)
         if switches["symmetric"]:
             by_hand = (by_hand + one_way(gene, image, seeds, candidates, temperature, weight)) / 2
@@ -89,10 +94,10 @@ def test_retrieval_is_told_beside_the_loss(contrast_of, section_of):
     for negatives in ("batch", "section", "distant"):
         contrast = contrast_of(negatives=negatives, projection=False)
         parts, _ = contrast(pairs, section)
-        cosine = F.cosine_similarity(pairs["p"][seeds, None], pairs["q"][None, seeds], dim=2)
+        cosine = F.cosine_similarity(pairs["image"][seeds, None], pairs["gene"][None, seeds], dim=2)
         rank = (cosine >= cosine.diagonal()[:, None]).sum(dim=1)
         assert float(parts["retrieval_spot"]) == pytest.approx(float((rank <= 10).double().mean()))
-    same = contrast.retrieval(dict.fromkeys("pqPQ", pairs["p"]))
+    same = contrast.retrieval(dict.fromkeys(pairs, pairs["image"]))
     assert same == {"retrieval_spot": 1.0, "retrieval_neighbourhood": 1.0}
 
 
@@ -107,7 +112,7 @@ def test_embeddings_are_compared_as_they_are_without_projection(contrast, contra
     assert all(torch.equal(h, pairs[name]) for name, h in plain.projected(pairs).items())
     projected = contrast_of(contrast=contrast).projected(pairs)
     moved = {name for name, h in projected.items() if not torch.equal(h, pairs[name])}
-    assert moved == {letter for scale in SCALES[contrast] for letter in LETTERS[scale]}
+    assert moved == {name for scale in SCALES[contrast] for name in EMBEDDINGS[scale]}
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,9 @@ def test_genes_do_not_reach_the_prediction():
 
 def test_every_weight_learns():
     model = _model().train()
-    model.losses(_section())["loss"].backward()
+    losses = model.losses(_section())
+    assert set(losses) == {"loss", *model.loss_parts}
+    losses["loss"].backward()
     assert [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
 
 

@@ -170,7 +170,9 @@ def test_genes_do_not_reach_the_prediction():
 
 def test_every_weight_learns_but_what_the_last_bridge_gives_exemplars():
     model = _trained().train()
-    model.losses(_section())["loss"].backward()
+    losses = model.losses(_section())
+    assert set(losses) == {"loss", *model.loss_parts}
+    losses["loss"].backward()
     still = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert still == ["bridges.3.norm.weight", "bridges.3.norm.bias"]
 

@@ -84,6 +84,7 @@ def test_gives_the_authors_numbers():
     expected = torch.tensor(golden["expression"])
     torch.testing.assert_close(model.predict(section), expected, rtol=1e-5, atol=1e-5)
     losses = model.losses(section)
+    assert set(losses) == {"loss", *model.loss_parts}
     for name in ("regression", "likelihood"):
         assert float(losses[name]) == pytest.approx(golden[name], rel=1e-5)
     features = torch.randn(12, 6, generator=torch.Generator().manual_seed(3))

@@ -328,7 +328,7 @@ def test_distillation_is_towards_the_views_weighted_spot_by_spot(apart):
 
 def test_losses_that_are_off_are_not_there():
     assert set(_model(n_views=0, likelihood="none").losses(_section())) == {"loss", "regression"}
-    assert set(_model().losses(_section())) == {"loss", "regression", "likelihood", "distillation"}
+    assert set(_model().losses(_section())) == {"loss", *Hist2ST.loss_parts}
 
 
 def _gradient_of_distillation(model, section, at):

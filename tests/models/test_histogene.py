@@ -178,6 +178,7 @@ def test_the_loss_is_the_squared_error_on_the_seeds():
     model, section = _model(), _section()
     section.seeds = torch.tensor([6, 1, 3])
     losses = model.losses(section)
+    assert set(losses) == {"loss", *model.loss_parts}
     assert set(losses) == {"loss", "regression"}
     expected = F.mse_loss(model.predict(section)[[6, 1, 3]], section.y[[6, 1, 3]])
     torch.testing.assert_close(losses["loss"], expected)

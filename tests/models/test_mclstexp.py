@@ -66,8 +66,8 @@ def test_embeddings_and_losses_are_the_authors(golden, wrap, sentence):
         settings = {"heads": 2, "temperature": float(temperature), "sentence": sentence}
         model = MclSTExp.from_original(weights, **settings).eval()
         embeddings = model.embeddings(section)
-        _check(embeddings["p"], golden["image"])
-        _check(embeddings["q"], golden["spot"])
+        _check(embeddings["image"], golden["image"])
+        _check(embeddings["gene"], golden["spot"])
         assert float(model.losses(section)["loss"]) == pytest.approx(loss, rel=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_the_variant_without_a_transformer(golden):
     section = _draw_section()
     words = section.y + weights["x_embed.weight"][section.array[:, 0]] + weights["y_embed.weight"][section.array[:, 1]]
     assert model.config.depth == 0
-    torch.testing.assert_close(model.embeddings(section)["q"], model.spot_projection(words))
+    torch.testing.assert_close(model.embeddings(section)["gene"], model.spot_projection(words))
 
 
 def test_weights_of_something_else_are_refused(golden):

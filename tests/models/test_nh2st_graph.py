@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from torch_geometric.utils import scatter
 
 from nh2st_graph.config import ModelConfig
-from nh2st_graph.models import NH2STGraph
+from nh2st_graph.models import EMBEDDINGS, NH2STGraph
 from nh2st_graph.train._batches import cut_out
 
 OPERATORS = get_args(ModelConfig.model_fields["operator"].annotation)
 N_GENES, WIDTH = 7, 8
+IMAGES, GENES = (set(names) for names in zip(*EMBEDDINGS.values(), strict=True))
 
 #: Values of the switches that are numbers; all of those of the others are drawn.
 NUMBERS = {
@@ -107,6 +108,7 @@ def test_losses_are_finite_and_every_weight_learns(config, model_of, section_of)
     model = model_of(config).train()
     torch.manual_seed(0)
     losses = model.losses(section)
+    assert set(losses) <= {"loss", *model.loss_parts}
     assert all(torch.isfinite(loss).all() for loss in losses.values())
     weights = {
         "regression": 1.0,
@@ -159,7 +161,7 @@ def test_no_prediction_depends_on_a_gene_input(config, seed, model_of, section_o
     unseen = changed.clone()
     del unseen.y, unseen.counts, unseen.library
     assert all(torch.equal(a, b) for a, b in zip(before, predicted(model, unseen), strict=True))
-    for name in ("p", "P"):
+    for name in ("image", "image_neighbourhood"):
         assert torch.equal(model.embeddings(changed)[name], image[name])
         assert torch.equal(model.embeddings(unseen)[name], image[name])
     again = model.attention(changed.x, changed.edge_index, changed.edge_attr)
@@ -349,13 +351,13 @@ def test_expression_is_filled_in_from_the_neighbours_genes(neighbours, model_of,
     losses = model.losses(section)
     pairs = model._section_pairs(section)[0]
     read = []
-    for name in ("p", "P") if neighbours else ("p",):
+    for letter, name in {"p": "image", "P": "image_neighbourhood"}.items() if neighbours else [("p", "image")]:
         sender, receiver = section.edge_index
-        layer = model.cross[name]
-        query, key = layer.query(pairs[name])[receiver].view(-1, 2, 4), layer.key(pairs["q"])[sender].view(-1, 2, 4)
+        layer = model.cross[letter]
+        query, key = layer.query(pairs[name])[receiver].view(-1, 2, 4), layer.key(pairs["gene"])[sender].view(-1, 2, 4)
         weight = ((query * key).sum(dim=2) / 2).exp()
         weight = weight / scatter(weight, receiver, dim_size=9)[receiver]
-        message = scatter(weight[..., None] * layer.value(pairs["q"])[sender].view(-1, 2, 4), receiver, dim_size=9)
+        message = scatter(weight[..., None] * layer.value(pairs["gene"])[sender].view(-1, 2, 4), receiver, dim_size=9)
         read.append(pairs[name] + message.flatten(start_dim=1))
     wanted = model.decoder.gene_input(section.y[[3]])
     error = (model.cross_head(torch.cat(read, dim=1)[[3]]) - wanted).square().sum() / model.decoder.total_variance
@@ -363,7 +365,7 @@ def test_expression_is_filled_in_from_the_neighbours_genes(neighbours, model_of,
     torch.testing.assert_close(losses["loss"], losses["regression"] + 0.5 * error)
 
     section.y.requires_grad_()
-    filled = model._attend(*model._section_pairs(section))["p"][3]
+    filled = model._attend(*model._section_pairs(section))["image"][3]
     (gradient,) = torch.autograd.grad(filled.sum(), section.y)
     heard = gradient.abs().sum(dim=1).nonzero().flatten().tolist()
     assert heard == sorted(section.edge_index[0, section.edge_index[1] == 3].tolist())
@@ -376,7 +378,7 @@ def test_only_attended_embeddings_have_seen_the_other_modality(cross, contrast_o
     section = section_of(9)
     model = model_of(cross_attention=cross, contrast_on=contrast_on, projection=False, contrast="spot")
     asked = []
-    model.contrast.register_forward_pre_hook(lambda _, given: asked.append(given[0]["p"].detach()))
+    model.contrast.register_forward_pre_hook(lambda _, given: asked.append(given[0]["image"].detach()))
     model.losses(section)
     section.y = section.y.flip(0)
     model.losses(section)
@@ -387,7 +389,7 @@ def test_alignment_is_retrieval_of_the_contrasted_pairs(model_of, section_of):
     section = section_of(25)
     model = model_of(contrast="both", projection=False)
     pairs = model.embeddings(section)
-    for scale, (image, gene) in {"spot": "pq", "neighbourhood": "PQ"}.items():
+    for scale, (image, gene) in EMBEDDINGS.items():
         cosine = F.cosine_similarity(pairs[image][:, None], pairs[gene][None], dim=2)
         share = (cosine.argsort(dim=1, descending=True)[:, :10] == torch.arange(25)[:, None]).any(dim=1).double().mean()
         assert model.alignment(section)[f"retrieval_{scale}"] == pytest.approx(float(share))
@@ -396,22 +398,22 @@ def test_alignment_is_retrieval_of_the_contrasted_pairs(model_of, section_of):
 
 
 @pytest.mark.parametrize(
-    ("switches", "letters"),
+    ("switches", "names"),
     [
-        ({}, {"p", "P", "q", "Q"}),
-        ({"contrast": "none"}, {"p", "P", "q", "Q"}),
-        ({"contrast": "none", "cross_attention": "none"}, {"p", "P"}),
-        ({"contrast": "none", "cross_attention": "single"}, {"p", "P"}),
+        ({}, IMAGES | GENES),
+        ({"contrast": "none"}, IMAGES | GENES),
+        ({"contrast": "none", "cross_attention": "none"}, IMAGES),
+        ({"contrast": "none", "cross_attention": "single"}, IMAGES),
     ],
 )
-def test_gene_embeddings_are_there_where_a_loss_reads_them(switches, letters, model_of, section_of):
+def test_gene_embeddings_are_there_where_a_loss_reads_them(switches, names, model_of, section_of):
     section = section_of(9)
     model = model_of(**switches)
     found = model.embeddings(section)
-    assert set(found) == letters
-    assert model.reads_genes is ("q" in letters)
+    assert set(found) == names
+    assert model.reads_genes is ("gene" in names)
     assert all(embedding.shape == (9, WIDTH) for embedding in found.values())
-    if switches.get("contrast") == "none" and "Q" in found:
-        assert found["Q"].count_nonzero() == 0
+    if switches.get("contrast") == "none" and "gene_neighbourhood" in found:
+        assert found["gene_neighbourhood"].count_nonzero() == 0
     del section.y
-    assert set(model.embeddings(section)) == {"p", "P"}
+    assert set(model.embeddings(section)) == IMAGES

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from nh2st_graph import ConfigError, ModelError
+from nh2st_graph.models import HisToGene
 from nh2st_graph.models._original import (
     block_names,
     count_blocks,
@@ -104,6 +105,6 @@ def test_heads_share_a_matrix_of_three():
 
 
 def test_settings_are_those_of_a_configuration():
-    assert parse_settings("histogene", {"width": 8}).width == 8
-    with pytest.raises(ConfigError, match=r"from_original: model\.width"):
-        parse_settings("histogene", {"width": 0})
+    assert parse_settings(HisToGene.Settings, {"width": 8}).width == 8
+    with pytest.raises(ConfigError, match="from_original: width"):
+        parse_settings(HisToGene.Settings, {"width": 0})

@@ -59,10 +59,12 @@ def golden():
 @torch.no_grad()
 def test_gives_the_authors_numbers(golden):
     model, section = small_model(), draw_section()
-    for name, found in model.embeddings(section).items():
-        torch.testing.assert_close(found, torch.tensor(golden[name]), rtol=1e-5, atol=1e-5)
+    for name, letter in {"image": "p", "gene": "q"}.items():
+        found = model.embeddings(section)[name]
+        torch.testing.assert_close(found, torch.tensor(golden[letter]), rtol=1e-5, atol=1e-5)
     torch.manual_seed(4)
     losses = model.losses(section)
+    assert set(losses) == {"loss", *model.loss_parts}
     for name in ("contrast_spot", "bottleneck", "contrast_neighbourhood"):
         assert float(losses[name]) == pytest.approx(golden[name], rel=1e-5), name
 
@@ -127,7 +129,7 @@ def test_alignment_costs_its_chance_level_where_nothing_is_known():
     assert float(small_model().losses(section)["contrast_spot_chance"]) == pytest.approx(math.log(5))
     pairs = small_model(alignment="pairs", temperature=0.2)
     of_all = pairs.embeddings(section)
-    p, q = of_all["p"][section.seeds], of_all["q"][section.seeds]
+    p, q = of_all["image"][section.seeds], of_all["gene"][section.seeds]
     losses = pairs.losses(section)
     torch.testing.assert_close(losses["contrast_spot"], info_nce(p, q, 0.2))
     assert float(losses["retrieval_spot"]) == retrieval_at_k(p, q)
@@ -178,7 +180,7 @@ def test_predictions_average_the_training_spots_that_are_found(similarity):
     bank, section = [draw_section(seed=5), draw_section(9, seed=6)], draw_section()
     keys = torch.cat([small_model()._gene_embedding(part) for part in bank])
     values = torch.cat([part.y for part in bank])
-    p = small_model().embeddings(section)["p"]
+    p = small_model().embeddings(section)["image"]
     alike = F.normalize(p, dim=1) @ F.normalize(keys, dim=1).T if similarity == "cosine" else p @ keys.T
     nearest = alike.argsort(dim=1, descending=True)[:, :3]
     weights = {
@@ -202,7 +204,7 @@ def test_no_gene_value_reaches_the_prediction_and_memory_is_all_it_needs():
     assert torch.equal(model.predict(section), predicted)
     del section.y
     assert torch.equal(model.predict(section), predicted)
-    assert set(model.embeddings(section)) == {"p"}
+    assert set(model.embeddings(section)) == {"image"}
     with pytest.raises(ModelError, match="call remember"):
         small_model().predict(section)
     loaded = STGCHB(model.config, N_FEATURES, N_GENES).eval()

@@ -102,6 +102,7 @@ def test_before_training_the_training_mean_is_predicted_and_only_the_regression_
     mean = torch.cat([section.y for section in sections]).mean(dim=0)
     torch.testing.assert_close(model.predict(sections[0]).detach(), mean.expand(7, -1))
     losses = model.losses(sections[0])
+    assert set(losses) == {"loss", *model.loss_parts}
     losses["loss"].backward()
     assert losses["loss"] is losses["regression"]
     assert model.head.weight.grad.abs().max() > 0

@@ -147,6 +147,7 @@ def test_the_loss_is_of_the_seeds_and_weighs_targets_against_the_fused_predictio
     for branch in (outputs.target, outputs.neighbours, outputs.whole):
         expected += 0.8 * F.mse_loss(branch, observed) + 0.2 * F.mse_loss(branch, outputs.fused)
     losses = model.losses(section)
+    assert set(losses) == {"loss", *model.loss_parts}
     assert set(losses) == {"loss", "regression", "distillation"}
     torch.testing.assert_close(losses["loss"], expected)
     torch.testing.assert_close(outputs.fused, model.predict(section)[[7, 1, 4]], rtol=1e-5, atol=1e-5)

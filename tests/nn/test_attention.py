@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch_geometric.utils import scatter
 
 from nh2st_graph import ConfigError
-from nh2st_graph.nn._attention import SpatialAttention, edge_features
+from nh2st_graph.nn import SpatialAttention
+from nh2st_graph.nn._attention import edge_features
 
 WIDTH, HEADS, EDGE_DIM = 4, 2, 3
 

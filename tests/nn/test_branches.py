@@ -14,9 +14,8 @@ from torch.nn import functional as F
 from torch_geometric.utils import scatter
 
 from nh2st_graph import ConfigError
-from nh2st_graph.nn._attention import SpatialAttention
-from nh2st_graph.nn._branches import JUMPING, FeatureEncoder, NeighbourBranch
-from nh2st_graph.nn._operators import OPERATORS
+from nh2st_graph.nn import OPERATORS, FeatureEncoder, NeighbourBranch, SpatialAttention
+from nh2st_graph.nn._branches import JUMPING
 
 WIDTH, HEADS, EDGE_DIM = 4, 2, 3
 ATTENDING = ("attention", "gatv2", "transformer")

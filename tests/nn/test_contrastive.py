@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, retrieval_at_k
+from nh2st_graph.nn import chance_level, collapse_level, info_nce, retrieval_at_k
 
 
 def embeddings(n, width, seed=0):

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from nh2st_graph import ConfigError
-from nh2st_graph.nn._cross_encoder import CrossEncoder
+from nh2st_graph.nn import CrossEncoder
 
 
 def _encoder(width=8, depth=2, heads=2, **settings):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
+from nh2st_graph.nn import ComponentDecoder, GatedSum, LinearDecoder
 
 N_SPOTS, N_GENES, WIDTH = 60, 12, 5
 

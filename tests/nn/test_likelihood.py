@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nh2st_graph.nn._likelihood import negative_binomial_nll, zero_inflated_negative_binomial_nll
+from nh2st_graph.nn import negative_binomial_nll, zero_inflated_negative_binomial_nll
 
 MEANS, DISPERSIONS, LOGITS = st.floats(1e-3, 1e3), st.floats(-3, 6), st.floats(-30, 30)
 

@@ -15,8 +15,8 @@ from torch_geometric import EdgeIndex
 from torch_geometric.utils import scatter
 
 from nh2st_graph import ConfigError
-from nh2st_graph.nn._attention import SpatialAttention
-from nh2st_graph.nn._operators import OPERATORS, Operator, make_operator
+from nh2st_graph.nn import OPERATORS, SpatialAttention
+from nh2st_graph.nn._operators import Operator, make_operator
 
 WIDTH, HEADS, EDGE_DIM = 4, 2, 3
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
-from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
+from nh2st_graph.nn import huber, mse, one_minus_pearson
 
 SIZES = {"n": st.integers(2, 12), "n_genes": st.integers(1, 6), "seed": st.integers(0, 10**6)}
 

@@ -15,8 +15,9 @@ from numpy.testing import assert_array_equal
 from nh2st_graph import read, tl
 from nh2st_graph._errors import ConfigError, DataError, RunError
 from nh2st_graph.config import Config, load_config
+from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl import Run, _run
-from nh2st_graph.train._module import LOG_COLUMNS
+from nh2st_graph.train._module import log_columns
 
 #: What other programs rely on.
 FIXED = {
@@ -84,7 +85,7 @@ class TestFolder:
 
     def test_the_log_has_one_row_an_epoch(self, tiny_run):
         log = pd.read_csv(tiny_run.folder / "log.csv")
-        assert list(log.columns) == list(LOG_COLUMNS)
+        assert tuple(log.columns) == log_columns(NH2STGraph)
         for _, rows in log.groupby("stage"):
             assert list(rows["epoch"]) == list(range(1, len(rows) + 1))
         assert log["train_loss"].gt(0).all()
