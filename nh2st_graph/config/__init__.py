@@ -5,6 +5,7 @@ run folder. An unknown key or a wrong value is a :class:`~nh2st_graph.ConfigErro
 """
 
 from nh2st_graph._settings import Positive, Share
+from nh2st_graph.config._arguments import with_arguments
 from nh2st_graph.config._changes import changes, flatten
 from nh2st_graph.config._load import builtin_config, load_config
 from nh2st_graph.config._schema import (
@@ -37,4 +38,5 @@ __all__ = [
     "load_config",
     "parse_yaml",
     "read_yaml",
+    "with_arguments",
 ]

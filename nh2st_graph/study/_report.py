@@ -63,7 +63,9 @@ def _markdown(result: StudyResult) -> str:
                 lines += ["", *markdown_table(text)]
     failed = [f"{run}: {reason}" for run, reason in result.failures.items()]
     if ranked:
-        failed = ["{variant}, {split}: {reason}".format(**row) for row in table.to_dict("records") if row["reason"]]
+        failed = [
+            f"{row['variant']}, {row['split']}: {row['reason']}" for row in table.to_dict("records") if row["reason"]
+        ]
     if failed:
         lines += ["", "Failed:", "", *(f"- {each}" for each in failed)]
     return "\n".join(lines) + "\n"

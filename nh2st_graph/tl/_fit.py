@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.config import Config
+from nh2st_graph.config import Config, with_arguments
 from nh2st_graph.models import find_method
 from nh2st_graph.read._objects import Sections, sections_by_name
 from nh2st_graph.train import FittedModel, Preparation, check_precision, fit_prepared
@@ -24,6 +25,7 @@ def fit(
     test_sections: Sections = (),
     library_key: str | None = None,
     table_key: str | None = None,
+    **settings: Any,
 ) -> FittedModel:
     """Train a method on sections.
 
@@ -37,7 +39,7 @@ def fit(
     train_sections
         Sections with raw counts, in a list, a mapping, one AnnData or SpatialData; nothing else is looked at.
     config
-        The configuration; defaults where None. ``model.name`` is the method.
+        The configuration; the defaults if None.
     genes
         The panel; chosen from the training sections as ``data.panel`` says where None.
     out
@@ -53,6 +55,10 @@ def fit(
         others of a list or mapping, that have no such column are one section each.
     table_key
         Table of SpatialData; may be left out where there is one.
+    **settings
+        Settings that differ from ``config``, by the last words of its keys: ``panel="hvg:250"``,
+        ``encoder="timm:resnet18"``, ``normalize="panel"``, ``max_epochs=30``. A part is given as a mapping
+        (``model={"hops": 2}``); ``model="bleep"`` is another method, ``graph="knn"`` another graph.
 
     Returns
     -------
@@ -76,10 +82,10 @@ def fit(
     >>> import nh2st_graph as ng
     >>> sections = ng.read.sections("visium", "sections")
     >>> test = {"D1": sections.pop("D1")}
-    >>> model = ng.tl.fit(sections, ng.Config().override(["data.panel=hvg:250"]), test_sections=test)
+    >>> model = ng.tl.fit(sections, panel="hvg:250", test_sections=test)
     >>> scores = ng.tl.evaluate(model, test, sections).table()
     """
-    config = config or Config()
+    config = with_arguments(config or Config(), settings)
     find_method(config.model.name)
     check_precision(config.train)
     sections = sections_by_name(train_sections, library_key=library_key, table_key=table_key)
