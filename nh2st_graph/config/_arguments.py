@@ -37,6 +37,14 @@ def with_arguments(config: Config, arguments: Mapping[str, Any]) -> Config:
     ConfigError
         If a name is unknown, or a value is wrong; it names arguments, not keys.
     """
+    try:
+        return config.change(_dotted(config, arguments), "settings")
+    except ConfigError as error:
+        raise ConfigError(_KEY.sub("", str(error.args[0]))) from None
+
+
+def _dotted(config: Config, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted keys."""
     parts = [name for name in type(config).model_fields if name != "seed"]
     method = arguments.get("model", config.model.name)
     keys = _keys_by_last_word(config, method if isinstance(method, str) else method.get("name", config.model.name))
@@ -52,10 +60,7 @@ def with_arguments(config: Config, arguments: Mapping[str, Any]) -> Config:
             raise ConfigError(f"{name} = {value!r}; expected a mapping of its settings")
         else:
             raise ConfigError(f"there is no setting {name!r}; {nearest(name, [*keys, *parts])}")
-    try:
-        return config.change(changes, "settings")
-    except ConfigError as error:
-        raise ConfigError(_KEY.sub("", str(error.args[0]))) from None
+    return changes
 
 
 def _keys_by_last_word(config: Config, method: str) -> dict[str, str]:
