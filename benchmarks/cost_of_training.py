@@ -52,9 +52,11 @@ def train(checkout: Path, out: Path, data: Path, cache: Path, changes: Sequence[
     ]
     command = [str(checkout / ".venv" / "bin" / "python"), "-m", "nh2st_graph", "train", "configs/her2st_mini.yaml"]
     command += [part for setting in settings for part in ("--set", setting)] + ["--out", str(out)]
+    # Python is to keep what it compiles, or each run would compile all libraries again.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile("w+") as said:
         start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=checkout, stdout=said, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=said, stderr=subprocess.STDOUT)
         # In place of process.wait(): this also returns what the kernel counted for this one process.
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start

@@ -238,7 +238,9 @@ class Runner:
     def __init__(self, work: Path) -> None:
         self.work = work
         # A cache of its own, so that the features are computed by the code that is measured.
-        self.environment = {**os.environ, "NH2ST_GRAPH_CACHE": str(work / "cache")}
+        self.environment = {**os.environ, "NH2ST_GRAPH_CACHE": str(work.resolve() / "cache")}
+        # Python is to keep what it compiles, or each call would compile all libraries again.
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def __call__(self, name: str, *arguments: str, changes: Sequence[str] = ()) -> Path:
         """Run one command; return the folder that it wrote."""
