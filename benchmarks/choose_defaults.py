@@ -2,10 +2,10 @@
 
     python benchmarks/choose_defaults.py --root DIR --panel FILE
 
-For each leave-one-section-out run of C3 to C6 and each candidate, the three training sections are held out in turn: a
-candidate is judged by the mean held-out squared error at its best epoch (and its r is shown). The section that the run
-tests on is never read. A candidate may become the default where the runs agree, since each would then have chosen it
-without its test section. Written to ``benchmarks/results/her2st_mini/choices.md``.
+For each leave-one-section-out run of C3 to C6 and each candidate, the script holds out the three training sections in
+turn. It judges a candidate by the mean held-out squared error at its best epoch, and shows its r. It never reads the
+section that the run tests on. A candidate may become the default if the runs agree, since each run would have chosen it
+without its test section. The script writes ``benchmarks/results/her2st_mini/choices.md``.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from nh2st_graph.config import load_config
 HERE = Path(__file__).resolve().parent
 SECTIONS = ("C3", "C4", "C5", "C6")
 
-#: What is compared: settings beside the base's.
+#: The candidates: name, and the settings that it changes.
 CANDIDATES = {
     "as configured": [],
     "patches of 112 um": ["features.patch_um=112"],
-    "4 components": ["model.rank=4"],
-    "16 components": ["model.rank=16"],
-    "32 components": ["model.rank=32"],
-    "steps of 64 spots": ["train.batch_spots=64", "train.learning_rate=0.001", "train.average=0.98"],
+    "4 components": ["model.n_components=4"],
+    "16 components": ["model.n_components=16"],
+    "32 components": ["model.n_components=32"],
+    "steps of 64 spots": ["train.batch_spots=64", "train.learning_rate=0.001", "train.ema_decay=0.98"],
     "no gene side": ["model.contrast=none", "model.cross_attention=none"],
     "no neighbour branch": ["model.neighbours=false"],
 }
 
 
 def held_out(config: ng.Config, train: list[str]) -> pd.Series:
-    """Held-out error and r of a candidate on the training sections of a run, at the epoch that fits best."""
+    """Compute a candidate's held-out error and r on the training sections of a run, at its best epoch."""
     sections = ng.read.her2st(config.data.root, train)
     log = ng.tl.fit(sections, config).log
     curves = ng.pl.fold_curves(log)

@@ -2,12 +2,12 @@
 
     python benchmarks/cost_of_training.py BEFORE AFTER --data DIR [--repeats 5] [--out FILE]
 
-Each checkout has its own ``.venv``. ``nh2st-graph train`` learns from C3, C4 and C5 and is tested on C6, as in the
-README, with ``configs/her2st_mini.yaml`` of the checkout. The checkouts take turns, so that a machine that gets busier
-slows both. One short run of each comes first: it fills the cache of image features that all runs share, and compiles
-what Python compiles. ``DIR`` holds ``her2st/`` (the repository almaan/her2st).
+Each checkout has its own ``.venv``. ``nh2st-graph train`` trains on C3, C4 and C5 and tests on C6, as in the README,
+with ``configs/her2st_mini.yaml`` of the checkout. The checkouts take turns, so that a machine that gets busier slows
+both. One short run of each comes first: it fills the cache of image features that all runs share, and compiles Python's
+bytecode. ``DIR`` holds ``her2st/`` (the repository almaan/her2st).
 
-Memory is the largest resident set of the process that trains, with all its libraries, as the kernel counts it.
+Memory is the largest resident set of the training process, with all its libraries, as the kernel counts it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import NamedTuple
 
 
 class Cost(NamedTuple):
-    """What one run cost."""
+    """Cost of one run."""
 
     memory_mb: float
     seconds: float
     cpu_seconds: float
 
 
-#: What tables call the parts of a cost, and how they show them.
+#: Name and number format of each part of a cost, in tables.
 SHOWN = {
     "memory_mb": ("peak memory, MB", ".0f"),
     "seconds": ("wall-clock time, s", ".1f"),
@@ -41,7 +41,7 @@ SHOWN = {
 
 
 def train(checkout: Path, out: Path, data: Path, cache: Path, changes: Sequence[str] = ()) -> Cost:
-    """Train in a process of its own, and measure it."""
+    """Train in a separate process, and measure it."""
     settings = [
         f"data.root={data / 'her2st'}",
         "data.train=[C3,C4,C5]",
@@ -57,7 +57,7 @@ def train(checkout: Path, out: Path, data: Path, cache: Path, changes: Sequence[
     with tempfile.TemporaryFile("w+") as said:
         start = time.perf_counter()
         process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=said, stderr=subprocess.STDOUT)
-        # In place of process.wait(): this also returns what the kernel counted for this one process.
+        # Unlike process.wait(), this also returns the kernel's counts for this one process.
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -70,13 +70,13 @@ def train(checkout: Path, out: Path, data: Path, cache: Path, changes: Sequence[
 
 
 def revision(checkout: Path) -> str:
-    """The commit of a checkout; marked where files differ from it."""
+    """Name the commit of a checkout, marked if files differ from it."""
     command = ["git", "describe", "--always", "--dirty"]
     return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def report(costs: Mapping[str, Sequence[Cost]], revisions: Mapping[str, str], repeats: int) -> str:
-    """The result as Markdown."""
+    """Format the result as Markdown."""
     rows, singles = [], []
     for part, (label, digits) in SHOWN.items():
         values = {name: [getattr(cost, part) for cost in each] for name, each in costs.items()}

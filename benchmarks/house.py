@@ -11,7 +11,7 @@
 - a small ablation on synthetic tissue: a variant for each kind of switch, two seeds.
 
 ``DIR`` holds ``her2st/`` (the repository almaan/her2st) and ``gene_panels/her_hvg_cut_1000.txt``. All scores, training
-losses and predictions go into one file, but for wall-clock times and memory. Long columns are stored as a digest and a
+losses and predictions go into one file, without wall-clock times and memory. Long columns are stored as a digest and a
 mean. ``compare`` lists what differs, and its exit code is 1 if anything does.
 """
 
@@ -56,7 +56,7 @@ SKIPPED = {"seconds", "fit_seconds", "predict_seconds", "peak_memory_mb", "versi
 #: Columns that say what the row of a table is about.
 ROW = ("split", "variant", "method", "fold", "section", "seed", "gene", "stage", "epoch")
 
-#: What every run is given: nothing of this changes a number.
+#: Settings of every run. They change no number.
 QUIET = ("train.progress=false", "evaluate.figures=false")
 
 #: Methods of the small benchmark. No key here is one that has been renamed.
@@ -139,11 +139,11 @@ ABLATION: dict[str, Any] = {
 Values = dict[str, Any]
 
 
-# Reading what a run left.
+# Reading the files of a run.
 
 
 def flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """The leaves of nested values with their paths, without those that are skipped."""
+    """Yield the leaves of nested values with their paths, without skipped keys."""
     if isinstance(value, Mapping):
         parts: Iterable[tuple[Any, Any]] = value.items()
     elif isinstance(value, list):
@@ -157,7 +157,7 @@ def flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def number(text: str) -> float | str:
-    """A cell of a table as a number, if it is one."""
+    """Read a cell of a table as a number, if it is one."""
     try:
         return float(text)
     except ValueError:
@@ -165,18 +165,18 @@ def number(text: str) -> float | str:
 
 
 def digest(content: bytes, n: int, mean: float | None) -> Values:
-    """What stands for many values: how many there are, the first digits of their SHA-256, and their mean."""
+    """Summarise many values: their number, the first digits of their SHA-256, and their mean."""
     return {"n": n, "sha256": hashlib.sha256(content).hexdigest()[:16], "mean": mean}
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, which may be compressed."""
+    """Read the rows of a CSV file, which may be compressed."""
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     return list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline="")))
 
 
 def cells(path: Path, name: str) -> Values:
-    """Every cell of a short table, by its row and column."""
+    """Read every cell of a short table, by its row and column."""
     found: Values = {}
     for row in read_table(path):
         place = " | ".join(row[column] for column in ROW if column in row)
@@ -185,7 +185,7 @@ def cells(path: Path, name: str) -> Values:
 
 
 def columns(path: Path, name: str) -> Values:
-    """A digest of each column of a long table; a column without any value is left out."""
+    """Summarise each column of a long table; skip empty columns."""
     rows = read_table(path)
     found: Values = {}
     for column in rows[0] if rows else ():
@@ -198,7 +198,7 @@ def columns(path: Path, name: str) -> Values:
 
 
 def predictions(folder: Path) -> Values:
-    """A digest of each predicted section, to the last bit."""
+    """Summarise each predicted section, to the last bit."""
     found: Values = {}
     for path in sorted(folder.glob("*.h5ad")):
         with h5py.File(path) as file:
@@ -210,16 +210,16 @@ def predictions(folder: Path) -> Values:
 
 
 def run_folder(folder: Path) -> Values:
-    """Scores, training log and predictions of one run."""
+    """Read scores, training log and predictions of one run."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     found = dict(flat(metrics, "metrics.json")) | columns(folder / "metrics_per_gene.csv", "metrics_per_gene.csv")
-    if (folder / "log.csv").is_file():  # a method that fits itself has none
+    if (folder / "log.csv").is_file():  # an Estimator has no log
         found |= columns(folder / "log.csv", "log.csv")
     return found | predictions(folder / "predictions")
 
 
 def study_folder(folder: Path, name: str, tables: Sequence[str]) -> dict[str, Values]:
-    """The tables of a study, and each of its runs."""
+    """Read the tables of a study, and each of its runs."""
     found: Values = {}
     for table in tables:
         found |= cells(folder / table, table)
@@ -233,13 +233,13 @@ def study_folder(folder: Path, name: str, tables: Sequence[str]) -> dict[str, Va
 
 
 class Runner:
-    """Calls the command line of the checkout in the current folder, and says how long each call took."""
+    """Call the command line of the checkout in the current folder, and print how long each call took."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
-        # A cache of its own, so that the features are computed by the code that is measured.
+        # A separate cache, so that the measured code computes the features.
         self.environment = {**os.environ, "NH2ST_GRAPH_CACHE": str(work.resolve() / "cache")}
-        # Python is to keep what it compiles, or each call would compile all libraries again.
+        # Python keeps what it compiles; otherwise each call would compile all libraries again.
         self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def __call__(self, name: str, *arguments: str, changes: Sequence[str] = ()) -> Path:
@@ -288,7 +288,7 @@ def leave_one_out(run: Runner, data: Path, sections: Sequence[str]) -> dict[str,
 def benchmark(run: Runner, data: Path) -> dict[str, Values]:
     base = {"base": str(Path("configs/her2st_mini.yaml").resolve())}
     file = run.file("small_benchmark.yaml", base | BENCHMARK)
-    # Two processes, so that the pool of workers has a part in it.
+    # Two processes, so that the pool of workers is tested too.
     folder = run("benchmark", "benchmark", file, "--jobs", "2", changes=[f"data.root={data / 'her2st'}"])
     return study_folder(folder, "benchmark", ["scores.csv", "leaderboard.csv"])
 
@@ -319,7 +319,7 @@ def measure(out: Path, data: Path, parts: Sequence[str], work: Path | None) -> N
 
 
 def about() -> Values:
-    """What was measured, and where."""
+    """Describe what was measured, and where."""
     revision = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     packages = ("torch", "torch-geometric", "numpy", "scipy", "scikit-learn", "anndata", "squidpy")
     return {
@@ -334,7 +334,7 @@ def about() -> Values:
 
 
 def count(value: Any) -> int:
-    """How many values an entry stands for."""
+    """Count the values that an entry stands for."""
     return value["n"] if isinstance(value, Mapping) else 1
 
 
@@ -348,7 +348,7 @@ def renamed(values: Mapping[str, Any]) -> Values:
 
 
 def difference(before: Any, after: Any) -> float:
-    """How far two unequal entries lie apart: for digests, their means; infinite where that cannot be said."""
+    """Compute the difference of two unequal entries (digests: of their means); infinite for other values."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         before, after = before["mean"], after["mean"]
     if isinstance(before, int | float) and isinstance(after, int | float):
@@ -357,7 +357,7 @@ def difference(before: Any, after: Any) -> float:
 
 
 def same(before: Any, after: Any) -> bool:
-    """Whether two entries are equal to the last digit; two that are no numbers are."""
+    """Say whether two entries are equal to the last digit; NaN equals NaN."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         return bool(before["n"] == after["n"] and before["sha256"] == after["sha256"])
     return bool(before == after or (before != before and after != after))
@@ -368,7 +368,7 @@ def shown(value: Any) -> str:
 
 
 def compare_runs(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Compare two runs: a row of the table, and a line for everything that differs."""
+    """Compare two runs; return a row of the table, and a line for each difference."""
     first, second = renamed(before), renamed(after)
     shared = [key for key in first if key in second]
     unequal = [key for key in shared if not same(first[key], second[key])]
@@ -381,7 +381,7 @@ def compare_runs(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[s
 
 
 def compare(before: Path, after: Path, out: Path | None) -> bool:
-    """Write what differs between two measurements; return whether anything does."""
+    """Write the differences of two measurements; return whether there are any."""
     first, second = read(before), read(after)
     rows, details, total = [], [], 0
     for name in [*first["runs"], *(name for name in second["runs"] if name not in first["runs"])]:
@@ -428,7 +428,7 @@ def compare(before: Path, after: Path, out: Path | None) -> bool:
 
 
 def described(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Say what was compared, as a table."""
+    """Format the comparison as a table."""
     keys = list(dict.fromkeys([*before, *after]))
     rows = [f"| {key} | {before.get(key, '')} | {after.get(key, '')} |" for key in keys]
     return ["| | before | after |", "| --- | --- | --- |", *rows]

@@ -1,9 +1,9 @@
-"""What NH2ST costs in its literal form, ten encoder passes for each spot, and as a graph, one for each patch.
+"""Time NH2ST in its literal form (ten encoder passes per spot) and as a graph (one per patch).
 
     python benchmarks/nh2st_speed.py [--spots 48] [--patch 224] [--repeats 3] [--batch 8] [--device cpu]
 
-Both forms compute all outputs of the same spots with the same weights, in turns in one process, after one warm-up each;
-times are medians. Written to ``benchmarks/results/nh2st_speed.md``.
+Both forms compute all outputs of the same spots with the same weights. They run in turns in one process, after one
+warm-up each. Times are medians. The script writes ``benchmarks/results/nh2st_speed.md``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ N_GENES = 250
 
 
 def make_section(n_spots: int, patch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Patches and genes of a square array, and for each spot its nine nearest, itself first.
+    """Make patches and genes of a square array, and for each spot its nine nearest, itself first.
 
-    Patches are coarse random squares, so that some resemble each other more than others.
+    Patches are coarse random squares, so that some patches resemble each other more than others.
     """
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn((n_spots, 3, 7, 7), generator=generator)
@@ -40,13 +40,13 @@ def make_section(n_spots: int, patch: int, device: torch.device) -> tuple[Tensor
 
 
 def literal(model: NH2ST, patches: Tensor, genes: Tensor, regions: Tensor, batch: int) -> NH2STOutputs:
-    """All spots in batches, as the authors train."""
+    """Run all spots in batches, as the authors train."""
     parts = [model(patches[i], genes[i], patches[regions[i]], genes[regions[i]]) for i in spots(patches).split(batch)]
     return NH2STOutputs(*[torch.cat(part) for part in zip(*parts, strict=True)])
 
 
 def graph(model: NH2ST, patches: Tensor, genes: Tensor, regions: Tensor) -> NH2STOutputs:
-    """All spots in one call, with an edge to each spot from those of its region."""
+    """Run all spots in one call, with an edge to each spot from the spots of its region."""
     receivers = spots(patches)[:, None].expand_as(regions)
     return model.on_graph(patches, genes, torch.stack([regions.flatten(), receivers.flatten()]))
 
@@ -56,7 +56,7 @@ def spots(patches: Tensor) -> Tensor:
 
 
 def seconds(call: Callable[[], NH2STOutputs], device: torch.device) -> float:
-    """Wall-clock seconds of one call."""
+    """Measure the wall-clock seconds of one call."""
     start = time.perf_counter()
     call()
     if device.type == "cuda":
@@ -65,7 +65,7 @@ def seconds(call: Callable[[], NH2STOutputs], device: torch.device) -> float:
 
 
 def report(options: argparse.Namespace, times: dict[str, list[float]], apart: float) -> str:
-    """The result as Markdown."""
+    """Format the result as Markdown."""
     literal_s, graph_s = (statistics.median(times[name]) for name in ("literal", "graph"))
     cuda = torch.device(options.device).type == "cuda"
     hardware = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
@@ -102,14 +102,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     device = torch.device(options.device)
-    torch.backends.cudnn.allow_tf32 = False  # the forms are to agree to rounding
+    torch.backends.cudnn.allow_tf32 = False  # the forms must agree to rounding
     torch.manual_seed(0)
     model = NH2ST(N_GENES, n_features=512 * (options.patch // 32) ** 2).to(device).eval()
     section = make_section(options.spots, options.patch, device)
     forms = {"literal": lambda: literal(model, *section, options.batch), "graph": lambda: graph(model, *section)}
     outputs = {name: call() for name, call in forms.items()}
     apart = max(float((a - b).abs().max()) for a, b in zip(*outputs.values(), strict=True))
-    # In turns, so that a machine that gets busier slows both.
+    # The forms take turns, so that a machine that gets busier slows both.
     times: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(options.repeats):
         for name, call in forms.items():

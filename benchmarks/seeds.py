@@ -1,9 +1,9 @@
-"""What the seed does to a benchmark: mean r of each method with each seed, and how far they lie apart.
+"""Show what the seed does to a benchmark: mean r of each method with each seed, and their range.
 
     python benchmarks/seeds.py benchmarks/results/her2st_mini [...]
 
-Reads ``scores.csv`` of each folder, means over test sections, and writes ``seeds.md`` beside it. What has one seed,
-since nothing is drawn in it, is left out.
+The script reads ``scores.csv`` of each folder, averages over test sections, and writes ``seeds.md`` beside it. It
+leaves out methods with one seed, since they draw nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 
 
 def by_seed(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean r over test sections: a row for each split and method, a column for each seed, and their range."""
+    """Compute mean r over test sections: a row per split and method, a column per seed, and their range."""
     table = scores.pivot_table(index=["split", "method"], columns="seed", values="pcc_mean", sort=False).dropna()
     table.columns = [f"seed {seed}" for seed in table.columns]
     return table.assign(range=table.max(axis=1) - table.min(axis=1))
@@ -23,7 +23,7 @@ def by_seed(scores: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="Where a benchmark's scores.csv lies.")
+    parser.add_argument("folders", type=Path, nargs="+", help="Folder with a benchmark's scores.csv.")
     for folder in parser.parse_args().folders:
         table = by_seed(pd.read_csv(folder / "scores.csv"))
         lines = ["# Mean r by seed", ""]

@@ -1,12 +1,13 @@
-"""What a whole slide costs: peak memory, and spots per second, from a tiled pyramidal TIFF to predicted expression.
+"""Measure peak memory and spots per second of a whole slide, from a tiled pyramidal TIFF to predicted expression.
 
     python benchmarks/whole_slide.py [--side 100000] [--encoder timm:resnet18@random] [--pitch-um 100]
 
-The slide is written first, where it is not there: blocks of synthetic tissue in an ellipse on glass, 0.25 um per pixel,
-JPEG tiles of 512 px, halved until 1000 px. A model is trained for one epoch on synthetic sections, since what it learns
-costs a slide nothing. Memory is the resident set of this process, with all its libraries, while it lays out spots,
-while it encodes them, and while ``predict_run`` goes from the file to h5ad and SpatialData, with those features in its
-cache. Written to ``benchmarks/results/whole_slide.md``; the exit code is 1 where memory exceeds 4 GB.
+The script first writes the slide if it is missing: blocks of synthetic tissue in an ellipse on glass, 0.25 um per
+pixel, JPEG tiles of 512 px, halved until 1000 px. It trains a model for one epoch on synthetic sections, since the cost
+of a slide does not depend on what the model learned. Memory is the resident set of this process, with all its
+libraries. It is measured in three steps: laying out spots, encoding them, and ``predict_run`` from the file to h5ad and
+SpatialData, with those features in its cache. The script writes ``benchmarks/results/whole_slide.md``. The exit code is
+1 if memory exceeds 4 GB.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ TILE = 512
 SMALLEST = 1000
 GLASS = np.array([243, 242, 244], dtype=np.uint8)
 N_TEXTURES = 32
-#: A slide of any size is to be predicted in so much memory.
+#: Largest memory allowed for a slide of any size.
 BOUND_GB = 4.0
 
 
 def textures(halvings: int) -> NDArray[np.uint8]:
-    """Squares of stroma with nuclei, ``(N_TEXTURES, TILE, TILE, 3)``, as a level of so many halvings shows them."""
+    """Draw squares of stroma with nuclei, ``(N_TEXTURES, TILE, TILE, 3)``, at a level after so many halvings."""
     rng = np.random.default_rng(0)
     squares = []
     for _ in range(N_TEXTURES):
@@ -50,7 +51,7 @@ def textures(halvings: int) -> NDArray[np.uint8]:
 
 
 def tiles(side: int, halvings: int) -> Iterator[NDArray[np.uint8]]:
-    """The tiles of a level, row by row, each made when it is asked for."""
+    """Yield the tiles of a level, row by row."""
     squares = textures(halvings)
     glass = np.broadcast_to(GLASS, (TILE, TILE, 3))
     count = -(-side // TILE)
@@ -87,7 +88,7 @@ def write_slide(path: Path, side: int) -> None:
 
 
 def train(folder: Path, encoder: str) -> Path:
-    """Leave a model of this encoder, whose features of slides are cached beside it."""
+    """Train a model with this encoder; the cache of slide features lies beside it."""
     values = {
         "data": {
             "format": "synthetic",
@@ -102,11 +103,11 @@ def train(folder: Path, encoder: str) -> Path:
 
 
 class Steps(list[tuple[str, float, float]]):
-    """Each step's name, seconds, and peak memory in GB."""
+    """Name, seconds, and peak memory in GB of each step."""
 
     @contextmanager
     def measured(self, name: str) -> Iterator[None]:
-        """Note what the block costs."""
+        """Measure the block."""
         start = time.perf_counter()
         with peak_memory() as peak:
             yield
@@ -115,7 +116,7 @@ class Steps(list[tuple[str, float, float]]):
 
 
 def measure(slide: Path, run: Path, out: Path, pitch_um: float) -> tuple[Steps, int]:
-    """Predict the slide; give the steps, and the number of its spots."""
+    """Predict the slide; return the steps and the number of spots."""
     model, steps = tl.load(run), Steps()
     lattice = {"pitch_um": pitch_um, "spot_um": 0.55 * pitch_um}
     features = model.config.features
@@ -133,8 +134,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=100_000, help="Side of the slide in pixels.")
     parser.add_argument("--encoder", default="timm:resnet18@random")
     parser.add_argument("--pitch-um", type=float, default=100.0)
-    parser.add_argument("--folder", type=Path, default=Path("slides"), help="Where the slide is written.")
-    parser.add_argument("--result", type=Path, default=RESULT, help="Where the table is written.")
+    parser.add_argument("--folder", type=Path, default=Path("slides"), help="Folder for the slide.")
+    parser.add_argument("--result", type=Path, default=RESULT, help="File for the table.")
     given = parser.parse_args()
     logging.getLogger("nh2st_graph").addHandler(logging.StreamHandler())
     given.folder.mkdir(parents=True, exist_ok=True)
