@@ -1,4 +1,4 @@
-"""The base of all settings: a checked, fixed set of keys, and what an error says of one."""
+"""The base of all settings: checked keys with fixed values, and errors about them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys refused, values fixed after checking.
+    """A part of the configuration: it refuses unknown keys, and its values are fixed once checked.
 
     Attributes
     ----------
     renamed
-        Earlier names of keys, each with the keys that took its place. They are read until the next minor version, with
-        a warning.
+        Earlier names of keys, each with the keys that replaced it. They are read with a warning until the next minor
+        version.
     """
 
     renamed: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    # YAML reads section names such as 1 and precisions such as 32 as numbers: both are names here.
+    # YAML reads a section name such as 1 and a precision such as 32 as numbers; both are names here.
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
     )
@@ -47,7 +47,7 @@ class Section(BaseModel):
 
 
 def take_earlier_names(schema: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the values of renamed keys to the keys that took their place, with a warning that names these.
+    """Give the values of renamed keys to the keys that replaced them, with a warning.
 
     Raises
     ------
@@ -63,7 +63,6 @@ def take_earlier_names(schema: type[Section], values: Mapping[str, Any]) -> dict
             raise ValueError(f"{old!r} is the earlier name of {both[0]!r}, and both are given; leave {old!r} out")
         value = taken.pop(old)
         taken |= dict.fromkeys(new, value)
-        # Of whoever reads the configuration, wherever that is: a default filter shows it once.
         warnings.warn(
             f"the key {old!r} is now {' and '.join(map(repr, new))}; the earlier name is read until version 0.2",
             RenamedWarning,
@@ -72,7 +71,7 @@ def take_earlier_names(schema: type[Section], values: Mapping[str, Any]) -> dict
     return taken
 
 
-#: In YAML's words, what pydantic says in Python's.
+#: YAML's words for types that pydantic names in Python's.
 _EXPECTED = {
     "tuple_type": "a list, such as [C3, C4]",
     "dict_type": "keys and values",
@@ -111,7 +110,7 @@ def explain(error: ErrorDetails, schema: type[BaseModel], root: type[BaseModel] 
     schema
         What was checked.
     root, prefix
-        The whole that it is a part of, and the part's key there, where it was checked by itself.
+        The whole configuration and the key of this part in it, if the part was checked by itself.
     """
     key = prefix + ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""What differs between two configurations."""
+"""Compare two configurations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["RESULT_NEUTRAL", "changes", "flatten"]
 
-#: Keys that change no result: a run, or a study, may go on with others.
+#: Keys that do not change results: a run or a study may be resumed with other values.
 RESULT_NEUTRAL = frozenset(
     {
         "train.progress",
@@ -22,7 +22,7 @@ _UNSET = "(unset)"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys for nested ones, so that ``{model: {hops: 2}}`` changes one key and leaves the rest of ``model``."""
+    """Turn nested keys into dotted ones, so that ``{model: {hops: 2}}`` changes one key of ``model``."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -30,7 +30,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Say which keys of nested values differ, one ``"key: before -> after"`` each, but for those of no result."""
+    """List the keys that differ as ``"key: before -> after"``, without those that do not change results."""
     first, second = flatten(before), flatten(after)
     return [
         f"{key}: {first.get(key, _UNSET)} -> {second.get(key, _UNSET)}"

@@ -1,4 +1,4 @@
-"""The typed configuration: every key, its default, and what it may be."""
+"""The typed configuration: every key, its default and its allowed values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def _known_format(name: str) -> str:
-    from nh2st_graph.read import known_formats  # here, since readers of the user's own join when it is loaded
+    from nh2st_graph.read import known_formats  # here, since it also loads the readers of other packages
 
     known = [*known_formats(), "synthetic"]
     if name not in known:
@@ -55,31 +55,32 @@ class SyntheticConfig(Section):
 
 
 class DataConfig(Section):
-    """Which sections, which genes, and what a target is.
+    """Which sections and genes are used, and how counts become targets.
 
     Attributes
     ----------
     format
-        Layout of the files under ``root``: one that :func:`nh2st_graph.read.sections` knows, or ``synthetic``.
+        Layout of the files under ``root``: a format of :func:`nh2st_graph.read.sections`, or ``synthetic``.
     root
         Folder of the sections.
     options
-        What else the format's reader takes, such as ``{bin_um: 8}``; see :func:`nh2st_graph.read.sections`.
+        Further arguments of the format's reader, such as ``{bin_um: 8}``.
     train, test
-        Names of sections. Without ``train``, all that are not tested are trained on.
+        Names of sections. Without ``train``, every section outside ``test`` is trained on.
     panel
-        A file of gene symbols (or Ensembl ids), one a line; ``hvg:N``: the N genes that vary most in training; or a
-        published panel by name, such as ``nh2st:stnet``, fetched from its authors' repository.
+        The genes to predict: a file of gene symbols or Ensembl ids, one a line; ``hvg:N``, the N most variable genes of
+        the training sections; or the name of a published panel, such as ``nh2st:stnet``, which is fetched from its
+        authors' repository.
     missing_genes
-        Whether a panel gene that a section lacks is an error, or dropped from the panel.
+        What happens to a panel gene that a section lacks: ``fail`` raises an error, ``drop`` drops the gene.
     normalize
-        ``total``: library size over all genes to 1e4, log1p; ``panel``: over the panel's genes; ``residuals``: analytic
-        Pearson residuals.
+        ``total`` scales a spot's counts to 1e4 over all genes and takes log1p; ``panel`` scales them over the panel's
+        genes; ``residuals`` are analytic Pearson residuals.
     smooth
-        ``3x3`` averages a target with all adjacent spots of the array (eight; six on a hexagonal one), in the test
-        section too (NH2ST, TRIPLEX).
+        ``3x3`` averages a target with those of all adjacent spots of the array (eight; six on a hexagonal array), in
+        the test section too, as NH2ST and TRIPLEX do.
     synthetic
-        The synthetic tissue, where ``format`` asks for it.
+        Settings of the synthetic tissue (``format: synthetic``).
     """
 
     format: Annotated[str, AfterValidator(_known_format)] = "h5ad"
@@ -116,16 +117,17 @@ class FeaturesConfig(Section):
     patch_um
         Side of a patch on the tissue, in um.
     standardize
-        Features are scaled by each section's own statistics, by those of the training sections, or not at all.
+        Bring features to z-scores by the statistics of each ``section`` or of the ``train`` sections, or not at all
+        (``none``).
     finetune
-        Train the encoder (one timm model) with the rest, rather than read its features from the cache.
+        Train the encoder (one timm model) together with the model. Otherwise its features come from the cache.
     batch_size
         Patches encoded at a time.
     cache
-        Folder of the feature cache; the user's cache folder where None.
+        Folder of the feature cache; the user's cache folder if None.
     check_placement
-        Refuse sections whose spots lie off the tissue, where other coordinates would lie on it; see
-        :func:`nh2st_graph.im.check_placement`. For images other than of H&E, false.
+        Refuse a section whose spots lie off the tissue while swapped or rescaled coordinates would lie on it; see
+        :func:`nh2st_graph.im.check_placement`. Set it to false for images that are not H&E.
     """
 
     encoder: str = "squidpy:summary+texture+histogram"
@@ -152,12 +154,12 @@ class GraphConfig(Section):
     Attributes
     ----------
     mode
-        ``grid``, ``knn``, ``radius``, ``delaunay``; and two controls: ``random`` (the grid's degrees, between spots
-        that are drawn) and ``none`` (no edges). ``given``: the graph that each section brings, as squidpy built it.
+        ``grid``, ``knn``, ``radius`` or ``delaunay``; ``random`` (a control: the degrees of the grid, random
+        neighbours); ``none`` (a control: no edges); ``given`` (the graph that squidpy built in each section).
     neighbors_key
-        Of ``given``: its entry of ``uns``, ``{key_added}_neighbors`` in squidpy.
+        Entry of ``uns`` that describes a ``given`` graph, ``{key_added}_neighbors`` in squidpy.
     n_rings, n_neighs, radius_um, seed
-        Of the modes that read them.
+        Parameters of the modes that read them.
     """
 
     mode: Literal["grid", "knn", "radius", "delaunay", "random", "none", "given"] = "grid"
@@ -174,22 +176,22 @@ class TrainConfig(Section):
     Attributes
     ----------
     max_epochs, patience
-        Most epochs of a fold, and for how many the held-out error may fail to improve before it stops.
+        Maximum number of epochs of a fold; number of epochs without a better held-out error after which it stops.
     learning_rate, weight_decay
-        Of AdamW.
+        Parameters of AdamW.
     batch_spots
-        Most spots of a step, all of one section.
+        Maximum number of spots in a batch; all are of one section.
     ema_decay
-        Decay of the exponential moving average of the weights, which is what is kept.
+        Decay of the exponential moving average (EMA) of the weights; the averaged weights are kept.
     validation, folds
-        What is held out of the training data (all sections of a patient, sections where there is one patient, or bands
-        of each) and in how many turns.
+        What is held out of the training data in turn (all sections of a ``patient``, one ``section``, or ``blocks`` of
+        each section), and the number of turns. With one patient, ``patient`` holds out sections.
     refit
-        Learn from all training sections once the number of epochs is chosen; otherwise keep the first fold's model.
+        Train on all training sections for the chosen number of epochs. Otherwise keep the first fold's model.
     checkpoint_seconds
-        Least time between the checkpoints that ``--resume`` goes on from; 0 writes one after every epoch.
+        Minimum time between the checkpoints that a resumed run continues from; 0 writes one after every epoch.
     device, precision
-        Where and how to compute; ``auto`` takes a GPU, with mixed precision, where there is one.
+        Device and precision; ``auto`` uses a GPU with mixed precision if there is one.
     progress
         Show progress bars.
     """
@@ -212,16 +214,16 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """What test sections are scored on beside the model's errors; see :func:`nh2st_graph.tl.evaluate`.
+    """What is scored and drawn beside the model's errors; see :func:`nh2st_graph.tl.evaluate`.
 
     Attributes
     ----------
     baselines
         Fit and score the baselines beside the model, on the same features.
     downstream
-        Score what predictions are used for (spatially variable genes, clusters, gene-gene correlation).
+        Also score downstream uses: spatially variable genes, clusters, gene-gene correlation.
     figures
-        Draw maps, per-gene r, scores beside the baselines, and training.
+        Draw maps, r by gene, scores beside the baselines, and training curves.
     """
 
     renamed: ClassVar[Mapping[str, tuple[str, ...]]] = {"floors": ("baselines",)}
@@ -248,20 +250,20 @@ def settings_class(name: Any) -> type[MethodConfig]:
     """
     if name == _DEFAULT:
         return ModelConfig
-    from nh2st_graph.models import find_method  # here, since other methods' settings stand beside their networks
+    from nh2st_graph.models import find_method  # here, since the settings of other methods stand beside their networks
 
     return find_method(str(name)).Settings
 
 
-#: The method that a configuration without ``model.name`` is for.
+#: The method of a configuration without ``model.name``.
 _DEFAULT = "nh2st_graph"
 
 
 class Config(Section):
-    """Everything that a run depends on. See the parts for the meaning of each key."""
+    """Everything that a run depends on. Each part explains its keys."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    data: DataConfig = Field(default_factory=DataConfig)  # checked against the readers, once these can be loaded
+    data: DataConfig = Field(default_factory=DataConfig)  # a factory, since the check loads the readers
     features: FeaturesConfig = FeaturesConfig()
     graph: GraphConfig = GraphConfig()
     model: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_settings)] = ModelConfig()
@@ -305,7 +307,7 @@ class Config(Section):
         """
         values = dict(values)
         try:
-            # By itself first: its schema depends on the method, and an error is to name keys of that.
+            # First, since its schema depends on the method and errors name that method's keys.
             if isinstance(values.get("model"), Mapping):
                 schema = settings_class(values["model"].get("name", _DEFAULT))
                 values["model"] = schema.model_validate(dict(values["model"]))
@@ -356,7 +358,7 @@ class Config(Section):
 
     def _with(self, changes: Iterable[tuple[str, Any]], source: str) -> Config:
         values = self.model_dump(mode="json")
-        # Another method has other settings: it is chosen first, and takes its own defaults.
+        # The method comes first: another method has other settings, with their own defaults.
         for key, value in sorted(changes, key=lambda change: change[0] != "model.name"):
             before = values["model"]["name"] if isinstance(values["model"], dict) else None
             assign(values, key, value, self, source)
