@@ -188,7 +188,7 @@ class TestArguments:
 
     def test_several_sections_need_a_key(self, joined: AnnData) -> None:
         joined.obs["section"] = joined.obs["library"]
-        with pytest.raises(DataError, match=r"this one holds 2 .*library_key='section'"):
+        with pytest.raises(DataError, match=r"it holds 2 .*library_key='section'"):
             ng.gr.spatial_graph(joined)
 
     @pytest.mark.parametrize(

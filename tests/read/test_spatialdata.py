@@ -106,7 +106,7 @@ class TestRoundTrip:
         np.testing.assert_array_equal(stored["table"].X, prediction.X)
         np.testing.assert_array_equal(stored["table"].layers["observed"], prediction.layers["observed"])
         np.testing.assert_array_equal(stored["table"].obsm["spatial"], prediction.obsm["spatial"])
-        with pytest.raises(DataError, match="X holds raw counts"):
+        with pytest.raises(DataError, match="put raw counts into X"):
             spatialdata_section(stored)
 
     def test_large_images_get_smaller_copies(self, section, tmp_path):
