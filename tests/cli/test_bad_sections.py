@@ -66,7 +66,7 @@ ST_CASES: dict[str, tuple[Callable[[Files], object], Sequence[str]]] = {
     ),
     "coordinates NaN": (
         _spots(_cell(4, "pixel_y", "")),
-        ("A3_selection.tsv", "pixel_y in line 6 is not a number", "mend or remove that spot"),
+        ("A3_selection.tsv", "pixel_y in line 6 is not a number", "correct or remove that spot"),
     ),
     "no spot in common": (
         _counts(lambda t: t.set_axis([f"{i}x40" for i in range(len(t))])),

@@ -106,7 +106,7 @@ def test_the_extra_is_advised_for_tiff_alone(tmp_path):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageError, match=r'if a scanner wrote this TIFF, .*pip install "nh2st-graph\[wsi\]"$'):
         slide_size(tmp_path / "slide.tif")
-    with pytest.raises(ImageError, match="PNG or TIFF$"):
+    with pytest.raises(ImageError, match=r"PNG or TIFF$"):
         slide_size(tmp_path / "slide.png")
 
 

@@ -90,7 +90,7 @@ def test_z_positions_are_named_by_sections(pixels: NDArray[np.uint8]) -> None:
 
 
 def test_what_is_no_image(pixels: NDArray[np.uint8]) -> None:
-    with pytest.raises(ImageError, match="section 'A': ndarray is not an image; give a file or squidpy's ImageContainer"):
+    with pytest.raises(ImageError, match=r"section 'A': ndarray is not an image; .*ImageContainer"):
         placed_image(pixels, "A")
     two = container(pixels)
     two.add_img(pixels, layer="stain", dims=("y", "x", "channels"))
