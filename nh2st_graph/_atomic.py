@@ -11,12 +11,12 @@ from pathlib import Path
 
 __all__ = ["ENVIRONMENT", "cache_root", "write_text", "written_aside"]
 
-#: Environment variable that names the cache folder, in place of the user's cache directory.
+#: Environment variable with a cache folder, instead of the user's.
 ENVIRONMENT = "NH2ST_GRAPH_CACHE"
 
 
 def cache_root() -> Path:
-    """Find the cache folder: the one that the environment names, or the user's."""
+    """Find the cache folder: the one in the environment variable, or that of the user."""
     import pooch
 
     return Path(os.environ.get(ENVIRONMENT) or pooch.os_cache("nh2st_graph")).expanduser()
@@ -24,14 +24,14 @@ def cache_root() -> Path:
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Write a file or folder beside its place, and rename it when the block is over.
+    """Write a file or folder to a temporary path beside it, and rename it at the end of the block.
 
-    A name thus shows the old content or the new, never a part. Nothing is left of a block that fails or is interrupted.
-    A folder takes the place of none: an older one is to be removed at the end of the block.
+    The path thus has the old content or the new, never a part of it. A block that fails or is interrupted leaves
+    nothing. A folder cannot replace another: remove the old one at the end of the block.
 
     Yields
     ------
-    Where to write.
+    The path to write to.
     """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -45,6 +45,6 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, UTF-8, as :func:`written_aside` does."""
+    """Write a text file in UTF-8, atomically."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")

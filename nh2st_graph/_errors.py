@@ -1,4 +1,4 @@
-"""The project's own exceptions: one line each that says what, where, and what to do.
+"""The exceptions of the package. A message is one line that says what, where, and what to do.
 
 The command line turns every :class:`NH2STGraphError` into that line and exit code 2.
 """
@@ -25,30 +25,30 @@ _SETTING = re.compile("\x02(.*?)\x1f(.*?)\x1f(.*?)\x03", re.DOTALL)
 
 
 class NH2STGraphError(Exception):
-    """Base of everything this package raises on purpose.
+    """Base of all errors that this package raises on purpose.
 
-    A message names settings by :func:`setting`, so that each reader is told of them in their own words: ``str(error)``
-    names arguments, :meth:`at` also keys of a configuration and flags of a command.
+    A message names settings by :func:`setting`. ``str(error)`` then shows them as arguments, and :meth:`at` as keys of
+    a configuration or flags of a command.
     """
 
     def __str__(self) -> str:
         return self.at("argument")
 
     def at(self, level: Level, flags: Collection[str] = ()) -> str:
-        """Say the message to a reader.
+        """Write the message for a reader.
 
         Parameters
         ----------
         level
-            Who reads it.
+            The reader: how to name settings.
         flags
-            Arguments that the command has a flag for, by name. Other keys are named as ``--set KEY=VALUE``.
+            Names of the arguments that have a flag of their own. Other keys are shown as ``--set KEY=VALUE``.
         """
         return _SETTING.sub(lambda found: _named(found[1], found[2], found[3], level, flags), super().__str__())
 
 
 class RenamedWarning(FutureWarning):
-    """An earlier name of a key, an argument or a function, which is read until the next minor version."""
+    """An earlier name of a key, argument or function, which works until the next minor version."""
 
 
 def earlier_names(
@@ -102,21 +102,21 @@ class RunError(NH2STGraphError):
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, on one line of 200 characters at most; its class where it says nothing."""
+    """Shorten an exception to one line of at most 200 characters; without a message, to its class."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def setting(name: str, value: Any = None, *, argument: str | None = None) -> str:
-    """Name a setting in an error message, for :meth:`NH2STGraphError.at` to put into the reader's words.
+    """Mark a setting in an error message, so that :meth:`NH2STGraphError.at` can name it for the reader.
 
     Parameters
     ----------
     name
-        Of an argument (``"resume"``), or the dotted key of a configuration (``"data.panel"``).
+        An argument (``"resume"``), or a dotted key of a configuration (``"data.panel"``).
     value
-        What it is or should be; not mentioned where None.
+        Its value, or the value to give; not shown if None.
     argument
-        The argument that stands for a key, where it is not the key's last word.
+        The argument for a key, if it is not the key's last word.
     """
     return f"\x02{name}\x1f{argument or name.rpartition('.')[2]}\x1f{'' if value is None else repr(value)}\x03"
 
@@ -138,7 +138,7 @@ def _named(name: str, argument: str, value: str, level: Level, flags: Collection
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
-    """Say which known names are close to ``name``.
+    """Suggest known names that are close to ``name``.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
 
     Returns
     -------
-    A half sentence: ``"did you mean 'grid'?"``, or all known names where none is close.
+    The end of a sentence: ``"did you mean 'grid'?"``, or all known names if none is close.
     """
     choices = sorted(known)
     close = get_close_matches(name, choices, n=n, cutoff=0.5)

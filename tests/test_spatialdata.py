@@ -256,7 +256,7 @@ class TestKeysOfSeveralObjects:
         ("keys", "message"),
         [
             ({"library_key": "librari"}, r"no column 'librari' \(library_key\)"),
-            ({"table_key": "table"}, "table_key = 'table' names a table of SpatialData, and this is AnnData"),
+            ({"table_key": "table"}, "table_key='table' is for SpatialData, and this is AnnData"),
         ],
     )
     def test_that_fit_none_are_refused(self, joined, tissue, keys: dict[str, str], message: str) -> None:

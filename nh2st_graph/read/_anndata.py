@@ -1,4 +1,4 @@
-"""Plain AnnData: counts, ``obsm["spatial"]``, and an image beside it."""
+"""Read plain AnnData: counts, ``obsm["spatial"]``, and an image."""
 
 from __future__ import annotations
 
@@ -35,34 +35,34 @@ def anndata_section(
     Parameters
     ----------
     path_or_object
-        An h5ad file, or an AnnData (it is copied), of one section: raw counts, and spot centres in
+        An h5ad file or an AnnData (it is copied) with one section: raw counts, and spot centres in
         ``obsm["spatial"]``, x then y, in pixels of the image.
     image
-        The full-resolution image. By default what ``uns["spatial"]`` names as ``source_image_path``, from the file's
-        folder where that is relative, else an image beside the file with the file's name. Or squidpy's
-        ``ImageContainer``: its pixels are kept in a file of the cache folder, and positions, which squidpy has in
-        pixels of the uncut image, are taken to those of the container, where it was cropped or scaled.
+        The full-resolution image: a file, or squidpy's ``ImageContainer``. By default the ``source_image_path`` in
+        ``uns["spatial"]`` (a relative path starts at the file's folder), else an image beside the file with the file's
+        name. The pixels of a container are written to a file in the cache folder. If the container was cropped or
+        scaled, positions are converted from pixels of the uncut image, as squidpy has them.
     microns_per_pixel
-        Scale of the image (of a container: before it was scaled). By default what ``uns["spatial"]`` says.
+        Resolution of the image (of a container: before it was scaled). By default the one in ``uns["spatial"]``.
     image_layer
-        Layer of the container; may be left out where there is one.
+        Layer of the container; not needed if it has one.
     layer
-        Where the raw counts are, if not in ``X``.
+        Layer of the AnnData with the raw counts, if they are not in ``X``.
     section, patient
-        Names; by default those in ``obs`` where they are the same for all spots, else the section's is the file's (of
-        an object: the library's in ``uns["spatial"]``), and the patient is not known.
+        Names. By default those in ``obs``, if they are the same for all spots. Else the section is named after the file
+        (of an object: after the library in ``uns["spatial"]``), and the patient is unknown.
 
     Returns
     -------
-    The section, its spots in the order given; ``X`` is CSR, and ``uns["spatial"]`` is made anew, with the diameter of
-    spots that it had, or half the distance of neighbouring spots.
+    The section, with its spots in the given order. ``X`` is CSR. ``uns["spatial"]`` is built anew, with the spot
+    diameter that it had, or half the distance of neighbouring spots.
 
     Raises
     ------
     DataError
-        If the file cannot be read, holds several sections, has no positions or no scale, or breaks the contract.
+        If the file cannot be read, has several sections, has no positions or no resolution, or breaks the contract.
     ImageError
-        If there is no image, it cannot be read, or it does not cover the spots.
+        If there is no image, or it cannot be read or does not cover the spots.
     """
     adata, path = _open(path_or_object)
     libraries = adata.uns.get(Key.uns.spatial) or {}
@@ -71,10 +71,12 @@ def anndata_section(
     name_of(adata, Key.obs.patient, patient, unknown_patient(name))
     where = f"section {name!r}"
     if len(libraries) > 1:
-        raise DataError(f"{where}: uns['{Key.uns.spatial}'] has {len(libraries)} libraries; split them, one a section")
+        raise DataError(
+            f"{where}: uns['{Key.uns.spatial}'] has {len(libraries)} libraries; split it into one AnnData a section"
+        )
     if adata.n_vars:
         adata.X = _counts(adata, layer, where)
-    # Names, positions and counts first: what follows is about them.
+    # Check names, positions and counts before the image.
     check_section(adata)
     if image is None:
         image = _find_image(stored.source, path, where)
@@ -105,7 +107,7 @@ def _sections(
     layer: str | None = None,
     patients: str = PATIENTS,
 ) -> dict[str, AnnData]:
-    """Read one h5ad file, or a folder of them, with their images beside them; a section is named by its file."""
+    """Read one h5ad file or a folder of them, with images beside the files; each file names its section."""
     check_exists(root)
     files = h5ad_files(root)
 
@@ -129,7 +131,7 @@ def _open(given: str | Path | AnnData) -> tuple[AnnData, Path | None]:
 
 
 def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
-    """Raw counts of ``X`` or a layer; where ``X`` is not raw, the layers that might be are named."""
+    """Look up raw counts in ``X`` or a layer; if ``X`` is not raw, the error names the layers that exist."""
     if layer is not None and layer not in adata.layers:
         there = ", ".join(adata.layers) or "none"
         raise DataError(f"{where}: no layer {layer!r}; {setting('data.options.layer')} may be: {there}")
@@ -153,11 +155,11 @@ def _find_image(named: str | None, path: Path | None, where: str) -> Path:
     beside = [folder / f"{path.stem}{ending}" for ending in sorted(IMAGES)] if path else []
     found = next((file for file in [*([folder / named] if named else []), *beside] if file.is_file()), None)
     if found is None:
-        missing = f"{named} is not there" if named else "none is named in it or lies beside it"
+        missing = f"{named} does not exist" if named else "none is named in it or lies beside it"
         raise ImageError(f"{where}: no image ({missing}); give {setting('data.options.image', 'PATH')}")
     return found
 
 
 def _spot_diameter(adata: AnnData) -> float:
-    """Half the distance of neighbouring spots, as on ST and Visium; only plots depend on it."""
+    """Take half the distance of neighbouring spots, as on ST and Visium. Only plots use it."""
     return neighbour_distance(np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)) / 2 or 1.0

@@ -1,4 +1,4 @@
-"""What the readers of public data sets put sections together from: names, patients, the image's entry."""
+"""Build sections in the readers: names, patients, and the entry of the image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "report_patients",
 ]
 
-#: A table of patients beside the sections, as TRIPLEX prepares it.
+#: Name of the table of patients beside the sections, as TRIPLEX prepares it.
 PATIENTS = "ids.csv"
 
 
@@ -43,22 +43,23 @@ def assemble(
     *,
     prefix: str = "",
 ) -> AnnData:
-    """Make a section of counts and spots, joined by name, and check it.
+    """Build a section from counts and spots, joined by name, and check it.
 
     Parameters
     ----------
     name, patient
-        Of the section.
+        Names of the section and its patient.
     counts
-        Of these spots, and of others that are left out. Names of genes are made unique.
+        Counts of these spots, and maybe of others, which are left out. Gene names are made unique.
     spots
-        By their names in ``counts``: ``pixel_x``, ``pixel_y`` and, where they are known, ``array_row``, ``array_col``.
+        Table of the spots, indexed by their names in ``counts``: ``pixel_x``, ``pixel_y`` and, if they are known,
+        ``array_row`` and ``array_col``.
     image, scale
-        The full-resolution image, and what is known of it.
+        The full-resolution image, its resolution, and the spot diameter.
     dropped
-        How many spots were left out, by the reason.
+        Number of spots left out, by reason.
     prefix
-        Put before the names of spots.
+        Prefix of the spot names.
     """
     array = [column for column in (Key.obs.array_row, Key.obs.array_col) if column in spots]
     adata = AnnData(
@@ -76,29 +77,33 @@ def assemble(
 
 
 def in_order(adata: AnnData) -> AnnData:
-    """Order spots by array row, then column, or by name where there is no array, so that no file's order matters."""
+    """Sort spots by array row, then column, or by name without an array, so the order in files does not matter."""
     if {Key.obs.array_row, Key.obs.array_col} <= set(adata.obs):
         return in_array_order(adata)
     return adata[np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")].copy()
 
 
 def add_names(obs: pd.DataFrame, section: str, patient: str) -> pd.DataFrame:
-    """Put section and patient before the other columns, as categories."""
+    """Add section and patient as categorical columns, before the other columns."""
     names = {Key.obs.section: section, Key.obs.patient: patient}
     columns = {column: pd.Categorical([name] * len(obs), categories=[name]) for column, name in names.items()}
     return pd.concat([pd.DataFrame(columns, index=obs.index), obs], axis=1)
 
 
 def patients_given(root: Path, table_name: str = PATIENTS) -> dict[str, str]:
-    """Read the patients that a table beside the sections names, by section.
+    """Read the patient of each section from a table beside the sections.
 
     Parameters
     ----------
     root
         Folder of the sections.
     table_name
-        The table, from that folder. ``ids.csv``, which is looked for without being asked for, may be missing, and may
-        have no column ``patient``.
+        Path of the table, relative to that folder. Only ``ids.csv``, the default, may be missing or lack the column
+        ``patient``.
+
+    Returns
+    -------
+    Patients by section.
 
     Raises
     ------
@@ -125,16 +130,16 @@ def patients_given(root: Path, table_name: str = PATIENTS) -> dict[str, str]:
 def read_each(
     names: Iterable[str], root: Path, table_name: str, read: Callable[[str, str | None], AnnData]
 ) -> dict[str, AnnData]:
-    """Read sections, each of the patient that a table names, and say of which sections nothing tells the patient.
+    """Read sections, take their patients from a table, and warn of sections whose patient is unknown.
 
     Parameters
     ----------
     names
-        Of the sections.
+        Names of the sections.
     root, table_name
-        As for :func:`patients_given`. The table has the last word: who wrote it knew what the files say.
+        As for :func:`patients_given`. The table overrides what the files say.
     read
-        Reads a section by its name; the patient is None where the table does not name one.
+        Reads a section by its name and patient; the patient is None if the table does not name one.
     """
     given = patients_given(root, table_name)
     sections = {name: read(name, given.get(name)) for name in names}
@@ -143,13 +148,13 @@ def read_each(
 
 
 def report_patients(unknown: Iterable[str], root: Path, table_name: str = PATIENTS) -> None:
-    """Say which sections count as patients of their own, since nothing tells whose they are."""
+    """Warn that sections without a known patient count as patients of their own."""
     names = list(unknown)
     if len(names) > 1:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         logger.warning(
-            "nothing tells the patients of %d sections (%s): each counts as its own, so that splits by patient may "
-            "separate sections of one patient; name them in %s (sample_id,patient)",
+            "the patients of %d sections are unknown (%s): each section counts as its own patient, so splits by "
+            "patient may separate sections of one patient; name the patients in %s (sample_id,patient)",
             len(names),
             shown,
             root / table_name,
@@ -157,12 +162,12 @@ def report_patients(unknown: Iterable[str], root: Path, table_name: str = PATIEN
 
 
 def existing(what: str, paths: Sequence[Path], where: str) -> Path:
-    """Pick the first file that exists.
+    """Return the first file that exists.
 
     Raises
     ------
     DataError
-        If none does.
+        If none exists.
     """
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
@@ -172,15 +177,15 @@ def existing(what: str, paths: Sequence[Path], where: str) -> Path:
 
 
 def one_file(found: Iterable[Path], missing: str) -> Path:
-    """Pick the one image among those found.
+    """Return the one image among the files found.
 
     Raises
     ------
     ImageError
-        If there is none (``missing`` says which and where), only a packed one, or several.
+        If there is none (``missing`` is the message), only a packed one, or several.
     """
     files = sorted(path for path in found if not path.name.startswith("."))
-    # The same scan in two formats, as ST-Net converts its images, is one.
+    # The same scan in two formats counts once: ST-Net converts its images.
     images = list({path.stem: path for path in reversed(files) if path.suffix != ".gz"}.values())
     if len(images) > 1:
         shown = ", ".join(path.name for path in reversed(images))

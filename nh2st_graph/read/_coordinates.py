@@ -1,4 +1,4 @@
-"""Where elements of SpatialData lie: coordinate systems, and the image under the spots."""
+"""Place elements of SpatialData: coordinate systems, and the image under the spots."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-#: The coordinate system of full-resolution pixels, and the one whose unit is um.
+#: The coordinate systems of full-resolution pixels, and of um.
 GLOBAL, MICRONS = "global", "microns"
 
 _AXES = ("x", "y")
-# What spatialdata-io calls the sizes of Space Ranger's one image, the coordinate system of its middle one, and the
-# squares of Visium HD.
+# Names that spatialdata-io gives: the sizes of Space Ranger's one image, the coordinate system of the middle size, and
+# the squares of Visium HD.
 _SIZES = re.compile(r"(.*_|)(full|hires|lowres)_image$")
 _OF_VISIUM = "downscaled_hires"
 _SQUARES = re.compile(r"_square_(\d+)um$")
-# Pixels of a slide scanner are square: an image that is stretched more than this has no one scale.
+# Pixels of a slide scanner are square: an image that is stretched more than this has no single resolution.
 _AXES_AGREE = 0.03
 
 
@@ -54,11 +54,17 @@ def choose(
     *,
     argument: str | None = None,
 ) -> str:
-    """Take the wanted name, or the only one."""
+    """Choose the wanted name, or the only one.
+
+    Raises
+    ------
+    DataError
+        If the wanted name does not exist, or none is wanted and there is none, or several.
+    """
     known = sorted(names)
     argument = argument or what
     if not known:
-        raise error(f"{where} has no {what}; a section needs one")
+        raise error(f"{where} has no {what}; add one")
     if wanted is not None and wanted not in known:
         raise error(f"{where} has no {what} {wanted!r}; {nearest(wanted, known)}")
     if wanted is None and len(known) > 1:
@@ -70,35 +76,35 @@ def choose(
 
 
 def systems(element: Any) -> dict[str, Any]:
-    """Transformations of an element, by the coordinate systems that they lead to."""
+    """Look up the transformations of an element, by their coordinate systems."""
     from spatialdata.transformations import get_transformation
 
     return dict(get_transformation(element, get_all=True))
 
 
 def full_resolution(image: Any) -> Any:
-    """``xarray.DataArray`` of an image's highest resolution."""
+    """Return the highest resolution of an image, an ``xarray.DataArray``."""
     from spatialdata import get_pyramid_levels
 
     return get_pyramid_levels(image, n=0) if hasattr(image, "children") else image
 
 
 def meeting_system(sdata: SpatialData, region: str, others: Iterable[str], image: str | None) -> str:
-    """Find the coordinate system where the spots of a region and an image are both placed.
+    """Find the coordinate system that has both the spots of a region and an image.
 
     Parameters
     ----------
     sdata, region
-        The object, and the element that the spots are in.
+        The object, and the element of the spots.
     others
-        The other regions of the table: a system that none of them is placed in is the region's own.
+        The other regions of the table. A system without any of them is the region's own.
     image
-        The image, where it is named.
+        Name of the image, if it is given.
 
     Returns
     -------
-    One of the region's own where there are some; ``global`` before others, then that of the image with the most
-    pixels. ``global`` where nothing meets.
+    One of the region's own systems, if there is one: ``global`` first, then that of the image with the most pixels.
+    ``global`` if no system has both.
     """
     placed = systems(sdata[region]).keys()
     elements = [sdata.images[image]] if image in sdata.images else list(sdata.images.values())
@@ -113,20 +119,20 @@ def meeting_system(sdata: SpatialData, region: str, others: Iterable[str], image
 
 
 def spots_in(element: Any, instances: pd.Index, system: str, where: str) -> tuple[Floats, NDArray[np.bool_]]:
-    """Centroids of instances in a coordinate system, ``(n_known, 2)``, and which of the instances are there.
+    """Find the centroids of instances in a coordinate system, ``(n_known, 2)``, and which instances have one.
 
     Raises
     ------
     DataError
-        If the element is not placed there, or has an instance twice or none of these.
+        If the element is not in the system, has an instance twice, or has none of these.
     """
     import spatialdata as sd
 
     placed = systems(element)
     if system not in placed:
-        raise DataError(f"{where} is not placed in coordinate system {system!r}; it is in {', '.join(placed)}")
+        raise DataError(f"{where} is not in coordinate system {system!r}; choose one of its own: {', '.join(placed)}")
     with warnings.catch_warnings():
-        # Rows are joined by the index.
+        # Rows are joined by the index, so their order does not matter.
         warnings.filterwarnings("ignore", message="The index of the dataframe is not monotonic")
         table = sd.get_centroids(element, coordinate_system=system).compute()
     if not table.index.is_unique:
@@ -149,7 +155,7 @@ def image_under(
     image: str | None,
     where: str,
 ) -> str:
-    """Name the image of a region's spots.
+    """Choose the image of a region's spots.
 
     Parameters
     ----------
@@ -158,18 +164,18 @@ def image_under(
     points
         The spots in the coordinate system, ``(n_spots, 2)``.
     image
-        The image, where it is named.
+        Name of the image, if it is given.
 
     Returns
     -------
-    That one. Else, of those in the coordinate system but for ``{other}_image`` of other regions (so
-    :func:`write_spatialdata` names images): the only one; the only one that lies under all spots; of several that do,
-    ``{region}_image``, or the largest of Space Ranger's one image in several sizes.
+    The named image. Else one of the images in the coordinate system: the only one, the only one under all spots, or, if
+    several lie under all spots, ``{region}_image`` or the largest size of Space Ranger's one image. Images named
+    ``{other}_image`` after another region, as :func:`write_spatialdata` names them, do not count.
 
     Raises
     ------
     ImageError
-        If there is none, or several and none is named.
+        If there is no such image, or several.
     """
     placed = [name for name, element in sdata.images.items() if system in systems(element)]
     if image is None:
@@ -182,7 +188,7 @@ def image_under(
 
 
 def _largest(sdata: SpatialData, names: list[str]) -> list[str]:
-    """Of the sizes of one image the one with the most pixels; of other images all."""
+    """Keep the largest of the sizes of one image; keep all of different images."""
     stems = {match[1] if (match := _SIZES.match(name)) else name for name in names}
     if len(stems) > 1:
         return names
@@ -201,19 +207,22 @@ def _lies_under(image: Any, points: Floats, system: str, where: str) -> bool:
 
 
 def to_pixels(image: Any, points: Floats, system: str, where: str) -> Floats:
-    """Take points of a coordinate system to pixels of an image placed in it, ``(n, 2)``, x then y.
+    """Convert points of a coordinate system to pixels of an image, ``(n, 2)``, x then y.
 
     Raises
     ------
     ImageError
-        If the image's transformation cannot be undone.
+        If the image's transformation has no inverse.
     """
     to_image = _inverse(image, system, where)
     return points @ to_image[:2, :2].T + to_image[:2, 2]
 
 
 def spot_diameter(element: Any, image: Any, centres: Floats, system: str, where: str) -> float:
-    """Diameter of a spot in pixels: of circles; of polygons the side of a square as large; else what fits between."""
+    """Compute the spot diameter in pixels.
+
+    It is the diameter of circles, the side of a square with the area of polygons, or else the distance of neighbours.
+    """
     enlarged = _enlargement(_inverse(image, system, where) @ _matrix(element, system))
     if "radius" in getattr(element, "columns", ()):
         return 2 * float(np.median(element["radius"])) * enlarged
@@ -225,24 +234,24 @@ def spot_diameter(element: Any, image: Any, centres: Floats, system: str, where:
 def microns_per_pixel_of(
     image: Any, given: float | None, region: str, spots: Any, diameter: float, where: str
 ) -> float:
-    """Um per pixel of an image: given, or by its transformation to um, or by the known size of Visium's spots.
+    """Find um per pixel of an image: as given, by its transformation to um, or by the known size of Visium's spots.
 
     Parameters
     ----------
     image
         The image.
     given
-        Um per pixel, where they are given.
+        Um per pixel, if given.
     region, spots
-        The spots and their name: spatialdata-io tells by it the size of the squares of Visium HD, and by coordinate
-        systems that circles are Visium's.
+        Name and element of the spots. With spatialdata-io, the name gives the size of the squares of Visium HD, and the
+        coordinate systems show that circles are Visium's.
     diameter
-        Of a spot, in pixels of the image.
+        Diameter of a spot, in pixels of the image.
 
     Raises
     ------
     DataError
-        If it has none, or one that stretches it.
+        If the image has no resolution, or is stretched.
     """
     if given is not None:
         return float(given)
@@ -254,20 +263,20 @@ def microns_per_pixel_of(
             f"{where}: no scale (no coordinate system {MICRONS!r}); give um per pixel of the image "
             f"({setting('data.options.microns_per_pixel', 0.5)}), or place the image in that system "
             "(spatialdata.transformations.set_transformation); "
-            f"spots are {diameter:.4g} px across, so on Visium, where that is {VISIUM_SCALEFACTOR_UM:g} um, "
-            f"{VISIUM_SCALEFACTOR_UM / diameter:.4g}"
+            f"spots are {diameter:.4g} px wide, and {VISIUM_SCALEFACTOR_UM:g} um on Visium, which would be "
+            f"{VISIUM_SCALEFACTOR_UM / diameter:.4g} um per pixel"
         )
     matrix = _matrix(image, MICRONS)
     x, y = np.linalg.svd(matrix[:2, :2], compute_uv=False)
     if not y > 0 or x > y * (1 + _AXES_AGREE):
         raise DataError(
-            f"{where}: the image's pixels are {x:.4g} by {y:.4g} um in {MICRONS!r}; a section needs square ones"
+            f"{where}: the image's pixels are {x:.4g} by {y:.4g} um in {MICRONS!r}; give an image with square ones"
         )
     return _enlargement(matrix)
 
 
 def _spot_um(region: str, spots: Any) -> float | None:
-    """Size of a spot in um, of stores that spatialdata-io made of Space Ranger's output."""
+    """Look up the spot size in um, in stores that spatialdata-io made from Space Ranger's output."""
     if (squares := _SQUARES.search(region)) is not None:
         return float(squares[1])
     of_visium = any(system.endswith(_OF_VISIUM) for system in systems(spots))
@@ -275,7 +284,7 @@ def _spot_um(region: str, spots: Any) -> float | None:
 
 
 def _matrix(element: Any, system: str) -> Floats:
-    """Affine matrix from an element's own x and y to a coordinate system's, ``(3, 3)``."""
+    """Return the affine matrix from an element's own x and y to those of a coordinate system, ``(3, 3)``."""
     return np.asarray(systems(element)[system].to_affine_matrix(_AXES, _AXES), dtype=np.float64)
 
 
@@ -284,10 +293,10 @@ def _inverse(image: Any, system: str, where: str) -> Floats:
         return np.asarray(np.linalg.inv(_matrix(image, system)), dtype=np.float64)
     except np.linalg.LinAlgError:
         raise ImageError(
-            f"{where}: the image's transformation maps it onto a line; give one that can be undone"
+            f"{where}: the image's transformation maps it onto a line; give one that has an inverse"
         ) from None
 
 
 def _enlargement(matrix: Floats) -> float:
-    """Root of the factor on areas."""
+    """Return the factor on lengths: the root of the factor on areas."""
     return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))

@@ -1,4 +1,4 @@
-"""Tables of counts as the public data sets give them: text, packed or not, or parquet."""
+"""Read tables of counts of the public data sets: text, compressed or not, or parquet."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["Counts", "array_positions", "open_text", "read_counts", "refuse_dupl
 
 
 class Counts(NamedTuple):
-    """Counts of one section, as its file gives them.
+    """Counts of one section, as in its file.
 
     Attributes
     ----------
     matrix
         ``(n_spots, n_genes)``, CSR.
     spots, genes
-        Names of rows and columns, in the file's order; those of spots are unique.
+        Names of rows and columns, in the order of the file; spot names are unique.
     """
 
     matrix: sparse.csr_matrix
@@ -38,19 +38,19 @@ class Counts(NamedTuple):
 
 
 def read_counts(path: Path, where: str) -> Counts:
-    """Read a table of spots x genes, the spots' names in its first column.
+    """Read a table of spots x genes, with spot names in the first column.
 
     Parameters
     ----------
     path
         ``.csv`` (comma), ``.tsv`` or ``.txt`` (tab), each also with ``.gz``, or ``.parquet``.
     where
-        The section, to begin a message with.
+        The section, to start an error message with.
 
     Raises
     ------
     DataError
-        If the file cannot be read, is cut off, names a spot twice or holds what is not a number.
+        If the file cannot be read, is cut off, names a spot twice, or has a count that is not a number.
     """
     try:
         counts = _read_parquet(path, where) if path.suffix == ".parquet" else _read_text(path, where)
@@ -65,37 +65,35 @@ def read_counts(path: Path, where: str) -> Counts:
 
 
 def open_text(path: Path) -> IO[str]:
-    """Open a text file, packed with gzip where its name says so."""
+    """Open a text file; a name that ends in ``.gz`` means gzip."""
     return gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
 
 
 def to_csr(values: NDArray[np.generic]) -> sparse.csr_matrix:
-    """Dense counts to CSR, float32."""
+    """Convert dense counts to CSR, float32."""
     return sparse.csr_matrix(np.asarray(values, dtype=np.float32))
 
 
 def array_positions(names: pd.Index) -> NDArray[np.float64] | None:
-    """Array x and y that names end with (``10x14``, ``SECTION_1x10x14``, ``SECTION_19.05x11.98``), ``(n, 2)``.
+    """Parse array x and y at the end of names (``10x14``, ``SECTION_1x10x14``, ``SECTION_19.05x11.98``).
 
     Returns
     -------
-    ``None`` where a name does not end so.
+    ``(n, 2)``; None if a name has another form.
     """
     parts = pd.Series(names, dtype=str).str.extract(r"(?:^|[_x])(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)$")
     return None if parts.isna().to_numpy().any() else parts.to_numpy(np.float64)
 
 
 def refuse_duplicates(names: pd.Index, path: Path, where: str) -> None:
-    """Refuse a file that has two rows of one name: nothing tells which is meant."""
+    """Refuse a file with two rows of one name, because either may be meant."""
     if not names.is_unique:
         twice = names[names.duplicated()][0]
-        raise DataError(
-            f"{where}: spot {twice!r} occurs more than once in {path}; spots are joined by name: keep one row of each"
-        )
+        raise DataError(f"{where}: spot {twice!r} occurs more than once in {path}; keep one row of each")
 
 
 def _read_text(path: Path, where: str) -> Counts:
-    """Read line by line: pandas takes half as long again over 30,000 columns, and renames genes that occur twice."""
+    """Read line by line: with 30,000 columns pandas takes 1.5 times as long, and it renames genes that occur twice."""
     separator = "," if ".csv" in path.suffixes else "\t"
     spots: list[str] = []
     values: list[NDArray[np.float32]] = []
@@ -116,7 +114,7 @@ def _read_text(path: Path, where: str) -> Counts:
 
 
 def _numbers(line: str, separator: str, genes: Sequence[str], spot: str, path: Path, where: str) -> NDArray[np.float64]:
-    """Parse the counts of a spot; what is not one number for each gene is looked for once it is known to be there."""
+    """Parse the counts of a spot. Only if this fails, look for the cell that is not a number."""
     with warnings.catch_warnings(), suppress(ValueError, DeprecationWarning):
         warnings.simplefilter("error", DeprecationWarning)  # numpy before 2.3 warns of text that is no number
         row = np.fromstring(line, dtype=np.float64, sep=separator)

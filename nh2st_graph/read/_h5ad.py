@@ -1,4 +1,4 @@
-"""Sections saved as h5ad: one file a section."""
+"""Read and write sections as h5ad, one file a section."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import anndata as ad
 from anndata import AnnData
 
 from nh2st_graph._atomic import written_aside
-from nh2st_graph._errors import DataError, reason
+from nh2st_graph._errors import DataError, reason, setting
 from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, h5ad_files, name_of, wanted_names
 from nh2st_graph.read._registry import register_format
@@ -24,9 +24,9 @@ def h5ad_section(path: str | Path) -> AnnData:
     Parameters
     ----------
     path
-        A file with one section in it: raw counts in ``X``, no genes at all, or a prediction as
-        :func:`~nh2st_graph.tl.predict` marks it. A relative ``source_image_path`` is taken from the file's folder where
-        such an image is there, so that a section and its image can be moved together.
+        A file with one section: raw counts in ``X``, no genes at all, or a prediction of
+        :func:`~nh2st_graph.tl.predict`. A relative ``source_image_path`` starts at the file's folder if the image
+        exists there, so that a section and its image can be moved together.
 
     Returns
     -------
@@ -54,14 +54,14 @@ def h5ad_section(path: str | Path) -> AnnData:
 
 
 def write_h5ad(adata: AnnData, path: str | Path) -> None:
-    """Write a section or a prediction, so that a file under its name is always complete.
+    """Write a section or a prediction atomically.
 
     Parameters
     ----------
     adata
         A section, or a prediction.
     path
-        The file; its folder is made where it is missing, and an older file is replaced.
+        The file. A missing folder is made, and an existing file is replaced.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,8 @@ def _named(path: Path, name: str) -> AnnData:
     inside = section_name(adata)
     if inside != name:
         raise DataError(
-            f"{path} holds section {inside!r}; name the file {inside}.h5ad, or give the file itself as root"
+            f"{path} holds section {inside!r}; name the file {inside}.h5ad, or give the file itself as "
+            f"{setting('data.root')}"
         )
     return adata
 

@@ -1,4 +1,4 @@
-"""The layout of the public HER2ST repository: Spatial Transcriptomics arrays of breast tumours.
+"""Read the layout of the public HER2ST repository: Spatial Transcriptomics arrays of breast tumours.
 
 Andersson et al. 2021, "Spatial deconvolution of HER2-positive breast cancer delineates tumor-associated
 cell type interactions", Nature Communications 12:6012.
@@ -29,7 +29,7 @@ __all__ = ["her2st"]
 PITCH_UM = 200.0
 SPOT_UM = 100.0
 
-# The pixels of a slide scanner are square: two axes further apart than this were not fitted on one image.
+# Pixels of a slide scanner are square: if the axes differ by more, they were not measured on one image.
 _AXES_AGREE = 0.03
 _COUNTS, _SPOTS, _IMAGES = "ST-cnts", "ST-spotfiles", "ST-imgs"
 _COUNTS_ENDINGS = (".tsv.gz", ".tsv")
@@ -37,7 +37,7 @@ _SPOTS_ENDING = "_selection.tsv"
 
 
 def _names(root: Path) -> set[str]:
-    """Name every section that has counts or spots; the missing other file is told when it is read."""
+    """Name every section that has counts or spots; reading it reports a missing file."""
     endings = [(_COUNTS, ending) for ending in _COUNTS_ENDINGS] + [(_SPOTS, _SPOTS_ENDING)]
     return {
         path.name.removesuffix(ending)
@@ -63,32 +63,32 @@ def her2st(root: str | Path, names: str | Sequence[str] | None = None) -> dict[s
         pixel_x pixel_y selected``) and one image in ``ST-imgs/{P}/{S}/``, where ``P`` is the patient, the
         first letter of the section's name.
     names
-        The wanted sections, in the wanted order; ``None`` reads all.
+        The sections to read, in this order; None reads all.
 
     Returns
     -------
     Sections by name. ``X``: raw counts, ``(n_spots, n_genes)``, CSR. ``obs``: ``section``, ``patient``,
     ``array_col`` (the array's x) and ``array_row`` (the array's y). ``obsm["spatial"]``: ``(n_spots, 2)``, x
-    then y, full-resolution pixels. ``uns["nh2st_dropped"]``: how many spots were left out, and why. Spots are
-    named ``{section}_{x}x{y}`` and stand in order of array row, then column, whatever the order of the files.
+    then y, full-resolution pixels. ``uns["nh2st_dropped"]``: number of spots left out, by reason. Spots are named
+    ``{section}_{x}x{y}`` and sorted by array row, then column.
 
     Raises
     ------
     DataError
-        If a section is unknown, one of its files is missing or malformed, the files share no spot, or the
-        scale cannot be told from the spot file.
+        If a section is unknown, one of its files is missing or malformed, the files share no spot, or the spot file
+        does not give the resolution.
     ImageError
         If the image is missing, unreadable or cut off, or does not cover the spots.
 
     Notes
     -----
-    Counts and positions are joined on the array coordinates. The scale in um per pixel is the array pitch of
-    200 um over the slope of a robust line (Theil-Sen) through the pixel against the array coordinate of each
-    axis (``new_x`` and ``new_y``, the positions as the spots were found), averaged over both axes.
+    Counts and positions are joined by array coordinates. Um per pixel is the array pitch of 200 um over the slope of a
+    robust line (Theil-Sen) through pixel against array coordinates (``new_x`` and ``new_y``, the positions of the spots
+    as they were found), averaged over both axes.
 
     Examples
     --------
-    Sections of one patient in training and test would flatter a model, so each patient is held out in turn:
+    Sections of one patient in training and test would flatter a model. Hold out each patient in turn:
 
     >>> import nh2st_graph as ng
     >>> cohort = ng.read.her2st("her2st")
@@ -139,7 +139,7 @@ def _read_section(data: Path, name: str) -> AnnData:
 
 
 def _section_files(data: Path, name: str) -> tuple[Path, Path, Path]:
-    """Paths of a section's counts, spots and image, each of which must exist."""
+    """Find the counts, spots and image of a section; each must exist."""
     candidates = [data / _COUNTS / f"{name}{ending}" for ending in _COUNTS_ENDINGS]
     counts = next((path for path in candidates if path.is_file()), None)
     if counts is None:
@@ -155,7 +155,7 @@ def _section_files(data: Path, name: str) -> tuple[Path, Path, Path]:
 
 
 def _read_spots(path: Path) -> pd.DataFrame:
-    """Read a spot file as a table of numbers, indexed by ``{x}x{y}``; all spots are selected by default."""
+    """Read a spot file as a table of numbers, indexed by ``{x}x{y}``; without a column, all spots are selected."""
     try:
         table = pd.read_csv(path, sep="\t")
     except (OSError, ValueError) as error:  # pandas' parser errors and encoding errors are ValueErrors
@@ -175,23 +175,23 @@ def _read_spots(path: Path) -> pd.DataFrame:
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise DataError(
-            f"spot file {path}: {table.columns[column]} in line {row + 2} is not a number; mend or remove that spot"
+            f"spot file {path}: {table.columns[column]} in line {row + 2} is not a number; correct or remove that spot"
         )
     if (table[["x", "y"]] % 1 != 0).to_numpy().any():
-        raise DataError(f"spot file {path}: x and y are not integers; they are positions on the array")
+        raise DataError(f"spot file {path}: x and y are not integers; give positions on the array")
     table = table.astype({"x": int, "y": int})
     table.index = pd.Index([f"{x}x{y}" for x, y in zip(table["x"], table["y"], strict=True)])
     return _unique(table, f"spot file {path}")
 
 
 def _read_counts(path: Path) -> tuple[pd.DataFrame, pd.Index]:
-    """Read a counts file as a table indexed by ``{x}x{y}``, and its gene names (the columns are numbered)."""
+    """Read a counts file as a table, indexed by ``{x}x{y}`` with numbered columns, and its gene names."""
     try:
         packed = path.read_bytes()
         content = gzip.decompress(packed) if path.suffix == ".gz" else packed
         header = content.partition(b"\n")[0].decode().rstrip("\r").split("\t")
-        # Reading the header, pandas would rename genes that occur twice; told the type of any of the 15,000
-        # columns, it would take two to ten times as long.
+        # With the header, pandas would rename genes that occur twice; with types of the 15,000 columns, it would take
+        # two to ten times as long.
         table = pd.read_csv(io.BytesIO(content), sep="\t", header=None, skiprows=1, index_col=0)
     except pd.errors.EmptyDataError:
         raise DataError(
@@ -221,26 +221,28 @@ def _array_names(names: pd.Index, path: Path) -> pd.Index:
     parts = pd.Series(names, dtype=str).str.extract(r"^(\d+)x(\d+)$")
     bad = parts.isna().any(axis=1).to_numpy()
     if bad.any():
-        raise DataError(f"counts file {path}: spot name {names[bad][0]!r} is not array x and y, such as '10x14'")
+        raise DataError(
+            f"counts file {path}: spot name {names[bad][0]!r} is not array x and y; expected a name such as '10x14'"
+        )
     return pd.Index([f"{int(x)}x{int(y)}" for x, y in zip(parts[0], parts[1], strict=True)])
 
 
 def _unique(table: pd.DataFrame, what: str) -> pd.DataFrame:
     if not table.index.is_unique:
         twice = table.index[table.index.duplicated()][0]
-        raise DataError(f"{what}: spot {twice!r} occurs more than once; spots are joined by name: keep one row of each")
+        raise DataError(f"{what}: spot {twice!r} occurs more than once; keep one row of each")
     return table
 
 
 def _microns_per_pixel(spots: pd.DataFrame, path: Path) -> float:
-    """Fit the scale on each axis that says something about it, and average."""
-    from scipy.stats import theilslopes  # half a second, and only this reader needs it
+    """Fit the resolution on each axis that has spots at different positions, and average."""
+    from scipy.stats import theilslopes  # takes half a second to import, and only this reader needs it
 
     spots = spots.sort_values(["y", "x"])
     scales = {}
     for axis in "xy":
         array, pixel = spots[f"new_{axis}"].to_numpy(), spots[f"pixel_{axis}"].to_numpy()
-        if np.ptp(array) < 0.5:  # all spots in one row or column: only noise along this axis
+        if np.ptp(array) < 0.5:  # all spots are in one row or column, with only noise along this axis
             continue
         slope = abs(float(theilslopes(pixel, array).slope))
         if slope > 0:
@@ -249,7 +251,7 @@ def _microns_per_pixel(spots: pd.DataFrame, path: Path) -> float:
         count = "one spot" if len(spots) == 1 else f"{len(spots)} spots that do not differ in position"
         raise DataError(
             f"spot file {path}: um per pixel cannot be fitted from {count}; "
-            "a section needs at least two array positions"
+            "a section needs spots at two array positions at least"
         )
     low, high = min(scales.values()), max(scales.values())
     if high > low * (1 + _AXES_AGREE):

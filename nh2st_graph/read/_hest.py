@@ -1,4 +1,4 @@
-"""HEST-1k: sections of many studies and assays, each with its slide, patches and metadata.
+"""Read HEST-1k: sections of many studies and assays, each with its slide, patches and metadata.
 
 Jaume et al. 2024, "HEST-1k: A dataset for spatial transcriptomics and histology image analysis", NeurIPS.
 """
@@ -30,7 +30,7 @@ from nh2st_graph.section import Key, Library, check_section, library_entry, name
 
 __all__ = ["hest", "metadata", "read_sample"]
 
-#: What the metadata call the scale: told from the distances of spots, where the slide's own may be wrong.
+#: Name of the resolution in the metadata. It comes from the distances of spots; the slide's own may be wrong.
 SCALE = "pixel_size_um_estimated"
 
 _ROWS = 1000
@@ -56,36 +56,36 @@ def hest(
     ----------
     root
         The folder of the download: ``st/{id}.h5ad``, ``wsis/{id}.tif``, ``metadata/{id}.json`` and, optionally,
-        ``patches/{id}.h5`` (``img``, ``coords``, ``barcode``). A table ``ids.csv`` (``sample_id,patient``) in it names
-        patients that the metadata do not.
+        ``patches/{id}.h5`` (``img``, ``coords``, ``barcode``). A table ``ids.csv`` (``sample_id,patient``) there can
+        name patients that the metadata do not name.
     names
-        Ids of the sections to read, in the wanted order; ``None`` reads all that ``st`` holds.
+        Ids of the sections to read, in this order; None reads all of ``st``.
     with_patch_only
-        Keep the spots that have a patch in ``patches``, joined on the barcode: those on tissue, by HEST's
-        segmentation. HEST-Benchmark scores these. Otherwise all spots are kept.
+        Keep only spots with a patch in ``patches``, joined by barcode: those on tissue in HEST's segmentation, which
+        HEST-Benchmark scores.
 
     Returns
     -------
     Sections by id. ``X``: raw counts ``(n_spots, n_genes)``, CSR; ``obs``: ``section``, ``patient``, ``array_row``,
-    ``array_col``, ``in_tissue`` (as the assay said it, which HEST's authors advise against); ``obsm["spatial"]``:
+    ``array_col``, ``in_tissue`` (of the assay; HEST's authors advise against it); ``obsm["spatial"]``:
     ``(n_spots, 2)``, x then y, full-resolution pixels; ``microns_per_pixel``: ``pixel_size_um_estimated``;
     ``uns["nh2st_dropped"]``. Spots are named by barcode. Gene names are made unique.
 
     Raises
     ------
     DataError
-        If a section is unknown, one of its files is missing or malformed, the metadata have no scale, or patches and
-        spots share no barcode.
+        If a section is unknown, one of its files is missing or malformed, the metadata have no resolution, or patches
+        and spots share no barcode.
     ImageError
         If there is neither slide nor patches, or the slide does not cover the spots.
 
     Notes
     -----
-    The slide is not decoded: its small copy comes from the h5ad file. Without a slide the patches are put together to a
-    image, in the cache folder; spots without a patch are left out then, and positions are in that image's pixels.
+    The slide is not decoded: its small copy comes from the h5ad file. Without a slide, the patches are assembled to an
+    image in the cache folder. Then spots without a patch are left out, and positions are in pixels of that image.
 
-    The patient is that of the metadata, which name none for two sections in three. Patients
-    of different studies can share a name, such as ``Patient 1``: they are held out together then, which is safe.
+    The patient comes from the metadata, which name none for two of three sections. Patients of different studies can
+    share a name, such as ``Patient 1``. They are then held out together, which is safe.
 
     In the legacy ST sections of HEST-1k ``array_row`` is the array's x. NH2ST takes pixel rows for x and columns for y
     on these data; here x is the column.
@@ -104,16 +104,16 @@ def hest(
 
 
 def metadata(root: Path, name: str) -> dict[str, Any]:
-    """Read what HEST-1k says about a section.
+    """Read the metadata of a section of HEST-1k.
 
     Raises
     ------
     DataError
-        If the file is missing, cannot be read, or has no scale.
+        If the file is missing, cannot be read, or has no resolution.
     """
     path = root / "metadata" / f"{name}.json"
     if not path.is_file():
-        raise DataError(f"section {name!r}: {path} is missing; download it too (scale and patient are in it)")
+        raise DataError(f"section {name!r}: {path} is missing; download it too, for the resolution and the patient")
     try:
         about = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -134,13 +134,13 @@ def read_sample(
     Parameters
     ----------
     root, folder
-        The folder of the data set, and that of the h5ad files in it.
+        The folder of the data set, and the name of its folder of h5ad files.
     name, patient
-        Of the section.
+        Names of the section and its patient.
     about
-        Its metadata; without them the scale is told from the side of its patches.
+        Its metadata. Without them, the resolution comes from the side of the patches.
     with_patch_only
-        Keep the spots that have a patch, if there is a slide too.
+        Keep only spots with a patch, even if there is a slide.
     """
     where = f"section {name!r}"
     path, patches = root / folder / f"{name}.h5ad", root / "patches" / f"{name}.h5"
@@ -156,9 +156,11 @@ def read_sample(
     if slide is None or with_patch_only:
         adata, dropped = _keep_with_patch(adata, patches, path, where)
     if slide is None:
-        logger.warning("%s: no slide in %s; the image is put together from %s", where, root / "wsis", patches)
+        logger.warning(
+            "%s: no slide in %s; the image is assembled from the patches in %s", where, root / "wsis", patches
+        )
         slide, adata.obsm[Key.obsm.spatial], scale = mosaic(patches, adata.obs_names, _centres(adata), scale, where)
-        entry = {}  # its small image is of the slide
+        entry = {}  # its small copy shows the slide
     adata.uns[Key.uns.spatial] = {name: library_entry(slide, scale, spot_um / scale, _small(entry))}
     adata = in_order(adata)
     check_section(adata, need=("genes", "image"))
@@ -167,20 +169,20 @@ def read_sample(
 
 
 def _patient(about: dict[str, Any]) -> str | None:
-    """The patient that metadata name; blanks and numbers that are none do not name one."""
+    """Look up the patient in the metadata; None for blanks and NaN."""
     named = about.get("patient")
     return None if named is None or named != named else (str(named).strip() or None)
 
 
 def _slide(root: Path, name: str, patches: Path) -> Path | None:
-    """The slide; ``None`` where there are patches in its stead."""
+    """Find the slide; None if there are only patches."""
     missing = f"section {name!r}: no slide; {root / 'wsis' / f'{name}.tif'} (or {patches}) is missing: download it"
     found = [path for path in (root / "wsis").glob(f"{name}.*") if path.suffix.lower() in _SLIDES]
     return None if not found and patches.is_file() else one_file(found, missing)
 
 
 def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:
-    """Read what a section needs, counts as CSR, and what the file says of its image."""
+    """Read the parts of a section, with counts as CSR, and the file's entry for the image."""
     try:
         stored = ad.read_h5ad(path, backed="r")
         try:
@@ -204,7 +206,7 @@ def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:
 
 
 def _read_counts(stored: AnnData) -> sparse.csr_matrix:
-    """Counts of a backed AnnData; dense ones piece by piece, since they are mostly zeros."""
+    """Read the counts of a backed AnnData; dense ones in pieces, because they are mostly zeros."""
     counts = stored.X
     if isinstance(counts, h5py.Dataset):
         starts = range(0, stored.n_obs, _ROWS)
@@ -213,12 +215,12 @@ def _read_counts(stored: AnnData) -> sparse.csr_matrix:
 
 
 def _spatial(stored: AnnData, path: Path, where: str) -> NDArray[np.float64]:
-    """Spot centres, x then y; the columns of ``obs`` where ``obsm`` has none."""
+    """Read the spot centres, x then y, from ``obsm``, or else from the columns of ``obs``."""
     missing = [column for column in _PIXELS if column not in stored.obs]
     if Key.obsm.spatial not in stored.obsm and missing:
         raise DataError(
             f"{where}: {path} has neither obsm['{Key.obsm.spatial}'] nor obs['{missing[0]}']; "
-            "spot centres in pixels of the slide are needed: download it again"
+            "spot centres in pixels of the slide are missing: download it again"
         )
     given = stored.obsm[Key.obsm.spatial] if Key.obsm.spatial in stored.obsm else stored.obs[list(_PIXELS)]
     return pd.DataFrame(np.asarray(given)).apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
@@ -229,9 +231,9 @@ def _centres(adata: AnnData) -> NDArray[np.float64]:
 
 
 def _keep_with_patch(adata: AnnData, patches: Path, path: Path, where: str) -> tuple[AnnData, dict[str, int]]:
-    """Keep spots that have a patch, joined on the barcode."""
+    """Keep spots that have a patch, joined by barcode."""
     if not patches.is_file():
-        raise DataError(f"{where}: {patches} is missing, which says what spots have a patch; download it")
+        raise DataError(f"{where}: {patches} is missing, and lists the spots with a patch; download it")
     barcodes = patch_names(patches, where)
     kept = adata.obs_names.isin(barcodes)
     if not kept.any():
@@ -246,7 +248,7 @@ def _keep_with_patch(adata: AnnData, patches: Path, path: Path, where: str) -> t
 
 
 def _small(entry: dict[str, Any]) -> tuple[NDArray[np.uint8], float] | None:
-    """Give the slide's small copy and its scale, if the file has them: then the slide is not decoded."""
+    """Look up the small copy of the slide and its scale; with these the slide is not decoded."""
     image = entry.get(Key.library.images, {}).get(_SMALL)
     scale = Library.of(entry).scalefactors.get(_SMALL_SCALE)
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8):

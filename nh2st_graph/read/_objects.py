@@ -1,4 +1,4 @@
-"""The sections in what a user holds: one AnnData, several sections in one, or SpatialData; and results back into it."""
+"""Find the sections in AnnData or SpatialData, and write results back."""
 
 from __future__ import annotations
 
@@ -31,18 +31,17 @@ __all__ = [
     "sections_by_name",
 ]
 
-#: What public functions take, as squidpy's do.
+#: Objects that public functions take, as in squidpy.
 SpatialObject: TypeAlias = "AnnData | SpatialData"
 Sections: TypeAlias = "Mapping[str, SpatialObject] | Sequence[SpatialObject] | SpatialObject"
 
 
 @dataclass(frozen=True)
 class Given:
-    """The sections of an object, and the table that results are written into.
+    """The sections of an object, and the table for results.
 
-    Iterating gives the sections, each under the section contract, to be computed on and written into; :meth:`write`
-    then takes what was written into each over to the table. Where the table is itself the one section, nothing has to
-    be taken over.
+    Iterate to get the sections, each under the section contract, and write into them; :meth:`write` then copies the
+    results to the table. If the table is itself the one section, there is nothing to copy.
 
     Attributes
     ----------
@@ -51,7 +50,7 @@ class Given:
     sections
         By name.
     rows
-        For each section the rows of the table that are its spots, ``(n_spots,)``, in the section's order.
+        For each section the rows of its spots in the table, ``(n_spots,)``, in the order of the section.
     """
 
     table: AnnData
@@ -70,11 +69,11 @@ class Given:
         uns: Iterable[str] = (),
         var: Iterable[str] = (),
     ) -> None:
-        """Take these entries of the sections over to the table; one that no section has is removed from it.
+        """Copy entries of the sections to the table; an entry that no section has is removed from the table.
 
-        Rows of the table that are in no section get NaN (bytes: 0) and no edge. Of several sections, ``uns[key]`` is
-        that of the first, as squidpy reads it, with each section's own under ``uns[key]["sections"]``; columns of
-        ``var`` are means over the sections.
+        Rows of the table that are in no section get NaN (bytes: 0) and no edge. With several sections, ``uns[key]`` has
+        the values of the first, which squidpy reads, and ``uns[key]["sections"]`` has those of each. Columns of ``var``
+        are means over the sections.
         """
         if any(section is self.table for section in self):
             return
@@ -91,16 +90,16 @@ class Given:
             _put(self.table.var, name, pd.concat(columns, axis=1).mean(axis=1) if columns else None)
 
     def joined(self, parts: Mapping[str, AnnData]) -> AnnData:
-        """Join results, one a section and with the same ``var``, into one AnnData with the table's rows in its order.
+        """Join the results of the sections into one AnnData, in the order of the table's rows.
 
         Parameters
         ----------
         parts
-            By section, with the section's rows.
+            Results by section, with the rows of the section and the same ``var``.
 
         Returns
         -------
-        The result itself where the table is the one section. Rows of the table that are in no section are left out.
+        The joined result, without rows of the table that are in no section.
         """
         each = [parts[name] for name in self.sections]
         if len(each) == 1 and each[0].n_obs == self.table.n_obs:
@@ -131,7 +130,7 @@ class Given:
         return stacked
 
     def _blocks(self, name: str) -> sparse.csr_matrix | None:
-        """Block-diagonal matrix: no edge leaves a section."""
+        """Build a block-diagonal matrix: no edge leaves a section."""
         parts = {
             section: sparse.coo_matrix(each.obsp[name]) for section, each in self.sections.items() if name in each.obsp
         }
@@ -163,33 +162,34 @@ def given_sections(
     copy: bool = False,
     image: bool = True,
 ) -> Given:
-    """Find the sections in what a user holds.
+    """Find the sections in an object.
 
     Parameters
     ----------
     adata
-        One section; several in one AnnData; or SpatialData, a section for each region that the table annotates.
+        One section, several sections in one AnnData, or SpatialData, where each region that the table annotates is a
+        section.
     library_key
-        Column of ``obs`` that says of each spot which section it is of, as in squidpy; an entry of ``uns["spatial"]``
-        of that name is the section's. Needed where one AnnData holds several sections.
+        Column of ``obs`` with the section of each spot, as in squidpy. Required if one AnnData holds several sections.
+        The section's entry of ``uns["spatial"]`` is the one of that name.
     table_key
-        Table of SpatialData; may be left out where there is one.
+        Table of SpatialData; not needed if it has one.
     copy
         Write into a copy of the AnnData or table.
     image
-        Whether the images of SpatialData are needed; without, positions are what the table has, where it has any.
+        Whether the images of SpatialData are needed. If not, positions come from the table, if it has any.
 
     Raises
     ------
     DataError
-        If an argument does not fit the object, or a spot is of no section.
+        If an argument does not fit the object, or a spot has no section.
     """
     if is_spatialdata(adata):
         return _of_spatialdata(adata, library_key, table_key, copy, image)
     if not isinstance(adata, AnnData):
         raise DataError(f"{type(adata).__name__} is neither AnnData nor SpatialData; read the files with ng.read")
     if table_key is not None:
-        raise DataError(f"table_key = {table_key!r} names a table of SpatialData, and this is AnnData; leave it out")
+        raise DataError(f"table_key={table_key!r} is for SpatialData, and this is AnnData; leave it out")
     table = adata.copy() if copy else adata
     if library_key is None:
         section = _named(table)
@@ -206,12 +206,12 @@ def one_section(
     table_key: str | None = None,
     image: bool = True,
 ) -> AnnData:
-    """Take the one section of an object, or the one that ``library_id`` names.
+    """Return the only section of an object, or the one that ``library_id`` names.
 
     Raises
     ------
     DataError
-        As :func:`given_sections`, if there are several and none is named, or none has the name.
+        As for :func:`given_sections`; or if there are several sections and none is named, or none has that name.
     """
     sections = given_sections(adata, library_key=library_key, table_key=table_key, image=image).sections
     if library_id is None and len(sections) > 1:
@@ -229,22 +229,22 @@ def sections_by_name(
     image: bool = True,
     shared: bool = False,
 ) -> dict[str, AnnData]:
-    """Sections under their own names, in order of name, whatever they were given in.
+    """Collect sections by name, in order of name.
 
     Parameters
     ----------
     sections
-        What a user gave; a list or mapping may hold objects of several kinds.
+        One object, or a list or mapping of objects, which may be of several kinds.
     library_key, table_key, image
-        As for :func:`given_sections`. Each key is for those objects that it fits: ``library_key`` for AnnData with such
-        a column, ``table_key`` for SpatialData.
+        As for :func:`given_sections`. A key applies to the objects that it fits: ``library_key`` to AnnData with such a
+        column, ``table_key`` to SpatialData.
     shared
-        The keys are given for other objects too, so that they may fit none of these.
+        Whether the keys are also for other objects, so that they may fit none of these.
 
     Raises
     ------
     DataError
-        As :func:`given_sections`, if a key fits none of the objects, or if two sections have the same name.
+        As for :func:`given_sections`; or if a key fits none of the objects, or two sections have the same name.
     """
     if isinstance(sections, AnnData) or is_spatialdata(sections):
         sections = [sections]
@@ -252,7 +252,7 @@ def sections_by_name(
     keys = [_fitting(each, library_key, table_key) for each in given]
     unfit = [key for i, key in enumerate((library_key, table_key)) if all(fitting[i] != key for fitting in keys)]
     if unfit and not shared:
-        # One of the objects says why.
+        # Let one of the objects raise the error.
         keys = [(library_key, table_key)] * len(given)
     found = [
         section
@@ -266,18 +266,18 @@ def sections_by_name(
 
 
 def is_spatialdata(data: Any) -> TypeGuard[SpatialData]:
-    """Whether an object is SpatialData, told without loading that library."""
+    """Say whether an object is SpatialData, without importing that library."""
     return hasattr(data, "tables") and hasattr(data, "coordinate_systems")
 
 
 def annotate(result: AnnData, table: AnnData) -> None:
-    """Make a result, whose ``obs`` has the table's columns, a table of the same regions and instances."""
+    """Make a result a table of the same regions and instances; its ``obs`` has the table's columns."""
     attrs = dict(table.uns[ATTRS])
     result.uns[ATTRS] = {**attrs, "region": sorted(result.obs[attrs["region_key"]].astype(str).unique())}
 
 
 def _fitting(adata: SpatialObject, library_key: str | None, table_key: str | None) -> tuple[str | None, str | None]:
-    """Of keys that are given for several objects, those that are for this one."""
+    """Choose the keys that apply to an object, of keys for several objects."""
     if is_spatialdata(adata):
         table = adata.tables[table_name(adata, table_key)]
         return (None if ATTRS in table.uns else library_key), table_key
@@ -294,7 +294,7 @@ def _of_spatialdata(
     region_column = region_key(table)
     if library_key not in (None, region_column):
         raise DataError(
-            f"library_key = {library_key!r}: in SpatialData a section is a region that the table annotates "
+            f"library_key={library_key!r} does not apply: in SpatialData a section is a region of the table "
             f"(obs[{region_column!r}]); leave it out"
         )
     given = Given(table, {}, {})
@@ -308,7 +308,7 @@ def _of_spatialdata(
         own = section_name(section)
         if own in given.sections:
             raise DataError(
-                f"two regions of table {name!r} are of section {own!r}; give each its own obs['{Key.obs.section}']"
+                f"two regions of table {name!r} belong to section {own!r}; give each its own obs['{Key.obs.section}']"
             )
         _own_entries(section, own)
         given.sections[own], given.rows[own] = section, rows
@@ -316,9 +316,9 @@ def _of_spatialdata(
 
 
 def _rows_by(table: AnnData, library_key: str) -> dict[str, NDArray[np.intp]]:
-    """Rows of each section, by name, in order of name."""
+    """Find the rows of each section, in order of name."""
     if library_key not in table.obs:
-        raise DataError(f"obs has no column {library_key!r} (library_key); {nearest(library_key, table.obs.columns)}")
+        raise DataError(f"obs has no column library_key={library_key!r}; {nearest(library_key, table.obs.columns)}")
     names = table.obs[library_key]
     if names.isna().any():
         raise DataError(
@@ -330,10 +330,10 @@ def _rows_by(table: AnnData, library_key: str) -> dict[str, NDArray[np.intp]]:
 
 
 def _part(table: AnnData, rows: NDArray[np.intp], name: str) -> AnnData:
-    """Cut one section out of a table with several: its rows, its library, and its own entries of ``uns``."""
+    """Cut a section out of a table of several: its rows, its library, and its own entries of ``uns``."""
     part = table[rows].copy()
     libraries = part.uns.get(Key.uns.spatial, {})
-    # A single library may be named otherwise than the section.
+    # A single library may have another name than the section.
     if name in libraries:
         part.uns[Key.uns.spatial] = {name: libraries[name]}
     _own_entries(part, name)
@@ -351,7 +351,7 @@ def _own_entries(part: AnnData, name: str) -> None:
 
 
 def _named(section: AnnData, name: str | None = None) -> AnnData:
-    """Return a section under a name and with a patient; the object itself where it has both."""
+    """Give a section a name and a patient; return the object itself if it has both."""
     libraries = section.uns.get(Key.uns.spatial, {})
     if name is None and Key.obs.section not in section.obs and len(libraries) == 1:
         name = str(next(iter(libraries)))
@@ -375,7 +375,7 @@ def _named(section: AnnData, name: str | None = None) -> AnnData:
 
 
 def _joined_obs(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Put rows under one another; a column of categories stays one."""
+    """Concatenate rows; columns of categories stay categorical."""
     joined = pd.concat(parts)
     categories = {
         name: "category"

@@ -1,7 +1,7 @@
-"""Patches around spots as HEST-1k keeps them (``img``, ``coords``, ``barcode``), and the image they make together.
+"""Read patches around spots as HEST-1k stores them (``img``, ``coords``, ``barcode``), and assemble them to an image.
 
-Patches are cut from images elsewhere (:mod:`nh2st_graph.im`), of any size that is asked for. Where a data set gives
-patches and no slide, they are put back to where they came from.
+Everything downstream cuts its own patches from an image (:mod:`nh2st_graph.im`). If a data set has patches but no
+slide, this module puts the patches back to where they came from.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from nh2st_graph.read._counts import refuse_duplicates
 
 __all__ = ["PATCH_UM", "Mosaic", "mosaic", "patch_names", "slide_scale"]
 
-#: Side of a patch on the tissue: 224 pixels of 0.5 um. (HEST-1k first stored them resampled to 256 pixels.)
+#: Side of a patch on the tissue: 224 pixels of 0.5 um. (HEST-1k first stored patches resampled to 256 pixels.)
 PATCH_UM = 112.0
 
-# Part of the name of every image made: a change of how it is made raises it.
+# Part of the name of every assembled image: raise it if the way of assembling changes.
 _FORMAT = 1
 _TILE = 1024
 _WHITE = 255
 
 
 class Mosaic(NamedTuple):
-    """Patches put together.
+    """An image assembled from patches.
 
     Attributes
     ----------
     image
-        A TIFF, white where there is no patch.
+        A TIFF file, white where there is no patch.
     spatial
         ``(n_spots, 2)``, x then y, spot centres in its pixels.
     microns_per_pixel
-        Its scale.
+        Its resolution.
     """
 
     image: Path
@@ -51,12 +51,12 @@ class Mosaic(NamedTuple):
 
 
 def patch_names(path: Path, where: str) -> pd.Index:
-    """Read the barcodes of a patch file, one for each patch.
+    """Read the barcodes of the patches in a file.
 
     Raises
     ------
     DataError
-        If the file cannot be read, lacks ``img`` or ``barcode``, they do not agree, or a barcode occurs twice.
+        If the file cannot be read, lacks ``img`` or ``barcode``, has different numbers of them, or has a barcode twice.
     """
     try:
         with h5py.File(path) as file:
@@ -81,28 +81,28 @@ def patch_names(path: Path, where: str) -> pd.Index:
 
 
 def slide_scale(path: Path, names: pd.Index, centres: NDArray[np.float64], where: str) -> float:
-    """Um per pixel of a slide, told from the patches that were cut from it: each is 112 um wide.
+    """Compute um per pixel of a slide from the patches that were cut from it: each is 112 um wide.
 
     Parameters
     ----------
     path
         The patch file.
     names, centres
-        Spots by barcode, and their centres in pixels of the slide, ``(n_spots, 2)``, x then y.
+        Barcodes of spots, and their centres in pixels of the slide, ``(n_spots, 2)``, x then y.
     where
-        The section, to begin a message with.
+        The section, to start an error message with.
 
     Returns
     -------
-    The scale, half a percent off at most: corners of patches are whole pixels.
+    Um per pixel, with an error of half a percent at most, because corners of patches are whole pixels.
 
     Raises
     ------
     DataError
-        If there is no patch file, or it does not tell.
+        If there is no patch file, or its coordinates do not give the resolution.
     """
     if not path.is_file():
-        raise DataError(f"{where}: um per pixel cannot be told; {path} is missing, or metadata/{path.stem}.json is")
+        raise DataError(f"{where}: um per pixel cannot be computed; {path} is missing, or metadata/{path.stem}.json is")
     stored = patch_names(path, where)
     rows = stored.get_indexer(names)
     with h5py.File(path) as file:
@@ -116,33 +116,33 @@ def slide_scale(path: Path, names: pd.Index, centres: NDArray[np.float64], where
         if said > 0 and np.abs(spots - patches[:, ::-1]).max() < 2:
             return PATCH_UM / said
     raise DataError(
-        f"{where}: um per pixel cannot be told from coords in {path}, which are not the upper left corners of patches "
-        f"around the spots; give metadata/{path.stem}.json with pixel_size_um_estimated"
+        f"{where}: um per pixel cannot be computed from coords in {path}: they are not the upper left corners of "
+        f"patches around the spots; give metadata/{path.stem}.json with pixel_size_um_estimated"
     )
 
 
 def mosaic(
     path: Path, barcodes: pd.Index, centres: NDArray[np.float64], microns_per_pixel: float, where: str
 ) -> Mosaic:
-    """Put patches back to where they were cut, and keep the image in the cache folder.
+    """Assemble the image that patches were cut from, in the cache folder.
 
     Parameters
     ----------
     path
         The patch file.
     barcodes, centres
-        Spots that have a patch, and their centres in pixels of the slide, ``(n_spots, 2)``, x then y. Each patch is
-        centred on its spot; ``coords`` says the same in one of two ways (upper left corner, x then y, in HEST-1k; the
-        centre, y then x, in the files of HEST-Benchmark), and is not looked at.
+        Barcodes of spots that have a patch, and their centres in pixels of the slide, ``(n_spots, 2)``, x then y. Each
+        patch is centred on its spot, so ``coords`` is not read. (It is the upper left corner, x then y, in HEST-1k, and
+        the centre, y then x, in HEST-Benchmark.)
     microns_per_pixel
-        Scale of the slide.
+        Resolution of the slide.
     where
-        The section, to begin a message with.
+        The section, to start an error message with.
 
     Returns
     -------
-    The image in the patches' own pixels, so that a patch of 112 um cut from it is the stored one where no other
-    overlaps it; spots lie up to half a pixel (0.25 um) off.
+    The image in pixels of the patches. A patch of 112 um cut from it is the stored one, unless another overlaps it.
+    Spots lie up to half a pixel (0.25 um) off.
 
     Raises
     ------
@@ -159,7 +159,9 @@ def mosaic(
         width, height = corners.max(axis=0) + side
         image = cache_root() / "images" / f"{path.stem}-{_key(path, barcodes, corners)}.tif"
         if not image.is_file():
-            order = np.argsort(barcodes.to_numpy(dtype=str), kind="stable")  # where patches overlap, by name
+            order = np.argsort(
+                barcodes.to_numpy(dtype=str), kind="stable"
+            )  # the order by name decides where patches overlap
             tiles = _tiles(file["img"], rows[order], corners[order], side, (int(height), int(width)))
             _write(image, tiles, (int(height), int(width)), where)
     return Mosaic(image, corners + side / 2, PATCH_UM / side)
@@ -170,7 +172,7 @@ def _text(name: object) -> str:
 
 
 def _key(path: Path, barcodes: pd.Index, corners: NDArray[np.int_]) -> str:
-    """Digest of what the image depends on; the patches are known by their file's size and time, which is quick."""
+    """Hash all that the image depends on; the size and time of the patch file stand for the patches, which is quick."""
     state = path.stat()
     spots = sorted([str(name), int(x), int(y)] for name, (x, y) in zip(barcodes, corners, strict=True))
     content = [_FORMAT, str(path.resolve()), state.st_size, state.st_mtime_ns, spots]
@@ -180,7 +182,7 @@ def _key(path: Path, barcodes: pd.Index, corners: NDArray[np.int_]) -> str:
 def _tiles(
     images: h5py.Dataset, rows: NDArray[np.int_], corners: NDArray[np.int_], side: int, shape: tuple[int, int]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Compose the image tile by tile, so that it is never in memory as a whole."""
+    """Yield the image tile by tile, so that it is never in memory as a whole."""
     for top in range(0, shape[0], _TILE):
         for left in range(0, shape[1], _TILE):
             tile = np.full((_TILE, _TILE, 3), _WHITE, dtype=np.uint8)
@@ -193,7 +195,7 @@ def _tiles(
 
 
 def _write(path: Path, tiles: Iterator[NDArray[np.uint8]], shape: tuple[int, int], where: str) -> None:
-    import tifffile  # only sections without a slide need it
+    import tifffile  # only sections without a slide need this
 
     form: Any = {"dtype": np.uint8, "photometric": "rgb", "tile": (_TILE, _TILE), "compression": "zlib"}
     try:
@@ -203,5 +205,5 @@ def _write(path: Path, tiles: Iterator[NDArray[np.uint8]], shape: tuple[int, int
     except OSError as error:
         raise ImageError(
             f"{where}: the image of its patches cannot be written to {path.parent} ({reason(error)}); "
-            f"set {ENVIRONMENT} to a folder that can be written to, or give the slide"
+            f"set {ENVIRONMENT} to a folder that can be written to, or add the slide"
         ) from None

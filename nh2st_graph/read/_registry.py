@@ -1,4 +1,4 @@
-"""Readers by the name of their format, as the configuration's ``data.format`` gives it."""
+"""The readers, by the name of their format."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ from nh2st_graph.read._common import check_exists, wanted_names
 
 __all__ = ["check_options", "known_formats", "register_format", "section_names", "sections"]
 
-#: Takes a file or folder, the names of the wanted sections (``None``: all), and the format's options, which are its
-#: keyword-only parameters; gives the sections by name.
+#: A function of a file or folder, the names of the wanted sections (None: all), and the options of the format, which
+#: are its keyword-only parameters. It returns sections by name.
 Reader = Callable[..., dict[str, AnnData]]
-#: Takes a file or folder, and those of the format's options that it has a parameter for; names the sections there.
+#: A function of a file or folder, and of the format's options that it has a parameter for. It names the sections there.
 Listing = Callable[..., Iterable[str]]
 R = TypeVar("R", bound=Reader)
 
 _READERS: dict[str, Reader] = {}
 _LISTINGS: dict[str, Listing] = {}
 
-#: Names such as 1 are read as numbers by YAML.
+#: YAML reads a name such as 1 as a number.
 _NAMES_MAY_BE_NUMBERS = ConfigDict(coerce_numbers_to_str=True)
 
 
 def register_format(name: str, names: Listing | None = None) -> Callable[[R], R]:
-    """Register a reader under a format's name, as a decorator.
+    """Register a reader for a format, as a decorator.
 
     Parameters
     ----------
     name
-        What :func:`sections` knows the format by. A name that is taken is overwritten, with a warning.
+        Name of the format for :func:`sections`. A name that exists is replaced, with a warning.
     names
-        Names the sections of a file or folder without reading them. Without it, :func:`section_names` reads them.
+        Function that names the sections of a file or folder without reading them. Without it, :func:`section_names`
+        reads the sections.
 
     Returns
     -------
-    The decorator. The reader takes a path and the wanted section names (``None`` for all) and returns
-    sections by name; it ends with :func:`~nh2st_graph.section.check_section`. Its keyword-only parameters are the
-    format's options; a value is checked against the parameter's annotation.
+    The decorator. The reader takes a path and the names of the wanted sections (None for all), returns sections by
+    name, and checks each with :func:`~nh2st_graph.section.check_section`. Its keyword-only parameters are the options
+    of the format; values are checked against their annotations.
     """
 
     def add(reader: R) -> R:
@@ -60,28 +61,28 @@ def register_format(name: str, names: Listing | None = None) -> Callable[[R], R]
 
 
 def known_formats() -> list[str]:
-    """Names of the formats that :func:`sections` reads."""
+    """List the formats that :func:`sections` reads."""
     return sorted(_READERS)
 
 
 def check_options(format: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Check options against those that a format's reader takes.
+    """Check the options for the reader of a format.
 
     Parameters
     ----------
     format
         As for :func:`sections`.
     options
-        By name, with values as YAML gives them.
+        Options by name, with values as YAML gives them.
 
     Returns
     -------
-    The options, each value of the kind that the reader wants.
+    The options, with values of the types that the reader takes.
 
     Raises
     ------
     ConfigError
-        If an option is unknown (the closest names are given) or has a value of the wrong kind.
+        If the reader has no such option, or the value has the wrong type.
     DataError
         If the format is unknown.
     """
@@ -104,7 +105,7 @@ def check_options(format: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def section_names(format: str, root: str | Path, **options: Any) -> list[str]:
-    """Name the sections of a file or folder, in order, without reading them where the format can tell.
+    """List the names of the sections in a file or folder, without reading the sections if the format allows it.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def section_names(format: str, root: str | Path, **options: Any) -> list[str]:
     Raises
     ------
     ConfigError, DataError
-        As :func:`sections`.
+        As for :func:`sections`.
     """
     options = check_options(format, options)
     if format not in _LISTINGS:
@@ -126,42 +127,42 @@ def section_names(format: str, root: str | Path, **options: Any) -> list[str]:
 
 
 def sections(format: str, root: str | Path, names: Sequence[str] | None = None, **options: Any) -> dict[str, AnnData]:
-    """Read sections of any known format.
+    """Read sections of any format.
 
     Parameters
     ----------
     format
-        ``"her2st"`` (the public repository's layout), ``"visium"`` (one Space Ranger folder, or a folder of
-        them, each named by its section), ``"visium_hd"`` (the same, bins of 16 um, or one folder of other bins),
-        ``"spatialdata"`` (one zarr store, each region that its table annotates a section; or a folder of
-        ``{section}.zarr``), ``"anndata"`` (one h5ad file with positions and an image beside it, or a folder of
-        them), ``"h5ad"`` (sections saved by this package: one file, or a folder of ``{section}.h5ad``), ``"hest"``
-        (HEST-1k), ``"stimage"`` (STimage-1K4M), ``"skin"`` (GSE144240), ``"stnet"`` (He et al. 2020) or
-        ``"triplex"`` (folders that TRIPLEX prepared).
+        ``"her2st"`` (the layout of the public repository), ``"visium"`` (one Space Ranger folder, or a folder of them
+        that are named after their sections), ``"visium_hd"`` (the same, bins of 16 um, or one folder of other bins),
+        ``"spatialdata"`` (one zarr store, in which each region of the table is a section, or a folder of
+        ``{section}.zarr``), ``"anndata"`` (one h5ad file with positions and an image beside it, or a folder of them),
+        ``"h5ad"`` (sections saved by this package: one file, or a folder of ``{section}.h5ad``), ``"hest"`` (HEST-1k),
+        ``"stimage"`` (STimage-1K4M), ``"skin"`` (GSE144240), ``"stnet"`` (He et al. 2020) or ``"triplex"`` (folders
+        that TRIPLEX prepared).
     root
         The file or folder.
     names
-        The wanted sections, in the wanted order; ``None`` reads all.
+        The sections to read, in this order; None reads all.
     **options
-        What else the format's reader takes. ``visium``: ``source_image``, ``spot_diameter_um``, ``counts_file``;
+        Options of the format. ``visium``: ``source_image``, ``spot_diameter_um``, ``counts_file``;
         ``visium_hd``: ``bin_um``, ``source_image``, ``counts_file``; ``spatialdata``: ``table``, ``image``,
         ``coordinate_system``, ``region``, ``microns_per_pixel``; ``anndata``: ``image``, ``microns_per_pixel``,
-        ``layer``: as the functions of those names do, an image's path being from the section's folder; ``hest``:
-        ``with_patch_only``. These formats but ``hest``, and ``h5ad``: ``patients``, the table that names patients, from
-        the folder that holds the sections; ``ids.csv`` by default.
+        ``layer``. These are as in :func:`visium_section` and so on, with image paths relative to the section's folder.
+        ``hest``: ``with_patch_only``. All of these but ``hest``, and ``h5ad``: ``patients``, the path of the table of
+        patients, relative to the folder of the sections; ``ids.csv`` by default.
 
     Returns
     -------
-    Sections by name. Their patients are those that the table ``ids.csv`` (``sample_id,patient``) in the folder of the
-    sections names, where there is one, else those that the data name (metadata, names of files, ``obs["patient"]``).
-    Where neither does, a section has a patient of its own, ``unknown (NAME)``, and a warning says so.
+    Sections by name. Their patients come from the table ``ids.csv`` (``sample_id,patient``) in the folder of the
+    sections, if there is one, else from the data (metadata, file names, ``obs["patient"]``). A section without a known
+    patient gets one of its own, ``unknown (NAME)``, and a warning says so.
 
     Raises
     ------
     ConfigError
-        If an option is unknown (the closest names are given) or has a value of the wrong kind.
+        If the reader has no such option, or the value has the wrong type.
     DataError
-        If the format or a section is unknown (the closest names are given), or a file cannot be used.
+        If the format or a section is unknown, or a file cannot be used.
     """
     reader = _reader(format)
     return reader(Path(root), names, **check_options(format, options))

@@ -1,7 +1,7 @@
-"""The scale of an image, told from the spots on it: the distances of an array are known in um.
+"""Compute the resolution of an image from the spots on it: the distances of an array are known in um.
 
-Readers ask this before there is a section, by positions that need not be whole. What a section says of its array (pitch
-in pixels, neighbours of a spot) is in ``gr/_lattice.py``.
+Readers need it before there is a section, and their array positions may be fractions. For the pitch of a section in
+pixels, and the neighbours of its spots, see ``section/_lattice.py``.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ from nh2st_graph.section import (
 
 __all__ = ["VISIUM_PITCH_UM", "VISIUM_SPOT_UM", "Scale", "array_steps", "ring_pitch", "st_scale"]
 
-# Pixels are square: steps of a square array that differ by more were not measured on one image.
+# Pixels are square: if the steps of a square array differ by more, they were not measured on one image.
 _STEPS_AGREE = 0.1
 
-# Spots lie off the fitted array by up to a tenth of a step; where it is half a step, the two do not belong together.
+# Spots lie off the fitted array by up to a tenth of a step; at half a step, the positions do not belong together.
 _OFF_ARRAY = 0.5
 
-# The second ring of a square lattice is 1.41 times as far as the first, that of a hexagonal one 1.73 times.
+# The second ring is 1.41 times as far as the first on a square lattice, 1.73 times on a hexagonal one.
 _FIRST_RING = 1.2
 
 
 class Scale(NamedTuple):
-    """What an array says about the image under it."""
+    """Resolution of an image and diameter of a spot, from the array on the image."""
 
     microns_per_pixel: float
     spot_um: float
 
 
 def st_scale(array: NDArray[np.float64], pixels: NDArray[np.float64], where: str) -> Scale:
-    """Scale of an image under an array of Spatial Transcriptomics.
+    """Compute the resolution of an image under an array of Spatial Transcriptomics.
 
     Parameters
     ----------
     array
-        ``(n_spots, 2)``, x then y on the array; need not be whole (positions as spots were found).
+        ``(n_spots, 2)``, x then y on the array; may be fractions (positions of the spots as they were found).
     pixels
         ``(n_spots, 2)``, x then y in pixels.
     where
-        The section and its file, to begin a message with.
+        The section and its file, to start an error message with.
 
     Returns
     -------
-    Um per pixel and the diameter of a spot in um, of the array with 1007 spots or of that with 1934: the latter where
-    all spots lie on fields of one colour of the chessboard.
+    Um per pixel and the spot diameter in um. The array is the one with 1934 spots if all spots lie on fields of one
+    colour of the chessboard, else the one with 1007.
 
     Raises
     ------
     DataError
-        If the spots do not tell the scale, or the two kinds of coordinates do not belong together.
+        If the spots do not give the resolution, or the two kinds of coordinates do not belong together.
     """
     steps = array_steps(array, pixels, where)
     if len(steps) == 2 and on_one_colour(array):
@@ -77,19 +77,19 @@ def st_scale(array: NDArray[np.float64], pixels: NDArray[np.float64], where: str
 
 
 def array_steps(array: NDArray[np.float64], pixels: NDArray[np.float64], where: str) -> tuple[float, ...]:
-    """Pixels from one position of an array to the next, along x and along y.
+    """Compute the pixels from one position of an array to the next, along x and along y.
 
-    A least-squares fit of an affine map, twice without the spots that lie furthest off it, so that neither missing
-    spots nor a turned or mirrored image matter, nor a few misplaced spots.
+    An affine map is fitted by least squares, and then twice more without the spots that lie furthest off. The result
+    does not depend on missing spots, on a turned or mirrored image, or on a few misplaced spots.
 
     Returns
     -------
-    One length for each axis of the array that spots differ in.
+    One length for each axis of the array along which spots differ.
 
     Raises
     ------
     DataError
-        If the spots lie on one position, or on a line across the axes, or nowhere near an array.
+        If the spots lie on one position, on a line across the axes, or nowhere near an array.
     """
     axes = np.ptp(array, axis=0) >= 0.5
     positions = array[:, axes]
@@ -99,8 +99,8 @@ def array_steps(array: NDArray[np.float64], pixels: NDArray[np.float64], where: 
         fit, _, rank, _ = np.linalg.lstsq(design[kept], pixels[kept], rcond=None)
         if not axes.any() or rank <= axes.sum():
             raise DataError(
-                f"{where}: um per pixel cannot be told from {len(array)} spots that lie on one place or line; "
-                "a section needs spots at several positions of the array"
+                f"{where}: um per pixel cannot be computed from {len(array)} spots that lie on one place or line; "
+                "give spots at several positions of the array"
             )
         off = np.linalg.norm(pixels - design @ fit, axis=1)
         kept = off <= max(3 * float(np.median(off)), 1e-6)
@@ -114,7 +114,7 @@ def array_steps(array: NDArray[np.float64], pixels: NDArray[np.float64], where: 
 
 
 def ring_pitch(pixels: NDArray[np.float64], where: str) -> float:
-    """Mean distance of a spot to its nearest ones, in pixels, on a lattice whose positions are not known.
+    """Compute the mean distance from a spot to its nearest ones, in pixels, without array positions.
 
     Raises
     ------
@@ -124,8 +124,8 @@ def ring_pitch(pixels: NDArray[np.float64], where: str) -> float:
     pitch = neighbour_distance(pixels)
     if not pitch > 0:
         raise DataError(
-            f"{where}: um per pixel cannot be told from {len(pixels)} spots on one place; "
-            "a section needs spots at several positions"
+            f"{where}: um per pixel cannot be computed from {len(pixels)} spots on one place; "
+            "give spots at several positions"
         )
     near = nearest_distances(pixels, min(6, len(pixels) - 1))
     # Positions are rounded to pixels: the nearest of a ring is too near, its mean is not.

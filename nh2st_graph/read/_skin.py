@@ -1,4 +1,4 @@
-"""Cutaneous squamous cell carcinoma (GSE144240): Spatial Transcriptomics of four patients, three sections each.
+"""Read cutaneous squamous cell carcinoma (GSE144240): four patients, three Spatial Transcriptomics sections each.
 
 Ji et al. 2020, "Multimodal analysis of composition and spatial architecture in human squamous cell carcinoma",
 Cell 182:497.
@@ -58,11 +58,11 @@ def skin(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str
     ----------
     root
         Either the folder of GEO's files (or the one above ``GSE144240_RAW``), as HisToGene and Hist2ST read them:
-        ``GSM*_{S}_stdata.tsv``, ``GSM*_spot_data-selection-{S}.tsv``, each also with ``.gz``, and ``GSM*_{S}.jpg``,
-        unpacked; ``S`` is a section such as ``P2_ST_rep1``. Or the folder ``skin`` that TRIPLEX gives for download,
-        which NH2ST reads: ``ST-cnts/{S}_sub.parquet``, ``ST-spotfiles/{S}_selection.tsv``, ``ST-imgs/*{S}.jpg``.
+        ``GSM*_{S}_stdata.tsv`` and ``GSM*_spot_data-selection-{S}.tsv``, maybe with ``.gz``, and ``GSM*_{S}.jpg``,
+        unpacked; ``S`` is a section such as ``P2_ST_rep1``. Or the folder ``skin`` of TRIPLEX's download, which NH2ST
+        reads: ``ST-cnts/{S}_sub.parquet``, ``ST-spotfiles/{S}_selection.tsv``, ``ST-imgs/*{S}.jpg``.
     names
-        Names of the sections to read, in the wanted order; ``None`` reads all.
+        Names of the sections to read, in this order; None reads all.
 
     Returns
     -------
@@ -74,17 +74,17 @@ def skin(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str
     Raises
     ------
     DataError
-        If a section is unknown, one of its files is missing or malformed, the tables share no spot, or the scale
-        cannot be told.
+        If a section is unknown, one of its files is missing or malformed, the tables share no spot, or they do not give
+        the resolution.
     ImageError
         If the image is missing, packed, unreadable or cut off, or does not cover the spots.
 
     Notes
     -----
     These arrays have 1934 spots 110 um wide on every second position, the nearest 150 um apart along both diagonals;
-    um per pixel follow from that. (HEST-1k takes 110 um for a step along the array, and gives the same sections
-    slightly smaller pixels.) Spots on fields of both colours of the chessboard are taken for those of the array of
-    1007 spots, 200 um apart. NH2ST and TRIPLEX keep the genes of their parquet files, a selection of all.
+    um per pixel follow from that. (HEST-1k takes 110 um for a step along the array, so it gives the same sections
+    slightly smaller pixels.) If spots are on fields of both colours of the chessboard, the array is the one with 1007
+    spots, 200 um apart. The parquet files of NH2ST and TRIPLEX hold a selection of the genes.
     """
     root = Path(root)
     check_exists(root)

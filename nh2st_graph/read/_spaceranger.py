@@ -1,4 +1,4 @@
-"""What Visium and Visium HD share: counts and positions joined by barcode, images and scale factors."""
+"""Read what Visium and Visium HD share: counts and positions joined by barcode, images and scale factors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nh2st_graph.slide import image_size, slide_size, thumbnail
 
 __all__ = ["COUNTS", "Assay", "counts_path", "folder_name", "read_spots"]
 
-#: Space Ranger's counts of what lies in tissue.
+#: File of Space Ranger's counts in tissue.
 COUNTS = "filtered_feature_bc_matrix.h5"
 
 _BARCODE, _X, _Y = "barcode", "pxl_col_in_fullres", "pxl_row_in_fullres"
@@ -33,11 +33,11 @@ class Assay(NamedTuple):
     Attributes
     ----------
     spot_um
-        What ``spot_diameter_fullres`` spans.
+        Length of ``spot_diameter_fullres``.
     column_um, row_um
-        Distance of neighbouring columns and rows, as ``array_col`` and ``array_row`` count them.
+        Distance between adjacent columns and between adjacent rows, as ``array_col`` and ``array_row`` count them.
     pitch_um
-        Distance of neighbouring spots.
+        Distance between adjacent spots.
     """
 
     spot_um: float
@@ -63,13 +63,13 @@ def read_spots(
     folder
         The folder that holds ``spatial/``.
     name, patient
-        Of the section; a patient of None is not known.
+        Names of the section and its patient; None for an unknown patient.
     counts
         The HDF5 file, or a folder with ``matrix.mtx.gz``.
     positions
         A CSV file with or without a header, or parquet.
     source_image
-        The full-resolution image; None moves the section to the hires image.
+        The full-resolution image. With None, the section uses the hires image instead.
     assay
         Sizes of spots and array.
     """
@@ -101,13 +101,13 @@ def read_spots(
 
 
 def folder_name(folder: Path) -> str:
-    """Name a section after its folder, ``outs`` apart."""
+    """Name a section after its folder; ``outs`` does not count."""
     folder = folder.resolve()
     return folder.parent.name if folder.name == "outs" else folder.name
 
 
 def counts_path(folder: Path, counts_file: str, name: str) -> Path:
-    """Find the counts: the file, the one with a prefix as 10x publishes it, or the folder with the same matrix.
+    """Find the counts: the file, the folder with the same matrix, or the file with a prefix, as 10x publishes it.
 
     Raises
     ------
@@ -130,13 +130,13 @@ def counts_path(folder: Path, counts_file: str, name: str) -> Path:
 
 
 def _read_counts(path: Path, name: str) -> AnnData:
-    """Read counts and what the file says of its chemistry, through squidpy."""
+    """Read counts and the chemistry of the assay with squidpy."""
     import squidpy as sq
 
     folder, file = (path, "matrix.mtx.gz") if path.is_dir() else (path.parent, path.name)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Variable names are not unique")  # made so just after
+            warnings.filterwarnings("ignore", message="Variable names are not unique")  # make_unique follows
             adata: AnnData = sq.read.visium(folder, counts_file=file, library_id=name, load_images=False)
     except Exception as error:  # scanpy raises plain Exception on an HDF5 file that is not 10x's
         raise DataError(
@@ -149,7 +149,7 @@ def _read_counts(path: Path, name: str) -> AnnData:
 
 
 def _read_positions(path: Path, name: str) -> pd.DataFrame:
-    """Read positions by barcode; Space Ranger's CSV has a header from version 2 on, and its own name too."""
+    """Read positions by barcode; Space Ranger's CSV has a header and another name from version 2 on."""
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, header=None, dtype=str)
     except (OSError, ValueError) as error:
@@ -176,7 +176,7 @@ def _read_positions(path: Path, name: str) -> pd.DataFrame:
 def _joined(
     adata: AnnData, counts: Path, table: pd.DataFrame, positions: Path, name: str
 ) -> tuple[AnnData, dict[str, int]]:
-    """Keep spots that have a position and lie in tissue; count the others by the reason."""
+    """Keep spots that have a position and lie in tissue; count the others by reason."""
     placed = np.flatnonzero(adata.obs_names.isin(table.index))
     if not len(placed):
         raise DataError(
@@ -188,7 +188,7 @@ def _joined(
     if bad.any():
         raise DataError(
             f"section {name!r}: {positions} has a position that is not a number "
-            f"(barcode {table.index[bad][0]!r}); mend or remove that row"
+            f"(barcode {table.index[bad][0]!r}); correct or remove that row"
         )
     tissue = table[Key.obs.in_tissue].to_numpy() == 1
     if not tissue.any():
@@ -211,7 +211,7 @@ def _hires_file(folder: Path) -> Path:
 
 
 def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: float, name: str) -> float:
-    """Fill in image and scale, and return um per pixel; without a full-resolution image, move to the hires one."""
+    """Build the entry of the image, and return um per pixel; without a full-resolution image, use the hires one."""
     hires_file = _hires_file(folder)
     factors = _scalefactors(folder / "spatial" / "scalefactors_json.json", name)
     if source is None:
@@ -238,7 +238,7 @@ def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: flo
 
 
 def _scalefactors(path: Path, name: str) -> dict[str, float]:
-    """Read what is in pixels or per pixel; Visium HD's file also holds um, which do not change with the image."""
+    """Read the factors in pixels or per pixel. Visium HD's file also has sizes in um, which do not scale."""
     try:
         factors = dict(json.loads(path.read_bytes()))
     except (OSError, TypeError, ValueError) as error:
@@ -255,7 +255,7 @@ def _scalefactors(path: Path, name: str) -> dict[str, float]:
 
 
 def _check_source(source: Path, hires_file: Path, hires_scale: float, name: str) -> None:
-    """Refuse an image that is not the hires one at full resolution: spots would lie elsewhere on it."""
+    """Refuse an image that does not match the hires one, because spots would be misplaced on it."""
     size, small = np.array(slide_size(source)), np.array(image_size(hires_file))
     if (np.abs(size * hires_scale - small) > 1 + 0.01 * small).any():
         width, height = np.rint(small / hires_scale).astype(int)
@@ -266,18 +266,18 @@ def _check_source(source: Path, hires_file: Path, hires_scale: float, name: str)
 
 
 def _compare_with_array(adata: AnnData, microns_per_pixel: float, assay: Assay, name: str) -> None:
-    """Warn where the spot diameter and the array pitch disagree on the scale."""
+    """Warn if the spot diameter and the array pitch give different resolutions."""
     array = adata.obs[[Key.obs.array_col, Key.obs.array_row]].to_numpy(np.float64)
     array = (array - array.mean(axis=0)) * [assay.column_um, assay.row_um]
     pixels = adata.obsm[Key.obsm.spatial] - adata.obsm[Key.obsm.spatial].mean(axis=0)
-    if np.linalg.matrix_rank(array) < 2:  # spots on one line say nothing across it
+    if np.linalg.matrix_rank(array) < 2:  # spots on one line do not determine the map
         return
     affine, *_ = np.linalg.lstsq(array, pixels, rcond=None)
     fitted = 1 / np.sqrt(abs(np.linalg.det(affine)))
     if abs(microns_per_pixel / fitted - 1) > _SCALES_AGREE:
         logger.warning(
             "section %r: %.3f um per pixel by the spot diameter, %.3f by the array's pitch of %g um; "
-            "check what spot_diameter_fullres spans",
+            "check the length of spot_diameter_fullres in um",
             name,
             microns_per_pixel,
             fitted,

@@ -1,4 +1,4 @@
-"""SpatialData in and out: a table, the shapes it annotates, and the image under them."""
+"""Read and write SpatialData: a table, the shapes that it annotates, and the image under them."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
 
 __all__ = ["spatialdata_section", "write_spatialdata"]
 
-# Columns of a table by which SpatialData joins it to its shapes, named as its own reader of Visium names them.
+# Columns that join a table to its shapes, named as in spatialdata-io's reader of Visium.
 _REGION, _SPOT = "region", "spot_id"
 _TABLE, ATTRS = "table", "spatialdata_attrs"
 _AXES = ("x", "y")
-# Stored images get smaller copies until the longest side is at most this.
+# Stored images get smaller copies until the longest side has at most this many pixels.
 _SMALLEST_SIDE = 1024
 
 
@@ -73,48 +73,47 @@ def spatialdata_section(
     path_or_object
         A zarr store, or a ``SpatialData`` object.
     table
-        The table with the counts; may be left out where there is one.
+        The table with the counts; not needed if there is one.
     image
-        The image; may be left out where one is placed in the coordinate system, or one of those placed there lies
-        under all spots, or one that does is named ``{region}_image``, as :func:`write_spatialdata` names it. An image
-        of that name of another region is not taken.
+        The image. Not needed if the coordinate system has one image, if one of its images lies under all spots, or if
+        an image under all spots is named ``{region}_image``, as :func:`write_spatialdata` names it. Images named like
+        that after another region do not count.
     coordinate_system
-        Where spots and image meet: each is taken there by its own transformation (any affine one). By default one
-        that both are placed in and no other region of the table, where there is one, else any that both are in: of
-        several ``global``, else that of the image with the most pixels. (Stores that ``spatialdata-io`` makes of
-        Visium have one for each section, named after the data set, and others for smaller images.)
+        The system that spots and image are transformed to, each by its own affine transformation. By default a system
+        that has both and no other region of the table, else any that has both: ``global`` first, then that of the
+        image with the most pixels. (Stores that ``spatialdata-io`` makes from Visium have one system for each section,
+        named after the data set, and others for smaller images.)
     region
-        The element that the table annotates (circles, polygons, labels or points); may be left out where there is one.
+        The element that the table annotates (circles, polygons, labels or points); not needed if there is one.
     microns_per_pixel
-        Scale of the image at full resolution. By default from its transformation to a coordinate system named
-        ``microns``, where it has one (:func:`write_spatialdata` gives it one), else from the size of the spots, in
-        stores that ``spatialdata-io`` made of Visium or Visium HD.
+        Resolution of the image. By default from its transformation to a coordinate system named ``microns``, as
+        :func:`write_spatialdata` adds it, else from the size of the spots, in stores that ``spatialdata-io`` made from
+        Visium or Visium HD.
     section, patient
-        Names; by default those in ``obs`` where they are the same for all rows, else the section's is the store's (in
-        memory: the region's), and the patient is not known.
+        Names. By default those in ``obs``, if they are the same for all rows. Else the section is named after the store
+        (in memory: after the region), and the patient is unknown.
 
     Returns
     -------
-    The section: ``X`` raw counts, CSR, and ``obs`` of the table's rows of this region, in their order;
-    ``obsm["spatial"]``: centroids of what the rows annotate, joined by instance, in pixels of the image's highest
-    resolution, x then y; ``uns["nh2st_dropped"]``: rows whose shape is not there.
+    The section. ``X``: raw counts, CSR. ``obs``: the table's rows of this region, in their order.
+    ``obsm["spatial"]``: centroids of the annotated shapes, joined by instance, in pixels of the image's highest
+    resolution, x then y. ``uns["nh2st_dropped"]``: number of rows without a shape.
 
     Raises
     ------
     DataError
-        If the store cannot be read, has no table, or several and none is named (their names are given), the table
-        annotates nothing, the coordinate system does not exist, or there is no scale.
+        If the store cannot be read, the table is missing or not named among several, the table annotates nothing, the
+        coordinate system does not exist, or there is no resolution.
     ImageError
-        If no image is placed in the coordinate system, several lie under the spots and none is named, or it is not
-        RGB of bytes.
+        If the coordinate system has no image, several images lie under the spots and none is named, or the image is not
+        8-bit RGB.
 
     Notes
     -----
-    Everything downstream reads an image from a file. One that lives inside a store has none, so its highest
-    resolution is written once, without loss, as a tiled TIFF into the cache folder, named by a digest of its pixels;
-    the section's ``source_image_path`` is that file. This costs its size on disk and makes the section independent of
-    the store. The digest is of pixels, which are read once at every call, so the file can never be that of an image
-    that has changed since.
+    Everything downstream reads an image from a file, so the highest resolution of the image is written once, without
+    loss, as a tiled TIFF in the cache folder. The section's ``source_image_path`` is that file, and the section does
+    not depend on the store. The file is named by a digest of the pixels, which are read at every call, so it never
+    holds an outdated image.
     """
     sdata, store = _open(path_or_object)
     where = f"SpatialData {store}" if store else "the SpatialData object"
@@ -162,26 +161,27 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
     adata
         A section, or a prediction.
     path
-        The store, a folder that ends in ``.zarr`` by habit; an older store is replaced.
+        The store: a folder, by convention ending in ``.zarr``. An existing store is replaced.
     image
-        The image that is stored: ``full``: at full resolution, with smaller copies (it is decoded in memory as a
-        whole); ``hires``: the small one for plots, for whole slides; None: none. Where the full image's file is not
-        there, the small one is taken, and where there is none, none.
+        The image to store. ``full``: full resolution, with smaller copies; it is decoded in memory as a whole.
+        ``hires``: the small copy for plots, for whole slides. None: no image. Without the file of the full image, the
+        small copy is stored, if there is one.
 
     Raises
     ------
     DataError
-        If the section breaks the contract, SpatialData refuses one of its names, or the path holds something else.
+        If the section breaks the contract, SpatialData refuses one of its names, or the path is something else than a
+        store.
 
     Notes
     -----
-    The store has the table ``table``, one circle for each spot with the spot's radius, named by the section, and the
-    image ``{section}_image``. Each is placed in ``global``, pixels of the full resolution, and, where the scale is
-    known, in ``microns``.
+    The store has the table ``table``, one circle for each spot with the spot's radius, named after the section, and the
+    image ``{section}_image``. All are in the coordinate system ``global``, in full-resolution pixels, and in
+    ``microns``, if the resolution is known.
     """
     path = Path(path)
     if path.exists() and not is_store(path):
-        raise DataError(f"{path} is there and is no SpatialData store; give another path")
+        raise DataError(f"{path} exists and is not a SpatialData store; give another path")
     sdata = _as_spatialdata(adata, image)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
@@ -191,7 +191,7 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
 
 
 def _found(root: Path, table: str | None = None, region: str | None = None) -> dict[str, tuple[Path, str | None]]:
-    """Store and region of each section: of one store each region that its table annotates, else one store each."""
+    """Find the store and region of each section: the regions of one store, or one store for each section."""
     if not is_store(root):
         stores = [path for path in root.iterdir() if is_store(path) and not path.name.startswith(".")]
         return {path.stem: (path, region) for path in stores}
@@ -205,7 +205,7 @@ def _found(root: Path, table: str | None = None, region: str | None = None) -> d
 
 
 def _section_of_each(table: AnnData, known: Sequence[str]) -> list[str]:
-    """Names of the sections in regions: those in ``obs`` where each region has one of its own, else the regions'."""
+    """Name the sections after ``obs``, if each region has one of its own there, else after the regions."""
     names = []
     for region in known:
         rows = table.obs[table.obs[region_key(table)].astype(str) == region]
@@ -247,14 +247,14 @@ def _sections(
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder is a zarr store, of zarr 2 or 3."""
+    """Say whether a folder is a zarr store, of zarr 2 or 3."""
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
 def _open(given: str | Path | SpatialData) -> tuple[SpatialData, Path | None]:
     if not isinstance(given, str | Path):
         if not hasattr(given, "coordinate_systems"):
-            raise DataError(f"{type(given).__name__} is no SpatialData; give a store's path or a SpatialData object")
+            raise DataError(f"{type(given).__name__} is not SpatialData; give a store's path or a SpatialData object")
         return given, None
     path = Path(given)
     check_exists(path, "path_or_object")
@@ -269,12 +269,12 @@ def _open(given: str | Path | SpatialData) -> tuple[SpatialData, Path | None]:
 
 
 def table_name(sdata: SpatialData, table: str | None = None, where: str = "the SpatialData object") -> str:
-    """Name of the wanted table, or of the only one."""
+    """Choose the wanted table, or the only one, by name."""
     return choose("table", sdata.tables, table, where, DataError)
 
 
 def region_key(table: AnnData, where: str = "the SpatialData object") -> str:
-    """Column of a table's ``obs`` that names the region which a row annotates."""
+    """Look up the column of a table's ``obs`` that names the region of each row."""
     attrs = table.uns.get(ATTRS)
     if not attrs:
         raise DataError(
@@ -285,19 +285,19 @@ def region_key(table: AnnData, where: str = "the SpatialData object") -> str:
 
 
 def regions(sdata: SpatialData, table: str | None = None, where: str = "the SpatialData object") -> list[str]:
-    """Regions that a table annotates, each one section, in order of name.
+    """List the regions that a table annotates, in order of name; each is one section.
 
     Raises
     ------
     DataError
-        If there is no table, or several and none is named, or it annotates nothing.
+        If the table is missing or not named among several, or annotates nothing.
     """
     counts = sdata.tables[table_name(sdata, table, where)]
     return sorted(counts.obs[region_key(counts, where)].astype(str).unique())
 
 
 def _rows(table: AnnData, region: str | None, where: str) -> tuple[AnnData, str, pd.Index]:
-    """Rows of a table that annotate one region, the region, and the instance of each row."""
+    """Select the rows of a table that annotate one region; also return the region and the instance of each row."""
     of_row = table.obs[region_key(table, where)].astype(str)
     region = choose("region", of_row.unique(), region, where, DataError)
     rows = table[(of_row == region).to_numpy()]
@@ -315,7 +315,7 @@ def _as_spatialdata(adata: AnnData, image: Literal["full", "hires"] | None) -> S
         )
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     diameter = stored.spot_diameter or neighbour_distance(centres) / 2
-    name = re.sub(r"[^\w.-]", "_", section)  # what SpatialData allows
+    name = re.sub(r"[^\w.-]", "_", section)  # characters that SpatialData allows
     table = adata.copy()
     table.uns.pop(ATTRS, None)
     table.obs[_REGION] = pd.Categorical([name] * table.n_obs)
@@ -339,7 +339,7 @@ def _as_spatialdata(adata: AnnData, image: Literal["full", "hires"] | None) -> S
 
 
 def _placed(pixels: float, microns_per_pixel: float | None) -> dict[str, Any]:
-    """Transformations of an element whose unit is so many full-resolution pixels."""
+    """Make the transformations of an element whose pixels are this many full-resolution pixels wide."""
     from spatialdata.transformations import Identity, Scale
 
     placed: dict[str, Any] = {GLOBAL: Identity() if pixels == 1 else Scale([pixels, pixels], axes=_AXES)}
@@ -349,7 +349,7 @@ def _placed(pixels: float, microns_per_pixel: float | None) -> dict[str, Any]:
 
 
 def _elements(stored: Library, image: Literal["full", "hires"] | None, name: str) -> list[Any]:
-    """Make the image element: at full resolution, or the small one, or none."""
+    """Make the image element, at full resolution or from the small copy, if any."""
     from spatialdata.models import Image2DModel
 
     pixels = 1.0
@@ -358,7 +358,7 @@ def _elements(stored: Library, image: Literal["full", "hires"] | None, name: str
             rgb = np.asarray(decoded)
     elif image is not None and stored.hires is not None and stored.hires_scale is not None:
         if image == "full":
-            logger.warning("section %r: image %s is not there; the small one is written instead", name, stored.source)
+            logger.warning("section %r: image %s does not exist; the small one is written instead", name, stored.source)
         rgb = np.asarray(stored.hires)[..., :3]
         pixels = 1 / stored.hires_scale
     else:

@@ -1,7 +1,7 @@
-"""Sections of Spatial Transcriptomics from a table of counts, a table of spots and an image, joined by name.
+"""Read Spatial Transcriptomics from a table of counts, a table of spots and an image, joined by name.
 
-The data sets of skin and breast share these tables; they differ in how files are called. The folder that TRIPLEX gives
-for download, and NH2ST reads, is the same for all of them: ``ST-cnts``, ``ST-spotfiles`` and ``ST-imgs``.
+The data sets of skin and breast share these tables and differ in the names of files. TRIPLEX's download, which NH2ST
+reads, has the same folders for all of them: ``ST-cnts``, ``ST-spotfiles`` and ``ST-imgs``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
     "read_st",
 ]
 
-#: Endings of images, also packed ones as GEO keeps them.
+#: Endings of images, also compressed ones as in GEO.
 IMAGES = r"\.(?:jpe?g|tiff?|png)(?:\.gz)?"
 
 _SPOTS, _IMAGES = "ST-spotfiles", "ST-imgs"
@@ -59,17 +59,17 @@ def read_st(name: str, patient: str, files: StFiles, *, visium: bool = False) ->
     Parameters
     ----------
     name, patient
-        Of the section.
+        Names of the section and its patient.
     files
-        Its files.
+        Files of the section.
     visium
-        The spots are those of a Visium array, in a table that names pixel rows ``pixel_x`` and columns ``pixel_y``
+        Whether the spots are on a Visium array, in a table with pixel rows as ``pixel_x`` and columns as ``pixel_y``
         (TRIPLEX's independent test sections).
 
     Raises
     ------
     DataError
-        If a file cannot be read, the tables share no spot, or the scale cannot be told.
+        If a file cannot be read, the tables share no spot, or they do not give the resolution.
     ImageError
         If the image is unreadable or does not cover the spots.
     """
@@ -100,12 +100,12 @@ def read_st(name: str, patient: str, files: StFiles, *, visium: bool = False) ->
 
 
 def is_prepared(root: Path) -> bool:
-    """Whether a folder is laid out as TRIPLEX gives it for download."""
+    """Say whether a folder has the layout of TRIPLEX's download."""
     return (root / _SPOTS).is_dir()
 
 
 def prepared_names(root: Path) -> set[str]:
-    """Name every section that has spots or counts; the missing other file is told when it is read."""
+    """Name every section that has spots or counts; reading it reports a missing file."""
     names = {path.name.removesuffix(_SPOTS_ENDING) for path in (root / _SPOTS).glob(f"*{_SPOTS_ENDING}")}
     for folder in _COUNTS:
         for path in (root / folder).glob("*"):
@@ -116,10 +116,10 @@ def prepared_names(root: Path) -> set[str]:
 
 
 def prepared_files(root: Path, name: str) -> StFiles:
-    """Find a section's files, each of which must exist."""
+    """Find the files of a section; each must exist."""
     where = f"section {name!r}"
     images = root / _IMAGES
-    # Andersson's images lie in a folder for each section; the others have an accession number before the name.
+    # Andersson's images lie in one folder for each section; others have an accession number before the name.
     beside = [path for path in images.glob(f"*{name}.*") if path.name.startswith(name) or f"_{name}." in path.name]
     found = beside or list((images / name[:1] / name).glob("*"))
     return StFiles(
@@ -135,14 +135,14 @@ def prepared_files(root: Path, name: str) -> StFiles:
 
 
 def find_raw(paths: Iterable[Path], patterns: Mapping[str, re.Pattern[str]]) -> dict[str, dict[str, list[Path]]]:
-    """Sort files by what they are (``counts``, ``spots``, ``image``) and by the section that their name says.
+    """Sort files by kind (``counts``, ``spots``, ``image``) and by the section in their names.
 
     Parameters
     ----------
     paths
         The files.
     patterns
-        What a name of each kind looks like; its first group is the section.
+        Pattern of the names of each kind; its first group is the section.
     """
     found: dict[str, dict[str, list[Path]]] = {what: {} for what in patterns}
     for path in sorted(paths):
@@ -154,7 +154,7 @@ def find_raw(paths: Iterable[Path], patterns: Mapping[str, re.Pattern[str]]) -> 
 
 
 def raw_files(found: Mapping[str, Mapping[str, list[Path]]], name: str, expected: StFiles) -> StFiles:
-    """Pick a section's files among those found; messages name the ``expected`` ones."""
+    """Choose the files of a section among those found; errors name the ``expected`` ones."""
     where = f"section {name!r}"
     return StFiles(
         existing("counts", found["counts"].get(name) or [expected.counts], where),
@@ -164,13 +164,15 @@ def raw_files(found: Mapping[str, Mapping[str, list[Path]]], name: str, expected
 
 
 def _read_spots(path: Path, where: str) -> pd.DataFrame:
-    """Read a spot file as numbers, indexed by array position ``{x}x{y}``; all are selected by default."""
+    """Read a spot file as numbers, indexed by ``{x}x{y}``; without a column, all spots are selected."""
     try:
         with open_text(path) as handle:
             table = pd.read_csv(handle, sep="," if ".csv" in path.suffixes else "\t")
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"{where}: {path} cannot be read ({reason(error)}); download it again") from None
-    if {"X", "Y"} <= set(table) and "pixel_x" not in table:  # He's: named by array position, pixels in X and Y
+    if {"X", "Y"} <= set(
+        table
+    ) and "pixel_x" not in table:  # He et al.: names are array positions, pixels are in X and Y
         table = table.rename(columns={"X": "pixel_x", "Y": "pixel_y"})
         names = pd.Index(table.iloc[:, 0].astype(str))
         table["x"], table["y"] = _positions(names, path, where).T
@@ -178,7 +180,7 @@ def _read_spots(path: Path, where: str) -> pd.DataFrame:
     if missing:
         raise DataError(
             f"{where}: {path} has no column {', '.join(missing)} (there: {', '.join(map(str, table))}); "
-            f"a spot file has {', '.join(_COLUMNS)}"
+            f"expected {', '.join(_COLUMNS)}"
         )
     if table.empty:
         raise DataError(f"{where}: {path} has no spots; the section is empty: leave it out or download it again")
@@ -190,7 +192,7 @@ def _read_spots(path: Path, where: str) -> pd.DataFrame:
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise DataError(
-            f"{where}: {table.columns[column]} in line {row + 2} of {path} is not a number; mend or remove that spot"
+            f"{where}: {table.columns[column]} in line {row + 2} of {path} is not a number; correct or remove that spot"
         )
     table.index = _keys(table[["x", "y"]].to_numpy(np.float64))
     refuse_duplicates(table.index, path, where)
@@ -208,12 +210,12 @@ def _positions(names: pd.Index, path: Path, where: str) -> NDArray[np.float64]:
     positions = array_positions(names)
     if positions is None:
         bad = next(name for name in names if array_positions(pd.Index([name])) is None)
-        raise DataError(f"{where}: spot name {bad!r} in {path} is not array x and y, such as '10x14'")
+        raise DataError(f"{where}: spot name {bad!r} in {path} is not array x and y; expected a name such as '10x14'")
     return positions
 
 
 def _keys(positions: NDArray[np.float64]) -> pd.Index:
-    """Names of array positions; they are whole but for noise."""
+    """Name array positions; they are whole numbers, except for noise."""
     return pd.Index([f"{x}x{y}" for x, y in np.rint(positions).astype(int)], dtype=object)
 
 

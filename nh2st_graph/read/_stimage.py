@@ -1,4 +1,4 @@
-"""STimage-1K4M: 1,149 slides of Spatial Transcriptomics, Visium and Visium HD as tables and images.
+"""Read STimage-1K4M: 1,149 slides of Spatial Transcriptomics, Visium and Visium HD as tables and images.
 
 Chen et al. 2024, "STimage-1K4M: A histopathology image-gene expression dataset for spatial transcriptomics", NeurIPS.
 """
@@ -32,14 +32,14 @@ _COORD, _COUNTS = "_coord.csv", ("_count.csv", "_count.csv.gz")
 _AXES = {"xaxis": "pixel_x", "yaxis": "pixel_y"}
 _PIXELS = list(_AXES.values())
 
-#: Bins of the Visium HD slides, told by their number (350,000 to 610,000 a slide) where names do not say it.
+#: Size of Visium HD bins whose names do not give it; it follows from their number, 350,000 to 610,000 a slide.
 _BIN_UM = 8.0
 _BIN = re.compile(r"s_(\d+)um_(\d+)_(\d+)(?:-\d+)?$")
 
-# Spots are 10 to 18 % wider by some accounts than by others (55 um printed, 65 um in Space Ranger's files).
+# Sources differ on the width of spots by 10 to 18 % (55 um printed, 65 um in Space Ranger's files).
 _RADIUS_AGREES = 0.3
 
-#: What the names of a study's slides say of the patient.
+#: Patterns of slide names by study; the group is the patient.
 _PATIENTS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -51,7 +51,7 @@ _PATIENTS = tuple(
     )
 )
 
-#: Slides named by accession or sample number alone, by their last number: Ji et al. 2020, Maynard et al. 2021.
+#: Patients of slides that are named by accession or sample number alone: Ji et al. 2020, Maynard et al. 2021.
 _PATIENT_OF = {
     **{f"GSE144239_GSM{4284316 + i}": ("P2", "P5", "P9", "P10")[i // 3] for i in range(12)},
     **{f"GSE144239_GSM{4565823 + i}": ("P4", "P6")[i // 2] for i in range(4)},
@@ -64,14 +64,14 @@ _PATIENT_OF = {
 
 
 class _Array(NamedTuple):
-    """Where spots lie on the array, and what it says about the image."""
+    """Positions of spots on the array, and the resolution that follows."""
 
     positions: pd.DataFrame
     scale: Scale
 
 
 def _slides(root: Path) -> dict[str, Path]:
-    """Folder of each slide that has spots or counts; the missing other file is told when it is read."""
+    """Find the folder of every slide that has spots or counts; reading it reports a missing file."""
     folders = {}
     for folder in (root, *(root / technology for technology in _TECHNOLOGIES)):
         for part, endings in (("coord", (_COORD,)), ("gene_exp", _COUNTS)):
@@ -91,36 +91,35 @@ def stimage(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
     root
         The folder of the download, with ``ST``, ``Visium`` and ``VisiumHD``, or one of these, each with
         ``coord/{slide}_coord.csv`` (spot names; ``yaxis``, ``xaxis``, ``r``), ``gene_exp/{slide}_count.csv`` (spots x
-        genes) and ``image/{slide}.png``. A table ``ids.csv`` (``sample_id,patient``) in it names patients that the
-        names of slides do not.
+        genes) and ``image/{slide}.png``. A table ``ids.csv`` (``sample_id,patient``) there can name patients that the
+        slide names do not show.
     names
-        Names of the slides to read, in the wanted order; ``None`` reads all.
+        Names of the slides to read, in this order; None reads all.
 
     Returns
     -------
-    Sections by name of the slide. ``X``: raw counts ``(n_spots, n_genes)``, CSR; ``obs``: ``section``, ``patient`` and,
-    where the names of spots say them (ST, Visium HD), ``array_row`` and ``array_col``; ``obsm["spatial"]``:
-    ``(n_spots, 2)``, x then y, pixels of the image; ``uns["nh2st_dropped"]``. Spots keep their names, which begin
-    with the slide's; gene names are made unique.
+    Sections by slide name. ``X``: raw counts ``(n_spots, n_genes)``, CSR; ``obs``: ``section``, ``patient`` and, if
+    spot names contain them (ST, Visium HD), ``array_row`` and ``array_col``; ``obsm["spatial"]``: ``(n_spots, 2)``, x
+    then y, pixels of the image; ``uns["nh2st_dropped"]``. Spots keep their names, which start with that of the slide;
+    gene names are made unique.
 
     Raises
     ------
     DataError
-        If a slide is unknown, one of its files is missing or malformed, the tables share no spot, or the scale cannot
-        be told.
+        If a slide is unknown, one of its files is missing or malformed, the tables share no spot, or they do not give
+        the resolution.
     ImageError
         If the image is missing, unreadable or cut off, or does not cover the spots.
 
     Notes
     -----
-    The data say nothing of um per pixel; they follow from the distances of spots: 200 um along the array of ST (or
-    150 um between nearest spots of the denser one, as in GSE144239), 100 um between nearest spots of Visium, and the
-    size of bins of Visium HD, from the names or 8 um. The radius ``r`` is compared with that, and a warning given
-    where it says otherwise: in its first release it is half of what it should be on GSE144239's ST slides.
+    The data do not state um per pixel, so it is computed from the distances of spots: 200 um along the array of ST (150
+    um between nearest spots of the denser array, as in GSE144239), 100 um between nearest spots of Visium, and the size
+    of Visium HD's bins, from spot names or else 8 um. A warning says if the radius ``r`` differs; in the first release
+    it is half of the true value on GSE144239's ST slides.
 
-    Positions on the array can be fractions (``19.05x11.98``, Stahl et al. 2016); they are rounded, unless two spots
-    would share one: then there is no ``array_row`` and ``array_col``. Images are JPEG and TIFF files too, whatever
-    their names end with.
+    Array positions can be fractions (``19.05x11.98``, Stahl et al. 2016). They are rounded; if two spots would share a
+    position, there is no ``array_row`` and ``array_col``. Some images are JPEG or TIFF files with another ending.
     """
     root = Path(root)
     check_exists(root)
@@ -177,7 +176,7 @@ def _read_coord(path: Path, where: str) -> pd.DataFrame:
     if missing:
         raise DataError(
             f"{where}: {path} has no column {', '.join(missing)} (there: {', '.join(map(str, table))}); "
-            "a table of spots has yaxis, xaxis and r"
+            "expected yaxis, xaxis and r"
         )
     if table.empty:
         raise DataError(f"{where}: {path} has no spots; the section is empty: leave it out or download it again")
@@ -189,13 +188,13 @@ def _read_coord(path: Path, where: str) -> pd.DataFrame:
     if bad.any():
         raise DataError(
             f"{where}: spot {table.index[bad][0]!r} in {path} has a position that is not a number; "
-            "mend or remove that spot"
+            "correct or remove that spot"
         )
     return table
 
 
 def _array(spots: pd.DataFrame, where: str, *, hd: bool) -> _Array:
-    """Tell the assay from the names of spots: array positions, bins, or barcodes."""
+    """Recognise the assay by the names of spots: array positions, bins, or barcodes."""
     pixels = spots[_PIXELS].to_numpy(np.float64)
     positions = array_positions(spots.index)
     if positions is not None:
@@ -212,7 +211,7 @@ def _array(spots: pd.DataFrame, where: str, *, hd: bool) -> _Array:
 
 
 def _positions(array: NDArray[np.float64], names: pd.Index) -> pd.DataFrame:
-    """Whole array positions as columns; none where two spots would share one."""
+    """Round array positions to columns of whole numbers; no columns if two spots would share a position."""
     whole = pd.DataFrame(np.rint(array).astype(int), columns=[Key.obs.array_col, Key.obs.array_row], index=names)
     return pd.DataFrame(index=names) if whole.duplicated().any() else whole[[Key.obs.array_row, Key.obs.array_col]]
 
@@ -222,7 +221,7 @@ def _compare_radius(spots: pd.DataFrame, scale: Scale, where: str) -> None:
     said = scale.spot_um / (2 * radius) if radius > 0 else np.nan
     if abs(said / scale.microns_per_pixel - 1) > _RADIUS_AGREES:
         logger.warning(
-            "%s: %.3f um per pixel by the distance of spots, which is used, and %.3f by their radius r",
+            "%s: %.3f um per pixel by the distance of spots, which is used, but %.3f by their radius r",
             where,
             scale.microns_per_pixel,
             said,

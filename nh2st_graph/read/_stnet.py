@@ -1,4 +1,4 @@
-"""Breast cancer of 23 patients, three sections each but for one: the data of ST-Net.
+"""Read the data of ST-Net: breast cancer of 23 patients, three sections each, except for one.
 
 He et al. 2020, "Integrating spatial gene expression and breast tumour morphology via deep learning", Nature Biomedical
 Engineering 4:827.
@@ -57,11 +57,11 @@ def stnet(root: str | Path, names: str | Sequence[str] | None = None) -> dict[st
         One of three folders; ``S`` is a section such as ``BC23209_C1``. The deposited files in one folder:
         ``{S}_stdata.tsv.gz``, ``spots_{S}.csv.gz`` (named by array position; pixels in ``X`` and ``Y``),
         ``HE_{S}.jpg``. The folder that ST-Net's code reads, ``{subtype}/{patient}/``: ``{S}.tsv.gz``,
-        ``{S}.spots.txt`` (``x y pixel_x pixel_y``), ``{S}.jpg``. Or the folder ``stnet`` that TRIPLEX gives for
-        download, which NH2ST reads: ``ST-cnts/{S}_sub.parquet`` (or ``_stdata``), ``ST-spotfiles/{S}_selection.tsv``,
+        ``{S}.spots.txt`` (``x y pixel_x pixel_y``), ``{S}.jpg``. Or the folder ``stnet`` of TRIPLEX's download, which
+        NH2ST reads: ``ST-cnts/{S}_sub.parquet`` (or ``_stdata``), ``ST-spotfiles/{S}_selection.tsv``,
         ``ST-imgs/*{S}.tif``.
     names
-        Names of the sections to read, in the wanted order; ``None`` reads all.
+        Names of the sections to read, in this order; None reads all.
 
     Returns
     -------
@@ -73,17 +73,17 @@ def stnet(root: str | Path, names: str | Sequence[str] | None = None) -> dict[st
     Raises
     ------
     DataError
-        If a section is unknown, one of its files is missing or malformed, the tables share no spot, or the scale
-        cannot be told.
+        If a section is unknown, one of its files is missing or malformed, the tables share no spot, or they do not give
+        the resolution.
     ImageError
         If the image is missing, packed, unreadable or cut off, or does not cover the spots.
 
     Notes
     -----
-    Spots are 200 um apart; um per pixel follow from that. Genes that a section does not express are absent from its
-    counts, and named by Ensembl id in the deposited files: for a panel of symbols, put them into
-    ``adata.var["gene_name"]``. ST-Net leaves out spots without a tumour label
-    (``{S}_Coords.tsv``), and those whose patch would leave the image; here all are kept.
+    Spots are 200 um apart; um per pixel follow from that. Genes that a section does not express are missing from its
+    counts. The deposited files name genes by Ensembl id: for a panel of symbols, add ``adata.var["gene_name"]``. ST-Net
+    leaves out spots without a tumour label (``{S}_Coords.tsv``) and spots whose patch would leave the image; this
+    reader keeps all spots.
     """
     root = Path(root)
     check_exists(root)

@@ -1,4 +1,4 @@
-"""Folders that TRIPLEX prepares: those of its code today, and those it gave for download with the paper.
+"""Read folders that TRIPLEX prepares: those of its present code, and those of the download with the paper.
 
 Chung et al. 2024, "Accurate spatial gene expression prediction by integrating multi-resolution features", CVPR.
 """
@@ -21,7 +21,7 @@ from nh2st_graph.section import unknown_patient
 
 __all__ = ["triplex"]
 
-# What the names of Andersson's, Ji's and He's sections begin with.
+# The start of the section names of Andersson, Ji and He is the patient.
 _PATIENT = re.compile(r"^(?:([A-H])\d|(P\d+)_ST_rep\d+|(BC\d+)_[A-Z]\d)$")
 _VISIUM = "10x_breast"
 
@@ -37,13 +37,13 @@ def triplex(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
     Parameters
     ----------
     root
-        One data set, in either of two layouts. That of the code today: ``adata/{id}.h5ad``, ``patches/{id}.h5``
-        (``img``, ``coords``, ``barcode``), ``ids.csv`` (``sample_id``, and ``patient`` where it is known) and, where
-        they are there, ``wsis/{id}.tif`` and ``metadata/{id}.json`` as in HEST-1k; HEST-Benchmark's tasks look the
-        same. That of the download: ``ST-cnts/{S}_sub.parquet``, ``ST-spotfiles/{S}_selection.tsv``, and images in
+        One data set, in one of two layouts. The layout of the present code and of HEST-Benchmark's tasks:
+        ``adata/{id}.h5ad``, ``patches/{id}.h5`` (``img``, ``coords``, ``barcode``), ``ids.csv`` (``sample_id``, and
+        ``patient`` if it is known) and, optionally, ``wsis/{id}.tif`` and ``metadata/{id}.json`` as in HEST-1k. The
+        layout of the download: ``ST-cnts/{S}_sub.parquet``, ``ST-spotfiles/{S}_selection.tsv``, and images in
         ``ST-imgs`` (the folders ``her2st``, ``skin``, ``stnet`` and ``test/10x_breast_ff*``).
     names
-        Ids of the sections to read, in the wanted order; ``None`` reads all.
+        Ids of the sections to read, in this order; None reads all.
 
     Returns
     -------
@@ -54,18 +54,18 @@ def triplex(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
     Raises
     ------
     DataError
-        If a section is unknown, one of its files is missing or malformed, files share no spot, or the scale cannot be
-        told.
+        If a section is unknown, one of its files is missing or malformed, files share no spot, or they do not give the
+        resolution.
     ImageError
         If there is no image of the section, or it does not cover the spots.
 
     Notes
     -----
-    Where the slides are not in the folder, the patches are put together to an image, in the cache folder. Prepared
-    features (``emb``), neighbour patches, gene lists and folds (``splits``) are not read.
+    Without slides in the folder, the patches are assembled to an image in the cache folder. Prepared features
+    (``emb``), neighbour patches, gene lists and folds (``splits``) are not read.
 
-    Patients are those of ``ids.csv``; else the first letter of Andersson's sections, ``P2`` of Ji's and ``BC23209`` of
-    He's; else nothing tells them. In the spot files of ``10x_breast_ff*``, ``pixel_x`` is the row of the image.
+    Patients come from ``ids.csv``, else from the section names of Andersson (the first letter), Ji (``P2``) and He
+    (``BC23209``), else they are unknown. In the spot files of ``10x_breast_ff*``, ``pixel_x`` is the row of the image.
     """
     root = Path(root)
     check_exists(root)
@@ -78,7 +78,7 @@ def triplex(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
 
 
 def _layout(root: Path) -> tuple[Callable[[Path, str, str], AnnData], set[str]]:
-    """How to read a section of this folder, and what sections it has."""
+    """Return the reader for the layout of this folder, and the names of its sections."""
     if (root / "adata").is_dir():
         return _read_new, {path.stem for path in (root / "adata").glob("*.h5ad") if not path.name.startswith(".")}
     if is_prepared(root):

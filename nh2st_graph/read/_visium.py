@@ -1,4 +1,4 @@
-"""10x Visium sections as Space Ranger writes them, over squidpy's reader."""
+"""Read 10x Visium sections as Space Ranger writes them, with squidpy's reader."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_nam
 
 __all__ = ["visium_section"]
 
-#: What ``spot_diameter_fullres`` spans, by 10x's description of it and by the arrays themselves: 65 um, where
-#: neighbours are 100 um apart. (The printed spots are smaller, 55 um, and are not what the file measures.)
+#: Length of ``spot_diameter_fullres``, by 10x's description and by the arrays, whose neighbours are 100 um apart. (The
+#: printed spots are smaller, 55 um; the file does not measure them.)
 SCALEFACTOR_SPOT_UM = 65.0
 
-# The array is hexagonal: neighbours in a row, 100 um apart, differ by 2 in array_col.
+# The array is hexagonal: neighbours in a row are 100 um apart and differ by 2 in array_col.
 _COL_UM, _ROW_UM, _PITCH_UM = 50.0, 50.0 * 3**0.5, 100.0
 _POSITIONS = ("tissue_positions.csv", "tissue_positions_list.csv")
 
@@ -38,31 +38,30 @@ def visium_section(
     Parameters
     ----------
     path
-        Space Ranger's output: the folder that holds ``spatial/``, or the one above it with ``outs/``. Space
-        Ranger 1 (``tissue_positions_list.csv``, no header) to 3 (``tissue_positions.csv``, a header) are read; a
-        header is told by its first word, whatever the file's name.
+        Space Ranger's output: the folder that holds ``spatial/``, or the one above it with ``outs/``. Versions 1
+        (``tissue_positions_list.csv``, no header) to 3 (``tissue_positions.csv``, a header) are read; the first word
+        shows whether there is a header.
     section
-        The section's name; by default the folder's.
+        Name of the section; by default that of the folder.
     patient
-        The patient's name, which splits go by; not known where None.
+        Name of the patient, for splits; None if it is unknown.
     source_image
-        The full-resolution image that Space Ranger was given. Where it is ``None``, the section uses
-        ``tissue_hires_image.png`` instead: positions and scale factors are in that image's pixels.
+        The full-resolution image that Space Ranger was given. With None, the section uses ``tissue_hires_image.png``
+        instead, and positions and scale factors are in its pixels.
     spot_diameter_um
-        What Space Ranger's ``spot_diameter_fullres`` spans in um. That is 65 um on Visium slides, though the
-        printed spots measure 55 um. The scale is checked against the 100 um pitch of the array.
+        Length of Space Ranger's ``spot_diameter_fullres`` in um: 65 um on Visium slides, although the printed spots
+        measure 55 um. The resolution is checked against the 100 um pitch of the array.
     counts_file
-        Name of the counts file in the folder. Where it is not there, the one file with a prefix
-        (``{sample}_filtered_feature_bc_matrix.h5``, as 10x publishes it) or the folder of the same name with
-        ``matrix.mtx.gz`` is read.
+        Name of the counts file in the folder. If it does not exist, the folder of the same name with ``matrix.mtx.gz``
+        is read, or the one file with a prefix (``{sample}_filtered_feature_bc_matrix.h5``, as 10x publishes it).
 
     Returns
     -------
     The section: ``X`` raw counts ``(n_spots, n_genes)`` of the spots in tissue, CSR; ``obs`` with
     ``section``, ``patient``, ``array_row``, ``array_col``, ``in_tissue``; ``obsm["spatial"]`` x then y in
     pixels of ``source_image_path``; ``microns_per_pixel`` = ``spot_diameter_um`` over
-    ``spot_diameter_fullres``. Spots are named by barcode and stand in order of array row, then column; gene
-    names are made unique.
+    ``spot_diameter_fullres``. Spots are named by barcode and sorted by array row, then column; gene names are made
+    unique.
 
     Raises
     ------
@@ -91,7 +90,7 @@ def visium_section(
 
 
 def _folders(root: Path) -> dict[str, Path]:
-    """Space Ranger's folder of each section: the one given, or those in it."""
+    """Find Space Ranger's folder of each section: the given one, or those in it."""
     if _spatial_parent(root) is not None:
         return {folder_name(root): root}
     return {path.name: path for path in root.iterdir() if path.is_dir() and _spatial_parent(path) is not None}

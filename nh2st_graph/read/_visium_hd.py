@@ -1,4 +1,4 @@
-"""10x Visium HD sections as Space Ranger 3 and later write them: square bins without gaps."""
+"""Read 10x Visium HD sections as Space Ranger 3 and later write them: square bins without gaps."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def visium_hd_section(
     path
         Space Ranger's output: the folder that holds ``binned_outputs/``, or the one above it with ``outs/``.
     bin_um
-        Side of a bin, in um: ``binned_outputs/square_016um`` is read for 16, ``square_008um`` for 8. Bins of 2 um
-        are millions, most of them empty.
+        Side of a bin, in um: 16 reads ``binned_outputs/square_016um``, 8 reads ``square_008um``. There are millions of
+        bins of 2 um, most of them empty.
     section
-        The section's name; by default the folder's.
+        Name of the section; by default that of the folder.
     patient
-        The patient's name, which splits go by; not known where None.
+        Name of the patient, for splits; None if it is unknown.
     source_image
-        The full-resolution image that Space Ranger was given (``--image``, of the microscope). Where it is ``None``,
-        the section uses ``tissue_hires_image.png`` instead, whose pixels are hardly smaller than a bin.
+        The full-resolution microscope image that Space Ranger was given (``--image``). With None, the section uses
+        ``tissue_hires_image.png`` instead, whose pixels are hardly smaller than a bin.
     counts_file
         Name of the counts file in the folder of the bins.
 
@@ -57,8 +57,7 @@ def visium_hd_section(
     Raises
     ------
     DataError
-        If there are no bins of this size (those that are there are named), a file is missing or malformed, or
-        positions and counts share no barcode.
+        If there are no bins of this size, a file is missing or malformed, or positions and counts share no barcode.
     ImageError
         If an image is missing, unreadable or cut off, is not the one that Space Ranger was given, or does not
         cover the bins.
@@ -82,7 +81,7 @@ def visium_hd_section(
 
 
 def _folders(root: Path) -> dict[str, Path]:
-    """Space Ranger's ``outs`` of each section: of the folder given, or of that folder of bins; or of those in it."""
+    """Find Space Ranger's ``outs`` of each section: of the given folder, of a folder of bins, or of those in it."""
     if _BIN.fullmatch(root.resolve().name):
         root = root.resolve().parents[1]
     if (outs := _outs(root)) is not None:
@@ -101,7 +100,7 @@ def _sections(
     counts_file: str = COUNTS,
     patients: str = PATIENTS,
 ) -> dict[str, AnnData]:
-    """Read one Space Ranger folder or several, bins of 16 um; or the folder of other bins, which is named itself.
+    """Read one Space Ranger folder or several, with bins of 16 um, or one folder of other bins.
 
     An image beside ``binned_outputs/`` is the full-resolution one.
     """

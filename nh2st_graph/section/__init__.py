@@ -1,4 +1,4 @@
-"""The section contract: what one tissue section is, and how to look things up in it. Knows no file format."""
+"""The section contract: what one tissue section holds, and how to look it up. This room knows no file format."""
 
 from nh2st_graph.section._access import array_positions, section_name
 from nh2st_graph.section._array import (

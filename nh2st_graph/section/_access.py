@@ -1,4 +1,4 @@
-"""Look up what a section holds: its name and its array positions."""
+"""Look up the name and the array positions of a section."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["array_positions", "section_name"]
 
 
 def section_name(adata: AnnData) -> str:
-    """Name of the one section that an AnnData holds.
+    """Look up the name of the one section that an AnnData holds.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def section_name(adata: AnnData) -> str:
     if len(names) != 1:
         shown = ", ".join(names[:5]) or "none"
         raise DataError(
-            f"one AnnData holds one section, this one holds {len(names)} ({shown}); "
+            f"expected one section in the AnnData, but it holds {len(names)} ({shown}); "
             f"split it by obs['{Key.obs.section}'] first, or give library_key='{Key.obs.section}'"
         )
     return str(names[0])
@@ -41,13 +41,13 @@ def array_positions(adata: AnnData) -> NDArray[np.int64] | None:
 
     Returns
     -------
-    ``(n_spots, 2)``, column then row (x then y). None where the section has no array: one of the columns of ``obs`` is
-    missing or all empty, as it is in a section that was joined with others that have one.
+    ``(n_spots, 2)``, column then row (x then y). None if the section has no array: a column of ``obs`` is missing, or
+    all empty. (Joining a section with others that have an array leaves an empty column.)
 
     Raises
     ------
     DataError
-        If a position is missing or no whole number.
+        If a position is missing or not a whole number.
     """
     keys = (Key.obs.array_col, Key.obs.array_row)
     if any(key not in adata.obs or adata.obs[key].isna().all() for key in keys):
@@ -61,8 +61,8 @@ def _whole_numbers(adata: AnnData, key: str) -> NDArray[np.int64]:
     whole = np.isfinite(values) & (values == np.rint(values))
     if not whole.all():
         raise DataError(
-            f"section {section_name(adata)!r}: obs['{key}'] of {int((~whole).sum())} spots is no whole number (first: "
-            f"{adata.obs_names[~whole][0]!r} has {given[~whole].iloc[0]}); number the array's rows and columns, drop "
-            f"these spots, or take the section for one without an array: del adata.obs['{key}']"
+            f"section {section_name(adata)!r}: obs['{key}'] of {int((~whole).sum())} spots is not a whole number "
+            f"(first: {adata.obs_names[~whole][0]!r} has {given[~whole].iloc[0]}); number the rows and columns, "
+            f"drop these spots, or treat the section as one without an array: del adata.obs['{key}']"
         )
     return values.astype(np.int64)

@@ -1,4 +1,4 @@
-"""The arrays of the assays: their sizes in um, and the one that the spots of a section lie on."""
+"""The arrays of the assays: their sizes in um, and a fit of the array under the spots of a section."""
 
 from __future__ import annotations
 
@@ -27,36 +27,44 @@ __all__ = [
     "on_one_colour",
 ]
 
-#: The array of 1007 spots: a square lattice, every position printed (Stahl et al. 2016, Andersson et al. 2021).
+#: The array of 1007 spots: a square lattice with a spot at every position (Stahl et al. 2016, Andersson et al. 2021).
 SQUARE_PITCH_UM = 200.0
 SQUARE_SPOT_UM = 100.0
 
-#: The array of 1934 spots: every second position printed, as the fields of one colour of a chessboard, so that the
-#: nearest spot lies one step along x and one along y away (Ji et al. 2020). Steps along x and y differ by a tenth.
+#: The array of 1934 spots: a spot at every second position, like the fields of one colour of a chessboard, so that the
+#: nearest spot is one step along x and one along y away (Ji et al. 2020). Steps along x and y differ by a tenth.
 CHESSBOARD_NEIGHBOUR_UM = 150.0
 CHESSBOARD_SPOT_UM = 110.0
 
-#: Visium: a hexagonal lattice. What Space Ranger's ``spot_diameter_fullres`` spans is more than the printed spot.
+#: Visium: a hexagonal lattice. Space Ranger's ``spot_diameter_fullres`` spans more than the printed spot.
 VISIUM_PITCH_UM = 100.0
 VISIUM_SPOT_UM = 55.0
 VISIUM_SCALEFACTOR_UM = 65.0
 
-#: Columns of a hexagonal array are half a pitch apart and rows 0.87 (Space Ranger's numbering): 1.73; a square has 1.
+#: In Space Ranger's numbering, rows of a hexagonal array are 1.73 times as far apart as columns; on a square one, once.
 _HEXAGONAL_FROM = 1.3
 
-#: Fewer spots may lie on fields of one colour of a chessboard by chance.
+#: Fewer spots than this may lie on fields of one colour by chance.
 _FEWEST_OF_ONE_COLOUR = 8
 
-#: Spots lie off their array by up to this share of a step (0.09 on HER2ST); more, and the numbers are no lattice.
+#: Spots may lie off their array by this share of a step (0.09 on HER2ST); further off, the numbers are not a lattice.
 _JITTER = 0.2
 
-#: From a place to those across its corners, and to those beside, above and below it: columns, rows.
+#: Steps (columns, rows) from a position to the four across its corners, and to the four along its sides.
 _CORNERS = np.array([(-1, -1), (1, -1), (-1, 1), (1, 1)])
 _SIDES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
 
 
 class Array(NamedTuple):
-    """Pixels from one column of an array to the next, and from one row to the next; and which places bear spots."""
+    """An array as it lies on an image.
+
+    Attributes
+    ----------
+    column, row
+        Pixels from one column to the next, and from one row to the next.
+    chessboard
+        Whether spots are at every second position only.
+    """
 
     column: float
     row: float
@@ -64,26 +72,30 @@ class Array(NamedTuple):
 
     @property
     def hexagonal(self) -> bool:
-        """Whether it is a hexagonal lattice (Visium)."""
+        """Whether the array is a hexagonal lattice (Visium)."""
         return max(self.column, self.row) > _HEXAGONAL_FROM * min(self.column, self.row)
 
     @property
     def pitch(self) -> float:
-        """Distance between adjacent spots in pixels."""
+        """Distance between adjacent spots, in pixels."""
         if self.hexagonal:
             return 2 * min(self.column, self.row)
         return float(np.hypot(self.column, self.row)) if self.chessboard else (self.column + self.row) / 2
 
 
 def fit_array(adata: AnnData) -> Array | None:
-    """Fit the array that a section's array positions and pixels agree on; None where there is none to fit.
+    """Fit the array that the array positions and pixels of a section agree on.
 
-    A fit over all spots is exact where many spots of the array are missing, and where single spots are off it.
+    The fit uses all spots, so it stays exact if many spots of the array are missing or a few are misplaced.
+
+    Returns
+    -------
+    The array; None if the section has no array positions, or they do not fit the pixels.
 
     Raises
     ------
     DataError
-        If array positions are no whole numbers.
+        If array positions are not whole numbers.
     """
     positions = array_positions(adata)
     if positions is None:
@@ -96,23 +108,24 @@ def fit_array(adata: AnnData) -> Array | None:
     off = np.sqrt(np.square(spatial - array @ steps).sum(axis=1).mean())
     if rank < 2 or off >= _JITTER * min(column, row):
         return None
-    # Space Ranger's hexagonal arrays lie on one colour too: their steps tell, which come first.
+    # Space Ranger's hexagonal arrays lie on one colour too; `hexagonal` is checked first, by the steps.
     return Array(column, row, chessboard=on_one_colour(positions))
 
 
 def on_one_colour(array: NDArray[np.float64] | NDArray[np.int64]) -> bool:
-    """Whether all positions, ``(n_spots, 2)``, are fields of one colour of a chessboard, and too many by chance."""
+    """Say whether all positions, ``(n_spots, 2)``, are fields of one colour of a chessboard, and not by chance."""
     colour = np.rint(array).sum(axis=1) % 2
     return len(colour) >= _FEWEST_OF_ONE_COLOUR and bool((colour == colour[0]).all())
 
 
 def adjacent_steps(array: Array | None) -> NDArray[np.int64]:
-    """Steps from a spot to those adjacent to it, ``(n, 2)``, columns and rows.
+    """List the steps from a spot to its adjacent spots, ``(n, 2)``, columns then rows.
 
-    On a square array eight, those across a corner among them. On a hexagonal one six: four in the other rows, and two
-    in its own, where neighbours are two columns apart. A chessboard of spots is a square array turned by 45 degrees:
-    its eight are the four across the corners, one pitch away, and the four two steps along rows and columns, 1.41
-    pitches away. Where no array could be fitted, those of a square one.
+    - Square array: eight, including those across the corners.
+    - Hexagonal array: six; four in the rows beside, and two in the same row, two columns away.
+    - Chessboard, which is a square array turned by 45 degrees: eight; the four across the corners, one pitch away, and
+      the four two steps along rows and columns, 1.41 pitches away.
+    - No array: those of a square one.
     """
     if array is None or not (array.hexagonal or array.chessboard):
         return np.concatenate([_CORNERS, _SIDES])

@@ -1,4 +1,4 @@
-"""The one validator of the section contract: everything downstream trusts what passed here."""
+"""The one validator of the section contract. Everything downstream trusts a section that passed it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nh2st_graph.slide import Slide, open_slide
 
 __all__ = ["Need", "check_features", "check_section", "open_image"]
 
-#: What a caller needs a section to have, beside spot positions.
+#: Parts of a section that a caller may need, besides spot positions.
 Need = Literal["genes", "image", "graph", "features"]
 
 
@@ -31,24 +31,24 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
     adata
         One tissue section.
     need
-        What must be there beside names and positions: ``"genes"`` (raw counts in ``X``), ``"image"``
+        Parts that must exist besides names and positions: ``"genes"`` (raw counts in ``X``), ``"image"``
         (a full-resolution image that covers the spots, and its scale), ``"graph"`` (squidpy's spatial
         keys), ``"features"`` (``obsm["X_image"]``).
 
     Returns
     -------
-    The same object, so that a reader can end with ``return check_section(adata)``.
+    The same object, so a reader can end with ``return check_section(adata)``.
 
     Raises
     ------
     DataError
-        Naming the section, the field, and what to do.
+        If the section breaks the contract; the message names the section, the field, and what to do.
     ImageError
-        Where the image is missing or does not cover the spots.
+        If the image is missing or does not cover the spots.
     """
     needs = set(need)
     if adata.n_obs == 0:
-        # No row says the section's name; the library does.
+        # Without rows there is no obs['section'], so the library names the section.
         name = next(iter(adata.uns.get(Key.uns.spatial, {})), "without a name")
         raise DataError(f"section {name!r}: no spots; check that its files are not empty and share spot names")
     where = f"section {section_name(adata)!r}"
@@ -56,11 +56,11 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
     _check_spots(adata, where)
     if Key.uns.prediction in adata.uns:
         if "genes" in needs:
-            raise DataError(f"{where}: X holds predicted expression; training and scoring need measured counts in X")
+            raise DataError(f"{where}: X holds predicted expression; give measured counts for training and scoring")
     elif adata.n_vars:
         _check_counts(adata, where)
     elif "genes" in needs:
-        raise DataError(f"{where}: no genes (X is empty); training and scoring need measured counts in X")
+        raise DataError(f"{where}: no genes (X is empty); give measured counts for training and scoring")
     if "image" in needs:
         with open_image(adata):
             pass
@@ -72,12 +72,12 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
 
 
 def _check_name(adata: AnnData) -> None:
-    """Files and figures are named by the section."""
+    """Refuse a section name that cannot name files."""
     name = section_name(adata)
     if not name or name.startswith(".") or "/" in name or "\\" in name:
         raise DataError(
-            f"section {name!r}: its name cannot be that of a file (empty, with a slash, or with a dot in front); "
-            f"set adata.obs['{Key.obs.section}'] to another"
+            f"section {name!r}: its name cannot name a file (it is empty, has a slash, or starts with a dot); "
+            f"give it another in adata.obs['{Key.obs.section}']"
         )
 
 
@@ -86,14 +86,14 @@ def _check_spots(adata: AnnData, where: str) -> None:
         twice = adata.obs_names[adata.obs_names.duplicated()][0]
         raise DataError(
             f"{where}: spot name {twice!r} occurs more than once; "
-            "spots are joined by name: make obs_names unique in the source"
+            "make obs_names unique in the source, because spots are joined by name"
         )
     if adata.n_vars and not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()][0]
         raise DataError(f"{where}: gene {twice!r} occurs more than once; call adata.var_names_make_unique()")
     for column in (Key.obs.section, Key.obs.patient):
         if column not in adata.obs:
-            raise DataError(f"{where}: obs['{column}'] is missing; splits need it: adata.obs['{column}'] = 'NAME'")
+            raise DataError(f"{where}: obs['{column}'] is missing; set it for splits: adata.obs['{column}'] = 'NAME'")
         if adata.obs[column].dtype.name != "category":
             raise DataError(f"{where}: obs['{column}'] must be categorical; adata.obs['{column}'].astype('category')")
     if Key.obsm.spatial not in adata.obsm:
@@ -107,32 +107,32 @@ def _check_spots(adata: AnnData, where: str) -> None:
     if not finite.all():
         raise DataError(
             f"{where}: {int((~finite).sum())} spots have coordinates that are not numbers "
-            f"(first: {adata.obs_names[~finite][0]!r}); drop or mend them in the source"
+            f"(first: {adata.obs_names[~finite][0]!r}); correct or drop them in the source"
         )
     array_positions(adata)
 
 
 def _check_counts(adata: AnnData, where: str) -> None:
     if adata.X is None:
-        raise DataError(f"{where}: {adata.n_vars} genes named but X is missing; X holds the raw counts")
+        raise DataError(f"{where}: {adata.n_vars} genes are named but X is missing; put raw counts into X")
     values = adata.X.data if sparse.issparse(adata.X) else np.asarray(adata.X)
     if not np.isfinite(values).all():
-        raise DataError(f"{where}: X has counts that are not numbers; X holds raw counts")
+        raise DataError(f"{where}: X has counts that are not numbers; put raw counts into X")
     if values.size and values.min() < 0:
         raise DataError(
-            f"{where}: X has negative counts (lowest {values.min():g}); X holds raw counts, not scaled values"
+            f"{where}: X has negative counts (lowest {values.min():g}); put raw counts into X, not scaled values"
         )
     if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
         first = values[values != np.rint(values)][0]
         raise DataError(
-            f"{where}: X has counts that are not integers (for example {first:g}); X holds raw counts, "
+            f"{where}: X has counts that are not integers (for example {first:g}); put raw counts into X, "
             f"this package normalises them ({setting('data.normalize')})"
         )
 
 
 @contextmanager
 def open_image(adata: AnnData) -> Iterator[Slide]:
-    """Open the full-resolution image of a section while the block runs; its spots lie on it.
+    """Open the full-resolution image of a section while the block runs, and check that it covers the spots.
 
     Parameters
     ----------

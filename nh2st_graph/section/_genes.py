@@ -1,4 +1,4 @@
-"""What genes are called: symbols or Ensembl ids, of which species, and how a section finds a panel's genes."""
+"""Names of genes: symbols or Ensembl ids, their species, and how to find the genes of a panel in a section."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ logger = logging.getLogger("nh2st_graph")
 
 Naming = Literal["symbols", "Ensembl ids"]
 
-#: ENSG... of humans, ENSMUSG... of mice, ...; with the version that GENCODE appends, or without.
+#: ENSG... (human), ENSMUSG... (mouse) and so on, with or without the version that GENCODE appends.
 _ENSEMBL = r"ENS([A-Z]*)G\d+(?:\.\d+)?(?:_PAR_Y)?$"
 _SPECIES = {"": "human", "MUS": "mouse", "RNO": "rat"}
 
-#: Columns of ``var`` that hold symbols, in lower case and before the ``-0`` that concatenation appends. Ids are told by
-#: what they look like.
+#: Names of the columns of ``var`` that hold symbols: in lower case, without the ``-0`` that concatenation appends.
+#: Columns of ids need no list, because ids have a form of their own.
 _SYMBOL_COLUMNS = frozenset(
     {
         *("symbol", "symbols", "gene", "gene_name", "gene_names", "gene_symbol", "gene_symbols", "gene_short_name"),
@@ -35,15 +35,19 @@ _SYMBOL_COLUMNS = frozenset(
 
 
 def naming(names: Iterable[str]) -> Naming:
-    """Tell whether most of some names are Ensembl ids."""
+    """Say whether most names are Ensembl ids or symbols."""
     index = _index(names)
     return "Ensembl ids" if len(index) and index.str.match(_ENSEMBL).mean() > 0.5 else "symbols"
 
 
 def species(names: Iterable[str]) -> str | None:
-    """Tell the species of most names: of ids by their letters, of symbols by their case; None where nothing tells.
+    """Guess the species of most names, from the letters of ids and from the case of symbols.
 
     Human symbols are written in capitals (``ACTB``), those of mice and rats with one (``Actb``).
+
+    Returns
+    -------
+    The species; None if the names do not show it.
     """
     index = _index(names)
     if naming(index) == "Ensembl ids":
@@ -57,16 +61,16 @@ def species(names: Iterable[str]) -> str | None:
 
 
 class FoundGenes(NamedTuple):
-    """Where the genes of a panel are in a section.
+    """Positions of a panel's genes in a section.
 
     Attributes
     ----------
     positions
-        ``(n_genes,)``, of the panel's genes in ``var``; -1 of one that the section lacks.
+        ``(n_genes,)``, position in ``var`` of each gene of the panel; -1 if the section lacks it.
     by
-        What they were found by, where that is not ``var_names`` as they are.
+        Names that the genes were found by; None for ``var_names`` as they are.
     several
-        Genes that the section has more than once under that name. The first in order of ``var_names`` is meant.
+        Genes that the section has more than once under that name. The first in order of ``var_names`` counts.
     """
 
     positions: NDArray[np.intp]
@@ -75,30 +79,30 @@ class FoundGenes(NamedTuple):
 
     @property
     def all_there(self) -> bool:
-        """Whether the section has the whole panel."""
+        """Whether the section has every gene of the panel."""
         return bool((self.positions >= 0).all())
 
     def log(self, section: str) -> None:
-        """Say how many genes were found, by what, and which are ambiguous, where it was not by ``var_names``."""
+        """Log how many genes were found by other names than ``var_names``, and which of them are ambiguous."""
         if self.by is None:
             return
         text = f"{int((self.positions >= 0).sum())} of {len(self.positions)} panel genes found, by {self.by}"
         if self.several:
             shown = ", ".join(self.several[:5]) + (", ..." if len(self.several) > 5 else "")
-            text += f"; {len(self.several)} stand for several genes there, the first of which is taken: {shown}"
+            text += f"; {len(self.several)} are there more than once, and the first is taken: {shown}"
         logger.info("section %r: %s", section, text)
 
 
 def find_genes(adata: AnnData, genes: Sequence[str]) -> FoundGenes:
-    """Find a panel's genes in a section, whichever of symbols and Ensembl ids each of them is named by.
+    """Find the genes of a panel in a section, if one names them by symbols and the other by Ensembl ids, too.
 
     Parameters
     ----------
     adata
-        One section. Genes that are not among its ``var_names`` are looked for in the column of ``var`` that holds the
-        panel's kind of names, if there is one; and ids without their versions.
+        One section. Genes that are not in its ``var_names`` are looked up in the column of ``var`` that has names of
+        the panel's kind. Versions of ids are ignored.
     genes
-        The panel.
+        The panel: symbols or Ensembl ids.
     """
     positions = np.asarray(adata.var_names.get_indexer(list(genes)), dtype=np.intp)
     absent = positions < 0
@@ -115,9 +119,10 @@ def find_genes(adata: AnnData, genes: Sequence[str]) -> FoundGenes:
 
 
 def genes_by_name(sections: Mapping[str, AnnData]) -> tuple[dict[str, pd.Series], str | None]:
-    """Names of each section's genes, all symbols or all Ensembl ids.
+    """Name the genes of all sections alike, by symbols or by Ensembl ids.
 
-    Symbols where the sections do not agree and each of them has some; ids without their versions.
+    Names are those of ``var_names``, if all sections use the same kind. Else they are symbols, if each section has a
+    column of symbols, or ids. Ids have no versions.
 
     Parameters
     ----------
@@ -126,13 +131,13 @@ def genes_by_name(sections: Mapping[str, AnnData]) -> tuple[dict[str, pd.Series]
 
     Returns
     -------
-    Of each section the position in ``var`` of every gene, by name; and which names were taken and from where, where
-    sections do not agree.
+    For each section the position in ``var`` of every gene, by name. And a message about the names, if sections use
+    different kinds; else None.
 
     Raises
     ------
     DataError
-        If some have symbols and others ids, and neither is there in all.
+        If some sections have symbols and others ids, and no kind exists in all of them.
     """
     kinds = {name: naming(section.var_names) for name, section in sections.items()}
     mixed = len(set(kinds.values())) > 1
@@ -143,16 +148,16 @@ def genes_by_name(sections: Mapping[str, AnnData]) -> tuple[dict[str, pd.Series]
         if len(known) == len(sections):
             said = ", ".join(f"{each.by} of section {name!r}" for name, each in known.items() if kinds[name] != kind)
             tables = {name: _first(sections[name], each.names)[0] for name, each in known.items()}
-            return tables, f"sections do not name genes alike; {kind} are taken, from {said}" if mixed else None
+            return tables, f"sections name genes differently; {kind} are taken, from {said}" if mixed else None
     one, other = (next(name for name, each in kinds.items() if each == kind) for kind in choices)
     raise DataError(
-        f"section {one!r} names genes by symbols, section {other!r} by Ensembl ids, and not every section has a column "
-        "of the others in var; add adata.var['gene_name'] with symbols, or adata.var['gene_ids'], where it is missing"
+        f"section {one!r} names genes by symbols, section {other!r} by Ensembl ids, and no kind is in var of every "
+        "section; add adata.var['gene_name'] with symbols, or adata.var['gene_ids'] with ids, where it is missing"
     )
 
 
 def mismatch(adata: AnnData, genes: Sequence[str], panel: str) -> str | None:
-    """Say why a section has hardly a gene of a panel, and what to do; None where their names do not tell.
+    """Explain why a section lacks most genes of a panel.
 
     Parameters
     ----------
@@ -161,35 +166,39 @@ def mismatch(adata: AnnData, genes: Sequence[str], panel: str) -> str | None:
     genes
         The panel.
     panel
-        What to call it.
+        What the message calls the panel.
+
+    Returns
+    -------
+    The reason and what to do; None if the names do not show it.
     """
     kind, where = naming(genes), f"section {section_name(adata)!r}"
     named = _names(adata, kind)
     if named is None and kind == "symbols":
         return (
-            f"{panel} holds symbols, {where} has Ensembl ids ({adata.var_names[0]}, ...) and no column of symbols in "
+            f"{panel} has symbols, {where} has Ensembl ids ({adata.var_names[0]}, ...) and no column of symbols in "
             "var; add adata.var['gene_name'], or give a panel of Ensembl ids"
         )
     if named is None:
         return (
-            f"{panel} holds Ensembl ids, {where} has symbols ({adata.var_names[0]}, ...) and no column of ids in var; "
+            f"{panel} has Ensembl ids, {where} has symbols ({adata.var_names[0]}, ...) and no column of ids in var; "
             "add adata.var['gene_ids'], or give a panel of symbols"
         )
     theirs, ours = species(named.names[named.names != ""]), species(genes)
     if theirs and ours and theirs != ours:
         return (
             f"{panel} looks like {ours} genes ({genes[0]}, ...), {where} like {theirs} ones ({named.names[0]}, ...); "
-            "give a panel of the section's species, genes are not translated to another"
+            "give a panel of the section's species, because genes are not translated between species"
         )
     return None
 
 
 def name_columns(var: pd.DataFrame) -> pd.DataFrame:
-    """Columns of ``var`` that name genes: ids, told by what they look like, and symbols, by what the column is called.
+    """Find the columns of ``var`` that name genes: ids by their form, symbols by the name of the column.
 
     Returns
     -------
-    Text, empty where there is no name.
+    The columns as text, with empty strings for missing names.
     """
     found = {}
     for column in var:
@@ -202,14 +211,14 @@ def name_columns(var: pd.DataFrame) -> pd.DataFrame:
 
 
 class _Names(NamedTuple):
-    """Names of a section's genes, empty where it has none, and where they come from, if not ``var_names`` as such."""
+    """Names of a section's genes (empty if missing), and their column; None for ``var_names`` as they are."""
 
     names: pd.Index
     by: str | None
 
 
 def _names(adata: AnnData, kind: Naming) -> _Names | None:
-    """Give names of one kind for a section's genes: ``var_names``, or the column of ``var`` that has most of them."""
+    """Find names of one kind for a section's genes: ``var_names``, or the column of ``var`` that has most of them."""
     if naming(adata.var_names) == kind:
         return _Names(_plain(adata.var_names, kind), "ids without version" if kind == "Ensembl ids" else None)
     columns = name_columns(adata.var)
@@ -227,12 +236,15 @@ def _index(names: Iterable[str]) -> pd.Index:
 
 
 def _plain(names: pd.Index, kind: Naming) -> pd.Index:
-    """Give ids without their versions; symbols as they are."""
+    """Remove the versions of ids; leave symbols as they are."""
     return names.astype(str).str.replace(r"\..*$", "", regex=True) if kind == "Ensembl ids" else names.astype(str)
 
 
 def _first(adata: AnnData, names: pd.Index) -> tuple[pd.Series, pd.Index]:
-    """Position of each name, the first in order of ``var_names``, so that no file's order matters; and the repeated."""
+    """Look up the position of each name, and the names that occur twice.
+
+    Of two genes with one name the first in order of ``var_names`` counts, so the order in the file does not matter.
+    """
     order = np.argsort(adata.var_names.to_numpy(dtype=str), kind="stable")
     places = pd.Series(order, index=names[order])
     places = places[places.index != ""]

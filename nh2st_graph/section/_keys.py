@@ -1,17 +1,17 @@
-"""Every AnnData key that the package reads or writes, in one place."""
+"""All AnnData keys that the package reads or writes."""
 
 from __future__ import annotations
 
 
 class Key:
-    """Names of AnnData slots, after squidpy's convention where squidpy has one."""
+    """Names of entries in AnnData. They follow squidpy's convention where it has one."""
 
-    #: What a model writes has this in its name; ``key_added`` gives another.
+    #: Part of the name of all entries that a model writes; ``key_added`` replaces it.
     prefix = "nh2st"
 
     @classmethod
     def under(cls, key: str, prefix: str) -> str:
-        """Name of an entry under another prefix: ``X_nh2st_image`` under ``second`` is ``X_second_image``."""
+        """Replace the prefix of a name: ``X_nh2st_image`` under ``second`` is ``X_second_image``."""
         return key.replace(cls.prefix, prefix, 1)
 
     class obs:
@@ -67,7 +67,7 @@ class Key:
         truth = "nh2st_truth"
 
     class several:
-        """Entries of an entry of ``uns``, where one AnnData holds several sections."""
+        """Extra keys of an entry of ``uns``, if one AnnData holds several sections."""
 
         sections = "sections"
 

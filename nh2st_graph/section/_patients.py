@@ -1,4 +1,4 @@
-"""Whose a section is, where nothing tells."""
+"""Stand-ins for patients that the data do not name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["unknown_patient", "unknown_patients"]
 
 
 def unknown_patient(section: str) -> str:
-    """Name the patient of a section that nothing tells the patient of: each such section has one of its own."""
+    """Make up a patient for a section whose patient is unknown, one for each section."""
     return f"unknown ({section})"
 
 
 def unknown_patients(sections: Mapping[str, AnnData]) -> list[str]:
-    """Names of the sections whose patient nothing tells."""
+    """List the sections whose patient is unknown."""
     return [
         name
         for name, adata in sections.items()

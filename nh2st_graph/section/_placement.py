@@ -1,4 +1,4 @@
-"""Whether spots lie on the tissue of their image; and where they do not, what their coordinates were taken for."""
+"""Check that spots lie on the tissue of their image, and guess what is wrong with their coordinates if they do not."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ logger = logging.getLogger("nh2st_graph")
 
 Floats = NDArray[np.float64]
 
-#: Longest side of the image that tissue is looked for on, in pixels.
+#: Longest side, in pixels, of the small image that is searched for tissue.
 _SIDE = 1000
 
-#: Below this many spots, where they lie may be chance.
+#: Fewer spots than this may lie on or off tissue by chance.
 _FEW_SPOTS = 20
 
-#: Another reading explains coordinates where so many spots lie on tissue by it, and where it exceeds the coordinates
-#: as given by so much, in share on tissue and in overlap. More, and swapped sections of some breast tumours would pass
-#: (80 % of their spots are on tissue still, and 97 % should be); less, and good ones in fatty tissue (90 %) come close.
+#: Another reading of the coordinates is believed if it puts this share of spots on tissue (_MOST), and if its share on
+#: tissue and its overlap exceed those of the given coordinates by this much (_CLEARLY). A larger difference would miss
+#: swapped sections of some breast tumours (80 % of spots still on tissue, where 97 % should be); a smaller one would
+#: come close to good sections in fatty tissue (90 %).
 _MOST, _CLEARLY = 0.8, 0.15
 
-#: Spots that fill so much of a rectangle are an array that no outline of tissue has cut, maybe with its background:
-#: then good sections may have few spots on tissue, and only another reading that exceeds by more is an explanation.
+#: Spots that fill this share of a rectangle are a whole array, not cut to the tissue and maybe with background spots.
+#: Then few spots of a good section may lie on tissue, and another reading must exceed by more to be believed.
 _FULL, _CLEARLY_FULL = 0.9, 0.5
 
-#: Of readings that overlap with the tissue equally but for this, the one that takes fewer mistakes is named.
+#: Readings whose overlaps with the tissue differ by less than this are equal; the one with fewer mistakes is named.
 _EQUAL = 0.02
 
-#: Mistakes are as a rule by a power of two, where nothing in the section tells the factor.
+#: Usual factors of a wrong scale, besides those that the section names.
 _POWERS = (2.0, 4.0, 8.0, 16.0)
 
 
 def check_on_tissue(adata: AnnData, slide: Slide) -> None:
-    """Check that the spots of a section, whose image covers them, lie on tissue; see ``im.check_placement``."""
+    """Check that the spots of a section lie on tissue; the image must cover them. See ``im.check_placement``."""
     spots = _placed(adata, slide)
     if spots is None or spots.on_tissue > 1 - _CLEARLY:
         return
@@ -67,7 +68,7 @@ def check_on_tissue(adata: AnnData, slide: Slide) -> None:
 
 
 def likely_mistake(adata: AnnData, slide: Slide) -> str | None:
-    """Say what is likely wrong with coordinates outside of the image, and how to mend it; None if nothing tells."""
+    """Guess what is wrong with coordinates outside of the image, and how to correct them; None without a guess."""
     with suppress(DataError):
         spots = _placed(adata, slide)
         return None if spots is None else _mistake(spots, adata, slide)
@@ -75,18 +76,18 @@ def likely_mistake(adata: AnnData, slide: Slide) -> str | None:
 
 
 class _Spots:
-    """Spots over the tissue of their image.
+    """Spots on the tissue mask of their image.
 
     Attributes
     ----------
     mask
-        Tissue, ``(height, width)``.
+        Tissue mask, ``(height, width)``.
     centres
         ``(n_spots, 2)``, x then y, in pixels of the mask.
     pitch
-        From a spot to the nearest, in pixels of the mask.
+        Distance from a spot to the nearest one, in pixels of the mask.
     inside, on_tissue
-        Shares of the spots.
+        Shares of the spots that lie on the image, and on tissue.
     """
 
     def __init__(self, mask: NDArray[np.bool_], centres: Floats, pitch: float) -> None:
@@ -99,7 +100,7 @@ class _Spots:
 
     @cached_property
     def footprint(self) -> NDArray[np.bool_]:
-        """Discs around the spots; three quarters of the pitch leave no gap on a square array, nor a hexagonal one."""
+        """Discs around the spots. Three quarters of the pitch leave no gap on square and hexagonal arrays."""
         from scipy.ndimage import distance_transform_edt
 
         apart = np.ones(self.mask.shape, dtype=bool)
@@ -108,7 +109,7 @@ class _Spots:
 
     @cached_property
     def iou(self) -> float:
-        """Intersection of footprint and tissue over their union, to which belongs what lies beyond the image."""
+        """Intersection of footprint and tissue over their union; the union includes discs beyond the image."""
         both = float((self.footprint & self.mask).sum())
         return both / (self.footprint.sum() / self.inside + self.mask.sum() - both) if self.inside else 0.0
 
@@ -125,7 +126,7 @@ class _Spots:
 
 
 class _Reading(NamedTuple):
-    """Coordinates with a mistake undone, which multiplied them by ``factor``."""
+    """Coordinates with a likely mistake undone; undoing it multiplied them by ``factor``."""
 
     centres: Floats
     factor: float
@@ -134,7 +135,7 @@ class _Reading(NamedTuple):
 
 
 def _placed(adata: AnnData, slide: Slide) -> _Spots | None:
-    """Spots of a section over its tissue; None where they or the image say nothing."""
+    """Put the spots of a section on its tissue mask; None if there are few spots, or no tissue is found."""
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     if Key.obs.in_tissue in adata.obs:
         known = pd.to_numeric(adata.obs[Key.obs.in_tissue], errors="coerce").to_numpy() == 1
@@ -149,16 +150,16 @@ def _placed(adata: AnnData, slide: Slide) -> _Spots | None:
 
 
 def _mistake(given: _Spots, adata: AnnData, slide: Slide) -> str | None:
-    """Say which other reading of the coordinates is clearly better, if one is, and how to mend them."""
+    """Describe a reading of the coordinates that is clearly better, and how to correct them; None without one."""
     outside = given.inside < 1
     clearly = _CLEARLY_FULL if not outside and given.fill > _FULL else _CLEARLY
     better: list[tuple[_Spots, _Reading]] = []
     for reading in _readings(given, _known_factors(adata, slide)):
         spots = _Spots(given.mask, reading.centres, given.pitch * reading.factor)
-        # The footprint takes longer; it is looked at only where the spots themselves speak for the reading.
+        # The footprint takes longer, so the spots are compared first.
         if spots.on_tissue < max(_MOST, given.on_tissue + _CLEARLY) or spots.iou < given.iou + clearly:
             continue
-        # That an array goes beyond the tissue excuses nothing where it goes beyond the image.
+        # An array may be larger than the tissue, but not larger than the image.
         if outside or spots.coefficient >= given.coefficient + _CLEARLY:
             better.append((spots, reading))
     if not better:
@@ -169,11 +170,11 @@ def _mistake(given: _Spots, adata: AnnData, slide: Slide) -> str | None:
 
 
 def _readings(given: _Spots, factors: dict[str, float]) -> Iterator[_Reading]:
-    """Give other readings of the coordinates, those that take fewer mistakes first."""
+    """Yield other readings of the coordinates, those with fewer mistakes first."""
     key, swapped = f"obsm['{Key.obsm.spatial}']", given.centres[:, ::-1]
     swap = f"swap the columns of {key}"
     yield _Reading(swapped, 1.0, "x and y look swapped", swap)
-    # As far from the image's corner as the tissue is.
+    # This factor puts the spots as far from the image's corner as the tissue.
     squares = (np.argwhere(given.mask) + 0.5) ** 2, given.centres**2
     fitted = float(np.sqrt(squares[0].sum(axis=1).mean() / squares[1].sum(axis=1).mean()))
     for each in (factors, {f"about {fitted:.2g}": fitted}):
@@ -198,7 +199,7 @@ def _find_tissue(adata: AnnData, slide: Slide) -> TissueMask:
 
 
 def _stored_copy(found: Library, size: tuple[int, int]) -> tuple[NDArray[np.uint8], float] | None:
-    """Give the section's small copy and its scale, if it fits the image: then no slide is decoded."""
+    """Return the section's small copy and its scale, if it fits the image: then no slide is decoded."""
     image, scale = found.hires, found.hires_scale
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,)):
         return None
@@ -210,7 +211,7 @@ def _stored_copy(found: Library, size: tuple[int, int]) -> tuple[NDArray[np.uint
 
 
 def _known_factors(adata: AnnData, slide: Slide) -> dict[str, float]:
-    """Give the factors that coordinates may lack, by what to call them."""
+    """List factors that coordinates may lack, by their names in messages."""
     given = {name: value for name, value in library(adata).scalefactors.items() if name.endswith("scalef")}
     given[Key.library.microns_per_pixel] = full_image(adata).microns_per_pixel
     unnamed = (*slide.downsamples[1:], *_POWERS)

@@ -1,4 +1,4 @@
-"""What a model is asked to predict: the panel's genes, normalised, smoothed where the user asks for it."""
+"""Prediction targets: the normalised counts of a panel, smoothed on request."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ __all__ = [
     "targets",
 ]
 
-#: Column of all genes outside the panel together.
+#: Name of the column that sums all genes outside the panel.
 _REST = "(all other genes)"
 
 
 def library_size(adata: AnnData) -> NDArray[np.float64]:
-    """Total counts of each spot over all measured genes, ``(n_spots,)``."""
+    """Sum the counts of each spot over all measured genes, ``(n_spots,)``."""
     return np.asarray(sparse.csr_matrix(adata.X).sum(axis=1), dtype=np.float64).ravel()
 
 
 def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
-    """Raw counts of the panel's genes, spots x genes, under the panel's names for them.
+    """Look up the raw counts of a panel, spots x genes, with the panel's names as columns.
 
     Raises
     ------
     DataError
-        If a gene is absent from the section.
+        If the section lacks a gene.
     """
     found = find_genes(adata, genes)
     if not found.all_there:
@@ -53,7 +53,7 @@ def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
 
 
 def normalize_counts(counts: NDArray[np.float64], library: NDArray[np.float64], normalize: str) -> NDArray[np.float64]:
-    """Bring the panel's counts to the scale that is predicted.
+    """Normalise the counts of a panel.
 
     Parameters
     ----------
@@ -62,12 +62,13 @@ def normalize_counts(counts: NDArray[np.float64], library: NDArray[np.float64], 
     library
         Library size over all genes, ``(n_spots,)``.
     normalize
-        ``"total"``: library size over all genes to 1e4, natural log1p; ``"panel"``: the same with the panel's own
-        library size; ``"residuals"``: analytic Pearson residuals (Lause, Berens and Kobak, 2021; scanpy).
+        ``"total"``: scale the library size over all genes to 1e4, then natural log1p; ``"panel"``: the same with the
+        library size over the panel; ``"residuals"``: analytic Pearson residuals (Lause, Berens and Kobak, 2021;
+        scanpy).
 
     Returns
     -------
-    ``(n_spots, n_genes)``. A spot without counts is all zero.
+    ``(n_spots, n_genes)``. Spots without counts are all zero.
     """
     if normalize == "residuals":
         return _pearson_residuals(counts)
@@ -79,7 +80,7 @@ def normalize_counts(counts: NDArray[np.float64], library: NDArray[np.float64], 
 def _pearson_residuals(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     import scanpy as sc
 
-    # scanpy divides by spot and gene totals; empty spots and genes have no residual and stay at zero.
+    # scanpy divides by the totals of spots and genes; empty ones have no residual and stay zero.
     spots, genes = counts.sum(axis=1) > 0, counts.sum(axis=0) > 0
     residuals = np.zeros_like(counts)
     if spots.any():
@@ -90,7 +91,7 @@ def _pearson_residuals(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def targets(adata: AnnData, genes: Sequence[str], *, normalize: str = "total", smooth: str = "none") -> pd.DataFrame:
-    """Compute what is predicted for a section: spots x genes, normalised and smoothed.
+    """Compute the prediction targets of a section: spots x genes, normalised and smoothed.
 
     Parameters
     ----------
@@ -101,12 +102,12 @@ def targets(adata: AnnData, genes: Sequence[str], *, normalize: str = "total", s
     normalize
         As for :func:`normalize_counts`.
     smooth
-        ``"3x3"`` averages a target with those of all adjacent spots of the array; ``"none"`` leaves it as it is.
+        ``"3x3"`` averages each spot with its adjacent spots on the array; ``"none"`` does not smooth.
 
     Raises
     ------
     DataError
-        If a gene is absent, or smoothing is asked for on a section without an array.
+        If the section lacks a gene, or has no array to smooth on.
     """
     counts = panel_counts(adata, genes)
     values = normalize_counts(counts.to_numpy(), library_size(adata), normalize)
@@ -118,13 +119,13 @@ def targets(adata: AnnData, genes: Sequence[str], *, normalize: str = "total", s
 def split_half_normalizer(
     adata: AnnData, genes: Sequence[str], *, normalize: str = "total", smooth: str = "none"
 ) -> tuple[pd.DataFrame, Callable[[pd.DataFrame], pd.DataFrame]]:
-    """Counts and normalisation for :func:`nh2st_graph.metrics.noise_ceiling`.
+    """Prepare counts and their normalisation for :func:`nh2st_graph.metrics.noise_ceiling`.
 
     Returns
     -------
-    Counts of the panel and, as a last column, of all other genes together; and the function that brings such counts
-    (halved, say) to the scale of :func:`targets`. One column for the rest is exact, since binomial thinning of a sum is
-    the sum of the thinned, and the rest only enters the library size.
+    The counts of the panel, with the sum of all other genes as last column. And a function that normalises such counts
+    (for example halves of them) as :func:`targets` does. One column for the other genes is exact: they only enter the
+    library size, and binomial thinning of a sum is the sum of the thinned counts.
     """
     counts = panel_counts(adata, genes).astype(np.int64)
     counts[_REST] = np.rint(library_size(adata)).astype(np.int64) - counts.sum(axis=1)
@@ -140,11 +141,11 @@ def split_half_normalizer(
 
 
 def _array_mean(adata: AnnData) -> sparse.csr_matrix:
-    """Average of each spot with those adjacent to it on the array, as a matrix, ``(n_spots, n_spots)``.
+    """Build the matrix that averages each spot with its adjacent spots on the array, ``(n_spots, n_spots)``.
 
-    On square arrays, for which NH2ST and TRIPLEX publish it, these are the up to eight others of three rows and three
-    columns. On other arrays three rows and columns hold four of the neighbours only; there too all adjacent spots
-    count, six on a hexagonal array (:func:`~nh2st_graph.section._array.adjacent_steps`).
+    On square arrays, for which NH2ST and TRIPLEX publish this, the adjacent spots are the up to eight others of three
+    rows and three columns. On other arrays three rows and columns hold only four of the neighbours. There, too, all
+    adjacent spots count: six on a hexagonal array (:func:`~nh2st_graph.section._array.adjacent_steps`).
     """
     positions = array_positions(adata)
     if positions is None:
@@ -153,7 +154,7 @@ def _array_mean(adata: AnnData) -> sparse.csr_matrix:
             f"(obs['{Key.obs.array_row}'], obs['{Key.obs.array_col}']); use {setting('data.smooth', 'none')}"
         )
     steps = np.concatenate([[(0, 0)], adjacent_steps(fit_array(adata))])
-    # One number for each place, row by row, with room at the ends so that no step leads into another row.
+    # Number the positions row by row, with room at the ends so that no step leads into another row.
     length = np.ptp(positions[:, 0]) + 1 + 2 * np.abs(steps).max()
     number = np.array([1, length])
     places = pd.Index(positions @ number)
@@ -169,7 +170,13 @@ def _array_mean(adata: AnnData) -> sparse.csr_matrix:
 
 
 def absent_genes(adata: AnnData, genes: Sequence[str], positions: NDArray[np.intp], panel: str) -> list[str]:
-    """Genes without a position; where they are most, and their names tell why, that is an error."""
+    """List the genes without a position.
+
+    Raises
+    ------
+    DataError
+        If most genes have none, and their names show why.
+    """
     absent = [gene for gene, position in zip(genes, positions, strict=True) if position < 0]
     why = mismatch(adata, genes, panel) if 2 * len(absent) > len(genes) else None
     if why is not None:
@@ -178,6 +185,7 @@ def absent_genes(adata: AnnData, genes: Sequence[str], positions: NDArray[np.int
 
 
 def absent_message(name: str, absent: Sequence[str]) -> str:
+    """Say which genes of the panel a section lacks, and what to do."""
     shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
     return (
         f"section {name!r}: panel gene {shown} not measured; "

@@ -1,4 +1,4 @@
-"""Image files: levels, windows, resolution and tissue. Knows no AnnData."""
+"""Image files: levels, windows, resolution and tissue. This room knows no AnnData."""
 
 from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._container import ImageSource, placed_image

@@ -1,4 +1,4 @@
-"""What an open slide is: levels, windows and resolution."""
+"""The interface of an open slide: levels, windows and resolution."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["Box", "Slide"]
 #: ``(left, top, right, bottom)`` in pixels of a level.
 Box = tuple[int, int, int, int]
 
-#: An image that is made smaller is read in bands of this many pixels.
+#: A thumbnail is made from bands of this many pixels.
 _BAND_PIXELS = 2**25
 
 
 class Slide(ABC):
-    """An open image: a pyramid of one or more levels, of which windows are read.
+    """An open image: a pyramid of one or more levels, read by windows.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Slide(ABC):
     sizes
         Width and height of each level in pixels, the full resolution first.
     microns_per_pixel
-        Scale of the full resolution as the file gives it; None where it gives none.
+        Resolution of the first level as the file states it; None if it does not.
     """
 
     path: Path
@@ -39,11 +39,14 @@ class Slide(ABC):
 
     @abstractmethod
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
-        """Give an RGB image that covers a box inside of a level, and the place of its first pixel on the level."""
+        """Read an RGB image that covers a box of a level, and the position of its first pixel on that level."""
 
     @cached_property
     def downsamples(self) -> list[float]:
-        """Full-resolution pixels along a pixel of each level. Sizes are rounded, and factors whole as a rule."""
+        """Full-resolution pixels per pixel of each level, along one axis.
+
+        Level sizes are rounded, so a whole factor is taken where it fits.
+        """
         width, height = self.sizes[0]
         factors = []
         for w, h in self.sizes:
@@ -53,13 +56,22 @@ class Slide(ABC):
         return factors
 
     def level_for(self, downsample: float) -> int:
-        """Find the coarsest level that is at least as fine as asked; half a percent less counts as rounding."""
+        """Find the coarsest level that is fine enough; half a percent too coarse counts as rounding."""
         return max(i for i, factor in enumerate(self.downsamples) if i == 0 or factor <= 1.005 * downsample)
 
     def thumbnail(self, max_side: int = 2000) -> tuple[NDArray[np.uint8], float]:
-        """Make a small image of the whole, ``(height, width, 3)``, and say how many of its pixels are one of ours.
+        """Make a small image of the whole slide.
 
-        Read in bands from the coarsest level that is fine enough, so that memory does not grow with the slide.
+        It is made in bands from the coarsest level that is fine enough, so that memory does not grow with the slide.
+
+        Parameters
+        ----------
+        max_side
+            Longest side of the result, in pixels.
+
+        Returns
+        -------
+        The RGB image, ``(height, width, 3)``, and its scale: thumbnail pixels per full-resolution pixel.
         """
         full = max(self.sizes[0])
         level = self.level_for(max(1.0, full / max_side))
@@ -77,7 +89,7 @@ class Slide(ABC):
         return np.asarray(small, dtype=np.uint8), max(small.size) / full
 
     def close(self) -> None:  # noqa: B027 - a slide may have nothing to close
-        """Let go of the file."""
+        """Close the file."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, sizes={self.sizes})"

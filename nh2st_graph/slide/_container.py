@@ -1,4 +1,4 @@
-"""squidpy's ``ImageContainer`` as a section's full-resolution image."""
+"""Use squidpy's ``ImageContainer`` as the full-resolution image of a section."""
 
 from __future__ import annotations
 
@@ -16,46 +16,61 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageSource", "PlacedImage", "placed_image"]
 
-#: What an image may be given as.
+#: Ways to give an image.
 ImageSource: TypeAlias = "str | Path | ImageContainer"
 
 
 class PlacedImage(NamedTuple):
-    """An image's file, and where spots lie on it."""
+    """The file of an image, and how positions map onto it.
+
+    Attributes
+    ----------
+    path
+        The file.
+    scale
+        Pixels of the file per pixel of the positions.
+    corner
+        The file's first pixel, x then y, in scaled pixels.
+    """
 
     path: Path
     scale: float
     corner: tuple[float, float]
 
     def pixels(self, spatial: NDArray[Any]) -> NDArray[np.float64]:
-        """Take positions, ``(n_spots, 2)`` x then y, to pixels of this image."""
+        """Convert positions, ``(n_spots, 2)`` x then y, to pixels of the file."""
         return np.asarray(spatial, dtype=np.float64) * self.scale - np.array(self.corner)
 
 
 def placed_image(img: ImageSource, section: str, layer: str | None = None) -> PlacedImage:
-    """Give the file of an image.
+    """Find the file of an image, or write one.
 
     Parameters
     ----------
     img
-        A file; or an ``ImageContainer``, whose pixels are written once as a tiled TIFF into the cache folder, named by
-        a digest of them, since everything downstream reads an image from a file. Of a container that was scaled or
-        cropped (squidpy keeps both in ``data.attrs``), spots are taken along.
+        A file or an ``ImageContainer``. Everything downstream reads an image from a file, so the pixels of a container
+        are written once, as a tiled TIFF in the cache folder that is named by a digest of them. A container that was
+        scaled or cropped says so in its ``data.attrs``.
     section
-        Which of a container's z positions, where it has several, as squidpy names them by library; and for errors.
+        Name of the section, for errors. It also picks the z position of a container that has several, because squidpy
+        names z positions by library.
     layer
-        Of the container; may be left out where there is one.
+        Layer of the container; not needed if it has one.
+
+    Returns
+    -------
+    The file, and how positions in pixels of the uncut image map onto it.
 
     Raises
     ------
     ImageError
-        If the layer or z position is not there, or is not RGB of bytes.
+        If there is no such layer or z position, or it is not 8-bit RGB.
     """
     if isinstance(img, str | Path):
         return PlacedImage(Path(img), 1.0, (0.0, 0.0))
     where = f"section {section!r}"
     if not (hasattr(img, "library_ids") and hasattr(img, "data")):
-        raise ImageError(f"{where}: {type(img).__name__} is no image; give a file or squidpy's ImageContainer")
+        raise ImageError(f"{where}: {type(img).__name__} is not an image; give a file or squidpy's ImageContainer")
     layers = list(img.data)
     if layer is None and len(layers) != 1:
         raise ImageError(
@@ -68,7 +83,7 @@ def placed_image(img: ImageSource, section: str, layer: str | None = None) -> Pl
     if pixels.sizes["z"] > 1 and section not in img.library_ids:
         there = ", ".join(map(str, img.library_ids))
         raise ImageError(
-            f"{where}: the ImageContainer has {pixels.sizes['z']} z positions ({there}), none of that name"
+            f"{where}: the ImageContainer has {pixels.sizes['z']} z positions ({there}), and none has its name"
         )
     pixels = pixels.sel(z=section) if section in img.library_ids else pixels.isel(z=0)
     (channels,) = set(pixels.dims) - {"y", "x"}

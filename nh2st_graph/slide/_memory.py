@@ -1,4 +1,4 @@
-"""Pixels that live in memory or in a store, as files that the image opener reads."""
+"""Write pixels from memory or from a store to files that :func:`open_slide` reads."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _CHANNELS = ("r", "g", "b", "a")
 
 
 def keep_pixels(image: Any, where: str) -> Path:
-    """Write an image as a tiled TIFF into the cache, unless it is there.
+    """Write an image as a tiled TIFF into the cache folder, unless the file exists.
 
     Parameters
     ----------
     image
-        ``xarray.DataArray`` of dask with the dimensions ``y``, ``x`` and ``c``: RGB or RGBA of bytes, or with channels
-        that are named ``r``, ``g``, ``b`` among others.
+        ``xarray.DataArray`` of dask with the dimensions ``y``, ``x`` and ``c``: 8-bit RGB or RGBA. If channels are
+        named ``r``, ``g`` and ``b``, other channels are left out.
     where
-        Whose image it is, for errors.
+        The section, to start an error message with.
 
     Returns
     -------
-    The file, named by a digest of the pixels. Both passes (digest, writing) hold one band of rows at a time.
+    The file, named by a digest of the pixels. One band of rows is in memory at a time.
 
     Raises
     ------
     ImageError
-        If the image is not RGB or RGBA of bytes.
+        If the image is not 8-bit RGB or RGBA.
     """
     names = [str(name).lower() for name in image.coords["c"].values] if "c" in image.coords else []
     if set(_CHANNELS[:3]) <= set(names):
@@ -45,7 +45,7 @@ def keep_pixels(image: Any, where: str) -> Path:
     if image.dtype != np.uint8 or image.sizes["c"] not in (3, 4):
         raise ImageError(
             f"{where}: the image has {image.sizes['c']} channels of {image.dtype}, expected red, green and blue "
-            "as uint8; name the H&E image"
+            "as uint8; give the H&E image"
         )
     pixels = image.transpose("y", "x", "c").data
     digest = hashlib.sha256(str(pixels.shape).encode())
@@ -58,7 +58,7 @@ def keep_pixels(image: Any, where: str) -> Path:
 
 
 def _bands(pixels: Any) -> Iterator[NDArray[np.uint8]]:
-    """Bands of whole rows, a multiple of the tile high and at least as high as a chunk of the store."""
+    """Yield bands of whole rows: a multiple of the tile high, and at least as high as a chunk of the store."""
     rows = -(-pixels.chunks[0][0] // _TILE) * _TILE
     for top in range(0, pixels.shape[0], rows):
         yield np.asarray(pixels[top : top + rows])

@@ -1,4 +1,4 @@
-"""Open a slide or an image by the reader that fits it."""
+"""Open a slide or an image with the reader that fits it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def open_slide(path: str | Path) -> Iterator[Slide]:
     Parameters
     ----------
     path
-        JPEG, PNG, or TIFF (tiled and pyramidal ones, OME and Aperio's ``.svs`` among them, are read by windows); with
-        the extra ``[wsi]``, what OpenSlide reads: ``.svs``, ``.ndpi``, ``.mrxs``, ``.scn``, ..., and TIFFs of scanners
-        that tell their scale, or open, in its way only (Philips, Ventana, Leica).
+        JPEG, PNG or TIFF. Tiled and pyramidal TIFFs, including OME and Aperio's ``.svs``, are read by windows. The
+        extra ``[wsi]`` adds what OpenSlide reads: ``.svs``, ``.ndpi``, ``.mrxs``, ``.scn`` and more, and the TIFFs of
+        scanners whose pixels or resolution only OpenSlide can read (Philips, Ventana, Leica).
 
     Yields
     ------
@@ -44,12 +44,12 @@ def open_slide(path: str | Path) -> Iterator[Slide]:
 
 
 def slide_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of a slide or image at full resolution, without decoding it.
+    """Read the width and height of a slide or image at full resolution, without decoding it.
 
     Raises
     ------
     ImageError
-        As :func:`open_slide` does.
+        As for :func:`open_slide`.
     """
     with open_slide(path) as slide:
         return slide.sizes[0]
@@ -77,7 +77,7 @@ def _open(path: Path) -> Slide:
 
 
 def _open_tiff(path: Path) -> Slide | None:
-    """Open by tifffile; by the extra where that cannot, or where only the extra knows the scale."""
+    """Open with tifffile, or with the extra if tifffile cannot open it or finds no resolution."""
     plain = open_tiff(path)
     if not has_extra() or (plain is not None and plain.microns_per_pixel is not None):
         return plain
@@ -87,14 +87,14 @@ def _open_tiff(path: Path) -> Slide | None:
         return plain
     if plain is None:
         return by_extra
-    # Of a scanner whose tags only its own reader knows: that places its tiles and levels too.
+    # If only the scanner's own reader finds the resolution, it also places tiles and levels right.
     chosen, other = (plain, by_extra) if by_extra.microns_per_pixel is None else (by_extra, plain)
     other.close()
     return chosen
 
 
 def or_extra(path: Path) -> str:
-    """Advice to end an error with: the extra, where it is not installed and may know more of a file."""
+    """Advise to install the extra, if it is missing and may read more of a file; else return an empty string."""
     if has_extra() or not _is_tiff(path):
         return ""
     return f"; if a scanner wrote this TIFF, its own reader may know more: {EXTRA}"

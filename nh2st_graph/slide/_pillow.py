@@ -1,4 +1,4 @@
-"""Opening section images: their size, a thumbnail for plots, and the full resolution once."""
+"""Open images with Pillow: their size, a thumbnail for plots, and the full resolution."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["HeldImage", "content_hash", "image_info", "image_size", "open_full",
 
 logger = logging.getLogger("nh2st_graph")
 
-#: Above this many pixels, three bytes each, holding an image is a matter of gigabytes.
+#: An image with more pixels than this, of three bytes each, takes gigabytes.
 _MANY_PIXELS = 2**29
 
 
 class _NoLimit:
-    """Lifts Pillow's limit on pixels, which a section scan exceeds.
+    """Lift Pillow's limit on the number of pixels, which scans of sections exceed.
 
-    Pillow checks it when it opens a file and, of a TIFF, again when it decodes. It is one for the process, so the first
-    that needs it lifted lifts it, and the last puts it back; they do not wait for each other.
+    Pillow checks the limit when it opens a file, and again when it decodes a TIFF. The limit belongs to the process, so
+    the first user lifts it and the last one restores it. Users do not wait for each other.
     """
 
     def __init__(self) -> None:
@@ -54,16 +54,16 @@ _no_limit = _NoLimit()
 
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
-    """Open with Pillow, without its limit on pixels while the block runs, closed at the end."""
+    """Open an image with Pillow while the block runs, without the limit on pixels."""
     if not path.is_file():
         raise ImageError(f"image {path} does not exist; give the full-resolution image of the section")
     with _no_limit:
         try:
             handle = Image.open(path)
         except UnidentifiedImageError:
-            raise ImageError(f"image {path} is not an image that can be read (JPEG, PNG or TIFF expected)") from None
+            raise ImageError(f"image {path} cannot be read as an image; give a JPEG, PNG or TIFF") from None
         except OSError as error:
-            raise ImageError(f"image {path} cannot be opened: {error}") from error
+            raise ImageError(f"image {path} cannot be opened ({error}); check that it can be read") from error
         with handle:
             try:
                 yield handle
@@ -72,7 +72,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of an image in pixels, without decoding it.
+    """Read the width and height of an image in pixels, without decoding it.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def image_info(path: str | Path) -> tuple[tuple[int, int], dict[Any, Any]]:
-    """Width and height of an image in pixels, and what else its header says (Pillow's ``info``).
+    """Read the width and height of an image in pixels, and the rest of its header (Pillow's ``info``).
 
     Raises
     ------
@@ -95,13 +95,12 @@ def image_info(path: str | Path) -> tuple[tuple[int, int], dict[Any, Any]]:
 
 
 def thumbnail(path: str | Path, max_side: int = 2000) -> tuple[NDArray[np.uint8], float]:
-    """Decode an image at reduced size, for plots.
+    """Decode an image at reduced size for plots.
 
     Parameters
     ----------
     path
-        The full-resolution image. JPEG files are decoded at reduced scale, so that the full
-        image is never in memory.
+        The full-resolution image. A JPEG is decoded at reduced size, so that the full image is never in memory.
     max_side
         Longest side of the result, in pixels.
 
@@ -125,12 +124,11 @@ def thumbnail(path: str | Path, max_side: int = 2000) -> tuple[NDArray[np.uint8]
 
 @contextmanager
 def open_full(path: str | Path) -> Iterator[Image.Image]:
-    """Hold the full-resolution RGB image while the block runs, once, and let go of it after.
+    """Decode a full-resolution image to RGB, and hold it while the block runs.
 
     Yields
     ------
-    The decoded image. Cut regions out of it (``crop``, ``resize(box=...)``) rather than turning it
-    into an array, which would hold it a second time.
+    The decoded image. Cut regions out of it (``crop``, ``resize(box=...)``): an array of it would be a second copy.
 
     Raises
     ------
@@ -147,13 +145,13 @@ def open_full(path: str | Path) -> Iterator[Image.Image]:
 
 
 def content_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Compute the SHA-256 of a file, in hexadecimal."""
     with Path(path).open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """To RGB, transparency over white (glass), as slide images mean it."""
+    """Convert to RGB, with transparent pixels on white, the colour of glass."""
     if image.mode == "RGB":
         return image
     if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
@@ -164,7 +162,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 class HeldImage(Slide):
-    """An image without windows (JPEG, PNG, a TIFF in one piece): decoded at the first region, and held until closed.
+    """An image without tiles (JPEG, PNG, TIFF in one piece): decoded for the first region, and held until closed.
 
     Parameters
     ----------
@@ -173,7 +171,7 @@ class HeldImage(Slide):
     size
         Width and height in pixels.
     microns_per_pixel
-        Its scale, where the file gives one.
+        Its resolution, if the file states one.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], microns_per_pixel: float | None = None) -> None:
@@ -182,14 +180,14 @@ class HeldImage(Slide):
         self._image: Image.Image | None = None
 
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
-        """Give the whole image; see :meth:`Slide.region`."""
+        """Return the whole image; see :meth:`Slide.region`."""
         del level, box
         if self._image is None:
             width, height = self.sizes[0]
             if width * height > _MANY_PIXELS:
                 logger.warning(
-                    "%s is not tiled, so that all of its %d x %d px (%.1f GB) are decoded at once; "
-                    "a tiled TIFF needs a fraction of that",
+                    "%s is not tiled, so all of its %d x %d px (%.1f GB) are decoded at once; "
+                    "a tiled TIFF needs a fraction of that memory",
                     self.path,
                     width,
                     height,
@@ -199,9 +197,9 @@ class HeldImage(Slide):
         return self._image, (0, 0)
 
     def thumbnail(self, max_side: int = 2000) -> tuple[NDArray[np.uint8], float]:
-        """Decode at reduced size where the format can; see :meth:`Slide.thumbnail`."""
+        """Decode at reduced size, if the format can; see :meth:`Slide.thumbnail`."""
         return thumbnail(self.path, max_side)
 
     def close(self) -> None:
-        """Let go of the image."""
+        """Free the image."""
         self._held.close()

@@ -1,4 +1,4 @@
-"""Um per pixel as files give it: dots per inch, TIFF's tags, OME-XML, Aperio's description."""
+"""Resolution in um per pixel, as files state it: dots per inch, TIFF tags, OME-XML, Aperio's description."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ __all__ = ["aperio_scale", "dots_scale", "ome_scale", "plausible_scale"]
 
 _INCH_UM = 25_400.0
 
-#: A microscope's. A file that says 72 dots per inch, 353 um per pixel, means a screen, and 300 a printer.
+#: Resolutions of microscopes. A file with 72 dots per inch (353 um per pixel) means a screen, one with 300 a printer.
 _PLAUSIBLE_UM = (0.02, 20.0)
 
-#: Both directions of an image have one scale, but for rounding.
+#: The resolutions along x and y are equal, except for rounding.
 _AGREE = 0.02
 
 _UM = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
 def dots_scale(dots: tuple[float, float] | None, unit_um: float = _INCH_UM) -> float | None:
-    """Scale of a resolution in dots per unit (x, y), an inch unless said; None where it is not a microscope's."""
+    """Convert dots per unit (x, y; an inch by default) to um per pixel; None if no microscope has that resolution."""
     if dots is None or not min(dots) > 0:
         return None
     return _agreed(*(unit_um / float(each) for each in dots))
 
 
 def aperio_scale(description: str) -> float | None:
-    """Scale in the description of an Aperio slide (``...|MPP = 0.2521|...``); None where there is none."""
+    """Read um per pixel from the description of an Aperio slide (``...|MPP = 0.2521|...``); None if it has none."""
     if not description.startswith("Aperio"):
         return None
     found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", description)
@@ -35,7 +35,7 @@ def aperio_scale(description: str) -> float | None:
 
 
 def ome_scale(xml: str | None) -> float | None:
-    """Scale in OME-XML (``PhysicalSizeX``, ``PhysicalSizeY``, and their units); None where there is none."""
+    """Read um per pixel from OME-XML (``PhysicalSizeX``, ``PhysicalSizeY`` and their units); None if it has none."""
     if not xml:
         return None
     try:
@@ -54,12 +54,12 @@ def ome_scale(xml: str | None) -> float | None:
 
 
 def plausible_scale(um: float | None) -> float | None:
-    """Give the scale back where a microscope has it, else None."""
+    """Return the resolution if a microscope can have it, else None."""
     return None if um is None else _agreed(um, um)
 
 
 def _agreed(x: float, y: float) -> float | None:
-    """One scale of two, where they agree and a microscope has it."""
+    """Return the mean of two resolutions if they agree and a microscope can have it, else None."""
     low, high = _PLAUSIBLE_UM
     mean = (x + y) / 2
     return mean if low <= mean <= high and abs(x - y) <= _AGREE * mean else None

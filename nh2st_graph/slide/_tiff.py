@@ -1,4 +1,4 @@
-"""Tiled TIFF by windows, with tifffile: only the tiles under a window are decoded, and some are kept."""
+"""Read tiled TIFFs by windows with tifffile: only the tiles under a window are decoded, and some are kept."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ if TYPE_CHECKING:
 
 __all__ = ["TiffSlide", "open_tiff"]
 
-#: Decoded tiles that are kept, in bytes: a slide's spots are read row by row, and two rows of them share tiles.
+#: Bytes of decoded tiles to keep. Spots are read row by row, and two rows of spots share tiles.
 KEPT_BYTES = 2**29
 
-#: Striped images up to this size are held whole, as ever: strips run across the image, and windows do not.
+#: Striped images of up to this many pixels are held whole: a strip runs across the image, a window does not.
 _HELD_PIXELS = 2**28
 
-#: A strip of more than this holds so much of the image that windows save nothing.
+#: A strip of more bytes than this holds so much of the image that windows save nothing.
 _STRIP_BYTES = 2**26
 
 _JPEG = frozenset({6, 7, 34892, 33007})
 
-#: Grey, RGB and YCbCr, as tags say it; a palette, or inks, would be read as other colours.
+#: Photometric tags of grey, RGB and YCbCr; palettes and inks would be read as wrong colours.
 _COLOURS = frozenset({1, 2, 6})
 
-#: What tifffile and the codecs raise on a damaged file; imagecodecs' own are RuntimeErrors.
+#: Errors of tifffile and the codecs on a damaged file; those of imagecodecs are RuntimeErrors.
 _DAMAGE = (OSError, EOFError, KeyError, IndexError, ValueError, TypeError, RuntimeError, struct.error, zlib_error)
 
 
 class TiffSlide(Slide):
-    """A TIFF of tiles (or thin strips), and the smaller copies of it in the same file.
+    """A TIFF of tiles or thin strips, with the smaller copies of the image in the same file.
 
     Parameters
     ----------
     path
         The file.
     file
-        The same, open; it is closed with the slide.
+        The same file, open; the slide closes it.
     pages
         Levels, the full resolution first.
     microns_per_pixel
-        Its scale, where the file gives one.
+        Its resolution, if the file states one.
 
     Attributes
     ----------
     n_decoded
-        How many tiles were decoded since it was opened.
+        Number of tiles decoded so far.
     """
 
     def __init__(self, path: Path, file: TiffFile, pages: Sequence[TiffPage], microns_per_pixel: float | None) -> None:
@@ -70,12 +70,12 @@ class TiffSlide(Slide):
         self._kept_bytes = 0
 
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
-        """Put the box together from its tiles; see :meth:`Slide.region`."""
+        """Assemble the box from its tiles; see :meth:`Slide.region`."""
         left, top, right, bottom = box
         page = self._pages[level]
         tile_width, tile_height = _tile(page)
         across = -(-int(page.imagewidth) // tile_width)
-        # White, as glass is, where a file leaves a tile out.
+        # A file may leave out tiles without tissue: white is the colour of glass.
         pixels = np.full((bottom - top, right - left, 3), 255, dtype=np.uint8)
         for row in range(top // tile_height, -(-bottom // tile_height)):
             for column in range(left // tile_width, -(-right // tile_width)):
@@ -87,12 +87,12 @@ class TiffSlide(Slide):
         return Image.fromarray(pixels), (left, top)
 
     def close(self) -> None:
-        """Close the file and forget its tiles."""
+        """Close the file and free its tiles."""
         self._kept.clear()
         self._file.close()
 
     def _decoded(self, level: int, index: int) -> NDArray[np.uint8]:
-        """A tile as RGB, ``(height, width, 3)``; no rows where the file leaves it out."""
+        """Return a tile as RGB, ``(height, width, 3)``; without rows if the file leaves it out."""
         key = (level, index)
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -112,7 +112,7 @@ class TiffSlide(Slide):
             if page.compression in _JPEG:
                 options |= {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
             decode, handle = page.decode, page.parent.filehandle
-            # Sought last: what is asked of the page for the first time moves in the file.
+            # Seek last: the first access to an attribute of the page moves the file position.
             handle.seek(page.dataoffsets[index])
             decoded, _, shape = decode(handle.read(n_bytes), index, **options)
             self.n_decoded += 1
@@ -124,11 +124,16 @@ class TiffSlide(Slide):
 
 
 def open_tiff(path: Path) -> Slide | None:
-    """Open a TIFF: by windows where it has tiles, held whole where it is small enough or in one piece.
+    """Open a TIFF: by windows if it has tiles or thin strips, else whole.
 
     Returns
     -------
-    The slide; None where tifffile cannot make anything of the file.
+    The slide; None if tifffile cannot read the file.
+
+    Raises
+    ------
+    ImageError
+        If the image is not 8-bit grey or colour.
     """
     from tifffile import TiffFile, TiffFileError
 
@@ -155,7 +160,7 @@ def open_tiff(path: Path) -> Slide | None:
 
 
 def _levels(file: TiffFile) -> list[TiffPage]:
-    """Pages of the largest image and of its smaller copies, largest first: not the label, nor a macro image."""
+    """Find the pages of the largest image and its smaller copies, the largest first; label and macro are left out."""
     firsts = [level.pages[0] for series in file.series for level in series.levels]
     pages = [page.aspage() for page in firsts if page is not None]
     first = max(pages, key=lambda page: page.imagewidth * page.imagelength)
@@ -178,7 +183,7 @@ def _in_windows(page: TiffPage) -> bool:
 
 
 def _check_pixels(path: Path, file: TiffFile, page: TiffPage) -> None:
-    """Refuse what is not an image of bytes in grey or colour."""
+    """Refuse an image that is not 8-bit grey or colour."""
     planes = next((len(series) for series in file.series if series.pages[0] is page), 1)
     in_one = page.planarconfig == 1 and planes == 1
     if page.dtype == np.uint8 and page.photometric in _COLOURS and page.samplesperpixel in {1, 3, 4} and in_one:
@@ -188,7 +193,7 @@ def _check_pixels(path: Path, file: TiffFile, page: TiffPage) -> None:
 
 
 def _scale(file: TiffFile, page: TiffPage) -> float | None:
-    """The file's own word on its scale; formats that say it outright come before the tags that scanners leave."""
+    """Read um per pixel: from formats that state it, else from the resolution tags."""
     stated = aperio_scale(page.description) or ome_scale(file.ome_metadata if file.is_ome else None)
     if stated or "XResolution" not in page.tags:
         return stated
@@ -203,7 +208,7 @@ def _tile(page: TiffPage) -> tuple[int, int]:
 
 
 def _rgb(tile: NDArray[Any]) -> NDArray[np.uint8]:
-    """Grey to RGB; transparency over white."""
+    """Convert grey to RGB, and put transparent pixels on white."""
     if tile.shape[-1] == 1:
         return np.repeat(tile, 3, axis=-1)
     if tile.shape[-1] == 4:

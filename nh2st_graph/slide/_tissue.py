@@ -1,4 +1,4 @@
-"""Where a slide has tissue: a mask at low resolution, and how much of a square it covers."""
+"""Find the tissue of a slide, as a mask at low resolution."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from nh2st_graph.slide._wsi import WsiSlide
 
 __all__ = ["TissueMask", "find_tissue", "tissue_mask"]
 
-#: Bounds of Otsu's threshold on saturation. Below, it would part glass from glass on a slide without tissue; above,
-#: pale tissue from strong on an image without glass.
+#: Bounds of Otsu's threshold on saturation. A lower one would split glass on a slide without tissue; a higher one would
+#: split pale from strong tissue on an image without glass.
 _SATURATION = (0.05, 0.15)
 
-#: Darker than any stain at low resolution: ink, the frame of the scan, and what a scanner left out.
+#: Darker pixels are no stain at low resolution, but ink, the frame of the scan, or areas that were not scanned.
 _BLACK = 0.15
 
-#: Blur before the threshold, and the smallest piece or hole, as a disc of this diameter, in um.
+#: Blur before the threshold, and diameter of the smallest piece or hole, in um.
 _BLUR_UM = 10.0
 _PIECE_UM = 200.0
 
-#: LazySlide reads a level as a whole; one of this many pixels is 200 MB.
+#: LazySlide reads a level as a whole; a level of this many pixels takes 200 MB.
 _WHOLE_LEVEL_PIXELS = 2**26
 
 
@@ -45,22 +45,22 @@ class TissueMask:
     scale: float
 
     def fraction(self, centres: NDArray[np.float64], side: float) -> NDArray[np.float64]:
-        """Share of the square around each place that is tissue; what lies beyond the slide is none.
+        """Compute the share of tissue in the square around each centre; beyond the slide there is no tissue.
 
         Parameters
         ----------
         centres
             ``(n, 2)``, x then y, in full-resolution pixels.
         side
-            Of the square, in full-resolution pixels.
+            Side of the square, in full-resolution pixels.
 
         Returns
         -------
-        ``(n,)``, from 0 to 1, with parts of mask pixels counted as parts.
+        ``(n,)``, from 0 to 1; a mask pixel that lies partly in the square counts in part.
         """
         from scipy.ndimage import map_coordinates
 
-        # Tissue above and left of each corner; between corners it is bilinear, exactly.
+        # Summed-area table: the area is bilinear between corners, so interpolation is exact.
         area = np.zeros(np.array(self.mask.shape) + 1)
         area[1:, 1:] = self.mask.cumsum(axis=0).cumsum(axis=1)
         rows_columns = centres[:, ::-1].T * self.scale
@@ -75,21 +75,21 @@ class TissueMask:
 
 
 def tissue_mask(image: NDArray[np.uint8], microns_per_pixel: float) -> NDArray[np.bool_]:
-    """Find tissue on a small image of a slide: what is coloured and not black.
+    """Find tissue on a small image of a slide: pixels that are coloured and not black.
 
-    Otsu's threshold on the saturation, blurred, within bounds; pieces and holes smaller than a disc of 200 um count as
-    dirt and tears.
+    The saturation is blurred and cut at Otsu's threshold, within bounds. Pieces smaller than a disc of 200 um are taken
+    for dirt, and holes of that size for tears.
 
     Parameters
     ----------
     image
         ``(height, width, 3)``, RGB.
     microns_per_pixel
-        Of this image.
+        Resolution of this image.
 
     Returns
     -------
-    ``(height, width)``; all false where the slide is empty.
+    ``(height, width)``, true on tissue; all false if the slide is empty.
     """
     from scipy.ndimage import binary_fill_holes, label
     from skimage.filters import gaussian, threshold_otsu
@@ -115,20 +115,20 @@ def tissue_mask(image: NDArray[np.uint8], microns_per_pixel: float) -> NDArray[n
 def find_tissue(slide: Slide, microns_per_pixel: float, max_side: int = 2000) -> tuple[TissueMask, NDArray[np.uint8]]:
     """Find the tissue of a slide.
 
-    By LazySlide where it is installed and opened the slide, else by :func:`tissue_mask`.
+    LazySlide does it if it is installed and can read the slide, else :func:`tissue_mask`.
 
     Parameters
     ----------
     slide
         The open slide.
     microns_per_pixel
-        Of its full resolution.
+        Its full resolution.
     max_side
-        Longest side of the image that tissue is looked for on, in pixels.
+        Longest side, in pixels, of the small image that is searched.
 
     Returns
     -------
-    The mask, and the small RGB image under it, ``(height, width, 3)``.
+    The mask, and the small RGB image, ``(height, width, 3)``.
     """
     image, scale = slide.thumbnail(max_side)
     if isinstance(slide, WsiSlide) and importlib.util.find_spec("lazyslide") is not None:
@@ -140,7 +140,7 @@ def find_tissue(slide: Slide, microns_per_pixel: float, max_side: int = 2000) ->
 
 
 def _by_lazyslide(wsi: Any, level: int, shape: tuple[int, ...], scale: float) -> NDArray[np.bool_]:
-    """Let LazySlide find tissue on a level, and draw its outlines, which are in full-resolution pixels."""
+    """Find tissue on a level with LazySlide, and draw its outlines, which are in full-resolution pixels."""
     import lazyslide
     from skimage.draw import polygon2mask
 
@@ -151,7 +151,7 @@ def _by_lazyslide(wsi: Any, level: int, shape: tuple[int, ...], scale: float) ->
         return mask
 
     def drawn(ring: Any) -> NDArray[np.bool_]:
-        # Rows before columns; a pixel's centre lies half a pixel inside of it.
+        # polygon2mask takes rows before columns, and pixel centres lie half a pixel inside.
         return np.asarray(polygon2mask(shape, np.asarray(ring.coords)[:, 1::-1] * scale - 0.5))
 
     for outline in wsi.shapes[key].geometry:

@@ -1,4 +1,4 @@
-"""Slides of scanners, by wsidata and OpenSlide."""
+"""Read scanners' slides with wsidata and OpenSlide."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ __all__ = ["APERIO", "EXTRA", "OTHER_PACKAGES", "SCANNERS", "WsiSlide", "has_ext
 
 EXTRA = 'pip install "nh2st-graph[wsi]"'
 
-#: Of scanners, read by OpenSlide. Aperio's is a TIFF that is read without it as well.
+#: Endings that OpenSlide reads. Aperio's is a TIFF, which is read without OpenSlide too.
 APERIO = ".svs"
 _BY_OPENSLIDE = (APERIO, ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi", ".dcm", ".dicom")
 
-#: Of scanners as well: wsidata reads them with one more package.
+#: Endings that wsidata reads with one more package.
 OTHER_PACKAGES = {".isyntax": "pyisyntax", ".vsi": "scyjava"}
 
 SCANNERS = frozenset({*_BY_OPENSLIDE, *OTHER_PACKAGES})
 
 
 def has_extra() -> bool:
-    """Whether the extra ``[wsi]`` is installed."""
+    """Say whether the extra ``[wsi]`` is installed."""
     return importlib.util.find_spec("wsidata") is not None
 
 
 class WsiSlide(Slide):
-    """A slide that wsidata opens: OpenSlide's formats, and those of the other readers that it finds installed.
+    """A slide that wsidata opens, with OpenSlide or another reader that is installed.
 
     Parameters
     ----------
@@ -44,12 +44,12 @@ class WsiSlide(Slide):
     Attributes
     ----------
     wsi
-        What wsidata and LazySlide work on.
+        The slide as wsidata and LazySlide take it.
 
     Raises
     ------
     ImageError
-        If none of wsidata's readers opens it.
+        If no reader of wsidata opens the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,12 +58,12 @@ class WsiSlide(Slide):
         self.path = path
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="The image is not pyramidal")  # windows are read all the same
-                # No store: nothing is written beside the slide.
+                warnings.filterwarnings("ignore", message="The image is not pyramidal")  # windows can still be read
+                # Without a store, nothing is written beside the slide.
                 self.wsi: Any = open_wsi(path, store=None)
             self._reader = self.wsi.reader
             about = self._reader.properties
-        except Exception as error:  # each reader has its own
+        except Exception as error:  # each reader has its own errors
             package = OTHER_PACKAGES.get(path.suffix.lower())
             advice = f"pip install {package}" if package else "copy it again"
             raise ImageError(
@@ -73,13 +73,13 @@ class WsiSlide(Slide):
         self.microns_per_pixel = plausible_scale(about.mpp)
 
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
-        """Read the box; see :meth:`Slide.region`. OpenSlide wants its corner at full resolution."""
+        """Read the box; see :meth:`Slide.region`. OpenSlide takes its corner in full-resolution pixels."""
         left, top, right, bottom = box
         factor = self.downsamples[level]
         corner = round(left * factor), round(top * factor)
         try:
             pixels = self._reader.get_region(*corner, right - left, bottom - top, level=level)
-        except Exception as error:  # each reader has its own
+        except Exception as error:  # each reader has its own errors
             raise ImageError(f"slide {self.path} is cut off or damaged ({reason(error)}); copy it again") from error
         return Image.fromarray(np.ascontiguousarray(pixels[..., :3], dtype=np.uint8)), (left, top)
 

@@ -48,8 +48,8 @@ def _cell(row: int, column: str, value: object) -> Callable[[pd.DataFrame], pd.D
 
 ST_CASES: dict[str, tuple[Callable[[Files], object], Sequence[str]]] = {
     "image missing": (lambda f: f.image.unlink(), ("section 'A3': no image", "ST-imgs/A/A3/*.jpg is missing")),
-    "image unreadable": (lambda f: _text(f.image), ("A3/scan.jpg is not an image that can be read", "JPEG, PNG")),
-    "image empty": (lambda f: f.image.write_bytes(b""), ("A3/scan.jpg is not an image that can be read",)),
+    "image unreadable": (lambda f: _text(f.image), ("A3/scan.jpg cannot be read as an image", "JPEG, PNG")),
+    "image empty": (lambda f: f.image.write_bytes(b""), ("A3/scan.jpg cannot be read as an image",)),
     "image cut off": (lambda f: cut(f.image), ("A3/scan.jpg is cut off or damaged", "copy or download it again")),
     "spots outside the image": (
         _spots(lambda t: t.assign(pixel_x=t["pixel_x"] + 150)),
@@ -57,7 +57,7 @@ ST_CASES: dict[str, tuple[Callable[[Files], object], Sequence[str]]] = {
     ),
     "counts negative": (
         _counts(_cell(3, "GNAS", -2)),
-        ("section 'A3'", "negative counts (lowest -2)", "X holds raw counts"),
+        ("section 'A3'", "negative counts (lowest -2)", "put raw counts into X"),
     ),
     "counts not integers": (_counts(_cell(3, "GNAS", 1.5)), ("section 'A3'", "not integers (for example 1.5)")),
     "counts not numbers": (
@@ -66,7 +66,7 @@ ST_CASES: dict[str, tuple[Callable[[Files], object], Sequence[str]]] = {
     ),
     "coordinates NaN": (
         _spots(_cell(4, "pixel_y", "")),
-        ("A3_selection.tsv", "pixel_y in line 6 is not a number", "mend or remove that spot"),
+        ("A3_selection.tsv", "pixel_y in line 6 is not a number", "correct or remove that spot"),
     ),
     "no spot in common": (
         _counts(lambda t: t.set_axis([f"{i}x40" for i in range(len(t))])),
@@ -168,7 +168,7 @@ class TestSpatialTranscriptomics:
         ("genes", "says"),
         [
             ("Actb\nGapdh\n", ("looks like mouse genes (Actb, ...)", "like human ones (ERBB2, ...)")),
-            ("ENSG00000075640\nENSG00000111640\n", ("holds Ensembl ids", "has symbols (ERBB2, ...)")),
+            ("ENSG00000075640\nENSG00000111640\n", ("has Ensembl ids", "has symbols (ERBB2, ...)")),
         ],
         ids=["another species", "ids"],
     )
@@ -209,7 +209,7 @@ def _coordinate(value: float) -> Callable[[AnnData], None]:
 
 H5AD_CASES: dict[str, tuple[Callable[[AnnData], object], Sequence[str]]] = {
     "image missing": (_image(Path.unlink), ("S3.jpg does not exist", "give the full-resolution image")),
-    "image unreadable": (_image(_text), ("S3.jpg is not an image that can be read",)),
+    "image unreadable": (_image(_text), ("S3.jpg cannot be read as an image",)),
     "image cut off": (_image(cut), ("S3.jpg is cut off or damaged", "copy or download it again")),
     "image not named": (
         lambda a: _metadata(a).pop("source_image_path"),
@@ -228,7 +228,7 @@ H5AD_CASES: dict[str, tuple[Callable[[AnnData], object], Sequence[str]]] = {
     "counts NaN": (_value(2, np.nan), ("section 'S3': X has counts that are not numbers",)),
     "coordinates NaN": (
         _coordinate(np.nan),
-        ("section 'S3': 1 spots have coordinates that are not numbers", "drop or mend them"),
+        ("section 'S3': 1 spots have coordinates that are not numbers", "correct or drop them"),
     ),
     "spot twice": (
         lambda a: setattr(a, "obs_names", ["same", "same", *a.obs_names[2:]]),
@@ -237,11 +237,11 @@ H5AD_CASES: dict[str, tuple[Callable[[AnnData], object], Sequence[str]]] = {
     "no name": (lambda a: a.obs.pop("section"), ("obs['section'] is missing", "adata.obs['section'] = 'NAME'")),
     "a name that is no file's": (
         lambda a: a.obs.__setitem__("section", pd.Categorical(["block 1/2"] * 64)),
-        ("section 'block 1/2': its name cannot be that of a file", "set adata.obs['section'] to another"),
+        ("section 'block 1/2': its name cannot name a file", "give it another in adata.obs['section']"),
     ),
     "two sections": (
         lambda a: a.obs.__setitem__("section", pd.Categorical(["A", "B"] * 32)),
-        ("this one holds 2 (", "split it by obs['section'] first"),
+        ("it holds 2 (", "split it by obs['section'] first"),
     ),
     "no positions": (lambda a: a.obsm.pop("spatial"), ("section 'S3': obsm['spatial'] is missing",)),
     "no library": (lambda a: a.uns.pop("spatial"), ("section 'S3': uns['spatial'] has 0 libraries",)),

@@ -44,7 +44,7 @@ SLIDES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     ),
     "without tissue": (_blank, ("slide.tif: no tissue found", "--min-tissue")),
     "of a scanner whose reader is not there": (_foreign, ("no installed reader opens .mrxs", "nh2st-graph[wsi]")),
-    "that is no image": (_text, ("slide.tif is not an image that can be read",)),
+    "that is no image": (_text, ("slide.tif cannot be read as an image",)),
     "that is not there": (lambda folder: folder / "none.svs", ("none.svs does not exist",)),
 }
 

@@ -161,7 +161,7 @@ def test_array_positions_are_x_then_y_and_whole(square):
     assert data.array.dtype == torch.int64
     assert data.array.tolist() == [[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]]
     section.obs["array_col"] = section.obs["array_col"] + 0.05
-    with pytest.raises(DataError, match=r"section 'S1': obs\['array_col'\] of 6 spots is no whole number"):
+    with pytest.raises(DataError, match=r"section 'S1': obs\['array_col'\] of 6 spots is not a whole number"):
         gr.to_pyg(section, np.ones((6, 1)))
     section.obs["array_col"] = np.nan
     assert "array" not in gr.to_pyg(section, np.ones((6, 1)))

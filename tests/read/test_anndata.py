@@ -130,11 +130,11 @@ class TestBadInput:
             anndata_section(plain, image, 0.5, section="A")
         del plain.obs["section"]
         plain.uns["spatial"] = {"a": {}, "b": {}}
-        with pytest.raises(DataError, match="has 2 libraries; split them"):
+        with pytest.raises(DataError, match="has 2 libraries; split"):
             anndata_section(plain, image, 0.5, section="A")
 
     def test_no_name(self, plain, image):
-        with pytest.raises(DataError, match="nothing names the section; give section='NAME'"):
+        with pytest.raises(DataError, match="the section has no name; give section='NAME'"):
             anndata_section(plain, image, 0.5)
 
     def test_no_file(self, tmp_path):

@@ -122,7 +122,7 @@ class TestPatches:
         files = write_hest(parts=("st", "patches", "metadata"), order=order)
         with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
             adata = hest(files.root)["SPA1"]
-        assert any("put together from" in record.getMessage() for record in caplog.records)
+        assert any("assembled from" in record.getMessage() for record in caplog.records)
         assert set(adata.obs_names) == set(files.images)
         assert library(adata).microns_per_pixel == 112 / 8
         assert library(adata).spot_diameter == pytest.approx(100 / 14)

@@ -274,7 +274,7 @@ class TestPatients:
         format, root, _ = cohort
         assert self.patients(format, root) == {"A1": {"unknown (A1)"}, "A2": {"unknown (A2)"}}
         (said,) = [message for message in caplog.messages if "patients" in message]
-        assert "nothing tells the patients of 2 sections (A1, A2)" in said
+        assert "patients of 2 sections are unknown (A1, A2)" in said
         assert str(root / "ids.csv") in said
         with pytest.raises(DataError, match="nothing tells whose A1, A2 are"):
             leave_one_patient_out(sections(format, root))

@@ -70,8 +70,8 @@ def test_one_row_is_enough():
 @pytest.mark.parametrize(
     ("array", "pixels", "message"),
     [
-        (SQUARE[:1], SQUARE[:1] * 40, "cannot be told from 1 spots"),
-        (np.repeat(SQUARE[:1], 5, axis=0), SQUARE[:5] * 40, "cannot be told from 5 spots"),
+        (SQUARE[:1], SQUARE[:1] * 40, "cannot be computed from 1 spots"),
+        (np.repeat(SQUARE[:1], 5, axis=0), SQUARE[:5] * 40, "cannot be computed from 5 spots"),
         (np.array([[1.0, 1], [2, 2], [3, 3]]), np.array([[1.0, 1], [2, 2], [3, 3]]) * 40, "lie on one place or line"),
         (SQUARE, SQUARE * [40, 60], r"x says 5\.000 and y says 3\.333 um per pixel"),
         (SQUARE, np.random.default_rng(0).permutation(SQUARE) * 40, "do not belong together"),
@@ -95,5 +95,5 @@ def test_first_ring(hexagonal, keep):
 
 @pytest.mark.parametrize("pixels", [np.zeros((0, 2)), np.zeros((1, 2)), np.ones((5, 2))])
 def test_no_ring(pixels):
-    with pytest.raises(DataError, match=f"cannot be told from {len(pixels)} spots"):
+    with pytest.raises(DataError, match=f"cannot be computed from {len(pixels)} spots"):
         ring_pitch(pixels, "S")

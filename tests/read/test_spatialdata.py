@@ -100,13 +100,13 @@ class TestRoundTrip:
         library(prediction).metadata["source_image_path"] = str(tmp_path / "elsewhere.jpg")
         with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
             write_spatialdata(prediction, tmp_path / "store.zarr")
-        assert "elsewhere.jpg is not there; the small one is written" in caplog.text
+        assert "elsewhere.jpg does not exist; the small one is written" in caplog.text
         stored = sd.read_zarr(tmp_path / "store.zarr")
         assert list(stored.images) == ["A1_image"]
         np.testing.assert_array_equal(stored["table"].X, prediction.X)
         np.testing.assert_array_equal(stored["table"].layers["observed"], prediction.layers["observed"])
         np.testing.assert_array_equal(stored["table"].obsm["spatial"], prediction.obsm["spatial"])
-        with pytest.raises(DataError, match="X holds raw counts"):
+        with pytest.raises(DataError, match="put raw counts into X"):
             spatialdata_section(stored)
 
     def test_large_images_get_smaller_copies(self, section, tmp_path):
@@ -124,7 +124,7 @@ class TestRoundTrip:
         assert spatialdata_section(tmp_path / "store.zarr").n_obs == 5
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "note.txt").write_text("mine")
-        with pytest.raises(DataError, match="mine is there and is no SpatialData store"):
+        with pytest.raises(DataError, match="mine exists and is not a SpatialData store"):
             write_spatialdata(section, tmp_path / "mine")
         assert not list(tmp_path.glob(".*.part"))
 
@@ -148,13 +148,13 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("change", "call", "message"),
         [
-            ({"tables": {}}, {}, "has no table; a section needs one"),
+            ({"tables": {}}, {}, "has no table; add one"),
             ({"tables": ("a", "b")}, {}, r"has 2 candidates for the table \(a, b\); name one: table="),
             ({"tables": ("a", "b")}, {"table": "c"}, "has no table 'c'"),
             ({"images": {}}, {}, "has no image in coordinate system 'global'"),
             ({"images": ("he", "if")}, {}, r"2 candidates for the image .*\(he, if\); name one: image="),
             ({}, {"coordinate_system": "slide"}, "no coordinate system 'slide'; coordinate_system .*: global, microns"),
-            ({}, {"coordinate_system": "microns"}, "'spots' is not placed in coordinate system 'microns'; it is in gl"),
+            ({}, {"coordinate_system": "microns"}, "'spots' is not in coordinate system 'microns'; choose .*: gl"),
             ({}, {"region": "other"}, "has no region 'other'"),
         ],
     )
@@ -180,7 +180,7 @@ class TestBadInput:
 
         images = {"he": image_element({"global": Identity()})}
         with pytest.raises(
-            DataError, match=r"give um per pixel .*microns_per_pixel=0\.5, .* spots are 4 px across, .*65 um, 16\.25"
+            DataError, match=r"give um per pixel .*microns_per_pixel=0\.5, .* spots are 4 px wide, .*65 um .* 16\.25"
         ):
             spatialdata_section(made(images=images))
 
@@ -216,7 +216,7 @@ class TestBadInput:
         with pytest.raises(DataError, match=r"file\.zarr cannot be read as SpatialData") as error:
             spatialdata_section(tmp_path / "file.zarr")
         assert "\n" not in str(error.value)
-        with pytest.raises(DataError, match="AnnData is no SpatialData"):
+        with pytest.raises(DataError, match="AnnData is not SpatialData"):
             spatialdata_section(AnnData())
 
 

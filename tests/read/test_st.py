@@ -66,7 +66,7 @@ BAD_TABLES = {
     "no spots in counts": (_assign("counts", lambda t: t.iloc[:0]), r"C1\.tsv has no spots"),
     "no spots in spots": (_assign("spots", lambda t: t.iloc[:0]), r"_selection\.tsv has no spots"),
     "none selected": (_assign("spots", lambda t: t.assign(selected=0)), "no spots with counts are selected"),
-    "one spot": (_assign("spots", lambda t: t.iloc[:1]), "um per pixel cannot be told from 1 spots"),
+    "one spot": (_assign("spots", lambda t: t.iloc[:1]), "um per pixel cannot be computed from 1 spots"),
 }
 
 

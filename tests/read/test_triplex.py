@@ -67,7 +67,9 @@ class TestToday:
     def test_neither_slide_nor_patches(self, write):
         with pytest.raises(ImageError, match=r"no slide; .*wsis.SPA1\.tif \(or .*patches.SPA1\.h5\) is missing"):
             triplex(write(parts=("st",)).root)
-        with pytest.raises(DataError, match=r"um per pixel cannot be told; .*SPA1\.h5 is missing, or metadata/SPA1"):
+        with pytest.raises(
+            DataError, match=r"um per pixel cannot be computed; .*SPA1\.h5 is missing, or metadata/SPA1"
+        ):
             triplex(write(parts=("st", "wsis")).root)
 
 

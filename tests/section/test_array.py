@@ -53,7 +53,7 @@ def test_there_is_no_array_without_numbers_or_where_pixels_do_not_agree():
 def test_positions_that_are_not_whole_are_refused():
     section = section_of("square")
     section.obs["array_row"] += 0.25
-    with pytest.raises(DataError, match=r"section 'S': obs\['array_row'\] of 81 spots is no whole number"):
+    with pytest.raises(DataError, match=r"section 'S': obs\['array_row'\] of 81 spots is not a whole number"):
         fit_array(section)
 
 

@@ -107,7 +107,7 @@ def _array(rows, columns):
 BROKEN = {
     "no name": (lambda a: a.obs.pop("section"), (), r"obs\['section'\] is missing"),
     "no patient": (lambda a: a.obs.pop("patient"), (), r"'C6': obs\['patient'\] is missing"),
-    "two sections": (_set("obs", "section", ["C5", "C6"] * 2), (), r"this one holds 2 \(C5, C6\)"),
+    "two sections": (_set("obs", "section", ["C5", "C6"] * 2), (), r"it holds 2 \(C5, C6\)"),
     "plain patient": (_set("obs", "patient", ["C"] * 4), (), r"obs\['patient'\] must be categorical"),
     "spots twice": (
         lambda a: setattr(a, "obs_names", list("abca")),
@@ -123,7 +123,7 @@ BROKEN = {
     "array between positions": (
         _array([0, 1, 19.05, 3], range(4)),
         (),
-        r"'C6': obs\['array_row'\] of 1 spots is no whole number \(first: 'C6_2x1' has 19\.05\); .* del adata\.obs",
+        r"'C6': obs\['array_row'\] of 1 spots is not a whole number \(first: 'C6_2x1' has 19\.05\); .* del adata\.obs",
     ),
     "array position missing": (_array(range(4), [np.nan, 1, 2, 3]), (), r"array_col'\].*'C6_0x1' has nan"),
     "array position infinite": (_array([0, 1, 2, np.inf], range(4)), (), r"array_row'\].*'C6_3x1' has inf"),

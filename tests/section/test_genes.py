@@ -91,8 +91,8 @@ def test_of_several_genes_of_one_symbol_the_first_by_id_is_taken_and_that_is_sai
     with caplog.at_level(logging.INFO):
         found.log("A1")
     assert caplog.messages == [
-        "section 'A1': 3 of 4 panel genes found, by var['gene_name']; 2 stand for several genes there, the first of "
-        "which is taken: ACTB, GAPDH"
+        "section 'A1': 3 of 4 panel genes found, by var['gene_name']; 2 are there more than once, and the first is "
+        "taken: ACTB, GAPDH"
     ]
 
 
@@ -116,7 +116,7 @@ class TestSectionsThatDisagree:
             "A1": {each: i for i, each in enumerate(HUMAN)},
             "B1": {each: 5 - i for i, each in enumerate(HUMAN)},
         }
-        assert said == ("sections do not name genes alike; symbols are taken, from var['feature_name'] of section 'B1'")
+        assert said == ("sections name genes differently; symbols are taken, from var['feature_name'] of section 'B1'")
 
     def test_else_on_ids(self):
         tables, said = genes_by_name({"A1": section(HUMAN, gene_ids=[f"{i}.3" for i in IDS]), "B1": section(IDS)})
@@ -124,7 +124,7 @@ class TestSectionsThatDisagree:
         assert "Ensembl ids are taken, from var['gene_ids'] of section 'A1'" in said
 
     def test_or_not_at_all(self):
-        with pytest.raises(DataError, match=r"'A1' names genes by symbols, section 'B1' by Ensembl ids, and not every"):
+        with pytest.raises(DataError, match=r"'A1' names genes by symbols, section 'B1' by Ensembl ids, and no kind"):
             genes_by_name({"B1": section(IDS, "B1"), "A1": section(HUMAN)})
 
     def test_nothing_is_said_of_those_that_agree(self):
@@ -137,8 +137,8 @@ class TestSectionsThatDisagree:
 @pytest.mark.parametrize(
     ("adata", "panel", "says"),
     [
-        (section(HUMAN), IDS, r"panel p holds Ensembl ids, section 'A1' has symbols \(ACTB, .*no column of ids in var"),
-        (section(IDS), HUMAN, r"panel p holds symbols, section 'A1' has Ensembl ids \(ENSG.*no column of symbols"),
+        (section(HUMAN), IDS, r"panel p has Ensembl ids, section 'A1' has symbols \(ACTB, .*no column of ids in var"),
+        (section(IDS), HUMAN, r"panel p has symbols, section 'A1' has Ensembl ids \(ENSG.*no column of symbols"),
         (section(MOUSE), HUMAN, r"looks like human genes \(ACTB, ...\), section 'A1' like mouse ones \(Actb, ...\)"),
         (section(HUMAN), MOUSE, "looks like mouse genes .* like human ones"),
         (section([i.replace("ENSG", "ENSMUSG") for i in IDS]), IDS, "looks like human genes .* like mouse ones"),

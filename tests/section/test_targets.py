@@ -339,9 +339,9 @@ class TestNamesOfGenes:
         by_id = named(by_symbol, IDS)
         path = panel_file(*IDS[:5])
         data = DataConfig(panel=path, missing_genes=missing)
-        with pytest.raises(DataError, match=rf"panel {path} holds Ensembl ids, section 'A' has symbols \(GENE0, "):
+        with pytest.raises(DataError, match=rf"panel {path} has Ensembl ids, section 'A' has symbols \(GENE0, "):
             choose_panel({"A": by_symbol}, {}, data)
-        with pytest.raises(DataError, match="the panel holds symbols, section 'A' has Ensembl ids"):
+        with pytest.raises(DataError, match="the panel has symbols, section 'A' has Ensembl ids"):
             targets(by_id, SYMBOLS[:5], **data.target)
 
     @pytest.mark.parametrize("missing", ["fail", "drop"])

@@ -39,7 +39,7 @@ def test_a_large_image_that_is_held_is_said(tmp_path, monkeypatch, caplog):
     with open_slide(tmp_path / "slide.png") as slide:
         assert not caplog.messages
         slide.region(0, (0, 0, 5, 5))
-    assert "not tiled, so that all of its 300 x 300 px" in caplog.text
+    assert "not tiled, so all of its 300 x 300 px" in caplog.text
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
@@ -106,7 +106,7 @@ def test_the_extra_is_advised_for_tiff_alone(tmp_path):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageError, match=r'if a scanner wrote this TIFF, .*pip install "nh2st-graph\[wsi\]"$'):
         slide_size(tmp_path / "slide.tif")
-    with pytest.raises(ImageError, match=r"TIFF expected\)$"):
+    with pytest.raises(ImageError, match=r"PNG or TIFF$"):
         slide_size(tmp_path / "slide.png")
 
 
@@ -119,7 +119,7 @@ def test_aperio_is_read_without_the_extra(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(None, "does not exist"), (b"text", "not an image"), (b"II*\0", "not a")]
+    ("content", "says"), [(None, "does not exist"), (b"text", "cannot be read"), (b"II*\0", "cannot be read")]
 )
 def test_what_is_no_image(tmp_path, content, says):
     path = tmp_path / "slide.tif"

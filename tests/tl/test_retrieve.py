@@ -159,7 +159,7 @@ class TestKeys:
             pd.testing.assert_frame_equal(found.found, expected)
         with pytest.raises(DataError, match="2 candidates for the table"):
             ng.tl.retrieve(embedded["S3"], bank)
-        with pytest.raises(DataError, match="table_key = 'first' names a table of SpatialData, and this is AnnData"):
+        with pytest.raises(DataError, match="table_key='first' is for SpatialData, and this is AnnData"):
             ng.tl.retrieve(embedded["S3"], bank, table_key="second", query_table_key="first")
 
 
