@@ -1,4 +1,4 @@
-"""Data sets: public ones by name, the synthetic tissue, gene panels, and splits by section and by patient."""
+"""Data sets: public sections by name, synthetic tissue, gene panels, and splits by section or patient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetching files of public data sets: with checksums, and from where an earlier attempt stopped."""
+"""Fetch files of public data sets, check them, and continue an interrupted download."""
 
 from __future__ import annotations
 
@@ -20,41 +20,40 @@ _CHUNK_BYTES = 2**18
 
 
 def data_folder(name: str) -> Path:
-    """Find the folder in the cache where a data set is kept."""
+    """Find the cache folder of a data set."""
     return cache_root() / "datasets" / name
 
 
 def file_list(name: str) -> dict[str, list[str]]:
-    """Read a data set's list of files: by the first word of a line, its other words."""
+    """Read a data set's list of files: the first word of each line, with its other words."""
     text = (files(__package__) / f"{name}.txt").read_text(encoding="utf-8")
     lines = (line.split() for line in text.splitlines() if not line.startswith("#"))
     return {section: words for section, *words in lines}
 
 
 def fetch_file(url: str, path: Path, digest: str | None = None, *, instead: str, progress: bool = True) -> Path:
-    """Fetch a file with pooch, unless it is there.
+    """Fetch a file with pooch, unless it exists.
 
-    What has arrived is kept in ``{name}.part``; a later call asks the server for the rest only. The file appears under
-    its name when it is complete and its checksum is right, and is not checked again.
+    A partial download stays in ``{name}.part``, and a later call fetches the rest only. The file gets its name when it
+    is complete and its checksum is right; an existing file is not checked again.
 
     Parameters
     ----------
     url
-        Where from.
+        Address of the file.
     path
-        Where to.
+        Where to save it.
     digest
-        ``sha256:...``, or ``git:...`` for git's name of the file (the SHA-1 of its size and bytes); None where none is
-        known.
+        ``sha256:...``, or ``git:...`` for git's hash of the file (the SHA-1 of its size and bytes); None if unknown.
     instead
         What a user without network can do, for the error.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Raises
     ------
     DataError
-        If the file cannot be fetched, or is not the one that was published.
+        If the file cannot be fetched, or differs from the published one.
     """
     if path.is_file():
         return path
@@ -65,7 +64,7 @@ def fetch_file(url: str, path: Path, digest: str | None = None, *, instead: str,
         _fetch_rest(url, part, progress)
         if digest and digest.startswith(_GIT) and _git_name(part) != digest.removeprefix(_GIT):
             part.unlink()
-            raise ValueError("another content")
+            raise ValueError("wrong checksum")
         part.replace(output_file)
 
     try:
@@ -79,14 +78,14 @@ def fetch_file(url: str, path: Path, digest: str | None = None, *, instead: str,
 
 
 def _fetch_rest(url: str, part: Path, progress: bool) -> None:
-    """Fetch what a partial file lacks, again for as long as a connection that breaks brings some of it."""
+    """Fetch the rest of a partial file; after a broken connection try again, as long as each attempt brings more."""
     while True:
         before = part.stat().st_size if part.is_file() else 0
         try:
             return _append(url, part, progress)
         except OSError as error:
             status = _status(error)
-            if status == 416 and before:  # longer than what the server has, so not a part of it
+            if status == 416 and before:  # longer than the server's file, so it is no part of it
                 part.unlink()
             elif status is not None or not part.is_file() or part.stat().st_size <= before:
                 raise
@@ -98,10 +97,10 @@ def _append(url: str, part: Path, progress: bool) -> None:
     with part.open("ab") as file:
 
         def begin(response: Any, *_: Any, **__: Any) -> None:
-            if response.status_code == 200:  # the whole file, from a server that knows no ranges
+            if response.status_code == 200:  # a server without ranges sends the whole file
                 file.truncate(0)
 
-        # Offsets count bytes of the file, so it must come as it is.
+        # Ranges count bytes of the file itself, so it must not be compressed on the way.
         headers = {"Range": f"bytes={file.tell()}-", "Accept-Encoding": "identity"}
         fetch = pooch.HTTPDownloader(
             progressbar=progress, chunk_size=_CHUNK_BYTES, headers=headers, hooks={"response": begin}
@@ -122,9 +121,9 @@ def _git_name(path: Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Tell in a few words what a network library says in many."""
+    """Give the cause of a network error in a few words."""
     if isinstance(error, ValueError):
-        return "its content is not what was published"
+        return "its content differs from the published file"
     if status := _status(error):
         return f"the server answers {status}"
     if isinstance(error, ConnectionError) or type(error).__module__.startswith("requests"):
@@ -134,7 +133,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _warnings_only(log: logging.Logger) -> Iterator[None]:
-    """Without pooch's advice to note checksums."""
+    """Hide pooch's advice to note checksums."""
     level = log.level
     log.setLevel(logging.WARNING)
     try:

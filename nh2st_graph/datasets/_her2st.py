@@ -1,4 +1,4 @@
-"""HER2ST: 36 sections of eight HER2-positive breast tumours, Spatial Transcriptomics."""
+"""HER2ST: 36 Spatial Transcriptomics sections of eight HER2-positive breast tumours."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _INSTEAD = "with a copy of almaan/her2st on this machine: ng.datasets.her2st(fol
 def her2st(
     sections: str | Sequence[str] | None = None, *, folder: str | Path | None = None, progress: bool = True
 ) -> dict[str, AnnData]:
-    """Read sections of HER2ST, from the cache where they are there, else from the authors' public repository.
+    """Read sections of HER2ST from the cache, and fetch missing ones from the authors' public repository.
 
     Parameters
     ----------
     sections
-        Their names, such as ``"A1"``; ``None`` reads all 36, some 200 MB.
+        Names of sections, such as ``"A1"``; None reads all 36 (about 200 MB).
     folder
-        A copy of the repository on this machine, which is read instead: nothing is fetched.
+        A local copy of the repository to read instead of fetching.
     progress
-        Show a bar for each file that is fetched. What was fetched in part is continued.
+        Show a progress bar for each file that is fetched. Interrupted downloads are continued.
 
     Returns
     -------
-    Sections by name, as :func:`nh2st_graph.read.her2st` gives them. The patient is the first letter.
+    Sections by name, as from :func:`nh2st_graph.read.her2st`. The patient is the first letter.
 
     Raises
     ------
     DataError
-        If a section is unknown, or a file cannot be fetched or is not the one that was published.
+        If a section is unknown, or a file cannot be fetched or differs from the published one.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Gene panels: lists of symbols, one a line."""
+"""Gene panels: lists of gene symbols, one a line."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def read_panel(path: str | Path) -> list[str]:
     Parameters
     ----------
     path
-        A text file with one gene symbol, or Ensembl id, a line. Blank lines and what follows a ``#`` are ignored.
+        A text file with one gene symbol or Ensembl id a line. Blank lines, and comments after a ``#``, are ignored.
 
     Returns
     -------
-    The names, in the file's order.
+    The names in the order of the file.
 
     Raises
     ------
     DataError
-        If the file is missing, not text, names no gene, names one twice, or has several words on a line.
+        If the file is missing, is not text, holds no gene or one gene twice, or has several words on a line.
     """
     path = Path(path)
     try:
@@ -40,10 +40,10 @@ def read_panel(path: str | Path) -> list[str]:
         if not symbol:
             continue
         if len(symbol.split()) > 1:
-            raise DataError(f"gene panel {path}, line {number}: {symbol!r} is not one symbol; one a line")
+            raise DataError(f"gene panel {path}, line {number}: {symbol!r} is not one symbol; write one a line")
         if symbol in first:
-            raise DataError(f"gene panel {path}: {symbol!r} stands on lines {first[symbol]} and {number}; remove one")
+            raise DataError(f"gene panel {path}: {symbol!r} is on lines {first[symbol]} and {number}; remove one")
         first[symbol] = number
     if not first:
-        raise DataError(f"gene panel {path} names no gene; give gene symbols, one a line")
+        raise DataError(f"gene panel {path} holds no gene; give gene symbols, one a line")
     return list(first)

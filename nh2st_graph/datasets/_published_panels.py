@@ -1,4 +1,4 @@
-"""Gene panels of published work, fetched from the authors' public repositories."""
+"""Gene panels of published work, from the authors' public repositories."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nh2st_graph._atomic import cache_root
-from nh2st_graph._errors import DataError, nearest
+from nh2st_graph._errors import DataError, nearest, setting
 
 __all__ = ["PUBLISHED_PANELS", "fetch_panel", "is_published"]
 
@@ -19,13 +19,13 @@ _HIST2ST = "biomed-AI/Hist2ST/7480e5d1f7712282e6c96d8430684e7830517769/data"
 
 
 class PublishedPanel(NamedTuple):
-    """Where a panel is, and the SHA-256 of the file."""
+    """Path of a panel in its repository, and the SHA-256 of the file."""
 
     path: str
     digest: str
 
 
-#: By their names in ``data.panel``: NH2ST's six of 250 genes, and those of HisToGene and Hist2ST.
+#: Published panels by name: the six of NH2ST (250 genes each), and those of HisToGene and Hist2ST.
 PUBLISHED_PANELS = {
     "nh2st:INT": PublishedPanel(
         f"{_NH2ST}/genes_INT.npy", "5e7e7d4f622a3ade706988640013456c0ee6e9fe209c672c4b4043e106d8fe49"
@@ -55,31 +55,31 @@ PUBLISHED_PANELS = {
 
 
 def is_published(panel: str) -> bool:
-    """Whether ``data.panel`` names a published panel rather than a file."""
+    """Whether a panel is named as a published one, rather than a file."""
     return panel.startswith(("nh2st:", "hist2st:"))
 
 
 def fetch_panel(name: str) -> list[str]:
-    """Read a published panel, from the cache where it is there, else from its authors' repository.
+    """Read a published panel from the cache, or fetch it from its authors' repository.
 
     Parameters
     ----------
     name
-        Of :data:`PUBLISHED_PANELS`. The lists are the authors' and no part of this package.
+        A name in :data:`PUBLISHED_PANELS`. The lists belong to their authors and are no part of this package.
 
     Returns
     -------
-    The symbols, in the file's order.
+    The symbols in the order of the file.
 
     Raises
     ------
     DataError
-        If the name is unknown, or the file cannot be fetched or is not the one that was published.
+        If the name is unknown, or the file cannot be fetched or differs from the published one.
     """
     import pooch
 
     if name not in PUBLISHED_PANELS:
-        raise DataError(f"data.panel = {name!r}: no such published panel; {nearest(name, PUBLISHED_PANELS)}")
+        raise DataError(f"{setting('data.panel', name)}: no such published panel; {nearest(name, PUBLISHED_PANELS)}")
     panel = PUBLISHED_PANELS[name]
     try:
         path = pooch.retrieve(
@@ -89,16 +89,16 @@ def fetch_panel(name: str) -> list[str]:
             cache_root() / "panels",
             progressbar=False,
         )
-    except (OSError, ValueError) as error:  # no network, or another content than that digest's
+    except (OSError, ValueError) as error:  # no network, or a wrong checksum
         reason = " ".join(str(error).split())[:160]
         raise DataError(
-            f"data.panel = {name!r} cannot be fetched ({reason}); give its genes as a file, one a line"
+            f"{setting('data.panel', name)} cannot be fetched ({reason}); give its genes as a file, one a line"
         ) from None
     return _read_array(Path(path))
 
 
 def _read_array(path: Path) -> list[str]:
-    """Read an array of strings. Some were saved as Python objects, of which nothing but an array of text is made."""
+    """Read an array of strings; of an array that was saved as Python objects, load nothing but text."""
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -109,9 +109,9 @@ def _read_array(path: Path) -> list[str]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Makes numpy arrays, and calls nothing else."""
+    """Load numpy arrays and refuse everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] == "numpy" and name in {"_reconstruct", "ndarray", "dtype"}:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} is no part of an array of text")
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong to an array of text")

@@ -1,4 +1,4 @@
-"""Splits by section and by patient. There is none by spot: neighbours share their surroundings."""
+"""Splits by section and by patient. There is no split by spot, since neighbours share their surroundings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from anndata import AnnData
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph.section import Key, unknown_patients
 
 __all__ = ["Split", "k_fold_by_patient", "leave_one_patient_out", "leave_one_section_out", "patients_of"]
@@ -21,7 +21,7 @@ class Split(NamedTuple):
     Attributes
     ----------
     name
-        The section or the patient that is left out.
+        The section or patient that is left out, or the number of the fold.
     train, test
         Names of sections.
     """
@@ -41,8 +41,8 @@ def leave_one_section_out(
     sections
         Sections by name, or the patient of each.
     within_patient
-        Train on the other sections of the same patient only; patients with one section are left out.
-        Otherwise train on all other sections.
+        Train on the other sections of the same patient, and leave out patients with one section. If False, train on
+        all other sections.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def leave_one_section_out(
     Raises
     ------
     DataError
-        If no section has another one to train on.
+        If no section has another section to train on.
     """
     patients = patients_of(sections)
     splits = []
@@ -61,7 +61,7 @@ def leave_one_section_out(
     splits = [split for split in splits if split.train]
     if not splits:
         raise DataError(
-            f"no section of {', '.join(patients) or 'none'} has another one "
+            f"none of the sections ({', '.join(patients) or 'none given'}) has another one "
             f"{'of its patient ' if within_patient else ''}to train on; give more sections"
         )
     return splits
@@ -82,7 +82,7 @@ def leave_one_patient_out(sections: Mapping[str, AnnData] | Mapping[str, str]) -
     Raises
     ------
     DataError
-        If there are fewer than two patients, or nothing tells the patient of a section.
+        If there are fewer than two patients, or the patient of a section is unknown.
     """
     patients = _known_patients(sections)
     names = list(dict.fromkeys(patients.values()))
@@ -106,10 +106,10 @@ def k_fold_by_patient(sections: Mapping[str, AnnData] | Mapping[str, str], n_fol
     sections
         Sections by name, or the patient of each.
     n_folds
-        Number of folds. Patients are shuffled and dealt out, the ones with most sections first, each to the fold with
-        fewest sections so far.
+        Number of folds. Patients are shuffled and sorted by their number of sections, and each is put into the fold
+        that has the fewest sections so far.
     seed
-        Of the shuffling.
+        Seed of the shuffling.
 
     Returns
     -------
@@ -118,13 +118,14 @@ def k_fold_by_patient(sections: Mapping[str, AnnData] | Mapping[str, str], n_fol
     Raises
     ------
     DataError
-        If there are fewer than two folds, fewer patients than folds, or nothing tells the patient of a section.
+        If there are fewer than two folds or fewer patients than folds, or the patient of a section is unknown.
     """
     patients = _known_patients(sections)
     number = Counter(patients.values())
     if not 2 <= n_folds <= len(number):
         raise DataError(
-            f"{n_folds} folds of {len(number)} patients ({', '.join(number)}); give 2 folds to as many as patients"
+            f"{n_folds} folds of {len(number)} patients ({', '.join(number)}); "
+            f"give {setting('n_folds')} from 2 to the number of patients"
         )
     names = list(number)
     random.Random(seed).shuffle(names)
@@ -144,20 +145,20 @@ def k_fold_by_patient(sections: Mapping[str, AnnData] | Mapping[str, str], n_fol
 
 
 def patients_of(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict[str, str]:
-    """Patient of each section."""
+    """Give the patient of each section."""
     return {name: given if isinstance(given, str) else _patient(name, given) for name, given in sections.items()}
 
 
 def _known_patients(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict[str, str]:
-    """Patient of each section, where all are known: two that nobody named might be one."""
+    """Give the patient of each section, all of which have to be known: two unknown patients might be one."""
     patients = patients_of(sections)
     unknown = unknown_patients({name: given for name, given in sections.items() if not isinstance(given, str)})
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise DataError(
-            f"nothing tells whose {shown} are, so that a split by patient may separate sections of one patient; name "
-            f"their patients in ids.csv (sample_id,patient) beside the sections or in obs['{Key.obs.patient}'], or "
-            "split {SECTION: PATIENT}"
+            f"the patient of {shown} is unknown, so that a split by patient may separate sections of one patient; "
+            f"name the patients in ids.csv (sample_id,patient) beside the sections or in obs['{Key.obs.patient}'], or "
+            "give a mapping {SECTION: PATIENT}"
         )
     return patients
 

@@ -1,4 +1,4 @@
-"""A tissue under the microscope: haematoxylin and eosin as optical densities, light by Beer-Lambert."""
+"""Render synthetic tissue: haematoxylin and eosin as optical densities, light by the Beer-Lambert law."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Rendered", "Stain", "draw_stain", "render"]
 Floats = NDArray[np.float32]
 
 _CHUNK = 4_000_000  # pixels of ellipses in memory at a time
-_WALL_UM = 3.0  # between holes that touch
+_WALL_UM = 3.0  # wall between holes that touch
 
 
 @dataclass(frozen=True)
 class Stain:
-    """How one section came out of the laboratory.
+    """Colours of one section.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Stain:
 
 @dataclass(frozen=True)
 class Rendered:
-    """What was rendered, in pixels of the image.
+    """A rendered section, in pixels of its image.
 
     Attributes
     ----------
@@ -67,11 +67,11 @@ def draw_stain(rng: np.random.Generator, shift: float) -> Stain:
     rng
         Source of randomness.
     shift
-        How much sections differ: standard deviation of the log-strength of the two stains; hue and
-        light move in proportion.
+        How much sections differ: standard deviation of the log strength of the two stains. Hue and light vary in
+        proportion.
     """
     published = rgb_from_hed[:2] / np.linalg.norm(rgb_from_hed[:2], axis=1, keepdims=True)
-    # Real eosin is less pure than the published vector: some red and blue light is lost as well.
+    # Real eosin is less pure than the published vector: it also absorbs some red and blue light.
     vectors = published + np.array([[0.0, 0.0, 0.0], [0.10, -0.12, 0.27]])
     vectors = np.clip(vectors + 0.25 * shift * rng.standard_normal((2, 3)), 0.02, None)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -81,22 +81,22 @@ def draw_stain(rng: np.random.Generator, shift: float) -> Stain:
 
 
 def render(tissue: Tissue, stain: Stain, microns_per_pixel: float, rng: np.random.Generator) -> Rendered:
-    """Paint a tissue at a resolution.
+    """Render a tissue at a resolution.
 
     Parameters
     ----------
     tissue
-        What to paint.
+        The tissue.
     stain
         The section's colours.
     microns_per_pixel
-        Scale of the image.
+        Resolution of the image.
     rng
         Source of the fine grain.
 
     Returns
     -------
-    The image and the densities it was made of. Intensity is ``light * 10 ** -(density @ vectors)``.
+    The image and its optical densities. Intensity is ``light * 10 ** -(density @ vectors)``.
     """
     height, width = (round(side / microns_per_pixel) for side in tissue.size_um)
     shape = (height, width)
@@ -133,7 +133,7 @@ def _enlarge(field: Floats, shape: tuple[int, int]) -> Floats:
 
 
 def _draw_nuclei(nuclei: Ellipses, shape: tuple[int, int], microns_per_pixel: float) -> Floats:
-    """Optical density of filled ellipses with an edge one pixel wide; the densest wins where they overlap."""
+    """Draw the optical density of filled ellipses with edges one pixel wide; where they overlap, the densest counts."""
     canvas = np.zeros(shape, dtype=np.float32)
     for pixels, depth, which in _stamps(nuclei, shape, microns_per_pixel, margin=0.5 * microns_per_pixel):
         value = np.clip(depth / microns_per_pixel + 0.5, 0, 1) * nuclei.density[which]
@@ -142,7 +142,7 @@ def _draw_nuclei(nuclei: Ellipses, shape: tuple[int, int], microns_per_pixel: fl
 
 
 def _draw_holes(holes: Ellipses, shape: tuple[int, int], microns_per_pixel: float) -> Floats:
-    """Share of each pixel that is open. Holes that would overlap keep a thin wall, as fat cells do."""
+    """Draw the open share of each pixel. Holes that would overlap keep a thin wall between them, as fat cells do."""
     margin = max(0.5 * microns_per_pixel, 1.5 * _WALL_UM)
     deepest = np.full(shape, -1e3, dtype=np.float32)
     second = np.full(shape, -1e3, dtype=np.float32)
@@ -158,12 +158,12 @@ def _draw_holes(holes: Ellipses, shape: tuple[int, int], microns_per_pixel: floa
 def _stamps(
     ellipses: Ellipses, shape: tuple[int, int], microns_per_pixel: float, margin: float
 ) -> Iterator[tuple[NDArray[np.intp], Floats, NDArray[np.intp]]]:
-    """Go through the pixels of many ellipses, a bounded number at a time.
+    """Yield the pixels of many ellipses, a bounded number at a time.
 
     Yields
     ------
-    Flat indices of pixels, how deep (um) each lies inside its ellipse (down to ``-margin``: outside), and
-    which ellipse that is. Depth is exact across the ellipse and stretched along it.
+    Flat indices of pixels; the depth of each inside its ellipse, in um (down to ``-margin`` outside); and the number of
+    the ellipse. Depth is exact across the ellipse and stretched along it.
     """
     height, width = shape
     longest = ellipses.long * (1 + margin / ellipses.short)

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.sparse import csr_matrix
 
 from nh2st_graph._atomic import written_aside
-from nh2st_graph._errors import ConfigError, ImageError
+from nh2st_graph._errors import ConfigError, ImageError, setting
 from nh2st_graph.datasets._stain import draw_stain, render
 from nh2st_graph.datasets._tissue import DOMAINS, FIRST_SPOT_UM, LATTICE_UM, PITCH_UM, Tissue, grow_tissue
 from nh2st_graph.datasets._truth import (
@@ -37,9 +37,9 @@ __all__ = ["synthetic_tissue"]
 
 _SPOT_UM = 100.0
 _HIRES_PX = 1000
-_ON_TISSUE = 0.98  # share of its patch that a spot needs
+_ON_TISSUE = 0.98  # smallest share of tissue in a spot's patch
 
-# Below 6 rows or columns, what a patch tells (18 terms) would explain the surroundings of so few spots.
+# With fewer than 6 rows or columns, the 18 terms of a patch would explain the surroundings of so few spots.
 _LEAST = {"n_sections": 1, "seed": 0, "n_rows": 6, "n_cols": 6, "n_own": 0, "n_neighbour": 0, "n_noise": 0}
 _BOUNDS = {
     "microns_per_pixel": (0.1, 8.0),
@@ -68,7 +68,7 @@ def synthetic_tissue(
     stain_shift: float = 0.15,
     depth_shift: float = 0.3,
 ) -> dict[str, AnnData]:
-    r"""Make sections of synthetic tissue: images, counts, and the truth that links them.
+    r"""Make sections of synthetic tissue: images, counts, and the ground truth that links them.
 
     Each section is a square array of spots (pitch 200 um, diameter 100 um) on an image in haematoxylin
     and eosin. Let :math:`Z` be the morphology of a spot's own 112 um patch (nuclear density, nuclear size,
@@ -90,33 +90,33 @@ def synthetic_tissue(
     Parameters
     ----------
     n_sections
-        Number of sections, named ``S1``, ``S2``, ... Two in a row come from one patient: ``S1`` and ``S2``
-        from ``P1``, ``S3`` and ``S4`` from ``P2``. A section does not depend on how many there are.
+        Number of sections, named ``S1``, ``S2``, ... Each patient has two: ``S1`` and ``S2`` come from ``P1``, ``S3``
+        and ``S4`` from ``P2``. A section does not depend on the number of sections.
     seed
-        Everything random follows from it.
+        Seed of everything random.
     folder
-        Where the images go, as ``{section}.jpg``. A file of the same content is left as it is.
+        Folder for the images, ``{section}.jpg``. A file with the same content is not written again.
     n_rows, n_cols
-        Size of the spot array, at least 6 each. Spots that the tissue's outline cuts off are left out.
+        Size of the spot array, at least 6 each. Spots outside the tissue's outline are left out.
     n_own, n_neighbour, n_noise
-        Number of genes of each kind: ``OWN01``, ..., ``NBR01``, ..., ``NOISE01``, ... Either none or at
-        least two own and neighbour genes: a single one would have to keep its kind's constant share.
+        Number of genes of each kind: ``OWN01``, ..., ``NBR01``, ..., ``NOISE01``, ... There are none or at least two
+        own and neighbour genes: a single gene would have its kind's constant share of the library.
     microns_per_pixel
-        Scale of the images; the tissue is the same at every scale.
+        Resolution of the images; the tissue is the same at every resolution.
     depth
         Median number of counts of a spot.
     dispersion
         :math:`\phi`; 0 gives Poisson counts.
     strength
-        Length of each :math:`w_g`: about the standard deviation of a gene's log-mean over spots.
+        Length of each :math:`w_g`: about the standard deviation of a gene's log mean over spots.
     stain_shift
-        How much the stain differs between sections: standard deviation of the log-strength of each dye.
+        Standard deviation of the log strength of each dye over sections.
     depth_shift
-        How much the depth differs between sections: standard deviation of its log.
+        Standard deviation of the log depth over sections.
 
     Returns
     -------
-    Sections by name. Beside the section contract each has ``obs["domain"]`` (the main tissue of the
+    Sections by name. Beyond the section contract, each has ``obs["domain"]`` (the main tissue of the
     patch), ``var["kind"]``, ``varm["truth_loadings"]`` (:math:`w`, genes x 4), ``obsm["truth_morphology"]``
     and ``obsm["truth_neighbourhood"]`` (:math:`Z` and :math:`N`, spots x 4),
     ``layers["truth_mean"]`` (:math:`d_i \mu_{ig}`, spots x genes) and ``uns["nh2st_truth"]`` (the arguments).
@@ -150,7 +150,7 @@ def synthetic_tissue(
 
 @dataclass(frozen=True)
 class _Study:
-    """The arguments of :func:`synthetic_tissue`, checked."""
+    """Checked arguments of :func:`synthetic_tissue`."""
 
     n_sections: int
     seed: int
@@ -175,23 +175,23 @@ class _Study:
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                raise ConfigError(f"synthetic_tissue: {name} = {value!r}; allowed: integers from {least}")
+                raise ConfigError(f"{setting(name, value)}; allowed: integers from {least}")
         for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
             if not isinstance(value, Real) or not low <= float(value) <= high:
-                raise ConfigError(f"synthetic_tissue: {name} = {value!r}; allowed: {low:g} to {high:g}")
+                raise ConfigError(f"{setting(name, value)}; allowed: {low:g} to {high:g}")
         for kind in ("own", "neighbour"):
             if self.numbers[kind] == 1:
                 raise ConfigError(
-                    f"synthetic_tissue: n_{kind} = 1; allowed: 0, or 2 and more (one gene alone would keep "
-                    "its kind's constant share of the library)"
+                    f"{setting(f'n_{kind}', 1)}; allowed: 0, or 2 and more (a single gene would have its kind's "
+                    "constant share of the library)"
                 )
         if not any(self.numbers.values()):
-            raise ConfigError("synthetic_tissue: n_own, n_neighbour and n_noise are all 0; ask for some genes")
+            raise ConfigError("n_own, n_neighbour and n_noise are all 0; ask for some genes")
 
 
 def _make_section(number: int, study: _Study, genes: Genes, folder: Path) -> AnnData:
-    """Grow, paint, measure and sequence one section."""
+    """Draw one section: its tissue, image, morphology and counts."""
     rng, count_rng = _generator(study.seed, number, 0), _generator(study.seed, number, 1)
     tissue = grow_tissue(rng, study.n_rows, study.n_cols)
     image = render(tissue, draw_stain(rng, study.stain_shift), study.microns_per_pixel, rng)
@@ -217,12 +217,12 @@ def _make_section(number: int, study: _Study, genes: Genes, folder: Path) -> Ann
 
 
 def _generator(seed: int, *place: int) -> np.random.Generator:
-    """Give each part of the study its own stream, so that one part never moves another."""
+    """Make a random stream for a part of the study, so that no part changes another."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place))
 
 
 def _spots(tissue: Tissue, n_rows: int, n_cols: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Array positions (row, column) and centres (x, y in um) of the spots that lie on tissue."""
+    """Give array positions (row, column) and centres (x, y in um) of the spots that lie on tissue."""
     array = np.argwhere(np.ones((n_rows, n_cols), dtype=bool))
     centres = (FIRST_SPOT_UM + PITCH_UM * array[:, ::-1]).astype(np.float64)
     covered = patch_means(tissue.cover, centres, LATTICE_UM) >= _ON_TISSUE
@@ -230,7 +230,7 @@ def _spots(tissue: Tissue, n_rows: int, n_cols: int) -> tuple[NDArray[np.intp], 
 
 
 def _name_counts(number: int, genes: Genes, array: NDArray[np.intp], counts: NDArray[np.int64]) -> AnnData:
-    """Put counts under the names of spots and genes."""
+    """Make a section of counts with the names of spots and genes."""
     name = f"S{number}"
     obs = pd.DataFrame(
         {
@@ -259,7 +259,7 @@ def _attach_image(adata: AnnData, centres: NDArray[np.float64], path: Path, micr
 
 
 def _write_image(rgb: NDArray[np.uint8], path: Path) -> None:
-    """Write an image; leave a file of the same content alone, so that caches on it stay valid."""
+    """Write an image, unless the file has the same content already, so that caches stay valid."""
     buffer = BytesIO()
     Image.fromarray(rgb).save(buffer, format="JPEG", quality=92, subsampling=0)
     try:

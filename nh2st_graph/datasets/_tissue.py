@@ -1,8 +1,8 @@
-"""Imagined tissue in micrometres: domains, local fields, nuclei and holes. Nothing here knows of pixels.
+"""Synthetic tissue in micrometres: domains, local fields, nuclei and holes, without any pixels.
 
-A section is drawn from smoothed Gaussian random fields. Slow fields compete (softmax) for the tissue's
-domains; fast ones, of a correlation length below one array pitch, change density, size and staining from
-spot to spot, so that a spot's surroundings are not a function of the spot.
+A section is drawn from smoothed Gaussian random fields. Slow fields compete (softmax) for the tissue's domains. Fast
+fields, whose correlation length is below one array pitch, change density, size and staining from spot to spot, so that
+a spot's surroundings are no function of the spot.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["DOMAINS", "FIRST_SPOT_UM", "LATTICE_UM", "PITCH_UM", "Ellipses", "Ti
 
 Floats = NDArray[np.float32]
 
-#: Spacing of the lattice on which fields live.
+#: Spacing of the lattice of the fields.
 LATTICE_UM = 8.0
 #: Distance between spot centres, as in Stahl et al. 2016 (Science 353:78) and in HER2ST.
 PITCH_UM = 200.0
@@ -29,14 +29,14 @@ FIRST_SPOT_UM = 250.0
 
 _DOMAIN_UM = 230.0  # smoothing of the fields that make domains
 _LOCAL_UM = 70.0  # smoothing of the fields that change from spot to spot
-_SHARPNESS = 12.0  # of the borders between domains
+_SHARPNESS = 12.0  # sharpness of the borders between domains
 _NUCLEUS_UM = 8.0  # spacing of the sites that a nucleus can take
-_HOLE_UM = 62.0  # the same for holes: fat cells touch at this distance
+_HOLE_UM = 62.0  # spacing of the sites of holes: fat cells touch at this distance
 _FIBRE_UM = 17.0  # distance between collagen fibres
 
 
 class Domain(NamedTuple):
-    """What one kind of tissue looks like under the microscope."""
+    """Look of one kind of tissue under the microscope."""
 
     share: float  # log-weight in the competition for area
     density: float  # nuclei per mm2
@@ -90,9 +90,9 @@ class Tissue:
     Attributes
     ----------
     domains
-        Share of each domain of :data:`DOMAINS` at each lattice site, ``(4, height, width)``, sums to 1.
+        Share of each domain of :data:`DOMAINS` at each lattice site, ``(4, height, width)``; the shares sum to 1.
     cover
-        1 where there is tissue, 0 on bare glass, ``(height, width)``.
+        1 on tissue, 0 on bare glass, ``(height, width)``.
     eosin, haze
         Optical densities between the nuclei, ``(height, width)``.
     fibre_phase, fibre_strength
@@ -118,7 +118,7 @@ class Tissue:
 
 
 def grow_tissue(rng: np.random.Generator, n_rows: int, n_cols: int) -> Tissue:
-    """Draw a section that holds an array of spots.
+    """Draw the tissue of a section that holds an array of spots.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def _blend(domains: Floats, attribute: str) -> Floats:
 
 
 def _outline(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """Cut a rounded outline with an uneven edge, in the lattice's own proportions."""
+    """Draw a rounded outline with an uneven edge, in the proportions of the lattice."""
     v, u = (np.abs(np.linspace(-1, 1, n)) for n in shape)
     radius = (u[None, :] ** 4 + v[:, None] ** 4) ** 0.25
     edge = 0.965 + 0.03 * _field(rng, shape, 160.0) + 0.006 * _field(rng, shape, 24.0)
@@ -176,7 +176,7 @@ def _outline(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
 
 
 def _fibres(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """Phase of wavy parallel fibres: straight ones, bent by smooth fields."""
+    """Draw the phase of parallel fibres, which smooth fields bend."""
     turn = rng.uniform(0, np.pi)
     y, x = np.indices(shape, dtype=np.float32) * LATTICE_UM / _FIBRE_UM
     bent = 7.0 * _field(rng, shape, 190.0) + 0.9 * _field(rng, shape, 30.0)
@@ -184,7 +184,7 @@ def _fibres(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
 
 
 def _sites(rng: np.random.Generator, shape: tuple[int, ...], step: float) -> tuple[Floats, Floats]:
-    """Scatter points over the lattice's area, about ``step`` um apart: a shaken hexagonal grid."""
+    """Scatter points over the area of the lattice, about ``step`` um apart: a jittered hexagonal grid."""
     height, width = (n * LATTICE_UM for n in shape)
     rows = np.arange(0, height, step * np.sqrt(3) / 2)
     cols = np.arange(0, width, step)
@@ -197,7 +197,7 @@ def _sites(rng: np.random.Generator, shape: tuple[int, ...], step: float) -> tup
 
 
 def _at(field: Floats, x: Floats, y: Floats) -> Floats:
-    """Value of a field at points (the nearest lattice site)."""
+    """Give the value of a field at the lattice sites nearest to points."""
     height, width = field.shape[-2:]
     row = np.clip((y / LATTICE_UM).astype(np.intp), 0, height - 1)
     col = np.clip((x / LATTICE_UM).astype(np.intp), 0, width - 1)
@@ -205,7 +205,7 @@ def _at(field: Floats, x: Floats, y: Floats) -> Floats:
 
 
 def _holes(rng: np.random.Generator, domains: Floats, local: Floats) -> Ellipses:
-    """Fat cells, gland lumina and vessels: sites that open with the domain's probability."""
+    """Draw fat cells, gland lumina and vessels: sites that are open with the probability of their domain."""
     x, y = _sites(rng, local.shape, _HOLE_UM)
     mix = _at(domains, x, y)
     chance = _blend(mix, "holes") * np.exp(1.3 * _at(local, x, y))
@@ -220,7 +220,7 @@ def _holes(rng: np.random.Generator, domains: Floats, local: Floats) -> Ellipses
 
 
 def _nuclei(rng: np.random.Generator, domains: Floats, density: Floats, size: Floats, phase: Floats) -> Ellipses:
-    """Nuclei of the domains: sites taken with a probability that gives the wanted density."""
+    """Draw the nuclei of the domains: sites are taken with a probability that gives the wanted density."""
     x, y = _sites(rng, density.shape, _NUCLEUS_UM)
     mix = _at(domains, x, y)
     area_mm2 = _NUCLEUS_UM**2 * np.sqrt(3) / 2 * 1e-6
@@ -238,7 +238,7 @@ def _nuclei(rng: np.random.Generator, domains: Floats, density: Floats, size: Fl
 
 
 def _lining(rng: np.random.Generator, domains: Floats, holes: Ellipses) -> Ellipses:
-    """Nuclei side by side around the lumina of the tumour's glands."""
+    """Draw nuclei side by side around the lumina of the tumour's glands."""
     glands = holes[_at(domains, holes.x, holes.y)[list(DOMAINS).index("tumour")] > 0.5]
     ring = glands.long + 5.0
     count = (2 * np.pi * ring / 9.5).astype(np.intp)
@@ -255,14 +255,14 @@ def _lining(rng: np.random.Generator, domains: Floats, holes: Ellipses) -> Ellip
 
 
 def _ellipses(x: NDArray, y: NDArray, radius: NDArray, stretch: NDArray, angle: NDArray, density: NDArray) -> Ellipses:
-    """Ellipses of a circle's area: the half axes are the radius times and over the root of the stretch."""
+    """Make ellipses of a circle's area: half axes are the radius times, and over, the root of the stretch."""
     root = np.sqrt(stretch)
     columns = (x, y, radius * root, radius / root, angle, density)
     return Ellipses(*(np.asarray(column, dtype=np.float32) for column in columns))
 
 
 def _inside(points: Ellipses, holes: Ellipses) -> NDArray[np.bool_]:
-    """Which centres lie in a hole, taken as a circle of its mean radius."""
+    """Find the centres that lie in a hole, taken as a circle of its mean radius."""
     inside = np.zeros(len(points), dtype=bool)
     if not len(holes):
         return inside

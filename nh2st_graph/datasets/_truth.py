@@ -1,4 +1,4 @@
-"""From morphology to counts: what the synthetic genes depend on, and how they are drawn."""
+"""From morphology to counts: what synthetic genes depend on, and how their counts are drawn."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-#: Kinds of genes, and what their names start with.
+#: Kinds of genes, and the beginning of their names.
 KINDS = {"own": "OWN", "neighbour": "NBR", "noise": "NOISE"}
 #: Variables of a spot's patch, in the order of the columns everywhere.
 MORPHOLOGY = ("nuclear_density", "nuclear_size", "eosin", "lumen")
-#: Side of the square in which a spot's morphology is measured; squares of neighbours do not touch.
+#: Side of the square in which the morphology of a spot is measured; squares of neighbours do not touch.
 PATCH_UM = 112.0
 
-_ABUNDANCE_SD = 0.5  # of the natural log of a gene's base abundance
-_SPOT_DEPTH_SD = 0.35  # of the natural log of a spot's depth within its section
+_ABUNDANCE_SD = 0.5  # standard deviation of the natural log of a gene's base abundance
+_SPOT_DEPTH_SD = 0.35  # standard deviation of the natural log of a spot's depth within its section
 
 
 class Genes(NamedTuple):
-    """What all sections of a study share.
+    """Genes, which all sections of a study share.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Genes(NamedTuple):
 
 
 def draw_genes(rng: np.random.Generator, numbers: dict[str, int], strength: float) -> Genes:
-    """Draw base abundances and loadings; the loadings of each kind are balanced around 0.
+    """Draw base abundances and loadings; the loadings of each kind have mean 0.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def draw_genes(rng: np.random.Generator, numbers: dict[str, int], strength: floa
 
 
 def patch_means(field: NDArray, centres: Floats, step: float) -> Floats:
-    """Mean of a field over the square patch around each centre.
+    """Average a field over the square patch around each centre.
 
     Parameters
     ----------
@@ -113,9 +113,8 @@ def patch_means(field: NDArray, centres: Floats, step: float) -> Floats:
 def measure_morphology(tissue: Tissue, image: Rendered, centres: Floats, microns_per_pixel: float) -> Floats:
     """Measure the :data:`MORPHOLOGY` of each spot's patch, and standardise it within the section.
 
-    Density is the log number of nuclei, size their mean log radius (drawn towards the section's mean by
-    one nucleus, for patches with few), eosin the mean optical density of solid tissue, lumen the root of
-    the white share.
+    Density is the log number of nuclei; size their mean log radius, shrunken towards the section's mean by one nucleus
+    of that size; eosin the mean optical density of solid tissue; and lumen the root of the white share.
 
     Returns
     -------
@@ -134,7 +133,7 @@ def measure_morphology(tissue: Tissue, image: Rendered, centres: Floats, microns
 
 
 def surroundings(own: Floats, domains: Floats, array: NDArray[np.intp]) -> Floats:
-    """Mean morphology of a spot's neighbours, freed of what its own patch tells about it.
+    """Average the morphology of a spot's neighbours, and regress out what its own patch tells about it.
 
     Parameters
     ----------
@@ -147,23 +146,22 @@ def surroundings(own: Floats, domains: Floats, array: NDArray[np.intp]) -> Float
 
     Returns
     -------
-    Mean over the up to eight spots around each one (0 where there is none), less its least-squares fit by
-    the spot's own variables, their squares and products, and its domains; standardised, ``(n_spots, 4)``.
+    Mean over the up to eight spots around each spot (0 if there is none), minus its least-squares fit by the spot's own
+    variables, their squares and products, and its domains; standardised, ``(n_spots, 4)``.
     """
     adjacency = radius_neighbors_graph(array, 1.0, metric="chebyshev", include_self=False)
     degree = np.diff(adjacency.indptr)[:, None]
     mean = (adjacency @ own) / np.maximum(degree, 1)
-    # A patch shows its tissue, and tissue goes on: without the domains it would give its neighbours away.
+    # Tissue continues beyond a patch, so that the domains of the patch tell about its neighbours too.
     known = np.hstack([PolynomialFeatures(degree=2).fit_transform(own), domains])
     return scale(mean - LinearRegression().fit(known, mean).predict(known))
 
 
 def expected_counts(genes: Genes, own: Floats, around: Floats, depth: Floats) -> Floats:
-    """Mean of each count.
+    """Compute the mean of each count.
 
-    Each kind of gene has a constant share of the library, within which its genes compete. So a spot's
-    total does not depend on its morphology, and library-size normalisation carries nothing from one kind
-    of gene to another.
+    Each kind of gene has a constant share of the library, and genes compete within their kind. A spot's total therefore
+    does not depend on its morphology, and library-size normalisation carries no signal from one kind to another.
 
     Parameters
     ----------
@@ -189,7 +187,7 @@ def expected_counts(genes: Genes, own: Floats, around: Floats, depth: Floats) ->
 
 
 def draw_depth(rng: np.random.Generator, n_spots: int, depth: float, shift: float) -> Floats:
-    """Draw the expected totals of a section's spots: log-normal, around a log-normal section level.
+    """Draw the expected totals of a section's spots: log-normal around a log-normal level of the section.
 
     Parameters
     ----------
@@ -200,14 +198,14 @@ def draw_depth(rng: np.random.Generator, n_spots: int, depth: float, shift: floa
     depth
         Median total.
     shift
-        Standard deviation of the log of the section's level.
+        Standard deviation of the log level of a section.
     """
     level = np.log(depth) + shift * rng.standard_normal()
     return np.exp(level + _SPOT_DEPTH_SD * rng.standard_normal(n_spots))
 
 
 def draw_counts(rng: np.random.Generator, mean: Floats, dispersion: float) -> NDArray[np.int64]:
-    """Draw negative-binomial counts, of variance ``mean + dispersion * mean ** 2``, as a gamma mixture."""
+    """Draw negative-binomial counts of variance ``mean + dispersion * mean ** 2``, as a gamma mixture."""
     if dispersion > 0:
         mean = mean * rng.gamma(1 / dispersion, dispersion, mean.shape)
     return rng.poisson(mean)

@@ -23,28 +23,29 @@ _INSTEAD = "with Space Ranger's output on this machine: ng.datasets.visium(NAME,
 
 
 def visium(name: str, *, folder: str | Path | None = None, progress: bool = True) -> AnnData:
-    """Read a public Visium section, from the cache where it is there, else from the scverse project's copy.
+    """Read a public Visium section from the cache, or fetch it from the scverse project's copy.
 
     Parameters
     ----------
     name
-        10x Genomics' name of the section, such as ``"V1_Breast_Cancer_Block_A_Section_1"``. Some are of
-        immunofluorescence, not H&E; 10x's pages tell.
+        10x Genomics' name of the section, such as ``"V1_Breast_Cancer_Block_A_Section_1"``. Some sections are stained
+        by immunofluorescence and not by H&E, as 10x's pages say.
     folder
-        A folder on this machine with Space Ranger's output in ``{name}/`` (or that folder), the image beside
-        ``spatial/``, which is read instead: nothing is fetched, and the name may be any.
+        A local folder to read instead of fetching, with Space Ranger's output in ``{name}/`` (or this output itself)
+        and the image beside ``spatial/``. The name is then free.
     progress
-        Show a bar for each file that is fetched; images have hundreds of MB. What was fetched in part is continued.
+        Show a progress bar for each file that is fetched; images have hundreds of MB. Interrupted downloads are
+        continued.
 
     Returns
     -------
-    The section, as :func:`nh2st_graph.read.visium_section` gives it with its full-resolution image. Sections of one
-    block, and those of one section that was sequenced twice, have the same patient.
+    The section with its full-resolution image, as from :func:`nh2st_graph.read.visium_section`. Sections of one block, and two
+    runs of one section, have the same patient.
 
     Raises
     ------
     DataError
-        If the name is unknown, or a file cannot be fetched or is not the one that was published.
+        If the name is unknown, or a file cannot be fetched or differs from the published one.
     """
     known = file_list("visium")
     if folder is not None:
@@ -64,7 +65,7 @@ def visium(name: str, *, folder: str | Path | None = None, progress: bool = True
 
 
 def _unpack(root: Path) -> None:
-    """Unpack ``spatial/`` aside, then rename, so that a folder under its name is always complete."""
+    """Unpack ``spatial/`` atomically, so that the folder is always complete."""
     if (root / "spatial").is_dir():
         return
     aside = root / f".{uuid.uuid4().hex}.tmp"

@@ -1,4 +1,4 @@
-"""Image features of spots: patches at a physical size, encoders by name, the cache; and slides without genes."""
+"""Image features of spots: patches of a physical size, encoders by name, a cache; and sections from whole slides."""
 
 from nh2st_graph.im._encoders import Encoder, make_encoders, register_encoder
 from nh2st_graph.im._features import features

@@ -1,4 +1,4 @@
-"""The feature cache: one file for each section and encoder, joined to the spots by name."""
+"""The cache of image features: one file for each section and encoder, with the names of the spots."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["FeatureBlock", "FeatureCache", "cache_folder", "cache_key"]
 
 logger = logging.getLogger(__name__)
 
-#: Part of every key: a change of what is stored, or of how patches are cut, raises it.
+#: Part of every key. Raise it when what is stored, or how patches are cut, changes.
 FORMAT = 2
 
 
@@ -39,7 +39,7 @@ class FeatureBlock:
     names
         Feature names, one for each column.
     values
-        ``(n_spots, n_features)``, numbers or bytes.
+        ``(n_spots, n_features)``, float32 or uint8.
     """
 
     spots: list[str]
@@ -48,7 +48,7 @@ class FeatureBlock:
 
 
 def cache_folder(cache: str | Path | Literal[False] | None) -> Path | None:
-    """Find the folder of cached features: given, of the environment, or of the user; ``None`` where off."""
+    """Find the folder of cached features: the given one, or the default; None if the cache is off."""
     if cache is False:
         return None
     if cache is not None:
@@ -64,10 +64,10 @@ def cache_key(
     fingerprint: Mapping[str, Any],
     downsample: float = 1.0,
 ) -> str:
-    """SHA-256 of everything that the features of a section depend on.
+    """Hash everything that the features of a section depend on (SHA-256).
 
-    The order of the spots is not among it, and neither is where files lie. ``downsample`` is that of the slide's level
-    that patches are cut from.
+    The key depends neither on the order of the spots nor on the place of a file. ``downsample`` is the downsampling
+    factor of the slide's level that patches are cut from.
     """
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64).tolist()
     content = {
@@ -84,21 +84,21 @@ def cache_key(
 
 
 class FeatureCache:
-    """Reads and writes feature blocks in a folder; without a folder it holds nothing.
+    """Read and write feature blocks in a folder; without a folder the cache is empty.
 
-    Files are safetensors, so that reading one executes no code. They appear under their name only when
-    complete, and carry a digest of their numbers: a damaged one is never used.
+    Files are safetensors, so that reading one executes no code. They are written atomically and carry a digest of
+    their numbers, so that a damaged file is never used.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
     def path(self, key: str) -> Path | None:
-        """Where the block of a key is, or would be."""
+        """Path of the block of a key, whether it exists or not."""
         return self.folder / f"{key}.safetensors" if self.folder else None
 
     def read(self, key: str) -> FeatureBlock | None:
-        """Read the block of a key; ``None`` where there is none that can be used."""
+        """Read the block of a key; None if there is none or it is damaged."""
         path = self.path(key)
         if path is None:
             return None
@@ -106,7 +106,7 @@ class FeatureCache:
             with safe_open(path, framework="numpy") as file:
                 about, values = file.metadata() or {}, file.get_tensor("features")
             digest = _digest(key, about["spots"], about["names"], values)
-            # The digest is of bytes, whatever type they are said to be of.
+            # The digest covers the bytes alone, so the type is checked by itself.
             if values.dtype not in (np.float32, np.uint8) or about["digest"] != digest:
                 raise ValueError("its content does not match its digest")
             block = FeatureBlock(json.loads(about["spots"]), json.loads(about["names"]), values)
@@ -118,9 +118,9 @@ class FeatureCache:
         return block
 
     def write(self, key: str, block: FeatureBlock) -> None:
-        """Store a block: aside first, then under its name.
+        """Store a block atomically.
 
-        A folder that cannot be written to costs the time of computing again, so it is a warning.
+        Warn if the folder is not writable: features are then computed again in the next run.
         """
         path = self.path(key)
         if path is None:
@@ -133,10 +133,10 @@ class FeatureCache:
             with written_aside(path) as aside:
                 aside.write_bytes(save({"features": values}, metadata=about))
         except OSError as error:
-            logger.warning("features cannot be cached in %s (%s); give another folder", path.parent, error)
+            logger.warning("features cannot be cached in %s (%s); choose another folder", path.parent, error)
 
     def remove(self, key: str) -> None:
-        """Forget the block of a key, where there is one."""
+        """Delete the block of a key, if there is one."""
         path = self.path(key)
         if path is not None:
             with suppress(OSError):
@@ -144,7 +144,7 @@ class FeatureCache:
 
 
 def _digest(key: str, spots: str, names: str, values: NDArray[np.float32 | np.uint8]) -> str:
-    """SHA-256 of a file's content and of the key that it was stored under."""
+    """Hash a file's content and its key (SHA-256)."""
     digest = hashlib.sha256("\n".join((key, spots, names, str(values.shape))).encode())
     digest.update(values.tobytes())
     return digest.hexdigest()

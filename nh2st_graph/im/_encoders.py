@@ -1,4 +1,4 @@
-"""Encoders by name: what an encoder is, and the registry of their prefixes."""
+"""The interface of encoders, and their registry by prefix."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph._errors import ConfigError, nearest, setting
 
 __all__ = ["Encoder", "make_encoders", "register_encoder"]
 
 
 class Encoder(ABC):
-    """Turns patches into feature vectors, each patch on its own.
+    """Turn patches into feature vectors, each patch by itself.
 
     Attributes
     ----------
     name
-        As written in the configuration: ``PREFIX:REST``.
+        ``PREFIX:REST``, as in the configuration.
     input_size
-        Side of the patches it takes, in pixels.
+        Side of its input patches, in pixels.
     interpolation
-        Filter by which patches are resampled to that side.
+        Pillow's filter that resamples patches to this side.
     normalisation
-        What it does to pixel values (``mean``, ``std``), for the record; empty where it takes them as is.
+        ``mean`` and ``std`` of pixel values, for the record; empty if pixels are not normalised.
     fingerprint
-        Everything that its numbers depend on beside the patch (weights, parameters, library versions);
-        JSON values. Two encoders with equal fingerprints share cached features.
+        Everything but the patch that its features depend on (weights, parameters, library versions), as JSON values.
+        Encoders with equal fingerprints share cached features.
     """
 
     name: str
@@ -51,17 +51,17 @@ class Encoder(ABC):
 
         Returns
         -------
-        ``(n, n_features)``, numbers or bytes. A row depends on its own patch alone.
+        ``(n, n_features)``, float32 or uint8. A row depends on its own patch alone.
         """
 
     @cached_property
     def n_features(self) -> int:
-        """Length of a feature vector, found by encoding a blank patch."""
+        """Length of a feature vector, measured on a blank patch."""
         return int(self.encode(self._blank()).shape[1])
 
     @cached_property
     def feature_names(self) -> list[str]:
-        """A name for each feature: numbers after the model's name, where they have none of their own."""
+        """Name of each feature; by default the name of the model with a number."""
         model = self.name.partition("@")[0]
         return [f"{model}_{i}" for i in range(self.n_features)]
 
@@ -72,7 +72,7 @@ class Encoder(ABC):
         return f"{type(self).__name__}({self.name!r}, input_size={self.input_size})"
 
 
-#: Takes what follows the prefix, and the device.
+#: Makes an encoder from what follows the prefix, and the device.
 Factory = Callable[[str, str], Encoder]
 F = TypeVar("F", bound=Factory)
 
@@ -82,7 +82,8 @@ _REGISTRY: dict[str, Factory] = {}
 def register_encoder(prefix: str) -> Callable[[F], F]:
     """Register a class or function that makes the encoders named ``PREFIX:REST``.
 
-    It is called with ``REST`` and the device (``"auto"``, ``"cpu"``, ``"cuda"``, ...).
+    It is called with ``REST`` and the device (``"auto"``, ``"cpu"``, ``"cuda"``, ...). Registering a prefix twice
+    warns, and the later one counts.
 
     Examples
     --------
@@ -92,7 +93,7 @@ def register_encoder(prefix: str) -> Callable[[F], F]:
 
     def register(factory: F) -> F:
         if prefix in _REGISTRY:
-            warnings.warn(f"encoder prefix {prefix!r} is registered again; the earlier one is gone", stacklevel=2)
+            warnings.warn(f"encoder prefix {prefix!r} is registered again and replaces the earlier one", stacklevel=2)
         _REGISTRY[prefix] = factory
         return factory
 
@@ -100,7 +101,7 @@ def register_encoder(prefix: str) -> Callable[[F], F]:
 
 
 def make_encoders(names: str, device: str = "auto") -> list[Encoder]:
-    """Make the encoders of a specification.
+    """Make encoders by their names.
 
     Parameters
     ----------
@@ -112,27 +113,27 @@ def make_encoders(names: str, device: str = "auto") -> list[Encoder]:
     Raises
     ------
     ConfigError
-        For an unknown or malformed name, or one that occurs twice.
+        If a name is unknown or malformed, or occurs twice.
     """
     return [factory(rest, device) for factory, rest in _named(names)]
 
 
 def _named(names: str) -> list[tuple[Factory, str]]:
-    """Look up the names of a specification: what makes each encoder, and of what."""
-    parts, found = [part.strip() for part in names.split(",")], []
+    """Look up the factory of each name, and what follows its prefix."""
+    parts, found, where = [part.strip() for part in names.split(",")], [], setting("features.encoder", names)
     for i, part in enumerate(parts):
         prefix, colon, rest = part.partition(":")
         if prefix not in _REGISTRY:
-            raise ConfigError(f"features.encoder = {names!r}: unknown encoder {part!r}; {_hint(part, prefix, colon)}")
+            raise ConfigError(f"{where}: unknown encoder {part!r}; {_hint(part, prefix, colon)}")
         if not rest:
-            raise ConfigError(f"features.encoder = {names!r}: {part!r} names no encoder; write {prefix}:NAME")
+            raise ConfigError(f"{where}: {part!r} names no encoder; write {prefix}:NAME")
         if part in parts[:i]:
-            raise ConfigError(f"features.encoder = {names!r}: {part!r} occurs twice; name each encoder once")
+            raise ConfigError(f"{where}: {part!r} occurs twice; name each encoder once")
         found.append((_REGISTRY[prefix], rest))
     return found
 
 
 def _hint(part: str, prefix: str, colon: str) -> str:
     if colon:
-        return f"its prefix {prefix!r}: {nearest(prefix, _REGISTRY)}"
+        return f"its prefix is {prefix!r}: {nearest(prefix, _REGISTRY)}"
     return f"write PREFIX:NAME, such as 'timm:{part or 'resnet18'}' (prefixes: {', '.join(sorted(_REGISTRY))})"

@@ -1,4 +1,4 @@
-"""Image features of a section's spots, computed once and cached."""
+"""Compute the image features of spots, and cache them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from nh2st_graph._errors import ConfigError
+from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
 from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling, source_image
@@ -25,7 +25,7 @@ from nh2st_graph.slide import ImageSource, Slide, content_hash, placed_image
 
 __all__ = ["add_features", "feature_bar", "features"]
 
-#: Spots that are encoded between two writes to the cache: minutes of work, of which an interruption costs the last.
+#: Spots that are encoded between two writes to the cache, so that an interruption costs minutes of work at most.
 _PART_SPOTS = 1024
 
 
@@ -49,36 +49,36 @@ def features(
 ) -> AnnData | None:
     """Compute the image features of every spot, or read them from the cache.
 
-    Of more than a thousand spots, the cache holds what is done so far, and another call goes on from there.
+    After an interruption, another call continues: a section of more than 1,024 spots is cached part by part.
 
     Parameters
     ----------
     adata
-        One section, with a full-resolution image and its scale; several in one, with ``library_key``; or SpatialData,
-        whose images are taken by its transformations. Genes may be absent.
+        One section with a full-resolution image and its resolution; an AnnData of several sections; or SpatialData,
+        whose transformations place the spots on the image. Genes may be absent.
     encoder
-        Encoder names joined by commas, whose features are put side by side: ``timm:NAME``
-        (:class:`TimmEncoder`), ``timm-map:NAME`` (:class:`TimmMapEncoder`),
-        ``squidpy:summary+texture+histogram`` or some of its parts (:class:`SquidpyEncoder`),
-        ``pixels:SIDE`` (:class:`PixelsEncoder`). Or encoders that :func:`make_encoders` made, to share them between
-        calls.
+        Names of encoders, joined by commas; their features are concatenated. Known are ``timm:NAME``
+        (:class:`TimmEncoder`), ``timm-map:NAME`` (:class:`TimmMapEncoder`), ``squidpy:summary+texture+histogram`` or
+        some of its parts (:class:`SquidpyEncoder`), and ``pixels:SIDE`` (:class:`PixelsEncoder`). Or encoders from
+        :func:`make_encoders`, to share them between calls.
     patch_um
         Side of the patch around a spot, in um on the tissue.
     img, layer
-        Another image than the section's own: a file, or squidpy's ``ImageContainer`` and a layer of it, whose z
-        positions are named by the sections where it has several. ``obsm["spatial"]`` is in its pixels.
+        An image to use in place of the section's own: a file, or squidpy's ``ImageContainer`` and one of its layers.
+        If the container has several z positions, their names are those of the sections. ``obsm["spatial"]`` is then
+        in pixels of this image.
     batch_size
-        Patches encoded at a time. Features of a spot depend on its own patch alone.
+        Patches that are encoded at a time. The features of a spot depend on its own patch alone.
     cache
         Folder of cached features; by default ``features`` in the folder that the environment variable
-        ``NH2ST_GRAPH_CACHE`` names, or in the user's cache directory. ``False`` neither reads nor writes.
+        ``NH2ST_GRAPH_CACHE`` names, or in the user's cache directory. False turns the cache off.
     device
         Where timm models run: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     progress
-        Show a progress bar, on a terminal.
+        Show a progress bar on a terminal.
     check_placement
-        Before anything is encoded, look whether spots lie on tissue (:func:`check_placement`). For images other than
-        of H&E, in which tissue is not told from glass by its colour, turn it off.
+        Check first that spots lie on tissue (:func:`check_placement`). Turn it off for images other than H&E, in which
+        colour does not tell tissue from glass.
     %(library_key)s
     %(table_key)s
     %(key_added)s
@@ -86,24 +86,28 @@ def features(
 
     Returns
     -------
-    Nothing, or the copy. Written are ``obsm[key_added]``, ``(n_spots, n_features)`` float32 (uint8 where all of
-    the joined encoders give bytes, as pixels are), and ``uns[key_added]``: ``encoder``, ``patch_um``,
-    ``feature_names``, and for each of the joined encoders ``input_size``, ``n_features``, ``cache_key``
-    (arrays) and ``normalisation`` (by its position, ``"0"``, ``"1"``, ...: ``interpolation``, and ``mean`` and
-    ``std`` where it has them).
+    None, or the copy. The result is
+
+    ``obsm[key_added]``
+        The features, ``(n_spots, n_features)`` float32; uint8 if all encoders give bytes, such as pixels.
+    ``uns[key_added]``
+        ``encoder``, ``patch_um``, ``feature_names``; arrays ``input_size``, ``n_features`` and ``cache_key``, with one
+        entry for each encoder; and ``normalisation``, which has ``interpolation`` and, where used, ``mean`` and
+        ``std`` of each encoder, by its position (``"0"``, ``"1"``, ...).
 
     Raises
     ------
     ConfigError
-        If the encoder is unknown or its weights cannot be had, or the patch cannot be cut.
+        If an encoder is unknown, its weights cannot be loaded, or the patch is smaller than a pixel or larger than the
+        image.
     DataError
         If the section breaks the contract.
     ImageError
-        If the image is missing, cut off, or does not cover the spots; or if they lie off the tissue, and other
-        coordinates would not.
+        If the image is missing, cut off, or does not cover the spots; or if the spots lie off the tissue, and would
+        lie on it with other coordinates.
     """
     if batch_size < 1:
-        raise ConfigError(f"features.batch_size = {batch_size!r}; give a number of patches, above 0")
+        raise ConfigError(f"{setting('features.batch_size', batch_size)}; give a number of patches above 0")
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
     sources = [section if img is None else _on_image(section, img, layer) for section in given]
     for source in sources:
@@ -141,12 +145,12 @@ def add_features(
     check_placement: bool = True,
     key_added: str = Key.obsm.image,
 ) -> None:
-    """Write the features of one section that was checked, from its open image.
+    """Write the features of one checked section, from its open image.
 
     Parameters
     ----------
     section
-        What is written into.
+        The section, which is written into.
     slide
         The open image.
     encoders
@@ -154,7 +158,7 @@ def add_features(
     bar
         Shows the progress.
     source
-        The section's spots on this image, where it is another than its own.
+        The section's spots on this image, if it is not the section's own image.
     patch_um, batch_size, cache, check_placement, key_added
         As for :func:`features`.
     """
@@ -186,7 +190,7 @@ def _blocks(
     store: FeatureCache,
     check: bool,
 ) -> tuple[list[str], list[FeatureBlock]]:
-    """Features of each encoder, from the cache where they are there, and their keys in it."""
+    """Take the features of each encoder from the cache or compute them; give their cache keys beside them."""
     image_hash = content_hash(source_image(adata))
     scale = microns_per_pixel(adata)
     cutter = patch_cutter(adata, patch_um, slide)
@@ -214,15 +218,15 @@ def _compute(
     store: FeatureCache,
     key: str,
 ) -> FeatureBlock:
-    """Encode the patches of a section part by part, each kept as soon as it is done; then store all of them as one."""
-    # By name, so that the order of the spots does not decide which share a batch: a convolution may round
-    # differently in another batch, and permuting the spots has to give the very same numbers.
+    """Encode the patches of a section, cache each part when it is done, and then all parts as one block."""
+    # A convolution may round differently in another batch. Batches are filled in the order of the names, so that
+    # permuting the spots gives the very same numbers.
     order = np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")
     names = [str(name) for name in adata.obs_names[order]]
-    # Whole batches, so that a batch holds the same spots whether or not its encoding was interrupted.
+    # A part is whole batches, so that an interruption does not change which spots share a batch.
     step = batch_size * math.ceil(_PART_SPOTS / batch_size)
     starts = range(0, len(order), step)
-    # One part is the whole; there is nothing to go on from.
+    # A single part is the whole section and needs no cache of its own.
     parts = store if len(starts) > 1 else FeatureCache(None)
     task = bar.add_task(f"{section_name(adata)}: {encoder.name}", total=len(order))
     rows = []
@@ -286,6 +290,6 @@ def _normalisation(encoder: Encoder) -> dict[str, Any]:
 
 
 def feature_bar(progress: bool) -> Progress:
-    """Make the bars that show how many patches are encoded, on a terminal."""
+    """Make the progress bar of encoding, which is shown on a terminal only."""
     console = Console(stderr=True)
     return Progress(console=console, transient=True, disable=not (progress and console.is_terminal))

@@ -1,4 +1,4 @@
-"""Patches around spots, cut at a physical size, so that scans of any resolution give the same tissue."""
+"""Cut patches of a physical size around spots, so that scans of any resolution show the same tissue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from PIL import Image
 
-from nh2st_graph._errors import ConfigError
+from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph.read import SpatialObject, one_section
 from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, check_section, full_image, open_image, section_name
@@ -18,7 +18,7 @@ from nh2st_graph.slide import Box, Slide
 
 __all__ = ["PatchCutter", "microns_per_pixel", "patch_cutter", "patches", "resampling", "source_image"]
 
-#: Glass: what a patch shows beyond the border of the image.
+#: Colour of a patch beyond the border of the image: that of glass.
 WHITE = (255, 255, 255)
 
 
@@ -27,7 +27,7 @@ _REACH = 3
 
 
 class PatchCutter:
-    """Cuts the square around each spot out of an open slide, from the coarsest level that is fine enough.
+    """Cut the square around each spot out of an open slide, from the coarsest level that is fine enough.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class PatchCutter:
     centres
         Spot centres, ``(n_spots, 2)``, x then y, in pixels of the full resolution.
     side
-        Side of a patch, in pixels of the full resolution; need not be whole.
+        Side of a patch, in pixels of the full resolution; may be a fraction.
     """
 
     def __init__(self, slide: Slide, centres: NDArray[np.float64], side: float) -> None:
@@ -65,17 +65,17 @@ class PatchCutter:
         if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
             source, (left, top) = self._on_white(level, box)
         else:
-            # The filter sees past the box, so that a window gives what the whole image would.
+            # The filter reads beyond the box: with this margin a window gives the same as the whole image.
             margin = math.ceil(_REACH * max(1.0, 2 * half / size_px))
             source, (left, top) = self.slide.region(level, _inside(_whole(box, margin), (width, height)))
-        # One axis at a time: Pillow begins with the longer one of what it is given, and rounds and clips between, so
-        # that a patch would depend on the shape of the window around it.
+        # Resample one axis at a time. Pillow would begin with the longer axis of the window and round in between, so
+        # that the patch would depend on the shape of the window.
         across = source.resize((size_px, source.height), resample, box=(box[0] - left, 0, box[2] - left, source.height))
         whole = across.resize((size_px, size_px), resample, box=(0, box[1] - top, size_px, box[3] - top))
         return np.asarray(whole, dtype=np.uint8)
 
     def _on_white(self, level: int, box: tuple[float, float, float, float]) -> tuple[Image.Image, tuple[int, int]]:
-        """Compose the part of a level under a box that leaves it on white, and say where the composed begins."""
+        """Put the part of a level under a box onto white; give the image and its upper left corner in the level."""
         outer = _whole(box)
         inside = _inside(outer, self.slide.sizes[level])
         canvas = Image.new("RGB", (outer[2] - outer[0], outer[3] - outer[1]), WHITE)
@@ -86,7 +86,7 @@ class PatchCutter:
 
 
 def _whole(box: tuple[float, float, float, float], margin: int = 0) -> Box:
-    """Smallest box of whole pixels around a box, and so many more on each side."""
+    """Find the smallest box of whole pixels around a box, with a margin on each side."""
     return (
         math.floor(box[0]) - margin,
         math.floor(box[1]) - margin,
@@ -101,22 +101,22 @@ def _inside(box: Box, size: tuple[int, int]) -> Box:
 
 
 def resampling(name: str) -> Image.Resampling:
-    """Pillow's resampling filter of a name such as ``"bicubic"``.
+    """Find Pillow's resampling filter by its name, such as ``"bicubic"``.
 
     Raises
     ------
     ConfigError
-        For a name that Pillow does not have.
+        If Pillow has no filter of this name.
     """
     try:
         return Image.Resampling[name.upper()]
     except KeyError:
         known = ", ".join(r.name.lower() for r in Image.Resampling)
-        raise ConfigError(f"interpolation {name!r} is not known; known: {known}") from None
+        raise ConfigError(f"{setting('interpolation', name)} is not known; known: {known}") from None
 
 
 def microns_per_pixel(adata: AnnData) -> float:
-    """Scale of the section's full-resolution image, in um per pixel."""
+    """Resolution of the section's full-resolution image, in um per pixel."""
     return full_image(adata).microns_per_pixel
 
 
@@ -130,10 +130,11 @@ def patch_side(adata: AnnData, patch_um: float, slide: Slide) -> float:
     """
     scale = microns_per_pixel(adata)
     if not (math.isfinite(patch_um) and patch_um > 0):
-        raise ConfigError(f"features.patch_um = {patch_um!r}; give a size in um, above 0")
+        raise ConfigError(f"{setting('features.patch_um', patch_um)}; give a size in um above 0")
     side = patch_um / scale
     where = (
-        f"features.patch_um = {patch_um:g} is {side:.3g} px in section {section_name(adata)!r} ({scale:.3g} um per px)"
+        f"section {section_name(adata)!r}: {setting('features.patch_um', patch_um)} is {side:.3g} px "
+        f"({scale:.3g} um per px)"
     )
     if side < 1:
         raise ConfigError(f"{where}, less than one pixel; give at least {scale:.3g} um, or a finer scan")
@@ -147,7 +148,7 @@ def patch_side(adata: AnnData, patch_um: float, slide: Slide) -> float:
 
 
 def patch_cutter(adata: AnnData, patch_um: float, slide: Slide) -> PatchCutter:
-    """Make what cuts a section's patches out of its open image.
+    """Make the cutter of a section's patches, from its open image.
 
     Raises
     ------
@@ -170,35 +171,34 @@ def patches(
     library_id: str | None = None,
     table_key: str | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Cut the patches of a section, one after another.
+    """Cut the patches of a section one after another.
 
     Parameters
     ----------
     adata
-        One section, with a full-resolution image and its scale; or several, or SpatialData.
+        One section with a full-resolution image and its resolution; an AnnData of several sections; or SpatialData.
     patch_um
         Side of a patch on the tissue, in um.
     size_px
-        Side of a patch as returned, in pixels.
+        Side of a returned patch, in pixels.
     indices
-        Rows of the spots whose patches to cut, in this order; all by default.
+        Rows of the spots to cut patches of, in this order; all by default.
     interpolation
-        Pillow's filter for resampling.
+        Pillow's resampling filter.
     %(library_key)s
     %(library_id)s
     %(table_key)s
 
     Returns
     -------
-    An iterator of RGB patches, ``(size_px, size_px, 3)``, centred on their spots; white where a patch
-    reaches beyond the image. The image is opened at the first patch and closed after the last; a tiled
-    TIFF, or a slide that OpenSlide reads, is read window by window from the coarsest level that is fine enough, and
-    any other is held once.
+    An iterator of RGB patches, ``(size_px, size_px, 3)`` uint8, centred on their spots, and white beyond the border of
+    the image. The image is open from the first patch to the last. A tiled TIFF, or a slide that OpenSlide reads, is
+    read window by window, from the coarsest level that is fine enough; any other image is loaded once.
 
     Raises
     ------
     ConfigError
-        If a size cannot be cut.
+        If a size is not above 0, or the patch is smaller than a pixel or larger than the image.
     DataError
         If the section breaks the contract.
     ImageError
@@ -208,7 +208,7 @@ def patches(
     with open_image(check_section(section)) as slide:
         patch_side(section, patch_um, slide)
     if size_px < 1:
-        raise ConfigError(f"size_px = {size_px!r}; give a size in pixels, above 0")
+        raise ConfigError(f"{setting('size_px', size_px)}; give a size in pixels above 0")
     filter_ = resampling(interpolation)
     rows = range(section.n_obs) if indices is None else [int(i) for i in indices]
 

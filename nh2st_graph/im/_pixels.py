@@ -1,4 +1,4 @@
-"""The patch itself as features, for methods that read pixels."""
+"""Pixels of the patch as features, for methods that read images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import ConfigError
+from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph.im._encoders import Encoder, register_encoder
 
 __all__ = ["PixelsEncoder"]
@@ -18,13 +18,13 @@ __all__ = ["PixelsEncoder"]
 
 @register_encoder("pixels")
 class PixelsEncoder(Encoder):
-    """The pixels of the patch, as they are: rows, then columns, then red, green and blue, from 0 to 255.
+    """Use the pixels of the patch as features: row by row, column by column, red, green and blue, from 0 to 255.
 
     Parameters
     ----------
     side
         Side of the patch in pixels, a whole number: ``pixels:112`` gives ``112 * 112 * 3`` features, and ``pixels:1``
-        the patch's mean colour.
+        gives the mean colour of the patch.
     device
         Unused.
 
@@ -35,8 +35,8 @@ class PixelsEncoder(Encoder):
 
     Notes
     -----
-    Features are bytes, a quarter of the size of numbers. A pixel is the mean over its area where the patch shrinks, and
-    the image's own where the patch keeps its size, so that nothing is blurred on the way.
+    Features are bytes, a quarter of the size of float32. A pixel is the mean over its area if the patch is downsampled,
+    and is the image's own pixel if the patch keeps its size, so that nothing is blurred.
     """
 
     interpolation = "box"
@@ -46,7 +46,7 @@ class PixelsEncoder(Encoder):
         self.name = f"pixels:{side}"
         if not re.fullmatch("[1-9][0-9]*", side):
             raise ConfigError(
-                f"features.encoder = {self.name!r}: {side!r} is no side in pixels; "
+                f"{setting('features.encoder', self.name)}: {side!r} is no side in pixels; "
                 "give a whole number above 0, such as pixels:112"
             )
         self.input_size = int(side)
@@ -63,6 +63,6 @@ class PixelsEncoder(Encoder):
 
     @cached_property
     def feature_names(self) -> list[str]:
-        """Row, column and colour, such as ``pixels_0_0_r``."""
+        """Names by row, column and colour, such as ``pixels_0_0_r``."""
         side = range(self.input_size)
         return [f"pixels_{row}_{column}_{colour}" for row in side for column in side for colour in "rgb"]

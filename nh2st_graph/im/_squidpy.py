@@ -1,4 +1,4 @@
-"""squidpy's own image features as an encoder: no weights, no network."""
+"""Image features of squidpy as an encoder, without a network."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.im._encoders import Encoder, register_encoder
 
 __all__ = ["SquidpyEncoder"]
 
-#: The features by squidpy's names, in the order of their columns, with their parameters. The histogram's
-#: range is that of 8-bit pixels: squidpy's default, the patch's own range, makes bins differ between patches.
+#: Names of squidpy's features in the order of their columns, with their parameters. The histogram has the range of
+#: 8-bit pixels: with squidpy's default, the range of the patch, bins would differ between patches.
 PARTS: dict[str, dict[str, Any]] = {"summary": {}, "texture": {}, "histogram": {"v_range": (0, 255)}}
 
-#: Side of the patches, in pixels: 2 um per pixel with the default patch of 224 um.
+#: Side of the patches in pixels; with the default patch of 224 um, 2 um per pixel.
 WORKING_SIZE = 112
 
 
@@ -33,15 +33,14 @@ class SquidpyEncoder(Encoder):
     parts
         Any of ``summary`` (15 features of an RGB patch: quantiles, mean, standard deviation), ``texture``
         (60: five properties of the grey-level co-occurrence matrix, in four directions) and ``histogram``
-        (30: pixels in each of ten bins of 0 to 255), joined by ``+``. Columns come in this order, however
-        the parts are written.
+        (30: pixels in each of ten bins of 0 to 255), joined by ``+``. Columns always come in this order.
     device
-        Unused: these features are computed on the CPU, one thread for each core.
+        Unused: these features are computed on the CPU, with one thread for each core.
 
     Notes
     -----
-    Patches are resampled to ``112 x 112`` px first, so that the texture's step of one pixel is the same
-    length on the tissue (1 um with the default patch) at any scan resolution.
+    Patches are first resampled to ``112 x 112`` px, so that the texture's step of one pixel has the same length on the
+    tissue at any resolution of the scan.
     """
 
     input_size = WORKING_SIZE
@@ -61,15 +60,15 @@ class SquidpyEncoder(Encoder):
 
     def encode(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the features of each patch; see :meth:`Encoder.encode`."""
-        # Threads, since numpy and scikit-image let go of the interpreter lock where the time goes (the
-        # co-occurrence matrices), and need neither a start nor a copy of the patches.
+        # Threads start fast and need no copy of the patches. scikit-image releases the interpreter lock in the
+        # co-occurrence matrices, which take most of the time.
         with ThreadPoolExecutor() as pool:
             rows = pool.map(lambda patch: list(self._describe(patch).values()), patches)
             return np.array(list(rows), dtype=np.float32).reshape(len(patches), -1)
 
     @cached_property
     def feature_names(self) -> list[str]:
-        """Squidpy's names, such as ``texture_ch-0_contrast_dist-1_angle-0.00``."""
+        """Names by squidpy, such as ``texture_ch-0_contrast_dist-1_angle-0.00``."""
         return list(self._describe(self._blank()[0]))
 
     def _describe(self, patch: NDArray[np.uint8]) -> dict[str, float]:
@@ -83,10 +82,10 @@ class SquidpyEncoder(Encoder):
 
 
 def _parse(parts: str) -> tuple[str, ...]:
-    wanted = [part.strip() for part in parts.split("+")]
+    wanted, where = [part.strip() for part in parts.split("+")], setting("features.encoder", f"squidpy:{parts}")
     for part in wanted:
         if part not in PARTS:
-            raise ConfigError(f"features.encoder: squidpy has no features {part!r} here; {nearest(part, PARTS)}")
+            raise ConfigError(f"{where}: squidpy has no features {part!r}; {nearest(part, PARTS)}")
         if wanted.count(part) > 1:
-            raise ConfigError(f"features.encoder: {part!r} occurs twice in 'squidpy:{parts}'; name each part once")
+            raise ConfigError(f"{where}: {part!r} occurs twice; name each part once")
     return tuple(part for part in PARTS if part in wanted)

@@ -1,4 +1,4 @@
-"""Any timm model as an encoder."""
+"""Models of timm as encoders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.im._encoders import Encoder, register_encoder
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ __all__ = ["TimmEncoder", "TimmMapEncoder"]
 #: Seed of the weights of ``NAME@random``.
 RANDOM_SEED = 0
 
-#: What reading a file that holds no state dict raises, from the file system up to timm.
+#: Errors of reading a file that holds no state dict, from the file system up to timm.
 UNREADABLE = (
     AttributeError,
     EOFError,
@@ -45,25 +45,23 @@ class TimmEncoder(Encoder):
     Parameters
     ----------
     name
-        ``NAME``: the model with timm's pretrained weights, of that tag where the name has one
-        (``resnet18.tv_in1k``); ``hf-hub:ORG/NAME``: a model on the Hugging Face hub, architecture and
-        weights; ``NAME@FILE``: the model with the weights of a local file, as timm saves them
-        (``.safetensors``, or a PyTorch file, of which only tensors are read); ``NAME@random``: untrained
-        weights drawn from a fixed seed, a baseline to compare with.
+        ``NAME``: the model with timm's pretrained weights, of a given tag if the name has one (``resnet18.tv_in1k``);
+        ``hf-hub:ORG/NAME``: architecture and weights from the Hugging Face hub; ``NAME@FILE``: the model with the
+        weights of a local file, as timm saves them (``.safetensors``, or a PyTorch file, of which only tensors are
+        read); ``NAME@random``: untrained weights drawn from a fixed seed, a baseline to compare with.
     device
-        ``"auto"`` (a CUDA device where there is one, else the CPU), or a torch device.
+        ``"auto"`` (a CUDA device if there is one, else the CPU), or a torch device.
 
     Raises
     ------
     ConfigError
-        If the model is unknown, its weights cannot be had or do not fit it, the device is not there, or it
-        takes other images than square RGB ones.
+        If the model is unknown, its weights cannot be loaded or do not fit it, the device does not exist, or the input
+        of the model is not a square RGB image.
 
     Notes
     -----
-    Input size, interpolation, mean and standard deviation are those of timm's data configuration for the
-    weights. Its centre crop is left out: a patch is cut at its physical size and has no border to lose.
-    On CUDA the model runs in mixed precision.
+    Input size, interpolation, mean and standard deviation follow timm's data configuration of the weights, without its
+    centre crop: a patch already has its physical size. On CUDA the model runs in mixed precision.
     """
 
     prefix = "timm"
@@ -78,7 +76,7 @@ class TimmEncoder(Encoder):
         channels, height, width = data["input_size"]
         if channels != 3 or height != width:
             raise ConfigError(
-                f"features.encoder = 'timm:{name}' takes {channels} x {height} x {width} images; "
+                f"{setting('features.encoder', self.name)} takes {channels} x {height} x {width} images; "
                 "choose a model of square RGB images"
             )
         self.input_size = int(height)
@@ -105,7 +103,7 @@ class TimmEncoder(Encoder):
             output = self.network((images.float() / 255 - mean) / std)
         if output.ndim != 2:
             raise ConfigError(
-                f"features.encoder = {self.name!r} gives {tuple(output.shape[1:])} for a patch, "
+                f"{setting('features.encoder', self.name)} gives {tuple(output.shape[1:])} for a patch, "
                 "expected one vector; choose a model with a pooled output"
             )
         features: NDArray[np.float32] = output.float().cpu().numpy()
@@ -113,16 +111,16 @@ class TimmEncoder(Encoder):
 
     @staticmethod
     def _network(model: torch.nn.Module) -> torch.nn.Module:
-        """From normalised images to one vector each, ``(n, n_features)``."""
+        """Make the network that turns normalised images into vectors, ``(n, n_features)``."""
         return model
 
 
 @register_encoder("timm-map")
 class TimmMapEncoder(TimmEncoder):
-    """The last feature map of a timm model, flattened and not averaged: where in the patch something is counts.
+    """The last feature map of a timm model, flattened and not averaged, so that places in the patch count.
 
-    NH2ST reads ResNet-18 so: 512 channels of 7 x 7 places at 224 px, 25,088 features. Named as :class:`TimmEncoder` is:
-    ``timm-map:resnet18``.
+    NH2ST uses ResNet-18 in this way: at 224 px, 512 channels of 7 x 7 places are 25,088 features. Names are those of
+    :class:`TimmEncoder`: ``timm-map:resnet18``.
     """
 
     prefix = "timm-map"
@@ -131,13 +129,13 @@ class TimmMapEncoder(TimmEncoder):
     def _network(model: torch.nn.Module) -> torch.nn.Module:
         import torch
 
-        # timm's models without their head have no pooling either.
+        # Without its head, a timm model has no pooling either.
         model.reset_classifier(0, "")  # type: ignore[operator]
         return torch.nn.Sequential(model, torch.nn.Flatten())
 
 
 def _device(name: str) -> tuple[torch.device, torch.dtype]:
-    """Find the torch device, and the precision that the model runs in there."""
+    """Find the torch device, and the precision of the model on it."""
     import torch
 
     if name == "auto":
@@ -147,14 +145,14 @@ def _device(name: str) -> tuple[torch.device, torch.dtype]:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise ConfigError(f"device {name!r} cannot be used ({reason}); give 'auto' or 'cpu'") from None
+        raise ConfigError(f"{setting('device', name)} cannot be used ({reason}); give 'auto' or 'cpu'") from None
     if device.type != "cuda":
         return device, torch.float32
     return device, torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def _load(name: str) -> torch.nn.Module:
-    """Make the model and give it its weights, without touching the global random state."""
+    """Make the model with its weights; the global random state stays as it is."""
     import timm
     import torch
 
@@ -179,14 +177,14 @@ def _check_known(name: str, pretrained: bool) -> None:
     if not timm.is_model(name):
         close = get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.3)
         raise ConfigError(
-            f"features.encoder: timm has no model {name!r}; nearest: {', '.join(close) or 'none'} "
+            f"{setting('features.encoder')}: timm has no model {name!r}; nearest: {', '.join(close) or 'none'} "
             "(timm.list_models() lists all)"
         )
     architecture, _, tag = name.partition(".")
     if (pretrained or tag) and not timm.is_model_pretrained(name):
         tags = timm.list_pretrained(f"{architecture}.*")
         hint = nearest(name, tags) if tags else f"give a local file: 'timm:{architecture}@WEIGHTS.safetensors'"
-        raise ConfigError(f"features.encoder: timm has no pretrained weights for {name!r}; {hint}")
+        raise ConfigError(f"{setting('features.encoder')}: timm has no pretrained weights for {name!r}; {hint}")
 
 
 def _pretrained(name: str) -> torch.nn.Module:
@@ -197,17 +195,17 @@ def _pretrained(name: str) -> torch.nn.Module:
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
-            f"features.encoder = 'timm:{name}': its pretrained weights cannot be had ({reason}); connect to "
-            "the network (or get access to them) once, or give a file: 'timm:NAME@WEIGHTS.safetensors'"
+            f"{setting('features.encoder', f'timm:{name}')}: its pretrained weights cannot be loaded ({reason}); "
+            "connect to the network (or get access to them) once, or give a file: 'timm:NAME@WEIGHTS.safetensors'"
         ) from error
     return model
 
 
 def _load_checkpoint(model: torch.nn.Module, name: str, path: Path) -> None:
-    """Load a local file of weights, exactly: a classifier may be over, nothing may be missing."""
+    """Load a local file of weights, which has to have all weights of the model, and may have a classifier."""
     from timm.models import load_state_dict
 
-    where = f"features.encoder = 'timm:{name}'"
+    where = setting("features.encoder", f"timm:{name}")
     if not path.is_file():
         raise ConfigError(f"{where}: checkpoint {path} does not exist; give a .safetensors or PyTorch file")
     try:
@@ -215,19 +213,19 @@ def _load_checkpoint(model: torch.nn.Module, name: str, path: Path) -> None:
     except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"{where}: checkpoint {path} cannot be read ({reason}); give a file of weights alone"
+            f"{where}: checkpoint {path} cannot be read ({reason}); give a file that holds only weights"
         ) from error
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{where}: checkpoint {path} is of another model ({reason}); name the one it is of") from None
+        raise ConfigError(f"{where}: checkpoint {path} belongs to another model ({reason}); name that model") from None
     classifier = _pretrained_cfg(model).get("classifier") or ()
     heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier))
     over = [key for key in result.unexpected_keys if not key.startswith(heads or "\0")]
     if result.missing_keys or over:
         what = f"lacks {result.missing_keys[0]!r}" if result.missing_keys else f"has {over[0]!r} besides"
-        raise ConfigError(f"{where}: checkpoint {path} is of another model (it {what}); name the one it is of")
+        raise ConfigError(f"{where}: checkpoint {path} belongs to another model (it {what}); name that model")
 
 
 def _pretrained_cfg(model: torch.nn.Module) -> dict[str, Any]:
@@ -236,7 +234,7 @@ def _pretrained_cfg(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def _fingerprint(model: torch.nn.Module, encoder: TimmEncoder) -> dict[str, Any]:
-    """Say what the features depend on; the weights by their content, wherever they came from."""
+    """Describe what the features depend on; a digest stands for the weights."""
     import timm
     import torch
 

@@ -1,4 +1,4 @@
-"""A slide without genes as a section: virtual spots on its tissue, laid out as on an array."""
+"""Make a section without genes from a slide: virtual spots on its tissue, laid out as an array."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import ConfigError, DataError, nearest
+from nh2st_graph._errors import ConfigError, DataError, nearest, setting
 from nh2st_graph.section import Key, check_section, library_entry, unknown_patient
 from nh2st_graph.slide import find_tissue, open_slide, or_extra
 
@@ -24,30 +24,30 @@ logger = logging.getLogger("nh2st_graph")
 
 Layout = Literal["grid", "hex"]
 
-#: A scale that is given and one that the file has agree within this share, or the user hears of it.
+#: Warn if a given resolution differs from that of the file by more than this share.
 _AGREE = 0.05
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """How spots lie on tissue; by default as on Visium's array.
+    """How virtual spots lie on tissue; by default as on Visium's array.
 
-    One array over the whole slide, as those of training are, so that rows and columns mean the same in every piece of
-    tissue; LazySlide's own tiles start anew at each piece, in squares of whole pixels.
+    One array covers the whole slide, as in training data, so that rows and columns mean the same in every piece of
+    tissue. (LazySlide's own tiles are squares of whole pixels and start anew at each piece.)
 
     Attributes
     ----------
     pitch_um
-        From a spot to the nearest, in um.
+        Distance from a spot to the nearest other spot, in um.
     spot_um
         Diameter of a spot, in um.
     layout
-        Rows and columns (``grid``), or rows that are half a pitch apart sideways, six neighbours each (``hex``).
+        ``grid``: rows and columns; ``hex``: rows that are shifted by half a pitch, so that a spot has six neighbours.
 
     Raises
     ------
     ConfigError
-        If a length is not above 0, or the layout unknown.
+        If a length is not above 0, or the layout is unknown.
     """
 
     pitch_um: float = 100.0
@@ -58,17 +58,17 @@ class Lattice:
         for name in ("pitch_um", "spot_um"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{name} = {value!r}; give a length in um, above 0")
+                raise ConfigError(f"{setting(name, value)}; give a length in um above 0")
         if self.layout not in get_args(Layout):
-            raise ConfigError(f"layout = {self.layout!r}; {nearest(str(self.layout), get_args(Layout))}")
+            raise ConfigError(f"{setting('layout', self.layout)}; {nearest(str(self.layout), get_args(Layout))}")
 
     def places(self, width_um: float, height_um: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """Lay the lattice over a rectangle, the first spot half a pitch from its corner.
 
         Returns
         -------
-        Array positions, ``(n, 2)``, row then column, numbered as ST's or Visium's (where the columns of a row are the
-        even or the odd ones); and centres in um, ``(n, 2)``, x then y. Row after row.
+        Array positions, ``(n, 2)``, row then column, numbered as in ST or Visium (where a row has either the even or
+        the odd columns); and centres in um, ``(n, 2)``, x then y. Spots are in row-major order.
         """
         across, down = self.pitch_um, self.pitch_um
         if self.layout == "hex":
@@ -79,7 +79,7 @@ class Lattice:
         if self.layout == "hex":
             array = array[array.sum(axis=1) % 2 == 0]
         centres = self.pitch_um / 2 + array[:, ::-1] * np.array([across, down])
-        inside = (centres < (width_um, height_um)).all(axis=1)  # rounding may put the last ones on the edge
+        inside = (centres < (width_um, height_um)).all(axis=1)  # rounding may put the last spots on the edge
         return array[inside], centres[inside]
 
 
@@ -94,51 +94,51 @@ def virtual_spots(
     microns_per_pixel: float | None = None,
     section: str | None = None,
 ) -> AnnData:
-    """Make a section without genes out of a slide: spots laid over its tissue.
+    """Make a section without genes from a slide, with virtual spots on its tissue.
 
     Parameters
     ----------
     slide
-        JPEG, PNG, TIFF or ``.svs``; with the extra ``[wsi]`` also what OpenSlide reads. See :func:`open_slide`.
+        A JPEG, PNG, TIFF or ``.svs`` file; with the extra ``[wsi]``, any format of OpenSlide. See :func:`open_slide`.
     pitch_um
-        From a spot to the nearest, in um; those of Visium by default. A model is at home on the lattice that it was
-        trained on: ``model.lattice``.
+        Distance from a spot to the nearest other spot, in um; by default that of Visium. Use the lattice that a model
+        was trained on, ``model.lattice``, for its predictions.
     spot_um
         Diameter of a spot, in um.
     layout
-        ``"grid"`` (rows and columns, as ST) or ``"hex"`` (as Visium).
+        ``"grid"`` (rows and columns, as in ST) or ``"hex"`` (as in Visium).
     patch_um
-        Side of the square around a spot that is looked at for tissue, in um; the pitch by default.
+        Side of the square around a spot in which tissue is looked for, in um; by default the pitch.
     min_tissue
-        Share of that square that must be tissue, from 0 to 1. With 0, spots cover the whole slide.
+        Smallest share of tissue in this square, from 0 to 1. With 0, spots cover the whole slide.
     microns_per_pixel
-        Scale of the slide; that of the file by default, which this overrides.
+        Resolution of the slide in um per pixel; by default that of the file.
     section
-        Name of the section; the file's by default. Its patient is not known.
+        Name of the section; by default that of the file. Its patient is unknown.
 
     Returns
     -------
     The section: 0 genes; ``obs["section"]``, ``obs["patient"]``, ``obs["array_row"]``, ``obs["array_col"]``;
-    ``obsm["spatial"]`` in full-resolution pixels; ``uns["spatial"]`` with an image for plots and the metadata. Spots
-    are named by row and column, so that their order by name is that of reading the slide.
+    ``obsm["spatial"]`` in full-resolution pixels; ``uns["spatial"]`` with an image for plots and the metadata. Names of
+    spots hold row and column, and sort in row-major order.
 
     Raises
     ------
     ConfigError
         If an argument is out of range.
     DataError
-        If nothing says how many um a pixel is, or there is no tissue.
+        If the resolution is unknown, or the slide has no tissue.
     ImageError
-        If the slide is missing, damaged, or of a format that no installed reader opens.
+        If the slide is missing or damaged, or no installed reader opens its format.
     """
     path, lattice = Path(slide), Lattice(pitch_um, spot_um, layout)
     if not 0 <= min_tissue <= 1:
-        raise ConfigError(f"min_tissue = {min_tissue!r}; give a share from 0 to 1")
+        raise ConfigError(f"{setting('min_tissue', min_tissue)}; give a share from 0 to 1")
     with open_slide(path) as opened:
         scale = chosen_scale(f"slide {path}", opened.microns_per_pixel, microns_per_pixel, or_extra(path))
         width, height = opened.sizes[0]
         if pitch_um < scale:
-            raise ConfigError(f"slide {path}: pitch_um = {pitch_um:g} is less than a pixel of {scale:g} um; give more")
+            raise ConfigError(f"slide {path}: {setting('pitch_um', pitch_um)} is less than a pixel ({scale:g} um)")
         array, centres_um = lattice.places(width * scale, height * scale)
         tissue, image = find_tissue(opened, scale)
     centres = centres_um / scale
@@ -146,9 +146,9 @@ def virtual_spots(
     kept = share >= min_tissue if min_tissue else np.ones(len(share), dtype=bool)
     if not kept.any():
         raise DataError(
-            f"slide {path}: no tissue found (of {len(share)} places none has {min_tissue:.0%} of tissue; "
-            f"{tissue.mask.mean():.1%} of the slide is tissue); check um per pixel ({scale:g}), or give a lower share "
-            "of tissue (min_tissue, --min-tissue), 0 for the whole slide"
+            f"slide {path}: no tissue found (none of {len(share)} places has {min_tissue:.0%} of tissue; "
+            f"{tissue.mask.mean():.1%} of the slide is tissue); check um per pixel ({scale:g}), or lower "
+            f"{setting('min_tissue')} (0 covers the whole slide)"
         )
     name = section or path.name.partition(".")[0]
     adata = AnnData(obs=_spots(name, array[kept]))
@@ -159,37 +159,36 @@ def virtual_spots(
 
 
 def chosen_scale(where: str, found: Any, given: float | None, advice: str = "") -> float:
-    """Um per pixel, as given or as the file says.
+    """Choose the um per pixel of an image: the given value, or that of the file.
 
     Parameters
     ----------
     where
-        What it is the scale of.
+        The image, for messages.
     found
-        What the file says, number or not; None where it says nothing.
+        The value in the file, a number or not; None if there is none.
     given
-        What the user says.
+        The value of the caller.
     advice
-        How else the scale may be had.
+        Another way to get the value, for messages.
 
     Raises
     ------
     ConfigError
-        If a scale is given that is none.
+        If the given value is not a number above 0.
     DataError
-        If there is no scale.
+        If there is no value.
     """
     if given is None:
         if found is None:
             raise DataError(
-                f"{where}: the file does not say how many um a pixel is; "
-                f"give it (microns_per_pixel, --microns-per-pixel){advice}"
+                f"{where}: the file does not say how many um a pixel is; give {setting('microns_per_pixel')}{advice}"
             )
         return found
     if not (math.isfinite(given) and given > 0):
-        raise ConfigError(f"microns_per_pixel = {given!r}; give um per pixel, above 0")
+        raise ConfigError(f"{setting('microns_per_pixel', given)}; give um per pixel, above 0")
     if isinstance(found, Real) and not abs(float(found) - given) <= _AGREE * given:
-        logger.warning("%s: the file says %.4g um per pixel; taken is %.4g, as given", where, found, given)
+        logger.warning("%s: the file says %.4g um per pixel; the given %.4g is used", where, found, given)
     return float(given)
 
 

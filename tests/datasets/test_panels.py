@@ -28,9 +28,9 @@ def test_byte_order_mark_is_no_part_of_a_symbol(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "names no gene"),
-        (b"# only\n\n   \n", "names no gene"),
-        (b"ERBB2\nCD3E\n\nERBB2\n", "'ERBB2' stands on lines 1 and 4"),
+        (b"", "holds no gene"),
+        (b"# only\n\n   \n", "holds no gene"),
+        (b"ERBB2\nCD3E\n\nERBB2\n", "'ERBB2' on lines 1 and 4"),
         (b"ERBB2\nCD3E CD4\n", "line 2: 'CD3E CD4' is not one symbol"),
         (b"\xff\xfe\x00\x01", "not a text file"),
     ],

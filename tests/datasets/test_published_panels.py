@@ -48,7 +48,7 @@ def test_a_panel_is_fetched_once(repository: Path) -> None:
 
 def test_another_content_is_refused(repository: Path) -> None:
     np.save(repository / "genes.npy", np.array(["ACTB"]))
-    with pytest.raises(DataError, match=r"'nh2st:here' cannot be fetched .*give its genes as a file"):
+    with pytest.raises(DataError, match=r"panel='nh2st:here' cannot be fetched"):
         fetch_panel("nh2st:here")
 
 
@@ -60,7 +60,7 @@ def test_no_network_is_one_line(repository: Path) -> None:
 
 
 def test_an_unknown_name_gives_the_nearest() -> None:
-    with pytest.raises(DataError, match=r"'nh2st:skins': no such published panel; did you mean 'nh2st:skin'"):
+    with pytest.raises(DataError, match=r"panel='nh2st:skins'.*'nh2st:skin'"):
         fetch_panel("nh2st:skins")
 
 
@@ -77,7 +77,7 @@ class _Harmful:
 
 def test_nothing_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "genes.npy", np.array([_Harmful()], dtype=object), allow_pickle=True)
-    with pytest.raises(pickle.UnpicklingError, match="no part of an array of text"):
+    with pytest.raises(pickle.UnpicklingError, match="array of text"):
         _published_panels._read_array(tmp_path / "genes.npy")
     assert capsys.readouterr().out == ""
 

@@ -265,7 +265,7 @@ def test_a_image_that_is_there_stays_and_another_is_replaced(tmp_path: Path) -> 
     ],
 )
 def test_an_argument_out_of_range_is_named(tmp_path: Path, argument: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=rf"^synthetic_tissue: {argument} = .*; allowed: [^\n]*$"):
+    with pytest.raises(ConfigError, match=rf"^{argument}=.*; allowed: [^\n]*$"):
         synthetic_tissue(folder=tmp_path / "none", **{argument: value})
     assert not (tmp_path / "none").exists()
 
@@ -277,5 +277,5 @@ def test_no_genes_at_all_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ImageError, match=r"file/S1\.jpg cannot be written: .*; give another folder"):
+    with pytest.raises(ImageError, match=r"file/S1\.jpg cannot be written: .*"):
         synthetic_tissue(1, folder=tmp_path / "file", **SMALL)

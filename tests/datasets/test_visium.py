@@ -59,7 +59,7 @@ def test_a_section_is_fetched_once(host, server, spaceranger):
 
 def test_no_network_names_the_folder(server, monkeypatch):
     monkeypatch.setattr(_visium, "_HOST", "http://127.0.0.1:9")
-    with pytest.raises(DataError, match=r"no connection\); with Space Ranger's output .*folder=DIR") as error:
+    with pytest.raises(DataError, match=r"no connection.*folder=DIR") as error:
         visium(NAME, progress=False)
     assert "\n" not in str(error.value)
 

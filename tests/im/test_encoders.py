@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nh2st_graph._errors import ConfigError
+from nh2st_graph import ConfigError
 from nh2st_graph.im import Encoder, _encoders, make_encoders, register_encoder
 
 

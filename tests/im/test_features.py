@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import nh2st_graph as ng
-from nh2st_graph._errors import ConfigError, DataError, ImageError
+from nh2st_graph import ConfigError, DataError, ImageError
 from nh2st_graph.config import FeaturesConfig
 from nh2st_graph.im import Encoder, SquidpyEncoder, TimmEncoder
 from nh2st_graph.section import Key, check_section
@@ -214,7 +214,7 @@ def test_quiet_where_there_is_no_terminal(make_section, capfd):
 
 def test_bad_input(make_section, own_cache):
     adata = make_section()
-    with pytest.raises(ConfigError, match="batch_size = 0"):
+    with pytest.raises(ConfigError, match="batch_size=0"):
         ng.im.features(adata, batch_size=0)
     with pytest.raises(ConfigError, match="less than one pixel"):
         ng.im.features(adata, patch_um=0.1)

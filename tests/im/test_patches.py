@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ from PIL import Image
 from tifffile import TiffWriter
 
 import nh2st_graph as ng
-from nh2st_graph._errors import ConfigError, ImageError
+from nh2st_graph import ConfigError, ImageError
+from nh2st_graph.im import _patches
 from nh2st_graph.im._patches import PatchCutter
 from nh2st_graph.section import Key
-from nh2st_graph.slide import HeldImage
 
 from ..slides import write_pyramid
 
@@ -113,18 +114,21 @@ def test_indices_choose_and_order(make_section):
 
 def test_the_image_is_opened_to_check_and_to_cut_and_closed(make_section, monkeypatch):
     opened = []
-    original = HeldImage.close
+    original = _patches.open_image
 
-    def spy(slide):
-        opened.append(slide)
-        original(slide)
+    @contextmanager
+    def spy(adata):
+        with original(adata) as slide:
+            opened.append(slide)
+            yield slide
 
-    monkeypatch.setattr(HeldImage, "close", spy)
-    adata = make_section()
-    assert len(list(ng.im.patches(adata, size_px=16))) == 9
-    _, cut = opened
+    monkeypatch.setattr(_patches, "open_image", spy)
+    cut = ng.im.patches(make_section(), size_px=16)
+    assert len(opened) == 1, "to look at its size"
+    assert len(list(cut)) == 9
+    assert len(opened) == 2
     with pytest.raises(ValueError, match="closed image"):
-        cut.region(0, (0, 0, 5, 5))[0].getpixel((0, 0))
+        PatchCutter(opened[1], np.full((1, 2), 100.0), 16.0).cut(0, 16, Image.Resampling.BOX)
 
 
 def test_a_patch_comes_from_the_coarsest_level_that_is_fine_enough(make_section, tmp_path):
@@ -153,10 +157,10 @@ def test_a_patch_comes_from_the_coarsest_level_that_is_fine_enough(make_section,
 @pytest.mark.parametrize(
     ("patch_um", "message"),
     [
-        (0.5, "0.167 px in section 'S1' .*less than one pixel; give at least 3 um"),
-        (5000.0, r"more than the whole image \(200 x 160 px\); check metadata\['microns_per_pixel'\]"),
-        (0.0, "features.patch_um = 0.0; give a size in um, above 0"),
-        (float("nan"), "above 0"),
+        (0.5, "'S1'.* patch_um=0.5 is 0.167 px .*less than one pixel.* 3 um"),
+        (5000.0, r"'S1'.* patch_um=5000.0 .*200 x 160 px.*metadata\['microns_per_pixel'\]"),
+        (0.0, "patch_um=0.0.*above 0"),
+        (float("nan"), "patch_um=nan.*above 0"),
     ],
 )
 def test_sizes_that_cannot_be_cut(make_section, patch_um, message):
@@ -166,9 +170,9 @@ def test_sizes_that_cannot_be_cut(make_section, patch_um, message):
 
 def test_bad_arguments_are_refused_before_the_first_patch(make_section):
     adata = make_section()
-    with pytest.raises(ConfigError, match="size_px = 0"):
+    with pytest.raises(ConfigError, match="size_px=0"):
         ng.im.patches(adata, size_px=0)
-    with pytest.raises(ConfigError, match=r"interpolation 'cubical' is not known; known: .*bicubic"):
+    with pytest.raises(ConfigError, match=r"interpolation='cubical'.*bicubic"):
         ng.im.patches(adata, interpolation="cubical")
     adata.obsm[Key.obsm.spatial][3] = [9999, 10]
     with pytest.raises(ImageError, match="'S1': 1 of 9 spots lie outside the image"):

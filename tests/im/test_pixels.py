@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import nh2st_graph as ng
-from nh2st_graph._errors import ConfigError
+from nh2st_graph import ConfigError
 from nh2st_graph.im import PixelsEncoder, make_encoders
 from nh2st_graph.section import Key, check_section
 from nh2st_graph.slide import open_full
@@ -42,7 +42,7 @@ def test_a_value_is_where_its_name_says():
 
 @pytest.mark.parametrize("side", ["0", "-3", "1.5", "x", "07", " 7", "٣"])
 def test_a_side_that_is_no_whole_number_is_refused(side):
-    with pytest.raises(ConfigError, match=r"features.encoder = 'pixels:.*is no side in pixels; give a whole number"):
+    with pytest.raises(ConfigError, match=r"encoder='pixels:.* whole number"):
         PixelsEncoder(side)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.feature import graycomatrix, graycoprops
 
-from nh2st_graph._errors import ConfigError
+from nh2st_graph import ConfigError
 from nh2st_graph.im import SquidpyEncoder
 
 PATCHES = np.random.default_rng(0).integers(60, 200, (3, 112, 112, 3), dtype=np.uint8)
@@ -55,7 +55,7 @@ def test_parts_have_one_order():
 
 @pytest.mark.parametrize(
     ("parts", "message"),
-    [("sumary", "no features 'sumary' here; did you mean 'summary'"), ("summary+summary", "occurs twice")],
+    [("sumary", "encoder='squidpy:sumary'.*'summary'"), ("summary+summary", "'summary' occurs twice")],
 )
 def test_bad_parts(parts, message):
     with pytest.raises(ConfigError, match=message):

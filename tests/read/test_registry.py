@@ -276,7 +276,7 @@ class TestPatients:
         (said,) = [message for message in caplog.messages if "patients" in message]
         assert "patients of 2 sections are unknown (A1, A2)" in said
         assert str(root / "ids.csv") in said
-        with pytest.raises(DataError, match="nothing tells whose A1, A2 are"):
+        with pytest.raises(DataError, match="patient of A1, A2"):
             leave_one_patient_out(sections(format, root))
 
     def test_a_table_that_names_some(self, cohort, caplog):
