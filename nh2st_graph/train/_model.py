@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nh2st_graph._atomic import written_aside
-from nh2st_graph._errors import ConfigError, ModelError, reason
+from nh2st_graph._errors import ConfigError, ModelError, reason, setting
 from nh2st_graph._version import MODEL_FORMAT, __version__
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
@@ -155,7 +155,7 @@ class FittedModel:
         if not isinstance(self.module, NH2STGraph):
             raise ModelError(
                 f"the model's method is {self.config.model.name!r}, and only NH2ST-Graph can be asked this; "
-                "train NH2ST-Graph"
+                f"train with {setting('model.name', 'nh2st_graph', argument='model')}"
             )
         return self.module
 

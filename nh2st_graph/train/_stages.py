@@ -115,7 +115,8 @@ def _check_needs(method: type[Network] | type[Estimator], graph: Data) -> None:
     if "array" in method.needs and "array" not in graph:
         raise DataError(
             f"section {graph.section!r}: {method.__name__} needs array positions (obs['{Key.obs.array_row}'], "
-            f"obs['{Key.obs.array_col}']), and there are none; choose another method"
+            f"obs['{Key.obs.array_col}']), and there are none; choose another method in "
+            f"{setting('model.name', argument='model')}"
         )
 
 
