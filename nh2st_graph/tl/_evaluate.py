@@ -1,4 +1,4 @@
-"""Scoring a model on sections it never saw, beside the baselines and the references."""
+"""Score a model on sections that it never saw, beside baselines and references."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph._version import __version__
 from nh2st_graph.metrics import (
     Scores,
@@ -25,7 +25,8 @@ from nh2st_graph.metrics import (
     share_of_ceiling,
 )
 from nh2st_graph.models import BASELINES, Baseline, make_baseline
-from nh2st_graph.read._objects import Sections, sections_by_name
+from nh2st_graph.read import Sections, sections_by_name
+from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, check_section, library_size, split_half_normalizer, unknown_patients
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import in_given_order, predict_prepared
@@ -36,7 +37,7 @@ __all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
 #: Rows of a table that read the test section's own genes.
 REFERENCES = ("depth_oracle", "neighbour_mean", "noise_ceiling")
 
-#: What tables and figures call the baselines and references, in their order there.
+#: Names of the baselines and references in tables and figures, in their order there.
 LABELS = {
     "mean": "training mean",
     "ridge": "ridge, own features",
@@ -47,10 +48,13 @@ LABELS = {
     "noise_ceiling": "(reference) noise ceiling",
 }
 
-#: What they call methods that have another name than ``model.name``.
+#: Names of methods there, if they differ from ``model.name``.
 _METHODS = {"nh2st_graph": "NH2ST-Graph"}
 
-#: Scores of each gene that are kept for baselines and references too.
+#: What an error calls the test sections.
+_TESTS = setting("data.test", argument="test_sections")
+
+#: Scores of each gene that are also kept for baselines and references.
 _PER_GENE = ("pcc", "pcc_partial")
 
 
@@ -61,14 +65,14 @@ class Evaluation:
     Attributes
     ----------
     metrics
-        What ``metrics.json`` holds.
+        Content of ``metrics.json``.
     per_gene
-        One row a section and gene: the model's scores, ``pcc`` and ``pcc_partial`` of each baseline and reference
-        (``pcc_ridge``, ``pcc_partial_depth_oracle``, ...), and the noise ceiling (``ceiling``).
+        One row for each section and gene: the model's scores, ``pcc`` and ``pcc_partial`` of each baseline and
+        reference (``pcc_ridge``, ``pcc_partial_depth_oracle``, ...), and the noise ceiling (``ceiling``).
     predictions
         Predicted sections by name.
     predict_seconds
-        How long the model took for all of them, their features and graphs being there.
+        Seconds that the model took to predict all sections, without their features and graphs.
     """
 
     metrics: dict[str, Any]
@@ -77,7 +81,7 @@ class Evaluation:
     predict_seconds: float
 
     def table(self) -> pd.DataFrame:
-        """One row for the model (``model``), each baseline and each reference; means over the test sections."""
+        """Give one row for the model (``model``), each baseline and each reference: means over the test sections."""
         rows = {"model": self.metrics["mean"]}
         rows |= {name: each["mean"] for name, each in self.metrics["baselines"].items()}
         rows |= {name: each["mean"] for name, each in self.metrics["references"].items()}
@@ -85,11 +89,12 @@ class Evaluation:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What to call the rows of :meth:`table`: the model by its method, the others as :data:`LABELS` does."""
+        """Names for the rows of :meth:`table`: that of the model is its method, the others are in :data:`LABELS`."""
         method = self.metrics["protocol"]["method"]
         return {"model": _METHODS.get(method, method), **LABELS}
 
 
+@documented
 def evaluate(
     test_sections: Sections,
     model: FittedModel,
@@ -103,35 +108,32 @@ def evaluate(
     Parameters
     ----------
     test_sections
-        Sections with counts that training never saw; as for :func:`fit`, in a list, a mapping, one AnnData or
-        SpatialData.
+        Sections with counts that training never saw, in a list, a mapping, one AnnData or SpatialData.
     model
         A fitted model.
     train_sections
-        The sections that the model learned from: the baselines (with ``evaluate.baselines``) are fitted on them, on
-        the same features.
-    library_key
-        Column of ``obs`` that names the section of each spot, where one AnnData holds several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
+        The model's training sections. With ``evaluate.baselines``, the baselines are fitted on them, on the same
+        features.
+    %(library_key)s
+    %(table_key)s
 
     Returns
     -------
-    The scores of every method by the same functions.
+    The scores of the model, the baselines and the references, by the same functions.
 
     Raises
     ------
     DataError
-        If a section was trained on, or lacks a gene of the panel.
+        If a test section was trained on or lacks a gene of the panel, or the training sections are not the model's.
     """
     test_sections, model = data_first("evaluate", test_sections, model)
     test = sections_by_name(test_sections, library_key=library_key, table_key=table_key, shared=True)
     train = sections_by_name(train_sections, library_key=library_key, table_key=table_key)
     if not test:
-        raise DataError("no test section given; name at least one in data.test")
+        raise DataError(f"no test section given; name at least one in {_TESTS}")
     seen = sorted(set(test) & set(model.train_sections))
     if seen:
-        raise DataError(f"section {seen[0]!r} was trained on; a score on it says nothing: choose another in data.test")
+        raise DataError(f"section {seen[0]!r} was trained on; a score on it says nothing: choose another in {_TESTS}")
     if sorted(train) != sorted(model.train_sections):
         raise DataError(
             f"baselines need the model's training sections ({', '.join(model.train_sections)}), "
@@ -140,7 +142,7 @@ def evaluate(
     preparation = model.preparation
     if model.config.evaluate.baselines:
         learned = [preparation.prepare(section, need=("genes",)) for section in train.values()]
-    else:  # only their targets are looked at
+    else:  # only their targets are read
         learned = [
             PreparedSection(check_section(section, need=("genes",)), section.obs_names, preparation)
             for section in train.values()
@@ -165,7 +167,7 @@ def evaluate_prepared(
 
 
 class _Scored(NamedTuple):
-    """What came of one test section: scores by method, the per-gene table, the prediction, and its seconds."""
+    """Result of one test section: scores by method, the per-gene table, the prediction, and its seconds."""
 
     scores: dict[str, Scores | dict[str, float | None]]
     per_gene: pd.DataFrame
@@ -174,7 +176,7 @@ class _Scored(NamedTuple):
 
 
 def _fit_baselines(graphs: list[Data]) -> dict[str, Baseline]:
-    """Fit every baseline; none where there is nothing to fit on."""
+    """Fit every baseline; none without graphs."""
     baselines = {name: make_baseline(name) for name in BASELINES} if graphs else {}
     for baseline in baselines.values():
         baseline.fit(graphs)
@@ -182,7 +184,7 @@ def _fit_baselines(graphs: list[Data]) -> dict[str, Baseline]:
 
 
 def _score_one(model: FittedModel, baselines: Mapping[str, Baseline], prepared: PreparedSection) -> _Scored:
-    """Score everything on one section; the prediction has its spots in the order in which they were given."""
+    """Score model, baselines and references on one section; the prediction has its spots in the order given."""
     graph, observed, completed = prepared.measured, prepared.observed, prepared.section
     start = time.perf_counter()
     prediction = predict_prepared(model, prepared)
@@ -224,7 +226,7 @@ def _ceiling_summary(ceiling: pd.Series, subsets: Mapping[str, list[str]]) -> di
 
 
 def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Order scores as ``metrics.json`` has them: the model at the top, baselines and references beside it."""
+    """Arrange scores for ``metrics.json``: the model at the top, baselines and references beside it."""
 
     def part(name: str) -> dict[str, Any]:
         each = {
@@ -246,7 +248,7 @@ def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Sequence[PreparedSection]) -> dict[str, Any]:
-    """State what the numbers were measured under, so that they are not compared with others unawares."""
+    """State the conditions of the scores, so that nobody takes scores of other conditions for comparable."""
     patients = {
         part: sorted({str(patient) for each in sections for patient in each.section.obs[Key.obs.patient].unique()})
         for part, sections in (("train", train), ("test", tests))

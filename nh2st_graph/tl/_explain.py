@@ -1,4 +1,4 @@
-"""What a model takes from the neighbourhood: where it looks, and what its predictions owe to that."""
+"""Explain what a model takes from the neighbourhood: where it looks, and how that changes its predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch_geometric.data import Data
 
 from nh2st_graph._version import __version__
 from nh2st_graph.metrics import pearson
-from nh2st_graph.read._objects import SpatialObject, given_sections
+from nh2st_graph.read import SpatialObject, given_sections
+from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, find_genes, section_name
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.train import FittedModel, PreparedSection, one_thread
@@ -23,10 +24,11 @@ __all__ = ["explain"]
 
 logger = logging.getLogger("nh2st_graph")
 
-#: Columns of the gene table that are written beside the section's genes too.
+#: Columns of the gene table that are also written to ``var``.
 _IN_VAR = {"gain": Key.var.neighbour_gain, "change": Key.var.neighbour_change}
 
 
+@documented
 def explain(
     adata: SpatialObject,
     model: FittedModel,
@@ -36,12 +38,12 @@ def explain(
     key_added: str = Key.prefix,
     copy: bool = False,
 ) -> AnnData | None:
-    r"""Write what a model takes from each spot's neighbourhood: attention, shares, and what each gene gains.
+    r"""Explain what a model takes from each spot's neighbourhood: attention, shares, and the gain of each gene.
 
-    With :math:`\hat y_i` the prediction of spot :math:`i` and :math:`\hat y^\circ_i` what the same model predicts with
-    the neighbourhood's embedding set to zero, :math:`\Delta_i = \hat y_i - \hat y^\circ_i` is what the neighbour branch
-    changes. A constant in :math:`\Delta` says nothing of a neighbourhood (training is free to move it between the two
-    branches), so that everything is measured from the section's mean, marked by a tilde:
+    Let :math:`\hat y_i` be the prediction of spot :math:`i`, and :math:`\hat y^\circ_i` the prediction of the same
+    model with the neighbourhood's embedding set to zero. Then :math:`\Delta_i = \hat y_i - \hat y^\circ_i` is what the
+    neighbour branch changes. A constant in :math:`\Delta` says nothing about a neighbourhood, since training is free to
+    move it between the two branches. So everything is measured from the section's mean, marked by a tilde:
 
     .. math::
         \text{share}_i =
@@ -49,49 +51,43 @@ def explain(
         \text{change}_g = \frac{\operatorname{sd}_i(\Delta_{ig})}{\operatorname{sd}_i(\hat y_{ig})}
 
     Norms are Euclidean over genes, in log expression. A component decoder adds both branches, and its loadings are
-    orthonormal, so that these norms are those of the two branches' component scores. A gate weighs the branches against
-    each other: there :math:`\Delta` also holds what the neighbourhood makes the gate shut out of the spot's own
-    embedding.
+    orthonormal, so that these norms are the norms of the branches' component scores. A gate weighs the branches against
+    each other: there, :math:`\Delta` also holds how the neighbourhood makes the gate shut out the spot's own embedding.
 
     Parameters
     ----------
     adata
-        One section; several in one, with ``library_key``; or SpatialData. Genes decide ``pcc``, ``pcc_without`` and
-        ``gain``, and nothing else.
+        One section; several in one, with ``library_key``; or SpatialData. Its genes matter for ``pcc``,
+        ``pcc_without`` and ``gain`` only.
     model
         A fitted model.
-    library_key
-        Column of ``obs`` that names the section of each spot, where there are several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
-    key_added
-        Beginning of the keys written, such as the model's name where several are compared: with ``"second"``,
-        ``obsp["second_attention"]``, ``obs["second_neighbour_share"]`` and so on.
-    copy
-        Return a copy (of SpatialData, of its table) rather than write into ``adata``.
+    %(library_key)s
+    %(table_key)s
+    %(key_added)s
+    %(copy)s
 
     Returns
     -------
-    Nothing, or the copy. Written are
+    None, or the copy. These keys are written, with ``key_added`` in place of ``nh2st``:
 
     ``obsp["nh2st_attention"]``
         Attention of the image's neighbour branch, mean over heads and hops: sparse ``(n_spots, n_spots)``, float32. As
-        in squidpy's graph, row ``i`` is the spot that reads and column ``j`` the neighbour that is read. A row adds to
-        1, or is empty where a spot has no neighbour; with ``model.self_loops`` the diagonal holds what a spot pays
-        itself. Absent, with a notice, where the branch is off or its operator does not attend over edges.
+        in squidpy's graph, row ``i`` is the spot that reads, and column ``j`` the neighbour that it reads. A row adds
+        to 1, or is empty if the spot has no neighbour. With ``model.self_loops``, the diagonal holds a spot's attention
+        to itself. The key is absent, with a warning, if the branch is off or its operator does not attend over edges.
     ``obs["nh2st_neighbour_share"]``
-        The share above, in [0, 1]. 0 where the branch is off, for a spot that has no edge, and for one to which the
-        branch brings nothing; means are over the other spots. 1 where the decoder reads the neighbourhood alone.
+        The share above, in [0, 1]. It is 0 if the branch is off, for a spot without an edge, and for a spot that the
+        branch does not change; means are over the other spots. It is 1 if the decoder reads the neighbourhood alone.
     ``uns["nh2st_explain"]``
         ``section``, ``version``, and ``gene_gain``: a table with one row a gene of the panel. ``change`` is the one
-        above, in standard deviations of the gene's prediction (NaN where that is constant). Where all of the panel was
-        measured, ``pcc`` and ``pcc_without`` are Pearson's r over the spots of both predictions with the measurement,
-        and ``gain`` is their difference.
+        above, in standard deviations of the gene's prediction (NaN if that is constant). If the whole panel was
+        measured, ``pcc`` and ``pcc_without`` are Pearson's r of each prediction with the measurement over spots, and
+        ``gain`` is their difference.
     ``var["nh2st_neighbour_gain"]``, ``var["nh2st_neighbour_change"]``
-        ``gain`` and ``change`` of those genes that are in ``adata`` (NaN for genes outside the panel); means over
-        sections, where there are several.
+        ``gain`` and ``change`` of the genes in ``adata`` (NaN for genes outside the panel); means over sections, if
+        there are several.
 
-    What an earlier call wrote is replaced, or removed where there is nothing to write.
+    Keys of an earlier call are replaced, or removed if there is nothing to write.
 
     Raises
     ------
@@ -103,17 +99,16 @@ def explain(
     Notes
     -----
     ``model.operator = "attention"`` starts as the plain mean over the neighbours, 1 / degree, and moves away from it
-    only as far as the data ask for. After some tens of epochs on a few sections, most weights are within a quarter of
-    1 / degree: read them against it, as :func:`nh2st_graph.pl.attention` draws them. Attention says where a branch
-    looks and not what for; the share and the gain measure effects. With more than one hop, what is read of a neighbour
-    in the second already holds its own neighbourhood.
+    only as far as the data require. After some tens of epochs on a few sections, most weights are within a quarter of
+    1 / degree: compare them with it, as :func:`nh2st_graph.pl.attention` does. Attention shows where a branch looks,
+    not what it gains there; the share and the gain measure effects. With more than one hop, a neighbour's embedding
+    holds the neighbour's own neighbourhood from the second hop on.
 
-    ``gain`` is what this model loses without its neighbour branch. A model that is trained without one makes up for
-    part of it: to know what the branch is worth, train both. On a section that the model learned from, gains are too
-    high.
+    ``gain`` is what this model loses without its neighbour branch. A model that is trained without the branch makes up
+    for part of that: to know what the branch is worth, train both. On a training section, gains are too high.
 
-    The control ``model.operator = "none"`` reads no neighbour: there, share and gain say how much passes through the
-    branch for no more than its weights.
+    The control ``model.operator = "none"`` reads no neighbour: its share and gain show how much the weights of the
+    branch alone bring.
     """
     adata, model = data_first("explain", adata, model)
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
@@ -134,7 +129,7 @@ def _explain(model: FittedModel, adata: AnnData, prepared: PreparedSection, key_
     full, own = _with_and_without(model, graph)
     attention = _attention(model, graph, adata.obs_names)
     if attention is None:
-        does_not_attend = f"model.operator = {network.config.operator!r} does not attend over edges"
+        does_not_attend = f"the model's operator {network.config.operator!r} does not attend over edges"
         reason = does_not_attend if network.config.neighbours else "the model's neighbour branch is off"
         logger.warning("section %r: no obsp[%r]: %s", section_name(adata), attention_key, reason)
     observed = prepared.observed.to_numpy() if prepared.has_panel else None
@@ -143,7 +138,7 @@ def _explain(model: FittedModel, adata: AnnData, prepared: PreparedSection, key_
     adata.obsp.pop(attention_key, None)
     if attention is not None:
         adata.obsp[attention_key] = attention
-    # By name: the model reads spots in another order.
+    # Joined by name: the model reads spots in another order.
     share = pd.Series(_share(full, own, _reached(model, graph)), index=graph.spots)
     adata.obs[Key.under(Key.obs.neighbour_share, key_added)] = share
     adata.uns[Key.under(Key.uns.explain, key_added)] = {
@@ -163,7 +158,7 @@ def _explain(model: FittedModel, adata: AnnData, prepared: PreparedSection, key_
 
 @torch.no_grad()
 def _with_and_without(model: FittedModel, graph: Data) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Predictions with and without the neighbour branch, ``(n_spots, n_genes)`` each, in the graph's order."""
+    """Predict with and without the neighbour branch, ``(n_spots, n_genes)`` each, in the graph's order."""
     module = model.nh2st_graph
     with one_thread():
         side = module(module.image_input(graph), graph.edge_index, graph.edge_attr)
@@ -172,7 +167,7 @@ def _with_and_without(model: FittedModel, graph: Data) -> tuple[NDArray[np.float
 
 @torch.no_grad()
 def _attention(model: FittedModel, graph: Data, spots: pd.Index) -> sparse.csr_matrix | None:
-    """Mean attention over heads and hops with rows and columns in the order of ``spots``; None without attention."""
+    """Average attention over heads and hops, rows and columns in the order of ``spots``; None without attention."""
     module = model.nh2st_graph
     with one_thread():
         weights = module.attention(module.image_input(graph), graph.edge_index, graph.edge_attr)
@@ -182,7 +177,7 @@ def _attention(model: FittedModel, graph: Data, spots: pd.Index) -> sparse.csr_m
     place = spots.get_indexer(graph.spots)
     sender, receiver = place[graph.edge_index.numpy()]
     if model.nh2st_graph.config.self_loops:
-        # The branch leaves out the loops' weights; with them a row adds to 1.
+        # The branch does not return the weights of loops; with them, a row adds to 1.
         reading = np.unique(receiver)
         to_itself = 1 - np.bincount(receiver, mean, len(spots))[reading]
         mean = np.concatenate([mean, to_itself.clip(min=0)])
@@ -192,7 +187,7 @@ def _attention(model: FittedModel, graph: Data, spots: pd.Index) -> sparse.csr_m
 
 
 def _reached(model: FittedModel, graph: Data) -> NDArray[np.bool_]:
-    """Whether a spot has a neighbourhood to hear from, ``(n_spots,)``."""
+    """Find the spots that have a neighbourhood, ``(n_spots,)``."""
     if model.nh2st_graph.config.operator == "global":
         return np.ones(graph.num_nodes, dtype=bool)
     # In either direction: a hypergraph also brings messages against an edge.
@@ -200,7 +195,7 @@ def _reached(model: FittedModel, graph: Data) -> NDArray[np.bool_]:
 
 
 def _share(full: NDArray, own: NDArray, reached: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Share of each spot's prediction that the neighbour branch brings, ``(n_spots,)``; see :func:`explain`."""
+    """Compute the share of each spot's prediction that the neighbour branch brings, ``(n_spots,)``."""
     change = np.subtract(full, own, dtype=np.float64)
     moved = reached & change.any(axis=1)
     share = np.zeros(len(full))
@@ -212,14 +207,14 @@ def _share(full: NDArray, own: NDArray, reached: NDArray[np.bool_]) -> NDArray[n
 
 
 def _distance_from_mean(values: NDArray) -> NDArray[np.float64]:
-    """Distance of each row from the mean of all, ``(n_spots,)``."""
+    """Compute the distance of each row from the mean row, ``(n_spots,)``."""
     return np.linalg.norm(values - values.mean(axis=0, dtype=np.float64), axis=1)
 
 
 def _gene_table(full: NDArray, own: NDArray, observed: NDArray | None, genes: pd.Index) -> pd.DataFrame:
-    """One row a gene: how much the branch changes its prediction, and how much better that gets."""
+    """Make one row a gene: how much the branch changes its prediction, and how much better that gets."""
     spread = full.std(axis=0, dtype=np.float64)
-    # Rounding gives a constant prediction a deviation of about its size times the precision.
+    # Rounding gives a constant prediction a standard deviation of about its size times the precision.
     varies = spread > np.finfo(np.float32).eps * np.abs(full).max(axis=0)
     change = np.subtract(full, own, dtype=np.float64).std(axis=0)
     table = pd.DataFrame(

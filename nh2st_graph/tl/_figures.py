@@ -1,4 +1,4 @@
-"""The figures of a run."""
+"""Draw the figures of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data come first; the order of version 0.1.0, model first, is still taken."""
+"""Take the data first; the order of version 0.1.0, model first, still works."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["data_first"]
 
 
 def data_first(function: str, data: Any, model: Any) -> tuple[Any, FittedModel]:
-    """Give data and model in this order, whichever came first.
+    """Put data and model in this order, and warn if the model came first.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Predicting and embedding sections with a fitted model."""
+"""Predict and embed sections with a fitted model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from anndata import AnnData
 from scipy import sparse
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import DataError, ModelError, RenamedWarning
+from nh2st_graph._errors import DataError, ModelError, RenamedWarning, setting
 from nh2st_graph._version import __version__
 from nh2st_graph.models import EMBEDDINGS, Estimator, Network
-from nh2st_graph.read._objects import SpatialObject, annotate, given_sections, is_spatialdata
+from nh2st_graph.read import SpatialObject, annotate, given_sections, is_spatialdata
+from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.train import FittedModel, PreparedSection, image_only, one_thread
@@ -33,8 +34,7 @@ __all__ = [
     "predicted_expression",
 ]
 
-#: Keys with a meaning of their own, which no prediction may take: a section's place and features, or what says of an
-#: AnnData that its ``X`` is predicted.
+#: Keys that no prediction may take: they hold a section's coordinates and features, or mark an AnnData as predicted.
 _TAKEN = {key for slot in (Key.obsm, Key.uns) for name, key in vars(slot).items() if not name.startswith("_")}
 
 #: Letters by which a network of another package may still call its embeddings.
@@ -43,12 +43,12 @@ _EARLIER = {"p": "image", "q": "gene", "P": "image_neighbourhood", "Q": "gene_ne
 
 @torch.no_grad()
 def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
-    """Predict over a prepared graph, ``(n_spots, n_genes)`` float32. Nothing of its genes is handed to the method.
+    """Predict over a prepared graph, ``(n_spots, n_genes)`` float32. The method does not get the graph's genes.
 
     Raises
     ------
     ModelError
-        If the method gave something else: another shape, or values that are no numbers.
+        If the method gave another shape, or values that are not finite.
     """
     image = image_only(graph)
     with one_thread():
@@ -59,11 +59,12 @@ def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
         what = f"shape {predicted.shape}" if predicted.shape != expected else "values that are not finite"
         raise ModelError(
             f"method {model.config.model.name!r} predicted {what} for section {graph.section!r}, "
-            f"expected {expected} finite values"
+            f"expected {expected} finite values; mend the method"
         )
     return predicted
 
 
+@documented
 def predict(
     adata: SpatialObject,
     model: FittedModel,
@@ -77,37 +78,34 @@ def predict(
     Parameters
     ----------
     adata
-        One section; several in one, with ``library_key``; or SpatialData. Genes, if there are any, are not read for the
-        prediction.
+        One section; several in one, with ``library_key``; or SpatialData. Genes may be absent; the prediction does not
+        read them.
     model
-        From :func:`fit` or :func:`nh2st_graph.load`.
-    library_key
-        Column of ``obs`` that names the section of each spot, where there are several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
+        A model of :func:`fit` or :func:`nh2st_graph.load`.
+    %(library_key)s
+    %(table_key)s
     key_added
-        Where to write the prediction beside what is measured; nothing is written where None. Of SpatialData, name of a
-        table, which annotates the spots' shapes as the one does that it comes from, so that spatialdata-plot draws it.
-        Of AnnData, key of ``obsm``, for a table with one column a gene, from which ``sq.pl.extract`` takes genes to
-        draw; ``uns[key_added]`` says what predicted it.
+        Key under which the prediction is also written into ``adata``; None writes nothing. In SpatialData, this is the
+        name of a table, which annotates the same shapes as the section's own table, so that spatialdata-plot draws it.
+        In AnnData, this is a key of ``obsm`` for a table with one column a gene, from which ``sq.pl.extract`` takes
+        genes to draw; ``uns[key_added]`` describes the prediction.
 
     Returns
     -------
-    In either case, AnnData with ``X`` the predicted log expression (spots x panel genes, float32),
-    ``layers["observed"]`` where all of the panel was measured, the section's ``obs``, ``obsm["spatial"]``, graph and
-    ``uns["spatial"]``, so that squidpy and scanpy go on from it. Several sections have one ``uns["spatial"]`` entry
-    each and no edge between them.
+    AnnData with ``X`` the predicted log expression (spots x panel genes, float32), ``layers["observed"]`` if the whole
+    panel was measured, and the section's ``obs``, ``obsm["spatial"]``, graph and ``uns["spatial"]``, so that squidpy
+    and scanpy run on it. Several sections have one ``uns["spatial"]`` entry each and no edge between them.
 
     Raises
     ------
     DataError, ImageError
         If the section breaks the contract, or ``key_added`` is a key that AnnData has for something else.
     ModelError
-        If the method gave another shape, or values that are no numbers.
+        If the method gave another shape, or values that are not finite.
 
     Examples
     --------
-    A prediction beside what was measured, in SpatialData and in AnnData:
+    Write a prediction beside the measurement, in SpatialData and in AnnData:
 
     >>> import nh2st_graph as ng
     >>> import spatialdata as sd
@@ -119,7 +117,7 @@ def predict(
     adata, model = data_first("predict", adata, model)
     given = given_sections(adata, library_key=library_key, table_key=table_key)
     if key_added in _TAKEN and not is_spatialdata(adata):
-        raise DataError(f"key_added = {key_added!r} is the key of something else in AnnData; give another")
+        raise DataError(f"{setting('key_added', key_added)} is the key of something else in AnnData; give another")
     preparation = model.preparation
     parts = {}
     for name, section in given.sections.items():
@@ -142,7 +140,7 @@ def in_given_order(predicted: AnnData, prepared: PreparedSection) -> AnnData:
 
 
 def predict_prepared(model: FittedModel, prepared: PreparedSection) -> AnnData:
-    """Predict a prepared section, spots in its order."""
+    """Predict a prepared section, with spots in its order."""
     completed = prepared.section
     predicted = AnnData(
         X=predicted_expression(model, prepared.graph),
@@ -165,6 +163,7 @@ def predict_prepared(model: FittedModel, prepared: PreparedSection) -> AnnData:
     return predicted
 
 
+@documented
 def embed(
     adata: SpatialObject,
     model: FittedModel,
@@ -174,7 +173,7 @@ def embed(
     key_added: str = Key.prefix,
     copy: bool = False,
 ) -> AnnData | None:
-    """Write the embeddings of a section's spots, where image and genes are compared.
+    """Embed a section's spots in the space where image and genes are compared.
 
     Parameters
     ----------
@@ -182,23 +181,18 @@ def embed(
         One section; several in one, with ``library_key``; or SpatialData.
     model
         A fitted model.
-    library_key
-        Column of ``obs`` that names the section of each spot, where there are several.
-    table_key
-        Table of SpatialData; may be left out where there is one.
-    key_added
-        Part of the keys written, such as the model's name where several are compared: with ``"second"``,
-        ``obsm["X_second_image"]``, ``obsm["X_second_gene"]`` and ``uns["second_embed"]``.
-    copy
-        Return a copy (of SpatialData, of its table) rather than write into ``adata``.
+    %(library_key)s
+    %(table_key)s
+    %(key_added)s
+    %(copy)s
 
     Returns
     -------
-    Nothing, or the copy. ``obsm["X_nh2st_image"]`` holds the image embeddings of the spot and of its neighbourhood
-    side by side, ``(n_spots, 2 * width)``; ``obsm["X_nh2st_gene"]`` those of the genes where the section has the panel
-    and the model a gene side. Both are given in the space where the contrast compares them, where there is one. Of a
-    method without neighbourhoods there is that of the spot alone. ``uns["nh2st_embed"]`` says which scales there are,
-    and by a digest of its weights which model it was; :func:`retrieve` goes on from there.
+    None, or the copy. These keys are written, with ``key_added`` in place of ``nh2st``. ``obsm["X_nh2st_image"]`` holds
+    the image embeddings of the spot and of its neighbourhood side by side, ``(n_spots, 2 * width)``, or of the spot
+    alone if the method has no neighbourhoods. ``obsm["X_nh2st_gene"]`` holds the gene embeddings, if the section has
+    the panel and the model a gene side. Both are in the space where the contrast compares them, if there is a contrast.
+    ``uns["nh2st_embed"]`` holds the scales and a digest of the model's weights, for :func:`retrieve`.
 
     Raises
     ------
@@ -219,7 +213,7 @@ def embed(
 
 
 def _embedding_keys(prefix: str) -> tuple[str, str, str]:
-    """Keys of the image's embeddings, of the genes', and of what says of which model they are."""
+    """Give the keys of the image embeddings, the gene embeddings, and the entry that describes them."""
     image, gene, entry = (Key.under(key, prefix) for key in (Key.obsm.embed_image, Key.obsm.embed_gene, Key.uns.embed))
     return image, gene, entry
 
@@ -261,14 +255,14 @@ def embedded(model: FittedModel, graph: Data) -> dict[str, torch.Tensor]:
 
 
 def network(model: FittedModel) -> Network:
-    """Give the network of a model, which an estimator is not."""
+    """Give the network of a model; refuse an estimator."""
     if isinstance(model.module, Estimator):
         raise ModelError(f"method {model.config.model.name!r} has no embeddings; train a network")
     return model.module
 
 
 def embedding_entry(model: FittedModel, scales: Sequence[str]) -> dict[str, Any]:
-    """Say what embeddings are of: their scales, and the model by a digest of its weights."""
+    """Describe embeddings by their scales and a digest of the model's weights."""
     digest = hashlib.sha256()
     for name, value in sorted(network(model).state_dict().items()):
         digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())

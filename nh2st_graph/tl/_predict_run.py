@@ -1,4 +1,4 @@
-"""Files predicted with the model of a run: sections, stores and slides."""
+"""Predict files with the model of a run: sections, stores and slides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from anndata import AnnData
 
 from nh2st_graph import read
-from nh2st_graph._errors import RunError
+from nh2st_graph._errors import RunError, setting
 from nh2st_graph.im._virtual import chosen_scale
 from nh2st_graph.section import Key, changed_entry, check_section, library, section_name
 from nh2st_graph.tl._predict import in_given_order, predict_prepared
@@ -44,37 +44,37 @@ def predict_run(
     folder
         The run, or any folder with a model.
     paths
-        Sections as h5ad or SpatialData stores (folders, a section for each region), whose genes may be absent; or
-        slides, any other file, on whose tissue virtual spots are laid.
+        Sections as h5ad or SpatialData stores (folders, with a section for each region), whose genes may be absent; or
+        slides: on the tissue of any other file, virtual spots are laid.
     out
-        Folder for ``{section}.h5ad``; or, for one input, a file that ends in ``.h5ad``. A file that is there already is
-        an error, unless ``resume``.
+        Folder for ``{section}.h5ad``; or, for a single section, a file that ends in ``.h5ad``. A file that exists is an
+        error, unless ``resume``.
     microns_per_pixel
-        Scale of the images; that of the files by default, which this overrides.
+        Resolution of the images, in um per pixel. The default is that of the files.
     table
         Table of SpatialData stores that have several.
     pitch_um, spot_um, min_tissue
-        Of slides; see :func:`nh2st_graph.tl.slide_section`.
+        Settings for slides; see :func:`nh2st_graph.tl.slide_section`.
     spatialdata
-        Also write a SpatialData store beside each h5ad, under the same name with ``.zarr``. Its image is the small
-        one: the slide itself stays where it is.
+        Also write a SpatialData store beside each h5ad, under the same name with ``.zarr``. The store holds the small
+        image, not the slide.
     resume
-        Go on where an interruption stopped: what is there is complete, and stays as it is. Patches that were encoded
-        are in the cache of features in any case.
+        Go on after an interruption, and keep the files that exist: they are complete. The feature cache keeps encoded
+        patches in any case.
     progress
-        Show a progress bar, on a terminal, whatever the run was trained with.
+        Show a progress bar on a terminal, whatever the setting of the run.
 
     Returns
     -------
-    The files written now. They are written when all inputs are predicted, so that an error in one leaves none of the
-    others, and each appears under its name when it is complete.
+    The files that this call wrote. It writes them atomically after it predicted all inputs, so that an error in one
+    input leaves no file.
 
     Raises
     ------
     RunError
         If an output exists, or two inputs have the same section name.
     ConfigError, DataError, ImageError
-        If an input cannot be used, has no scale, a slide has no tissue, or no installed reader opens it.
+        If an input cannot be used or has no resolution, a slide has no tissue, or no installed reader opens it.
     """
     model, files, out = load_to_predict(folder, progress), [Path(path) for path in paths], Path(out)
     on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue}
@@ -100,7 +100,7 @@ def predict_run(
 
 
 def load_to_predict(folder: str | Path, progress: bool) -> FittedModel:
-    """Load a model; whether it shows bars when it is used is not for the run that trained it to say."""
+    """Load a model, and set whether it shows progress bars."""
     model = load(folder)
     train = model.config.train.model_copy(update={"progress": progress})
     return replace(model, config=model.config.model_copy(update={"train": train}))
@@ -109,7 +109,7 @@ def load_to_predict(folder: str | Path, progress: bool) -> FittedModel:
 def _input_sections(
     model: FittedModel, path: Path, microns_per_pixel: float | None, table: str | None, on_slides: Mapping[str, Any]
 ) -> list[AnnData]:
-    """Read what is to be predicted: a SpatialData store, a section, or a slide."""
+    """Read one input: a SpatialData store, a section, or a slide."""
     if path.is_dir():
         stores = read.sections("spatialdata", path, table=table, microns_per_pixel=microns_per_pixel)
         return list(stores.values())
@@ -128,21 +128,21 @@ def _saved_section(path: Path, microns_per_pixel: float | None) -> AnnData:
 
 def _check_one_file(out: Path, n_sections: int) -> None:
     if out.suffix == ".h5ad" and n_sections != 1:
-        raise RunError(f"--out {out} is one file for {n_sections} sections; give a folder")
+        raise RunError(f"{setting('out', str(out))} is one file for {n_sections} sections; give a folder")
 
 
 def _missing_outputs(out: Path, name: str, spatialdata: bool, resume: bool) -> list[Path]:
-    """Files that are to be written for a section, less those that are there; which only ``resume`` allows."""
+    """List the files to write for a section. Files that exist are left out with ``resume``, and refused without."""
     file = out if out.suffix == ".h5ad" else out / f"{name}.h5ad"
     outputs = [file, file.with_suffix(".zarr")] if spatialdata else [file]
     there = [path for path in outputs if path.exists()]
     if there and not resume:
         raise RunError(
-            f"{there[0]} exists already; keep what is there with --resume, choose another folder with --out, or "
-            "remove it"
+            f"{there[0]} exists already; keep what is there with {setting('resume', True)}, give another folder as "
+            f"{setting('out')}, or remove it"
         )
     if there:
-        logger.info("there already, and left as it is: %s", ", ".join(map(str, there)))
+        logger.info("kept, since it exists: %s", ", ".join(map(str, there)))
     return [path for path in outputs if path not in there]
 
 

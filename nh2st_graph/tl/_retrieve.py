@@ -1,4 +1,4 @@
-"""Finding spots by what they look like or what they express: the model's two modalities as a search."""
+"""Find spots by an image or by expression, in the space where the model compares both."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import ConfigError, DataError, ModelError
+from nh2st_graph._errors import ConfigError, DataError, ModelError, setting
 from nh2st_graph.models import Network
 from nh2st_graph.nn import nearest, partner_rank
-from nh2st_graph.read._objects import Sections, sections_by_name
+from nh2st_graph.read import Sections, sections_by_name
+from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, section_name, targets
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import embedded, embedding_entry, network
@@ -30,32 +31,33 @@ __all__ = ["Retrieval", "embed_profiles", "retrieve"]
 Modality = Literal["image", "gene"]
 Scale = Literal["spot", "neighbourhood"]
 
-#: Where recall is given.
+#: Numbers of nearest spots for which recall is given.
 _RECALL_AT = (1, 5, 10, 50)
 
-#: What profiles are called where a section has its name.
+#: Name of profiles, in place of a section's name.
 _PROFILES = "profiles"
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """What was found in a bank.
+    """Result of a search in a bank.
 
     Attributes
     ----------
     found
-        One row a query and rank: ``query_section``, ``query``, ``rank`` (from 1), ``section`` and ``spot`` of the bank,
-        and ``similarity``, the mean over scales of the cosine, in [-1, 1].
+        One row for each query and rank: ``query_section``, ``query``, ``rank`` (from 1), ``section`` and ``spot`` of
+        the bank, and ``similarity``, the mean over scales of the cosine, in [-1, 1].
     recall
-        Where all queries are spots of the bank: for k of 1, 5, 10 and 50 the share of queries whose own spot is among
-        the k nearest, with the number that chance gives, k / n. Between modalities, this measures how well they are
-        aligned. Empty where a query is no spot of the bank.
+        The share of queries whose own spot is among the k nearest, for k of 1, 5, 10 and 50, and the share by chance,
+        k / n. Between modalities, this measures how well they are aligned. Empty unless all queries are spots of the
+        bank.
     """
 
     found: pd.DataFrame
     recall: pd.DataFrame
 
 
+@documented
 def retrieve(
     query: Sections,
     bank: Sections,
@@ -75,40 +77,40 @@ def retrieve(
     Parameters
     ----------
     query
-        Sections, or spots of one (``adata["spot"]``), after :func:`embed`; or profiles from :func:`embed_profiles`.
+        Sections, or spots of one (``adata["spot"]``), after :func:`embed`; or profiles of :func:`embed_profiles`.
     bank
         Sections after :func:`embed` with the same model, in a list, a mapping, one AnnData or SpatialData.
     of, among
-        Which embeddings of the query are compared with which of the bank: from an image to expression by default,
-        ``of="gene", among="image"`` the other way, and one modality with itself.
+        Modality of the query and of the bank. The default searches from an image to expression; ``of="gene",
+        among="image"`` searches the other way. A modality may also be compared with itself.
     k
-        How many spots to find for each query; all where the bank has fewer.
+        Number of spots to find for each query; all spots if the bank has fewer.
     scales
-        ``"spot"``, ``"neighbourhood"``, or both, whose cosines are averaged; those that query and bank both have where
-        None.
-    library_key, table_key
-        Of the bank: the column of ``obs`` that names the section of each spot, where one AnnData holds several; the
-        table of SpatialData, which may be left out where there is one.
+        ``"spot"``, ``"neighbourhood"``, or both, whose cosines are averaged. None takes all scales that query and bank
+        share.
+    %(library_key)s
+    %(table_key)s
     query_library_key, query_table_key
-        Of the query. Where both are None, the bank's, as far as they fit it: profiles, say, have no such column.
+        The same for the query. If both are None, the keys of the bank are used as far as the query has them; profiles
+        have no such column.
     embed_key
-        ``key_added`` of :func:`embed`, of query and bank alike.
+        ``key_added`` of :func:`embed`, for query and bank.
 
     Returns
     -------
-    What was found, and how often a spot found itself. The bank is searched block by block: its size is bounded by its
-    own embeddings alone.
+    The spots found, and how often a spot found itself. The bank is searched block by block, so that memory holds little
+    more than its embeddings.
 
     Raises
     ------
     DataError
-        If embeddings are missing, of different models, or of other scales; or a key does not fit, or no section is
+        If embeddings are missing, or from different models, or lack a scale; if a key does not fit; or if no section is
         given.
     ConfigError
         If ``k`` is not positive, or a modality is unknown.
     """
     if k < 1:
-        raise ConfigError(f"k = {k!r}; give a number of spots, above 0")
+        raise ConfigError(f"{setting('k', k)}; give a number of spots above 0")
     own_keys = query_library_key is not None or query_table_key is not None
     if not own_keys:
         query_library_key, query_table_key = library_key, table_key
@@ -118,7 +120,7 @@ def retrieve(
     searched = sections_by_name(bank, library_key=library_key, table_key=table_key, image=False)
     queries, banks = list(asking.values()), list(searched.values())
     if not queries or not banks:
-        raise DataError("no section given to search for or in; give at least one")
+        raise DataError("query or bank holds no section; give at least one in each")
     shared = _shared_scales([*queries, *banks], scales, embed_key)
     rows, keys = _vectors(queries, of, shared, embed_key), _vectors(banks, among, shared, embed_key)
     asked, known = _spots(queries), _spots(banks)
@@ -138,29 +140,29 @@ def retrieve(
 
 
 def embed_profiles(counts: pd.DataFrame, model: FittedModel, *, key_added: str = Key.prefix) -> AnnData:
-    """Embed expression profiles that have no place and no image, such as pseudobulks, to find tissue that has them.
+    """Embed expression profiles without position and image, such as pseudobulks, to find tissue that has them.
 
     Parameters
     ----------
     counts
-        Raw counts, profiles x genes, named, with all of the model's panel. Whole profiles rather than markers alone:
-        they are normalised as the model's targets are.
+        Raw counts, profiles x genes, with names and with the model's whole panel. Give whole profiles rather than
+        markers alone: they are normalised like the model's targets.
     model
         A fitted model with a gene side.
     key_added
-        As for :func:`embed`.
+        The same as for :func:`embed`.
 
     Returns
     -------
-    AnnData with ``obsm["X_nh2st_gene"]`` of the spot's own scale, ``(n_profiles, width)``; what lies around a profile
-    is not known.
+    AnnData with ``obsm["X_nh2st_gene"]`` at the scale of the spot, ``(n_profiles, width)``; a profile has no known
+    neighbourhood.
 
     Raises
     ------
     DataError
         If a gene of the panel is missing, or a profile or count cannot be used.
     ModelError
-        If the model has no gene side, or one that reads where on the array a spot is.
+        If the model has no gene side, or reads array positions.
     """
     counts, model = data_first("embed_profiles", counts, model)
     if "array" in network(model).needs:
@@ -173,7 +175,7 @@ def embed_profiles(counts: pd.DataFrame, model: FittedModel, *, key_added: str =
         sparse.csr_matrix(counts.to_numpy()), obs=obs, var=pd.DataFrame(index=counts.columns.astype(str))
     )
     profiles.obsm[Key.obsm.spatial] = np.zeros((len(counts), 2))
-    # Neighbours on the array would be averaged; a profile has none.
+    # Not smoothed: a profile has no neighbours on the array.
     wanted = targets(profiles, model.genes, normalize=model.config.data.normalize)
     n = len(counts)
     parameter = next(network(model).parameters())
@@ -190,14 +192,16 @@ def embed_profiles(counts: pd.DataFrame, model: FittedModel, *, key_added: str =
         ),
     )
     if "gene" not in embeddings:
-        raise ModelError(f"method {model.config.model.name!r} has no gene side; train with model.contrast on")
+        raise ModelError(
+            f"method {model.config.model.name!r} has no gene side; train with {setting('model.contrast', 'both')}"
+        )
     profiles.obsm[Key.under(Key.obsm.embed_gene, key_added)] = embeddings["gene"].numpy()
     profiles.uns[Key.under(Key.uns.embed, key_added)] = embedding_entry(model, ["spot"])
     return profiles
 
 
 def _without_encoder(module: Network) -> Network:
-    """Give the same network without its patch encoder, so that there need be no image to encode."""
+    """Copy a network without its patch encoder, so that no image is needed."""
     bare = copy.copy(module)
     bare._modules = {**module._modules, "patch_encoder": None}
     return bare
@@ -227,10 +231,10 @@ def _shared_scales(sections: Sequence[AnnData], wanted: Sequence[Scale] | None, 
 
 
 def _vectors(sections: Sequence[AnnData], modality: Modality, scales: Sequence[str], embed_key: str) -> Tensor:
-    """Embeddings of all spots, whose cosine is the mean of the scales' cosines, ``(n_spots, width)`` float32."""
+    """Join the scales of all spots, ``(n_spots, width)`` float32; the cosine is then the mean of their cosines."""
     known = {"image": Key.obsm.embed_image, "gene": Key.obsm.embed_gene}
     if modality not in known:
-        raise ConfigError(f"{modality!r} is no modality; there are 'image' and 'gene'")
+        raise ConfigError(f"{modality!r} is not a modality; give 'image' or 'gene'")
     key, entry, rows = Key.under(known[modality], embed_key), Key.under(Key.uns.embed, embed_key), []
     for section in sections:
         if key not in section.obsm:

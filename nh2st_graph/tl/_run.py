@@ -1,4 +1,4 @@
-"""Whole runs: from a configuration to a folder with model, scores, predictions and figures."""
+"""Run a configuration, and write model, scores, predictions and figures into a folder."""
 
 from __future__ import annotations
 
@@ -33,18 +33,22 @@ _PREDICTIONS = "predictions"
 _FIGURES = "figures"
 _TISSUE = "tissue"
 
-#: A path in an encoder's name: a file of weights after ``@`` (of hub models a revision stands there), or a folder.
+#: What errors call the training and test sections of a configuration.
+_TRAIN = setting("data.train", argument="train_sections")
+_TEST = setting("data.test", argument="test_sections")
+
+#: A path in an encoder's name: a file of weights after ``@`` (for hub models, a revision stands there), or a folder.
 _ENCODER_PATH = re.compile(r"(?<![\w-])(timm(?:-map)?:(?:local-dir:|[^,:@]+@))(?!random\s*(?:,|$))([^,]+)")
 
 
 @dataclass
 class Run:
-    """What a run left: its folder, the model, and the scores where there was a test section.
+    """A run: its folder, its model, and its scores if there was a test section.
 
     Attributes
     ----------
     fit_seconds
-        How long fitting took, the training sections' features being there; None where nothing was fitted now.
+        Seconds of fitting, without computing features; None if the run was only evaluated.
     """
 
     folder: Path
@@ -53,7 +57,7 @@ class Run:
     fit_seconds: float | None = None
 
     def outputs(self) -> list[Path]:
-        """Files and folders that a user opens, those that are there."""
+        """List the files and folders that a user opens, as far as they exist."""
         names = ("model.safetensors", "log.csv", _METRICS, _PER_GENE, _PREDICTIONS, _FIGURES)
         return [self.folder / name for name in names if (self.folder / name).exists()]
 
@@ -64,10 +68,10 @@ def load_sections(config: Config, folder: str | Path | None = None) -> dict[str,
     Parameters
     ----------
     config
-        ``data.format``, ``data.root``, ``data.options``, and the names in ``data.train`` and ``data.test``. Without
-        ``data.train``, all sections that are there are read.
+        A configuration with ``data.format``, ``data.root``, ``data.options``, and the names in ``data.train`` and
+        ``data.test``. Without ``data.train``, all sections are read.
     folder
-        Where the synthetic tissue's images go; needed for ``data.format: synthetic`` only.
+        Folder for the images of synthetic tissue; needed for ``data.format: synthetic`` only.
 
     Returns
     -------
@@ -76,7 +80,7 @@ def load_sections(config: Config, folder: str | Path | None = None) -> dict[str,
     Raises
     ------
     ConfigError
-        If ``data.root`` is missing, or the format's reader has no such option.
+        If ``data.root`` is not set, or the format's reader does not have an option.
     DataError, ImageError
         If a section is unknown or breaks the contract.
     """
@@ -85,8 +89,8 @@ def load_sections(config: Config, folder: str | Path | None = None) -> dict[str,
         return _synthetic(config, folder)
     if data.root is None:
         raise ConfigError(
-            f"data.root is not set; give the folder of the sections (data.format is {data.format!r}): "
-            "--set data.root=FOLDER"
+            f"{setting('data.root')} is not set; give the folder of the sections (of format {data.format!r}): "
+            f"{setting('data.root', 'FOLDER')}"
         )
     wanted = [*data.train, *data.test] if data.train else None
     return read.sections(data.format, data.root, wanted, **read.check_options(data.format, data.options))
@@ -96,23 +100,26 @@ def _synthetic(config: Config, folder: str | Path | None) -> dict[str, AnnData]:
     from nh2st_graph.datasets import synthetic_tissue
 
     if folder is None:
-        raise ConfigError("data.format = 'synthetic' needs a folder for its images")
+        raise ConfigError(f"{setting('data.format', 'synthetic')} needs a folder for its images; give one")
     if config.data.options:
-        raise ConfigError("data.options are of formats that are read; data.format = 'synthetic' has data.synthetic.*")
+        raise ConfigError(
+            f"{setting('data.options')} are for formats that are read from files; with "
+            f"{setting('data.format', 'synthetic')}, change {setting('data.synthetic')}"
+        )
     options = config.data.synthetic.model_dump()
     return synthetic_tissue(folder=folder, **options)
 
 
 def _split(config: Config, sections: Mapping[str, AnnData]) -> tuple[dict[str, AnnData], dict[str, AnnData]]:
-    """Training and test sections; without ``data.train``, all that are not tested are trained on."""
-    for key, names in (("data.train", config.data.train), ("data.test", config.data.test)):
+    """Split sections into training and test sections; without ``data.train``, the rest is trained on."""
+    for key, names in ((_TRAIN, config.data.train), (_TEST, config.data.test)):
         for name in names:
             if name not in sections:
-                raise DataError(f"{key}: no section {name!r} there; {nearest(name, sections)}")
+                raise DataError(f"{key}: there is no section {name!r}; {nearest(name, sections)}")
     test = {name: sections[name] for name in config.data.test}
     train = {name: sections[name] for name in config.data.train or [n for n in sections if n not in test]}
     if not train:
-        raise DataError("no section is left to train on; data.test names all that are there")
+        raise DataError(f"no section is left to train on; {_TEST} names all of them: take some out")
     return train, test
 
 
@@ -128,24 +135,24 @@ def train_run(
     out
         The run folder; must not exist, unless ``resume``.
     resume
-        Go on with a run of the same configuration that was interrupted.
+        Go on with an interrupted run of the same configuration.
     sections
-        The sections, where they have been read already, by :func:`load_sections`; they are left as they are.
+        The sections, if :func:`load_sections` has read them already; they do not change.
 
     Returns
     -------
-    The run. ``out`` holds ``config.yaml``, ``model.safetensors`` and ``model.json``, ``checkpoints/``, ``log.csv``,
-    ``tensorboard/``, and where ``data.test`` names a section ``metrics.json``, ``metrics_per_gene.csv``,
+    The run. ``out`` holds ``config.yaml``, ``model.safetensors`` and ``model.json``, ``checkpoints/``, ``log.csv`` and
+    ``tensorboard/``. If ``data.test`` names a section, it also holds ``metrics.json``, ``metrics_per_gene.csv``,
     ``predictions/{section}.h5ad`` and ``figures/``.
 
     Raises
     ------
     RunError
-        If the folder exists, or ``resume`` is asked for and the folder is of another configuration.
+        If the folder exists; or with ``resume``, if the folder has no run or another configuration.
     ConfigError, DataError, ImageError
-        Before anything is trained.
+        If configuration or sections cannot be used. This shows before training.
     ModelError
-        If the loss is no number any more at some step of training.
+        If the loss is not finite at some step of training.
     """
     out, config = Path(out), _absolute(config)
     _check_folder(out, config, resume)
@@ -163,19 +170,16 @@ def train_run(
 
 
 def _prepare(config: Config, sections: Mapping[str, AnnData]) -> Learned:
-    """Prepare training and test sections; whatever may be wrong with them is found here, before training."""
+    """Prepare training and test sections, so that bad input shows before training."""
     check_precision(config.train)
     train, test = _split(config, sections)
     for name, section in test.items():
         if section.n_obs == 1:
-            raise DataError(
-                f"section {name!r}: one spot alone cannot be scored; choose another in "
-                f"{setting('data.test', argument='test_sections')}"
-            )
+            raise DataError(f"section {name!r}: one spot alone cannot be scored; choose another in {_TEST}")
     need: tuple[Need, ...] = ("genes", "image")
     prepared = Preparation.learn(config, train, test, need=need, test_need=need)
     for each in prepared.tests:
-        each.observed  # noqa: B018 - refused now, where it cannot be scored, rather than after training
+        each.observed  # noqa: B018 - raises now if the section cannot be scored, rather than after training
     return prepared
 
 
@@ -187,19 +191,19 @@ def evaluate_run(folder: str | Path, *, progress: bool = True) -> Run:
     folder
         The run.
     progress
-        Show a progress bar, on a terminal, whatever the run was trained with.
+        Show a progress bar on a terminal, whatever the setting of the run.
 
     Raises
     ------
     RunError
-        If the folder is no run, or the run has no test section.
+        If the folder is not a run, or the run has no test section.
     """
     folder = Path(folder)
     model = load_to_predict(folder, progress)
     config = _stored_config(folder)
     if not config.data.test:
         raise RunError(
-            f"run {folder}: data.test is empty, nothing to score on; train again with --set data.test=[SECTION]"
+            f"run {folder}: {_TEST} is empty, so there is nothing to score on; name a section there, and train again"
         )
     train, test = _split(config, load_sections(config, folder / _TISSUE))
     evaluation = evaluate(test, model, train)
@@ -212,7 +216,7 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
 
     Returns
     -------
-    ``out/{section}.h5ad``, which ``data.format: h5ad`` reads.
+    Paths of ``out/{section}.h5ad``, which ``data.format: h5ad`` reads.
 
     Raises
     ------
@@ -225,10 +229,10 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
         paths = {name: out / f"{name}.h5ad" for name in sections}
         for path in paths.values():
             if path.exists():
-                raise RunError(f"{path} exists already; choose another folder with --out, or remove it")
+                raise RunError(f"{path} exists already; give another folder as {setting('out')}, or remove it")
         preparation = Preparation.of(config, [], Standardizer())
         prepared = {name: preparation.prepare(section) for name, section in sections.items()}
-    # Once all of them are there, so that an error in one leaves no other behind.
+    # Only now, so that an error in one section leaves no file.
     for name, each in prepared.items():
         read.write_h5ad(each.section, paths[name])
     return list(paths.values())
@@ -236,7 +240,7 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
 
 @contextmanager
 def _removed_on_bad_input(folder: Path) -> Iterator[None]:
-    """Make a new folder, and take it away again where the input turns out to be unusable."""
+    """Make a new folder, and remove it again if the input cannot be used."""
     made = [folder, *(parent for parent in folder.parents if not parent.exists())]
     folder.mkdir(parents=True)
     try:
@@ -257,12 +261,12 @@ def _write(model: FittedModel, evaluation: Evaluation, out: Path) -> None:
     if model.config.evaluate.figures:
         write_figures(model, evaluation, out / _FIGURES)
     write_text(out / _PER_GENE, evaluation.per_gene.to_csv(float_format="%.6g"))
-    # Last, so that a run with metrics.json is complete.
+    # Written last: a run with metrics.json is complete.
     write_text(out / _METRICS, json.dumps(evaluation.metrics, indent=1, allow_nan=False) + "\n")
 
 
 def _absolute(config: Config) -> Config:
-    """Make the paths of a configuration independent of where the command is run."""
+    """Make the paths of a configuration absolute."""
     data = config.data
     in_data: dict[str, object] = {}
     if data.root is not None:
@@ -284,18 +288,24 @@ def _absolute(config: Config) -> Config:
 def _check_folder(out: Path, config: Config, resume: bool) -> None:
     if not resume:
         if out.exists():
-            raise RunError(f"run folder {out} exists already; choose another with --out, or go on with it by --resume")
+            raise RunError(
+                f"run folder {out} exists already; give another as {setting('out')}, or go on with this run by "
+                f"{setting('resume', True)}"
+            )
         return
     if not (out / _CONFIG).is_file():
-        raise RunError(f"run folder {out} holds no run to resume ({_CONFIG} is missing); leave --resume out")
+        raise RunError(
+            f"run folder {out} holds no run to resume ({_CONFIG} is missing); leave out {setting('resume', True)}"
+        )
     changed = changes(_stored_config(out).model_dump(mode="json"), config.model_dump(mode="json"))
     if changed:
+        named = (setting(key) + f": {values}" for key, _, values in (each.partition(": ") for each in changed[:3]))
         raise RunError(
-            f"run folder {out} was begun with another configuration ({', '.join(changed[:3])}); resume with the same"
+            f"run folder {out} was begun with another configuration ({', '.join(named)}); resume with the same"
         )
 
 
 def _stored_config(folder: Path) -> Config:
     if not (folder / _CONFIG).is_file():
-        raise RunError(f"{folder} is no run folder ({_CONFIG} is missing)")
+        raise RunError(f"{folder} is not a run folder ({_CONFIG} is missing); give the folder of a run")
     return load_config(folder / _CONFIG)

@@ -1,4 +1,4 @@
-"""Slides without genes: the lattice that a model learned on, and a slide as a section on it."""
+"""Make a section of a slide without spots, on the lattice that a model learned on."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def slide_section(
     spot_um: float | None = None,
     min_tissue: float = 0.5,
 ) -> AnnData:
-    """Make a section of a slide, with virtual spots as the model knows them; :func:`predict` goes on from it.
+    """Make a section of a slide, with virtual spots on the lattice of the model, for :func:`predict`.
 
     Parameters
     ----------
     slide
         See :func:`nh2st_graph.im.virtual_spots`.
     model
-        From :func:`fit` or :func:`nh2st_graph.load`.
+        A model of :func:`fit` or :func:`nh2st_graph.load`.
     microns_per_pixel
-        Scale of the slide; that of the file by default.
+        Resolution of the slide, in um per pixel. The default is that of the file.
     pitch_um
-        From a spot to the nearest, in um; that of the training sections by default.
+        Distance from a spot to the nearest, in um. The default is that of the training sections.
     spot_um
-        Diameter of a spot, in um; that of the training sections by default.
+        Diameter of a spot, in um. The default is that of the training sections.
     min_tissue
         Share of a spot's patch that must be tissue.
 
@@ -49,7 +49,7 @@ def slide_section(
 
     Examples
     --------
-    A slide without genes and without spots, and a model that was saved:
+    Predict a slide without genes and spots with a saved model:
 
     >>> import nh2st_graph as ng
     >>> model = ng.load("model")
@@ -65,8 +65,8 @@ def slide_section(
     )
     if model.lattice is None:
         logger.warning(
-            "the model does not know the lattice of its training sections; as on Visium, and as given, spots of %g um "
-            "lie %g um apart",
+            "the model does not know the lattice of its training sections; spots of %g um are laid %g um apart, as on "
+            "Visium or as given",
             lattice.spot_um,
             lattice.pitch_um,
         )

@@ -1,4 +1,4 @@
-"""Training batches: some spots of one section, with the surroundings that make their losses exact."""
+"""Draw training batches: spots of one section, with the surroundings that make their losses exact."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["SpotBatches", "cut_out"]
 
 
 def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
-    """Cut out some spots with everything within ``hops`` edges upstream; the whole section if that is None.
+    """Cut some spots out of a section, with everything within ``hops`` edges upstream; keep all of it for None.
 
-    ``hops`` rounds of message passing over the cut-out give its seeds what they give over the whole section.
+    Over the part, ``hops`` rounds of message passing give the seeds the same values as over the whole section.
 
     Returns
     -------
-    The part of the graph, with ``seeds``: the places of the wanted spots in it.
+    The part of the graph. Its ``seeds`` are the positions of the wanted spots.
     """
     if hops is None:
         part, place = copy.copy(section), seeds
@@ -33,27 +33,27 @@ def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
 
 
 class SpotBatches(IterableDataset[Data]):
-    """Every spot of every section once an epoch, in batches of spots of one section.
+    """Batches that hold every spot of every section once an epoch; each batch is from one section.
 
-    Batches of one section keep stain and depth from telling a spot's partner from its negatives. The order is drawn
-    anew each epoch from the seed and the epoch's number alone, so that a resumed run sees the same batches.
+    Within one section, stain and depth cannot tell a spot's partner from its negatives. The order of an epoch is drawn
+    from the seed and the epoch's number alone, so that a resumed run sees the same batches.
 
     Parameters
     ----------
     sections
         Training graphs.
     batch_spots
-        Spots of a batch; a section is split into equal batches of at most this size.
+        Most spots of a batch. A section is split into batches of equal size.
     hops
-        Width of the surroundings; None for the whole section.
+        Width of the surroundings, in edges; None for the whole section.
     seed, epoch
-        Of the order.
+        Numbers that the order is drawn from.
     """
 
     def __init__(
         self, sections: Sequence[Data], batch_spots: int, hops: int | None, seed: int = 0, epoch: int = 0
     ) -> None:
-        # Names of spots are not learned from, and would be cut as well.
+        # No network reads the names of spots, and each batch would have to cut them too.
         self.sections = [_without_names(section) for section in sections]
         self.batch_spots = batch_spots
         self.hops = hops
@@ -64,7 +64,7 @@ class SpotBatches(IterableDataset[Data]):
         return -(-int(section.num_nodes or 0) // self.batch_spots)
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Count the batches of an epoch."""
         return sum(self._n_batches(section) for section in self.sections)
 
     def __iter__(self) -> Iterator[Data]:

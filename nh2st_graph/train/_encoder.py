@@ -1,4 +1,4 @@
-"""The patch encoder of a model that fine-tunes it, and the patches that it reads."""
+"""Make the patch encoder that a model fine-tunes, and the patches that it reads."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["patch_encoder", "section_patches"]
 
 
 def patch_encoder(features: FeaturesConfig, *, trained: bool) -> PatchEncoder | None:
-    """Make the encoder that ``features.finetune`` trains; None where it is off.
+    """Make the encoder that is fine-tuned; None if ``features.finetune`` is off.
 
     Parameters
     ----------
     features
-        Which timm model.
+        Settings that name a timm model.
     trained
-        Give it the weights that ``features.encoder`` names; otherwise they are to be loaded from a saved model.
+        Load the weights that ``features.encoder`` names. Without them, the encoder waits for those of a saved model.
 
     Raises
     ------
     ConfigError
-        If the weights cannot be had.
+        If the weights cannot be loaded.
     """
     if not features.finetune:
         return None
     prefix, _, name = features.encoder.partition(":")
-    # A model on the hub has no name without its weights.
+    # The name of a hub model stands for its weights, so that it has no random version.
     if not trained and not name.startswith(("hf-hub:", "local-dir:")):
         name = f"{name.partition('@')[0]}@random"
     (encoder,) = im.make_encoders(f"{prefix}:{name}", "cpu")
@@ -43,7 +43,7 @@ def patch_encoder(features: FeaturesConfig, *, trained: bool) -> PatchEncoder | 
 
 
 def section_patches(adata: AnnData, features: FeaturesConfig) -> NDArray[np.uint8]:
-    """Cut the patches of a section whose features are computed, ``(n_spots, size, size, 3)``, as those were."""
+    """Cut the patches that the features of a section were computed from, ``(n_spots, size, size, 3)``."""
     known = adata.uns[Key.uns.image]
     size, interpolation = int(known["input_size"][0]), str(known["normalisation"]["0"]["interpolation"])
     return np.stack(list(im.patches(adata, features.patch_um, size, interpolation=interpolation)))

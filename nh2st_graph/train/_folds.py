@@ -1,4 +1,4 @@
-"""Held-out training data: patients or sections in turn, or blocks of the tissue where there is one section only."""
+"""Hold out training data: patients or sections in turn, or bands of the tissue if there is only one section."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
     Parameters
     ----------
     sections
-        Training sections, in any order; each has a ``patient`` where folds go by patient.
+        Training sections, in any order. Each needs a ``patient`` if folds go by patient.
     kind
-        ``"patient"``: all sections of a patient, each patient held out once, in groups of about as many spots where
-        there are more than ``n_folds``; a single patient falls back to sections. ``"section"``: whole sections, each
-        held out once, in groups of neighbours by name where there are more than ``n_folds``; a single section falls
-        back to blocks. ``"blocks"``: bands of every section.
+        ``"patient"``: all sections of a patient. Each patient is held out once; more than ``n_folds`` patients are
+        joined to groups of about as many spots. With a single patient, sections are held out. ``"section"``: whole
+        sections. Each is held out once; more than ``n_folds`` sections are joined to groups in order of their names.
+        With a single section, bands are held out. ``"blocks"``: bands of every section.
     n_folds
-        How many folds at most.
+        Largest number of folds.
 
     Returns
     -------
@@ -80,12 +80,12 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
 
 
 def _sections_apart(sections: Sequence[Data], n_folds: int) -> list[NDArray[np.int64]]:
-    """Places of the sections that each fold holds out."""
+    """Give the positions of the sections that each fold holds out."""
     return np.array_split(np.arange(len(sections)), min(n_folds, len(sections)))
 
 
 def _patients_apart(sections: Sequence[Data], n_folds: int) -> list[NDArray[np.int64]]:
-    """Places of the sections that each fold holds out: all those of its patients."""
+    """Give the positions of the sections that each fold holds out: all sections of its patients."""
     names, patients = np.unique([section.patient for section in sections], return_inverse=True)
     of_spots = np.repeat(patients, [int(section.num_nodes or 0) for section in sections])
     folds = GroupKFold(min(n_folds, len(names))).split(of_spots, groups=of_spots)

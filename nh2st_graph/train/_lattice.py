@@ -1,4 +1,4 @@
-"""Measure how spots lie on the training sections, for slides that have none."""
+"""Measure the lattice of spots on the training sections, for slides without spots."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["training_lattice"]
 
 
 def training_lattice(sections: Iterable[AnnData]) -> Lattice | None:
-    """Tell how spots lie on sections: medians of their pitch and diameter, and the layout of most of them.
+    """Measure the lattice of sections: medians of their pitch and spot diameter, and the layout of most of them.
 
     Returns
     -------
-    The lattice; None where no section has a scale and a spot diameter.
+    The lattice; None if no section has both a resolution and a spot diameter.
     """
     known = []
     for section in sections:

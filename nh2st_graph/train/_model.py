@@ -1,4 +1,4 @@
-"""A fitted model: what is needed to predict, saved so that loading executes no code."""
+"""A fitted model: all that prediction needs, saved such that loading it runs no code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nh2st_graph._atomic import written_aside
-from nh2st_graph._errors import ConfigError, ModelError
+from nh2st_graph._errors import ConfigError, ModelError, reason, setting
 from nh2st_graph._version import MODEL_FORMAT, __version__
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
@@ -33,7 +33,7 @@ logger = logging.getLogger("nh2st_graph")
 _WEIGHTS = "model.safetensors"
 _DESCRIPTION = "model.json"
 _LOG = "log.csv"
-#: What tensors of the file belong to, by the beginning of their names.
+#: Prefixes of the names of tensors in the file.
 _MODULE, _MEMORY = "module.", "memory."
 
 
@@ -44,27 +44,27 @@ class FittedModel:
     Attributes
     ----------
     module
-        The network; or the estimator, where the method is one.
+        The network, or the estimator.
     config
-        The configuration that it was trained with.
+        The configuration of its training.
     genes
         The panel: names of the predicted genes, in order.
     standardize
-        How image features are scaled.
+        Standardisation of the image features.
     n_features
-        Size of a spot's image features.
+        Number of image features of a spot.
     heg50
         The 50 genes with the highest mean in training.
     hpg50
         The 50 genes best predicted on held-out training data.
     train_sections
-        Names of the sections that it learned from.
+        Names of the training sections.
     selected_epochs
-        How long it trained, chosen on held-out training data.
+        Number of training epochs, chosen on held-out training data.
     log
         The training log, one row an epoch.
     lattice
-        How spots lie on the training sections, for slides that have none; None where that is not known.
+        Lattice of spots on the training sections, for slides without spots; None if it is unknown.
     """
 
     module: Network | Estimator
@@ -80,14 +80,14 @@ class FittedModel:
     lattice: Lattice | None = None
 
     def save(self, folder: str | Path) -> None:
-        """Write ``model.safetensors``, ``model.json`` and, where there is one, ``log.csv``, for :func:`load`.
+        """Write ``model.safetensors``, ``model.json`` and, if there is a log, ``log.csv``, for :func:`load`.
 
-        A method that cannot be saved is told by a warning.
+        Warn if the method cannot be saved.
 
         Parameters
         ----------
         folder
-            Made where it is not there. A model that it holds is replaced, with its log.
+            Is made if it does not exist. A model in it is replaced, with its log.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ class FittedModel:
         if tensors is None:
             for name in (_WEIGHTS, _DESCRIPTION, _LOG):
                 (folder / name).unlink(missing_ok=True)
-            logger.warning("method %r cannot be saved; its predictions and scores are", self.config.model.name)
+            logger.warning("method %r cannot be saved; only its predictions and scores can", self.config.model.name)
             return
         if self.standardize.mean is not None and self.standardize.std is not None:
             tensors["features.mean"] = torch.from_numpy(self.standardize.mean)
@@ -123,11 +123,11 @@ class FittedModel:
             path.unlink(missing_ok=True)
             return
         with written_aside(path) as aside:
-            # As training writes it, so that the log of a run stays what it was.
+            # In the format of training, so that the log of a run does not change.
             self.log.to_csv(aside, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
 
     def _tensors(self) -> dict[str, torch.Tensor] | None:
-        """All that prediction reads; None where the method cannot be saved."""
+        """Collect all that prediction reads; None if the method cannot be saved."""
         if isinstance(self.module, Estimator):
             weights, memory = {}, self.module.memory()
             if memory is None:
@@ -140,22 +140,22 @@ class FittedModel:
 
     @property
     def preparation(self) -> Preparation:
-        """How sections are prepared for this model; a new one, whose encoders are made when they are needed."""
+        """A new preparation of sections for this model; it makes its encoders when it needs them."""
         return Preparation.of(self.config, self.genes, self.standardize)
 
     @property
     def nh2st_graph(self) -> NH2STGraph:
-        """The network, where it is NH2ST-Graph.
+        """The network of an NH2ST-Graph model.
 
         Raises
         ------
         ModelError
-            If the model is of another method.
+            If the model has another method.
         """
         if not isinstance(self.module, NH2STGraph):
             raise ModelError(
-                f"the model is of method {self.config.model.name!r}, and only NH2ST-Graph can be asked this; "
-                "train with model.name = nh2st_graph"
+                f"the model's method is {self.config.model.name!r}, and only NH2ST-Graph can be asked this; "
+                f"train with {setting('model.name', 'nh2st_graph', argument='model')}"
             )
         return self.module
 
@@ -168,12 +168,12 @@ def new_network(config: Config, n_features: int, n_genes: int, encoder: PatchEnc
 
 
 def load(folder: str | Path) -> FittedModel:
-    """Load a model that :meth:`FittedModel.save` or ``nh2st-graph train`` wrote; no code of the folder is run.
+    """Load a model that :meth:`FittedModel.save` or ``nh2st-graph train`` wrote, without running code of the folder.
 
     Parameters
     ----------
     folder
-        With ``model.safetensors`` and ``model.json``, and maybe ``log.csv``: a run, or where a model was saved.
+        Folder of a run or of a saved model, with ``model.safetensors``, ``model.json`` and perhaps ``log.csv``.
 
     Returns
     -------
@@ -189,21 +189,25 @@ def load(folder: str | Path) -> FittedModel:
     if description.get("format") != MODEL_FORMAT:
         raise ModelError(
             f"model {folder}: written in format {description.get('format')!r} by nh2st-graph "
-            f"{description.get('version', 'of an unknown version')}, this is {__version__} (format {MODEL_FORMAT}); "
-            "train again, or install the version that wrote it"
+            f"{description.get('version', 'of an unknown version')}; this is version {__version__}, which reads format "
+            f"{MODEL_FORMAT}: train again, or install the version that wrote it"
         )
     try:
         config = Config.parse(description["config"], str(folder / _DESCRIPTION))
         tensors = load_file(folder / _WEIGHTS)
         module = _restored(config, description, tensors)
         fields = {name: description[name] for name in _FIELDS}
-        # Models of before slides were predicted do not have it.
+        # The first models do not have it.
         lattice = Lattice(**description["lattice"]) if description.get("lattice") else None
     except ConfigError as error:
-        raise ModelError(f"model {folder}: {error}; train again, or install the version that wrote it") from None
+        raise ModelError(
+            f"model {folder}: {error.args[0]}; train again, or install the version that wrote it"
+        ) from None
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"model {folder}: {_WEIGHTS} or {_DESCRIPTION} is damaged or incomplete: {reason}") from error
+        raise ModelError(
+            f"model {folder}: {_WEIGHTS} or {_DESCRIPTION} is damaged or incomplete ({reason(error)}); "
+            "copy the folder again"
+        ) from error
     return FittedModel(
         module=module,
         config=config,
@@ -246,7 +250,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ModelError(f"model {folder}: {_DESCRIPTION} is not valid JSON; copy the folder again") from None
     if not isinstance(description, dict):
-        raise ModelError(f"model {folder}: {_DESCRIPTION} does not describe a model")
+        raise ModelError(f"model {folder}: {_DESCRIPTION} does not describe a model; copy the folder again")
     return description
 
 

@@ -1,4 +1,4 @@
-"""The training loop's parts: what Lightning needs to know about a model and an epoch."""
+"""Parts of the training loop for Lightning: module, data and callbacks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
 from nh2st_graph._atomic import written_aside
-from nh2st_graph._errors import ModelError
+from nh2st_graph._errors import ModelError, setting
 from nh2st_graph.config import TrainConfig
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import Network
@@ -50,17 +50,17 @@ LOG_COLUMNS = _TRAINING + _HELD_OUT
 class TrainingModule(L.LightningModule):
     """Optimise a model on training graphs and score it on held-out ones.
 
-    Random numbers follow from the seed and the number of the epoch (batches) or of the step (dropout) alone, so that a
-    run that was killed and resumed gives what an uninterrupted one gives.
+    Random numbers depend on the seed and on the number of the epoch (batches) or of the step (dropout) alone, so that a
+    run that was killed and resumed gives the same model as an uninterrupted one.
 
     Parameters
     ----------
     model
-        The model; its weights are trained in place.
+        The model, whose weights are trained in place.
     config
-        The training loop's settings.
+        Settings of the training loop.
     seed
-        Of this stage.
+        Seed of this stage.
     """
 
     def __init__(self, model: Network, config: TrainConfig, seed: int) -> None:
@@ -79,14 +79,14 @@ class TrainingModule(L.LightningModule):
         )
 
     def training_step(self, batch: Data, _: int) -> Tensor:
-        """Take one step, and stop the run where the loss is no number."""
-        # Not once an epoch: in the first after resuming, Lightning's loaders draw from the generator at another time.
+        """Take one step, and stop the run if the loss is not finite."""
+        # At every step: in the first epoch after resuming, Lightning's loaders draw from the generator at another time.
         torch.manual_seed(self.seed * 1_000_003 + self.global_step)
         losses = self.model.losses(batch)
         if not torch.isfinite(losses["loss"]):
             raise ModelError(
                 f"training loss is {float(losses['loss'].detach())} at step {self.global_step} "
-                f"(epoch {self.current_epoch}); lower train.learning_rate, or check the features"
+                f"(epoch {self.current_epoch}); lower {setting('train.learning_rate')}, or check the features"
             )
         self._steps.append({name: value.detach() for name, value in losses.items()})
         if self.trainer.is_last_batch:
@@ -94,7 +94,7 @@ class TrainingModule(L.LightningModule):
         return losses["loss"]
 
     def _log_means(self) -> None:
-        """Log each part's mean over the epoch's steps that had it, once: to log a step takes Lightning as long."""
+        """Log each part's mean over the steps that had it, once an epoch: Lightning takes long to log every step."""
         parts = dict.fromkeys(name for step in self._steps for name in step)
         means = {name: torch.stack([step[name] for step in self._steps if name in step]).mean() for name in parts}
         self.log_dict(
@@ -106,13 +106,13 @@ class TrainingModule(L.LightningModule):
         self._steps.clear()
 
     def on_validation_epoch_start(self) -> None:
-        """Let the model take up what it predicts from, now that it has its averaged weights."""
+        """Let the model remember the training graphs, now that it has its averaged weights."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SectionData):
             self.model.remember(data.train)
 
     def validation_step(self, section: Data, _: int) -> None:
-        """Score a held-out graph as a test section would be: from its image, over all genes."""
+        """Score a held-out graph like a test section: from its image, over all genes."""
         predicted = self.model.predict(image_only(section))
         observed = section.y
         scores = {
@@ -124,14 +124,14 @@ class TrainingModule(L.LightningModule):
 
 
 class SectionData(L.LightningDataModule):
-    """Graphs to learn from, in batches of spots, and graphs to watch, whole.
+    """Training graphs in batches of spots, and whole validation graphs.
 
     Parameters
     ----------
     train, validation
         Graphs with targets; ``validation`` may be empty.
     batch_spots, hops, seed
-        As in :class:`SpotBatches`.
+        See :class:`SpotBatches`.
     """
 
     def __init__(
@@ -142,12 +142,12 @@ class SectionData(L.LightningDataModule):
         self.batch_spots, self.hops, self.seed = batch_spots, hops, seed
 
     def train_dataloader(self) -> DataLoader[Data]:
-        """Batches of the present epoch (the trainer asks anew for each)."""
+        """Give the batches of the current epoch; the trainer asks for them at every epoch."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         return DataLoader(SpotBatches(self.train, self.batch_spots, self.hops, self.seed, epoch), batch_size=None)
 
     def val_dataloader(self) -> Any:
-        """Held-out graphs, whole."""
+        """Give the held-out graphs, whole."""
         return DataLoader(list(self.validation), batch_size=None) if self.validation else []  # type: ignore[arg-type]
 
 
@@ -157,9 +157,9 @@ def log_columns(model: Network) -> tuple[str, ...]:
 
 
 class EpochLog(L.Callback):
-    """Append one row an epoch to ``log.csv``; a part of the loss that is new there gets a column.
+    """Append one row an epoch to ``log.csv``. A new part of the loss gets a new column.
 
-    On resuming, rows of this stage that the checkpoint does not cover are taken out first.
+    On resuming, rows of this stage that are later than the checkpoint are removed first.
     """
 
     def __init__(self, path: Path, stage: str) -> None:
@@ -199,7 +199,7 @@ class EpochLog(L.Callback):
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a log, less one that was cut off; none where there is no file."""
+    """Read the rows of a log, without a row that was cut off; none if there is no file."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as handle:
@@ -207,24 +207,24 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 class StopEarly(EarlyStopping):
-    """Early stopping that lasts: Lightning keeps the count in its checkpoints, but not that training had stopped."""
+    """Early stopping that survives a resume: Lightning's checkpoints keep its count, but not that it stopped."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop at once where the checkpoint is of the epoch after which training stopped."""
+        """Stop at once if the checkpoint is from the epoch after which training stopped."""
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 class Averaging(WeightAveraging):
-    """Moving average of the weights, and of these the ones at the lowest held-out error so far.
+    """Exponential moving average (EMA) of the weights, and its values at the lowest held-out error so far.
 
-    Both are kept in memory and travel in the checkpoints, so that one file says everything.
+    Both are kept in memory and saved in the checkpoint, so that one file holds everything.
 
     Parameters
     ----------
     decay
-        Share of the average that a step leaves.
+        EMA decay: share of the average that remains after a step.
     monitor
-        What is lowest at the best epoch; None where nothing is held out.
+        Logged value that is lowest at the best epoch; None if nothing is held out.
     """
 
     def __init__(self, decay: float, monitor: str | None = None) -> None:
@@ -234,7 +234,7 @@ class Averaging(WeightAveraging):
         self.best: dict[str, Tensor] = {}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the averaged weights where they are the best so far."""
+        """Keep the averaged weights if they are the best so far."""
         super().on_train_epoch_end(trainer, pl_module)
         if self.monitor is None or float(trainer.callback_metrics[self.monitor]) >= self.lowest:
             return
@@ -244,21 +244,21 @@ class Averaging(WeightAveraging):
         self.best = {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Save beside the average what was best."""
+        """Save the best weights beside the average."""
         return {**super().state_dict(), "lowest": self.lowest, "best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with what was best."""
+        """Restore the best weights beside the average."""
         super().load_state_dict(state_dict)
         self.lowest, self.best = state_dict["lowest"], state_dict["best"]
 
 
 def _averaged_by(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
-    """Moving average of numbers; whole numbers (an index, a count of batches) are those of the last step."""
+    """Make the step of a moving average; whole numbers (an index, a count) are those of the last step."""
     average = get_ema_multi_avg_fn(decay)
 
     def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Any) -> None:
-        if averaged[0].is_floating_point():  # torch gives those of one type together
+        if averaged[0].is_floating_point():  # torch groups tensors by type
             average(averaged, current, n_averaged)
         else:
             for before, now in zip(averaged, current, strict=True):
@@ -268,7 +268,7 @@ def _averaged_by(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], No
 
 
 class Keep(ModelCheckpoint):
-    """The checkpoint ``last``: after the last epoch, and before that whenever ``seconds`` have passed."""
+    """Write the checkpoint ``last`` after the last epoch, and before that whenever ``seconds`` have passed."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         super().__init__(folder, filename="last", save_top_k=1, enable_version_counter=False)
@@ -276,19 +276,19 @@ class Keep(ModelCheckpoint):
         self._written = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write where it is time; this callback stands last, so that the others have done their part of the epoch."""
+        """Write if it is time. This callback stands last, so that the others have finished the epoch."""
         ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if ends or time.monotonic() - self._written >= self.seconds:
             super().on_train_epoch_end(trainer, pl_module)
             self._written = time.monotonic()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on also where the folder was moved."""
+        """Restore the state, even if the folder was moved."""
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
 def averaged_weights(checkpoint: Path, best: bool = False) -> dict[str, Tensor]:
-    """Read a checkpoint's averaged weights, those after its epoch or the best until then, by the model's own names."""
+    """Read the averaged weights of a checkpoint, the latest or the best, by the model's own names."""
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     # Lightning saves the average as the model's own weights.
     state = content["callbacks"][Averaging.__qualname__]["best"] if best else content["state_dict"]
@@ -296,7 +296,7 @@ def averaged_weights(checkpoint: Path, best: bool = False) -> dict[str, Tensor]:
 
 
 class EpochProgress(L.Callback):
-    """Advance a progress bar once an epoch, with the score so far beside it."""
+    """Advance a progress bar once an epoch, and show the latest score beside it."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self.progress, self.task = progress, task

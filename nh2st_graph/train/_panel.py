@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._errors import ConfigError, DataError
+from nh2st_graph._errors import ConfigError, DataError, setting
 from nh2st_graph._settings import TARGET_SUM
 from nh2st_graph.config import DataConfig
 from nh2st_graph.datasets import fetch_panel, is_published, read_panel
@@ -22,28 +22,28 @@ logger = logging.getLogger("nh2st_graph")
 
 
 def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], data: DataConfig) -> list[str]:
-    """Name the genes to predict.
+    """Choose the genes to predict.
 
     Parameters
     ----------
     train
-        Training sections: the only ones whose counts are looked at.
+        Training sections. Only their counts are read.
     others
-        Test sections: only which genes they measured matters.
+        Test sections. Only the names of their genes are read.
     data
         ``panel`` is a file of symbols, the name of a published panel
-        (:data:`~nh2st_graph.datasets.PUBLISHED_PANELS`), or ``hvg:N``, the ``N`` genes that vary most over the training
-        sections (scanpy's dispersions, section by section); ``missing_genes`` says what happens with a symbol that a
-        section lacks. A file may hold Ensembl ids as well: either are found in sections that are named by the other,
-        through a column of ``var``.
+        (:data:`~nh2st_graph.datasets.PUBLISHED_PANELS`), or ``hvg:N``: the ``N`` genes that vary most over the training
+        sections (scanpy's dispersions, section by section). ``missing_genes`` says what happens with a gene that a
+        section lacks. A file may also hold Ensembl ids. Sections may name genes in the other way, if a column of
+        ``var`` maps the names.
 
     Raises
     ------
     DataError
-        If a gene is absent from a section and ``missing_genes`` is ``"fail"``, or none is left; if the panel is of
-        another species than a section, or named otherwise, and nothing maps the names.
+        If a gene is absent from a section and ``missing_genes`` is ``"fail"``; if no gene is left; if panel and section
+        are of different species; or if they name genes differently and nothing maps the names.
     ConfigError
-        If ``panel`` is neither.
+        If ``panel`` is none of these.
     """
     if data.panel.startswith("hvg:"):
         return _most_variable(train, others, data.panel)
@@ -78,7 +78,9 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
 
     number = panel.removeprefix("hvg:")
     if not number.isdecimal() or int(number) < 1:
-        raise ConfigError(f"data.panel = {panel!r}; expected a file of gene symbols, or hvg:N with a number N above 0")
+        raise ConfigError(
+            f"{setting('data.panel', panel)}: expected a file of gene symbols, or hvg:N with a number N above 0"
+        )
     measured = {name: section for name, section in {**train, **others}.items() if section.n_vars}
     positions, said = genes_by_name(measured)
     shared = set.intersection(*(set(each.index) for each in positions.values()))
@@ -91,7 +93,7 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
         )
     if said is not None:
         logger.info("%s", said)
-    # Sorted, so that the panel does not depend on the order of genes, spots or sections in the files.
+    # Sorted, so that the panel does not depend on the order of genes, spots or sections.
     genes = sorted(shared)
     parts = {name: train[name][sorted(train[name].obs_names), positions[name][genes]].X for name in sorted(train)}
     joined = ad.concat(

@@ -1,4 +1,4 @@
-"""Prepare sections once for everything that is done with them: features, graph, targets."""
+"""Prepare each section once, with features, graph and targets."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ __all__ = ["Learned", "Preparation", "PreparedSection", "image_only"]
 
 logger = logging.getLogger("nh2st_graph")
 
-#: What a graph holds of the genes.
+#: Attributes of a graph that hold genes.
 _OF_THE_GENES = {"y", "counts", "library"}
 
-#: Below this many spots, a section's own mean and deviation say little about its stain.
+#: Below this many spots, a section's own mean and standard deviation say little about its stain.
 _FEW_SPOTS = 20
 
 
 def image_only(graph: Data) -> Data:
-    """Return a graph without anything of the genes: all that a prediction may be made from."""
+    """Return a graph without its genes: a prediction may read nothing else."""
     return Data(**{key: value for key, value in graph.to_dict().items() if key not in _OF_THE_GENES})
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How sections are prepared for one model.
+    """Prepares sections for one model.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Preparation:
     genes
         The panel.
     standardize
-        Brings image features to the model's scale.
+        Standardises image features.
     """
 
     config: Config
@@ -78,7 +78,7 @@ class Preparation:
 
     @classmethod
     def of(cls, config: Config, genes: Sequence[str], standardize: Standardizer) -> Preparation:
-        """Prepare sections for a model that is fitted."""
+        """Make the preparation of a fitted model."""
         return cls(config, list(genes), standardize, _Completer(config))
 
     @classmethod
@@ -92,20 +92,20 @@ class Preparation:
         need: Collection[Need] = (),
         test_need: Collection[Need] = (),
     ) -> Learned:
-        """Prepare training sections, and learn from them how sections are prepared.
+        """Learn a preparation from training sections, and prepare these and the test sections.
 
         Parameters
         ----------
         config
             The configuration.
         train
-            Sections to learn from, by name: they choose the panel and the statistics of features.
+            Sections to learn from, by name. The panel and the statistics of features come from them.
         tests
-            Sections to predict later. Only which genes they measured is looked at.
+            Sections to predict later. Only the names of their genes are read.
         genes
-            The panel; chosen as ``config`` says where None.
+            The panel; None chooses it as ``config`` says.
         need, test_need
-            What training and test sections must have beside what is computed here.
+            What training and test sections must bring, beside what is computed here.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class Preparation:
         panel = list(genes) if genes is not None else choose_panel(train, tests, config.data)
         completer = _Completer(config)
         with ExitStack() as stack:
-            # All images are opened before the first is encoded, which may take hours.
+            # Open all images before the first is encoded: encoding may take hours, and a missing image shows at once.
             opened = [stack.enter_context(completer.opened(train[name], "image" in need)) for name in sorted(train)]
             opened_tests = [
                 stack.enter_context(completer.opened(section, "image" in test_need)) for section in tests.values()
@@ -135,16 +135,16 @@ class Preparation:
         )
 
     def prepare(self, section: AnnData, need: Iterable[Need] = ()) -> PreparedSection:
-        """Check a section, and compute its features and its graph where it does not have them.
+        """Check a section, and compute its features and its graph if it lacks them.
 
-        The section given stays as it is.
+        The given section does not change.
 
         Parameters
         ----------
         section
             One tissue section.
         need
-            What it must have beside what is computed here.
+            What it must bring, beside what is computed here.
 
         Raises
         ------
@@ -160,7 +160,7 @@ class Preparation:
 
 
 class Learned(NamedTuple):
-    """What came of preparing sections to learn from: how, and the sections, training ones in order of their names."""
+    """A learned preparation and the prepared sections; training sections are in order of their names."""
 
     preparation: Preparation
     train: list[PreparedSection]
@@ -169,17 +169,17 @@ class Learned(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PreparedSection:
-    """One section with features and graph, which is turned into a PyG graph once.
+    """One section with features and graph; its PyG graph is made once.
 
     Attributes
     ----------
     section
-        The section with ``obsm["X_image"]`` and squidpy's spatial keys, spots in order of their names: an order that no
-        file decides, so that nothing that is learned or predicted depends on the order of the spots.
+        The section with ``obsm["X_image"]`` and squidpy's spatial keys. Its spots are in order of their names, so that
+        no result depends on the order of spots in a file.
     spots
-        Names of the spots in the order in which they were given.
+        Names of the spots in the order given.
     preparation
-        How it was prepared.
+        The preparation that made it.
     """
 
     section: AnnData
@@ -193,14 +193,15 @@ class PreparedSection:
 
     @cached_property
     def graph(self) -> Data:
-        """What a model reads: the image side alone, as from :func:`nh2st_graph.gr.to_pyg`, and ``patient``.
+        """The graph that a model reads: the image side, as from :func:`nh2st_graph.gr.to_pyg`, with ``patient``.
 
-        Where the encoder is trained there are also ``patches``, ``(n_spots, size, size, 3)`` uint8.
+        If the encoder is fine-tuned, the graph also has ``patches``, ``(n_spots, size, size, 3)`` uint8.
 
         Raises
         ------
         DataError
-            If features have another length than the model's, or one spot alone cannot be standardised.
+            If the number of features is not that of the model, or the section is a single spot that cannot be
+            standardised.
         """
         config, standardize = self.preparation.config, self.preparation.standardize
         if standardize.mean is None:
@@ -210,13 +211,13 @@ class PreparedSection:
             features = features.astype(np.float32, copy=False)
         if standardize.mean is not None and features.shape[1] != len(standardize.mean):
             raise DataError(
-                f"section {self.name!r}: {features.shape[1]} image features, the model was trained on "
+                f"section {self.name!r} has {features.shape[1]} image features, the model was trained on "
                 f"{len(standardize.mean)}; compute them with the same encoder"
             )
         if standardize.mean is None and self.section.n_obs < _FEW_SPOTS:
             logger.warning(
-                "section %r has %d spots, too few for statistics of its own: predictions stay close to the training "
-                "mean",
+                "section %r has %d spots, too few for statistics of its own: its predictions stay close to the "
+                "training mean",
                 self.name,
                 self.section.n_obs,
             )
@@ -246,19 +247,19 @@ class PreparedSection:
 
     @cached_property
     def measured(self) -> Data:
-        """The graph with what was measured.
+        """The graph with the measured genes.
 
-        It holds ``y`` (targets) and ``counts``, both ``(n_spots, n_genes)``, and ``library``, ``(n_spots, 1)``, the
-        counts that targets are relative to.
+        It also holds ``y`` (targets) and ``counts``, both ``(n_spots, n_genes)``, and ``library``, ``(n_spots, 1)``,
+        the library size that targets are relative to.
 
         Raises
         ------
         DataError
-            As :attr:`graph` and :attr:`observed`, and for one spot, which has no relation to others to learn.
+            As :attr:`graph` and :attr:`observed`, and for a single spot, which shows no relation to other spots.
         """
         self._refuse_one_spot()
         counts = panel_counts(self.section, self.preparation.genes).to_numpy()
-        # Of the genes that targets are relative to, so that the two together give expected counts.
+        # Over the genes that targets are relative to, so that library size and targets give expected counts.
         by_panel = self.preparation.config.data.normalize == "panel"
         library = counts.sum(axis=1) if by_panel else library_size(self.section)
         values: dict[str, NDArray[Any]] = {"y": self.observed.to_numpy(), "counts": counts, "library": library[:, None]}
@@ -270,15 +271,15 @@ class PreparedSection:
     def _refuse_one_spot(self) -> None:
         if self.section.n_obs == 1:
             raise DataError(
-                f"section {self.name!r}: one spot alone cannot be trained on, scored, or "
-                f"({setting('features.standardize', 'section')}) predicted; leave it out, or give the whole section"
+                f"section {self.name!r}: one spot alone cannot be trained on, scored, or, with "
+                f"{setting('features.standardize', 'section')}, predicted; leave it out, or give the whole section"
             )
 
 
 class _Completer:
-    """Gives a section that was checked its features and its graph; encoders are made once, when they are needed.
+    """Computes features and graph of checked sections; encoders are made once, when they are first needed.
 
-    A file of weights that changes meanwhile is not read again: all sections get features of the same weights.
+    So all sections get features of the same weights, even if the file of weights changes meanwhile.
     """
 
     def __init__(self, config: Config) -> None:
@@ -290,7 +291,7 @@ class _Completer:
 
     @contextmanager
     def opened(self, adata: AnnData, need_image: bool) -> Iterator[_Opened]:
-        """Copy a section, spots in order of their names, and open its image where that is needed."""
+        """Copy a section, with spots in order of their names, and open its image if that is needed."""
         section = adata[np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")].copy()
         key = _features_key(section, self.config.features)
         with ExitStack() as stack:
@@ -323,7 +324,7 @@ class _Completer:
 
 
 class _Opened(NamedTuple):
-    """A section that was checked, the key of its features if it has them, and its open image, which a stack holds."""
+    """A checked section, the key of its features if it has them, and its open image, which the stack closes."""
 
     section: AnnData
     key: str | None
@@ -332,9 +333,9 @@ class _Opened(NamedTuple):
 
 
 def _features_key(section: AnnData, wanted: FeaturesConfig) -> str | None:
-    """Find the key of the features that are wanted: the usual one, or another that the user gave them."""
+    """Find the key of the wanted features, the usual key or the user's own; None if they are missing."""
     for key in (Key.obsm.image, *section.obsm):
-        # What predicted an entry is noted likewise, but no patch size.
+        # A prediction has an entry in uns with an encoder too, but without a patch size.
         known = section.uns.get(key)
         if (
             isinstance(known, Mapping)
@@ -347,20 +348,20 @@ def _features_key(section: AnnData, wanted: FeaturesConfig) -> str | None:
 
 
 def _names(encoders: str) -> list[str]:
-    """Names of encoders that are joined by commas."""
+    """Split the names of encoders, which are joined by commas."""
     return [name.strip() for name in encoders.split(",")]
 
 
 def _add_graph(section: AnnData, config: GraphConfig) -> None:
-    """Build the graph, or take the one that the user built; under squidpy's default keys."""
+    """Build the graph, or take the user's own, and write it under squidpy's default keys."""
     if config.mode == "given":
         connectivities, distances = graph_keys(section, config.neighbors_key)
         if "metric" in section.uns.get(config.neighbors_key, {}).get("params", {}):
-            # Over such edges genes would reach a prediction that is to come from the image alone.
+            # Over such edges, genes would reach a prediction that must come from the image alone.
             raise DataError(
                 f"section {section_name(section)!r}: uns['{config.neighbors_key}'] is a graph of features, as scanpy "
-                "builds it of expression, and not of positions; build one with sq.gr.spatial_neighbors_..., and name "
-                f"it in {setting('graph.neighbors_key')}"
+                "builds it from expression, not of positions; build one with sq.gr.spatial_neighbors_..., and name its "
+                f"entry in {setting('graph.neighbors_key')}"
             )
         section.obsp[Key.obsp.connectivities] = section.obsp[connectivities]
         section.obsp[Key.obsp.distances] = section.obsp[distances]

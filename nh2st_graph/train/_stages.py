@@ -1,4 +1,4 @@
-"""Train in stages: folds of the training sections choose when to stop, then all of them are learned from."""
+"""Train in stages: folds choose the number of epochs, then the model learns from all training sections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import ConfigError, DataError
+from nh2st_graph._errors import ConfigError, DataError, setting
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
 from nh2st_graph.models import Estimator, Network, find_method
@@ -83,7 +83,7 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
 
 
 class _Inputs(NamedTuple):
-    """What is learned from, sections in order of their names, and the sections to be predicted later."""
+    """Training sections in order of their names, their graphs, and the graphs of sections to predict later."""
 
     preparation: Preparation
     sections: list[PreparedSection]
@@ -92,7 +92,7 @@ class _Inputs(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What came of learning: the model, for how many epochs, each gene's mean held-out r, and the log."""
+    """Result of learning: the model, its number of epochs, each gene's mean held-out r, and the log."""
 
     module: Network | Estimator
     epochs: int
@@ -101,7 +101,7 @@ class _Outcome(NamedTuple):
 
 
 def _inputs(prepared: Learned) -> _Inputs:
-    """Refuse a section that lacks what the method needs, before anything is trained."""
+    """Make the graphs, and refuse a section that lacks what the method needs before anything is trained."""
     graphs = [each.measured for each in prepared.train]
     tests = [each.graph for each in prepared.tests]
     method = find_method(prepared.preparation.config.model.name)
@@ -111,16 +111,17 @@ def _inputs(prepared: Learned) -> _Inputs:
 
 
 def _check_needs(method: type[Network] | type[Estimator], graph: Data) -> None:
-    """Refuse a section that lacks what a method reads, before anything is trained."""
+    """Refuse a section that lacks what a method reads."""
     if "array" in method.needs and "array" not in graph:
         raise DataError(
             f"section {graph.section!r}: {method.__name__} needs array positions (obs['{Key.obs.array_row}'], "
-            f"obs['{Key.obs.array_col}']), and there are none; choose another method in model.name"
+            f"obs['{Key.obs.array_col}']), and there are none; choose another method in "
+            f"{setting('model.name', argument='model')}"
         )
 
 
 def _fit_estimator(method: type[Estimator], inputs: _Inputs, config: Config) -> _Outcome:
-    """Fit on all but the held-out sections in turn, and on all of them."""
+    """Fit an estimator on each fold for held-out scores, and then on all sections."""
     scores = []
     for fold in make_folds(inputs.graphs, config.train.validation, config.train.folds):
         estimator = method(config.model, config.seed)
@@ -137,7 +138,7 @@ class _Stages:
     def __init__(self, inputs: _Inputs, config: Config, folder: Path, resume: bool) -> None:
         self.inputs, self.config, self.folder, self.resume = inputs, config, folder, resume
         self.encoder = _trained_encoder(inputs, config)
-        # Before anything is trained: a method may know only by its settings what a section lacks.
+        # Checked before anything is trained; what a network needs may depend on its settings.
         module = self._new_module(inputs.graphs, config.seed)
         for graph in [*inputs.graphs, *inputs.tests]:
             module.check(image_only(graph))
@@ -158,7 +159,7 @@ class _Stages:
         )
 
     def run(self) -> _Outcome:
-        """Fit every fold, and with ``train.refit`` all sections for as long as suits the folds."""
+        """Fit every fold; with ``train.refit``, then fit all sections for as many epochs as suit the folds best."""
         train, graphs = self.config.train, self.inputs.graphs
         with self.progress:
             results = [self._fold(i, fold) for i, fold in enumerate(make_folds(graphs, train.validation, train.folds))]
@@ -186,7 +187,7 @@ class _Stages:
         module = self._new_module(fold.train, seed)
         stage = f"fold{number + 1}:{fold.name}"
         folder = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
-        # Empty where it was no number, in a log that a saved model brought back.
+        # The log of a saved model has an empty cell for NaN.
         curve = [float(row["val_loss"] or "nan") for row in read_rows(self.log_path) if row["stage"] == stage]
         module.load_state_dict(averaged_weights(folder / "last.ckpt", best=True))
         _remember(module, fold.train)
@@ -236,12 +237,12 @@ class _Stages:
             for task in self.progress.task_ids:
                 self.progress.update(task, visible=False)
             done.write_text(json.dumps({"epochs": trainer.current_epoch}) + "\n", encoding="utf-8")
-        # Not what the trainer left: resumed after its last epoch, it would leave the weights before averaging.
+        # Read from the checkpoint: a trainer that resumes after its last epoch leaves the weights before averaging.
         module.load_state_dict(averaged_weights(last))
         return folder
 
     def _callbacks(self, stage: str, folder: Path, watched: bool, max_epochs: int) -> list[L.Callback]:
-        """What happens beside training. ``last`` comes last, so that it holds the others' state of the same epoch."""
+        """Make the callbacks. The checkpoint comes last, so that it holds the others' state of the same epoch."""
         task = self.progress.add_task(f"train {stage}", total=max_epochs, note="")
         config = self.config.train
         callbacks: list[L.Callback] = [
@@ -255,7 +256,7 @@ class _Stages:
 
 
 def _trained_encoder(inputs: _Inputs, config: Config) -> PatchEncoder | None:
-    """Make the encoder that is fine-tuned, if any, its output on the scale of the training sections' features."""
+    """Make the encoder that is fine-tuned, if any; its output is standardised by the training sections' features."""
     encoder = patch_encoder(config.features, trained=True)
     if encoder is not None:
         features = [each.section.obsm[Key.obsm.image] for each in inputs.sections]
@@ -269,22 +270,30 @@ def _remember(module: Network, graphs: Sequence[Data]) -> None:
 
 
 def check_precision(config: TrainConfig) -> Any:
-    """Precision of the trainer: mixed where the device has it."""
+    """Choose the trainer's precision: mixed if the device supports it.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device, or it does not support the precision.
+    """
     cuda = torch.cuda.is_available() and config.device in {"auto", "cuda"}
     if config.device == "cuda" and not cuda:
-        raise ConfigError("train.device = 'cuda'; no CUDA device is there: use auto or cpu")
+        raise ConfigError(f"{setting('train.device', 'cuda')}: there is no CUDA device; use auto or cpu")
     if config.device == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("train.device = 'mps'; no Apple GPU is there: use auto or cpu")
+        raise ConfigError(f"{setting('train.device', 'mps')}: there is no Apple GPU; use auto or cpu")
     if config.precision == "auto":
         return ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if cuda else "32-true"
     if config.precision == "16" and not cuda:
-        raise ConfigError("train.precision = '16'; half precision needs a CUDA device: use auto, 32 or bf16")
+        raise ConfigError(
+            f"{setting('train.precision', '16')}: half precision needs a CUDA device; use auto, 32 or bf16"
+        )
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[config.precision]
 
 
 @contextmanager
 def _settings_restored() -> Iterator[None]:
-    """Leave torch's random numbers and its choice of algorithms as they were."""
+    """Restore torch's random state and its choice of algorithms after the block."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
@@ -296,7 +305,7 @@ def _settings_restored() -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be an interrupt again: Lightning answers it by leaving Python, and ignores it from then on."""
+    """Raise KeyboardInterrupt on Ctrl-C again: Lightning exits Python instead, and ignores Ctrl-C from then on."""
     try:
         yield
     except SystemExit:
@@ -306,7 +315,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Let the project's own lines speak: Lightning's notes on hardware and workers are not about the user's data."""
+    """Silence Lightning's notes on hardware and workers, which do not concern the user's data."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [each.level for each in loggers]
     for each in loggers:

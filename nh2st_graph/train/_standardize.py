@@ -1,4 +1,4 @@
-"""Standardise image features, by section or by the training sections."""
+"""Standardise image features by section or by the training sections."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Standardizer"]
 
 @dataclass(frozen=True)
 class Standardizer:
-    """Brings image features to mean 0 and deviation 1.
+    """Turns image features into z-scores.
 
-    By each section's own statistics (``features.standardize: section``), which takes out differences of stain and
-    scanner between sections and needs no gene; by those of the training sections (``train``); or not at all (``none``:
-    a mean of 0 and a deviation of 1, which leave the features what they are, and bytes bytes).
+    The statistics are each section's own (``features.standardize: section``), which removes differences of stain and
+    scanner between sections and needs no gene, or those of the training sections (``train``). With ``none``, features
+    stay as they are, bytes too.
 
     Attributes
     ----------
     mean, std
-        Statistics of the training sections, ``(n_features,)``; None where each section has its own.
+        Statistics of the training sections, ``(n_features,)``. None if each section has its own; 0 and 1 for ``none``.
     """
 
     mean: NDArray[np.float32] | None = None
@@ -30,7 +30,7 @@ class Standardizer:
 
     @classmethod
     def fit(cls, features: Iterable[NDArray[np.float32 | np.uint8]], mode: str) -> Standardizer:
-        """Take the statistics of training sections' features."""
+        """Compute the statistics of the training sections' features."""
         if mode == "section":
             return cls()
         if mode == "none":
@@ -48,7 +48,7 @@ class Standardizer:
             mean, std = values.mean(axis=0), values.std(axis=0)
         else:
             mean, std = self.mean.astype(np.float64), self.std.astype(np.float64)
-        # Rounding leaves a constant column a deviation of about its size times the machine's precision.
+        # Rounding gives a constant column a standard deviation of about its size times the machine's precision.
         varies = std > 1e-7 * np.maximum(np.abs(mean), 1.0)
-        scaled = np.divide(values - mean, std, out=np.zeros_like(values), where=varies)
-        return scaled.astype(np.float32)
+        scores = np.divide(values - mean, std, out=np.zeros_like(values), where=varies)
+        return scores.astype(np.float32)

@@ -1,4 +1,4 @@
-"""How many CPU threads small networks get."""
+"""Limit the CPU threads of small networks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["one_thread"]
 def one_thread() -> Iterator[None]:
     """Let torch use one CPU thread while the block runs.
 
-    A section's matrices are too small to share out: threads wait for each other longer than they compute, and where
-    another process has one of the cores, twenty times as long. Results do not depend on the number of cores either.
+    A section's matrices are too small to split: threads wait for each other longer than they compute, and twenty times
+    as long if another process has one of the cores. Results also do not depend on the number of cores.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

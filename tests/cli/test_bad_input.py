@@ -88,7 +88,7 @@ class TestFolders:
     def test_a_run_that_exists(self, refuse, config, run, tmp_path):
         (tmp_path / "file").touch()
         for out in (run, tmp_path / "file"):
-            says = f"run folder {out} exists already; choose another with --out, or go on with it by --resume"
+            says = f"run folder {out} exists already; give another as --out, or go on with this run by --resume"
             assert says in refuse("train", config, "--out", out)
             assert f"{out} exists already" in refuse("demo", "--out", out)
 
@@ -96,7 +96,7 @@ class TestFolders:
         (tmp_path / "out").mkdir()
         shutil.copy(section, tmp_path / "out" / "S3.h5ad")
         line = refuse("predict", run, section, "--out", tmp_path / "out")
-        assert "S3.h5ad exists already; keep what is there with --resume, choose another folder with --out" in line
+        assert "S3.h5ad exists already; keep what is there with --resume, give another folder as --out" in line
 
     def test_a_place_that_cannot_be_written_to(self, refuse, config, repository, run, section, tmp_path):
         (tmp_path / "file").touch()
@@ -107,11 +107,11 @@ class TestFolders:
 
     def test_nothing_to_resume(self, refuse, config, tmp_path):
         line = refuse("train", config, "--out", tmp_path / "none", "--resume")
-        assert "holds no run to resume (config.yaml is missing); leave --resume out" in line
+        assert "holds no run to resume (config.yaml is missing); leave out --resume" in line
 
     def test_another_configuration_to_resume(self, refuse, config, run):
         line = refuse("train", config, "--out", run, "--resume")
-        assert "was begun with another configuration (" in line
+        assert "was begun with another configuration (data.root: " in line
 
     def test_a_model_of_another_version(self, refuse, run, section, tmp_path):
         file = run / "model.json"

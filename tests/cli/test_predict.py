@@ -166,7 +166,7 @@ class TestInterrupted:
         assert set(before) == {"S1.h5ad"}
 
         said = accept(*command, "--resume")
-        assert f"there already, and left as it is: {tmp_path / 'out' / 'S1.h5ad'}" in said
+        assert f"kept, since it exists: {tmp_path / 'out' / 'S1.h5ad'}" in said
         after = tree(tmp_path / "out")
         assert after["S1.h5ad"] == before["S1.h5ad"]
         assert_array_equal(ad.read_h5ad(tmp_path / "out" / "S3.h5ad").X, tiny_run.evaluation.predictions["S3"].X)

@@ -212,13 +212,13 @@ class TestRefusals:
             tl.fit([train["S1"][:1].copy(), train["S2"]], quick())
 
     def test_a_loss_that_is_no_number_names_step_and_remedy(self, train, quick):
-        with pytest.raises(ModelError, match=r"training loss is .* at step \d+ .*lower train\.learning_rate"):
+        with pytest.raises(ModelError, match=r"training loss is .* at step \d+ .*lower learning_rate"):
             tl.fit(train, quick("train.learning_rate=1e30", "train.max_epochs=10"))
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
     @pytest.mark.parametrize("change", ["train.device=cuda", "train.precision=16"])
     def test_a_device_that_is_not_there_is_told_before_anything_is_read(self, quick, change):
-        with pytest.raises(ConfigError, match=change.partition("=")[0].replace(".", r"\.")):
+        with pytest.raises(ConfigError, match=change.removeprefix("train.").replace("=", "='")):
             tl.fit({"S1": None}, quick(change))  # type: ignore[dict-item]
 
     def test_precision_is_full_on_a_cpu(self, quick):

@@ -338,7 +338,7 @@ class TestKeyAdded:
     @pytest.mark.parametrize("key", ["spatial", "X_image", "nh2st_prediction"])
     def test_is_no_key_of_something_else(self, tiny_run, tiny_sections, key):
         section = tiny_sections["S3"].copy()
-        with pytest.raises(DataError, match=f"key_added = '{key}' is the key of something else"):
+        with pytest.raises(DataError, match=f"key_added='{key}' is the key of something else"):
             tl.predict(section, tiny_run.model, key_added=key)
         assert set(section.obsm) == set(tiny_sections["S3"].obsm)
 

@@ -247,7 +247,7 @@ class TestInterrupted:
 class TestRefusals:
     def test_another_configuration_is_named(self, tiny_config, tiny_run):
         before = snapshot(tiny_run.folder)
-        with pytest.raises(RunError, match=r"another configuration \(train\.learning_rate: 0\.003 -> 0\.1\)"):
+        with pytest.raises(RunError, match=r"another configuration \(learning_rate: 0\.003 -> 0\.1\)"):
             tl.train_run(tiny_config.override(["train.learning_rate=0.1"]), tiny_run.folder, resume=True)
         assert snapshot(tiny_run.folder) == before
 

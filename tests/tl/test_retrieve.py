@@ -176,7 +176,7 @@ def test_searches_embeddings_under_another_key(model: ng.FittedModel, embedded, 
     expected = ng.tl.retrieve(profiles[0], bank, of="gene", k=3).found
     found = ng.tl.retrieve(profiles[1], renamed[1], of="gene", k=3, embed_key="second").found
     pd.testing.assert_frame_equal(found, expected)
-    with pytest.raises(DataError, match=r"no uns\['second_embed'\]; run .*embed\(model, adata, key_added='second'\)"):
+    with pytest.raises(DataError, match=r"no uns\['second_embed'\]; run .*embed\(adata, model, key_added='second'\)"):
         ng.tl.retrieve(query, bank, embed_key="second")
 
 
@@ -239,7 +239,7 @@ class TestProfiles:
     def test_need_a_gene_side(self, tiny_config: ng.Config, tiny_sections: dict[str, AnnData], embedded) -> None:
         config = tiny_config.override(["model.contrast=none", "model.cross_attention=none", "train.max_epochs=1"])
         without = ng.tl.fit({name: tiny_sections[name] for name in ("S1", "S2")}, config)
-        with pytest.raises(ModelError, match="no gene side"):
+        with pytest.raises(ModelError, match=r"no gene side; .*contrast='both'"):
             ng.tl.embed_profiles(counts(embedded["S3"]), without)
         other = ng.tl.embed(tiny_sections["S3"], without, copy=True)
         with pytest.raises(DataError, match="embedded by 2 different models"):
@@ -252,10 +252,10 @@ def test_what_cannot_be_searched(embedded, tiny_sections: dict[str, AnnData]) ->
     section = embedded["S3"]
     with pytest.raises(DataError, match=r"section 'S2': no uns\['nh2st_embed'\]; run ng.tl.embed"):
         ng.tl.retrieve(section, tiny_sections["S2"])
-    with pytest.raises(ConfigError, match="k = 0"):
+    with pytest.raises(ConfigError, match="k=0"):
         ng.tl.retrieve(section, section, k=0)
-    with pytest.raises(ConfigError, match="'genes' is no modality; there are 'image' and 'gene'"):
+    with pytest.raises(ConfigError, match=r"'genes' is not a modality; .*'image'.*'gene'"):
         ng.tl.retrieve(section, section, of="genes")
     for query, bank in ((section, []), ([], section)):
-        with pytest.raises(DataError, match="no section given"):
+        with pytest.raises(DataError, match="query or bank holds no section"):
             ng.tl.retrieve(query, bank)

@@ -101,7 +101,7 @@ class TestFolder:
             "predictions",
             "figures",
         }
-        with pytest.raises(RunError, match=r"data\.test is empty, nothing to score on; train again with --set"):
+        with pytest.raises(RunError, match=r"run .*: test_sections is empty"):
             tl.evaluate_run(run.folder)
 
 
@@ -122,7 +122,7 @@ class TestEvaluateAgain:
 
     def test_a_folder_that_is_no_run(self, tiny_run, tmp_path):
         tiny_run.model.save(tmp_path)
-        with pytest.raises(RunError, match=r"is no run folder \(config\.yaml is missing\)"):
+        with pytest.raises(RunError, match=r"is not a run folder \(config\.yaml is missing\)"):
             tl.evaluate_run(tmp_path)
 
     def test_sections_that_are_gone_leave_the_scores_as_they_were(self, copied, tmp_path):
@@ -166,7 +166,7 @@ class TestPrepare:
 
     def test_replaces_no_file(self, prepared, tiny_config):
         before = files(prepared)
-        with pytest.raises(RunError, match=r"S\d\.h5ad exists already; choose another folder with --out"):
+        with pytest.raises(RunError, match=r"S\d\.h5ad exists already; .* out,"):
             tl.prepare_sections(tiny_config, prepared)
         assert files(prepared) == before
 
@@ -193,11 +193,11 @@ class TestSections:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            (["data.train=[S1, S9]"], r"data\.train: no section 'S9' there; did you mean 'S\d'"),
-            (["data.test=[T3]"], r"data\.test: no section 'T3' there; did you mean 'S3'"),
-            (["data.train=[]", "data.test=[S1, S2, S3]"], r"no section is left to train on; data\.test names all"),
-            (["data.options.layer=raw"], r"data\.options are of formats that are read; .* has data\.synthetic\.\*"),
-            (["data.format=h5ad", "data.root=null"], r"data\.root is not set; give the folder of the sections"),
+            (["data.train=[S1, S9]"], r"train_sections: .* no section 'S9'; did you mean 'S\d'"),
+            (["data.test=[T3]"], "test_sections: .* no section 'T3'; did you mean 'S3'"),
+            (["data.train=[]", "data.test=[S1, S2, S3]"], "no section is left to train on; test_sections names all"),
+            (["data.options.layer=raw"], "^options are for formats .* format='synthetic', change synthetic"),
+            (["data.format=h5ad", "data.root=null"], "^root is not set; .*'h5ad'.* root='FOLDER'"),
             (
                 ["data.format=visium_hd", "data.root=there", "data.options.bin=8"],
                 r"format 'visium_hd' takes no bin; did you mean 'bin_um'\?",

@@ -24,7 +24,7 @@ def random_graph(n_spots: int, n_edges: int, seed: int = 0, section: str = "S") 
         x=torch.randn(n_spots, 5, generator=generator),
         y=torch.rand(n_spots, 7, generator=generator),
         counts=torch.randint(9, (n_spots, 7), generator=generator).float(),
-        library=100 + torch.rand(n_spots, 1, generator=generator),
+        library=100 * (seed + 1) + torch.randperm(n_spots, generator=generator).float()[:, None],  # no two alike
         edge_index=edges,
         edge_attr=torch.rand(edges.shape[1], 3, generator=generator),
         section=section,
