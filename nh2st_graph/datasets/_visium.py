@@ -39,8 +39,8 @@ def visium(name: str, *, folder: str | Path | None = None, progress: bool = True
 
     Returns
     -------
-    The section with its full-resolution image, as from :func:`nh2st_graph.read.visium_section`. Sections of one block, and two
-    runs of one section, have the same patient.
+    The section with its full-resolution image, as from :func:`nh2st_graph.read.visium_section`. Sections of one
+    block, and two runs of one section, have the same patient.
 
     Raises
     ------
