@@ -153,8 +153,8 @@ class TestExamples:
         plt.close("all")
 
     def test_the_python_blocks_run_one_after_the_other(self, place, monkeypatch, capsys):
-        overridden = Config.override
-        monkeypatch.setattr(Config, "override", lambda self, changes=(): overridden(self, [*changes, *QUICK]))
+        changed = Config.change
+        monkeypatch.setattr(Config, "change", lambda self, *given: changed(self, *given).override(QUICK))
         names: dict[str, object] = {}
         with contextlib.chdir(place):
             for block in python_blocks():
@@ -173,8 +173,8 @@ class TestExamples:
 
     def test_the_examples_of_docstrings_run(self, place, monkeypatch):
         """Visium, ST, a slide and SpatialData, as ``help`` shows them."""
-        overridden = Config.override
-        monkeypatch.setattr(Config, "override", lambda self, changes=(): overridden(self, [*changes, *QUICK]))
+        changed = Config.change
+        monkeypatch.setattr(Config, "change", lambda self, *given: changed(self, *given).override(QUICK))
         shown = [ng.tl.fit, ng.read.her2st, ng.tl.slide_section, ng.tl.predict]
         with contextlib.chdir(place):
             for function in shown:

@@ -83,7 +83,7 @@ def fit(
     >>> sections = ng.read.sections("visium", "sections")
     >>> test = {"D1": sections.pop("D1")}
     >>> model = ng.tl.fit(sections, panel="hvg:250", test_sections=test)
-    >>> scores = ng.tl.evaluate(model, test, sections).table()
+    >>> scores = ng.tl.evaluate(test, model, sections).table()
     """
     config = with_arguments(config or Config(), settings)
     find_method(config.model.name)
