@@ -101,8 +101,9 @@ def run_all(runs: Sequence[PlannedRun], jobs: int, watch: Watch) -> list[Outcome
         while queue or under_way:
             # No more than there are processes, so that a run that was handed over has begun.
             while queue and len(under_way) < jobs:
-                watch(queue[0], None)
-                under_way[pool.schedule(attempt, [queue[0]])] = queue.popleft()
+                run = queue.popleft()
+                watch(run, None)
+                under_way[pool.schedule(attempt, [run])] = run
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                 end(_outcome(future, under_way.pop(future)))
     return outcomes
