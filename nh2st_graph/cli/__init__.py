@@ -244,7 +244,7 @@ def ablate(
     from nh2st_graph.cli._runs import run_many
     from nh2st_graph.study import read_study
 
-    run_many(read_study, study, out, overrides=overrides, seeds=seeds, only=only, jobs=jobs, resume=resume)
+    run_many(read_study, study, out, overrides or [], seeds, only=only or [], jobs=jobs, resume=resume)
 
 
 @app.command()
@@ -270,7 +270,7 @@ def benchmark(
     from nh2st_graph.cli._runs import run_many
     from nh2st_graph.study import read_benchmark
 
-    run_many(read_benchmark, benchmark, out, overrides=overrides, seeds=seeds, only=only, jobs=jobs, resume=resume)
+    run_many(read_benchmark, benchmark, out, overrides or [], seeds, only=only or [], jobs=jobs, resume=resume)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

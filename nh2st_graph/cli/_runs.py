@@ -22,15 +22,7 @@ _STYLES = {"base": "bold", "method": "bold", "reference": "dim"}
 
 
 def run_many(
-    read: Callable[..., study.Study],
-    path: Path,
-    out: Path,
-    *,
-    overrides: list[str] | None,
-    seeds: str | None,
-    only: list[str] | None,
-    jobs: int | None,
-    resume: bool,
+    read: Callable[..., study.Study], path: Path, out: Path, overrides: list[str], seeds: str | None, **how: Any
 ) -> None:
     """Read a study file, do its runs, and print its tables.
 
@@ -38,18 +30,18 @@ def run_many(
     ----------
     read
         Reads the file: :func:`nh2st_graph.study.read_study` or :func:`nh2st_graph.study.read_benchmark`.
-    path, out, overrides, seeds, only, jobs, resume
-        From the command line.
+    path, out, overrides, seeds, how
+        The options of the command; ``how`` are those of :func:`nh2st_graph.study.run_study`.
 
     Raises
     ------
     typer.Exit
         With code 1 if a run failed, and 130 if the study was interrupted.
     """
-    plan = read(path, overrides or [], seeds=_numbers(seeds))
-    left = sum(not run.finished for run in plan.runs(out, only or []))
+    plan = read(path, overrides, seeds=_numbers(seeds))
+    left = sum(not run.finished for run in plan.runs(out, how["only"]))
     with interruptible(), Display(left, Console(stderr=True)) as display:
-        result = study.run_study(plan, out, jobs=jobs, only=only or [], resume=resume, watch=display.tell)
+        result = study.run_study(plan, out, watch=display.tell, **how)
     _print(result)
     if result.failures:
         raise typer.Exit(1)

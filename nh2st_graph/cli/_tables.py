@@ -85,16 +85,15 @@ def print_cells(console: Console, text: pd.DataFrame, styles: list[str], title: 
 
 def _that_fit(text: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
     """Take as many columns together as a console holds beside the names."""
-    beside = width - _EDGES - min(max(len(str(name)) for name in text.index), _NAME_WIDTH)
-    places: list[int] = []
-    left = beside
+    left = beside = width - _EDGES - min(max(len(str(name)) for name in text.index), _NAME_WIDTH)
+    start = 0
     for i, (column, cells) in enumerate(text.items()):
         taken = _width(column, cells) + _PADDING
-        if places and taken > left:
-            yield text.iloc[:, places]
-            places, left = [], beside
-        places, left = [*places, i], left - taken
-    yield text.iloc[:, places]
+        if start < i and taken > left:
+            yield text.iloc[:, start:i]
+            start, left = i, beside
+        left -= taken
+    yield text.iloc[:, start:]
 
 
 def _width(column: object, cells: Iterable[str]) -> int:

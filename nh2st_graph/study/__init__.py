@@ -17,7 +17,7 @@ from nh2st_graph.study._folds import FoldEntry
 from nh2st_graph.study._plan import Fold, PlannedRun, Study, Variant
 from nh2st_graph.study._results import Results, StudyResult
 from nh2st_graph.study._run import run_study
-from nh2st_graph.study._table import cells
+from nh2st_graph.study._text import cells
 from nh2st_graph.study._workers import Outcome, Watch
 
 __all__ = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,7 +59,7 @@ class BenchmarkFile(Part):
     set: dict[str, Any] | list[str] = Field({})
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     variants: dict[str, Any] | str | list[str] = Field({}, validation_alias=AliasChoices("variants", "methods"))
-    grid: dict[str, list[Any]] = Field({})
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field({})
     skip: tuple[str, ...] = ()
     folds: dict[str, Any] = Field({}, validation_alias=AliasChoices("folds", "splits"))
 
@@ -96,9 +97,6 @@ class BenchmarkFile(Part):
     def _check_grid(self) -> BenchmarkFile:
         if self.variants and self.grid:
             raise ValueError("variants and grid are both given; give one of them")
-        empty = [key for key, values in self.grid.items() if not values]
-        if empty:
-            raise ValueError(f"grid.{empty[0]} = []; give at least one value")
         return self
 
 
@@ -157,20 +155,29 @@ def _read(
     values = {**read_yaml(path), **({} if seeds is None else {"seeds": list(seeds)})}
     file = checked(schema, values, str(path))
     reference = file.base_name if isinstance(file, StudyFile) else None
-    base = _base(file, path).change({} if reference else _SCORED).override(overrides)
-    variants = [] if reference is None else [Variant(reference, {}, base)]
+    base = _base(file, path).change(_SCORED if reference is None else {}).override(overrides)
+    variants = [] if reference is None else [Variant(reference, {}, base, "base")]
     for name, changes in _changes(file, path, base).items():
         source = f"{path}: variant {name!r}"
         for key in _OF_ALL.keys() & changes:
             raise ConfigError(f"{source} changes {key!r}, which {_OF_ALL[key]!r} of the study give; leave it out")
-        config = base.change(changes, source)
-        variants.append(Variant(name, changes, config, random=reference is not None or _is_random(config)))
+        variant = Variant(name, changes, base.change(changes, source))
+        variants.append(_as_method(variant) if reference is None else variant)
     if not variants:
         raise ConfigError(f"{path}: there are no methods; name at least one, such as ridge: {{model.name: ridge}}")
-    folds = read_folds(file.folds, base, f"{path}: {'splits' if 'splits' in values else 'folds'}", ranked=not reference)
+    folds = read_folds(file.folds, base, f"{path}: {'splits' if 'splits' in values else 'folds'}", ranked=reference is None)
     study = Study(path.stem, tuple(variants), folds, file.seeds, base, reference)
     check_runs(study, str(path))
     return study
+
+
+def _as_method(variant: Variant) -> Variant:
+    """Add the role in a benchmark, and whether anything is random: a network is, and an estimator that says so."""
+    from nh2st_graph.models import Baseline, Estimator, find_method
+
+    method = find_method(variant.config.model.name)
+    role = "baseline" if issubclass(method, Baseline) else "method"
+    return replace(variant, role=role, random=not issubclass(method, Estimator) or method.random)
 
 
 @contextmanager
@@ -226,11 +233,3 @@ def _in_one_line(value: Any) -> str:
     """Write a value as YAML in one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
-
-
-def _is_random(config: Config) -> bool:
-    """Whether a method has anything random: a network has, and an estimator that says so."""
-    from nh2st_graph.models import Estimator, find_method
-
-    method = find_method(config.model.name)
-    return not issubclass(method, Estimator) or method.random

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from nh2st_graph._atomic import write_text
 from nh2st_graph._version import __version__
-from nh2st_graph.metrics import SCORES
+from nh2st_graph.metrics import GENE_SCORES, SCORES
 from nh2st_graph.study._results import StudyResult
-from nh2st_graph.study._table import MEANS, VIEWS, cells, forest_rows
+from nh2st_graph.study._table import forest_rows
+from nh2st_graph.study._text import VIEWS, cells
 from nh2st_graph.study._words import protocol, under_trained
 
 if TYPE_CHECKING:
@@ -23,24 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["write_html"]
 
-_TEMPLATE = "report.html.j2"
 #: Columns whose cells are marked by where the interval lies, and the score of each.
 _GAINS = {f"{label}: over the best baseline": score for score, label in SCORES.items()}
-#: Genes that the table shows before a search.
-_GENES_SHOWN = 20
-
-
-class _Row(NamedTuple):
-    """A row of a table: its name, its role, and its cells with the class of each."""
-
-    name: str
-    role: str
-    cells: list[tuple[str, str]]
-
-
-class _Table(NamedTuple):
-    columns: list[str]
-    rows: list[_Row]
 
 
 def write_html(path: Path, result: StudyResult) -> Path:
@@ -53,7 +37,7 @@ def write_html(path: Path, result: StudyResult) -> Path:
     -------
     The path.
     """
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     study, table, results = result.study, result.table, result.results
     late, splits, genes = under_trained(study, results.curves), [], {}
@@ -70,36 +54,38 @@ def write_html(path: Path, result: StudyResult) -> Path:
         }
         splits.append(shown)
         genes[name] = _genes(part, results.per_gene[results.per_gene["split"] == split])
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("nh2st_graph", "study"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.policies["json.dumps_kwargs"] = {}  # by default, splits and methods would be sorted by name
-    template = environment.from_string(resources.files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8"))
-    page = template.render(
+    page = environment.get_template("report.html.j2").render(
         title=f"Benchmark {study.name}",
         version=__version__,
         protocol=protocol(study),
         explanation=result.explanation,
         splits=splits,
         genes={split: found for split, found in genes.items() if found["methods"]},
-        genes_shown=_GENES_SHOWN,
         failures=table[table["reason"] != ""].to_dict("records"),
     )
     write_text(path, page)
     return path
 
 
-def _table(board: pd.DataFrame, view: str) -> _Table:
-    """Take a view of a table; differences are marked where their interval excludes 0."""
-    text = cells(board, view)
-    columns, rows = [str(column) for column in text.columns], []
+def _table(board: pd.DataFrame, view: str) -> dict[str, Any]:
+    """Take a view of a table: each cell has a text, and the side of 0 on which a difference lies with its interval."""
+    text, rows = cells(board, view), []
     for _, row in board[board["variant"].isin(text.index)].iterrows():
-        marks = {column: _side(row, score) for column, score in _GAINS.items()}
-        shown = [(str(text.at[row["variant"], column]), marks.get(column, "")) for column in columns]
-        rows.append(_Row(str(row["variant"]), str(row["role"]), shown))
-    return _Table(columns, rows)
-
-
-def _side(row: pd.Series, score: str) -> str:
-    return "above" if row[f"{score}_low"] > 0 else "below" if row[f"{score}_high"] < 0 else "level"
+        marks = {
+            column: "above" if row[f"{score}_low"] > 0 else "below" if row[f"{score}_high"] < 0 else "level"
+            for column, score in _GAINS.items()
+        }
+        shown = [(each, marks.get(str(column), "")) for column, each in text.loc[row["variant"]].items()]
+        rows.append({"name": row["variant"], "role": row["role"], "cells": shown})
+    return {"columns": list(text), "rows": rows}
 
 
 def _genes(board: pd.DataFrame, per_gene: pd.DataFrame) -> dict[str, Any]:
@@ -108,10 +94,14 @@ def _genes(board: pd.DataFrame, per_gene: pd.DataFrame) -> dict[str, Any]:
     Only methods that were scored in every section are there. ``chosen`` are the best method and the best baseline, or
     the first two.
     """
+
+    def rounded(values: pd.Series) -> list[float | None]:
+        return [None if np.isnan(value) else round(float(value), 3) for value in values]
+
     whole = board["place"].notna() | ((board["role"] == "reference") & (board["sections"] > 0))
-    units = per_gene.groupby(["variant", "gene", "fold", "section"], observed=True)[[*MEANS, "ceiling"]].mean()
+    units = per_gene.groupby(["variant", "gene", "fold", "section"], observed=True)[[*GENE_SCORES, "ceiling"]].mean()
     means = units.groupby(["variant", "gene"], observed=True).mean()
-    tables = {score: means[score].unstack("gene") for score in MEANS}
+    tables = {score: means[score].unstack("gene") for score in GENE_SCORES}
     ceiling = units["ceiling"].groupby("gene", observed=True).mean()
     known = tables["pcc"].index[tables["pcc"].notna().any(axis="columns")]
     names = [name for name in board.loc[whole, "variant"] if name in known]
@@ -119,33 +109,29 @@ def _genes(board: pd.DataFrame, per_gene: pd.DataFrame) -> dict[str, Any]:
     chosen = list(dict.fromkeys([*first.reindex(["method", "baseline"]).dropna(), *names]))[:2]
     return {
         "genes": [str(gene) for gene in ceiling.index],
-        "ceiling": _rounded(ceiling),
+        "ceiling": rounded(ceiling),
         "chosen": chosen,
         "methods": {
-            name: {score: _rounded(table.loc[name].reindex(ceiling.index)) for score, table in tables.items()}
+            name: {score: rounded(table.loc[name].reindex(ceiling.index)) for score, table in tables.items()}
             for name in names
         },
     }
 
 
-def _rounded(values: pd.Series) -> list[float | None]:
-    return [None if np.isnan(value) else round(float(value), 3) for value in values]
-
-
 def _forest(board: pd.DataFrame) -> str | None:
-    table = forest_rows(board)
-    if table[[f"{score}_difference" for score in MEANS.values()]].isna().all(axis=None):
-        return None
     from nh2st_graph import pl
 
+    table = forest_rows(board)
+    if table[[f"{score}_difference" for score in SCORES]].isna().all(axis=None):
+        return None
     return _image(pl.forest(table, base="the best baseline").figure)
 
 
 def _curves(curves: pd.DataFrame) -> str | None:
-    if curves[["val_pcc", "val_loss"]].isna().all(axis=None):
-        return None
     from nh2st_graph import pl
 
+    if curves[["val_pcc", "val_loss"]].isna().all(axis=None):
+        return None
     return _image(pl.learning_curves(curves.rename(columns={"variant": "method"})))
 
 

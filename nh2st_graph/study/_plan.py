@@ -41,6 +41,8 @@ class Variant:
         Configuration keys that differ from what all variants share, dotted, with their values.
     config
         The complete configuration, less seed and fold.
+    role
+        ``base`` or ``variant``; in a benchmark ``baseline`` or ``method``.
     random
         Whether its result depends on the seed. Otherwise it runs with the first seed only.
     """
@@ -48,6 +50,7 @@ class Variant:
     name: str
     changes: dict[str, Any]
     config: Config
+    role: str = "variant"
     random: bool = True
 
 

@@ -10,8 +10,8 @@ from nh2st_graph._atomic import write_text
 from nh2st_graph.study._html import write_html
 from nh2st_graph.study._plan import slug
 from nh2st_graph.study._results import StudyResult
-from nh2st_graph.study._table import VIEWS, cells, forest_rows
-from nh2st_graph.study._text import markdown_table
+from nh2st_graph.study._table import forest_rows
+from nh2st_graph.study._text import VIEWS, cells, markdown_table
 
 __all__ = ["write_reports"]
 

@@ -70,11 +70,11 @@ def run_study(
     left = [run for run in wanted if not run.finished]
     outcomes = run_all(left, jobs, watch or (lambda run, outcome: None))
     failures = {outcome.run: outcome.reason for outcome in outcomes if outcome.reason is not None}
-    results = collect(study, planned)
+    results, below = collect(study, planned), references(study).values()
     table = compare(
         results.scores,
         results.per_gene,
-        _roles(study),
+        {variant.name: variant.role for variant in study.variants} | dict.fromkeys(below, "reference"),
         reference=study.reference,
         planned=Counter((run.variant, run.fold.split) for run in planned),
         reasons={(run.variant, run.fold.split): failures[run] for run in reversed(planned) if run in failures},
@@ -92,17 +92,3 @@ def run_study(
 def _cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _roles(study: Study) -> dict[str, str]:
-    """Roles of the rows of a table: variants in the order of the file, then what stands below them."""
-    from nh2st_graph.models import Baseline, find_method
-
-    roles = {}
-    for variant in study.variants:
-        if study.ranked:
-            is_baseline = issubclass(find_method(variant.config.model.name), Baseline)
-            roles[variant.name] = "baseline" if is_baseline else "method"
-        else:
-            roles[variant.name] = "base" if variant.name == study.reference else "variant"
-    return roles | dict.fromkeys(references(study).values(), "reference")

@@ -9,46 +9,11 @@ import pandas as pd
 
 from nh2st_graph.metrics import GENE_SCORES, SCORES, PairedDifference, paired_bootstrap
 from nh2st_graph.study._results import PLACE
-from nh2st_graph.study._text import interval_cell, mean_cell, number, runs_cell, with_spread
 
-__all__ = ["MEANS", "VIEWS", "cells", "compare", "forest_rows"]
+__all__ = ["COSTS", "compare", "forest_rows", "gene_kinds"]
 
-#: Scores that are compared: their columns in tables of genes and of sections.
-MEANS = dict(zip(GENE_SCORES, SCORES, strict=True))
 #: What a run cost, which is no score.
-_COSTS = ("fit_seconds", "predict_seconds", "peak_memory_mb", "parameters", "steps", "seconds")
-#: Columns of :data:`VIEWS` without a deviation.
-_COUNTS = (*_COSTS, "n_constant_predicted", "n_constant_observed", "n_constant_train")
-
-#: What :func:`cells` shows of a benchmark beside its leaderboard, by view: the header and the format of each column.
-VIEWS: dict[str, dict[str, tuple[str, str]]] = {
-    "scores": {
-        "pcc_heg50": ("r, 50 highest expressed", ".3f"),
-        "pcc_hpg50": ("r, 50 best on held-out", ".3f"),
-        "pcc_top50_by_test": ("r, 50 best by test score (optimistic)", ".3f"),
-        "pcc_top50_by_test_shuffled": ("the same, shuffled", ".3f"),
-        "mse": ("MSE", ".3f"),
-        "mae": ("MAE", ".3f"),
-        "n_constant_predicted": ("genes predicted constant", ".1f"),
-        "n_constant_observed": ("genes observed constant", ".1f"),
-        "n_constant_train": ("genes constant in training", ".1f"),
-    },
-    "costs": {
-        "steps": ("optimiser steps", ",.0f"),
-        "parameters": ("parameters", ",.0f"),
-        "fit_seconds": ("fit, s", ",.1f"),
-        "predict_seconds": ("predict, s", ",.2f"),
-        "peak_memory_mb": ("peak memory, MB", ",.0f"),
-    },
-    "downstream": {
-        "moran_r": ("Moran's I, r with observed", ".3f"),
-        "moran_mae": ("Moran's I, MAE", ".3f"),
-        "svg_auroc": ("spatially variable genes, AUROC", ".3f"),
-        "cluster_ari": ("clusters, ARI", ".3f"),
-        "cluster_nmi": ("clusters, NMI", ".3f"),
-        "gene_corr_r": ("gene-gene correlations, r", ".3f"),
-    },
-}
+COSTS = ("fit_seconds", "predict_seconds", "peak_memory_mb", "parameters", "steps", "seconds")
 
 
 def compare(
@@ -127,18 +92,18 @@ def compare(
 def _columns(table: pd.DataFrame) -> list[str]:
     """Columns of a table with a reference."""
     compared = [f"{s}{what}" for s in SCORES for what in ("", "_std", "_difference", "_low", "_high")]
-    kinds = [kind for kind in _kinds() if kind in table]
-    return ["split", "variant", "role", *compared, *kinds, "parameters", "seconds", "planned", "finished", "reason"]
+    costs = ["parameters", "seconds"]
+    return ["split", "variant", "role", *compared, *gene_kinds(table), *costs, "planned", "finished", "reason"]
 
 
 def _rows(scores: pd.DataFrame, genes: pd.DataFrame, roles: Mapping[str, str], reference: str | None) -> pd.DataFrame:
     """All numbers of a split, one row a name."""
-    names = [str(name) for name in scores if name not in {*PLACE, *_COSTS}]
+    names = [str(name) for name in scores if name not in {*PLACE, *COSTS}]
     unit = ["variant", "fold", "section", *(["seed"] if reference is not None else [])]
     units = _numbers(scores, names).groupby([scores[key] for key in unit], observed=True).mean()
     by_name = units.groupby("variant", observed=True)
     runs = scores.drop_duplicates(["variant", "fold", "seed"]).set_index("variant")
-    costs = _numbers(runs, _COSTS).groupby("variant", observed=True)
+    costs = _numbers(runs, COSTS).groupby("variant", observed=True)
     table = pd.DataFrame({"role": pd.Series(roles)}).rename_axis("variant")
     for part in (by_name.mean(), by_name.std().add_suffix("_std"), costs.median()):
         table = table.join(part)
@@ -148,7 +113,7 @@ def _rows(scores: pd.DataFrame, genes: pd.DataFrame, roles: Mapping[str, str], r
         table["rank"] = _ranks(units["pcc_mean"], table["role"])
         ordered = table.sort_values(["rank", "pcc_mean"], ascending=[True, False])["rank"]
         table["place"] = ordered.rank(method="first").astype("Int64")
-    for per_gene, score in MEANS.items():
+    for per_gene, score in zip(GENE_SCORES, SCORES, strict=True):
         table = table.join(_differences(table, genes, per_gene, score, reference))
     return table
 
@@ -193,18 +158,20 @@ def _paired(ours: pd.DataFrame, base: pd.DataFrame) -> PairedDifference | None:
     return paired_bootstrap(ours, base) if (ours.notna() & base.notna()).to_numpy().any() else None
 
 
-def _kinds() -> dict[str, str]:
-    """Kinds of synthetic genes, and what their names start with."""
+def gene_kinds(table: pd.DataFrame) -> list[str]:
+    """Kinds of synthetic genes that are columns of a table."""
     from nh2st_graph.datasets._truth import KINDS
 
-    return KINDS
+    return [kind for kind in KINDS if kind in table]
 
 
 def _by_kind(genes: pd.DataFrame) -> pd.DataFrame:
     """Mean r by kind of gene, one row a name."""
+    from nh2st_graph.datasets._truth import KINDS
+
     prefix = genes["gene"].astype(str).str.rstrip("0123456789")
     means = genes.groupby(["variant", prefix])["pcc"].mean().unstack()
-    return means.reindex(columns=list(_kinds().values())).set_axis(list(_kinds()), axis="columns")
+    return means.reindex(columns=list(KINDS.values())).set_axis(list(KINDS), axis="columns")
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:
@@ -213,49 +180,6 @@ def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(last=table["role"].eq("reference"))
     table = table.sort_values(["last", "place"], na_position="last").drop(columns="last")
     return table[[*first, *(name for name in table if name not in first)]]
-
-
-def cells(table: pd.DataFrame, view: str = "main") -> pd.DataFrame:
-    """Write the numbers of a table for reading, one row a variant.
-
-    Parameters
-    ----------
-    table
-        Rows of one split, from :class:`~nh2st_graph.study.StudyResult`.
-    view
-        ``main``; or of a benchmark ``scores``, ``costs`` or ``downstream``, without the rows and columns that have no
-        value.
-
-    Returns
-    -------
-    Text by variant: mean ± deviation, difference [interval], and so on.
-    """
-    rows = [row for _, row in table.iterrows()]
-    columns: dict[str, list[str]] = {}
-    if view != "main":
-        for name, (header, form) in VIEWS[view].items():
-            if name in table and table[name].notna().any():
-                spread = [np.nan if name in _COUNTS else row[f"{name}_std"] for row in rows]
-                columns[header] = [with_spread(row[name], std, form) for row, std in zip(rows, spread, strict=True)]
-        text = pd.DataFrame(columns, index=table["variant"])
-        return text[(text != "").any(axis="columns")]
-    ranked = "place" in table
-    if ranked:
-        columns["place"] = ["" if pd.isna(row["place"]) else str(row["place"]) for row in rows]
-    for score, label in SCORES.items():
-        columns[label] = [mean_cell(row, score) for row in rows]
-        columns[f"{label}: {'over the best baseline' if ranked else 'difference'}"] = [
-            "best baseline" if row.get(f"{score}_baseline") == row["variant"] else interval_cell(row, score)
-            for row in rows
-        ]
-    if "share_of_ceiling" in table:
-        shares = [number(100 * row["share_of_ceiling"], ".0f") for row in rows]
-        columns["share of noise ceiling"] = [f"{share} %" if share else "" for share in shares]
-    columns |= {f"r of {kind} genes": [number(row[kind], ".3f") for row in rows] for kind in _kinds() if kind in table}
-    shown = {"mean rank": ("rank", ".1f")} if ranked else {name: (name, ",.0f") for name in ("parameters", "seconds")}
-    columns |= {header: [number(row[name], form) for row in rows] for header, (name, form) in shown.items()}
-    columns["runs"] = [runs_cell(row) for row in rows]
-    return pd.DataFrame(columns, index=table["variant"])
 
 
 def forest_rows(table: pd.DataFrame) -> pd.DataFrame:

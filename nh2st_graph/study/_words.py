@@ -64,7 +64,11 @@ def protocol(study: Study) -> dict[str, str]:
     words["panel"] = chosen if kind == "hvg" else f"genes of {Path(data.panel).name}"
     smoothed = "averaged with the spot's array neighbours, in the test sections too" if data.smooth != "none" else "not"
     words["targets"] = f"{_NORMALISED.get(data.normalize, data.normalize)}; smoothed: {smoothed}"
-    words["features"] = _features(study)
+    methods: dict[str, list[str]] = {}
+    for variant in study.variants:
+        methods.setdefault(variant.config.features.encoder, []).append(variant.name)
+    encoders = {encoder: "" if len(methods) == 1 else f" ({_listed(names)})" for encoder, names in methods.items()}
+    words["features"] = "; ".join(f"{encoder}{readers}" for encoder, readers in encoders.items())
     fixed = [variant.name for variant in study.variants if not variant.random]
     words["seeds"] = ", ".join(map(str, study.seeds)) + (
         f" (the first alone for {_listed(fixed)}, in which nothing is random)" if fixed and len(study.seeds) > 1 else ""
@@ -74,21 +78,9 @@ def protocol(study: Study) -> dict[str, str]:
 
 def _folds(folds: Collection[Fold]) -> str:
     """Say which sections are predicted from which."""
-    tested = sum(len(fold.test) for fold in folds)
     if len(folds) > _LISTED:
-        return f"{len(folds)} folds, {tested} test sections"
-    parts = [f"{_listed(fold.test)} from {_listed(fold.train) if fold.train else 'all others'}" for fold in folds]
-    return "; ".join(parts)
-
-
-def _features(study: Study) -> str:
-    """Name the encoders, and the methods that read them if these differ."""
-    methods: dict[str, list[str]] = {}
-    for variant in study.variants:
-        methods.setdefault(variant.config.features.encoder, []).append(variant.name)
-    if len(methods) == 1:
-        return next(iter(methods))
-    return "; ".join(f"{encoder} ({_listed(names)})" for encoder, names in methods.items())
+        return f"{len(folds)} folds, {sum(len(fold.test) for fold in folds)} test sections"
+    return "; ".join(f"{_listed(fold.test)} from {_listed(fold.train or ['all others'])}" for fold in folds)
 
 
 def under_trained(study: Study, curves: pd.DataFrame) -> dict[str, list[str]]:
@@ -136,81 +128,58 @@ def verdict(board: pd.DataFrame, late: Collection[str] = ()) -> list[str]:
     """
     methods = board[board["role"] == "method"]
     sentences = [_against_baseline(board, methods, score, label) for score, label in SCORES.items()]
-    return [each for each in [*sentences, _best(methods), _references(board), *_care(methods, late)] if each]
+    placed = methods.dropna(subset="place")
+    if len(placed):
+        best = placed.iloc[placed["pcc_mean"].to_numpy().argmax()]
+        share = best.get("share_of_ceiling", np.nan)
+        reach = f", {100 * share:.0f} % of the noise ceiling (what a perfect predictor could reach)"
+        sentences.append(
+            f"The best method, {best['variant']}, reaches a mean r of {best['pcc_mean']:.3f}"
+            f"{'' if pd.isna(share) else reach}; given depth, {best['pcc_partial']:.3f}."
+        )
+    references = board[(board["role"] == "reference") & board["pcc_mean"].notna()]
+    rivals = board.loc[(board["role"] != "reference") & board["place"].notna(), "pcc_mean"]
+    if len(references) and len(rivals):
+        parts = [
+            f"{name.removeprefix(_REFERENCE)} {r:.3f} ({(rivals < r).sum()})"
+            for name, r in zip(references["variant"], references["pcc_mean"], strict=True)
+        ]
+        sentences.append(
+            "For scale, mean r of what reads the test sections' own genes, and in brackets how many of the "
+            f"{len(rivals)} methods and baselines it is above: {'; '.join(parts)}."
+        )
+    unplaced, missing = methods["place"].isna(), methods["sections"] == 0
+    care = {
+        "Still improving on held-out training data when training ended: {}. More epochs would probably raise their "
+        "scores; do not read their places as the methods' worth.": methods["variant"].isin(list(late)),
+        "Without a score in some sections, and so without a place: {}.": unplaced & ~missing,
+        "Without any result: {}.": missing,
+    }
+    named = {text: methods.loc[chosen, "variant"] for text, chosen in care.items()}
+    return sentences + [text.format(_listed(names)) for text, names in named.items() if len(names)]
 
 
 def _against_baseline(board: pd.DataFrame, methods: pd.DataFrame, score: str, label: str) -> str:
     baseline = board[f"{score}_baseline"].iloc[0]
-    compared = methods[methods[f"{score}_difference"].notna()]
+    difference = f"{score}_difference"
+    compared = methods[methods[difference].notna()].sort_values(difference, ascending=False)
     if not baseline or compared.empty:
         return f"In {label} there is nothing to compare: no baseline, or no method, has a result in every section."
-    above = compared[compared[f"{score}_low"] > 0]
-    below = compared[compared[f"{score}_high"] < 0]
-    unclear = compared.drop(index=[*above.index, *below.index])
+    above, below = compared[f"{score}_low"] > 0, compared[f"{score}_high"] < 0
     reached = board.loc[board["variant"] == baseline, score].iloc[0]
-    text = (
-        f"In {label}, {len(above)} of {len(compared)} methods {'is' if len(above) == 1 else 'are'} above the best "
-        f"baseline ({baseline}, {reached:.3f}) beyond the 95 % interval{_gains(above, score)}."
-    )
-    if len(unclear):
-        text += f" Not to be told from it{_gains(unclear, score)}."
-    if len(below):
-        text += f" Below it beyond the interval{_gains(below, score)}."
-    return text
-
-
-def _gains(rows: pd.DataFrame, score: str) -> str:
-    """Name methods with their differences, the largest first."""
-    rows = rows.sort_values(f"{score}_difference", ascending=False)
-    names = [f"{row['variant']} ({signed(row[f'{score}_difference'], 3)})" for _, row in rows.iterrows()]
-    return f": {', '.join(names)}" if names else ""
-
-
-def _best(methods: pd.DataFrame) -> str:
-    placed = methods.dropna(subset="place")
-    if placed.empty:
-        return ""
-    best = placed.iloc[placed["pcc_mean"].to_numpy().argmax()]
-    share = best.get("share_of_ceiling", np.nan)
-    reach = (
-        "" if pd.isna(share) else f", {100 * share:.0f} % of the noise ceiling (what a perfect predictor could reach)"
-    )
-    return (
-        f"The best method, {best['variant']}, reaches a mean r of {best['pcc_mean']:.3f}{reach}; "
-        f"given depth, {best['pcc_partial']:.3f}."
-    )
-
-
-def _references(board: pd.DataFrame) -> str:
-    """Give the scores of the references, and how many methods and baselines they are above."""
-    references = board[(board["role"] == "reference") & board["pcc_mean"].notna()]
-    rivals = board.loc[(board["role"] != "reference") & board["place"].notna(), "pcc_mean"]
-    if references.empty or rivals.empty:
-        return ""
-    parts = [
-        f"{str(row['variant']).removeprefix(_REFERENCE)} {row['pcc_mean']:.3f} ({(rivals < row['pcc_mean']).sum()})"
-        for _, row in references.iterrows()
-    ]
-    return (
-        "For scale, mean r of what reads the test sections' own genes, and in brackets how many of the "
-        f"{len(rivals)} methods and baselines it is above: {'; '.join(parts)}."
-    )
-
-
-def _care(methods: pd.DataFrame, late: Collection[str]) -> Iterable[str]:
-    """Say what to read with care."""
-    named = [name for name in methods["variant"] if name in set(late)]
-    if named:
-        yield (
-            f"Still improving on held-out training data when training ended: {_listed(named)}. More epochs would "
-            "probably raise their scores; do not read their places as the methods' worth."
-        )
-    partly = methods[methods["place"].isna() & (methods["sections"] > 0)]
-    if len(partly):
-        yield f"Without a score in some sections, and so without a place: {_listed(partly['variant'])}."
-    missing = methods[methods["sections"] == 0]
-    if len(missing):
-        yield f"Without any result: {_listed(missing['variant'])}."
+    leads = {
+        f"In {label}, {above.sum()} of {len(compared)} methods {'is' if above.sum() == 1 else 'are'} above the best "
+        f"baseline ({baseline}, {reached:.3f}) beyond the 95 % interval": above,
+        " Not to be told from it": ~above & ~below,
+        " Below it beyond the interval": below,
+    }
+    sentence = ""
+    for lead, chosen in leads.items():
+        rows = compared[chosen]
+        names = [f"{name} ({signed(r, 3)})" for name, r in zip(rows["variant"], rows[difference], strict=True)]
+        if names or not sentence:
+            sentence += f"{lead}: {', '.join(names)}." if names else f"{lead}."
+    return sentence
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -16,11 +16,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from pebble import ProcessExpired, ProcessPool
 
 from nh2st_graph._errors import NH2STGraphError, RunError, setting
+from nh2st_graph.config import Config, DataConfig
 from nh2st_graph.study._folder import RunRecord, read_record, write_record
 from nh2st_graph.study._memory import peak_memory
 from nh2st_graph.study._plan import PlannedRun
@@ -101,8 +103,9 @@ def run_all(runs: Sequence[PlannedRun], jobs: int, watch: Watch) -> list[Outcome
         while queue or under_way:
             # No more than there are processes, so that a run that was handed over has begun.
             while queue and len(under_way) < jobs:
-                watch(queue[0], None)
-                under_way[pool.schedule(attempt, [queue[0]])] = queue.popleft()
+                run = queue.popleft()
+                watch(run, None)
+                under_way[pool.schedule(attempt, [run])] = run
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                 end(_outcome(future, under_way.pop(future)))
     return outcomes
@@ -148,7 +151,7 @@ def _train(run: PlannedRun) -> None:
 
     start = time.perf_counter()
     with peak_memory() as peak:
-        done = tl.train_run(run.config, run.folder, resume=begun, sections=_sections(run))
+        done = tl.train_run(run.config, run.folder, resume=begun, sections=_sections(run.config.data))
     seconds = time.perf_counter() - start
     log, module = done.model.log, done.model.module
     parameters = sum(weight.numel() for weight in module.parameters()) if isinstance(module, Module) else 0
@@ -166,25 +169,20 @@ def _train(run: PlannedRun) -> None:
     write_record(run.folder, record)
 
 
-#: Sections that this process has read, by everything that they depend on.
-_READ: dict[str, dict[str, AnnData]] = {}
-
-
-def _sections(run: PlannedRun) -> dict[str, AnnData] | None:
+def _sections(data: DataConfig) -> dict[str, AnnData] | None:
     """Read the sections of a run, each once in a process; None for synthetic ones, whose images the run keeps."""
-    from nh2st_graph import tl
-
-    data = run.config.data
     if data.format == "synthetic" or not data.train:
         return None
-    found: dict[str, AnnData] = {}
-    for name in (*data.train, *data.test):
-        key = f"{data.format} {data.root} {data.options} {name}"
-        if key not in _READ:
-            alone = data.model_copy(update={"train": (name,), "test": ()})
-            _READ[key] = tl.load_sections(run.config.model_copy(update={"data": alone}))
-        found |= _READ[key]
-    return found
+    where = {"format": data.format, "root": data.root, "options": data.options}
+    return {name: _section(DataConfig(**where, train=(name,))) for name in (*data.train, *data.test)}
+
+
+@cache
+def _section(data: DataConfig) -> AnnData:
+    from nh2st_graph import tl
+
+    (section,) = tl.load_sections(Config(data=data)).values()
+    return section
 
 
 @contextmanager
