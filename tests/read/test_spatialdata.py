@@ -179,7 +179,7 @@ class TestBadInput:
 
         images = {"he": image_element({"global": Identity()})}
         with pytest.raises(
-            DataError, match=r"give um per pixel .*microns_per_pixel=0\.5, .* spots are 4 px wide, .*65 um .* 16\.25"
+            DataError, match=r"give um per pixel .*microns_per_pixel=0\.5.* spots are 4 px wide, .*65 um .*16\.25"
         ):
             spatialdata_section(made(images=images))
 
