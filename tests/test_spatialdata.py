@@ -23,8 +23,7 @@ from spatialdata.models import PointsModel
 
 import nh2st_graph as ng
 from nh2st_graph import DataError
-from nh2st_graph.read import sections_by_name
-from nh2st_graph.read._spatialdata import _as_spatialdata
+from nh2st_graph.read import sections_by_name, to_spatialdata
 from nh2st_graph.tl import FittedModel
 
 mpl.use("Agg")
@@ -119,7 +118,7 @@ def assert_same(found: Any, expected: Any, where: str = "") -> None:
 
 def store(section: AnnData, spots: str) -> sd.SpatialData:
     """SpatialData of one section, whose spots are circles or points."""
-    made = _as_spatialdata(section, "full")
+    made = to_spatialdata(section)
     if spots == "points":
         (region,) = made.shapes
         circles = made.shapes.pop(region)

@@ -251,7 +251,7 @@ def _microns_per_pixel(spots: pd.DataFrame, path: Path) -> float:
         count = "one spot" if len(spots) == 1 else f"{len(spots)} spots that do not differ in position"
         raise DataError(
             f"spot file {path}: um per pixel cannot be fitted from {count}; "
-            "a section needs spots at two array positions at least"
+            "a section needs at least two array positions"
         )
     low, high = min(scales.values()), max(scales.values())
     if high > low * (1 + _AXES_AGREE):

@@ -45,7 +45,7 @@ from nh2st_graph.slide import keep_pixels, open_full
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-__all__ = ["spatialdata_section", "write_spatialdata"]
+__all__ = ["spatialdata_section", "to_spatialdata", "write_spatialdata"]
 
 # Columns that join a table to its shapes, named as in spatialdata-io's reader of Visium.
 _REGION, _SPOT = "region", "spot_id"
@@ -182,7 +182,7 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
     path = Path(path)
     if path.exists() and not is_store(path):
         raise DataError(f"{path} exists and is not a SpatialData store; give another path")
-    sdata = _as_spatialdata(adata, image)
+    sdata = to_spatialdata(adata, image=image)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
         sdata.write(aside)
@@ -304,7 +304,19 @@ def _rows(table: AnnData, region: str | None, where: str) -> tuple[AnnData, str,
     return rows, region, pd.Index(rows.obs[table.uns[ATTRS]["instance_key"]])
 
 
-def _as_spatialdata(adata: AnnData, image: Literal["full", "hires"] | None) -> SpatialData:
+def to_spatialdata(adata: AnnData, *, image: Literal["full", "hires"] | None = "full") -> SpatialData:
+    """Convert a section or a prediction to a SpatialData object, with the elements of :func:`write_spatialdata`.
+
+    Parameters
+    ----------
+    adata, image
+        As for :func:`write_spatialdata`.
+
+    Raises
+    ------
+    DataError
+        If the section has no positions, or SpatialData refuses one of its names.
+    """
     import spatialdata as sd
     from spatialdata.models import ShapesModel, TableModel
 

@@ -360,7 +360,7 @@ class TestVisium:
         [
             (lambda f: cut(f / "filtered_feature_bc_matrix.h5"), ("filtered_feature_bc_matrix.h5", "copy it again")),
             (lambda f: cut(f / "spatial" / "tissue_hires_image.png"), ("tissue_hires_image.png is cut off",)),
-            (lambda f: _text(f / "spatial" / "tissue_lowres_image.png"), ("tissue_lowres_image.png is not an image",)),
+            (lambda f: _text(f / "spatial" / "tissue_lowres_image.png"), ("tissue_lowres_image.png cannot be read",)),
             (lambda f: (f / "spatial" / "scalefactors_json.json").unlink(), ("scalefactors_json.json is missing",)),
             (lambda f: _positions(f, 4, 1e6), ("spots lie outside the image", "tissue_hires_image.png")),
             (lambda f: _positions(f, 5, np.nan), ("tissue_positions_list.csv has a position that is not a number",)),

@@ -85,7 +85,7 @@ def test_counts_of_a_layer(plain, image):
     adata = anndata_section(plain, image, 0.5, layer="counts", section="S")
     np.testing.assert_array_equal(adata.X.toarray(), counts)
     assert adata.X.format == "csr"
-    with pytest.raises(DataError, match=r"not integers; name the layer with raw counts: layer=\.\.\. \(there: log, co"):
+    with pytest.raises(DataError, match=r"not integers; name the layer with raw counts: layer='NAME' \(there: log, co"):
         anndata_section(plain, image, 0.5, section="S")
     with pytest.raises(DataError, match=r"no layer 'raw'; layer may be: log, counts"):
         anndata_section(plain, image, 0.5, layer="raw", section="S")
@@ -111,7 +111,7 @@ class TestBadInput:
     def test_no_image(self, plain, tmp_path):
         with pytest.raises(ImageError, match=r"'S': no image \(none is named .*\); give image='PATH'"):
             anndata_section(plain, section="S")
-        with pytest.raises(ImageError, match=r"no image \(gone\.tif is not there\)"):
+        with pytest.raises(ImageError, match=r"no image \(gone\.tif does not exist\)"):
             anndata_section(with_metadata(plain, source_image_path="gone.tif"))
 
     def test_no_positions(self, plain, image):
@@ -126,7 +126,7 @@ class TestBadInput:
 
     def test_several_sections(self, plain, image):
         plain.obs["section"] = ["A", "B"] * 6
-        with pytest.raises(DataError, match=r"obs\['section'\] names 2 \(A, B\); .*split it first"):
+        with pytest.raises(DataError, match=r"obs\['section'\] names 2 \(A, B\); .*split the AnnData"):
             anndata_section(plain, image, 0.5, section="A")
         del plain.obs["section"]
         plain.uns["spatial"] = {"a": {}, "b": {}}

@@ -275,7 +275,7 @@ class TestImage:
     def test_unreadable(self, st_tables, write_her2st):
         files = write_her2st(st_tables())
         files.image.write_text("not an image")
-        with pytest.raises(ImageError, match=r"scan\.jpg is not an image"):
+        with pytest.raises(ImageError, match=r"scan\.jpg cannot be read"):
             her2st(files.root)
 
     def test_cut_off(self, st_tables, write_her2st):

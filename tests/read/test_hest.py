@@ -101,7 +101,7 @@ class TestPatients:
             found = hest(files.root)
         assert [set(adata.obs["patient"]) for adata in found.values()] == [{"unknown (A1)"}, {"unknown (A2)"}]
         (message,) = [r.getMessage() for r in caplog.records if r.name == "nh2st_graph"]
-        assert "patients of 2 sections (A1, A2)" in message
+        assert "patients of 2 sections are unknown (A1, A2)" in message
         (files.root / "ids.csv").write_text("sample_id,patient\nA1,P\nA2,P\n")
         assert [set(adata.obs["patient"]) for adata in hest(files.root).values()] == [{"P"}, {"P"}]
 
@@ -179,7 +179,7 @@ BAD_FILES = {
     "no scale": (_about(pixel_size_um_estimated=None), DataError, r"pixel_size_um_estimated = None"),
     "text as scale": (_about(pixel_size_um_estimated="0.5"), DataError, r"pixel_size_um_estimated = '0\.5'"),
     "scale 0": (_about(pixel_size_um_estimated=0), DataError, r"pixel_size_um_estimated = 0"),
-    "foreign slide": (_spoil("wsis", b"II"), ImageError, r"SPA1\.tif is not an image"),
+    "foreign slide": (_spoil("wsis", b"II"), ImageError, r"SPA1\.tif cannot be read"),
 }
 
 

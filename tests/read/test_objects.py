@@ -12,7 +12,7 @@ from scipy import sparse
 
 import nh2st_graph as ng
 from nh2st_graph import DataError
-from nh2st_graph.read._objects import given_sections, one_section, sections_by_name
+from nh2st_graph.read import given_sections, one_section, sections_by_name, to_spatialdata
 from nh2st_graph.tl import Run
 
 CONNECTIVITIES = "spatial_connectivities"
@@ -259,9 +259,7 @@ class TestSpatialData:
     def sdata(self, sections: dict[str, AnnData]):
         import spatialdata as sd
 
-        from nh2st_graph.read._spatialdata import _as_spatialdata
-
-        stores = [_as_spatialdata(section, "full") for section in sections.values()]
+        stores = [to_spatialdata(section) for section in sections.values()]
         return sd.concatenate(stores, concatenate_tables=True, obs_names_make_unique=False)
 
     def part(self, table: AnnData, name: str) -> np.ndarray:

@@ -103,7 +103,7 @@ def test_scale_from_corners(write, side):
 def test_coordinates_that_do_not_tell_the_scale(write):
     names, centres = ["a", "b"], np.array([[500.0, 700.0], [900.0, 800.0]])
     path = write(np.zeros((2, 2, 2, 3), np.uint8), names, coords=centres + np.array([[0, 0], [50, 3]]))
-    with pytest.raises(DataError, match=r"coords in .*S\.h5, which are not the upper left corners"):
+    with pytest.raises(DataError, match=r"coords in .*S\.h5: they are not the upper left corners"):
         slide_scale(path, pd.Index(names), centres, "S")
 
 

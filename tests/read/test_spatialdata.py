@@ -12,7 +12,6 @@ from PIL import Image
 
 from nh2st_graph import DataError, ImageError
 from nh2st_graph.read import her2st, section_names, sections, spatialdata_section, write_spatialdata
-from nh2st_graph.read._spatialdata import regions
 from nh2st_graph.section import check_section, library
 
 from .stores import (
@@ -180,7 +179,7 @@ class TestBadInput:
 
         images = {"he": image_element({"global": Identity()})}
         with pytest.raises(
-            DataError, match=r"give um per pixel .*microns_per_pixel=0\.5, .* spots are 4 px wide, .*65 um .* 16\.25"
+            DataError, match=r"give um per pixel .*microns_per_pixel=0\.5.* spots are 4 px wide, .*65 um .*16\.25"
         ):
             spatialdata_section(made(images=images))
 
@@ -222,14 +221,20 @@ class TestBadInput:
 
 class TestRegions:
     @pytest.mark.filterwarnings("ignore:The table is annotating")
-    def test_are_those_that_rows_of_the_table_annotate(self):
-        assert regions(made()) == ["spots"]
-        two = made(tables={"a": table(), "b": table("others")})
-        assert regions(two, "b") == ["others"]
+    def test_of_a_store_are_those_that_rows_of_the_table_annotate(self, tmp_path):
+        store = tmp_path / "two.zarr"
+        made(tables={"a": table(), "b": table("others")}).write(store)
+        for name, region, other in (("a", "spots", "others"), ("b", "others", "spots")):
+            assert section_names("spatialdata", store, table=name, region=region) == ["two"]
+            with pytest.raises(DataError, match=f"no region '{other}'.*{region}"):
+                section_names("spatialdata", store, table=name, region=other)
         with pytest.raises(DataError, match=r"2 candidates for the table \(a, b\)"):
-            regions(two)
+            section_names("spatialdata", store)
+
+    def test_a_table_without_any_is_refused(self, tmp_path):
+        made(tables={"table": AnnData(np.ones((2, 2), dtype=np.float32))}).write(tmp_path / "loose.zarr")
         with pytest.raises(DataError, match="the table annotates no shapes"):
-            regions(made(tables={"table": AnnData(np.ones((2, 2), dtype=np.float32))}))
+            section_names("spatialdata", tmp_path / "loose.zarr")
 
 
 class TestSeveralRegions:

@@ -187,8 +187,8 @@ class TestImage:
             with pytest.raises(ImageError, match=r"1 of 4 spots lie outside .*\(40 x 20 px; first: 'C6_1x1' at"):
                 check_section(section, need=("image",))
 
-    def test_is_not_opened_unless_needed(self, section, monkeypatch):
-        monkeypatch.setattr("nh2st_graph.section._contract.open_slide", lambda path: pytest.fail("opened"))
+    def test_is_not_opened_unless_needed(self, section, tmp_path):
+        library(section).metadata["source_image_path"] = str(tmp_path / "gone.png")
         check_section(section, need=("genes",))
 
 

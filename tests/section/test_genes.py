@@ -47,18 +47,21 @@ def test_kind_and_species_of_names(names, kind, whose):
 
 
 @settings(deadline=None)
-@given(st.permutations(range(6)), st.sets(st.integers(0, 5), min_size=1))
-def test_either_kind_is_found_in_sections_of_the_other(order, wanted):
+@given(
+    st.permutations(range(6)),
+    st.sets(st.integers(0, 5), min_size=1),
+    st.sampled_from(["gene_ids", "gene_id", "ensembl", "feature_id", "gene_ids-1"]),
+    st.sampled_from(["gene_name", "gene_symbols", "SYMBOL", "feature_name", "gene_symbols-0"]),
+)
+def test_either_kind_is_found_in_sections_of_the_other(order, wanted, id_column, symbol_column):
     """Whatever the order of a section's genes: the gene of that name, under any of the columns that people use."""
     symbols, ids = [HUMAN[i] for i in order], [IDS[i] for i in order]
-    for column in ("gene_ids", "gene_id", "ensembl", "feature_id", "gene_ids-1"):
-        adata = section(symbols, **{column: ids, "feature_types": ["Gene Expression"] * 6})
-        assert [symbols[i] for i in find_genes(adata, [IDS[i] for i in wanted]).positions] == [HUMAN[i] for i in wanted]
-    for column in ("gene_name", "gene_symbols", "SYMBOL", "feature_name", "gene_symbols-0"):
-        adata = section(ids, **{column: symbols, "genome": ["GRCh38"] * 6})
-        found = find_genes(adata, [HUMAN[i] for i in wanted])
-        assert [ids[i] for i in found.positions] == [IDS[i] for i in wanted]
-        assert found.by == f"var['{column}']"
+    adata = section(symbols, **{id_column: ids, "feature_types": ["Gene Expression"] * 6})
+    assert [symbols[i] for i in find_genes(adata, [IDS[i] for i in wanted]).positions] == [HUMAN[i] for i in wanted]
+    adata = section(ids, **{symbol_column: symbols, "genome": ["GRCh38"] * 6})
+    found = find_genes(adata, [HUMAN[i] for i in wanted])
+    assert [ids[i] for i in found.positions] == [IDS[i] for i in wanted]
+    assert found.by == f"var['{symbol_column}']"
 
 
 def test_versions_of_ids_do_not_matter():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
-from nh2st_graph._errors import ConfigError, DataError
+from nh2st_graph import ConfigError, DataError
 from nh2st_graph.config import Config, DataConfig
 from nh2st_graph.metrics import noise_ceiling
 from nh2st_graph.section import library_size, normalize_counts, panel_counts, split_half_normalizer, targets

@@ -146,10 +146,10 @@ class TestKeys:
             ng.tl.retrieve(query, bank, library_key="librari", query_library_key="sample")
 
     def test_name_tables_of_either(self, embedded) -> None:
-        from nh2st_graph.read._spatialdata import _as_spatialdata
+        from nh2st_graph.read import to_spatialdata
 
         expected = ng.tl.retrieve(embedded["S3"], embedded["S1"], k=3).found
-        query, bank = (_as_spatialdata(embedded[name], None) for name in ("S3", "S1"))
+        query, bank = (to_spatialdata(embedded[name], image=None) for name in ("S3", "S1"))
         bank.tables["second"] = bank.tables["table"].copy()
         query.tables["first"] = query.tables["table"].copy()
         of_table = ng.tl.retrieve(embedded["S3"], bank, k=3, table_key="second")
