@@ -1,4 +1,4 @@
-"""The spatial graph (squidpy's), and the one conversion to PyG."""
+"""The spatial graph of a section, by squidpy, and its conversion to PyG."""
 
 from nh2st_graph.gr._build import has_graph, spatial_graph
 from nh2st_graph.gr._pyg import EDGE_FEATURES, NODE_VALUES, graph_keys, spatial_edges, to_pyg

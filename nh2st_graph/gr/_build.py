@@ -1,4 +1,4 @@
-"""Building the spatial graph of a section with squidpy."""
+"""Build the spatial graph of a section with squidpy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 from scipy.spatial import QhullError
 
-from nh2st_graph._errors import ConfigError, DataError, nearest
+from nh2st_graph._errors import ConfigError, DataError, nearest, setting
 from nh2st_graph.read import SpatialObject, given_sections
 from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, check_section, lattice_neighbours, library, section_name, spot_pitch
@@ -21,7 +21,7 @@ __all__ = ["GraphMode", "has_graph", "spatial_graph"]
 
 GraphMode = Literal["grid", "knn", "radius", "delaunay", "random", "none"]
 
-#: Where :func:`spatial_graph` notes its arguments, beside squidpy's own ``params``.
+#: Key of the arguments of :func:`spatial_graph`, beside squidpy's own ``params``.
 _ASKED = "nh2st_graph"
 
 
@@ -39,27 +39,27 @@ def spatial_graph(
     key_added: str = "spatial",
     copy: bool = False,
 ) -> AnnData | None:
-    """Connect the spots of a section, by squidpy's graph functions.
+    """Build the spatial graph of a section with squidpy.
 
     Parameters
     ----------
     adata
-        One section, with spot centres in ``obsm["spatial"]``; several in one, with ``library_key``, which no edge
-        joins; or SpatialData, a section for each region of its table.
+        One section with spot centres in ``obsm["spatial"]``; an AnnData of several sections, which no edge joins; or
+        SpatialData, with a section for each region of its table.
     mode
-        ``"grid"``: rings of an array; ``"knn"``: the nearest spots; ``"radius"``: all spots within a
-        distance; ``"delaunay"``: the Delaunay triangulation. Two controls tell what the neighbourhood is worth:
-        ``"random"``: each spot has as many edges as in its grid, to spots that are drawn; ``"none"``: no edges.
+        ``"grid"``: rings of neighbours on the array; ``"knn"``: the nearest spots; ``"radius"``: all spots within a
+        distance; ``"delaunay"``: the Delaunay triangulation. Two modes are controls: in ``"random"``, each spot has as
+        many edges as in the grid, to random spots; ``"none"`` has no edges.
     n_rings
         Rings of neighbours (``mode="grid"`` and ``"random"``).
     n_neighs
-        Neighbours of a spot: in the first ring (``"grid"``; default 8 on a square and 6 on a hexagonal array,
-        told apart by :func:`lattice_neighbours`), or nearest spots (``"knn"``; default 6). A section with
-        fewer spots connects all of them.
+        Number of neighbours: of the first ring (``"grid"``; default 8 on a square and 6 on a hexagonal array, see
+        :func:`lattice_neighbours`), or of nearest spots (``"knn"``; default 6). A section with fewer spots connects
+        all of them.
     radius_um
         Largest distance in um (``mode="radius"``; default one and a half array pitches).
     seed
-        Of the draw (``mode="random"``).
+        Seed of ``mode="random"``.
     %(library_key)s
     %(table_key)s
     %(key_added)s
@@ -67,20 +67,20 @@ def spatial_graph(
 
     Returns
     -------
-    Nothing, or the copy. Written are ``obsp[f"{key_added}_connectivities"]``,
-    ``obsp[f"{key_added}_distances"]`` and ``uns[f"{key_added}_neighbors"]``. A spot with no neighbour is allowed.
+    None, or the copy. The result is ``obsp[f"{key_added}_connectivities"]``, ``obsp[f"{key_added}_distances"]`` and
+    ``uns[f"{key_added}_neighbors"]``. A spot may have no neighbour.
 
     Raises
     ------
     ConfigError
-        For an unknown mode.
+        If the mode is unknown.
     DataError
-        If positions are missing, a radius in um is asked for and the section has no scale, or a triangulation of
-        spots that lie on one line.
+        If positions are missing, a radius is given in um and the resolution is unknown, or spots to triangulate lie on
+        one line.
     """
     modes = get_args(GraphMode)
     if mode not in modes:
-        raise ConfigError(f"graph.mode = {mode!r}; {nearest(mode, modes)}")
+        raise ConfigError(f"{setting('graph.mode', mode)}; {nearest(mode, modes)}")
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy, image=mode == "radius")
     for section in given:
         connect(check_section(section), mode, n_rings, n_neighs, radius_um, seed, key_added)
@@ -97,7 +97,7 @@ def connect(
     seed: int = 0,
     key_added: str = "spatial",
 ) -> None:
-    """Write the graph of one section that was checked; see :func:`spatial_graph`."""
+    """Write the graph of one checked section; see :func:`spatial_graph`."""
     check_section(target)
     if mode == "none" or target.n_obs < (3 if mode == "delaunay" else 2):
         _write(target, sparse.csr_matrix((target.n_obs, target.n_obs), dtype=np.float64), mode, key_added)
@@ -125,7 +125,7 @@ def has_graph(
 
 
 def _asked(adata: AnnData, *arguments: Any) -> dict[str, Any]:
-    """What a graph depends on: the arguments, the positions in their order, and for a radius the scale."""
+    """List what a graph depends on: the arguments, the positions in their order, and the radius in pixels."""
     names = ("mode", "n_rings", "n_neighs", "radius_um", "seed")
     spatial = np.ascontiguousarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     given = {name: value for name, value in zip(names, arguments, strict=True) if value is not None}
@@ -154,8 +154,8 @@ def _call_squidpy(
             sq.gr.spatial_neighbors_delaunay(adata, key_added=key_added)
         except QhullError:
             raise DataError(
-                f"section {section_name(adata)!r}: its {adata.n_obs} spots lie on one line, which has no "
-                "triangulation; use graph.mode = 'knn'"
+                f"section {section_name(adata)!r}: its {adata.n_obs} spots lie on one line and have no "
+                f"triangulation; give {setting('graph.mode', 'knn')}"
             ) from None
 
 
@@ -165,27 +165,28 @@ def _radius_px(adata: AnnData, radius_um: float | None) -> float:
     scale = library(adata).microns_per_pixel
     if scale is None:
         raise DataError(
-            f"section {section_name(adata)!r}: a radius in um needs metadata['{Key.library.microns_per_pixel}']"
+            f"section {section_name(adata)!r}: {setting('graph.radius_um', radius_um)} needs "
+            f"metadata['{Key.library.microns_per_pixel}']; give the resolution when you read the section"
         )
     return radius_um / scale
 
 
 def _rewired(graph: sparse.csr_matrix, seed: int) -> sparse.csr_matrix:
-    """Swap the ends of pairs of edges until little of the graph is left but its degrees.
+    """Swap the ends of random pairs of edges, which keeps the degrees of a graph and nothing else.
 
-    Where no swap is possible (all spots joined, or fewer than four of them) the graph stays as it is.
+    A graph without a possible swap (all spots joined, or fewer than four spots) stays as it is.
     """
     drawn = nx.from_scipy_sparse_array(graph)
     drawn.remove_edges_from(list(nx.selfloop_edges(drawn)))
     swaps = 10 * drawn.number_of_edges()
-    # NetworkX says that it ran out of tries by an error, with the swaps that it found made.
+    # NetworkX raises when it runs out of tries; the swaps until then are made.
     with suppress(nx.NetworkXError, nx.NetworkXAlgorithmError):
         nx.double_edge_swap(drawn, nswap=swaps, max_tries=20 * swaps, seed=seed)
     return nx.to_scipy_sparse_array(drawn, nodelist=range(graph.shape[0]), weight=None, dtype=np.float64, format="csr")
 
 
 def _write(adata: AnnData, connectivities: sparse.csr_matrix, mode: str, key_added: str) -> None:
-    """Squidpy's keys for a graph that squidpy did not build; distances in pixels."""
+    """Write squidpy's keys for a graph that squidpy did not build; distances are in pixels."""
     edges = sparse.coo_matrix(connectivities)
     step = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     length = np.linalg.norm(step[edges.row] - step[edges.col], axis=1)

@@ -1,4 +1,4 @@
-"""The one conversion from a section's graph to PyTorch Geometric."""
+"""Convert a section and its graph to PyTorch Geometric."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from nh2st_graph.section import Key, array_positions, check_section, section_nam
 
 __all__ = ["EDGE_FEATURES", "NODE_VALUES", "graph_keys", "spatial_edges", "to_pyg"]
 
-#: Columns of ``edge_attr``: length in array pitches, then the unit vector from the receiving spot to the sender.
+#: Columns of ``edge_attr``: length in array pitches, and the unit vector from the receiving spot to the sender.
 EDGE_FEATURES = ("distance", "direction_x", "direction_y")
 
-#: What a graph may hold of each spot, one row each.
+#: Values of a graph that have one row for each spot.
 NODE_VALUES = ("x", "patches", "pos", "array", "y", "counts", "library")
 
 
 def spatial_edges(adata: AnnData, neighbors_key: str = Key.uns.neighbors) -> tuple[Tensor, Tensor]:
-    """Edges of a section's graph, in PyG's direction, with their features.
+    """Give the edges of a section's graph, in the direction of PyG, with their features.
 
-    squidpy's row ``i`` lists the neighbours of spot ``i``, and a nearest-neighbour graph is not symmetric. A
-    spot reads from its neighbours, so an entry ``(i, j)`` becomes a message **from j to i**:
-    ``edge_index[0] = j`` (sender), ``edge_index[1] = i`` (receiver).
+    Row ``i`` of squidpy's matrix lists the neighbours of spot ``i``, and a nearest-neighbour graph is not symmetric. A
+    spot reads from its neighbours, so an entry ``(i, j)`` becomes a message **from j to i**: ``edge_index[0] = j``
+    (sender), ``edge_index[1] = i`` (receiver).
 
     Parameters
     ----------
     adata
         One section with a graph, built by :func:`spatial_graph` or by squidpy itself.
     neighbors_key
-        Entry of ``uns`` that says where in ``obsp`` the graph is (``f"{key_added}_neighbors"`` in squidpy).
+        Entry of ``uns`` that names the graph's keys in ``obsp`` (``f"{key_added}_neighbors"`` in squidpy).
 
     Returns
     -------
     ``edge_index``, ``(2, n_edges)`` int64, and ``edge_attr``, ``(n_edges, 3)`` float32 with the columns
-    :data:`EDGE_FEATURES`. Lengths come from the positions: in grid mode squidpy's own distances are ring
-    numbers.
+    :data:`EDGE_FEATURES`. Lengths are computed from positions, since squidpy's distances are ring numbers in grid
+    mode.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def spatial_edges(adata: AnnData, neighbors_key: str = Key.uns.neighbors) -> tup
 
 def _edges(adata: AnnData, neighbors_key: str) -> tuple[Tensor, Tensor]:
     connectivities = sparse.coo_matrix(adata.obsp[graph_keys(adata, neighbors_key)[0]])
-    # squidpy stores zeros on the diagonal.
+    # squidpy stores explicit zeros on the diagonal.
     edges = (connectivities.data != 0) & (connectivities.row != connectivities.col)
     receiver, sender = connectivities.row[edges], connectivities.col[edges]
     position = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) / spot_pitch(adata)
@@ -67,12 +67,12 @@ def _edges(adata: AnnData, neighbors_key: str) -> tuple[Tensor, Tensor]:
 
 
 def graph_keys(adata: AnnData, neighbors_key: str = Key.uns.neighbors) -> tuple[str, str]:
-    """Where a section's graph is in ``obsp``: connectivities, distances, by their names in ``uns[neighbors_key]``.
+    """Find the keys of a section's connectivities and distances in ``obsp``, as ``uns[neighbors_key]`` names them.
 
     Raises
     ------
     DataError
-        If there is none.
+        If the section has no such graph.
     """
     entry = adata.uns.get(neighbors_key, {})
     prefix = neighbors_key.removesuffix("_neighbors")
@@ -93,29 +93,29 @@ def to_pyg(
     neighbors_key: str = Key.uns.neighbors,
     **node_values: NDArray[Any],
 ) -> Data:
-    """Turn a section with a graph into one PyG graph.
+    """Convert a section with its graph to PyG.
 
     Parameters
     ----------
     adata
-        One section with squidpy's spatial keys.
+        One section with a graph of squidpy.
     x
         Node features, ``(n_spots, d)``; default ``obsm["X_image"]``.
     neighbors_key
-        Entry of ``uns`` that says where in ``obsp`` the graph is.
+        Entry of ``uns`` that names the graph's keys in ``obsp``.
     **node_values
-        Further arrays with one row a spot (targets, counts, patches), in the order of ``adata``.
+        More arrays with one row for each spot (targets, counts, patches), in the order of ``adata``.
 
     Returns
     -------
-    ``Data`` with ``x`` float32, ``edge_index``, ``edge_attr``, ``pos`` (array pitches, ``(n_spots, 2)``), ``array``
-    where the section has array positions (``(n_spots, 2)`` int64, x then y), ``section`` (its name), ``spots`` (the
-    spots' names) and the further values. All are float32 but for bytes (pixels), which stay what they are.
+    ``Data`` with ``x``, ``edge_index``, ``edge_attr``, ``pos`` (``(n_spots, 2)``, in array pitches), ``array``
+    (``(n_spots, 2)`` int64, x then y; if the section has array positions), ``section`` (its name), ``spots`` (their
+    names) and the other values. Values are float32, but pixels stay uint8.
 
     Raises
     ------
     DataError
-        If the section lacks graph or features, or a value has another number of rows.
+        If the section has no graph or no features, or a value has another number of rows.
     """
     if x is None:
         check_section(adata, need=("features",))
@@ -126,7 +126,7 @@ def to_pyg(
 
 
 def as_data(adata: AnnData, x: NDArray[Any], *, neighbors_key: str, **node_values: NDArray[Any]) -> Data:
-    """Turn a section that was checked into one PyG graph; see :func:`to_pyg`."""
+    """Convert a checked section to PyG; see :func:`to_pyg`."""
     edge_index, edge_attr = _edges(adata, neighbors_key)
     position = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) / spot_pitch(adata)
     values = {"x": x, "pos": position, **node_values}
@@ -134,7 +134,7 @@ def as_data(adata: AnnData, x: NDArray[Any], *, neighbors_key: str, **node_value
         if len(value) != adata.n_obs:
             raise DataError(
                 f"section {section_name(adata)!r}: {name} has {len(value)} rows for {adata.n_obs} spots; "
-                "give one row a spot, in the section's order"
+                "give one row for each spot, in the section's order"
             )
     tensors = {name: _tensor(np.asarray(value)) for name, value in values.items()}
     array = array_positions(adata)

@@ -1,4 +1,4 @@
-"""Every score, once, for every method: per gene, for what follows, the noise ceiling, tests between methods."""
+"""Scores of all methods: per gene, of downstream analyses, the noise ceiling, and comparisons between methods."""
 
 from __future__ import annotations
 

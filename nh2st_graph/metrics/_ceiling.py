@@ -1,4 +1,4 @@
-"""The noise ceiling: the correlation that a perfect predictor would reach, counts being noisy."""
+"""The noise ceiling: the correlation that a perfect predictor would reach with noisy counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph.metrics._scores import pearson
 
 __all__ = ["noise_ceiling", "share_of_ceiling"]
@@ -25,26 +25,25 @@ def noise_ceiling(
 ) -> pd.Series:
     r"""Estimate the highest r that a perfect predictor of each gene could reach on a section.
 
-    Each count is split binomially in halves, which are independent given the tissue where counts are
-    Poisson. Both halves are normalised as the target is, and correlated gene by gene over the spots:
-    :math:`r_{1/2}`. Spearman and Brown's formula lifts it to the full depth, and its root is the highest
-    correlation with a noisy measurement:
+    Each count is split binomially in halves, which are independent given the tissue if counts are Poisson. Both halves
+    are normalised as the target is, and correlated gene by gene over the spots: :math:`r_{1/2}`. The Spearman-Brown
+    formula corrects this to the full depth, and its root is the highest correlation with a noisy measurement:
 
     .. math:: \text{ceiling} = \sqrt{\frac{2 r_{1/2}}{1 + r_{1/2}}}
 
-    The half correlations are averaged over the repeats *before* they are lifted: the formula and its root
-    are bent, and clipped at 0, so that averaging afterwards would carry the noise of every single split
-    into the mean. Repeats remove the noise of the splitting only; that of the counts themselves stays, so
-    that the ceiling of one weakly expressed gene is rough, while means over genes are stable.
+    The half correlations are averaged over the repeats *before* the correction: the formula is not linear and is
+    clipped at 0, so that averaging afterwards would carry the noise of every split into the mean. Repeats remove the
+    noise of splitting but not that of the counts: the ceiling of one weakly expressed gene is rough, while means over
+    genes are stable.
 
     Parameters
     ----------
     counts
-        Raw counts, ``(n_spots, n_genes)``: a data frame, an array or a sparse array. All genes of the
-        section where the library size is taken over all of them.
+        Raw counts, ``(n_spots, n_genes)``: a data frame, an array or a sparse array. Give all genes of the section if
+        the library size is taken over all of them.
     normalize
-        From counts (in the container of ``counts``) to the scale of the target, ``(n_spots, n_panel)``,
-        with the library size computed from what it is given.
+        Function from counts (in the container of ``counts``) to targets, ``(n_spots, n_panel)``, which computes the
+        library size from the counts that it is given.
     n_repeats
         Number of random splits.
     seed
@@ -52,12 +51,12 @@ def noise_ceiling(
 
     Returns
     -------
-    ``(n_panel,)`` in [0, 1], indexed by the columns of what ``normalize`` returns, where it has them.
+    ``(n_panel,)`` in [0, 1], indexed by the columns of the result of ``normalize`` if it is a data frame.
 
     Raises
     ------
     DataError
-        If the counts are negative or not integers, or ``normalize`` gives values that are not numbers.
+        If counts are negative or not integers, or ``normalize`` gives values that are not finite.
 
     References
     ----------
@@ -71,16 +70,16 @@ def noise_ceiling(
         r = pearson(_dense(first), _dense(second))
         total = r if total is None else total + r
     if total is None:
-        raise DataError(f"noise_ceiling needs at least one split, got n_repeats={n_repeats}")
+        raise DataError(f"{setting('n_repeats', n_repeats)}; give at least 1")
     r_half = np.clip(total / n_repeats, 0.0, 1.0)
     genes = first.columns if isinstance(first, pd.DataFrame) else None
     return pd.Series(np.sqrt(2 * r_half / (1 + r_half)), index=genes, name="ceiling")
 
 
 def share_of_ceiling(pcc: pd.Series, ceiling: pd.Series) -> float | None:
-    """Mean r as a share of the mean noise ceiling, over the genes that have one above 0.
+    """Give mean r as a share of the mean noise ceiling, over the genes with a ceiling above 0.
 
-    A ratio of means, not a mean of ratios: the latter is ruled by the genes whose ceiling is nearly 0.
+    This is a ratio of means: genes whose ceiling is nearly 0 would dominate a mean of ratios.
 
     Parameters
     ----------
@@ -89,7 +88,7 @@ def share_of_ceiling(pcc: pd.Series, ceiling: pd.Series) -> float | None:
 
     Returns
     -------
-    The share (1 is perfect), or None where no gene has a ceiling above 0.
+    The share (1 is perfect), or None if no gene has a ceiling above 0.
 
     Raises
     ------
@@ -106,7 +105,7 @@ def share_of_ceiling(pcc: pd.Series, ceiling: pd.Series) -> float | None:
 
 
 def _halves(counts: Any, rng: np.random.Generator) -> tuple[Any, Any]:
-    """Split counts in two parts that add up to them, each in the container of the whole."""
+    """Split counts into two parts that add up to them, each in the container of the counts."""
     if isinstance(counts, pd.DataFrame):
         parts = _halves(counts.to_numpy(), rng)
         return tuple(pd.DataFrame(part, counts.index, counts.columns) for part in parts)  # type: ignore[return-value]
@@ -117,7 +116,7 @@ def _halves(counts: Any, rng: np.random.Generator) -> tuple[Any, Any]:
         return first, second
     values = np.asarray(counts)
     if values.size and (values.min() < 0 or not np.array_equal(values, np.rint(values))):
-        raise DataError("noise_ceiling splits raw counts; these are negative or not integers")
+        raise DataError("counts are negative or not integers; give raw counts")
     first = rng.binomial(values.astype(np.int64), 0.5)
     return first, values.astype(np.int64) - first
 
@@ -125,5 +124,5 @@ def _halves(counts: Any, rng: np.random.Generator) -> tuple[Any, Any]:
 def _dense(values: Any) -> NDArray:
     dense = values.toarray() if sparse.issparse(values) else np.asarray(values)
     if not np.isfinite(dense).all():
-        raise DataError("normalize gave values that are not numbers for half of the counts (empty spots?)")
+        raise DataError("normalize gave values that are not finite for half of the counts; leave out empty spots")
     return dense

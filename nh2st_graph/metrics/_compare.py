@@ -1,4 +1,4 @@
-"""Between sections and between methods: means over folds, and paired intervals of a difference."""
+"""Means over sections, and paired intervals of the difference between two methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PairedDifference:
     mean
         Mean of ``a - b`` over sections and genes.
     low, high
-        Bounds of the interval. It excludes 0 where the methods differ beyond chance.
+        Bounds of the interval. It excludes 0 if the methods differ beyond chance.
     """
 
     mean: float
@@ -41,15 +41,14 @@ def paired_bootstrap(
 ) -> PairedDifference:
     """Compare two methods that were scored on the same sections and genes.
 
-    Sections and genes are drawn again with replacement, independently of each other (the two-way "pigeonhole"
-    bootstrap), as both are samples: of tissue, and of biology. With one section the interval speaks of
-    genes only.
+    Sections and genes are both samples, and are drawn with replacement independently of each other (the two-way
+    "pigeonhole" bootstrap). With one section the interval covers the choice of genes only.
 
     Parameters
     ----------
     a, b
-        Scores, ``(n_sections, n_genes)``, named and in any order. A pair with NaN on either side (a gene
-        that a section lacks) is left out.
+        Scores, ``(n_sections, n_genes)``, joined by name. A pair with NaN on either side (a gene that a section lacks)
+        is left out.
     n_boot
         Number of draws.
     seed
@@ -70,14 +69,14 @@ def paired_bootstrap(
     """
     for what, left, right in (("sections", a.index, b.index), ("genes", a.columns, b.columns)):
         if not left.is_unique or not right.is_unique or len(left.symmetric_difference(right)):
-            raise DataError(f"a and b must name the same {what}, each once; pair methods on what both scored")
+            raise DataError(f"a and b must have the same {what}, each once; give those that both methods scored")
     difference = (a - b.loc[a.index, a.columns]).to_numpy(dtype=np.float64)
     known = ~np.isnan(difference)
     if not known.any():
-        raise DataError("no section and gene is scored in both a and b")
+        raise DataError("a and b share no section and gene with a score")
     rng = np.random.default_rng(seed)
     sections, genes = (_draw_counts(rng, n_boot, size) for size in difference.shape)
-    # Drawing with replacement is weighting by how often each was drawn: two products replace n_boot copies.
+    # Drawing with replacement weights each by how often it is drawn: two products replace n_boot copies.
     sums = ((sections @ np.where(known, difference, 0.0)) * genes).sum(axis=1)
     sizes = ((sections @ known) * genes).sum(axis=1)
     low, high = np.quantile(sums[sizes > 0] / sizes[sizes > 0], [0.025, 0.975])
@@ -89,18 +88,17 @@ def _draw_counts(rng: np.random.Generator, n_boot: int, size: int) -> NDArray[np
 
 
 def aggregate(sections: Mapping[str, Mapping[str, float | int | None]]) -> dict[str, Summary]:
-    """Mean and standard deviation of each score over sections.
+    """Compute mean and standard deviation of each score over sections.
 
     Parameters
     ----------
     sections
-        Scores by section, as in ``Scores.summary``. A score that is None or NaN in a section is left
-        out of that score's mean.
+        Scores by section, as in ``Scores.summary``. A score that is None or NaN in a section is left out.
 
     Returns
     -------
-    ``{"mean": {...}, "std": {...}}``: the deviation is that of a sample (n - 1), and None where fewer
-    than two sections have the score.
+    ``{"mean": {...}, "std": {...}}``, with the standard deviation of a sample (n - 1), which is None if fewer than two
+    sections have the score.
     """
     table = pd.DataFrame({name: dict(scores) for name, scores in sections.items()}).T.astype(np.float64)
     return {"mean": _without_nan(table.mean()), "std": _without_nan(table.std(ddof=1))}

@@ -1,4 +1,4 @@
-"""Whether a prediction keeps what expression is used for: spatial genes, clusters, how genes go together."""
+"""Scores of downstream analyses of a prediction: spatially variable genes, clusters, gene-gene correlations."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = ["downstream_scores"]
 #: False discovery rate below which a gene is spatially variable.
 _FDR = 0.05
 
-#: Of the clusters: scanpy's own default.
+#: Resolution of the clusters, scanpy's default.
 _RESOLUTION = 1.0
 
-#: Spots that it takes to have a graph of nearest spots.
+#: Fewest spots of which scanpy makes a graph of nearest spots.
 _FEWEST_SPOTS = 4
 
 
 def downstream_scores(prediction: AnnData, *, seed: int = 0) -> Summary:
-    """Score how well a predicted section serves what people do with a measured one, by squidpy and scanpy.
+    """Score how well downstream analyses of a predicted section agree with those of the measured one.
 
     Parameters
     ----------
     prediction
-        As from :func:`nh2st_graph.tl.predict`: predicted log-expression in ``X`` and measured in
+        As from :func:`nh2st_graph.tl.predict`: predicted log expression in ``X`` and measured in
         ``layers["observed"]``, both ``(n_spots, n_genes)``, with the section's graph in ``obsp``.
     seed
-        Of the clusters.
+        Seed of the clusters.
 
     Returns
     -------
@@ -46,18 +46,18 @@ def downstream_scores(prediction: AnnData, *, seed: int = 0) -> Summary:
         Pearson correlation over genes, and mean absolute difference, of predicted and observed Moran's I
         (:func:`squidpy.gr.spatial_autocorr`)
     ``svg_auroc``
-        area under the ROC curve of predicted Moran's I for the genes that are spatially variable in the observed:
-        Moran's I above 0 at a false discovery rate of 0.05, by squidpy's p-values under normality, which are of the
-        tail that I is in; None where all genes are, or none
+        area under the ROC curve of predicted Moran's I for the genes that are spatially variable in the measurement:
+        Moran's I above 0 at a false discovery rate of 0.05, by squidpy's one-sided p-values under normality; None if
+        all genes are variable, or none
     ``cluster_ari``, ``cluster_nmi``
-        adjusted Rand index and normalised mutual information between the clusters of the predicted and of the observed
-        section: scanpy's 50 principal components (the genes themselves where there are no more), 15 nearest spots, and
-        Leiden's method at resolution 1, the same for both; None for fewer than four spots
+        adjusted Rand index and normalised mutual information between the clusters of the predicted and the observed
+        section. Both are clustered by scanpy: 50 principal components (the genes themselves if there are no more), 15
+        nearest spots, and the Leiden algorithm at resolution 1. None for fewer than four spots
     ``gene_corr_r``
         Pearson correlation between the two gene-gene correlation matrices, over pairs of genes
 
-    A gene that is constant has a Moran's I of 0, and correlates with no other; where all are, there is one cluster. A
-    score over fewer than two genes (pairs of genes), and Moran's I without any edge, is None.
+    A constant gene has a Moran's I of 0 and no correlation with others; if all genes are constant, there is one
+    cluster. A score over fewer than two genes (pairs of genes), and Moran's I without any edge, is None.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def _spatial_scores(z_predicted: NDArray, z_observed: NDArray, graph: sparse.csr
 
 
 def _moran(z: NDArray, graph: sparse.csr_matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Moran's I of each gene and its p-value, corrected for their number; 0 and 1 where the gene is constant."""
+    """Compute Moran's I of each gene and its FDR-corrected p-value; 0 and 1 for a constant gene."""
     import squidpy as sq
     from anndata import AnnData
 
@@ -125,7 +125,7 @@ def _cluster_scores(predicted: NDArray, observed: NDArray, seed: int) -> Summary
 
 
 def _clusters(values: NDArray, seed: int) -> NDArray:
-    """Label the clusters of the spots by the genes that vary, which may be none."""
+    """Label the clusters of the spots, by the genes that vary."""
     if not values.shape[1]:
         return np.zeros(len(values), dtype=np.int64)
     import scanpy as sc
@@ -133,7 +133,7 @@ def _clusters(values: NDArray, seed: int) -> NDArray:
 
     section, key = AnnData(values.astype(np.float64)), "cluster"
     if section.n_vars > sc.settings.N_PCS:
-        # All of the singular values: quick at this size, and exact for predictions of a low rank too.
+        # The full decomposition is quick at this size, and exact for predictions of low rank too.
         sc.pp.pca(section, svd_solver="full")
     sc.pp.neighbors(section, random_state=seed)
     sc.tl.leiden(
@@ -149,7 +149,7 @@ def _clusters(values: NDArray, seed: int) -> NDArray:
 
 
 def _gene_pairs(z: NDArray) -> NDArray[np.float64]:
-    """Correlation of each pair of genes, ``(n_pairs,)``."""
+    """Compute the correlation of each pair of genes, ``(n_pairs,)``."""
     return (z.T @ z)[np.triu_indices(z.shape[1], k=1)]
 
 

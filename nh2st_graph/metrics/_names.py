@@ -1,10 +1,10 @@
-"""What scores are called wherever they are shown."""
+"""Names of scores in tables and figures."""
 
 from __future__ import annotations
 
 __all__ = ["GENE_SCORES", "SCORES"]
 
-#: Main scores of a section: r is a gene's correlation over its spots, the mean is over genes.
+#: Main scores of a section; r is the correlation of a gene over spots, and the mean is over genes.
 SCORES = {"pcc_mean": "mean r", "pcc_partial": "mean r given depth"}
-#: The same of one gene, by the columns of a table with one row a gene.
+#: The same scores of one gene, by their columns in a table of genes.
 GENE_SCORES = {"pcc": "r", "pcc_partial": "r given depth"}

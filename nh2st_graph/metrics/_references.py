@@ -1,4 +1,4 @@
-"""References: predictions that read the test section's own genes, to know what a score is worth."""
+"""References: predictions from the test section's own genes, to compare scores with."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["neighbour_mean"]
 def neighbour_mean(observed: ArrayLike, connectivities: Any) -> NDArray[np.float64]:
     """Predict each spot by the mean of its neighbours' true expression.
 
-    A reference row, not a method: how far smoothness alone goes, for one who may look at all the spots around.
+    This is a reference and not a method: it shows how far smoothness alone goes, given all measured neighbours.
 
     Parameters
     ----------
     observed
         Expression, ``(n_spots, n_genes)``.
     connectivities
-        The section's graph as squidpy has it, ``(n_spots, n_spots)``, sparse or dense: row ``i`` lists the neighbours
-        of spot ``i``. All that are not 0 count alike, and a spot is not its own neighbour.
+        The section's graph as squidpy writes it, ``(n_spots, n_spots)``, sparse or dense: row ``i`` lists the
+        neighbours of spot ``i``. All non-zero entries have equal weight, and a spot is not its own neighbour.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def neighbour_mean(observed: ArrayLike, connectivities: Any) -> NDArray[np.float
     Raises
     ------
     DataError
-        If the graph is of another number of spots.
+        If the graph has another number of spots.
     """
     values = np.asarray(observed, dtype=np.float64)
     graph = sparse.coo_array(connectivities)

@@ -1,4 +1,4 @@
-"""Scores of one section: gene by gene over its spots, and their summary."""
+"""Scores of one section: of each gene over its spots, and their summary."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = [
     "score_section",
 ]
 
-#: Scores by name; ``None`` where a score has no meaning, so that it becomes ``null`` in JSON.
+#: Scores by name; a score without meaning is None (``null`` in JSON).
 Summary: TypeAlias = dict[str, float | int | None]
 
-#: A column whose spread, as a share of its largest value, is below this many rounding steps is constant.
+#: A column is constant if its spread, relative to its largest value, is at most this many rounding steps.
 _ROUND_OFF = 16
 _N_TOP = 50
 _N_SHUFFLES = 20
@@ -43,7 +43,7 @@ class Scores:
     Attributes
     ----------
     per_gene
-        One row a gene: ``pcc``, ``pcc_partial``, ``mse``, ``mae``, ``mean_observed``,
+        A row for each gene: ``pcc``, ``pcc_partial``, ``mse``, ``mae``, ``mean_observed``,
         ``constant_predicted``, ``constant_observed``.
     summary
         The section's scores by name, ready for JSON (see :func:`score_section`).
@@ -54,7 +54,7 @@ class Scores:
 
 
 def pearson(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """Pearson correlation of each gene over the spots.
+    """Compute the Pearson correlation of each gene over spots.
 
     Parameters
     ----------
@@ -63,9 +63,8 @@ def pearson(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
     Returns
     -------
-    ``(n_genes,)`` in [-1, 1]. A column that is constant in ``a`` or ``b``, to the rounding of its own
-    floating-point type, has no correlation and gives 0; :func:`n_constant` counts them. A column with
-    NaN gives NaN.
+    ``(n_genes,)`` in [-1, 1]. A column that is constant in ``a`` or ``b``, up to the rounding of its floating-point
+    type, gives 0; :func:`n_constant` counts such columns. A column with NaN gives NaN.
 
     Raises
     ------
@@ -77,19 +76,18 @@ def pearson(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
 
 def partial_pearson(a: ArrayLike, b: ArrayLike, covariate: ArrayLike) -> NDArray[np.float64]:
-    """Pearson correlation of each gene over the spots, with a covariate regressed out of both sides.
+    """Compute the Pearson correlation of each gene over spots, with a covariate regressed out of both sides.
 
     Parameters
     ----------
     a, b
         ``(n_spots, n_genes)``, rows and columns in the same order.
     covariate
-        ``(n_spots,)``, here the spot's log total count. The regression has an intercept.
+        ``(n_spots,)``, such as the log total count of each spot. The regression has an intercept.
 
     Returns
     -------
-    ``(n_genes,)`` in [-1, 1]. A column that is an affine function of the covariate leaves nothing, and
-    gives 0.
+    ``(n_genes,)`` in [-1, 1]. A column that is an affine function of the covariate gives 0.
 
     Raises
     ------
@@ -99,17 +97,19 @@ def partial_pearson(a: ArrayLike, b: ArrayLike, covariate: ArrayLike) -> NDArray
     a, b = _pair(a, b)
     covariate = np.asarray(covariate, dtype=np.float64)
     if covariate.shape != a.shape[:1]:
-        raise DataError(f"the covariate has shape {covariate.shape}, expected ({len(a)},): one value a spot")
+        raise DataError(
+            f"the covariate has shape {covariate.shape}, expected ({len(a)},); give one value for each spot"
+        )
     return _dot(_standardise(a, covariate), _standardise(b, covariate))
 
 
 def n_constant(values: ArrayLike) -> int:
-    """Count the columns of ``(n_spots, n_genes)`` that are constant, for which r is set to 0."""
+    """Count the constant columns of ``(n_spots, n_genes)``, for which r is 0."""
     return int(_is_flat(_standardise(np.asarray(values))).sum())
 
 
 def mse(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """Mean squared error of each gene over the spots, ``(n_genes,)``, in squared units of the input.
+    """Compute the mean squared error of each gene over spots, ``(n_genes,)``, in squared units of the input.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def mse(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
 
 def mae(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """Mean absolute error of each gene over the spots, ``(n_genes,)``, in units of the input.
+    """Compute the mean absolute error of each gene over spots, ``(n_genes,)``, in units of the input.
 
     Raises
     ------
@@ -145,15 +145,14 @@ def score_section(
     Parameters
     ----------
     predicted, observed
-        Log-expression, ``(n_spots, n_genes)``, spot names as index and genes as columns. They are
-        joined by name: both must hold the same spots and the same genes, in any order.
+        Log expression, ``(n_spots, n_genes)``, with spot names as index and genes as columns. Both must hold the same
+        spots and genes, in any order: they are joined by name.
     depth
-        Total count of each spot (counts, not their logarithm), spot names as index.
+        Total count of each spot (not its logarithm), with spot names as index.
     heg50
-        Genes with the highest mean in training (:func:`highest_expressed`). Genes that the section
-        lacks are left out.
+        Genes with the highest mean in training (:func:`highest_expressed`). Genes that the section lacks are left out.
     hpg50
-        Genes predicted best on validation data (:func:`best_predicted`), likewise.
+        Genes predicted best on validation data (:func:`best_predicted`). Genes that the section lacks are left out.
 
     Returns
     -------
@@ -162,14 +161,14 @@ def score_section(
     ``pcc_mean``
         mean of r over all genes (a constant prediction or target counts as 0)
     ``pcc_partial``
-        the same with ``log(1 + depth)`` regressed out of both sides: what is left beyond sequencing depth
+        the same with ``log(1 + depth)`` regressed out of both sides, which removes sequencing depth
     ``pcc_heg50``, ``pcc_hpg50``
-        mean of r over the given genes; None where none are given
+        mean of r over the given genes; None if none are given
     ``pcc_top50_by_test``
-        mean of r over the 50 genes that score best **on this very section**: optimistic by construction,
-        comparable to published numbers and to nothing else
+        mean of r over the 50 genes with the highest r **on this very section**: optimistic by construction, for
+        comparison with published numbers only
     ``pcc_top50_by_test_shuffled``
-        what the same choice gives when the predicted spots are shuffled (mean over 20 fixed shuffles)
+        the same score for shuffled predicted spots (mean over 20 fixed shuffles)
     ``mse``, ``mae``
         means over genes, in (squared) units of the log-expression
     ``n_spots``, ``n_genes``, ``n_constant_predicted``, ``n_constant_observed``
@@ -228,13 +227,13 @@ def depth_oracle(
     Parameters
     ----------
     depth
-        Total count of each spot, spot names as index.
+        Total count of each spot, with spot names as index.
     observed, heg50, hpg50
         As in :func:`score_section`.
 
     Returns
     -------
-    The same scores as those of a method.
+    Scores as of a method; ``mse`` and ``mae`` have no meaning here and are None.
 
     Raises
     ------
@@ -257,27 +256,27 @@ def depth_oracle(
 
 
 def highest_expressed(train_mean: pd.Series, n: int = _N_TOP) -> list[str]:
-    """Name the ``n`` genes with the highest mean in training, highest first; ties in order of name.
+    """List the ``n`` genes with the highest mean in training, highest first, and ties by name.
 
     Parameters
     ----------
     train_mean
-        Mean expression of each gene over the training spots, genes as index.
+        Mean expression of each gene over the training spots, with genes as index.
     n
-        How many; all of them where there are fewer.
+        Number of genes; all genes if there are fewer.
     """
     return _leading(train_mean, n)
 
 
 def best_predicted(pcc: pd.Series, n: int = _N_TOP) -> list[str]:
-    """Name the ``n`` genes with the highest r, best first; ties in order of name.
+    """List the ``n`` genes with the highest r, best first, and ties by name.
 
     Parameters
     ----------
     pcc
-        r of each gene on **validation** data, genes as index.
+        r of each gene on **validation** data, with genes as index.
     n
-        How many; all of them where there are fewer.
+        Number of genes; all genes if there are fewer.
     """
     return _leading(pcc, n)
 
@@ -297,16 +296,16 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray, NDArray]:
 
 
 def _standardise(values: NDArray, covariate: NDArray | None = None) -> NDArray[np.float64]:
-    """Columns of mean 0 and norm 1, without what is affine in the covariate; 0 where nothing is left.
+    """Scale columns to mean 0 and norm 1, with the covariate regressed out; constant columns become 0.
 
-    "Nothing" is judged against the rounding of the type that the values came in: a float32 column that
-    is constant but for its last bits must not turn into noise with an r of its own.
+    A column is constant up to the rounding of the values' type: a float32 column that varies in its last bits only must
+    not turn into noise that has a correlation.
     """
     rounding = np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).eps
     x = values.astype(np.float64)
-    x = np.ldexp(x, -np.frexp(np.abs(x).max(axis=0))[1])  # to at most 1, by a power of two: without rounding
+    x = np.ldexp(x, -np.frexp(np.abs(x).max(axis=0))[1])  # scale to at most 1 by a power of two, which does not round
     direction = None if covariate is None else _standardise(covariate[:, None])
-    for _ in range(2):  # the second pass removes what the first one's own rounding left
+    for _ in range(2):  # the second pass removes the rounding errors of the first
         x -= x.mean(axis=0)
         if direction is not None:
             x -= direction * (direction * x).sum(axis=0)
@@ -347,7 +346,7 @@ def _top_mean_shuffled(z_predicted: NDArray, z_observed: NDArray) -> float:
 def _align(
     predicted: pd.DataFrame, observed: pd.DataFrame, depth: pd.Series
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
-    """Put all three in one order; spots sorted by name, so that the order of the input never matters."""
+    """Sort all three by the names of spots, so that the order of the input does not matter."""
     if observed.empty:
         raise DataError(f"nothing to score: the observed expression has shape {observed.shape}")
     _check_same("spots", predicted.index, "predicted", observed.index, "observed")
@@ -373,5 +372,5 @@ def _check_same(what: str, a: pd.Index, a_name: str, b: pd.Index, b_name: str) -
         shown = ", ".join(map(repr, odd[:3]))
         raise DataError(
             f"{a_name} and {b_name} do not hold the same {what}: {len(odd)} are in one only "
-            f"(for example {shown}); score what both name"
+            f"(for example {shown}); give those that both have"
         )

@@ -1,4 +1,4 @@
-"""Images of sections, predictions, scores and training, over squidpy and matplotlib."""
+"""Plots of sections, predictions, scores and training, by squidpy and matplotlib."""
 
 from __future__ import annotations
 

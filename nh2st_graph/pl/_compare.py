@@ -1,4 +1,4 @@
-"""Methods side by side: gene by gene, and how fast each learns."""
+"""Plots that compare methods: gene by gene, and during training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nh2st_graph._errors import DataError, nearest
+from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph.metrics import GENE_SCORES
 from nh2st_graph.pl._style import (
     BLUE,
@@ -23,17 +23,19 @@ from nh2st_graph.pl._style import (
     finish,
     given_or_new,
 )
+from nh2st_graph.read._docs import documented
 
 __all__ = ["gene_scatter", "learning_curves"]
 
-#: More methods than colours have the same ones again, dashed.
+#: With more methods than colours, the colours repeat with other dashes.
 _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (4, 1.5)), (0, (1, 1)))
 _PANELS = {"val_pcc": "held-out Pearson r, mean over genes", "val_loss": "held-out mean squared error"}
-#: What a score is of, beside the gene; seeds are averaged.
+#: Columns that a score belongs to beside the gene; seeds are averaged.
 _UNIT = ["split", "fold", "section"]
 _RUN = ["split", "fold", "seed", "stage"]
 
 
+@documented
 def gene_scatter(
     per_gene: pd.DataFrame,
     a: str,
@@ -43,22 +45,21 @@ def gene_scatter(
     colour: Literal["ceiling", "better"] = "ceiling",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw each gene's r under two methods, with the line on which they are equal.
+    """Draw r of each gene by two methods, with the line of equality.
 
     Parameters
     ----------
     per_gene
-        One row for each run, test section and gene: ``method``, ``gene``, the score, and any of ``split``, ``fold``,
-        ``section`` and ``seed``. Averaged over the sections that both methods scored, seeds first.
+        A row for each run, test section and gene: ``method``, ``gene``, the score, and any of ``split``, ``fold``,
+        ``section`` and ``seed``. Scores are averaged over seeds, then over the sections that both methods scored.
     a, b
-        Names of the methods: along the x axis, and along the y axis.
+        Names of the methods on the x axis and on the y axis.
     score
-        ``pcc``, or ``pcc_partial``: r given depth.
+        ``pcc``, or ``pcc_partial`` for r given depth.
     colour
-        ``ceiling``: by the mean of the column ``ceiling``, the highest r that the gene's noise allows; ``better``: by
-        which of the two is higher.
-    ax
-        Where to draw; a new figure where None.
+        ``ceiling`` colours genes by the mean of the column ``ceiling``, the highest r that the noise of a gene allows;
+        ``better`` by the method that is better.
+    %(ax)s
 
     Returns
     -------
@@ -74,7 +75,7 @@ def gene_scatter(
     x, y = means[a].to_numpy(), means[b].to_numpy()
     if colour == "ceiling":
         if "ceiling" not in per_gene:
-            raise DataError("per_gene has no column 'ceiling' to colour by; give colour='better'")
+            raise DataError(f"per_gene has no column 'ceiling' to colour by; give {setting('colour', 'better')}")
         ceiling = per_gene.groupby("gene")["ceiling"].mean().reindex(means.index)
         points = ax.scatter(x, y, 12, ceiling, cmap=SEQUENTIAL, vmin=0, vmax=1, zorder=3)
         colour_bar(ax, points, f"noise ceiling of {GENE_SCORES['pcc']}")
@@ -94,12 +95,12 @@ def gene_scatter(
 
 
 def _paired_means(per_gene: pd.DataFrame, a: str, b: str, score: str) -> pd.DataFrame:
-    """Mean score of each gene under both methods, ``(n_genes, 2)``, over the sections that both scored."""
+    """Compute the mean score of each gene by both methods, ``(n_genes, 2)``, over the sections that both scored."""
     for name in (a, b):
         if name not in set(per_gene["method"]):
             raise DataError(f"no method {name!r} in the table; {nearest(name, set(per_gene['method']))}")
     if a == b:
-        raise DataError(f"two different methods are needed, both are {a!r}")
+        raise DataError(f"a and b are both {a!r}; give two different methods")
     rows = per_gene[per_gene["method"].isin([a, b])]
     unit = [key for key in _UNIT if key in rows]
     pairs = rows.pivot_table(index=[*unit, "gene"], columns="method", values=score, aggfunc="mean", observed=True)
@@ -110,23 +111,23 @@ def _paired_means(per_gene: pd.DataFrame, a: str, b: str, score: str) -> pd.Data
 
 
 def learning_curves(curves: pd.DataFrame) -> Figure:
-    """Draw held-out r and held-out error against the steps of the optimiser, one line a method.
+    """Draw held-out r and held-out error against optimiser steps, with a line for each method.
 
-    A line is the median over folds and seeds at each step, its band holds the middle half of them, and both end where
-    fewer than half of the curves go on. A curve that was stopped before counts with the score that it stopped at. A
-    line that still rises at its end is of a method that was not trained to its end. Errors far above all that the
-    methods come to, as of the first steps, are cut off.
+    A line is the median over folds and seeds at each step, and its band is the middle half of them. Both end where
+    fewer than half of the curves continue; a curve that was stopped earlier keeps its last score. A method whose line
+    still rises at its end was not trained long enough. Errors far above the final level of all methods, such as those
+    of the first steps, are cut off.
 
     Parameters
     ----------
     curves
-        One row for each epoch of each curve: ``method``, ``epoch``, ``step``, any of ``val_pcc`` and ``val_loss``, and
-        what tells curves of a method apart: any of ``split``, ``fold``, ``seed``, ``stage``. Those of one split, since
-        held-out scores of two are not one number.
+        A row for each epoch of each curve: ``method``, ``epoch``, ``step``, any of ``val_pcc`` and ``val_loss``, and
+        any of ``split``, ``fold``, ``seed`` and ``stage`` to distinguish the curves of a method. Give the curves of one
+        split, since held-out scores of different splits cannot be averaged.
 
     Returns
     -------
-    The figure, a panel for r and one for the error, those that have values.
+    The figure, with a panel for r and one for the error, as far as there are values.
 
     Raises
     ------
@@ -153,9 +154,9 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
 
 
 def _median_curve(curves: pd.DataFrame, score: str) -> pd.DataFrame:
-    """One method's curve: ``step``, ``middle``, ``low`` and ``high``, while half of its curves go on.
+    """Average the curves of a method, as long as half of them continue: ``step``, ``middle``, ``low`` and ``high``.
 
-    Curves are read between their epochs, since an epoch of more sections has more steps. Were those that have stopped
+    Curves are interpolated between their epochs, since an epoch of more sections has more steps. If stopped curves were
     left out, the line would jump to the level of the others.
     """
     run = [key for key in _RUN if key in curves]
@@ -175,13 +176,13 @@ def _median_curve(curves: pd.DataFrame, score: str) -> pd.DataFrame:
 def _draw_lines(ax: Axes, lines: Mapping[str, pd.DataFrame]) -> None:
     for i, (method, line) in enumerate(lines.items()):
         colour, dash = COLOURS[i % len(COLOURS)], _DASHES[i // len(COLOURS) % len(_DASHES)]
-        marker = "o" if len(line) == 1 else None  # one epoch is a point, which a line alone would not show
+        marker = "o" if len(line) == 1 else None  # a line of one epoch would be invisible
         ax.plot(line["step"], line["middle"], color=colour, linestyle=dash, marker=marker, label=method)
         ax.fill_between(line["step"], line["low"], line["high"], color=colour, alpha=0.1, linewidth=0)
 
 
 def _cut_off(ax: Axes, lines: Sequence[pd.DataFrame]) -> None:
-    """End an error's axis not far above what each method has over half of its epochs."""
+    """Limit the axis of the error to a little above the median of the worst method."""
     usual = max(line["middle"].median() for line in lines)
     least = min(line["low"].min() for line in lines)
     top = usual + (usual - least) / 2

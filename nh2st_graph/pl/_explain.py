@@ -1,4 +1,4 @@
-"""What a model takes from the neighbourhood, on the tissue and gene by gene."""
+"""Plots of what a model takes from the neighbourhood, on the tissue and by gene."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from nh2st_graph.section import Key, section_name
 
 __all__ = ["attention", "neighbour_gain", "neighbour_share"]
 
-#: Attention over 1 / degree that the colours of a whole section reach at least, so that even attention looks even.
+#: Smallest upper end of the colours, as a multiple of 1 / degree, so that uniform attention looks uniform.
 _LEAST_RANGE = 1.5
-#: Share of the edges whose colour may be at the end of the range.
+#: Share of the edges beyond the range of the colours.
 _BEYOND = 0.02
 #: Width of the widest wedge, in diameters of a spot.
 _WEDGE = 0.7
-#: Up to so many neighbours have their attention written beside them.
+#: Largest number of neighbours whose attention is written beside them.
 _MOST_NUMBERS = 18
-#: Width of a map with its colour bar, and of the map in it, in inches.
+#: Width of a map with its colour bar, and without it, in inches.
 _WIDTH, _MAP_WIDTH = 7.0, 5.7
 
 
 class _Edges(NamedTuple):
-    """Edges of a section's attention: who reads whom, how much, and how much of 1 / degree that is."""
+    """Edges of a section's attention: reading spot, read spot, weight, and weight as a multiple of 1 / degree."""
 
     reader: NDArray[np.intp]
     read: NDArray[np.intp]
@@ -66,24 +66,23 @@ def attention(
     explain_key: str = Key.prefix,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw where a model looks in the neighbourhood of one spot, or of all of them.
+    """Draw where a model looks in the neighbourhood of one spot, or of all spots.
 
     Parameters
     ----------
     adata
         A section after :func:`nh2st_graph.tl.explain`.
     spot
-        Name of a spot, whose surroundings are drawn: a wedge points from each neighbour to it, as wide as the attention
-        that is written at the neighbour. Where None, all edges of the section are drawn: the half of an edge at a spot
-        is of what this spot reads over it. Colours are the same in both: attention as a multiple of 1 / degree, the
-        plain mean over the neighbours.
+        Name of a spot whose surroundings are drawn: a wedge points from each neighbour to the spot, as wide as the
+        attention, which is also written at the neighbour. By default all edges of the section are drawn, and the half
+        of an edge next to a spot shows what this spot reads. Colours show attention as a multiple of 1 / degree, which
+        is the plain mean over neighbours.
     %(library_key)s
     %(library_id)s
     %(table_key)s
     explain_key
         ``key_added`` of :func:`nh2st_graph.tl.explain`.
-    ax
-        Where to draw; a new figure where None.
+    %(ax)s
 
     Returns
     -------
@@ -92,7 +91,7 @@ def attention(
     Raises
     ------
     DataError
-        If the section was not explained or has no image, or no spot has this name or it has no neighbour.
+        If the section was not explained or has no image, or the spot is unknown or has no neighbour.
     """
     adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     key = Key.under(Key.obsp.attention, explain_key)
@@ -101,7 +100,7 @@ def attention(
     if spot is None:
         return _all_edges(adata, edges, given_or_new(ax, _WIDTH, _height(adata)))
     if spot not in adata.obs_names:
-        raise DataError(f"section {section_name(adata)!r}: there is no spot {spot!r}; {nearest(spot, adata.obs_names)}")
+        raise DataError(f"section {section_name(adata)!r}: no spot {spot!r}; {nearest(spot, adata.obs_names)}")
     if adata.obs_names.get_loc(spot) not in edges.reader:
         raise DataError(f"section {section_name(adata)!r}: spot {spot!r} has no neighbour; choose another")
     return _one_spot(adata, edges, spot, key, given_or_new(ax, _WIDTH, _MAP_WIDTH + 0.3))
@@ -117,7 +116,7 @@ def neighbour_share(
     explain_key: str = Key.prefix,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw which share of each spot's prediction comes from its neighbourhood.
+    """Draw the share of each spot's prediction that comes from its neighbourhood.
 
     Parameters
     ----------
@@ -128,13 +127,12 @@ def neighbour_share(
     %(table_key)s
     explain_key
         ``key_added`` of :func:`nh2st_graph.tl.explain`.
-    ax
-        Where to draw; a new figure where None.
+    %(ax)s
 
     Returns
     -------
-    The axes, in pixels of the image in ``uns["spatial"]``, y downwards, with a scale bar in um. Colours run from 0 to
-    1 whatever the section, so that maps can be compared.
+    The axes, in pixels of the image in ``uns["spatial"]``, y downwards, with a scale bar in um. Colours are from 0 to 1
+    in every section, so that maps can be compared.
 
     Raises
     ------
@@ -165,25 +163,24 @@ def neighbour_gain(
     explain_key: str = Key.prefix,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the genes whose prediction gains most, and least, by the neighbour branch.
+    """Draw the genes whose prediction gains most and least by the neighbour branch.
 
     Parameters
     ----------
     adata
-        A section after :func:`nh2st_graph.tl.explain`, on which all of the panel was measured.
+        A section after :func:`nh2st_graph.tl.explain`, with all genes of the panel measured.
     n
-        How many genes from each end.
+        Number of genes at each end.
     %(library_key)s
     %(library_id)s
     %(table_key)s
     explain_key
         ``key_added`` of :func:`nh2st_graph.tl.explain`.
-    ax
-        Where to draw; a new figure where None.
+    %(ax)s
 
     Returns
     -------
-    The axes: one bar a gene, from the greatest gain in Pearson's r down, with r without and with the branch beside it.
+    The axes, with a bar for each gene, sorted by the gain in Pearson r; beside it are r without and with the branch.
 
     Raises
     ------
@@ -197,8 +194,8 @@ def neighbour_gain(
         raise DataError(_not_explained(adata, f"uns['{key}']"))
     if "gain" not in table:
         raise DataError(
-            f"section {section_name(adata)!r}: no gain without measured genes; the column 'change' of "
-            f"uns['{key}']['{Key.explain.gene_gain}'] says how far the branch moves each prediction"
+            f"section {section_name(adata)!r}: no gain without measured genes; see the column 'change' of "
+            f"uns['{key}']['{Key.explain.gene_gain}'] for the effect of the branch on each prediction"
         )
     n = max(1, n)
     ranked = table.sort_index().sort_values("gain", ascending=False, kind="stable")
@@ -208,14 +205,14 @@ def neighbour_gain(
     gain = shown["gain"].to_numpy(dtype=np.float64)
     rows = np.arange(len(shown)) + (0.0 if all_shown else 0.8 * (np.arange(len(shown)) >= n))
     bars = ax.barh(rows, gain, 0.75, color=np.where(gain >= 0, BLUE, ORANGE))
-    # z: no sign before 0.00.
+    # "z" removes the sign of 0.00.
     labels = [f"{row.pcc_without:z.2f} \N{RIGHTWARDS ARROW} {row.pcc:z.2f}" for row in shown.itertuples()]
     ax.bar_label(bars, [text.replace("-", "\N{MINUS SIGN}") for text in labels], padding=4, fontsize="small")
     finish_rows(ax, rows, shown.index.tolist(), "gene", fontsize="small")
     ax.axvline(0, color="black", linewidth=0.8)
     ax.margins(x=0.3, y=0.02)
-    ax.set_xlabel(f"gain in {PEARSON} by the neighbour branch\n(beside the bars: r without and with it)")
-    which = f"all {len(ranked)} genes" if all_shown else f"{n} genes from each end of {len(ranked)}"
+    ax.set_xlabel(f"gain in {PEARSON} by the neighbour branch\n(numbers: r without and with the branch)")
+    which = f"all {len(ranked)} genes" if all_shown else f"{n} best and {n} worst of {len(ranked)} genes"
     mean = f"{ranked['gain'].mean():+z.3f}".replace("-", "\N{MINUS SIGN}")
     ax.set_title(f"section {section_name(adata)}: {which}, mean gain {mean}")
     return ax
@@ -229,7 +226,7 @@ def _all_edges(adata: AnnData, edges: _Edges, ax: Axes) -> Axes:
     lines = LineCollection(list(halves), array=edges.relative, linewidths=1.6, capstyle="butt", **_colours(edges))
     ax.add_collection(lines, autolim=False)
     _relative_bar(ax, lines)
-    ax.set_title(f"section {section_name(adata)}: what each spot reads, at its half of the edge")
+    ax.set_title(f"section {section_name(adata)}: attention over edges (each half: the spot next to it)")
     return ax
 
 
@@ -263,7 +260,7 @@ def _one_spot(adata: AnnData, edges: _Edges, spot: str, key: str, ax: Axes) -> A
 
 
 def _colours(edges: _Edges) -> dict[str, Any]:
-    """Colours of attention over the plain mean: grey at 1, their ends a factor that few of the edges are beyond."""
+    """Choose the colours of relative attention: grey at 1, and few edges beyond the ends."""
     distance = np.abs(np.log(edges.relative))
     factor = float(np.exp(np.quantile(distance, 1 - _BEYOND))) if len(distance) else 1.0
     factor = max(factor, _LEAST_RANGE)
@@ -271,7 +268,7 @@ def _colours(edges: _Edges) -> dict[str, Any]:
 
 
 def _relative_bar(ax: Axes, shown: ScalarMappable) -> None:
-    bar = colour_bar(ax, shown, "attention, in multiples of the plain mean (1 / degree)", extend="both")
+    bar = colour_bar(ax, shown, "attention relative to the plain mean (1 / degree)", extend="both")
     low, high = shown.get_clim()
     ticks = np.geomspace(low, high, 5)
     bar.minorticks_off()
@@ -281,7 +278,7 @@ def _relative_bar(ax: Axes, shown: ScalarMappable) -> None:
 def _wedges(
     around: NDArray[np.float64], centre: NDArray[np.float64], width: NDArray[np.float64], radius: float
 ) -> NDArray[np.float64]:
-    """Triangles from the rims of spots, ``width`` wide there, to a point at the rim of one, ``(n, 3, 2)``."""
+    """Make triangles from the rims of spots, ``width`` wide, to a tip at the rim of one spot, ``(n, 3, 2)``."""
     step = centre - around
     along = step / np.maximum(np.linalg.norm(step, axis=1, keepdims=True), np.finfo(float).tiny)
     across = along[:, ::-1] * [-1, 1] * (width[:, None] / 2)
@@ -291,34 +288,34 @@ def _wedges(
 
 def _edges(adata: AnnData, key: str) -> _Edges:
     if key not in adata.obsp:
-        raise DataError(_not_explained(adata, f"obsp['{key}']") + " whose neighbour branch attends")
+        raise DataError(_not_explained(adata, f"obsp['{key}']") + "; the model's neighbour branch has to use attention")
     matrix = sparse.csr_matrix(adata.obsp[key])
     degree = np.diff(matrix.indptr)
     reader = np.repeat(np.arange(adata.n_obs), degree)
     weight = matrix.data.astype(np.float64)
-    # The diagonal, what a spot pays itself, counts among what it chooses from and is no edge to draw.
+    # The diagonal, a spot's attention to itself, counts in the degree and is not drawn.
     edge = reader != matrix.indices
-    # A weight may underflow to zero, and colours are logarithmic.
+    # Colours are logarithmic, and a weight may underflow to zero.
     relative = np.maximum(weight * degree[reader], np.finfo(float).tiny)
     return _Edges(*(values[edge] for values in (reader, matrix.indices, weight, relative)))
 
 
 def _not_explained(adata: AnnData, missing: str) -> str:
-    return f"section {section_name(adata)!r}: no {missing}; run ng.tl.explain(adata, model) first, with a model"
+    return f"section {section_name(adata)!r}: no {missing}; run ng.tl.explain(adata, model) first"
 
 
 def _height(adata: AnnData) -> float:
-    """Height of a map of a whole section with its title, in inches."""
+    """Compute the height of a map of a whole section with its title, in inches."""
     return _MAP_WIDTH * _aspect(adata) + 0.3
 
 
 def _centres(adata: AnnData) -> NDArray[np.float64]:
-    """Spot centres in pixels of the image that is drawn, ``(n_spots, 2)``."""
+    """Give spot centres in pixels of the drawn image, ``(n_spots, 2)``."""
     return np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) * _scale(adata)
 
 
 def _diameter(adata: AnnData) -> float:
-    """Diameter of a spot in pixels of the image that is drawn."""
+    """Give the diameter of a spot in pixels of the drawn image."""
     return _drawable(adata).spot_diameter * _scale(adata)
 
 

@@ -1,4 +1,4 @@
-"""Differences between methods, with their intervals."""
+"""Plot differences between methods with their intervals."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError
 from nh2st_graph.metrics import SCORES
 from nh2st_graph.pl._style import COLOURS, GREY, PEARSON, finish, finish_rows, given_or_new, legend_above
+from nh2st_graph.read._docs import documented
 
 __all__ = ["forest"]
 
-#: Rows between the points of one method, and between methods and references.
+#: Distance between the points of one method, and between methods and references, in rows.
 _SPACING, _GAP = 0.34, 0.6
 
 
+@documented
 def forest(
     table: pd.DataFrame,
     *,
@@ -28,24 +30,23 @@ def forest(
     numbers: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw how far each method is from a base, a point with its interval for each score, the base at a line.
+    """Draw the difference of each method from a base, as a point with an interval for each score.
 
-    An interval that crosses the line is drawn hollow: such a difference may be chance.
+    A hollow point has an interval that crosses 0, so that the difference may be chance.
 
     Parameters
     ----------
     table
-        One row a method, top to bottom. Columns ``variant`` (its name), ``role`` (``base``, ``variant`` or
-        ``reference``: drawn as diamonds, below the rest), and for each score ``{score}_difference``, ``{score}_low``
-        and ``{score}_high``. A method without a difference is named and has no point.
+        A row for each method, from top to bottom. Columns are ``variant`` (its name), ``role`` (``base``, ``variant``
+        or ``reference``), and for each score ``{score}_difference``, ``{score}_low`` and ``{score}_high``. References
+        are diamonds below the methods. A method without a difference has a name and no point.
     scores
-        Which scores, and what the legend calls them; ``pcc_mean`` and ``pcc_partial`` where None.
+        Scores to draw, with their names in the legend; by default ``pcc_mean`` and ``pcc_partial``.
     base
-        What the axis calls the base; where None the name of the row of that role.
+        Name of the base on the axis; by default that of the row with this role.
     numbers
-        Write the first score's difference and interval at the right.
-    ax
-        Where to draw; a new figure where None.
+        Write the difference and interval of the first score on the right.
+    %(ax)s
 
     Returns
     -------
@@ -54,12 +55,12 @@ def forest(
     Raises
     ------
     DataError
-        If the table has no row beside the base, or none of the scores.
+        If the table has no row but the base, or none of the scores.
     """
     known = {score: label for score, label in (scores or SCORES).items() if f"{score}_difference" in table}
     drawn = table[table["role"] != "base"].sort_values("role", key=lambda role: role == "reference", kind="stable")
     if not known or drawn.empty:
-        raise DataError("no difference to draw; give rows beside the base, and columns such as pcc_mean_difference")
+        raise DataError("no difference to draw; give rows besides the base, and columns such as pcc_mean_difference")
     is_reference = (drawn["role"] == "reference").to_numpy()
     rows = np.arange(len(drawn)) + _GAP * is_reference
     ax = given_or_new(ax, 8.5, 1.5 + 0.42 * len(drawn))
@@ -79,7 +80,7 @@ def forest(
     ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel(
         f"difference from {base or (named.iloc[0] if len(named) else 'the base')} in {PEARSON}\n"
-        "(mean over sections and genes, 95 % interval; hollow: it crosses 0)"
+        "(mean over sections and genes; hollow: 95 % interval includes 0)"
     )
     ax.margins(x=0.08)
     if len(known) > 1:
@@ -88,7 +89,7 @@ def forest(
 
 
 def _places(table: pd.DataFrame, scores: list[str], rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Heights of the points, ``(n_scores, n_methods)``: around a method's row, in the middle where there is but one."""
+    """Place the points around the row of their method, ``(n_scores, n_methods)``; a single point is on the row."""
     there = np.array([np.isfinite(table[f"{score}_difference"].to_numpy(dtype=np.float64)) for score in scores])
     before, number = np.cumsum(there, axis=0) - there, there.sum(axis=0)
     return rows + (before - (number - 1) / 2) * _SPACING
@@ -99,7 +100,7 @@ def _draw_points(
 ) -> None:
     mean, low, high = (table[f"{score}_{what}"].to_numpy(dtype=np.float64) for what in ("difference", "low", "high"))
     clear = (low > 0) | (high < 0)
-    # For the legend: the rows' own points differ in shape and filling.
+    # An empty line for the legend, since the points of the rows differ in shape and filling.
     ax.plot([], [], "o-", color=colour, label=label)
     for i in np.flatnonzero(np.isfinite(mean)):
         ax.plot([low[i], high[i]], [places[i]] * 2, color=colour, linewidth=1.6, zorder=2, solid_capstyle="butt")
@@ -112,7 +113,7 @@ def _write_numbers(ax: Axes, table: pd.DataFrame, score: str, label: str, rows: 
     right = blended_transform_factory(ax.transAxes, ax.transData)
     ax.text(1.02, 1.02, f"{label} [95 % interval]", transform=ax.transAxes, va="bottom", fontsize="small", color=GREY)
     for row, (_, values) in zip(rows, table.iterrows(), strict=True):
-        # Adding 0 takes the sign from a zero.
+        # Adding 0 removes the sign of a zero.
         mean, low, high = (round(float(values[f"{score}_{what}"]), 4) + 0.0 for what in ("difference", "low", "high"))
         text = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" if np.isfinite(mean) else "no result"
         ax.text(1.02, row, text.replace("-", "\N{MINUS SIGN}"), transform=right, va="center", fontsize="small")

@@ -1,4 +1,4 @@
-"""Maps of a section: its spots on the H&E image, and genes observed and predicted side by side."""
+"""Maps of a section: spots on the H&E image, and observed and predicted genes side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from skimage.transform import downscale_local_mean
 
-from nh2st_graph._errors import DataError, nearest
+from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph.metrics import pearson
 from nh2st_graph.pl._style import EXPRESSION, SEQUENTIAL, colour_bar, finish_map, given_or_new
 from nh2st_graph.read import SpatialObject, one_section
@@ -25,15 +25,15 @@ from nh2st_graph.section import Key, changed_entry, library, section_name
 
 __all__ = ["gene_maps", "section"]
 
-#: Size of one map, and the width of what stands beside it.
+#: Size of one map, and of the colour bar, row name and title around it.
 _PANEL_INCHES, _BAR_INCHES, _LABEL_INCHES, _TITLE_INCHES = 3.0, 1.05, 0.5, 0.4
-#: Share of the spots' extent that is left around them, and where what lies around them is looked at.
+#: Margin around the spots as a share of their extent, and the wide margin of :func:`section`.
 _MARGIN, _WIDE_MARGIN = 0.06, 0.25
-#: Percentiles that bound a colour range, so that one outlying spot does not flatten a map.
+#: Percentiles at the ends of a colour range, so that one outlier does not flatten a map.
 _ROBUST = (2.0, 98.0)
 _GENE_COLUMN = "pcc"
 _SCALE_BAR = {"location": "lower left", "border_pad": 0.5, "box_alpha": 0.7, "font_properties": {"size": "small"}}
-#: Pixels along the longer side of the image that a map draws.
+#: Pixels along the longer side of the drawn image.
 _IMAGE_PIXELS = 900
 
 
@@ -46,27 +46,27 @@ def section(
     table_key: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the spots of a section on its H&E image: a quick look at whether they lie on the tissue.
+    """Draw the spots of a section on its H&E image, to see whether they lie on tissue.
 
     Parameters
     ----------
     adata
-        One section with spot positions and an image in ``uns["spatial"]``; or several, or SpatialData.
+        One section with spot positions and an image in ``uns["spatial"]``; an AnnData of several sections; or
+        SpatialData.
     %(library_key)s
     %(library_id)s
     %(table_key)s
-    ax
-        Where to draw; a new figure where None.
+    %(ax)s
 
     Returns
     -------
-    The axes, in pixels of the image in ``uns["spatial"]``, y downwards. Where they would be named stands a scale bar,
-    as in every map: in um, or in pixels of the full image where the scale is not known.
+    The axes, in pixels of the image in ``uns["spatial"]``, y downwards. The scale bar, as in every map, is in um, or in
+    pixels of the full-resolution image if the resolution is unknown.
 
     Raises
     ------
     DataError
-        If the section has no name, not exactly one library, or no image.
+        If the section has no name, no image, or not exactly one library.
     """
     adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     _drawable(adata)
@@ -87,35 +87,33 @@ def gene_maps(
     library_id: str | None = None,
     table_key: str | None = None,
 ) -> Figure:
-    """Draw observed and predicted expression side by side over the H&E image, one gene a row.
+    """Draw observed and predicted expression side by side over the H&E image, one gene per row.
 
-    Each map has its own colour range, from the 2nd to the 98th percentile of its spots, and its own colour bar:
-    predictions are shrunken towards the mean, so that on a shared range they would look empty. Compare the patterns by
-    eye, and the sizes by the colour bars. CP10k are counts per ten thousand of the spot's, of all
-    genes or of the panel.
+    Each map has its own colour bar, whose range is from the 2nd to the 98th percentile of its spots. Predictions are
+    shrunken towards the mean and would look empty on a common range: compare patterns in the maps, and sizes by the
+    colour bars. CP10k are counts per ten thousand counts of a spot, of all genes or of the panel.
 
     Parameters
     ----------
     prediction
-        A predicted section: ``X`` predicted log-expression and ``layers["observed"]`` the measured one.
-        Without the layer (a section that was not measured) the observed column is left out, and ``genes``
-        must be given. r is taken from ``var["pcc"]``, or computed where that is missing.
+        A predicted section: ``X`` is predicted and ``layers["observed"]`` measured log expression. Without the layer
+        there is no column of observed maps, and ``genes`` must be given. r is taken from ``var["pcc"]``, or computed.
     genes
-        The genes to draw; where None, the ``n`` best, the ``n`` in the middle and the ``n`` worst by r.
+        Genes to draw; by default the ``n`` best, the ``n`` in the middle and the ``n`` worst by r.
     n
-        How many genes of each kind.
+        Number of genes of each kind.
     %(library_key)s
     %(library_id)s
     %(table_key)s
 
     Returns
     -------
-    The figure: columns H&E, observed, predicted. The spots have the assay's diameter, the scale bar is in um.
+    The figure, with the columns H&E, observed and predicted. Spots have the diameter of the assay.
 
     Raises
     ------
     DataError
-        If a gene is not in the prediction, or genes are to be chosen and nothing was observed.
+        If a gene is not in the prediction, or no genes are given and there is no measurement.
     """
     prediction = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key)
     measured = Key.layers.observed in prediction.layers
@@ -138,7 +136,7 @@ def gene_maps(
             r = "" if pcc is None or layer is not None else f", r = {pcc[gene]:.2f}"
             ax.set_title(f"{name}{r}")
         axes[0].set_title("H&E")
-    figure.suptitle(f"section {section_name(prediction)}: each map on its own colour range")
+    figure.suptitle(f"section {section_name(prediction)}: each map with its own colour range")
     return figure
 
 
@@ -181,7 +179,7 @@ def _colour_range(values: NDArray[np.float64]) -> tuple[float, float]:
 def _draw(
     adata: AnnData, ax: Axes, *, alpha: float, margin: float = _MARGIN, spots: bool = True, **options: Any
 ) -> None:
-    """Let squidpy draw spots (of their physical size) and image, then frame what the spots cover."""
+    """Draw spots of their physical size and the image by squidpy, and set the view to the spots."""
     import squidpy as sq
 
     drawn = _drawable(adata)
@@ -207,12 +205,12 @@ def _draw(
 
 
 def _pixels(length: float, unit: str) -> str:
-    """Write the length of a scale bar without thousands of pixels as a unit of their own."""
+    """Write the length of a scale bar in px, and not in kpx."""
     return f"{length * (1000 if unit == 'kpx' else 1):g} px"
 
 
 def _with_small_image(adata: AnnData) -> AnnData:
-    """Give the section an image of about the size at which a map shows it: each map draws all of its pixels."""
+    """Downsample a section's image to about the size of a map, since each map draws all of its pixels."""
     drawn = _drawable(adata)
     image = np.asarray(drawn.hires)
     step = max(1, max(image.shape[:2]) // _IMAGE_PIXELS)
@@ -246,15 +244,15 @@ def _drawable(adata: AnnData) -> _Drawable:
     if found.hires is None or found.hires_scale is None or found.spot_diameter is None:
         raise DataError(
             f"section {section_name(adata)!r}: uns['{Key.uns.spatial}'] has no image '{Key.library.hires}' "
-            "to draw on; read the section with a reader of ng.read"
+            "to draw; read the section with a reader of ng.read"
         )
     return _Drawable(found.hires, found.hires_scale, found.spot_diameter, found.microns_per_pixel)
 
 
 def _frame(adata: AnnData, margin: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Upper left and lower right corner of a view on the spots, in full-resolution pixels.
+    """Find the upper left and lower right corner of a view on the spots, in full-resolution pixels.
 
-    The margin ends where the image does; a spot never leaves the view, even one that misses the image.
+    The margin ends at the border of the image; all spots are in view, even outside the image.
     """
     drawn = _drawable(adata)
     rows, columns = drawn.hires.shape[:2]
@@ -285,11 +283,11 @@ def _dense(values: Any) -> NDArray:
 
 def _named(prediction: AnnData, genes: Sequence[str]) -> list[tuple[str, str]]:
     if not len(genes):
-        raise DataError(f"section {section_name(prediction)!r}: the list of genes to draw is empty")
+        raise DataError(f"section {section_name(prediction)!r}: genes is empty; name genes to draw")
     for gene in genes:
         if gene not in prediction.var_names:
             hint = nearest(gene, prediction.var_names)
-            raise DataError(f"section {section_name(prediction)!r}: gene {gene!r} was not predicted; {hint}")
+            raise DataError(f"section {section_name(prediction)!r}: gene {gene!r} is not in the prediction; {hint}")
     return [(gene, "") for gene in genes]
 
 
@@ -297,11 +295,11 @@ def _best_median_worst(prediction: AnnData, pcc: pd.Series | None, n: int) -> li
     if pcc is None:
         raise DataError(
             f"section {section_name(prediction)!r}: no layers['{Key.layers.observed}'] to rank genes by; "
-            "name the genes to draw"
+            f"give {setting('genes')}"
         )
     ranked = pcc.dropna().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
     n = max(1, min(n, len(ranked) // 3))
     middle = (len(ranked) - n) // 2
     kinds = {"median": ranked[middle : middle + n], "worst": ranked[-n:], "best": ranked[:n]}
-    kind_of = {gene: kind for kind, names in kinds.items() for gene in names}  # each gene once, however few
+    kind_of = {gene: kind for kind, names in kinds.items() for gene in names}  # each gene once, even if genes are few
     return [(gene, kind_of[gene]) for gene in ranked if gene in kind_of]

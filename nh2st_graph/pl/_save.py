@@ -1,4 +1,4 @@
-"""Figures as files."""
+"""Save figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["save"]
 
 
 def save(figure: Figure | SubFigure, path: str | Path) -> Path:
-    """Write a figure as PNG, aside first, and close it.
+    """Save a figure as PNG, atomically, and close it.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Scores: the distribution over genes, and methods side by side."""
+"""Plots of scores: their distribution over genes, and methods side by side."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError
 from nh2st_graph.metrics import GENE_SCORES, SCORES
 from nh2st_graph.pl._style import COLOURS, PEARSON, finish, finish_rows, given_or_new, legend_above
+from nh2st_graph.read._docs import documented
 
 __all__ = ["pcc_histogram", "score_bars"]
 
@@ -20,23 +21,23 @@ _BIN = 0.025
 _HATCH = "////"
 
 
+@documented
 def pcc_histogram(
     per_gene: pd.DataFrame | Mapping[str, pd.Series],
     *,
     ceiling: pd.Series | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw how per-gene r is distributed, one outline a method, with a dashed line at each mean.
+    """Draw the distribution of r over genes, with an outline and a dashed line at the mean for each method.
 
     Parameters
     ----------
     per_gene
-        r by gene for each method (the first is drawn filled), as a mapping or as the columns of a table;
-        or the per-gene table of :class:`~nh2st_graph.metrics.Scores`, of which r and r given depth are drawn.
+        r by gene of each method, as a mapping or as the columns of a table, of which the first is filled; or the
+        per-gene table of :class:`~nh2st_graph.metrics.Scores`, of which r and r given depth are drawn.
     ceiling
         Noise ceiling by gene (:func:`~nh2st_graph.metrics.noise_ceiling`), drawn in grey.
-    ax
-        Where to draw; a new figure where None.
+    %(ax)s
 
     Returns
     -------
@@ -59,7 +60,7 @@ def pcc_histogram(
     for i, (name, r) in enumerate(methods.items()):
         colour, label = COLOURS[i % len(COLOURS)], f"{name} (mean {r.mean():.2f})"
         mean = ax.axvline(r.mean(), color=colour, linestyle="--", linewidth=1.2, zorder=4)
-        if np.ptp(r) == 0:  # a constant prediction: one bar of all genes would flatten every other method
+        if np.ptp(r) == 0:  # of a constant prediction, one bar of all genes would flatten every other method
             mean.set_label(label)
             continue
         if i == 0:
@@ -71,6 +72,7 @@ def pcc_histogram(
     return ax
 
 
+@documented
 def score_bars(
     table: pd.DataFrame,
     *,
@@ -78,19 +80,19 @@ def score_bars(
     references: Collection[str] = (),
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw mean r and mean r given depth of each method as a pair of bars.
+    """Draw mean r and mean r given depth as a pair of bars for each method.
 
     Parameters
     ----------
     table
-        Methods as index, in the order wanted from top to bottom; columns ``pcc_mean`` and ``pcc_partial``
-        (either may be absent, others are ignored).
+        Methods as index, from top to bottom; columns ``pcc_mean`` and ``pcc_partial``, of which one may be missing.
+        Other columns are ignored.
     spread
-        Standard deviations over sections, same names, drawn as error bars.
+        Standard deviations over sections, with the same names, drawn as error bars.
     references
-        Names of rows that are no methods but read the answer (the depth oracle): drawn hatched.
-    ax
-        Where to draw; a new figure where None.
+        Names of rows that are references and no methods, such as the depth oracle, since they read the test section's
+        genes; their bars are hatched.
+    %(ax)s
 
     Returns
     -------
@@ -99,7 +101,7 @@ def score_bars(
     Raises
     ------
     DataError
-        If the table has neither column, or no row.
+        If the table has neither column, or no rows.
     """
     scores = [name for name in SCORES if name in table]
     if not scores or table.empty:
@@ -120,17 +122,17 @@ def score_bars(
     ax.axvline(0, color="black", linewidth=0.8)
     ax.margins(x=0.12)
     ax.set_ylim(len(table) - 0.5, -0.5)
-    whiskers = "" if spread is None else "\n(whiskers: standard deviation over sections)"
-    ax.set_xlabel(f"{PEARSON}, mean over genes{whiskers}")
+    error_bars = "" if spread is None else "\n(error bars: standard deviation over sections)"
+    ax.set_xlabel(f"{PEARSON}, mean over genes{error_bars}")
     handles, _ = ax.get_legend_handles_labels()
     if set(references) & set(table.index):
-        handles.append(Patch(facecolor="none", edgecolor="0.3", hatch=_HATCH, label="reads the test section"))
+        handles.append(Patch(facecolor="none", edgecolor="0.3", hatch=_HATCH, label="reference (reads the test genes)"))
     legend_above(ax, ncols=3, handles=handles)
     return ax
 
 
 def _bins(values: NDArray[np.float64]) -> list[float]:
-    """Edges that cover the values; 0 is one of them, so that no bin mixes signs."""
+    """Make bin edges that cover the values; 0 is an edge, so that no bin mixes signs."""
     first, last = np.floor(values.min() / _BIN), np.ceil(values.max() / _BIN)
     return (np.arange(first, last + 1.5) * _BIN).tolist()
 

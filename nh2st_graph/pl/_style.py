@@ -1,4 +1,4 @@
-"""What all figures share: colours, names of scores, and how axes, maps and colour bars are finished."""
+"""The common style of figures: colours, names of scores, axes, maps and colour bars."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ __all__ = [
     "legend_above",
 ]
 
-#: Okabe and Ito's colours, which differ for every kind of colour vision.
+#: Colours of Okabe and Ito, which people with any colour vision can tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 BLUE, ORANGE = COLOURS[:2]
-#: Of what stands beside the methods: references, and words about a column.
+#: Colour of references, and of remarks beside a column.
 GREY = "0.4"
 SEQUENTIAL, DIVERGING = "viridis", "coolwarm"
-#: Keeps words legible on an image or among points.
+#: Outline that keeps text legible on an image or among points.
 HALO = [withStroke(linewidth=2.5, foreground="white")]
 
 PEARSON = "Pearson r over spots"
@@ -50,13 +50,13 @@ EXPRESSION = {
 
 
 def given_or_new(ax: Axes | None, width: float, height: float) -> Axes:
-    """Give the axes to draw in: those of the caller, or the only ones of a new figure, in inches."""
-    # Compressed, since beside a map, whose aspect ratio is fixed, a constrained layout leaves too little room.
+    """Give the axes to draw in: those of the caller, or those of a new figure with a size in inches."""
+    # A constrained layout leaves too little room beside a map, whose aspect ratio is fixed.
     return plt.subplots(figsize=(width, height), layout="compressed")[1] if ax is None else ax
 
 
 def finish(ax: Axes, *, grid: Literal["x", "y", "both"] | None = None) -> None:
-    """Take the frame off, and draw lines to read values by behind what is shown."""
+    """Remove the frame, and draw grid lines behind the data."""
     ax.spines[["top", "right"]].set_visible(False)
     if grid is not None:
         ax.grid(axis=grid, color="0.92")
@@ -64,7 +64,7 @@ def finish(ax: Axes, *, grid: Literal["x", "y", "both"] | None = None) -> None:
 
 
 def finish_rows(ax: Axes, rows: ArrayLike, names: Sequence[object], label: str, **font: Any) -> None:
-    """Name rows from top to bottom; ``label`` says what they are, such as "method"."""
+    """Name rows from top to bottom; ``label`` is the name of the axis, such as "method"."""
     ax.set_yticks(rows, [str(name) for name in names], **font)
     ax.set_ylabel(label)
     ax.invert_yaxis()
@@ -73,17 +73,14 @@ def finish_rows(ax: Axes, rows: ArrayLike, names: Sequence[object], label: str, 
 
 
 def finish_map(ax: Axes) -> None:
-    """Leave a map its thin frame alone.
-
-    A map has a scale bar and no axes: on a slide lengths mean something, and distances from its corner do not.
-    """
+    """Give a map a thin frame and no axes: it has a scale bar, and positions on a slide have no meaning."""
     ax.xaxis.set_visible(False)
     ax.yaxis.set_visible(False)
     ax.spines[:].set(color="0.7", linewidth=0.8)
 
 
 def colour_bar(ax: Axes, shown: ScalarMappable, label: str, **options: Any) -> Colorbar:
-    """Put a colour bar beside axes, as tall as they are, whatever their aspect ratio."""
+    """Draw a colour bar beside axes and as tall as they are."""
     bar = ax.figure.colorbar(shown, cax=ax.inset_axes((1.03, 0.0, 0.04, 1.0)), **options)
     bar.outline.set_visible(False)
     bar.set_label(label)
@@ -91,7 +88,7 @@ def colour_bar(ax: Axes, shown: ScalarMappable, label: str, **options: Any) -> C
 
 
 def legend_above(ax: Axes, ncols: int, handles: Sequence[Artist] | None = None) -> None:
-    """Put a legend above axes, where it hides nothing; it may reach over the names of rows, and not off the figure."""
+    """Draw a legend above axes, where it hides no data; it may extend over the names of rows."""
     known = ax.get_legend_handles_labels()[0] if handles is None else handles
     ax.legend(
         handles=known,

@@ -1,4 +1,4 @@
-"""The course of a training run, from its log."""
+"""Plot the course of training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PANELS = (
     (
         "Loss",
         "loss",
-        (("train_loss", "training: weighted sum", BLUE), ("val_loss", "held-out: squared error", ORANGE)),
+        (("train_loss", "training (weighted sum)", BLUE), ("val_loss", "held-out (squared error)", ORANGE)),
     ),
     ("Held-out score", "Pearson r, mean over genes", (("val_pcc", "held-out", ORANGE),)),
     (
@@ -31,12 +31,12 @@ _CHANCE = "_chance"
 
 
 def fold_curves(log: pd.DataFrame) -> pd.DataFrame:
-    """Average the folds' curves, over the epochs that every fold reached: what the number of epochs is chosen by.
+    """Average the curves of folds over the epochs that every fold reached; these choose the number of epochs.
 
     Parameters
     ----------
     log
-        A run's ``log.csv``, with the column ``stage``.
+        ``log.csv`` of a run, with the column ``stage``.
     """
     folds = log[log["stage"].str.startswith("fold")]
     shortest = int(folds.groupby("stage")["epoch"].max().min())
@@ -45,24 +45,23 @@ def fold_curves(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure:
-    """Draw loss, validation score and the contrastive losses beside their chance level, by epoch.
+    """Draw loss, held-out score, and contrastive losses with their chance levels, by epoch.
 
-    A contrastive loss at its chance level has learned nothing; one near 0 within a few epochs has found a
-    short cut.
+    A contrastive loss at its chance level has learned nothing; a loss near 0 after a few epochs has found a shortcut.
 
     Parameters
     ----------
     log
-        A run's ``log.csv``: a column ``epoch`` and any of ``train_loss``, ``val_loss``, ``val_pcc``,
-        ``contrast_spot``, ``contrast_neighbourhood`` and the last two with ``_chance`` (the chance level,
-        in nats: the logarithm of the number of candidates). Several rows an epoch are folded into one; folds (column
-        ``stage``) are averaged as :func:`fold_curves` does.
+        ``log.csv`` of a run: a column ``epoch`` and any of ``train_loss``, ``val_loss``, ``val_pcc``,
+        ``contrast_spot``, ``contrast_neighbourhood``, and the latter two with ``_chance`` (their chance level in nats,
+        the logarithm of the number of candidates). Several rows of an epoch become one, and folds (column ``stage``)
+        are averaged by :func:`fold_curves`.
     selected
-        The epoch whose weights were kept, marked in every panel.
+        Epoch of the chosen weights, which is marked in every panel.
 
     Returns
     -------
-    The figure, one panel for each of the three groups that has values.
+    The figure, with a panel for each of the three groups that has values.
 
     Raises
     ------
@@ -70,10 +69,10 @@ def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure
         If the log has no column ``epoch``, or no value to draw.
     """
     if "epoch" not in log:
-        raise DataError(f"the training log has no column 'epoch' (there: {', '.join(map(str, log.columns))})")
+        raise DataError(f"the training log has no column 'epoch' (it has {', '.join(map(str, log.columns))})")
     if "stage" in log and log["stage"].str.startswith("fold").any():
         log = fold_curves(log)
-    # Lightning writes training and validation values of an epoch on rows of their own, the rest empty
+    # Lightning may write training and validation values of an epoch on different rows.
     epochs = log.groupby("epoch").last().dropna(axis="columns", how="all")
     panels = [panel for panel in _PANELS if any(column in epochs for column, _, _ in panel[2])]
     if not panels:
@@ -95,10 +94,10 @@ def _draw_lines(ax: Axes, epochs: pd.DataFrame, lines: tuple[tuple[str, str, str
         if column not in epochs:
             continue
         values = epochs[column].dropna()
-        # a run of one epoch is a point, which a line alone would not show
+        # a line of one epoch would be invisible
         ax.plot(values.index, values, color=colour, label=label, marker="o" if len(values) == 1 else None)
         if column + _CHANCE in epochs:
             chance = epochs[column + _CHANCE].dropna()
-            dashes = (5 * i, (5, 5))  # two equal chance levels alternate instead of one hiding the other
+            dashes = (5 * i, (5, 5))  # the dashes of two equal chance levels alternate
             ax.plot(chance.index, chance, color=colour, linestyle=dashes, label=f"{label}, chance")
             ax.set_ylim(bottom=0)

@@ -24,6 +24,9 @@ table_key
     key_added="""\
 key_added
     Name of the keys that are written, or their beginning; see Returns.""",
+    ax="""\
+ax
+    Axes to draw in; a new figure by default.""",
     copy="""\
 copy
     Return a copy (of SpatialData, a copy of its table) that holds the result, and leave what was given as it is. By
@@ -34,7 +37,7 @@ copy
 def documented(function: F) -> F:
     """Put the shared parameters into a docstring, in place of ``%(library_key)s`` and the like, as a decorator.
 
-    Known are ``library_key``, ``library_id``, ``table_key``, ``key_added`` and ``copy``. The function itself is
+    Known are ``library_key``, ``library_id``, ``table_key``, ``key_added``, ``copy`` and ``ax``. The function itself is
     returned, so that its signature stays what it is, for type checkers too.
     """
     if function.__doc__ is not None:  # python -OO has none

@@ -30,7 +30,7 @@ def test_byte_order_mark_is_no_part_of_a_symbol(tmp_path: Path) -> None:
     [
         (b"", "holds no gene"),
         (b"# only\n\n   \n", "holds no gene"),
-        (b"ERBB2\nCD3E\n\nERBB2\n", "'ERBB2' on lines 1 and 4"),
+        (b"ERBB2\nCD3E\n\nERBB2\n", "'ERBB2' is on lines 1 and 4"),
         (b"ERBB2\nCD3E CD4\n", "line 2: 'CD3E CD4' is not one symbol"),
         (b"\xff\xfe\x00\x01", "not a text file"),
     ],

@@ -93,7 +93,7 @@ def test_radius_in_um_needs_a_scale(make_section):
     with pytest.raises(DataError, match="section 'S1'"):
         gr.spatial_graph(section, "radius", radius_um=100)
     section.uns["spatial"] = {"S1": {"metadata": {}}}
-    with pytest.raises(DataError, match="radius in um needs metadata"):
+    with pytest.raises(DataError, match=r"radius_um=.* needs metadata"):
         gr.spatial_graph(section, "radius", radius_um=100)
     assert not section.obsp
 
@@ -115,7 +115,7 @@ def test_delaunay_is_the_sides_of_the_triangles(make_section, n):
 
 def test_delaunay_of_spots_on_one_line_is_refused(make_section):
     section = make_section([[i * 10, 5] for i in range(6)])
-    with pytest.raises(DataError, match=r"section 'S1': its 6 spots lie on one line.*graph\.mode = 'knn'"):
+    with pytest.raises(DataError, match=r"section 'S1': its 6 spots lie on one line.*mode='knn'"):
         gr.spatial_graph(section, "delaunay")
     assert not section.obsp
 
@@ -174,7 +174,7 @@ def test_a_copy_leaves_the_section_alone(square):
 
 
 def test_an_unknown_mode_names_the_nearest(square):
-    with pytest.raises(ConfigError, match=r"graph\.mode = 'gird'; did you mean 'grid'\?"):
+    with pytest.raises(ConfigError, match=r"mode='gird'.*'grid'"):
         gr.spatial_graph(square(), "gird")
 
 

@@ -89,7 +89,7 @@ def test_bad_counts_are_refused() -> None:
     for counts in (np.array([[0.5, 1.0]]), np.array([[-1, 1]])):
         with pytest.raises(DataError, match="negative or not integers"):
             metrics.noise_ceiling(counts, lambda half: half)
-    with pytest.raises(DataError, match="not numbers"):
+    with pytest.raises(DataError, match="not finite"):
         metrics.noise_ceiling(np.ones((3, 2), int), lambda half: half * np.nan)
     with pytest.raises(DataError, match="n_repeats=0"):
         metrics.noise_ceiling(np.ones((3, 2), int), lambda half: half, n_repeats=0)

@@ -39,9 +39,9 @@ class TestAllEdges:
         assert low * high == pytest.approx(1)
         beyond = (lines.get_array() < low) | (lines.get_array() > high)
         assert 0 < beyond.mean() < 0.03
-        assert bar_of(lines).get_ylabel() == "attention, in multiples of the plain mean (1 / degree)"
+        assert bar_of(lines).get_ylabel() == "attention relative to the plain mean (1 / degree)"
         assert [tick.get_text() for tick in bar_of(lines).get_yticklabels()][2] == "1.00"
-        assert ax.get_title() == "section C6: what each spot reads, at its half of the edge"
+        assert ax.get_title() == "section C6: attention over edges (each half: the spot next to it)"
 
     def test_even_attention_looks_even(self, explained: AnnData) -> None:
         matrix = explained.obsp["nh2st_attention"]
@@ -162,7 +162,7 @@ class TestGain:
         assert [text.get_text() for text in ax.texts] == ["0.10 → 0.50", "0.20 → 0.50", "0.80 → 0.50", "0.90 → 0.50"]
         assert ax.yaxis_inverted()
         assert ax.get_xlabel().startswith("gain in Pearson r over spots")
-        assert ax.get_title() == "section C6: 2 genes from each end of 9, mean gain +0.000"
+        assert ax.get_title() == "section C6: 2 best and 2 worst of 9 genes, mean gain +0.000"
 
     @pytest.mark.parametrize("n", [5, 100])
     def test_shows_few_genes_once_each(self, explained: AnnData, n: int) -> None:
@@ -188,7 +188,7 @@ def test_bad_input_is_one_line_and_leaves_no_figure(explained: AnnData) -> None:
             draw(explained)
     del explained.obsp["nh2st_attention"], explained.obs["nh2st_neighbour_share"], explained.uns["nh2st_explain"]
     for draw in (pl.attention, pl.neighbour_share, pl.neighbour_gain):
-        with pytest.raises(DataError, match=r"'C6'.*run ng\.tl\.explain\(model, adata\) first"):
+        with pytest.raises(DataError, match=r"'C6'.*run ng\.tl\.explain\("):
             draw(explained)
     assert not plt.get_fignums()
 

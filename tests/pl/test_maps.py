@@ -110,7 +110,7 @@ def test_unmeasured_section_shows_named_genes_only(prediction: AnnData) -> None:
     del prediction.layers["observed"]
     (row,) = rows_of(pl.gene_maps(prediction, ["g3"]), n_columns=2)
     assert [ax.get_title() for ax in row] == ["H&E", "predicted"]
-    with pytest.raises(DataError, match="name the genes"):
+    with pytest.raises(DataError, match="give genes"):
         pl.gene_maps(prediction)
 
 
@@ -129,9 +129,9 @@ def test_few_genes_are_drawn_once_each(prediction: AnnData, n_genes: int, expect
 
 
 def test_bad_input_is_one_line_and_leaves_no_figure(prediction: AnnData) -> None:
-    with pytest.raises(DataError, match=r"'C6'.*gene 'G3' was not predicted; .*g3"):
+    with pytest.raises(DataError, match=r"'C6'.*gene 'G3' .*g3"):
         pl.gene_maps(prediction, ["G3"])
-    with pytest.raises(DataError, match="list of genes to draw is empty"):
+    with pytest.raises(DataError, match="genes is empty"):
         pl.gene_maps(prediction, [])
     del prediction.uns["spatial"]["C6"]["images"]
     for draw in (pl.gene_maps, pl.section):

@@ -87,7 +87,7 @@ def test_bars_have_the_scores_as_lengths_and_texts(table: pd.DataFrame) -> None:
     assert ax.yaxis.get_inverted()  # the first method on top
     assert [bar.get_y() for bar in first] == sorted(bar.get_y() for bar in first)
     assert ax.get_xlabel() == "Pearson r over spots, mean over genes"
-    assert legend(ax) == ["mean r", "mean r given depth", "reads the test section"]
+    assert legend(ax) == ["mean r", "mean r given depth", "reference (reads the test genes)"]
 
 
 def test_references_are_hatched_and_methods_are_not(table: pd.DataFrame) -> None:
@@ -106,7 +106,7 @@ def test_spread_is_joined_by_name(table: pd.DataFrame) -> None:
     segments = [segment for segment in ax.collections[0].get_segments() if len(segment)]  # none for the oracle
     segments = [np.ptp(segment[:, 0]) for segment in segments]
     np.testing.assert_allclose(segments, [0.02, 0.06])
-    assert ax.get_xlabel().endswith("(whiskers: standard deviation over sections)")
+    assert ax.get_xlabel().endswith("(error bars: standard deviation over sections)")
 
 
 def test_bars_without_scores_are_refused(table: pd.DataFrame) -> None:

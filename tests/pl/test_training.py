@@ -27,8 +27,8 @@ def lines(ax) -> dict[str, list[float]]:
 
 def test_panels_hold_the_logged_values_by_epoch(log: pd.DataFrame) -> None:
     loss, score, contrast = pl.training_curves(log).axes
-    np.testing.assert_allclose(lines(loss)["training: weighted sum"], [2, 1.9, 1.8, 1.7, 1.6])
-    np.testing.assert_allclose(lines(loss)["held-out: squared error"], 1.9)
+    np.testing.assert_allclose(lines(loss)["training (weighted sum)"], [2, 1.9, 1.8, 1.7, 1.6])
+    np.testing.assert_allclose(lines(loss)["held-out (squared error)"], 1.9)
     np.testing.assert_allclose(lines(score)["held-out"], [0, 0.04, 0.08, 0.12, 0.16])
     np.testing.assert_allclose(lines(contrast)["neighbourhood"], 4.0)
     assert [ax.get_xlabel() for ax in (loss, score, contrast)] == ["epoch"] * 3
@@ -56,7 +56,7 @@ def test_selected_epoch_is_marked_in_every_panel(log: pd.DataFrame) -> None:
 
 def test_absent_columns_leave_their_panel_out(log: pd.DataFrame) -> None:
     (loss,) = pl.training_curves(log[["epoch", "train_loss"]]).axes
-    assert list(lines(loss)) == ["training: weighted sum"]
+    assert list(lines(loss)) == ["training (weighted sum)"]
     (contrast,) = pl.training_curves(log[["epoch", "contrast_spot"]]).axes
     assert list(lines(contrast)) == ["spot"]
 
@@ -88,4 +88,4 @@ def test_curves_are_the_folds_mean_as_far_as_all_of_them_went() -> None:
     assert list(curves["val_loss"]) == [5.0, 2.5]
     assert list(curves["train_loss"]) == [2.0, 3.0]
     score, _ = (axes for axes in pl.training_curves(log.assign(val_pcc=0.1)).axes[:2])
-    assert lines(score)["held-out: squared error"] == [5.0, 2.5]
+    assert lines(score)["held-out (squared error)"] == [5.0, 2.5]
