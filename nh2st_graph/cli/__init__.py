@@ -110,7 +110,7 @@ def prepare(
         bool,
         typer.Option(
             "--check-placement/--no-check-placement",
-            help="For H&E: refuse a section whose spots lie off the tissue, if swapped or scaled coordinates lie on it.",
+            help="For H&E: refuse spots off the tissue, if swapped or scaled coordinates put them on it.",
         ),
     ] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Keep sections that exist in the folder.")] = False,
