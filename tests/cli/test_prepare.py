@@ -131,7 +131,7 @@ class TestTells:
         _, out, _ = run("h5ad", tmp_path / "saved", "--out", tmp_path / "prepared")
         assert "The patients of 3 sections (A1, A2, A3) are unknown" in " ".join(out.split())
         _, out, _ = run("h5ad", tmp_path / "saved", "--section", "A1", "--out", tmp_path / "one")
-        assert "unknown" not in out
+        assert "are unknown" not in out
 
 
 class TestBroken:
@@ -215,7 +215,7 @@ class TestRefuses:
                 ["CONFIG", "--no-check-placement"],
                 "--no-check-placement goes with FORMAT ROOT; with a configuration give --set features.check_placement",
             ),
-            (["nowhere.yaml"], "configuration nowhere.yaml cannot be read"),
+            (["nowhere.yaml"], "nowhere.yaml cannot be read"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )
