@@ -22,7 +22,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="nh2st-graph",
     help="Predict spatial gene expression from H&E histology with a graph neural network.\n\n"
-    "Start with 'nh2st-graph demo', then give your own sections to 'train' and new slides to 'predict'.",
+    "Start with 'nh2st-graph demo'. Then train on your own sections, and predict new slides.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,16 +32,16 @@ app = typer.Typer(
 _SET_HELP = "Change a configuration key: [bold]KEY=VALUE[/], the value in YAML. May be given several times."
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML); see configs/.")]
-Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N,N", help="Seeds, in place of those of the file.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N,N", help="Seeds to use instead of those in the file.")]
 Only = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="NAME", help="Run only this variant or method. May be given several times."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")]
 StudyFolder = Annotated[Path, typer.Option("--out", help="Folder of the study; must not exist, unless --resume.")]
-Jobs = Annotated[int | None, typer.Option("--jobs", help="Processes; one for each core if not given.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", help="Number of processes; by default one a core.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'train' wrote.")]
-Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars, on a terminal.")]
+Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars on a terminal.")]
 
 
 def _show_version(value: bool) -> None:
@@ -55,22 +55,24 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere in the command.")
+    ] = False,
 ) -> None:
     """Take the options that stand before a command."""
 
 
 @app.command()
 def demo(
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder for everything that the demo writes; must not exist.")
-    ] = Path("demo_run"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for all output of the demo; must not exist.")] = Path(
+        "demo_run"
+    ),
     overrides: Overrides = None,
 ) -> None:
-    """Train on synthetic tissue whose truth is known, with and without the neighbour branch. Takes under 3 minutes.
+    """Train on synthetic tissue with known truth, with and without the neighbour branch. Takes under 3 minutes.
 
-    Some of its genes follow the spot's own image, some its neighbours', and some nothing: the closing table shows who
-    finds which.
+    Some genes follow the spot's own image, some follow the neighbours' images, and some follow nothing. The table at
+    the end shows which model finds which genes.
     """
     from nh2st_graph.cli._demo import run_demo
 
@@ -84,23 +86,23 @@ def prepare(
         typer.Argument(
             metavar="FORMAT|CONFIG",
             help="Format of the files: visium, visium_hd, hest, her2st, stimage, skin, stnet, triplex, spatialdata, "
-            "anndata or h5ad; or a configuration file (YAML), without ROOT.",
+            "anndata or h5ad. Or a configuration file (YAML), without ROOT.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for {section}.h5ad.")],
     root: Annotated[
-        Path | None, typer.Argument(metavar="ROOT", help="File or folder of the sections, with FORMAT.")
+        Path | None, typer.Argument(metavar="ROOT", help="File or folder of the sections; needed with FORMAT.")
     ] = None,
     sections: Annotated[
         list[str] | None,
-        typer.Option("--section", metavar="NAME", help="Read this section only. May be given several times."),
+        typer.Option("--section", metavar="NAME", help="Read only this section. May be given several times."),
     ] = None,
     options: Annotated[
         list[str] | None,
         typer.Option(
             "--option",
             metavar="KEY=VALUE",
-            help="What else the format's reader takes, such as bin_um=8 (visium_hd), image=NAME (spatialdata) or "
+            help="Option of the format's reader, such as bin_um=8 (visium_hd), image=NAME (spatialdata) or "
             "microns_per_pixel=0.5 (anndata). May be given several times.",
         ),
     ] = None,
@@ -108,16 +110,16 @@ def prepare(
         bool,
         typer.Option(
             "--check-placement/--no-check-placement",
-            help="Refuse spots off the tissue, where x and y swapped, or another scale, puts them on it (H&E only).",
+            help="For H&E: refuse spots off the tissue, if swapped or scaled coordinates put them on it.",
         ),
     ] = True,
-    resume: Annotated[bool, typer.Option("--resume", help="Keep the sections that are in the folder already.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep sections that exist in the folder.")] = False,
     overrides: Overrides = None,
 ) -> None:
     """Read sections of any format, show what is in them, and write them as h5ad.
 
-    By a configuration, image features and graph are computed too, so that training begins at once. Of several sections
-    of a format, one that cannot be read is told, the others are written, and the exit code is 1.
+    With a configuration, image features and graph are computed too, so that training starts at once. If one of several
+    sections of a format cannot be read, the others are written, and the exit code is 1.
 
     Example: nh2st-graph prepare visium sections --out prepared
 
@@ -137,7 +139,7 @@ def train(
         bool, typer.Option("--resume", help="Go on with an interrupted run of the same configuration.")
     ] = False,
 ) -> None:
-    """Train on sections, score on others, write model, predictions and figures.
+    """Train on sections, score on others, and write model, predictions and figures.
 
     Example: nh2st-graph train configs/her2st_mini.yaml --set data.root=DIR --set data.train=[C3,C4,C5]
     --set data.test=[C6] --out RUN
@@ -157,39 +159,40 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="SECTION.h5ad|STORE.zarr|SLIDE...",
-            help="Sections as h5ad or SpatialData, whose genes may be absent; or slides: JPEG, PNG, TIFF, .svs; with "
-            "the extra 'wsi' .ndpi, .mrxs and others.",
+            help="Sections as h5ad or SpatialData; genes may be absent. Or slides: JPEG, PNG, TIFF, .svs, and with the "
+            "extra 'wsi' .ndpi, .mrxs and others.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the predicted {section}.h5ad, or FILE.h5ad for one.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for {section}.h5ad; or FILE.h5ad for a single section.")],
     microns_per_pixel: Annotated[
         float | None,
-        typer.Option("--microns-per-pixel", help="Scale of the images, where files have none, or another."),
+        typer.Option("--microns-per-pixel", help="Resolution of the images, if files have none or a wrong one."),
     ] = None,
     table: Annotated[
         str | None, typer.Option("--table", metavar="NAME", help="Table of SpatialData stores that have several.")
     ] = None,
     pitch_um: Annotated[
         float | None,
-        typer.Option("--pitch-um", help="Distance of the spots laid over a slide; that of training if not given."),
+        typer.Option("--pitch-um", help="Distance between spots on a slide; the default is that of training."),
     ] = None,
     spot_um: Annotated[
         float | None,
-        typer.Option("--spot-um", help="Diameter of the spots laid over a slide; that of training if not given."),
+        typer.Option("--spot-um", help="Diameter of spots on a slide; the default is that of training."),
     ] = None,
     min_tissue: Annotated[
-        float, typer.Option("--min-tissue", help="Share of a spot's patch that must be tissue, on a slide; 0 for all.")
+        float,
+        typer.Option("--min-tissue", help="Share of a spot's patch on a slide that must be tissue; 0 takes all spots."),
     ] = 0.5,
     spatialdata: Annotated[
-        bool, typer.Option("--spatialdata", help="Write a SpatialData store (zarr) beside each h5ad, too.")
+        bool, typer.Option("--spatialdata", help="Also write a SpatialData store (zarr) beside each h5ad.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Keep the outputs that are in the folder already.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep outputs that exist in the folder.")] = False,
     progress: Bars = True,
 ) -> None:
     """Predict sections and whole slides from their images with a trained model.
 
-    On a slide, spots are laid over the tissue as they lie on the training sections. Interrupted, the same command goes
-    on with --resume: outputs that are written stay, and patches that are encoded are kept in the cache.
+    On a slide, spots are laid over the tissue on the lattice of the training sections. After an interruption, the same
+    command with --resume goes on: it keeps written outputs, and the cache keeps encoded patches.
 
     Example: nh2st-graph predict RUN new_section.h5ad slide.svs --out predicted
     """
@@ -216,7 +219,7 @@ def predict(
 
 @app.command()
 def evaluate(run: RunFolder, progress: Bars = True) -> None:
-    """Score a run's test sections again, and rewrite its scores, predictions and figures."""
+    """Score the test sections of a run again, and rewrite its scores, predictions and figures."""
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_run
 
@@ -274,12 +277,12 @@ def benchmark(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: an error of the package, or of a file, is one line and exit code 2.
+    """Run the command line; an error of the package or of a file is shown in one line, with exit code 2.
 
     Parameters
     ----------
     arguments
-        Those of the process where None.
+        Words of the command; those of the process if None.
     """
     given = [str(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in given
@@ -287,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with _logging(debug), warnings.catch_warnings():
             if not debug:
-                # Notices of libraries to their developers are not about the user's data.
+                # Libraries' warnings to developers do not concern the user's data.
                 warnings.simplefilter("ignore")
                 warnings.simplefilter("default", RenamedWarning)
                 warnings.showwarning = _show_warning
@@ -301,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _flags(given: Sequence[str]) -> set[str]:
-    """Names of the options of the command that was given."""
+    """Give the names of the options of a command."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     command = next((commands[word] for word in given if word in commands), None)
     options = command.params if command is not None else []
@@ -316,14 +319,14 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 @contextmanager
 def _logging(debug: bool) -> Iterator[None]:
-    """Show the package's own messages, one line each, and other packages' only from warnings on."""
+    """Show messages of the package, one line each, and warnings of other packages."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("nh2st_graph"))
     root, own = logging.getLogger(), logging.getLogger("nh2st_graph")
     before = own.level
     own.setLevel(logging.DEBUG if debug else logging.INFO)
-    # Some packages write to handlers of their own, and set their level when they are imported.
+    # Some packages have their own handlers, and set their level on import.
     for noisy in ("squidpy", "spatialdata._logging", "timm"):
         logging.getLogger(noisy).addFilter(_only_warnings)
     root.addHandler(handler)

@@ -1,4 +1,4 @@
-"""The demo: what the neighbour branch finds, on tissue whose truth is known."""
+"""Run the demo: show what the neighbour branch finds on tissue with known truth."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     console = Console()
     config = builtin_config("demo", overrides)
     if out.exists():
-        raise RunError(f"demo folder {out} exists already; remove it, or choose another with --out")
+        raise RunError(f"demo folder {out} exists already; remove it, or give another as --out")
     if config.data.format != "synthetic" or not config.data.test:
         raise ConfigError(
-            "the demo needs synthetic tissue and a section in data.test; use 'train' for sections of yours"
+            "the demo needs synthetic tissue and a section in data.test; use 'train' for your own sections"
         )
     console.print(
         f"Synthetic tissue: sections {', '.join(config.data.train)} to learn from, "
-        f"{', '.join(config.data.test)} to be judged on."
+        f"{', '.join(config.data.test)} to score on."
     )
     console.print("[bold]1/2[/] NH2ST-Graph")
     full = tl.train_run(config, out / "full")
@@ -46,11 +46,11 @@ def run_demo(out: Path, overrides: list[str]) -> None:
 
 
 def by_kind(full: tl.Run, alone: tl.Run) -> pd.DataFrame:
-    """Mean r by kind of gene: the baseline, the model with and without the neighbour branch, and the gain."""
+    """Average r by kind of gene: ridge, the model with and without the neighbour branch, and the gain."""
     if full.evaluation is None or alone.evaluation is None:
-        raise RunError("the demo needs a test section; leave data.test as it is")
+        raise RunError("the demo needs a test section; do not change data.test")
     per_gene = full.evaluation.per_gene
-    # The kinds are in the genes' names: OWN01, NBR01, NOISE01.
+    # Names of genes tell their kind: OWN01, NBR01, NOISE01.
     kinds = (
         per_gene.index.get_level_values("gene")
         .str.rstrip("0123456789")

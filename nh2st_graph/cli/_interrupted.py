@@ -1,4 +1,4 @@
-"""What Ctrl-C does to a command that can go on."""
+"""Handle Ctrl-C in a command that can be resumed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["interruptible"]
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Do work that goes on where an interruption stopped it.
+    """Run work that can be resumed: on Ctrl-C, say how to go on.
 
     Raises
     ------
     typer.Exit
-        With code 130 where it was interrupted, which is said.
+        With code 130 on Ctrl-C.
     """
     try:
         yield

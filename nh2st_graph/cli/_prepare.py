@@ -1,4 +1,4 @@
-"""Sections of any format, or of a configuration, written as h5ad."""
+"""Write sections of a format, or of a configuration, as h5ad."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _YAML = {".yaml", ".yml"}
 
 
 class Options(NamedTuple):
-    """The options of the command: those of a format first, then those of a configuration."""
+    """Options of the command: first those for a format, then those for a configuration."""
 
     sections: list[str]
     options: list[str]
@@ -37,14 +37,14 @@ class Options(NamedTuple):
 
 
 def run_prepare(source: str, root: Path | None, out: Path, given: Options) -> None:
-    """Write sections as h5ad: those of a format under a root as they are, those of a configuration with features.
+    """Write sections as h5ad: those of a format as they are, those of a configuration with features and graph.
 
     Raises
     ------
     ConfigError, DataError, RunError
-        If the arguments do not go together, nothing can be read, or files are there already.
+        If the arguments do not go together, nothing can be read, or files exist already.
     typer.Exit
-        With code 1 where one of several sections could not be read, and 130 where it was interrupted.
+        With code 1 if one of several sections could not be read, and 130 on Ctrl-C.
     """
     if root is not None:
         _from_format(source, root, out, given)
@@ -63,7 +63,7 @@ def _from_config(source: str, out: Path, given: Options) -> None:
 
     path = Path(source)
     if path.suffix not in _YAML and not path.is_file():
-        read.check_options(source, {})  # which says what formats there are
+        read.check_options(source, {})  # raises an error that names the formats
     for option, value, key in (
         ("--section", given.sections, "--set data.train=[NAME]"),
         ("--option", given.options, "--set data.options.KEY=VALUE"),
@@ -72,13 +72,13 @@ def _from_config(source: str, out: Path, given: Options) -> None:
         if value:
             raise ConfigError(f"{option} goes with FORMAT ROOT; with a configuration give {key}")
     if given.resume:
-        raise ConfigError("--resume goes with FORMAT ROOT; leave it out")
+        raise ConfigError("--resume goes with FORMAT ROOT; leave it out with a configuration")
     print_paths(tl.prepare_sections(load_config(path, given.overrides), out))
 
 
 def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
     if Path(format).suffix in _YAML:
-        raise ConfigError(f"{format} is a configuration, which names its sections itself: --set data.root={root}")
+        raise ConfigError(f"{format} is a configuration, which names its sections itself; give --set data.root={root}")
     if given.overrides:
         raise ConfigError("--set changes a configuration; with FORMAT ROOT give --option KEY=VALUE")
     options = read.check_options(format, _parsed(given.options))
@@ -89,7 +89,7 @@ def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
         raise RunError(
             f"{out / there[0]}.h5ad exists already"
             + (f" (and {len(there) - 1} more)" if len(there) > 1 else "")
-            + "; keep what is there with --resume, choose another folder with --out, or remove it"
+            + "; keep what is there with --resume, give another folder as --out, or remove it"
         )
     left = [name for name in wanted if name not in there]
     with interruptible():
@@ -110,14 +110,14 @@ def _parsed(assignments: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             equals = ""
         if not equals:
-            raise ConfigError(f"--option {assignment}: expected KEY=VALUE, such as bin_um=8, the value in YAML")
+            raise ConfigError(f"--option {assignment}: expected KEY=VALUE with the value in YAML, such as bin_um=8")
     return options
 
 
 def _written(
     format: str, root: Path, out: Path, names: Sequence[str], options: Mapping[str, Any], check_placement: bool
 ) -> tuple[dict[str, dict[str, str]], dict[str, Exception]]:
-    """Read, describe and write sections, one in memory at a time; what one that cannot be read says, by its name."""
+    """Read, describe and write sections one by one; return the descriptions, and the errors of unreadable sections."""
     done: dict[str, dict[str, str]] = {}
     failed: dict[str, Exception] = {}
     console = Console(stderr=True)
@@ -144,7 +144,7 @@ def _written(
 
 
 def _check_placement(section: AnnData) -> None:
-    """Refuse spots that are misplaced, as training would, where there is an image to tell it by."""
+    """Refuse misplaced spots, as training does, if the section has an image and its resolution."""
     from nh2st_graph.im import check_placement
 
     found = library(section) if Key.uns.spatial in section.uns else None
@@ -154,7 +154,7 @@ def _check_placement(section: AnnData) -> None:
 
 
 def summary(section: AnnData) -> dict[str, str]:
-    """Say what tells whether a section was read as it should be; ``-`` for what it does not say."""
+    """Describe a section, so that a user sees whether it was read correctly; ``-`` stands for unknown."""
     from nh2st_graph.gr import spot_pitch
 
     found = library(section) if Key.uns.spatial in section.uns else Library.of({})
@@ -172,7 +172,7 @@ def summary(section: AnnData) -> dict[str, str]:
 
 
 def _share_on_tissue(section: AnnData, found: Library) -> float | None:
-    """Share of the spots that cover tissue by half or more, on the small copy of the image that the section has."""
+    """Compute the share of spots that lie on tissue by half or more, on the section's small copy of the image."""
     from nh2st_graph.im import TissueMask, tissue_mask
 
     image, shrink, diameter, scale = found.hires, found.hires_scale, found.spot_diameter, found.microns_per_pixel
@@ -201,23 +201,24 @@ def _print(
         table = pd.DataFrame.from_dict(dict(done), orient="index")
         print_cells(console, table, [""] * len(table), f"Sections read as {format}")
         say(
-            "The pitch is from a spot to those next to it on the array. Spots are on tissue where half of the spot is, "
-            "by the colour of the image; few of them, and positions and image may not belong together.",
+            "The pitch is the distance to the next spots on the array. A spot is on tissue if half of it is, by the "
+            "colour of the image. If few are, positions and image may not belong together.",
             "dim",
         )
     own = [name for name, about in done.items() if about["patient"] == unknown_patient(name)]
     if len(own) > 1:
         say(
-            f"Nothing tells the patients of {_shown(own)}: each counts as its own. Where some are of one patient, name "
-            f"them in a table {PATIENTS} (sample_id,patient) beside the sections, or splits by patient separate them."
+            f"The patients of {_shown(own)} are unknown: each section counts as a patient. If a patient has several, "
+            f"name patients in a table {PATIENTS} (sample_id,patient) beside the sections, or splits by patient will "
+            "separate them."
         )
     if there:
-        say(f"There already, and left as they are: {_shown(there)}.")
+        say(f"Kept, since they exist: {_shown(there)}.")
     for name, error in failed.items():
         said = error.at("flag", {"check_placement", "option"}) if isinstance(error, NH2STGraphError) else str(error)
         say(f"failed: {name}: {' '.join(said.split())}", "red")
     if failed:
-        say(f"{len(failed)} could not be read; mend them, and go on with the same command and --resume.")
+        say(f"{len(failed)} could not be read; mend them, and repeat the command with --resume.")
     if done:
         print_paths(out / f"{name}.h5ad" for name in done)
 

@@ -248,7 +248,7 @@ def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Sequence[PreparedSection]) -> dict[str, Any]:
-    """State the conditions of the scores, so that nobody takes scores of other conditions for comparable."""
+    """State the conditions of the scores, so that scores of other conditions are not compared with them."""
     patients = {
         part: sorted({str(patient) for each in sections for patient in each.section.obs[Key.obs.patient].unique()})
         for part, sections in (("train", train), ("test", tests))

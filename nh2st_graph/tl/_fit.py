@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph.config import Config, with_arguments
 from nh2st_graph.models import find_method
-from nh2st_graph.read._objects import Sections, sections_by_name
+from nh2st_graph.read import Sections, sections_by_name
+from nh2st_graph.read._docs import documented
 from nh2st_graph.train import FittedModel, Preparation, check_precision, fit_prepared
 
 __all__ = ["fit"]
 
 
+@documented
 def fit(
     train_sections: Sections,
     config: Config | None = None,
@@ -29,32 +31,29 @@ def fit(
 ) -> FittedModel:
     """Train a method on sections.
 
-    Parts of the training data are held out in turn (``train.validation``, ``train.folds``): they tell after how many
-    epochs to stop and which genes are predicted best (``hpg50``). Then, with ``train.refit``, a model learns from all
-    of the training sections for that long. A method that fits itself (:class:`~nh2st_graph.models.Estimator`) is fitted
-    once for each part held out, and then on all.
+    Parts of the training data are held out in turn (``train.validation``, ``train.folds``). They choose the number of
+    epochs and the genes that are predicted best (``hpg50``). Then, with ``train.refit``, a model learns from all
+    training sections for that number of epochs. A method that fits itself (:class:`~nh2st_graph.models.Estimator`) is
+    fitted once for each held-out part, and then on all sections.
 
     Parameters
     ----------
     train_sections
-        Sections with raw counts, in a list, a mapping, one AnnData or SpatialData; nothing else is looked at.
+        Sections with raw counts, in a list, a mapping, one AnnData or SpatialData. The model learns from these alone.
     config
         The configuration; the defaults if None.
     genes
-        The panel; chosen from the training sections as ``data.panel`` says where None.
+        The panel; None chooses it from the training sections, as ``data.panel`` says.
     out
-        Folder for checkpoints and logs; a temporary one where None.
+        Folder for checkpoints and logs; a temporary folder if None.
     resume
         Go on from the checkpoints in ``out``.
     test_sections
-        Sections that are to be predicted later, so that what the method needs and they lack is said before anything is
-        trained, and the panel is chosen among genes that they measured too. Nothing is learned from them, and their
-        counts are not looked at.
-    library_key
-        Column of ``obs`` that names the section of each spot, where one AnnData holds several. Test sections, and
-        others of a list or mapping, that have no such column are one section each.
-    table_key
-        Table of SpatialData; may be left out where there is one.
+        Sections to predict later. An error is raised before training if they lack what the method needs, and the panel
+        is chosen among genes that they measured too. Nothing is learned from them, and their counts are not read.
+    %(library_key)s
+        In a list or mapping, and among test sections, an AnnData without this column is one section.
+    %(table_key)s
     **settings
         Settings that differ from ``config``, by the last words of its keys: ``panel="hvg:250"``,
         ``encoder="timm:resnet18"``, ``normalize="panel"``, ``max_epochs=30``. A part is given as a mapping
@@ -69,15 +68,15 @@ def fit(
     DataError
         If a section breaks the contract, has no genes, or lacks what the method needs.
     ImageError
-        If features are to be computed and a section's image is missing, damaged, or not under its spots.
+        If features must be computed, and a section's image is missing, damaged, or not under its spots.
     ConfigError
-        If there is no such method or encoder, or device and precision do not go together.
+        If a setting, a method or an encoder is unknown, or device and precision do not go together.
     ModelError
-        If the loss is no number any more at some step.
+        If the loss is not finite at some step.
 
     Examples
     --------
-    Visium, one folder a section; the last section is not trained on but scored:
+    Train on Visium sections, one folder each, and score the last one, which is held out:
 
     >>> import nh2st_graph as ng
     >>> sections = ng.read.sections("visium", "sections")
@@ -90,6 +89,8 @@ def fit(
     check_precision(config.train)
     sections = sections_by_name(train_sections, library_key=library_key, table_key=table_key)
     if not sections:
-        raise DataError("no training section given; name at least one in data.train")
+        raise DataError(
+            f"no training section given; name at least one in {setting('data.train', argument='train_sections')}"
+        )
     others = sections_by_name(test_sections, library_key=library_key, table_key=table_key, shared=True)
     return fit_prepared(Preparation.learn(config, sections, others, genes=genes), out=out, resume=resume)

@@ -15,7 +15,7 @@ __all__ = ["SpotBatches", "cut_out"]
 
 
 def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
-    """Cut some spots out of a section, with everything within ``hops`` edges upstream; keep all of it for None.
+    """Cut some spots out of a section, with everything within ``hops`` edges upstream; None keeps all of it.
 
     Over the part, ``hops`` rounds of message passing give the seeds the same values as over the whole section.
 

@@ -111,7 +111,7 @@ class TestFolders:
 
     def test_another_configuration_to_resume(self, refuse, config, run):
         line = refuse("train", config, "--out", run, "--resume")
-        assert "was begun with another configuration (data.root: " in line
+        assert "was begun with another configuration (data.format: " in line
 
     def test_a_model_of_another_version(self, refuse, run, section, tmp_path):
         file = run / "model.json"

@@ -95,7 +95,7 @@ def test_kinds_are_told_by_the_names_of_the_genes(tiny_run):
     ("changes", "says"),
     [
         (["data.test=[]"], "needs synthetic tissue and a section in data.test"),
-        (["data.format=h5ad"], "use 'train' for sections of yours"),
+        (["data.format=h5ad"], "use 'train' for your own sections"),
         (["data.test=[S9]"], "data.test: there is no section 'S9'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

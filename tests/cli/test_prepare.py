@@ -129,9 +129,9 @@ class TestTells:
             section.obs["patient"] = unknown_patient(name)
             read.write_h5ad(section, tmp_path / "saved" / f"{name}.h5ad")
         _, out, _ = run("h5ad", tmp_path / "saved", "--out", tmp_path / "prepared")
-        assert "Nothing tells the patients of 3 sections (A1, A2, A3)" in " ".join(out.split())
+        assert "The patients of 3 sections (A1, A2, A3) are unknown" in " ".join(out.split())
         _, out, _ = run("h5ad", tmp_path / "saved", "--section", "A1", "--out", tmp_path / "one")
-        assert "Nothing tells" not in out
+        assert "are unknown" not in out
 
 
 class TestBroken:
@@ -151,13 +151,13 @@ class TestBroken:
         code, out, _ = run(*given, "--resume")
         assert code == 0
         assert [Path(path).name for path in written(out)] == ["A3.h5ad"]
-        assert "left as they are: 2 sections (A1, A2)" in out
+        assert "Kept, since they exist: 2 sections (A1, A2)" in out
         after = tree(tmp_path / "prepared")
         assert {name: after[name] for name in before} == before
 
         code, out, _ = run(*given, "--resume")
         assert code == 0
-        assert "left as they are: 3 sections (A1, A2, A3)" in out
+        assert "Kept, since they exist: 3 sections (A1, A2, A3)" in out
         assert tree(tmp_path / "prepared") == after
 
     def test_all_leave_nothing(self, run, repository, tmp_path):
@@ -198,10 +198,13 @@ class TestRefuses:
                 "takes no --option bin; did you mean 'bin_um'?",
             ),
             (["visium_hd", "ROOT", "--option", "bin_um=small"], "--option bin_um=small; expected a valid integer"),
-            (["visium_hd", "ROOT", "--option", "bin_um"], "--option bin_um: expected KEY=VALUE, such as bin_um=8"),
+            (["visium_hd", "ROOT", "--option", "bin_um"], "--option bin_um: expected KEY=VALUE"),
             (["visium_hd", "ROOT", "--option", "bin_um=["], "--option bin_um=[: expected KEY=VALUE"),
             (["her2st", "ROOT", "--set", "seed=1"], "--set changes a configuration; with FORMAT ROOT give --option"),
-            (["CONFIG", "ROOT"], "config.yaml is a configuration, which names its sections itself: --set data.root="),
+            (
+                ["CONFIG", "ROOT"],
+                "config.yaml is a configuration, which names its sections itself; give --set data.root=",
+            ),
             (
                 ["CONFIG", "--section", "A1"],
                 "--section goes with FORMAT ROOT; with a configuration give --set data.train",
@@ -212,7 +215,7 @@ class TestRefuses:
                 ["CONFIG", "--no-check-placement"],
                 "--no-check-placement goes with FORMAT ROOT; with a configuration give --set features.check_placement",
             ),
-            (["nowhere.yaml"], "configuration nowhere.yaml cannot be read"),
+            (["nowhere.yaml"], "nowhere.yaml cannot be read"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )

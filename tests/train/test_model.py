@@ -186,7 +186,7 @@ class TestAnotherVersion:
         described(folder, lambda d: d.update(format=number, version="9.8.7"))
         line = refused(folder)
         assert f"written in format {number!r} by nh2st-graph 9.8.7" in line
-        assert f"this is {__version__} (format {MODEL_FORMAT}); train again, or install" in line
+        assert f"version {__version__}, which reads format {MODEL_FORMAT}: train again, or install" in line
 
     def test_that_does_not_say_which(self, folder):
         described(folder, lambda d: [d.pop("format"), d.pop("version")])
