@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from nh2st_graph.tl import Run
 
 # Matrices of the tests are tiny, and threads that wait for each other on a busy machine take far longer than they.
-# Libraries read these when they are loaded.
+# Libraries read these when they are loaded; numba would give its number to torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 # The suite draws the same examples on every machine. A long run draws new ones, and more of them:
 # uv run pytest -m hypothesis --hypothesis-profile=long
