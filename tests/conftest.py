@@ -136,3 +136,17 @@ def tiny_run(_tiny: tuple[Run, dict[str, AnnData]]) -> Run:
 def tiny_sections(_tiny: tuple[Run, dict[str, AnnData]]) -> dict[str, AnnData]:
     """The sections of ``tiny_run``, as they were read. They are shared: copy what you change."""
     return _tiny[1]
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs draw no figures: other tests look at them."""
+    monkeypatch.setattr("nh2st_graph.tl._run.write_figures", lambda *_: [])
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Keep features of 16 spots at a time, in an empty folder, which is returned."""
+    monkeypatch.setattr("nh2st_graph.im._features._PART_SPOTS", 16)
+    monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
