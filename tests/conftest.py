@@ -1,13 +1,17 @@
-"""Fixtures that every room shares."""
+"""Fixtures that every room shares, and how the suite is run."""
 
 from __future__ import annotations
 
 import os
+import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -16,12 +20,35 @@ if TYPE_CHECKING:
     from nh2st_graph.tl import Run
 
 # Matrices of the tests are tiny, and threads that wait for each other on a busy machine take far longer than they.
-# Libraries read these when they are loaded.
+# Libraries read these when they are loaded; numba would give its number to torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
+# The suite draws the same examples on every machine. A long run draws new ones, and more of them:
+# uv run pytest -m hypothesis --hypothesis-profile=long
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("long", deadline=None, max_examples=1000)
+settings.load_profile("suite")
 
 #: Files whose tests look at one study, which takes a minute to run.
 _OF_ONE_STUDY = {f"tests/study/test_{name}.py" for name in ("report", "results", "run")}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep byte code with pytest's cache where none may be written beside the sources.
+
+    Each process that runs tests, or that a test starts, would compile torch and the rest anew: 20 s of work.
+    """
+    if sys.dont_write_bytecode and config.cache is not None:
+        sys.dont_write_bytecode = False
+        sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("bytecode"))
+        del os.environ["PYTHONDONTWRITEBYTECODE"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests, so that no process works alone at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -82,16 +109,44 @@ def tiny_config() -> Config:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of ``tiny_config``. It is shared: copy what you change."""
+def _tiny(
+    tiny_config: Config, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> tuple[Run, dict[str, AnnData]]:
+    """One run and its sections, which the first process that needs them makes for all."""
     from nh2st_graph import tl
 
-    return tl.train_run(tiny_config, tmp_path_factory.mktemp("runs") / "tiny")
+    ours = tmp_path_factory.getbasetemp()
+    folder = ours if worker_id == "master" else ours.parent
+    kept = folder / "tiny.pickle"
+    with FileLock(folder / "tiny.lock"):
+        if not kept.exists():
+            run = tl.train_run(tiny_config, folder / "tiny")
+            kept.write_bytes(pickle.dumps((run, tl.load_sections(tiny_config, run.folder / "tissue"))))
+    made: tuple[Run, dict[str, AnnData]] = pickle.loads(kept.read_bytes())
+    return made
 
 
 @pytest.fixture(scope="session")
-def tiny_sections(tiny_run: Run, tiny_config: Config) -> dict[str, AnnData]:
-    """The sections of ``tiny_run``, as they were read. They are shared: copy what you change."""
-    from nh2st_graph import tl
+def tiny_run(_tiny: tuple[Run, dict[str, AnnData]]) -> Run:
+    """A finished run of ``tiny_config``. It is shared: copy what you change."""
+    return _tiny[0]
 
-    return tl.load_sections(tiny_config, tiny_run.folder / "tissue")
+
+@pytest.fixture(scope="session")
+def tiny_sections(_tiny: tuple[Run, dict[str, AnnData]]) -> dict[str, AnnData]:
+    """The sections of ``tiny_run``, as they were read. They are shared: copy what you change."""
+    return _tiny[1]
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs draw no figures: other tests look at them."""
+    monkeypatch.setattr("nh2st_graph.tl._run.write_figures", lambda *_: [])
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Keep features of 16 spots at a time, in an empty folder, which is returned."""
+    monkeypatch.setattr("nh2st_graph.im._features._PART_SPOTS", 16)
+    monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import logging
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
@@ -51,16 +50,6 @@ def command(*arguments: object) -> None:
 
 def settings(changes: dict[str, object]) -> list[str]:
     return [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _logger_restored() -> Iterator[None]:
-    """The command line sets up the package's logger for itself; other tests listen to it."""
-    logger = logging.getLogger("nh2st_graph")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("handlers", "level", "propagate"):
-            patch.setattr(logger, name, getattr(logger, name))
-        yield
 
 
 def check_run(folder: Path, section: str, n_spots: int) -> None:
@@ -236,8 +225,8 @@ class TestVisium:
         first, second = (ad.read_h5ad(done / part / "V2.h5ad") for part in ("run/predictions", "predicted"))
         assert_array_equal(second[first.obs_names].X, first.X)
 
-    def test_evaluating_again_gives_the_same_scores(self, done, monkeypatch):
-        monkeypatch.setattr("nh2st_graph.tl._run.write_figures", lambda *_: [])  # drawn in other tests
+    @pytest.mark.usefixtures("without_figures")
+    def test_evaluating_again_gives_the_same_scores(self, done):
         before = (done / "run" / "metrics.json").read_text()
         command("evaluate", done / "run")
         assert (done / "run" / "metrics.json").read_text() == before

@@ -11,7 +11,6 @@ import doctest
 import inspect
 import itertools
 import json
-import logging
 import re
 import shlex
 import subprocess
@@ -20,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numba
 import numpy as np
 import pandas as pd
 import pytest
@@ -143,12 +141,7 @@ class TestExamples:
         return place
 
     @pytest.fixture(autouse=True)
-    def _own_state(self, monkeypatch) -> Iterator[None]:
-        logger = logging.getLogger("nh2st_graph")
-        for name in ("handlers", "level", "propagate"):
-            monkeypatch.setattr(logger, name, getattr(logger, name))
-        # numba refuses another number of threads than it began with.
-        monkeypatch.setenv("NUMBA_NUM_THREADS", str(numba.config.NUMBA_NUM_THREADS))
+    def _closed(self) -> Iterator[None]:
         yield
         plt.close("all")
 

@@ -1,8 +1,11 @@
 """The engine: prepare sections, train in stages, and keep a fitted model."""
 
+from nh2st_graph.train._batches import SpotBatches, cut_out
+from nh2st_graph.train._encoder import patch_encoder, section_patches
 from nh2st_graph.train._folds import Fold, make_folds
 from nh2st_graph.train._lattice import training_lattice
 from nh2st_graph.train._model import FittedModel, load, new_network
+from nh2st_graph.train._module import EpochLog, Keep, averaged_weights, log_columns
 from nh2st_graph.train._panel import choose_panel
 from nh2st_graph.train._prepare import Learned, Preparation, PreparedSection, image_only
 from nh2st_graph.train._stages import check_precision, fit_prepared
@@ -10,19 +13,27 @@ from nh2st_graph.train._standardize import Standardizer
 from nh2st_graph.train._threads import one_thread
 
 __all__ = [
+    "EpochLog",
     "FittedModel",
     "Fold",
+    "Keep",
     "Learned",
     "Preparation",
     "PreparedSection",
+    "SpotBatches",
     "Standardizer",
+    "averaged_weights",
     "check_precision",
     "choose_panel",
+    "cut_out",
     "fit_prepared",
     "image_only",
     "load",
+    "log_columns",
     "make_folds",
     "new_network",
     "one_thread",
+    "patch_encoder",
+    "section_patches",
     "training_lattice",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +37,6 @@ def settings(changes: dict[str, object]) -> list[str]:
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Everything in a folder, and what it holds."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
-
-
-@pytest.fixture(autouse=True)
-def _logger_restored(monkeypatch) -> None:
-    """The command line sets up the package's logger for itself; other tests listen to it."""
-    logger = logging.getLogger("nh2st_graph")
-    for name in ("handlers", "level", "propagate"):
-        monkeypatch.setattr(logger, name, getattr(logger, name))
 
 
 @pytest.fixture

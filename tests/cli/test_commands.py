@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shlex
 import shutil
@@ -20,22 +19,13 @@ import typer
 from numpy.testing import assert_array_equal
 from scipy import sparse
 
-from nh2st_graph import ConfigError, DataError, ImageError, ModelError, RunError, tl
-from nh2st_graph._version import __version__
+from nh2st_graph import ConfigError, DataError, ImageError, ModelError, RunError, __version__, tl
 from nh2st_graph.cli import app, main
 
 GROUP = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def _logger_restored(monkeypatch) -> None:
-    """The command line sets up the package's logger for itself; other tests listen to it."""
-    logger = logging.getLogger("nh2st_graph")
-    for name in ("handlers", "level", "propagate"):
-        monkeypatch.setattr(logger, name, getattr(logger, name))
 
 
 @pytest.fixture
@@ -169,6 +159,7 @@ class TestWork:
         (folder / "tiny.yaml").write_text(tiny_config.to_yaml())
         return folder
 
+    @pytest.mark.usefixtures("without_figures")
     def test_prepare_train_predict_and_evaluate(self, run, files, tiny_run, monkeypatch):
         monkeypatch.chdir(files)
         code, out, err = run("prepare", "tiny.yaml", "--out", "sections")
@@ -193,7 +184,6 @@ class TestWork:
         # Scored on S3 after all: the test section is a key of the run's configuration.
         path = files / "run" / "config.yaml"
         path.write_text(path.read_text().replace("test: []", "test: [S3]"))
-        monkeypatch.setattr("nh2st_graph.tl._run.write_figures", lambda *_: [])  # drawn in other tests
         code, out, err = run("evaluate", "run")
         assert (code, err) == (0, "")
         assert json.loads((files / "run" / "metrics.json").read_text()) == tiny_run.evaluation.metrics
@@ -224,8 +214,8 @@ class TestWork:
         assert (code, err) == (0, "")
         assert len(out.splitlines()) == 2
 
-    def test_resume_of_a_finished_run_scores_it_again(self, run, files, tiny_run, tmp_path, monkeypatch):
-        monkeypatch.setattr("nh2st_graph.tl._run.write_figures", lambda *_: [])
+    @pytest.mark.usefixtures("without_figures")
+    def test_resume_of_a_finished_run_scores_it_again(self, run, files, tiny_run, tmp_path):
         shutil.copytree(tiny_run.folder, tmp_path / "run")
         (tmp_path / "run" / "metrics.json").unlink()
         code, out, err = run("train", files / "tiny.yaml", "--out", tmp_path / "run", "--resume")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from numpy.testing import assert_array_equal
 
 from nh2st_graph import read
 from nh2st_graph.cli import main
-from nh2st_graph.im import SquidpyEncoder, _features
+from nh2st_graph.im import SquidpyEncoder
 
 from ..slides import write_pyramid
 from .conftest import MISPLACED, QUICK, settings, tree
@@ -90,52 +88,36 @@ class TestRefuses:
         assert says in line
 
 
-#: The command, its parts small and its third batch without end.
-SLOW = """
-import signal, sys, time
-# What a shell starts in the background is deaf to it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from nh2st_graph.cli import main
-from nh2st_graph.im import SquidpyEncoder, _features
-_features._PART_SPOTS = 16
-encode, batches = SquidpyEncoder.encode, []
-def slowly(self, patches):
-    batches.append(len(patches))
-    if len([n for n in batches if n > 1]) == 3:
-        time.sleep(3600)
-    return encode(self, patches)
-SquidpyEncoder.encode = slowly
-main(sys.argv[1:])
-"""
-
-
 class TestInterrupted:
-    def test_the_same_command_goes_on_where_it_was(self, tiny_run, accept, tmp_path, monkeypatch):
-        monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
+    def test_the_same_command_goes_on_where_it_was(self, tiny_run, accept, small_parts, tmp_path, monkeypatch, capsys):
+        """Ctrl-C in the third batch, when the parts of two are kept."""
         slide, out = write_pyramid(tmp_path / "new.tif", 1024, 4.0), tmp_path / "out"
         command = ["predict", str(tiny_run.folder), str(slide), "--pitch-um", "100", "--out", str(out)]
-        process = subprocess.Popen([sys.executable, "-c", SLOW, *command], stderr=subprocess.PIPE, text=True)
-        try:
-            until = time.monotonic() + 900
-            while len(list(tmp_path.glob("cache/features/[!.]*"))) < 2:
-                assert process.poll() is None, process.stderr.read()
-                assert time.monotonic() < until
-                time.sleep(0.05)
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=300)
-        finally:
-            process.kill()
-        assert process.returncode == 130, said
+        encode, encoded = SquidpyEncoder.encode, []
+
+        def counted(self, patches):
+            if len(patches) > 1:  # one alone tells how many features there are
+                encoded.append(len(patches))
+            if interrupt and len(encoded) == 3:
+                signal.raise_signal(signal.SIGINT)
+            return encode(self, patches)
+
+        monkeypatch.setattr(SquidpyEncoder, "encode", counted)
+        interrupt = True
+        with pytest.raises(SystemExit) as end:
+            main(command)
+        assert end.value.code == 130
+        said = capsys.readouterr().err
         assert said.splitlines()[-1] == "interrupted; go on with the same command and --resume"
         assert "Traceback" not in said
         assert not out.exists()
+        assert len(list(small_parts.iterdir())) == 2
 
-        encode, encoded = SquidpyEncoder.encode, []
-        monkeypatch.setattr(_features, "_PART_SPOTS", 16)
-        monkeypatch.setattr(SquidpyEncoder, "encode", lambda self, p: (encoded.append(len(p)), encode(self, p))[1])
+        interrupt = False
+        encoded.clear()
         accept(*command, "--resume")
         section = ad.read_h5ad(out / "new.h5ad")
-        assert sum(n for n in encoded if n > 1) == section.n_obs - 2 * tiny_run.model.config.features.batch_size
+        assert sum(encoded) == section.n_obs - 2 * tiny_run.model.config.features.batch_size
         assert [path.name for path in out.iterdir()] == ["new.h5ad"]
 
         monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "another"))

@@ -23,10 +23,15 @@ from nh2st_graph.datasets import synthetic_tissue
 from nh2st_graph.models import Estimator, NH2STGraph, find_method, known_methods
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.section import Key
-from nh2st_graph.train import Preparation, PreparedSection, Standardizer, image_only
-from nh2st_graph.train._batches import cut_out
-from nh2st_graph.train._encoder import patch_encoder
-from nh2st_graph.train._model import new_network
+from nh2st_graph.train import (
+    Preparation,
+    PreparedSection,
+    Standardizer,
+    cut_out,
+    image_only,
+    new_network,
+    patch_encoder,
+)
 
 FOLDER = Path(__file__).parents[2] / "configs"
 STUDIES = sorted((FOLDER / "ablations").glob("*.yaml"))

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from nh2st_graph.study._leaderboard import cells, leaderboard
 
 from nh2st_graph.study._html import write_html
-from nh2st_graph.study._leaderboard import cells, leaderboard
 
 EVIL = "</script><img src=x onerror=alert(1)>&\"'"
 ROLES = {

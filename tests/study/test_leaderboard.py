@@ -6,10 +6,10 @@ from statistics import fmean, median, stdev
 import numpy as np
 import pandas as pd
 import pytest
+from nh2st_graph.study._leaderboard import cells, explain_leaderboard, forest_table, leaderboard, markdown
 
 from nh2st_graph import DataError, pl
 from nh2st_graph.metrics import paired_bootstrap
-from nh2st_graph.study._leaderboard import cells, explain_leaderboard, forest_table, leaderboard, markdown
 
 GENES = ["A1", "A2", "A3", "A4", "A5"]
 FOLDS = {"loso": {"one": ["S1"], "two": ["S2", "S3"]}, "far": {"far": ["S9"]}}

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from nh2st_graph.study._schema import FoldEntry, checked
 
 from nh2st_graph import ConfigError
 from nh2st_graph.study import StudyFile
-from nh2st_graph.study._schema import FoldEntry, checked
 
 
 def test_only_the_base_is_required():

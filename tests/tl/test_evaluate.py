@@ -11,11 +11,9 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph import tl
-from nh2st_graph._errors import DataError
-from nh2st_graph._version import __version__
+from nh2st_graph import DataError, __version__, tl
 from nh2st_graph.config import Config
-from nh2st_graph.im import SquidpyEncoder, _encoders
+from nh2st_graph.im import SquidpyEncoder
 from nh2st_graph.metrics import noise_ceiling
 from nh2st_graph.models import BASELINES
 from nh2st_graph.section import targets
@@ -234,8 +232,8 @@ class TestWhatDecides:
 
 
 def test_an_encoder_is_made_once_for_all_sections(tiny_run, train, test, monkeypatch):
-    made = []
-    monkeypatch.setitem(_encoders._REGISTRY, "squidpy", lambda *of: made.append(of) or SquidpyEncoder(*of))
+    made, initialise = [], SquidpyEncoder.__init__
+    monkeypatch.setattr(SquidpyEncoder, "__init__", lambda self, *of: made.append(of) or initialise(self, *of))
     tl.evaluate({"S3": test}, tiny_run.model, train)
     assert made == [("summary", "cpu")]
 

@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from nh2st_graph import pl
-from nh2st_graph.tl import LABELS, _figures
+from nh2st_graph.tl import LABELS
 from nh2st_graph.tl._figures import write_figures
 
 NAMES = {"maps_S3.png", "pcc_histogram.png", "scores.png", "training.png"}
@@ -37,7 +37,7 @@ def test_there_are_no_others_and_none_stays_open(tiny_run):
 
 def test_a_model_without_a_log_has_no_training_curve(tiny_run, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(_figures.pl, "save", lambda figure, path: (drawn.append(path.name), plt.close("all"))[0])
+    monkeypatch.setattr(pl, "save", lambda figure, path: (drawn.append(path.name), plt.close("all"))[0])
     write_figures(replace(tiny_run.model, log=pd.DataFrame()), tiny_run.evaluation, tmp_path / "figures")
     assert set(drawn) == NAMES - {"training.png"}
 
@@ -51,7 +51,7 @@ def test_the_model_is_called_by_its_method(tiny_run, tmp_path, monkeypatch, meth
         plt.close(figure)
         return path
 
-    monkeypatch.setattr(_figures.pl, "save", read)
+    monkeypatch.setattr(pl, "save", read)
     protocol = evaluation.metrics["protocol"] | {"method": method}
     other = replace(evaluation, metrics=evaluation.metrics | {"protocol": protocol})
     write_figures(tiny_run.model, other, tmp_path)

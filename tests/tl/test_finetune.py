@@ -13,7 +13,7 @@ import nh2st_graph as ng
 from nh2st_graph import tl
 from nh2st_graph.datasets import synthetic_tissue
 from nh2st_graph.nn import PatchEncoder
-from nh2st_graph.train._encoder import patch_encoder
+from nh2st_graph.train import patch_encoder
 
 from ..prepared import complete_section
 

@@ -13,16 +13,13 @@ from anndata import AnnData
 from scipy import sparse
 from torch_geometric.data import Data
 
-from nh2st_graph import tl
-from nh2st_graph._errors import ConfigError, DataError, ModelError
+from nh2st_graph import ConfigError, DataError, ModelError, tl
 from nh2st_graph.config import Config
-from nh2st_graph.im import SquidpyEncoder, _encoders
+from nh2st_graph.im import SquidpyEncoder
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl import FittedModel
-from nh2st_graph.train import check_precision
-from nh2st_graph.train._module import averaged_weights
-from nh2st_graph.train._panel import choose_panel
+from nh2st_graph.train import averaged_weights, check_precision, choose_panel
 
 
 def state(model: FittedModel) -> dict[str, torch.Tensor]:
@@ -228,8 +225,8 @@ class TestRefusals:
 
 @pytest.mark.parametrize("name", ["nh2st_graph", "mean"])
 def test_an_encoder_is_made_once_for_all_sections(tiny_sections, train, quick, monkeypatch, name):
-    made = []
-    monkeypatch.setitem(_encoders._REGISTRY, "squidpy", lambda *of: made.append(of) or SquidpyEncoder(*of))
+    made, initialise = [], SquidpyEncoder.__init__
+    monkeypatch.setattr(SquidpyEncoder, "__init__", lambda self, *of: made.append(of) or initialise(self, *of))
     config = Config.parse(quick("train.max_epochs=1").model_dump(mode="json") | {"model": {"name": name}})
     tl.fit(train, config, test_sections=[tiny_sections["S3"]])
     assert made == [("summary", "cpu")]

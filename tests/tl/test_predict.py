@@ -18,8 +18,7 @@ from anndata import AnnData
 from numpy.testing import assert_array_equal
 from scipy import sparse
 
-from nh2st_graph import tl
-from nh2st_graph._errors import ConfigError, DataError
+from nh2st_graph import ConfigError, DataError, tl
 from nh2st_graph.config import Config, ModelConfig
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.section import targets

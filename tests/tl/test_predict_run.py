@@ -14,8 +14,7 @@ from anndata import AnnData
 from numpy.testing import assert_array_equal
 from tifffile import TiffWriter
 
-from nh2st_graph import read, tl
-from nh2st_graph._errors import DataError, RunError
+from nh2st_graph import DataError, RunError, read, tl
 from nh2st_graph.slide import _tiff
 from nh2st_graph.study._memory import peak_memory
 

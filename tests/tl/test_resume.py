@@ -7,7 +7,8 @@ import multiprocessing as mp
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -17,18 +18,17 @@ import yaml
 from anndata import AnnData
 from safetensors.torch import load_file
 
-from nh2st_graph import tl
-from nh2st_graph._errors import RunError
+from nh2st_graph import RunError, pl, tl
 from nh2st_graph.cli import main
 from nh2st_graph.config import Config
-from nh2st_graph.tl import FittedModel, _run
-from nh2st_graph.train import _stages
-from nh2st_graph.train._module import EpochLog, Keep
+from nh2st_graph.tl import FittedModel
+from nh2st_graph.train import EpochLog, Keep
 
 #: Enough that a stage is still going on when its log shows some.
 MANY_EPOCHS = 20
 
 
+@pytest.mark.slow
 class TestKilled:
     """For real: a process that runs ``nh2st-graph train``, and SIGKILL."""
 
@@ -191,11 +191,11 @@ class TestAnyMoment:
 
 def copied_at_every_moment(patch: pytest.MonkeyPatch, folder: Path, copies: Path) -> None:
     """Copy a fit's folder as each stage begins, around the checkpoint of each epoch (from 1 on), and at its end."""
-    train, keep, write = _stages._Stages._train, Keep.on_train_epoch_end, Path.write_text
+    begin, keep, write = EpochLog.__init__, Keep.on_train_epoch_end, Path.write_text
 
-    def copying_train(self, name: str, *args):
-        shutil.copytree(folder, copies / f"{name.partition(':')[0]}, before it begins")
-        return train(self, name, *args)
+    def copying_begin(self, path: Path, stage: str) -> None:
+        shutil.copytree(folder, copies / f"{stage.partition(':')[0]}, before it begins")
+        begin(self, path, stage)
 
     def copying_keep(self, trainer, module) -> None:
         moment = f"{Path(self.dirpath).name}, epoch {trainer.current_epoch + 1}"
@@ -208,7 +208,7 @@ def copied_at_every_moment(patch: pytest.MonkeyPatch, folder: Path, copies: Path
             shutil.copytree(folder, copies / f"{path.parent.name}, before done")
         return write(path, *args, **kwargs)
 
-    patch.setattr(_stages._Stages, "_train", copying_train)
+    patch.setattr(EpochLog, "__init__", copying_begin)
     patch.setattr(Keep, "on_train_epoch_end", copying_keep)
     patch.setattr(Path, "write_text", copying_write)
 
@@ -217,7 +217,8 @@ class TestInterrupted:
     """Ctrl-C."""
 
     @pytest.fixture
-    def interrupt(self, monkeypatch) -> None:
+    def interrupted(self) -> Callable[[], AbstractContextManager[None]]:
+        """Where Ctrl-C is pressed after the first epoch of the final fit."""
         original = EpochLog.on_train_epoch_end
 
         def log(self, trainer, module) -> None:
@@ -225,22 +226,27 @@ class TestInterrupted:
             if self.stage == "all":
                 signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr(EpochLog, "on_train_epoch_end", log)
+        @contextmanager
+        def patched() -> Iterator[None]:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(EpochLog, "on_train_epoch_end", log)
+                yield
 
-    def test_a_run_says_how_to_go_on(self, interrupt, monkeypatch, tiny_config, tiny_run, tmp_path, capsys):
+        return patched
+
+    @pytest.mark.usefixtures("without_figures")
+    def test_a_run_says_how_to_go_on(self, interrupted, tiny_config, tiny_run, tmp_path, capsys):
         file, folder = tmp_path / "config.yaml", tmp_path / "run"
         file.write_text(tiny_config.to_yaml())
-        with pytest.raises(SystemExit) as end:
+        with pytest.raises(SystemExit) as end, interrupted():
             main(["train", str(file), "--out", str(folder)])
         assert end.value.code == 130
         assert capsys.readouterr().err.splitlines()[-1] == "interrupted; go on with the same command and --resume"
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "Lightning would ignore the next one"
-        monkeypatch.undo()
-        monkeypatch.setattr(_run, "write_figures", lambda *_: [])  # drawn in other tests
         assert_same_run(tl.train_run(tiny_config, folder, resume=True).folder, tiny_run.folder)
 
-    def test_a_fit_is_interrupted_as_any_python(self, interrupt, tiny_config, tiny_sections):
-        with pytest.raises(KeyboardInterrupt):
+    def test_a_fit_is_interrupted_as_any_python(self, interrupted, tiny_config, tiny_sections):
+        with pytest.raises(KeyboardInterrupt), interrupted():
             tl.fit([tiny_sections["S1"], tiny_sections["S2"]], tiny_config)
 
 
@@ -275,12 +281,12 @@ def test_killed_while_it_scores(tiny_config, tiny_run, tmp_path, monkeypatch):
     def end(*_args):
         raise Killed
 
-    monkeypatch.setattr(_run, "write_figures", end)
+    monkeypatch.setattr(pl, "save", end)
     with pytest.raises(Killed):
         tl.train_run(tiny_config, tmp_path / "run")
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert not (tmp_path / "run" / "metrics.json").exists()
-    monkeypatch.undo()
+    monkeypatch.setattr(pl, "save", lambda *_: None)  # drawn in other tests
     assert_same_run(tl.train_run(tiny_config, tmp_path / "run", resume=True).folder, tiny_run.folder)
 
 

@@ -17,7 +17,7 @@ from nh2st_graph import ConfigError, DataError, ModelError
 from nh2st_graph.models import MclSTExp, NH2STGraph
 from nh2st_graph.section import targets
 from nh2st_graph.tl import Run
-from nh2st_graph.train._encoder import patch_encoder
+from nh2st_graph.train import patch_encoder
 
 KEYS = {"image": "X_nh2st_image", "gene": "X_nh2st_gene"}
 DIRECTIONS = [("image", "gene"), ("gene", "image"), ("image", "image"), ("gene", "gene")]

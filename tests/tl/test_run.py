@@ -12,12 +12,11 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
 
-from nh2st_graph import read, tl
-from nh2st_graph._errors import ConfigError, DataError, RunError
+from nh2st_graph import ConfigError, DataError, RunError, read, tl
 from nh2st_graph.config import Config, load_config
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl import Run, _run
-from nh2st_graph.train._module import log_columns
+from nh2st_graph.train import log_columns
 
 #: What other programs rely on.
 FIXED = {

@@ -14,7 +14,7 @@ from numpy.testing import assert_array_equal
 
 from nh2st_graph import ConfigError, DataError, ImageError, RunError, im, tl
 from nh2st_graph.cli import main
-from nh2st_graph.im import Lattice, SquidpyEncoder, _features
+from nh2st_graph.im import Lattice, SquidpyEncoder
 from nh2st_graph.section import Key
 from nh2st_graph.slide import WsiSlide, open_slide
 from nh2st_graph.train import training_lattice
@@ -153,7 +153,7 @@ class TestPredict:
         assert_array_equal(ours[both].obsm[Key.obsm.image], theirs[both].obsm[Key.obsm.image])
 
     def test_what_cannot_be_predicted_is_said_before_anything_is_encoded(self, tiny_run, slide, tmp_path, monkeypatch):
-        monkeypatch.setattr(_features, "_compute", None)
+        monkeypatch.setattr(SquidpyEncoder, "encode", None)
         monkeypatch.setitem(sys.modules, "wsidata", None)
         without = write_pyramid(tmp_path / "without.tif", 256)
         blank = write_pyramid(tmp_path / "blank.tif", 0, 8.0, image=np.full((256, 256, 3), 245, np.uint8))
@@ -174,12 +174,6 @@ class TestPredict:
 
 
 class TestInterrupted:
-    @pytest.fixture
-    def small_parts(self, monkeypatch, tmp_path) -> Path:
-        monkeypatch.setattr(_features, "_PART_SPOTS", 16)
-        monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
-        return tmp_path / "cache" / "features"
-
     def test_encoding_goes_on_where_it_was(self, small_parts, slide, monkeypatch):
         section = im.virtual_spots(slide, pitch_um=150.0)
         options = {"encoder": "squidpy:summary", "batch_size": 5, "progress": False}

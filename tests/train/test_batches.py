@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph.config import ModelConfig
 from nh2st_graph.models import NH2STGraph
-from nh2st_graph.train._batches import SpotBatches, cut_out
+from nh2st_graph.train import SpotBatches, cut_out
 
 
 def random_graph(n_spots: int, n_edges: int, seed: int = 0, section: str = "S") -> Data:

@@ -14,7 +14,7 @@ from nh2st_graph import ConfigError, im
 from nh2st_graph.config import FeaturesConfig
 from nh2st_graph.datasets import synthetic_tissue
 from nh2st_graph.im import TimmEncoder, TimmMapEncoder
-from nh2st_graph.train._encoder import patch_encoder, section_patches
+from nh2st_graph.train import patch_encoder, section_patches
 
 MODEL = "test_resnet"
 PATCHES = np.random.default_rng(0).integers(0, 255, (4, 160, 160, 3), dtype=np.uint8)

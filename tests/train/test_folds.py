@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import DataError
+from nh2st_graph import DataError
 from nh2st_graph.train import Fold, make_folds
 
 

@@ -21,9 +21,7 @@ from numpy.testing import assert_array_equal
 from safetensors.torch import load_file, save_file
 
 import nh2st_graph as ng
-from nh2st_graph import tl
-from nh2st_graph._errors import ModelError
-from nh2st_graph._version import MODEL_FORMAT, __version__
+from nh2st_graph import ModelError, __version__, tl
 from nh2st_graph.config import Config
 
 FILES = ["log.csv", "model.json", "model.safetensors"]
@@ -181,12 +179,14 @@ class TestCode:
 
 
 class TestAnotherVersion:
-    @pytest.mark.parametrize("number", [MODEL_FORMAT + 1, MODEL_FORMAT - 1, None, "1"])
-    def test_of_the_format_is_named_with_what_wrote_it(self, folder, number):
+    @pytest.mark.parametrize("change", [lambda ours: ours + 1, lambda ours: ours - 1, lambda _: None, str])
+    def test_of_the_format_is_named_with_what_wrote_it(self, folder, change):
+        ours = json.loads((folder / "model.json").read_text())["format"]
+        number = change(ours)
         described(folder, lambda d: d.update(format=number, version="9.8.7"))
         line = refused(folder)
         assert f"written in format {number!r} by nh2st-graph 9.8.7" in line
-        assert f"version {__version__}, which reads format {MODEL_FORMAT}: train again, or install" in line
+        assert f"version {__version__}, which reads format {ours}: train again" in line
 
     def test_that_does_not_say_which(self, folder):
         described(folder, lambda d: [d.pop("format"), d.pop("version")])
@@ -267,6 +267,7 @@ def test_a_model_knows_what_it_needs_to_predict(tiny_run, tiny_config):
     assert stored["config"] == tiny_run.model.config.model_dump(mode="json")
     assert stored["genes"] == tiny_run.model.genes
     assert stored["train_sections"] == ["S1", "S2"]
-    assert (stored["format"], stored["version"]) == (MODEL_FORMAT, __version__)
+    assert stored["format"] > 0
+    assert stored["version"] == __version__
     assert len(set(stored["genes"])) == len(stored["genes"]) == 12
     assert np.isfinite(np.concatenate([v.numpy().ravel() for v in tiny_run.model.module.state_dict().values()])).all()

@@ -19,10 +19,10 @@ from rich.progress import Progress
 from torch.optim.swa_utils import AveragedModel
 from torch_geometric.data import Data
 
-from nh2st_graph import pl
-from nh2st_graph._errors import ModelError
+from nh2st_graph import ModelError, pl
 from nh2st_graph.config import ModelConfig, TrainConfig
 from nh2st_graph.models import NH2STGraph
+from nh2st_graph.train import one_thread
 from nh2st_graph.train._module import (
     LOG_COLUMNS,
     Averaging,
@@ -37,7 +37,6 @@ from nh2st_graph.train._module import (
     log_columns,
     read_rows,
 )
-from nh2st_graph.train._threads import one_thread
 
 State = dict[str, torch.Tensor]
 

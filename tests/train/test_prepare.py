@@ -8,10 +8,9 @@ import torch
 from anndata import AnnData
 from numpy.testing import assert_allclose, assert_array_equal
 
-from nh2st_graph import im
-from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph import DataError, ImageError, im
 from nh2st_graph.section import library_size, panel_counts, targets
-from nh2st_graph.train import Standardizer, _prepare
+from nh2st_graph.train import Standardizer
 
 from ..prepared import complete_section, section_graph
 
@@ -79,7 +78,7 @@ class TestCompleteSection:
             calls.append(names)
             return original(names, device)
 
-        monkeypatch.setattr(_prepare.im, "make_encoders", counted)
+        monkeypatch.setattr(im, "make_encoders", counted)
         return calls
 
     def test_leaves_the_section_as_it_was(self, tiny_sections, tiny_config):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from nh2st_graph.train._threads import one_thread
+from nh2st_graph.train import one_thread
 
 
 @pytest.fixture(params=[1, 3])
