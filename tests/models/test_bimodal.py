@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 from nh2st_graph import ModelError
 from nh2st_graph.models import BLEEP, MclSTExp
 from nh2st_graph.nn import PatchEncoder, retrieval_at_k
-from nh2st_graph.train._batches import cut_out
+from nh2st_graph.train import cut_out
 
 N_GENES, SIZE, N_FEATURES = 5, 6, 4
 METHODS = [BLEEP, MclSTExp]

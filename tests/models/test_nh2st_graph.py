@@ -15,7 +15,7 @@ from torch_geometric.utils import scatter
 
 from nh2st_graph.config import ModelConfig
 from nh2st_graph.models import EMBEDDINGS, NH2STGraph
-from nh2st_graph.train._batches import cut_out
+from nh2st_graph.train import cut_out
 
 OPERATORS = get_args(ModelConfig.model_fields["operator"].annotation)
 N_GENES, WIDTH = 7, 8

@@ -10,7 +10,7 @@ from torch import nn
 
 from nh2st_graph.config import load_config
 from nh2st_graph.models import NH2ST, NH2STGraph
-from nh2st_graph.train._batches import cut_out
+from nh2st_graph.train import cut_out
 
 CONFIG = Path(__file__).parents[2] / "configs" / "nh2st.yaml"
 SMALLER = ["model.width=16", "model.heads=2", "model.n_hidden=8", "model.dropout=0.1"]
