@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import ErrorDetails
 
 from nh2st_graph._errors import RenamedWarning, nearest
@@ -88,7 +88,8 @@ def known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
         kind = type(field.default) if isinstance(field.default, BaseModel) else field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             keys += known_keys(kind, f"{prefix}{name}.")
-        keys.append(f"{prefix}{name}")
+        choices = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else [name]
+        keys += [f"{prefix}{choice}" for choice in choices]
     return keys
 
 

@@ -204,8 +204,8 @@ def _changes(file: BenchmarkFile, path: Path, base: Config) -> dict[str, dict[st
     """Changes of each variant, by dotted key."""
     merged = _combinations(file.grid, base)
     for part in [file.variants] if isinstance(file.variants, str | dict) else file.variants:
-        source = f"{path}: variants"
-        with _within(source):
+        source = str(path.parent / part) if isinstance(part, str) else f"{path}: variants"
+        with _within(f"{path}: variants"):
             values = read_yaml(path.parent / part) if isinstance(part, str) else part
         for name, changes in values.items():
             if not isinstance(changes, Mapping | None):

@@ -68,7 +68,7 @@ def run_study(
     wanted, planned = study.runs(out, only), study.runs(out)
     open_folder(study, out, resume=resume)
     left = [run for run in wanted if not run.finished]
-    outcomes = run_all(left, jobs, watch or (lambda run, outcome: None))
+    outcomes = run_all(left, jobs, watch)
     failures = {outcome.run: outcome.reason for outcome in outcomes if outcome.reason is not None}
     results, below = collect(study, planned), references(study).values()
     table = compare(

@@ -65,7 +65,7 @@ class Outcome:
 Watch = Callable[[PlannedRun, Outcome | None], None]
 
 
-def run_all(runs: Sequence[PlannedRun], jobs: int, watch: Watch) -> list[Outcome]:
+def run_all(runs: Sequence[PlannedRun], jobs: int, watch: Watch | None) -> list[Outcome]:
     """Do all runs. A run that fails stops no other, even if its process dies.
 
     Parameters
@@ -89,14 +89,15 @@ def run_all(runs: Sequence[PlannedRun], jobs: int, watch: Watch) -> list[Outcome
     """
     outcomes: list[Outcome] = []
 
-    def end(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        watch(outcome.run, outcome)
+    def tell(run: PlannedRun, outcome: Outcome | None = None) -> None:
+        outcomes.extend([outcome] if outcome is not None else [])
+        if watch is not None:
+            watch(run, outcome)
 
     if jobs == 1 or len(runs) < 2:
         for run in runs:
-            watch(run, None)
-            end(attempt(run))
+            tell(run)
+            tell(run, attempt(run))
         return outcomes
     queue, under_way = deque(runs), dict[Future[Outcome], PlannedRun]()
     with _processes(min(jobs, len(runs))) as pool:
@@ -104,10 +105,11 @@ def run_all(runs: Sequence[PlannedRun], jobs: int, watch: Watch) -> list[Outcome
             # No more than there are processes, so that a run that was handed over has begun.
             while queue and len(under_way) < jobs:
                 run = queue.popleft()
-                watch(run, None)
+                tell(run)
                 under_way[pool.schedule(attempt, [run])] = run
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                end(_outcome(future, under_way.pop(future)))
+                run = under_way.pop(future)
+                tell(run, _outcome(future, run))
     return outcomes
 
 

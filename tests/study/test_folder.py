@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nh2st_graph import RunError
-from nh2st_graph.study import is_finished, read_study
+from nh2st_graph.study import read_study
 from nh2st_graph.study._folder import RunRecord, open_folder, read_record, write_record
 
 FOLDS = {"a": {"train": ["S1"], "test": ["S2"]}, "b": {"train": ["S2"], "test": ["S1"]}}
@@ -31,7 +31,7 @@ def begin(study_file: Callable[..., Path], tmp_path: Path) -> Callable[..., Path
 
 def test_a_folder_that_is_there_is_left_alone(study_file, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(RunError, match="exists already; choose another with --out, or go on by --resume"):
+    with pytest.raises(RunError, match="exists already; choose another out, or go on with resume=True"):
         open_folder(read_study(study_file()), tmp_path, resume=False)
     with pytest.raises(RunError, match=r"holds no study to resume \(study\.yaml is missing\)"):
         open_folder(read_study(study_file()), tmp_path, resume=True)
@@ -86,10 +86,12 @@ def test_a_damaged_record_is_an_error(begin, text):
 
 
 @pytest.mark.parametrize("record", [RunRecord(12, 3.5), RunRecord(12, None)])
-def test_what_is_noted_of_a_run_is_read_again(record, tmp_path):
-    assert read_record(tmp_path) is None
-    write_record(tmp_path, record)
-    assert read_record(tmp_path) == record
-    assert not is_finished(tmp_path)  # not scored
-    (tmp_path / "metrics.json").write_text("{}")
-    assert is_finished(tmp_path)
+def test_the_notes_of_a_run_are_read_again_and_a_scored_run_with_notes_is_finished(record, study_file, tmp_path):
+    (run,) = read_study(study_file()).runs(tmp_path)
+    run.folder.mkdir(parents=True)
+    assert read_record(run.folder) is None
+    write_record(run.folder, record)
+    assert read_record(run.folder) == record
+    assert not run.finished
+    (run.folder / "metrics.json").write_text("{}")
+    assert run.finished
