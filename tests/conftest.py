@@ -7,7 +7,7 @@ import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
@@ -30,9 +30,6 @@ settings.register_profile("suite", deadline=None, derandomize=True, max_examples
 settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile("suite")
 
-#: Files whose tests look at one study, which takes a minute to run.
-_OF_ONE_STUDY = {f"tests/study/test_{name}.py" for name in ("report", "results", "run")}
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep byte code with pytest's cache where none may be written beside the sources.
@@ -49,19 +46,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that have slow tests, so that no process works alone at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep a file's tests in one process, and with them what they share; those of one study, too."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class ByFile(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "one study" if file in _OF_ONE_STUDY else file
-
-    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -207,9 +207,9 @@ class TestExamples:
         monkeypatch.setattr(sys, "path", list(sys.path))
         sections = [f"data.root={place / 'sections'}", "data.format=visium"]
         with contextlib.chdir(tmp_path):
-            result = study.run_benchmark(study.read_benchmark("mine.yaml", sections), "out", jobs=1)
+            result = study.run_study(study.read_benchmark("mine.yaml", sections), "out", jobs=1)
         assert result.failures == {}
-        rows = result.board.set_index("method")
+        rows = result.table.set_index("variant")
         assert rows.loc[["ridge", "kernel ridge"], "role"].tolist() == ["baseline", "method"]
         assert rows.loc[["ridge", "kernel ridge"], "pcc_mean"].notna().all()
 

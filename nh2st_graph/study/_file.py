@@ -165,9 +165,8 @@ def _read(
         variants.append(_as_method(variant) if reference is None else variant)
     if not variants:
         raise ConfigError(f"{path}: there are no methods; name at least one, such as ridge: {{model.name: ridge}}")
-    folds = read_folds(
-        file.folds, base, f"{path}: {'splits' if 'splits' in values else 'folds'}", ranked=reference is None
-    )
+    key = "splits" if "splits" in values else "folds"
+    folds = read_folds(file.folds, base, f"{path}: {key}", ranked=reference is None)
     study = Study(path.stem, tuple(variants), folds, file.seeds, base, reference)
     check_runs(study, str(path))
     return study

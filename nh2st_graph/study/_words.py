@@ -29,7 +29,7 @@ _LAST = 0.1
 
 def explain(study: Study, scores: pd.DataFrame) -> str:
     """Say what the numbers of a study's table are."""
-    sections = scores.groupby("split", sort=False)[["fold", "section"]].apply(lambda part: len(part.drop_duplicates()))
+    sections = scores.drop_duplicates(["split", "fold", "section"]).groupby("split", sort=False).size()
     alone = [str(split) for split, number in sections.items() if number == 1]
     where = "" if len(study.splits) == 1 else f" ({', '.join(alone)})"
     depth = "'Given depth' takes out what the number of counts in a spot explains."

@@ -12,37 +12,47 @@ import pytest
 import yaml
 
 from nh2st_graph.cli import main
-from nh2st_graph.study import Outcome, read_study, run_study
-from nh2st_graph.study import _workers as workers
+from nh2st_graph.config import Config
+from nh2st_graph.study import read_study, run_study
 
 BROKEN = "no [bold]panel"
 
 
+@pytest.fixture(scope="module")
+def base(tiny_config, tmp_path_factory) -> Config:
+    """A baseline, which is there at once."""
+    panel = tmp_path_factory.mktemp("panel") / "panel.txt"
+    panel.write_text("OWN01\nOWN02\nNBR01\n")
+    return tiny_config.change({"model.name": "ridge", "data.panel": str(panel), "evaluate.figures": False})
+
+
+def study_in(folder: Path, base: Config, **keys: object) -> Path:
+    """Write a study, by default with a variant that cannot run."""
+    (folder / "base.yaml").write_text(base.to_yaml())
+    keys = {"base": "base.yaml", "variants": {BROKEN: {"data.panel": "nowhere.txt"}}} | keys
+    (folder / "mine.yaml").write_text(yaml.safe_dump(keys))
+    return folder / "mine.yaml"
+
+
 @pytest.fixture
-def study_file(tiny_config, tmp_path) -> Callable[..., Path]:
-    """Write a study of ``tiny_config``, by default with a variant that cannot run."""
-
-    def write(**keys) -> Path:
-        (tmp_path / "base.yaml").write_text(tiny_config.to_yaml())
-        path = tmp_path / "mine.yaml"
-        keys = {"base": "base.yaml", "variants": {BROKEN: {"data.panel": "nowhere.txt"}}} | keys
-        path.write_text(yaml.safe_dump(keys))
-        return path
-
-    return write
+def study_file(base, tmp_path) -> Callable[..., Path]:
+    return lambda **keys: study_in(tmp_path, base, **keys)
 
 
-@pytest.fixture
-def out(study_file, tiny_run, tmp_path) -> Path:
-    """A study folder in which the base's run is finished and nothing else is there."""
-    study, folder = read_study(study_file(variants={})), tmp_path / "out"
-    (run,) = study.runs(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "attempt", lambda run: Outcome(run, "left for later"))
-        run_study(study, folder, jobs=1)
-    shutil.copytree(tiny_run.folder, run.folder)
+@pytest.fixture(scope="module")
+def finished(base, tmp_path_factory) -> Path:
+    """A study folder in which the base's run is finished and nothing else is there. Shared: copy it."""
+    folder = tmp_path_factory.mktemp("study")
+    study, out = read_study(study_in(folder, base, variants={})), folder / "out"
+    assert run_study(study, out, jobs=1).failures == {}
+    (run,) = study.runs(out)
     (run.folder / "study.json").write_text(json.dumps({"parameters": 12345, "seconds": 6.7}))
-    return folder
+    return out
+
+
+@pytest.fixture
+def out(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "out"))
 
 
 def ablate(*arguments: object) -> int:
@@ -79,12 +89,12 @@ def test_it_ends_well_where_nothing_failed(study_file, out, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "study folder .* exists already; choose another with --out, or go on by --resume"),
-        (("--resume", "--set", "model.hops=2"), r"was begun with another study \(model\.hops: 1 -> 2\)"),
-        (("--resume", "--only", "no panel"), r"--only 'no panel': no such variant in study 'mine'; did you mean"),
+        ((), "study folder .* exists already; choose another --out, or go on with --resume"),
+        (("--resume", "--set", "graph.n_rings=2"), r"was begun with another study \(graph\.n_rings: 1 -> 2\)"),
+        (("--resume", "--only", "no panel"), r"--only no panel: study 'mine' has no such variant; did you mean"),
         (("--resume", "--seeds", "0;1"), "--seeds '0;1'; expected whole numbers with commas between"),
         (("--resume", "--jobs", "0"), "--jobs 0; allowed: 1 or more"),
-        (("--set", "model.hop=2"), "unknown key 'model.hop'; did you mean 'model.hops'"),
+        (("--set", "graph.n_ring=2"), "unknown key 'graph.n_ring'; did you mean 'graph.n_rings'"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(study_file, out, capsys, arguments, message):
@@ -97,6 +107,6 @@ def test_an_interrupt_says_how_to_go_on(study_file, out, monkeypatch, capsys):
     def interrupted(run):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workers, "attempt", interrupted)
+    monkeypatch.setattr("nh2st_graph.study._workers.attempt", interrupted)
     assert ablate(study_file(), "--out", out, "--resume", "--jobs", 1) == 130
     assert capsys.readouterr().err == "interrupted; go on with the same command and --resume\n"

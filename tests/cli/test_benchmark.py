@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +13,74 @@ import pytest
 import yaml
 
 from nh2st_graph.cli import main
-from nh2st_graph.study import Outcome, PlannedRun, _run_benchmark, read_benchmark
-from nh2st_graph.study import _workers as workers
-from nh2st_graph.study._run import do_runs
+from nh2st_graph.config import Config
+from nh2st_graph.study import Outcome, PlannedRun, read_benchmark, run_study
 
 BROKEN = "no [bold]panel"
 #: As long as the longest of the benchmarks that ship.
 LONG = "ridge, own + neighbours"
-METHODS = {"NH2ST-Graph": {}, LONG: {"model.name": "ridge_neighbours"}, "training mean": {"model.name": "mean"}}
+METHODS = {
+    "mine": {"model.name": "method_of_a_test:Pls"},
+    LONG: {"model.name": "ridge_neighbours"},
+    "training mean": {"model.name": "mean"},
+}
+#: A method that is no baseline, and that is there at once.
+MINE = """
+import numpy as np
+from sklearn.cross_decomposition import PLSRegression
+
+from nh2st_graph.models import Estimator
+
+
+class Pls(Estimator):
+    random = True
+
+    def fit(self, sections):
+        x, y = (np.vstack([section[name] for section in sections]) for name in ("x", "y"))
+        self.model = PLSRegression(2).fit(x, y)
+
+    def predict(self, section):
+        return self.model.predict(section.x.numpy())
+"""
 CONFIG = Path(__file__).parents[2] / "configs" / "benchmarks" / "her2st_mini.yaml"
 
 
+@pytest.fixture(scope="module")
+def base(tiny_config, tmp_path_factory) -> Iterator[Config]:
+    """What the methods share; one of them is in a file of the present folder."""
+    folder = tmp_path_factory.mktemp("here")
+    (folder / "panel.txt").write_text("OWN01\nOWN02\nNBR01\n")
+    (folder / "method_of_a_test.py").write_text(MINE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield tiny_config.change({"data.panel": str(folder / "panel.txt")})
+
+
+def benchmark_in(folder: Path, base: Config, **keys: Any) -> Path:
+    (folder / "base.yaml").write_text(base.to_yaml())
+    splits = {"held out": {"train": ["S1", "S2"], "test": ["S3"]}}
+    # Clusters and spatially variable genes take long.
+    methods = {name: {**given, "evaluate.downstream": False} for name, given in keys.pop("methods").items()}
+    (folder / "mine.yaml").write_text(
+        yaml.safe_dump({"base": "base.yaml", "methods": methods, "splits": splits} | keys)
+    )
+    return folder / "mine.yaml"
+
+
 @pytest.fixture
-def benchmark_file(tiny_config, tmp_path) -> Callable[..., Path]:
-    """Write a benchmark of ``tiny_config``, by default with a method that cannot run."""
-
-    def write(**keys: Any) -> Path:
-        (tmp_path / "base.yaml").write_text(tiny_config.to_yaml())
-        path = tmp_path / "mine.yaml"
-        splits = {"held out": {"train": ["S1", "S2"], "test": ["S3"]}}
-        methods = METHODS | {BROKEN: {"data.panel": "nowhere.txt"}}
-        path.write_text(yaml.safe_dump({"base": "base.yaml", "methods": methods, "splits": splits} | keys))
-        return path
-
-    return write
+def benchmark_file(base, tmp_path) -> Callable[..., Path]:
+    """Write a benchmark, with a method that cannot run."""
+    methods = METHODS | {BROKEN: {"data.panel": "nowhere.txt"}}
+    return lambda **keys: benchmark_in(tmp_path, base, methods=methods, **keys)
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_config, tiny_run, tmp_path_factory) -> Path:
-    """A benchmark's folder with finished runs of ``METHODS``: the network's is ``tiny_run``. Shared: copy it."""
+def finished(base, tmp_path_factory) -> Path:
+    """A benchmark's folder with finished runs of ``METHODS``. Shared: copy it."""
     folder = tmp_path_factory.mktemp("benchmark")
-    (folder / "base.yaml").write_text(tiny_config.to_yaml())
-    splits = {"held out": {"train": ["S1", "S2"], "test": ["S3"]}}
-    (folder / "mine.yaml").write_text(yaml.safe_dump({"base": "base.yaml", "methods": METHODS, "splits": splits}))
-    plan, out = read_benchmark(folder / "mine.yaml"), folder / "out"
-    assert do_runs(plan, out, jobs=1, only=["training mean", LONG], resume=False, watch=None) == {}
-    (network,) = plan.runs(out, ["NH2ST-Graph"])
-    shutil.copytree(tiny_run.folder, network.folder)
-    (network.folder / "study.json").write_text(json.dumps({"parameters": 12345, "seconds": 6.7}))
-    return out
+    plan = read_benchmark(benchmark_in(folder, base, methods=METHODS))
+    assert run_study(plan, folder / "out", jobs=1).failures == {}
+    return folder / "out"
 
 
 @pytest.fixture
@@ -68,15 +97,15 @@ def attempted(monkeypatch) -> list[str]:
         names.append(str(run))
         return Outcome(run, "left for later")
 
-    monkeypatch.setattr(workers, "attempt", attempt)
+    monkeypatch.setattr("nh2st_graph.study._workers.attempt", attempt)
     return names
 
 
 @pytest.fixture
 def undrawn(monkeypatch) -> None:
     """Leave figures and the report out: one of the tests looks at them."""
-    monkeypatch.setattr(_run_benchmark._Report, "figures", lambda _: [])
-    monkeypatch.setattr(_run_benchmark, "write_html", lambda path, *_, **__: path)
+    for name in ("_draw_forest", "_figures_of_methods", "write_html"):
+        monkeypatch.setattr(f"nh2st_graph.study._report.{name}", lambda *_, **__: [])
 
 
 def benchmark(*arguments: object) -> int:
@@ -102,11 +131,11 @@ def test_the_leaderboard_is_printed_with_names_whole(benchmark_file, out, monkey
     assert {len(found) for found in rows.values()} == {3 if columns == 80 else 1}  # each name whole in every table
     assert lines[0].strip() == "mine: held out"
     scores = {name: json.loads(next((out / "runs").glob(f"{slug}/*/metrics.json")).read_text())["mean"]
-              for name, slug in (("NH2ST-Graph", "nh2st-graph"), (LONG, "ridge_own_+_neighbours"))}  # fmt: skip
+              for name, slug in (("mine", "mine"), (LONG, "ridge_own_+_neighbours"))}  # fmt: skip
     for name, score in scores.items():
         assert f"{score['pcc_mean']:.3f}" in " ".join(rows[name])
         assert f"{score['pcc_partial']:.3f}" in " ".join(rows[name])
-    assert re.search(r"[+-]0\.\d{4} \[[+-]0\.\d{4}, [+-]0\.\d{4}\]", " ".join(rows["NH2ST-Graph"]))
+    assert re.search(r"[+-]0\.\d{4} \[[+-]0\.\d{4}, [+-]0\.\d{4}\]", " ".join(rows["mine"]))
     assert "best baseline" in " ".join(rows[LONG])
     assert "failed" in " ".join(rows[BROKEN])
     assert "0 of 1" in " ".join(rows[BROKEN])
@@ -139,7 +168,7 @@ def test_it_ends_well_where_nothing_failed(benchmark_file, out, capsys):
 def test_seeds_are_those_of_the_command_and_one_is_enough_where_nothing_is_random(benchmark_file, attempted, tmp_path):
     assert benchmark(benchmark_file(), "--out", tmp_path / "new", "--jobs", 1, "--seeds", "3,1") == 1
     first = {f"{name}, held out, seed 3" for name in (*METHODS, BROKEN)}
-    assert sorted(attempted) == sorted({*first, "NH2ST-Graph, held out, seed 1", f"{BROKEN}, held out, seed 1"})
+    assert sorted(attempted) == sorted({*first, "mine, held out, seed 1", f"{BROKEN}, held out, seed 1"})
 
 
 def test_only_some_methods_are_run(benchmark_file, attempted, tmp_path):
@@ -159,7 +188,7 @@ def test_an_interrupt_says_how_to_go_on(benchmark_file, out, monkeypatch, capsys
     def interrupted(run: PlannedRun) -> Outcome:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workers, "attempt", interrupted)
+    monkeypatch.setattr("nh2st_graph.study._workers.attempt", interrupted)
     assert benchmark(benchmark_file(), "--out", out, "--resume", "--jobs", 1) == 130
     assert capsys.readouterr().err == "interrupted; go on with the same command and --resume\n"
 
@@ -167,9 +196,9 @@ def test_an_interrupt_says_how_to_go_on(benchmark_file, out, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "benchmark folder .* exists already; choose another with --out, or go on by --resume"),
-        (("--resume", "--set", "graph.n_rings=2"), r"was begun with another benchmark \(graph\.n_rings: 1 -> 2\)"),
-        (("--resume", "--only", "mean"), r"--only 'mean': no such method in benchmark 'mine'; known: "),
+        ((), "study folder .* exists already; choose another --out, or go on with --resume"),
+        (("--resume", "--set", "graph.n_rings=2"), r"was begun with another study \(graph\.n_rings: 1 -> 2\)"),
+        (("--resume", "--only", "mean"), r"--only mean: study 'mine' has no such variant; did you mean 'mine'"),
         (("--resume", "--seeds", "0;1"), "--seeds '0;1'; expected whole numbers with commas between"),
         (("--resume", "--jobs", "0"), "--jobs 0; allowed: 1 or more"),
         (("--set", "model.hop=2"), "unknown key 'model.hop'; did you mean 'model.hops'"),
@@ -184,7 +213,7 @@ def test_what_cannot_be_done_is_one_line(benchmark_file, out, capsys, arguments,
 def test_a_folder_that_holds_no_benchmark(benchmark_file, tmp_path, capsys):
     (tmp_path / "new").mkdir()
     assert benchmark(benchmark_file(), "--out", tmp_path / "new", "--resume") == 2
-    assert "holds no benchmark to resume (study.yaml is missing); leave --resume out" in capsys.readouterr().err
+    assert "holds no study to resume (study.yaml is missing); leave --resume out" in capsys.readouterr().err
 
 
 def test_help_teaches_how_to_begin(monkeypatch, capsys):
@@ -192,7 +221,7 @@ def test_help_teaches_how_to_begin(monkeypatch, capsys):
     assert benchmark("--help") == 0
     text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
     assert "rank them beside the baselines" in text
-    for word in ("report.html", "leaderboard.md", "exit code is 1 where a run failed", "--only METHOD", "--seeds N,N"):
+    for word in ("report.html", "leaderboard.md", "exit code is 1 if a run failed", "--only NAME", "--seeds N,N"):
         assert word in text
     (example,) = re.findall(r"Example: nh2st-graph benchmark (\S+) --set data\.root=DIR --out \S+", text)
     assert CONFIG.as_posix().endswith(example)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nh2st_graph import ConfigError
-from nh2st_graph.config import Config, ModelConfig, builtin_config, changes, flatten, load_config
+from nh2st_graph.config import Config, ModelConfig, builtin_config, changes, flatten, load_config, parse_yaml
 from nh2st_graph.nn import OPERATORS
 from nh2st_graph.read import _registry
 
@@ -86,6 +86,21 @@ def test_options_of_a_format_are_whatever_its_reader_takes():
     assert Config.parse(yaml.safe_load(config.to_yaml())) == config
 
 
+def test_changes_are_dotted_or_nested_and_no_text():
+    config = Config()
+    nested = config.change({"model": {"width": 32, "hops": 2}, "data.panel": "yes"})
+    assert nested == config.change({"model.width": 32, "model.hops": 2, "data": {"panel": "yes"}})
+    assert nested == config.override(["model.width=32", "model.hops=2", "data.panel='yes'"])
+    ridge = config.change({"train.max_epochs": 3, "model": {"name": "ridge"}})
+    assert (ridge.model.name, ridge.train.max_epochs) == ("ridge", 3)
+    with pytest.raises(ConfigError, match=r"^mine: unknown key 'model\.widht'; did you mean 'model\.width'"):
+        config.change({"model": {"widht": 3}}, "mine")
+
+
+def test_a_merged_key_may_be_given_again():
+    assert parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}")["b"] == {"x": 3, "y": 2}
+
+
 def test_overrides_apply_in_order_and_leave_the_original():
     config = Config()
     assert config.override(["seed=1", "model.width=32", "seed=2"]).seed == 2
@@ -129,6 +144,7 @@ def test_overrides_apply_in_order_and_leave_the_original():
         ("model.width=63", r"model\.heads \(4\) does not divide model\.width \(63\)"),
         ("seed", r"--set seed: expected KEY=VALUE"),
         ("data.train=[", r"--set data\.train: '\[' is not a YAML value"),
+        ("data.options={a: 1, a: 2}", r"--set data\.options: key 'a' is given twice"),
     ],
 )
 def test_wrong_assignment_names_key_value_and_what_is_allowed(assignment, message):
@@ -275,6 +291,11 @@ class TestFile:
                 r"key 'data\.synthetic\.n_colls'; did you mean 'data\.synthetic\.n_cols'",
             ),
             (b"model: {heads: 6}", r"c\.yaml: model\.heads \(6\) does not divide model\.width \(64\)"),
+            (
+                b"seed: 1\nmodel: {width: 32}\ntrain: {}\nmodel: {width: 64}",
+                r"c\.yaml: .*key 'model' is given twice \(lines 2 and 4\)",
+            ),
+            (b"data:\n  root: a\n  root: b\n", r"c\.yaml: .*key 'root' is given twice \(lines 2 and 3\)"),
             (b"model:\n", r"c\.yaml: model = None; expected keys and values"),
             (b"seed: !!python/object/apply:os.getcwd []", r"c\.yaml: not valid YAML"),
         ],

@@ -84,7 +84,7 @@ class TestVariants:
     def test_only_some_variants_beside_the_base(self, study_file):
         study = read_study(study_file(variants={"a": {"model.hops": 2}, "b": {"model.hops": 3}}))
         assert [run.variant for run in study.runs(Path(), ["b"])] == ["base", "b"]
-        with pytest.raises(ConfigError, match="only='no'.*known: a, b, base") as error:
+        with pytest.raises(ConfigError, match=r"only='no'.*known: a, b, base") as error:
             study.runs(Path(), ["no"])
         assert error.value.at("flag", {"only"}).startswith("--only no: ")
 
@@ -238,7 +238,11 @@ def test_errors_name_the_file_and_the_key(study_file, read, keys, message):
         (read_study, {"base_nam": "x"}, r"unknown key 'base_nam'; did you mean 'base_name'"),
         (read_study, {"set": {"data.test": []}}, r"the base's data\.test: nothing can be scored; give folds"),
         (read_benchmark, {"base_name": "x", "methods": RIDGE}, r"unknown key 'base_name'"),
-        (read_benchmark, {"methods": {}}, r"there are no methods; name at least one, such as ridge: \{model\.name: ridge"),
+        (
+            read_benchmark,
+            {"methods": {}},
+            r"there are no methods; name at least one, such as ridge: \{model\.name: ridge",
+        ),
         (read_benchmark, {"methods": RIDGE, "skip": ["ridge"]}, r"there are no methods"),
         (read_benchmark, {"metods": {}}, r"unknown key 'metods'; did you mean 'methods'"),
     ],

@@ -10,9 +10,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from nh2st_graph.study._leaderboard import cells, leaderboard
 
+from nh2st_graph.config import Config
+from nh2st_graph.study import Fold, Results, Study, StudyResult, Variant, cells
 from nh2st_graph.study._html import write_html
+from nh2st_graph.study._table import compare
+from nh2st_graph.study._words import under_trained, verdict
 
 EVIL = "</script><img src=x onerror=alert(1)>&\"'"
 ROLES = {
@@ -33,7 +36,7 @@ def frames() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Made-up scores, per-gene scores and curves; ``broken`` has none, ``wide`` was still learning at its end."""
     rng = np.random.default_rng(0)
     place = [
-        {"split": split, "method": method, "fold": split, "section": section, "seed": seed}
+        {"split": split, "variant": method, "fold": split, "section": section, "seed": seed}
         for split, sections in SECTIONS.items()
         for method, role in ROLES.items()
         for seed in (range(2) if role == "method" else [0])
@@ -42,15 +45,15 @@ def frames() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     ]
     per_gene = pd.DataFrame([row | {"gene": gene} for row in place for gene in GENES])
     per_gene = per_gene.assign(pcc=rng.uniform(size=len(per_gene)), pcc_partial=0.1, ceiling=0.8)
-    per_gene.loc[per_gene["method"] == "depth", "pcc_partial"] = np.nan
+    per_gene.loc[per_gene["variant"] == "depth", "pcc_partial"] = np.nan
     keys = list(place[0])
     scores = per_gene.groupby(keys, sort=False)[["pcc", "pcc_partial"]].mean().reset_index()
     scores = scores.rename(columns={"pcc": "pcc_mean"}).assign(fit_seconds=3.0, steps=100, moran_r=0.5, mse=1.0)
-    per_gene.loc[per_gene["method"] == "ceiling", "pcc"] = np.nan  # it has a column of its own
+    per_gene.loc[per_gene["variant"] == "ceiling", "pcc"] = np.nan  # it has a column of its own
     epochs = pd.DataFrame({"epoch": range(1, 21), "step": range(10, 210, 10), "val_pcc": np.linspace(0, 0.2, 20)})
     curves = pd.concat(
         [
-            epochs.assign(split=split, method=method, fold=split, seed=0, stage="fold0", val_loss=loss)
+            epochs.assign(split=split, variant=method, fold=split, seed=0, stage="fold0", val_loss=loss)
             for split in SECTIONS
             for method, loss in ((EVIL, 1 + abs(epochs["epoch"] - 5)), ("wide", 2 - epochs["val_pcc"]))
         ]
@@ -91,23 +94,28 @@ class Page(HTMLParser):
             self.text += data
 
 
+def result_of(board: pd.DataFrame, per_gene: pd.DataFrame, curves: pd.DataFrame) -> StudyResult:
+    config = Config().change({"data.panel": "some/<genes>", "train.max_epochs": 20})
+    folds = tuple(Fold(split, ("S3",), tuple(names), split) for split, names in SECTIONS.items())
+    study = Study("<up>", tuple(Variant(name, {}, config) for name in ROLES), folds, (0, 1), config)
+    late = under_trained(study, curves)
+    verdicts = {split: verdict(part, late.get(split, [])) for split, part in board.groupby("split", sort=False)}
+    return StudyResult(study, board, "What it <means>.", verdicts, Results(board, per_gene, curves), {})
+
+
 @pytest.fixture(scope="module")
 def board() -> pd.DataFrame:
     scores, per_gene, _ = frames()
-    failures = {("broken", split): FAILED for split in SECTIONS}
+    reasons = {("broken", split): FAILED for split in SECTIONS}
     planned = {(name, split): 2 for split in SECTIONS for name in (EVIL, "wide", "broken")}
-    return leaderboard(scores, per_gene, ROLES, failures=failures, planned=planned)
+    return compare(scores, per_gene, ROLES, reasons=reasons, planned=planned)
 
 
 @pytest.fixture(scope="module")
 def source(board, tmp_path_factory) -> str:
     _, per_gene, curves = frames()
     path = tmp_path_factory.mktemp("report") / "report.html"
-    protocol = {"split near": "S1 and S2 from S3", "panel": "<genes>"}
-    written = write_html(
-        path, "Made <up>", board=board, per_gene=per_gene, curves=curves, protocol=protocol, notes=["Command: <x>"]
-    )
-    assert written == path
+    assert write_html(path, result_of(board, per_gene, curves)) == path
     return path.read_text(encoding="utf-8")
 
 
@@ -135,8 +143,8 @@ def test_names_and_texts_are_data_not_markup(source, page):
     assert sum(tag == "img" for tag, _ in page.tags) == 4
     assert sum(tag == "script" for tag, _ in page.tags) == len(page.scripts) == 3
     assert EVIL in [row[0] for row in page.rows]
-    assert "Made <up>" in page.text
-    assert "Command: <x>" in page.text
+    assert "Benchmark <up>" in page.text
+    assert "What it <means>." in page.text
     assert "<genes>" in page.text
 
 
@@ -151,7 +159,7 @@ def test_figures_are_whole_images_that_name_no_moment(page):
 
 def test_tables_are_those_of_the_leaderboard(page, board):
     for split in SECTIONS:
-        for view in ("leaderboard", "scores", "costs", "downstream"):
+        for view in ("main", "scores", "costs", "downstream"):
             text = cells(board[board["split"] == split], view)
             rows = [[name, *row] for name, row in zip(text.index, text.to_numpy(), strict=True)]
             expected = [["method", *text.columns], *rows]
@@ -162,7 +170,7 @@ def test_tables_are_those_of_the_leaderboard(page, board):
 
 def test_differences_are_marked_by_their_interval(board, source):
     for _, row in board[board["role"] == "method"].dropna(subset="pcc_mean_difference").iterrows():
-        text = cells(board[board["split"] == row["split"]]).loc[row["method"], "mean r: over the best baseline"]
+        text = cells(board[board["split"] == row["split"]]).loc[row["variant"], "mean r: over the best baseline"]
         side = "above" if row["pcc_mean_low"] > 0 else "below" if row["pcc_mean_high"] < 0 else "level"
         assert f'<td class="{side}">{text}</td>' in source
 
@@ -179,7 +187,7 @@ def test_the_script_is_given_means_over_sections_of_what_was_scored_in_all(page)
         assert found["chosen"][1] in {"ridge", "kNN"}
         here = per_gene[per_gene["split"] == split]
         for name, scores in found["methods"].items():
-            means = here[here["method"] == name].groupby("gene")["pcc"].mean()
+            means = here[here["variant"] == name].groupby("gene")["pcc"].mean()
             assert scores["pcc"] == pytest.approx(means[found["genes"]].tolist(), abs=6e-4)
         assert found["methods"]["depth"]["pcc_partial"] == [None] * len(GENES)
 
@@ -192,16 +200,14 @@ def test_methods_that_were_still_learning_are_named(page):
 
 def test_the_same_numbers_give_the_same_file(board, source, tmp_path):
     _, per_gene, curves = frames()
-    protocol = {"split near": "S1 and S2 from S3", "panel": "<genes>"}
-    again = write_html(tmp_path / "again.html", "Made <up>", board=board, per_gene=per_gene, curves=curves,
-                       protocol=protocol, notes=["Command: <x>"])  # fmt: skip
+    again = write_html(tmp_path / "again.html", result_of(board, per_gene, curves))
     assert again.read_text(encoding="utf-8") == source
 
 
 def test_a_report_of_nothing_but_failures_is_a_page(tmp_path: Path):
     scores, per_gene, curves = (table.iloc[:0] for table in frames())
-    board = leaderboard(scores, per_gene, ROLES, failures={("broken", "near"): FAILED})
-    path = write_html(tmp_path / "r.html", "t", board=board, per_gene=per_gene, curves=curves, protocol={})
+    board = compare(scores, per_gene, ROLES, reasons={("broken", "near"): FAILED})
+    path = write_html(tmp_path / "r.html", result_of(board, per_gene, curves))
     page = Page(path.read_text(encoding="utf-8"))
     assert "No scores of genes." in page.text
     assert "Not scored." in page.text

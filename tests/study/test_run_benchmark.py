@@ -1,4 +1,4 @@
-"""A benchmark that really runs, on two processes: networks, baselines, a method from a file, and one that fails."""
+"""A benchmark that really runs: networks, baselines, a method from a file, and one that fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import html
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,30 +15,18 @@ import pytest
 import yaml
 from PIL import Image
 
-from nh2st_graph import RunError
-from nh2st_graph.study import BenchmarkResult, Study, _run_benchmark, read_benchmark, run_benchmark
+from nh2st_graph import RenamedWarning, RunError
+from nh2st_graph.study import Study, StudyResult, read_benchmark, run_study
 from nh2st_graph.study._folder import read_record
-from nh2st_graph.study._results import curves
 from nh2st_graph.tl import LABELS, REFERENCES
 
 from .conftest import Seen
 
-#: A method as a user may write it, beside the benchmark file; and one whose loss is no number in step 2 on S3.
-MINE = """
-import numpy as np
-from sklearn.cross_decomposition import PLSRegression
+#: A network beside the methods of ``here``, whose loss is no number in step 2 on S3.
+UNSTABLE = """
 from torch import nn
 
-from nh2st_graph.models import Estimator, Network
-
-
-class Pls(Estimator):
-    def fit(self, sections):
-        x, y = (np.vstack([section[name] for section in sections]) for name in ("x", "y"))
-        self.model = PLSRegression(2).fit(x, y)
-
-    def predict(self, section):
-        return self.model.predict(section.x.numpy())
+from nh2st_graph.models import Network
 
 
 class Unstable(Network):
@@ -60,27 +47,18 @@ class Unstable(Network):
 METHODS: dict[str, Any] = {
     "NH2ST-Graph": None,
     "mine, by PLS": {"model.name": "methods_of_a_test:Pls"},
-    "unstable": {"model.name": "methods_of_a_test:Unstable", "train.batch_spots": 16},
+    "unstable": {"model.name": "unstable_of_a_test:Unstable", "train.batch_spots": 16},
     "training mean": {"model.name": "mean"},
     "ridge, own": {"model.name": "ridge"},
 }
 SPLITS = {"near": {"train": ["S1", "S2"], "test": ["S3"]}, "far": {"train": ["S3"], "test": ["S1", "S2"]}}
 FAILED = {"unstable, far, seed 0"}
+#: Other tests look at spatially variable genes and clusters, which take long.
+QUICK = ["evaluate.downstream=false"]
 NAN = "training loss is nan at step 2 (epoch 0)"
 COSTS = ("parameters", "steps", "seconds", "fit_seconds", "predict_seconds", "peak_memory_mb")
 
-Done = tuple[BenchmarkResult, Path, Seen]
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory) -> Iterator[Path]:
-    """The present folder, with a file of methods."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("here")
-        (folder / "methods_of_a_test.py").write_text(MINE)
-        patch.chdir(folder)
-        patch.setattr(sys, "path", [*sys.path])
-        yield folder
+Done = tuple[StudyResult, Path, Seen]
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +68,20 @@ def file(study_file: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def plan(file, here) -> Study:
-    return read_benchmark(file)
+    (here / "unstable_of_a_test.py").write_text(UNSTABLE)
+    return read_benchmark(file, QUICK)
 
 
 @pytest.fixture(scope="module")
 def done(plan, tmp_path_factory) -> Done:
-    """The benchmark on two processes: its result, folder, and what it told. Shared: copy what you change."""
+    """The benchmark: its result, folder, and what it told. Shared: copy what you change."""
     folder, seen = tmp_path_factory.mktemp("benchmarks") / "tiny", Seen()
-    return run_benchmark(plan, folder, jobs=2, watch=seen), folder, seen
+    return run_study(plan, folder, jobs=1, watch=seen), folder, seen
 
 
 @pytest.fixture(scope="module")
 def board(done) -> pd.DataFrame:
-    return done[0].board.set_index(["split", "method"])
+    return done[0].table.set_index(["split", "variant"])
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +100,8 @@ def copied(done, tmp_path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch) -> None:
     """Leave figures and the report out: those of ``done`` are looked at."""
-    monkeypatch.setattr(_run_benchmark._Report, "figures", lambda _: [])
-    monkeypatch.setattr(_run_benchmark, "write_html", lambda path, *_, **__: path)
+    for name in ("_draw_forest", "_figures_of_methods", "write_html"):
+        monkeypatch.setattr(f"nh2st_graph.study._report.{name}", lambda *_, **__: [])
 
 
 def finished(plan: Study, folder: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -184,13 +163,12 @@ def test_scores_are_what_the_runs_wrote(plan, done, scores):
     assert len(scores) == rows + 3 * len(REFERENCES)
 
 
-def test_costs_are_measured(scores, board):
+def test_costs_are_measured(scores):
     rows = scores.reset_index().groupby("method")[list(COSTS)].min()
     for name in ("NH2ST-Graph", "mine, by PLS", "ridge, own"):
         assert (rows.loc[name, ["seconds", "fit_seconds", "predict_seconds", "peak_memory_mb"]] > 0).all()
         assert rows.loc[name, "fit_seconds"] < rows.loc[name, "seconds"]
         assert (rows.loc[name, ["parameters", "steps"]] > 0).all() == (name == "NH2ST-Graph")
-    assert (board.loc[("near", "NH2ST-Graph"), ["moran_r", "cluster_ari"]].notna()).all()
 
 
 def test_references_are_scored_once_in_each_fold(plan, done, scores):
@@ -221,7 +199,7 @@ def test_genes_are_kept_for_every_method_and_reference(done, scores):
 
 
 def test_curves_are_those_of_networks(plan, done):
-    found = curves(plan.runs(done[1]))
+    found = done[0].results.curves
     assert {*zip(found["split"], found["variant"], strict=True)} == {
         ("near", "NH2ST-Graph"),
         ("far", "NH2ST-Graph"),
@@ -247,8 +225,8 @@ def test_everything_is_written_for_the_reader(done):
             assert min(figure.size) > 200
     table = pd.read_csv(folder / "leaderboard.csv", keep_default_na=False, na_values=[""])
     for column in ("split", "method", "role", "place", "pcc_mean", "pcc_partial_low", "steps"):
-        expected = result.board[column].astype(table[column].dtype)
-        pd.testing.assert_series_equal(table[column], expected, rtol=1e-4)
+        expected = result.table[column.replace("method", "variant")].astype(table[column].dtype)
+        pd.testing.assert_series_equal(table[column], expected, rtol=1e-4, check_names=False)
     text = (folder / "leaderboard.md").read_text()
     assert all(f"- {sentence}\n" in text for sentences in result.verdicts.values() for sentence in sentences)
 
@@ -272,12 +250,12 @@ def test_resuming_does_what_is_missing_and_changes_nothing_else(plan, done, copi
     lost = "runs/ridge_own/near_seed0/metrics.json"
     (copied / lost).unlink()
     before, seen = stamps(copied), Seen()
-    result = run_benchmark(plan, copied, jobs=1, resume=True, watch=seen)
+    result = run_study(plan, copied, jobs=1, resume=True, watch=seen)
     assert {name for name, _ in seen} == {"ridge, own, near, seed 0"} | FAILED
     after = stamps(copied)
     assert after.pop(lost)
     assert after == before
-    pd.testing.assert_frame_equal(result.board, done[0].board)
+    pd.testing.assert_frame_equal(result.table, done[0].table)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -286,21 +264,20 @@ def test_a_benchmark_grows_by_a_method(file, done, copied):
     values = yaml.safe_load(file.read_text())
     grown.write_text(yaml.safe_dump({**values, "methods": {"kNN": {"model.name": "knn"}, **METHODS}}, sort_keys=False))
     before, seen = stamps(copied), Seen()
-    result = run_benchmark(read_benchmark(grown), copied, jobs=1, only=["kNN"], resume=True, watch=seen)
+    result = run_study(read_benchmark(grown, QUICK), copied, jobs=1, only=["kNN"], resume=True, watch=seen)
     assert {name for name, _ in seen} == {f"kNN, {split}, seed 0" for split in SPLITS}
     assert result.failures == {}
     assert {name: stamp for name, stamp in stamps(copied).items() if "knn" not in name} == before
-    new, old = (table.set_index(["split", "method"]) for table in (result.board, done[0].board))
-    assert new.xs("kNN", level="method")["place"].notna().all()
+    new, old = (table.set_index(["split", "variant"]) for table in (result.table, done[0].table))
+    assert new.xs("kNN", level="variant")["place"].notna().all()
     pd.testing.assert_series_equal(new.loc[old.index, "pcc_mean"], old["pcc_mean"])
     assert new.loc[("far", "unstable"), ["planned", "finished", "reason"]].tolist() == [1, 0, ""]
     values["methods"] = {name: METHODS[name] for name in METHODS if name != "ridge, own"}
     grown.write_text(yaml.safe_dump(values))
-    with pytest.raises(RunError, match=r"was begun with another benchmark \(method 'kNN' is gone; method 'ridge, own'"):
-        run_benchmark(read_benchmark(grown), copied, resume=True)
+    with pytest.raises(RunError, match=r"was begun with another study \(variant 'kNN' is gone; variant 'ridge, own'"):
+        run_study(read_benchmark(grown, QUICK), copied, jobs=1, resume=True)
 
 
-def test_a_folder_that_exists_is_left_alone(plan, tmp_path):
-    with pytest.raises(RunError, match=r"^benchmark folder .* exists already; choose another with --out"):
-        run_benchmark(plan, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+def test_the_board_is_the_table_by_its_earlier_name(done):
+    with pytest.warns(RenamedWarning, match="table"):
+        assert list(done[0].board["method"]) == list(done[0].table["variant"])

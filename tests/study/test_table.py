@@ -1,6 +1,9 @@
+"""An ablation study: its variants compared with the base."""
+
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -10,7 +13,8 @@ import pandas as pd
 import pytest
 
 from nh2st_graph.metrics import paired_bootstrap
-from nh2st_graph.study import Results, Study, cells, read_study, study_table
+from nh2st_graph.study import Study, cells, read_study
+from nh2st_graph.study._table import compare
 from nh2st_graph.tl import LABELS
 
 GENES = ["OWN1", "OWN2", "NBR1", "NOISE1", "NOISE2"]
@@ -45,15 +49,20 @@ def per_gene(study) -> pd.DataFrame:
     return table
 
 
-def made_of(per_gene: pd.DataFrame, kinds: bool = True) -> Results:
-    """Results as the runs would have them: a section's score is the mean over its genes."""
+def table_of(
+    study: Study, per_gene: pd.DataFrame, reasons: dict[tuple[str, str], str] | None = None, kinds: bool = True
+) -> pd.DataFrame:
+    """Compare results as the runs would have them: a section's score is the mean over its genes."""
     place = ["split", "variant", "fold", "section", "seed"]
     scores = per_gene.groupby(place, as_index=False)[["pcc", "pcc_partial"]].mean()
     scores = scores.rename(columns={"pcc": "pcc_mean"})
     methods = scores["variant"] != RIDGE
     scores["parameters"] = pd.Series(100.0, scores.index).where(methods)
     scores["seconds"] = scores["seed"].map(SECONDS).where(methods)
-    return Results(scores, per_gene, kinds)
+    roles = {variant.name: variant.role for variant in study.variants}
+    roles |= {RIDGE: "reference", LABELS["ridge_neighbours"]: "reference"}
+    planned = Counter((run.variant, run.fold.split) for run in study.runs(Path("x")))
+    return compare(scores, per_gene, roles, reference="base", planned=planned, reasons=reasons, kinds=kinds)
 
 
 def by_hand(per_gene: pd.DataFrame, split: str, variant: str, score: str) -> dict[tuple[str, str, int], list[float]]:
@@ -67,7 +76,7 @@ def by_hand(per_gene: pd.DataFrame, split: str, variant: str, score: str) -> dic
 
 @pytest.mark.parametrize("split", ["folds", "far"])
 def test_means_and_deviations_are_over_sections_and_seeds_of_a_split(study, per_gene, split):
-    table = study_table(study, study.runs(Path("x")), made_of(per_gene), {})
+    table = table_of(study, per_gene)
     table = table[table["split"] == split].set_index("variant")
     assert list(table.index) == ["base", "a", "b", RIDGE, LABELS["ridge_neighbours"]]
     assert list(table["role"]) == ["base", "variant", "variant", "reference", "reference"]
@@ -83,7 +92,7 @@ def test_means_and_deviations_are_over_sections_and_seeds_of_a_split(study, per_
 
 @pytest.mark.parametrize("split", ["folds", "far"])
 def test_differences_are_paired_after_averaging_over_seeds(study, per_gene, split):
-    table = study_table(study, study.runs(Path("x")), made_of(per_gene), {})
+    table = table_of(study, per_gene)
     table = table[table["split"] == split].set_index("variant")
     for variant, (column, score) in itertools.product(
         ("a", "b", RIDGE), (("pcc_mean", "pcc"), ("pcc_partial", "pcc_partial"))
@@ -108,24 +117,19 @@ def test_differences_are_paired_after_averaging_over_seeds(study, per_gene, spli
 
 
 def test_genes_are_split_by_kind_on_synthetic_tissue_only(study, per_gene):
-    row = (
-        study_table(study, study.runs(Path("x")), made_of(per_gene), {})
-        .set_index(["split", "variant"])
-        .loc[("far", "a")]
-    )
+    row = table_of(study, per_gene).set_index(["split", "variant"]).loc[("far", "a")]
     genes = list(by_hand(per_gene, "far", "a", "pcc").values())
     assert row["own"] == pytest.approx(fmean(r for values in genes for r in values[:2]))
     assert row["neighbour"] == pytest.approx(fmean(values[2] for values in genes))
     assert row["noise"] == pytest.approx(fmean(r for values in genes for r in values[3:]))
-    assert "own" not in study_table(study, study.runs(Path("x")), made_of(per_gene, kinds=False), {})
+    assert "own" not in table_of(study, per_gene, kinds=False)
 
 
 def test_what_failed_is_counted_and_the_rest_is_compared_on_what_both_have(study, per_gene):
-    runs = study.runs(Path("x"))
-    lost = {run: f"reason {run.seed}" for run in runs if run.variant == "a" and run.fold.name == "one"}
+    lost = {("a", "folds"): "reason 0"}
     kept = per_gene[~((per_gene["variant"] == "a") & (per_gene["fold"] == "one"))]
     kept = kept[~((kept["variant"] == "b") & (kept["gene"] == "OWN1"))]
-    table = study_table(study, runs, made_of(kept), lost).set_index(["split", "variant"])
+    table = table_of(study, kept, lost).set_index(["split", "variant"])
     a, b = table.loc[("folds", "a")], table.loc[("folds", "b")]
     assert (a["planned"], a["finished"], a["reason"]) == (6, 3, "reason 0")
     assert (b["planned"], b["finished"], b["reason"]) == (6, 6, "")
@@ -135,7 +139,7 @@ def test_what_failed_is_counted_and_the_rest_is_compared_on_what_both_have(study
 
 
 def test_without_the_base_there_is_no_difference(study, per_gene):
-    table = study_table(study, study.runs(Path("x")), made_of(per_gene[per_gene["variant"] == "a"]), {})
+    table = table_of(study, per_gene[per_gene["variant"] == "a"])
     assert table["pcc_mean_difference"].isna().all()
     assert table.set_index(["split", "variant"]).loc[("far", "a"), "pcc_mean"] > -10
     assert set(table.loc[table["variant"] == "base", "finished"]) == {0}
@@ -144,43 +148,6 @@ def test_without_the_base_there_is_no_difference(study, per_gene):
 def test_one_score_has_no_deviation(study, per_gene):
     single = replace(study, seeds=(0,), folds=study.folds[2:])
     some = per_gene[(per_gene["seed"] == 0) & (per_gene["split"] == "far")]
-    table = study_table(single, single.runs(Path("x")), made_of(some), {})
+    table = table_of(single, some)
     assert table["pcc_mean_std"].isna().all()
     assert "±" not in cells(table).to_string()
-
-
-def test_cells_are_for_reading():
-    row = {"split": "s", "role": "variant", "own": 0.5, "neighbour": np.nan, "noise": -0.0101, "reason": ""}
-    for score in ("pcc_mean", "pcc_partial"):
-        row |= {score: 0.2, f"{score}_std": 0.0151, f"{score}_difference": 0.012, f"{score}_low": -0.0034}
-        row |= {f"{score}_high": 0.02}
-    row |= {"variant": "a", "parameters": 12345.0, "seconds": 61.6, "planned": 6, "finished": 6}
-    nothing = dict.fromkeys(
-        [key for key in row if key.startswith("pcc")] + ["own", "noise", "parameters", "seconds"], np.nan
-    )
-    failed = {**row, **nothing, "variant": "b", "finished": 0, "reason": "broken"}
-    partly, waiting = {**row, "variant": "c", "finished": 4}, {**failed, "variant": "d", "reason": ""}
-    reference = {**row, "variant": "e", "role": "reference", "planned": 0}
-    text = cells(pd.DataFrame([row, failed, partly, waiting, reference]))
-    assert text.loc["a"].to_dict() == {
-        "mean r": "0.200 ± 0.015",
-        "mean r: difference": "+0.0120 [-0.0034, +0.0200]",
-        "mean r given depth": "0.200 ± 0.015",
-        "mean r given depth: difference": "+0.0120 [-0.0034, +0.0200]",
-        "r of own genes": "0.500",
-        "r of neighbour genes": "",
-        "r of noise genes": "-0.010",
-        "parameters": "12,345",
-        "seconds": "62",
-        "runs": "6",
-    }
-    assert text.loc["b", ["mean r", "mean r: difference", "parameters", "runs"]].tolist() == [
-        "failed",
-        "",
-        "",
-        "0 of 6",
-    ]
-    assert text["runs"].tolist() == ["6", "0 of 6", "4 of 6", "0 of 6", ""]
-    assert text.loc["d", "mean r"] == ""
-    nearly = cells(pd.DataFrame([{**row, "pcc_mean_difference": -1e-6, "pcc_mean_low": -0.00004}]))
-    assert nearly.loc["a", "mean r: difference"] == "+0.0000 [+0.0000, +0.0200]"

@@ -1,21 +1,22 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from nh2st_graph.config import Config
-from nh2st_graph.study._plan import Fold, Study, Variant
-from nh2st_graph.study._words import protocol, under_trained, verdict
+from nh2st_graph.study import Fold, Study, Variant
+from nh2st_graph.study._words import explain, protocol, under_trained, verdict
 
 
 def study(folds: list[Fold], seeds: tuple[int, ...] = (0, 1), **data: str) -> Study:
     config = Config().override([f"data.{key}={value}" for key, value in data.items()])
     pixels = config.override(["features.encoder=squidpy:summary"])
     variants = (Variant("deep", {}, config), Variant("wide", {}, pixels), Variant("ridge", {}, config, random=False))
-    return Study("made up", variants, tuple(folds), seeds, config, has_base=False)
+    return Study("made up", variants, tuple(folds), seeds, config)
 
 
 def test_the_protocol_says_what_was_compared_on_what():
@@ -44,7 +45,7 @@ def test_the_protocol_sums_up_what_is_many_and_says_no_more_than_there_is():
 def curves(best: dict[str, list[int]], epochs: int = 40) -> pd.DataFrame:
     """Curves of so many epochs, each best at the epoch given."""
     rows = [
-        {"split": "s", "method": method, "fold": fold, "seed": 0, "stage": "fold0", "epoch": epoch,
+        {"split": "s", "variant": method, "fold": fold, "seed": 0, "stage": "fold0", "epoch": epoch,
          "val_loss": abs(epoch - middle), "val_pcc": 0.0}
         for method, middles in best.items()
         for (fold, middle), epoch in itertools.product(enumerate(middles), range(1, epochs + 1))
@@ -52,18 +53,35 @@ def curves(best: dict[str, list[int]], epochs: int = 40) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def with_epochs(**epochs: int) -> Study:
+    """A benchmark whose methods were allowed so many epochs."""
+    variants = [Variant(name, {}, Config().change({"train.max_epochs": n})) for name, n in epochs.items()]
+    return Study("made up", tuple(variants), (), (0,), Config())
+
+
 def test_methods_whose_best_epoch_is_among_the_last_are_under_trained():
     table = curves({"late": [40, 37], "edge": [36, 36], "mixed": [38, 5], "mostly": [38, 5, 5], "early": [3, 20]})
-    assert under_trained(table) == {"s": ["late", "mixed"]}
+    given = dict.fromkeys(["late", "edge", "mixed", "mostly", "early"], 40)
+    assert under_trained(with_epochs(**given), table) == {"s": ["late", "mixed"]}
     # patience ended them long before they had to end
-    assert under_trained(table, {"late": 100, "mixed": 41}) == {"s": ["mixed"]}
+    assert under_trained(with_epochs(**{**given, "late": 100, "mixed": 41}), table) == {"s": ["mixed"]}
     other = table.assign(split="t")
-    assert set(under_trained(pd.concat([table, other]))) == {"s", "t"}
-    assert under_trained(table.assign(val_loss=np.nan)) == {}
-    assert under_trained(table.iloc[:0]) == {}
+    assert set(under_trained(with_epochs(**given), pd.concat([table, other]))) == {"s", "t"}
+    assert under_trained(with_epochs(**given), table.assign(val_loss=np.nan)) == {}
+    assert under_trained(with_epochs(**given), table.iloc[:0]) == {}
 
 
-COLUMNS = ["method", "role", "place", "sections", "pcc_mean", "pcc_mean_difference", "pcc_mean_low", "pcc_mean_high"]
+def test_the_explanation_says_where_the_interval_is_over_genes_alone():
+    folds = [Fold("a", ("S1",), ("S2", "S3"), "near"), Fold("b", ("S2",), ("S1",), "far")]
+    scores = pd.DataFrame({"split": ["near", "near", "far"], "fold": list("aab"), "section": ["S2", "S3", "S1"]})
+    ranked = explain(study(folds), pd.concat([scores, scores]))
+    assert ranked.startswith("Means and standard deviations over sections, seeds averaged first. 'Place' is by")
+    assert ranked.endswith("have no place. With one test section (far) the interval is over genes alone.")
+    assert "one test section" not in explain(study(folds[:1]), scores[:2])
+    assert "Differences are from 'deep'" in explain(replace(study(folds), reference="deep"), scores)
+
+
+COLUMNS = ["variant", "role", "place", "sections", "pcc_mean", "pcc_mean_difference", "pcc_mean_low", "pcc_mean_high"]
 ROWS = [
     ("deep", "method", 1, 4, 0.25, 0.05, 0.04, 0.06),
     ("wide", "method", 3, 4, 0.21, 0.01, -0.01, 0.03),
@@ -110,7 +128,7 @@ def test_the_verdict_says_no_more_than_it_can(board):
     )
     assert "ceiling" not in alone[2]
     assert not any("For scale" in sentence for sentence in alone)
-    one = verdict(board[board["method"].isin(["wide", "ridge"])])
+    one = verdict(board[board["variant"].isin(["wide", "ridge"])])
     assert one[0].startswith(
         "In mean r, 0 of 1 methods are above the best baseline (ridge, 0.200) beyond the 95 % interval."
     )
