@@ -124,7 +124,7 @@ class TestSettings:
 #: Rooms whose readers know keys and flags: those of the command line, of configurations and of studies.
 SPEAK_OF_KEYS = {"cli", "config", "study"}
 #: Rooms whose messages still name keys or flags.
-NOT_YET = {"datasets", "gr", "im", "metrics", "models", "nn", "pl", "tl", "train"}
+NOT_YET = {"gr", "models", "nn", "tl"}
 
 
 def raised_texts(path: Path) -> Iterator[tuple[int, str]]:

@@ -254,7 +254,7 @@ class TestKeysOfSeveralObjects:
     @pytest.mark.parametrize(
         ("keys", "message"),
         [
-            ({"library_key": "librari"}, r"no column 'librari' \(library_key\)"),
+            ({"library_key": "librari"}, r"no column library_key='librari'"),
             ({"table_key": "table"}, "table_key='table' is for SpatialData, and this is AnnData"),
         ],
     )

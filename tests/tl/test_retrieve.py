@@ -142,7 +142,7 @@ class TestKeys:
         assert among.recall.notna().all(axis=None)
         with pytest.raises(DataError, match=r"no column 'sampel' \(library_key\).*'sample'"):
             ng.tl.retrieve(query, bank, library_key="library", query_library_key="sampel")
-        with pytest.raises(DataError, match=r"no column 'librari' \(library_key\)"):
+        with pytest.raises(DataError, match=r"no column library_key='librari'"):
             ng.tl.retrieve(query, bank, library_key="librari", query_library_key="sample")
 
     def test_name_tables_of_either(self, embedded) -> None:
