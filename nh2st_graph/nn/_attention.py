@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import softmax
 
-from nh2st_graph._errors import ConfigError
+from nh2st_graph._errors import ConfigError, setting
 
 __all__ = ["DotProductAttention", "SpatialAttention", "edge_features", "head_width"]
 
@@ -22,7 +22,7 @@ def head_width(width: int, heads: int) -> int:
         If ``heads`` does not divide ``width``.
     """
     if width % heads:
-        raise ConfigError(f"heads ({heads}) does not divide width ({width}); choose a number that does")
+        raise ConfigError(f"{setting('model.heads', heads)} does not divide the width {width}; choose a divisor")
     return width // heads
 
 
@@ -37,7 +37,7 @@ def edge_features(edge_attr: Tensor | None, edge_dim: int) -> Tensor | None:
     if not edge_dim:
         return None
     if edge_attr is None:
-        raise ValueError(f"edge_attr is missing: this layer reads {edge_dim} edge features")
+        raise ValueError(f"edge_attr is missing; this layer reads {edge_dim} edge features")
     return edge_attr[:, :edge_dim]
 
 

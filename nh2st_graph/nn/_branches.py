@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.utils import add_self_loops
 
-from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.nn._operators import Operator, make_operator
 
 __all__ = ["JUMPING", "FeatureEncoder", "NeighbourBranch"]
@@ -132,9 +132,9 @@ class NeighbourBranch(nn.Module):
     ) -> None:
         super().__init__()
         if hops < 1:
-            raise ConfigError(f"hops ({hops}) must be at least 1")
+            raise ConfigError(f"{setting('model.hops', hops)}; give at least 1")
         if jumping not in JUMPING:
-            raise ConfigError(f"model.jumping: there is no {jumping!r}; {nearest(jumping, JUMPING)}")
+            raise ConfigError(f"{setting('model.jumping', jumping)} is unknown; {nearest(jumping, JUMPING)}")
         self.self_loops, self.jumping, self.residual, self.activation = self_loops, jumping, residual, activation
         self.layers = nn.ModuleList(make_operator(operator, width, heads, edge_dim, dropout) for _ in range(hops))
         self.joint = nn.Linear(hops * width, width, bias=False) if jumping == "cat" else None

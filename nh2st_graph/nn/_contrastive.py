@@ -68,7 +68,9 @@ def info_nce(
         If ``a`` and ``b`` have different shapes.
     """
     if a.shape != b.shape:
-        raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} must be embeddings of the same spots")
+        raise ValueError(
+            f"a {tuple(a.shape)} and b {tuple(b.shape)} differ in shape; give embeddings of the same spots"
+        )
     own = torch.arange(len(a), device=a.device) if anchors is None else anchors
     partner = own.unsqueeze(1) == torch.arange(len(a), device=a.device)
     barred = None if excluded is None else _barred(len(a), own, excluded)

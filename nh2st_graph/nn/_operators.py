@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch_geometric.nn import GATv2Conv, GCNConv, HypergraphConv, SAGEConv, TransformerConv
 from torch_geometric.utils import cumsum, degree, lexsort, remove_self_loops
 
-from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.nn._attention import DotProductAttention, edge_features, head_width
 
 __all__ = ["OPERATORS", "Operator", "make_operator"]
@@ -276,5 +276,5 @@ def make_operator(name: str, width: int, heads: int = 4, edge_dim: int = 0, drop
         If there is no operator of this name, or ``heads`` does not divide ``width`` where it has to.
     """
     if name not in OPERATORS:
-        raise ConfigError(f"model.operator: there is no operator {name!r}; {nearest(name, OPERATORS)}")
+        raise ConfigError(f"{setting('model.operator', name)} is unknown; {nearest(name, OPERATORS)}")
     return OPERATORS[name](width, heads, edge_dim, dropout)

@@ -55,7 +55,7 @@ def nearest(
         If there is no key, or ``k`` or ``block`` is not positive, or a query or key holds what is no finite number.
     """
     if not len(keys) or k < 1 or block < 1:
-        raise ValueError(f"{len(keys)} keys, k = {k}, block = {block}: there must be at least one of each")
+        raise ValueError(f"{len(keys)} keys, k={k}, block={block}; give at least one of each")
     k = min(k, len(keys))
     queries = _prepared(query, query, similarity).split(max(1, _AT_ONCE // min(block, len(keys))))
     nothing = queries[0].new_empty(0)
@@ -104,7 +104,7 @@ def _prepared(vectors: Tensor, like: Tensor, similarity: Similarity) -> Tensor:
     """Vectors where and as precise as they are compared, in single precision at least."""
     vectors = vectors.to(like.device, torch.promote_types(like.dtype, torch.float32))
     if not torch.isfinite(vectors).all():
-        raise ValueError("a query or key holds values that are not finite")
+        raise ValueError("a query or a key is not finite")
     return F.normalize(vectors, dim=-1) if similarity == "cosine" else vectors
 
 
@@ -170,7 +170,7 @@ def retrieve(
         As :func:`nearest`, or if ``keys`` and ``values`` are not as many.
     """
     if len(keys) != len(values):
-        raise ValueError(f"{len(keys)} keys and {len(values)} values; there must be one value a key")
+        raise ValueError(f"{len(keys)} keys and {len(values)} values; give one value for each key")
     _, index = nearest(query, keys, 1 if how == "simple" else k, similarity=similarity, block=block)
     precise = query.to(torch.promote_types(query.dtype, torch.float32))
     rows = max(1, _AT_ONCE // (index.shape[1] * max(keys.shape[1], values.shape[1])))

@@ -289,7 +289,7 @@ class TestMethods:
     def test_a_method_of_ones_own_is_found_by_its_file(self, benchmark_file, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.path", [])
-        with pytest.raises(ConfigError, match=r"method 'mine': model\.name = 'no_such_file:Mine'.* cannot be loaded"):
+        with pytest.raises(ConfigError, match=r"method 'mine': no_such_file:Mine.* cannot be loaded"):
             read_benchmark(benchmark_file(methods={"mine": {"model.name": "no_such_file:Mine"}}))
 
 
@@ -304,7 +304,7 @@ class TestMethods:
         ({"methods": {"ridge": "ridge"}}, r"methods: ridge = 'ridge'; expected the keys that it changes, such as"),
         ({"methods": "gone.yaml"}, r"methods: .*gone\.yaml cannot be read: No such file"),
         ({"methods": {}}, r"methods is empty; name at least one, such as ridge: \{model\.name: ridge\}"),
-        ({"methods": {"a": {"model.name": "rigde"}}}, r"method 'a': model\.name = 'rigde': no such method; did you me"),
+        ({"methods": {"a": {"model.name": "rigde"}}}, r"method 'a': .*name=.?rigde.?: no such method; did you me"),
         (
             {"methods": {"a": {"model.widht": 3}}},
             r"method 'a': unknown key 'model\.widht'; did you mean 'model\.width'",
