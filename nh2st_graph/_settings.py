@@ -9,15 +9,32 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import ErrorDetails
 
-from nh2st_graph._errors import RenamedWarning, nearest
+from nh2st_graph._errors import ConfigError, RenamedWarning, nearest
 
-__all__ = ["TARGET_SUM", "Positive", "Section", "Share", "explain", "known_keys", "take_earlier_names", "unknown_key"]
+__all__ = [
+    "TARGET_SUM",
+    "Positive",
+    "Section",
+    "SettingError",
+    "Share",
+    "explain",
+    "known_keys",
+    "take_earlier_names",
+    "unknown_key",
+]
 
 #: Counts that a spot is scaled to before log1p (scanpy's convention), for targets and count likelihoods alike.
 TARGET_SUM = 1e4
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class SettingError(ValueError):
+    """Settings that do not go together; a message names them by :func:`nh2st_graph._errors.setting`."""
+
+    def __str__(self) -> str:
+        return str(ConfigError(*self.args))
 
 
 class Section(BaseModel):
@@ -118,7 +135,8 @@ def explain(error: ErrorDetails, schema: type[BaseModel], root: type[BaseModel] 
         elsewhere = [] if root is None else [k for k in known_keys(root) if not k.startswith(prefix)]
         return unknown_key(key, known_keys(schema, prefix) + elsewhere)
     if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
+        cause = error["ctx"]["error"]
+        return str(cause.args[0] if isinstance(cause, SettingError) else cause)
     if error["type"] in _EXPECTED:
         return f"{key} = {error['input']!r}; expected {_EXPECTED[error['type']]}"
     message = error["msg"].replace("Input should be", "allowed:").replace("allowed: a valid", "expected a valid")

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
-from nh2st_graph._errors import ConfigError, DataError
+from nh2st_graph._errors import ConfigError, DataError, setting
 from nh2st_graph._settings import Positive
 from nh2st_graph.models._groups import section_groups
 from nh2st_graph.models._network import Estimator, Memory
@@ -119,8 +119,8 @@ class Baseline(Estimator):
         n_groups = len(np.unique(groups))
         if n_groups < 2:
             raise DataError(
-                f"method {self.config.name!r}: {len(x)} training spots are too few to choose {', '.join(grid)} by "
-                "holding some out; give more sections, or a single value"
+                f"method {self.config.name!r}: {len(x)} training spots are too few to hold out some and choose "
+                f"{', '.join(grid)}; give more sections, or a single value"
             )
         folds = GroupKFold(min(n_groups, _MOST_FOLDS))
         search = GridSearchCV(self.regression(), dict(grid), cv=folds, scoring="neg_mean_squared_error", refit=False)
@@ -402,5 +402,5 @@ def make_baseline(name: str, seed: int = 0) -> Baseline:
     """
     method = find_method(name)
     if not issubclass(method, Baseline):
-        raise ConfigError(f"method {name!r} is no baseline; choose one of {', '.join(BASELINES)}")
+        raise ConfigError(f"{setting('name', name)} is no baseline; choose one of {', '.join(BASELINES)}")
     return method(method.Settings.model_validate({}), seed)

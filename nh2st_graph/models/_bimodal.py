@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import ModelError
+from nh2st_graph._errors import ModelError, setting
 from nh2st_graph._settings import Positive, Share
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._original import Names, state_of
@@ -156,7 +156,7 @@ class Bimodal(Network):
             return retrieve(p, self.memory["keys"], self.memory["expression"], self.config.k, how=self.averaging)
         except ValueError as error:
             raise ModelError(
-                f"{type(self).__name__}: {error}; lower train.learning_rate, or check the features"
+                f"{type(self).__name__}: {error}; lower {setting('train.learning_rate')}, or check the features"
             ) from None
 
     @torch.no_grad()

@@ -12,7 +12,8 @@ from torch_geometric.data import Data
 from torch_geometric.nn import SAGEConv
 from torch_geometric.utils import scatter
 
-from nh2st_graph._settings import Positive
+from nh2st_graph._errors import setting
+from nh2st_graph._settings import Positive, SettingError
 from nh2st_graph.models._exemplars import ExemplarConfig, ExemplarGuided, nearest_others
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.nn import PatchEncoder
@@ -59,8 +60,9 @@ class EGGNConfig(ExemplarConfig):
     @model_validator(mode="after")
     def _check(self) -> EGGNConfig:
         if 3 * self.width % self.width_gate:
-            raise ValueError(
-                f"model.width_gate ({self.width_gate}) does not divide three times model.width ({self.width})"
+            raise SettingError(
+                f"{setting('model.width_gate', self.width_gate)} does not divide three times "
+                f"{setting('model.width', self.width)}"
             )
         return self
 

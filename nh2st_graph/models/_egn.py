@@ -9,8 +9,8 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import ConfigError
-from nh2st_graph._settings import Positive, Share
+from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph._settings import Positive, SettingError, Share
 from nh2st_graph.models._exemplars import ExemplarConfig, ExemplarGuided
 from nh2st_graph.models._inputs import as_images
 from nh2st_graph.models._registry import register_method
@@ -84,7 +84,9 @@ class EGNConfig(ExemplarConfig):
     @model_validator(mode="after")
     def _check(self) -> EGNConfig:
         if self.input == "pixels" and self.side % self.patch_side:
-            raise ValueError(f"model.patch_side ({self.patch_side}) does not divide model.side ({self.side})")
+            raise SettingError(
+                f"{setting('model.patch_side', self.patch_side)} does not divide {setting('model.side', self.side)}"
+            )
         return self
 
 
@@ -301,15 +303,17 @@ def _sizes(settings: EGNConfig, n_features: int, patch_encoder: PatchEncoder | N
         size, rest = divmod(n_features, settings.tokens)
         if rest:
             raise ConfigError(
-                f"features.encoder gives {n_features} features a spot, which are no map of {settings.tokens} places; "
-                "set model.tokens to 1, or features.encoder to one such as timm-map:resnet18"
+                f"{setting('features.encoder')} gives {n_features} features a spot, which are no map of "
+                f"{settings.tokens} places; give {setting('model.tokens', 1)}, or an encoder such as "
+                f"{setting('features.encoder', 'timm-map:resnet18')}"
             )
         return size, size
     n_pixels = 3 * settings.side**2
     if patch_encoder is not None or n_features <= n_pixels:
         raise ConfigError(
-            f"features.encoder gives {n_features} features a spot, and EGN (model.input = 'pixels') reads "
-            f"{n_pixels} pixel values and then what exemplars are found by; set features.encoder to "
-            f"pixels:{settings.side},timm:resnet50 and features.finetune to false, or model.input to features"
+            f"{setting('features.encoder')} gives {n_features} features a spot, and EGN with "
+            f"{setting('model.input', 'pixels')} reads {n_pixels} pixel values, then the features that find exemplars; "
+            f"give {setting('features.encoder', f'pixels:{settings.side},timm:resnet50')} and "
+            f"{setting('features.finetune', False)}, or {setting('model.input', 'features')}"
         )
     return 3 * settings.patch_side**2, n_features - n_pixels

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 from torch_geometric.nn import HypergraphConv
 
-from nh2st_graph._errors import ConfigError
-from nh2st_graph._settings import Positive, Share
+from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph._settings import Positive, SettingError, Share
 from nh2st_graph.models._distilled import SelfDistilled, zero_inflated_loss
 from nh2st_graph.models._inputs import as_images, patch_side
 from nh2st_graph.models._registry import register_method
@@ -97,13 +97,15 @@ class HGGEPConfig(MethodConfig):
     @model_validator(mode="after")
     def _check(self) -> HGGEPConfig:
         if len(self.channels) != len(self.blocks) + 2:
-            raise ValueError(
-                f"model.channels has {len(self.channels)} sizes for {len(self.blocks)} shuffled stages (model.blocks); "
-                "give two more than stages"
+            raise SettingError(
+                f"{setting('model.channels')} has {len(self.channels)} sizes and {setting('model.blocks')} "
+                f"{len(self.blocks)} stages; give two sizes more than stages"
             )
         odd = [size for size in self.channels[1:-1] if size % 2]
         if odd:
-            raise ValueError(f"model.channels has {odd[0]} in a shuffled stage, which splits them in halves; give even")
+            raise SettingError(
+                f"{setting('model.channels')} has {odd[0]} in a shuffled stage, which halves it; give even sizes"
+            )
         return self
 
 
@@ -177,8 +179,8 @@ class HGGEP(SelfDistilled):
         width, n_places = settings.width, self.trunk.last_side(side) ** 2
         if width % n_places:
             raise ConfigError(
-                f"model.width = {width}: the trunk leaves {n_places} places of a patch of this size "
-                f"(features.encoder), and each gets an equal part; give a multiple of {n_places}"
+                f"{setting('model.width', width)} is no multiple of {n_places}, the places that the trunk leaves of a "
+                f"patch ({setting('features.encoder')}), and each gets an equal part; give a multiple"
             )
         low, high = settings.channels[-2:]
         self.refine = nn.ModuleList(

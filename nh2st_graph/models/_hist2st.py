@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import ConfigError
+from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph._settings import Positive, Share
 from nh2st_graph.models._distilled import SelfDistilled, zero_inflated_loss
 from nh2st_graph.models._inputs import as_images, patch_side
@@ -209,7 +209,9 @@ class Hist2ST(SelfDistilled):
         channels, size = settings.channels, settings.patch_size
         side = patch_side(n_features, patch_encoder, "Hist2ST")
         if side < size:
-            raise ConfigError(f"model.patch_size = {size}, and patches have {side} pixels a side; set it to less")
+            raise ConfigError(
+                f"{setting('model.patch_size', size)} is more than the {side} pixels of a patch; give less"
+            )
         width = (side // size) ** 2 * (channels // _SQUEEZE)
         self.patch_embedding = nn.Conv2d(3, channels, size, stride=size)
         self.dropout = nn.Dropout(settings.dropout)

@@ -9,8 +9,8 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import ModelError
-from nh2st_graph._settings import Positive, Share
+from nh2st_graph._errors import ModelError, setting
+from nh2st_graph._settings import Positive, SettingError, Share
 from nh2st_graph.models._inputs import as_images, check_positions, patch_side
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._original import (
@@ -73,7 +73,9 @@ class HisToGeneConfig(MethodConfig):
     @model_validator(mode="after")
     def _check(self) -> HisToGeneConfig:
         if self.scale_pixels and self.input != "pixels":
-            raise ValueError(f"model.scale_pixels = true needs pixels: model.input is {self.input!r}")
+            raise SettingError(
+                f"{setting('model.scale_pixels', True)} needs pixels, and {setting('model.input', self.input)} has none"
+            )
         return self
 
 

@@ -7,7 +7,7 @@ from math import isqrt
 from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import ConfigError, DataError
+from nh2st_graph._errors import ConfigError, DataError, setting
 from nh2st_graph.nn import PatchEncoder
 
 __all__ = ["as_images", "check_positions", "patch_side"]
@@ -32,14 +32,14 @@ def patch_side(n_features: int, patch_encoder: PatchEncoder | None, method: str)
     """
     if patch_encoder is not None:
         raise ConfigError(
-            f"features.finetune = true: {method} reads pixels itself; "
-            "set features.finetune to false, and features.encoder to pixels:SIDE"
+            f"{method} reads pixels itself, without {setting('features.finetune', True)}; "
+            f"give {setting('features.finetune', False)} and {setting('features.encoder', 'pixels:SIDE')}"
         )
     side = isqrt(n_features // 3)
     if 3 * side**2 != n_features:
         raise ConfigError(
-            f"features.encoder gives {n_features} features a spot, and {method} reads square RGB patches; "
-            "set features.encoder to pixels:SIDE, and features.standardize to none"
+            f"{method} reads square RGB patches, and {setting('features.encoder')} gives {n_features} features a spot; "
+            f"give {setting('features.encoder', 'pixels:SIDE')} and {setting('features.standardize', 'none')}"
         )
     return side
 
@@ -60,9 +60,9 @@ def check_positions(data: Data, n_positions: int) -> None:
     """
     lowest, highest = int(data.array.min()), int(data.array.max())
     if lowest < 0:
-        raise DataError(f"section {data.section!r}: array positions begin at {lowest}; number rows and columns from 0")
+        raise DataError(f"section {data.section!r}: array positions start at {lowest}; number rows and columns from 0")
     if highest >= n_positions:
         raise DataError(
-            f"section {data.section!r}: array positions reach {highest}, and model.n_positions = {n_positions} embeds "
-            f"0 to {n_positions - 1}; set it to {highest + 1} or more"
+            f"section {data.section!r}: array positions reach {highest}, and the table has {n_positions}; "
+            f"give {setting('model.n_positions', highest + 1)} or more"
         )

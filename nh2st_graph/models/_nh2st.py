@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.utils import to_dense_batch
 
-from nh2st_graph._errors import ConfigError, ModelError, nearest
+from nh2st_graph._errors import ConfigError, ModelError, nearest, setting
 from nh2st_graph.models._original import count_blocks, load_original, original_weight, state_of
 from nh2st_graph.nn import CrossEncoder, EgoHypergraph, info_nce, similarity_hyperedges
 
@@ -315,7 +315,7 @@ class NH2ST(nn.Module):
 
 def _check(argument: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ConfigError(f"NH2ST: {argument} = {value!r} is unknown; {nearest(value, known)}")
+        raise ConfigError(f"NH2ST: {setting(argument, value)} is unknown; {nearest(value, known)}")
 
 
 def _resnet18() -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from nh2st_graph._errors import ConfigError, ModelError
+from nh2st_graph._errors import ConfigError, ModelError, setting
 from nh2st_graph._settings import explain
 from nh2st_graph.models._settings import MethodConfig
 
@@ -103,7 +103,8 @@ def size_of_head(query_key_value: Tensor, heads: int) -> int:
     inner = len(query_key_value) // 3
     if heads < 1 or inner % heads:
         raise ModelError(
-            f"heads = {heads} do not share the {inner} columns of the weights' attention; give their number"
+            f"{setting('heads', heads)} does not divide the {inner} columns of the weights' attention; give the "
+            "number of heads that the weights were trained with"
         )
     return inner // heads
 

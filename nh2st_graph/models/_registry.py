@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.models._network import Estimator, Network
 
 __all__ = ["ENTRY_POINTS", "find_method", "known_methods", "register_method"]
@@ -38,7 +38,7 @@ def register_method(method: M) -> M:
     name = _own_name(method)
     if name is None:
         raise ConfigError(
-            f"method {method.__name__}: its Settings give no name; declare name: Literal['mine'] = 'mine' there"
+            f"method {method.__name__}: its Settings have no name; declare name: Literal['mine'] = 'mine' there"
         )
     _add(name, method)
     return method
@@ -62,7 +62,7 @@ def find_method(name: str) -> Method:
     if name not in _METHODS:
         brought = [entry for entry in entry_points(group=ENTRY_POINTS) if entry.name == name]
         if not brought and ":" not in name:
-            raise ConfigError(f"model.name = {name!r}: no such method; {nearest(name, known_methods())}")
+            raise ConfigError(f"{setting('model.name', name)}: no such method; {nearest(name, known_methods())}")
         _add(name, _load(brought[0] if brought else EntryPoint(name, name, ENTRY_POINTS)))
     return _METHODS[name]
 
@@ -88,20 +88,20 @@ def _add(name: str, method: Method) -> None:
 
 
 def _load(entry: EntryPoint) -> Method:
-    here = str(Path.cwd())
+    here, where = str(Path.cwd()), setting("model.name", entry.name)
     if here not in sys.path:  # a command's own folder stands there in its place
         sys.path.append(here)
         importlib.invalidate_caches()
     try:
         method: Any = entry.load()
     except Exception as error:  # whatever is wrong with it is the other package's
-        raise ConfigError(f"model.name = {entry.name!r}: {entry.value} cannot be loaded: {error}") from error
+        raise ConfigError(f"{where}: {entry.value} cannot be loaded: {error}") from error
     if not (isinstance(method, type) and issubclass(method, (Network, Estimator))):
         raise ConfigError(
-            f"model.name = {entry.name!r}: {entry.value} is no subclass of models.Network or models.Estimator"
+            f"{where}: {entry.value} is no subclass of models.Network or models.Estimator; register one of these"
         )
     if _own_name(method) not in {None, entry.name}:
-        raise ConfigError(f"model.name = {entry.name!r}: the settings of {entry.value} call it {_own_name(method)!r}")
+        raise ConfigError(f"{where}: the settings of {entry.value} name it {_own_name(method)!r}; use this name")
     return method
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from nh2st_graph._settings import Positive, Section, Share
+from nh2st_graph._errors import setting
+from nh2st_graph._settings import Positive, Section, SettingError, Share
 
 __all__ = ["MethodConfig", "ModelConfig"]
 
@@ -142,34 +143,44 @@ class ModelConfig(MethodConfig):
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.width % self.heads:
-            raise ValueError(f"model.heads ({self.heads}) does not divide model.width ({self.width})")
+            raise SettingError(
+                f"{setting('model.heads', self.heads)} does not divide {setting('model.width', self.width)}"
+            )
         self._check_branches()
         self._check_operator()
         if self.contrast != "none" and self.contrast_on == "attended" and self.cross_attention == "none":
-            raise ValueError("model.contrast_on = 'attended' needs cross-attention: model.cross_attention is 'none'")
+            raise SettingError(
+                f"{setting('model.contrast_on', 'attended')} needs cross-attention, which "
+                f"{setting('model.cross_attention', 'none')} turns off"
+            )
         return self
 
     def _check_branches(self) -> None:
         if not (self.query or self.neighbours):
-            raise ValueError("model.query and model.neighbours are both false; the decoder needs one of them")
+            raise SettingError(
+                f"{setting('model.query', False)} and {setting('model.neighbours', False)}: the decoder needs one"
+            )
         for scale, key, on in (("spot", "query", self.query), ("neighbourhood", "neighbours", self.neighbours)):
             if self.contrast == scale and not on:
-                raise ValueError(f"model.contrast = {scale!r} contrasts a branch that is off: model.{key} is false")
+                raise SettingError(
+                    f"{setting('model.contrast', scale)} reads a branch that {setting(f'model.{key}', False)} turns off"
+                )
             if not on and {"spot": "query"}.get(scale, scale) in self.decoded:
-                raise ValueError(
-                    f"model.decoder_input = {self.decoder_input!r} reads a branch that is off: model.{key} is false"
+                raise SettingError(
+                    f"{setting('model.decoder_input', self.decoder_input)} reads the branch that "
+                    f"{setting(f'model.{key}', False)} turns off"
                 )
 
     def _check_operator(self) -> None:
         if not self.neighbours:
             return
         if self.edge_features != "none" and self.operator not in {"attention", "gatv2", "transformer"}:
-            raise ValueError(
-                f"model.edge_features = {self.edge_features!r} is not read by model.operator = {self.operator!r}; "
-                "set model.edge_features to none"
+            raise SettingError(
+                f"{setting('model.operator', self.operator)} does not read "
+                f"{setting('model.edge_features', self.edge_features)}; give {setting('model.edge_features', 'none')}"
             )
         if self.operator == "hypergraph_ego" and self.hops != 1:
-            raise ValueError(
-                f"model.hops = {self.hops}: model.operator = 'hypergraph_ego' reads each neighbourhood by itself; "
-                "set model.hops to 1"
+            raise SettingError(
+                f"{setting('model.operator', 'hypergraph_ego')} reads each neighbourhood by itself, and "
+                f"{setting('model.hops', self.hops)} is more; give {setting('model.hops', 1)}"
             )

@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv
 from torch_geometric.utils import add_remaining_self_loops, dropout_edge, mask_feature
 
-from nh2st_graph._errors import ModelError
+from nh2st_graph._errors import ModelError, setting
 from nh2st_graph._settings import Positive, Share
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._registry import register_method
@@ -258,7 +258,9 @@ class STGCHB(Network):
                 p, self.memory["keys"], self.memory["expression"], self.config.k, how=how, similarity=similarity
             )
         except ValueError as error:
-            raise ModelError(f"ST-GCHB: {error}; lower train.learning_rate, or check the features") from None
+            raise ModelError(
+                f"ST-GCHB: {error}; lower {setting('train.learning_rate')}, or check the features"
+            ) from None
 
     @torch.no_grad()
     def alignment(self, data: Data) -> dict[str, float]:

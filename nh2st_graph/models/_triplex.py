@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import ConfigError, DataError
-from nh2st_graph._settings import Positive, Share
+from nh2st_graph._errors import ConfigError, DataError, setting
+from nh2st_graph._settings import Positive, SettingError, Share
 from nh2st_graph.models._network import Network
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.models._settings import MethodConfig
@@ -101,10 +101,11 @@ class TRIPLEXConfig(MethodConfig):
     def _check(self) -> TRIPLEXConfig:
         for key in ("heads_fusion", "heads_global", "heads_neighbours"):
             if self.width % getattr(self, key):
-                raise ValueError(f"model.{key} ({getattr(self, key)}) does not divide model.width ({self.width})")
+                parts, width = setting(f"model.{key}", getattr(self, key)), setting("model.width", self.width)
+                raise SettingError(f"{parts} does not divide {width}")
         for key in ("window", "kernel"):
             if getattr(self, key) % 2 == 0:
-                raise ValueError(f"model.{key} = {getattr(self, key)} has no middle; give an odd number")
+                raise SettingError(f"{setting(f'model.{key}', getattr(self, key))} has no middle; give an odd number")
         return self
 
 
@@ -181,8 +182,9 @@ class TRIPLEX(Network):
         size, rest = divmod(n_features, settings.target_tokens)
         if rest:
             raise ConfigError(
-                f"features.encoder gives {n_features} features a spot, which are no map of {settings.target_tokens} "
-                "places; set model.target_tokens to 1, or features.encoder to one such as timm-map:resnet18"
+                f"{setting('features.encoder')} gives {n_features} features a spot, which are no map of "
+                f"{settings.target_tokens} places; give {setting('model.target_tokens', 1)}, or an encoder such as "
+                f"{setting('features.encoder', 'timm-map:resnet18')}"
             )
         width = settings.width
         self.target_input, self.neighbour_input, self.global_input = (_fitted(size, width) for _ in range(3))
@@ -222,7 +224,7 @@ class TRIPLEX(Network):
         if len(data.array.unique(dim=0)) < len(data.array):
             raise DataError(
                 f"section {data.section!r}: several spots have the same array position; "
-                "correct obs['array_row'] and obs['array_col'], or choose another method in model.name"
+                f"correct obs['array_row'] and obs['array_col'], or choose another method ({setting('model.name')})"
             )
 
     def losses(self, data: Data) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Windows of the array about spots: which spots they hold, a transformer over them, a convolution over the array."""
+"""Windows of the array around spots: the spots in them, a transformer over them, and a convolution over the array."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ __all__ = ["ArrayConvolution", "WindowEncoder", "array_window", "read_window"]
 
 
 def array_window(array: Tensor, centres: Tensor, side: int) -> Tensor:
-    """Find the spots in a square of array positions about each centre.
+    """Find the spots in a square of array positions around each centre.
 
     Parameters
     ----------
     array
-        Array positions of all spots, ``(n_spots, 2)`` int64, x then y, each position once.
+        Array positions of all spots, ``(n_spots, 2)`` int64, x then y; no position occurs twice.
     centres
         Positions of some of them, ``(n, 2)``.
     side
-        Of the square; odd.
+        Side of the square; odd.
 
     Returns
     -------
-    Numbers of the spots, ``(n, side * side)`` int64, row by row; -1 where there is none.
+    Indices of the spots, ``(n, side * side)`` int64, row by row; -1 where there is none.
     """
     reach = side // 2
     steps = torch.arange(-reach, reach + 1, device=array.device)
     square = torch.cartesian_prod(steps, steps).flip(1)
-    # One number for each position within reach of a spot, row by row, so that spots are found by bisection.
+    # Positions within reach of a spot are numbered row by row, so that spots are found by bisection.
     corner, length = array.amin(dim=0) - reach, array[:, 0].max() - array[:, 0].min() + side
     known, order = _numbered(array - corner, length).sort()
     wanted = _numbered(centres.unsqueeze(1) + square - corner, length)
@@ -38,7 +38,7 @@ def array_window(array: Tensor, centres: Tensor, side: int) -> Tensor:
 
 
 def read_window(h: Tensor, window: Tensor) -> Tensor:
-    """Embeddings of the spots of each window, zero where there is none.
+    """Gather the embeddings of the spots of each window; zero where there is none.
 
     Parameters
     ----------
@@ -55,10 +55,10 @@ def read_window(h: Tensor, window: Tensor) -> Tensor:
 
 
 class WindowEncoder(nn.Module):
-    """A transformer over the places of a window, with a bias for how far apart two places are in either direction.
+    """A transformer over the places of a window, with a bias for the distance of two places in either direction.
 
-    Each block and head has its own biases, which do not tell left from right or up from down (as in LeViT, Graham et
-    al., 2021), and start at zero.
+    Each block and head has its own biases. They start at zero, and do not distinguish left from right or up from down
+    (as in LeViT, Graham et al., 2021).
 
     Parameters
     ----------
@@ -67,12 +67,12 @@ class WindowEncoder(nn.Module):
     side
         Places of a row and of a column.
     depth, heads, hidden, dropout
-        Blocks, and of each heads, hidden units and dropout.
+        Number of blocks; heads, hidden units and dropout of each block.
 
     Shapes
     ------
-    - **input:** ``(n, side * side, width)``, and which places are there, bool, ``(n, side * side)``; others are read by
-      none
+    - **input:** ``(n, side * side, width)``, and a mask of the places with a spot, bool, ``(n, side * side)``; other
+      places are not read
     - **output:** ``(n, side * side, width)``
     """
 
@@ -85,7 +85,7 @@ class WindowEncoder(nn.Module):
 
     def forward(self, h: Tensor, present: Tensor) -> Tensor:
         """Let the places of each window read each other. See the class for shapes."""
-        # No buffer: a moving average of the weights takes in buffers, and whole numbers do not survive it.
+        # Not a buffer, since a moving average of the weights would average its integers.
         line = torch.arange(self.side, device=h.device)
         places = torch.cartesian_prod(line, line)
         rows, columns = (places.unsqueeze(1) - places).abs().unbind(dim=-1)
@@ -97,10 +97,10 @@ class WindowEncoder(nn.Module):
 
 
 class ArrayConvolution(nn.Module):
-    """Positions by a convolution over the array, channel by channel (APEG in the paper, PEGH in the first code).
+    """Positions by a depthwise convolution over the array (APEG in the paper, PEGH in the first code).
 
-    What a dense convolution (``torch.nn.Conv2d``, one group a channel) gives at the spots, with zeros where there are
-    none; computed at the spots alone.
+    The same as a dense convolution (``torch.nn.Conv2d``, one group for each channel) with zeros between spots, but
+    computed at the spots alone.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class ArrayConvolution(nn.Module):
 
     Shapes
     ------
-    - **input:** ``(n, width)``, and the spots under the kernel, ``(n, kernel * kernel)``, of :func:`array_window`
+    - **input:** ``(n, width)``, and the spots under the kernel, ``(n, kernel * kernel)``, from :func:`array_window`
     - **output:** ``(n, width)``
     """
 

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import softmax
 
-from nh2st_graph._errors import ConfigError
+from nh2st_graph._errors import ConfigError, setting
 
 __all__ = ["DotProductAttention", "SpatialAttention", "edge_features", "head_width"]
 
 
 def head_width(width: int, heads: int) -> int:
-    """Size of one head's share of an embedding.
+    """Compute the size of one head's share of an embedding.
 
     Raises
     ------
@@ -22,27 +22,27 @@ def head_width(width: int, heads: int) -> int:
         If ``heads`` does not divide ``width``.
     """
     if width % heads:
-        raise ConfigError(f"heads ({heads}) does not divide width ({width}); choose a number that does")
+        raise ConfigError(f"{setting('model.heads', heads)} does not divide the width {width}; choose a divisor")
     return width // heads
 
 
 def edge_features(edge_attr: Tensor | None, edge_dim: int) -> Tensor | None:
-    """Take the first ``edge_dim`` edge features, ``(n_edges, edge_dim)``; ``None`` where a layer reads none.
+    """Take the first ``edge_dim`` edge features, ``(n_edges, edge_dim)``; None for a layer that reads none.
 
     Raises
     ------
     ValueError
-        If the layer reads edge features and there are none.
+        If the layer reads edge features and none are given.
     """
     if not edge_dim:
         return None
     if edge_attr is None:
-        raise ValueError(f"edge_attr is missing: this layer reads {edge_dim} edge features")
+        raise ValueError(f"edge_attr is missing; this layer reads {edge_dim} edge features")
     return edge_attr[:, :edge_dim]
 
 
 class DotProductAttention(MessagePassing):
-    """The weights and sums of :class:`SpatialAttention`, for layers that differ in who attends to whom."""
+    """Weights and sums of :class:`SpatialAttention`, for layers with other pairs of receivers and senders."""
 
     def __init__(self, width: int, heads: int = 4, edge_dim: int = 0, dropout: float = 0.0) -> None:
         super().__init__(aggr="add", node_dim=0)
@@ -56,7 +56,7 @@ class DotProductAttention(MessagePassing):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw keys and values anew; queries and edge biases are zero (uniform attention)."""
+        """Initialise keys and values at random, and queries and edge biases with zero (uniform attention)."""
         super().reset_parameters()
         self.key.reset_parameters()
         self.value.reset_parameters()
@@ -65,7 +65,7 @@ class DotProductAttention(MessagePassing):
             nn.init.zeros_(self.edge_bias.weight)
 
     def weights(self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
-        """Attention weights before dropout, ``(n_edges, heads)``; they add to 1 over the incoming edges of a spot."""
+        """Compute attention weights before dropout, ``(n_edges, heads)``, which sum to 1 for each receiver."""
         sender, receiver = edge_index
         query, key = self._split(self.query(receivers)), self._split(self.key(senders))
         logits = (query[receiver] * key[sender]).sum(dim=-1) / math.sqrt(self.head_width)
@@ -75,7 +75,7 @@ class DotProductAttention(MessagePassing):
         return softmax(logits, receiver, num_nodes=len(receivers))
 
     def messages(self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
-        """Sums of the senders' values by their weights, ``(n, width)``."""
+        """Sum the senders' values by their weights, ``(n, width)``."""
         weights = self.attention_dropout(self.weights(receivers, senders, edge_index, edge_attr))
         received = self.propagate(
             edge_index,
@@ -97,7 +97,7 @@ class DotProductAttention(MessagePassing):
 
 
 class SpatialAttention(DotProductAttention):
-    r"""Multi-head attention of each spot over the spots that it has edges from.
+    r"""Multi-head attention of each spot over the senders of its incoming edges.
 
     For a receiver :math:`i`, its senders :math:`j \in N(i)` and each head,
 
@@ -109,8 +109,8 @@ class SpatialAttention(DotProductAttention):
     with the heads' messages joined: scaled dot-product attention (Vaswani et al., 2017, eq. 1) whose keys are the
     spatial neighbours, with a learned bias :math:`b` for each head from the edge's length and direction.
 
-    Queries and edge biases start at zero, so that a new layer is the plain mean over the neighbours and learns
-    where to look from there. A spot with no incoming edge receives the zero message.
+    Queries and edge biases start at zero, so that a new layer is the plain mean over neighbours. A spot without
+    incoming edges receives the zero message.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class SpatialAttention(DotProductAttention):
     edge_dim
         Number of edge features; 0 for none.
     dropout
-        Probability with which an attention weight is dropped in training.
+        Dropout of attention weights in training.
 
     Raises
     ------
@@ -132,7 +132,7 @@ class SpatialAttention(DotProductAttention):
     ------
     - **input:** receivers ``(n, width)``, senders ``(n, width)``, ``edge_index`` ``(2, n_edges)`` (sender, receiver),
       ``edge_attr`` ``(n_edges, >= edge_dim)``
-    - **output:** messages ``(n, width)``; :meth:`weights` gives what senders count in them, ``(n_edges, heads)``
+    - **output:** messages ``(n, width)``; :meth:`weights` gives the weights of the senders, ``(n_edges, heads)``
     """
 
     def forward(

@@ -1,4 +1,4 @@
-"""The two branches of one modality: a spot's own embedding, and its neighbourhood's."""
+"""The two branches of one modality: embeddings of the spot and of its neighbourhood."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.utils import add_self_loops
 
-from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.nn._operators import Operator, make_operator
 
 __all__ = ["JUMPING", "FeatureEncoder", "NeighbourBranch"]
@@ -19,12 +19,12 @@ JUMPING = ("last", "sum", "max", "cat")
 
 
 class FeatureEncoder(nn.Module):
-    r"""Embed a spot's features: a linear path plus a two-layer perceptron that starts at zero.
+    r"""Embed a spot's features by a linear path, and a two-layer perceptron that starts at zero.
 
     .. math:: f(x) = W x + b + \operatorname{MLP}(\operatorname{LayerNorm}(x))
 
-    The perceptron's last layer starts at zero, so that a new encoder is linear: with a few hundred spots the linear
-    path carries most of what can be learned, and the perceptron adds to it what the data supports.
+    The last layer of the perceptron starts at zero, so that a new encoder is linear. With a few hundred spots, the
+    linear path carries most of what can be learned, and the perceptron adds what the data support.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class FeatureEncoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew; the perceptron's last layer is zero."""
+        """Initialise the weights at random, and the perceptron's last layer with zero."""
         self.linear.reset_parameters()
         for layer in self.hidden:
             if isinstance(layer, nn.LayerNorm | nn.Linear):
@@ -67,7 +67,7 @@ class FeatureEncoder(nn.Module):
 
 
 class _Round(NamedTuple):
-    """A round's operator, the state that it read, the messages that it brought, and the sum of all so far."""
+    """A round's operator, its input state, its messages, and the sum of all messages so far."""
 
     operator: Operator
     state: Tensor
@@ -83,31 +83,31 @@ class NeighbourBranch(nn.Module):
         s^{(0)} = h, \quad s^{(l)} = s^{(l-1)} + m^{(l)}, \qquad
         P = \sum_{l=1}^{L} m^{(l)}
 
-    in the default setting; each part can be switched. ``P`` holds what the messages brought and not the spot itself,
-    so that it is zero for an isolated spot and adds nothing there to the query branch.
+    by default; each part is a switch. ``P`` holds the messages and not the spot itself, so that it is zero for an
+    isolated spot and adds nothing to its query branch.
 
     Parameters
     ----------
     width, heads, edge_dim, dropout
         As in :class:`Operator`.
     hops
-        Rounds of message passing: how far, in edges, a neighbourhood reaches.
+        Rounds of message passing: the reach of a neighbourhood in edges.
     operator
-        How messages pass: one of :data:`OPERATORS`.
+        Operator of message passing: one of :data:`OPERATORS`.
     self_loops
-        Whether each spot is among its own senders, over an edge whose features are zero.
+        Whether each spot is among its own senders, by an edge with zero features.
     jumping
         How rounds are joined (jumping knowledge, Xu et al., 2018): ``"last"`` round alone, ``"sum"``, ``"max"`` of each
         number, or ``"cat"``, a linear map of all.
     residual
-        Whether a round's messages are added to the state, or replace it (:math:`s^{(l)} = m^{(l)}`).
+        Whether the messages of a round are added to the state, or replace it (:math:`s^{(l)} = m^{(l)}`).
     activation
-        ReLU of each round's messages.
+        Apply a ReLU to the messages of each round.
 
     Raises
     ------
     ConfigError
-        If there is no such operator, no such way to join, or no round; or if ``heads`` does not divide ``width``.
+        If the operator or ``jumping`` is unknown, there is no round, or ``heads`` does not divide ``width``.
 
     Shapes
     ------
@@ -132,9 +132,9 @@ class NeighbourBranch(nn.Module):
     ) -> None:
         super().__init__()
         if hops < 1:
-            raise ConfigError(f"hops ({hops}) must be at least 1")
+            raise ConfigError(f"{setting('model.hops', hops)}; give at least 1")
         if jumping not in JUMPING:
-            raise ConfigError(f"model.jumping: there is no {jumping!r}; {nearest(jumping, JUMPING)}")
+            raise ConfigError(f"{setting('model.jumping', jumping)} is unknown; {nearest(jumping, JUMPING)}")
         self.self_loops, self.jumping, self.residual, self.activation = self_loops, jumping, residual, activation
         self.layers = nn.ModuleList(make_operator(operator, width, heads, edge_dim, dropout) for _ in range(hops))
         self.joint = nn.Linear(hops * width, width, bias=False) if jumping == "cat" else None
@@ -145,10 +145,10 @@ class NeighbourBranch(nn.Module):
         return self._join(list(self._rounds(h, edge_index, edge_attr)))
 
     def attention(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor | None:
-        """Attention weights of each round, before dropout, ``(hops, n_edges, heads)``.
+        """Compute the attention weights of each round before dropout, ``(hops, n_edges, heads)``.
 
-        They add to 1 over the incoming edges of a spot; with ``self_loops``, to 1 less the weight of the spot itself,
-        which is left out. ``None`` where the operator does not attend over edges.
+        They sum to 1 over the incoming edges of a spot; with ``self_loops``, to 1 minus the weight of the spot itself,
+        which is left out. None if the operator has no attention over edges.
         """
         n_edges = edge_index.shape[1]
         edge_index, edge_attr = self._edges(h, edge_index, edge_attr)
@@ -162,7 +162,7 @@ class NeighbourBranch(nn.Module):
         return cast("Sequence[Operator]", self.layers)
 
     def _edges(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Edges of a round: those given, then the loops where they are on."""
+        """Add self-loops to the edges, if they are on."""
         if not self.self_loops:
             return edge_index, edge_attr
         with_loops: tuple[Tensor, Tensor | None] = add_self_loops(edge_index, edge_attr, 0.0, num_nodes=len(h))

@@ -1,4 +1,4 @@
-"""Contrastive alignment of two modalities, what it costs without knowledge, and retrieval as its measure."""
+"""Contrastive loss between two modalities, its levels without alignment, and retrieval as a measure of it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ def info_nce(
     anchors: Tensor | None = None,
     excluded: Tensor | None = None,
 ) -> Tensor:
-    r"""InfoNCE: row ``i`` of ``a`` belongs to row ``i`` of ``b``, other rows are negatives.
+    r"""Compute InfoNCE: row ``i`` of ``b`` is the partner of row ``i`` of ``a``, and other rows are negatives.
 
-    For anchors :math:`A`, and for anchor :math:`i` the negatives :math:`N_i` (all spots but itself and those that are
-    excluded),
+    For anchors :math:`A` and the negatives :math:`N_i` of anchor :math:`i` (all spots but itself and excluded ones),
 
     .. math::
         L(a, b) = -\frac{1}{|A|} \sum_{i \in A}
@@ -45,22 +44,22 @@ def info_nce(
     Parameters
     ----------
     a, b
-        Embeddings of the same spots in two modalities, ``(n, width)``: the candidates, be it a batch or a section.
+        Embeddings of the same spots in two modalities, ``(n, width)``: the candidates, in a batch or a section.
     temperature
-        :math:`\tau`; a tensor of no dimension where it is learned.
+        :math:`\tau`; a scalar tensor if it is learned.
     symmetric
-        Take the mean of both directions; otherwise rows of ``a`` look for their partner in ``b`` only.
+        Average both directions; otherwise rows of ``a`` look for their partner in ``b`` only.
     negative_weight
-        :math:`w`. Below 1, embeddings get cheaper by all being alike; see :func:`collapse_level`.
+        :math:`w`. Below 1, embeddings that are all alike have a low loss; see :func:`collapse_level`.
     anchors
-        Numbers of the spots whose partner is looked for, ``(n_anchors,)``, among all ``n``. All of them by default.
+        Indices of the spots whose partner is looked for, ``(n_anchors,)``, among all ``n``; by default all.
     excluded
-        Pairs of spots that are no negatives of each other, ``(2, n_pairs)``, in either order: the edges of a graph, for
-        instance. A spot always has its own partner.
+        Pairs of spots that are no negatives of each other, ``(2, n_pairs)``, in either order, such as the edges of a
+        graph. A spot always keeps its own partner.
 
     Returns
     -------
-    A scalar; 0 where an anchor has no negative. Compare it with :func:`chance_level` and :func:`collapse_level`.
+    A scalar; 0 for an anchor without negatives. Compare it with :func:`chance_level` and :func:`collapse_level`.
 
     Raises
     ------
@@ -68,7 +67,9 @@ def info_nce(
         If ``a`` and ``b`` have different shapes.
     """
     if a.shape != b.shape:
-        raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} must be embeddings of the same spots")
+        raise ValueError(
+            f"a {tuple(a.shape)} and b {tuple(b.shape)} differ in shape; give embeddings of the same spots"
+        )
     own = torch.arange(len(a), device=a.device) if anchors is None else anchors
     partner = own.unsqueeze(1) == torch.arange(len(a), device=a.device)
     barred = None if excluded is None else _barred(len(a), own, excluded)
@@ -100,7 +101,7 @@ def _barred(n: int, anchors: Tensor, excluded: Tensor) -> Tensor:
 
 
 def _n_negatives(n_candidates: int, anchors: Tensor | None, excluded: Tensor | None) -> Tensor:
-    """Count the negatives of each anchor; one number for all where nothing is excluded."""
+    """Count the negatives of each anchor; one number for all if nothing is excluded."""
     if excluded is None:
         return torch.tensor([n_candidates - 1.0], dtype=torch.float64)
     own = torch.arange(n_candidates, device=excluded.device) if anchors is None else anchors
@@ -108,19 +109,20 @@ def _n_negatives(n_candidates: int, anchors: Tensor | None, excluded: Tensor | N
 
 
 def chance_level(n_candidates: int, *, anchors: Tensor | None = None, excluded: Tensor | None = None) -> float:
-    r"""InfoNCE of similarities that are all 0: ``ln(n_candidates)``, where a model that has learned nothing starts.
+    r"""Compute InfoNCE of similarities that are all 0: ``ln(n_candidates)``, the loss of a model that knows nothing.
 
-    It does not depend on temperature or ``negative_weight``. Embeddings that know nothing of each other, and whose
-    cosines are 0 on average, cost this much or more (the loss is convex in the similarities), the closer to it the
-    smaller their cosines are against the temperature. With a ``negative_weight`` below 1 embeddings that know nothing
-    can cost less, by being alike: :func:`collapse_level` is what they cannot undercut on average.
+    It does not depend on the temperature or on ``negative_weight``. Independent embeddings whose cosines are 0 on
+    average have this loss or more, since the loss is convex in the similarities; it is close to this level if cosines
+    are small against the temperature. With a ``negative_weight`` below 1, embeddings without any alignment can have a
+    lower loss by being alike; :func:`collapse_level` is their lower bound on average.
 
     Parameters
     ----------
     n_candidates
-        Number of candidates, with the partner: 1 gives 0.
+        Number of candidates, including the partner; 1 gives 0.
     anchors, excluded
-        As in :func:`info_nce`: with excluded pairs, the mean over anchors of the log of the number of candidates left.
+        As in :func:`info_nce`. With excluded pairs, the result is the mean over anchors of the log number of
+        candidates.
     """
     if excluded is None:
         return math.log(n_candidates)
@@ -135,14 +137,14 @@ def collapse_level(
     anchors: Tensor | None = None,
     excluded: Tensor | None = None,
 ) -> float:
-    r"""InfoNCE of embeddings that are all the same: the least that embeddings can cost which tell no spots apart.
+    r"""Compute InfoNCE of embeddings that are all equal: the lowest loss of embeddings that do not distinguish spots.
 
     .. math:: \ln\left(1 + (n - 1)\, e^{-(1 - w) / \tau}\right)
 
-    for :math:`n` candidates. Where partners are no more alike than others, with a mean cosine :math:`\bar s`, the mean
-    loss is at least :math:`\ln(1 + (n - 1) e^{-(1 - w) \bar s / \tau})` (Jensen), which is this at :math:`\bar s = 1`.
-    At :math:`w = 1` it is :func:`chance_level`. With the published :math:`w = 0.1` and :math:`\tau = 0.05` it is 1e-7
-    for a batch of eight: that a loss of that kind falls to nothing shows no alignment.
+    for :math:`n` candidates. If partners are no more alike than other pairs, with a mean cosine :math:`\bar s`, the
+    mean loss is at least :math:`\ln(1 + (n - 1) e^{-(1 - w) \bar s / \tau})` (Jensen's inequality), which is this level
+    at :math:`\bar s = 1`. At :math:`w = 1` it is :func:`chance_level`. With the published :math:`w = 0.1` and
+    :math:`\tau = 0.05` it is 1e-7 for a batch of eight: a loss near 0 then shows no alignment.
 
     Parameters
     ----------
@@ -155,9 +157,9 @@ def collapse_level(
 
 @torch.no_grad()
 def retrieval_at_k(a: Tensor, b: Tensor, k: int = 10) -> float:
-    """Share of rows of ``a`` whose partner is among the ``k`` nearest rows of ``b`` (cosine).
+    """Compute the share of rows of ``a`` whose partner is among the ``k`` nearest rows of ``b`` (cosine).
 
-    Chance is ``k / n``. Ties count as misses, and so do numbers that are none, so that embeddings that are all the
-    same, or broken, retrieve nothing among more than ``k``.
+    Chance is ``k / n``. Ties and NaN count as misses, so that embeddings that are all equal, or broken, retrieve
+    nothing among more than ``k``.
     """
     return float((partner_rank(a, b) <= k).float().mean())

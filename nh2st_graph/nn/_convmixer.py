@@ -10,21 +10,21 @@ __all__ = ["ConvMixerBlock"]
 class ConvMixerBlock(nn.Module):
     r"""One block of Hist2ST's ConvMixer (Zeng et al., 2022), after Trockman and Kolter (2022).
 
-    For the feature maps :math:`x` of a patch, with depthwise convolutions :math:`D` (in space, each channel by itself)
-    and a pointwise one :math:`P` (between channels),
+    For the feature maps :math:`x` of a patch, depthwise convolutions :math:`D` (in space, for each channel) and a
+    pointwise convolution :math:`P` (between channels),
 
     .. math::
         x \leftarrow x + D'(D(x)), \quad D(x) = \operatorname{GELU}(\operatorname{BN}(\operatorname{Conv}(x))), \qquad
         x \leftarrow P(x) = \operatorname{BN}(\operatorname{GELU}(\operatorname{Conv}_{1 \times 1}(x)))
 
-    ConvMixer as its authors have it has one depthwise convolution, and normalises after the activation in both.
+    The original ConvMixer has one depthwise convolution, and normalises after the activation in both layers.
 
     Parameters
     ----------
     channels
         Number of feature maps.
     kernel_size
-        Side of the depthwise convolutions; borders are filled with zeros.
+        Side of the depthwise convolutions; borders are padded with zeros.
 
     Shapes
     ------

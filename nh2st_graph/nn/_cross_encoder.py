@@ -11,12 +11,12 @@ __all__ = ["CrossEncoder"]
 
 
 class _CrossLayer(nn.Module):
-    """One round: cross-attention, then feed-forward, each on normalised input and added to the query."""
+    """One round of cross-attention and feed-forward, both pre-norm and residual."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        # One norm for query and context: both modalities pass through the same scale and shift.
+        # One norm for query and context: both modalities share its weights.
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
@@ -53,14 +53,14 @@ class CrossEncoder(nn.Module):
             W_v \operatorname{LN}(C)\big), \qquad
         h \leftarrow h + \operatorname{MLP}(\operatorname{LN}'(h))
 
-    then a last layer norm: the cross-attention of NH2ST (Qu et al., MICCAI 2025, arXiv 2506.23827), a pre-norm
+    and a final layer norm: the cross-attention of NH2ST (Qu et al., MICCAI 2025, arXiv 2506.23827), a pre-norm
     transformer decoder (Vaswani et al., 2017) without self-attention. Query and context share one norm, queries, keys
-    and values have no bias, attention weights have no dropout, and the output projection :math:`W_o` is there only
-    with more than one head.
+    and values have no bias, attention weights have no dropout, and there is an output projection :math:`W_o` only with
+    more than one head.
 
-    NH2ST gives each spot a context of **one** token. A softmax over one key is 1 whatever the query, so that attention
-    is then :math:`W_o W_v \operatorname{LN}(C)`, a projection of the other modality: queries and keys have no effect
-    and get no gradient. A choice needs several tokens, such as the other modality of a spot's neighbourhood.
+    NH2ST gives each spot a context of **one** token. A softmax over one key is always 1, so that attention is
+    :math:`W_o W_v \operatorname{LN}(C)`, a projection of the other modality: queries and keys have no effect and no
+    gradient. A choice needs several tokens, such as the other modality of a spot's neighbourhood.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class CrossEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, query: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend to a context of one token a row, or of several.
+        """Attend to a context of one or several tokens in each row.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class CrossEncoder(nn.Module):
         context
             The other modality, row by row: ``(n, width)`` or ``(n, n_tokens, width)``.
         mask
-            Which tokens are there, bool, ``(n, n_tokens)``, at least one in each row; all by default.
+            Mask of existing tokens, bool, ``(n, n_tokens)``, at least one in each row; by default all exist.
 
         Returns
         -------

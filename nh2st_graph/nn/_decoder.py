@@ -1,8 +1,8 @@
-"""From embeddings to expression: through the leading components of the training expression, or freely.
+"""Decoders from embeddings to expression: by principal components of the training expression, or by free layers.
 
-A decoder turns embeddings into expression (``forward``) and measured expression into what a gene encoder reads
-(``gene_input``, ``gene_input_dim`` numbers a spot), and weighs errors of the latter (``squared_error``).
-``set_targets`` shows it the training targets, once and before training.
+A decoder turns embeddings into expression (``forward``), measured expression into the input of a gene encoder
+(``gene_input``, ``gene_input_dim`` numbers for each spot), and computes the error of the latter (``squared_error``).
+``set_targets`` gives it the training targets once, before training.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ __all__ = ["ComponentDecoder", "GatedSum", "LinearDecoder"]
 
 
 class ComponentDecoder(nn.Module):
-    r"""Linear maps of embeddings into principal components of expression, then out to all genes.
+    r"""Linear maps from embeddings to principal components of expression, and from these to all genes.
 
     .. math:: y_i = \bar y + \Big(\sum_b W_b h^{(b)}_i\Big) B
 
     with :math:`\bar y` and :math:`B` (``n_components`` loadings) from the training targets. A few hundred spots do not
-    support one free regression for every gene; they support a few programmes that genes share.
+    support a free regression for every gene, but they support a few programmes that genes share.
 
     Parameters
     ----------
     width
         Size of each embedding.
     n_inputs
-        Number of embeddings that are decoded together (own, neighbourhood).
+        Number of embeddings to decode together (spot, neighbourhood).
     n_genes
         Size of the output.
     n_components
@@ -73,16 +73,16 @@ class ComponentDecoder(nn.Module):
     def set_targets(self, targets: Tensor) -> None:
         """Take mean, loadings and scale from training targets, ``(n_spots, n_genes)``.
 
-        Components beyond what the targets span stay zero. The scale, the standard deviation of the first component,
-        brings scores to the order of 1; ``total_variance`` is their mean squared length on the training spots, the
-        error of predicting the training mean.
+        Components beyond the rank of the targets stay zero. The scale is the standard deviation of the first component
+        and brings scores to the order of 1. ``total_variance`` is the mean squared length of the scores on the training
+        spots, which is the error of the training mean.
         """
         exact = targets.double()
         mean = exact.mean(dim=0)
         _, singular, loadings = torch.linalg.svd(exact - mean, full_matrices=False)
-        # Against the targets' own size: what is left of constant targets is rounding, all of it.
+        # Relative to the size of the targets, since all deviations of constant targets are rounding errors.
         kept = min(self.n_components, int((singular > 1e-9 * exact.norm()).sum()))
-        # A component's sign is arbitrary; the largest loading is made positive, so that every machine agrees.
+        # The sign of a component is arbitrary: make the largest loading positive, so that all machines agree.
         flip = torch.sign(loadings.gather(1, loadings.abs().argmax(dim=1, keepdim=True)))
         self.mean.copy_(mean)
         self.loadings.zero_()
@@ -92,22 +92,22 @@ class ComponentDecoder(nn.Module):
         self.total_variance.fill_(variance if variance > 0 else 1.0)
 
     def gene_input(self, targets: Tensor) -> Tensor:
-        """Component scores of targets, ``(n, n_components)``, in units of ``scale``."""
+        """Compute component scores of targets, ``(n, n_components)``, in units of ``scale``."""
         return (targets - self.mean) @ self.loadings.T / self.scale
 
     def expression(self, scores: Tensor) -> Tensor:
-        """Expression of component scores, ``(n, n_genes)``: within their span, :meth:`gene_input` backwards."""
+        """Compute expression from component scores, ``(n, n_genes)``; the inverse of :meth:`gene_input`."""
         return self.mean + (scores * self.scale) @ self.loadings
 
     def forward(self, *embeddings: Tensor) -> Tensor:
-        """Expression of embeddings. See the class for shapes."""
+        """Decode embeddings. See the class for shapes."""
         scores = self.heads[0](embeddings[0])
         for head, embedding in zip(self.heads[1:], embeddings[1:], strict=True):
             scores = scores + head(embedding)
         return self.expression(scores)
 
     def squared_error(self, predicted: Tensor, wanted: Tensor) -> Tensor:
-        """Squared error of component scores over that of the training mean: 1 is the training mean, 0 perfect.
+        """Compute the squared error of component scores, relative to that of the training mean (0 is perfect).
 
         Parameters
         ----------
@@ -130,13 +130,13 @@ class LinearDecoder(nn.Module):
     width
         Size of each embedding.
     n_inputs
-        Number of embeddings that are decoded together (own, neighbourhood).
+        Number of embeddings to decode together (spot, neighbourhood).
     n_genes
         Size of the output.
     hidden
         Number of hidden units.
     activation
-        Put a ReLU between the layers.
+        Apply a ReLU between the layers.
 
     Shapes
     ------
@@ -156,19 +156,19 @@ class LinearDecoder(nn.Module):
         return self.out.out_features
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Initialise the weights at random."""
         self.hidden.reset_parameters()
         self.out.reset_parameters()
 
     def set_targets(self, targets: Tensor) -> None:
-        """Take nothing from training targets: the layers learn all of it."""
+        """Do nothing: the layers learn everything from data."""
 
     def forward(self, *embeddings: Tensor) -> Tensor:
-        """Expression of embeddings. See the class for shapes."""
+        """Decode embeddings. See the class for shapes."""
         return self.out(self.activation(self.hidden(torch.cat(embeddings, dim=-1))))
 
     def squared_error(self, predicted: Tensor, wanted: Tensor) -> Tensor:
-        """Mean squared error over spots and genes, as NH2ST weighs it against its contrastive losses.
+        """Compute the mean squared error over spots and genes, as in NH2ST.
 
         Parameters
         ----------
@@ -178,16 +178,16 @@ class LinearDecoder(nn.Module):
         return mse(predicted, wanted)
 
     def gene_input(self, targets: Tensor) -> Tensor:
-        """Targets as they are, ``(n, gene_input_dim)``."""
+        """Give the targets as they are, ``(n, gene_input_dim)``."""
         return targets
 
 
 class GatedSum(nn.Module):
-    r"""Join a spot's own embedding and its neighbourhood's by a learned gate for each of their numbers.
+    r"""Join the embeddings of a spot and of its neighbourhood by a learned gate for each dimension.
 
     .. math:: g_i = \operatorname{sigmoid}(W [p_i; P_i] + b), \qquad h_i = g_i \odot p_i + (1 - g_i) \odot P_i
 
-    The gate starts at one half everywhere: a new layer is the mean of both.
+    The gate starts at one half, so that a new layer is the mean of both.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ class GatedSum(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start with both embeddings in equal parts."""
+        """Start with equal weights of both embeddings."""
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
 

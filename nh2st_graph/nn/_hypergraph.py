@@ -1,4 +1,4 @@
-"""Hypergraphs over the regions around spots, as in NH2ST, for a whole section in one call."""
+"""Hypergraphs in the regions around spots, as in NH2ST, for a whole section at once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch_geometric.utils import add_remaining_self_loops, coalesce, scatter, t
 
 __all__ = ["EgoHyperedges", "EgoHypergraph", "HypergraphBranch", "ego_hyperedges", "similarity_hyperedges"]
 
-#: Numbers that are gathered at once for similarities within groups; 64 MiB in float32.
+#: Values that are gathered at a time for similarities within groups; 64 MiB in float32.
 _GATHERED = 2**24
 
 
 class EgoHyperedges(NamedTuple):
-    """The regions of a section's spots and the hyperedges within each: indices, no features.
+    """Indices of the regions of a section's spots, and of the hyperedges within each region.
 
-    A spot takes part in several regions, and has there, as a member, another embedding in each.
+    A spot is a member of several regions, and has another embedding in each.
     """
 
     member: Tensor
@@ -34,31 +34,29 @@ class EgoHyperedges(NamedTuple):
 def similarity_hyperedges(
     features: Tensor, group: Tensor | None = None, member: Tensor | None = None, k: int = 3
 ) -> Tensor:
-    """Join each member of a group to the ``k`` members of the same group that resemble it most (cosine).
+    """Join each member of a group to the ``k`` most similar members of the same group (cosine).
 
-    The hyperedge of a member holds its ``k`` most similar others and itself, as in NH2ST (Qu et al., MICCAI 2025,
-    arXiv 2506.23827), where a group is the region of nine patches around a spot. The authors' code keeps a member from
-    being its own neighbour by giving it the similarity -1 to itself, which ranks it last since feature maps after a
-    ReLU have no negative cosine; here it is left out, whatever the features. A group with ``k`` members or fewer, with
-    which theirs fails or lists a member twice, has hyperedges of all its members. Ties go to the member that comes
-    first.
+    The hyperedge of a member holds its ``k`` most similar others and itself, as in NH2ST (Qu et al., MICCAI 2025, arXiv
+    2506.23827), where a group is the region of nine patches around a spot. The authors' code gives a member the
+    similarity -1 to itself, which ranks it last since feature maps after a ReLU have no negative cosine; here it is
+    always left out. A group of ``k`` members or fewer, for which the authors' code fails or lists a member twice, has
+    hyperedges of all its members. Of ties, the first member is taken.
 
     Parameters
     ----------
     features
-        ``(n_groups, n_members, d)``, or ``(n, d)`` with a group for each row.
+        ``(n_groups, n_members, d)``, or ``(n, d)`` with the group of each row.
     group
         The group of each member, ``(n,)``, ascending.
     member
-        The row of ``features`` that each member has, ``(n,)``, where members share rows; row ``i`` for member ``i`` by
-        default.
+        The row of ``features`` of each member, ``(n,)``, if members share rows; by default row ``i`` for member ``i``.
     k
         Number of other members in a hyperedge.
 
     Returns
     -------
-    PyG's ``hyperedge_index`` (member, hyperedge), ``(2, n_incidences)``: hyperedge ``i`` is that of member ``i``, and
-    members are numbered through the groups. No gradient flows through the choice.
+    PyG's ``hyperedge_index`` (member, hyperedge), ``(2, n_incidences)``. Hyperedge ``i`` belongs to member ``i``, and
+    members are numbered across groups. No gradient flows through the choice.
     """
     if group is None:
         group = torch.arange(len(features), device=features.device).repeat_interleave(features.shape[1])
@@ -79,9 +77,9 @@ def similarity_hyperedges(
 
 
 def _closest(unit: Tensor, taken: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Places of the ``k`` closest others and of each member itself, and which of them exist, ``(n_groups, m, k + 1)``.
+    """Find the places of the ``k`` closest others and of each member, and which exist, ``(n_groups, m, k + 1)``.
 
-    ``unit`` is ``(n_groups, m, d)``, padded where ``taken`` is false.
+    ``unit`` is ``(n_groups, m, d)``, with padding where ``taken`` is false.
     """
     n_groups, m = taken.shape
     own = torch.eye(m, dtype=torch.bool, device=unit.device)
@@ -96,16 +94,16 @@ def _closest(unit: Tensor, taken: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def ego_hyperedges(edge_index: Tensor, similarity: Tensor, k: int = 3) -> EgoHyperedges:
     """Find the region of every spot of a section, and the similarity hyperedges within each.
 
-    A spot's region is the spot itself and those that it has edges from: with an edge from each of the eight around
-    it, NH2ST's 3x3 region. At the border of a section it has as many as there are. Only indices are expanded; the
-    order of edges decides nothing, and repeated ones and loops count once.
+    A spot's region is the spot itself and the senders of its edges: with edges from the eight spots around it, the 3x3
+    region of NH2ST. Regions at the border of a section are smaller. Only indices are expanded. The order of edges has
+    no effect, and repeated edges and loops count once.
 
     Parameters
     ----------
     edge_index
         Sender and receiver, ``(2, n_edges)``.
     similarity
-        Features of spots that are compared, ``(n_spots, d)``.
+        Features of spots that give the similarity, ``(n_spots, d)``.
     k
         As in :func:`similarity_hyperedges`.
     """
@@ -124,10 +122,10 @@ class HypergraphBranch(nn.Module):
 
     with the incidences :math:`H` and the degrees :math:`D` of nodes and :math:`B` of hyperedges: PyG's
     :class:`~torch_geometric.nn.HypergraphConv` (Bai et al., 2021). It is the neighbour branch of NH2ST (Qu et al.,
-    MICCAI 2025), there of sizes 25088, 1024 and 512 for the image and 512, 1024 and 512 for the genes.
+    MICCAI 2025), with sizes 25088, 1024 and 512 for the image and 512, 1024 and 512 for the genes.
 
-    :math:`A` mixes rows and :math:`\Theta_1` columns, so that where several nodes have the same features, the product
-    :math:`x \Theta_1` is taken once for each row of ``x`` and not once for each node: give ``member``.
+    :math:`A` mixes rows and :math:`\Theta_1` columns. If several nodes share features, give ``member``: the product
+    :math:`x \Theta_1` is then computed once for each row of ``x``, and not for each node.
 
     Parameters
     ----------
@@ -157,7 +155,7 @@ class HypergraphBranch(nn.Module):
 
 
 def _convolve_members(conv: HypergraphConv, x: Tensor, hyperedge_index: Tensor, member: Tensor) -> Tensor:
-    """``conv(x[member], hyperedge_index)``, with one row of its matrix product for each row of ``x``."""
+    """Compute ``conv(x[member], hyperedge_index)``, with one row of its matrix product for each row of ``x``."""
     node, hyperedge = hyperedge_index
     # Without weights, D^-1 H B^-1 H^T is the mean over a hyperedge's nodes, then over a node's hyperedges.
     means = scatter(conv.lin(x)[member[node]], hyperedge, reduce="mean")
@@ -165,10 +163,10 @@ def _convolve_members(conv: HypergraphConv, x: Tensor, hyperedge_index: Tensor, 
 
 
 class EgoHypergraph(nn.Module):
-    """Embed the region of every spot of a section: NH2ST's neighbour branch on a graph of spots.
+    """Embed the region of every spot of a section: the neighbour branch of NH2ST on a graph of spots.
 
     Each spot's group is its region (:func:`ego_hyperedges`). Regions overlap and read features through indices, so that
-    what concerns one spot alone, the first matrix product included, is computed once for a section.
+    everything that depends on one spot alone, such as the first matrix product, is computed once for a section.
 
     Two branches over the same regions share their hyperedges::
 
@@ -199,7 +197,7 @@ class EgoHypergraph(nn.Module):
         return ego_hyperedges(edge_index, similarity, self.k)
 
     def embed(self, x: Tensor, hyperedges: EgoHyperedges) -> Tensor:
-        """Embed regions that are known, ``(n_spots, out)``."""
+        """Embed known regions, ``(n_spots, out)``."""
         return self.branch(x, hyperedges.hyperedge_index, hyperedges.group, hyperedges.member)
 
     def forward(self, x: Tensor, edge_index: Tensor, similarity: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Count likelihoods."""
+"""Likelihoods of counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["negative_binomial_nll", "zero_inflated_negative_binomial_nll"]
 
 
 def negative_binomial_nll(counts: Tensor, mean: Tensor, log_dispersion: Tensor) -> Tensor:
-    r"""Negative log-likelihood of counts under a negative binomial, element by element.
+    r"""Compute the negative log-likelihood of counts under a negative binomial, element by element.
 
     Mean :math:`\mu` and inverse dispersion :math:`\theta` (variance :math:`\mu + \mu^2 / \theta`), as in scVI
     (Lopez et al., 2018, eq. 1 of the supplement):
@@ -26,7 +26,7 @@ def negative_binomial_nll(counts: Tensor, mean: Tensor, log_dispersion: Tensor) 
     mean
         Expected counts, ``(n, n_genes)``, above 0.
     log_dispersion
-        :math:`\ln \theta`, of a gene, ``(n_genes,)``, or of each count, ``(n, n_genes)``.
+        :math:`\ln \theta` of each gene, ``(n_genes,)``, or of each count, ``(n, n_genes)``.
 
     Returns
     -------
@@ -46,17 +46,17 @@ def negative_binomial_nll(counts: Tensor, mean: Tensor, log_dispersion: Tensor) 
 def zero_inflated_negative_binomial_nll(
     counts: Tensor, mean: Tensor, log_dispersion: Tensor, dropout_logits: Tensor
 ) -> Tensor:
-    r"""Negative log-likelihood of counts under a negative binomial with extra zeros, element by element.
+    r"""Compute the negative log-likelihood of counts under a zero-inflated negative binomial, element by element.
 
-    With probability :math:`\pi` a count is zero whatever its mean (a dropout), else it is drawn from the negative
-    binomial :math:`p` of :func:`negative_binomial_nll`, as in scVI (Lopez et al., 2018):
+    With probability :math:`\pi` a count is zero (a dropout), else it is drawn from the negative binomial :math:`p` of
+    :func:`negative_binomial_nll`, as in scVI (Lopez et al., 2018):
 
     .. math:: p_0(k) = \pi\, [k = 0] + (1 - \pi)\, p(k), \qquad \pi = \operatorname{sigmoid}(l)
 
     Parameters
     ----------
     counts, mean, log_dispersion
-        As in :func:`negative_binomial_nll`. The mean is that of the counts which did not drop out.
+        As in :func:`negative_binomial_nll`. The mean is that of counts that did not drop out.
     dropout_logits
         :math:`l`, ``(n, n_genes)`` or ``(n_genes,)``.
 

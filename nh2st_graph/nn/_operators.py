@@ -1,4 +1,4 @@
-"""One round of message passing in a section's graph, by several operators with one interface."""
+"""Operators of message passing on a section's graph, with one interface."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from torch.nn import functional as F
 from torch_geometric.nn import GATv2Conv, GCNConv, HypergraphConv, SAGEConv, TransformerConv
 from torch_geometric.utils import cumsum, degree, lexsort, remove_self_loops
 
-from nh2st_graph._errors import ConfigError, nearest
+from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.nn._attention import DotProductAttention, edge_features, head_width
 
 __all__ = ["OPERATORS", "Operator", "make_operator"]
 
 
 class Operator(nn.Module, ABC):
-    """One round of messages: what each spot's neighbourhood brings it.
+    """One round of message passing.
 
-    Those that follow edges have no term for the spot itself and no constant: a spot without edges receives zero.
+    Operators that follow edges have no term for the spot itself and no bias, so that a spot without edges receives
+    zero.
 
     Parameters
     ----------
     width
         Size of node embeddings.
     heads
-        Number of heads, of operators that attend; divides ``width`` there.
+        Number of attention heads, which divides ``width``, of operators with attention.
     edge_dim
-        Number of edge features that operators with edge features read; 0 for none.
+        Number of edge features, of operators that read them; 0 for none.
     dropout
-        Probability with which, in training, an attention weight is dropped, or a number of the message where nothing
-        attends.
+        Dropout in training: of attention weights, or of messages in operators without attention.
 
     Shapes
     ------
@@ -48,15 +48,15 @@ class Operator(nn.Module, ABC):
         """Send one round of messages. See the class for shapes."""
 
     def attention(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor | None:
-        """Attention weights before dropout, ``(n_edges, heads)``, that add to 1 over the incoming edges of a spot.
+        """Compute attention weights before dropout, ``(n_edges, heads)``, which sum to 1 for each receiver.
 
-        ``None`` for an operator that does not attend over edges.
+        None for an operator without attention over edges.
         """
         return None
 
 
 class NeighbourAttention(DotProductAttention, Operator):
-    """:class:`SpatialAttention` of embeddings over those of the neighbours."""
+    """:class:`SpatialAttention` of each spot over its neighbours."""
 
     def forward(self, h: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor:
         """Send one round of messages. See :class:`Operator` for shapes."""
@@ -68,7 +68,7 @@ class NeighbourAttention(DotProductAttention, Operator):
 
 
 class _Attending(Operator):
-    """An attention layer of PyG's over edges with features."""
+    """An attention layer of PyG over edges with features."""
 
     def __init__(self, conv: nn.Module, edge_dim: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class _Attending(Operator):
 
 
 class GATv2(_Attending):
-    """Attention by a perceptron over both embeddings and the edge (Brody et al., 2022, eq. 7)."""
+    """Attention by a perceptron of both embeddings and the edge (Brody et al., 2022, eq. 7)."""
 
     def __init__(self, width: int, heads: int = 4, edge_dim: int = 0, dropout: float = 0.0) -> None:
         conv = GATv2Conv(
@@ -104,7 +104,7 @@ class GATv2(_Attending):
 
 
 class Transformer(_Attending):
-    """Dot-product attention whose keys and values hold the edge too (Shi et al., 2021)."""
+    """Dot-product attention whose keys and values include edge features (Shi et al., 2021)."""
 
     def __init__(self, width: int, heads: int = 4, edge_dim: int = 0, dropout: float = 0.0) -> None:
         conv = TransformerConv(
@@ -116,7 +116,7 @@ class Transformer(_Attending):
             bias=False,
             root_weight=False,
         )
-        # PyG makes the map of the spot itself even where it is not used: a weight that would never learn.
+        # PyG makes the map of the spot itself even if it is not used, which would be a weight that never learns.
         conv.lin_skip = None
         super().__init__(conv, edge_dim)
 
@@ -124,8 +124,8 @@ class Transformer(_Attending):
 class GCN(Operator):
     """Sum over neighbours by the degrees of both ends (Kipf and Welling, 2017, eq. 2), without the spot itself.
 
-    Degrees count incoming edges, so that a spot that receives nothing sends nothing, and a sender's weight depends on
-    edges one further away than the sender.
+    Degrees count incoming edges, so that a spot without incoming edges sends nothing, and a sender's weight depends on
+    edges that are one further away than the sender.
     """
 
     def __init__(self, width: int, heads: int = 4, edge_dim: int = 0, dropout: float = 0.0) -> None:
@@ -156,16 +156,17 @@ class Hypergraph(Operator):
 
     .. math:: m = D^{-1} H B^{-1} H^\top h \Theta
 
-    The hyperedge of a spot holds its senders and itself; :math:`H` says who is in which, :math:`D` in how many, and
-    :math:`B` how many a hyperedge holds. A spot with no incoming edge has no hyperedge. A spot is in those of the
-    spots that it sends to, so that a round looks two edges away and, where edges have no reverse, against them.
+    The hyperedge of a spot holds its senders and itself. :math:`H` are the incidences, and :math:`D` and :math:`B` the
+    degrees of spots and hyperedges. A spot without incoming edges has no hyperedge. A spot is also in the hyperedges of
+    the spots that it sends to, so that a round reaches two edges far, also against the direction of edges without a
+    reverse.
 
     Parameters
     ----------
     width, heads, edge_dim, dropout
         As in :class:`Operator`.
     n_similar
-        Keep in a hyperedge only so many senders, those most like its spot (cosine of ``h``); default all.
+        Number of senders in a hyperedge, the most similar to its spot (cosine of ``h``); by default all.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class Hypergraph(Operator):
         return self.dropout(self.conv(h, self.members(h, edge_index), num_edges=len(h)))
 
     def members(self, h: Tensor, edge_index: Tensor) -> Tensor:
-        """Who is in which hyperedge, ``(2, n_members)``: a spot, and the spot whose hyperedge it is."""
+        """List the members of hyperedges, ``(2, n_members)``: a spot, and the spot that owns the hyperedge."""
         others, _ = remove_self_loops(edge_index)
         if self.n_similar is not None:
             others = _most_similar(h.detach(), others, self.n_similar)
@@ -189,9 +190,9 @@ class Hypergraph(Operator):
 
 
 class Global(Operator):
-    """Multi-head attention over all spots of the section, itself included, whatever the edges.
+    """Multi-head attention over all spots of the section, without edges.
 
-    As in HisToGene (Pang et al., 2021), where a section is the sentence of a vision transformer.
+    As in HisToGene (Pang et al., 2021), where the spots of a section are the tokens of a vision transformer.
     """
 
     def __init__(self, width: int, heads: int = 4, edge_dim: int = 0, dropout: float = 0.0) -> None:
@@ -214,7 +215,7 @@ class Global(Operator):
 
 
 class NoMessages(Operator):
-    """A linear map of the spot's own embedding: the control, with as many weights as :class:`SAGE` and no graph."""
+    """A linear map of the spot's own embedding: a control with as many weights as :class:`SAGE`, and no graph."""
 
     def __init__(self, width: int, heads: int = 4, edge_dim: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
@@ -227,7 +228,7 @@ class NoMessages(Operator):
 
 
 def _most_similar(h: Tensor, edge_index: Tensor, k: int) -> Tensor:
-    """Of each receiver's edges, the ``k`` from the senders with the greatest cosine; the first of equals."""
+    """Select the ``k`` edges of each receiver whose senders have the largest cosine; of ties, the first."""
     sender, receiver = edge_index
     similarity = F.cosine_similarity(h[sender], h[receiver])
     order = lexsort([-similarity, receiver])
@@ -273,8 +274,8 @@ def make_operator(name: str, width: int, heads: int = 4, edge_dim: int = 0, drop
     Raises
     ------
     ConfigError
-        If there is no operator of this name, or ``heads`` does not divide ``width`` where it has to.
+        If the operator is unknown, or has attention and ``heads`` does not divide ``width``.
     """
     if name not in OPERATORS:
-        raise ConfigError(f"model.operator: there is no operator {name!r}; {nearest(name, OPERATORS)}")
+        raise ConfigError(f"{setting('model.operator', name)} is unknown; {nearest(name, OPERATORS)}")
     return OPERATORS[name](width, heads, edge_dim, dropout)

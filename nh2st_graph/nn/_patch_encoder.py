@@ -1,4 +1,4 @@
-"""A patch encoder that is trained with the rest of a model."""
+"""An image encoder of patches that is trained with the rest of a model."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from torch.utils.checkpoint import checkpoint
 
 __all__ = ["PatchEncoder"]
 
-#: Patches that pass through the encoder at a time, which bounds the memory that a whole section takes.
+#: Patches that are encoded at a time, which bounds the memory of a whole section.
 _CHUNK = 64
 
-#: A deviation this small, against a feature's mean or 1, is none.
+#: A feature is constant if its standard deviation, relative to its mean or 1, is below this.
 _ROUNDING = 1e-7
 
 
 class PatchEncoder(nn.Module):
-    """Encode patches by a convolutional or transformer model, fine-tuned with what reads its features.
+    """Encode patches by a network that is fine-tuned with the rest of the model.
 
-    Features are standardised by their statistics on the training sections before fine-tuning, so that a model starts
-    where it would with frozen features; or given as they come. Batch normalisation keeps the statistics of its
-    pretraining: a batch of spots of one section would otherwise tell a spot's features by its companions, and
-    differently in training than after. Patches are encoded in chunks whose activations are computed again on the way
-    back rather than kept, so that memory does not grow with the section.
+    Features are standardised by their statistics on the training sections before fine-tuning, so that a model starts as
+    with frozen features; or they are not standardised. Batch normalisation keeps the statistics of pretraining:
+    otherwise the features of a spot would depend on the other spots of its batch, and differ between training and
+    prediction. Patches are encoded in chunks, and activations are recomputed in the backward pass, so that memory does
+    not grow with the section.
 
     Parameters
     ----------
     model
-        Takes normalised images, ``(n, 3, size, size)``, and gives ``(n, n_features)``.
+        Network from normalised images, ``(n, 3, size, size)``, to ``(n, n_features)``.
     pixel_mean, pixel_std
-        Of the images that it was trained on, one value a channel, on a scale of 0 to 1.
+        Mean and standard deviation of the images of pretraining, for each channel, from 0 to 1.
     n_features
-        Size of its output.
+        Size of the output.
     standardize
-        Whether features are brought to mean 0 and deviation 1 by :meth:`set_scale`.
+        Whether :meth:`set_scale` gives features mean 0 and standard deviation 1.
 
     Shapes
     ------
@@ -66,21 +66,21 @@ class PatchEncoder(nn.Module):
 
     @torch.no_grad()
     def set_scale(self, features: Tensor) -> None:
-        """Take the statistics of training features, ``(n_spots, n_features)``, as they are before fine-tuning.
+        """Take the statistics of training features before fine-tuning, ``(n_spots, n_features)``.
 
-        A constant feature keeps its scale; nothing is taken where features are not standardised.
+        A constant feature keeps its scale. Without standardisation, nothing is taken.
         """
         if not self.standardize:
             return
         exact = features.double()
         mean, std = exact.mean(dim=0), exact.std(dim=0, correction=0)
-        # Rounding leaves a constant feature a deviation, which would multiply what it becomes in training.
+        # A constant feature has a small deviation by rounding, which would magnify its changes in training.
         varies = std > _ROUNDING * mean.abs().clamp_min(1)
         self.feature_mean.copy_(mean)
         self.feature_std.copy_(torch.where(varies, std, torch.ones_like(std)))
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training, all but batch normalisation."""
+        """Switch all but batch normalisation to training."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -1,4 +1,4 @@
-"""Projection of one modality into the space where it is compared with another."""
+"""Projection of one modality into the space of the contrast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["ProjectionHead"]
 
 
 class ProjectionHead(nn.Module):
-    r"""A linear map, and a layer on it that adds to it, normalised: the projection head of BLEEP (Xie et al., 2023).
+    r"""A linear map, a residual layer and a layer norm: the projection head of BLEEP (Xie et al., 2023).
 
     .. math::
         u = U x, \qquad z = \operatorname{LN}\big(u + \operatorname{dropout}(V \operatorname{GELU}(u))\big)
@@ -19,12 +19,12 @@ class ProjectionHead(nn.Module):
     n_inputs, width
         Sizes before and after.
     dropout
-        Of what is added.
+        Dropout of the residual layer.
 
     Shapes
     ------
     - **input:** ``(..., n_inputs)``
-    - **output:** ``(..., width)``; at first all of length :math:`\sqrt{\text{width}}`, by the normalisation
+    - **output:** ``(..., width)``; with length :math:`\sqrt{\text{width}}` at first, by the layer norm
     """
 
     def __init__(self, n_inputs: int, width: int, dropout: float = 0.0) -> None:

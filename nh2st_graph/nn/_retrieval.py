@@ -1,4 +1,4 @@
-"""Retrieval from a bank: the keys nearest to a query, and what an average over them makes of their values."""
+"""Retrieval from a bank: the keys nearest to a query, and averages of their values."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ __all__ = ["Averaging", "Similarity", "Weighting", "nearest", "partner_rank", "r
 Similarity = Literal["cosine", "dot", "euclidean"]
 Averaging = Literal["simple", "average", "weighted_average"]
 
-#: Weights ``(n, k)`` that sum to 1 over what was found, from queries ``(n, 1, width)`` and their keys
-#: ``(n, k, width)``.
+#: Function from queries ``(n, 1, width)`` and their keys ``(n, k, width)`` to weights ``(n, k)`` that sum to 1.
 Weighting = Callable[[Tensor, Tensor], Tensor]
 
-#: Numbers that are computed at a time, in a matrix of similarities or in what is read of the bank: 64 MiB in float32.
+#: Values that are computed at a time, of similarities or of the bank: 64 MiB in float32.
 _AT_ONCE = 2**24
 
 
@@ -26,10 +25,10 @@ _AT_ONCE = 2**24
 def nearest(
     query: Tensor, keys: Tensor, k: int, *, similarity: Similarity = "cosine", block: int = 65536
 ) -> tuple[Tensor, Tensor]:
-    """Find the keys that are most similar to each query, without a matrix of all pairs.
+    """Find the keys most similar to each query, without a matrix of all pairs.
 
-    The keys meet the queries block by block, and only the best so far are kept, so that a bank of a million keys may
-    stay where it is (in the CPU's memory, say, or in half precision): a block at a time goes to the queries.
+    Queries are compared with one block of keys at a time, and only the best keys so far are kept. A bank of a million
+    keys can thus stay in the CPU's memory, or in half precision: only blocks move to the queries' device.
 
     Parameters
     ----------
@@ -38,29 +37,29 @@ def nearest(
     keys
         The bank, ``(m, width)``, on any device.
     k
-        How many to find; all of them where the bank has fewer.
+        Number of keys to find; all keys if the bank has fewer.
     similarity
         The cosine, the scalar product, or minus the Euclidean distance.
     block
-        Keys of a block. The result does not depend on it.
+        Number of keys in a block, which does not change the result.
 
     Returns
     -------
-    Similarities, the best first, and the numbers of their keys, int64; both ``(n, min(k, m))``, on the queries' device.
-    Of keys that are exactly as similar, those with the lowest numbers are found, and come first.
+    Similarities, highest first, and the indices of their keys, int64; both ``(n, min(k, m))``, on the queries' device.
+    Of ties, the keys with the lowest indices are found, and come first.
 
     Raises
     ------
     ValueError
-        If there is no key, or ``k`` or ``block`` is not positive, or a query or key holds what is no finite number.
+        If there is no key, ``k`` or ``block`` is not positive, or a query or key is not finite.
     """
     if not len(keys) or k < 1 or block < 1:
-        raise ValueError(f"{len(keys)} keys, k = {k}, block = {block}: there must be at least one of each")
+        raise ValueError(f"{len(keys)} keys, k={k}, block={block}; give at least one of each")
     k = min(k, len(keys))
     queries = _prepared(query, query, similarity).split(max(1, _AT_ONCE // min(block, len(keys))))
     nothing = queries[0].new_empty(0)
     best = [(nothing.expand(len(rows), 0), nothing.long().expand(len(rows), 0)) for rows in queries]
-    # Mixed precision would round similarities to three digits, and make ties of what is apart.
+    # Mixed precision would round similarities to three digits and make ties.
     with torch.autocast(query.device.type, enabled=False):
         for start in range(0, len(keys), block):
             part = _prepared(keys[start : start + block], queries[0], similarity)
@@ -73,10 +72,10 @@ def nearest(
 
 @torch.no_grad()
 def partner_rank(query: Tensor, keys: Tensor, partner: Tensor | None = None) -> Tensor:
-    """Rank of each query's own key among all keys, by cosine; 1 is the best.
+    """Compute the rank of each query's partner among all keys, by cosine; 1 is the best.
 
-    Ties count against the partner, and so does a similarity that is no number, so that embeddings that are all the
-    same, or broken, rank last. Some queries at a time meet all keys; no matrix of all pairs is held.
+    Ties and NaN count against the partner, so that embeddings that are all equal, or broken, rank last. A few queries
+    at a time are compared with all keys, without a matrix of all pairs.
 
     Parameters
     ----------
@@ -85,7 +84,7 @@ def partner_rank(query: Tensor, keys: Tensor, partner: Tensor | None = None) -> 
     keys
         ``(m, width)``, on any device.
     partner
-        Numbers of the queries' own keys, ``(n,)`` int64; key ``i`` for query ``i`` where None.
+        Indices of the queries' partners among the keys, ``(n,)`` int64; by default key ``i`` for query ``i``.
 
     Returns
     -------
@@ -101,10 +100,10 @@ def partner_rank(query: Tensor, keys: Tensor, partner: Tensor | None = None) -> 
 
 
 def _prepared(vectors: Tensor, like: Tensor, similarity: Similarity) -> Tensor:
-    """Vectors where and as precise as they are compared, in single precision at least."""
+    """Move vectors to the device and precision of the comparison, at least single precision."""
     vectors = vectors.to(like.device, torch.promote_types(like.dtype, torch.float32))
     if not torch.isfinite(vectors).all():
-        raise ValueError("a query or key holds values that are not finite")
+        raise ValueError("a query or a key is not finite")
     return F.normalize(vectors, dim=-1) if similarity == "cosine" else vectors
 
 
@@ -115,7 +114,7 @@ def _similarities(query: Tensor, keys: Tensor, similarity: Similarity) -> Tensor
 
 
 def _better(so_far: tuple[Tensor, Tensor], similarities: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
-    """The best of those so far and of a block that begins at ``start``; of equals, the first."""
+    """Merge the best so far with a block that starts at ``start``; of ties, the first counts."""
     place = _largest(similarities, min(k, similarities.shape[1]))
     values = torch.cat([so_far[0], similarities.gather(1, place)], dim=1)
     index = torch.cat([so_far[1], place + start], dim=1)
@@ -124,7 +123,7 @@ def _better(so_far: tuple[Tensor, Tensor], similarities: Tensor, start: int, k: 
 
 
 def _largest(values: Tensor, k: int) -> Tensor:
-    """Places of the ``k`` largest of each row, ascending; of equals the first, which ``topk`` does not promise."""
+    """Find the places of the ``k`` largest values of each row, ascending; of ties the first, unlike ``topk``."""
     least = values.topk(k, sorted=False).values.amin(dim=1, keepdim=True)
     above, level = values > least, values == least
     n_level = k - above.sum(dim=1, keepdim=True)
@@ -143,12 +142,12 @@ def retrieve(
     similarity: Similarity = "cosine",
     block: int = 65536,
 ) -> Tensor:
-    r"""Average over the values of the keys nearest to each query, as BLEEP does (Xie et al., NeurIPS 2023).
+    r"""Average the values of the keys nearest to each query, as in BLEEP (Xie et al., NeurIPS 2023).
 
     - ``"simple"``: the value of the nearest key.
     - ``"average"``: the mean over the ``k`` nearest.
-    - ``"weighted_average"``: over the ``k`` nearest, key :math:`j` with a weight proportional to
-      :math:`e^{-\|q - k_j\|^2}`, of queries and keys as they are given, whatever ``similarity`` found them by.
+    - ``"weighted_average"``: the mean over the ``k`` nearest with weights proportional to :math:`e^{-\|q - k_j\|^2}`,
+      of the given queries and keys, independent of ``similarity``.
 
     Parameters
     ----------
@@ -157,8 +156,8 @@ def retrieve(
     values
         ``(m, n_values)``, on any device.
     how
-        One of these names, which are those of BLEEP's code; or a function that gives weights ``(n, k)``, which sum to
-        1, from queries ``(n, 1, width)`` and the keys that were found for each, ``(n, k, width)``.
+        One of these names of BLEEP's code, or a function from queries ``(n, 1, width)`` and their nearest keys ``(n, k,
+        width)`` to weights ``(n, k)`` that sum to 1.
 
     Returns
     -------
@@ -167,10 +166,10 @@ def retrieve(
     Raises
     ------
     ValueError
-        As :func:`nearest`, or if ``keys`` and ``values`` are not as many.
+        As :func:`nearest`, or if the numbers of ``keys`` and ``values`` differ.
     """
     if len(keys) != len(values):
-        raise ValueError(f"{len(keys)} keys and {len(values)} values; there must be one value a key")
+        raise ValueError(f"{len(keys)} keys and {len(values)} values; give one value for each key")
     _, index = nearest(query, keys, 1 if how == "simple" else k, similarity=similarity, block=block)
     precise = query.to(torch.promote_types(query.dtype, torch.float32))
     rows = max(1, _AT_ONCE // (index.shape[1] * max(keys.shape[1], values.shape[1])))

@@ -1,4 +1,4 @@
-"""A GraphSAGE block with outputs of length one, as in Hist2ST."""
+"""A GraphSAGE block with normalised outputs, as in Hist2ST."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class SAGEBlock(nn.Module):
         m_i = \frac{1}{|N(i)|} \sum_{j \in N(i)} h_j, \qquad
         h'_i = \frac{\operatorname{ReLU}(W m_i)}{\lVert \operatorname{ReLU}(W m_i) \rVert_2}
 
-    A spot without senders, and one for which no unit is active, becomes zero.
+    A spot without senders, or without an active unit, becomes zero.
 
     Parameters
     ----------
     width
         Size of embeddings.
     aggregation
-        ``"mean"`` of the senders, or ``"max"``, number by number.
+        ``"mean"`` or ``"max"`` of the senders, in each dimension.
     self_loops
-        Whether a spot is among its own senders: it is with GraphSAGE's authors, and is not with Hist2ST's.
+        Whether a spot is among its own senders, as in GraphSAGE; it is not in Hist2ST.
 
     Shapes
     ------

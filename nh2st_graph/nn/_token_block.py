@@ -11,22 +11,22 @@ __all__ = ["TokenBlock"]
 
 
 class TokenBlock(SelfAttentionBlock):
-    """A :class:`SelfAttentionBlock` whose sets of tokens are small and many, such as the places of each spot's patch.
+    """A :class:`SelfAttentionBlock` over many small sets of tokens, such as the places of each spot's patch.
 
     Parameters
     ----------
     width, heads, head_width, hidden, dropout
-        As there.
+        As in :class:`SelfAttentionBlock`.
 
     Shapes
     ------
-    - **input:** ``(n, n_tokens, width)``, and a bias that is added to the logits of attention and broadcast to
-      ``(n, heads, n_tokens, n_tokens)``, query before key; minus infinity hides a key
+    - **input:** ``(n, n_tokens, width)``, and a bias of the attention logits that broadcasts to ``(n, heads, n_tokens,
+      n_tokens)``, query before key; minus infinity masks a key
     - **output:** ``(n, n_tokens, width)``
     """
 
     def attend(self, h: Tensor, bias: Tensor | None = None) -> Tensor:
-        """What tokens read of their set, before it is added to them. See the class for shapes."""
+        """Compute what tokens read of their set, before the residual sum. See the class for shapes."""
         parts = self.query_key_value(self.norm(h)).unflatten(-1, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)

@@ -1,4 +1,4 @@
-"""A vision transformer's block over the spots of a section, and embeddings of their array positions."""
+"""A vision transformer block over the spots of a section, and embeddings of array positions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["ArrayEmbedding", "SelfAttentionBlock"]
 
 
 class ArrayEmbedding(nn.Module):
-    """Embeddings of where on the array a spot is: one learned for its column, one for its row, added.
+    """Learned embeddings of array positions: the sum of an embedding of the column and one of the row.
 
     Parameters
     ----------
     n_positions
-        Length of either table: array positions run from 0 to one less.
+        Length of both tables, for array positions from 0 to ``n_positions - 1``.
     width
         Size of embeddings.
 
@@ -42,8 +42,8 @@ class SelfAttentionBlock(nn.Module):
         h \leftarrow h + W_o \operatorname{Attention}\big(\operatorname{LN}(h)\big), \qquad
         h \leftarrow h + \operatorname{MLP}\big(\operatorname{LN}'(h)\big)
 
-    Queries, keys and values have no bias and attention weights no dropout. A head's size is free of the embedding's;
-    the output projection :math:`W_o` is left out where one head has the size of the embedding.
+    Queries, keys and values have no bias and attention weights no dropout. The size of a head is independent of
+    ``width``; the output projection :math:`W_o` is left out if there is one head of size ``width``.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class SelfAttentionBlock(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Let the spots of a section read each other. See the class for shapes."""
         parts = self.query_key_value(self.norm(h)).unflatten(-1, (3, 1, self.heads, -1))
-        # A batch of one: torch's fast kernels, which keep no matrix of all pairs, want one.
+        # Torch's fast kernels, which keep no matrix of all pairs, need a batch dimension.
         query, key, value = parts.permute(1, 2, 3, 0, 4)
         attended = F.scaled_dot_product_attention(query, key, value)
         h = h + self.out(attended.squeeze(0).transpose(0, 1).flatten(start_dim=1))

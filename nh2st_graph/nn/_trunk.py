@@ -1,4 +1,4 @@
-"""A light convolutional trunk for patches: gradient enhancement and ShuffleNet V2, and attention over its maps."""
+"""A light convolutional trunk for patches: gradient enhancement, ShuffleNet V2, and attention over its maps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 __all__ = ["BlockAttention", "GradientEnhancement", "ShuffleTrunk"]
 
-#: Share of the summed weights that a difference convolution takes off its centre (the code's theta).
+#: Share of the summed weights that a difference convolution subtracts at its centre (theta in the code).
 _DIFFERENCE = 0.7
 
-#: Where the five weights of a cross lie in a kernel of 3 x 3, row by row.
+#: Places of the five weights of a cross in a 3 x 3 kernel, row by row.
 _CROSS = [1, 3, 4, 5, 7]
 
 
@@ -24,9 +24,9 @@ class ShuffleTrunk(nn.Module):
     Parameters
     ----------
     channels
-        Of the first convolution, of each shuffled stage (even), and of the last convolution.
+        Channels of the first convolution, of each shuffled stage (even), and of the last convolution.
     blocks
-        Units of each shuffled stage.
+        Number of units of each shuffled stage.
     border
         As in :class:`GradientEnhancement`.
 
@@ -34,8 +34,7 @@ class ShuffleTrunk(nn.Module):
     ------
     - **input:** images ``(n, 3, side, side)``
     - **output:** three maps: of the last shuffled stage, ``(n, channels[-2], last, last)``; of the last convolution,
-      ``(n, channels[-1], last, last)``; and the maxima of that, ``(n, channels[-1], 1, 1)``; :meth:`last_side` tells
-      ``last``
+      ``(n, channels[-1], last, last)``; and their maxima, ``(n, channels[-1], 1, 1)``; :meth:`last_side` gives ``last``
     """
 
     def __init__(self, channels: Sequence[int], blocks: Sequence[int], border: bool = True) -> None:
@@ -51,7 +50,7 @@ class ShuffleTrunk(nn.Module):
         self.high = _convolution(channels[-2], channels[-1], 1)
 
     def last_side(self, side: int) -> int:
-        """Side of the last maps, for images of a side."""
+        """Compute the side of the last maps from that of the images."""
         side = self.enhance.side(side)
         for _ in range(self.halvings):
             side = (side + 1) // 2
@@ -65,21 +64,21 @@ class ShuffleTrunk(nn.Module):
 
 
 class GradientEnhancement(nn.Module):
-    """An ordinary convolution and one of differences along a cross, side by side, joined by one of a single pixel.
+    """A convolution and a cross difference convolution in parallel, joined by a 1 x 1 convolution.
 
     The gradient enhancement module of HGGEP (Li et al., Briefings in Bioinformatics 2024).
 
     Parameters
     ----------
     channels
-        Of the image, and of the result.
+        Channels of image and result.
     border
-        Pad the last convolution by one pixel, as the authors do, which adds a border of one value to each channel.
+        Pad the last convolution by one pixel as the authors do, which adds a constant border to each channel.
 
     Shapes
     ------
     - **input:** ``(n, channels, side, side)``
-    - **output:** ``(n, channels, half, half)``, where :meth:`side` tells ``half``
+    - **output:** ``(n, channels, half, half)``, where :meth:`side` gives ``half``
     """
 
     def __init__(self, channels: int, border: bool = True) -> None:
@@ -90,7 +89,7 @@ class GradientEnhancement(nn.Module):
         self.join = _bounded(nn.Conv2d(2 * channels, channels, 1, padding=self.border))
 
     def side(self, side: int) -> int:
-        """Side of the result, for an image of a side."""
+        """Compute the side of the result from that of the image."""
         return (side + 1) // 2 + 2 * self.border
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,20 +99,20 @@ class GradientEnhancement(nn.Module):
 
 
 class CrossDifference(nn.Module):
-    r"""Convolve, with stride 2, a cross of five pixels less a share of its centre pixel.
+    r"""Convolve a cross of five pixels with stride 2, minus a share of its centre pixel.
 
     .. math:: y = \sum_{c \in \text{cross}} w_c x_c - \theta \sum_c w_c \; x_\text{centre}, \qquad \theta = 0.7
 
-    which at :math:`\theta = 1` would see differences to the centre alone (Yu et al., 2021, cross central difference).
+    With :math:`\theta = 1`, only differences to the centre count (Yu et al., 2021, cross central difference).
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs, len(_CROSS)))
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as convolutions of torch start
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # initialised as convolutions of torch
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give ``(n, outputs, side', side')`` of ``(n, inputs, side, side)``, with half the side."""
+        """Map ``(n, inputs, side, side)`` to ``(n, outputs, side', side')``, with half the side."""
         kernel = self.weight.new_zeros(*self.weight.shape[:2], 9)
         kernel[..., _CROSS] = self.weight
         kernel[..., 4] = kernel[..., 4] - _DIFFERENCE * self.weight.sum(dim=-1)
@@ -121,7 +120,7 @@ class CrossDifference(nn.Module):
 
 
 class ShuffleUnit(nn.Module):
-    """A unit of ShuffleNet V2: half of the channels pass, half are convolved; with stride 2, both are, from all."""
+    """A unit of ShuffleNet V2: half of the channels are convolved; with stride 2, all channels twice."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -145,14 +144,14 @@ class ShuffleUnit(nn.Module):
 
 
 class BlockAttention(nn.Module):
-    """Weigh channels, then places, by what their mean and maximum say (CBAM; Woo et al., ECCV 2018).
+    """Weight channels, then places, by their mean and maximum (CBAM; Woo et al., ECCV 2018).
 
     Parameters
     ----------
     channels
-        Of the maps.
+        Channels of the maps.
     ratio
-        How many times fewer units than channels lie between, at least one.
+        Ratio of channels to hidden units, of which there is at least one.
 
     Shapes
     ------
@@ -168,7 +167,7 @@ class BlockAttention(nn.Module):
         self.place = nn.Conv2d(2, 1, 7, padding=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh. See the class for shapes."""
+        """Weight. See the class for shapes."""
         x = x * (self.channel(F.adaptive_avg_pool2d(x, 1)) + self.channel(F.adaptive_max_pool2d(x, 1))).sigmoid()
         weighed: Tensor = x * self.place(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)).sigmoid()
         return weighed

@@ -21,7 +21,7 @@ class TestConfiguration:
             ("graph:\n  mode: grids\n", ("graph.mode = 'grids'; allowed: ", "'grid'", "'knn'")),
             ("train:\n  max_epochs: 0\n", ("train.max_epochs = 0", "greater than 0")),
             ("train:\n  max_epochs: many\n", ("train.max_epochs = 'many'", "integer")),
-            ("model:\n  heads: 3\n", ("model.heads (3) does not divide model.width",)),
+            ("model:\n  heads: 3\n", ("model.heads=3 does not divide", "model.width=")),
             ("data:\n  train: C3\n", ("data.train = 'C3'; expected a list, such as [C3, C4]",)),
             ("data: {train: [A], test: [A]}\n", ("data.train and data.test share A",)),
             ("- a\n- b\n", ("expected keys and values at the top, found list",)),

@@ -141,7 +141,7 @@ def test_overrides_apply_in_order_and_leave_the_original():
         ("model.query=maybe", r"model\.query = 'maybe'; expected a valid boolean"),
         ("train.max_epochs=2.5", r"train\.max_epochs = 2\.5; expected a valid integer"),
         ("seed=-1", r"seed = -1; allowed: greater than or equal to 0"),
-        ("model.width=63", r"model\.heads \(4\) does not divide model\.width \(63\)"),
+        ("model.width=63", r"model\.heads=4 does not divide model\.width=63"),
         ("seed", r"--set seed: expected KEY=VALUE"),
         ("data.train=[", r"--set data\.train: '\[' is not a YAML value"),
         ("data.options={a: 1, a: 2}", r"--set data\.options: key 'a' is given twice"),
@@ -170,24 +170,24 @@ def refused(*assignments):
 @pytest.mark.parametrize(
     ("changes", "first", "second"),
     [
-        ("model.query=false model.neighbours=false", "model.query", "model.neighbours"),
-        ("model.width=64 model.heads=6", "model.heads (6)", "model.width (64)"),
-        ("model.contrast=spot model.query=false", "model.contrast = 'spot'", "model.query is false"),
+        ("model.query=false model.neighbours=false", "query=False", "neighbours=False"),
+        ("model.width=64 model.heads=6", "heads=6", "width=64"),
+        ("model.contrast=spot model.query=false", "contrast='spot'", "query=False"),
         (
             "model.contrast=neighbourhood model.neighbours=false",
-            "model.contrast = 'neighbourhood'",
-            "model.neighbours is false",
+            "contrast='neighbourhood'",
+            "neighbours=False",
         ),
         (
             "model.contrast_on=attended model.cross_attention=none",
-            "model.contrast_on = 'attended'",
-            "model.cross_attention is 'none'",
+            "contrast_on='attended'",
+            "cross_attention='none'",
         ),
         ("graph.mode=none model.hops=2", "model.hops = 2", "graph.mode is 'none'"),
         (
             "model.operator=hypergraph_ego model.hops=3 model.edge_features=none",
-            "model.hops = 3",
-            "model.operator = 'hypergraph_ego'",
+            "hops=3",
+            "operator='hypergraph_ego'",
         ),
         (
             "features.finetune=true features.encoder='squidpy:summary'",
@@ -211,16 +211,16 @@ def test_switches_that_contradict_each_other_are_refused_with_both_keys(changes,
 def test_a_decoder_that_reads_a_branch_that_is_off_is_refused(branch, reads):
     for decoder_input in (reads, "both", "gated"):
         message = refused(f"model.{branch}=false", f"model.decoder_input={decoder_input}")
-        assert f"model.decoder_input = '{decoder_input}'" in message
-        assert f"model.{branch} is false" in message
+        assert f"decoder_input='{decoder_input}'" in message
+        assert f"{branch}=False" in message
 
 
 @pytest.mark.parametrize("edge_features", ["distance", "direction"])
 @pytest.mark.parametrize("operator", sorted({*OPERATORS, "hypergraph_ego"} - {"attention", "gatv2", "transformer"}))
 def test_edge_features_that_an_operator_does_not_read_are_refused(operator, edge_features):
     message = refused(f"model.operator={operator}", f"model.edge_features={edge_features}")
-    assert f"model.edge_features = '{edge_features}'" in message
-    assert f"model.operator = '{operator}'" in message
+    assert f"edge_features='{edge_features}'" in message
+    assert f"operator='{operator}'" in message
 
 
 @pytest.mark.parametrize("regression", ["nb", "zinb"])
@@ -290,7 +290,7 @@ class TestFile:
                 b"data: {synthetic: {n_colls: 9}}",
                 r"key 'data\.synthetic\.n_colls'; did you mean 'data\.synthetic\.n_cols'",
             ),
-            (b"model: {heads: 6}", r"c\.yaml: model\.heads \(6\) does not divide model\.width \(64\)"),
+            (b"model: {heads: 6}", r"c\.yaml: model\.heads=6 does not divide model\.width=64"),
             (
                 b"seed: 1\nmodel: {width: 32}\ntrain: {}\nmodel: {width: 64}",
                 r"c\.yaml: .*key 'model' is given twice \(lines 2 and 4\)",

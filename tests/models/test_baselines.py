@@ -259,7 +259,7 @@ def test_many_sections_are_held_out_several_at_a_time():
 def test_a_single_value_needs_no_folds_and_too_few_spots_for_folds_are_refused():
     one = [make_section(1, 0)]
     assert fitted("ridge", one, alphas=(3.0,)).chosen == {"alpha": 3.0}
-    with pytest.raises(DataError, match="method 'ridge': 1 training spots are too few to choose alpha"):
+    with pytest.raises(DataError, match=r"'ridge': 1 training spots .* alpha"):
         fitted("ridge", one)
 
 
@@ -316,7 +316,7 @@ def test_each_baseline_is_made_new(sections):
 
 
 def test_a_method_that_is_no_baseline_is_refused():
-    with pytest.raises(ConfigError, match="method 'nh2st_graph' is no baseline; choose one of mean, ridge"):
+    with pytest.raises(ConfigError, match=r"name='nh2st_graph' is no baseline.* mean, ridge"):
         make_baseline("nh2st_graph")
 
 

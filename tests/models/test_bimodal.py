@@ -114,7 +114,7 @@ def test_without_a_bank_or_with_numbers_that_are_none_it_says_so(method):
         model.predict(section)
     model.remember([section])
     model.image_projection.first.bias[0] = torch.nan
-    with pytest.raises(ModelError, match=rf"{method.__name__}: .* not finite; lower train.learning_rate"):
+    with pytest.raises(ModelError, match=rf"{method.__name__}: .* not finite; lower learning_rate"):
         model.predict(section)
 
 

@@ -195,9 +195,9 @@ def test_a_trained_encoder_makes_tokens_and_leaves_exemplars_as_they_are():
 
 
 def test_features_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match=r"gives 192 features a spot.* to pixels:8,timm:resnet50"):
+    with pytest.raises(ConfigError, match=r"gives 192 features .*encoder='pixels:8,timm:resnet50'"):
         _model(N_PIXELS)
-    with pytest.raises(ConfigError, match=r"no map of 49 places; set model.tokens to 1"):
+    with pytest.raises(ConfigError, match=r"no map of 49 places; give tokens=1"):
         _model(50, input="features")
-    with pytest.raises(ConfigError, match=r"model.patch_side \(5\) does not divide model.side \(8\)"):
+    with pytest.raises(ConfigError, match="patch_side=5 does not divide side=8"):
         Config.parse({"model": {"name": "egn", "side": 8, "patch_side": 5}})

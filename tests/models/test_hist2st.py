@@ -152,7 +152,7 @@ def test_weights_of_something_else_are_refused(golden):
         Hist2ST.from_original(weights | {"cls_token": torch.zeros(1)}, heads=4)
     with pytest.raises(ModelError, match=r"not of one Hist2ST: .*graph\.1\.conv\.lin_l\.weight"):
         Hist2ST.from_original(weights | {"vit.transformer.layer3.1.weight": torch.zeros(32, 64)}, heads=4)
-    with pytest.raises(ModelError, match="heads = 7 do not share the 256 columns"):
+    with pytest.raises(ModelError, match=r"heads=7 .* 256 columns"):
         Hist2ST.from_original(weights, heads=7)
 
 
@@ -389,7 +389,7 @@ def test_positions_beyond_the_tables_are_refused_with_the_length_that_would_do()
     model, section = _model(), _section()
     section.array[2, 0] = 127
     for refuse in (model.check, model.predict):
-        with pytest.raises(DataError, match=r"section 'C3': array positions reach 127, .* set it to 128 or more"):
+        with pytest.raises(DataError, match=r"section 'C3': array positions reach 127, .* n_positions=128 or more"):
             refuse(section)
     assert _model(n_positions=128).predict(section).isfinite().all()
 
@@ -397,8 +397,8 @@ def test_positions_beyond_the_tables_are_refused_with_the_length_that_would_do()
 @pytest.mark.parametrize(
     ("n_features", "settings", "message"),
     [
-        (512, {}, r"features.encoder gives 512 features a spot, and Hist2ST reads square RGB patches"),
-        (48, {"patch_size": 5}, r"model.patch_size = 5, and patches have 4 pixels a side"),
+        (512, {}, r"Hist2ST reads .*encoder gives 512 features"),
+        (48, {"patch_size": 5}, r"patch_size=5 .* 4 pixels"),
     ],
 )
 def test_patches_that_are_none_or_too_small_are_refused(n_features, settings, message):
@@ -417,5 +417,5 @@ def test_pixels_left_over_at_the_end_are_not_read():
 
 @pytest.mark.parametrize("key", ["channels=12", "likelihood=poisson", "weight_distillation=0", "n_views=-1"])
 def test_settings_that_cannot_be_are_refused(key):
-    with pytest.raises(ConfigError, match=f"model.{key.partition('=')[0]}"):
+    with pytest.raises(ConfigError, match=rf"\b{key.partition('=')[0]}\b"):
         Config().override(["model.name=hist2st", f"model.{key}"])

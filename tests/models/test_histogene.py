@@ -99,7 +99,7 @@ def test_weights_of_something_else_are_refused(golden):
         HisToGene.from_original(weights | {"y_embed.weight": torch.zeros(10, 3)})
     with pytest.raises(ModelError, match="reads 190 numbers, which are no square RGB patch"):
         HisToGene.from_original(weights | {"patch_embedding.weight": torch.zeros(24, 190)})
-    with pytest.raises(ModelError, match="heads = 7 do not share the 1024 columns"):
+    with pytest.raises(ModelError, match=r"heads=7 .* 1024 columns"):
         HisToGene.from_original(weights, heads=7)
     with pytest.raises(ConfigError, match="from_original: unknown key"):
         HisToGene.from_original(weights, drop_out=0.2)
@@ -202,17 +202,17 @@ def test_positions_beyond_the_tables_are_refused_with_the_length_that_would_do()
     model, section = _model(), _section()
     section.array[2, 1] = 70
     for refuse in (model.check, model.predict):
-        with pytest.raises(DataError, match=r"section 'C3': array positions reach 70, .* set it to 71 or more"):
+        with pytest.raises(DataError, match=r"section 'C3': array positions reach 70, .* n_positions=71 or more"):
             refuse(section)
     assert _model(n_positions=71).predict(section).isfinite().all()
     section.array[2, 1] = -1
-    with pytest.raises(DataError, match="section 'C3': array positions begin at -1; number rows and columns from 0"):
+    with pytest.raises(DataError, match="section 'C3': array positions start at -1"):
         model.check(section)
 
 
 def test_features_that_are_no_pixels_are_refused_unless_asked_for():
-    with pytest.raises(ConfigError, match=r"features.encoder gives 50 features .* pixels:SIDE"):
+    with pytest.raises(ConfigError, match=r"encoder gives 50 features .*encoder='pixels:SIDE'"):
         _model(n_features=50)
     assert _model(n_features=50, input="features").patch_embedding.in_features == 50
-    with pytest.raises(ConfigError, match=r"scale_pixels = true needs pixels: model.input is 'features'"):
+    with pytest.raises(ConfigError, match=r"scale_pixels=True .*input='features'"):
         Config.parse({"model": {"name": "histogene", "input": "features", "scale_pixels": True}})

@@ -17,13 +17,13 @@ def test_the_side_of_a_patch(n_features, side):
 
 @pytest.mark.parametrize("n_features", [1, 4, 13, 16, 512, 112 * 112])
 def test_what_is_no_square_of_three_colours_is_refused(n_features):
-    with pytest.raises(ConfigError, match=rf"^features.encoder gives {n_features} features a spot, and This reads"):
+    with pytest.raises(ConfigError, match=rf"^This reads .*encoder gives {n_features} features"):
         patch_side(n_features, None, "This")
 
 
 def test_a_trained_encoder_is_refused_whatever_its_features():
     encoder = PatchEncoder(nn.Flatten(), [0.0] * 3, [1.0] * 3, 48)
-    with pytest.raises(ConfigError, match=r"features.finetune = true: This reads pixels itself"):
+    with pytest.raises(ConfigError, match=r"This .*finetune=True"):
         patch_side(48, encoder, "This")
 
 
@@ -38,7 +38,5 @@ def test_images_are_by_row_then_column_then_colour():
 def test_positions_from_0_to_the_last_of_the_table_pass():
     data = Data(array=torch.tensor([[0, 7], [3, 0]]), section="A")
     check_positions(data, 8)
-    with pytest.raises(
-        DataError, match=r"section 'A': array positions reach 7, and model.n_positions = 7 embeds 0 to 6"
-    ):
+    with pytest.raises(DataError, match=r"section 'A': .* reach 7,.* n_positions=8"):
         check_positions(data, 7)

@@ -100,7 +100,7 @@ def test_heads_share_a_matrix_of_three():
     weight = torch.zeros(3 * 12, 5)
     assert [size_of_head(weight, heads) for heads in (1, 3, 12)] == [12, 4, 1]
     for heads in (0, 5, 24):
-        with pytest.raises(ModelError, match=f"heads = {heads} do not share the 12 columns"):
+        with pytest.raises(ModelError, match=f"heads={heads} .* 12 columns"):
             size_of_head(weight, heads)
 
 

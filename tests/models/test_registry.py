@@ -60,7 +60,7 @@ def test_unknown_keys_are_those_of_the_method() -> None:
     register_method(Mine)
     with pytest.raises(ConfigError, match=r"unknown key 'model\.strenth'; did you mean 'model\.strength'"):
         Config().override(["model.name=mine", "model.strenth=2"])
-    with pytest.raises(ConfigError, match=r"model\.name = 'mime': no such method; did you mean 'mine'"):
+    with pytest.raises(ConfigError, match=r"name='mime': no such method; did you mean 'mine'"):
         Config().override(["model.name=mime"])
 
 
@@ -90,7 +90,7 @@ def test_a_method_without_a_name_cannot_be_registered() -> None:
     class Nameless(Mine):
         Settings = MethodConfig
 
-    with pytest.raises(ConfigError, match="Nameless: its Settings give no name"):
+    with pytest.raises(ConfigError, match=r"Nameless: .* no name"):
         register_method(Nameless)
 
 
@@ -106,7 +106,7 @@ def test_another_package_brings_a_method(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("no_such_module:Mine", "no_such_module:Mine cannot be loaded"),
         ("json:loads", "json:loads is no subclass"),
-        ("nh2st_graph.models:NH2STGraph", "call it 'nh2st_graph'"),
+        ("nh2st_graph.models:NH2STGraph", "name it 'nh2st_graph'"),
     ],
 )
 def test_what_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:

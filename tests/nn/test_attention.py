@@ -133,12 +133,12 @@ def test_without_edge_features_none_are_needed(graph_of):
 
 def test_missing_edge_features_are_named(layer, graph_of):
     h, edge_index, _ = graph_of(3, [(1, 0), (2, 0)])
-    with pytest.raises(ValueError, match="edge_attr is missing: this layer reads 3 edge features"):
+    with pytest.raises(ValueError, match=r"edge_attr is missing.* 3"):
         layer(h, h, edge_index)
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(ConfigError, match=r"heads \(3\) does not divide width \(8\)"):
+    with pytest.raises(ConfigError, match=r"heads=3 .* width 8"):
         SpatialAttention(8, heads=3)
 
 

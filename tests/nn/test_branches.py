@@ -287,10 +287,10 @@ def test_missing_edge_features_are_named(self_loops, branch, crossed):
 @pytest.mark.parametrize(
     ("switches", "error", "message"),
     [
-        ({"operator": "hypergraf"}, ConfigError, r"no operator 'hypergraf'; did you mean 'hypergraph'"),
-        ({"jumping": "mix"}, ConfigError, r"model.jumping: there is no 'mix'; did you mean 'max'\?"),
-        ({"hops": 0}, ConfigError, r"hops \(0\) must be at least 1"),
-        ({"heads": 3}, ConfigError, r"heads \(3\) does not divide width \(4\)"),
+        ({"operator": "hypergraf"}, ConfigError, r"operator='hypergraf'.*'hypergraph'"),
+        ({"jumping": "mix"}, ConfigError, r"jumping='mix'.*'max'"),
+        ({"hops": 0}, ConfigError, "hops=0"),
+        ({"heads": 3}, ConfigError, r"heads=3 .* width 4"),
     ],
 )
 def test_what_cannot_be_made_is_named(switches, error, message):

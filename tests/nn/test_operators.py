@@ -337,20 +337,20 @@ def test_an_operator_is_made_by_its_name(name):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"no operator 'gatv3'; did you mean 'gatv2'\?"):
+    with pytest.raises(ConfigError, match=r"operator='gatv3'.*'gatv2'"):
         make_operator("gatv3", WIDTH)
 
 
 @pytest.mark.parametrize("name", [*ATTENDING, "global"])
 def test_heads_must_divide_the_width(name):
-    with pytest.raises(ConfigError, match=r"heads \(3\) does not divide width \(4\)"):
+    with pytest.raises(ConfigError, match=r"heads=3 .* width 4"):
         make_operator(name, WIDTH, heads=3)
 
 
 @pytest.mark.parametrize("name", ATTENDING)
 def test_edge_features_are_read_where_asked_for_and_then_needed(name, operator, drawn, crossed):
     h, edge_index, edge_attr = crossed
-    with pytest.raises(ValueError, match="edge_attr is missing: this layer reads 3 edge features"):
+    with pytest.raises(ValueError, match=r"edge_attr is missing.* 3"):
         operator(name)(h, edge_index)
     reads_one = drawn(make_operator(name, WIDTH, HEADS, 1))
     assert torch.equal(reads_one(*crossed), reads_one(h, edge_index, edge_attr[:, :1]))
