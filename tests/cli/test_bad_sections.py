@@ -217,7 +217,7 @@ H5AD_CASES: dict[str, tuple[Callable[[AnnData], object], Sequence[str]]] = {
     ),
     "no scale": (
         lambda a: _metadata(a).pop("microns_per_pixel"),
-        ("section 'S3'", "microns_per_pixel", "give"),
+        ("section 'S3'", "pixel", "give"),
     ),
     "spots outside the image": (
         _coordinate(1e5),

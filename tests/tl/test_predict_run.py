@@ -97,7 +97,7 @@ class TestPredictFiles:
 class TestScale:
     def test_is_given_where_a_section_has_none(self, tiny_run, without_scale, tiny_sections, write, tmp_path):
         path = write("S3", without_scale)
-        with pytest.raises(DataError, match=r"section 'S3': the file does not say how many um .*--microns-per-pixel"):
+        with pytest.raises(DataError, match=r"section 'S3': the file does not say how many um .*microns_per_pixel"):
             tl.predict_run(tiny_run.folder, [path], tmp_path / "out")
         scale = tiny_sections["S3"].uns["spatial"]["S3"]["metadata"]["microns_per_pixel"]
         (written,) = tl.predict_run(tiny_run.folder, [path], tmp_path / "out", microns_per_pixel=scale)
@@ -118,7 +118,7 @@ class TestScale:
         (written,) = tl.predict_run(tiny_run.folder, [path], tmp_path / "out", microns_per_pixel=3.5)
         assert ad.read_h5ad(written).uns["spatial"]["S3"]["metadata"]["microns_per_pixel"] == 3.5
         found = tiny_sections["S3"].uns["spatial"]["S3"]["metadata"]["microns_per_pixel"]
-        assert f"section 'S3': the file says {found:.4g} um per pixel; taken is 3.5, as given" in caplog.text
+        assert f"section 'S3': the file says {found:.4g} um per pixel; the given 3.5 is used" in caplog.text
 
 
 def test_a_store_with_several_tables_takes_the_one_that_is_named(tiny_run, tiny_sections, tmp_path):

@@ -140,9 +140,9 @@ class TestKeys:
         pd.testing.assert_frame_equal(found.found, expected.found)
         among = ng.tl.retrieve(query, bank, k=3, library_key="library", query_library_key="sample")
         assert among.recall.notna().all(axis=None)
-        with pytest.raises(DataError, match=r"no column 'sampel' \(library_key\).*'sample'"):
+        with pytest.raises(DataError, match="no column library_key='sampel'; did you mean 'sample'"):
             ng.tl.retrieve(query, bank, library_key="library", query_library_key="sampel")
-        with pytest.raises(DataError, match=r"no column library_key='librari'"):
+        with pytest.raises(DataError, match="no column library_key='librari'"):
             ng.tl.retrieve(query, bank, library_key="librari", query_library_key="sample")
 
     def test_name_tables_of_either(self, embedded) -> None:

@@ -161,14 +161,14 @@ class TestPredict:
         foreign.write_bytes(b"slide")
         out = tmp_path / "out"
         for path, error, says in (
-            (without, DataError, "does not say how many um a pixel is; give it .*--microns-per-pixel"),
+            (without, DataError, "does not say how many um a pixel is; .*microns_per_pixel"),
             (blank, DataError, "no tissue found"),
             (foreign, ImageError, r'no installed reader opens \.mrxs; pip install "nh2st-graph\[wsi\]"'),
             (tmp_path / "none.svs", ImageError, "does not exist"),
         ):
             with pytest.raises(error, match=says):
                 tl.predict_run(tiny_run.folder, [slide, path], out)
-        with pytest.raises(ConfigError, match="min_tissue = 2"):
+        with pytest.raises(ConfigError, match="min_tissue=2"):
             tl.predict_run(tiny_run.folder, [slide], out, min_tissue=2)
         assert not out.exists()
 
