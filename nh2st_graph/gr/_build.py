@@ -98,7 +98,6 @@ def connect(
     key_added: str = "spatial",
 ) -> None:
     """Write the graph of one checked section; see :func:`spatial_graph`."""
-    check_section(target)
     if mode == "none" or target.n_obs < (3 if mode == "delaunay" else 2):
         _write(target, sparse.csr_matrix((target.n_obs, target.n_obs), dtype=np.float64), mode, key_added)
     else:
