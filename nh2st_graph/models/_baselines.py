@@ -1,4 +1,4 @@
-"""What any method must beat, on the same features: regressions of scikit-learn, a spot at a time."""
+"""Baselines that read the same features as a model: regressions of scikit-learn on single spots."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ __all__ = [
     "make_baseline",
 ]
 
-#: Baselines that a model is scored beside.
+#: Baselines that every model is compared with.
 BASELINES = ("mean", "ridge", "ridge_neighbours", "knn")
 
-#: Most folds by which a hyper-parameter is chosen; more sections are held out several at a time.
+#: Largest number of folds of the cross-validation; if there are more sections, a fold holds out several.
 _MOST_FOLDS = 5
 
-#: What a chosen hyper-parameter is called in a baseline's memory, before its name.
+#: Prefix of a chosen hyper-parameter in a baseline's memory.
 _CHOSEN = "chosen."
 
 Counts = Annotated[tuple[Positive, ...], Field(min_length=1)]
@@ -57,13 +57,13 @@ _PENALTIES: tuple[float, ...] = tuple(np.logspace(0, 5, 11).tolist())
 
 
 class Baseline(Estimator):
-    """A scikit-learn regression on a spot's features, its hyper-parameter chosen by folds grouped by section.
+    """A scikit-learn regression on a spot's features, with a hyper-parameter that is chosen by cross-validation.
 
-    Folds hold out whole sections, several at a time where there are more than five; of a single section, bands. The
-    value with the smallest squared error on held-out spots is taken, and all spots are learned from.
+    Folds hold out whole sections, several at a time if there are more than five, and bands of a single section. The
+    value with the smallest squared error on held-out spots is chosen, and the regression is fitted on all spots.
 
-    It is saved as what it learned from and what it chose, and learns again when it is loaded: from the same numbers in
-    the same order, so that its predictions are the same.
+    A saved baseline holds its training data and the chosen value, and is fitted again when it is loaded: on the same
+    data in the same order, so that its predictions are the same.
     """
 
     def __init__(self, settings: Any, seed: int = 0) -> None:
@@ -73,23 +73,23 @@ class Baseline(Estimator):
 
     @abstractmethod
     def regression(self) -> Any:
-        """Make the multi-output regression, in scikit-learn's form, before anything is chosen."""
+        """Make the multi-output regression of scikit-learn, before a hyper-parameter is chosen."""
 
     def grid(self) -> Mapping[str, Sequence[Any]]:
-        """Values to choose from, by the regression's name of them; nothing where there is nothing to choose."""
+        """List the values to choose from, by the name of the regression's parameter; empty if there is no choice."""
         return {}
 
     def features(self, section: Data) -> NDArray[Any]:
-        """Read what is regressed on, ``(n_spots, d)``, numbers or bytes."""
+        """Give the features of the regression, ``(n_spots, d)``, float or uint8."""
         return own_features(section)
 
     def fit(self, sections: Sequence[Data]) -> None:
-        """Choose the hyper-parameter and learn; see :meth:`Estimator.fit`.
+        """Choose the hyper-parameter and fit; see :meth:`Estimator.fit`.
 
         Raises
         ------
         DataError
-            If there is something to choose, and too few spots to hold any out.
+            If there is a choice, and too few spots to hold some out.
         """
         x = np.vstack([self.features(section) for section in sections])
         y = np.vstack([section.y.numpy() for section in sections])
@@ -98,7 +98,7 @@ class Baseline(Estimator):
     def predict(self, section: Data) -> NDArray[np.float64]:
         """Predict expression, ``(n_spots, n_genes)``."""
         predicted = np.asarray(self._fitted.predict(_numbers(self.features(section))))
-        # scikit-learn gives a panel of one gene without its axis.
+        # For a panel of one gene, scikit-learn drops the axis of genes.
         return predicted.reshape(len(predicted), -1)
 
     def memory(self) -> Memory | None:
@@ -106,7 +106,7 @@ class Baseline(Estimator):
         return self._memory
 
     def restore(self, memory: Memory) -> None:
-        """Learn from ``memory`` again, with what was chosen."""
+        """Fit on ``memory`` again, with the chosen value."""
         chosen = {
             name.removeprefix(_CHOSEN): value.item() for name, value in memory.items() if name.startswith(_CHOSEN)
         }
@@ -135,12 +135,12 @@ class Baseline(Estimator):
 
 
 def own_features(section: Data) -> NDArray[Any]:
-    """Read a spot's own image features, ``(n_spots, d)``, as they are."""
+    """Give a spot's own image features, ``(n_spots, d)``."""
     return np.asarray(section.x.numpy())
 
 
 def with_neighbours(section: Data) -> NDArray[np.float64]:
-    """Read a spot's own features and its neighbours' mean, ``(n_spots, 2 d)``; zeros where it has none."""
+    """Give a spot's own features and the mean of its neighbours, ``(n_spots, 2 d)``; zeros without neighbours."""
     sender, receiver = section.edge_index
     x = section.x.double()
     around = scatter(x[sender], receiver, dim=0, dim_size=section.num_nodes, reduce="mean")
@@ -152,24 +152,24 @@ def _numbers(features: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _targets(y: NDArray[Any]) -> NDArray[np.float64]:
-    """Targets as scikit-learn has them: without an axis for a single gene."""
+    """Give targets in scikit-learn's shape: without an axis for a single gene."""
     return _numbers(y[:, 0] if y.shape[1] == 1 else y)
 
 
 class MeanConfig(MethodConfig):
-    """Settings of the training mean: none."""
+    """Settings of the training mean, which has none."""
 
     name: Literal["mean"] = "mean"
 
 
 @register_method
 class TrainingMean(Baseline):
-    """Each gene's mean over the training spots."""
+    """The mean of each gene over the training spots."""
 
     Settings: ClassVar[type[MethodConfig]] = MeanConfig
 
     def features(self, section: Data) -> NDArray[np.float64]:
-        """Read no feature; see :meth:`Baseline.features`."""
+        """Give no feature; see :meth:`Baseline.features`."""
         return np.empty((len(section.x), 0))
 
     def regression(self) -> DummyRegressor:
@@ -192,7 +192,7 @@ class RidgeConfig(MethodConfig):
 
 @register_method
 class OwnRidge(Baseline):
-    """Ridge regression on the spot's features; of ``features.encoder: pixels:1``, on its mean colour."""
+    """Ridge regression on the spot's features; with ``features.encoder: pixels:1``, on its mean colour."""
 
     Settings: ClassVar[type[MethodConfig]] = RidgeConfig
 
@@ -206,7 +206,7 @@ class OwnRidge(Baseline):
 
 
 class RidgeNeighboursConfig(MethodConfig):
-    """Settings of ridge regression with the neighbours.
+    """Settings of ridge regression with neighbours.
 
     Attributes
     ----------
@@ -220,12 +220,12 @@ class RidgeNeighboursConfig(MethodConfig):
 
 @register_method
 class NeighbourRidge(OwnRidge):
-    """Ridge regression on the spot's features and the mean of those of its neighbours in the graph."""
+    """Ridge regression on the spot's features and the mean features of its neighbours in the graph."""
 
     Settings: ClassVar[type[MethodConfig]] = RidgeNeighboursConfig
 
     def features(self, section: Data) -> NDArray[np.float64]:
-        """Read own and neighbours' features; see :meth:`Baseline.features`."""
+        """Give own and neighbours' features; see :meth:`Baseline.features`."""
         return with_neighbours(section)
 
 
@@ -235,11 +235,11 @@ class PCARidgeConfig(MethodConfig):
     Attributes
     ----------
     components
-        Principal components of the features; fewer where there are fewer features or training spots.
+        Principal components of the features; fewer if there are fewer features or training spots.
     repaired
-        Choose the penalty by folds, fit an intercept, and solve exactly, rather than as published.
+        Choose the penalty by cross-validation, fit an intercept, and solve exactly. Published: none of these.
     alphas
-        Penalties to choose from, where repaired.
+        Penalties to choose from, with ``repaired``.
     """
 
     name: Literal["pca_ridge"] = "pca_ridge"
@@ -253,16 +253,16 @@ class PCARidge(Baseline):
     """Ridge regression on principal components of standardised features: the head of the HEST benchmark.
 
     Source: Jaume et al., *HEST-1k*, NeurIPS 2024 (arXiv 2406.16192), and its public code
-    (``src/hest/bench/trainer.py``). The features are standardised by the training spots, and 256 components of them
-    regressed on. Of the code, as published:
+    (``src/hest/bench/trainer.py``). Features are standardised by the training spots, and the regression is on 256
+    components of them. In the published code:
 
-    - the penalty is ``100 / (n_components * n_genes)``, so that a gene's prediction depends on how many others there
-      are; its argument ``alpha`` is not read, and nothing is chosen;
-    - there is no intercept, while expression is not centred: predictions have a mean of 0 for every gene over the
-      training spots. Correlations are what they are with one, squared errors are not;
-    - LSQR is stopped at a tolerance of 1e-4, well before it gets to a solution with so small a penalty: what keeps the
-      weights small is that it stops;
-    - fewer training spots or features than components are an error there, and give fewer components here.
+    - the penalty is ``100 / (n_components * n_genes)``, so that the prediction of a gene depends on the number of
+      genes; the argument ``alpha`` is not read, and nothing is chosen;
+    - there is no intercept although expression is not centred, so that predictions of every gene have mean 0 over the
+      training spots. This changes squared errors, but no correlation;
+    - LSQR stops at a tolerance of 1e-4, long before it converges with so small a penalty: early stopping keeps the
+      weights small;
+    - fewer training spots or features than components are an error; here they give fewer components.
 
     ``repaired: true`` replaces the first three.
     """
@@ -274,12 +274,12 @@ class PCARidge(Baseline):
         return _PCARidge(self.config.components)
 
     def grid(self) -> dict[str, Sequence[float]]:
-        """Give the penalties, where repaired; see :meth:`Baseline.grid`."""
+        """Give the penalties, with ``repaired``; see :meth:`Baseline.grid`."""
         return {"alpha": self.config.alphas} if self.config.repaired else {}
 
 
 class _PCARidge(RegressorMixin, BaseEstimator):
-    """PCA and ridge, whose size is known when they see the data; without a penalty, as published."""
+    """PCA and ridge, with a number of components that depends on the data; as published if there is no penalty."""
 
     def __init__(self, n_components: int = 256, alpha: float | None = None) -> None:
         self.n_components, self.alpha = n_components, alpha
@@ -314,7 +314,7 @@ class KNNConfig(MethodConfig):
 
 @register_method
 class NearestSpots(Baseline):
-    """Mean expression of the training spots whose features are nearest, by Euclidean distance."""
+    """The mean expression of the training spots with the nearest features, by Euclidean distance."""
 
     Settings: ClassVar[type[MethodConfig]] = KNNConfig
 
@@ -328,7 +328,7 @@ class NearestSpots(Baseline):
 
 
 class _NearestOrAll(KNeighborsRegressor):
-    """Mean of the nearest training spots, or of all where there are fewer (a small fold, a small section)."""
+    """The mean of the nearest training spots, or of all spots if there are fewer."""
 
     def kneighbors(self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True) -> Any:
         wanted = min(n_neighbors or self.n_neighbors, self.n_samples_fit_)
@@ -341,11 +341,11 @@ class RandomForestConfig(MethodConfig):
     Attributes
     ----------
     trees
-        How many.
+        Number of trees.
     depth
-        Most splits between the root and a leaf.
+        Largest number of splits between the root and a leaf.
     min_leaf
-        Fewest spots of a leaf, to choose from.
+        Smallest numbers of spots in a leaf to choose from.
     """
 
     name: Literal["random_forest"] = "random_forest"
@@ -358,9 +358,9 @@ class RandomForestConfig(MethodConfig):
 class RandomForest(Baseline):
     """A random forest over all genes at once.
 
-    It is kept small, for a fit of a thousand spots and some 800 genes to take seconds: 50 trees of at most ten levels,
-    each grown on half of the spots, drawn with replacement, a split choosing among the square root of the number of
-    features.
+    It is small, so that a fit of a thousand spots and 800 genes takes seconds: 50 trees of at most ten levels. Each
+    tree is grown on half of the spots, drawn with replacement, and each split chooses among the square root of the
+    number of features.
     """
 
     Settings: ClassVar[type[MethodConfig]] = RandomForestConfig
@@ -389,16 +389,16 @@ def make_baseline(name: str, seed: int = 0) -> Baseline:
     name
         One of :data:`BASELINES`, or another method that is a :class:`Baseline` (``pca_ridge``, ``random_forest``).
     seed
-        Of a baseline that draws random numbers.
+        Seed of a baseline that draws random numbers.
 
     Returns
     -------
-    The baseline, to be fitted.
+    The baseline, not yet fitted.
 
     Raises
     ------
     ConfigError
-        If there is no method of that name, or it is no baseline.
+        If the method is unknown, or is no baseline.
     """
     method = find_method(name)
     if not issubclass(method, Baseline):

@@ -1,4 +1,4 @@
-"""What methods share that contrast a spot's image with its genes, and predict by retrieval from training spots."""
+"""Base of methods that contrast a spot's image with its genes and predict by retrieval from training spots."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from nh2st_graph.nn import Averaging, PatchEncoder, ProjectionHead, Weighting, c
 
 __all__ = ["ENCODER_NAMES", "HEAD_NAMES", "Bimodal", "BimodalConfig", "original_weights"]
 
-#: From names of the heads' weights here to those in the authors' code, which is BLEEP's.
+#: Names of the heads' weights here, and in the authors' code, which is that of BLEEP.
 HEAD_NAMES: Names = (
     (r"(image|spot)_projection\.first\.", r"\1_projection.projection."),
     (r"(image|spot)_projection\.second\.", r"\1_projection.fc."),
     (r"(image|spot)_projection\.norm\.", r"\1_projection.layer_norm."),
 )
 
-#: Beginnings of the names of an image encoder's weights in the authors' code; the second is of mclSTExp's perceptron.
+#: Prefixes of the image encoder's weights in the authors' code; the second is that of the perceptron of mclSTExp.
 ENCODER_NAMES = ("image_encoder.", "image_ecode.")
 
-#: Parts of torchvision's models, whose names are timm's, by their numbers where the authors take a model apart.
+#: Names of the parts of torchvision's models, as in timm, by their numbers in the authors' code.
 _DENSENET_PARTS = {"0": "features"}
 _RESNET_PARTS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
 
 class BimodalConfig(MethodConfig):
-    """Settings that these methods share; see their own.
+    """Settings that these methods share.
 
     Attributes
     ----------
     width
         Size of embeddings.
     temperature
-        What similarities are divided by in the contrast.
+        Divisor of the similarities in the contrast.
     dropout
-        Of the projection heads.
+        Dropout of the projection heads.
     k
-        Training spots that a prediction averages over; all where there are fewer.
+        Training spots that a prediction averages over; all if there are fewer.
     normalize
-        Embeddings have length 1 wherever they are compared; then a temperature of 0.1 or less is in place. Published:
-        for finding the nearest alone.
+        Embeddings have length 1 in every comparison; choose a temperature of 0.1 or less. Published: only in the search
+        for the nearest.
     augment
-        In training, draw a view of each patch. Of a trained patch encoder only.
+        Augment each patch at random in training, if the patch encoder is trained.
     """
 
     width: Positive = 256
@@ -65,10 +65,10 @@ class BimodalConfig(MethodConfig):
 
 
 class Bimodal(Network):
-    """Two projections into one space, contrasted in training; a prediction is an average over training spots.
+    """Two projections into a common space, with a contrast in training; a prediction averages over training spots.
 
-    A subclass says what embeds a spot's genes, how both modalities are contrasted, and how those that were found are
-    averaged.
+    A subclass defines the embedding of genes, the contrast between the modalities, and the average over retrieved
+    spots.
 
     Parameters
     ----------
@@ -89,20 +89,20 @@ class Bimodal(Network):
 
     @property
     def receptive_hops(self) -> int | None:
-        """Spots are seen one by one, or with those of their batch."""
+        """0: a spot is embedded by itself, or with its batch."""
         return 0
 
     @property
     @abstractmethod
     def averaging(self) -> Averaging | Weighting:
-        """How training spots that were found are averaged; see :func:`nh2st_graph.nn.retrieve`."""
+        """Average over retrieved training spots; see :func:`nh2st_graph.nn.retrieve`."""
 
     @abstractmethod
     def embed_genes(self, data: Data, spots: Tensor) -> Tensor:
         """Embed the genes of some spots in training, ``(n_spots, width)``, on the weights' device."""
 
     def embed_bank(self, data: Data) -> Tensor:
-        """Embed the genes of a whole section, ``(n_spots, width)``, as they are retrieved."""
+        """Embed the genes of a whole section for the bank, ``(n_spots, width)``."""
         return self.embed_genes(data, torch.arange(len(data.y)))
 
     @abstractmethod
@@ -111,19 +111,19 @@ class Bimodal(Network):
 
     @abstractmethod
     def augmented(self, patches: Tensor) -> Tensor:
-        """Draw a view of each patch, ``(n, size, size, 3)``."""
+        """Augment each patch at random, ``(n, size, size, 3)``."""
 
     def losses(self, data: Data) -> dict[str, Tensor]:
         """Compute the contrast on the seeds; see :class:`Network`.
 
         Returns
         -------
-        ``loss``; the same as ``contrast_spot``, with its chance level, where all similarities are the same; and
-        ``retrieval_spot``, the share of pairs found among the nearest ten.
+        ``loss``; the same as ``contrast_spot``, with its chance level, at which all similarities are equal; and
+        ``retrieval_spot``, the share of pairs among the nearest ten.
         """
         p = self._compared(self.image_projection(self._seen(data)))
         q = self._compared(self.embed_genes(data, data.seeds))
-        # Similarities may be as large as squared lengths, of which half precision would leave no decimals.
+        # Similarities may be as large as squared lengths, and half precision would lose their decimals.
         with torch.autocast(p.device.type, enabled=False):
             loss = self.contrast(p, q)
         return {
@@ -135,7 +135,7 @@ class Bimodal(Network):
 
     @torch.no_grad()
     def remember(self, sections: Sequence[Data]) -> None:
-        """Keep the bank: gene embeddings of the training spots and their expression, on the CPU."""
+        """Store the bank: gene embeddings and expression of the training spots, on the CPU."""
         self.memory = {
             "keys": torch.cat([self._compared(self.embed_bank(section)).cpu() for section in sections]),
             "expression": torch.cat([section.y.cpu() for section in sections]),
@@ -147,7 +147,7 @@ class Bimodal(Network):
         Raises
         ------
         ModelError
-            If there is no bank yet, or embeddings are no numbers.
+            If there is no bank yet, or embeddings are not finite.
         """
         if not self.memory:
             raise ModelError(f"{type(self).__name__} has no spots to retrieve from; call remember(sections) first")
@@ -161,7 +161,7 @@ class Bimodal(Network):
 
     @torch.no_grad()
     def alignment(self, data: Data) -> dict[str, float]:
-        """Share of a section's spots whose gene embedding is among the ten nearest to their image's (cosine)."""
+        """Compute the share of spots with their gene embedding among the ten nearest to their image embedding."""
         found = self.embeddings(data)
         return {"retrieval_spot": retrieval_at_k(found["image"], found["gene"])}
 
@@ -175,7 +175,7 @@ class Bimodal(Network):
         return F.normalize(embedded, dim=-1) if self.config.normalize else embedded
 
     def _seen(self, data: Data) -> Tensor:
-        """Features of the seeds alone, of drawn views where patches are encoded here."""
+        """Give the features of the seeds alone, of augmented patches if the encoder is trained."""
         seen = self.image_input(data)[data.seeds]
         if self.patch_encoder is None:
             return seen.float()
@@ -183,15 +183,15 @@ class Bimodal(Network):
         return encoded
 
     def _here(self, values: Tensor) -> Tensor:
-        """Values where the weights are, and as precise."""
+        """Move values to the device and precision of the weights."""
         return values.to(self.spot_projection.first.weight)
 
     @staticmethod
     def encoder_from_original(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Take the image encoder's weights out of a checkpoint of the authors' code, by their names in timm.
+        """Extract the weights of the image encoder from a checkpoint of the authors' code, with their names in timm.
 
-        Saved (``torch.save``), they are a checkpoint that an encoder can be made of: ``timm:resnet50@FILE``, with
-        ``features.standardize: none``, since the heads were trained on features as they come.
+        Save them by ``torch.save`` as a checkpoint for the encoder ``timm:resnet50@FILE``, with ``features.standardize:
+        none``, since the heads were trained on unscaled features.
 
         Parameters
         ----------
@@ -210,10 +210,10 @@ class Bimodal(Network):
 
 
 def original_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Weights by their names in the authors' code as it is now.
+    """Rename weights as in the current version of the authors' code.
 
-    A model that was trained on several devices begins its names with ``module.``, and BLEEP's first ones call spots
-    wells.
+    The names start with ``module.`` if the model was trained on several devices, and the first models of BLEEP have
+    wells in place of spots.
     """
     return {
         name.removeprefix("module.").replace("well_projection.", "spot_projection."): weight

@@ -1,4 +1,4 @@
-"""BLEEP: images and genes in one space, and prediction by retrieval from the training spots."""
+"""BLEEP: images and genes in a common space, and prediction by retrieval from training spots."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class BLEEPConfig(BimodalConfig):
     name
         The method.
     width, temperature, k
-        Size of embeddings; what similarities are divided by; training spots that a prediction averages over.
+        Size of embeddings; divisor of similarities; training spots that a prediction averages over.
     dropout
-        Of the projection heads.
+        Dropout of the projection heads.
     normalize
-        Embeddings have length 1 wherever they are compared; then a temperature of 0.1 or less is in place. Published:
-        for finding the nearest alone.
+        Embeddings have length 1 in every comparison; choose a temperature of 0.1 or less. Published: only in the search
+        for the nearest.
     augment
-        In training, turn and reflect each patch at random. Of a trained patch encoder only.
+        Rotate and reflect each patch at random in training, if the patch encoder is trained.
     averaging
-        ``simple``, the nearest spot alone; ``average`` of the ``k`` nearest; or ``weighted_average``.
+        ``simple``: the nearest spot; ``average``: the mean of the ``k`` nearest; or ``weighted_average``.
     transpose_targets
-        Targets of the images are those of the spots transposed, as published; otherwise the same as the spots'.
+        Targets of the images are those of the spots, transposed as published, or not.
     learn_targets
-        Targets are minimised over, too, as published; otherwise they are taken as given.
+        The gradient also flows through the targets, as published, or not.
     """
 
     name: Literal["bleep"] = "bleep"
@@ -52,9 +52,9 @@ class BLEEPConfig(BimodalConfig):
 
 @register_method
 class BLEEP(Bimodal):
-    r"""BLEEP (Xie et al., NeurIPS 2023), from the authors' code (``bowang-lab/BLEEP``): same numbers, same weights.
+    r"""BLEEP (Xie et al., NeurIPS 2023), with the results of the authors' code (``bowang-lab/BLEEP``).
 
-    A spot's image features :math:`x` and its genes :math:`g` are projected into one space by a head each
+    A spot's image features :math:`x` and its genes :math:`g` are projected into a common space by one head each
     (:class:`nh2st_graph.nn.ProjectionHead`), :math:`p = f(x)` and :math:`q = h(g)`. With the embeddings of a batch as
     the rows of :math:`P` and :math:`Q`, and softmax and cross-entropy (CE) by row,
 
@@ -63,28 +63,31 @@ class BLEEP(Bimodal):
         T = \operatorname{softmax}\big(\tfrac{1}{2}(P P^\top + Q Q^\top) / \tau\big), \qquad
         L = \tfrac{1}{2} \operatorname{CE}(S, T) + \tfrac{1}{2} \operatorname{CE}(S^\top, T^\top):
 
-    a spot is to be like its image, and like others as far as either modality says so. The prediction for a patch is
-    the mean expression of the ``k`` training spots whose :math:`q` is nearest to its :math:`p` by cosine, or the
-    nearest one's, or a mean with weights :math:`e^{-\|p - q\|^2}` (:func:`nh2st_graph.nn.retrieve`).
+    a spot should be similar to its image, and to other spots as far as they are similar in either modality. The
+    prediction for a patch is the mean expression of the ``k`` training spots whose :math:`q` is nearest to its
+    :math:`p` by cosine, or that of the nearest one, or a mean with weights :math:`e^{-\|p - q\|^2}`
+    (:func:`nh2st_graph.nn.retrieve`).
 
     The published encoder is ResNet-50, trained with the rest: ``features.encoder: timm:resnet50``, ``features.finetune:
-    true``, ``features.standardize: none``. **With features that are not trained, there are the two heads alone.** The
-    authors' code trains by AdamW at a learning rate of 1e-3 with weight decay 1e-3, in batches of 256, 4 epochs where
-    it is not told, and keeps the epoch with the lowest loss on a random fifth of the training spots.
+    true``, ``features.standardize: none``. **With fixed features, only the two heads are trained.** The authors' code
+    trains by AdamW at a learning rate of 1e-3 with weight decay 1e-3, in batches of 256, 4 epochs by default, and keeps
+    the epoch with the lowest loss on a random fifth of the training spots.
 
-    What is odd about the published form, and the switch for each:
+    Oddities of the published form, with the switch for each:
 
-    - Embeddings are compared as they come in training, where their length is 16 by the layer normalisation, so that a
-      temperature of 1 is one of 1/256 between cosines and soft targets are nearly hard; but by cosine in retrieval,
-      and as they come again in its weights, most of which so go to a single spot: ``normalize``.
-    - :math:`T^\top` sums to 1 by column, so that some images count more than others: ``transpose_targets``.
-    - Targets are computed from what is trained on them, and the gradient goes through both: ``learn_targets``.
-    - The temperature divides the targets' similarities with ResNet-50, as here, and multiplies them with any other
-      encoder. At the published temperature of 1 it is the same; no switch.
-    - Expression is corrected for batches (Harmony) over all sections, and the genes vary most in any of them: the test
-      section is among both. Here targets are what ``data.*`` says; no switch.
-    - Patches are read as blue, green, red and scaled as red, green, blue. No switch.
-    - A batch holds spots of all sections; here of one, so that stain and depth tell no pairs.
+    - In training, embeddings are compared by scalar products. Their length is 16 by the layer norm, so that a
+      temperature of 1 means 1/256 between cosines, and soft targets are nearly hard. Retrieval compares by cosine, but
+      its weights use distances of the unscaled embeddings, so that most of the weight is on a single spot:
+      ``normalize``.
+    - The rows of :math:`T^\top` do not sum to 1, so that some images count more than others: ``transpose_targets``.
+    - Targets are computed from the embeddings that are trained on them, and the gradient flows through both:
+      ``learn_targets``.
+    - The temperature divides the similarities of the targets with ResNet-50, as here, and multiplies them with any
+      other encoder. At the published temperature of 1 both are the same; no switch.
+    - Expression is batch-corrected (Harmony) over all sections, and genes are the most variable ones of any section;
+      both include the test section. Here ``data.*`` defines the targets; no switch.
+    - Patches are read as blue, green, red and normalised as red, green, blue. No switch.
+    - A batch holds spots of all sections; here of one section, so that stain and depth do not identify pairs.
 
     Parameters
     ----------
@@ -97,7 +100,7 @@ class BLEEP(Bimodal):
 
     @property
     def averaging(self) -> Averaging:
-        """How training spots that were found are averaged."""
+        """Average over retrieved training spots."""
         return self.config.averaging
 
     def embed_genes(self, data: Data, spots: Tensor) -> Tensor:
@@ -111,35 +114,35 @@ class BLEEP(Bimodal):
         logits = q @ p.T / temperature
         targets = ((p @ p.T + q @ q.T) / 2 / temperature).softmax(dim=1)
         targets = targets if self.config.learn_targets else targets.detach()
-        # Similarities within a modality are symmetric: softmax by column would give the transposed targets.
+        # Similarities within a modality are symmetric: a softmax by column would give the transposed targets.
         of_images = targets.T if self.config.transpose_targets else targets
         return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, of_images)) / 2
 
     def augmented(self, patches: Tensor) -> Tensor:
-        """Turn and reflect each patch at random; see :class:`Bimodal`."""
+        """Rotate and reflect each patch at random; see :class:`Bimodal`."""
         return random_symmetries(patches)
 
     @classmethod
     def from_original(cls, state_dict: Mapping[str, Any], **settings: Any) -> BLEEP:
         """Take the heads of a model trained with the authors' code.
 
-        Sizes are read off the weights. It embeds the same image features and expression as the original does; those of
-        its image encoder are left out, and :meth:`encoder_from_original` makes an encoder of them. It predicts after
-        ``remember(sections)``, from the spots of these.
+        Sizes are those of the weights. The model reads the same image features and expression as the original. Weights
+        of the image encoder are left out; :meth:`encoder_from_original` makes an encoder of them. The model predicts
+        after ``remember(sections)``, from the spots of these sections.
 
         Parameters
         ----------
         state_dict
             ``state_dict`` of the authors' model, with any of their image encoders.
         **settings
-            Settings that leave no trace in the weights, such as ``temperature``.
+            Settings that the weights do not determine, such as ``temperature``.
 
         Raises
         ------
         ModelError
             If a weight is missing, unknown or of the wrong shape.
         ConfigError
-            If there is no such setting.
+            If a setting is unknown.
         """
         weights = original_weights(state_dict)
         width, n_features = original_weight(weights, "image_projection.projection.weight", "BLEEP").shape

@@ -1,4 +1,4 @@
-"""The contrast of image and gene embeddings, at the scale of the spot and of its neighbourhood."""
+"""The contrast of image and gene embeddings, of the spot and of its neighbourhood."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Pairs = dict[str, Tensor]
 #: Letters of embeddings in the formulas of :class:`NH2STGraph`, which are also in the names of saved weights.
 LETTERS = {"image": "p", "gene": "q", "image_neighbourhood": "P", "gene_neighbourhood": "Q"}
 
-#: A learned temperature stays above this, where logits are a hundred times cosines (Radford et al., 2021).
+#: Lower bound of a learned temperature, at which logits are a hundred times cosines (Radford et al., 2021).
 _COLDEST = 0.01
 
 
 class Contrast(nn.Module):
-    """Contrast image with genes (NH2ST, Qu et al., MICCAI 2025), with the settings of ``model.*`` as switches.
+    """The contrast of image and genes (NH2ST, Qu et al., MICCAI 2025), with settings as switches.
 
     Parameters
     ----------
     config
-        ``contrast``, ``symmetric``, ``projection``, ``temperature``, ``learn_temperature``, ``negatives``,
-        ``negative_weight`` and the weights.
+        Settings, of which ``contrast``, ``symmetric``, ``projection``, ``temperature``, ``learn_temperature``,
+        ``negatives``, ``negative_weight`` and the weights are read.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -50,22 +50,23 @@ class Contrast(nn.Module):
 
     @property
     def temperature(self) -> float | Tensor:
-        """What cosines are divided by."""
+        """Divisor of the cosines."""
         if self.log_temperature is None:
             return self.config.temperature
         learned = self.log_temperature.exp()
-        # Added without a gradient of its own: a clamp has none at its bound, and what fell there would stay for good.
+        # The correction has no gradient of its own. A clamp would have no gradient at the bound, and the temperature
+        # would stay there.
         return learned + (_COLDEST - learned.detach()).clamp_min(0)
 
     def projected(self, pairs: Pairs) -> Pairs:
-        """Embeddings in the space where they are compared; those that are not contrasted as they are."""
+        """Project embeddings into the space of the contrast; those that are not contrasted stay as they are."""
         return {
             name: self.projections[LETTERS[name]](h) if LETTERS[name] in self.projections else h
             for name, h in pairs.items()
         }
 
     def retrieval(self, pairs: Pairs) -> dict[str, float]:
-        """Share of spots whose gene embedding is among the ten nearest to their image embedding, by scale."""
+        """Compute the share of spots whose gene embedding is among the ten nearest to their image's, by scale."""
         found = self.projected(pairs)
         return {
             f"retrieval_{scale}": retrieval_at_k(found[image], found[gene])
@@ -81,13 +82,13 @@ class Contrast(nn.Module):
         pairs
             Embeddings of all spots of ``data``.
         data
-            With ``seeds``, the spots whose partner is looked for, and ``edge_index``, which says what a neighbour is.
-            It holds the whole section where negatives are more than the batch.
+            A graph with ``seeds``, the spots whose partner is looked for, and ``edge_index``, which defines neighbours.
+            It is the whole section if negatives are not from the batch.
 
         Returns
         -------
-        For each scale the loss, its chance level and the share of partners retrieved among the nearest ten of the
-        batch; and the weighted sum of the losses.
+        For each scale the loss, its chance level and the share of partners among the nearest ten of the batch; and the
+        weighted sum of the losses.
         """
         seeds = data.seeds
         beyond_batch = self.config.negatives != "batch"
@@ -119,7 +120,7 @@ class Contrast(nn.Module):
 
 
 def scales(config: ModelConfig) -> tuple[str, ...]:
-    """Scales at which the modalities are contrasted: of ``"spot"`` and ``"neighbourhood"``, those that are on."""
+    """List the scales of the contrast that are on: ``"spot"`` and ``"neighbourhood"``."""
     wanted = tuple(EMBEDDINGS) if config.contrast == "both" else (config.contrast,)
     there = {"spot": config.query, "neighbourhood": config.neighbours}
     return tuple(scale for scale in wanted if there.get(scale))

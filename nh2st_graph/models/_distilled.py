@@ -1,4 +1,4 @@
-"""What HGGEP and Hist2ST share: a likelihood of counts and self-distillation beside the squared error."""
+"""Base of HGGEP and Hist2ST: a likelihood of counts and self-distillation in addition to the squared error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["SelfDistilled", "zero_inflated_loss"]
 
 
 class SelfDistilled(Network):
-    r"""A network over the spots of a section whose augmented views are to predict what the patches as they are predict.
+    r"""A network over the spots of a section, with self-distillation between patches and their augmented views.
 
     With embeddings :math:`z` of the spots, a head :math:`\hat y = U z` and embeddings :math:`z_v` of view :math:`v`,
 
@@ -26,9 +26,9 @@ class SelfDistilled(Network):
         \mathcal{L} = \lVert \hat y - y \rVert^2 + a\, \mathcal{L}_\text{counts}(z)
             + b\, \Big\lVert \hat y - \sum_v \operatorname{softmax}_v\big(c(z_v)\big)\, U z_v \Big\rVert^2
 
-    with :math:`a` ``weight_likelihood`` and :math:`b` ``weight_distillation``, a learned score :math:`c` of a spot's
-    views (``view_weight``), and squared errors averaged over spots and genes. Settings also have ``n_views``,
-    ``detach_prediction`` and ``n_positions``.
+    with the weights :math:`a` (``weight_likelihood``) and :math:`b` (``weight_distillation``), a learned score
+    :math:`c` of a spot's views (``view_weight``), and squared errors averaged over spots and genes. Settings also have
+    ``n_views``, ``detach_prediction`` and ``n_positions``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"array"})
@@ -37,30 +37,30 @@ class SelfDistilled(Network):
 
     @abstractmethod
     def embed(self, images: Tensor, data: Data) -> Tensor:
-        """Embed the spots of one section, ``(n_spots, width)``: what every head reads.
+        """Embed the spots of one section for all heads, ``(n_spots, width)``.
 
         Parameters
         ----------
         images
-            Their patches, ``(n_spots, 3, side, side)``.
+            Patches of the spots, ``(n_spots, 3, side, side)``.
         data
-            The section's positions and edges.
+            Positions and edges of the section.
         """
 
     @abstractmethod
     def _images(self, data: Data) -> Tensor:
-        """Patches as they are embedded, ``(n_spots, 3, side, side)``."""
+        """Give the patches to embed, ``(n_spots, 3, side, side)``."""
 
     @abstractmethod
     def _likelihood(self, embedded: Tensor, data: Data) -> Tensor | None:
-        """Negative log-likelihood of the seeds' counts by their embeddings; None where it is off."""
+        """Compute the negative log-likelihood of the seeds' counts from their embeddings; None if it is off."""
 
     @abstractmethod
     def _predict_from_views(self, images: Tensor, data: Data) -> Tensor:
-        """Predict the seeds from augmented views, each spot's weighted by the embeddings of its own."""
+        """Predict the seeds from augmented views, weighted for each spot by its embeddings."""
 
     def check(self, data: Data) -> None:
-        """Raise a DataError where array positions lie outside the tables."""
+        """Raise a DataError if array positions are outside the tables."""
         check_positions(data, self.config.n_positions)
 
     def losses(self, data: Data) -> dict[str, Tensor]:
@@ -68,8 +68,8 @@ class SelfDistilled(Network):
 
         Returns
         -------
-        ``loss``, the weighted sum, and its parts: ``regression``, and those that are on of ``likelihood`` and
-        ``distillation``.
+        ``loss``, the weighted sum, and its parts: ``regression``, and ``likelihood`` and ``distillation`` if they are
+        on.
         """
         config = self.config
         images = self._images(data)
@@ -93,7 +93,7 @@ class SelfDistilled(Network):
         Raises
         ------
         DataError
-            If array positions lie outside the tables.
+            If array positions are outside the tables.
         """
         self.check(data)
         expression: Tensor = self.head(self.embed(self._images(data), data))
@@ -103,17 +103,17 @@ class SelfDistilled(Network):
 def zero_inflated_loss(
     counts: Tensor, size_factor: Tensor, log_mean: Tensor, dispersion: Tensor, zeros: Tensor
 ) -> Tensor:
-    """Negative log-likelihood of counts for one spot and gene, by a zero-inflated negative binomial.
+    """Compute the mean negative log-likelihood of counts by a zero-inflated negative binomial.
 
     Parameters
     ----------
     counts
         ``(n, n_genes)``.
     size_factor
-        Depth of each spot over that of a typical one, ``(n, 1)``.
+        Size factor of each spot: its depth relative to that of a typical spot, ``(n, 1)``.
     log_mean, dispersion, zeros
-        What linear heads say, ``(n, n_genes)``: the logarithm of the mean at a size factor of 1, the inverse dispersion
-        before a softplus, and the logit of an extra zero. Their bounds are published.
+        Outputs of linear heads, ``(n, n_genes)``: log mean at a size factor of 1, inverse dispersion before a softplus,
+        and logit of an extra zero. Their bounds are those of the publication.
     """
     mean = log_mean.clamp(log(1e-5), log(1e6)).exp()
     log_dispersion = F.softplus(dispersion).clamp(1e-4, 1e4).log()

@@ -1,4 +1,4 @@
-"""EGGN: message passing over spots and the training spots that are most like them."""
+"""EGGN: message passing over spots and their most similar training spots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["EGGN", "EGGNConfig", "ExemplarConv"]
 #: Slope of every leaky ReLU below zero.
 _SLOPE = 0.2
 
-#: Of the attention that adds exemplars to the spots at the end: what scores are multiplied by, and its first weight.
+#: Scale of the scores of the final attention over exemplars, and its initial weight.
 _POOL_SHARPNESS, _POOL_WEIGHT = 0.1, 0.1
 
 
@@ -35,18 +35,18 @@ class EGGNConfig(ExemplarConfig):
     name
         The method.
     k
-        Exemplars of a spot.
+        Number of exemplars of a spot.
     similarity, weight_correlation
         See :class:`nh2st_graph.models.ExemplarGuided`.
     n_close
-        Exemplars that each exemplar reads, the nearest by features and scaled expression together.
+        Number of exemplars that each exemplar reads: the nearest by features and scaled expression together.
     width, depth
         Size of embeddings, and rounds of message passing.
     width_gate
-        Gates of a message in each direction; divides three times ``width``.
+        Number of gates of a message in each direction; divides three times ``width``.
     exemplar_values
-        What exemplars send beside their embedding. ``expression``: theirs, as the name in the code says; ``hidden``, as
-        published: the last units of their first embedding, as many as there are genes.
+        Values that exemplars send in addition to their embedding. ``hidden``, as published: as many last units of their
+        first embedding as there are genes; ``expression``: their expression, as the name in the code says.
     """
 
     name: Literal["eggn"] = "eggn"
@@ -69,36 +69,36 @@ class EGGNConfig(ExemplarConfig):
 
 @register_method
 class EGGN(ExemplarGuided):
-    r"""EGGN (Yang et al., Pattern Recognition 2024, 145:109966), from the authors' code (``Yan98/EGN``, ``v2``).
+    r"""EGGN (Yang et al., Pattern Recognition 2024, 145:109966), as in the authors' code (``Yan98/EGN``, ``v2``).
 
-    A section's nodes are its spots, joined by the spatial graph, and the exemplars of any of them, each once. An
-    exemplar reads its ``n_close`` nearest, and is joined with the spots that it is an exemplar of. Spots begin as
-    :math:`\phi(W x_i)`, exemplars as :math:`\phi(W' [x_j, y_j])` of features and scaled expression. In every round
+    The nodes of a section are its spots, joined by the spatial graph, and all of their exemplars. An exemplar reads its
+    ``n_close`` nearest exemplars, and has edges with its spots. Spots start as :math:`\phi(W x_i)`, and exemplars as
+    :math:`\phi(W' [x_j, y_j])` of features and scaled expression. In every round
 
     .. math::
         h_i \leftarrow \operatorname{LReLU}\big(\tfrac12 \operatorname{SAGE}(h, E)_i + \tfrac12 u_i\big), \qquad
         r_j \leftarrow \operatorname{LReLU}\big(\tfrac12 \operatorname{SAGE}'(r, E')_j + \tfrac12 w_j\big)
 
-    where :math:`u` and :math:`w` are what spots and exemplars tell each other (:class:`ExemplarConv`). At the end a
-    spot's embedding has its exemplars' added by attention, and the prediction is linear. Loss and scale of the targets
-    are those of :class:`ExemplarGuided`. Nodes influence each other all over the section, so that a step is a section:
-    ``train.batch_spots`` no less than its spots.
+    where :math:`u` and :math:`w` are messages between spots and exemplars (:class:`ExemplarConv`). At the end,
+    attention adds the embeddings of its exemplars to each spot's, and the prediction is linear. Loss and scaling of the
+    targets are those of :class:`ExemplarGuided`. All nodes of a section influence each other, so that a step is a
+    section: set ``train.batch_spots`` to its number of spots at least.
 
     The authors train 300 epochs by AdamW at a learning rate of 5e-4 and a weight decay of 1e-4, and keep the weights
-    that are best on the test sections. Their features are ResNet-18's of a patch. Sizes, constants and the order of
-    operations are those of the code.
+    with the best score on the test sections. Their features are those of ResNet-18. Sizes, constants and the order of
+    operations follow the code.
 
-    What is odd about the published form, and the switch for each:
+    Oddities of the published form, with the switch for each:
 
-    - What is meant to be the exemplars' expression is cut from their embedding, which has taken its place by then; and
-      it passes through the activation once more each round: ``exemplar_values``.
-    - Exemplars are found by L1 distance, here by ``similarity``, which has none of that name.
-    - Spots are neighbours where their pixel positions, divided by 256 and rounded down, are next to each other, and at
-      most five of these are kept, those of the lowest numbers. Here the graph is ``graph.*``.
-    - A message is the mean of three equal parts under their gates; biases that follow each other directly are one here.
-    - In the attention at the end the spot's own share cancels in the softmax, which depends on the exemplars alone. No
+    - The code cuts the exemplars' expression from a variable that holds their embedding by then, and applies the
+      activation to it once more in each round: ``exemplar_values``.
+    - Exemplars are found by L1 distance; here by ``similarity``, which does not include it.
+    - Spots are neighbours if their pixel positions, divided by 256 and rounded down, are adjacent, and at most the five
+      neighbours with the lowest indices are kept. Here ``graph.*`` defines the graph.
+    - A message is the mean of three gated parts of equal size; consecutive biases are one bias here.
+    - In the final attention, the term of the spot cancels in the softmax, which depends on the exemplars alone. No
       switch.
-    - A gene that is constant in a batch costs its whole correlation term in the authors' code; here it is left out.
+    - A gene that is constant in a batch has a correlation of 0 in the authors' loss; here it is left out.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class EGGN(ExemplarGuided):
         self.head = nn.Linear(width, n_genes)
 
     def estimate(self, data: Data, exemplars: Tensor, spots: Tensor) -> Tensor:
-        """Estimate scaled expression, of all spots together; see :class:`ExemplarGuided`."""
+        """Estimate the scaled expression of all spots together; see :class:`ExemplarGuided`."""
         numbers, place = exemplars.unique(return_inverse=True)
         nodes = torch.cat(self.bank(numbers), dim=1)
         senders = nearest_others(nodes, self.config.n_close)
@@ -151,7 +151,7 @@ class EGGN(ExemplarGuided):
         nodes
             Image features and scaled expression of the exemplars, ``(n_exemplars, n_features + n_genes)``.
         place
-            Which are a spot's, ``(n_spots, k)``.
+            Indices of a spot's exemplars, ``(n_spots, k)``.
         edge_index, close
             Edges between spots and between exemplars, ``(2, n_edges)``, sender and receiver.
 
@@ -177,18 +177,18 @@ class EGGN(ExemplarGuided):
 
 
 class ExemplarConv(nn.Module):
-    r"""The exemplar block: gated messages from exemplars to their spots, and back.
+    r"""The exemplar block: gated messages between exemplars and their spots.
 
-    Of spots' embeddings :math:`a_i = \operatorname{LReLU}(A h_i)`, exemplars' :math:`b_j = \operatorname{LReLU}(B r_j)`
-    and values :math:`c_j = C v_j`, with exemplars :math:`N(i)` of spot :math:`i`,
+    For spots' embeddings :math:`a_i = \operatorname{LReLU}(A h_i)`, exemplars' :math:`b_j = \operatorname{LReLU}(B
+    r_j)` and values :math:`c_j = C v_j`, with exemplars :math:`N(i)` of spot :math:`i`,
 
     .. math::
         [\alpha_{ij}, \beta_{ij}] &= \sigma\big(S \operatorname{LReLU}(D b_j - D a_i)\big) \\
         u_i &= U \operatorname{mean}_{j \in N(i)} \alpha_{ij} * [b_j, c_j, a_i], \qquad
         w_j = W \operatorname{mean}_{i: j \in N(i)} \beta_{ij} * [a_i, b_j, c_j]
 
-    where :math:`*` scales the joined vectors, each gate as many numbers next to each other, and takes the mean of the
-    three.
+    where :math:`*` scales consecutive parts of equal size of the joined vectors by the gates, and averages the three
+    vectors.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ class ExemplarConv(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, spots: Tensor, exemplars: Tensor, values: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-        """Send messages both ways. See the class for shapes."""
+        """Send messages in both directions. See the class for shapes."""
         a, b = F.leaky_relu(self.spot(spots), _SLOPE), F.leaky_relu(self.exemplar(exemplars), _SLOPE)
         difference = self.compare(b)[place] - self.compare(a).unsqueeze(1)
         to_spot, to_exemplar = self.gate(F.leaky_relu(difference, _SLOPE)).sigmoid().chunk(2, dim=-1)

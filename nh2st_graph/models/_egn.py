@@ -1,4 +1,4 @@
-"""EGN: a vision transformer over a spot's patch, guided by the training spots whose patches are most like it."""
+"""EGN: a vision transformer over a spot's patch, guided by training spots with the most similar patches."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from nh2st_graph.nn import PatchEncoder, TokenBlock
 
 __all__ = ["EGN", "EGNConfig"]
 
-#: Spots that pass through the transformer at a time in prediction, which bounds the memory that a section takes.
+#: Spots that are predicted at a time, which bounds the memory of a whole section.
 _AT_ONCE = 256
 
-#: Of the attention by which tokens are pooled: what scores are multiplied by, and its weight beside the plain mean.
+#: Scale of the scores of attention pooling, and its weight against the plain mean.
 _POOL_SHARPNESS, _POOL_WEIGHT = 0.1, 0.5
 
 
@@ -33,29 +33,29 @@ class EGNConfig(ExemplarConfig):
     name
         The method.
     k
-        Exemplars of a spot: 9 in the paper, 6 in the authors' command.
+        Number of exemplars of a spot: 9 in the paper, 6 in the authors' command.
     similarity, weight_correlation
         See :class:`nh2st_graph.models.ExemplarGuided`.
     input
-        What the transformer's tokens are. ``pixels``, as published: squares of the patch, which the features begin with
-        (``features.encoder: pixels:256,timm:resnet50``); exemplars are found by what follows. ``features``: places of a
-        feature map (``features.encoder: timm-map:resnet18``), or the features as one token; exemplars are found by the
-        mean over the places.
+        Tokens of the transformer. ``pixels``, as published: squares of the patch, whose pixels come first in the
+        features (``features.encoder: pixels:256,timm:resnet50``); the other features find the exemplars. ``features``:
+        places of a feature map (``features.encoder: timm-map:resnet18``), or all features as one token; the mean over
+        the places finds the exemplars.
     side, patch_side
-        Sides of the patch and of a square, in pixels; of ``pixels``.
+        With ``pixels``: sides of the patch and of a square, in pixels.
     tokens
-        Places of the feature map: 49 for most networks at 224 pixels, 1 for features without places; of ``features``.
+        With ``features``: places of the feature map, 49 for most networks at 224 pixels; 1 for features without places.
     width, depth, heads, head_width, hidden
-        Size of embeddings; transformer blocks; attention heads and the size of each; hidden units.
+        Size of embeddings; number of transformer blocks; number and size of attention heads; hidden units.
     bridge_every, bridge_heads, bridge_width
-        Every how many blocks exemplars are read, by how many gates for each token, each over how many numbers: 8 and 64
-        by the authors' command and the paper's ablation, 16 and 64 by its text.
+        Blocks from one bridge to the next; gates of a bridge for each token; and size of each gate's part. Gates and
+        size are 8 and 64 in the authors' command and the paper's ablation, and 16 and 64 in its text.
     projector_depth
-        Layers by which features of a spot and of its exemplars come into one space.
+        Layers of the projection of spots' and exemplars' features into a common space.
     dropout
-        Of the blocks and the projector.
+        Dropout of the blocks and the projector.
     keep_revised
-        A spot's view keeps what it was told by its exemplars, as in the paper. In the authors' code it does not.
+        A spot's view keeps the message of its exemplars, as in the paper but not in the authors' code.
     """
 
     name: Literal["egn"] = "egn"
@@ -78,7 +78,7 @@ class EGNConfig(ExemplarConfig):
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of a spot."""
+        """Number of tokens of a spot."""
         return (self.side // self.patch_side) ** 2 if self.input == "pixels" else self.tokens
 
     @model_validator(mode="after")
@@ -92,13 +92,13 @@ class EGNConfig(ExemplarConfig):
 
 @register_method
 class EGN(ExemplarGuided):
-    r"""EGN, the exemplar guided network (Yang et al., WACV 2023), from the authors' code (``Yan98/EGN``, ``v1``).
+    r"""EGN, the exemplar guided network (Yang et al., WACV 2023), as in the authors' code (``Yan98/EGN``, ``v1``).
 
-    A spot has tokens :math:`Z`, squares of its patch, and a view :math:`h`, its features as a whole; its exemplars
-    :math:`j` have features and scaled expression :math:`y_j`. A projector makes :math:`h` of the spot's features,
-    :math:`r_j` of an exemplar's features and expression, and :math:`s_j = S y_j`. Through the blocks of a vision
-    transformer, which adds the learned positions to its tokens before each attention, every second one holds an
-    exemplar bridging block between attention and feed-forward:
+    A spot has tokens :math:`Z`, squares of its patch, and a view :math:`h` of the whole patch; its exemplars :math:`j`
+    have features and scaled expression :math:`y_j`. A projector gives :math:`h` from the spot's features, :math:`r_j`
+    from an exemplar's features and expression, and :math:`s_j = S y_j`. The vision transformer adds learned positions
+    to its tokens before each attention, and every second block has an exemplar bridging block between attention and
+    feed-forward:
 
     .. math::
         [m_j, n_j] &= \sigma\big(\operatorname{MLP}(h - r_j, r_j)\big), \qquad
@@ -108,23 +108,23 @@ class EGN(ExemplarGuided):
         Z \leftarrow Z + A\, O, \qquad h \leftarrow h + B \operatorname{mean}(O)
 
     with a gate for each token and head. The prediction is linear in :math:`h` and the tokens pooled by attention. The
-    loss is the squared error and 1 minus the correlation, on targets scaled to 0 to 1; see :class:`ExemplarGuided`.
+    loss is the squared error plus 1 minus the correlation, on targets scaled from 0 to 1; see :class:`ExemplarGuided`.
 
     The authors train 50 epochs of batches of 32 by AdamW at a learning rate of 5e-4, with warm restarts, and a weight
-    decay of 1e-4, and keep the weights that are best on the test sections. Their features are ResNet-50's and the
-    distance Euclidean (in the paper those of a StyleGAN's extractor, and exemplars come from other patients); their
-    targets are :math:`\log_{10}(1 + \text{count})`, here whatever ``data.normalize`` says.
+    decay of 1e-4, and keep the weights with the best score on the test sections. Their features are those of ResNet-50,
+    with Euclidean distance (in the paper, those of a StyleGAN's extractor, and exemplars of other patients); their
+    targets are :math:`\log_{10}(1 + \text{count})`, here those of ``data.normalize``.
 
-    What is odd about the published form, and the switch for each:
+    Oddities of the published form, with the switch for each:
 
-    - :math:`\hat h` sets the gates and is then dropped; in the paper :math:`h \leftarrow \hat h + \dots`:
+    - :math:`\hat h` sets the gates and is then discarded; in the paper :math:`h \leftarrow \hat h + \dots`:
       ``keep_revised``.
-    - The paper has no normalisation of :math:`r_j`, and gives halves of :math:`O` to :math:`Z` and :math:`h` rather
-      than all of it to both. The hidden layer of the comparison has four times ``bridge_width`` units, whatever the
-      number of heads. As in the code; no switch.
-    - The last bridge revises exemplars that nothing reads any more; the table of positions has a row for a class token
-      that there is none of (not here), and a linear map that is never called (not here).
-    - A gene that is constant in a batch costs its whole correlation term in the authors' code; here it is left out.
+    - The paper does not normalise :math:`r_j`, and adds one half of :math:`O` to :math:`Z` and the other to :math:`h`,
+      where the code adds all of it to both. The hidden layer of the comparison has four times ``bridge_width`` units,
+      independent of the number of heads. As in the code; no switch.
+    - The last bridge updates exemplars that nothing reads afterwards. The table of positions has a row for a class
+      token that does not exist (not here), and there is a linear map that is never called (not here).
+    - A gene that is constant in a batch has a correlation of 0 in the authors' loss; here it is left out.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ class EGN(ExemplarGuided):
     Raises
     ------
     ConfigError
-        If the features do not begin with the pixels of a patch and go on, or are no map of so many places.
+        If the features are not the pixels of a patch followed by others, or no map of ``tokens`` places.
     """
 
     Settings: ClassVar[type[EGNConfig]] = EGNConfig
@@ -165,14 +165,14 @@ class EGN(ExemplarGuided):
         self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, n_genes))
 
     def keys(self, data: Data) -> Tensor:
-        """What exemplars are found by, ``(n_spots, n_key)`` float: all but the pixels, or the mean over the places."""
+        """Give the features that find exemplars, ``(n_spots, n_key)``: all but the pixels, or the mean over places."""
         x = super().keys(data)
         if self.config.input == "pixels":
             return x[:, 3 * self.config.side**2 :]
         return x.unflatten(1, (-1, self.config.tokens)).mean(dim=2)
 
     def estimate(self, data: Data, exemplars: Tensor, spots: Tensor) -> Tensor:
-        """Estimate scaled expression, some spots at a time; see :class:`ExemplarGuided`."""
+        """Estimate scaled expression, a few spots at a time; see :class:`ExemplarGuided`."""
         keys = self.keys(data).to(self.positions)
         return torch.cat(
             [
@@ -215,7 +215,7 @@ class EGN(ExemplarGuided):
         read = self.image_input(data)[spots]
         if self.config.input == "features":
             features = read.to(self.positions) if self.patch_encoder is None else self.patch_encoder(read)
-            # A flattened feature map runs over the places of its first channel, then of the next.
+            # A flattened feature map is ordered by channel, then by place.
             return features.unflatten(1, (-1, self.config.tokens)).transpose(1, 2)
         images = as_images(read[:, : 3 * self.config.side**2].to(self.positions))
         squares = images.unfold(1, self.config.patch_side, self.config.patch_side)
@@ -225,7 +225,7 @@ class EGN(ExemplarGuided):
 
 
 class _Projector(nn.Module):
-    """Brings features of a spot, and features and expression of its exemplars, into one space."""
+    """Projection of the features of spots, and of the features and expression of exemplars, into a common space."""
 
     def __init__(self, key_size: int, n_genes: int, width: int, depth: int, dropout: float) -> None:
         super().__init__()
@@ -259,16 +259,16 @@ class ExemplarBridge(nn.Module):
     width
         Size of embeddings.
     n_tokens
-        Tokens of a spot.
+        Number of tokens of a spot.
     heads, head_width
-        Gates of a token, and how many numbers each scales.
+        Number of gates of a token, and size of each gate's part.
     keep_revised
-        Whether the view keeps what the exemplars told it.
+        Whether the view keeps the message of the exemplars.
 
     Shapes
     ------
     - **input:** tokens ``(n, n_tokens, width)``, view ``(n, width)``, exemplars and their expression ``(n, k, width)``
-    - **output:** the first three, revised
+    - **output:** the first three, updated
     """
 
     def __init__(self, width: int, n_tokens: int, heads: int, head_width: int, keep_revised: bool = False) -> None:
@@ -286,7 +286,7 @@ class ExemplarBridge(nn.Module):
     def forward(
         self, tokens: Tensor, view: Tensor, exemplars: Tensor, expression: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Let tokens, view and exemplars revise each other. See the class for shapes."""
+        """Let tokens, view and exemplars update each other. See the class for shapes."""
         value = self.value(expression)
         difference = view.unsqueeze(1) - exemplars
         of_view, of_exemplars = self.compare(torch.cat([difference, exemplars], dim=-1)).sigmoid().chunk(2, dim=-1)
@@ -298,7 +298,7 @@ class ExemplarBridge(nn.Module):
 
 
 def _sizes(settings: EGNConfig, n_features: int, patch_encoder: PatchEncoder | None) -> tuple[int, int]:
-    """Numbers of a token, and of what exemplars are found by."""
+    """Give the sizes of a token, and of the features that find exemplars."""
     if settings.input == "features":
         size, rest = divmod(n_features, settings.tokens)
         if rest:

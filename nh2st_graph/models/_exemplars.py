@@ -1,4 +1,4 @@
-"""What EGN and EGGN share: exemplars, the training spots whose images are most like a spot's, and their genes."""
+"""Base of EGN and EGGN: exemplars, which are the training spots with the most similar images, and their genes."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from nh2st_graph.nn import PatchEncoder, Similarity, mse, nearest, one_minus_pea
 
 __all__ = ["ExemplarConfig", "ExemplarGuided", "exemplars_of_training", "nearest_others"]
 
-#: Added to a gene's range, as the authors do, so that a constant gene is divided by something.
+#: Added to the range of a gene, as the authors do, so that a constant gene is not divided by zero.
 _ROUNDING = 1e-8
 
 
 class ExemplarConfig(MethodConfig):
-    """Settings that these methods share; see their own.
+    """Settings that these methods share.
 
     Attributes
     ----------
     k
-        Exemplars of a spot; all there are where there are fewer.
+        Number of exemplars of a spot; all training spots if there are fewer.
     similarity
-        What they are nearest by.
+        Similarity by which exemplars are found.
     weight_correlation
-        Weight of 1 minus Pearson's correlation, the mean over genes over the spots of a batch, beside the squared
-        error's 1: 0.5 in the authors' code, 1 in EGN's paper.
+        Weight of 1 minus Pearson's r over the spots of a batch (mean over genes), against a weight of 1 of the squared
+        error: 0.5 in the authors' code, 1 in the paper of EGN.
     """
 
     k: Positive
@@ -45,12 +45,12 @@ class ExemplarConfig(MethodConfig):
 class ExemplarGuided(Network):
     """Regression from a spot's image and its exemplars.
 
-    Exemplars are found by features that no training changes (``data.x``). In training they come from the other
-    sections; where there is one section only, from its other spots. Targets are scaled to run from 0 to 1 over the
-    training spots, gene by gene, those of the exemplars as well. The bank (``memory``) is all training spots.
+    Exemplars are found by fixed features (``data.x``). In training they come from other sections, or from other spots
+    of the only section. Targets, also those of the exemplars, are scaled from 0 to 1 over the training spots, gene by
+    gene. The bank (``memory``) holds all training spots.
 
-    Steps are over whole sections (:attr:`receptive_hops`), in which training spots keep the places that their exemplars
-    were found for.
+    A step reads a whole section (:attr:`receptive_hops`), so that training spots keep their places, by which their
+    exemplars are stored.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class ExemplarGuided(Network):
         self._of_training: dict[str, Tensor] = {}
 
     def keys(self, data: Data) -> Tensor:
-        """What exemplars are found by, ``(n_spots, n_key)`` float: the fixed image features."""
+        """Give the features that find exemplars, ``(n_spots, n_key)`` float: the fixed image features."""
         return data.x.float()
 
     @abstractmethod
@@ -84,7 +84,7 @@ class ExemplarGuided(Network):
         data
             A section.
         exemplars
-            Numbers in the bank of the exemplars of all its spots, ``(n_spots, k)``.
+            Indices in the bank of the exemplars of all its spots, ``(n_spots, k)``.
         spots
             The wanted spots, ``(n,)``.
 
@@ -95,7 +95,7 @@ class ExemplarGuided(Network):
 
     @torch.no_grad()
     def prepare(self, sections: Sequence[Data]) -> None:
-        """Take the range of the targets, fill the bank, and find the exemplars of the training spots in it."""
+        """Take the range of the targets, fill the bank, and find the exemplars of the training spots."""
         keys = [self.keys(section).cpu() for section in sections]
         expression = torch.cat([section.y.cpu() for section in sections])
         lowest, highest = expression.aminmax(dim=0)
@@ -106,21 +106,21 @@ class ExemplarGuided(Network):
         self._of_training = {section.section: each for section, each in zip(sections, found, strict=True)}
 
     def losses(self, data: Data) -> dict[str, Tensor]:
-        """Compare with the scaled targets of the seeds; see :class:`Network`.
+        """Compute the losses on the scaled targets of the seeds; see :class:`Network`.
 
         Returns
         -------
-        ``loss``, and its parts: ``regression``, the mean squared error, and ``correlation``, before its weight.
+        ``loss``, and its parts: ``regression``, the mean squared error, and ``correlation``, without its weight.
 
         Raises
         ------
         ModelError
-            If the section was not among those that :meth:`prepare` had.
+            If :meth:`prepare` did not get this section.
         """
         if data.section not in self._of_training:
             raise ModelError(f"section {data.section!r} has no exemplars; call prepare(sections) with it first")
         observed = self._scaled(data.y[data.seeds])
-        # Full precision again: at first estimates differ less between spots than half precision tells apart.
+        # Full precision, since the first estimates differ less between spots than half precision resolves.
         estimated = self.estimate(data, self._of_training[data.section], data.seeds).to(observed)
         regression, correlation = mse(estimated, observed), one_minus_pearson(estimated, observed)
         loss = regression + self.config.weight_correlation * correlation
@@ -142,7 +142,7 @@ class ExemplarGuided(Network):
         return self.estimate(data, found, spots) * self.spread + self.lowest
 
     def bank(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and scaled expression of spots of the bank, ``(..., n_key)`` and ``(..., n_genes)``."""
+        """Give keys and scaled expression of spots of the bank, ``(..., n_key)`` and ``(..., n_genes)``."""
         numbers = numbers.to(self.memory["keys"].device)
         return self.memory["keys"][numbers].to(self.lowest), self._scaled(self.memory["expression"][numbers])
 
@@ -151,18 +151,18 @@ class ExemplarGuided(Network):
 
 
 def exemplars_of_training(keys: Sequence[Tensor], k: int, similarity: Similarity) -> list[Tensor]:
-    """Find the exemplars of training spots: the nearest of other sections, or other spots of the only one.
+    """Find the exemplars of training spots: the nearest spots of other sections, or other spots of the only section.
 
     Parameters
     ----------
     keys
-        What they are found by, ``(n_spots, n_key)`` for each section.
+        Features that find exemplars, ``(n_spots, n_key)`` for each section.
     k, similarity
-        How many, and what they are nearest by.
+        Number of exemplars, and similarity.
 
     Returns
     -------
-    For each section ``(n_spots, k)``: numbers of spots, counted through all sections, the nearest first.
+    For each section ``(n_spots, k)``: indices of spots across all sections, the nearest first.
     """
     if len(keys) == 1:
         return [nearest_others(keys[0], k, similarity)]
@@ -176,9 +176,9 @@ def exemplars_of_training(keys: Sequence[Tensor], k: int, similarity: Similarity
 
 
 def nearest_others(points: Tensor, k: int, similarity: Similarity = "euclidean") -> Tensor:
-    """Find the points nearest to each, without itself, ``(n, min(k, n - 1))`` from ``(n, width)``."""
+    """Find the points nearest to each point, without itself, ``(n, min(k, n - 1))`` from ``(n, width)``."""
     _, found = nearest(points, points, k + 1, similarity=similarity)
     itself = found == torch.arange(len(points), device=found.device).unsqueeze(1)
-    # To the end, which is cut off. Of points in the same place, others may come before it, or leave it out.
+    # Move the point itself to the end, which is cut off: of points in the same place, it need not be the first.
     order = itself.long().argsort(dim=1, stable=True)
     return found.gather(1, order)[:, :-1]

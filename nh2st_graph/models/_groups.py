@@ -1,4 +1,4 @@
-"""Which spots are held out together where a method chooses among its own hyper-parameters."""
+"""Groups of spots that are held out together when a method chooses its hyper-parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["section_groups"]
 
 
 def section_groups(sections: Sequence[Data], n_bands: int = 3) -> NDArray[np.int64]:
-    """Number each spot of the joined sections by its section; by its band where there is one section only.
+    """Number the spots of the joined sections by section; by band if there is only one section.
 
     Parameters
     ----------

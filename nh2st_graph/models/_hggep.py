@@ -1,4 +1,4 @@
-"""HGGEP: stages of a convolutional trunk, each attended to over the section, and a hypergraph over their sum."""
+"""HGGEP: transformers over the section for each stage of a convolutional trunk, and a hypergraph over their sum."""
 
 from __future__ import annotations
 
@@ -37,39 +37,38 @@ class HGGEPConfig(MethodConfig):
     name
         The method.
     channels
-        Of the trunk: its first convolution, its shuffled stages, its last convolution. Published: ShuffleNet V2 x0.5.
+        Channels of the trunk's first convolution, shuffled stages and last convolution. Published: ShuffleNet V2 x0.5.
     blocks
-        Units of each shuffled stage.
+        Number of units of each shuffled stage.
     width
         Size of a stage's embedding; a multiple of the number of places of the trunk's last maps.
     depth, heads, head_width
-        Transformer blocks of a stage, attention heads in each, and the size of a head.
+        Number of transformer blocks of a stage, of attention heads in each block, and size of a head.
     jumping_layers
-        Of the LSTM that reads the stages.
+        Layers of the LSTM over the stages.
     hidden
-        Between the two hypergraph convolutions.
+        Units between the two hypergraph convolutions.
     n_positions
-        Length of the tables of array positions: rows and columns from 0 to one less are known.
+        Length of the tables of array positions, for rows and columns from 0 to ``n_positions - 1``.
     association
-        Which spots share a hyperedge: ``published``, as the code has it; ``nearest``, those nearest in space and in
-        features.
+        Spots that share a hyperedge: ``published``, as in the code; ``nearest``, the nearest in space and features.
     k
-        Spots that a spot is joined to, beside one more (published) or itself (nearest).
+        Number of spots in the association of a spot: one more with ``published``, and the spot itself in addition with
+        ``nearest``.
     border
-        The gradient enhancement's last convolution, of one pixel, is padded by one.
+        Pad the last convolution of the gradient enhancement, of one pixel, by one pixel.
     dropout, dropout_hypergraph
-        In the transformers, and between the hypergraph convolutions.
+        Dropout in the transformers, and between the hypergraph convolutions.
     dropout_in_prediction
-        Drop hidden units of the hypergraph in prediction too.
+        Use the dropout of the hypergraph in prediction too.
     weight_likelihood
-        Of the counts' likelihood, beside the regression's 1; 0 for none.
+        Weight of the likelihood of counts, against a weight of 1 of the regression; 0 for none.
     n_views, weight_distillation
-        Augmented views of the patches whose joint prediction is to agree with that from the patches themselves, 0 for
-        none; and the weight of their squared distance.
+        Number of augmented views of the patches for self-distillation (0 for none), and its weight.
     views_apart
-        Each patch is augmented by a draw of its own. Published: one draw for a section's patches.
+        Augment each patch by its own draw. Published: one draw for all patches of a section.
     detach_prediction
-        The views' prediction is drawn to the other, which is not drawn to it. Published: each to the other.
+        Self-distillation trains the prediction from the views only. Published: it trains both predictions.
     """
 
     name: Literal["hggep"] = "hggep"
@@ -113,11 +112,11 @@ class HGGEPConfig(MethodConfig):
 class HGGEP(SelfDistilled):
     r"""HGGEP (Li et al., Briefings in Bioinformatics 2024; ``QSong-github/HGGEP``).
 
-    A trunk sees each patch: the gradient enhancement module (an ordinary convolution beside one of differences to the
-    centre), then ShuffleNet V2. Its feature maps :math:`F_s` at three stages (the last shuffled stage, the last
-    convolution, and that pooled by its maximum) are attended to (CBAM), made embeddings, and told their places; a
-    transformer over the section's spots refines each stage; the hypergraph :math:`A` is over the sum of the stages, and
-    an LSTM reads the stages and it, as a sequence for each spot:
+    A trunk encodes each patch: the gradient enhancement module (a convolution and a difference convolution in
+    parallel), then ShuffleNet V2. Its feature maps :math:`F_s` at three stages (the last shuffled stage, the last
+    convolution, and its maximum) pass through attention (CBAM) and a linear map, and get embeddings of positions. A
+    transformer over the spots of the section refines each stage. The hypergraph :math:`A` connects spots by the sum of
+    the stages, and an LSTM reads the stages and its result as a sequence for each spot:
 
     .. math::
         h_s = \operatorname{ViT}_s\big(\operatorname{CBAM}_s(F_s) W_s + X_a + Y_b\big), \qquad
@@ -127,34 +126,34 @@ class HGGEP(SelfDistilled):
 
     with tables :math:`X` and :math:`Y` of array positions, and two hypergraph convolutions with a layer norm between
     them as :math:`\operatorname{HG}`. The loss is the squared error, a zero-inflated negative binomial of the panel's
-    counts (relative to the section's median depth), and self-distillation: augmented views, weighed by a learned
-    softmax, are to predict what the patches as they are predict.
+    counts (relative to the section's median depth), and self-distillation: the prediction from augmented views,
+    weighted by a learned softmax, should equal that from the patches.
 
-    ``features.encoder: pixels:112`` with ``features.standardize: none`` is the published input, and
-    ``graph.mode: knn`` with ``graph.n_neighs: 8`` the published graph (which leaves out what is more than two pitches
-    away). A step reads the whole section: let ``train.batch_spots`` be no less than its spots. The authors train with
-    Adam at 1e-5 for 500 epochs, and keep the weights that do best on the test section.
+    ``features.encoder: pixels:112`` with ``features.standardize: none`` is the published input, and ``graph.mode: knn``
+    with ``graph.n_neighs: 8`` the published graph (which leaves out spots more than two pitches away). A step reads the
+    whole section: set ``train.batch_spots`` to its number of spots at least. The authors train with Adam at 1e-5 for
+    500 epochs, and keep the weights with the best score on the test section.
 
-    What is odd about the published form, and the switch for each:
+    Oddities of the published form, with the switch for each:
 
-    - The spots that a spot is joined to are those with the **largest** sum of adjacency and distance in features (each
-      a share of the spot's total): of its neighbours in space, the least similar. They are not members of its
-      hyperedge, it is a member of theirs; and each pair's sum goes in as a hyperedge's weight, although there are more
-      pairs than hyperedges, so that a hyperedge has the weight of some other pair and the prediction depends on the
-      order of the spots. ``association: nearest`` joins each spot with the ``k`` for which the sum of distances in
-      space and in features is smallest, in a hyperedge of its own, and weighs none. A spot without neighbours in space
-      makes theirs no number; here its features alone decide.
-    - Half of the hypergraph's hidden units are dropped in prediction as in training: ``dropout_in_prediction``. Which
-      ones is drawn from a fixed seed here, so that a section gets the same prediction every time.
-    - A convolution of one pixel is padded, which gives the enhanced image a border of one colour: ``border``.
-    - A view is drawn for all patches of a section alike, and the prediction is drawn to the views' as they are to it:
+    - A spot is associated with the spots with the **largest** sum of adjacency and feature distance (each as a share of
+      the spot's total): the least similar of its spatial neighbours. These are not members of its hyperedge; the spot
+      is a member of theirs. The sum of each pair is used as the weight of a hyperedge, although there are more pairs
+      than hyperedges, so that a hyperedge has the weight of another pair, and the prediction depends on the order of
+      the spots. ``association: nearest`` gives each spot a hyperedge with the ``k`` spots with the smallest sum of
+      spatial and feature distance, and no weights. A spot without spatial neighbours gives NaN in the authors' code;
+      here its features alone count.
+    - Dropout of half of the hypergraph's hidden units is on in prediction too: ``dropout_in_prediction``. Here it has a
+      fixed seed, so that the prediction of a section is always the same.
+    - A convolution of one pixel is padded, which gives the enhanced image a border of constant colour: ``border``.
+    - All patches of a section get the same augmentation, and self-distillation trains both predictions:
       ``views_apart``, ``detach_prediction``.
-    - Positions end at 63, which is enough for ST arrays and not for Visium's: ``n_positions``.
-    - The optimiser is made anew every five epochs, which undoes the decay of its learning rate; patches are mirrored
-      along their diagonal. Neither is done here. Pixels go in as 0 to 255, of which batch normalisation, right behind
-      the first convolution, leaves no trace.
+    - Positions end at 63, which is enough for arrays of ST but not of Visium: ``n_positions``.
+    - A new optimiser every five epochs resets the decay of the learning rate, and patches are mirrored along their
+      diagonal. Neither is done here. Pixels are from 0 to 255, which has no effect, since batch normalisation follows
+      the first convolution.
 
-    The published trunk starts from weights of ImageNet, this one from random weights.
+    The published trunk starts from ImageNet weights, this one from random weights.
 
     Parameters
     ----------
@@ -164,7 +163,7 @@ class HGGEP(SelfDistilled):
     Raises
     ------
     ConfigError
-        If features are no pixels, or ``model.width`` does not go with the size of the patches.
+        If features are no pixels, or ``width`` does not fit the size of the patches.
     """
 
     Settings: ClassVar[type[HGGEPConfig]] = HGGEPConfig
@@ -211,7 +210,7 @@ class HGGEP(SelfDistilled):
         return as_images(self.features(data)).permute(0, 3, 1, 2)
 
     def _likelihood(self, embedded: Tensor, data: Data) -> Tensor | None:
-        """Zero-inflated negative binomial of the seeds' counts, relative to the section's median depth."""
+        """Compute the zero-inflated negative binomial loss of the seeds, relative to the section's median depth."""
         if not self.config.weight_likelihood:
             return None
         depth = data.counts.sum(dim=1, keepdim=True)
@@ -220,7 +219,7 @@ class HGGEP(SelfDistilled):
         return zero_inflated_loss(data.counts[data.seeds], size_factor, *heads)
 
     def _predict_from_views(self, images: Tensor, data: Data) -> Tensor:
-        """Predict the seeds from augmented views, each spot's weighted by the embeddings of its own."""
+        """Predict the seeds from augmented views, weighted for each spot by its embeddings."""
         views = [random_views(images, apart=self.config.views_apart) for _ in range(self.config.n_views)]
         embedded = torch.stack([self.embed(view, data)[data.seeds] for view in views])
         weighted: Tensor = (self.view_weight(embedded).softmax(dim=0) * self.head(embedded)).sum(dim=0)
@@ -228,12 +227,13 @@ class HGGEP(SelfDistilled):
 
 
 class HypergraphAssociation(nn.Module):
-    """Two hypergraph convolutions over spots that are joined by space and features, added to what goes in.
+    """Two residual hypergraph convolutions over spots that are associated by space and features.
 
     Parameters
     ----------
     settings
-        ``width``, ``hidden``, ``association``, ``k``, and the dropout and whether it is in prediction.
+        Settings of the method, of which ``width``, ``hidden``, ``association``, ``k``, ``dropout_hypergraph`` and
+        ``dropout_in_prediction`` are read.
 
     Shapes
     ------
@@ -268,7 +268,7 @@ class HypergraphAssociation(nn.Module):
 
 @torch.no_grad()
 def published_hyperedges(features: Tensor, edge_index: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Make each spot a member of the hyperedges of those with the largest adjacency and distance in features.
+    """Make each spot a member of the hyperedges of the spots with the largest adjacency plus feature distance.
 
     Parameters
     ----------
@@ -277,18 +277,18 @@ def published_hyperedges(features: Tensor, edge_index: Tensor, k: int) -> tuple[
     edge_index
         Sender and receiver, ``(2, n_edges)``.
     k
-        One less than the hyperedges of a spot.
+        Number of hyperedges of a spot, minus one.
 
     Returns
     -------
-    PyG's ``hyperedge_index`` (member, hyperedge), ``(2, n * (k + 1))``, and the hyperedges' weights, which are those of
-    the first ``n`` pairs, ``(n,)``.
+    PyG's ``hyperedge_index`` (member, hyperedge), ``(2, n * (k + 1))``, and the weights of the hyperedges, ``(n,)``,
+    which are those of the first ``n`` pairs.
     """
     n = len(features)
     sender, receiver = edge_index
     adjacent = features.new_zeros(n, n)
     adjacent[receiver, sender] = 1
-    # A spot without neighbours has no share to give; the authors' code divides by zero.
+    # A spot without neighbours has no shares; the authors' code divides by zero.
     adjacent = adjacent / adjacent.sum(dim=1, keepdim=True).clamp_min(1)
     score, chosen = (adjacent + _shares(features)).topk(min(k + 1, n), dim=1)
     member = torch.arange(n, device=features.device).repeat_interleave(chosen.shape[1])
@@ -297,14 +297,14 @@ def published_hyperedges(features: Tensor, edge_index: Tensor, k: int) -> tuple[
 
 @torch.no_grad()
 def nearest_hyperedges(features: Tensor, pos: Tensor, k: int) -> Tensor:
-    """Give each spot a hyperedge of itself and the ``k`` spots that are nearest to it in space and in features.
+    """Give each spot a hyperedge of itself and the ``k`` spots nearest in space and features.
 
     Parameters
     ----------
     features, pos
-        ``(n, d)`` and ``(n, 2)``; a distance in either counts as its share of the sum of the spot's distances.
+        ``(n, d)`` and ``(n, 2)``; each distance counts as a share of the sum of the spot's distances.
     k
-        Number of other spots in a hyperedge; all others where there are fewer.
+        Number of other spots in a hyperedge; all others if there are fewer.
 
     Returns
     -------
@@ -312,14 +312,14 @@ def nearest_hyperedges(features: Tensor, pos: Tensor, k: int) -> Tensor:
     """
     n = len(features)
     apart = _shares(features) + _shares(pos.to(features))
-    # First of all, whatever else is as near.
+    # Put the spot itself first, also among ties.
     member = apart.fill_diagonal_(-1).topk(min(k + 1, n), dim=1, largest=False).indices
     hyperedge = torch.arange(n, device=features.device).repeat_interleave(member.shape[1])
     return torch.stack([member.flatten(), hyperedge])
 
 
 def _shares(points: Tensor) -> Tensor:
-    """Distances between points, each as a share of the sum of its row, ``(n, n)``."""
+    """Compute distances between points, as shares of the sum of each row, ``(n, n)``."""
     distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
     return distance / distance.sum(dim=1, keepdim=True).clamp_min(torch.finfo(points.dtype).tiny)
 

@@ -39,13 +39,13 @@ from nh2st_graph.nn import (
 
 __all__ = ["Hist2ST", "Hist2STConfig"]
 
-#: Feature maps of the ConvMixer for each that is flattened.
+#: Reduction of the ConvMixer's feature maps before they are flattened.
 _SQUEEZE = 8
 
-#: Heads of the count likelihoods, beside the one that predicts.
+#: Heads of the likelihoods of counts.
 _COUNT_HEADS = {"zinb": ("mean", "dispersion", "zeros"), "nb": ("log_dispersion", "log_odds"), "none": ()}
 
-#: From names of weights here to those in the authors' code.
+#: Names of weights here, and in the authors' code.
 _ORIGINAL_NAMES = (
     (r"positions\.([xy])\.", r"\1_embed."),
     (r"mixer\.(\d+)\.depthwise\.", r"vit.transformer.layer1.\1.dw."),
@@ -63,7 +63,7 @@ _ORIGINAL_NAMES = (
     (r"head\.", "gene_head."),
 )
 
-#: What of the authors' weights the prediction does not read.
+#: Authors' weights that the prediction does not read.
 _ONLY_TRAINING = ("mean.", "disp.", "pi.", "hr.", "hp.", "coef.")
 
 
@@ -75,40 +75,40 @@ class Hist2STConfig(MethodConfig):
     name
         The method.
     channels
-        Feature maps of the ConvMixer; an eighth of them is flattened.
+        Feature maps of the ConvMixer, which are reduced to an eighth before they are flattened.
     patch_size
-        Side of the squares that a spot's patch is cut into, in pixels; what is left over at the end is not read.
-        Embeddings have the size ``(side // patch_size) ** 2 * channels / 8``.
+        Side of the squares of a patch in pixels; a remainder of the patch is not read. Embeddings have the size ``(side
+        // patch_size) ** 2 * channels / 8``.
     kernel_size
         Side of the ConvMixer's depthwise convolutions.
     depth_mixer, depth_transformer, depth_graph
         Number of blocks of each kind.
     heads, head_width
-        Attention heads of a transformer block, and the size of each.
+        Number and size of attention heads in a transformer block.
     n_positions
-        Length of the tables of array positions: rows and columns from 0 to one less are known.
+        Length of the tables of array positions, for rows and columns from 0 to ``n_positions - 1``.
     dropout
-        Of the embedded squares, and in the transformer.
+        Dropout of the embedded squares, and in the transformer.
     aggregation
-        How a spot reads its neighbours.
+        Aggregation over neighbours.
     self_loops
-        A spot is among its own neighbours. Published: it is not.
+        Whether a spot is among its own neighbours. Published: it is not.
     likelihood, weight_likelihood
-        Of counts, beside the squared error, by heads of its own: ``zinb``, ``nb`` or ``none``; and its weight.
+        Likelihood of counts in addition to the squared error, with its own heads: ``zinb``, ``nb`` or ``none``; and its
+        weight.
     nb_like_zinb
-        ``nb`` with the spot's size factor and averaged over genes, as ``zinb`` is. Published: no size factor, and the
-        sum over genes.
+        Use size factors and the mean over genes in ``nb``, as in ``zinb``. Published: no size factors, and the sum over
+        genes.
     n_views, weight_distillation
-        Augmented views of the patches whose joint prediction is to agree with that from the patches themselves, 0 for
-        none; and the weight of their squared distance.
+        Number of augmented views of the patches for self-distillation (0 for none), and its weight.
     views_apart
-        Each patch is augmented by a draw of its own. Published: one draw for a section's patches.
+        Augment each patch by its own draw. Published: one draw for all patches of a section.
     views_in_statistics
-        Views count in batch normalisation's running statistics, as published.
+        Views change the running statistics of batch normalisation, as published.
     detach_prediction
-        The views' prediction is drawn to the other, which is not drawn to it. Published: each to the other.
+        Self-distillation trains the prediction from the views only. Published: it trains both predictions.
     scale_pixels
-        Pixels go in as 0 to 1. Published: as 0 to 255.
+        Scale pixels from 0 to 1. Published: 0 to 255.
     """
 
     name: Literal["hist2st"] = "hist2st"
@@ -137,10 +137,10 @@ class Hist2STConfig(MethodConfig):
 
 @register_method
 class Hist2ST(SelfDistilled):
-    r"""Hist2ST (Zeng et al., Briefings in Bioinformatics 2022), from the authors' code: same numbers, same weights.
+    r"""Hist2ST (Zeng et al., Briefings in Bioinformatics 2022), with the results of the authors' code.
 
-    For spot :math:`i` of a section with edges :math:`E`, with its patch :math:`x_i`, at column :math:`a_i` and row
-    :math:`b_i` of the array,
+    For spot :math:`i` of a section with edges :math:`E`, its patch :math:`x_i`, and its column :math:`a_i` and row
+    :math:`b_i` on the array,
 
     .. math::
         h^0 = \operatorname{ViT}\big(\operatorname{ConvMixer}(x) + X_a + Y_b\big), \qquad
@@ -149,44 +149,43 @@ class Hist2ST(SelfDistilled):
         \hat y = U \operatorname{LN}(z)
 
     with learned tables :math:`X` and :math:`Y`; see :class:`~nh2st_graph.nn.ConvMixerBlock`,
-    :class:`~nh2st_graph.nn.SelfAttentionBlock` and :class:`~nh2st_graph.nn.SAGEBlock`. An LSTM of two layers runs over
-    the rounds from first to last; the mean of its states is the jumping knowledge. In training,
+    :class:`~nh2st_graph.nn.SelfAttentionBlock` and :class:`~nh2st_graph.nn.SAGEBlock`. An LSTM of two layers reads the
+    rounds in order, and the mean of its states is the jumping knowledge. In training,
 
     .. math::
         \mathcal{L} = \lVert \hat y - y \rVert^2 + 0.25\, \mathcal{L}_\text{counts}(z)
             + 0.5\, \Big\lVert \hat y - \sum_v \operatorname{softmax}_v\big(c(z_v)\big)\, \hat y_v \Big\rVert^2
 
-    with squared errors averaged over spots and genes, a likelihood of counts by heads of its own, and a
-    self-distillation ("bake") towards which each of five views :math:`v` of the patches
-    (:func:`~nh2st_graph.nn.random_views`) counts by a learned score :math:`c`, spot by spot. A whole section is one
-    step (``train.batch_spots`` no less than its spots). The authors train on 31 sections for 350 epochs, 10850 steps,
-    by Adam at a learning rate of 1e-5 that falls by a tenth every 50 epochs, and keep the weights after the last.
+    with squared errors averaged over spots and genes, a likelihood of counts with its own heads, and self-distillation
+    ("bake") from five views :math:`v` of the patches (:func:`~nh2st_graph.nn.random_views`), which a learned score
+    :math:`c` weights for each spot. A step is a whole section (``train.batch_spots`` of at least its number of spots).
+    The authors train on 31 sections for 350 epochs, 10850 steps, by Adam at a learning rate of 1e-5 that falls by a
+    tenth every 50 epochs, and keep the last weights.
 
-    What is odd about the published form, and the switch for each:
+    Oddities of the published form, with the switch for each:
 
-    - GraphSAGE blocks (``gcn=True``) average a spot's neighbours without the spot, which their adjacency leaves out:
-      after the first round a spot knows of itself only through others. ``self_loops``.
-    - A spot without neighbours becomes 0 / 0 there, and the loss no number. Here it reads zero, and its prediction does
-      not depend on its image; with ``self_loops`` it reads itself.
-    - Pixels go in as 0 to 255: ``scale_pixels``. Positions end at 63: ``n_positions``.
-    - Augmentation draws once for all patches of a section, so that a view is grey, turned or flipped as a whole:
-      ``views_apart``.
-    - Neither side of the distillation is detached, so that the prediction is drawn to its own augmented views as much
-      as they to it: ``detach_prediction``. (The other way round, nothing would train the views' scores.)
-    - The views pass through batch normalisation in training, so that the running statistics, which prediction uses, are
-      for the most part those of views: ``views_in_statistics``.
-    - The negative binomial has no size factor, and is summed over genes where the zero-inflated one is averaged:
+    - GraphSAGE blocks (``gcn=True``) average a spot's neighbours without the spot, since the adjacency has no loops:
+      after the first round, a spot reads itself only through others. ``self_loops``.
+    - A spot without neighbours gives 0 / 0 there, and the loss is NaN. Here it reads zero, and its prediction does not
+      depend on its image; with ``self_loops`` it reads itself.
+    - Pixels are from 0 to 255: ``scale_pixels``. Positions end at 63: ``n_positions``.
+    - All patches of a section get the same augmentation: ``views_apart``.
+    - Neither side of the distillation is detached, so that it trains the prediction as well as its augmented views:
+      ``detach_prediction``. (If the views were detached, nothing would train their scores.)
+    - Views pass through batch normalisation in training, so that the running statistics, which prediction uses, are
+      mostly those of views: ``views_in_statistics``.
+    - The negative binomial has no size factors and is summed over genes, while the zero-inflated one is averaged:
       ``nb_like_zinb``.
 
-    Also worth knowing: the count heads predict nothing and only train what is below them, and images are read with x
-    before y, so that the "horizontal" flip is one of top and bottom. Patches have 112 pixels, 77 um on HER2ST:
-    ``features.encoder: pixels:112``, ``features.patch_um: 77``, ``features.standardize: none``.
+    Note that the heads of counts train the layers below them but do not predict, and images have x before y, so that
+    the "horizontal" flip exchanges top and bottom. Patches have 112 pixels, 77 um on HER2ST: ``features.encoder:
+    pixels:112``, ``features.patch_um: 77``, ``features.standardize: none``.
 
-    Edges are those of the section's graph. The authors join a spot to the four nearest by array position (of equals,
-    whichever), on HER2ST none further than two positions away; such a graph has edges without a reverse.
-    ``graph.mode: knn`` with ``graph.n_neighs: 4`` is that without the limit, by positions in the image, and differs
-    from it at borders and gaps alone. With ``grid`` and four neighbours, spots there have fewer. On Visium's array,
-    where neighbours in a row are two columns apart, theirs joins a spot to its four neighbours in other rows.
+    Edges are those of the section's graph. The authors connect a spot with the four nearest by array position (ties are
+    arbitrary), on HER2ST at most two positions away; this graph has edges without a reverse. ``graph.mode: knn`` with
+    ``graph.n_neighs: 4`` has no such limit and uses positions in the image, and differs at borders and gaps alone. With
+    ``grid`` and four neighbours, spots at borders and gaps have fewer. On Visium's array, where neighbours in a row are
+    two columns apart, the authors' graph connects a spot with its four neighbours in other rows.
 
     Parameters
     ----------
@@ -196,7 +195,7 @@ class Hist2ST(SelfDistilled):
     Raises
     ------
     ConfigError
-        If features are no pixels, or patches smaller than ``patch_size``.
+        If features are no pixels, or patches are smaller than ``patch_size``.
     """
 
     Settings: ClassVar[type[Hist2STConfig]] = Hist2STConfig
@@ -241,22 +240,22 @@ class Hist2ST(SelfDistilled):
     def from_original(cls, state_dict: Mapping[str, Any], **settings: Any) -> Hist2ST:
         """Take the weights of a model trained with the authors' code.
 
-        Sizes are read off the weights. With ``likelihood="none"`` and ``n_views=0``, what serves training alone is left
-        out; the log lists it.
+        Sizes are those of the weights. With ``likelihood="none"`` and ``n_views=0``, weights for training alone are
+        left out; the log lists them.
 
         Parameters
         ----------
         state_dict
             ``state_dict`` of the authors' model, or a Lightning checkpoint that holds one.
         **settings
-            Settings that leave no trace in the weights, such as ``heads`` where they are not 16.
+            Settings that the weights do not determine, such as ``heads`` if they are not 16.
 
         Raises
         ------
         ModelError
             If a weight is missing, unknown or of the wrong shape.
         ConfigError
-            If there is no such setting.
+            If a setting is unknown.
         """
         weights = state_of(state_dict)
         values = {**_sizes(weights, settings.get("heads", 16)), **settings}
@@ -268,7 +267,7 @@ class Hist2ST(SelfDistilled):
         return model
 
     def _images(self, data: Data) -> Tensor:
-        """Images with colours first and, as the authors cut them, x before y."""
+        """Give images with colours first, and x before y as in the authors' code."""
         images = as_images(self.features(data)).permute(0, 3, 2, 1).to(self.patch_embedding.weight.dtype)
         return images / 255 if self.config.scale_pixels else images
 
@@ -285,11 +284,11 @@ class Hist2ST(SelfDistilled):
         return mean
 
     def _likelihood(self, embedded: Tensor, data: Data) -> Tensor | None:
-        """Negative log-likelihood of the seeds' counts, for one spot and gene (published NB: for one spot)."""
+        """Compute the likelihood loss of the seeds, averaged over spots and genes (published NB: summed over genes)."""
         if not self.count_heads:
             return None
         counts = data.counts[data.seeds]
-        # By the median of all spots of the section, which is here whole.
+        # By the median over the whole section.
         size_factor = (data.library / data.library.quantile(0.5))[data.seeds]
         read = {name: head(embedded).to(counts.dtype) for name, head in self.count_heads.items()}
         if self.config.likelihood == "zinb":
@@ -301,7 +300,7 @@ class Hist2ST(SelfDistilled):
         return (negative_binomial_nll(counts, mean, log_dispersion) - torch.lgamma(counts + 1)).sum(dim=1).mean()
 
     def _predict_from_views(self, images: Tensor, data: Data) -> Tensor:
-        """Predict the seeds from augmented views, each spot's weighted by the embeddings of its own."""
+        """Predict the seeds from augmented views, weighted for each spot by its embeddings."""
         predictions, scores = [], []
         with self._statistics_kept(not self.config.views_in_statistics):
             for _ in range(self.config.n_views):
@@ -313,7 +312,7 @@ class Hist2ST(SelfDistilled):
 
     @contextmanager
     def _statistics_kept(self, kept: bool) -> Iterator[None]:
-        """Whether batch normalisation, in training, leaves its running statistics as they are."""
+        """Keep the running statistics of batch normalisation unchanged in training."""
         norms = [module for module in self.mixer.modules() if isinstance(module, nn.BatchNorm2d)]
         try:
             for norm in norms:
@@ -325,7 +324,7 @@ class Hist2ST(SelfDistilled):
 
 
 def _sizes(weights: Mapping[str, Tensor], heads: int) -> dict[str, Any]:
-    """Settings that the authors' weights tell."""
+    """Read settings from the sizes of the authors' weights."""
     channels, _, size, _ = original_weight(weights, "patch_embedding.weight", "Hist2ST").shape
     first = original_weight(weights, "vit.transformer.layer1.0.dw.0.weight", "Hist2ST")
     attention = original_weight(weights, "vit.transformer.layer2.0.attn.fn.to_qkv.weight", "Hist2ST")

@@ -28,7 +28,7 @@ from nh2st_graph.nn import ArrayEmbedding, PatchEncoder, SelfAttentionBlock, mse
 
 __all__ = ["HisToGene", "HisToGeneConfig"]
 
-#: From names of weights here to those in the authors' code.
+#: Names of weights here, and in the authors' code.
 _ORIGINAL_NAMES = (
     (r"positions\.([xy])\.", r"\1_embed."),
     *block_names(r"blocks\.(\d+)", r"vit.transformer.layers.\1.0", r"vit.transformer.layers.\1.1"),
@@ -46,18 +46,18 @@ class HisToGeneConfig(MethodConfig):
     width
         Size of embeddings.
     depth
-        Number of transformer blocks: 8 in the paper and the authors' tutorial, 4 where their class is not told.
+        Number of transformer blocks: 8 in the paper and the authors' tutorial, 4 by default in their code.
     heads, head_width
-        Attention heads of a block, and the size of each.
+        Number and size of attention heads in a block.
     n_positions
-        Length of the tables of array positions: rows and columns from 0 to one less are known.
+        Length of the tables of array positions, for rows and columns from 0 to ``n_positions - 1``.
     dropout
-        Of embeddings, and in the blocks.
+        Dropout of embeddings, and in the blocks.
     input
-        ``pixels`` (``features.encoder: pixels:SIDE``), as published; or the ``features`` of any other encoder, of which
-        the linear embedding is then one.
+        ``pixels`` (``features.encoder: pixels:SIDE``), as published; or ``features`` of any other encoder, which then
+        get the linear embedding.
     scale_pixels
-        Pixels go in as 0 to 1. Published: as 0 to 255.
+        Scale pixels from 0 to 1. Published: 0 to 255.
     """
 
     name: Literal["histogene"] = "histogene"
@@ -81,31 +81,32 @@ class HisToGeneConfig(MethodConfig):
 
 @register_method
 class HisToGene(Network):
-    r"""HisToGene (Pang et al., bioRxiv 2021.11.28.470212), from the authors' code: same numbers from the same weights.
+    r"""HisToGene (Pang et al., bioRxiv 2021.11.28.470212), with the results of the authors' code.
 
-    For spot :math:`i` of a section, with pixels :math:`x_i`, at column :math:`a_i` and row :math:`b_i` of the array,
+    For spot :math:`i` of a section with pixels :math:`x_i`, and its column :math:`a_i` and row :math:`b_i` on the
+    array,
 
     .. math::
         h_i = W x_i + X_{a_i} + Y_{b_i}, \qquad
         \hat y = U \operatorname{LN}\big(\operatorname{ViT}(h)\big)
 
     with learned tables :math:`X` and :math:`Y`, and a transformer in which every spot of the section attends to every
-    other. Trained on the mean squared error, a whole section at a step (``train.batch_spots`` no less than its spots).
-    Edges are not read. The authors train on 31 sections for 100 epochs, 3100 steps, by Adam at a learning rate of 1e-5,
-    and keep the weights after the last; nothing is held out to choose by.
+    other. The loss is the mean squared error, and a step is a whole section (``train.batch_spots`` of at least its
+    number of spots). Edges are not read. The authors train on 31 sections for 100 epochs, 3100 steps, by Adam at a
+    learning rate of 1e-5, and keep the last weights, without held-out data.
 
-    What is odd about the published form, and the switch for each:
+    Oddities of the published form, with the switch for each:
 
-    - Pixels go in as 0 to 255, so that at first the patches' part of the sum is about a hundred times that of the
-      positions, and most of it common to all spots: ``scale_pixels``.
-    - Positions end at 63, which is enough for ST arrays and not for Visium's: ``n_positions``.
+    - Pixels are from 0 to 255, so that at first patches contribute about a hundred times as much as positions, and most
+      of this is common to all spots: ``scale_pixels``.
+    - Positions end at 63, which is enough for arrays of ST but not of Visium: ``n_positions``.
 
-    Also worth knowing: array positions are read as the assay numbers them, so that the same tissue elsewhere on its
-    array has other ones; colour jitter, flips and rotations stand in the authors' data code and are never applied; and
-    theirs flattens patches column by column, here it is row by row (:meth:`from_original` turns the weights). Patches
-    have 112 pixels, 77 um on HER2ST: ``features.encoder: pixels:112``, ``features.patch_um: 77``,
-    ``features.standardize: none``. Not here is their prediction between spots ("super-resolution"), which numbers
-    positions from the corner of the image rather than by the array: training has never seen those.
+    Note that array positions are those of the assay, so that the same tissue at another place of the array has other
+    positions. Colour jitter, flips and rotations are in the authors' data code but are never applied. The authors
+    flatten patches column by column; here it is row by row (:meth:`from_original` reorders the weights). Patches have
+    112 pixels, 77 um on HER2ST: ``features.encoder: pixels:112``, ``features.patch_um: 77``, ``features.standardize:
+    none``. The authors' prediction between spots ("super-resolution") is not included: it numbers positions from the
+    corner of the image and not by the array, and training has never seen such positions.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ class HisToGene(Network):
     Raises
     ------
     ConfigError
-        If features are to be pixels, and are none.
+        If features should be pixels, and are not.
     """
 
     Settings: ClassVar[type[HisToGeneConfig]] = HisToGeneConfig
@@ -142,11 +143,11 @@ class HisToGene(Network):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_genes))
 
     def check(self, data: Data) -> None:
-        """Raise a DataError where array positions lie outside the tables."""
+        """Raise a DataError if array positions are outside the tables."""
         check_positions(data, self.config.n_positions)
 
     def losses(self, data: Data) -> dict[str, Tensor]:
-        """Mean squared error on the seeds; see :class:`Network`."""
+        """Compute the mean squared error on the seeds; see :class:`Network`."""
         predicted = self(self.features(data), data.array)
         regression = mse(predicted[data.seeds], data.y[data.seeds])
         return {"loss": regression, "regression": regression}
@@ -157,7 +158,7 @@ class HisToGene(Network):
         Raises
         ------
         DataError
-            If array positions lie outside the tables.
+            If array positions are outside the tables.
         """
         self.check(data)
         return self(self.features(data), data.array)
@@ -186,21 +187,21 @@ class HisToGene(Network):
     def from_original(cls, state_dict: Mapping[str, Any], **settings: Any) -> HisToGene:
         """Take the weights of a model trained with the authors' code.
 
-        Sizes are read off the weights. It reads the same patches, flattened as they are here.
+        Sizes are those of the weights. The model reads the same patches, flattened as here.
 
         Parameters
         ----------
         state_dict
             ``state_dict`` of the authors' model, or the Lightning checkpoint that holds one.
         **settings
-            Settings that leave no trace in the weights, such as ``heads`` where they are not 16.
+            Settings that the weights do not determine, such as ``heads`` if they are not 16.
 
         Raises
         ------
         ModelError
             If a weight is missing, unknown or of the wrong shape.
         ConfigError
-            If there is no such setting.
+            If a setting is unknown.
         """
         weights = state_of(state_dict)
         by_column = original_weight(weights, "patch_embedding.weight", "HisToGene")
@@ -217,7 +218,7 @@ class HisToGene(Network):
 
 
 def _sizes(weights: Mapping[str, Tensor], heads: int) -> dict[str, int]:
-    """Settings that the authors' weights tell."""
+    """Read settings from the sizes of the authors' weights."""
     n_positions, width = original_weight(weights, "x_embed.weight", "HisToGene").shape
     attention = original_weight(weights, "vit.transformer.layers.0.0.fn.to_qkv.weight", "HisToGene")
     return {

@@ -1,4 +1,4 @@
-"""What some methods read of a section: patches as images, and array positions by a table."""
+"""Inputs of methods: patches as images, and array positions."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["as_images", "check_positions", "patch_side"]
 
 
 def patch_side(n_features: int, patch_encoder: PatchEncoder | None, method: str) -> int:
-    """Side, in pixels, of the patches that a spot's features are.
+    """Compute the side of a patch in pixels from the number of features.
 
     Parameters
     ----------
     n_features
-        Length of a spot's features: flattened RGB patches, as the encoder ``pixels:SIDE`` gives them.
+        Number of features of a spot: a flattened RGB patch, from the encoder ``pixels:SIDE``.
     patch_encoder
-        What is trained on patches, if anything.
+        Patch encoder that is trained with the method, if any.
     method
-        Who asks, for the error.
+        Name of the method, for the error.
 
     Raises
     ------
     ConfigError
-        If they are no pixels.
+        If the features are no pixels.
     """
     if patch_encoder is not None:
         raise ConfigError(
@@ -51,12 +51,12 @@ def as_images(features: Tensor) -> Tensor:
 
 
 def check_positions(data: Data, n_positions: int) -> None:
-    """Refuse a section with array positions that a table of ``n_positions`` does not hold.
+    """Check that a table of ``n_positions`` holds the array positions of a section.
 
     Raises
     ------
     DataError
-        Naming the section and the length that would do.
+        If it does not; the message names the section and a sufficient length.
     """
     lowest, highest = int(data.array.min()), int(data.array.max())
     if lowest < 0:

@@ -1,4 +1,4 @@
-"""mclSTExp: spots as the words of a sentence, contrasted with their images; prediction by retrieval."""
+"""mclSTExp: spots as words of a sentence, a contrast with their images, and prediction by retrieval."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nh2st_graph.nn import ArrayEmbedding, PatchEncoder, SelfAttentionBlock, Wei
 
 __all__ = ["MclSTExp", "MclSTExpConfig"]
 
-#: From names of weights here to those in the authors' code.
+#: Names of weights here, and in the authors' code.
 _ORIGINAL_NAMES = (
     (r"positions\.([xy])\.", r"\1_embed."),
     *block_names(r"spot_encoder\.(\d+)", r"spot_encoder.\1.attn", r"spot_encoder.\1.ff"),
@@ -43,26 +43,27 @@ class MclSTExpConfig(BimodalConfig):
     name
         The method.
     width, temperature, dropout
-        Size of embeddings; what similarities are divided by; dropout of the projection heads.
+        Size of embeddings; divisor of similarities; dropout of the projection heads.
     k
-        Training spots that a prediction averages over: 200, and for cSCC 600.
+        Training spots that a prediction averages over: 200, or 600 for cSCC.
     normalize
-        Embeddings have length 1 wherever they are compared; then a temperature of 0.1 or less is in place. Published:
-        for finding the nearest alone.
+        Embeddings have length 1 in every comparison; choose a temperature of 0.1 or less. Published: only in the search
+        for the nearest.
     augment
-        In training, rotate and flip each patch at random. Of a trained patch encoder only.
+        Rotate and flip each patch at random in training, if the patch encoder is trained.
     depth, heads, head_width
-        Transformer blocks of the spot encoder (0 is the authors' variant without), attention heads of a block, and the
-        size of each.
+        Number of transformer blocks of the spot encoder (0 is the authors' variant without a transformer), and number
+        and size of attention heads in a block.
     n_positions
-        Length of the tables of array positions. Rows that no spot has are never read.
+        Length of the tables of array positions. Rows without spots are never read.
     sentence
-        Spots that attend to each other: those of a ``batch``, as published, or of a ``section``, in training and in
-        the bank alike.
+        Spots that attend to each other, in training and in the bank: those of a ``batch``, as published, or of a
+        ``section``.
     bank_spots
-        Spots of a batch in the bank, consecutive in their section.
+        Number of consecutive spots of a section in a batch of the bank.
     distance
-        By whose inverse square training spots are weighed: ``l1``, as published for HER2ST, or ``l2``, for the others.
+        Distance whose inverse square weights training spots: ``l1``, as published for HER2ST, or ``l2``, as for other
+        data.
     """
 
     name: Literal["mclstexp"] = "mclstexp"
@@ -78,45 +79,45 @@ class MclSTExpConfig(BimodalConfig):
 
 @register_method
 class MclSTExp(Bimodal):
-    r"""mclSTExp (Min et al., 2024, arXiv 2407.08216), from the authors' code: same numbers from the same weights.
+    r"""mclSTExp (Min et al., 2024, arXiv 2407.08216), with the results of the authors' code.
 
-    Spots are words: spot :math:`i` with genes :math:`g_i`, at column :math:`a_i` and row :math:`b_i` of the array, is
+    Spots are words: spot :math:`i` with genes :math:`g_i`, column :math:`a_i` and row :math:`b_i` on the array is
     :math:`s_i = g_i + X_{a_i} + Y_{b_i}`, with learned tables :math:`X` and :math:`Y`. A sentence of spots passes
-    through a transformer as wide as there are genes, and a projection head (:class:`nh2st_graph.nn.ProjectionHead`);
-    image features :math:`x_i` through a head of their own:
+    through a transformer whose width is the number of genes, and a projection head
+    (:class:`nh2st_graph.nn.ProjectionHead`). Image features :math:`x_i` have their own head:
 
     .. math::
         Q = h(\operatorname{Transformer}(s)), \qquad p_i = f(x_i), \qquad
         L = \tfrac{1}{2} \operatorname{CE}(Q P^\top / \tau, I) + \tfrac{1}{2} \operatorname{CE}(P Q^\top / \tau, I)
 
     over a batch (CE: cross-entropy of the softmax by row). The prediction for a patch is a mean over the ``k`` training
-    spots whose :math:`q` is nearest to its :math:`p` by cosine, with weights :math:`1 / \|p - q\|^2`. Neither genes nor
-    positions of the section that is predicted are read.
+    spots whose :math:`q` is nearest to its :math:`p` by cosine, with weights :math:`1 / \|p - q\|^2`. Prediction reads
+    neither genes nor positions of its section.
 
     The published encoder is DenseNet-121, trained with the rest: ``features.encoder: timm:densenet121``,
     ``features.finetune: true``, ``features.standardize: none``. The authors train 90 epochs of batches of 128 by Adam
-    at a learning rate of 1e-4 with an L2 penalty of 1e-3, and keep the weights after the last; nothing is held out.
+    at a learning rate of 1e-4 with an L2 penalty of 1e-3, and keep the last weights, without held-out data.
 
-    What is odd about the published form, and the switch for each:
+    Oddities of the published form, with the switch for each:
 
-    - Embeddings are compared as they come in training, where their length is 16 by the layer normalisation, although
-      the code calls it cosine; by cosine in retrieval, and as they come in its weights: ``normalize``.
-    - A sentence in training is a batch drawn from all sections; in the bank it is 32 consecutive spots, whatever they
-      are, so that a spot's key depends on its file's order: ``bank_spots``, or ``sentence: section``. The authors'
-      batches in the bank run on from section to section, the test section among them, whose genes so reach the keys of
-      training spots. Here no sentence holds spots of two sections.
-    - Position tables have 65536 rows, of which an array uses some tens and at most some hundreds; they make up most of
-      the model, 131072 times as many weights as genes: ``n_positions``. They start as unit normal, with more variance
-      than most log expression; no switch.
-    - For Visium the authors embed rounded pixels, of which hardly any two spots share a row. Here always the array's
-      positions.
-    - The weights' distance is L1 for HER2ST and L2 for the other data: ``distance``. A spot that lies on its query is
-      no number there; here it takes all of the weight.
-    - The code's setting of dropout, 0, reaches nothing; here it is that of the heads: ``dropout``.
-    - Pixels reach a pretrained encoder as 0 to 1, for Visium as 0 to 255 in blue, green, red, turned at random in
-      prediction too; and the last ReLU of DenseNet-121 is left out. Here they are scaled as for its pretraining, and
-      timm's has its ReLU. No switch.
-    - In training, patches are jittered in colour, flipped and rotated by any angle; here flipped and rotated:
+    - In training, embeddings are compared by scalar products, although the code calls it cosine; their length is 16 by
+      the layer norm. Retrieval compares by cosine, but its weights use unscaled embeddings: ``normalize``.
+    - A sentence in training is a random batch of all sections; in the bank it is 32 consecutive spots, so that a spot's
+      key depends on the order of its file: ``bank_spots``, or ``sentence: section``. The authors' batches of the bank
+      cross sections, also the test section, whose genes thus reach the keys of training spots. Here no sentence holds
+      spots of two sections.
+    - Position tables have 65536 rows, of which an array uses some tens or hundreds. They are most of the model: 131072
+      weights for each gene: ``n_positions``. They are initialised with unit variance, more than that of most log
+      expression; no switch.
+    - For Visium the authors embed rounded pixels, so that hardly any two spots share a row. Here positions are always
+      those of the array.
+    - The distance of the weights is L1 for HER2ST and L2 for the other data: ``distance``. A spot with the embedding of
+      the query gives NaN there; here it gets all of the weight.
+    - The dropout setting of the code, 0, has no effect; here it is the dropout of the heads: ``dropout``.
+    - Pixels for the pretrained encoder are from 0 to 1; for Visium, from 0 to 255 in blue, green, red, and rotated at
+      random in prediction too. The last ReLU of DenseNet-121 is left out. Here pixels are normalised as in pretraining,
+      and timm's model has its ReLU. No switch.
+    - In training, patches are flipped, rotated by any angle, and jittered in colour; here without the jitter:
       ``augment``.
 
     Parameters
@@ -140,12 +141,12 @@ class MclSTExp(Bimodal):
 
     @property
     def receptive_hops(self) -> int | None:
-        """Those of a batch, or all of a section."""
+        """0 for the spots of a batch; None for all of a section."""
         return 0 if self.config.sentence == "batch" else None
 
     @property
     def averaging(self) -> Weighting:
-        """Weights by the inverse square of a distance."""
+        """Weight by the inverse square of a distance."""
         order = {"l1": 1, "l2": 2}[self.config.distance]
 
         def weigh(query: Tensor, keys: Tensor) -> Tensor:
@@ -156,17 +157,17 @@ class MclSTExp(Bimodal):
         return weigh
 
     def check(self, data: Data) -> None:
-        """Raise a DataError where array positions lie outside the tables."""
+        """Raise a DataError if array positions are outside the tables."""
         check_positions(data, self.config.n_positions)
 
     def embed_genes(self, data: Data, spots: Tensor) -> Tensor:
-        """Embed the genes of some spots, which are the sentence, or of which the section is; see :class:`Bimodal`."""
+        """Embed the genes of some spots in the sentence of these spots, or of their section; see :class:`Bimodal`."""
         if self.config.sentence == "section":
             return self._embed_sentence(self._words(data))[spots]
         return self._embed_sentence(self._words(data)[spots])
 
     def embed_bank(self, data: Data) -> Tensor:
-        """Embed the genes of a section in sentences of the bank; see :class:`Bimodal`."""
+        """Embed the genes of a section in the sentences of the bank; see :class:`Bimodal`."""
         words = self._words(data)
         n_words = len(words) if self.config.sentence == "section" else self.config.bank_spots
         return torch.cat([self._embed_sentence(sentence) for sentence in words.split(n_words)])
@@ -187,7 +188,7 @@ class MclSTExp(Bimodal):
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
     def augmented(self, patches: Tensor) -> Tensor:
-        """Rotate each patch by an angle of its own, and flip every other; see :class:`Bimodal`."""
+        """Rotate each patch by a random angle, and flip half of them; see :class:`Bimodal`."""
         images = patches.permute(0, 3, 1, 2).float()
         return random_views(images, grey=0.0, degrees=180.0, flip=0.5, apart=True).permute(0, 2, 3, 1)
 
@@ -195,10 +196,9 @@ class MclSTExp(Bimodal):
     def from_original(cls, state_dict: Mapping[str, Any], **settings: Any) -> MclSTExp:
         """Take heads, spot encoder and position tables of a model trained with the authors' code.
 
-        Sizes are read off the weights. It embeds the same image features, expression and positions as the original
-        does, a batch being the sentence; the weights of its image encoder are left out, and
-        :meth:`encoder_from_original` makes an encoder of them. It predicts after ``remember(sections)``, from the spots
-        of these.
+        Sizes are those of the weights. The model reads the same image features, expression and positions as the
+        original, with a batch as the sentence. Weights of the image encoder are left out; :meth:`encoder_from_original`
+        makes an encoder of them. The model predicts after ``remember(sections)``, from the spots of these sections.
 
         Parameters
         ----------
@@ -206,14 +206,14 @@ class MclSTExp(Bimodal):
             ``state_dict`` of the authors' model, with any of their image encoders; or of their variant without a
             transformer.
         **settings
-            Settings that leave no trace in the weights, such as ``heads`` where they are not 8.
+            Settings that the weights do not determine, such as ``heads`` if they are not 8.
 
         Raises
         ------
         ModelError
             If a weight is missing, unknown or of the wrong shape.
         ConfigError
-            If there is no such setting.
+            If a setting is unknown.
         """
         weights = original_weights(state_dict)
         width, n_features = original_weight(weights, "image_projection.projection.weight", "mclSTExp").shape
@@ -225,7 +225,7 @@ class MclSTExp(Bimodal):
 
 
 def _sizes(weights: Mapping[str, Tensor], heads: int) -> dict[str, int]:
-    """Settings of the transformer that the authors' weights tell."""
+    """Read settings of the transformer from the sizes of the authors' weights."""
     depth = count_blocks(weights, r"spot_encoder\.\d+\.attn\.norm\.weight")
     if not depth:
         return {"depth": 0}

@@ -1,4 +1,4 @@
-"""What the harness asks of a method: a network that its loop trains, or an estimator that fits itself."""
+"""Interface of methods: a network that the training loop trains, or an estimator that fits itself."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from nh2st_graph.nn import PatchEncoder
 
 __all__ = ["EMBEDDINGS", "Estimator", "Memory", "Network"]
 
-#: What :meth:`Network.embeddings` calls the embeddings of an image and of its genes, at each scale.
+#: Names of the embeddings of image and genes in :meth:`Network.embeddings`, at each scale.
 EMBEDDINGS = {"spot": ("image", "gene"), "neighbourhood": ("image_neighbourhood", "gene_neighbourhood")}
 
-#: What a method keeps of the training sections to predict with, by name.
+#: Tensors that a method keeps of the training sections for prediction, by name.
 Memory = dict[str, Tensor]
 
 
 class Network(nn.Module, ABC):
-    """A method that is a network, trained by the harness's loop.
+    """A method that is a network, which the training loop trains.
 
     A section is a :class:`torch_geometric.data.Data` with ``x``, image features ``(n_spots, n_features)``; ``pos``,
-    positions in array pitches ``(n_spots, 2)``; ``array``, array positions ``(n_spots, 2)`` int64, x then y, where the
+    positions in array pitches ``(n_spots, 2)``; ``array``, array positions ``(n_spots, 2)`` int64, x then y, if the
     assay has an array; ``edge_index`` and ``edge_attr``, the spatial graph; ``section``, its name. In training it also
     has ``y``, targets ``(n_spots, n_genes)``, and ``counts`` and ``library`` for likelihoods of counts.
 
@@ -40,24 +40,24 @@ class Network(nn.Module, ABC):
     n_genes
         Size of the panel.
     patch_encoder
-        Makes the image features from ``patches``, and is trained with the rest; None where features are given.
+        Computes image features from ``patches``, and is trained with the rest; None if features are given.
 
     Attributes
     ----------
     Settings
-        Class of the settings, a subclass of :class:`~nh2st_graph.models.MethodConfig`; the default of its ``name`` is
-        the method's. A method without settings of its own leaves this out.
+        Class of the settings, a subclass of :class:`~nh2st_graph.models.MethodConfig`, whose default ``name`` is that
+        of the method. A method without settings leaves this out.
     needs
-        What a section must have: any of ``"array"``.
+        Requirements of a section; ``"array"`` is known.
     loss_parts
-        What :meth:`losses` may return beside ``loss``: columns of ``log.csv``, in this order. Parts that are not named
-        here get their columns when they first occur.
+        Names of what :meth:`losses` may return besides ``loss``: columns of ``log.csv``, in this order. Other parts get
+        columns when they first occur.
     alignment_parts
-        What :meth:`alignment` may return. Their columns begin with ``val_``.
+        Names of what :meth:`alignment` may return: columns of ``log.csv`` that start with ``val_``.
     n_features, n_genes
         As given.
     memory
-        What prediction reads of the training sections, such as a bank to retrieve from; saved beside the weights.
+        Tensors of the training sections that prediction reads, such as a bank for retrieval; saved with the weights.
     """
 
     Settings: ClassVar[type[MethodConfig]] = MethodConfig
@@ -74,24 +74,24 @@ class Network(nn.Module, ABC):
 
     @property
     def receptive_hops(self) -> int | None:
-        """How many edges away a spot's loss reaches; 0 for spots by themselves, None for all of the section."""
+        """Reach of a spot's loss in edges; 0 for the spot itself, None for the whole section."""
         return None
 
     def image_input(self, data: Data) -> Tensor:
-        """What is read of a section's image: its patches where they are encoded here, else its features."""
+        """Give the input of a section's image: patches if they are encoded here, else features."""
         return data.x if self.patch_encoder is None else data.patches
 
     def features(self, data: Data) -> Tensor:
-        """Image features of a section's spots, ``(n_spots, n_features)`` float."""
+        """Compute image features of a section's spots, ``(n_spots, n_features)`` float."""
         given = self.image_input(data)
         encoded: Tensor = given.float() if self.patch_encoder is None else self.patch_encoder(given)
         return encoded
 
     def prepare(self, sections: Sequence[Data]) -> None:
-        """Take from the training sections what is fixed before training, such as the scale of the targets."""
+        """Compute what is fixed before training from the training sections, such as the scale of the targets."""
 
     def check(self, data: Data) -> None:
-        """Raise a DataError where a section, with its genes or without, cannot be read; called before training."""
+        """Raise a DataError if the method cannot read a section, with genes or without; called before training."""
 
     @abstractmethod
     def losses(self, data: Data) -> dict[str, Tensor]:
@@ -100,12 +100,12 @@ class Network(nn.Module, ABC):
         Parameters
         ----------
         data
-            Spots of one section with targets, and ``seeds``, ``(n_seeds,)``: the places of the spots on which losses
-            are taken; the others are their surroundings (:attr:`receptive_hops`).
+            Spots of one section with targets, and ``seeds``, ``(n_seeds,)``: indices of the spots of the losses. Other
+            spots are their surroundings (:attr:`receptive_hops`).
 
         Returns
         -------
-        ``loss``, what is minimised, and its parts by name.
+        ``loss``, which is minimised, and its parts by name.
         """
 
     @abstractmethod
@@ -119,14 +119,14 @@ class Network(nn.Module, ABC):
 
         Returns
         -------
-        ``(n_spots, n_genes)``, on the scale of the targets.
+        ``(n_spots, n_genes)``, in units of the targets.
         """
 
     def remember(self, sections: Sequence[Data]) -> None:
         """Fill :attr:`memory` from the training sections; called before every validation and after training."""
 
     def alignment(self, data: Data) -> dict[str, float]:
-        """How well a held-out section's genes are found from its image (``retrieval_spot``); nothing by default."""
+        """Score how well a held-out section's genes are found from its image (``retrieval_spot``); empty by default."""
         del data
         return {}
 
@@ -135,7 +135,7 @@ class Network(nn.Module, ABC):
 
         Returns
         -------
-        ``image``, ``(n_spots, width)``; ``gene`` where ``data`` has targets; and ``image_neighbourhood`` and
+        ``image``, ``(n_spots, width)``; ``gene`` if ``data`` has targets; and ``image_neighbourhood`` and
         ``gene_neighbourhood`` of a method that embeds neighbourhoods. Empty by default.
         """
         del data
@@ -143,23 +143,23 @@ class Network(nn.Module, ABC):
 
 
 class Estimator(ABC):
-    """A method that fits itself: of scikit-learn, or of any other library.
+    """A method that fits itself, by scikit-learn or any other library.
 
     Parameters
     ----------
     settings
         The method's own settings: ``model.*`` of the configuration.
     seed
-        Of whatever is random.
+        Seed of the method.
 
     Attributes
     ----------
     Settings, needs
-        As of :class:`Network`.
+        As in :class:`Network`.
     random
-        Whether what is fitted depends on the seed.
+        Whether the fit depends on the seed.
     chosen
-        Hyper-parameters chosen in fitting, for the record.
+        Hyper-parameters that the fit chose, for the record.
     """
 
     Settings: ClassVar[type[MethodConfig]] = MethodConfig
@@ -172,16 +172,16 @@ class Estimator(ABC):
 
     @abstractmethod
     def fit(self, sections: Sequence[Data]) -> None:
-        """Learn from training sections, as described in :class:`Network`. Whatever is chosen is chosen on these."""
+        """Fit on training sections, as described in :class:`Network`; choose hyper-parameters on these alone."""
 
     @abstractmethod
     def predict(self, section: Data) -> NDArray[Any]:
-        """Predict a section that has no targets, ``(n_spots, n_genes)``."""
+        """Predict a section without targets, ``(n_spots, n_genes)``."""
 
     def memory(self) -> Memory | None:
-        """Tensors from which :meth:`restore` makes the fitted estimator again; None where it cannot be saved."""
+        """Give tensors for :meth:`restore`; None if the estimator cannot be saved."""
         return None
 
     def restore(self, memory: Memory) -> None:
-        """Become the estimator that gave ``memory``. A class that has one of the two has both."""
-        raise ModelError(f"{type(self).__name__} has memory() and no restore(); it needs both, to be loaded")
+        """Restore the estimator that gave ``memory``. A class has both methods or none."""
+        raise ModelError(f"{type(self).__name__} has memory() and no restore(); define both, or it cannot be loaded")

@@ -1,4 +1,4 @@
-"""NH2ST as published, in its literal form and as a graph of spots."""
+"""NH2ST as published, in its literal form and on a graph of spots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["NH2ST", "NH2STOutputs"]
 #: Channels of ResNet-18's last feature maps, which are 7 by 7 for a patch of 224 pixels.
 _CHANNELS = 512
 
-#: What names of weights start with here, and in the authors' code.
+#: Beginnings of the names of weights here, and in the authors' code.
 _ORIGINAL_NAMES = (
     (r"encoder\.conv1\.", "target_encoder.0."),
     (r"encoder\.bn1\.", "target_encoder.1."),
@@ -45,14 +45,14 @@ _ORIGINAL_NAMES = (
     (r"decoder\.2\.", "decoder.fc2."),
 )
 
-#: Heads of the authors' code that nothing reads, so that they never get a gradient.
+#: Heads of the authors' code that are not used, so that they never get a gradient.
 _UNTRAINED = ("fc_target.", "fc_neighbor.", "fc_nuclei.", "fc_global.")
 
 
 class NH2STOutputs(NamedTuple):
-    """What NH2ST computes; embeddings are ``(n_spots, width)``.
+    """Outputs of NH2ST; embeddings are ``(n_spots, width)``.
 
-    The authors' code gives the prediction a second time, before it, as what the spot's image decodes to.
+    The authors' code returns the prediction twice.
     """
 
     image_spot: Tensor
@@ -64,7 +64,7 @@ class NH2STOutputs(NamedTuple):
 
 
 class _Members(NamedTuple):
-    """Both modalities of the spots of each region, ``(n_spots, n_members, width)``, and which of them are there."""
+    """Both modalities of the spots of each region, ``(n_spots, n_members, width)``, and a mask of existing spots."""
 
     image: Tensor
     gene: Tensor
@@ -72,9 +72,9 @@ class _Members(NamedTuple):
 
 
 class NH2ST(nn.Module):
-    r"""NH2ST (Qu et al., MICCAI 2025, arXiv 2506.23827), from the authors' code: same numbers from the same weights.
+    r"""NH2ST (Qu et al., MICCAI 2025, arXiv 2506.23827), with the results of the authors' code.
 
-    For a spot with patch :math:`x`, expression :math:`g` and a region :math:`R` of nine spots around it:
+    For a spot with patch :math:`x`, expression :math:`g` and a region :math:`R` of nine spots:
 
     .. math::
         p = W f(x), \quad q = V_2 V_1 g, \qquad
@@ -84,31 +84,31 @@ class NH2ST(nn.Module):
 
     with ResNet-18's flattened feature maps :math:`f` and two hypergraph convolutions :math:`\operatorname{HG}` over
     hyperedges of similar patches (:class:`~nh2st_graph.nn.EgoHypergraph`). In training, one
-    :class:`~nh2st_graph.nn.CrossEncoder` lets, in this order, :math:`p` read :math:`q`, :math:`q` the outcome,
-    :math:`P` read :math:`Q` and :math:`Q` the outcome, and the four are contrasted.
+    :class:`~nh2st_graph.nn.CrossEncoder` lets :math:`p` read :math:`q`, then :math:`q` read the new :math:`p`, and
+    likewise :math:`P` and :math:`Q`; the results are contrasted.
 
-    :meth:`forward` is the literal form: ten encoder passes for each spot. :meth:`on_graph` encodes each patch of a
-    section once and reads regions through indices. In evaluation they agree to rounding. In training, batch
-    normalisation takes its statistics from what is encoded together: all patches of the section in graph form; in
-    literal form the spots' patches, and apart from them those of their regions (in the authors' code each region by
-    itself). :meth:`predict` needs neither genes nor regions.
+    :meth:`forward` is the literal form, with ten encoder passes for each spot. :meth:`on_graph` encodes each patch of a
+    section once and reads regions through indices. In evaluation both agree up to rounding. In training, the statistics
+    of batch normalisation are those of the patches that are encoded together: all patches of the section in graph form;
+    in literal form the patches of spots, and separately those of their regions (in the authors' code, of each region).
+    :meth:`predict` needs neither genes nor regions.
 
-    What is known to be wrong with the published form, and the switch for each:
+    Known flaws of the published form, with the switch for each:
 
-    - Embeddings are contrasted after they have read each other, which needs no learning to solve: ``contrast_on``.
-    - Off-diagonal similarities are scaled by 0.1, so that with :math:`\tau = 0.05` eight equal embeddings cost 1e-7
-      and not ln 8: ``negative_weight=1``.
-    - Cross-attention has a single key and so no choice: ``cross_context``.
-    - The decoder is two linear layers with nothing between them: ``decoder_activation``. (So is the encoder of genes.)
-    - In training the spot's patch is flipped and rotated, while the region's patches, the spot's own among them, never
-      are: a condition of the authors' data code is always true. This is up to who cuts the patches; in graph form
-      spot and region share them.
+    - Embeddings are contrasted after they have read each other, which can be solved without learning: ``contrast_on``.
+    - Off-diagonal similarities are multiplied by 0.1, so that with :math:`\tau = 0.05` eight equal embeddings have a
+      loss of 1e-7 and not ln 8: ``negative_weight=1``.
+    - Cross-attention has a single key and thus no choice: ``cross_context``.
+    - The decoder is two linear layers without an activation: ``decoder_activation``. (So is the encoder of genes.)
+    - In training the spot's patch is flipped and rotated, but the patches of its region, also its own, never are: a
+      condition in the authors' data code is always true. Augmentation is left to the caller here; in graph form, spot
+      and region share patches.
     - Four heads (``fc_target``, ``fc_neighbor``, ``fc_nuclei``, ``fc_global``) never get a gradient: not built here.
 
-    A region is, in the authors' data code, the nine spots of the section that are nearest in pixels, **the spot itself
-    among them**: ``graph.mode: knn`` with 8 neighbours. Nothing is filled at the border of the tissue: regions there
-    reach further inwards. On a hexagonal array two of the next six at equal distance are taken, whichever. A patch that
-    the border of the image cuts is not filled either, and theirs fails on it.
+    In the authors' data code, a region is the nine spots nearest in pixels, **including the spot itself**:
+    ``graph.mode: knn`` with 8 neighbours. There is no padding at the border of the tissue, so that regions reach
+    further inwards. On a hexagonal array, two of the next six spots at equal distance are taken arbitrarily. Patches
+    are not padded at the border of the image either, and the authors' code fails there.
 
     Parameters
     ----------
@@ -122,13 +122,13 @@ class NH2ST(nn.Module):
     n_features
         Size of the encoder's output for one patch, flattened.
     hidden
-        Size between the hypergraph convolutions.
+        Units between the hypergraph convolutions.
     k
-        Number of similar patches in a hyperedge, beside its own.
+        Number of similar patches in a hyperedge, in addition to its own.
     depth, heads, mlp_ratio, dropout
-        Of the cross-attention; ``mlp_ratio`` is its hidden layer's size over ``width``.
+        Settings of the cross-attention; ``mlp_ratio`` is the ratio of hidden units to ``width``.
     decoder_hidden
-        Size between the decoder's layers.
+        Units between the decoder's layers.
     temperature
         :math:`\tau` of both contrasts.
     negative_weight
@@ -136,18 +136,17 @@ class NH2ST(nn.Module):
     weight_spot, weight_neighbourhood
         Weights of the contrasts in the loss.
     contrast_on
-        ``"attended"``: after cross-attention, as published. ``"independent"``: without any; the cross-attention is not
-        built.
+        ``"attended"``: after cross-attention, as published. ``"independent"``: without cross-attention.
     cross_context
-        ``"single"``: a spot attends to its own other modality, as published. ``"neighbourhood"``: to the spots of its
-        region in the other modality, before attention.
+        ``"single"``: a spot attends to its own embedding in the other modality, as published. ``"neighbourhood"``: it
+        attends to the embeddings of its region in the other modality, before attention.
     decoder_activation
         Whether the decoder has a ReLU between its layers.
 
     Raises
     ------
     ConfigError
-        If a switch is none of its values, or ``heads`` does not divide ``width``.
+        If the value of a switch is unknown, or ``heads`` does not divide ``width``.
     """
 
     def __init__(
@@ -201,12 +200,12 @@ class NH2ST(nn.Module):
         Parameters
         ----------
         patches
-            The spots' patches, ``(n_spots, 3, height, width)``, normalised for the encoder.
+            Patches of the spots, ``(n_spots, 3, height, width)``, normalised for the encoder.
         genes
-            The spots' log-expression, ``(n_spots, n_genes)``.
+            Log expression of the spots, ``(n_spots, n_genes)``.
         neighbour_patches, neighbour_genes
-            Those of the spots of each region, the spot itself included, ``(n_spots, n_members, 3, height, width)`` and
-            ``(n_spots, n_members, n_genes)``; 9 members as published.
+            Patches and log expression of the spots of each region, including the spot itself, ``(n_spots, n_members, 3,
+            height, width)`` and ``(n_spots, n_members, n_genes)``; 9 members as published.
         """
         n_members = neighbour_patches.shape[1]
         features, around = self._encode(patches), self._encode(neighbour_patches.flatten(end_dim=1))
@@ -222,16 +221,16 @@ class NH2ST(nn.Module):
         return self._outputs(self.image_projection(features), gene, image_region, gene_region, members)
 
     def on_graph(self, patches: Tensor, genes: Tensor, edge_index: Tensor) -> NH2STOutputs:
-        """Compute everything for all spots of a section, each patch encoded once.
+        """Compute everything for all spots of a section, and encode each patch once.
 
         Parameters
         ----------
         patches
             Patches of the section's spots, ``(n_spots, 3, height, width)``, normalised for the encoder.
         genes
-            Their log-expression, ``(n_spots, n_genes)``.
+            Log expression of the spots, ``(n_spots, n_genes)``.
         edge_index
-            Sender and receiver, ``(2, n_edges)``: a spot's region is its senders and itself.
+            Sender and receiver, ``(2, n_edges)``; a spot's region is its senders and itself.
         """
         features = self._encode(patches)
         image, gene = self.image_projection(features), self.gene_encoder(genes)
@@ -245,9 +244,10 @@ class NH2ST(nn.Module):
         return self._outputs(image, gene, image_region, gene_region, members)
 
     def losses(self, outputs: NH2STOutputs, genes: Tensor) -> dict[str, Tensor]:
-        r"""Compute the losses of outputs whose spots have the log-expression ``genes``, ``(n_spots, n_genes)``.
+        r"""Compute the losses of outputs, given the log expression ``genes`` of their spots, ``(n_spots, n_genes)``.
 
-        A contrast goes one way, from image to gene: with the cosine :math:`s_{ij}` and ``negative_weight`` :math:`w`,
+        The contrast has one direction, from image to gene. With the cosine :math:`s_{ij}` and ``negative_weight``
+        :math:`w`,
 
         .. math::
             -\frac{1}{n} \sum_i \log
@@ -268,15 +268,15 @@ class NH2ST(nn.Module):
     def from_original(cls, state_dict: Mapping[str, Any], **settings: Any) -> NH2ST:
         """Take the weights of a model trained with the authors' code.
 
-        Sizes are read off the weights. The heads that never get a gradient are left out, and with
-        ``contrast_on="independent"`` the cross-attention; the log lists what was.
+        Sizes are those of the weights. Heads that never get a gradient are left out, and with
+        ``contrast_on="independent"`` the cross-attention; the log lists them.
 
         Parameters
         ----------
         state_dict
             The authors' Lightning checkpoint, or the ``state_dict`` that it holds.
         **settings
-            Arguments of the class that leave no trace in the weights, such as ``heads``.
+            Arguments of the class that the weights do not determine, such as ``heads``.
 
         Raises
         ------
@@ -295,13 +295,13 @@ class NH2ST(nn.Module):
     def _outputs(
         self, image: Tensor, gene: Tensor, image_region: Tensor, gene_region: Tensor, members: _Members | None
     ) -> NH2STOutputs:
-        """Decode, then let the modalities read each other: no gene enters the prediction."""
+        """Decode, then let the modalities read each other, so that no gene enters the prediction."""
         predicted = self.decoder(image)
         if self.cross is not None and members is not None:
             image, image_region = (self.cross(h, members.gene, members.taken) for h in (image, image_region))
             gene, gene_region = (self.cross(h, members.image, members.taken) for h in (gene, gene_region))
         elif self.cross is not None:
-            # The authors' order: genes read an image embedding that has read them.
+            # The authors' order: genes read the image embedding that has read them.
             image = self.cross(image, gene)
             gene = self.cross(gene, image)
             image_region = self.cross(image_region, gene_region)
@@ -309,7 +309,7 @@ class NH2ST(nn.Module):
         return NH2STOutputs(image, gene, image_region, gene_region, predicted)
 
     def _contrast(self, image: Tensor, gene: Tensor) -> Tensor:
-        """One direction, with the negatives' logits scaled down; see :meth:`losses`."""
+        """Contrast in one direction, with weighted negatives; see :meth:`losses`."""
         return info_nce(image, gene, self.temperature, symmetric=False, negative_weight=self.negative_weight)
 
 
@@ -319,8 +319,8 @@ def _check(argument: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _resnet18() -> nn.Module:
-    """ResNet-18 up to its last feature maps, with random weights."""
-    # timm loads on use: it takes seconds.
+    """Make a ResNet-18 up to its last feature maps, with random weights."""
+    # Import timm on use, since it takes seconds.
     import timm
 
     encoder: nn.Module = timm.create_model("resnet18", pretrained=False, num_classes=0, global_pool="")
@@ -328,7 +328,7 @@ def _resnet18() -> nn.Module:
 
 
 def _flattened_by_channel(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors flatten feature maps channel by channel for the regions, but pixel by pixel for the spot."""
+    """Reorder weights: the authors flatten feature maps by channel for regions, but by pixel for spots."""
     projection = original_weight(weights, "fc.weight", "NH2ST")
     if projection.shape[1] % _CHANNELS:
         raise ModelError(
@@ -340,7 +340,7 @@ def _flattened_by_channel(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of :class:`NH2ST` that the authors' weights tell."""
+    """Read arguments of :class:`NH2ST` from the sizes of the authors' weights."""
 
     def shape(name: str) -> torch.Size:
         return original_weight(weights, name, "NH2ST").shape

@@ -35,21 +35,21 @@ from nh2st_graph.nn import (
 
 __all__ = ["ImageSide", "NH2STGraph"]
 
-#: Columns of ``gr.EDGE_FEATURES`` that each setting of ``model.edge_features`` reads.
+#: Number of columns of ``gr.EDGE_FEATURES`` that each value of ``edge_features`` reads.
 _EDGE_DIM = {"none": 0, "distance": 1, "direction": 3}
 
-#: Operators that reach beyond the edges to a spot: to all spots, or to those whose neighbourhood it is in.
+#: Operators that reach beyond a spot's own edges: to all spots, or to all regions that the spot is in.
 _WHOLE_SECTION = {"global", "hypergraph", "hypergraph_similarity"}
 
-#: Sharpness of the softplus that keeps a count likelihood's rate above zero, in units of log expression.
+#: Sharpness of the softplus that keeps the mean of a likelihood of counts above zero, in units of log expression.
 _SHARPNESS = 5.0
 
-#: Log odds at which a gene's extra zeros start, so that at first most zeros are the negative binomial's own.
+#: Initial log odds of extra zeros, so that at first most zeros are those of the negative binomial.
 _FEW_DROPOUTS = -3.0
 
 
 class ImageSide(NamedTuple):
-    """What the image alone gives: embeddings of the spot and of its neighbourhood, and the prediction."""
+    """Outputs of the image side: embeddings of the spot and of its neighbourhood, and the prediction."""
 
     query: Tensor
     neighbourhood: Tensor
@@ -57,14 +57,14 @@ class ImageSide(NamedTuple):
 
 
 class GeneSide(NamedTuple):
-    """Gene embeddings of the spot and of its neighbourhood; training only."""
+    """Gene embeddings of the spot and of its neighbourhood, in training only."""
 
     query: Tensor
     neighbourhood: Tensor
 
 
 class _Graph(NamedTuple):
-    """What spots are joined by."""
+    """Edges between spots, and the regions of the published operator."""
 
     edge_index: Tensor
     edge_attr: Tensor | None
@@ -86,13 +86,12 @@ class NH2STGraph(Network):
     cross-attention between modalities are those of NH2ST (Qu et al., MICCAI 2025, arXiv 2506.23827) as message passing
     over spots. **The prediction is computed from the image side alone**: :meth:`forward` has no gene argument.
 
-    By default two things differ from the published order. The contrast is between embeddings that have not seen each
-    other (``contrast_on="independent"``); with ``"attended"``, both sides pass through cross-attention first, as
-    published, and each then holds the other's measurements, so that the loss can be solved without learning. And
-    cross-attention has the spatial neighbourhood, without the spot itself, as keys and values, so that it is a choice
-    between several and its outcome can be asked to fill in the spot's own expression (``weight_cross``) from its
-    image and its neighbours' genes. ``configs/nh2st.yaml`` sets every switch as published; then this model and
-    :class:`NH2ST` agree.
+    By default two things differ from the publication. First, the contrast is between embeddings that have not seen each
+    other (``contrast_on="independent"``). With ``"attended"``, both sides first pass through cross-attention, as
+    published; each then holds the other's measurements, so that the loss can be solved without learning. Second, keys
+    and values of cross-attention are the spatial neighbourhood without the spot itself. Attention thus has a choice,
+    and its result predicts the spot's own expression from its image and the genes of its neighbours (``weight_cross``).
+    ``configs/nh2st.yaml`` sets every switch as published, so that this model and :class:`NH2ST` agree.
 
     Parameters
     ----------
@@ -103,7 +102,7 @@ class NH2STGraph(Network):
     n_genes
         Size of the panel.
     patch_encoder
-        Makes the image features from patches, and is trained with the rest; None where features are given.
+        Computes image features from patches, and is trained with the rest; None if features are given.
     """
 
     Settings: ClassVar[type[ModelConfig]] = ModelConfig
@@ -133,7 +132,7 @@ class NH2STGraph(Network):
         self.extra_zeros = nn.Parameter(torch.full((n_genes,), _FEW_DROPOUTS)) if config.regression == "zinb" else None
         contrasted = scales(config)
         attended = contrasted if config.contrast_on == "attended" else ()
-        # Nothing is built that no loss reads: it would never learn, and count among the weights.
+        # Build only modules that a loss reads: others would never learn, and would count among the weights.
         if self.reads_genes:
             self.gene_encoder = _embedder(config, self.decoder.gene_input_dim)
             self.gene_neighbours = _neighbour_branch(config, config.width) if "neighbourhood" in contrasted else None
@@ -153,29 +152,29 @@ class NH2STGraph(Network):
 
     @property
     def reads_genes(self) -> bool:
-        """Whether training has a gene side."""
+        """Whether training uses gene embeddings."""
         return bool(scales(self.config)) or self.config.cross_attention == "neighbourhood"
 
     @property
     def receptive_hops(self) -> int | None:
-        """How many edges away a spot's loss reaches: the halo that makes a cut-out exact; None for all of a section."""
+        """Reach of a spot's loss in edges, which is the halo of an exact cut-out; None for the whole section."""
         config = self.config
         if scales(config) and config.negatives != "batch":
             return None
         if config.neighbours and config.operator in _WHOLE_SECTION:
             return None
-        # A graph convolution weighs a sender by its own degree, which is one edge further away.
+        # A graph convolution weights a sender by its degree, which is one edge further away.
         reach = {"none": 0, "gcn": config.hops + 1}.get(config.operator, config.hops)
         rounds = reach if config.neighbours else 0
-        # Cross-attention reads what the neighbours are, not what they have heard.
+        # Cross-attention reads the neighbours' own embeddings, before message passing.
         return max(rounds, int(config.cross_attention == "neighbourhood"))
 
     def set_targets(self, targets: Tensor) -> None:
-        """Take the expression's scale and components from training targets, ``(n_spots, n_genes)``, before training."""
+        """Take scale and components of expression from training targets, ``(n_spots, n_genes)``, before training."""
         self.decoder.set_targets(targets)
 
     def prepare(self, sections: Sequence[Data]) -> None:
-        """Take the expression's scale and components from the training sections."""
+        """Take scale and components of expression from the training sections."""
         self.set_targets(torch.cat([section.y for section in sections]))
 
     def predict(self, data: Data) -> Tensor:
@@ -188,29 +187,29 @@ class NH2STGraph(Network):
         Parameters
         ----------
         x
-            Image features, ``(n_spots, n_features)``; or patches, ``(n_spots, size, size, 3)`` uint8, where there is a
+            Image features, ``(n_spots, n_features)``; or patches, ``(n_spots, size, size, 3)`` uint8, if there is a
             patch encoder.
         edge_index, edge_attr
-            The spatial graph, as :func:`nh2st_graph.gr.spatial_edges` gives it.
+            The spatial graph, as from :func:`nh2st_graph.gr.spatial_edges`.
 
         Returns
         -------
-        Embeddings, ``(n_spots, width)`` each, and expression on the scale of the targets, ``(n_spots, n_genes)``. The
-        neighbourhood's embedding is zero where the neighbour branch is off.
+        Embeddings, ``(n_spots, width)`` each, and expression in units of the targets, ``(n_spots, n_genes)``. The
+        embedding of the neighbourhood is zero if the neighbour branch is off.
         """
         features = self._features(x)
         return self._image_side(features, self._graph(features, edge_index, edge_attr))
 
     def own_expression(self, side: ImageSide) -> Tensor:
-        """Expression as it would be predicted if nothing were known of the neighbourhood, ``(n_spots, n_genes)``."""
+        """Predict expression with the embedding of the neighbourhood set to zero, ``(n_spots, n_genes)``."""
         return self._decode(side.query, torch.zeros_like(side.neighbourhood))
 
     def attention(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor | None:
-        """Attention of the image's neighbour branch over the edges, ``(hops, n_edges, heads)``.
+        """Compute the attention of the image's neighbour branch over edges, ``(hops, n_edges, heads)``.
 
         Returns
         -------
-        None where the branch is off or its operator does not attend.
+        The weights; None if the branch is off or its operator has no attention over edges.
         """
         if not isinstance(self.image_neighbours, NeighbourBranch):
             return None
@@ -222,15 +221,14 @@ class NH2STGraph(Network):
         Parameters
         ----------
         data
-            With ``x`` (or ``patches``), ``edge_index``, ``edge_attr``, ``y`` (targets), ``counts`` and ``library`` (for
-            likelihoods of counts), and ``seeds``: the spots on which losses are taken; the others are their
+            A graph with ``x`` (or ``patches``), ``edge_index``, ``edge_attr``, ``y`` (targets), ``counts`` and
+            ``library`` (for likelihoods of counts), and ``seeds``: the spots of the losses. All other spots are their
             surroundings.
 
         Returns
         -------
-        ``loss``, the weighted sum, and its parts: ``regression``, ``contrast_spot``, ``contrast_neighbourhood``,
-        ``cross`` (those that are on), and for the contrasts the chance level and the share of pairs retrieved among
-        the nearest ten.
+        ``loss``, the weighted sum, and its parts: ``regression``, and ``contrast_spot``, ``contrast_neighbourhood`` and
+        ``cross`` if they are on; for each contrast also the chance level and the share of pairs among the nearest ten.
         """
         features = self._features(self.image_input(data))
         graph = self._graph(features, data.edge_index, data.edge_attr)
@@ -254,14 +252,14 @@ class NH2STGraph(Network):
 
     @torch.no_grad()
     def alignment(self, data: Data) -> dict[str, float]:
-        """Share of a section's spots whose gene embedding is among the ten nearest to their image embedding.
+        """Compute the share of spots with their gene embedding among the ten nearest to their image embedding.
 
-        Measured on a held-out section, this says whether the contrast taught anything that carries over; chance is ten
-        over the number of spots.
+        On a held-out section, this measures whether the contrast learned anything that generalises; chance is ten over
+        the number of spots.
 
         Returns
         -------
-        ``retrieval_spot`` and ``retrieval_neighbourhood``, those that are contrasted.
+        ``retrieval_spot`` and ``retrieval_neighbourhood``, if they are contrasted.
         """
         if not scales(self.config):
             return {}
@@ -274,9 +272,8 @@ class NH2STGraph(Network):
     def embeddings(self, data: Data) -> Pairs:
         """Embed a section's spots and their neighbourhoods; see :class:`Network`.
 
-        At a scale at which the modalities are contrasted, embeddings are given in the space of the contrast. Those of
-        the genes are there where ``data`` has targets and the model has a gene side; ``gene_neighbourhood`` is zero
-        where neighbourhoods are not contrasted.
+        Embeddings at a contrasted scale are in the space of the contrast. There are gene embeddings if ``data`` has
+        targets and the model has a gene side; ``gene_neighbourhood`` is zero if neighbourhoods are not contrasted.
         """
         if not self.reads_genes:
             side = self(self.image_input(data), data.edge_index, data.edge_attr)
@@ -308,7 +305,7 @@ class NH2STGraph(Network):
         return GeneSide(query, self._around(self.gene_neighbours, query, query, graph))
 
     def _around(self, branch: nn.Module | None, own: Tensor, raw: Tensor, graph: _Graph) -> Tensor:
-        """Embed neighbourhoods; the published operator reads raw image features, all others the spots' embeddings."""
+        """Embed neighbourhoods; the published operator reads raw image features, others read embeddings of spots."""
         around: Tensor
         if branch is None:
             around = torch.zeros_like(own)
@@ -359,7 +356,7 @@ class NH2STGraph(Network):
     def _attend(self, pairs: Pairs, graph: _Graph) -> Pairs:
         """Let each embedding read the other modality."""
         if self.config.cross_attention == "neighbourhood":
-            # Of the neighbours; the spot itself is no key.
+            # Keys are the neighbours, without the spot itself.
             names = {letter: name for name, letter in LETTERS.items()}
             read = {}
             for letter, cross in self.cross.items():
@@ -381,7 +378,7 @@ def _embedder(config: ModelConfig, n_inputs: int) -> nn.Module:
 
 
 def _neighbour_branch(config: ModelConfig, n_inputs: int) -> nn.Module | None:
-    """Make the neighbour branch of one modality; ``n_inputs`` is what the published operator reads of a spot."""
+    """Make the neighbour branch of one modality; ``n_inputs`` is the input size of the published operator."""
     if not config.neighbours:
         return None
     if config.operator == "hypergraph_ego":

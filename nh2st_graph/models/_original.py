@@ -1,4 +1,4 @@
-"""Weights of models that were trained with their authors' code."""
+"""Load weights of models that were trained with their authors' code."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: What names of weights begin with here, a regular expression, and in the authors' code. The first that fits counts.
+#: Beginnings of names of weights here (a regular expression), and in the authors' code. The first match counts.
 Names = Sequence[tuple[str, str]]
 
 
 def block_names(ours: str, attention: str, feed_forward: str) -> Names:
-    """Names of the weights of a :class:`~nh2st_graph.nn.SelfAttentionBlock`, which several authors copied from one.
+    """List the names of the weights of a :class:`~nh2st_graph.nn.SelfAttentionBlock`, which several authors share.
 
     Parameters
     ----------
     ours
-        What the block's names begin with here, a regular expression.
+        Beginning of the block's names here, a regular expression.
     attention, feed_forward
-        What those of its halves begin with in the authors' code.
+        Beginnings of the names of its two parts in the authors' code.
     """
     return (
         (rf"{ours}\.norm\.", f"{attention}.norm."),
@@ -52,18 +52,18 @@ def block_names(ours: str, attention: str, feed_forward: str) -> Names:
 
 
 def state_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """Weights by name, of a state dict or of a Lightning checkpoint, which holds one."""
+    """Give the weights by name, from a state dict or a Lightning checkpoint that holds one."""
     weights: Mapping[str, Tensor] = checkpoint.get("state_dict", checkpoint)
     return weights
 
 
 def original_weight(weights: Mapping[str, Tensor], name: str, method: str) -> Tensor:
-    """One of the authors' weights by its name there.
+    """Find one of the authors' weights by its name.
 
     Raises
     ------
     ModelError
-        If it is not there.
+        If the weight is missing.
     """
     if name not in weights:
         raise ModelError(f"the weights have no {name!r}; give the state_dict of a checkpoint of the authors' {method}")
@@ -74,12 +74,12 @@ S = TypeVar("S", bound=MethodConfig)
 
 
 def parse_settings(schema: type[S], values: Mapping[str, Any]) -> S:
-    """Make a method's settings, checked as those of a configuration are.
+    """Make the settings of a method, checked as in a configuration.
 
     Raises
     ------
     ConfigError
-        Naming the setting, the value and what is allowed.
+        If a setting is unknown or its value not allowed.
     """
     try:
         return schema.model_validate(dict(values))
@@ -88,17 +88,17 @@ def parse_settings(schema: type[S], values: Mapping[str, Any]) -> S:
 
 
 def count_blocks(weights: Mapping[str, Tensor], pattern: str) -> int:
-    """Count the blocks of a kind: the names that match ``pattern``, a regular expression, in full."""
+    """Count the blocks of a kind: the names that fully match ``pattern``, a regular expression."""
     return sum(re.fullmatch(pattern, name) is not None for name in weights)
 
 
 def size_of_head(query_key_value: Tensor, heads: int) -> int:
-    """Size of each of so many heads, whose queries, keys and values come from one matrix, ``(3 * all, width)``.
+    """Compute the size of a head if one matrix holds queries, keys and values, ``(3 * heads * size, width)``.
 
     Raises
     ------
     ModelError
-        If they cannot share it equally.
+        If the heads do not divide the matrix.
     """
     inner = len(query_key_value) // 3
     if heads < 1 or inner % heads:
@@ -112,20 +112,20 @@ def size_of_head(query_key_value: Tensor, heads: int) -> int:
 def load_original(
     module: nn.Module, weights: Mapping[str, Tensor], names: Names, method: str, unread: tuple[str, ...] = ()
 ) -> None:
-    """Give a module the weights of a model that was trained with its authors' code.
+    """Load the weights of a model that was trained with its authors' code into a module.
 
     Parameters
     ----------
     module
-        Built to the sizes of the weights.
+        Module with the sizes of the weights.
     weights
-        By their names in the authors' code.
+        Weights by their names in the authors' code.
     names
-        From names here to names there.
+        Names here, and in the authors' code.
     method
-        Its name, for errors.
+        Name of the method, for errors.
     unread
-        Beginnings of the authors' names that may be left out; the log lists what was.
+        Beginnings of the authors' names that may be left out; the log lists these weights.
 
     Raises
     ------

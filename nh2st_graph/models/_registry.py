@@ -1,4 +1,4 @@
-"""Methods by name, as the configuration's ``model.name`` gives it; also those of other packages."""
+"""Registry of methods by name, including those of other packages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nh2st_graph.models._network import Estimator, Network
 
 __all__ = ["ENTRY_POINTS", "find_method", "known_methods", "register_method"]
 
-#: Entry point group by which another package brings methods, each under its name.
+#: Group of entry points by which another package provides methods, each with its name.
 ENTRY_POINTS = "nh2st_graph.methods"
 
 Method = type[Network] | type[Estimator]
@@ -28,7 +28,7 @@ _METHODS: dict[str, Method] = {}
 def register_method(method: M) -> M:
     """Register a subclass of :class:`Network` or :class:`Estimator` under the name in its settings, as a decorator.
 
-    A name that is taken is overwritten, with a warning.
+    Registering a name again warns, and the later method counts.
 
     Raises
     ------
@@ -50,13 +50,13 @@ def find_method(name: str) -> Method:
     Parameters
     ----------
     name
-        Of a method that is registered here, or that another package brings by an entry point; or where a class is to be
-        imported from: ``module:Class``, the module installed or a file of the present folder.
+        Name of a registered method, or of one that another package provides by an entry point; or the place of a class,
+        ``module:Class``, where the module is installed or a file in the current folder.
 
     Raises
     ------
     ConfigError
-        If there is none of that name, or another package's cannot be loaded.
+        If the method is unknown, or cannot be loaded.
     """
     _load_own()
     if name not in _METHODS:
@@ -68,14 +68,14 @@ def find_method(name: str) -> Method:
 
 
 def known_methods() -> list[str]:
-    """Names of all methods, also of those that other packages bring."""
+    """List the names of all methods, including those of other packages."""
     _load_own()
     return sorted({*_METHODS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
 
 
 @cache
 def _load_own() -> None:
-    """Load every file of this room, so that the methods in them are registered."""
+    """Load every file of this room, which registers its methods."""
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"{__package__}.{module.name}")
 
@@ -83,18 +83,18 @@ def _load_own() -> None:
 def _add(name: str, method: Method) -> None:
     before = _METHODS.get(name)
     if before is not None and (before.__module__, before.__qualname__) != (method.__module__, method.__qualname__):
-        warnings.warn(f"method {name!r} is registered again; the earlier one is gone", stacklevel=3)
+        warnings.warn(f"method {name!r} is registered again and replaces the earlier one", stacklevel=3)
     _METHODS[name] = method
 
 
 def _load(entry: EntryPoint) -> Method:
     here, where = str(Path.cwd()), setting("model.name", entry.name)
-    if here not in sys.path:  # a command's own folder stands there in its place
+    if here not in sys.path:  # a command has its own folder in the path instead
         sys.path.append(here)
         importlib.invalidate_caches()
     try:
         method: Any = entry.load()
-    except Exception as error:  # whatever is wrong with it is the other package's
+    except Exception as error:  # another package may raise anything
         raise ConfigError(f"{where}: {entry.value} cannot be loaded: {error}") from error
     if not (isinstance(method, type) and issubclass(method, (Network, Estimator))):
         raise ConfigError(

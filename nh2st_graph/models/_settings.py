@@ -1,4 +1,4 @@
-"""Settings of NH2ST-Graph and its switches, and what settings of any method are."""
+"""Settings of NH2ST-Graph, and the base of all methods' settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["MethodConfig", "ModelConfig"]
 
 
 class MethodConfig(Section):
-    """Settings of a method; a method's own class adds its keys, and gives ``name`` its only value.
+    """Base of methods' settings; a method's class adds its own settings, and fixes the value of ``name``.
 
     Attributes
     ----------
@@ -26,12 +26,12 @@ class MethodConfig(Section):
 
 
 class ModelConfig(MethodConfig):
-    """NH2ST-Graph and its switches; see :class:`nh2st_graph.models.NH2STGraph`.
+    """Settings of NH2ST-Graph; see :class:`nh2st_graph.models.NH2STGraph`.
 
     Attributes
     ----------
     name
-        The method. Other methods have other keys.
+        The method. Other methods have other settings.
     width
         Size of embeddings.
     n_components
@@ -39,47 +39,49 @@ class ModelConfig(MethodConfig):
     n_hidden
         Hidden units of the other decoders.
     embedding
-        ``residual``: a linear path and a perceptron that adds to it; ``linear``: the linear path alone, as published.
+        ``residual``: a linear path plus a perceptron; ``linear``: the linear path alone, as published.
     query, neighbours
-        Whether there is an embedding of the spot itself to decode and contrast, and one of its neighbourhood.
+        Whether there are embeddings of the spot and of its neighbourhood, to decode and to contrast.
     operator
-        How messages pass in the neighbour branch; see :data:`nh2st_graph.nn.OPERATORS`. ``hypergraph_ego`` is the
-        published one: a hypergraph of its own for each neighbourhood, over raw image features.
+        Operator of message passing in the neighbour branch; see :data:`nh2st_graph.nn.OPERATORS`. The published
+        ``hypergraph_ego`` has a hypergraph for each neighbourhood, over raw image features.
     hops, heads
-        Rounds of message passing, and attention heads in each, where the operator has them.
+        Rounds of message passing, and attention heads of operators with attention.
     edge_features
-        What attention sees of an edge; ``direction`` is distance and direction.
+        Edge features that attention reads; ``direction`` is distance and direction.
     self_loops, residual, activation
-        A spot is among its own senders; rounds add to the state rather than replace it; ReLU after each round.
+        Add each spot to its own senders; add the messages of a round to the state, and do not replace it; apply a ReLU
+        after each round.
     jumping
         How rounds are joined (jumping knowledge): ``last``, ``sum``, ``max``, or ``cat``, a linear map of all.
     cross_attention
-        Between the modalities, in training: ``neighbourhood``, of each over the other's embeddings of the neighbouring
-        spots; ``single``, over the one embedding of the other modality, as published, which a contrast that is
-        ``attended`` reads and nothing else.
+        Cross-attention between the modalities in training: ``neighbourhood`` attends to the other modality of the
+        neighbouring spots; ``single`` to the spot's own embedding in the other modality, as published, which only an
+        ``attended`` contrast reads.
     contrast
-        Scales at which image and genes are contrasted, in training; ``both`` leaves out a branch that is off.
+        Scales of the contrast between image and genes in training; ``both`` leaves out a branch that is off.
     contrast_on
-        ``independent``: embeddings that have not seen each other; ``attended``: after cross-attention, as published.
+        ``independent``: contrast embeddings that have not seen each other; ``attended``: after cross-attention, as
+        published.
     symmetric, projection
         Contrast in both directions, and between projections of the embeddings. Published: neither.
     temperature, learn_temperature
-        Of the contrast, and whether it is learned from there, down to 0.01 at most.
+        Temperature of the contrast, and whether it is learned, with a lower bound of 0.01.
     negatives, negative_weight
-        Candidates beside a spot's partner: the ``batch``, its whole ``section``, or its section but for its spatial
-        neighbours (``distant``); and what their logits are multiplied by (published: 0.1).
+        Candidates besides a spot's partner: the ``batch``, its whole ``section``, or its section without its spatial
+        neighbours (``distant``); and the factor on their logits (published: 0.1).
     weight_spot, weight_neighbourhood, weight_cross
-        Weights of the losses beside the regression's 1.
+        Weights of the losses, against a weight of 1 of the regression.
     decoder
-        ``components``: into principal components of expression; ``linear``: two linear layers, as published; ``mlp``:
-        the same with a ReLU between.
+        ``components``: principal components of expression; ``linear``: two linear layers, as published; ``mlp``: the
+        same with a ReLU between them.
     decoder_input
-        ``auto``: the embeddings of the branches that are on; ``gated``: their sum by a learned gate.
+        ``auto``: the embeddings of all branches that are on; ``gated``: their sum by a learned gate.
     regression
         ``mse``, ``huber``, ``pearson`` (1 - r), ``nb`` or ``zinb``: a (zero-inflated) negative binomial with the
         library size as offset.
     dropout
-        Of features, hidden units and attention weights.
+        Dropout of features, hidden units and attention weights.
     """
 
     renamed: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("n_components", "n_hidden")}
@@ -129,7 +131,7 @@ class ModelConfig(MethodConfig):
 
     @property
     def decoded(self) -> tuple[str, ...]:
-        """Branches that the decoder reads: of ``"query"`` and ``"neighbourhood"``."""
+        """Branches that the decoder reads: ``"query"``, ``"neighbourhood"``, or both."""
         on = {"query": self.query, "neighbourhood": self.neighbours}
         if self.decoder_input == "auto":
             return tuple(branch for branch, there in on.items() if there)

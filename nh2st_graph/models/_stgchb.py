@@ -1,4 +1,4 @@
-"""ST-GCHB: graph encoders of image and genes, contrasted within and across modalities, and prediction by retrieval."""
+"""ST-GCHB: graph encoders of image and genes, contrasts within and between modalities, and prediction by retrieval."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from nh2st_graph.nn import (
 
 __all__ = ["STGCHB", "STGCHBConfig"]
 
-#: What scalar products are divided by before they become weights of what is retrieved.
+#: Divisor of scalar products in the weights of retrieved spots.
 _SHARPNESS = 20.0
 
 
@@ -45,7 +45,7 @@ def _by_unlikeness(query: Tensor, keys: Tensor) -> Tensor:
     return (-(query * keys).sum(dim=-1) / _SHARPNESS).softmax(dim=1)
 
 
-#: How expression is averaged over the training spots that are found, by ``model.retrieval``.
+#: Average over retrieved training spots, by ``retrieval``.
 _AVERAGING: dict[str, Averaging | Weighting] = {
     "simple": "simple",
     "average": "average",
@@ -62,37 +62,38 @@ class STGCHBConfig(MethodConfig):
     name
         The method.
     width, width_projection
-        Size of embeddings in the graph, and of those that are aligned and retrieved by.
+        Size of embeddings in the graph, and of their projections for alignment and retrieval.
     dropout
-        In the projections.
+        Dropout in the projections.
     normalize_edges
-        Neighbours are averaged by degree, as in a graph convolution (Kipf and Welling, 2017). Published: summed.
+        Average neighbours by degree, as in a graph convolution (Kipf and Welling, 2017). Published: sum them.
     views
-        What is contrasted within a modality. ``corrupted``: the graph and one with its spots' features exchanged, as
-        in the authors' code; ``augmented``: two views with features and edges left out.
+        Contrast within a modality. ``corrupted``: of the graph with one whose spots have exchanged features, as in the
+        authors' code; ``augmented``: of two views without some features and edges.
     drop, temperature_views
-        Share of features and edges that an augmented view lacks, and the temperature of their contrast.
+        Share of features and edges that are dropped in an augmented view, and temperature of the contrast of views.
     alignment
-        Across modalities. ``soft``: to match the similarities within them, as published; ``pairs``: a spot's image to
-        its genes, by cosine (InfoNCE).
+        Alignment of the modalities. ``soft``: match similarities within them, as published; ``pairs``: match a spot's
+        image with its genes, by cosine (InfoNCE).
     temperature
-        Of the alignment.
+        Temperature of the alignment.
     beta
-        How much the bottleneck keeps of the embeddings in their projections, against what it takes off their
-        dependence on the input.
+        Weight of the bottleneck's second term (embeddings in projections) against its first (dependence on the input).
     sigma
         Width of the bottleneck's kernels; None for the median distance within a batch.
     normalize_hsic
-        Every term of the bottleneck is normalised to lie between 0 and 1. Published: hardly, and one term not at all.
+        Normalise every term of the bottleneck to between 0 and 1. Published: nearly no normalisation, and none of one
+        term.
     weight_graph, weight_bottleneck
-        Of the contrast within modalities and of the bottleneck, beside the alignment's 1; 0 for none.
+        Weights of the contrast within modalities and of the bottleneck, against a weight of 1 of the alignment; 0 for
+        none.
     k
-        Training spots that a prediction is averaged over.
+        Training spots that a prediction averages over.
     retrieval
-        ``simple``, the nearest alone; ``average``; ``weighted``, by similarity; ``weighted_inverse``, by dissimilarity,
-        as the authors' code weighs where it does.
+        Average over training spots: ``simple``, the nearest alone; ``average``; ``weighted`` by similarity;
+        ``weighted_inverse``, by dissimilarity, as in the authors' code.
     similarity
-        By which training spots are found: the scalar product, as published, or the cosine.
+        Similarity that finds training spots: the scalar product, as published, or the cosine.
     """
 
     name: Literal["stgchb"] = "stgchb"
@@ -117,52 +118,54 @@ class STGCHBConfig(MethodConfig):
 
 @register_method
 class STGCHB(Network):
-    r"""ST-GCHB (Chi et al., arXiv 2406.12229), from the authors' code (``ChangxiChi/ST-GCHB``).
+    r"""ST-GCHB (Chi et al., arXiv 2406.12229), as in the authors' code (``ChangxiChi/ST-GCHB``).
 
-    Each modality, image features or genes :math:`x` of a section's spots with edges :math:`E`, has an embedding in the
-    graph and a projection of that:
+    Each modality (image features or genes :math:`x` of a section's spots with edges :math:`E`) has an embedding in the
+    graph and a projection of it:
 
     .. math::
         h_i = \operatorname{PReLU}\Big(b + \sum_{j \in N(i) \cup \{i\}} W x_j\Big), \qquad
         z = \operatorname{LN}\big(u + V \operatorname{GELU}(u)\big), \quad u = U h
 
-    Three losses train them. **Within a modality**, graphs are contrasted (:math:`L_\text{graph}`; Deep Graph Infomax,
-    Veličković et al., 2019): a bilinear form is to tell embeddings of the graph from those of one whose spots have
-    exchanged their features, by the mean over the graph; or, with ``views: augmented``, a spot is to be found among all
-    others in a second view, both views lacking some features and edges. The **bottleneck** takes off the embedding's
-    dependence on the input, and keeps it in the projection, and the **alignment** makes projections of both modalities
-    alike:
+    There are three losses. **Within a modality**, graphs are contrasted (:math:`L_\text{graph}`; Deep Graph Infomax,
+    Veličković et al., 2019): from the mean over the graph, a bilinear form distinguishes embeddings of the graph from
+    those of a graph whose spots have exchanged features. With ``views: augmented``, a spot is found among all others in
+    a second view, where both views lack some features and edges. The **bottleneck** reduces the dependence of the
+    embedding on the input, and keeps that of the projection on the embedding. The **alignment** makes projections of
+    both modalities similar:
 
     .. math::
         L_\text{HSIC} = \operatorname{nHSIC}(x, h) - \beta \operatorname{nHSIC}(z, h), \qquad
         L_\text{align} = \operatorname{CE}\Big(\tfrac{1}{\tau} z^g z^{p \top},
             \operatorname{softmax}\big(\tfrac{\tau}{2} (z^p z^{p \top} + z^g z^{g \top})\big)\Big)
 
-    in both directions, with :math:`z^p` of the image and :math:`z^g` of the genes: BLEEP's loss (Xie et al., 2023).
-    A prediction is the mean expression of the ``k`` training spots whose genes' projection is nearest to the image's.
-    In the record of training, the alignment is ``contrast_spot``, the contrast of graphs ``contrast_neighbourhood``
-    (the mean over modalities), the bottleneck's sum ``bottleneck``.
+    in both directions, with :math:`z^p` of the image and :math:`z^g` of the genes: BLEEP's loss (Xie et al., 2023). A
+    prediction is the mean expression of the ``k`` training spots whose projection of genes is nearest to that of the
+    image. In ``log.csv``, the alignment is ``contrast_spot``, the contrast of graphs ``contrast_neighbourhood`` (mean
+    over modalities), and the sum of the bottleneck ``bottleneck``.
 
-    Sizes, constants and the order of operations are those of the code. There the image is ResNet-50's, its last block
-    trained (``features.encoder: timm:resnet50`` with ``features.finetune: true`` trains all of it), the graph is
-    of the six nearest (``graph.mode: knn``, ``graph.n_neighs: 6``), and batches are of 16 spots, for 4 epochs at a
-    learning rate of 1e-3. Not done as there: the authors train by :math:`L_\text{graph}` alone first, 50 epochs for
-    each modality, and then without it (the genes' part of which cannot run as it stands); here all losses are minimised
-    together, with the weight of 0.1 that stands in their settings and is not read. Their genes are 813 principal
-    components; here a panel goes in as it is, centred, which for as many components as genes is the same up to a
-    rotation. And their linear layer between ResNet-50 and the graph is left out, since the next layer is linear too.
+    Sizes, constants and the order of operations follow the code. Its image encoder is ResNet-50, whose last block is
+    trained (``features.encoder: timm:resnet50`` with ``features.finetune: true`` trains all of it), its graph has the
+    six nearest spots (``graph.mode: knn``, ``graph.n_neighs: 6``), and training has batches of 16 spots for 4 epochs at
+    a learning rate of 1e-3. Three things differ here. The authors first train by :math:`L_\text{graph}` alone, 50
+    epochs for each modality, and then without it (the part for genes cannot run as it is); here all losses are
+    minimised together, with the weight of 0.1 from their settings, which their code does not read. Their genes are 813
+    principal components; here they are the centred panel, which is the same up to a rotation if there are as many
+    components as genes. Their linear layer between ResNet-50 and the graph is left out, since the next layer is linear
+    too.
 
-    What is odd about the published form, and the switch for each:
+    Oddities of the published form, with the switch for each:
 
-    - Neighbours are summed and not averaged, so that embeddings grow with their number: ``normalize_edges``.
-    - nHSIC is divided by :math:`\sqrt{1 + \operatorname{HSIC}}` of each side, which is hardly more than 1, and the
-      image's second term not even by that: ``normalize_hsic``. The kernels' width does not follow the features, against
-      whose distances 10 may be far too little (every spot alike only to itself) or too much: ``sigma``.
-    - The alignment's targets are computed from what is aligned, and learned as well; in the second direction they sum
-      to 1 over the wrong axis; and the temperature divides logits but multiplies targets: ``alignment``.
-    - Spots are found by the scalar product of embeddings without a common length: ``similarity``. The weighted mean
-      that the authors try beside the plain one weighs the least similar most: ``retrieval``.
-    - Expression was corrected for batches over training and test sections together. Not here.
+    - Neighbours are summed and not averaged, so that embeddings grow with the number of neighbours:
+      ``normalize_edges``.
+    - nHSIC is divided by :math:`\sqrt{1 + \operatorname{HSIC}}` of each side, which is nearly 1, and the second term of
+      the image is not divided at all: ``normalize_hsic``. The width of the kernels is 10 for any features, which may be
+      far too small (each spot similar to itself alone) or too large for their distances: ``sigma``.
+    - The targets of the alignment are computed from the aligned embeddings and are trained too; in the second direction
+      they sum to 1 over the wrong axis; and the temperature divides logits but multiplies targets: ``alignment``.
+    - Spots are found by the scalar product of embeddings of different lengths: ``similarity``. The authors' alternative
+      weighted mean gives the least similar spot the largest weight: ``retrieval``.
+    - Expression is batch-corrected over training and test sections together. Not here.
 
     Parameters
     ----------
@@ -193,7 +196,7 @@ class STGCHB(Network):
 
     @property
     def receptive_hops(self) -> int | None:
-        """All of a section where graphs are contrasted; else the neighbours, and theirs where degrees are read."""
+        """None (the whole section) if graphs are contrasted; else the neighbours, and theirs if degrees are read."""
         return None if self.config.weight_graph else 1 + int(self.config.normalize_edges)
 
     @torch.no_grad()
@@ -206,9 +209,9 @@ class STGCHB(Network):
 
         Returns
         -------
-        ``loss``, the weighted sum, and its parts: ``contrast_spot``, ``bottleneck`` and ``contrast_neighbourhood``
-        (those that are on), for the contrasts the chance level, and ``retrieval_spot``, the share of pairs retrieved
-        among the nearest ten.
+        ``loss``, the weighted sum, and its parts: ``contrast_spot``, and ``bottleneck`` and ``contrast_neighbourhood``
+        if they are on; the chance levels of the contrasts; and ``retrieval_spot``, the share of pairs among the nearest
+        ten.
         """
         config, seeds, edge_index = self.config, data.seeds, data.edge_index
         image_input, gene_input = self.features(data), data.y - self.gene_mean
@@ -236,19 +239,19 @@ class STGCHB(Network):
 
     @torch.no_grad()
     def remember(self, sections: Sequence[Data]) -> None:
-        """Keep the training spots' gene projections and their expression, on the CPU."""
+        """Store gene projections and expression of the training spots, on the CPU."""
         self.memory = {
             "keys": torch.cat([self._gene_embedding(section).cpu() for section in sections]),
             "expression": torch.cat([section.y.cpu() for section in sections]),
         }
 
     def predict(self, data: Data) -> Tensor:
-        """Predict a whole section from its image and what is remembered; see :class:`Network`.
+        """Predict a whole section from its image and the stored spots; see :class:`Network`.
 
         Raises
         ------
         ModelError
-            If nothing is remembered yet, or projections are no numbers.
+            If no spots are stored yet, or projections are not finite.
         """
         if not self.memory:
             raise ModelError("ST-GCHB has no spots to retrieve from; call remember(sections) first")
@@ -264,7 +267,7 @@ class STGCHB(Network):
 
     @torch.no_grad()
     def alignment(self, data: Data) -> dict[str, float]:
-        """Share of a section's spots whose gene projection is among the ten nearest to their image's (cosine)."""
+        """Compute the share of spots with their gene projection among the ten nearest to their image projection."""
         return {"retrieval_spot": retrieval_at_k(self._image_embedding(data), self._gene_embedding(data))}
 
     @torch.no_grad()
@@ -284,7 +287,7 @@ class STGCHB(Network):
         temperature = self.config.temperature
         if self.config.alignment == "pairs":
             return info_nce(p, q, temperature)
-        # Scalar products may be as large as squared lengths, of which half precision would leave no decimals.
+        # Scalar products may be as large as squared lengths, and half precision would lose their decimals.
         with torch.autocast(p.device.type, enabled=False):
             p, q = p.to(self.gene_mean.dtype), q.to(self.gene_mean.dtype)
             logits = q @ p.T / temperature
@@ -292,21 +295,21 @@ class STGCHB(Network):
             return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets.T)) / 2
 
     def _bottleneck(self, x: Tensor, h: Tensor, z: Tensor, bare: bool = False) -> Tensor:
-        """HSIC bottleneck of one modality; ``bare`` where what is kept is not normalised."""
+        """Compute the HSIC bottleneck of one modality; ``bare`` leaves its second term without normalisation."""
         sigma, offset = self.config.sigma, 0.0 if self.config.normalize_hsic else 1.0
         kept = hsic(z, h, sigma) if bare else normalized_hsic(z, h, sigma, offset=offset)
         return normalized_hsic(x, h, sigma, offset=offset) - self.config.beta * kept
 
 
 class Modality(nn.Module):
-    """Embeddings of one modality in the graph, their contrast, and their projection.
+    """Embeddings of one modality in the graph, with their contrast and projection.
 
     Parameters
     ----------
     n_inputs
         Size of a spot's features.
     settings
-        The method's.
+        Settings of the method.
 
     Shapes
     ------
@@ -328,7 +331,7 @@ class Modality(nn.Module):
         return projected
 
     def contrast(self, x: Tensor, h: Tensor, edge_index: Tensor) -> Tensor:
-        """Contrast graphs, where ``h`` are the embeddings of ``x``; a scalar."""
+        """Compute the contrast of graphs, a scalar; ``h`` are the embeddings of ``x``."""
         if self.settings.views == "augmented":
             first, second = (self._augmented(x, edge_index) for _ in range(2))
             return info_nce(first, second, self.settings.temperature_views)
@@ -345,14 +348,14 @@ class Modality(nn.Module):
 
 
 class GraphEncoder(nn.Module):
-    """One graph convolution, and a ReLU with a learned slope.
+    """A graph convolution and a ReLU with a learned slope.
 
     Parameters
     ----------
     n_inputs, width
         Sizes before and after.
     normalize
-        Weigh neighbours by degrees; otherwise they are summed. A spot is among its own neighbours.
+        Weight neighbours by degrees; otherwise they are summed. A spot is among its own neighbours.
     """
 
     def __init__(self, n_inputs: int, width: int, normalize: bool) -> None:
@@ -361,7 +364,7 @@ class GraphEncoder(nn.Module):
         self.activation = nn.PReLU()
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        """Give ``(n, width)``."""
+        """Embed the spots, ``(n, width)``."""
         with_itself, _ = add_remaining_self_loops(edge_index, num_nodes=len(x))
         embedded: Tensor = self.activation(self.convolution(x, with_itself))
         return embedded

@@ -1,4 +1,4 @@
-"""ST-Net: a linear regression of expression on one patch's features, from a DenseNet that is trained with it."""
+"""ST-Net: a linear regression of expression on the features of a patch, from a DenseNet that is trained with it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class STNetConfig(MethodConfig):
     name
         The method.
     augment
-        In training, turn and reflect each patch at random. Of a trained patch encoder only.
+        Rotate and reflect each patch at random in training, if the patch encoder is trained.
     average
-        Predict the mean over the eight rotations and reflections of a patch. Of a trained patch encoder only.
+        Predict the mean over the eight rotations and reflections of a patch, if the patch encoder is trained.
     zero_weights
-        Start the regression at the training mean: its weights at zero.
+        Start the weights of the regression at zero, so that it predicts the training mean.
     """
 
     name: Literal["stnet"] = "stnet"
@@ -45,24 +45,25 @@ class STNetConfig(MethodConfig):
 class STNet(Network):
     r"""ST-Net (He et al., Nature Biomedical Engineering 2020; ``bryanhe/ST-Net``).
 
-    A spot's log expression is a linear function of what DenseNet-121 sees in its patch, and all of it is trained on the
-    squared error. The bias starts at the training mean and the weights at zero, so that the first step moves the
-    regression alone. In training, a patch is turned and reflected at random, each of the eight ways being as likely; a
+    Log expression of a spot is a linear function of the features of DenseNet-121, and all of it is trained on the
+    squared error. The bias starts at the training mean and the weights at zero, so that the first step changes the
+    regression alone. In training, a patch is rotated and reflected at random, in eight equally likely ways; a
     prediction is the mean over all eight.
 
     ``features.encoder: timm:densenet121`` with ``features.finetune: true`` and ``features.standardize: none`` is the
-    published network. **With features that are not trained, this is the linear regression alone**: patches are not
-    seen, and there is nothing to turn, reflect or average.
+    published network. **With fixed features, this is the linear regression alone**, without augmentation and without
+    the mean over rotations and reflections.
 
-    What the public code does otherwise:
+    Differences of the public code:
 
-    - The loss is summed over a batch and averaged over genes; here it is averaged over both. To Adam, which trains
-      here, the scale of a loss is nothing; the code has SGD with momentum 0.9, at a learning rate of 1e-6 for 50 epochs
-      of batches of 32, and no weight decay.
-    - Pixels are scaled by the mean and deviation of a dozen training batches; here as for the encoder's own training.
-    - Batch normalisation takes the statistics of each batch in training; here those of the pretraining.
-    - A target is :math:`\ln((1 + c) / (g + \sum c))` for counts :math:`c` of :math:`g` genes; here it is what
-      ``data.normalize`` says.
+    - The loss is summed over a batch and averaged over genes; here it is averaged over both, which makes no difference
+      to Adam. The code has SGD with momentum 0.9, at a learning rate of 1e-6 for 50 epochs of batches of 32, without
+      weight decay.
+    - Pixels are normalised by mean and standard deviation of a dozen training batches; here as in the encoder's
+      pretraining.
+    - Batch normalisation uses the statistics of each batch in training; here those of pretraining.
+    - A target is :math:`\ln((1 + c) / (g + \sum c))` for counts :math:`c` of :math:`g` genes; here it is that of
+      ``data.normalize``.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ class STNet(Network):
     n_genes
         Size of the panel.
     patch_encoder
-        Makes the image features from patches, and is trained with the rest; None where features are given.
+        Computes image features from patches, and is trained with the rest; None if features are given.
     """
 
     Settings: ClassVar[type[MethodConfig]] = STNetConfig
@@ -90,7 +91,7 @@ class STNet(Network):
 
     @property
     def receptive_hops(self) -> int:
-        """Spots are seen one by one."""
+        """0: a spot is predicted by itself."""
         return 0
 
     @torch.no_grad()
@@ -118,21 +119,21 @@ class STNet(Network):
 
 
 def symmetry(patches: Tensor, way: int) -> Tensor:
-    """Turn patches by ``way`` quarters, and reflect them from 4 on: the eight symmetries of a square.
+    """Apply one of the eight symmetries of a square to patches: ``way`` quarter turns, with a reflection from 4 on.
 
     Parameters
     ----------
     patches
         ``(n, size, size, channels)``.
     way
-        0 to 7; 0 leaves them as they are.
+        0 to 7; 0 is the identity.
     """
     turned = patches.rot90(way % 4, dims=(1, 2))
     return turned.flip(2) if way >= 4 else turned
 
 
 def random_symmetries(patches: Tensor) -> Tensor:
-    """Give each patch one of its eight symmetries, drawn by torch's generator, ``(n, size, size, channels)``."""
+    """Apply a random symmetry to each patch, by torch's generator, ``(n, size, size, channels)``."""
     drawn = torch.randint(_SYMMETRIES, (len(patches),), device=patches.device)
     given = torch.empty_like(patches)
     for way in range(_SYMMETRIES):

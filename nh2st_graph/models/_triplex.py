@@ -1,4 +1,4 @@
-"""TRIPLEX: the spot's patch, its neighbourhood and the whole section, each by an encoder, fused by cross-attention."""
+"""TRIPLEX: encoders of the spot's patch, its neighbourhood and the whole section, fused by cross-attention."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from nh2st_graph.nn import (
 
 __all__ = ["TRIPLEX", "TRIPLEXConfig", "TRIPLEXOutputs"]
 
-#: Spots that are predicted at a time, which bounds the memory that a section takes.
+#: Spots that are predicted at a time, which bounds the memory of a whole section.
 _AT_ONCE = 256
 
 Ratio = Annotated[float, Field(gt=0)]
 
 
 class TRIPLEXConfig(MethodConfig):
-    """TRIPLEX's settings, as the authors published them for HER2ST; see :class:`nh2st_graph.models.TRIPLEX`.
+    """TRIPLEX's settings, as published for HER2ST; see :class:`nh2st_graph.models.TRIPLEX`.
 
     Attributes
     ----------
@@ -47,30 +47,31 @@ class TRIPLEXConfig(MethodConfig):
         Places of the patch's feature map (``features.encoder: timm-map:resnet18``: 49), or 1 for features without
         places.
     window
-        Side of the neighbourhood, in array positions; odd.
+        Side of the neighbourhood in array positions; odd.
     depth_fusion, depth_global, depth_neighbours
-        Blocks of the fusion, of the global encoder (one of them before positions, the others after), and of the
+        Number of blocks of the fusion, of the global encoder (one before positions, the others after), and of the
         neighbour encoder.
     heads_fusion, heads_global, heads_neighbours
-        Attention heads in these; divide ``width``.
+        Number of attention heads in these blocks; divides ``width``.
     ratio_fusion, ratio_global, ratio_neighbours
-        Their hidden units, in multiples of ``width``.
+        Ratio of hidden units to ``width`` in these blocks.
     dropout_fusion, dropout_global, dropout_neighbours
-        Their dropout.
+        Dropout in these blocks.
     kernel
-        Side of the convolution over the array by which the global encoder knows positions; odd.
+        Side of the convolution over the array, which gives positions to the global encoder; odd.
     alpha
-        Weight of a branch's distance to the fused prediction; that of its distance to the targets is 1 minus it.
+        Weight of a branch's distance to the fused prediction; its distance to the targets has 1 minus this weight.
     augment
-        In training, turn and reflect each spot's own patch at random. Of a trained patch encoder only.
+        Rotate and reflect each spot's own patch at random in training, if the patch encoder is trained.
     average_absent
-        Places of the neighbourhood without a spot count in the mean that the neighbours' head reads, as published.
+        Include places without a spot in the mean over the neighbourhood, as published.
     residual_positions
-        The convolution adds to what it reads, as in the authors' first release; in the present one it replaces it.
+        Add the convolution to its input, as in the authors' first release; in the present release it replaces its
+        input.
     detach_teacher
-        The fused prediction teaches the branches and learns nothing from them. Published: they draw it to themselves.
+        Distillation trains the branches only. Published: it trains the fused prediction too.
     non_negative
-        Predictions below 0 are 0, in training as well, as in the authors' present release.
+        Set predictions below 0 to 0, also in training, as in the authors' present release.
     """
 
     name: Literal["triplex"] = "triplex"
@@ -110,7 +111,7 @@ class TRIPLEXConfig(MethodConfig):
 
 
 class TRIPLEXOutputs(NamedTuple):
-    """Expression by the fused embedding and by each branch alone, ``(n, n_genes)`` each."""
+    """Predictions from the fused embedding and from each branch, ``(n, n_genes)`` each."""
 
     fused: Tensor
     target: Tensor
@@ -120,13 +121,13 @@ class TRIPLEXOutputs(NamedTuple):
 
 @register_method
 class TRIPLEX(Network):
-    r"""TRIPLEX (Chung et al., CVPR 2024, arXiv 2403.07592), from the authors' code (``NEXGEM/TRIPLEX``).
+    r"""TRIPLEX (Chung et al., CVPR 2024, arXiv 2403.07592), as in the authors' code (``NEXGEM/TRIPLEX``).
 
-    For spot :math:`i` there are target tokens :math:`T_i`, the places of its patch; neighbour tokens :math:`N_i`, the
-    features of the spots in an array window about it, which pass through a transformer with biases by relative position
-    (:class:`nh2st_graph.nn.WindowEncoder`); and a global token :math:`g_i`, from a transformer over all spots of the
-    section, which learns positions by a convolution over the array after its first block
-    (:class:`nh2st_graph.nn.ArrayConvolution`). The global token reads the others by cross-attention :math:`C`, of the
+    Spot :math:`i` has target tokens :math:`T_i`, the places of its patch; neighbour tokens :math:`N_i`, the features of
+    spots in a window of the array after a transformer with biases by relative position
+    (:class:`nh2st_graph.nn.WindowEncoder`); and a global token :math:`g_i` from a transformer over all spots of the
+    section, which gets positions from a convolution over the array after its first block
+    (:class:`nh2st_graph.nn.ArrayConvolution`). The global token reads the others by cross-attention :math:`C`, with the
     same weights for both:
 
     .. math::
@@ -137,27 +138,28 @@ class TRIPLEX(Network):
     .. math::
         L = \|\hat y - y\|^2 + \sum_{b \in \{t, n, g\}} (1 - \alpha) \|\hat y^b - y\|^2 + \alpha \|\hat y^b - \hat y\|^2
 
-    in means over spots and genes. The prediction is :math:`\hat y`. Neighbour and global tokens are of fixed features
-    (``data.x``, the mean over places); the target's encoder is trained with the rest where ``features.finetune`` is
-    true, as published (``features.encoder: timm-map:resnet18``). A step reads whole sections.
+    averaged over spots and genes. The prediction is :math:`\hat y`. Neighbour and global tokens are fixed features
+    (``data.x``, the mean over places); the encoder of target tokens is trained with the rest if ``features.finetune``
+    is true, as published (``features.encoder: timm-map:resnet18``). A step reads whole sections.
 
     The authors train by Adam at a learning rate of 1e-4, batches of 128, for up to 200 epochs, and stop by the
     correlation on the test fold. Their ResNet-18 was trained on histology without labels; their targets are smoothed
     (``data.smooth: 3x3``).
 
-    What is odd about the published form, and the switch for each:
+    Oddities of the published form, with the switch for each:
 
-    - The fused prediction is drawn to the branches that it teaches: ``detach_teacher``.
-    - Masked places are no keys of attention, but count in the neighbours' mean: ``average_absent``.
-    - A neighbourhood is 25 patches next to each other in the image, on tissue or not, masked where the image ends.
-      Here it is the spots of the array, which hide no more than the array does: on Visium's, whose every second
-      position is empty, about half of the window (a larger ``window`` and ``kernel`` make up for it).
-    - The present release replaced the convolution's residual by its output alone (``residual_positions``), lays pixel
-      positions on a grid that it infers from the first section and keeps for all others (not here), and cuts
-      predictions at 0, where they have no gradient (``non_negative``).
-    - In the first release the neighbour encoder has ``ratio_neighbours`` hidden units rather than so many times the
-      width; repaired since, and here (0.0078125 gives 4 of 512).
-    - Dropout behind the attention of the global encoder never ends there, so that predictions are random. Not here.
+    - Distillation also trains the fused prediction towards the branches: ``detach_teacher``.
+    - Masked places are no keys of attention, but count in the mean over the neighbourhood: ``average_absent``.
+    - A neighbourhood is 25 adjacent patches of the image, on tissue or not, masked beyond the image. Here it is the
+      spots in a window of the array. On Visium's array, where every second position is empty, about half of the window
+      is masked (a larger ``window`` and ``kernel`` compensate for it).
+    - The present release has no residual of the convolution (``residual_positions``), puts pixel positions on a grid
+      that it infers from the first section and uses for all others (not here), and cuts predictions at 0, where they
+      have no gradient (``non_negative``).
+    - In the first release, the neighbour encoder has ``ratio_neighbours`` hidden units and not this ratio to the width;
+      the present release and this code have the ratio (0.0078125 gives 4 units for a width of 512).
+    - Dropout after the attention of the global encoder is on in prediction too, so that predictions are random. Not
+      here.
 
     Parameters
     ----------
@@ -220,7 +222,7 @@ class TRIPLEX(Network):
         )
 
     def check(self, data: Data) -> None:
-        """Raise a DataError where two spots have one array position."""
+        """Raise a DataError if two spots have the same array position."""
         if len(data.array.unique(dim=0)) < len(data.array):
             raise DataError(
                 f"section {data.section!r}: several spots have the same array position; "
@@ -232,8 +234,8 @@ class TRIPLEX(Network):
 
         Returns
         -------
-        ``loss``, and its parts: ``regression``, of the fused prediction, and ``distillation``, the sum of the branches'
-        distances to it, before its weight.
+        ``loss``, and its parts: ``regression`` of the fused prediction, and ``distillation``, the sum of the branches'
+        distances to it, without its weight.
         """
         outputs = self(data, self.encode_section(data), data.seeds)
         observed, alpha = data.y[data.seeds], self.config.alpha
@@ -251,7 +253,7 @@ class TRIPLEX(Network):
         Raises
         ------
         DataError
-            If two spots have one array position.
+            If two spots have the same array position.
         """
         self.check(data)
         whole = self.encode_section(data)
@@ -259,7 +261,7 @@ class TRIPLEX(Network):
         return torch.cat([self(data, whole, some).fused for some in spots.split(_AT_ONCE)])
 
     def encode_section(self, data: Data) -> Tensor:
-        """Global tokens of all spots of a section, ``(n_spots, width)``."""
+        """Compute the global tokens of all spots of a section, ``(n_spots, width)``."""
         h: Tensor = self.global_input(self._pooled(data))
         for i, block in enumerate(self.global_blocks):
             h = block(h)
@@ -277,9 +279,9 @@ class TRIPLEX(Network):
         data
             The section.
         whole
-            Global tokens of all its spots, of :meth:`encode_section`.
+            Global tokens of all its spots, from :meth:`encode_section`.
         spots
-            Which, ``(n,)``.
+            Indices of the spots to predict, ``(n,)``.
         """
         query, target = whole[spots], self._target_tokens(data, spots)
         window = array_window(data.array, data.array[spots], self.config.window)
@@ -298,7 +300,7 @@ class TRIPLEX(Network):
         return TRIPLEXOutputs(*(each.relu() if self.config.non_negative else each for each in expression))
 
     def _fuse(self, query: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Let queries ``(n, width)`` read tokens, without the norm, which comes after the sum."""
+        """Let queries ``(n, width)`` read tokens, without the final norm, which comes after the sum."""
         h = query.unsqueeze(1)
         for layer in self.fusion.layers:
             h = layer(h, tokens, mask)
@@ -310,12 +312,12 @@ class TRIPLEX(Network):
             features = read.to(self.global_norm.weight)
         else:
             features = self.patch_encoder(random_symmetries(read) if self.training and self.config.augment else read)
-        # A flattened feature map runs over the places of its first channel, then of the next.
+        # A flattened feature map is ordered by channel, then by place.
         tokens: Tensor = self.target_input(features.unflatten(1, (-1, self.config.target_tokens)).transpose(1, 2))
         return tokens
 
     def _pooled(self, data: Data) -> Tensor:
-        """Fixed features, the mean over the places of the patch."""
+        """Give the fixed features, averaged over the places of the patch."""
         return data.x.to(self.global_norm.weight).unflatten(1, (-1, self.config.target_tokens)).mean(dim=2)
 
 
