@@ -66,6 +66,27 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_by_all(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all processes of this run of the suite share; use it under a lock."""
+    ours = tmp_path_factory.getbasetemp()
+    return ours if worker_id == "master" else ours.parent
+
+
+@pytest.fixture(scope="session")
+def her2st_crops(shared_data: Path, shared_by_all: Path) -> Path:
+    """Five sections of HER2ST, some 40 spots of each, in the layout of the public repository. Copy what you change."""
+    from .real import crop
+
+    folder, done = shared_by_all / "her2st", shared_by_all / "her2st.done"
+    with FileLock(shared_by_all / "her2st.lock"):
+        if not done.exists():
+            for name in ("B4", "C3", "C4", "C5", "C6"):
+                crop(shared_data / "her2st" / "data", folder / "data", name)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_config() -> Config:
     """Everything small: three synthetic sections of some 60 spots and 15 genes, a narrow model, three epochs."""
     from nh2st_graph.config import Config
@@ -93,18 +114,14 @@ def tiny_config() -> Config:
 
 
 @pytest.fixture(scope="session")
-def _tiny(
-    tiny_config: Config, tmp_path_factory: pytest.TempPathFactory, worker_id: str
-) -> tuple[Run, dict[str, AnnData]]:
+def _tiny(tiny_config: Config, shared_by_all: Path) -> tuple[Run, dict[str, AnnData]]:
     """One run and its sections, which the first process that needs them makes for all."""
     from nh2st_graph import tl
 
-    ours = tmp_path_factory.getbasetemp()
-    folder = ours if worker_id == "master" else ours.parent
-    kept = folder / "tiny.pickle"
-    with FileLock(folder / "tiny.lock"):
+    kept = shared_by_all / "tiny.pickle"
+    with FileLock(shared_by_all / "tiny.lock"):
         if not kept.exists():
-            run = tl.train_run(tiny_config, folder / "tiny")
+            run = tl.train_run(tiny_config, shared_by_all / "tiny")
             kept.write_bytes(pickle.dumps((run, tl.load_sections(tiny_config, run.folder / "tissue"))))
     made: tuple[Run, dict[str, AnnData]] = pickle.loads(kept.read_bytes())
     return made

@@ -36,10 +36,6 @@ QUICK = {
     "train.progress": "false",
 }
 FIXED = {"config.yaml", "model.safetensors", "checkpoints", "log.csv", "metrics.json", "metrics_per_gene.csv"}
-#: The scans of HER2ST are decoded at a quarter of their resolution, 2.8 um per pixel, which is four times as quick.
-SHRINK = 4
-#: Patches around the outer spots of a crop stay whole: half of 224 um, in pixels of the scan, and a little.
-MARGIN_PX = 180
 
 
 def command(*arguments: object) -> None:
@@ -85,12 +81,11 @@ class TestHer2st:
     """Five crops of some 40 spots, in the layout of the public repository."""
 
     @pytest.fixture(scope="class")
-    def place(self, shared_data, tmp_path_factory) -> Path:
+    def place(self, her2st_crops, tmp_path_factory) -> Path:
         """A folder where the README's commands can be typed: ``her2st`` and ``configs`` are there."""
         place = tmp_path_factory.mktemp("place")
         (place / "configs").symlink_to(ROOT / "configs")
-        for name in ("B4", "C3", "C4", "C5", "C6"):
-            crop(shared_data / "her2st" / "data", place / "her2st" / "data", name)
+        shutil.copytree(her2st_crops, place / "her2st")
         return place
 
     @pytest.fixture(scope="class")
@@ -171,28 +166,6 @@ class TestHer2st:
         assert all((value == model.module.state_dict()[n]).all() for n, value in again.module.state_dict().items())
         evaluation = tl.evaluate({"C6": prepared["C6"]}, again, train)
         assert evaluation.metrics == json.loads((done / "runs" / "c6" / "metrics.json").read_text())
-
-
-def crop(source: Path, target: Path, name: str) -> None:
-    """Cut a section down to the 7 x 7 positions of the array around its middle, in the same layout."""
-    spots = pd.read_csv(source / "ST-spotfiles" / f"{name}_selection.tsv", sep="\t")
-    near = (spots[["x", "y"]] - spots[["x", "y"]].median().round()).abs().max(axis=1) <= 3
-    spots = spots[near]
-    left, top = (spots[["pixel_x", "pixel_y"]].min().astype(int) - MARGIN_PX) // SHRINK
-    right, bottom = (spots[["pixel_x", "pixel_y"]].max().astype(int) + MARGIN_PX) // SHRINK
-    spots = spots.assign(pixel_x=spots["pixel_x"] / SHRINK - left, pixel_y=spots["pixel_y"] / SHRINK - top)
-    head, *rows = gzip.decompress((source / "ST-cnts" / f"{name}.tsv.gz").read_bytes()).splitlines(keepends=True)
-    kept = {f"{x}x{y}".encode() for x, y in zip(spots["x"], spots["y"], strict=True)}
-    counts = head + b"".join(row for row in rows if row.partition(b"\t")[0] in kept)
-    image = target / "ST-imgs" / name[0] / name / f"{name}.jpg"
-    for folder in (target / "ST-spotfiles", target / "ST-cnts", image.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    spots.to_csv(target / "ST-spotfiles" / f"{name}_selection.tsv", sep="\t", index=False)
-    (target / "ST-cnts" / f"{name}.tsv.gz").write_bytes(gzip.compress(counts, compresslevel=1))
-    (scan,) = (source / "ST-imgs" / name[0] / name).glob("*.jpg")
-    with Image.open(scan) as whole:
-        whole.draft("RGB", (whole.width // SHRINK, whole.height // SHRINK))
-        whole.crop((left, top, right, bottom)).save(image, quality=90)
 
 
 class TestVisium:

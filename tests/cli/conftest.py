@@ -27,6 +27,7 @@ QUICK = {
     "train.refit": "false",
     "train.device": "cpu",
     "train.progress": "false",
+    "evaluate.figures": "false",
 }
 
 
