@@ -292,7 +292,7 @@ def test_bad_settings_and_inputs_are_refused():
     encoder = PatchEncoder(torch.nn.Flatten(), [0.5] * 3, [0.2] * 3, 12)
     with pytest.raises(ConfigError, match=r"finetune"):
         HGGEP(HGGEPConfig(**SMALL), 12, N_GENES, encoder)
-    for wrong, message in (({"blocks": [1]}, "two more than stages"), ({"channels": [4, 7, 8, 8, 8]}, "give even")):
+    for wrong, message in (({"blocks": [1]}, "two sizes more"), ({"channels": [4, 7, 8, 8, 8]}, "give even")):
         with pytest.raises(ConfigError, match=message):
             Config.parse({"model": {"name": "hggep", **SMALL, **wrong}})
     section, model = draw_section(), small_model(n_positions=3)

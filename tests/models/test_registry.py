@@ -130,5 +130,5 @@ def test_a_class_of_a_file_in_the_present_folder(tmp_path: Path, monkeypatch: py
 
 
 def test_half_of_saving_is_told_when_it_is_loaded() -> None:
-    with pytest.raises(ModelError, match=r"Mine has memory\(\) and no restore\(\); it needs both"):
+    with pytest.raises(ModelError, match=r"Mine has memory\(\) and no restore\(\); define both"):
         Mine(Settings(), 0).restore({})

@@ -14,7 +14,6 @@ from torch_geometric.utils import k_hop_subgraph, to_dense_adj
 from nh2st_graph import ModelError
 from nh2st_graph.config import Config
 from nh2st_graph.models import STGCHB
-from nh2st_graph.models._stgchb import STGCHBConfig
 from nh2st_graph.nn import PatchEncoder, hsic, info_nce, normalized_hsic, retrieval_at_k
 
 GOLDEN = Path(__file__).parent / "golden" / "stgchb.json"
@@ -48,7 +47,7 @@ def draw_section(n_spots=14, seed=2):
 
 
 def small_model(seed=1, **switches):
-    return draw_weights(STGCHB(STGCHBConfig(**SMALL | switches), N_FEATURES, N_GENES), seed)
+    return draw_weights(STGCHB(STGCHB.Settings(**SMALL | switches), N_FEATURES, N_GENES), seed)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +225,7 @@ def test_training_aligns_the_modalities_and_moves_every_weight(views):
     section.x = 6 * (section.y - 3) @ torch.randn(N_GENES, N_FEATURES, generator=torch.Generator().manual_seed(9))
     section.seeds = torch.arange(40)
     torch.manual_seed(0)
-    model = STGCHB(STGCHBConfig(**SMALL, views=views, dropout=0.0, sigma=None), N_FEATURES, N_GENES).train()
+    model = STGCHB(STGCHB.Settings(**SMALL, views=views, dropout=0.0, sigma=None), N_FEATURES, N_GENES).train()
     model.prepare([section])
     before, start = model.alignment(section), {name: w.detach().clone() for name, w in model.named_parameters()}
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -240,7 +239,7 @@ def test_training_aligns_the_modalities_and_moves_every_weight(views):
 
 def test_a_patch_encoder_learns_with_it():
     encoder = PatchEncoder(nn.Sequential(nn.Flatten(), nn.Linear(48, N_FEATURES)), [0.5] * 3, [0.2] * 3, N_FEATURES)
-    model = STGCHB(STGCHBConfig(**SMALL), N_FEATURES, N_GENES, encoder)
+    model = STGCHB(STGCHB.Settings(**SMALL), N_FEATURES, N_GENES, encoder)
     section = draw_section()
     generator = torch.Generator().manual_seed(0)
     section.patches = torch.randint(256, (14, 4, 4, 3), dtype=torch.uint8, generator=generator)

@@ -12,7 +12,6 @@ from torch_geometric.utils import scatter
 
 from nh2st_graph import ConfigError
 from nh2st_graph.nn import SpatialAttention
-from nh2st_graph.nn._attention import edge_features
 
 WIDTH, HEADS, EDGE_DIM = 4, 2, 3
 
@@ -127,8 +126,8 @@ def test_a_layer_reads_the_first_edge_features(edge_dim, graph_of, drawn):
 
 def test_without_edge_features_none_are_needed(graph_of):
     h, edge_index, edge_attr = graph_of(3, [(1, 0), (2, 0)])
-    assert edge_features(edge_attr, 0) is None
-    assert SpatialAttention(WIDTH, HEADS).double()(h, h, edge_index).shape == (3, WIDTH)
+    plain = SpatialAttention(WIDTH, HEADS).double()
+    assert torch.equal(plain(h, h, edge_index), plain(h, h, edge_index, edge_attr))
 
 
 def test_missing_edge_features_are_named(layer, graph_of):

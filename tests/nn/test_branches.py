@@ -15,10 +15,10 @@ from torch_geometric.utils import scatter
 
 from nh2st_graph import ConfigError
 from nh2st_graph.nn import OPERATORS, FeatureEncoder, NeighbourBranch, SpatialAttention
-from nh2st_graph.nn._branches import JUMPING
 
 WIDTH, HEADS, EDGE_DIM = 4, 2, 3
 ATTENDING = ("attention", "gatv2", "transformer")
+JUMPING = ("last", "sum", "max", "cat")
 
 #: How many edges away a round hears of a spot, in a graph whose edges have a reverse.
 REACH = dict.fromkeys((*ATTENDING, "gcn", "sage"), 1) | {"hypergraph": 2, "hypergraph_similarity": 2, "none": 0}
