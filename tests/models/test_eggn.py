@@ -173,5 +173,5 @@ def test_every_weight_learns():
 
 
 def test_gates_that_do_not_divide_a_message_are_refused():
-    with pytest.raises(ConfigError, match="width_gate=128 does not divide three times width=100"):
+    with pytest.raises(ConfigError, match=r"model\.width_gate=128 does not divide three times model\.width=100"):
         Config.parse({"model": {"name": "eggn", "width": 100}})

@@ -199,5 +199,5 @@ def test_features_that_do_not_fit_are_refused():
         _model(N_PIXELS)
     with pytest.raises(ConfigError, match=r"no map of 49 places; give tokens=1"):
         _model(50, input="features")
-    with pytest.raises(ConfigError, match="patch_side=5 does not divide side=8"):
+    with pytest.raises(ConfigError, match=r"model\.patch_side=5 does not divide model\.side=8"):
         Config.parse({"model": {"name": "egn", "side": 8, "patch_side": 5}})

@@ -214,5 +214,5 @@ def test_features_that_are_no_pixels_are_refused_unless_asked_for():
     with pytest.raises(ConfigError, match=r"encoder gives 50 features .*encoder='pixels:SIDE'"):
         _model(n_features=50)
     assert _model(n_features=50, input="features").patch_embedding.in_features == 50
-    with pytest.raises(ConfigError, match=r"scale_pixels=True .*input='features'"):
+    with pytest.raises(ConfigError, match=r"model\.scale_pixels=true .*model\.input=features"):
         Config.parse({"model": {"name": "histogene", "input": "features", "scale_pixels": True}})

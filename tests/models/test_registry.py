@@ -60,7 +60,7 @@ def test_unknown_keys_are_those_of_the_method() -> None:
     register_method(Mine)
     with pytest.raises(ConfigError, match=r"unknown key 'model\.strenth'; did you mean 'model\.strength'"):
         Config().override(["model.name=mine", "model.strenth=2"])
-    with pytest.raises(ConfigError, match=r"name='mime': no such method; did you mean 'mine'"):
+    with pytest.raises(ConfigError, match=r"model\.name=mime: no such method; did you mean 'mine'"):
         Config().override(["model.name=mime"])
 
 

@@ -224,7 +224,7 @@ def test_what_does_not_fit_is_refused():
             refuse(section)
     with pytest.raises(ConfigError, match=r"50 features .* 4 places; give target_tokens=1"):
         _model(50)
-    with pytest.raises(ConfigError, match="heads_global=8 does not divide width=100"):
+    with pytest.raises(ConfigError, match=r"model\.heads_global=8 does not divide model\.width=100"):
         Config.parse({"model": {"name": "triplex", "width": 100}})
     with pytest.raises(ConfigError, match=r"window=4 .*odd"):
         Config.parse({"model": {"name": "triplex", "window": 4}})
