@@ -226,7 +226,7 @@ def _all_edges(adata: AnnData, edges: _Edges, ax: Axes) -> Axes:
     lines = LineCollection(list(halves), array=edges.relative, linewidths=1.6, capstyle="butt", **_colours(edges))
     ax.add_collection(lines, autolim=False)
     _relative_bar(ax, lines)
-    ax.set_title(f"section {section_name(adata)}: attention over edges (each half: the spot next to it)")
+    ax.set_title(f"section {section_name(adata)}: attention of each spot, on its half of the edge")
     return ax
 
 

@@ -41,7 +41,7 @@ class TestAllEdges:
         assert 0 < beyond.mean() < 0.03
         assert bar_of(lines).get_ylabel() == "attention relative to the plain mean (1 / degree)"
         assert [tick.get_text() for tick in bar_of(lines).get_yticklabels()][2] == "1.00"
-        assert ax.get_title() == "section C6: attention over edges (each half: the spot next to it)"
+        assert ax.get_title() == "section C6: attention of each spot, on its half of the edge"
 
     def test_even_attention_looks_even(self, explained: AnnData) -> None:
         matrix = explained.obsp["nh2st_attention"]
