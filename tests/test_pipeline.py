@@ -77,6 +77,7 @@ def without_genes(section: AnnData) -> AnnData:
     return section[:, :0].copy()
 
 
+@pytest.mark.slow
 class TestHer2st:
     """Five crops of some 40 spots, in the layout of the public repository."""
 
@@ -168,6 +169,7 @@ class TestHer2st:
         assert evaluation.metrics == json.loads((done / "runs" / "c6" / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 class TestVisium:
     """A section of 100 spots, as two of 50."""
 

@@ -122,6 +122,7 @@ class TestCommands:
         assert all((ROOT / each).is_file() for each in named)
 
 
+@pytest.mark.slow
 class TestExamples:
     """Where the README has real sections, parts of real ones: of Visium, and of two patients of HER2ST."""
 

@@ -1,4 +1,4 @@
-"""Every configuration, study and benchmark that ships: it is valid, builds its model, and learns from one step."""
+"""Every configuration, study and benchmark that ships: it is valid, builds its model, and learns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STUDIES = sorted((FOLDER / "ablations").glob("*.yaml"))
 BENCHMARKS = [path for path in sorted((FOLDER / "benchmarks").glob("*.yaml")) if "splits" in path.read_text()]
 N_FEATURES, N_GENES = 12, 15
 #: Spots of the section that methods predict, and pixels of the patches that a network of any input size is given.
-N_PREDICTED, N_PIXELS = 12, 64
+N_PREDICTED, N_PIXELS = 6, 64
 
 
 def configurations():
@@ -69,7 +69,7 @@ PUBLISHED, CUT = methods("methods.yaml"), methods("methods.yaml", "two_cores.yam
 def benchmarked() -> Iterator[Any]:
     """Each method as published, and as two cores cut it, by a name to call it."""
     for name, config in PUBLISHED.items():
-        yield pytest.param(config, id=f"{name}, as published")
+        yield pytest.param(config, id=f"{name}, as published", marks=pytest.mark.slow)
     for name, config in CUT.items():
         if config != PUBLISHED.get(name):
             yield pytest.param(config, id=f"{name}, on two cores")
@@ -112,34 +112,30 @@ def graph_of(config: Config, adata: AnnData, encoder: PatchEncoder | None) -> Da
 
 
 def some_spots(config: Config, section: AnnData) -> torch.Tensor:
-    """Spots to take a step on; at a corner and beside it where patches are encoded, so that these are few."""
+    """Spots to learn from; at a corner and beside it where patches are encoded, so that these are few."""
     return torch.tensor([0, 1]) if config.features.finetune else torch.arange(section.n_obs)
 
 
-def step(model: torch.nn.Module, config: Config, batch: Data) -> set[str]:
-    """Take a step of the optimiser; return the names of the weights that it moved."""
-    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    optimizer = torch.optim.AdamW(
-        model.train().parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
-    )
-    losses = model.losses(batch)
+def reached(model: torch.nn.Module, batch: Data) -> set[str]:
+    """Compute the gradient of the loss; return the names of the weights that it reaches."""
+    losses = model.train().losses(batch)
     assert all(torch.isfinite(loss) for loss in losses.values())
     losses["loss"].backward()
-    optimizer.step()
-    return {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+    return set(gradients)
 
 
 @pytest.mark.parametrize("config", configurations())
-def test_it_builds_and_runs_one_step(config, section):
+def test_it_builds_and_every_part_learns(config, section):
     encoder = patch_encoder(config.features, trained=False)
     graph = graph_of(config, section.copy(), encoder)
     torch.manual_seed(config.seed)
     model = NH2STGraph(config.model, graph.x.shape[1], N_GENES, encoder)
     model.set_targets(graph.y)
     batch = cut_out(graph, some_spots(config, section), model.receptive_hops)
-    moved = step(model, config, batch)
     parts = {name.partition(".")[0] for name, _ in model.named_parameters()}
-    assert parts == {name.partition(".")[0] for name in moved}
+    assert parts == {name.partition(".")[0] for name in reached(model, batch)}
     expression = model.eval()(model.image_input(batch), batch.edge_index, batch.edge_attr).expression
     assert expression.shape == (batch.num_nodes, N_GENES)
     assert torch.isfinite(expression).all()
@@ -182,7 +178,7 @@ def test_a_method_learns_and_predicts_without_genes(config, section):
         torch.manual_seed(config.seed)
         model = new_network(config, graph.x.shape[1], N_GENES, encoder)
         model.prepare([graph])
-        assert step(model, config, cut_out(graph, some_spots(config, section), model.receptive_hops))
+        assert reached(model, cut_out(graph, some_spots(config, section), model.receptive_hops))
         with torch.no_grad():
             model.eval().remember([graph])
     assert_no_gene_is_read(model, other)
