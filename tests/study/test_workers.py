@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from nh2st_graph import RunError, read
+from nh2st_graph import RunError
 from nh2st_graph.study import Outcome, PlannedRun, read_benchmark, read_study
 from nh2st_graph.study import _workers as workers
 from nh2st_graph.study._workers import attempt, run_all
@@ -74,7 +74,7 @@ def test_an_error_that_nobody_foresaw_is_one_line(runs):
 def test_an_error_of_the_package_is_its_own_line_with_keys_of_the_configuration(runs, tmp_path):
     (tmp_path / "run").mkdir()  # nothing was begun in it: it is no obstacle
     (tmp_path / "run" / ".config.yaml.123.part").write_text("seed")
-    config = runs[0].config.override(["data.format=h5ad"])
+    config = runs[0].config.override(["data.root=null"])
     outcome = attempt(replace(runs[0], config=config, folder=tmp_path / "run"))
     assert outcome.reason.startswith("data.root is not set; give the folder of the sections")
     assert not (tmp_path / "run").exists()
@@ -146,10 +146,8 @@ def test_a_run_on_a_process_of_one_thread_is_as_in_this_one(study_file, here, tm
         assert (one.folder / name).read_text() == (other.folder / name).read_text()
 
 
-def test_a_process_reads_a_section_once(runs, sections, tmp_path):
-    for name, section in sections.items():
-        read.write_h5ad(section, tmp_path / f"{name}.h5ad")
-    data = runs[0].config.override(["data.format=h5ad", f"data.root={tmp_path}"]).data
+def test_a_process_reads_a_section_once(runs, sections):
+    data = runs[0].config.data
     first = workers._sections(data)
     assert list(first) == ["S1", "S2", "S3"]
     for name, section in first.items():
@@ -161,4 +159,4 @@ def test_a_process_reads_a_section_once(runs, sections, tmp_path):
 
 
 def test_synthetic_sections_belong_to_their_run(runs):
-    assert workers._sections(runs[0].config.data) is None
+    assert workers._sections(runs[0].config.override(["data.format=synthetic"]).data) is None
