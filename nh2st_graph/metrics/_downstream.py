@@ -10,7 +10,6 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError
 from nh2st_graph.metrics._scores import Summary, _standardise, pearson
-from nh2st_graph.section import Key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -64,6 +63,8 @@ def downstream_scores(prediction: AnnData, *, seed: int = 0) -> Summary:
     DataError
         If observed expression or the graph is missing, or a value is not a finite number.
     """
+    from nh2st_graph.section import Key  # here, so that the processes of a study begin without anndata
+
     if Key.layers.observed not in prediction.layers:
         raise DataError(f"no layers['{Key.layers.observed}'] to compare with; predict a section that has all genes")
     if Key.obsp.connectivities not in prediction.obsp:

@@ -12,7 +12,6 @@ from pydantic import Field, field_validator, model_validator
 
 from nh2st_graph._errors import ConfigError, DataError
 from nh2st_graph.config import Config
-from nh2st_graph.section import Key
 from nh2st_graph.study._parts import Part, checked, expected
 from nh2st_graph.study._plan import Fold
 
@@ -167,6 +166,7 @@ def _read_patients(base: Config) -> dict[str, AnnData]:
     from anndata import AnnData
 
     from nh2st_graph import tl
+    from nh2st_graph.section import Key
 
     everything = base.model_copy(update={"data": base.data.model_copy(update={"train": (), "test": ()})})
     with tempfile.TemporaryDirectory() as folder:

@@ -23,13 +23,7 @@ class Part(BaseModel):
 
 
 def checked(schema: type[T], values: Any, source: str) -> T:
-    """Check nested values against a schema.
-
-    Raises
-    ------
-    ConfigError
-        Naming the source, the key, its value and what is allowed, or the nearest known key.
-    """
+    """Check nested values against a schema; an error names the source, the key and what is allowed."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{source}: expected keys and values, found {values!r}")
     try:
@@ -42,17 +36,7 @@ def checked(schema: type[T], values: Any, source: str) -> T:
 
 
 def expected(**what: str) -> Callable[[Any, ValidatorFunctionWrapHandler, ValidationInfo], Any]:
-    """Say in one error what a key of several kinds may be, in place of an error for each kind that it is not.
-
-    Parameters
-    ----------
-    what
-        What is expected, by key.
-
-    Returns
-    -------
-    A validator of pydantic's mode ``wrap``.
-    """
+    """Make a validator (mode ``wrap``) that says in one error what a key of several kinds may be, given by key."""
 
     def check_kind(given: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         try:

@@ -74,6 +74,7 @@ def test_the_table_the_failures_and_the_files_are_printed(study_file, out, monke
     metrics = json.loads((out / "runs" / "base" / "s3_seed0" / "metrics.json").read_text())
     assert f"{metrics['mean']['pcc_mean']:.3f}" in next(line for line in lines if line.strip().startswith("base"))
     assert "12,345" in printed.out
+    assert "own" in printed.out  # the kinds of synthetic genes
     written = [Path(line.strip()) for line in lines[lines.index("Written:") + 1 :]]
     assert [path.name for path in written] == ["table.md", "table.csv", "scores.csv", "forest.png"]
     assert all(path.is_file() for path in written)

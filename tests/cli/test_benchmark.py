@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nh2st_graph import read, tl
 from nh2st_graph.cli import main
 from nh2st_graph.config import Config
 from nh2st_graph.study import Outcome, PlannedRun, read_benchmark, run_study
@@ -51,9 +52,12 @@ def base(tiny_config, tmp_path_factory) -> Iterator[Config]:
     folder = tmp_path_factory.mktemp("here")
     (folder / "panel.txt").write_text("OWN01\nOWN02\nNBR01\n")
     (folder / "method_of_a_test.py").write_text(MINE)
+    for name, section in tl.load_sections(tiny_config, folder).items():
+        read.write_h5ad(section, folder / "sections" / f"{name}.h5ad")
+    data = {"format": "h5ad", "root": str(folder / "sections"), "panel": str(folder / "panel.txt")}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        yield tiny_config.change({"data.panel": str(folder / "panel.txt")})
+        yield tiny_config.change({"data": data})
 
 
 def benchmark_in(folder: Path, base: Config, **keys: Any) -> Path:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from anndata import AnnData
 
-from nh2st_graph import tl
+from nh2st_graph import read, tl
 from nh2st_graph.config import Config
 from nh2st_graph.study import Outcome, PlannedRun, Study, StudyResult, read_study, run_study
 
@@ -35,26 +35,36 @@ class Pls(Estimator):
 
 
 @pytest.fixture(scope="session")
-def study_file(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Write a study file beside a base of three small sections, nine genes and one epoch, and a file of methods."""
+def sections(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, AnnData]:
+    """Three small sections. They are shared: copy what you change."""
+    return tl.load_sections(tiny_config, tmp_path_factory.mktemp("tissue"))
+
+
+@pytest.fixture(scope="session")
+def root(sections: dict[str, AnnData], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sections as files: every run would draw its own synthetic ones, which takes longer than the rest of it."""
+    folder = tmp_path_factory.mktemp("sections")
+    for name, section in sections.items():
+        read.write_h5ad(section, folder / f"{name}.h5ad")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def study_file(tiny_config: Config, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a study file beside a base of three small sections, nine genes and one epoch."""
 
     def write(name: str = "tiny", **keys: Any) -> Path:
         folder = tmp_path_factory.mktemp("study")
         (folder / "panel.txt").write_text("\n".join(GENES) + "\n")
         # Chosen genes would have every process compile scanpy's functions.
-        changes = {"data.panel": str(folder / "panel.txt"), "train": {"max_epochs": 1, "folds": 2}}
-        (folder / BASE).write_text(tiny_config.change({**changes, "evaluate.figures": False}).to_yaml())
+        data = {"format": "h5ad", "root": str(root), "panel": str(folder / "panel.txt")}
+        changes = {"data": data, "train": {"max_epochs": 1, "folds": 2}, "evaluate.figures": False}
+        (folder / BASE).write_text(tiny_config.change(changes).to_yaml())
         path = folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump({"base": BASE, **keys}, sort_keys=False))
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def sections(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, AnnData]:
-    """The sections of the study. They are shared: copy what you change."""
-    return tl.load_sections(tiny_config, tmp_path_factory.mktemp("tissue"))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +88,10 @@ class Seen(list[tuple[str, str | None]]):
 @pytest.fixture(scope="session")
 def tiny_study(study_file: Callable[..., Path]) -> Study:
     """Two variants that run, and one whose panel is missing, two seeds."""
-    variants = {"no neighbours": {"model.neighbours": False}, "no panel": {"data.panel": "nowhere.txt"}}
+    variants = {
+        "no neighbours": {"model.neighbours": False, "evaluate.baselines": False},
+        "no panel": {"data.panel": "nowhere.txt"},
+    }
     return read_study(study_file(seeds=[0, 1], variants=variants))
 
 

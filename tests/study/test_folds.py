@@ -24,8 +24,8 @@ Folds = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 def benchmark(study_file) -> Callable[..., Study]:
     """Plan a benchmark of one method."""
 
-    def read(splits: Any, overrides: list[str] | None = None, **keys: Any) -> Study:
-        return read_benchmark(study_file("mine", methods=RIDGE, splits=splits, **keys), overrides or [])
+    def read(splits: Any, overrides: list[str] | None = None) -> Study:
+        return read_benchmark(study_file("mine", methods=RIDGE, splits=splits), overrides or [])
 
     return read
 
@@ -167,11 +167,11 @@ class TestEntries:
             benchmark({"near": split})
 
     def test_data_that_are_not_there_are_asked_for(self, benchmark):
-        splits, data = {"near": {"leave_one_patient_out": "all"}}, {"data.format": "h5ad"}
+        splits = {"near": {"leave_one_patient_out": "all"}}
         with pytest.raises(ConfigError, match=r"root is not set"):
-            benchmark(splits, set=data)
+            benchmark(splits, ["data.root=null"])
         with pytest.raises(DataError, match=r"mine\.yaml: splits\.near: .*nowhere"):
-            benchmark(splits, ["data.root=nowhere"], set=data)
+            benchmark(splits, ["data.root=nowhere"])
 
     @pytest.mark.parametrize(
         ("splits", "message"),

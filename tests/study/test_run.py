@@ -89,9 +89,7 @@ class TestTable:
         assert table["finished"].tolist() == [2, 2, 0, 2, 2]
         assert table["planned"].tolist() == [2, 2, 2, 0, 0]
         assert table.loc["no panel", "reason"].startswith("gene panel")
-        assert (
-            table.loc[["base", "no neighbours"], ["pcc_mean", "pcc_partial", "own", "seconds"]].notna().all(axis=None)
-        )
+        assert table.loc[["base", "no neighbours"], ["pcc_mean", "pcc_partial", "seconds"]].notna().all(axis=None)
         assert table.loc["no panel", ["pcc_mean", "pcc_mean_difference", "parameters"]].isna().all()
         assert table.loc["no neighbours", "parameters"] < table.loc["base", "parameters"]
 
