@@ -16,6 +16,7 @@ from nh2st_graph.config._schema import (
     GraphConfig,
     SyntheticConfig,
     TrainConfig,
+    current_keys,
 )
 from nh2st_graph.config._yaml import parse_yaml, read_yaml
 from nh2st_graph.models._settings import MethodConfig, ModelConfig
@@ -34,6 +35,7 @@ __all__ = [
     "TrainConfig",
     "builtin_config",
     "changes",
+    "current_keys",
     "flatten",
     "load_config",
     "parse_yaml",

@@ -30,6 +30,7 @@ __all__ = [
     "GraphConfig",
     "SyntheticConfig",
     "TrainConfig",
+    "current_keys",
 ]
 
 
@@ -365,6 +366,27 @@ class Config(Section):
             if isinstance(values["model"], dict) and values["model"].get("name") != before:
                 values["model"] = {"name": values["model"]["name"]}
         return Config.parse(values, source)
+
+
+def current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the values of earlier keys to the keys that replaced them.
+
+    Parameters
+    ----------
+    values
+        Dotted or nested, as an earlier version wrote them.
+
+    Returns
+    -------
+    Dotted.
+    """
+    parts = {name: type(field.get_default(call_default_factory=True)) for name, field in Config.model_fields.items()}
+    current: dict[str, Any] = {}
+    for key, value in flatten(values).items():
+        part, _, name = key.partition(".")
+        renamed = parts[part].renamed if name and issubclass(parts.get(part, int), Section) else {}
+        current |= {f"{part}.{new}": value for new in renamed[name]} if name in renamed else {key: value}
+    return current
 
 
 def _in_keys(message: str) -> ConfigError:

@@ -102,6 +102,8 @@ def _moran(z: NDArray, graph: sparse.csr_matrix) -> tuple[NDArray[np.float64], N
     import squidpy as sq
     from anndata import AnnData
 
+    from nh2st_graph.section import Key
+
     statistic, p_value = np.zeros(z.shape[1]), np.ones(z.shape[1])
     varies = z.any(axis=0)
     if varies.any():

@@ -12,7 +12,7 @@ import yaml
 from nh2st_graph._atomic import write_text
 from nh2st_graph._errors import RunError, setting
 from nh2st_graph._version import __version__
-from nh2st_graph.config import changes, parse_yaml
+from nh2st_graph.config import changes, current_keys, parse_yaml
 from nh2st_graph.study._plan import RECORD, Study
 
 __all__ = ["RunRecord", "open_folder", "read_record", "write_record"]
@@ -116,6 +116,6 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
     for what in ("fold", "variant"):
         for name, given in before[f"{what}s"].items():
             now = after[f"{what}s"].get(name)
-            changed = ["is gone"] if now is None else changes(given, now)
+            changed = ["is gone"] if now is None else changes(current_keys(given), current_keys(now))
             found += [f"{what} {name!r}{':' * (now is not None)} {change}" for change in changed]
-    return found + changes(before["config"], after["config"])
+    return found + changes(current_keys(before["config"]), after["config"])

@@ -130,7 +130,8 @@ def _scores(run: PlannedRun, beside: Mapping[str, str]) -> list[dict[str, Any]]:
     metrics = json.loads((run.folder / METRICS).read_text(encoding="utf-8"))
     record = read_record(run.folder)
     noted = record._asdict() if record is not None else {}
-    there = {**metrics["baselines"], **metrics["references"]}
+    # Runs of before version 0.1.0 was released call them floors.
+    there = {**metrics.get("baselines", metrics.get("floors", {})), **metrics["references"]}
     noted |= {"n_constant_train": metrics["protocol"]["n_constant_train"]}
     scored = {run.variant: (metrics["sections"], noted)}
     scored |= {label: (there[name]["sections"], {}) for name, label in beside.items() if name in there}

@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nh2st_graph import ConfigError
-from nh2st_graph.config import Config, ModelConfig, builtin_config, changes, flatten, load_config, parse_yaml
+from nh2st_graph import ConfigError, RenamedWarning
+from nh2st_graph.config import (
+    Config,
+    ModelConfig,
+    builtin_config,
+    changes,
+    current_keys,
+    flatten,
+    load_config,
+    parse_yaml,
+)
 from nh2st_graph.nn import OPERATORS
 from nh2st_graph.read import _registry
 
@@ -373,3 +382,14 @@ def test_changes_are_named_with_both_values():
     other = plain.override(["data.options.layer=raw", "model.hops=2"])
     assert changes(dumped(plain), dumped(other)) == ["model.hops: 1 -> 2", "data.options.layer: (unset) -> raw"]
     assert changes(dumped(other), dumped(plain)) == ["data.options.layer: raw -> (unset)", "model.hops: 2 -> 1"]
+
+
+def test_earlier_keys_are_read_as_those_that_replaced_them():
+    earlier = {"train.average": 0.5, "model": {"rank": 3, "hops": 2}, "evaluate.floors": False, "seed": 1}
+    with pytest.warns(RenamedWarning, match="'average' is now 'ema_decay'"):
+        config = Config().change(earlier)
+    found = config.train.ema_decay, config.model.n_components, config.model.n_hidden, config.evaluate.baselines
+    assert found == (0.5, 3, 3, False)
+    assert Config().change(current_keys(earlier)) == config
+    with pytest.raises(ConfigError, match="'average' is the earlier name of 'ema_decay', and both are given"):
+        Config.parse({"train": {"average": 0.5, "ema_decay": 0.5}})
