@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from skimage.color import rgb2hed
 
@@ -17,7 +17,6 @@ def ellipses(rng: np.random.Generator, n: int, side: float) -> Ellipses:
     return Ellipses(*(c.astype(np.float32) for c in columns))
 
 
-@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.sampled_from([0.7, 1.0, 2.0, 3.0]))
 def test_nuclei_equal_a_drawing_on_the_whole_canvas(seed: int, scale: float) -> None:
     drawn = ellipses(np.random.default_rng(seed), 6, 60.0)

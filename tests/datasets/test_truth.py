@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from anndata import AnnData
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import PolynomialFeatures, scale
 
@@ -23,7 +23,6 @@ def random_array(rng: np.random.Generator, n: int = 90) -> np.ndarray:
     return sites[np.sort(rng.choice(len(sites), n, replace=False))]
 
 
-@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_surroundings_equal_a_loop_over_spots(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -73,7 +72,6 @@ def test_genes_are_named_and_balanced() -> None:
     assert np.abs(genes.loadings.sum(axis=0)).max() < 0.5
 
 
-@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_each_kind_keeps_its_share_and_follows_its_own_variables(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from itertools import combinations
 import anndata as ad
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 from scipy.spatial import Delaunay
@@ -58,7 +58,6 @@ def test_grid_on_a_real_section_joins_spots_next_to_each_other_on_the_array(shar
 
 
 @given(n=st.integers(2, 25), k=st.integers(1, 8), seed=st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
 def test_knn_is_each_spots_nearest_others(make_section, n, k, seed):
     centres = _scattered(n, seed)
     distance = cdist(centres, centres)

@@ -4,7 +4,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 from torch_geometric.nn import SimpleConv
@@ -179,7 +179,6 @@ def test_a_graph_survives_h5ad(hexagonal, tmp_path):
 
 
 @given(seed=st.integers(0, 10_000), mode=st.sampled_from(["grid", "knn", "radius", "delaunay"]))
-@settings(max_examples=15, deadline=None)
 def test_permuting_the_spots_permutes_the_graph(make_section, seed, mode):
     random = np.random.default_rng(seed)
     section = make_section(random.uniform(0, 100, (20, 2)))

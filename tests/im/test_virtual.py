@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -26,7 +26,6 @@ def slide(tmp_path_factory):
     return write_pyramid(tmp_path_factory.mktemp("slides") / "P7_a.slide.tif", 1000, MPP)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.floats(20, 300), st.floats(2, 12), st.floats(2, 12), st.sampled_from(["grid", "hex"]))
 def test_a_lattice_fills_a_rectangle_evenly(pitch, across, down, layout):
     size = np.array([across, down]) * pitch

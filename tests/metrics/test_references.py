@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -12,7 +12,6 @@ from nh2st_graph import DataError, metrics
 
 
 @given(st.integers(1, 12), st.floats(0, 0.6), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
 def test_neighbour_mean_equals_a_loop(n_spots: int, density: float, seed: int) -> None:
     """Over graphs with one-way edges, weights, explicit zeros, a diagonal and spots without neighbours."""
     rng = np.random.default_rng(seed)

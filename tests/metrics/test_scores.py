@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import pearsonr
@@ -60,7 +60,6 @@ def residual(values: np.ndarray, covariate: np.ndarray) -> np.ndarray:
     offset=st.floats(-1e4, 1e4),
     scale=st.sampled_from([1e-100, 1e-3, 1.0, 1e100]),
 )
-@settings(max_examples=150, deadline=None)
 def test_pearson_equals_scipy_gene_by_gene(values: np.ndarray, offset: float, scale: float) -> None:
     a, b = values + offset
     expected = [
@@ -72,7 +71,6 @@ def test_pearson_equals_scipy_gene_by_gene(values: np.ndarray, offset: float, sc
 
 
 @given(arrays(np.float64, (2, 7, 4), elements=st.floats(-1e300, 1e300)))
-@settings(max_examples=100, deadline=None)
 def test_pearson_is_bounded_and_symmetric(values: np.ndarray) -> None:
     a, b = values
     r = metrics.pearson(a, b)
@@ -138,7 +136,6 @@ def test_shapes_must_agree(score) -> None:
     values=arrays(np.int64, (2, 15, 3), elements=st.integers(-50, 50)),
     covariate=arrays(np.int64, 15, elements=st.integers(0, 10_000)),
 )
-@settings(max_examples=150, deadline=None)
 def test_partial_pearson_equals_correlation_of_least_squares_residuals(values, covariate) -> None:
     covariate = np.log1p(covariate)
     left, right = (residual(side, covariate) for side in values)
@@ -154,7 +151,6 @@ def test_partial_pearson_equals_correlation_of_least_squares_residuals(values, c
     dtype=st.sampled_from([np.float32, np.float64]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=200, deadline=None)
 def test_affine_function_of_the_covariate_leaves_exactly_nothing(slope, intercept, offset, dtype, seed) -> None:
     rng = np.random.default_rng(seed)
     covariate = np.log1p(rng.negative_binomial(2, 0.001, 150)) + offset

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -49,7 +49,6 @@ def one_way(a, b, seeds, candidates, temperature, weight):
 
 
 @pytest.mark.parametrize("negatives", ["batch", "section", "distant"])
-@settings(deadline=None, max_examples=20)
 @given(
     seeds=st.lists(st.integers(0, 9), min_size=1, max_size=6, unique=True),
     symmetric=st.booleans(),

@@ -50,7 +50,7 @@ def configurations(draw) -> ModelConfig:
         reject()
 
 
-any_setting = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
+any_setting = settings(suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def predicted(model: NH2STGraph, section):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric.utils import scatter
 
@@ -41,7 +41,6 @@ def dense_attention(layer, receivers, senders, edge_index, edge_attr):
     return torch.cat(messages, dim=1), torch.stack(weights, dim=-1)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_messages_and_weights_are_those_of_dense_attention(layer, graphs, data):
     h, edge_index, edge_attr = data.draw(graphs)
@@ -59,7 +58,6 @@ def test_there_may_be_more_senders_than_receivers(layer, graph_of):
     torch.testing.assert_close(layer(receivers, senders, edge_index, edge_attr), expected)
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.data())
 def test_weights_add_to_one_over_the_edges_of_each_receiver(layer, graphs, data):
     h, edge_index, edge_attr = data.draw(graphs)
@@ -79,7 +77,6 @@ def test_a_spot_receives_from_its_senders_and_sends_nothing_back(layer, graph_of
     assert torch.equal(shifted, received), "spot 1 is nobody's sender"
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.data())
 def test_a_new_layer_is_the_mean_over_the_neighbours(graphs, data):
     h, edge_index, edge_attr = data.draw(graphs)

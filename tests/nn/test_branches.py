@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -22,8 +22,6 @@ JUMPING = ("last", "sum", "max", "cat")
 
 #: How many edges away a round hears of a spot, in a graph whose edges have a reverse.
 REACH = dict.fromkeys((*ATTENDING, "gcn", "sage"), 1) | {"hypergraph": 2, "hypergraph_similarity": 2, "none": 0}
-
-few = settings(deadline=None, max_examples=15)
 
 
 # The spot's own features
@@ -226,7 +224,6 @@ def test_others_have_no_attention(operator, branch, crossed):
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@few
 @given(st.data())
 def test_the_order_of_spots_decides_nothing(operator, branch, graphs, data):
     h, edge_index, edge_attr = data.draw(graphs)

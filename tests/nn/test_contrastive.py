@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -58,7 +58,6 @@ def switches(draw) -> tuple[int, dict[str, Any]]:
 
 
 @given(setting=switches(), symmetric=st.booleans(), width=st.integers(1, 4), seed=st.integers(0, 10**6))
-@settings(max_examples=150, deadline=None)
 def test_equals_a_loop_over_anchors_and_candidates(setting, symmetric, width, seed):
     n, options = setting
     a, b = embeddings(n, width, seed)
@@ -98,7 +97,6 @@ def test_eight_identical_embeddings_cost_nothing_in_the_published_loss():
 
 
 @given(setting=switches(), seed=st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
 def test_length_rotation_and_order_of_embeddings_do_not_matter(setting, seed):
     n, options = setting
     a, b = embeddings(n, 3, seed)
@@ -178,7 +176,6 @@ def test_different_spots_on_both_sides_are_refused():
 
 
 @given(setting=switches())
-@settings(max_examples=60, deadline=None)
 def test_chance_is_the_loss_of_similarities_that_are_all_zero(setting):
     n, options = setting
     a, b = torch.zeros(2, n, 2, dtype=torch.float64)
@@ -188,7 +185,6 @@ def test_chance_is_the_loss_of_similarities_that_are_all_zero(setting):
 
 
 @given(setting=switches())
-@settings(max_examples=60, deadline=None)
 def test_collapse_is_the_loss_of_embeddings_that_are_all_the_same(setting):
     n, options = setting
     same = torch.ones(n, 3, dtype=torch.float64)
@@ -225,7 +221,6 @@ def test_random_embeddings_cost_chance_and_more_where_the_temperature_is_low(tem
     spread=st.floats(0, 3),
     seed=st.integers(0, 10**6),
 )
-@settings(max_examples=80, deadline=None)
 def test_embeddings_that_know_nothing_cannot_undercut_collapse(n, temperature, weight, spread, seed):
     """Over all shifts of the partners, no candidate is more often a partner than another: nothing is known."""
     a, b = embeddings(n, 3, seed)
@@ -239,7 +234,6 @@ def test_embeddings_that_know_nothing_cannot_undercut_collapse(n, temperature, w
 
 
 @given(setting=switches(), symmetric=st.booleans(), seed=st.integers(0, 10**6))
-@settings(max_examples=25, deadline=None)
 def test_gradients_also_of_a_learned_temperature(setting, symmetric, seed):
     n, options = setting
     a, b = (each.requires_grad_() for each in embeddings(n, 3, seed))
@@ -264,7 +258,6 @@ def test_descent_finds_the_partners():
 
 
 @given(n=st.integers(1, 9), k=st.integers(1, 10), seed=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
 def test_retrieval_counts_partners_among_the_nearest(n, k, seed):
     a, b = embeddings(n, 3, seed)
     found = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
@@ -60,7 +60,6 @@ def test_components_explain_the_variance_that_scikit_learns_do(targets):
 
 
 @given(seed=st.integers(0, 10**6), shape=st.tuples(st.integers(2, 9), st.integers(2, 9)))
-@settings(max_examples=40, deadline=None)
 def test_largest_loading_is_positive_and_spots_have_no_order(seed, shape):
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     decoder = fitted(values, n_components=min(shape) - 1)

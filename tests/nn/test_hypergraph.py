@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -45,7 +45,6 @@ def _random_edges(n, n_edges, seed=0):
 # Hyperedges
 
 
-@settings(max_examples=40, deadline=None)
 @given(SIZES, st.integers(1, 4), st.integers(0, 1000))
 def test_hyperedges_equal_a_loop(sizes, k, seed):
     features, group = _features(sum(sizes), seed=seed), _groups(sizes)
@@ -79,7 +78,6 @@ def test_features_of_zeros_make_hyperedges_too():
     }
 
 
-@settings(max_examples=20, deadline=None)
 @given(SIZES, st.integers(0, 1000))
 def test_members_that_share_rows(sizes, seed):
     features, group = _features(8, seed=seed), _groups(sizes)
@@ -112,7 +110,6 @@ def test_a_region_is_a_spot_and_those_it_has_edges_from():
     ]
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 9), st.integers(0, 30), st.integers(0, 1000))
 def test_order_repeats_and_loops_of_edges_decide_nothing(n, n_edges, seed):
     features, edges = _features(n), _random_edges(n, n_edges, seed)
@@ -143,7 +140,6 @@ def _branch(sizes=(6, 5, 4)):
     return branch
 
 
-@settings(max_examples=20, deadline=None)
 @given(SIZES, st.integers(1, 4), st.integers(0, 1000))
 def test_branch_equals_the_matrix_formula(sizes, k, seed):
     features, group, branch = _features(sum(sizes), seed=seed), _groups(sizes), _branch()
@@ -153,7 +149,6 @@ def test_branch_equals_the_matrix_formula(sizes, k, seed):
     torch.testing.assert_close(out, _matrix_formula(branch, features, hyperedge_index, group))
 
 
-@settings(max_examples=20, deadline=None)
 @given(SIZES, st.integers(0, 1000))
 def test_one_product_for_each_row_equals_one_for_each_member(sizes, seed):
     x, group, branch = _features(5, seed=seed), _groups(sizes), _branch()

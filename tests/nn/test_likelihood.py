@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -32,14 +32,12 @@ def probabilities(nll):
 
 
 @given(mean=MEANS, log_dispersion=DISPERSIONS, counts=st.lists(st.integers(0, 2000), min_size=1, max_size=20))
-@settings(max_examples=80, deadline=None)
 def test_negative_binomial_equals_scipy(mean, log_dispersion, counts):
     nll = negative_binomial_nll(tensor(counts), tensor(mean), tensor(log_dispersion))
     np.testing.assert_allclose(nll, -nbinom(mean, log_dispersion).logpmf(counts), rtol=1e-7, atol=1e-7)
 
 
 @given(mean=st.floats(0.01, 30), log_dispersion=st.floats(-1, 6))
-@settings(max_examples=30, deadline=None)
 def test_negative_binomial_sums_to_one_and_has_the_stated_moments(mean, log_dispersion):
     counts = torch.arange(5000, dtype=torch.float64)
     p = probabilities(negative_binomial_nll(counts, tensor(mean), tensor(log_dispersion)))
@@ -73,7 +71,6 @@ def test_dispersion_belongs_to_genes_and_means_to_spots_and_genes():
     logit=LOGITS,
     counts=st.lists(st.integers(0, 2000), min_size=1, max_size=20),
 )
-@settings(max_examples=80, deadline=None)
 def test_zero_inflated_equals_a_mixture_of_scipys_distributions(mean, log_dispersion, logit, counts):
     nll = zero_inflated_negative_binomial_nll(*map(tensor, (counts, mean, log_dispersion, logit)))
     dropout, kept = -np.logaddexp(0, -logit), -np.logaddexp(0, logit)
@@ -83,7 +80,6 @@ def test_zero_inflated_equals_a_mixture_of_scipys_distributions(mean, log_disper
 
 
 @given(mean=st.floats(0.01, 30), log_dispersion=st.floats(-1, 6), logit=LOGITS)
-@settings(max_examples=30, deadline=None)
 def test_zero_inflated_sums_to_one_and_has_the_diluted_mean(mean, log_dispersion, logit):
     counts = torch.arange(5000, dtype=torch.float64)
     p = probabilities(zero_inflated_negative_binomial_nll(counts, *map(tensor, (mean, log_dispersion, logit))))

@@ -8,7 +8,7 @@ from functools import cache, partial
 import pytest
 import torch
 import torch_geometric.typing
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch_geometric import EdgeIndex
@@ -26,7 +26,6 @@ ALONG_EDGES = (*ATTENDING, "gcn", "sage")
 HYPERGRAPHS = ("hypergraph", "hypergraph_similarity")
 
 every_operator = pytest.mark.parametrize("name", OPERATORS)
-few = settings(deadline=None, max_examples=25)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,6 @@ DENSE = {
 
 
 @every_operator
-@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_messages_are_those_of_the_formula_over_all_pairs(name, operator, graphs, data):
     graph = data.draw(graphs)
@@ -142,7 +140,6 @@ def test_every_operator_has_a_formula_here():
 
 
 @pytest.mark.parametrize("name", ATTENDING)
-@few
 @given(st.data())
 def test_attention_is_that_of_the_formula_and_adds_to_one(name, operator, graphs, data):
     graph = data.draw(graphs)
@@ -189,7 +186,6 @@ def test_without_messages_a_spot_hears_itself(operator, graph_of):
 
 
 @pytest.mark.parametrize("name", [*ALONG_EDGES, *HYPERGRAPHS])
-@few
 @given(st.data())
 def test_a_spot_without_edges_receives_zero(name, operator, graphs, data):
     graph = data.draw(graphs)
@@ -207,7 +203,6 @@ def test_a_single_spot_is_a_graph(name, operator, graph_of):
 
 
 @every_operator
-@few
 @given(st.data())
 def test_the_order_of_spots_and_edges_decides_nothing(name, operator, graphs, data):
     h, edge_index, edge_attr = data.draw(graphs)
@@ -249,7 +244,6 @@ def test_among_equals_the_first_edges_are_kept(operator, graph_of):
 
 
 @pytest.mark.parametrize("name", HYPERGRAPHS)
-@few
 @given(st.data())
 def test_loops_give_only_spots_without_senders_a_hyperedge(name, operator, graphs, data):
     graph = data.draw(graphs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
@@ -21,7 +21,6 @@ def expression(n, n_genes, seed=0):
 
 
 @given(**SIZES)
-@settings(max_examples=40, deadline=None)
 def test_squared_and_huber_loss_equal_their_formulas(n, n_genes, seed):
     predicted, observed = expression(n, n_genes, seed)
     error = (predicted - observed).numpy()
@@ -33,7 +32,6 @@ def test_squared_and_huber_loss_equal_their_formulas(n, n_genes, seed):
 
 
 @given(**SIZES)
-@settings(max_examples=60, deadline=None)
 def test_pearson_loss_equals_scipy_gene_by_gene(n, n_genes, seed):
     predicted, observed = expression(n, n_genes, seed)
     r = [pearsonr(predicted[:, gene], observed[:, gene]).statistic for gene in range(n_genes)]
@@ -41,7 +39,6 @@ def test_pearson_loss_equals_scipy_gene_by_gene(n, n_genes, seed):
 
 
 @given(scale=st.floats(1e-3, 1e3), offset=st.floats(-100, 100), **SIZES)
-@settings(max_examples=40, deadline=None)
 def test_pearson_loss_sees_neither_scale_nor_offset_and_turns_with_the_sign(scale, offset, n, n_genes, seed):
     predicted, observed = expression(n, n_genes, seed)
     loss = one_minus_pearson(predicted, observed)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph import DataError
@@ -57,7 +57,6 @@ def test_positions_that_are_not_whole_are_refused():
         fit_array(section)
 
 
-@settings(deadline=None, max_examples=30)
 @given(lattice=st.sampled_from(sorted(STEPS)), degrees=st.floats(0, 360))
 def test_adjacent_are_the_spots_of_the_first_ring_in_pixels(lattice, degrees):
     """Within 1.2 pitches on a hexagonal array, 1.2 diagonals on others, about a spot in the middle."""

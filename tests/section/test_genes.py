@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph import DataError
@@ -46,7 +46,6 @@ def test_kind_and_species_of_names(names, kind, whose):
     assert species(names) == whose
 
 
-@settings(deadline=None)
 @given(
     st.permutations(range(6)),
     st.sets(st.integers(0, 5), min_size=1),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
@@ -139,7 +139,6 @@ def test_a_few_spots_on_one_colour_are_no_chessboard(square):
     pitch=st.floats(0.1, 1000),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=60, deadline=None)
 def test_turned_thinned_and_jittered_arrays_keep_pitch_and_lattice(
     make_section, lattice, colour, degrees, mirrored, kept, jitter, pitch, seed
 ):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scanpy as sc
 from anndata import AnnData
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
@@ -113,7 +113,6 @@ class TestNormalisation:
 
 
 class TestSmoothing:
-    @settings(deadline=None)
     @given(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=20), st.randoms())
     def test_is_the_mean_over_the_spot_and_its_eight_neighbours(self, places, random):
         assume(len(places) < 8 or len({(row + col) % 2 for row, col in places}) == 2)  # no chessboard by chance
@@ -244,7 +243,6 @@ class TestMostVariableGenes:
         assert len(found) == 10
         assert set(found) <= set(expected.var_names[expected.var["highly_variable"]])
 
-    @settings(max_examples=8, deadline=None)
     @given(st.randoms(use_true_random=False))
     def test_do_not_depend_on_any_order(self, random):
         train = self.train()

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -110,7 +110,6 @@ def test_missing_or_foreign_file(folder, read):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of a TIFF's directory, before it gives up
-@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(ENCODED)), st.data())
 def test_a_image_cut_off_anywhere_is_an_image_error(folder, ending, data):
     whole = ENCODED[ending]

@@ -21,6 +21,8 @@ from nh2st_graph.tl import LABELS
 
 from .conftest import Seen
 
+pytestmark = pytest.mark.slow
+
 FAILED = {"no panel, S3, seed 0", "no panel, S3, seed 1"}
 
 

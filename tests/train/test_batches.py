@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric.data import Data
 
@@ -37,7 +37,6 @@ def seeds_of(batch: Data) -> list[float]:
     return batch.library[batch.seeds, 0].tolist()
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(1, 20), st.integers(0, 5))
 def test_every_spot_is_wanted_once_an_epoch_in_equal_batches_of_one_section(sizes, batch_spots, epoch):
     sections = [random_graph(n, 3 * n, seed=i) for i, n in enumerate(sizes)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric.data import Data
 
@@ -36,7 +36,6 @@ def names(parts: list[Data]) -> list[str]:
     return [spot for part in parts for spot in part.spots]
 
 
-@settings(deadline=None, max_examples=20)
 @given(st.integers(1, 4), st.integers(2, 4), st.sampled_from(["patient", "section", "blocks"]), st.integers(3, 6))
 def test_every_spot_is_held_out_once_and_is_never_in_both_parts(n_sections, n_folds, kind, n_rows):
     sections = [grid(f"S{i}", n_rows, 4, seed=i, patient=f"P{i % 3}") for i in range(n_sections)]
@@ -68,7 +67,6 @@ def held_out(folds: list[Fold]) -> list[set[str]]:
 
 
 class TestByPatient:
-    @settings(deadline=None, max_examples=30)
     @given(st.lists(st.tuples(st.sampled_from("ABCDE"), st.integers(3, 9)), min_size=1, max_size=8), st.randoms())
     def test_a_patient_is_in_one_part_whatever_the_order_of_sections(self, given_, random):
         sections = [grid(f"S{i}", size, 2, patient=patient) for i, (patient, size) in enumerate(given_)]

@@ -249,7 +249,7 @@ class TestDamage:
             save_file(changed, file)
             assert "model.safetensors or model.json is damaged or incomplete" in refused(folder)
 
-    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(share=st.floats(0, 1, exclude_max=True), name=st.sampled_from(["model.safetensors", "model.json"]))
     def test_a_file_cut_off_anywhere(self, folder, tiny_run, share, name):
         whole = (tiny_run.folder / name).read_bytes().rstrip()

@@ -216,7 +216,7 @@ class TestLog:
         (tmp_path / "empty.csv").touch()
         assert read_rows(tmp_path / "empty.csv") == []
 
-    @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(share=st.floats(0, 1))
     def test_cut_off_anywhere_keeps_whole_rows_and_takes_more(self, log, share):
         whole, rows = log.read_bytes(), read_rows(log)
