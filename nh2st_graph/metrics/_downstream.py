@@ -63,7 +63,7 @@ def downstream_scores(prediction: AnnData, *, seed: int = 0) -> Summary:
     DataError
         If observed expression or the graph is missing, or a value is not a finite number.
     """
-    from nh2st_graph.section import Key  # here, so that the processes of a study begin without anndata
+    from nh2st_graph.section import Key
 
     if Key.layers.observed not in prediction.layers:
         raise DataError(f"no layers['{Key.layers.observed}'] to compare with; predict a section that has all genes")
