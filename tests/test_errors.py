@@ -123,8 +123,6 @@ class TestSettings:
 
 #: Rooms whose readers know keys and flags: those of the command line, of configurations and of studies.
 SPEAK_OF_KEYS = {"cli", "config", "study"}
-#: Rooms whose messages still name keys or flags.
-NOT_YET = {"gr", "models", "nn", "tl"}
 
 
 def raised_texts(path: Path) -> Iterator[tuple[int, str]]:
@@ -155,7 +153,7 @@ def texts(node: ast.AST) -> Iterator[tuple[int, str]]:
 
 def library_files() -> list[Path]:
     files = sorted(PACKAGE.rglob("*.py"))
-    return [path for path in files if path.relative_to(PACKAGE).parts[0] not in SPEAK_OF_KEYS | NOT_YET]
+    return [path for path in files if path.relative_to(PACKAGE).parts[0] not in SPEAK_OF_KEYS]
 
 
 def test_what_the_library_raises_and_logs_names_no_flag_and_no_key():
