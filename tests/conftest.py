@@ -36,9 +36,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Each process that runs tests, or that a test starts, would compile torch and the rest anew: 20 s of work.
     """
-    if sys.dont_write_bytecode and config.cache is not None:
+    cache = getattr(config, "cache", None)  # there is none without the plugin
+    if sys.dont_write_bytecode and cache is not None:
         sys.dont_write_bytecode = False
-        sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("bytecode"))
+        sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(cache.mkdir("bytecode"))
         del os.environ["PYTHONDONTWRITEBYTECODE"]
 
 
