@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +35,11 @@ settings.load_profile("suite")
 def pytest_configure(config: pytest.Config) -> None:
     """Keep byte code with pytest's cache where none may be written beside the sources.
 
-    Each process that runs tests, or that a test starts, would compile torch and the rest anew: 20 s of work.
+    Each process that runs tests, or that a test starts, would compile torch and the rest anew: 20 s of work. Tests
+    that interrupt a run also need Python's handler, which is not there if the suite was started in the background.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     cache = getattr(config, "cache", None)  # there is none without the plugin
     if sys.dont_write_bytecode and cache is not None:
         sys.dont_write_bytecode = False
