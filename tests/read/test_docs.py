@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 import nh2st_graph as ng
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import documented
 
 SHARED = {"library_key", "library_id", "table_key", "key_added", "copy"}
 
