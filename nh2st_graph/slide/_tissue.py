@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from nh2st_graph.slide._base import Slide
 from nh2st_graph.slide._wsi import WsiSlide
@@ -142,7 +143,6 @@ def find_tissue(slide: Slide, microns_per_pixel: float, max_side: int = 2000) ->
 def _by_lazyslide(wsi: Any, level: int, shape: tuple[int, ...], scale: float) -> NDArray[np.bool_]:
     """Find tissue on a level with LazySlide, and draw its outlines, which are in full-resolution pixels."""
     import lazyslide
-    from skimage.draw import polygon2mask
 
     key = "nh2st_tissue"
     lazyslide.pp.find_tissues(wsi, level=level, key_added=key)
@@ -151,12 +151,15 @@ def _by_lazyslide(wsi: Any, level: int, shape: tuple[int, ...], scale: float) ->
         return mask
 
     def drawn(ring: Any) -> NDArray[np.bool_]:
-        # polygon2mask takes rows before columns, and pixel centres lie half a pixel inside.
-        return np.asarray(polygon2mask(shape, np.asarray(ring.coords)[:, 1::-1] * scale - 0.5))
+        canvas = Image.new("1", (shape[1], shape[0]))
+        # Pillow counts from the centre of the first pixel, outlines from its corner.
+        corners = np.asarray(ring.coords)[:, :2] * scale - 0.5
+        ImageDraw.Draw(canvas).polygon(list(map(tuple, corners)), fill=1)
+        return np.asarray(canvas)
 
     for outline in wsi.shapes[key].geometry:
         piece = drawn(outline.exterior)
         for hole in outline.interiors:
-            piece &= ~drawn(hole)
+            piece = piece & ~drawn(hole)
         mask |= piece
     return mask
