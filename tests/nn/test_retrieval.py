@@ -33,8 +33,7 @@ def best_of(row, k):
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-@pytest.mark.parametrize("block", range(1, N_KEYS + 2))
-@pytest.mark.parametrize("k", [1, 4, N_KEYS, N_KEYS + 3])
+@given(block=st.integers(1, N_KEYS + 1), k=st.integers(1, N_KEYS + 3))
 def test_equals_sorting_all_pairs_at_every_size_of_block(similarity, block, k):
     query, keys = drawn(5, 3, 0), drawn(N_KEYS, 3, 1)
     found, index = nearest(query, keys, k, similarity=similarity, block=block)
