@@ -132,11 +132,12 @@ def test_strips_of_a_small_image_are_held_whole(tmp_path, monkeypatch):
     ("pixels", "options", "says"),
     [
         (np.zeros((64, 64, 3), np.uint16), {"photometric": "rgb"}, "uint16, 3 samples"),
-        (np.zeros((3, 64, 64), np.uint8), {"photometric": "rgb", "planarconfig": "separate"}, "uint8, 3 samples"),
         (np.zeros((3, 64, 64), np.uint8), {"photometric": "minisblack", "ome": True}, "1 samples a pixel, 3 planes"),
-        (np.zeros((64, 64), np.uint8), {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}, "photom"),
+        (np.zeros((64, 64, 3), np.float32), {"photometric": "rgb"}, "float32, 3 samples"),
+        (np.zeros((64, 64, 3), np.int16), {"photometric": "rgb"}, "int16, 3 samples"),
+        (np.zeros((64, 64, 3), np.uint8), {"photometric": "cielab"}, r"CIE L\*a\*b\* \(uint8, 3 samples a pixel\)"),
     ],
-    ids=["16 bits", "planes", "channels", "palette"],
+    ids=["12 bits in 16", "channels", "float", "signed", "Lab"],
 )
 def test_what_is_no_image_of_bytes_is_refused(tmp_path, pixels, options, says):
     options = dict(options)
