@@ -88,7 +88,7 @@ class Colour:
             return rgb
         alpha = self._bytes(samples[..., self.alpha : self.alpha + 1]).astype(np.uint32)
         if self.premultiplied:
-            return np.minimum(rgb + 255 - alpha, 255).astype(np.uint8)
+            return np.minimum(rgb + (255 - alpha), 255).astype(np.uint8)
         return ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
     def _bytes(self, samples: NDArray[Any]) -> NDArray[np.uint8]:

@@ -346,9 +346,11 @@ def _colour(page: TiffPage, ome: OmeImage | None) -> Colour:
         model = "YCbCr" if of_luma(page) else "RGB" if compression == APERIO_RGB else model
     n_colours = N_COLOURS[model]
     extra = tuple(int(each) for each in page.extrasamples)
-    if model == "YCbCr" and compression in JPEG and not extra:
-        model = "RGB"  # its decoder converts
-    elif model == "YCbCr" and (compression in JPEG | _OWN_COLOURS or page.planarconfig != 1):
+    # The decoder of JPEG converts, unless colours are in planes or others lie beside them.
+    one_piece = compression in JPEG and page.planarconfig == 1
+    if model == "YCbCr" and one_piece and not extra:
+        model = "RGB"
+    elif model == "YCbCr" and (one_piece or compression in _OWN_COLOURS):
         raise UnreadableError(f"luma and chroma in a way that is not known ({kind}, compression {compression})")
     if not isinstance(bits, int) or page.dtype is None or page.dtype.kind not in "ub" or bits > 16:
         raise UnreadableError(f"{page.dtype or f'samples of {bits} bits'}, {n_samples} samples a pixel")
@@ -416,7 +418,9 @@ def _luma(page: TiffPage, bits: int, kind: str) -> dict[str, Any]:
         if not plain or not set(subsampling(page)) <= known:
             raise UnreadableError(f"luma and chroma of different size ({kind}, {subsampling(page)})")
     shares, reference = _ratios(page, 529), _ratios(page, 532)
-    return {"luma": shares or LUMA, "reference": reference if reference and len(reference) == 6 else None}
+    if reference is not None and (len(reference) != 6 or min(reference[1::2]) <= 2 ** (bits - 2)):
+        raise UnreadableError(f"luma and chroma whose white is {reference[1::2]} ({kind})")
+    return {"luma": shares or LUMA, "reference": reference}
 
 
 def _ratios(page: TiffPage, tag: int) -> tuple[float, ...] | None:

@@ -40,7 +40,8 @@ def grid(page: TiffPage) -> tuple[int, int, int, int]:
 
 def subsampling(page: TiffPage) -> tuple[int, int]:
     """Columns and rows of pixels that share a chroma sample and that no codec takes apart."""
-    if page.photometric != 6 or page.compression in JPEG | JPEG_2000:
+    by_codec = page.compression in JPEG_2000 or (page.compression in JPEG and page.planarconfig == 1)
+    if page.photometric != 6 or by_codec:
         return 1, 1
     # Without the tag it is 2 x 2 (TIFF 6.0); tifffile knows only of its presence.
     stated = page.tags.valueof(530, (2, 2))
