@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -137,13 +136,12 @@ def _jpeg_2000(data: bytes, luma: bool) -> NDArray[Any]:
     steps = {data[at + 43 + 3 * i : at + 45 + 3 * i] for i in range(n_samples)}
     if luma and at:
         raise ValueError("JPEG 2000 in a box, which states colours of its own")
-    if len(steps) > 1:
-        if not luma:
-            raise ValueError("JPEG 2000 whose red, green and blue differ in size")
-        # Chroma of half the size: Pillow enlarges it, and gives RGB.
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("YCbCr"))
     decoded = np.asarray(imagecodecs.jpeg2k_decode(data))
+    if len(steps) > 1:
+        if not luma or n_samples != 3:
+            raise ValueError("JPEG 2000 whose red, green and blue differ in size")
+        # The decoder enlarges chroma that has fewer pixels than luma, and then also converts to RGB.
+        return np.asarray(Image.fromarray(decoded).convert("YCbCr"))
     return decoded[..., None] if decoded.ndim == 2 else decoded
 
 
