@@ -123,6 +123,9 @@ def tiff_layout(file: TiffFile, scene: str | None = None) -> Layout:
         levels = [level.page for level in layout.levels]
         others = [each for each in candidates if not (each.beside or any(each.page is page for page in levels))]
         rivals = [each for each in others if each.area > _STANDING * chosen.area]
+        pages = [chosen, *rivals]
+        if rivals and layout.levels[0].colour.model == "grey" and len({each.page.shape for each in pages}) == 1:
+            raise UnreadableError(_planes(chosen.page, len(pages), f"?{chosen.page.axes}"))
         if rivals:
             raise ScenesError(
                 f"holds {len(rivals) + 1} images of equal standing: {_listed(candidates)}; choose one by its name or "
@@ -271,8 +274,7 @@ def _layout(chosen: _Candidate, candidates: Sequence[_Candidate], scene: str | N
             continue
         try:
             own = _colour(smaller, chosen.ome)
-            said = any(smaller is each for each in chosen.smaller)
-            if not (said or _shows(smaller, own, *list(levels.values())[-1])):
+            if not (chosen.described or _is_reduced(smaller) or _shows(smaller, own, *list(levels.values())[-1])):
                 continue
         except (UnreadableError, ImageError):
             continue
@@ -339,6 +341,8 @@ def _colour(page: TiffPage, ome: OmeImage | None) -> Colour:
     n_samples, photometric, compression = int(page.samplesperpixel), int(page.photometric), int(page.compression)
     bits = page.bitspersample
     kind = f"{page.dtype}, {n_samples} samples a pixel"
+    if compression not in {1, *JPEG} and not _has_codec(compression):
+        raise UnreadableError(f"pixels that are packed in a way no codec here unpacks (compression {compression})")
     model = _MODELS.get(photometric)
     if model is None:
         raise UnreadableError(f"{_OTHER_MODELS.get(photometric, f'photometric {photometric}')} ({kind})")
@@ -375,6 +379,15 @@ def _colour(page: TiffPage, ome: OmeImage | None) -> Colour:
         **(_luma(page, bits, kind) if model == "YCbCr" else {}),
         **({} if model != "CMYK" else _check_inks(page, kind)),
     )
+
+
+def _has_codec(compression: int) -> bool:
+    from tifffile import TIFF
+
+    try:
+        return TIFF.DECOMPRESSORS[compression] is not None
+    except KeyError:
+        return False
 
 
 def _top(page: TiffPage, bits: int, ome: OmeImage | None) -> int:
