@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, nearest, setting
 from nh2st_graph.section import Key, check_section, library_entry, unknown_patient
-from nh2st_graph.slide import find_tissue, open_slide, or_extra
+from nh2st_graph.slide import find_tissue, image_name, open_slide, or_extra
 
 __all__ = ["Lattice", "Layout", "virtual_spots"]
 
@@ -150,7 +150,7 @@ def virtual_spots(
             f"{tissue.mask.mean():.1%} of the slide is tissue); check um per pixel ({scale:g}), or lower "
             f"{setting('min_tissue')} (0 covers the whole slide)"
         )
-    name = section or path.name.partition(".")[0]
+    name = section or image_name(path)
     adata = AnnData(obs=_spots(name, array[kept]))
     adata.obsm[Key.obsm.spatial] = centres[kept]
     adata.uns[Key.uns.spatial] = {name: library_entry(path, scale, spot_um / scale, (image, tissue.scale))}

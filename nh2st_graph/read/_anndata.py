@@ -15,7 +15,7 @@ from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import IMAGES, check_exists, h5ad_files, name_of, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import Key, Library, check_section, library_entry, neighbour_distance, unknown_patient
-from nh2st_graph.slide import ImageSource, placed_image
+from nh2st_graph.slide import ImageSource, image_exists, placed_image
 
 __all__ = ["anndata_section"]
 
@@ -153,7 +153,7 @@ def _find_image(named: str | None, path: Path | None, where: str) -> Path:
     """Find the image that the metadata names, or the one beside the file."""
     folder = path.parent if path else Path()
     beside = [folder / f"{path.stem}{ending}" for ending in sorted(IMAGES)] if path else []
-    found = next((file for file in [*([folder / named] if named else []), *beside] if file.is_file()), None)
+    found = next((file for file in [*([folder / named] if named else []), *beside] if image_exists(file)), None)
     if found is None:
         missing = f"{named} does not exist" if named else "none is named in it or lies beside it"
         raise ImageError(f"{where}: no image ({missing}); give {setting('data.options.image', 'PATH')}")

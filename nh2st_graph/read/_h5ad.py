@@ -14,6 +14,7 @@ from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, h5ad_files, name_of, wanted_names
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import Key, changed_entry, check_section, library, section_name
+from nh2st_graph.slide import image_exists
 
 __all__ = ["h5ad_section", "write_h5ad"]
 
@@ -105,6 +106,6 @@ def _find_image(adata: AnnData, folder: Path) -> None:
     if Key.uns.spatial not in adata.uns:
         return
     found = library(adata)
-    if found.source and not Path(found.source).is_absolute() and (folder / found.source).is_file():
+    if found.source and not Path(found.source).is_absolute() and image_exists(folder / found.source):
         (name,) = adata.uns[Key.uns.spatial]
         adata.uns[Key.uns.spatial] = {name: changed_entry(found.entry, source=folder / found.source)}

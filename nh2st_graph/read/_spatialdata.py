@@ -40,7 +40,7 @@ from nh2st_graph.section import (
     section_name,
     unknown_patient,
 )
-from nh2st_graph.slide import keep_pixels, open_full
+from nh2st_graph.slide import image_exists, keep_pixels, open_full
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -365,7 +365,7 @@ def _elements(stored: Library, image: Literal["full", "hires"] | None, name: str
     from spatialdata.models import Image2DModel
 
     pixels = 1.0
-    if image == "full" and stored.source and Path(stored.source).is_file():
+    if image == "full" and stored.source and image_exists(stored.source):
         with open_full(stored.source) as decoded:
             rgb = np.asarray(decoded)
     elif image is not None and stored.hires is not None and stored.hires_scale is not None:

@@ -3,9 +3,18 @@
 from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._container import ImageSource, placed_image
 from nh2st_graph.slide._memory import keep_pixels
-from nh2st_graph.slide._open import open_slide, or_extra, slide_size
-from nh2st_graph.slide._pillow import HeldImage, content_hash, image_size, open_full, thumbnail
+from nh2st_graph.slide._open import (
+    content_hash,
+    image_size,
+    open_full,
+    open_slide,
+    or_extra,
+    slide_size,
+    thumbnail,
+)
+from nh2st_graph.slide._pillow import HeldImage
 from nh2st_graph.slide._resolution import aperio_scale, dots_scale, ome_scale, plausible_scale
+from nh2st_graph.slide._scene import image_exists, image_name, split_scene
 from nh2st_graph.slide._tiff import TiffSlide, open_tiff
 from nh2st_graph.slide._tissue import TissueMask, find_tissue, tissue_mask
 from nh2st_graph.slide._wsi import WsiSlide
@@ -22,6 +31,8 @@ __all__ = [
     "content_hash",
     "dots_scale",
     "find_tissue",
+    "image_exists",
+    "image_name",
     "image_size",
     "keep_pixels",
     "ome_scale",
@@ -32,6 +43,7 @@ __all__ = [
     "placed_image",
     "plausible_scale",
     "slide_size",
+    "split_scene",
     "thumbnail",
     "tissue_mask",
 ]

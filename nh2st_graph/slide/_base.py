@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nh2st_graph.slide._layout import Layout
+
 __all__ = ["Box", "Slide"]
 
 #: ``(left, top, right, bottom)`` in pixels of a level.
@@ -31,11 +33,14 @@ class Slide(ABC):
         Width and height of each level in pixels, the full resolution first.
     microns_per_pixel
         Resolution of the first level as the file states it; None if it does not.
+    layout
+        What the image is by the statements of its file; None if only a scanner's own reader knows it.
     """
 
     path: Path
     sizes: list[tuple[int, int]]
     microns_per_pixel: float | None
+    layout: Layout | None = None
 
     @abstractmethod
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
@@ -87,6 +92,10 @@ class Slide(ABC):
             part = (-left, edges[0] - above, width - left, edges[1] - above)
             small.paste(source.resize((small.width, bottom - top), Image.Resampling.BOX, box=part), (0, top))
         return np.asarray(small, dtype=np.uint8), max(small.size) / full
+
+    def whole(self) -> Image.Image:
+        """Decode the full resolution, of which the caller is the owner."""
+        return self.region(0, (0, 0, *self.sizes[0]))[0]
 
     def close(self) -> None:  # noqa: B027 - a slide may have nothing to close
         """Close the file."""

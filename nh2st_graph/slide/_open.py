@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from nh2st_graph._errors import ImageError
 from nh2st_graph.slide._base import Slide
-from nh2st_graph.slide._pillow import HeldImage, image_info
-from nh2st_graph.slide._resolution import dots_scale
+from nh2st_graph.slide._pillow import open_plain
+from nh2st_graph.slide._scene import split_scene
 from nh2st_graph.slide._tiff import open_tiff
 from nh2st_graph.slide._wsi import APERIO, EXTRA, OTHER_PACKAGES, SCANNERS, WsiSlide, has_extra
 
-__all__ = ["open_slide", "or_extra", "slide_size"]
+__all__ = ["content_hash", "image_size", "open_full", "open_slide", "or_extra", "slide_size", "thumbnail"]
 
 
 @contextmanager
@@ -36,15 +41,36 @@ def open_slide(path: str | Path) -> Iterator[Slide]:
     ImageError
         If the file is missing, damaged, or of a format that no installed reader opens.
     """
-    slide = _open(Path(path))
+    slide = _open(path)
     try:
         yield slide
     finally:
         slide.close()
 
 
+@contextmanager
+def open_full(path: str | Path) -> Iterator[Image.Image]:
+    """Decode a full-resolution image to RGB, and hold it while the block runs.
+
+    Yields
+    ------
+    The decoded image. Cut regions out of it (``crop``, ``resize(box=...)``): an array of it would be a second copy.
+
+    Raises
+    ------
+    ImageError
+        As for :func:`open_slide`.
+    """
+    with open_slide(path) as slide:
+        decoded = slide.whole()
+    try:
+        yield decoded
+    finally:
+        decoded.close()
+
+
 def slide_size(path: str | Path) -> tuple[int, int]:
-    """Read the width and height of a slide or image at full resolution, without decoding it.
+    """Read the width and height of a slide or image at full resolution, as it is shown, without decoding it.
 
     Raises
     ------
@@ -55,47 +81,96 @@ def slide_size(path: str | Path) -> tuple[int, int]:
         return slide.sizes[0]
 
 
-def _open(path: Path) -> Slide:
+#: The same for a small image.
+image_size = slide_size
+
+
+def thumbnail(path: str | Path, max_side: int = 2000) -> tuple[NDArray[np.uint8], float]:
+    """Make a small copy of an image for plots.
+
+    Parameters
+    ----------
+    path
+        The full-resolution image. A JPEG is decoded at reduced size, so that the full image is never in memory.
+    max_side
+        Longest side of the result, in pixels.
+
+    Returns
+    -------
+    The RGB image, ``(height, width, 3)``, and its scale: thumbnail pixels per full-resolution pixel.
+
+    Raises
+    ------
+    ImageError
+        As for :func:`open_slide`.
+    """
+    with open_slide(path) as slide:
+        return slide.thumbnail(max_side)
+
+
+def content_hash(path: str | Path) -> str:
+    """Compute the SHA-256 of a file, and of how its pixels are read if that is not the common way, in hexadecimal."""
+    with split_scene(path)[0].open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256")
+    with open_slide(path) as slide:
+        if slide.layout is not None:
+            digest.update(slide.layout.reading.encode())
+    return digest.hexdigest()
+
+
+def _open(source: str | Path) -> Slide:
+    path, scene = split_scene(source)
     if not path.is_file():
         raise ImageError(f"image {path} does not exist; give the full-resolution image of the section")
     suffix = path.suffix.lower()
     of_scanner = suffix in SCANNERS
-    if of_scanner and has_extra():
-        return WsiSlide(path)
     if (not of_scanner or suffix == APERIO) and _is_tiff(path):
-        slide = _open_tiff(path)
+        slide = _open_tiff(path, scene, suffix == APERIO)
         if slide is not None:
             return slide
+        if not of_scanner:
+            raise ImageError(f"image {path} cannot be read as an image; give a JPEG, PNG or TIFF{or_extra(path)}")
+    if scene is not None:
+        raise ImageError(f"image {path} is no TIFF, of which one image could be chosen; give it without #{scene}")
+    if of_scanner and has_extra():
+        return WsiSlide(path)
     if of_scanner:
         packages = f"{EXTRA} {OTHER_PACKAGES.get(suffix, '')}".rstrip()
         raise ImageError(f"slide {path}: no installed reader opens {suffix}; {packages}")
-    try:
-        size, info = image_info(path)
-    except ImageError as error:
-        raise ImageError(f"{error.args[0]}{or_extra(path)}") from None
-    return HeldImage(path, size, dots_scale(info.get("dpi")))
+    return open_plain(path)
 
 
-def _open_tiff(path: Path) -> Slide | None:
-    """Open with tifffile, or with the extra if tifffile cannot open it or finds no resolution."""
-    plain = open_tiff(path)
-    if not has_extra() or (plain is not None and plain.microns_per_pixel is not None):
+def _open_tiff(path: Path, scene: str | None, of_scanner: bool) -> Slide | None:
+    """Open with tifffile, or with the extra if it reads the same pixels and knows more of the file.
+
+    It knows more of a scanner's file; of another one if tifffile cannot open it or finds no resolution.
+    """
+    plain = open_tiff(path, scene)
+    if not has_extra() or scene is not None:
+        return plain
+    layout = None if plain is None else plain.layout
+    if layout is not None and (not layout.by_openslide or (layout.resolution is not None and not of_scanner)):
         return plain
     try:
         by_extra = WsiSlide(path)
     except ImageError:
         return plain
-    if plain is None:
+    if plain is None or layout is None:
         return by_extra
     # If only the scanner's own reader finds the resolution, it also places tiles and levels right.
-    chosen, other = (plain, by_extra) if by_extra.microns_per_pixel is None else (by_extra, plain)
+    better = by_extra.sizes[0] == plain.sizes[0] if of_scanner else by_extra.microns_per_pixel is not None
+    chosen, other = (by_extra, plain) if better else (plain, by_extra)
     other.close()
+    if better:
+        by_extra.layout = layout
+        if layout.resolution is not None:
+            by_extra.microns_per_pixel = layout.microns_per_pixel
     return chosen
 
 
 def or_extra(path: Path) -> str:
     """Advise to install the extra, if it is missing and may read more of a file; else return an empty string."""
-    if has_extra() or not _is_tiff(path):
+    if has_extra() or not _is_tiff(split_scene(path)[0]):
         return ""
     return f"; if a scanner wrote this TIFF, its own reader may know more: {EXTRA}"
 

@@ -1,28 +1,42 @@
-"""Open images with Pillow: their size, a thumbnail for plots, and the full resolution."""
+"""Decode images with Pillow, and hold images that are decoded as a whole."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from nh2st_graph._errors import ImageError
 from nh2st_graph.slide._base import Box, Slide
+from nh2st_graph.slide._colour import Colour
+from nh2st_graph.slide._layout import Layout, UnreadableError, pillow_layout
 
-__all__ = ["HeldImage", "content_hash", "image_info", "image_size", "open_full", "thumbnail"]
+__all__ = ["HeldImage", "open_plain"]
 
 logger = logging.getLogger("nh2st_graph")
 
 #: An image with more pixels than this, of three bytes each, takes gigabytes.
 _MANY_PIXELS = 2**29
+
+_EXPORT = "export it as an RGB image of 8 bits"
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class _NoLimit:
@@ -53,7 +67,7 @@ _no_limit = _NoLimit()
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Image.Image]:
+def _open(path: Path) -> Iterator[ImageFile]:
     """Open an image with Pillow while the block runs, without the limit on pixels."""
     if not path.is_file():
         raise ImageError(f"image {path} does not exist; give the full-resolution image of the section")
@@ -71,90 +85,58 @@ def _open(path: Path) -> Iterator[Image.Image]:
                 raise ImageError(f"image {path} is cut off or damaged ({error}); copy or download it again") from error
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Read the width and height of an image in pixels, without decoding it.
+def open_plain(path: Path) -> HeldImage:
+    """Open an image that is no TIFF: JPEG, PNG, and what else Pillow reads.
 
     Raises
     ------
     ImageError
-        If the file is missing or not an image.
+        If the file is missing or no image, or its pixels cannot be shown rightly.
     """
-    return image_info(path)[0]
+    with _open(path) as image:
+        try:
+            layout = pillow_layout(image)
+        except UnreadableError as error:
+            raise ImageError(f"image {path} holds {error}; {_EXPORT}") from None
+    return HeldImage(path, layout, partial(_decode, path, layout))
 
 
-def image_info(path: str | Path) -> tuple[tuple[int, int], dict[Any, Any]]:
-    """Read the width and height of an image in pixels, and the rest of its header (Pillow's ``info``).
-
-    Raises
-    ------
-    ImageError
-        If the file is missing or not an image.
-    """
-    with _open(Path(path)) as image:
-        return image.size, dict(image.info)
-
-
-def thumbnail(path: str | Path, max_side: int = 2000) -> tuple[NDArray[np.uint8], float]:
-    """Decode an image at reduced size for plots.
-
-    Parameters
-    ----------
-    path
-        The full-resolution image. A JPEG is decoded at reduced size, so that the full image is never in memory.
-    max_side
-        Longest side of the result, in pixels.
-
-    Returns
-    -------
-    The RGB image, ``(height, width, 3)``, and its scale: thumbnail pixels per full-resolution pixel.
-
-    Raises
-    ------
-    ImageError
-        If the file is missing, not an image, or cut off.
-    """
-    with _open(Path(path)) as image:
-        full = max(image.size)
-        image.draft("RGB", (max_side, max_side))
+def _decode(path: Path, layout: Layout, max_side: int | None) -> Image.Image:
+    """Decode an image to RGB as it is shown, and as small as its format allows if that is enough."""
+    with _open(path) as image:
+        if max_side is not None:
+            image.draft("RGB", (max_side, max_side))
+        wide = image.format == "PNG" and ";16" in str(image.tile)
         image.load()
-        small = _rgb(image)
-        small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-        return np.asarray(small, dtype=np.uint8), max(small.size) / full
+        if wide:
+            _check_range(image, path)
+        rgb = _rgb(image)
+        turn = _TURNS.get(layout.orientation)
+        return rgb if turn is None else rgb.transpose(turn)
 
 
-@contextmanager
-def open_full(path: str | Path) -> Iterator[Image.Image]:
-    """Decode a full-resolution image to RGB, and hold it while the block runs.
-
-    Yields
-    ------
-    The decoded image. Cut regions out of it (``crop``, ``resize(box=...)``): an array of it would be a second copy.
-
-    Raises
-    ------
-    ImageError
-        If the file is missing, not an image, or cut off.
-    """
-    with _open(Path(path)) as image:
-        image.load()
-        decoded = _rgb(image)
-    try:
-        yield decoded
-    finally:
-        decoded.close()
-
-
-def content_hash(path: str | Path) -> str:
-    """Compute the SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _check_range(image: Image.Image, path: Path) -> None:
+    """Refuse 16 bits of which few are used: a camera kept 10, 12 or 14 bits in them, and the file does not say it."""
+    bands = image.getextrema()
+    colours = bands[: 1 if image.mode == "LA" else 3] if isinstance(bands[0], tuple) else (bands,)
+    highest = max(int(high) for _, high in colours)
+    top = 2**16 - 1 if image.mode.startswith("I") else 255
+    if highest <= top // 4:
+        share = round(highest / top * (2**16 - 1))
+        raise ImageError(
+            f"image {path} holds uint16, whose values end at about {share} of 65535, and does not say how many bits "
+            f"are used; {_EXPORT}"
+        )
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     """Convert to RGB, with transparent pixels on white, the colour of glass."""
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+    if image.mode.startswith("I"):  # grey of 16 bits
+        grey = Colour("grey", 16, 2**16 - 1).rgb(np.asarray(image)[..., None])
+        return Image.fromarray(grey)
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
@@ -168,38 +150,48 @@ class HeldImage(Slide):
     ----------
     path
         The file.
-    size
-        Width and height in pixels.
-    microns_per_pixel
-        Its resolution, if the file states one.
+    layout
+        What it shows.
+    decode
+        Decodes it to RGB, as it is shown; given a length, maybe only so small that its longest side still has it.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], microns_per_pixel: float | None = None) -> None:
-        self.path, self.sizes, self.microns_per_pixel = path, [size], microns_per_pixel
-        self._held = ExitStack()
+    layout: Layout
+
+    def __init__(self, path: Path, layout: Layout, decode: Callable[[int | None], Image.Image]) -> None:
+        self.path, self.layout, self.sizes = path, layout, [layout.size]
+        self.microns_per_pixel = layout.microns_per_pixel
+        self._decode = decode
         self._image: Image.Image | None = None
 
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
         """Return the whole image; see :meth:`Slide.region`."""
         del level, box
         if self._image is None:
-            width, height = self.sizes[0]
-            if width * height > _MANY_PIXELS:
-                logger.warning(
-                    "%s is not tiled, so all of its %d x %d px (%.1f GB) are decoded at once; "
-                    "a tiled TIFF needs a fraction of that memory",
-                    self.path,
-                    width,
-                    height,
-                    width * height * 3 / 1e9,
-                )
-            self._image = self._held.enter_context(open_full(self.path))
+            self._image = self.whole()
         return self._image, (0, 0)
+
+    def whole(self) -> Image.Image:
+        """Decode the image, of which the caller is the owner."""
+        width, height = self.sizes[0]
+        if width * height > _MANY_PIXELS:
+            logger.warning(
+                "%s is not tiled, so all of its %d x %d px (%.1f GB) are decoded at once; "
+                "a tiled TIFF needs a fraction of that memory",
+                self.path,
+                width,
+                height,
+                width * height * 3 / 1e9,
+            )
+        return self._decode(None)
 
     def thumbnail(self, max_side: int = 2000) -> tuple[NDArray[np.uint8], float]:
         """Decode at reduced size, if the format can; see :meth:`Slide.thumbnail`."""
-        return thumbnail(self.path, max_side)
+        small = self._decode(max_side)
+        small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        return np.asarray(small, dtype=np.uint8), max(small.size) / max(self.sizes[0])
 
     def close(self) -> None:
         """Free the image."""
-        self._held.close()
+        if self._image is not None:
+            self._image.close()

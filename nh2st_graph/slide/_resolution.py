@@ -1,12 +1,20 @@
-"""Resolution in um per pixel, as files state it: dots per inch, TIFF tags, OME-XML, Aperio's description."""
+"""Resolution in um per pixel, as files state it: dots per inch, TIFF tags, OME-XML, Aperio's description.
+
+A statement is a pair, along x and y. Where both differ, the file states no one resolution, and nothing else is asked.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-__all__ = ["aperio_scale", "dots_scale", "ome_scale", "plausible_scale"]
+__all__ = ["OmeImage", "Sides", "agreed", "aperio_scale", "dots_scale", "dots_sides", "ome_images", "ome_scale"]
+
+#: Width and height of a pixel in um.
+Sides = tuple[float, float]
 
 _INCH_UM = 25_400.0
 
@@ -19,11 +27,60 @@ _AGREE = 0.02
 _UM = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
-def dots_scale(dots: tuple[float, float] | None, unit_um: float = _INCH_UM) -> float | None:
+@dataclass(frozen=True)
+class OmeImage:
+    """An ``Image`` of OME-XML.
+
+    Attributes
+    ----------
+    name
+        Its name, if it has one.
+    page
+        Number of its first page in the file.
+    sides
+        Width and height of a pixel in um, if they are stated.
+    bits
+        Bits of a sample that are used, if they are stated.
+    """
+
+    name: str | None
+    page: int
+    sides: Sides | None
+    bits: int | None
+
+
+def agreed(sides: Sides | None) -> float | None:
+    """Return the one resolution of a statement; None if x and y differ, or no microscope has it."""
+    if sides is None:
+        return None
+    x, y = sides
+    low, high = _PLAUSIBLE_UM
+    mean = (x + y) / 2
+    return mean if low <= mean <= high and abs(x - y) <= _AGREE * mean else None
+
+
+def plausible(sides: Sides) -> Sides | None:
+    """Return a statement if a microscope can have the resolution of either side, else None: it means something else."""
+    low, high = _PLAUSIBLE_UM
+    return sides if any(low <= each <= high for each in sides) else None
+
+
+def plausible_scale(um: float | None) -> float | None:
+    """Return the resolution if a microscope can have it, else None."""
+    return None if um is None else agreed((um, um))
+
+
+def dots_sides(dots: Sequence[float] | None, unit_um: float = _INCH_UM) -> Sides | None:
     """Convert dots per unit (x, y; an inch by default) to um per pixel; None if no microscope has that resolution."""
     if dots is None or not min(dots) > 0:
         return None
-    return _agreed(*(unit_um / float(each) for each in dots))
+    x, y = dots
+    return plausible((unit_um / float(x), unit_um / float(y)))
+
+
+def dots_scale(dots: Sequence[float] | None, unit_um: float = _INCH_UM) -> float | None:
+    """Convert dots per unit (x, y; an inch by default) to um per pixel; None if no microscope has that resolution."""
+    return agreed(dots_sides(dots, unit_um))
 
 
 def aperio_scale(description: str) -> float | None:
@@ -31,35 +88,42 @@ def aperio_scale(description: str) -> float | None:
     if not description.startswith("Aperio"):
         return None
     found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", description)
-    return _agreed(float(found[1]), float(found[1])) if found else None
+    return plausible_scale(float(found[1])) if found else None
 
 
-def ome_scale(xml: str | None) -> float | None:
-    """Read um per pixel from OME-XML (``PhysicalSizeX``, ``PhysicalSizeY`` and their units); None if it has none."""
+def ome_images(xml: str | None) -> list[OmeImage]:
+    """List the images that OME-XML describes: each with its own resolution (``PhysicalSizeX``, ``PhysicalSizeY``)."""
     if not xml:
-        return None
+        return []
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
-        return None
-    pixels: Any = next((each for each in root.iter() if each.tag.rpartition("}")[2] == "Pixels"), None)
-    if pixels is None or "PhysicalSizeX" not in pixels.attrib:
+        return []
+    found = []
+    for image in _named(root, "Image"):
+        for pixels in _named(image, "Pixels"):
+            first = next(iter(_named(pixels, "TiffData")), None)
+            page = 0 if first is None else int(first.get("IFD", 0))
+            bits = pixels.get("SignificantBits")
+            found.append(OmeImage(image.get("Name"), page, _ome_sides(pixels), int(bits) if bits else None))
+    return found
+
+
+def ome_scale(xml: str | None) -> float | None:
+    """Read um per pixel of the first image in OME-XML; None if it has none."""
+    return next((agreed(image.sides) for image in ome_images(xml)), None)
+
+
+def _named(above: Any, tag: str) -> list[Any]:
+    return [each for each in above.iter() if each.tag.rpartition("}")[2] == tag]
+
+
+def _ome_sides(pixels: Any) -> Sides | None:
+    if "PhysicalSizeX" not in pixels.attrib:
         return None
     x, y = (
         float(pixels.get(f"PhysicalSize{axis}", pixels.get("PhysicalSizeX")))
         * _UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"), 0.0)
         for axis in "XY"
     )
-    return _agreed(x, y)
-
-
-def plausible_scale(um: float | None) -> float | None:
-    """Return the resolution if a microscope can have it, else None."""
-    return None if um is None else _agreed(um, um)
-
-
-def _agreed(x: float, y: float) -> float | None:
-    """Return the mean of two resolutions if they agree and a microscope can have it, else None."""
-    low, high = _PLAUSIBLE_UM
-    mean = (x + y) / 2
-    return mean if low <= mean <= high and abs(x - y) <= _AGREE * mean else None
+    return plausible((x, y))

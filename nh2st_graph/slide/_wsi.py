@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 
 from nh2st_graph._errors import ImageError, reason
 from nh2st_graph.slide._base import Box, Slide
-from nh2st_graph.slide._resolution import plausible_scale
+from nh2st_graph.slide._resolution import agreed, plausible_scale
 
 __all__ = ["APERIO", "EXTRA", "OTHER_PACKAGES", "SCANNERS", "WsiSlide", "has_extra"]
 
@@ -70,7 +71,7 @@ class WsiSlide(Slide):
                 f"slide {path}: no installed reader opens it ({reason(error)}); {advice}, or export it as a tiled TIFF"
             ) from error
         self.sizes = [(int(width), int(height)) for height, width in about.level_shape]
-        self.microns_per_pixel = plausible_scale(about.mpp)
+        self.microns_per_pixel = _scale(about)
 
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
         """Read the box; see :meth:`Slide.region`. OpenSlide takes its corner in full-resolution pixels."""
@@ -86,3 +87,12 @@ class WsiSlide(Slide):
     def close(self) -> None:
         """Close the reader."""
         self._reader.detach_reader()
+
+
+def _scale(about: Any) -> float | None:
+    """Read um per pixel. wsidata gives one number, of x or y; OpenSlide's own properties have both."""
+    raw = json.loads(getattr(about, "raw", None) or "{}")
+    try:
+        return agreed((float(raw["openslide.mpp-x"]), float(raw["openslide.mpp-y"])))
+    except (KeyError, TypeError, ValueError):
+        return plausible_scale(about.mpp)

@@ -5,13 +5,15 @@ import io
 import os
 import subprocess
 import sys
+import zlib
 from contextlib import ExitStack
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nh2st_graph import ImageError
 from nh2st_graph.slide import _pillow as _image
@@ -95,6 +97,76 @@ def test_every_mode_becomes_rgb_over_white(folder, mode, value, expected):
         assert image.mode == "RGB"
         np.testing.assert_allclose(image.getpixel((2, 2)), expected, atol=1)
     np.testing.assert_allclose(thumbnail(path)[0][2, 2], expected, atol=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_the_orientation_in_exif_is_obeyed(folder, ending, orientation):
+    path, exif = folder / f"turned.{ending}", Image.Exif()
+    exif[274] = orientation
+    stored = Image.fromarray(PIXELS[:4, :8]).resize((640, 320))
+    stored.save(path, exif=exif, **({"quality": 95} if ending == "jpg" else {}))
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert image_size(path) == expected.shape[1::-1]
+    with open_full(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), expected)
+    small, scale = thumbnail(path, 160)
+    assert scale == 0.25
+    theirs = np.asarray(Image.fromarray(expected).resize(small.shape[1::-1], Image.Resampling.BOX))
+    assert np.abs(small.astype(int) - theirs).mean() < 4
+
+
+def test_exif_behind_the_pixels_of_a_png(folder):
+    exif = Image.Exif()
+    exif[274] = 6
+    content = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = (len(content) - 4).to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big")
+    path = folder / "late.png"
+    path.write_bytes(ENCODED["png"][:-12] + chunk + ENCODED["png"][-12:])
+    assert image_size(path) == (60, 90)
+    with open_full(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), np.rot90(PIXELS, -1))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bits_of_png(folder, channels):
+    n_colours = 1 if channels < 3 else 3
+    values, path = np.full((20, 30, channels), 65535, np.uint16), folder / "deep.png"
+    values[..., :n_colours] = PIXELS[:20, :30, :n_colours].astype(np.uint16) * 257
+    path.write_bytes(imagecodecs.png_encode(np.squeeze(values)))
+    with open_full(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), np.broadcast_to(PIXELS[:20, :30, :n_colours], (20, 30, 3)))
+    values[..., :n_colours] = 3200
+    path.write_bytes(imagecodecs.png_encode(np.squeeze(values)))
+    for read in (thumbnail, lambda path: open_full(path).__enter__()):
+        with pytest.raises(ImageError, match=r"deep\.png holds uint16, whose values end at about 3\d\d\d of 65535"):
+            read(path)
+
+
+def test_inks_of_a_jpeg_and_a_palette_with_transparency(folder):
+    rgb = Image.new("RGB", (16, 16), (200, 90, 160))
+    rgb.convert("CMYK").save(folder / "inks.jpg", quality=95)
+    rgb.quantize(4).save(folder / "palette.png", transparency=0)
+    for name, expected in {"inks.jpg": (200, 90, 160), "palette.png": (255, 255, 255)}.items():
+        with open_full(folder / name) as image:
+            np.testing.assert_allclose(image.getpixel((5, 5)), expected, atol=3)
+
+
+@pytest.mark.parametrize(("mode", "says"), [("F", "float32"), ("I", "int32"), ("LAB", r"CIE L\*a\*b\*")])
+def test_samples_that_are_refused(folder, mode, says):
+    path = folder / "other.tif"
+    Image.new(mode, (5, 4)).save(path)
+    for read in (image_size, thumbnail, lambda path: open_full(path).__enter__()):
+        with pytest.raises(ImageError, match=rf"other\.tif holds {says}.*; export it as an RGB image of 8 bits$"):
+            read(path)
+
+
+def test_floating_point_numbers_are_refused(folder):
+    path = folder / "float.pfm"
+    Image.new("F", (5, 4), 0.5).save(path)
+    with pytest.raises(ImageError, match=r"float\.pfm holds floating-point numbers"):
+        image_size(path)
 
 
 @pytest.mark.parametrize("read", [image_size, thumbnail, lambda path: open_full(path).__enter__()])

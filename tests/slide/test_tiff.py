@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from tifffile import TiffWriter
 
 from nh2st_graph import ImageError
-from nh2st_graph.slide import HeldImage, TiffSlide, _tiff, open_slide
+from nh2st_graph.slide import HeldImage, TiffSlide, _open, _tiff, open_slide
 
 from ..slides import halved, write_pyramid
 
@@ -132,11 +134,12 @@ def test_strips_of_a_small_image_are_held_whole(tmp_path, monkeypatch):
     ("pixels", "options", "says"),
     [
         (np.zeros((64, 64, 3), np.uint16), {"photometric": "rgb"}, "uint16, 3 samples"),
-        (np.zeros((3, 64, 64), np.uint8), {"photometric": "rgb", "planarconfig": "separate"}, "uint8, 3 samples"),
         (np.zeros((3, 64, 64), np.uint8), {"photometric": "minisblack", "ome": True}, "1 samples a pixel, 3 planes"),
-        (np.zeros((64, 64), np.uint8), {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}, "photom"),
+        (np.zeros((64, 64, 3), np.float32), {"photometric": "rgb"}, "float32, 3 samples"),
+        (np.zeros((64, 64, 3), np.int16), {"photometric": "rgb"}, "int16, 3 samples"),
+        (np.zeros((64, 64, 3), np.uint8), {"photometric": "cielab"}, r"CIE L\*a\*b\* \(uint8, 3 samples a pixel\)"),
     ],
-    ids=["16 bits", "planes", "channels", "palette"],
+    ids=["12 bits in 16", "channels", "float", "signed", "Lab"],
 )
 def test_what_is_no_image_of_bytes_is_refused(tmp_path, pixels, options, says):
     options = dict(options)
@@ -197,3 +200,48 @@ def test_scale_of_ome(tmp_path):
         assert slide.microns_per_pixel == pytest.approx(0.65)
         assert slide.sizes == [(200, 200), (100, 100)]
         np.testing.assert_array_equal(np.asarray(slide.region(1, (3, 4, 60, 70))[0]), halved(SQUARE)[4:70, 3:60])
+
+
+@pytest.mark.parametrize("with_extra", [True, False], ids=["with the extra", "without"])
+@pytest.mark.parametrize(
+    ("compression", "photometric", "luma"),
+    [
+        (33003, "rgb", True),
+        (33003, "ycbcr", True),
+        (33005, "rgb", False),
+        (34712, "rgb", False),
+        (34712, "ycbcr", True),
+    ],
+)
+@pytest.mark.parametrize("ending", [".svs", ".tif"])
+def test_aperio_keeps_luma_and_chroma_in_jpeg_2000(
+    tmp_path, monkeypatch, ending, compression, photometric, luma, with_extra
+):
+    """Scheme 33003 holds luma and chroma, whatever the colour tag says, and 33005 holds RGB."""
+    if not with_extra:
+        for file in (_open, _tiff):
+            monkeypatch.setattr(file, "has_extra", lambda: False)
+    x = np.linspace(0, 1, 128)
+    rgb = np.stack(np.broadcast_arrays(120 + 120 * x, 90 + 100 * x[:, None], 200 - 50 * x), axis=-1).astype(np.uint8)
+    kept = np.asarray(Image.fromarray(rgb).convert("YCbCr")) if luma else rgb
+    tiles = [
+        imagecodecs.jpeg2k_encode(kept[y : y + 64, x : x + 64], codecformat="j2k", mct=False, reversible=True)
+        for y in (0, 64)
+        for x in (0, 64)
+    ]
+    path = tmp_path / f"slide{ending}"
+    with TiffWriter(path) as file:
+        file.write(
+            iter(tiles),
+            shape=rgb.shape,
+            dtype=np.uint8,
+            tile=(64, 64),
+            photometric=photometric,
+            compression=compression,
+            description="Aperio Image Library v11\n128x128 (64x64) J2K|MPP = 0.5",
+            metadata=None,
+        )
+    with open_slide(path) as slide:
+        found = np.asarray(slide.region(0, (3, 5, 100, 120))[0]).astype(int)
+        assert slide.microns_per_pixel == 0.5
+    assert np.abs(found - rgb[5:120, 3:100]).max() <= 3

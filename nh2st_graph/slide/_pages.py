@@ -1,0 +1,452 @@
+"""Find the slide among the pages of a TIFF: which page it is, its smaller copies, and what its samples mean."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nh2st_graph._errors import ImageError
+from nh2st_graph.slide._colour import LUMA, N_COLOURS, Colour, Model
+from nh2st_graph.slide._layout import ORIENTATION, Layout, Level, UnreadableError, orientation_of, shown_size
+from nh2st_graph.slide._resolution import OmeImage, Sides, aperio_scale, dots_sides, ome_images
+from nh2st_graph.slide._segments import (
+    APERIO_LUMA,
+    APERIO_RGB,
+    JPEG,
+    JPEG_2000,
+    grid,
+    of_luma,
+    raw_segment,
+    segment,
+    subsampling,
+    window,
+)
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
+
+__all__ = ["OwnReaderError", "ScenesError", "tiff_layout"]
+
+logger = logging.getLogger("nh2st_graph")
+
+_MODELS: dict[int, Model] = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr"}
+_OTHER_MODELS = {4: "a mask", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32803: "a colour filter array"}
+
+#: Values of the tag of extra samples.
+_ASSOCIATED, _UNASSOCIATED = 1, 2
+
+#: Codecs that convert luma and chroma by themselves, whatever the colour tag says.
+_OWN_COLOURS = frozenset({22610, 34892, 34934, 48124, 50001, 50002, 52546})
+
+#: If no value is above this share of the range, the samples keep fewer bits than they have room for.
+_USED = 1 / 4
+
+#: Segments to look at for that.
+_LOOKED_AT = 256
+
+#: Names of images beside the slide.
+_BESIDE = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode|preview)(?![a-z])", re.IGNORECASE)
+
+#: An image of at most this share of the largest one's area does not have its standing.
+_STANDING = 1 / 4
+
+
+class OwnReaderError(Exception):
+    """A scanner's format whose tiles only its own reader places rightly."""
+
+
+class ScenesError(Exception):
+    """Images of equal standing, none of which was chosen, or none of which has the name that was asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """An image of a file that may be the slide, with the pages that may be its smaller copies."""
+
+    page: TiffPage
+    name: str | None = None
+    beside: bool = False
+    smaller: list[TiffPage] = field(default_factory=list)
+    planes: str = ""
+    ome: OmeImage | None = None
+    described: bool = False
+
+    @property
+    def area(self) -> int:
+        return int(self.page.imagewidth * self.page.imagelength)
+
+    def shown(self, number: int) -> str:
+        name = "" if self.name is None else f" {self.name!r}"
+        return f"{number}{name} ({self.page.imagewidth} x {self.page.imagelength} px)"
+
+
+def tiff_layout(file: TiffFile, scene: str | None = None) -> Layout:
+    """Decide what a TIFF shows.
+
+    The largest image is the slide. OME-XML, sub-images, ``NewSubfileType`` and descriptions say which pages are its
+    smaller copies and which are other images; a page without a statement is a copy if it shows the same.
+
+    Parameters
+    ----------
+    file
+        The open file.
+    scene
+        Name or number of another image to take.
+
+    Raises
+    ------
+    OwnReaderError
+        If only the scanner's own reader reads this format rightly.
+    ScenesError
+        If there are several images of equal standing, or none of the name.
+    UnreadableError
+        If its pixels cannot be shown rightly.
+    ImageError
+        If it is damaged.
+    """
+    vendor = next((each for each in ("ndpi", "scn", "bif") if getattr(file, f"is_{each}", False)), None)
+    if vendor is not None:
+        raise OwnReaderError(vendor)
+    candidates = _by_series(file) or _by_pages(file)
+    chosen = _main(candidates) if scene is None else _asked(candidates, scene)
+    layout = _layout(chosen, candidates, scene)
+    if scene is None:
+        levels = [level.page for level in layout.levels]
+        others = [each for each in candidates if not (each.beside or any(each.page is page for page in levels))]
+        rivals = [each for each in others if each.area > _STANDING * chosen.area]
+        pages = [chosen, *rivals]
+        if rivals and layout.levels[0].colour.model == "grey" and len({each.page.shape for each in pages}) == 1:
+            raise UnreadableError(_planes(chosen.page, len(pages), f"?{chosen.page.axes}"))
+        if rivals:
+            raise ScenesError(
+                f"holds {len(rivals) + 1} images of equal standing: {_listed(candidates)}; choose one by its name or "
+                f"number: {Path(file.filename).name}#{candidates.index(chosen)}"
+            )
+        if others and chosen.described:
+            _say_once(
+                f"image {file.filehandle.path}: the largest of {_listed(candidates)} is taken; choose another by its "
+                f"name or number: {Path(file.filename).name}#{candidates.index(others[0])}"
+            )
+    return layout
+
+
+@cache
+def _say_once(text: str) -> None:
+    logger.warning(text)
+
+
+def _listed(candidates: Sequence[_Candidate]) -> str:
+    shown = [each.shown(number) for number, each in enumerate(candidates)]
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
+
+
+def _main(candidates: Sequence[_Candidate]) -> _Candidate:
+    own = [each for each in candidates if not each.beside] or candidates
+    return max(own, key=lambda each: each.area)
+
+
+def _asked(candidates: Sequence[_Candidate], scene: str) -> _Candidate:
+    named = [each for each in candidates if each.name == scene]
+    if len(named) == 1:
+        return named[0]
+    if not named and scene.isdecimal() and int(scene) < len(candidates):
+        return candidates[int(scene)]
+    problem = f"{len(named)} images named" if named else "no image"
+    raise ScenesError(f"holds {problem} {scene!r}: {_listed(candidates)}")
+
+
+def _by_series(file: TiffFile) -> list[_Candidate]:
+    """List images as OME-XML or Philips' XML describes them; none if the file has no such description."""
+    images = ome_images(file.ome_metadata if file.is_ome else None)
+    pages = {each.page: each for each in images}
+    listed = [each for each in file.series if each.kind.lower() in {"ome", "philips"}]
+    found = []
+    for number, series in enumerate(listed):
+        if series.pages[0] is None:
+            continue
+        page = series.pages[0].aspage()
+        smaller = [level.pages[0].aspage() for level in series.levels[1:] if level.pages[0] is not None]
+        about = images[number] if len(images) == len(listed) else pages.get(int(page.index))
+        # tifffile gives a series without a name one of its own.
+        name = about.name if about is not None else series.name
+        planes = _planes(page, len(series.pages), series.axes) if len(series.pages) > 1 else ""
+        if page.parent is not file:
+            planes = "no pixels, which are in other files"
+        found.append(_Candidate(page, name, bool(name and _BESIDE.search(name)), smaller, planes, about, True))
+    return found
+
+
+def _planes(page: TiffPage, n_pages: int, axes: str) -> str:
+    return f"{page.dtype}, {page.samplesperpixel} samples a pixel, {n_pages} planes (axes {axes})"
+
+
+def _by_pages(file: TiffFile) -> list[_Candidate]:
+    """List images by what their pages say of themselves."""
+    planes = ""
+    if file.is_imagej and len(file.series[0].axes.replace("S", "")) > 2:
+        planes = _planes(file.series[0].keyframe, len(file.series[0].pages), file.series[0].axes)
+    found: list[_Candidate] = []
+    reduced: list[tuple[int, TiffPage]] = []
+    for page, parent in _walk(file):
+        if page.subfiletype & 4:  # a mask
+            continue
+        beside = _says_beside(page, file)
+        own = next((each for each in found if each.page is parent), None)
+        if own is not None and (_is_reduced(page) or page.imagewidth < own.page.imagewidth):
+            own.smaller.append(page)
+        elif _is_reduced(page) and not beside:
+            reduced.append((len(found), page))
+        else:
+            found.append(_Candidate(page, _page_name(page), beside, planes=planes))
+    if not found:
+        _, first = max(reduced, key=lambda each: each[1].imagewidth * each[1].imagelength)
+        found.append(_Candidate(first, planes=planes))
+    for place, page in reduced:
+        # A copy follows its image, except for a thumbnail that comes first.
+        for own in (*found[:place][::-1], *found[place:]):
+            if not own.beside and own.page is not page and _same_view(page, own.page):
+                own.smaller.append(page)
+                break
+    return found
+
+
+def _walk(file: TiffFile) -> Iterator[tuple[TiffPage, TiffPage | None]]:
+    """Yield each page and its sub-images."""
+    for each in file.pages:
+        page = each.aspage()
+        yield page, None
+        for sub in page.pages or ():
+            yield sub.aspage(), page
+
+
+def _is_reduced(page: TiffPage) -> bool:
+    return bool(page.subfiletype & 1) or (254 not in page.tags and page.tags.valueof(255) == 2)
+
+
+def _says_beside(page: TiffPage, file: TiffFile) -> bool:
+    """Say whether a page is a label or an overview by its own words."""
+    if file.is_svs and not page.is_tiled and page.index != 0:
+        return True
+    second_line = page.description.partition("\n")[2] if page.description.startswith("Aperio") else ""
+    words = (second_line.strip()[:8], page.description if len(page.description) < 64 else "", _page_name(page) or "")
+    return page.subfiletype == 9 or any(_BESIDE.search(each) for each in words)
+
+
+def _page_name(page: TiffPage) -> str | None:
+    name = page.tags.valueof(285)
+    return name.strip("\0 ") if isinstance(name, str) and name.strip("\0 ") else None
+
+
+def _same_view(page: TiffPage, other: TiffPage) -> bool:
+    """Say whether two pages have the same proportions, and are stored in the same way."""
+    w, h, width, height = (
+        int(each) for each in (page.imagewidth, page.imagelength, other.imagewidth, other.imagelength)
+    )
+    same = abs(w * height - h * width) <= max(w, h, width, height)
+    return same and page.is_tiled == other.is_tiled and page.samplesperpixel == other.samplesperpixel
+
+
+def _layout(chosen: _Candidate, candidates: Sequence[_Candidate], scene: str | None) -> Layout:
+    page = chosen.page
+    if chosen.planes:
+        raise UnreadableError(chosen.planes)
+    colour = _colour(page, chosen.ome)
+    orientation = _orientation(page)
+    levels = {(int(page.imagewidth), int(page.imagelength)): (page, colour)}
+    unsaid = [] if chosen.described else [each.page for each in candidates if not each.beside]
+    for smaller in sorted([*chosen.smaller, *unsaid], key=lambda each: -each.imagewidth):
+        size = int(smaller.imagewidth), int(smaller.imagelength)
+        if (
+            size in levels
+            or size[0] > page.imagewidth
+            or not _same_view(smaller, page)
+            or _orientation(smaller) != orientation
+        ):
+            continue
+        try:
+            own = _colour(smaller, chosen.ome)
+            if not (chosen.described or _is_reduced(smaller) or _shows(smaller, own, *list(levels.values())[-1])):
+                continue
+        except (UnreadableError, ImageError):
+            continue
+        levels[size] = smaller, own
+    if colour.bits == 16 and colour.top == 2**16 - 1:
+        _check_range(*list(levels.values())[-1])
+    return Layout(
+        tuple(Level(shown_size(*size, orientation), own, each) for size, (each, own) in levels.items()),
+        orientation,
+        _resolution(page, chosen.ome),
+        _by_openslide(page, colour) and orientation == 1,
+        scene,
+    )
+
+
+def _shows(page: TiffPage, colour: Colour, other: TiffPage, other_colour: Colour, side: int = 64) -> bool:
+    """Say whether a page is a smaller copy of another: compare some windows."""
+    width, height = int(page.imagewidth), int(page.imagelength)
+    factor = other.imagewidth / width
+    ours, theirs = [], []
+    part = cache(lambda index: segment(page, colour, index))
+    whole = cache(lambda index: segment(other, other_colour, index))
+    for x, y in ((0.5, 0.5), (0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)):
+        left, top = max(0, int(x * width - side / 2)), max(0, int(y * height - side / 2))
+        box = left, top, min(left + side, width), min(top + side, height)
+        across, down = (
+            (round(a * factor), min(round(b * factor), int(end)))
+            for a, b, end in ((*box[::2], other.imagewidth), (*box[1::2], other.imagelength))
+        )
+        ours.append(window(page, box, part))
+        large = Image.fromarray(window(other, (across[0], down[0], across[1], down[1]), whole))
+        theirs.append(np.asarray(large.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BOX)))
+    one, two = (np.concatenate([each.ravel() for each in windows]).astype(np.float32) for windows in (ours, theirs))
+    spread = np.abs(two - two.mean()).mean()
+    return bool(np.abs(one - two).mean() <= max(2.0, spread / 4))
+
+
+def _orientation(page: TiffPage) -> int:
+    return orientation_of(page.tags.valueof(ORIENTATION))
+
+
+def _by_openslide(page: TiffPage, colour: Colour) -> bool:
+    """Say whether OpenSlide shows a page as we do: it knows the plain cases."""
+    plain = colour == Colour("RGB", palette=None)
+    luma = colour.model == "YCbCr" and page.compression == APERIO_LUMA and colour.luma == LUMA
+    return (plain or luma) and page.samplesperpixel == 3 and page.planarconfig == 1 and page.photometric in {2, 6}
+
+
+def _resolution(page: TiffPage, ome: OmeImage | None) -> Sides | None:
+    """Read um per pixel of this image: from formats that state it, else from the resolution tags."""
+    stated = aperio_scale(page.description)
+    if stated is not None:
+        return stated, stated
+    if ome is not None and ome.sides is not None:
+        return ome.sides
+    if "XResolution" not in page.tags:
+        return None
+    unit_um = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit))
+    return dots_sides(page.resolution, unit_um) if unit_um else None
+
+
+def _colour(page: TiffPage, ome: OmeImage | None) -> Colour:
+    """Read what the samples of a page mean."""
+    n_samples, photometric, compression = int(page.samplesperpixel), int(page.photometric), int(page.compression)
+    bits = page.bitspersample
+    kind = f"{page.dtype}, {n_samples} samples a pixel"
+    if compression not in {1, *JPEG} and not _has_codec(compression):
+        raise UnreadableError(f"pixels that are packed in a way no codec here unpacks (compression {compression})")
+    model = _MODELS.get(photometric)
+    if model is None:
+        raise UnreadableError(f"{_OTHER_MODELS.get(photometric, f'photometric {photometric}')} ({kind})")
+    if compression in JPEG_2000:
+        model = "YCbCr" if of_luma(page) else "RGB" if compression == APERIO_RGB else model
+    n_colours = N_COLOURS[model]
+    extra = tuple(int(each) for each in page.extrasamples)
+    # The decoder of JPEG converts, unless colours are in planes or others lie beside them.
+    one_piece = compression in JPEG and page.planarconfig == 1
+    if model == "YCbCr" and one_piece and not extra:
+        model = "RGB"
+    elif model == "YCbCr" and (one_piece or compression in _OWN_COLOURS):
+        raise UnreadableError(f"luma and chroma in a way that is not known ({kind}, compression {compression})")
+    if not isinstance(bits, int) or page.dtype is None or page.dtype.kind not in "ub" or bits > 16:
+        raise UnreadableError(f"{page.dtype or f'samples of {bits} bits'}, {n_samples} samples a pixel")
+    if page.imagedepth != 1:
+        raise UnreadableError(f"{page.imagedepth} layers in one page")
+    if n_samples < n_colours or len(extra) != n_samples - n_colours:
+        raise UnreadableError(f"{kind}, photometric {photometric}, and does not say what each sample is")
+    alpha = next((i for i, each in enumerate(extra, n_colours) if each in {_ASSOCIATED, _UNASSOCIATED}), None)
+    premultiplied = alpha is not None and extra[alpha - n_colours] == _ASSOCIATED
+    if premultiplied and model not in {"grey", "RGB"}:
+        raise UnreadableError(f"associated alpha with {model} ({kind})")
+    if premultiplied and photometric == 0:
+        raise UnreadableError(f"associated alpha with grey whose 0 is white ({kind})")
+    return Colour(
+        model,
+        bits,
+        _top(page, bits, ome) if model != "palette" else 2**bits - 1,
+        inverted=photometric == 0,
+        alpha=alpha,
+        premultiplied=premultiplied,
+        palette=_palette(page) if model == "palette" else None,
+        **(_luma(page, bits, kind) if model == "YCbCr" else {}),
+        **({} if model != "CMYK" else _check_inks(page, kind)),
+    )
+
+
+def _has_codec(compression: int) -> bool:
+    from tifffile import TIFF
+
+    try:
+        return TIFF.DECOMPRESSORS[compression] is not None
+    except KeyError:
+        return False
+
+
+def _top(page: TiffPage, bits: int, ome: OmeImage | None) -> int:
+    """Find the value of white: that of all bits, or of those that the file says are used."""
+    stated = np.max(page.tags.valueof(281, 2**bits - 1))
+    if ome is not None and ome.bits is not None and 8 < ome.bits < bits:
+        return 2**ome.bits - 1
+    # The tag may be the highest value that occurs; one less than a power of two is a range.
+    return int(stated) if 8 < int(stated).bit_length() < bits and (stated & (stated + 1)) == 0 else 2**bits - 1
+
+
+def _check_range(page: TiffPage, colour: Colour) -> None:
+    """Refuse 16 bits of which few are used: a camera kept 10, 12 or 14 bits in them, and the file does not say it."""
+    *_, across, down = grid(page)
+    n_colours, highest = N_COLOURS[colour.model], 0
+    for index in np.unique(np.linspace(0, across * down - 1, _LOOKED_AT).astype(int)):
+        samples = raw_segment(page, int(index))
+        if samples is not None and samples.size:
+            highest = max(highest, int(samples[..., :n_colours].max()))
+        if highest > _USED * colour.top:
+            return
+    raise UnreadableError(
+        f"uint16, {page.samplesperpixel} samples a pixel, whose values end at {highest} of {colour.top}, and does not "
+        "say how many bits are used"
+    )
+
+
+def _palette(page: TiffPage) -> NDArray[np.uint8]:
+    colours = page.tags.valueof(320)
+    if colours is None:
+        raise UnreadableError("a palette image without its palette")
+    table = np.asarray(colours).reshape(3, -1).T
+    # Some writers keep 8 bits where 16 are meant.
+    return (table if table.max() < 256 else table >> 8).astype(np.uint8)
+
+
+def _luma(page: TiffPage, bits: int, kind: str) -> dict[str, Any]:
+    if subsampling(page) != (1, 1):
+        known = {1, 2, 4}
+        plain = bits == 8 and page.samplesperpixel == 3 and page.planarconfig == 1 and page.predictor == 1
+        if not plain or not set(subsampling(page)) <= known:
+            raise UnreadableError(f"luma and chroma of different size ({kind}, {subsampling(page)})")
+    shares, reference = _ratios(page, 529), _ratios(page, 532)
+    if reference is not None and (len(reference) != 6 or min(reference[1::2]) <= 2 ** (bits - 2)):
+        raise UnreadableError(f"luma and chroma whose white is {reference[1::2]} ({kind})")
+    return {"luma": shares or LUMA, "reference": reference}
+
+
+def _ratios(page: TiffPage, tag: int) -> tuple[float, ...] | None:
+    value = page.tags.valueof(tag)
+    if value is None:
+        return None
+    return tuple(float(a / b) if b else 0.0 for a, b in np.reshape(value, (-1, 2)).tolist())
+
+
+def _check_inks(page: TiffPage, kind: str) -> dict[str, Any]:
+    """Refuse inks that are not cyan, magenta, yellow and black from none to full."""
+    bits = page.bitspersample
+    dots = tuple(np.ravel(page.tags.valueof(336, (0, 2**bits - 1))).tolist())
+    if int(page.tags.valueof(332, 1)) != 1 or dots[:2] != (0, 2**bits - 1):
+        raise UnreadableError(f"inks that are not cyan, magenta, yellow and black ({kind})")
+    return {}

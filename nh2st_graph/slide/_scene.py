@@ -1,0 +1,37 @@
+"""Names of images: a file, or one of the images in a file, as ``FILE#NAME`` or ``FILE#NUMBER``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+__all__ = ["image_exists", "image_name", "split_scene"]
+
+
+def split_scene(source: str | Path) -> tuple[Path, str | None]:
+    """Split ``FILE#SCENE`` into the file and the scene; a file may have ``#`` in its name.
+
+    Returns
+    -------
+    The file, and the scene or None.
+    """
+    path, text = Path(source), str(source)
+    if path.is_file():
+        return path, None
+    for found in re.finditer("#", text):
+        file = Path(text[: found.start()])
+        if file.is_file():
+            return file, text[found.end() :]
+    return path, None
+
+
+def image_exists(source: str | Path) -> bool:
+    """Say whether the file of an image is there."""
+    return split_scene(source)[0].is_file()
+
+
+def image_name(source: str | Path) -> str:
+    """Name an image by its file, without endings, and its scene: a name for a section and its file."""
+    path, scene = split_scene(source)
+    stem = path.name.partition(".")[0]
+    return stem if scene is None else f"{stem}_{re.sub(r'[^0-9A-Za-z_-]+', '_', scene).strip('_')}"

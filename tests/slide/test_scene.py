@@ -1,0 +1,81 @@
+"""``FILE#SCENE``: what it means, and that it works wherever a path of an image is taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from tifffile import TiffWriter
+
+import nh2st_graph as ng
+from nh2st_graph.slide import content_hash, image_exists, image_name, split_scene
+
+from ..slides import tissue_image
+
+PINK, SIDE = np.array([220, 120, 180], np.uint8), 300
+
+
+@pytest.fixture
+def two(tmp_path):
+    path = tmp_path / "two.ome.tif"
+    with TiffWriter(path, ome=True) as file:
+        for name, pixels in {"left": np.broadcast_to(PINK, (310, 310, 3)), "the right": tissue_image(SIDE)}.items():
+            about = {"axes": "YXS", "Name": name, "PhysicalSizeX": 2.0, "PhysicalSizeY": 2.0}
+            file.write(pixels, photometric="rgb", tile=(64, 64), metadata=about)
+    return path
+
+
+def test_a_file_may_have_the_sign_in_its_name(tmp_path):
+    file = tmp_path / "slide #1.tif"
+    assert split_scene(file) == (file, None)
+    assert split_scene(f"{file}#1") == (Path(f"{file}#1"), None)
+    file.touch()
+    assert split_scene(file) == (file, None)
+    assert split_scene(f"{file}#a#b") == (file, "a#b")
+    assert split_scene(Path(f"{file}#2")) == (file, "2")
+
+
+def test_names_of_sections(two):
+    assert image_name(two) == "two"
+    assert image_name(f"{two}#the right") == "two_the_right"
+    assert image_name(Path(f"{two}#1")) == "two_1"
+    assert image_exists(f"{two}#1")
+    assert not image_exists(two.parent / "three.tif#1")
+
+
+def test_content_differs_by_scene(two):
+    assert len({content_hash(f"{two}#{scene}") for scene in ("left", "the right")}) == 2
+
+
+def test_sections_of_one_scene(two, tmp_path):
+    spots = ad.AnnData(np.ones((2, 3), np.float32), obs=pd.DataFrame(index=["a", "b"]))
+    spots.obsm["spatial"] = np.array([[110.0, 150.0], [100.0, 100.0]])
+    with pytest.raises(ng.ImageError, match=r"0 'left' \(310 x 310 px\), 1 'the right'"):
+        ng.read.anndata_section(spots, two, 2.0, section="s")
+    section = ng.read.anndata_section(spots, f"{two}#left", 2.0, section="s")
+    ng.read.write_h5ad(section, tmp_path / "s.h5ad")
+    for each in (section, ng.read.h5ad_section(tmp_path / "s.h5ad")):
+        patch = next(ng.im.patches(each, 80.0, 40))
+        assert (patch == PINK).all()
+    stored = ng.read.to_spatialdata(section).images["s_image"]
+    assert (np.asarray(stored["scale0"].image if hasattr(stored, "keys") else stored)[:, 5, 5] == PINK).all()
+
+
+def test_relative_scenes_in_a_format(two, tmp_path):
+    spots = ad.AnnData(np.ones((2, 3), np.float32), obs=pd.DataFrame(index=["a", "b"]))
+    spots.obsm["spatial"] = np.array([[110.0, 150.0], [100.0, 100.0]])
+    spots.write_h5ad(tmp_path / "s.h5ad")
+    (section,) = ng.read.sections(
+        "anndata", tmp_path / "s.h5ad", image="two.ome.tif#left", microns_per_pixel=2.0
+    ).values()
+    assert (next(ng.im.patches(section, 80.0, 40)) == PINK).all()
+
+
+def test_virtual_spots_of_one_scene(two):
+    section = ng.im.virtual_spots(f"{two}#the right", pitch_um=60, min_tissue=0.5)
+    assert ng.section.section_name(section) == "two_the_right"
+    assert 3 < section.n_obs < 60
+    assert next(ng.im.patches(section, 60.0, 30)).shape == (30, 30, 3)
