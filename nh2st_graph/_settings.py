@@ -49,7 +49,7 @@ class Section(BaseModel):
 
     renamed: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    # YAML reads a section name such as 1 and a precision such as 32 as numbers; both are names here.
+    # YAML reads a section name such as 1 and a precision such as 32 as numbers; both are names here, as they were written.
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
     )
@@ -139,5 +139,8 @@ def explain(error: ErrorDetails, schema: type[BaseModel], root: type[BaseModel] 
         return str(cause.args[0] if isinstance(cause, SettingError) else cause)
     if error["type"] in _EXPECTED:
         return f"{key} = {error['input']!r}; expected {_EXPECTED[error['type']]}"
+    if error["type"] == "string_type" and (error["input"] is None or isinstance(error["input"], bool)):
+        word = "null" if error["input"] is None else str(error["input"]).lower()
+        return f"{key} = {word}; expected text: put a name that YAML reads otherwise in quotes ({word!r})"
     message = error["msg"].replace("Input should be", "allowed:").replace("allowed: a valid", "expected a valid")
     return f"{key} = {error['input']!r}; {message}"
