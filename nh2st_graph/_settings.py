@@ -49,7 +49,7 @@ class Section(BaseModel):
 
     renamed: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    # YAML reads a section name such as 1 and a precision such as 32 as numbers; both are names here, as they were written.
+    # YAML reads a section name such as 1 and a precision such as 32 as numbers; both are names here.
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
     )

@@ -168,6 +168,10 @@ def predict(
         float | None,
         typer.Option("--microns-per-pixel", help="Resolution of the images, if files have none or a wrong one."),
     ] = None,
+    library_key: Annotated[
+        str | None,
+        typer.Option("--library-key", metavar="COLUMN", help="Column of obs that names the sections of an h5ad."),
+    ] = None,
     table: Annotated[
         str | None, typer.Option("--table", metavar="NAME", help="Table of SpatialData stores that have several.")
     ] = None,
@@ -205,6 +209,7 @@ def predict(
             sections,
             out,
             microns_per_pixel=microns_per_pixel,
+            library_key=library_key,
             table=table,
             pitch_um=pitch_um,
             spot_um=spot_um,

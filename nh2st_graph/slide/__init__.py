@@ -3,7 +3,7 @@
 from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._container import ImageSource, placed_image
 from nh2st_graph.slide._memory import keep_pixels
-from nh2st_graph.slide._open import open_slide, or_extra, slide_size
+from nh2st_graph.slide._open import IMAGE_ENDINGS, open_slide, or_extra, slide_size
 from nh2st_graph.slide._pillow import HeldImage, content_hash, image_size, open_full, thumbnail
 from nh2st_graph.slide._resolution import aperio_scale, dots_scale, ome_scale, plausible_scale
 from nh2st_graph.slide._tiff import TiffSlide, open_tiff
@@ -11,6 +11,7 @@ from nh2st_graph.slide._tissue import TissueMask, find_tissue, tissue_mask
 from nh2st_graph.slide._wsi import WsiSlide
 
 __all__ = [
+    "IMAGE_ENDINGS",
     "Box",
     "HeldImage",
     "ImageSource",

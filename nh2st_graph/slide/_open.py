@@ -13,7 +13,13 @@ from nh2st_graph.slide._resolution import dots_scale
 from nh2st_graph.slide._tiff import open_tiff
 from nh2st_graph.slide._wsi import APERIO, EXTRA, OTHER_PACKAGES, SCANNERS, WsiSlide, has_extra
 
-__all__ = ["open_slide", "or_extra", "slide_size"]
+__all__ = ["IMAGE_ENDINGS", "open_slide", "or_extra", "slide_size"]
+
+#: Endings of the files that :func:`open_slide` reads, some of them with the extra.
+IMAGE_ENDINGS = SCANNERS | {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".jp2", ".j2k", ".jpf", ".jpx"),
+    *(".tif", ".tiff", ".btf", ".tf2", ".tf8", ".qptiff"),
+}
 
 
 @contextmanager
