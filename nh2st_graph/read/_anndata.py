@@ -212,8 +212,9 @@ def _with_counts(adata: AnnData, layer: str | None, where: str) -> AnnData:
         values = {"raw": adata.raw.X if adata.raw is not None else None, **adata.layers}
         raw = [name for name in there if _whole(values[name])]
         if there:
-            cure = f"name the layer with raw counts: {setting('data.options.layer', raw[0] if raw else 'NAME')}"
-            cure += f" (there: {', '.join(there)})"
+            whole = f"; whole numbers: {', '.join(raw)}" if raw else ""
+            cure = f"name the layer with raw counts: {setting('data.options.layer', 'NAME')}"
+            cure += f" (there: {', '.join(there)}{whole})"
         else:
             cure = "put raw counts there"
         raise DataError(

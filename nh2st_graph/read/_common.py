@@ -151,8 +151,9 @@ def keep_in_tissue(
         return adata, {}
     if not inside.any():
         raise DataError(f"section {section!r}: no spot lies in tissue ({because}); the section is empty: leave it out")
-    dropped = {"not_in_tissue": int((~inside).sum())}
-    return (adata if inside.all() else adata[inside].copy()), dropped
+    if inside.all():
+        return adata, {}
+    return adata[inside].copy(), {"not_in_tissue": int((~inside).sum())}
 
 
 def as_given(path: Path) -> Path:

@@ -65,7 +65,7 @@ def _checked(adata: AnnData, path: Path) -> AnnData:
         adata, dropped = keep_in_tissue(adata, name)
     except DataError as error:
         raise type(error)(f"{path}: {error.args[0]}") from None
-    if any(dropped.values()):
+    if dropped:
         report_dropped(adata, name, dropped)
     _find_image(adata, path.parent)
     return adata

@@ -203,12 +203,14 @@ def _close(name: str, sections: Sequence[str]) -> list[str]:
 
 def _report_unknown(names: Sequence[str], path: Path) -> None:
     """Warn that sections without a known patient count as patients of their own."""
-    what = f"patients of {len(names)} sections are" if len(names) > 1 else "patient of one section is"
+    shown, several = ", ".join(names[:5]) + (", ..." if len(names) > 5 else ""), len(names) > 1
+    what = f"the patients of {len(names)} sections are unknown" if several else "the patient of one section is unknown"
     logger.warning(
-        "the %s unknown (%s): each section counts as its own patient, so splits by patient may separate sections of "
-        "one patient; name the patients in %s (%s,%s)",
+        "%s (%s): %s, so splits by patient may separate sections of one patient; name %s in %s (%s,%s)",
         what,
-        ", ".join(names[:5]) + (", ..." if len(names) > 5 else ""),
+        shown,
+        "each section counts as its own patient" if several else "it counts as a patient of its own",
+        "the patients" if several else "it",
         path,
         _SECTION,
         _PATIENT,

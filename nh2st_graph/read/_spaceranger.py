@@ -220,7 +220,10 @@ def _read_folder(folder: Path, name: str) -> AnnData:
 def _one_of(folder: Path, names: Sequence[str], section: str) -> Path:
     there = [path for name in names for ending in ("", ".gz") for path in sorted(folder.glob(f"*{name}{ending}"))]
     if not there:
-        raise DataError(f"section {section!r}: {folder / names[0]} (or .gz) is missing; copy the folder again")
+        raise DataError(
+            f"section {section!r}: {folder} cannot be read as Space Ranger's counts: {names[0]} (or .gz) is missing; "
+            "copy it again"
+        )
     return there[0]
 
 
@@ -275,7 +278,7 @@ def _joined(
     adata.obs = table[[Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col]].astype(int)
     adata.obsm[Key.obsm.spatial] = table[[_X, _Y]].to_numpy(np.float64)
     adata, dropped = keep_in_tissue(adata, name, f"in_tissue = 1 in {positions}")
-    return in_array_order(adata), {"counts_without_position": without, **dropped}
+    return in_array_order(adata), {"counts_without_position": without, "not_in_tissue": 0, **dropped}
 
 
 def _without_suffix(barcodes: pd.Index, table: pd.DataFrame) -> pd.DataFrame:

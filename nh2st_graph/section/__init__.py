@@ -17,7 +17,15 @@ from nh2st_graph.section._array import (
     on_one_colour,
 )
 from nh2st_graph.section._contract import Need, check_features, check_section, counts_mistake, open_image, refuse_backed
-from nh2st_graph.section._genes import find_genes, genes_by_name, mismatch, name_columns, naming, species
+from nh2st_graph.section._genes import (
+    SYMBOL_COLUMNS,
+    find_genes,
+    genes_by_name,
+    mismatch,
+    name_columns,
+    naming,
+    species,
+)
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._lattice import lattice_neighbours, spot_pitch
 from nh2st_graph.section._library import (
@@ -47,6 +55,7 @@ __all__ = [
     "CHESSBOARD_SPOT_UM",
     "SQUARE_PITCH_UM",
     "SQUARE_SPOT_UM",
+    "SYMBOL_COLUMNS",
     "VISIUM_PITCH_UM",
     "VISIUM_SCALEFACTOR_UM",
     "VISIUM_SPOT_UM",

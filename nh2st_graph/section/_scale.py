@@ -115,7 +115,9 @@ def _pitch(adata: AnnData, factors: Mapping[str, Any] | None = None) -> _Pitch |
     array = fit_array(adata) if found.microns_per_pixel else None
     if array is None or not found.microns_per_pixel:
         return None
-    measured = array.pitch * found.microns_per_pixel
+    # By the area of a spot, which both axes determine; a hexagonal array has one spot on every second position.
+    pitch = np.sqrt(4 * array.column * array.row / np.sqrt(3)) if array.hexagonal else array.pitch
+    measured = float(pitch) * found.microns_per_pixel
     usual = VISIUM_PITCH_UM if array.hexagonal else CHESSBOARD_NEIGHBOUR_UM if array.chessboard else SQUARE_PITCH_UM
     expected = found.array_pitch_um or usual
     scaled_by = _scaled_by(measured / expected, found.scalefactors if factors is None else factors)
