@@ -126,7 +126,8 @@ class TestWhatIsWritten:
         write_spatialdata(section, tmp_path / "A1.zarr")
         found = {
             json.loads(path.read_text()).get("attributes", {}).get("encoding-type", "dict")
-            for path in (tmp_path / "A1.zarr" / "tables").rglob("zarr.json")
+            for path in (tmp_path / "A1.zarr" / "tables" / "table").rglob("zarr.json")
+            if path.parent.name != "raw"  # null is what anndata itself writes there, and zarr 3 needs anndata 0.12
         }
         assert found <= READABLE
 
