@@ -313,9 +313,10 @@ def _flags(given: Sequence[str]) -> set[str]:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     command = next((commands[word] for word in given if word in commands), None)
     options = command.params if command is not None else []
-    return {
+    names = {
         opt.removeprefix("--").replace("-", "_") for option in options for opt in option.opts if opt.startswith("--")
     }
+    return names if "set" in names else names | {"no set"}
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
