@@ -38,7 +38,7 @@ from nh2st_graph.section import (
     neighbour_distance,
     report_scale,
 )
-from nh2st_graph.slide import ImageSource, placed_image
+from nh2st_graph.slide import ImageSource, placed_image, slide_size
 
 __all__ = ["anndata_section"]
 
@@ -126,8 +126,8 @@ def anndata_section(
     adata.obsm[Key.obsm.spatial] = placed.pixels(adata.obsm[Key.obsm.spatial])
     entry = library_entry(placed.path, float(scale) / placed.scale, diameter * placed.scale)
     adata.uns[Key.uns.spatial] = {name: changed_entry(entry, array_pitch_um=stored.array_pitch_um)}
+    check_scale(adata, slide_size(placed.path), stored.scalefactors)
     check_section(adata, need=("image",))
-    check_scale(adata, factors=stored.scalefactors)
     report_scale(adata)
     if dropped:
         report_dropped(adata, name, dropped)
@@ -136,7 +136,7 @@ def anndata_section(
 
 def _only(adata: AnnData) -> str | None:
     """Name of the section in ``obs``, if there is exactly one."""
-    names = adata.obs[Key.obs.section].unique() if Key.obs.section in adata.obs else ()
+    names = list(adata.obs[Key.obs.section].unique()) if Key.obs.section in adata.obs else []
     return as_name(names[0]) if len(names) == 1 else None
 
 

@@ -85,8 +85,7 @@ def visium_hd_section(
 def _folders(root: Path) -> dict[str, Path]:
     """Find Space Ranger's ``outs`` of each section: of the given folder, of a folder of bins, or of those in it."""
     if (bins := _folder_of_bins(root)) is not None:
-        outs = bins.parents[1]
-        return {folder_name(outs) if bins == as_given(root) else root.name: outs}
+        return {folder_name(bins.parents[1]) if bins == as_given(root) else root.name: bins.parents[1]}
     if (outs := _outs(root)) is not None:
         return {folder_name(root): outs}
     found = {path.name: _outs(path) for path in root.iterdir() if path.is_dir()}
