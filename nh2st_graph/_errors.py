@@ -18,6 +18,9 @@ Level = Literal["argument", "key", "flag"]
 #: Keys of what a format's reader takes; the command ``prepare`` has one flag for all of them.
 _OPTIONS = "data.options."
 
+#: In place of a flag: that the command has no ``--set``.
+_NO_SET = "no set"
+
 #: The version in which earlier names go away.
 _UNTIL = "0.2"
 
@@ -42,7 +45,8 @@ class NH2STGraphError(Exception):
         level
             The reader: how to name settings.
         flags
-            Names of the arguments that have a flag of their own. Other keys are shown as ``--set KEY=VALUE``.
+            Names of the arguments that have a flag of their own. Other keys are shown as ``--set KEY=VALUE``, or, if
+            ``"no set"`` is among the names, without that flag.
         """
         return _SETTING.sub(lambda found: _named(found[1], found[2], found[3], level, flags), super().__str__())
 
@@ -132,6 +136,13 @@ def _named(name: str, argument: str, value: str, level: Level, flags: Collection
         return f"--{word}" if value in {"", "True"} else f"--{word} {plain}"
     if level == "flag" and name.startswith(_OPTIONS) and "option" in flags:
         return f"--option {argument}={plain}" if value else f"--option {argument}"
+    if level == "flag" and "." in name and _NO_SET in flags:
+        word = f"{argument}={plain}" if value else argument
+        return (
+            f"{word} (prepare takes it: --option {word})"
+            if name.startswith(_OPTIONS)
+            else name + f"={plain}" * bool(value)
+        )
     if level == "flag" and "." in name:
         return f"--set {name}={plain}" if value else name
     return f"{argument}={value}" if value else argument

@@ -139,5 +139,8 @@ def explain(error: ErrorDetails, schema: type[BaseModel], root: type[BaseModel] 
         return str(cause.args[0] if isinstance(cause, SettingError) else cause)
     if error["type"] in _EXPECTED:
         return f"{key} = {error['input']!r}; expected {_EXPECTED[error['type']]}"
+    if error["type"] == "string_type" and (error["input"] is None or isinstance(error["input"], bool)):
+        word = "null" if error["input"] is None else str(error["input"]).lower()
+        return f"{key} = {word}; expected text: put a name that YAML reads otherwise in quotes ({word!r})"
     message = error["msg"].replace("Input should be", "allowed:").replace("allowed: a valid", "expected a valid")
     return f"{key} = {error['input']!r}; {message}"

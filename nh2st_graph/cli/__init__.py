@@ -168,6 +168,10 @@ def predict(
         float | None,
         typer.Option("--microns-per-pixel", help="Resolution of the images, if files have none or a wrong one."),
     ] = None,
+    library_key: Annotated[
+        str | None,
+        typer.Option("--library-key", metavar="COLUMN", help="Column of obs that names the sections of an h5ad."),
+    ] = None,
     table: Annotated[
         str | None, typer.Option("--table", metavar="NAME", help="Table of SpatialData stores that have several.")
     ] = None,
@@ -205,6 +209,7 @@ def predict(
             sections,
             out,
             microns_per_pixel=microns_per_pixel,
+            library_key=library_key,
             table=table,
             pitch_um=pitch_um,
             spot_um=spot_um,
@@ -308,9 +313,10 @@ def _flags(given: Sequence[str]) -> set[str]:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     command = next((commands[word] for word in given if word in commands), None)
     options = command.params if command is not None else []
-    return {
+    names = {
         opt.removeprefix("--").replace("-", "_") for option in options for opt in option.opts if opt.startswith("--")
     }
+    return names if "set" in names else names | {"no set"}
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +21,20 @@ from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunErro
 from nh2st_graph.cli._interrupted import interruptible
 from nh2st_graph.config import parse_yaml
 from nh2st_graph.read import PATIENTS, wanted_names
-from nh2st_graph.section import Key, Library, library, unknown_patient
+from nh2st_graph.section import (
+    Key,
+    Library,
+    counts_mistake,
+    libraries,
+    library,
+    patients_in,
+    section_name,
+    unknown_patient,
+)
 
 __all__ = ["Options", "run_prepare", "summary"]
+
+logger = logging.getLogger("nh2st_graph")
 
 _YAML = {".yaml", ".yml"}
 
@@ -73,7 +86,12 @@ def _from_config(source: str, out: Path, given: Options) -> None:
             raise ConfigError(f"{option} goes with FORMAT ROOT; with a configuration give {key}")
     if given.resume:
         raise ConfigError("--resume goes with FORMAT ROOT; leave it out with a configuration")
-    print_paths(tl.prepare_sections(load_config(path, given.overrides), out))
+    config = load_config(path, given.overrides)
+    try:
+        print_paths(tl.prepare_sections(config, out))
+    except NH2STGraphError as error:
+        # The flags of FORMAT ROOT do not go with a configuration.
+        raise type(error)(error.at("flag", {"out"})) from None
 
 
 def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
@@ -92,13 +110,31 @@ def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
             + "; keep what is there with --resume, give another folder as --out, or remove it"
         )
     left = [name for name in wanted if name not in there]
-    with interruptible():
+    with interruptible(), _said_once():
         done, failed = _written(format, root, out, left, options, given.check_placement)
     if failed and len(wanted) == 1:
         raise failed[wanted[0]]
     _print(format, out, there, done, failed)
     if failed:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Leave out log messages that were written before: sections are read one by one, each with the same table."""
+    said: set[str] = set()
+
+    def first(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in said
+        said.add(message)
+        return new
+
+    logger.addFilter(first)
+    try:
+        yield
+    finally:
+        logger.removeFilter(first)
 
 
 def _parsed(assignments: Sequence[str]) -> dict[str, Any]:
@@ -130,6 +166,7 @@ def _written(
                 section = read.sections(format, root, [name], **options)[name]
                 if check_placement:
                     _check_placement(section)
+                _report_genes(section)
                 about = summary(section)
             except (DataError, OSError) as error:
                 failed[name] = error
@@ -147,21 +184,28 @@ def _check_placement(section: AnnData) -> None:
     """Refuse misplaced spots, as training does, if the section has an image and its resolution."""
     from nh2st_graph.im import check_placement
 
-    found = library(section) if Key.uns.spatial in section.uns else None
+    found = library(section) if libraries(section) else None
     if found is None or found.source is None or found.microns_per_pixel is None:
         return
     check_placement(section)
+
+
+def _report_genes(section: AnnData) -> None:
+    """Warn of genes that are no raw counts: predictions do not read them, but training does."""
+    mistake = counts_mistake(section) if section.n_vars and Key.uns.prediction not in section.uns else None
+    if mistake is not None:
+        logger.warning("section %r can be predicted, but not trained on: %s", section_name(section), DataError(mistake))
 
 
 def summary(section: AnnData) -> dict[str, str]:
     """Describe a section, so that a user sees whether it was read correctly; ``-`` stands for unknown."""
     from nh2st_graph.gr import spot_pitch
 
-    found = library(section) if Key.uns.spatial in section.uns else Library.of({})
+    found = library(section) if libraries(section) else Library.of({})
     scale, on_tissue = found.microns_per_pixel, _share_on_tissue(section, found)
     dropped = section.uns.get(Key.uns.dropped)
     return {
-        "patient": str(section.obs[Key.obs.patient].iloc[0]),
+        "patient": " + ".join(patients_in(section)),
         "spots": f"{section.n_obs:,}",
         "genes": f"{section.n_vars:,}",
         "um per pixel": "-" if scale is None else f"{scale:.4g}",
@@ -206,7 +250,7 @@ def _print(
             "dim",
         )
     own = [name for name, about in done.items() if about["patient"] == unknown_patient(name)]
-    if len(own) > 1:
+    if own and len(done) > 1:
         say(
             f"The patients of {_shown(own)} are unknown: each section counts as a patient. If a patient has several, "
             f"name patients in a table {PATIENTS} (sample_id,patient) beside the sections, or splits by patient will "

@@ -20,6 +20,7 @@ from nh2st_graph._errors import ConfigError, nearest
 from nh2st_graph._settings import Positive, Section, Share, explain
 from nh2st_graph.config._changes import flatten
 from nh2st_graph.config._messages import assign, parse_assignment
+from nh2st_graph.config._yaml import as_written
 from nh2st_graph.models._settings import MethodConfig, ModelConfig
 
 __all__ = [
@@ -86,7 +87,7 @@ class DataConfig(Section):
 
     format: Annotated[str, AfterValidator(_known_format)] = "h5ad"
     root: Path | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Annotated[dict[str, Any], BeforeValidator(as_written)] = Field(default_factory=dict)
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     panel: str = "hvg:250"

@@ -1,22 +1,52 @@
-"""Read YAML, and refuse a key that is given twice."""
+"""Read YAML: refuse a key that is given twice, and keep the text of numbers, which may be names."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
 from nh2st_graph._errors import ConfigError
 
-__all__ = ["as_mapping", "parse_yaml", "read_yaml"]
+__all__ = ["as_mapping", "as_written", "parse_yaml", "read_yaml"]
 
-_MERGE = "tag:yaml.org,2002:merge"
+_MERGE, _TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
+_BOOL, _DATE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
+
+
+class WrittenInt(int):
+    """A whole number with the text that it was written as.
+
+    YAML reads ``010`` as 8 and ``1_1`` as 11. Where the schema wants a name, ``str`` gives the text back.
+    """
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class WrittenFloat(float):
+    """A number with the text that it was written as: ``1.10`` is no other section's ``1.1``."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Written: TypeAlias = WrittenInt | WrittenFloat
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, less its habit of keeping the last of two values in silence."""
+    """The safe loader, less three habits: of two values of a key it keeps the last, keys and dates lose their text.
+
+    A key is always text. Of YAML's words for true and false only these two are values: ``no`` and ``on`` may be names,
+    and a field that wants true or false takes them too.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
@@ -26,7 +56,44 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"key {name!r} is given twice (lines {lines[name]} and {line})")
             if name:
                 lines[name] = line
+            if name and isinstance(key, yaml.ScalarNode):
+                key.tag = _TEXT
         return super().construct_mapping(node, deep)
+
+
+def _written(kind: type[Written], construct: Any) -> Any:
+    def constructed(loader: _Loader, node: yaml.ScalarNode) -> Written:
+        number = kind(construct(loader, node))
+        number.text = str(node.value)
+        return number
+
+    return constructed
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in {_BOOL, _DATE}]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_constructor("tag:yaml.org,2002:int", _written(WrittenInt, yaml.SafeLoader.construct_yaml_int))
+_Loader.add_constructor("tag:yaml.org,2002:float", _written(WrittenFloat, yaml.SafeLoader.construct_yaml_float))
+yaml.SafeDumper.add_representer(WrittenInt, lambda dumper, number: dumper.represent_int(int(number)))
+yaml.SafeDumper.add_representer(WrittenFloat, lambda dumper, number: dumper.represent_float(float(number)))
+
+
+def as_written(value: Any) -> Any:
+    """Replace numbers that Python would write otherwise by their text, in lists and mappings too.
+
+    For values whose kind is not known yet: text becomes a number where one is wanted, but not the other way round.
+    """
+    if isinstance(value, Mapping):
+        return {key: as_written(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_written(each) for each in value]
+    if isinstance(value, Written):
+        plain = int(value) if isinstance(value, int) else float(value)
+        return plain if str(plain) == value.text else value.text
+    return value
 
 
 def parse_yaml(text: str) -> Any:

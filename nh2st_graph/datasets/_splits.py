@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError, setting
-from nh2st_graph.section import Key, unknown_patients
+from nh2st_graph.section import Key, patient_name, patient_of, unknown_patient
 
 __all__ = ["Split", "k_fold_by_patient", "leave_one_patient_out", "leave_one_section_out", "patients_of"]
+
+
+logger = logging.getLogger("nh2st_graph")
 
 
 class Split(NamedTuple):
@@ -41,8 +45,8 @@ def leave_one_section_out(
     sections
         Sections by name, or the patient of each.
     within_patient
-        Train on the other sections of the same patient, and leave out patients with one section. If False, train on
-        all other sections.
+        Train on the other sections of the same patient, and leave out patients with one section, and sections whose
+        patient is unknown. If False, train on all other sections.
 
     Returns
     -------
@@ -54,6 +58,13 @@ def leave_one_section_out(
         If no section has another section to train on.
     """
     patients = patients_of(sections)
+    unknown = _unknown(patients)
+    if within_patient and unknown:
+        logger.warning(
+            "the patient of %s is unknown: left out of splits within patients; name the patients in ids.csv "
+            "(sample_id,patient) beside the sections",
+            _shown(unknown),
+        )
     splits = []
     for name, patient in patients.items():
         others = (s for s, p in patients.items() if s != name and (p == patient or not within_patient))
@@ -145,31 +156,29 @@ def k_fold_by_patient(sections: Mapping[str, AnnData] | Mapping[str, str], n_fol
 
 
 def patients_of(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict[str, str]:
-    """Give the patient of each section."""
-    return {name: given if isinstance(given, str) else _patient(name, given) for name, given in sections.items()}
+    """Give the patient of each section; one that nobody names is a patient of its own, ``unknown (SECTION)``."""
+    return {
+        name: patient_of(given, name) if isinstance(given, AnnData) else patient_name(given) or unknown_patient(name)
+        for name, given in sections.items()
+    }
 
 
 def _known_patients(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict[str, str]:
     """Give the patient of each section, all of which have to be known: two unknown patients might be one."""
     patients = patients_of(sections)
-    unknown = unknown_patients({name: given for name, given in sections.items() if not isinstance(given, str)})
+    unknown = _unknown(patients)
     if unknown:
-        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise DataError(
-            f"the patient of {shown} is unknown, so that a split by patient may separate sections of one patient; "
-            f"name the patients in ids.csv (sample_id,patient) beside the sections or in obs['{Key.obs.patient}'], or "
-            "give a mapping {SECTION: PATIENT}"
+            f"the patient of {_shown(unknown)} is unknown, so that a split by patient may separate sections of one "
+            f"patient; name the patients in ids.csv (sample_id,patient) beside the sections or in "
+            f"obs['{Key.obs.patient}'], or give a mapping {{SECTION: PATIENT}}"
         )
     return patients
 
 
-def _patient(name: str, adata: AnnData) -> str:
-    if Key.obs.patient not in adata.obs:
-        raise DataError(f"section {name!r}: obs['{Key.obs.patient}'] is missing; splits need it")
-    patients = adata.obs[Key.obs.patient].astype(str).unique()
-    if len(patients) != 1:
-        raise DataError(
-            f"section {name!r}: obs['{Key.obs.patient}'] names {len(patients)} patients "
-            f"({', '.join(patients[:5])}), expected 1"
-        )
-    return str(patients[0])
+def _unknown(patients: Mapping[str, str]) -> list[str]:
+    return [name for name, patient in patients.items() if patient_name(patient) is None]
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -59,8 +59,8 @@ def visium(name: str, *, folder: str | Path | None = None, progress: bool = True
         adata = read.visium_section(root, section=name, source_image=root / _IMAGE)
     else:
         raise DataError(f"no public Visium section {name!r}; {nearest(name, known)}")
-    patient = known[name][0] if name in known else name
-    adata.obs[Key.obs.patient] = pd.Categorical([patient] * adata.n_obs)
+    if name in known:  # that of another section is what the reader found, which may be nobody
+        adata.obs[Key.obs.patient] = pd.Categorical([known[name][0]] * adata.n_obs)
     return adata
 
 

@@ -15,7 +15,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, nearest, setting
-from nh2st_graph.section import Key, check_section, library_entry, unknown_patient
+from nh2st_graph.section import Key, changed_entry, check_section, library_entry, unknown_patient
 from nh2st_graph.slide import find_tissue, image_name, open_slide, or_extra
 
 __all__ = ["Lattice", "Layout", "virtual_spots"]
@@ -153,7 +153,8 @@ def virtual_spots(
     name = section or image_name(path)
     adata = AnnData(obs=_spots(name, array[kept]))
     adata.obsm[Key.obsm.spatial] = centres[kept]
-    adata.uns[Key.uns.spatial] = {name: library_entry(path, scale, spot_um / scale, (image, tissue.scale))}
+    entry = library_entry(path, scale, spot_um / scale, (image, tissue.scale))
+    adata.uns[Key.uns.spatial] = {name: changed_entry(entry, array_pitch_um=float(pitch_um))}
     logger.info("slide %s: %d spots on tissue, %g um apart", path, adata.n_obs, pitch_um)
     return check_section(adata, need=("image",))
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from nh2st_graph._errors import RenamedWarning
 from nh2st_graph.read._anndata import anndata_section
-from nh2st_graph.read._assemble import PATIENTS as PATIENTS
 from nh2st_graph.read._common import wanted_names as wanted_names
 from nh2st_graph.read._docs import documented as documented
 from nh2st_graph.read._h5ad import h5ad_section, write_h5ad
@@ -24,6 +23,7 @@ from nh2st_graph.read._objects import (
 )
 from nh2st_graph.read._objects import annotate as annotate
 from nh2st_graph.read._objects import is_spatialdata as is_spatialdata
+from nh2st_graph.read._patients import PATIENTS as PATIENTS
 from nh2st_graph.read._registry import check_options, known_formats, register_format, section_names, sections
 from nh2st_graph.read._skin import skin
 from nh2st_graph.read._spatialdata import spatialdata_section, to_spatialdata, write_spatialdata

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -11,11 +12,33 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, reason, setting
-from nh2st_graph.read._assemble import PATIENTS, read_each
-from nh2st_graph.read._common import IMAGES, check_exists, h5ad_files, name_of, wanted_names
+from nh2st_graph.read._common import (
+    check_exists,
+    h5ad_files,
+    images_in,
+    keep_in_tissue,
+    patient_in_obs,
+    report_dropped,
+    section_in_obs,
+    wanted_names,
+)
+from nh2st_graph.read._objects import sections_in
+from nh2st_graph.read._patients import PATIENTS, read_each
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.section import Key, Library, check_section, library_entry, neighbour_distance, unknown_patient
-from nh2st_graph.slide import ImageSource, image_exists, placed_image
+from nh2st_graph.section import (
+    Key,
+    Library,
+    as_name,
+    changed_entry,
+    check_scale,
+    check_section,
+    libraries,
+    library_entry,
+    library_id,
+    neighbour_distance,
+    report_scale,
+)
+from nh2st_graph.slide import ImageSource, image_exists, placed_image, slide_size
 
 __all__ = ["anndata_section"]
 
@@ -27,6 +50,7 @@ def anndata_section(
     *,
     image_layer: str | None = None,
     layer: str | None = None,
+    genes: bool = True,
     section: str | None = None,
     patient: str | None = None,
 ) -> AnnData:
@@ -36,7 +60,8 @@ def anndata_section(
     ----------
     path_or_object
         An h5ad file or an AnnData (it is copied) with one section: raw counts, and spot centres in
-        ``obsm["spatial"]``, x then y, in pixels of the image.
+        ``obsm["spatial"]``, x then y, in pixels of the image. Spots off the tissue (``obs["in_tissue"]`` is 0) are left
+        out.
     image
         The full-resolution image: a file, or squidpy's ``ImageContainer``. By default the ``source_image_path`` in
         ``uns["spatial"]`` (a relative path starts at the file's folder), else an image beside the file with the file's
@@ -47,7 +72,9 @@ def anndata_section(
     image_layer
         Layer of the container; not needed if it has one.
     layer
-        Layer of the AnnData with the raw counts, if they are not in ``X``.
+        Layer of the AnnData with the raw counts, if they are not in ``X``; ``raw`` also means ``adata.raw``.
+    genes
+        Whether to keep the genes. Without them, the section can be predicted, whatever ``X`` holds.
     section, patient
         Names. By default those in ``obs``, if they are the same for all spots. Else the section is named after the file
         (of an object: after the library in ``uns["spatial"]``), and the patient is unknown.
@@ -65,22 +92,28 @@ def anndata_section(
         If there is no image, or it cannot be read or does not cover the spots.
     """
     adata, path = _open(path_or_object)
-    libraries = adata.uns.get(Key.uns.spatial) or {}
-    stored = Library.of(next(iter(libraries.values())) if len(libraries) == 1 else {})
-    name = name_of(adata, Key.obs.section, section, path.stem if path else next(iter(libraries), None))
-    name_of(adata, Key.obs.patient, patient, unknown_patient(name))
+    known = libraries(adata)
+    # An object that holds one of several libraries is named after its own.
+    own = library_id(adata, section or _only(adata))
+    name = section_in_obs(adata, section, path.stem if path else own)
+    patient_in_obs(adata, patient, name)
     where = f"section {name!r}"
-    if len(libraries) > 1:
+    if own is None and known:
         raise DataError(
-            f"{where}: uns['{Key.uns.spatial}'] has {len(libraries)} libraries; split it into one AnnData a section"
+            f"{where}: uns['{Key.uns.spatial}'] has {len(known)} libraries; split it into one AnnData a section; if it "
+            f"is split, keep its own library there: one named {name!r}"
         )
+    stored = Library.of(known[own] if own is not None else {})
+    if not genes:
+        adata = adata[:, :0].copy()
     if adata.n_vars:
-        adata.X = _counts(adata, layer, where)
+        adata = _with_counts(adata, layer, where)
     # Check names, positions and counts before the image.
-    check_section(adata)
+    check_section(adata, need=("genes",) if adata.n_vars else ())
+    adata, dropped = keep_in_tissue(adata, name)
     if image is None:
         image = _find_image(stored.source, path, where)
-    placed = placed_image(image, name, image_layer)
+    placed = placed_image(image, name, image_layer, argument="image_layer")
     scale = stored.microns_per_pixel if microns_per_pixel is None else microns_per_pixel
     if scale is None:
         raise DataError(
@@ -91,13 +124,27 @@ def anndata_section(
         )
     diameter = stored.spot_diameter or _spot_diameter(adata)
     adata.obsm[Key.obsm.spatial] = placed.pixels(adata.obsm[Key.obsm.spatial])
-    adata.uns[Key.uns.spatial] = {
-        name: library_entry(placed.path, float(scale) / placed.scale, diameter * placed.scale)
-    }
-    return check_section(adata, need=("genes", "image") if adata.n_vars else ("image",))
+    entry = library_entry(placed.path, float(scale) / placed.scale, diameter * placed.scale)
+    adata.uns[Key.uns.spatial] = {name: changed_entry(entry, array_pitch_um=stored.array_pitch_um)}
+    check_scale(adata, slide_size(placed.path), stored.scalefactors)
+    check_section(adata, need=("image",))
+    report_scale(adata)
+    if dropped:
+        report_dropped(adata, name, dropped)
+    return adata
 
 
-@register_format("anndata", h5ad_files)
+def _only(adata: AnnData) -> str | None:
+    """Name of the section in ``obs``, if there is exactly one."""
+    names = list(adata.obs[Key.obs.section].unique()) if Key.obs.section in adata.obs else []
+    return as_name(names[0]) if len(names) == 1 else None
+
+
+def _names(root: Path, library_key: str | None = None) -> list[str]:
+    return list(sections_in(h5ad_files(root), library_key))
+
+
+@register_format("anndata", _names)
 def _sections(
     root: Path,
     names: Sequence[str] | None = None,
@@ -105,23 +152,37 @@ def _sections(
     image: str | None = None,
     microns_per_pixel: float | None = None,
     layer: str | None = None,
+    genes: bool = True,
+    library_key: str | None = None,
     patients: str = PATIENTS,
 ) -> dict[str, AnnData]:
-    """Read one h5ad file or a folder of them, with images beside the files; each file names its section."""
+    """Read one h5ad file or a folder of them, with images beside the files.
+
+    Each file names its section, or holds several, which a column of ``obs`` names.
+    """
     check_exists(root)
-    files = h5ad_files(root)
+    found = sections_in(h5ad_files(root), library_key)
 
     def read(name: str, patient: str | None) -> AnnData:
-        source = None if image is None else files[name].parent / image
-        return anndata_section(files[name], source, microns_per_pixel, layer=layer, section=name, patient=patient)
+        file, part = found[name]
+        given = file if part is None else part()
+        source = None if image is None else file.parent / image
+        if source is None and isinstance(given, AnnData):
+            own = library_id(given, name)
+            named = Library.of(libraries(given)[own]).source if own is not None else None
+            source = _find_image(named, file.parent / f"{name}.h5ad", f"section {name!r}")
+        return anndata_section(
+            given, source, microns_per_pixel, layer=layer, genes=genes, section=name, patient=patient
+        )
 
     beside = root.parent if root.is_file() else root
-    return read_each(wanted_names(names, files, root), beside, patients, read)
+    alone = root.is_file() and library_key is None
+    return read_each(wanted_names(names, found, root), found, beside, patients, read, alone=alone)
 
 
 def _open(given: str | Path | AnnData) -> tuple[AnnData, Path | None]:
     if isinstance(given, AnnData):
-        return given.copy(), None
+        return given.to_memory(copy=True) if given.isbacked else given.copy(), None
     path = Path(given)
     check_exists(path, "path_or_object")
     try:
@@ -130,34 +191,63 @@ def _open(given: str | Path | AnnData) -> tuple[AnnData, Path | None]:
         raise DataError(f"{path} cannot be read as h5ad ({reason(error)}); write it again") from error
 
 
-def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
-    """Look up raw counts in ``X`` or a layer; if ``X`` is not raw, the error names the layers that exist."""
+def _with_counts(adata: AnnData, layer: str | None, where: str) -> AnnData:
+    """Put raw counts into ``X``, from a layer or ``raw``; if ``X`` is not raw, the error says where raw counts are."""
+    there = [*adata.layers, *(["raw"] if adata.raw is not None and "raw" not in adata.layers else [])]
+    if layer is not None and layer not in there:
+        raise DataError(
+            f"{where}: no layer {layer!r}; {setting('data.options.layer')} may be: {', '.join(there) or 'none'}"
+        )
     if layer is not None and layer not in adata.layers:
-        there = ", ".join(adata.layers) or "none"
-        raise DataError(f"{where}: no layer {layer!r}; {setting('data.options.layer')} may be: {there}")
-    given = adata.X if layer is None else adata.layers[layer]
-    if given is None:
+        raw = adata.raw.to_adata()
+        adata = AnnData(raw.X, obs=adata.obs, var=raw.var, obsm=dict(adata.obsm), uns=dict(adata.uns))
+    elif layer is not None:
+        adata.X = adata.layers[layer]
+    if adata.X is None:
         raise DataError(
             f"{where}: X is missing; name the layer with raw counts: {setting('data.options.layer', 'NAME')}"
         )
-    counts = sparse.csr_matrix(given)
-    if layer is None and adata.layers and not np.array_equal(counts.data, np.rint(counts.data)):
+    adata.X = sparse.csr_matrix(adata.X)
+    if layer is None and not np.array_equal(adata.X.data, np.rint(adata.X.data)):
+        values = {"raw": adata.raw.X if adata.raw is not None else None, **adata.layers}
+        raw = [name for name in there if _whole(values[name])]
+        if there:
+            whole = f"; whole numbers: {', '.join(raw)}" if raw else ""
+            cure = f"name the layer with raw counts: {setting('data.options.layer', 'NAME')}"
+            cure += f" (there: {', '.join(there)}{whole})"
+        else:
+            cure = "put raw counts there"
         raise DataError(
-            f"{where}: X has counts that are not integers; name the layer with raw counts: "
-            f"{setting('data.options.layer', 'NAME')} (there: {', '.join(adata.layers)})"
+            f"{where}: X has counts that are not integers; {cure}; or, only to predict, leave the genes out: "
+            f"{setting('data.options.genes', False)}"
         )
-    return counts
+    return adata
+
+
+def _whole(values: Any) -> bool:
+    """Whether values are whole numbers and not below 0, as counts are."""
+    values = values.data if sparse.issparse(values) else np.asarray(values)
+    return bool(np.array_equal(values, np.rint(values)) and (not values.size or values.min() >= 0))
 
 
 def _find_image(named: str | None, path: Path | None, where: str) -> Path:
-    """Find the image that the metadata names, or the one beside the file."""
-    folder = path.parent if path else Path()
-    beside = [folder / f"{path.stem}{ending}" for ending in sorted(IMAGES)] if path else []
-    found = next((file for file in [*([folder / named] if named else []), *beside] if image_exists(file)), None)
-    if found is None:
-        missing = f"{named} does not exist" if named else "none is named in it or lies beside it"
-        raise ImageError(f"{where}: no image ({missing}); give {setting('data.options.image', 'PATH')}")
-    return found
+    """Find the image that the metadata name, or the one beside the file; beside a link, or where it leads."""
+    folders = [path.parent, path.resolve().parent] if path else [Path()]
+    places = [folder / each for folder in folders for each in ([named, Path(named).name] if named else [])]
+    found = next((file for file in places if image_exists(file)), None)
+    if found is not None:
+        return found
+    for folder in folders if path else ():
+        beside = images_in(folder, path.stem if path else None)
+        if len(beside) > 1:
+            raise ImageError(
+                f"{where}: {len(beside)} images beside it ({', '.join(each.name for each in beside)}); "
+                f"name one: {setting('data.options.image', 'NAME')}"
+            )
+        if beside:
+            return beside[0]
+    missing = f"{named} does not exist" if named else "none is named in it or lies beside it"
+    raise ImageError(f"{where}: no image ({missing}); give {setting('data.options.image', 'PATH')}")
 
 
 def _spot_diameter(adata: AnnData) -> float:

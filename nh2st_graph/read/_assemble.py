@@ -1,8 +1,8 @@
-"""Build sections in the readers: names, patients, and the entry of the image."""
+"""Build sections in the readers: names, spots, and the entry of the image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,31 +10,18 @@ import pandas as pd
 from anndata import AnnData
 from anndata.utils import make_index_unique
 
-from nh2st_graph._errors import DataError, ImageError, reason
-from nh2st_graph.read._common import in_array_order, logger, report_dropped
+from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph.read._common import in_array_order, report_dropped
 from nh2st_graph.read._counts import Counts
 from nh2st_graph.read._resolution import Scale
-from nh2st_graph.section import Key, check_section, library_entry, unknown_patients
+from nh2st_graph.section import Key, check_section, library_entry, unknown_patient
 
-__all__ = [
-    "PATIENTS",
-    "add_names",
-    "assemble",
-    "existing",
-    "in_order",
-    "one_file",
-    "patients_given",
-    "read_each",
-    "report_patients",
-]
-
-#: Name of the table of patients beside the sections, as TRIPLEX prepares it.
-PATIENTS = "ids.csv"
+__all__ = ["add_names", "assemble", "existing", "in_order", "one_file"]
 
 
 def assemble(
     name: str,
-    patient: str,
+    patient: str | None,
     counts: Counts,
     spots: pd.DataFrame,
     image: Path,
@@ -48,7 +35,7 @@ def assemble(
     Parameters
     ----------
     name, patient
-        Names of the section and its patient.
+        Names of the section and its patient; None for an unknown patient.
     counts
         Counts of these spots, and maybe of others, which are left out. Gene names are made unique.
     spots
@@ -83,82 +70,11 @@ def in_order(adata: AnnData) -> AnnData:
     return adata[np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")].copy()
 
 
-def add_names(obs: pd.DataFrame, section: str, patient: str) -> pd.DataFrame:
-    """Add section and patient as categorical columns, before the other columns."""
-    names = {Key.obs.section: section, Key.obs.patient: patient}
+def add_names(obs: pd.DataFrame, section: str, patient: str | None) -> pd.DataFrame:
+    """Add section and patient (None: unknown) as categorical columns, before the other columns."""
+    names = {Key.obs.section: section, Key.obs.patient: patient or unknown_patient(section)}
     columns = {column: pd.Categorical([name] * len(obs), categories=[name]) for column, name in names.items()}
     return pd.concat([pd.DataFrame(columns, index=obs.index), obs], axis=1)
-
-
-def patients_given(root: Path, table_name: str = PATIENTS) -> dict[str, str]:
-    """Read the patient of each section from a table beside the sections.
-
-    Parameters
-    ----------
-    root
-        Folder of the sections.
-    table_name
-        Path of the table, relative to that folder. Only ``ids.csv``, the default, may be missing or lack the column
-        ``patient``.
-
-    Returns
-    -------
-    Patients by section.
-
-    Raises
-    ------
-    DataError
-        If the table cannot be read, or lacks a column.
-    """
-    path = root / table_name
-    if table_name == PATIENTS and not path.is_file():
-        return {}
-    try:
-        table = pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({reason(error)}); give a table sample_id,patient") from None
-    missing = [column for column in ("sample_id", "patient") if column not in table]
-    if missing == ["patient"] and table_name == PATIENTS:
-        return {}
-    if missing:
-        there = ", ".join(map(str, table))
-        raise DataError(f"{path} has no column {missing[0]} (there: {there}); give a table sample_id,patient")
-    table = table.dropna(subset=["sample_id", "patient"])
-    return dict(zip(table["sample_id"].str.strip(), table["patient"].str.strip(), strict=True))
-
-
-def read_each(
-    names: Iterable[str], root: Path, table_name: str, read: Callable[[str, str | None], AnnData]
-) -> dict[str, AnnData]:
-    """Read sections, take their patients from a table, and warn of sections whose patient is unknown.
-
-    Parameters
-    ----------
-    names
-        Names of the sections.
-    root, table_name
-        As for :func:`patients_given`. The table overrides what the files say.
-    read
-        Reads a section by its name and patient; the patient is None if the table does not name one.
-    """
-    given = patients_given(root, table_name)
-    sections = {name: read(name, given.get(name)) for name in names}
-    report_patients(unknown_patients(sections), root, table_name)
-    return sections
-
-
-def report_patients(unknown: Iterable[str], root: Path, table_name: str = PATIENTS) -> None:
-    """Warn that sections without a known patient count as patients of their own."""
-    names = list(unknown)
-    if len(names) > 1:
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        logger.warning(
-            "the patients of %d sections are unknown (%s): each section counts as its own patient, so splits by "
-            "patient may separate sections of one patient; name the patients in %s (sample_id,patient)",
-            len(names),
-            shown,
-            root / table_name,
-        )
 
 
 def existing(what: str, paths: Sequence[Path], where: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +12,10 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError, ImageError, nearest, setting
-from nh2st_graph.section import Key
+from nh2st_graph.section import Key, as_name, in_tissue, patient_name, patient_of, unknown_patient
+from nh2st_graph.slide import IMAGE_ENDINGS
 
 logger = logging.getLogger("nh2st_graph")
-
-#: Endings of image files.
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf"})
 
 
 def wanted_names(names: str | Sequence[str] | None, known: Iterable[str], root: Path) -> list[str]:
@@ -45,40 +44,126 @@ def check_exists(path: Path, argument: str = "root") -> None:
         raise DataError(f"{path} does not exist; check {setting('data.root', argument=argument)}")
 
 
-def image_in(folder: Path) -> Path | None:
-    """Find the one image in a folder; None without one. Several are an error."""
-    if not folder.is_dir():
-        return None
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
+def images_in(folder: Path, stem: str | None = None) -> list[Path]:
+    """List the images in a folder, of any ending that :func:`~nh2st_graph.slide.open_slide` reads.
+
+    Parameters
+    ----------
+    folder
+        The folder; it may be missing.
+    stem
+        Name of the images without the ending; all by default.
+
+    Raises
+    ------
+    ImageError
+        If there is none, but a packed one.
+    """
+    files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    if stem is not None:
+        files = [path for path in files if path.name.startswith(f"{stem}.")]
+        files = [
+            path
+            for path in files
+            if path.name[len(stem) :].lower().removeprefix(".ome").count(".") == 1 or _packed(path)
+        ]
+    found = [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]
+    packed = [path for path in files if _packed(path)]
+    if packed and not found:
+        raise ImageError(f"image {packed[0]} is packed; unpack it (gunzip)")
+    return _whole_slides(found)
+
+
+def _stem(path: Path) -> str:
+    """Name of an image without its endings, such as ``.ome.tif`` or ``.tif.gz``."""
+    name = path.name.removesuffix(".gz")
+    return Path(name.removesuffix(Path(name).suffix)).name.removesuffix(".ome")
+
+
+def _packed(path: Path) -> bool:
+    return path.suffix == ".gz" and Path(path.stem).suffix.lower() in IMAGE_ENDINGS
+
+
+def _whole_slides(files: list[Path]) -> list[Path]:
+    """Leave out the parts of slides that lie in several files: Hamamatsu's JPEGs, all but one file of DICOM."""
+    parts = tuple(f"{path.stem}" for path in files if path.suffix.lower() in {".vms", ".vmu"})
+    dicom = [path for path in files if path.suffix.lower() in {".dcm", ".dicom"}]
+    return [
+        path
+        for path in files
+        if path not in dicom[1:] and not (path.suffix.lower() == ".jpg" and parts and path.name.startswith(parts))
+    ]
+
+
+def image_in(folder: Path, option: str | None = None) -> Path | None:
+    """Find the one image in a folder; None without one. Several are an error, which names the format's option."""
+    found = images_in(folder)
     if len(found) > 1:
-        shown = ", ".join(p.name for p in found)
-        raise ImageError(f"{folder} holds {len(found)} images ({shown}); leave only the full-resolution one")
+        shown = ", ".join(path.name for path in found)
+        named = f", or name it: {setting(f'data.options.{option}', 'NAME')}" if option else ""
+        raise ImageError(f"{folder} holds {len(found)} images ({shown}); leave only the full-resolution one{named}")
     return found[0] if found else None
 
 
-def image_of(folder: Path, named: str | None) -> Path | None:
-    """Find a section's image: the named one, relative to the section's folder, else the one in the folder, if any."""
-    return image_in(folder) if named is None else folder / named
+def named_image(folder: Path, named: str | None) -> Path | None:
+    """Return the image of this name in a section's folder; None if none is named."""
+    return None if named is None else folder / named
 
 
-def name_of(adata: AnnData, column: str, given: str | None, default: str | None) -> str:
-    """Name a section or patient in ``obs``: by the given name, the one in ``obs``, or the default."""
-    there = list(adata.obs[column].astype(str).unique()) if column in adata.obs else []
-    if len(there) > 1:
+def section_in_obs(adata: AnnData, given: str | None, default: str | None) -> str:
+    """Name the section in ``obs``: by the given name, the one there, or the default."""
+    column = Key.obs.section
+    there = {as_name(value) for value in adata.obs[column].unique()} if column in adata.obs else set()
+    known = sorted(name for name in there if name is not None)
+    if len(known) > 1:
         raise DataError(
-            f"obs['{column}'] names {len(there)} ({', '.join(sorted(there)[:5])}); "
-            "split the AnnData: it holds one section of one patient"
+            f"obs['{column}'] names {len(known)} ({', '.join(known[:5])}); split the AnnData, for it holds one section "
+            f"of one patient; or give {setting('data.options.library_key', column)}"
         )
-    name = given or next(iter(there), default)
+    name = given or next(iter(known), default)
     if name is None:
         raise DataError(f"the {column} has no name; give {column}='NAME', or set adata.obs['{column}']")
     adata.obs[column] = pd.Categorical([name] * adata.n_obs, categories=[name])
     return name
 
 
+def patient_in_obs(adata: AnnData, given: str | None, section: str) -> None:
+    """Name the patient in ``obs``: the given one, the one there, or the stand-in for an unknown one."""
+    if patient_name(given) is None and Key.obs.patient not in adata.obs:
+        patient = unknown_patient(section)
+    else:
+        patient = patient_name(given) or patient_of(adata, section)
+    adata.obs[Key.obs.patient] = pd.Categorical([patient] * adata.n_obs, categories=[patient])
+
+
+def keep_in_tissue(
+    adata: AnnData, section: str, because: str = "obs['in_tissue'] = 1"
+) -> tuple[AnnData, dict[str, int]]:
+    """Leave out the spots off the tissue, and count them; without ``obs["in_tissue"]`` all are kept.
+
+    Raises
+    ------
+    DataError
+        If no spot lies in tissue.
+    """
+    inside = in_tissue(adata)
+    if inside is None or not adata.n_obs:
+        return adata, {}
+    if not inside.any():
+        raise DataError(f"section {section!r}: no spot lies in tissue ({because}); the section is empty: leave it out")
+    if inside.all():
+        return adata, {}
+    return adata[inside].copy(), {"not_in_tissue": int((~inside).sum())}
+
+
+def as_given(path: Path) -> Path:
+    """Make a path absolute, and leave links as they are: a linked folder names its section."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve would follow links
+
+
 def folder_above(path: Path) -> Path:
     """Return the folder above the folder of one section; Space Ranger's ``outs`` does not count."""
-    path = path.resolve()
+    path = as_given(path)
     return (path.parent if path.name == "outs" else path).parent
 
 
@@ -90,7 +175,7 @@ def in_array_order(adata: AnnData) -> AnnData:
 
 def report_dropped(adata: AnnData, section: str, dropped: Mapping[str, int]) -> None:
     """Write the number of spots left out, by reason, to ``uns``, and log it if there are any."""
-    adata.uns[Key.uns.dropped] = dict(dropped)
+    adata.uns[Key.uns.dropped] = {**adata.uns.get(Key.uns.dropped, {}), **dropped}
     some = [f"{count} ({reason.replace('_', ' ')})" for reason, count in dropped.items() if count]
     if some:
         logger.warning("section %r: kept %d spots, dropped %s", section, adata.n_obs, ", ".join(some))

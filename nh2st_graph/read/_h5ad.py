@@ -10,10 +10,19 @@ from anndata import AnnData
 
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import DataError, reason, setting
-from nh2st_graph.read._assemble import PATIENTS, read_each
-from nh2st_graph.read._common import check_exists, h5ad_files, name_of, wanted_names
+from nh2st_graph.read._common import (
+    check_exists,
+    h5ad_files,
+    keep_in_tissue,
+    patient_in_obs,
+    report_dropped,
+    wanted_names,
+)
+from nh2st_graph.read._objects import sections_in
+from nh2st_graph.read._patients import PATIENTS, read_each
+from nh2st_graph.read._plain import plain_anndata
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.section import Key, changed_entry, check_section, library, section_name
+from nh2st_graph.section import Key, Library, changed_entry, check_section, libraries, library_id, section_name
 from nh2st_graph.slide import image_exists
 
 __all__ = ["h5ad_section", "write_h5ad"]
@@ -46,10 +55,19 @@ def h5ad_section(path: str | Path) -> AnnData:
         raise DataError(
             f"{path} cannot be read as h5ad ({reason(error)}); write it again with ng.read.write_h5ad"
         ) from error
+    return _checked(adata, path)
+
+
+def _checked(adata: AnnData, path: Path) -> AnnData:
+    """Check a section of a file, keep its spots in tissue, and find its image beside the file."""
     try:
         check_section(adata)
+        name = section_name(adata)
+        adata, dropped = keep_in_tissue(adata, name)
     except DataError as error:
         raise type(error)(f"{path}: {error.args[0]}") from None
+    if dropped:
+        report_dropped(adata, name, dropped)
     _find_image(adata, path.parent)
     return adata
 
@@ -62,33 +80,44 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
     adata
         A section, or a prediction.
     path
-        The file. A missing folder is made, and an existing file is replaced.
+        The file. A missing folder is made, and an existing file is replaced. The oldest anndata that this package
+        works with can read it: values that it has no form for are written in another, such as a tuple as an array.
+
+    Raises
+    ------
+    DataError
+        If the object holds a value that cannot be written.
     """
     path = Path(path)
+    plain = plain_anndata(adata)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
-        adata.write_h5ad(aside)
+        plain.write_h5ad(aside)
 
 
-def _names(root: Path) -> list[str]:
-    return [section_name(h5ad_section(root))] if root.is_file() else list(h5ad_files(root))
+def _names(root: Path, library_key: str | None = None) -> list[str]:
+    if library_key is None and root.is_file():
+        return [section_name(h5ad_section(root))]
+    return list(sections_in(h5ad_files(root), library_key))
 
 
 @register_format("h5ad", _names)
-def _sections(root: Path, names: Sequence[str] | None = None, *, patients: str = PATIENTS) -> dict[str, AnnData]:
-    """Read one file, or a folder of ``{section}.h5ad``."""
+def _sections(
+    root: Path, names: Sequence[str] | None = None, *, library_key: str | None = None, patients: str = PATIENTS
+) -> dict[str, AnnData]:
+    """Read one file, or a folder of ``{section}.h5ad``; or files of several sections, by a column of ``obs``."""
     check_exists(root)
-    alone = h5ad_section(root) if root.is_file() else None
-    files = h5ad_files(root)
+    alone = h5ad_section(root) if root.is_file() and library_key is None else None
+    found = {section_name(alone): (root, None)} if alone is not None else sections_in(h5ad_files(root), library_key)
 
     def read(name: str, patient: str | None) -> AnnData:
-        adata = _named(files[name], name) if alone is None else alone
-        if patient is not None:
-            name_of(adata, Key.obs.patient, patient, None)
+        path, part = found[name]
+        adata = alone if alone is not None else _named(path, name) if part is None else _checked(part(), path)
+        patient_in_obs(adata, patient, name)
         return adata
 
-    known = files if alone is None else [section_name(alone)]
-    return read_each(wanted_names(names, known, root), root.parent if alone is not None else root, patients, read)
+    beside = root.parent if root.is_file() else root
+    return read_each(wanted_names(names, found, root), found, beside, patients, read, alone=alone is not None)
 
 
 def _named(path: Path, name: str) -> AnnData:
@@ -103,9 +132,10 @@ def _named(path: Path, name: str) -> AnnData:
 
 
 def _find_image(adata: AnnData, folder: Path) -> None:
-    if Key.uns.spatial not in adata.uns:
+    own = library_id(adata)
+    if own is None:
         return
-    found = library(adata)
+    found = Library.of(libraries(adata)[own])
     if found.source and not Path(found.source).is_absolute() and image_exists(folder / found.source):
-        (name,) = adata.uns[Key.uns.spatial]
-        adata.uns[Key.uns.spatial] = {name: changed_entry(found.entry, source=folder / found.source)}
+        entry = changed_entry(found.entry, source=folder / found.source)
+        adata.uns[Key.uns.spatial] = {**adata.uns[Key.uns.spatial], own: entry}

@@ -20,6 +20,7 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, ImageError, reason
 from nh2st_graph.read._assemble import add_names
 from nh2st_graph.read._common import check_exists, image_in, report_dropped, wanted_names
+from nh2st_graph.read._patients import PATIENTS, patient_in_name, read_each
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import Key, check_section, library_entry
 
@@ -60,8 +61,9 @@ def her2st(root: str | Path, names: str | Sequence[str] | None = None) -> dict[s
     root
         The repository's root, or its ``data`` folder, with ``ST-cnts/{S}.tsv.gz`` (or ``.tsv``; spots x
         genes, rows named ``10x14`` by array x and y), ``ST-spotfiles/{S}_selection.tsv`` (``x y new_x new_y
-        pixel_x pixel_y selected``) and one image in ``ST-imgs/{P}/{S}/``, where ``P`` is the patient, the
-        first letter of the section's name.
+        pixel_x pixel_y selected``) and one image in ``ST-imgs/{P}/{S}/``, where ``P`` is the first letter of the
+        section's name: in the public data, ``A1`` to ``H3``, the patient. A table ``ids.csv``
+        (``sample_id,patient``) in one of these folders names the patients of other sections.
     names
         The sections to read, in this order; None reads all.
 
@@ -98,11 +100,15 @@ def her2st(root: str | Path, names: str | Sequence[str] | None = None) -> dict[s
     """
     root = Path(root)
     check_exists(root)
-    data = _data(root)
-    return {name: _read_section(data, name) for name in wanted_names(names, _names(root), data)}
+    data, known = _data(root), _names(root)
+
+    def read(name: str, patient: str | None) -> AnnData:
+        return _read_section(data, name, patient or patient_in_name(name))
+
+    return read_each(wanted_names(names, known, data), known, [root, data], PATIENTS, read)
 
 
-def _read_section(data: Path, name: str) -> AnnData:
+def _read_section(data: Path, name: str, patient: str | None) -> AnnData:
     counts_file, spots_file, image_file = _section_files(data, name)
     spots = _read_spots(spots_file)
     counts, genes = _read_counts(counts_file)
@@ -122,7 +128,7 @@ def _read_section(data: Path, name: str) -> AnnData:
     array = kept[["y", "x"]].set_axis([Key.obs.array_row, Key.obs.array_col], axis=1)
     adata = AnnData(
         X=sparse.csr_matrix(counts.loc[kept.index].to_numpy(np.float32)),
-        obs=add_names(array.set_axis(f"{name}_" + kept.index), name, name[0]),
+        obs=add_names(array.set_axis(f"{name}_" + kept.index), name, patient),
         var=pd.DataFrame(index=genes),
         obsm={Key.obsm.spatial: kept[["pixel_x", "pixel_y"]].to_numpy(np.float64)},
     )

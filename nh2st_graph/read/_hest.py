@@ -21,12 +21,24 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, reason
-from nh2st_graph.read._assemble import PATIENTS, add_names, in_order, one_file, read_each
-from nh2st_graph.read._common import check_exists, logger, report_dropped, wanted_names
+from nh2st_graph.read._assemble import add_names, in_order, one_file
+from nh2st_graph.read._common import check_exists, keep_in_tissue, logger, report_dropped, wanted_names
 from nh2st_graph.read._counts import refuse_duplicates, to_csr
 from nh2st_graph.read._patches import PATCH_UM, mosaic, patch_names, slide_scale
+from nh2st_graph.read._patients import PATIENTS, read_each
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.section import Key, Library, check_section, library_entry, name_columns, unknown_patient
+from nh2st_graph.section import (
+    Key,
+    Library,
+    check_section,
+    in_tissue,
+    libraries,
+    library_entry,
+    name_columns,
+    patient_name,
+    report_scale,
+)
+from nh2st_graph.slide import IMAGE_ENDINGS
 
 __all__ = ["hest", "metadata", "read_sample"]
 
@@ -34,8 +46,7 @@ __all__ = ["hest", "metadata", "read_sample"]
 SCALE = "pixel_size_um_estimated"
 
 _ROWS = 1000
-_SLIDES = frozenset({".tif", ".tiff", ".svs", ".png", ".jpg", ".jpeg"})
-_COLUMNS = (Key.obs.array_row, Key.obs.array_col, Key.obs.in_tissue)
+_COLUMNS = (Key.obs.array_row, Key.obs.array_col)
 _PIXELS = ("pxl_col_in_fullres", "pxl_row_in_fullres")
 _SMALL, _SMALL_SCALE = "downscaled_fullres", "tissue_downscaled_fullres_scalef"
 
@@ -67,7 +78,7 @@ def hest(
     Returns
     -------
     Sections by id. ``X``: raw counts ``(n_spots, n_genes)``, CSR; ``obs``: ``section``, ``patient``, ``array_row``,
-    ``array_col``, ``in_tissue`` (of the assay; HEST's authors advise against it); ``obsm["spatial"]``:
+    ``array_col``, ``in_tissue`` (of the assay; spots off the tissue are left out); ``obsm["spatial"]``:
     ``(n_spots, 2)``, x then y, full-resolution pixels; ``microns_per_pixel``: ``pixel_size_um_estimated``;
     ``uns["nh2st_dropped"]``. Spots are named by barcode. Gene names are made unique.
 
@@ -97,10 +108,11 @@ def hest(
 
     def read(name: str, patient: str | None) -> AnnData:
         about = metadata(root, name)
-        patient = patient or _patient(about) or unknown_patient(name)
+        patient = patient or patient_name(about.get("patient"))
         return read_sample(root, "st", name, patient, about, with_patch_only=with_patch_only)
 
-    return read_each(wanted_names(names, stored if names is None else stored | others, root), root, PATIENTS, read)
+    known = stored if names is None else stored | others
+    return read_each(wanted_names(names, known, root), stored, root, PATIENTS, read)
 
 
 def metadata(root: Path, name: str) -> dict[str, Any]:
@@ -127,7 +139,7 @@ def metadata(root: Path, name: str) -> dict[str, Any]:
 
 
 def read_sample(
-    root: Path, folder: str, name: str, patient: str, about: dict[str, Any] | None, *, with_patch_only: bool
+    root: Path, folder: str, name: str, patient: str | None, about: dict[str, Any] | None, *, with_patch_only: bool
 ) -> AnnData:
     """Read one section.
 
@@ -136,7 +148,7 @@ def read_sample(
     root, folder
         The folder of the data set, and the name of its folder of h5ad files.
     name, patient
-        Names of the section and its patient.
+        Names of the section and its patient; None for an unknown patient.
     about
         Its metadata. Without them, the resolution comes from the side of the patches.
     with_patch_only
@@ -152,9 +164,10 @@ def read_sample(
     check_section(adata)
     scale = float(about[SCALE]) if about else slide_scale(patches, adata.obs_names, _centres(adata), where)
     spot_um = (Library.of(entry).spot_diameter or PATCH_UM / scale) * scale
-    dropped: dict[str, int] = {}
+    adata, dropped = keep_in_tissue(adata, name, f"in_tissue = 1 in {path}")
     if slide is None or with_patch_only:
-        adata, dropped = _keep_with_patch(adata, patches, path, where)
+        adata, more = _keep_with_patch(adata, patches, path, where)
+        dropped |= more
     if slide is None:
         logger.warning(
             "%s: no slide in %s; the image is assembled from the patches in %s", where, root / "wsis", patches
@@ -165,19 +178,14 @@ def read_sample(
     adata = in_order(adata)
     check_section(adata, need=("genes", "image"))
     report_dropped(adata, name, dropped)
+    report_scale(adata)
     return adata
-
-
-def _patient(about: dict[str, Any]) -> str | None:
-    """Look up the patient in the metadata; None for blanks and NaN."""
-    named = about.get("patient")
-    return None if named is None or named != named else (str(named).strip() or None)
 
 
 def _slide(root: Path, name: str, patches: Path) -> Path | None:
     """Find the slide; None if there are only patches."""
     missing = f"section {name!r}: no slide; {root / 'wsis' / f'{name}.tif'} (or {patches}) is missing: download it"
-    found = [path for path in (root / "wsis").glob(f"{name}.*") if path.suffix.lower() in _SLIDES]
+    found = [path for path in (root / "wsis").glob(f"{name}.*") if path.suffix.lower() in IMAGE_ENDINGS]
     return None if not found and patches.is_file() else one_file(found, missing)
 
 
@@ -195,14 +203,16 @@ def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:
         column: pd.to_numeric(stored.obs[column], errors="coerce") for column in _COLUMNS if column in stored.obs
     }
     whole = {column: values.astype(int) for column, values in columns.items() if values.notna().all()}
+    inside = in_tissue(stored)
+    if inside is not None:
+        whole[Key.obs.in_tissue] = pd.Series(inside.astype(int), index=stored.obs_names)
     if not stored.n_obs:
         raise DataError(f"{where}: {path} has no spots; the section is empty: leave it out")
     refuse_duplicates(stored.obs_names, path, where)
     genes = name_columns(stored.var).set_axis(make_index_unique(stored.var_names))
     adata = AnnData(X=counts, obs=pd.DataFrame(whole, index=stored.obs_names), var=genes)
     adata.obsm[Key.obsm.spatial] = _spatial(stored, path, where)
-    entry: dict[str, Any] = next(iter(stored.uns.get(Key.uns.spatial, {}).values()), {})
-    return adata, entry
+    return adata, dict(next(iter(libraries(stored).values()), {}))
 
 
 def _read_counts(stored: AnnData) -> sparse.csr_matrix:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, nearest, setting
-from nh2st_graph.read._common import name_of
+from nh2st_graph._errors import DataError, nearest, reason, setting
+from nh2st_graph.read._common import section_in_obs
 from nh2st_graph.read._spatialdata import ATTRS, region_key, spatialdata_section, table_name
-from nh2st_graph.section import Key, section_name, unknown_patient
+from nh2st_graph.section import Key, as_name, libraries, library_id, refuse_backed, section_name, unknown_patient
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -29,6 +32,7 @@ __all__ = [
     "is_spatialdata",
     "one_section",
     "sections_by_name",
+    "sections_in",
 ]
 
 #: Objects that public functions take, as in squidpy.
@@ -113,8 +117,7 @@ class Given:
             if all(layer in part.layers for part in each):
                 table.layers[layer] = result._stacked(layer, lambda part: part.layers)
         result.write(obsm=first.obsm, obsp=first.obsp, uns=[name for name in first.uns if name != Key.uns.spatial])
-        libraries = [part.uns.get(Key.uns.spatial, {}) for part in each]
-        table.uns[Key.uns.spatial] = {name: entry for part in libraries for name, entry in part.items()}
+        table.uns[Key.uns.spatial] = {name: entry for part in each for name, entry in libraries(part).items()}
         return table
 
     def _stacked(self, name: str, slot: Callable[[AnnData], Mapping[str, Any]]) -> NDArray[Any] | None:
@@ -188,6 +191,7 @@ def given_sections(
         return _of_spatialdata(adata, library_key, table_key, copy, image)
     if not isinstance(adata, AnnData):
         raise DataError(f"{type(adata).__name__} is neither AnnData nor SpatialData; read the files with ng.read")
+    refuse_backed(adata)
     if table_key is not None:
         raise DataError(f"table_key={table_key!r} is for SpatialData, and this is AnnData; leave it out")
     table = adata.copy() if copy else adata
@@ -265,6 +269,35 @@ def sections_by_name(
     return dict(sorted(named.items()))
 
 
+def sections_in(
+    files: Mapping[str, Path], library_key: str | None
+) -> dict[str, tuple[Path, Callable[[], AnnData] | None]]:
+    """Find the sections of h5ad files: one a file, or those that a column of ``obs`` names.
+
+    Returns
+    -------
+    By section, the file, and a function that cuts the section out of a file of several.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read or lacks the column, or two files hold one section.
+    """
+    if library_key is None:
+        return {name: (path, None) for name, path in files.items()}
+    found: dict[str, tuple[Path, Callable[[], AnnData] | None]] = {}
+    for path in files.values():
+        try:
+            table = ad.read_h5ad(path, backed="r")
+        except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
+            raise DataError(f"{path} cannot be read as h5ad ({reason(error)}); write it again") from error
+        for name, rows in _rows_by(table, library_key).items():
+            if name in found:
+                raise DataError(f"section {name!r} is in {found[name][0]} and in {path}; give each section once")
+            found[name] = path, partial(_part, table, rows, name)
+    return found
+
+
 def is_spatialdata(data: Any) -> TypeGuard[SpatialData]:
     """Say whether an object is SpatialData, without importing that library."""
     return hasattr(data, "tables") and hasattr(data, "coordinate_systems")
@@ -303,8 +336,7 @@ def _of_spatialdata(
             section = spatialdata_section(sdata, name, region=region)
             rows = rows[table.obs_names[rows].get_indexer(section.obs_names)]
         else:
-            part = table[rows].copy()
-            section = _part(table, rows, name_of(part, Key.obs.section, None, region))
+            section = _part(table, rows, section_in_obs(table[rows].copy(), None, region))
         own = section_name(section)
         if own in given.sections:
             raise DataError(
@@ -325,17 +357,16 @@ def _rows_by(table: AnnData, library_key: str) -> dict[str, NDArray[np.intp]]:
             f"{int(names.isna().sum())} spots have no section in obs[{library_key!r}] (first: "
             f"{table.obs_names[names.isna().to_numpy()][0]!r}); name it, or leave them out"
         )
-    names = names.astype(str).to_numpy()
+    names = np.array([as_name(name) for name in names], dtype=str)
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
 
 
 def _part(table: AnnData, rows: NDArray[np.intp], name: str) -> AnnData:
     """Cut a section out of a table of several: its rows, its library, and its own entries of ``uns``."""
-    part = table[rows].copy()
-    libraries = part.uns.get(Key.uns.spatial, {})
-    # A single library may have another name than the section.
-    if name in libraries:
-        part.uns[Key.uns.spatial] = {name: libraries[name]}
+    part = table[rows].to_memory() if table.isbacked else table[rows].copy()
+    own = library_id(part, name)
+    if own is not None:
+        part.uns[Key.uns.spatial] = {own: libraries(part)[own]}
     _own_entries(part, name)
     return _named(part, name)
 
@@ -352,15 +383,16 @@ def _own_entries(part: AnnData, name: str) -> None:
 
 def _named(section: AnnData, name: str | None = None) -> AnnData:
     """Give a section a name and a patient; return the object itself if it has both."""
-    libraries = section.uns.get(Key.uns.spatial, {})
-    if name is None and Key.obs.section not in section.obs and len(libraries) == 1:
-        name = str(next(iter(libraries)))
+    if name is None and Key.obs.section not in section.obs:
+        name = library_id(section)
     has_patient = Key.obs.patient in section.obs and section.obs[Key.obs.patient].dtype.name == "category"
     if name is None or (Key.obs.section in section.obs and has_patient and section_name(section) == name):
         return section
     obs = section.obs.copy()
     obs[Key.obs.section] = pd.Categorical([name] * len(obs))
     if Key.obs.patient not in obs:
+        obs[Key.obs.patient] = unknown_patient(name)
+    if obs[Key.obs.patient].isna().all():
         obs[Key.obs.patient] = unknown_patient(name)
     obs[Key.obs.patient] = obs[Key.obs.patient].astype("category").cat.remove_unused_categories()
     return AnnData(

@@ -147,9 +147,10 @@ def sections(format: str, root: str | Path, names: Sequence[str] | None = None, 
         Options of the format. ``visium``: ``source_image``, ``spot_diameter_um``, ``counts_file``;
         ``visium_hd``: ``bin_um``, ``source_image``, ``counts_file``; ``spatialdata``: ``table``, ``image``,
         ``coordinate_system``, ``region``, ``microns_per_pixel``; ``anndata``: ``image``, ``microns_per_pixel``,
-        ``layer``. These are as in :func:`visium_section` and so on, with image paths relative to the section's folder.
-        ``hest``: ``with_patch_only``. All of these but ``hest``, and ``h5ad``: ``patients``, the path of the table of
-        patients, relative to the folder of the sections; ``ids.csv`` by default.
+        ``layer``, ``genes``. These are as in :func:`visium_section` and so on, with image paths relative to the
+        section's folder. ``anndata`` and ``h5ad``: ``library_key``, the column of ``obs`` that names the sections of
+        files that hold several. ``hest``: ``with_patch_only``. All of these but ``hest``: ``patients``, the path of the
+        table of patients, relative to the folder of the sections; ``ids.csv`` by default.
 
     Returns
     -------

@@ -13,6 +13,7 @@ from pathlib import Path
 from anndata import AnnData
 
 from nh2st_graph.read._common import check_exists, wanted_names
+from nh2st_graph.read._patients import PATIENTS, patient_in_name, read_each
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._st import (
     IMAGES,
@@ -88,15 +89,15 @@ def skin(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str
     """
     root = Path(root)
     check_exists(root)
-    wanted = wanted_names(names, _names(root), root)
-    if is_prepared(root):
-        return {name: read_st(name, _patient(name), prepared_files(root, name)) for name in wanted}
-    found = _raw(root)
-    return {name: read_st(name, _patient(name), raw_files(found, name, _expected(_geo(root), name))) for name in wanted}
+    known = _names(root)
+    wanted = wanted_names(names, known, root)
+    found = {} if is_prepared(root) else _raw(root)
 
+    def read(name: str, patient: str | None) -> AnnData:
+        files = raw_files(found, name, _expected(_geo(root), name)) if found else prepared_files(root, name)
+        return read_st(name, patient or patient_in_name(name), files)
 
-def _patient(name: str) -> str:
-    return name.split("_")[0]
+    return read_each(wanted, known, [root, _geo(root)], PATIENTS, read)
 
 
 def _expected(folder: Path, name: str) -> StFiles:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import warnings
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,18 +17,22 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, reason, setting
-from nh2st_graph.read._common import in_array_order, logger, report_dropped
-from nh2st_graph.section import Key, changed_entry, check_section, unknown_patient
+from nh2st_graph.read._common import as_given, image_in, in_array_order, keep_in_tissue, logger, report_dropped
+from nh2st_graph.section import VISIUM_PITCH_UM, Key, changed_entry, check_section, report_scale, unknown_patient
 from nh2st_graph.slide import image_size, slide_size, thumbnail
 
-__all__ = ["COUNTS", "Assay", "counts_path", "folder_name", "read_spots"]
+__all__ = ["COUNTS", "Assay", "counts_path", "folder_name", "read_spots", "spatial_file"]
 
 #: File of Space Ranger's counts in tissue.
 COUNTS = "filtered_feature_bc_matrix.h5"
 
+_SCALES, _HIRES = "scalefactors_json.json", "tissue_hires_image.png"
 _BARCODE, _X, _Y = "barcode", "pxl_col_in_fullres", "pxl_row_in_fullres"
 _COLUMNS = [Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col, _Y, _X]
-_SCALES_AGREE = 0.05
+
+#: What tools append to a barcode: the number of the well, or of the sample.
+_SUFFIX = r"[-_.]\d+$"
+_GENES = "Gene Expression"
 
 
 class Assay(NamedTuple):
@@ -34,15 +42,11 @@ class Assay(NamedTuple):
     ----------
     spot_um
         Length of ``spot_diameter_fullres``.
-    column_um, row_um
-        Distance between adjacent columns and between adjacent rows, as ``array_col`` and ``array_row`` count them.
     pitch_um
         Distance between adjacent spots.
     """
 
     spot_um: float
-    column_um: float
-    row_um: float
     pitch_um: float
 
 
@@ -54,6 +58,7 @@ def read_spots(
     counts: Path,
     positions: Path,
     source_image: str | Path | None,
+    outs: Path,
     assay: Assay,
 ) -> AnnData:
     """Read the section in a folder with counts and ``spatial/``, and check it.
@@ -65,44 +70,77 @@ def read_spots(
     name, patient
         Names of the section and its patient; None for an unknown patient.
     counts
-        The HDF5 file, or a folder with ``matrix.mtx.gz``.
+        The HDF5 file, or a folder with ``matrix.mtx``, packed or not.
     positions
-        A CSV file with or without a header, or parquet.
+        A CSV file with or without a header, packed or not, or parquet.
     source_image
-        The full-resolution image. With None, the section uses the hires image instead.
+        The full-resolution image. With None, the one in ``outs``; if there is none, the section uses the hires image.
+    outs
+        Space Ranger's output folder.
     assay
         Sizes of spots and array.
     """
-    spatial = folder / "spatial"
-    for path in (
+    found = _Files(
         positions,
-        spatial / "scalefactors_json.json",
-        _hires_file(folder),
-        spatial / "tissue_lowres_image.png",
-    ):
-        if not path.is_file():
-            raise DataError(f"section {name!r}: {path} is missing; give Space Ranger's complete output folder")
+        *(spatial_file(folder, [file], name) for file in (_SCALES, _HIRES, "tissue_lowres_image.png")),
+    )
     adata, dropped = _joined(_read_counts(counts, name), counts, _read_positions(positions, name), positions, name)
     adata.obs[Key.obs.section] = pd.Categorical([name] * adata.n_obs)
     adata.obs[Key.obs.patient] = pd.Categorical([patient or unknown_patient(name)] * adata.n_obs)
-    source = None if source_image is None else Path(source_image)
-    scale = _set_library(adata, folder, source, assay.spot_um, name)
+    source = _image_beside(outs) if source_image is None else Path(source_image)
+    scale = _set_library(adata, found, source, assay, name)
     check_section(adata, need=("genes", "image"))
     report_dropped(adata, name, dropped)
     if source is None:
         logger.warning(
             "section %r: no full-resolution image given; patches are cut from %s (%.2f um per pixel)",
             name,
-            _hires_file(folder).name,
+            found.hires.name,
             scale,
         )
-    _compare_with_array(adata, scale, assay, name)
+    report_scale(adata, by="the spot diameter")
     return adata
+
+
+class _Files(NamedTuple):
+    positions: Path
+    scales: Path
+    hires: Path
+    lowres: Path
+
+
+def spatial_file(folder: Path, names: Sequence[str], section: str) -> Path:
+    """Find a file in ``spatial/``: by one of its names, packed (``.gz``), or with a prefix, as GEO keeps it.
+
+    Raises
+    ------
+    DataError
+        If there is none, or a packed image.
+    """
+    spatial = folder / "spatial"
+    endings = ("",) if names[0].endswith(".png") else ("", ".gz")
+    for ending in endings:
+        for name in names:
+            if (spatial / f"{name}{ending}").is_file():
+                return spatial / f"{name}{ending}"
+    prefixed = [path for ending in endings for name in names for path in sorted(spatial.glob(f"*_{name}{ending}"))]
+    if len(prefixed) == 1:
+        return prefixed[0]
+    packed = [path for name in names for path in sorted(spatial.glob(f"*{name}.gz"))]
+    if packed:
+        raise DataError(f"section {section!r}: {packed[0]} is packed; unpack it (gunzip)")
+    raise DataError(f"section {section!r}: {spatial / names[0]} is missing; give Space Ranger's complete output folder")
+
+
+def _image_beside(outs: Path) -> Path | None:
+    """Find the full-resolution image beside ``spatial/``, or beside ``outs``."""
+    folders = [outs, as_given(outs).parent] if as_given(outs).name == "outs" else [outs]
+    return next((image for image in (image_in(folder, "source_image") for folder in folders) if image), None)
 
 
 def folder_name(folder: Path) -> str:
     """Name a section after its folder; ``outs`` does not count."""
-    folder = folder.resolve()
+    folder = as_given(folder)
     return folder.parent.name if folder.name == "outs" else folder.name
 
 
@@ -130,14 +168,18 @@ def counts_path(folder: Path, counts_file: str, name: str) -> Path:
 
 
 def _read_counts(path: Path, name: str) -> AnnData:
-    """Read counts and the chemistry of the assay with squidpy."""
-    import squidpy as sq
-
-    folder, file = (path, "matrix.mtx.gz") if path.is_dir() else (path.parent, path.name)
+    """Read counts and the chemistry of the assay: HDF5 with squidpy, a folder with scipy."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Variable names are not unique")  # make_unique follows
-            adata: AnnData = sq.read.visium(folder, counts_file=file, library_id=name, load_images=False)
+        if path.is_dir():
+            adata = _read_folder(path, name)
+        else:
+            import squidpy as sq
+
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Variable names are not unique")  # make_unique follows
+                adata = sq.read.visium(path.parent, counts_file=path.name, library_id=name, load_images=False)
+    except DataError:
+        raise
     except Exception as error:  # scanpy raises plain Exception on an HDF5 file that is not 10x's
         raise DataError(
             f"section {name!r}: {path} cannot be read as Space Ranger's counts "
@@ -146,6 +188,43 @@ def _read_counts(path: Path, name: str) -> AnnData:
     adata.X = sparse.csr_matrix(adata.X)
     adata.var_names_make_unique()
     return adata
+
+
+def _read_folder(folder: Path, name: str) -> AnnData:
+    """Read ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` (or ``genes.tsv``), each packed or not."""
+    from scipy.io import mmread
+
+    matrix, barcodes, features = (
+        _one_of(folder, files, name) for files in (["matrix.mtx"], ["barcodes.tsv"], ["features.tsv", "genes.tsv"])
+    )
+    genes, spots = (
+        pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
+        for path in (features, barcodes)
+    )
+    counts = sparse.csr_matrix(mmread(matrix), dtype=np.float32).T.tocsr()
+    if counts.shape != (len(spots), len(genes)):
+        raise DataError(
+            f"section {name!r}: {matrix} has {counts.shape[1]} genes and {counts.shape[0]} barcodes, {features} has "
+            f"{len(genes)} and {barcodes} has {len(spots)}; copy them again"
+        )
+    names = genes[1] if genes.shape[1] > 1 else genes[0]
+    columns = {"gene_ids": genes[0].to_numpy()} | ({"feature_types": genes[2].to_numpy()} if genes.shape[1] > 2 else {})
+    var = pd.DataFrame(columns, index=pd.Index(names.to_numpy(), dtype=object))
+    adata = AnnData(counts, obs=pd.DataFrame(index=pd.Index(spots[0].to_numpy(), dtype=object)), var=var)
+    adata.uns[Key.uns.spatial] = {name: {Key.library.metadata: {}}}
+    if genes.shape[1] > 2 and (genes[2] == _GENES).any():
+        adata = adata[:, (genes[2] == _GENES).to_numpy()].copy()
+    return adata
+
+
+def _one_of(folder: Path, names: Sequence[str], section: str) -> Path:
+    there = [path for name in names for ending in ("", ".gz") for path in sorted(folder.glob(f"*{name}{ending}"))]
+    if not there:
+        raise DataError(
+            f"section {section!r}: {folder} cannot be read as Space Ranger's counts: {names[0]} (or .gz) is missing; "
+            "copy it again"
+        )
+    return there[0]
 
 
 def _read_positions(path: Path, name: str) -> pd.DataFrame:
@@ -159,6 +238,7 @@ def _read_positions(path: Path, name: str) -> pd.DataFrame:
     if table.shape[1] != 1 + len(_COLUMNS):
         raise DataError(f"section {name!r}: {path} has {table.shape[1]} columns, expected 6; copy it again")
     if path.suffix != ".parquet":
+        table[0] = table[0].str.strip()
         header = str(table.iloc[0, 0]).lower() == _BARCODE
         table = (
             table.iloc[1:].set_axis(table.iloc[0], axis=1) if header else table.set_axis([_BARCODE, *_COLUMNS], axis=1)
@@ -179,9 +259,12 @@ def _joined(
     """Keep spots that have a position and lie in tissue; count the others by reason."""
     placed = np.flatnonzero(adata.obs_names.isin(table.index))
     if not len(placed):
+        table = _without_suffix(adata.obs_names, table)
+        placed = np.flatnonzero(adata.obs_names.isin(table.index))
+    if not len(placed):
         raise DataError(
-            f"section {name!r}: {counts} and {positions} have no barcode in common; "
-            "check that both belong to this section"
+            f"section {name!r}: {counts} and {positions} have no barcode in common (such as {adata.obs_names[0]!r} and "
+            f"{table.index[0]!r}); check that both belong to this section"
         )
     table = table.loc[adata.obs_names[placed]].apply(pd.to_numeric, errors="coerce")
     bad = ~np.isfinite(table.to_numpy(np.float64)).all(axis=1)
@@ -190,30 +273,27 @@ def _joined(
             f"section {name!r}: {positions} has a position that is not a number "
             f"(barcode {table.index[bad][0]!r}); correct or remove that row"
         )
-    tissue = table[Key.obs.in_tissue].to_numpy() == 1
-    if not tissue.any():
-        raise DataError(
-            f"section {name!r}: no spot with counts lies in tissue (in_tissue = 1 in {positions}); "
-            "the section is empty: leave it out"
-        )
-    dropped = {
-        "counts_without_position": adata.n_obs - len(placed),
-        "not_in_tissue": int((~tissue).sum()),
-    }
-    adata, table = adata[placed[tissue]].copy(), table[tissue]
+    without = adata.n_obs - len(placed)
+    adata = adata[placed].copy()
     adata.obs = table[[Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col]].astype(int)
     adata.obsm[Key.obsm.spatial] = table[[_X, _Y]].to_numpy(np.float64)
-    return in_array_order(adata), dropped
+    adata, dropped = keep_in_tissue(adata, name, f"in_tissue = 1 in {positions}")
+    return in_array_order(adata), {"counts_without_position": without, "not_in_tissue": 0, **dropped}
 
 
-def _hires_file(folder: Path) -> Path:
-    return folder / "spatial" / "tissue_hires_image.png"
+def _without_suffix(barcodes: pd.Index, table: pd.DataFrame) -> pd.DataFrame:
+    """Name positions as the counts do, if the barcodes differ in a suffix such as ``-1`` only."""
+    plain, theirs = barcodes.str.replace(_SUFFIX, "", regex=True), table.index.str.replace(_SUFFIX, "", regex=True)
+    if not (plain.is_unique and theirs.is_unique):
+        return table
+    names = pd.Series(barcodes, index=plain)
+    rows = theirs.isin(names.index)
+    return table[rows].set_axis(names[theirs[rows]].to_numpy()) if rows.any() else table
 
 
-def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: float, name: str) -> float:
+def _set_library(adata: AnnData, files: _Files, source: Path | None, assay: Assay, name: str) -> float:
     """Build the entry of the image, and return um per pixel; without a full-resolution image, use the hires one."""
-    hires_file = _hires_file(folder)
-    factors = _scalefactors(folder / "spatial" / "scalefactors_json.json", name)
+    hires_file, factors = files.hires, _scalefactors(files.scales, name)
     if source is None:
         source, shrink = hires_file, factors[Key.library.hires_scale]
         adata.obsm[Key.obsm.spatial] = adata.obsm[Key.obsm.spatial] * shrink
@@ -221,8 +301,8 @@ def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: flo
     else:
         _check_source(source, hires_file, factors[Key.library.hires_scale], name)
     image, scale = thumbnail(hires_file)
-    microns_per_pixel = spot_um / factors[Key.library.spot_diameter]
-    lowres = thumbnail(folder / "spatial" / "tissue_lowres_image.png")[0]
+    microns_per_pixel = assay.spot_um / factors[Key.library.spot_diameter]
+    lowres = thumbnail(files.lowres)[0]
     entry = {
         **adata.uns[Key.uns.spatial][name],
         Key.library.images: {"lowres": lowres},
@@ -233,6 +313,7 @@ def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: flo
         source=source,
         microns_per_pixel=microns_per_pixel,
         hires=(image, factors[Key.library.hires_scale] * scale),
+        array_pitch_um=assay.pitch_um if assay.pitch_um != VISIUM_PITCH_UM else None,
     )
     return microns_per_pixel
 
@@ -240,8 +321,9 @@ def _set_library(adata: AnnData, folder: Path, source: Path | None, spot_um: flo
 def _scalefactors(path: Path, name: str) -> dict[str, float]:
     """Read the factors in pixels or per pixel. Visium HD's file also has sizes in um, which do not scale."""
     try:
-        factors = dict(json.loads(path.read_bytes()))
-    except (OSError, TypeError, ValueError) as error:
+        text = path.read_bytes()
+        factors = dict(json.loads(gzip.decompress(text) if path.suffix == ".gz" else text))
+    except (OSError, EOFError, zlib.error, TypeError, ValueError) as error:
         raise DataError(f"section {name!r}: {path} cannot be read ({reason(error)}); copy it again") from None
     for key in (Key.library.spot_diameter, Key.library.hires_scale):
         value = factors.get(key)
@@ -261,25 +343,6 @@ def _check_source(source: Path, hires_file: Path, hires_scale: float, name: str)
         width, height = np.rint(small / hires_scale).astype(int)
         raise ImageError(
             f"section {name!r}: image {source} is {size[0]} x {size[1]} px, but Space Ranger was given one "
-            f"of about {width} x {height} px; give that image, or none to use {hires_file.name}"
-        )
-
-
-def _compare_with_array(adata: AnnData, microns_per_pixel: float, assay: Assay, name: str) -> None:
-    """Warn if the spot diameter and the array pitch give different resolutions."""
-    array = adata.obs[[Key.obs.array_col, Key.obs.array_row]].to_numpy(np.float64)
-    array = (array - array.mean(axis=0)) * [assay.column_um, assay.row_um]
-    pixels = adata.obsm[Key.obsm.spatial] - adata.obsm[Key.obsm.spatial].mean(axis=0)
-    if np.linalg.matrix_rank(array) < 2:  # spots on one line do not determine the map
-        return
-    affine, *_ = np.linalg.lstsq(array, pixels, rcond=None)
-    fitted = 1 / np.sqrt(abs(np.linalg.det(affine)))
-    if abs(microns_per_pixel / fitted - 1) > _SCALES_AGREE:
-        logger.warning(
-            "section %r: %.3f um per pixel by the spot diameter, %.3f by the array's pitch of %g um; "
-            "check the length of spot_diameter_fullres in um",
-            name,
-            microns_per_pixel,
-            fitted,
-            assay.pitch_um,
+            f"of about {width} x {height} px; give that image, or move this one away to use "
+            f"{hires_file.name}"
         )

@@ -15,8 +15,15 @@ from scipy import sparse
 
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import DataError, reason, setting
-from nh2st_graph.read._assemble import PATIENTS, read_each
-from nh2st_graph.read._common import check_exists, logger, name_of, report_dropped, wanted_names
+from nh2st_graph.read._common import (
+    check_exists,
+    keep_in_tissue,
+    logger,
+    patient_in_obs,
+    report_dropped,
+    section_in_obs,
+    wanted_names,
+)
 from nh2st_graph.read._coordinates import (
     GLOBAL,
     MICRONS,
@@ -29,16 +36,19 @@ from nh2st_graph.read._coordinates import (
     spots_in,
     to_pixels,
 )
+from nh2st_graph.read._patients import PATIENTS, read_each
+from nh2st_graph.read._plain import plain_anndata
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import (
     Key,
     Library,
+    as_name,
     check_section,
     library,
     library_entry,
     neighbour_distance,
+    report_scale,
     section_name,
-    unknown_patient,
 )
 from nh2st_graph.slide import image_exists, keep_pixels, open_full
 
@@ -144,12 +154,13 @@ def spatialdata_section(
     if adata.X is not None:
         adata.X = sparse.csr_matrix(adata.X)
     adata.obsm[Key.obsm.spatial] = centres
-    name = name_of(adata, Key.obs.section, section, store.stem if store else region)
-    name_of(adata, Key.obs.patient, patient, unknown_patient(name))
+    name = section_in_obs(adata, section, store.stem if store else region)
+    patient_in_obs(adata, patient, name)
+    adata, dropped = keep_in_tissue(adata, name)
     adata.uns[Key.uns.spatial] = {name: library_entry(keep_pixels(full_resolution(element), where), scale, diameter)}
-    measured = adata.n_vars and Key.uns.prediction not in adata.uns
-    check_section(adata, need=("genes", "image") if measured else ("image",))
-    report_dropped(adata, name, {"rows_without_shape": int((~known).sum())})
+    check_section(adata, need=("image",))
+    report_dropped(adata, name, {"rows_without_shape": int((~known).sum()), **dropped})
+    report_scale(adata)
     return adata
 
 
@@ -209,8 +220,9 @@ def _section_of_each(table: AnnData, known: Sequence[str]) -> list[str]:
     names = []
     for region in known:
         rows = table.obs[table.obs[region_key(table)].astype(str) == region]
-        inside = set(rows[Key.obs.section].astype(str)) if Key.obs.section in rows else set()
-        names.append(inside.pop() if len(inside) == 1 else region)
+        inside = {as_name(name) for name in rows[Key.obs.section].unique()} if Key.obs.section in rows else set()
+        only = inside.pop() if len(inside) == 1 else None
+        names.append(only or region)
     return names if len(set(names)) == len(names) else list(known)
 
 
@@ -243,7 +255,8 @@ def _sections(
         )
 
     beside = root.parent if is_store(root) else root
-    return read_each(wanted_names(names, found, root), beside, patients, read)
+    alone = is_store(root) and len(found) == 1
+    return read_each(wanted_names(names, found, root), found, beside, patients, read, alone=alone)
 
 
 def is_store(path: Path) -> bool:
@@ -328,7 +341,7 @@ def to_spatialdata(adata: AnnData, *, image: Literal["full", "hires"] | None = "
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     diameter = stored.spot_diameter or neighbour_distance(centres) / 2
     name = re.sub(r"[^\w.-]", "_", section)  # characters that SpatialData allows
-    table = adata.copy()
+    table = plain_anndata(adata).copy()
     table.uns.pop(ATTRS, None)
     table.obs[_REGION] = pd.Categorical([name] * table.n_obs)
     table.obs[_SPOT] = table.obs_names.to_numpy(dtype=object)

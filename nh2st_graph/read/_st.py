@@ -22,6 +22,7 @@ from nh2st_graph.read._assemble import assemble, existing, one_file
 from nh2st_graph.read._counts import Counts, array_positions, open_text, read_counts, refuse_duplicates
 from nh2st_graph.read._resolution import VISIUM_PITCH_UM, VISIUM_SPOT_UM, Scale, ring_pitch, st_scale
 from nh2st_graph.section import Key
+from nh2st_graph.slide import IMAGE_ENDINGS
 
 __all__ = [
     "IMAGES",
@@ -35,14 +36,14 @@ __all__ = [
 ]
 
 #: Endings of images, also compressed ones as in GEO.
-IMAGES = r"\.(?:jpe?g|tiff?|png)(?:\.gz)?"
+IMAGES = rf"(?:{'|'.join(map(re.escape, sorted(IMAGE_ENDINGS)))})(?:\.gz)?"
 
 _SPOTS, _IMAGES = "ST-spotfiles", "ST-imgs"
 _COUNTS = ("ST-cnts", "ST-cnts_new")
 _COUNTS_ENDINGS = ("_sub.parquet", "_stdata.parquet", ".tsv.gz", ".tsv")
 _SPOTS_ENDING = "_selection.tsv"
 _COLUMNS = ("x", "y", "pixel_x", "pixel_y")
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".gz"})
+_SUFFIXES = IMAGE_ENDINGS | {".gz"}
 
 
 class StFiles(NamedTuple):
@@ -53,13 +54,13 @@ class StFiles(NamedTuple):
     image: Path
 
 
-def read_st(name: str, patient: str, files: StFiles, *, visium: bool = False) -> AnnData:
+def read_st(name: str, patient: str | None, files: StFiles, *, visium: bool = False) -> AnnData:
     """Read one section.
 
     Parameters
     ----------
     name, patient
-        Names of the section and its patient.
+        Names of the section and its patient; None for an unknown patient.
     files
         Files of the section.
     visium

@@ -16,13 +16,14 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, reason
-from nh2st_graph.read._assemble import PATIENTS, assemble, existing, one_file, read_each
+from nh2st_graph.read._assemble import assemble, existing, one_file
 from nh2st_graph.read._common import check_exists, logger, wanted_names
 from nh2st_graph.read._counts import array_positions, open_text, read_counts, refuse_duplicates
+from nh2st_graph.read._patients import PATIENTS, patient_in_name, read_each
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._resolution import VISIUM_PITCH_UM, VISIUM_SPOT_UM, Scale, ring_pitch, st_scale
 from nh2st_graph.read._st import StFiles
-from nh2st_graph.section import Key, unknown_patient
+from nh2st_graph.section import Key
 
 __all__ = ["stimage"]
 
@@ -38,29 +39,6 @@ _BIN = re.compile(r"s_(\d+)um_(\d+)_(\d+)(?:-\d+)?$")
 
 # Sources differ on the width of spots by 10 to 18 % (55 um printed, 65 um in Space Ranger's files).
 _RADIUS_AGREES = 0.3
-
-#: Patterns of slide names by study; the group is the patient.
-_PATIENTS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"^Human_Breast_Andersson_\d+_ST_([A-H])\d$",
-        r"^Human_Breast_He_\d+_ST_(BC\d+)_",
-        r"^Human_Heart_Asp_\d+_ST_ST_Sample_(.+PCW)_\d+$",
-        r"^Human_Prostate_Erickson_\d+_Visium_(Patient_\d+)_",
-        r"^Human_Brain_(?:Louise|Kwon)_.*_(Br\d+)(?:_|$)",
-    )
-)
-
-#: Patients of slides that are named by accession or sample number alone: Ji et al. 2020, Maynard et al. 2021.
-_PATIENT_OF = {
-    **{f"GSE144239_GSM{4284316 + i}": ("P2", "P5", "P9", "P10")[i // 3] for i in range(12)},
-    **{f"GSE144239_GSM{4565823 + i}": ("P4", "P6")[i // 2] for i in range(4)},
-    **{
-        f"Human_Brain_Maynard_02082021_Visium_{first + i}": donor
-        for first, donor in ((151507, "Br5292"), (151669, "Br5595"), (151673, "Br8100"))
-        for i in range(4)
-    },
-}
 
 
 class _Array(NamedTuple):
@@ -126,18 +104,12 @@ def stimage(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
     folders = _slides(root)
 
     def read(name: str, patient: str | None) -> AnnData:
-        return _read_slide(folders[name], name, patient or _patient(name) or unknown_patient(name))
+        return _read_slide(folders[name], name, patient or patient_in_name(name))
 
-    return read_each(wanted_names(names, folders, root), root, PATIENTS, read)
-
-
-def _patient(slide: str) -> str | None:
-    if slide in _PATIENT_OF:
-        return _PATIENT_OF[slide]
-    return next((match.group(1) for match in (pattern.match(slide) for pattern in _PATIENTS) if match), None)
+    return read_each(wanted_names(names, folders, root), folders, root, PATIENTS, read)
 
 
-def _read_slide(folder: Path, name: str, patient: str) -> AnnData:
+def _read_slide(folder: Path, name: str, patient: str | None) -> AnnData:
     where = f"section {name!r}"
     files = _files(folder, name, where)
     spots = _read_coord(files.spots, where)
@@ -169,7 +141,8 @@ def _files(folder: Path, name: str, where: str) -> StFiles:
 def _read_coord(path: Path, where: str) -> pd.DataFrame:
     try:
         with open_text(path) as handle:
-            table = pd.read_csv(handle, index_col=0)
+            table = pd.read_csv(handle, dtype=str, keep_default_na=False)
+        table = table.set_index(table.columns[0])  # names of spots, which may look like numbers
     except (OSError, ValueError, IndexError) as error:
         raise DataError(f"{where}: {path} cannot be read ({reason(error)}); download it again") from None
     missing = [column for column in _AXES if column not in table]
@@ -180,7 +153,6 @@ def _read_coord(path: Path, where: str) -> pd.DataFrame:
         )
     if table.empty:
         raise DataError(f"{where}: {path} has no spots; the section is empty: leave it out or download it again")
-    table.index = table.index.astype(str)
     refuse_duplicates(table.index, path, where)
     table = table.rename(columns=_AXES)
     table[_PIXELS] = table[_PIXELS].apply(pd.to_numeric, errors="coerce")

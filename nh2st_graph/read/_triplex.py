@@ -5,24 +5,20 @@ Chung et al. 2024, "Accurate spatial gene expression prediction by integrating m
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.read._assemble import PATIENTS, read_each
 from nh2st_graph.read._common import check_exists, wanted_names
 from nh2st_graph.read._hest import metadata, read_sample
+from nh2st_graph.read._patients import PATIENTS, patient_in_name, read_each
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._st import is_prepared, prepared_files, prepared_names, read_st
-from nh2st_graph.section import unknown_patient
 
 __all__ = ["triplex"]
 
-# The start of the section names of Andersson, Ji and He is the patient.
-_PATIENT = re.compile(r"^(?:([A-H])\d|(P\d+)_ST_rep\d+|(BC\d+)_[A-Z]\d)$")
 _VISIUM = "10x_breast"
 
 
@@ -72,12 +68,12 @@ def triplex(root: str | Path, names: str | Sequence[str] | None = None) -> dict[
     read_one, known = _layout(root)
 
     def read(name: str, patient: str | None) -> AnnData:
-        return read_one(root, name, patient or _patient(name) or unknown_patient(name))
+        return read_one(root, name, patient or patient_in_name(name))
 
-    return read_each(wanted_names(names, known, root), root, PATIENTS, read)
+    return read_each(wanted_names(names, known, root), known, root, PATIENTS, read)
 
 
-def _layout(root: Path) -> tuple[Callable[[Path, str, str], AnnData], set[str]]:
+def _layout(root: Path) -> tuple[Callable[[Path, str, str | None], AnnData], set[str]]:
     """Return the reader for the layout of this folder, and the names of its sections."""
     if (root / "adata").is_dir():
         return _read_new, {path.stem for path in (root / "adata").glob("*.h5ad") if not path.name.startswith(".")}
@@ -86,15 +82,10 @@ def _layout(root: Path) -> tuple[Callable[[Path, str, str], AnnData], set[str]]:
     raise DataError(f"{root} has neither a folder 'adata' nor 'ST-spotfiles'; give one data set that TRIPLEX prepared")
 
 
-def _read_new(root: Path, name: str, patient: str) -> AnnData:
+def _read_new(root: Path, name: str, patient: str | None) -> AnnData:
     about = metadata(root, name) if (root / "metadata" / f"{name}.json").is_file() else None
     return read_sample(root, "adata", name, patient, about, with_patch_only=False)
 
 
-def _read_old(root: Path, name: str, patient: str) -> AnnData:
+def _read_old(root: Path, name: str, patient: str | None) -> AnnData:
     return read_st(name, patient, prepared_files(root, name), visium=name.startswith(_VISIUM))
-
-
-def _patient(name: str) -> str | None:
-    match = _PATIENT.match(name)
-    return next(filter(None, match.groups())) if match else None

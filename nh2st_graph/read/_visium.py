@@ -8,10 +8,11 @@ from pathlib import Path
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError, setting
-from nh2st_graph.read._assemble import PATIENTS, read_each
-from nh2st_graph.read._common import check_exists, folder_above, image_of, wanted_names
+from nh2st_graph.read._common import check_exists, folder_above, named_image, wanted_names
+from nh2st_graph.read._patients import PATIENTS, read_each
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots
+from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots, spatial_file
+from nh2st_graph.section import VISIUM_PITCH_UM
 
 __all__ = ["visium_section"]
 
@@ -19,9 +20,7 @@ __all__ = ["visium_section"]
 #: printed spots are smaller, 55 um; the file does not measure them.)
 SCALEFACTOR_SPOT_UM = 65.0
 
-# The array is hexagonal: neighbours in a row are 100 um apart and differ by 2 in array_col.
-_COL_UM, _ROW_UM, _PITCH_UM = 50.0, 50.0 * 3**0.5, 100.0
-_POSITIONS = ("tissue_positions.csv", "tissue_positions_list.csv")
+_POSITIONS = ("tissue_positions.csv", "tissue_positions_list.csv", "tissue_positions.parquet")
 
 
 def visium_section(
@@ -46,14 +45,16 @@ def visium_section(
     patient
         Name of the patient, for splits; None if it is unknown.
     source_image
-        The full-resolution image that Space Ranger was given. With None, the section uses ``tissue_hires_image.png``
-        instead, and positions and scale factors are in its pixels.
+        The full-resolution image that Space Ranger was given. With None, the one beside ``spatial/`` (or ``outs``). If
+        there is none, the section uses ``tissue_hires_image.png`` instead, and positions and scale factors are in its
+        pixels.
     spot_diameter_um
         Length of Space Ranger's ``spot_diameter_fullres`` in um: 65 um on Visium slides, although the printed spots
         measure 55 um. The resolution is checked against the 100 um pitch of the array.
     counts_file
-        Name of the counts file in the folder. If it does not exist, the folder of the same name with ``matrix.mtx.gz``
-        is read, or the one file with a prefix (``{sample}_filtered_feature_bc_matrix.h5``, as 10x publishes it).
+        Name of the counts file in the folder. If it does not exist, the folder of the same name with ``matrix.mtx``,
+        packed or not, is read, or the one file with a prefix (``{sample}_filtered_feature_bc_matrix.h5``, as 10x
+        publishes it).
 
     Returns
     -------
@@ -83,9 +84,10 @@ def visium_section(
         name,
         patient,
         counts=counts_path(folder, counts_file, name),
-        positions=_positions_file(folder),
+        positions=spatial_file(folder, _POSITIONS, name),
         source_image=source_image,
-        assay=Assay(spot_diameter_um, _COL_UM, _ROW_UM, _PITCH_UM),
+        outs=folder,
+        assay=Assay(spot_diameter_um, VISIUM_PITCH_UM),
     )
 
 
@@ -115,13 +117,14 @@ def _sections(
             folders[name],
             section=name,
             patient=patient,
-            source_image=image_of(_spaceranger_folder(folders[name]), source_image),
+            source_image=named_image(_spaceranger_folder(folders[name]), source_image),
             spot_diameter_um=spot_diameter_um,
             counts_file=counts_file,
         )
 
     beside = root if _spatial_parent(root) is None else folder_above(root)
-    return read_each(wanted_names(names, folders, root), beside, patients, read)
+    alone = _spatial_parent(root) is not None
+    return read_each(wanted_names(names, folders, root), folders, beside, patients, read, alone=alone)
 
 
 def _spatial_parent(path: Path) -> Path | None:
@@ -134,8 +137,3 @@ def _spaceranger_folder(path: Path) -> Path:
     if folder is None:
         raise DataError(f"{path} has no folder 'spatial' (nor 'outs/spatial'); give Space Ranger's output folder")
     return folder
-
-
-def _positions_file(folder: Path) -> Path:
-    new, old = (folder / "spatial" / name for name in _POSITIONS)
-    return new if new.is_file() else old

@@ -9,10 +9,10 @@ from pathlib import Path
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError, setting
-from nh2st_graph.read._assemble import PATIENTS, read_each
-from nh2st_graph.read._common import check_exists, folder_above, image_of, wanted_names
+from nh2st_graph.read._common import as_given, check_exists, folder_above, named_image, wanted_names
+from nh2st_graph.read._patients import PATIENTS, read_each
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots
+from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots, spatial_file
 
 __all__ = ["visium_hd_section"]
 
@@ -44,8 +44,9 @@ def visium_hd_section(
     patient
         Name of the patient, for splits; None if it is unknown.
     source_image
-        The full-resolution microscope image that Space Ranger was given (``--image``). With None, the section uses
-        ``tissue_hires_image.png`` instead, whose pixels are hardly smaller than a bin.
+        The full-resolution microscope image that Space Ranger was given (``--image``). With None, the one beside
+        ``binned_outputs/`` (or ``outs``). If there is none, the section uses ``tissue_hires_image.png`` instead, whose
+        pixels are hardly smaller than a bin.
     counts_file
         Name of the counts file in the folder of the bins.
 
@@ -74,16 +75,17 @@ def visium_hd_section(
         name,
         patient,
         counts=counts_path(folder, counts_file, name),
-        positions=folder / "spatial" / "tissue_positions.parquet",
+        positions=spatial_file(folder, ["tissue_positions.parquet", "tissue_positions.csv"], name),
         source_image=source_image,
-        assay=Assay(bin_um, bin_um, bin_um, bin_um),
+        outs=outs,
+        assay=Assay(bin_um, bin_um),
     )
 
 
 def _folders(root: Path) -> dict[str, Path]:
     """Find Space Ranger's ``outs`` of each section: of the given folder, of a folder of bins, or of those in it."""
-    if _BIN.fullmatch(root.resolve().name):
-        root = root.resolve().parents[1]
+    if (bins := _folder_of_bins(root)) is not None:
+        return {folder_name(bins.parents[1]) if bins == as_given(root) else root.name: bins.parents[1]}
     if (outs := _outs(root)) is not None:
         return {folder_name(root): outs}
     found = {path.name: _outs(path) for path in root.iterdir() if path.is_dir()}
@@ -105,8 +107,8 @@ def _sections(
     An image beside ``binned_outputs/`` is the full-resolution one.
     """
     check_exists(root)
-    folders, named = _folders(root), _BIN.fullmatch(root.resolve().name)
-    side = bin_um or (int(named[1]) if named else _BIN_UM)
+    folders, bins = _folders(root), _folder_of_bins(root)
+    side = bin_um or (int(bins.name[7:10]) if bins else _BIN_UM)
 
     def read(name: str, patient: str | None) -> AnnData:
         return visium_hd_section(
@@ -114,14 +116,21 @@ def _sections(
             side,
             section=name,
             patient=patient,
-            source_image=image_of(folders[name], source_image),
+            source_image=named_image(folders[name], source_image),
             counts_file=counts_file,
         )
 
     wanted = wanted_names(names, folders, root)
-    is_one = named or _outs(root) is not None
-    beside = folder_above(next(iter(folders.values()))) if is_one else root
-    return read_each(wanted, beside, patients, read)
+    alone = bins is not None or _outs(root) is not None
+    linked = bins is not None and bins != as_given(root)
+    above = as_given(root).parent if linked else folder_above(next(iter(folders.values())))
+    beside = above if alone else root
+    return read_each(wanted, folders, beside, patients, read, alone=alone)
+
+
+def _folder_of_bins(root: Path) -> Path | None:
+    """Return the folder of bins of one size, if that is what was given, maybe by a link of another name."""
+    return next((path for path in (as_given(root), root.resolve()) if _BIN.fullmatch(path.name)), None)
 
 
 def _outs(path: Path) -> Path | None:

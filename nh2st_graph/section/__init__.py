@@ -1,6 +1,6 @@
 """The section contract: what one tissue section holds, and how to look it up. This room knows no file format."""
 
-from nh2st_graph.section._access import array_positions, section_name
+from nh2st_graph.section._access import array_positions, as_name, in_tissue, section_name
 from nh2st_graph.section._array import (
     CHESSBOARD_NEIGHBOUR_UM,
     CHESSBOARD_SPOT_UM,
@@ -16,13 +16,30 @@ from nh2st_graph.section._array import (
     neighbour_distance,
     on_one_colour,
 )
-from nh2st_graph.section._contract import Need, check_features, check_section, open_image
-from nh2st_graph.section._genes import find_genes, genes_by_name, mismatch, name_columns, naming, species
+from nh2st_graph.section._contract import Need, check_features, check_section, counts_mistake, open_image, refuse_backed
+from nh2st_graph.section._genes import (
+    SYMBOL_COLUMNS,
+    find_genes,
+    genes_by_name,
+    mismatch,
+    name_columns,
+    naming,
+    species,
+)
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._lattice import lattice_neighbours, spot_pitch
-from nh2st_graph.section._library import Library, changed_entry, full_image, library, library_entry
-from nh2st_graph.section._patients import unknown_patient, unknown_patients
+from nh2st_graph.section._library import (
+    Library,
+    changed_entry,
+    full_image,
+    libraries,
+    library,
+    library_entry,
+    library_id,
+)
+from nh2st_graph.section._patients import patient_name, patient_of, patients_in, unknown_patient, unknown_patients
 from nh2st_graph.section._placement import check_on_tissue, likely_mistake
+from nh2st_graph.section._scale import check_scale, report_scale
 from nh2st_graph.section._targets import (
     absent_genes,
     absent_message,
@@ -38,6 +55,7 @@ __all__ = [
     "CHESSBOARD_SPOT_UM",
     "SQUARE_PITCH_UM",
     "SQUARE_SPOT_UM",
+    "SYMBOL_COLUMNS",
     "VISIUM_PITCH_UM",
     "VISIUM_SCALEFACTOR_UM",
     "VISIUM_SPOT_UM",
@@ -49,17 +67,23 @@ __all__ = [
     "absent_message",
     "adjacent_steps",
     "array_positions",
+    "as_name",
     "changed_entry",
     "check_features",
     "check_on_tissue",
+    "check_scale",
     "check_section",
+    "counts_mistake",
     "find_genes",
     "fit_array",
     "full_image",
     "genes_by_name",
+    "in_tissue",
     "lattice_neighbours",
+    "libraries",
     "library",
     "library_entry",
+    "library_id",
     "library_size",
     "likely_mistake",
     "mismatch",
@@ -71,6 +95,11 @@ __all__ = [
     "on_one_colour",
     "open_image",
     "panel_counts",
+    "patient_name",
+    "patient_of",
+    "patients_in",
+    "refuse_backed",
+    "report_scale",
     "section_name",
     "species",
     "split_half_normalizer",

@@ -1,4 +1,4 @@
-"""Look up the name and the array positions of a section."""
+"""Look up the name, the array positions and the spots in tissue of a section."""
 
 from __future__ import annotations
 
@@ -7,10 +7,26 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph.section._keys import Key
 
-__all__ = ["array_positions", "section_name"]
+__all__ = ["array_positions", "as_name", "in_tissue", "section_name"]
+
+
+#: Words for a spot off the tissue; Space Ranger writes 0.
+_OFF_TISSUE = frozenset({"0", "false", "f", "no"})
+
+
+def as_name(value: object) -> str | None:
+    """Write a name in a table as text; None if there is none.
+
+    Joining tables makes numbers of names, and fractions of numbers: a whole number is written as one.
+    """
+    if value is None or value is pd.NA or value is pd.NaT or value != value:
+        return None
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def section_name(adata: AnnData) -> str:
@@ -26,14 +42,29 @@ def section_name(adata: AnnData) -> str:
             f"section without a name: obs['{Key.obs.section}'] is missing; "
             f"set adata.obs['{Key.obs.section}'] = 'NAME' or read it with a reader of ng.read"
         )
-    names = adata.obs[Key.obs.section].astype(str).unique()
-    if len(names) != 1:
-        shown = ", ".join(names[:5]) or "none"
+    names = [as_name(name) for name in adata.obs[Key.obs.section].unique()]
+    if names == [None]:
         raise DataError(
-            f"expected one section in the AnnData, but it holds {len(names)} ({shown}); "
-            f"split it by obs['{Key.obs.section}'] first, or give library_key='{Key.obs.section}'"
+            f"section without a name: obs['{Key.obs.section}'] is empty; set adata.obs['{Key.obs.section}'] = 'NAME'"
+        )
+    if len(names) != 1:
+        shown = ", ".join(map(str, names[:5])) or "none"
+        raise DataError(
+            f"expected one section in the AnnData, but it holds {len(names)} ({shown}); split it by "
+            f"obs['{Key.obs.section}'] first, or give {setting('data.options.library_key', Key.obs.section)}"
         )
     return str(names[0])
+
+
+def in_tissue(adata: AnnData) -> NDArray[np.bool_] | None:
+    """Say which spots lie in tissue by ``obs["in_tissue"]``, ``(n_spots,)``; None without such a column.
+
+    Spots of which the column says nothing count as in tissue.
+    """
+    if Key.obs.in_tissue not in adata.obs:
+        return None
+    words = [(as_name(value) or "").strip().lower() for value in adata.obs[Key.obs.in_tissue]]
+    return np.array([word not in _OFF_TISSUE for word in words], dtype=bool)
 
 
 def array_positions(adata: AnnData) -> NDArray[np.int64] | None:

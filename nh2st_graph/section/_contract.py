@@ -13,11 +13,12 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, ImageError, setting
 from nh2st_graph.section._access import array_positions, section_name
 from nh2st_graph.section._keys import Key
-from nh2st_graph.section._library import full_image
+from nh2st_graph.section._library import full_image, libraries
 from nh2st_graph.section._placement import likely_mistake
+from nh2st_graph.section._scale import check_scale
 from nh2st_graph.slide import Slide, open_slide
 
-__all__ = ["Need", "check_features", "check_section", "open_image"]
+__all__ = ["Need", "check_features", "check_section", "counts_mistake", "open_image", "refuse_backed"]
 
 #: Parts of a section that a caller may need, besides spot positions.
 Need = Literal["genes", "image", "graph", "features"]
@@ -47,20 +48,16 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
         If the image is missing or does not cover the spots.
     """
     needs = set(need)
+    refuse_backed(adata)
     if adata.n_obs == 0:
         # Without rows there is no obs['section'], so the library names the section.
-        name = next(iter(adata.uns.get(Key.uns.spatial, {})), "without a name")
+        name = next(iter(libraries(adata)), "without a name")
         raise DataError(f"section {name!r}: no spots; check that its files are not empty and share spot names")
     where = f"section {section_name(adata)!r}"
     _check_name(adata)
     _check_spots(adata, where)
-    if Key.uns.prediction in adata.uns:
-        if "genes" in needs:
-            raise DataError(f"{where}: X holds predicted expression; give measured counts for training and scoring")
-    elif adata.n_vars:
-        _check_counts(adata, where)
-    elif "genes" in needs:
-        raise DataError(f"{where}: no genes (X is empty); give measured counts for training and scoring")
+    if "genes" in needs and (mistake := counts_mistake(adata)) is not None:
+        raise DataError(f"{where}: {mistake}")
     if "image" in needs:
         with open_image(adata):
             pass
@@ -88,9 +85,6 @@ def _check_spots(adata: AnnData, where: str) -> None:
             f"{where}: spot name {twice!r} occurs more than once; "
             "make obs_names unique in the source, because spots are joined by name"
         )
-    if adata.n_vars and not adata.var_names.is_unique:
-        twice = adata.var_names[adata.var_names.duplicated()][0]
-        raise DataError(f"{where}: gene {twice!r} occurs more than once; call adata.var_names_make_unique()")
     for column in (Key.obs.section, Key.obs.patient):
         if column not in adata.obs:
             raise DataError(f"{where}: obs['{column}'] is missing; set it for splits: adata.obs['{column}'] = 'NAME'")
@@ -112,22 +106,42 @@ def _check_spots(adata: AnnData, where: str) -> None:
     array_positions(adata)
 
 
-def _check_counts(adata: AnnData, where: str) -> None:
+def counts_mistake(adata: AnnData) -> str | None:
+    """Say why the genes of a section cannot be trained on or scored, and what to do; None for raw counts."""
+    if Key.uns.prediction in adata.uns:
+        return "X holds predicted expression; give measured counts for training and scoring"
+    if not adata.n_vars:
+        return "no genes (X is empty); give measured counts for training and scoring"
+    if not adata.var_names.is_unique:
+        twice = adata.var_names[adata.var_names.duplicated()][0]
+        return f"gene {twice!r} occurs more than once; call adata.var_names_make_unique()"
     if adata.X is None:
-        raise DataError(f"{where}: {adata.n_vars} genes are named but X is missing; put raw counts into X")
+        return f"{adata.n_vars} genes are named but X is missing; put raw counts into X"
     values = adata.X.data if sparse.issparse(adata.X) else np.asarray(adata.X)
     if not np.isfinite(values).all():
-        raise DataError(f"{where}: X has counts that are not numbers; put raw counts into X")
+        return "X has counts that are not numbers; put raw counts into X"
     if values.size and values.min() < 0:
-        raise DataError(
-            f"{where}: X has negative counts (lowest {values.min():g}); put raw counts into X, not scaled values"
-        )
+        return f"X has negative counts (lowest {values.min():g}); put raw counts into X, not scaled values"
     if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
         first = values[values != np.rint(values)][0]
-        raise DataError(
-            f"{where}: X has counts that are not integers (for example {first:g}); put raw counts into X, "
+        return (
+            f"X has counts that are not integers (for example {first:g}); put raw counts into X{_raw_counts(adata)}, "
             f"this package normalises them ({setting('data.normalize')})"
         )
+    return None
+
+
+def _raw_counts(adata: AnnData) -> str:
+    """Name where an analysed AnnData keeps its raw counts."""
+    there = [f"adata.layers['{name}']" for name in ("counts", "raw_counts", "raw") if name in adata.layers]
+    there += ["adata.raw.X"] if adata.raw is not None else []
+    return f" (maybe {there[0]})" if there else ""
+
+
+def refuse_backed(adata: AnnData) -> None:
+    """Refuse an AnnData whose ``X`` stays in its file: it can be neither copied nor written to."""
+    if adata.isbacked:
+        raise DataError(f"the AnnData is backed by {adata.filename}; load it: adata = adata.to_memory()")
 
 
 @contextmanager
@@ -148,10 +162,11 @@ def open_image(adata: AnnData) -> Iterator[Slide]:
     ImageError
         If the section names no image, or the image is missing, damaged, or does not cover the spots.
     DataError
-        If the image has no resolution.
+        If the image has no resolution, or another one than its spots' positions are in.
     """
     with open_slide(full_image(adata).path) as slide:
         _check_covered(adata, slide, f"section {section_name(adata)!r}")
+        check_scale(adata, slide.sizes[0])
         yield slide
 
 

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError
 from nh2st_graph.section._access import section_name
 
-__all__ = ["FoundGenes", "Naming", "find_genes", "genes_by_name", "mismatch", "name_columns", "naming", "species"]
+__all__ = [
+    "SYMBOL_COLUMNS",
+    "FoundGenes",
+    "Naming",
+    "find_genes",
+    "genes_by_name",
+    "mismatch",
+    "name_columns",
+    "naming",
+    "species",
+]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -26,7 +36,7 @@ _SPECIES = {"": "human", "MUS": "mouse", "RNO": "rat"}
 
 #: Names of the columns of ``var`` that hold symbols: in lower case, without the ``-0`` that concatenation appends.
 #: Columns of ids need no list, because ids have a form of their own.
-_SYMBOL_COLUMNS = frozenset(
+SYMBOL_COLUMNS = frozenset(
     {
         *("symbol", "symbols", "gene", "gene_name", "gene_names", "gene_symbol", "gene_symbols", "gene_short_name"),
         *("genesymbol", "genename", "feature_name", "features", "hgnc_symbol", "mgi_symbol", "external_gene_name"),
@@ -204,7 +214,7 @@ def name_columns(var: pd.DataFrame) -> pd.DataFrame:
     for column in var:
         if not pd.api.types.is_numeric_dtype(var[column]):
             names = var[column].astype(object).where(var[column].notna(), "").astype(str)
-            is_symbols = str(column).lower().split("-")[0] in _SYMBOL_COLUMNS
+            is_symbols = str(column).lower().split("-")[0] in SYMBOL_COLUMNS
             if is_symbols or naming(names[names != ""]) == "Ensembl ids":
                 found[str(column)] = names
     return pd.DataFrame(found, index=var.index)

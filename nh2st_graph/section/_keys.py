@@ -93,6 +93,7 @@ class Key:
         metadata = "metadata"
         source_image = "source_image_path"
         microns_per_pixel = "microns_per_pixel"
+        array_pitch = "array_pitch_um"
 
     class layers:
         """Entries of ``layers``."""

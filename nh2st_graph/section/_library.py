@@ -9,15 +9,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError
-from nh2st_graph.section._access import section_name
+from nh2st_graph.section._access import as_name, section_name
 from nh2st_graph.section._keys import Key
 from nh2st_graph.slide import open_slide
 
-__all__ = ["FullImage", "Library", "changed_entry", "full_image", "library", "library_entry"]
+__all__ = [
+    "FullImage",
+    "Library",
+    "changed_entry",
+    "full_image",
+    "libraries",
+    "library",
+    "library_entry",
+    "library_id",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +50,8 @@ class Library:
         Small copy of the image for plots, ``(height, width, channels)``.
     hires_scale
         Pixels of the small copy per full-resolution pixel, above 0.
+    array_pitch_um
+        Distance of adjacent spots of the array, in um, above 0, where it is not the assay's usual one.
     """
 
     entry: Mapping[str, Any] = field(repr=False)
@@ -48,6 +60,7 @@ class Library:
     spot_diameter: float | None
     hires: NDArray[Any] | None = field(repr=False)
     hires_scale: float | None
+    array_pitch_um: float | None = None
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Library:
@@ -61,6 +74,7 @@ class Library:
             spot_diameter=_positive(factors.get(Key.library.spot_diameter)),
             hires=entry.get(Key.library.images, {}).get(Key.library.hires),
             hires_scale=_positive(factors.get(Key.library.hires_scale)),
+            array_pitch_um=_positive(metadata.get(Key.library.array_pitch)),
         )
 
     @property
@@ -81,22 +95,52 @@ class FullImage(NamedTuple):
     microns_per_pixel: float
 
 
+def libraries(adata: AnnData) -> dict[str, Mapping[str, Any]]:
+    """Give the entries of ``uns["spatial"]`` by library; flags beside them, as CELLxGENE's ``is_single``, are none."""
+    entries = adata.uns.get(Key.uns.spatial)
+    if not isinstance(entries, Mapping):
+        return {}
+    return {str(name): entry for name, entry in entries.items() if isinstance(entry, Mapping)}
+
+
+def library_id(adata: AnnData, section: str | None = None) -> str | None:
+    """Find the library of the one section that an AnnData holds; None if there is none, or several may be meant.
+
+    A section that was cut out of joined ones keeps the libraries of all. Its own has the section's name, or the name
+    that a column of ``obs`` has in all rows.
+
+    Parameters
+    ----------
+    adata
+        One section.
+    section
+        Its name, if it is known.
+    """
+    known = libraries(adata)
+    if len(known) < 2 or section in known:
+        return section if section in known else next(iter(known), None)
+    named = set()
+    for column in adata.obs:
+        if not pd.api.types.is_float_dtype(adata.obs[column]):
+            values = adata.obs[column].unique()
+            named |= {as_name(values[0])} & known.keys() if len(values) == 1 else set()
+    return named.pop() if len(named) == 1 else None
+
+
 def library(adata: AnnData) -> Library:
     """Read the section's entry of ``uns["spatial"]``.
 
     Raises
     ------
     DataError
-        If there is none, or more than one.
+        If there is none, or several and none is named after the section.
     """
-    entries = adata.uns.get(Key.uns.spatial)
-    if not isinstance(entries, Mapping) or len(entries) != 1:
-        count = len(entries) if isinstance(entries, Mapping) else 0
-        raise DataError(
-            f"section {section_name(adata)!r}: uns['{Key.uns.spatial}'] has {count} libraries, expected 1; "
-            "read the section with a reader of ng.read"
-        )
-    return Library.of(next(iter(entries.values())))
+    name, known = section_name(adata), libraries(adata)
+    own = library_id(adata, name)
+    if own is None:
+        cure = f"keep its own: one named {name!r}" if known else "read the section with a reader of ng.read"
+        raise DataError(f"section {name!r}: uns['{Key.uns.spatial}'] has {len(known)} libraries, expected 1; {cure}")
+    return Library.of(known[own])
 
 
 def full_image(adata: AnnData) -> FullImage:
@@ -160,6 +204,7 @@ def changed_entry(
     source: str | Path | None = None,
     microns_per_pixel: float | None = None,
     hires: tuple[NDArray[Any], float] | None = None,
+    array_pitch_um: float | None = None,
 ) -> dict[str, Any]:
     """Copy an entry of ``uns["spatial"]`` with some values changed.
 
@@ -169,6 +214,8 @@ def changed_entry(
         The entry; it is left as it is.
     source, microns_per_pixel, hires
         As for :func:`library_entry`. A value that is None stays as it is.
+    array_pitch_um
+        As in :class:`Library`.
     """
     images, factors, metadata = (
         dict(entry.get(part, {})) for part in (Key.library.images, Key.library.scalefactors, Key.library.metadata)
@@ -179,6 +226,8 @@ def changed_entry(
         metadata[Key.library.source_image] = str(Path(source).resolve())
     if microns_per_pixel is not None:
         metadata[Key.library.microns_per_pixel] = microns_per_pixel
+    if array_pitch_um is not None:
+        metadata[Key.library.array_pitch] = array_pitch_um
     return {
         **entry,
         Key.library.images: images,

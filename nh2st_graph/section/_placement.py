@@ -10,13 +10,12 @@ from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import DataError, ImageError, setting
-from nh2st_graph.section._access import section_name
+from nh2st_graph.section._access import in_tissue, section_name
 from nh2st_graph.section._array import neighbour_distance
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import Library, full_image, library
@@ -137,9 +136,9 @@ class _Reading(NamedTuple):
 def _placed(adata: AnnData, slide: Slide) -> _Spots | None:
     """Put the spots of a section on its tissue mask; None if there are few spots, or no tissue is found."""
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
-    if Key.obs.in_tissue in adata.obs:
-        known = pd.to_numeric(adata.obs[Key.obs.in_tissue], errors="coerce").to_numpy() == 1
-        centres = centres[known] if known.any() else centres
+    inside = in_tissue(adata)
+    if inside is not None and inside.any():
+        centres = centres[inside]
     if len(centres) < _FEW_SPOTS:
         return None
     tissue = _find_tissue(adata, slide)

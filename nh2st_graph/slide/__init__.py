@@ -4,6 +4,7 @@ from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._container import ImageSource, placed_image
 from nh2st_graph.slide._memory import keep_pixels
 from nh2st_graph.slide._open import (
+    IMAGE_ENDINGS,
     content_hash,
     image_size,
     open_full,
@@ -20,6 +21,7 @@ from nh2st_graph.slide._tissue import TissueMask, find_tissue, tissue_mask
 from nh2st_graph.slide._wsi import WsiSlide
 
 __all__ = [
+    "IMAGE_ENDINGS",
     "Box",
     "HeldImage",
     "ImageSource",

@@ -42,7 +42,7 @@ class PlacedImage(NamedTuple):
         return np.asarray(spatial, dtype=np.float64) * self.scale - np.array(self.corner)
 
 
-def placed_image(img: ImageSource, section: str, layer: str | None = None) -> PlacedImage:
+def placed_image(img: ImageSource, section: str, layer: str | None = None, *, argument: str = "layer") -> PlacedImage:
     """Find the file of an image, or write one.
 
     Parameters
@@ -56,6 +56,8 @@ def placed_image(img: ImageSource, section: str, layer: str | None = None) -> Pl
         names z positions by library.
     layer
         Layer of the container; not needed if it has one.
+    argument
+        What the caller's argument for the layer is called.
 
     Returns
     -------
@@ -75,7 +77,7 @@ def placed_image(img: ImageSource, section: str, layer: str | None = None) -> Pl
     if layer is None and len(layers) != 1:
         raise ImageError(
             f"{where}: the ImageContainer has {len(layers)} layers ({', '.join(layers)}); "
-            f"name one: {setting('layer', 'NAME')}"
+            f"name one: {setting(argument, 'NAME')}"
         )
     if layer is not None and layer not in layers:
         raise ImageError(f"{where}: the ImageContainer has no layer {layer!r}; {nearest(layer, layers)}")

@@ -18,7 +18,22 @@ from nh2st_graph.slide._scene import split_scene
 from nh2st_graph.slide._tiff import open_tiff
 from nh2st_graph.slide._wsi import APERIO, EXTRA, OTHER_PACKAGES, SCANNERS, WsiSlide, has_extra
 
-__all__ = ["content_hash", "image_size", "open_full", "open_slide", "or_extra", "slide_size", "thumbnail"]
+__all__ = [
+    "IMAGE_ENDINGS",
+    "content_hash",
+    "image_size",
+    "open_full",
+    "open_slide",
+    "or_extra",
+    "slide_size",
+    "thumbnail",
+]
+
+#: Endings of the files that :func:`open_slide` reads, some of them with the extra.
+IMAGE_ENDINGS = SCANNERS | {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".jp2", ".j2k", ".jpf", ".jpx"),
+    *(".tif", ".tiff", ".btf", ".tf2", ".tf8", ".qptiff"),
+}
 
 
 @contextmanager

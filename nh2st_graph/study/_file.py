@@ -220,14 +220,23 @@ def _changes(file: BenchmarkFile, path: Path, base: Config) -> dict[str, dict[st
 
 def _combinations(grid: Mapping[str, list[Any]], base: Config) -> dict[str, dict[str, Any]]:
     """All combinations of a grid, except the base itself, each by a name made of its values."""
+    known = flatten(base.model_dump(mode="json"))
+    # YAML's `on` is text until a field wants true or false.
+    grid = {
+        key: [_as_bool(x) for x in values] if isinstance(known.get(key), bool) else values
+        for key, values in grid.items()
+    }
     last = [key.rpartition(".")[2] for key in grid]
     labels = [word if last.count(word) == 1 else key for word, key in zip(last, grid, strict=True)]
     changes: dict[str, dict[str, Any]] = {}
     for values in itertools.product(*grid.values()):
         name = ", ".join(f"{label}={_in_one_line(value)}" for label, value in zip(labels, values, strict=True))
         changes[name] = dict(zip(grid, values, strict=True))
-    known = flatten(base.model_dump(mode="json"))
     return {name: given for name, given in changes.items() if any(known.get(key, ...) != x for key, x in given.items())}
+
+
+def _as_bool(value: Any) -> Any:
+    return {"on": True, "yes": True, "off": False, "no": False}.get(str(value).lower(), value)
 
 
 def _in_one_line(value: Any) -> str:

@@ -141,7 +141,9 @@ def _made(entry: FoldEntry, sections: Callable[[], dict[str, AnnData]]) -> list[
         return [datasets.Split("+".join(each.test), each.train, each.test) for each in entry.folds]
     if entry.leave_one_section_out:
         given = entry.leave_one_section_out
-        return datasets.leave_one_section_out(sections() if given == "all" else _apart({"": given}))
+        if given == "all":
+            return datasets.leave_one_section_out(sections())
+        return datasets.leave_one_section_out(_apart({"": given}), within_patient=False)
     if entry.leave_one_patient_out:
         return datasets.leave_one_patient_out(by_patient(entry.leave_one_patient_out))
     assert entry.k_fold_by_patient is not None

@@ -27,7 +27,7 @@ from nh2st_graph.metrics import (
 from nh2st_graph.models import BASELINES, Baseline, make_baseline
 from nh2st_graph.read import Sections, sections_by_name
 from nh2st_graph.read._docs import documented
-from nh2st_graph.section import Key, check_section, library_size, split_half_normalizer, unknown_patients
+from nh2st_graph.section import Key, check_section, library_size, patients_in, split_half_normalizer, unknown_patients
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import in_given_order, predict_prepared
 from nh2st_graph.train import FittedModel, PreparedSection
@@ -250,7 +250,7 @@ def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Sequence[PreparedSection]) -> dict[str, Any]:
     """State the conditions of the scores, so that scores of other conditions are not compared with them."""
     patients = {
-        part: sorted({str(patient) for each in sections for patient in each.section.obs[Key.obs.patient].unique()})
+        part: sorted({patient for each in sections for patient in patients_in(each.section)})
         for part, sections in (("train", train), ("test", tests))
     }
     shared = sorted(set(patients["train"]) & set(patients["test"]))

@@ -19,7 +19,7 @@ from nh2st_graph._version import __version__
 from nh2st_graph.models import EMBEDDINGS, Estimator, Network
 from nh2st_graph.read import SpatialObject, annotate, given_sections, is_spatialdata
 from nh2st_graph.read._docs import documented
-from nh2st_graph.section import Key
+from nh2st_graph.section import Key, libraries, library_id
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.train import FittedModel, PreparedSection, image_only, one_thread
 
@@ -93,8 +93,8 @@ def predict(
     Returns
     -------
     AnnData with ``X`` the predicted log expression (spots x panel genes, float32), ``layers["observed"]`` if the whole
-    panel was measured, and the section's ``obs``, ``obsm["spatial"]``, graph and ``uns["spatial"]``, so that squidpy
-    and scanpy run on it. Several sections have one ``uns["spatial"]`` entry each and no edge between them.
+    panel was measured (raw counts), and the section's ``obs``, ``obsm["spatial"]``, graph and ``uns["spatial"]``, so
+    that squidpy and scanpy run on it. Several sections have one ``uns["spatial"]`` entry each and no edge between them.
 
     Raises
     ------
@@ -148,8 +148,11 @@ def predict_prepared(model: FittedModel, prepared: PreparedSection) -> AnnData:
         var=pd.DataFrame(index=pd.Index(model.genes, name="gene")),
         obsm={Key.obsm.spatial: np.asarray(completed.obsm[Key.obsm.spatial], dtype=np.float64)},
         obsp={key: sparse.csr_matrix(completed.obsp[key]) for key in (Key.obsp.connectivities, Key.obsp.distances)},
-        uns={key: completed.uns[key] for key in (Key.uns.spatial, Key.uns.neighbors) if key in completed.uns},
+        uns={key: completed.uns[key] for key in (Key.uns.neighbors,) if key in completed.uns},
     )
+    own = library_id(completed)
+    if own is not None:
+        predicted.uns[Key.uns.spatial] = {own: libraries(completed)[own]}
     predicted.uns[Key.uns.prediction] = {
         "section": prepared.name,
         "version": __version__,

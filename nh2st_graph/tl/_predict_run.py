@@ -29,6 +29,7 @@ def predict_run(
     out: str | Path,
     *,
     microns_per_pixel: float | None = None,
+    library_key: str | None = None,
     table: str | None = None,
     pitch_um: float | None = None,
     spot_um: float | None = None,
@@ -51,6 +52,8 @@ def predict_run(
         error, unless ``resume``.
     microns_per_pixel
         Resolution of the images, in um per pixel. The default is that of the files.
+    library_key
+        Column of ``obs`` that names the sections of h5ad files that hold several.
     table
         Table of SpatialData stores that have several.
     pitch_um, spot_um, min_tissue
@@ -81,7 +84,7 @@ def predict_run(
     _check_one_file(out, len(files))
     sections: dict[str, AnnData] = {}
     for path in files:
-        for section in _input_sections(model, path, microns_per_pixel, table, on_slides):
+        for section in _input_sections(model, path, microns_per_pixel, library_key, table, on_slides):
             name = section_name(section)
             if name in sections:
                 raise RunError(f"{path}: a section named {name!r} was given already; each needs its own obs['section']")
@@ -107,19 +110,26 @@ def load_to_predict(folder: str | Path, progress: bool) -> FittedModel:
 
 
 def _input_sections(
-    model: FittedModel, path: Path, microns_per_pixel: float | None, table: str | None, on_slides: Mapping[str, Any]
+    model: FittedModel,
+    path: Path,
+    microns_per_pixel: float | None,
+    library_key: str | None,
+    table: str | None,
+    on_slides: Mapping[str, Any],
 ) -> list[AnnData]:
-    """Read one input: a SpatialData store, a section, or a slide."""
+    """Read one input: a SpatialData store, one or several sections, or a slide."""
     if path.is_dir():
         stores = read.sections("spatialdata", path, table=table, microns_per_pixel=microns_per_pixel)
         return list(stores.values())
     if path.suffix == ".h5ad":
-        return [_saved_section(path, microns_per_pixel)]
+        if library_key is None:
+            return [_with_scale(read.h5ad_section(path), microns_per_pixel)]
+        sections = read.sections("h5ad", path, library_key=library_key)
+        return [_with_scale(section, microns_per_pixel) for section in sections.values()]
     return [slide_section(path, model, microns_per_pixel=microns_per_pixel, **on_slides)]
 
 
-def _saved_section(path: Path, microns_per_pixel: float | None) -> AnnData:
-    section = read.h5ad_section(path)
+def _with_scale(section: AnnData, microns_per_pixel: float | None) -> AnnData:
     found, name = library(section), section_name(section)
     scale = chosen_scale(f"section {name!r}", found.microns_per_pixel, microns_per_pixel)
     section.uns[Key.uns.spatial] = {name: changed_entry(found.entry, microns_per_pixel=scale)}

@@ -8,7 +8,7 @@ import numpy as np
 from anndata import AnnData
 
 from nh2st_graph.im import Lattice
-from nh2st_graph.section import Key, lattice_neighbours, library, spot_pitch
+from nh2st_graph.section import lattice_neighbours, library, library_id, spot_pitch
 
 __all__ = ["training_lattice"]
 
@@ -22,8 +22,7 @@ def training_lattice(sections: Iterable[AnnData]) -> Lattice | None:
     """
     known = []
     for section in sections:
-        entries = section.uns.get(Key.uns.spatial, {})
-        if len(entries) != 1 or section.n_obs < 2:
+        if library_id(section) is None or section.n_obs < 2:
             continue
         found = library(section)
         scale, diameter = found.microns_per_pixel, found.spot_diameter

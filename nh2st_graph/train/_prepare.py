@@ -29,10 +29,12 @@ from nh2st_graph.section import (
     Need,
     check_features,
     check_section,
+    counts_mistake,
     find_genes,
     library_size,
     open_image,
     panel_counts,
+    patients_in,
     section_name,
     targets,
 )
@@ -223,12 +225,17 @@ class PreparedSection:
             )
         values = {"patches": section_patches(self.section, config.features)} if config.features.finetune else {}
         graph = as_data(self.section, standardize(features), neighbors_key=Key.uns.neighbors, **values)
-        graph.patient = str(self.section.obs[Key.obs.patient].iloc[0])
+        graph.patient = " + ".join(patients_in(self.section))
         return graph
 
     @cached_property
     def has_panel(self) -> bool:
-        """Whether all genes of the panel were measured."""
+        """Whether all genes of the panel were measured, and ``X`` holds their counts."""
+        mistake = counts_mistake(self.section)
+        if mistake is not None:
+            if self.section.n_vars and Key.uns.prediction not in self.section.uns:
+                logger.warning("section %r: its genes are not used, for %s", self.name, DataError(mistake))
+            return False
         found = find_genes(self.section, self.preparation.genes)
         if found.all_there:
             found.log(self.name)

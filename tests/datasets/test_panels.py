@@ -44,6 +44,51 @@ def test_a_bad_panel_is_named(tmp_path: Path, content: bytes, message: str) -> N
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "gene\nERBB2\nCD3E\n",
+        "Symbol\n\nERBB2\nCD3E\n",
+        '"x"\n"ERBB2"\n"CD3E"\n',
+        ",gene_name\n0,ERBB2\n1,CD3E\n",
+        '"","gene"\n"1","ERBB2"\n"2","CD3E"\n',
+        "gene_symbol\trank\nERBB2\t1\nCD3E\t2\n",
+        '{"genes": ["ERBB2", "CD3E"]}',
+        '["ERBB2", "CD3E"]',
+        '{"version": 1, "var_50genes": ["ERBB2", "CD3E"]}',
+    ],
+)
+def test_headers_tables_and_json(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "panel"
+    path.write_text(content)
+    assert read_panel(path) == ["ERBB2", "CD3E"]
+
+
+def test_a_word_that_may_be_a_header_is_a_gene_where_it_stands_alone(tmp_path: Path) -> None:
+    (tmp_path / "panel").write_text("X\n")
+    assert read_panel(tmp_path / "panel") == ["X"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("ERBB2,1\nCD3E,2\n", r"several columns \(ERBB2, 1\)"),
+        ('{"genes": "ERBB2"}', "no list 'genes'"),
+        ('{"a": ["X"], "b": ["Y"]}', r"no list 'genes' \(there: a, b\)"),
+        ('{"genes": [1, 2]}', "no list of gene symbols"),
+        ('{"genes": ["A",', "not valid JSON"),
+        ('["A", "A"]', "'A' is on lines 1 and 2"),
+        ("[]", "holds no gene"),
+    ],
+)
+def test_tables_and_json_that_cannot_be_used(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "panel"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message) as error:
+        read_panel(path)
+    assert "\n" not in str(error.value)
+
+
 def test_a_missing_panel_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.txt does not exist"):
         read_panel(tmp_path / "nowhere.txt")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +9,9 @@ from PIL import Image
 from scipy import sparse
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph.read import anndata_section, sections
+from nh2st_graph.gr import spatial_graph
+from nh2st_graph.im import features, patches
+from nh2st_graph.read import anndata_section, section_names, sections
 from nh2st_graph.section import check_section, library
 
 
@@ -155,3 +158,104 @@ def test_format(plain, tmp_path):
     assert list(sections("anndata", tmp_path / "T2.h5ad")) == ["T2"]
     with pytest.raises(DataError, match="no section 'T3'"):
         sections("anndata", tmp_path, ["T3"])
+
+
+class TestLibraries:
+    """One section may stand beside flags, and beside the libraries of others that it was joined with."""
+
+    def test_a_flag_is_no_library(self, plain, image, tmp_path):
+        with_metadata(plain, microns_per_pixel=0.4).uns["spatial"]["is_single"] = np.bool_(True)
+        plain.write_h5ad(tmp_path / "cxg.h5ad")
+        section = anndata_section(tmp_path / "cxg.h5ad", image)
+        assert library(section).microns_per_pixel == 0.4
+        assert library(section).spot_diameter == 11.0
+
+    @pytest.fixture
+    def joined(self, plain, image):
+        parts = {name: anndata_section(plain, image, scale, section=name) for name, scale in (("A", 0.5), ("B", 0.7))}
+        return ad.concat(parts, label="library_id", uns_merge="unique", index_unique="-")
+
+    @pytest.mark.parametrize("named", ["section", "library_id", "argument"])
+    def test_a_part_of_joined_sections_has_its_own(self, joined, image, named):
+        part = joined[joined.obs["library_id"] == "B"].copy()
+        if named != "section":
+            del part.obs["section"]
+        if named == "argument":
+            del part.obs["library_id"]
+        section = anndata_section(part, image, section="B" if named == "argument" else None)
+        assert library(section).microns_per_pixel == 0.7
+        assert list(section.uns["spatial"]) == ["B"]
+
+    def test_all_parts_at_once_are_told_how(self, joined, image, tmp_path):
+        with pytest.raises(DataError, match=r"names 2 \(A, B\).*library_key='section'"):
+            anndata_section(joined, image)
+        joined.write_h5ad(tmp_path / "cohort.h5ad")
+        found = sections("anndata", tmp_path / "cohort.h5ad", library_key="library_id")
+        assert {name: library(each).microns_per_pixel for name, each in found.items()} == {"A": 0.5, "B": 0.7}
+        assert section_names("anndata", tmp_path / "cohort.h5ad", library_key="library_id") == ["A", "B"]
+        found = sections("h5ad", tmp_path, ["B"], library_key="section")
+        assert [each.n_obs for each in found.values()] == [12]
+        with pytest.raises(DataError, match="library_key='libary_id'; did you mean 'library_id'"):
+            sections("h5ad", tmp_path, library_key="libary_id")
+
+    def test_none_of_several_is_the_sections(self, plain, image):
+        plain.uns["spatial"] = {"a": {}, "b": {}}
+        with pytest.raises(DataError, match="keep its own library there: one named 'C'"):
+            anndata_section(plain, image, 0.5, section="C")
+
+
+def test_a_backed_file(plain, image, tmp_path):
+    plain.X = sparse.csr_matrix(plain.X)
+    plain.write_h5ad(tmp_path / "T.h5ad")
+    backed = ad.read_h5ad(tmp_path / "T.h5ad", backed="r")
+    section = anndata_section(backed, image, 0.5, section="T")
+    np.testing.assert_array_equal(section.X.toarray(), plain.X.toarray())
+    for use in (lambda: check_section(backed), lambda: features(backed), lambda: spatial_graph(backed)):
+        with pytest.raises(DataError, match=r"backed by .*T\.h5ad; load it: adata = adata\.to_memory\(\)"):
+            use()
+
+
+class TestAnalysed:
+    """What analyses leave: normalised X, counts in raw."""
+
+    @pytest.fixture
+    def analysed(self, plain):
+        plain.raw = plain[:, :4].copy()
+        plain.X = np.log1p(plain.X)
+        return plain
+
+    def test_counts_in_raw(self, analysed, image):
+        counts = analysed.raw.X
+        with pytest.raises(
+            DataError, match=r"\(there: log, raw; whole numbers: raw\); or, only to predict, .*genes=False"
+        ):
+            anndata_section(analysed, image, 0.5, section="S")
+        section = anndata_section(analysed, image, 0.5, section="S", layer="raw")
+        np.testing.assert_array_equal(section.X.toarray(), counts)
+        assert list(section.var_names) == list("ABCD")
+
+    def test_only_to_predict(self, analysed, image):
+        section = anndata_section(analysed, image, 0.5, section="S", genes=False)
+        assert section.shape == (12, 0)
+
+    def test_nothing_holds_counts(self, analysed, image):
+        del analysed.raw, analysed.layers["log"]
+        with pytest.raises(DataError, match="not integers; put raw counts there; or"):
+            anndata_section(analysed, image, 0.5, section="S")
+
+    def test_images_do_not_need_genes(self, plain, image):
+        section = anndata_section(plain, image, 0.5, section="S")
+        section.X = np.log1p(section.X.toarray()) - 1
+        section.var_names = list("ABABA")
+        check_section(section, need=("image",))
+        assert spatial_graph(section, copy=True).obsp["spatial_connectivities"].nnz
+        assert len(list(patches(section, 10.0, 8))) == 12
+
+
+def test_the_argument_for_a_layer_of_a_container_is_named(plain, tmp_path):
+    from squidpy.im import ImageContainer
+
+    container = ImageContainer(np.zeros((150, 200, 3), np.uint8), layer="a")
+    container.add_img(np.zeros((150, 200, 3), np.uint8), layer="b")
+    with pytest.raises(ImageError, match=r"2 layers \(a, b\); name one: image_layer='NAME'"):
+        anndata_section(plain, container, 0.5, section="S")

@@ -7,7 +7,7 @@ from anndata import AnnData
 
 from nh2st_graph import DataError
 from nh2st_graph.read import h5ad_section, her2st, write_h5ad
-from nh2st_graph.section import library
+from nh2st_graph.section import check_section, library
 
 
 @pytest.fixture
@@ -85,8 +85,9 @@ def test_broken_contract_names_the_file(section, tmp_path):
         h5ad_section(tmp_path / "A1.h5ad")
 
 
-def test_a_prediction_is_not_a_section(section, tmp_path):
+def test_genes_are_looked_at_where_they_are_needed(section, tmp_path):
     section.X = section.X.toarray() + 0.5
     write_h5ad(section, tmp_path / "A1.h5ad")
+    adata = h5ad_section(tmp_path / "A1.h5ad")
     with pytest.raises(DataError, match="counts that are not integers"):
-        h5ad_section(tmp_path / "A1.h5ad")
+        check_section(adata, need=("genes",))

@@ -105,8 +105,9 @@ class TestRoundTrip:
         np.testing.assert_array_equal(stored["table"].X, prediction.X)
         np.testing.assert_array_equal(stored["table"].layers["observed"], prediction.layers["observed"])
         np.testing.assert_array_equal(stored["table"].obsm["spatial"], prediction.obsm["spatial"])
+        assert spatialdata_section(stored).n_obs == prediction.n_obs
         with pytest.raises(DataError, match="put raw counts into X"):
-            spatialdata_section(stored)
+            check_section(spatialdata_section(stored), need=("genes",))
 
     def test_large_images_get_smaller_copies(self, section, tmp_path):
         import spatialdata as sd

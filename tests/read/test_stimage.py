@@ -212,7 +212,7 @@ def test_patients_by_the_names_of_slides(write, caplog):
     write("ST", other)
     with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
         stimage(files.root, [MOUSE, other])
-    (message,) = [r.getMessage() for r in caplog.records if "patients" in r.getMessage()]
+    (message,) = [r.getMessage() for r in caplog.records if "patients of" in r.getMessage()]
     assert "patients of 2 sections" in message
     assert "ids.csv" in message
 

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nh2st_graph import ConfigError
+from nh2st_graph.config import Config, load_config, parse_yaml
+from nh2st_graph.read import check_options
+from nh2st_graph.study._folds import FoldEntry
+
+#: What YAML 1.1 reads as numbers, dates, or words for true and false.
+NAMES = ("1_1", "007", "010", "0x10", "0b11", "1e3", "1.10", ".5", "5.", "+5", "1:30", "2024-01-01", "151507", ".inf")
+NAMES += ("no", "on", "Off", "YES", "y", ".nan", "1.0", "-0", "1_000.5")
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestNamesKeepTheirText:
+    def test_in_an_assignment(self, name):
+        assert Config().override([f"data.train=[{name}, A1]"]).data.train == (name, "A1")
+
+    def test_in_a_file_and_back(self, name, tmp_path):
+        (tmp_path / "c.yaml").write_text(f"data:\n  train: [{name}]\n  panel: {name}\n  options: {{image: {name}}}\n")
+        config = load_config(tmp_path / "c.yaml", ["seed=3"])
+        assert (config.data.train, config.data.panel) == ((name,), name)
+        assert check_options("anndata", config.data.options) == {"image": name}
+        assert Config.parse(parse_yaml(config.to_yaml())) == config
+
+    def test_as_a_key(self, name):
+        assert FoldEntry.model_validate(parse_yaml(f"leave_one_patient_out: {{{name}: [{name}]}}")) == FoldEntry(
+            leave_one_patient_out={name: [name]}
+        )
+
+
+@given(st.text("0123456789_.:-+eExXonyfs", min_size=1, max_size=7))
+def test_any_plain_word_is_a_name_or_is_refused(text):
+    try:
+        got = Config().override([f"data.train=[{text}]"]).data.train
+    except ConfigError:
+        return
+    assert got in {(text,), tuple(part for part in text.split(",") if part)}
+
+
+@pytest.mark.parametrize(("word", "shown"), [("true", "true"), ("False", "false"), ("null", "null"), ("~", "null")])
+def test_a_name_that_has_to_be_quoted(word, shown):
+    with pytest.raises(ConfigError, match=rf"data\.train\.1 = {shown}.*in quotes"):
+        Config().override([f"data.train=[A1, {word}]"])
+    assert Config().override([f"data.train=['{word}']"]).data.train == (word,)
+
+
+def test_values_are_what_they_were():
+    changes = ["train.refit=no", "evaluate.figures=on", "train.learning_rate=0.0030", "train.patience=1_0"]
+    config = Config().override([*changes, "train.precision=32", "train.weight_decay=1e-3"])
+    assert (config.train.refit, config.evaluate.figures) == (False, True)
+    assert (config.train.learning_rate, config.train.weight_decay) == (0.003, 0.001)
+    assert (config.train.patience, config.train.precision) == (10, "32")
+    assert type(config.train.patience) is int
+    assert type(config.train.learning_rate) is float
+
+
+def test_options_are_numbers_where_the_reader_wants_them():
+    given = Config().override(["data.options={bin_um: 8, counts_file: 010.h5, patients: 010}"]).data.options
+    assert check_options("visium_hd", given) == {"bin_um": 8, "counts_file": "010.h5", "patients": "010"}
+    given = Config().override(["data.options={microns_per_pixel: 0.50}"]).data.options
+    assert check_options("anndata", given) == {"microns_per_pixel": 0.5}
+
+
+def test_numbers_are_written_and_pickled_as_such():
+    values = parse_yaml("[010, 1.10, 7]")
+    assert yaml.safe_load(yaml.safe_dump(values)) == [8, 1.1, 7]
+    assert [str(value) for value in pickle.loads(pickle.dumps(values))] == ["010", "1.10", "7"]
