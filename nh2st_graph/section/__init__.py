@@ -17,6 +17,7 @@ from nh2st_graph.section._array import (
     on_one_colour,
 )
 from nh2st_graph.section._contract import Need, check_features, check_section, open_image
+from nh2st_graph.section._digest import section_digest, spot_digests
 from nh2st_graph.section._genes import find_genes, genes_by_name, mismatch, name_columns, naming, species
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._lattice import lattice_neighbours, spot_pitch
@@ -24,6 +25,7 @@ from nh2st_graph.section._library import Library, changed_entry, full_image, lib
 from nh2st_graph.section._patients import unknown_patient, unknown_patients
 from nh2st_graph.section._placement import check_on_tissue, likely_mistake
 from nh2st_graph.section._targets import (
+    LogBase,
     absent_genes,
     absent_message,
     library_size,
@@ -44,6 +46,7 @@ __all__ = [
     "Array",
     "Key",
     "Library",
+    "LogBase",
     "Need",
     "absent_genes",
     "absent_message",
@@ -71,9 +74,11 @@ __all__ = [
     "on_one_colour",
     "open_image",
     "panel_counts",
+    "section_digest",
     "section_name",
     "species",
     "split_half_normalizer",
+    "spot_digests",
     "spot_pitch",
     "targets",
     "unknown_patient",

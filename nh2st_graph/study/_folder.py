@@ -12,7 +12,7 @@ import yaml
 from nh2st_graph._atomic import write_text
 from nh2st_graph._errors import RunError, setting
 from nh2st_graph._version import __version__
-from nh2st_graph.config import changes, current_keys, parse_yaml
+from nh2st_graph.config import changes, completed_keys, current_keys, parse_yaml
 from nh2st_graph.study._plan import RECORD, Study
 
 __all__ = ["RunRecord", "open_folder", "read_record", "write_record"]
@@ -118,4 +118,4 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
             now = after[f"{what}s"].get(name)
             changed = ["is gone"] if now is None else changes(current_keys(given), current_keys(now))
             found += [f"{what} {name!r}{':' * (now is not None)} {change}" for change in changed]
-    return found + changes(current_keys(before["config"]), after["config"])
+    return found + changes(completed_keys(before["config"]), after["config"])
