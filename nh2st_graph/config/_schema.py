@@ -201,7 +201,7 @@ class TrainConfig(Section):
         Parameters of AdamW.
     decay_epochs, decay_factor
         Multiply the learning rate by ``decay_factor`` every ``decay_epochs`` epochs (torch's StepLR); never if None.
-        Published for NH2ST, Hist2ST, HGGEP and TRIPLEX: 50 and 0.9.
+        Published for NH2ST, Hist2ST and TRIPLEX: 50 and 0.9.
     batch_spots
         Maximum number of spots in a batch; all are of one section.
     ema_decay

@@ -17,7 +17,7 @@ from nh2st_graph.section._array import (
     on_one_colour,
 )
 from nh2st_graph.section._contract import Need, check_features, check_section, open_image
-from nh2st_graph.section._digest import section_digest, spot_digests
+from nh2st_graph.section._digest import other_sections, section_digest, spot_digests
 from nh2st_graph.section._genes import find_genes, genes_by_name, mismatch, name_columns, naming, species
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._lattice import lattice_neighbours, spot_pitch
@@ -73,6 +73,7 @@ __all__ = [
     "normalize_counts",
     "on_one_colour",
     "open_image",
+    "other_sections",
     "panel_counts",
     "section_digest",
     "section_name",

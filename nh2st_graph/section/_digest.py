@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from nh2st_graph.section._access import array_positions
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import Library
 
-__all__ = ["section_digest", "spot_digests"]
+__all__ = ["other_sections", "section_digest", "spot_digests"]
 
 
 def section_digest(adata: AnnData) -> dict[str, str]:
@@ -67,3 +67,26 @@ def spot_digests(adata: AnnData) -> NDArray[np.uint64]:
         for name, place in zip(adata.obs_names, positions, strict=True)
     )
     return np.frombuffer(b"".join(each), dtype="<u8").astype(np.uint64)
+
+
+def other_sections(
+    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]], words: str
+) -> list[str]:
+    """List the sections whose content differs, of those that are in both.
+
+    Parameters
+    ----------
+    before, now
+        Digests of each part by section.
+    words
+        How to say it: a template of the section's name and its parts.
+    """
+    found = []
+    for name in [each for each in before if each in now]:
+        parts = [part for part in before[name] if part in now[name] and before[name][part] != now[name][part]]
+        found += [words.format(name, _listed(parts))] if parts else []
+    return found
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -32,13 +32,14 @@ from nh2st_graph.section import (
     Key,
     check_section,
     library_size,
+    other_sections,
     section_digest,
     split_half_normalizer,
     unknown_patients,
 )
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import in_given_order, predict_prepared
-from nh2st_graph.train import FittedModel, PreparedSection, other_sections, prepared_digest
+from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest
 
 __all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
 

@@ -8,7 +8,7 @@ from nh2st_graph.train._folds import Fold, make_folds
 from nh2st_graph.train._lattice import training_lattice
 from nh2st_graph.train._model import FittedModel, check_method, load, new_network, weights_digest
 from nh2st_graph.train._module import EpochLog, Keep, log_columns
-from nh2st_graph.train._origin import other_sections, prepared_digest
+from nh2st_graph.train._origin import prepared_digest
 from nh2st_graph.train._panel import choose_panel
 from nh2st_graph.train._prepare import Learned, Preparation, PreparedSection, image_only
 from nh2st_graph.train._stages import check_precision, fit_prepared
@@ -38,7 +38,6 @@ __all__ = [
     "make_folds",
     "new_network",
     "one_thread",
-    "other_sections",
     "patch_encoder",
     "prepared_digest",
     "section_patches",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from scipy import sparse
 
 from nh2st_graph.config import Config, changes, completed_keys, flatten
 from nh2st_graph.im._made_from import other_encoders, other_versions, public, stored_encoders
-from nh2st_graph.section import Key, section_digest
+from nh2st_graph.section import Key, other_sections, section_digest
 from nh2st_graph.train._prepare import Learned, PreparedSection
 
-__all__ = ["mismatches", "origin_of", "other_sections", "prepared_digest"]
+__all__ = ["mismatches", "origin_of", "prepared_digest"]
 
 #: Parts of ``data`` that say which files are read; digests say what is in them.
 _OF_FILES = {"format", "root", "options", "train", "test", "synthetic"}
@@ -87,26 +87,3 @@ def mismatches(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found + other_sections(
         {**before["tests"], **before["train"]}, {**now["tests"], **now["train"]}, "section {!r} has another {}"
     )
-
-
-def other_sections(
-    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]], words: str
-) -> list[str]:
-    """List the sections whose content differs, of those that are in both.
-
-    Parameters
-    ----------
-    before, now
-        Digests of each part by section.
-    words
-        How to say it: a template of the section's name and its parts.
-    """
-    found = []
-    for name in [each for each in before if each in now]:
-        parts = [part for part in before[name] if part in now[name] and before[name][part] != now[name][part]]
-        found += [words.format(name, _listed(parts))] if parts else []
-    return found
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
