@@ -1,4 +1,4 @@
-"""Write files atomically, and find the cache folder."""
+"""Write files atomically, give a folder one owner, and find the cache folder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["ENVIRONMENT", "cache_root", "write_text", "written_aside"]
+from nh2st_graph._errors import RunError, setting
+
+__all__ = ["ENVIRONMENT", "cache_root", "owned", "write_text", "written_aside"]
 
 #: Environment variable with a cache folder, instead of the user's.
 ENVIRONMENT = "NH2ST_GRAPH_CACHE"
+
+#: File by which a process owns a folder, and the seconds that another one waits: a killed process needs some to end.
+LOCK, _WAIT = ".lock", 2.0
 
 
 def cache_root() -> Path:
@@ -26,8 +31,9 @@ def cache_root() -> Path:
 def written_aside(path: Path) -> Iterator[Path]:
     """Write a file or folder to a temporary path beside it, and rename it at the end of the block.
 
-    The path thus has the old content or the new, never a part of it. A block that fails or is interrupted leaves
-    nothing. A folder cannot replace another: remove the old one at the end of the block.
+    The path thus has the old content or the new, never a part of it, also after a power failure: a file is on the disk
+    before it is renamed. A block that fails or is interrupted leaves nothing. A folder cannot replace another: remove
+    the old one at the end of the block.
 
     Yields
     ------
@@ -36,6 +42,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield aside
+        if aside.is_file():
+            with aside.open("rb+") as handle:
+                os.fsync(handle.fileno())
         aside.replace(path)
     finally:
         if aside.is_dir():
@@ -48,3 +57,38 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, atomically."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def owned(folder: Path, what: str) -> Iterator[None]:
+    """Own a folder while the block runs, so that no second process writes into it.
+
+    The operating system keeps the lock, and releases it if its holder dies. A block may own a folder that an outer
+    block of the same thread owns.
+
+    Parameters
+    ----------
+    folder
+        A folder that exists.
+    what
+        What an error calls it, such as ``"run folder"``.
+
+    Raises
+    ------
+    RunError
+        If another process, or another thread, owns the folder.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.resolve() / LOCK, is_singleton=True)
+    try:
+        lock.acquire(timeout=_WAIT)
+    except Timeout:
+        raise RunError(
+            f"{what} {folder} is in use by another process; wait until it has ended, or give another folder as "
+            f"{setting('out')}"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from nh2st_graph._atomic import write_text, written_aside
+from nh2st_graph import RunError
+from nh2st_graph._atomic import owned, write_text, written_aside
 
 
 def names(folder: Path) -> list[str]:
@@ -59,3 +64,53 @@ def test_two_that_write_the_same_do_not_meet(tmp_path):
 def test_text_is_utf_8(tmp_path):
     write_text(tmp_path / "a.txt", "µm é\n")
     assert (tmp_path / "a.txt").read_bytes() == "µm é\n".encode()
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done: list[str] = []
+    sync, rename = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append("sync"), sync(handle)))
+    monkeypatch.setattr(Path, "replace", lambda path, to: (done.append("rename"), rename(path, to))[1])
+    write_text(tmp_path / "a.txt", "new")
+    assert done == ["sync", "rename"]
+
+
+class TestOwner:
+    @pytest.fixture(autouse=True)
+    def _impatient(self, monkeypatch):
+        monkeypatch.setattr("nh2st_graph._atomic._WAIT", 0.02)
+
+    def test_a_second_one_is_refused_in_one_line(self, tmp_path):
+        def other() -> None:
+            with (
+                pytest.raises(RunError, match=r"^run folder .* is in use by another process; .* out$"),
+                owned(tmp_path, "run folder"),
+            ):
+                pass
+
+        with owned(tmp_path, "run folder"):
+            with ThreadPoolExecutor() as pool:
+                pool.submit(other).result()
+            with owned(tmp_path, "run folder"):  # an inner block of the owner
+                pass
+        with owned(tmp_path, "run folder"):  # free again
+            pass
+
+    def test_one_that_died_does_not_block(self, tmp_path):
+        code = (
+            "import sys, pathlib\n"
+            "from nh2st_graph._atomic import owned\n"
+            "with owned(pathlib.Path(sys.argv[1]), 'run folder'):\n"
+            "    print('mine', flush=True)\n"
+            "    sys.stdin.read()\n"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"mine\n"
+            with pytest.raises(RunError, match="in use"), owned(tmp_path, "run folder"):
+                pass
+            holder.kill()
+            holder.wait()
+        with owned(tmp_path, "run folder"):
+            assert names(tmp_path) == [".lock"]

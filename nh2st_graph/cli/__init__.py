@@ -41,6 +41,21 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a study that 
 StudyFolder = Annotated[Path, typer.Option("--out", help="Folder of the study; must not exist, unless --resume.")]
 Jobs = Annotated[int | None, typer.Option("--jobs", help="Number of processes; by default one a core.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'train' wrote.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Do what the saved model names: import its method, open its encoder's file or hub, use its cache folder. "
+        "Only for models whose origin you know.",
+    ),
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option("--encoder", metavar="NAME", help="Encoder with the weights of training, where it is now."),
+]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", metavar="DIR", help="Folder of cached features; by default the user's.")
+]
 Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars on a terminal.")]
 
 
@@ -191,6 +206,9 @@ def predict(
         bool, typer.Option("--spatialdata", help="Also write a SpatialData store (zarr) beside each h5ad.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Keep outputs that exist in the folder.")] = False,
+    trust: Trust = False,
+    encoder: Encoder = None,
+    cache: Cache = None,
     progress: Bars = True,
 ) -> None:
     """Predict sections and whole slides from their images with a trained model.
@@ -216,6 +234,9 @@ def predict(
             min_tissue=min_tissue,
             spatialdata=spatialdata,
             resume=resume,
+            trust=trust,
+            encoder=encoder,
+            cache=cache,
             progress=progress,
         )
         if written:
@@ -223,12 +244,14 @@ def predict(
 
 
 @app.command()
-def evaluate(run: RunFolder, progress: Bars = True) -> None:
+def evaluate(
+    run: RunFolder, trust: Trust = False, encoder: Encoder = None, cache: Cache = None, progress: Bars = True
+) -> None:
     """Score the test sections of a run again, and rewrite its scores, predictions and figures."""
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_run
 
-    print_run(tl.evaluate_run(run, progress=progress))
+    print_run(tl.evaluate_run(run, trust=trust, encoder=encoder, cache=cache, progress=progress))
 
 
 @app.command()

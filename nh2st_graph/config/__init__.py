@@ -16,6 +16,7 @@ from nh2st_graph.config._schema import (
     GraphConfig,
     SyntheticConfig,
     TrainConfig,
+    completed_keys,
     current_keys,
 )
 from nh2st_graph.config._yaml import parse_yaml, read_yaml
@@ -35,6 +36,7 @@ __all__ = [
     "TrainConfig",
     "builtin_config",
     "changes",
+    "completed_keys",
     "current_keys",
     "flatten",
     "load_config",

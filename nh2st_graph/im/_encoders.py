@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, nearest, setting
 
-__all__ = ["Encoder", "make_encoders", "register_encoder"]
+__all__ = ["Encoder", "make_encoders", "needs_network", "outside_places", "register_encoder"]
 
 
 class Encoder(ABC):
@@ -116,6 +116,20 @@ def make_encoders(names: str, device: str = "auto") -> list[Encoder]:
         If a name is unknown or malformed, or occurs twice.
     """
     return [factory(rest, device) for factory, rest in _named(names)]
+
+
+def outside_places(names: str) -> list[str]:
+    """List what encoders of these names would open or ask beyond installed packages: files, folders and hubs.
+
+    A factory says it by ``outside(rest)``, which gives a text, or None.
+    """
+    found = (getattr(factory, "outside", lambda _: None)(rest) for factory, rest in _named(names))
+    return [place for place in found if place is not None]
+
+
+def needs_network(names: str) -> bool:
+    """Whether encoders of these names may download weights; a factory says it by ``remote(rest)``."""
+    return any(getattr(factory, "remote", lambda _: False)(rest) for factory, rest in _named(names))
 
 
 def _named(names: str) -> list[tuple[Factory, str]]:

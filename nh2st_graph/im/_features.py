@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +17,14 @@ from rich.progress import Progress, TaskID
 from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
 from nh2st_graph.im._encoders import Encoder, make_encoders
+from nh2st_graph.im._made_from import floored, made_from
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling, source_image
 from nh2st_graph.read import SpatialObject, given_sections
 from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, changed_entry, check_on_tissue, check_section, library, open_image, section_name
 from nh2st_graph.slide import ImageSource, Slide, content_hash, placed_image
 
-__all__ = ["add_features", "feature_bar", "features"]
+__all__ = ["add_features", "feature_bar", "feature_keys", "features"]
 
 #: Spots that are encoded between two writes to the cache, so that an interruption costs minutes of work at most.
 _PART_SPOTS = 1024
@@ -42,6 +43,7 @@ def features(
     device: str = "auto",
     progress: bool = True,
     check_placement: bool = True,
+    floor_centres: bool = False,
     library_key: str | None = None,
     table_key: str | None = None,
     key_added: str = Key.obsm.image,
@@ -79,6 +81,8 @@ def features(
     check_placement
         Check first that spots lie on tissue (:func:`check_placement`). Turn it off for images other than H&E, in which
         colour does not tell tissue from glass.
+    floor_centres
+        Round the centres of patches down to whole pixels, as some published methods do.
     %(library_key)s
     %(table_key)s
     %(key_added)s
@@ -91,9 +95,10 @@ def features(
     ``obsm[key_added]``
         The features, ``(n_spots, n_features)`` float32; uint8 if all encoders give bytes, such as pixels.
     ``uns[key_added]``
-        ``encoder``, ``patch_um``, ``feature_names``; arrays ``input_size``, ``n_features`` and ``cache_key``, with one
-        entry for each encoder; and ``normalisation``, which has ``interpolation`` and, where used, ``mean`` and
-        ``std`` of each encoder, by its position (``"0"``, ``"1"``, ...).
+        ``encoder``, ``patch_um``, ``floor_centres``, ``feature_names``; arrays ``input_size``, ``n_features`` and
+        ``cache_key``, with one entry for each encoder; ``normalisation``, which has ``interpolation`` and, where used,
+        ``mean`` and ``std`` of each encoder, by its position (``"0"``, ``"1"``, ...); and ``made_from``, digests of
+        spots, resolution, image and encoders, so that features are used only where all of them agree.
 
     Raises
     ------
@@ -126,6 +131,7 @@ def features(
                     batch_size=batch_size,
                     cache=cache,
                     check_placement=check_placement,
+                    floor_centres=floor_centres,
                     key_added=key_added,
                 )
     given.write(obsm=[key_added], uns=[key_added])
@@ -143,6 +149,7 @@ def add_features(
     batch_size: int = 64,
     cache: str | Path | Literal[False] | None = None,
     check_placement: bool = True,
+    floor_centres: bool = False,
     key_added: str = Key.obsm.image,
 ) -> None:
     """Write the features of one checked section, from its open image.
@@ -159,12 +166,17 @@ def add_features(
         Shows the progress.
     source
         The section's spots on this image, if it is not the section's own image.
-    patch_um, batch_size, cache, check_placement, key_added
+    patch_um, batch_size, cache, check_placement, floor_centres, key_added
         As for :func:`features`.
     """
-    source, store = section if source is None else source, FeatureCache(cache_folder(cache))
-    keys, blocks = _blocks(source, slide, encoders, patch_um, batch_size, bar, store, check_placement)
+    own, source = source is None or source is section, section if source is None else source
+    source, store = floored(source) if floor_centres else source, FeatureCache(cache_folder(cache))
+    image_hash = content_hash(source_image(source))
+    keys, blocks = _blocks(source, slide, image_hash, encoders, patch_um, batch_size, bar, store, check_placement)
     _write(section, blocks, encoders, keys, patch_um, key_added)
+    section.uns[key_added][Key.features.made_from] = made_from(section, encoders, image_hash if own else None)
+    if floor_centres:
+        section.uns[key_added][Key.features.floor_centres] = True
 
 
 def _on_image(section: AnnData, img: ImageSource, layer: str | None) -> AnnData:
@@ -183,6 +195,7 @@ def _on_image(section: AnnData, img: ImageSource, layer: str | None) -> AnnData:
 def _blocks(
     adata: AnnData,
     slide: Slide,
+    image_hash: str,
     encoders: Sequence[Encoder],
     patch_um: float,
     batch_size: int,
@@ -191,14 +204,8 @@ def _blocks(
     check: bool,
 ) -> tuple[list[str], list[FeatureBlock]]:
     """Take the features of each encoder from the cache or compute them; give their cache keys beside them."""
-    image_hash = content_hash(source_image(adata))
-    scale = microns_per_pixel(adata)
     cutter = patch_cutter(adata, patch_um, slide)
-    levels = [slide.downsamples[cutter.level(e.input_size)] for e in encoders]
-    keys = [
-        cache_key(adata, image_hash, patch_um, scale, e.fingerprint, level)
-        for e, level in zip(encoders, levels, strict=True)
-    ]
+    keys = feature_keys(adata, slide, image_hash, [(e.input_size, e.fingerprint) for e in encoders], patch_um)
     kept = [store.read(key) for key in keys]
     if check and any(block is None for block in kept):
         check_on_tissue(adata, slide)
@@ -207,6 +214,21 @@ def _blocks(
         for block, key, each in zip(kept, keys, encoders, strict=True)
     ]
     return keys, blocks
+
+
+def feature_keys(
+    adata: AnnData,
+    slide: Slide,
+    image_hash: str,
+    encoders: Sequence[tuple[int, Mapping[str, Any]]],
+    patch_um: float,
+) -> list[str]:
+    """Compute the cache key of each encoder, given by its input size and its fingerprint."""
+    scale, cutter = microns_per_pixel(adata), patch_cutter(adata, patch_um, slide)
+    return [
+        cache_key(adata, image_hash, patch_um, scale, fingerprint, slide.downsamples[cutter.level(size)])
+        for size, fingerprint in encoders
+    ]
 
 
 def _compute(

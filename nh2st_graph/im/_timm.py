@@ -24,6 +24,12 @@ __all__ = ["TimmEncoder", "TimmMapEncoder"]
 #: Seed of the weights of ``NAME@random``.
 RANDOM_SEED = 0
 
+#: What stands in a name for weights drawn from that seed.
+RANDOM = "random"
+
+#: Prefixes of names that lead out of timm; ``@`` is a revision there.
+_ELSEWHERE = {"hf-hub": "the hub's repository", "local-dir": "the folder"}
+
 #: Errors of reading a file that holds no state dict, from the file system up to timm.
 UNREADABLE = (
     AttributeError,
@@ -110,6 +116,21 @@ class TimmEncoder(Encoder):
         return features
 
     @staticmethod
+    def outside(name: str) -> str | None:
+        """Say which file, folder or hub a name leads to; None for timm's own names, and for random weights."""
+        kind, _, place = name.partition(":")
+        if kind in _ELSEWHERE:
+            return f"{_ELSEWHERE[kind]} {place}"
+        source = name.partition("@")[2]
+        return f"the file {source}" if source not in {"", RANDOM} else None
+
+    @staticmethod
+    def remote(name: str) -> bool:
+        """Whether the weights of a name come from a hub, or from timm's own place on it."""
+        kind = name.partition(":")[0]
+        return kind == "hf-hub" or (kind not in _ELSEWHERE and "@" not in name)
+
+    @staticmethod
     def _network(model: torch.nn.Module) -> torch.nn.Module:
         """Make the network that turns normalised images into vectors, ``(n, n_features)``."""
         return model
@@ -156,7 +177,7 @@ def _load(name: str) -> torch.nn.Module:
     import timm
     import torch
 
-    if name.startswith(("hf-hub:", "local-dir:")):  # "@" is a revision there
+    if name.partition(":")[0] in _ELSEWHERE:
         architecture, source = name, ""
     else:
         architecture, _, source = name.partition("@")
@@ -166,7 +187,7 @@ def _load(name: str) -> torch.nn.Module:
         if not source:
             return _pretrained(architecture)
         model: torch.nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0)
-    if source != "random":
+    if source != RANDOM:
         _load_checkpoint(model, name, Path(source))
     return model
 
@@ -250,5 +271,5 @@ def _fingerprint(model: torch.nn.Module, encoder: TimmEncoder) -> dict[str, Any]
         "interpolation": encoder.interpolation,
         **encoder.normalisation,
         "precision": str(encoder.precision),
-        "versions": {"timm": timm.__version__},
+        "versions": {"timm": timm.__version__, "torch": str(torch.__version__)},
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -155,6 +156,10 @@ class HGGEP(SelfDistilled):
 
     The published trunk starts from ImageNet weights, this one from random weights.
 
+    Targets are logarithms of base 10 and patches have their centres at whole pixels in the authors' code:
+    ``data.log_base: 10``, ``features.floor_centres: true``. These switches of the configuration are in
+    :attr:`published`, and off by default.
+
     Parameters
     ----------
     settings, n_features, n_genes, patch_encoder
@@ -168,6 +173,7 @@ class HGGEP(SelfDistilled):
 
     Settings: ClassVar[type[HGGEPConfig]] = HGGEPConfig
     config: HGGEPConfig
+    published: ClassVar[Mapping[str, Any]] = {"data.log_base": 10, "features.floor_centres": True}
 
     def __init__(
         self, settings: HGGEPConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None

@@ -187,6 +187,11 @@ class Hist2ST(SelfDistilled):
     ``grid`` and four neighbours, spots at borders and gaps have fewer. On Visium's array, where neighbours in a row are
     two columns apart, the authors' graph connects a spot with its four neighbours in other rows.
 
+    Targets are logarithms of base 10 and patches have their centres at whole pixels in the authors' code:
+    ``data.log_base: 10``, ``features.floor_centres: true``;
+    and the learning rate falls: ``train.decay_epochs: 50``. These switches of the configuration are in
+    :attr:`published`, and off by default.
+
     Parameters
     ----------
     settings, n_features, n_genes, patch_encoder
@@ -200,6 +205,11 @@ class Hist2ST(SelfDistilled):
 
     Settings: ClassVar[type[Hist2STConfig]] = Hist2STConfig
     config: Hist2STConfig
+    published: ClassVar[Mapping[str, Any]] = {
+        "data.log_base": 10,
+        "features.floor_centres": True,
+        "train.decay_epochs": 50,
+    }
 
     def __init__(
         self, settings: Hist2STConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
@@ -263,6 +273,7 @@ class Hist2ST(SelfDistilled):
         side = values["patch_size"] * isqrt(width * _SQUEEZE // values["channels"])
         n_genes = len(original_weight(weights, "gene_head.1.weight", "Hist2ST"))
         model = cls(parse_settings(Hist2STConfig, values), 3 * side**2, n_genes)
+        model.log_base = cls.published["data.log_base"]
         load_original(model, weights, _ORIGINAL_NAMES, "Hist2ST", _ONLY_TRAINING)
         return model
 

@@ -108,6 +108,10 @@ class HisToGene(Network):
     none``. The authors' prediction between spots ("super-resolution") is not included: it numbers positions from the
     corner of the image and not by the array, and training has never seen such positions.
 
+    Targets are logarithms of base 10 and patches have their centres at whole pixels in the authors' code:
+    ``data.log_base: 10``, ``features.floor_centres: true``. These switches of the configuration are in
+    :attr:`published`, and off by default.
+
     Parameters
     ----------
     settings, n_features, n_genes, patch_encoder
@@ -123,6 +127,7 @@ class HisToGene(Network):
     needs: ClassVar[frozenset[str]] = frozenset({"array"})
     config: HisToGeneConfig
     loss_parts = ("regression",)
+    published: ClassVar[Mapping[str, Any]] = {"data.log_base": 10, "features.floor_centres": True}
 
     def __init__(
         self, settings: HisToGeneConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
@@ -213,6 +218,7 @@ class HisToGene(Network):
         n_genes = len(original_weight(weights, "gene_head.1.weight", "HisToGene"))
         values = {**_sizes(weights, settings.get("heads", 16)), **settings}
         model = cls(parse_settings(HisToGeneConfig, values), by_column.shape[1], n_genes)
+        model.log_base = cls.published["data.log_base"]
         load_original(model, {**weights, "patch_embedding.weight": by_row}, _ORIGINAL_NAMES, "HisToGene")
         return model
 

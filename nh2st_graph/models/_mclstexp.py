@@ -120,6 +120,10 @@ class MclSTExp(Bimodal):
     - In training, patches are flipped, rotated by any angle, and jittered in colour; here without the jitter:
       ``augment``.
 
+    Targets are logarithms of base 10 and patches have their centres at whole pixels in the authors' code:
+    ``data.log_base: 10``, ``features.floor_centres: true``. These switches of the configuration are in
+    :attr:`published`, and off by default.
+
     Parameters
     ----------
     settings, n_features, n_genes, patch_encoder
@@ -129,6 +133,7 @@ class MclSTExp(Bimodal):
     Settings: ClassVar[type[MclSTExpConfig]] = MclSTExpConfig
     needs: ClassVar[frozenset[str]] = frozenset({"array"})
     config: MclSTExpConfig
+    published: ClassVar[Mapping[str, Any]] = {"data.log_base": 10, "features.floor_centres": True}
 
     def __init__(
         self, settings: MclSTExpConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
@@ -220,6 +225,7 @@ class MclSTExp(Bimodal):
         n_positions, n_genes = original_weight(weights, "x_embed.weight", "mclSTExp").shape
         sizes = {"width": width, "n_positions": n_positions, **_sizes(weights, settings.get("heads", 8))}
         model = cls(parse_settings(MclSTExpConfig, {**sizes, **settings}), n_features, n_genes)
+        model.log_base = cls.published["data.log_base"]
         load_original(model, weights, _ORIGINAL_NAMES, "mclSTExp", ENCODER_NAMES)
         return model
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
@@ -54,6 +54,12 @@ class Network(nn.Module, ABC):
         columns when they first occur.
     alignment_parts
         Names of what :meth:`alignment` may return: columns of ``log.csv`` that start with ``val_``.
+    published
+        Keys of the configuration, beside the method's own settings, that the authors' code has otherwise than the
+        defaults of this package: the logarithm of targets, the centres of patches, the decay of the learning rate.
+    log_base
+        Base of the logarithm that the weights of its authors predict (``from_original``); None for weights that were
+        trained here, which predict that of ``data.log_base``.
     n_features, n_genes
         As given.
     memory
@@ -64,6 +70,8 @@ class Network(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     loss_parts: ClassVar[tuple[str, ...]] = ()
     alignment_parts: ClassVar[tuple[str, ...]] = ()
+    published: ClassVar[Mapping[str, Any]] = {}
+    log_base: Any = None
 
     def __init__(self, settings: Any, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None) -> None:
         super().__init__()

@@ -91,7 +91,10 @@ class NH2STGraph(Network):
     published; each then holds the other's measurements, so that the loss can be solved without learning. Second, keys
     and values of cross-attention are the spatial neighbourhood without the spot itself. Attention thus has a choice,
     and its result predicts the spot's own expression from its image and the genes of its neighbours (``weight_cross``).
-    ``configs/nh2st.yaml`` sets every switch as published, so that this model and :class:`NH2ST` agree.
+    ``configs/nh2st.yaml`` sets every switch as published, so that this model and :class:`NH2ST` agree. Those of the
+    configuration beside the model are there too: logarithms of base 10 (``data.log_base``), centres of patches at whole
+    pixels (``features.floor_centres``), and a learning rate that falls by a tenth every 50 epochs
+    (``train.decay_epochs``).
 
     Parameters
     ----------

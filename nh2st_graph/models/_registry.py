@@ -60,17 +60,29 @@ def find_method(name: str) -> Method:
     """
     _load_own()
     if name not in _METHODS:
-        brought = [entry for entry in entry_points(group=ENTRY_POINTS) if entry.name == name]
+        brought = [entry for entry in _brought() if entry.name == name]
         if not brought and ":" not in name:
             raise ConfigError(f"{setting('model.name', name)}: no such method; {nearest(name, known_methods())}")
+        if not brought:
+            _find_files_here()
         _add(name, _load(brought[0] if brought else EntryPoint(name, name, ENTRY_POINTS)))
     return _METHODS[name]
 
 
 def known_methods() -> list[str]:
-    """List the names of all methods, including those of other packages."""
+    """List the names of all methods, including those of other packages; nothing of these is loaded."""
     _load_own()
-    return sorted({*_METHODS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+    return sorted({*_METHODS, *(entry.name for entry in _brought())})
+
+
+def _brought() -> list[EntryPoint]:
+    """List the entry points of installed packages: what lies in the current folder is not installed."""
+    here = Path.cwd().resolve()
+
+    def installed(entry: EntryPoint) -> bool:
+        return entry.dist is None or Path(str(entry.dist.locate_file(""))).resolve() != here
+
+    return [entry for entry in entry_points(group=ENTRY_POINTS) if installed(entry)]
 
 
 @cache
@@ -87,11 +99,16 @@ def _add(name: str, method: Method) -> None:
     _METHODS[name] = method
 
 
-def _load(entry: EntryPoint) -> Method:
-    here, where = str(Path.cwd()), setting("model.name", entry.name)
-    if here not in sys.path:  # a command has its own folder in the path instead
+def _find_files_here() -> None:
+    """Let modules of the current folder be found: a command has its own folder in the path instead."""
+    here = str(Path.cwd())
+    if here not in sys.path:
         sys.path.append(here)
         importlib.invalidate_caches()
+
+
+def _load(entry: EntryPoint) -> Method:
+    where = setting("model.name", entry.name)
     try:
         method: Any = entry.load()
     except Exception as error:  # another package may raise anything

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -161,6 +162,11 @@ class TRIPLEX(Network):
     - Dropout after the attention of the global encoder is on in prediction too, so that predictions are random. Not
       here.
 
+    Targets are logarithms of base 10 and patches have their centres at whole pixels in the authors' first release:
+    ``data.log_base: 10``, ``features.floor_centres: true``;
+    and the learning rate falls: ``train.decay_epochs: 50``. These switches of the configuration are in
+    :attr:`published`, and off by default.
+
     Parameters
     ----------
     settings, n_features, n_genes, patch_encoder
@@ -175,6 +181,11 @@ class TRIPLEX(Network):
     Settings: ClassVar[type[TRIPLEXConfig]] = TRIPLEXConfig
     needs: ClassVar[frozenset[str]] = frozenset({"array"})
     config: TRIPLEXConfig
+    published: ClassVar[Mapping[str, Any]] = {
+        "data.log_base": 10,
+        "features.floor_centres": True,
+        "train.decay_epochs": 50,
+    }
     loss_parts = ("regression", "distillation")
 
     def __init__(

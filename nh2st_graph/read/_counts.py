@@ -18,7 +18,7 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, reason
 
-__all__ = ["Counts", "array_positions", "open_text", "read_counts", "refuse_duplicates", "to_csr"]
+__all__ = ["ARRAY_NAME", "Counts", "array_positions", "open_text", "read_counts", "refuse_duplicates", "to_csr"]
 
 
 class Counts(NamedTuple):
@@ -74,6 +74,12 @@ def to_csr(values: NDArray[np.generic]) -> sparse.csr_matrix:
     return sparse.csr_matrix(np.asarray(values, dtype=np.float32))
 
 
+_NUMBER = r"(\d+(?:\.\d+)?)"
+
+#: Form of the names of spots that end in array x and y.
+ARRAY_NAME = r"(?:^|[_x])\d+(?:\.\d+)?x\d+(?:\.\d+)?$"
+
+
 def array_positions(names: pd.Index) -> NDArray[np.float64] | None:
     """Parse array x and y at the end of names (``10x14``, ``SECTION_1x10x14``, ``SECTION_19.05x11.98``).
 
@@ -81,7 +87,7 @@ def array_positions(names: pd.Index) -> NDArray[np.float64] | None:
     -------
     ``(n, 2)``; None if a name has another form.
     """
-    parts = pd.Series(names, dtype=str).str.extract(r"(?:^|[_x])(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)$")
+    parts = pd.Series(names, dtype=str).str.extract(rf"(?:^|[_x]){_NUMBER}x{_NUMBER}$")
     return None if parts.isna().to_numpy().any() else parts.to_numpy(np.float64)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError, reason
 from nh2st_graph.read._assemble import assemble, existing, one_file
 from nh2st_graph.read._common import check_exists, logger, wanted_names
-from nh2st_graph.read._counts import array_positions, open_text, read_counts, refuse_duplicates
+from nh2st_graph.read._counts import ARRAY_NAME, array_positions, open_text, read_counts, refuse_duplicates
 from nh2st_graph.read._patients import PATIENTS, patient_in_name, read_each
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._resolution import VISIUM_PITCH_UM, VISIUM_SPOT_UM, Scale, ring_pitch, st_scale
@@ -119,9 +119,11 @@ def _read_slide(folder: Path, name: str, patient: str | None) -> AnnData:
         raise DataError(
             f"{where}: {files.spots} and {files.counts} have no spot in common; check that both belong to this section"
         )
-    array = _array(spots, f"{where}: {files.spots}", hd="visiumhd" in f"{folder.name} {name}".lower())
+    named = _well_named(spots, where)
+    array = _array(named, f"{where}: {files.spots}", hd="visiumhd" in f"{folder.name} {name}".lower())
     _compare_radius(spots, array.scale, where)
-    kept = spots.join(array.positions).loc[both]
+    both = both.intersection(named.index, sort=False)
+    kept = named.join(array.positions).loc[both]
     dropped = {
         "positions_without_counts": len(spots) - len(both),
         "counts_without_position": len(counts.spots) - len(both),
@@ -163,6 +165,36 @@ def _read_coord(path: Path, where: str) -> pd.DataFrame:
             "correct or remove that spot"
         )
     return table
+
+
+def _well_named(spots: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Leave out spots whose names are not of the form that most have: one would make the slide one of another assay.
+
+    Raises
+    ------
+    DataError
+        If no form is that of most names.
+    """
+    names = spots.index.to_series().astype(str)
+    bins = names.str.extract(_BIN)
+    sizes = bins[0].dropna()
+    alike = bins[0] == sizes.mode().iloc[0] if len(sizes) else bins[0].notna()
+    for known in (names.str.contains(ARRAY_NAME), alike):
+        if 0 < known.sum() <= len(names) / 2:
+            raise DataError(
+                f"{where}: {int((~known).sum())} of {len(names)} spots have names without a position on the array "
+                f"(first: {names[~known].iloc[0]!r}), the others have one; correct the names, or leave these spots out"
+            )
+        if 0 < known.sum() < len(names):
+            logger.warning(
+                "%s: %d of %d spots have names without a position on the array (first: %r), and are left out",
+                where,
+                int((~known).sum()),
+                len(names),
+                names[~known].iloc[0],
+            )
+            return spots[known.to_numpy()]
+    return spots
 
 
 def _array(spots: pd.DataFrame, where: str, *, hd: bool) -> _Array:

@@ -17,6 +17,7 @@ from nh2st_graph.section._array import (
     on_one_colour,
 )
 from nh2st_graph.section._contract import Need, check_features, check_section, counts_mistake, open_image, refuse_backed
+from nh2st_graph.section._digest import other_sections, section_digest, spot_digests
 from nh2st_graph.section._genes import (
     SYMBOL_COLUMNS,
     find_genes,
@@ -41,6 +42,7 @@ from nh2st_graph.section._patients import patient_name, patient_of, patients_in,
 from nh2st_graph.section._placement import check_on_tissue, likely_mistake
 from nh2st_graph.section._scale import check_scale, report_scale
 from nh2st_graph.section._targets import (
+    LogBase,
     absent_genes,
     absent_message,
     library_size,
@@ -62,6 +64,7 @@ __all__ = [
     "Array",
     "Key",
     "Library",
+    "LogBase",
     "Need",
     "absent_genes",
     "absent_message",
@@ -94,15 +97,18 @@ __all__ = [
     "normalize_counts",
     "on_one_colour",
     "open_image",
+    "other_sections",
     "panel_counts",
     "patient_name",
     "patient_of",
     "patients_in",
     "refuse_backed",
     "report_scale",
+    "section_digest",
     "section_name",
     "species",
     "split_half_normalizer",
+    "spot_digests",
     "spot_pitch",
     "targets",
     "unknown_patient",

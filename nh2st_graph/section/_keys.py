@@ -82,6 +82,17 @@ class Key:
 
         gene_gain = "gene_gain"
 
+    class features:
+        """Entries of ``uns["X_image"]`` that the package reads again."""
+
+        floor_centres = "floor_centres"
+        made_from = "made_from"
+
+    class prediction:
+        """Entries of ``uns["nh2st_prediction"]`` that the package reads again."""
+
+        origin = "origin"
+
     class library:
         """Entries of ``uns["spatial"][library_id]``."""
 

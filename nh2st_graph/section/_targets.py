@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from nh2st_graph.section._genes import find_genes, mismatch
 from nh2st_graph.section._keys import Key
 
 __all__ = [
+    "LogBase",
     "absent_genes",
     "absent_message",
     "library_size",
@@ -26,6 +28,9 @@ __all__ = [
     "split_half_normalizer",
     "targets",
 ]
+
+#: Base of the logarithm of targets.
+LogBase = Literal["e", 10]
 
 #: Name of the column that sums all genes outside the panel.
 _REST = "(all other genes)"
@@ -52,7 +57,9 @@ def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(counts, index=adata.obs_names, columns=list(genes))
 
 
-def normalize_counts(counts: NDArray[np.float64], library: NDArray[np.float64], normalize: str) -> NDArray[np.float64]:
+def normalize_counts(
+    counts: NDArray[np.float64], library: NDArray[np.float64], normalize: str, log_base: LogBase = "e"
+) -> NDArray[np.float64]:
     """Normalise the counts of a panel.
 
     Parameters
@@ -62,9 +69,11 @@ def normalize_counts(counts: NDArray[np.float64], library: NDArray[np.float64], 
     library
         Library size over all genes, ``(n_spots,)``.
     normalize
-        ``"total"``: scale the library size over all genes to 1e4, then natural log1p; ``"panel"``: the same with the
+        ``"total"``: scale the library size over all genes to 1e4, then log1p; ``"panel"``: the same with the
         library size over the panel; ``"residuals"``: analytic Pearson residuals (Lause, Berens and Kobak, 2021;
         scanpy).
+    log_base
+        Base of the logarithm, ``"e"`` or 10.
 
     Returns
     -------
@@ -74,7 +83,8 @@ def normalize_counts(counts: NDArray[np.float64], library: NDArray[np.float64], 
         return _pearson_residuals(counts)
     size = counts.sum(axis=1) if normalize == "panel" else library
     scaled = np.divide(counts * TARGET_SUM, size[:, None], out=np.zeros_like(counts), where=size[:, None] > 0)
-    return np.log1p(scaled)
+    logarithm = np.log1p(scaled)
+    return logarithm if log_base == "e" else logarithm / np.log(log_base)
 
 
 def _pearson_residuals(counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -90,7 +100,14 @@ def _pearson_residuals(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return residuals
 
 
-def targets(adata: AnnData, genes: Sequence[str], *, normalize: str = "total", smooth: str = "none") -> pd.DataFrame:
+def targets(
+    adata: AnnData,
+    genes: Sequence[str],
+    *,
+    normalize: str = "total",
+    smooth: str = "none",
+    log_base: LogBase = "e",
+) -> pd.DataFrame:
     """Compute the prediction targets of a section: spots x genes, normalised and smoothed.
 
     Parameters
@@ -99,7 +116,7 @@ def targets(adata: AnnData, genes: Sequence[str], *, normalize: str = "total", s
         One section with raw counts.
     genes
         The panel.
-    normalize
+    normalize, log_base
         As for :func:`normalize_counts`.
     smooth
         ``"3x3"`` averages each spot with its adjacent spots on the array; ``"none"`` does not smooth.
@@ -110,14 +127,19 @@ def targets(adata: AnnData, genes: Sequence[str], *, normalize: str = "total", s
         If the section lacks a gene, or has no array to smooth on.
     """
     counts = panel_counts(adata, genes)
-    values = normalize_counts(counts.to_numpy(), library_size(adata), normalize)
+    values = normalize_counts(counts.to_numpy(), library_size(adata), normalize, log_base)
     if smooth == "3x3":
         values = _array_mean(adata) @ values
     return pd.DataFrame(values, index=counts.index, columns=counts.columns)
 
 
 def split_half_normalizer(
-    adata: AnnData, genes: Sequence[str], *, normalize: str = "total", smooth: str = "none"
+    adata: AnnData,
+    genes: Sequence[str],
+    *,
+    normalize: str = "total",
+    smooth: str = "none",
+    log_base: LogBase = "e",
 ) -> tuple[pd.DataFrame, Callable[[pd.DataFrame], pd.DataFrame]]:
     """Prepare counts and their normalisation for :func:`nh2st_graph.metrics.noise_ceiling`.
 
@@ -133,7 +155,7 @@ def split_half_normalizer(
 
     def normalized(half: pd.DataFrame) -> pd.DataFrame:
         part = half.to_numpy(dtype=np.float64)
-        values = normalize_counts(part[:, :-1], part.sum(axis=1), normalize)
+        values = normalize_counts(part[:, :-1], part.sum(axis=1), normalize, log_base)
         values = values if smoother is None else smoother @ values
         return pd.DataFrame(values, index=half.index, columns=half.columns[:-1])
 

@@ -12,10 +12,10 @@ import yaml
 from nh2st_graph._atomic import write_text
 from nh2st_graph._errors import RunError, setting
 from nh2st_graph._version import __version__
-from nh2st_graph.config import changes, current_keys, parse_yaml
+from nh2st_graph.config import changes, completed_keys, current_keys, parse_yaml
 from nh2st_graph.study._plan import RECORD, Study
 
-__all__ = ["RunRecord", "open_folder", "read_record", "write_record"]
+__all__ = ["RunRecord", "holds_study", "open_folder", "read_record", "write_record"]
 
 _STUDY = "study.yaml"
 _ANOTHER = f"choose another {setting('out')}"
@@ -57,6 +57,11 @@ def write_record(folder: Path, record: RunRecord) -> None:
     write_text(folder / RECORD, json.dumps(record._asdict()) + "\n")
 
 
+def holds_study(folder: Path) -> bool:
+    """Whether a folder is that of a study."""
+    return (folder / _STUDY).is_file()
+
+
 def open_folder(study: Study, folder: Path, *, resume: bool) -> None:
     """Make the folder of a study, or check that it is the folder of this study.
 
@@ -72,7 +77,10 @@ def open_folder(study: Study, folder: Path, *, resume: bool) -> None:
     if not resume:
         if folder.exists():
             raise RunError(f"study folder {folder} exists already; {_ANOTHER}, or go on with {setting('resume', True)}")
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:  # another process was a moment faster
+            raise RunError(f"study folder {folder} exists already; {_ANOTHER}") from None
     else:
         differences = _differences(_read(folder), record)
         if differences:
@@ -118,4 +126,4 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
             now = after[f"{what}s"].get(name)
             changed = ["is gone"] if now is None else changes(current_keys(given), current_keys(now))
             found += [f"{what} {name!r}{':' * (now is not None)} {change}" for change in changed]
-    return found + changes(current_keys(before["config"]), after["config"])
+    return found + changes(completed_keys(before["config"]), after["config"])

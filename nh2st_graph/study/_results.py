@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +14,18 @@ import pandas as pd
 
 from nh2st_graph._errors import RenamedWarning
 from nh2st_graph.metrics import GENE_SCORES
+from nh2st_graph.section import LogBase
 from nh2st_graph.study._folder import read_record
 from nh2st_graph.study._plan import METRICS, PlannedRun, Study
 
-__all__ = ["PLACE", "Results", "StudyResult", "collect", "references"]
+__all__ = ["PLACE", "Results", "StudyResult", "collect", "references", "seen_sections"]
 
 #: Baselines that a table shows below the variants of an ablation study.
 _BASELINES = ("ridge", "ridge_neighbours")
 #: Columns that say where a score was measured.
 PLACE = ("split", "variant", "fold", "section", "seed")
+#: Errors, with the power of the unit of expression that they are in.
+_ERRORS = {"mae": 1, "mse": 2}
 _CURVES = ("stage", "epoch", "step", "val_loss", "val_pcc")
 
 
@@ -94,7 +98,7 @@ def collect(study: Study, runs: Sequence[PlannedRun]) -> Results:
     scores, genes, curves = [], [], []
     for run in finished:
         gives = run in sources if study.ranked else run.variant == study.reference
-        scores += _scores(run, beside if gives else {})
+        scores += _scores(run, beside if gives else {}, study.config.data.log_base)
         genes.append(_per_gene(run, beside if gives else {}))
         log = run.folder / "log.csv"
         if log.is_file():
@@ -105,6 +109,15 @@ def collect(study: Study, runs: Sequence[PlannedRun]) -> Results:
         _joined(genes, (*PLACE, "gene", *GENE_SCORES, "ceiling")),
         curve[curve["stage"].str.startswith("fold")] if len(curve) else curve,
     )
+
+
+def seen_sections(runs: Sequence[PlannedRun]) -> dict[str, Mapping[str, str]]:
+    """Read the digests of the sections that finished runs learned from and were scored on, by section."""
+    seen: dict[str, Mapping[str, str]] = {}
+    for run in runs:
+        protocol = json.loads((run.folder / METRICS).read_text(encoding="utf-8")).get("protocol", {})
+        seen = {**protocol.get("sections", {}), **seen}
+    return seen
 
 
 def references(study: Study) -> dict[str, str]:
@@ -125,23 +138,32 @@ def _placed(table: pd.DataFrame, run: PlannedRun, **columns: Any) -> pd.DataFram
     return table.assign(split=run.fold.split, **columns, fold=run.fold.name, seed=run.seed)
 
 
-def _scores(run: PlannedRun, beside: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row for each section that a run scored, and for each row of ``beside`` that is read from it."""
+def _scores(run: PlannedRun, beside: Mapping[str, str], log_base: LogBase) -> list[dict[str, Any]]:
+    """One row for each section that a run scored, and for each row of ``beside`` that is read from it.
+
+    Errors are in units of the study's logarithm, whatever that of the run.
+    """
     metrics = json.loads((run.folder / METRICS).read_text(encoding="utf-8"))
     record = read_record(run.folder)
     noted = record._asdict() if record is not None else {}
     # Runs of before version 0.1.0 was released call them floors.
     there = {**metrics.get("baselines", metrics.get("floors", {})), **metrics["references"]}
+    unit = _ln(metrics["protocol"].get("log_base", "e")) / _ln(log_base)
     noted |= {"n_constant_train": metrics["protocol"]["n_constant_train"]}
     scored = {run.variant: (metrics["sections"], noted)}
     scored |= {label: (there[name]["sections"], {}) for name, label in beside.items() if name in there}
     return [
         {"split": run.fold.split, "variant": name, "fold": run.fold.name, "section": section, "seed": run.seed}
         | scores
+        | {error: scores[error] * unit**power for error, power in _ERRORS.items() if scores.get(error) is not None}
         | also
         for name, (sections, also) in scored.items()
         for section, scores in sections.items()
     ]
+
+
+def _ln(base: LogBase) -> float:
+    return 1.0 if base == "e" else math.log(base)
 
 
 def _per_gene(run: PlannedRun, beside: Mapping[str, str]) -> pd.DataFrame:

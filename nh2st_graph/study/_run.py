@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from nh2st_graph._atomic import owned
 from nh2st_graph._errors import ConfigError, setting
-from nh2st_graph.study._folder import open_folder
-from nh2st_graph.study._plan import Study
+from nh2st_graph.study._folder import holds_study, open_folder
+from nh2st_graph.study._plan import PlannedRun, Study
 from nh2st_graph.study._report import write_reports
-from nh2st_graph.study._results import StudyResult, collect, references
+from nh2st_graph.study._results import StudyResult, collect, references, seen_sections
 from nh2st_graph.study._table import compare
 from nh2st_graph.study._words import explain, under_trained, verdict
-from nh2st_graph.study._workers import Watch, run_all
+from nh2st_graph.study._workers import Outcome, Watch, run_all
 
 __all__ = ["run_study"]
 
@@ -60,15 +62,24 @@ def run_study(
     ConfigError
         If ``only`` names no variant, or ``jobs`` is not positive.
     RunError
-        If the folder exists, or with ``resume`` is the folder of another study.
+        If the folder exists, or with ``resume`` is the folder of another study; or if another process works in it.
     """
     out, jobs = Path(out), _cores() if jobs is None else jobs
     if jobs < 1:
         raise ConfigError(f"{setting('jobs', jobs)}; allowed: 1 or more")
     wanted, planned = study.runs(out, only), study.runs(out)
-    open_folder(study, out, resume=resume)
-    left = [run for run in wanted if not run.finished]
-    outcomes = run_all(left, jobs, watch)
+    with ExitStack() as stack:
+        if resume and holds_study(out):
+            stack.enter_context(owned(out, "study folder"))
+        open_folder(study, out, resume=resume)
+        stack.enter_context(owned(out, "study folder"))
+        left = [run for run in wanted if not run.finished]
+        outcomes = run_all(left, jobs, watch, seen_sections([run for run in planned if run.finished]))
+        return _tabulated(study, planned, outcomes, out)
+
+
+def _tabulated(study: Study, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome], out: Path) -> StudyResult:
+    """Compare the variants by the finished runs, and write the reports."""
     failures = {outcome.run: outcome.reason for outcome in outcomes if outcome.reason is not None}
     results, below = collect(study, planned), references(study).values()
     table = compare(

@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -65,7 +65,9 @@ class Outcome:
 Watch = Callable[[PlannedRun, Outcome | None], None]
 
 
-def run_all(runs: Sequence[PlannedRun], jobs: int, watch: Watch | None) -> list[Outcome]:
+def run_all(
+    runs: Sequence[PlannedRun], jobs: int, watch: Watch | None, seen: Mapping[str, Mapping[str, str]] | None = None
+) -> list[Outcome]:
     """Do all runs. A run that fails stops no other, even if its process dies.
 
     Parameters
@@ -77,6 +79,8 @@ def run_all(runs: Sequence[PlannedRun], jobs: int, watch: Watch | None) -> list[
         under ``if __name__ == "__main__"``, since the processes import it.
     watch
         Called in this process at every beginning and end.
+    seen
+        Digests of the sections of finished runs, by section: a run whose sections have other content fails.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def run_all(runs: Sequence[PlannedRun], jobs: int, watch: Watch | None) -> list[
     if jobs == 1 or len(runs) < 2:
         for run in runs:
             tell(run)
-            tell(run, attempt(run))
+            tell(run, attempt(run, seen))
         return outcomes
     queue, under_way = deque(runs), dict[Future[Outcome], PlannedRun]()
     with _processes(min(jobs, len(runs))) as pool:
@@ -106,7 +110,7 @@ def run_all(runs: Sequence[PlannedRun], jobs: int, watch: Watch | None) -> list[
             while queue and len(under_way) < jobs:
                 run = queue.popleft()
                 tell(run)
-                under_way[pool.schedule(attempt, [run])] = run
+                under_way[pool.schedule(attempt, [run, seen])] = run
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                 run = under_way.pop(future)
                 tell(run, _outcome(future, run))
@@ -125,10 +129,10 @@ def _outcome(future: Future[Outcome], run: PlannedRun) -> Outcome:
         ) from None
 
 
-def attempt(run: PlannedRun) -> Outcome:
+def attempt(run: PlannedRun, seen: Mapping[str, Mapping[str, str]] | None = None) -> Outcome:
     """Do one run; an error becomes its outcome."""
     try:
-        _train(run)
+        _train(run, seen or {})
     except NH2STGraphError as error:
         return Outcome(run, _one_line(error.at("key")))
     except Exception as error:  # whatever it is, the other runs are not to be lost
@@ -141,7 +145,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()) or "no message"
 
 
-def _train(run: PlannedRun) -> None:
+def _train(run: PlannedRun, seen: Mapping[str, Mapping[str, str]]) -> None:
     begun = (run.folder / "config.yaml").is_file()
     if not begun and run.folder.exists():  # killed before anything was written
         shutil.rmtree(run.folder)
@@ -153,7 +157,9 @@ def _train(run: PlannedRun) -> None:
 
     start = time.perf_counter()
     with peak_memory() as peak:
-        done = tl.train_run(run.config, run.folder, resume=begun, sections=_sections(run.config.data))
+        sections = _sections(run.config.data)
+        _check_seen(sections or {}, seen)
+        done = tl.train_run(run.config, run.folder, resume=begun, sections=sections)
     seconds = time.perf_counter() - start
     log, module = done.model.log, done.model.module
     parameters = sum(weight.numel() for weight in module.parameters()) if isinstance(module, Module) else 0
@@ -169,6 +175,17 @@ def _train(run: PlannedRun) -> None:
             peak_memory_mb=round(peak.megabytes),
         )
     write_record(run.folder, record)
+
+
+def _check_seen(sections: Mapping[str, AnnData], seen: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse sections whose content is not that of the study's finished runs: a table would mix results of both."""
+    from nh2st_graph.section import other_sections, section_digest
+
+    known = {name: seen[name] for name in sections if name in seen}
+    now = {name: section_digest(sections[name]) for name in known}
+    other = other_sections(known, now, "section {!r} has another {} than in the finished runs of this study")
+    if other:
+        raise RunError(f"{'; '.join(other[:3])}; run the study into another folder: {setting('out')}")
 
 
 def _sections(data: DataConfig) -> dict[str, AnnData] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,12 +28,23 @@ from nh2st_graph.metrics import (
 from nh2st_graph.models import BASELINES, Baseline, make_baseline
 from nh2st_graph.read import Sections, sections_by_name
 from nh2st_graph.read._docs import documented
-from nh2st_graph.section import Key, check_section, library_size, patients_in, split_half_normalizer, unknown_patients
+from nh2st_graph.section import (
+    Key,
+    check_section,
+    library_size,
+    other_sections,
+    patients_in,
+    section_digest,
+    split_half_normalizer,
+    unknown_patients,
+)
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import in_given_order, predict_prepared
-from nh2st_graph.train import FittedModel, PreparedSection
+from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest
 
 __all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
+
+logger = logging.getLogger("nh2st_graph")
 
 #: Rows of a table that read the test section's own genes.
 REFERENCES = ("depth_oracle", "neighbour_mean", "noise_ceiling")
@@ -156,6 +168,7 @@ def evaluate_prepared(
     model: FittedModel, tests: Sequence[PreparedSection], train: Sequence[PreparedSection]
 ) -> Evaluation:
     """Score a model on prepared sections; see :func:`evaluate`."""
+    _say_other_data(model, tests, train)
     baselines = _fit_baselines([each.measured for each in train] if model.config.evaluate.baselines else [])
     results = {each.name: _score_one(model, baselines, each) for each in tests}
     metrics = _assemble({name: each.scores for name, each in results.items()})
@@ -164,6 +177,14 @@ def evaluate_prepared(
     per_gene = pd.concat({name: each.per_gene for name, each in results.items()}, names=["section", "gene"])
     predictions = {name: each.prediction for name, each in results.items()}
     return Evaluation(metrics, per_gene, predictions, sum(each.seconds for each in results.values()))
+
+
+def _say_other_data(model: FittedModel, tests: Sequence[PreparedSection], train: Sequence[PreparedSection]) -> None:
+    """Warn if sections are not as they were in training: baselines learn from them as they are, the model did not."""
+    before = {**model.origin.get("tests", {}), **model.origin.get("train", {})}
+    now = {each.name: prepared_digest(each) for each in (*tests, *train) if each.name in before}
+    for text in other_sections(before, now, "section {!r} has another {} than when the model was trained"):
+        logger.warning("%s; the scores are of the section as it is now", text)
 
 
 class _Scored(NamedTuple):
@@ -264,9 +285,11 @@ def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Seque
         "split": "within patient" if shared else "patients unknown" if unknown else "across patients",
         "normalize": model.config.data.normalize,
         "smooth": model.config.data.smooth,
+        "log_base": model.config.data.log_base,
         "n_genes": len(model.genes),
         "n_constant_train": n_constant(pd.concat([each.observed for each in train])),
         "method": model.config.model.name,
         "encoder": model.config.features.encoder,
         "selected_epochs": model.selected_epochs,
+        "sections": {each.name: section_digest(each.section) for each in (*train, *tests)},
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -19,9 +18,9 @@ from nh2st_graph._version import __version__
 from nh2st_graph.models import EMBEDDINGS, Estimator, Network
 from nh2st_graph.read import SpatialObject, annotate, given_sections, is_spatialdata
 from nh2st_graph.read._docs import documented
-from nh2st_graph.section import Key, libraries, library_id
+from nh2st_graph.section import Key, libraries, library_id, section_digest
 from nh2st_graph.tl._order import data_first
-from nh2st_graph.train import FittedModel, PreparedSection, image_only, one_thread
+from nh2st_graph.train import FittedModel, PreparedSection, image_only, one_thread, weights_digest
 
 __all__ = [
     "embed",
@@ -32,6 +31,7 @@ __all__ = [
     "predict",
     "predict_prepared",
     "predicted_expression",
+    "prediction_origin",
 ]
 
 #: Keys that no prediction may take: they hold a section's coordinates and features, or mark an AnnData as predicted.
@@ -92,9 +92,10 @@ def predict(
 
     Returns
     -------
-    AnnData with ``X`` the predicted log expression (spots x panel genes, float32), ``layers["observed"]`` if the whole
-    panel was measured (raw counts), and the section's ``obs``, ``obsm["spatial"]``, graph and ``uns["spatial"]``, so
-    that squidpy and scanpy run on it. Several sections have one ``uns["spatial"]`` entry each and no edge between them.
+    AnnData with ``X`` the predicted log expression (spots x panel genes, float32; the base of the logarithm is
+    ``uns["nh2st_prediction"]["log_base"]``), ``layers["observed"]`` if the whole panel was measured (raw counts), and
+    the section's ``obs``, ``obsm["spatial"]``, graph and ``uns["spatial"]``, so that squidpy and scanpy run on it.
+    Several sections have one ``uns["spatial"]`` entry each and no edge between them.
 
     Raises
     ------
@@ -158,12 +159,23 @@ def predict_prepared(model: FittedModel, prepared: PreparedSection) -> AnnData:
         "version": __version__,
         "normalize": model.config.data.normalize,
         "smooth": model.config.data.smooth,
+        "log_base": str(model.config.data.log_base),
         "encoder": model.config.features.encoder,
         "train_sections": list(model.train_sections),
+        Key.prediction.origin: prediction_origin(completed, model),
     }
     if prepared.has_panel:
         predicted.layers[Key.layers.observed] = prepared.observed.to_numpy().astype(np.float32)
     return predicted
+
+
+def prediction_origin(section: AnnData, model: FittedModel) -> dict[str, str]:
+    """Describe what a prediction rests on, by digests: ``model``, and ``positions`` and ``resolution`` of the section.
+
+    The prediction reads no genes, so that their counts are not a part of it.
+    """
+    digest = section_digest(section)
+    return {"model": model.digest, "positions": digest["positions"], "resolution": digest["resolution"]}
 
 
 @documented
@@ -266,7 +278,7 @@ def network(model: FittedModel) -> Network:
 
 def embedding_entry(model: FittedModel, scales: Sequence[str]) -> dict[str, Any]:
     """Describe embeddings by their scales and a digest of the model's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network(model).state_dict().items()):
-        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-    return {Key.embed.scales: np.array(scales, dtype=object), Key.embed.model: digest.hexdigest()[:16]}
+    return {
+        Key.embed.scales: np.array(scales, dtype=object),
+        Key.embed.model: weights_digest(network(model).state_dict()),
+    }

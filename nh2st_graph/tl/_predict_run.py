@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from anndata import AnnData
 
@@ -14,7 +14,7 @@ from nh2st_graph import read
 from nh2st_graph._errors import RunError, setting
 from nh2st_graph.im._virtual import chosen_scale
 from nh2st_graph.section import Key, changed_entry, check_section, library, section_name
-from nh2st_graph.tl._predict import in_given_order, predict_prepared
+from nh2st_graph.tl._predict import in_given_order, predict_prepared, prediction_origin
 from nh2st_graph.tl._slides import slide_section
 from nh2st_graph.train import FittedModel, load
 
@@ -37,6 +37,9 @@ def predict_run(
     spatialdata: bool = False,
     resume: bool = False,
     progress: bool = True,
+    trust: bool = False,
+    encoder: str | None = None,
+    cache: str | Path | Literal[False] | None = None,
 ) -> list[Path]:
     """Predict sections and slides from files with the model of a run.
 
@@ -63,9 +66,11 @@ def predict_run(
         image, not the slide.
     resume
         Go on after an interruption, and keep the files that exist: they are complete. The feature cache keeps encoded
-        patches in any case.
+        patches in any case. A file that another model predicted, or of other positions, is an error.
     progress
         Show a progress bar on a terminal, whatever the setting of the run.
+    trust, encoder, cache
+        As for :func:`nh2st_graph.load`.
 
     Returns
     -------
@@ -75,11 +80,15 @@ def predict_run(
     Raises
     ------
     RunError
-        If an output exists, or two inputs have the same section name.
+        If an output exists, or with ``resume`` is that of another model or section; or if two inputs have the same
+        section name.
+    ModelError
+        If the model cannot be loaded, or needs your word.
     ConfigError, DataError, ImageError
         If an input cannot be used or has no resolution, a slide has no tissue, or no installed reader opens it.
     """
-    model, files, out = load_to_predict(folder, progress), [Path(path) for path in paths], Path(out)
+    model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache)
+    files, out = [Path(path) for path in paths], Path(out)
     on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue}
     _check_one_file(out, len(files))
     sections: dict[str, AnnData] = {}
@@ -90,7 +99,7 @@ def predict_run(
                 raise RunError(f"{path}: a section named {name!r} was given already; each needs its own obs['section']")
             sections[name] = section
     _check_one_file(out, len(sections))
-    missing = {name: _missing_outputs(out, name, spatialdata, resume) for name in sections}
+    missing = {name: _missing_outputs(out, section, model, spatialdata, resume) for name, section in sections.items()}
     preparation, predicted = model.preparation, {}
     for name, section in sections.items():
         if missing[name]:
@@ -102,9 +111,9 @@ def predict_run(
     return [path for paths_left in missing.values() for path in paths_left]
 
 
-def load_to_predict(folder: str | Path, progress: bool) -> FittedModel:
-    """Load a model, and set whether it shows progress bars."""
-    model = load(folder)
+def load_to_predict(folder: str | Path, progress: bool, **how: Any) -> FittedModel:
+    """Load a model as :func:`nh2st_graph.load` does, and set whether it shows progress bars."""
+    model = load(folder, **how)
     train = model.config.train.model_copy(update={"progress": progress})
     return replace(model, config=model.config.model_copy(update={"train": train}))
 
@@ -141,8 +150,9 @@ def _check_one_file(out: Path, n_sections: int) -> None:
         raise RunError(f"{setting('out', str(out))} is one file for {n_sections} sections; give a folder")
 
 
-def _missing_outputs(out: Path, name: str, spatialdata: bool, resume: bool) -> list[Path]:
+def _missing_outputs(out: Path, section: AnnData, model: FittedModel, spatialdata: bool, resume: bool) -> list[Path]:
     """List the files to write for a section. Files that exist are left out with ``resume``, and refused without."""
+    name = section_name(section)
     file = out if out.suffix == ".h5ad" else out / f"{name}.h5ad"
     outputs = [file, file.with_suffix(".zarr")] if spatialdata else [file]
     there = [path for path in outputs if path.exists()]
@@ -151,9 +161,28 @@ def _missing_outputs(out: Path, name: str, spatialdata: bool, resume: bool) -> l
             f"{there[0]} exists already; keep what is there with {setting('resume', True)}, give another folder as "
             f"{setting('out')}, or remove it"
         )
+    if file.exists():
+        _check_kept(file, section, model)
     if there:
         logger.info("kept, since it exists: %s", ", ".join(map(str, there)))
     return [path for path in outputs if path not in there]
+
+
+def _check_kept(path: Path, section: AnnData, model: FittedModel) -> None:
+    """Refuse to keep a prediction of another model, or of a section whose spots were elsewhere."""
+    kept = read.h5ad_section(path)
+    about = kept.uns.get(Key.uns.prediction, {})
+    origin = about.get(Key.prediction.origin)
+    if origin is None:
+        logger.warning("%s is of an earlier version; whether this model predicted it cannot be checked", path)
+        return
+    now = prediction_origin(section, model)
+    other = [name for name in now if str(origin.get(name)) != now[name]]
+    if other:
+        raise RunError(
+            f"{path} holds the prediction of another {' and another '.join(other)}, and would be kept under this name; "
+            f"give another folder as {setting('out')}, or remove it"
+        )
 
 
 def _write(prediction: AnnData, path: Path) -> None:

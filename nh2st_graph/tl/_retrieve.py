@@ -176,7 +176,7 @@ def embed_profiles(counts: pd.DataFrame, model: FittedModel, *, key_added: str =
     )
     profiles.obsm[Key.obsm.spatial] = np.zeros((len(counts), 2))
     # Not smoothed: a profile has no neighbours on the array.
-    wanted = targets(profiles, model.genes, normalize=model.config.data.normalize)
+    wanted = targets(profiles, model.genes, **{**model.config.data.target, "smooth": "none"})
     n = len(counts)
     parameter = next(network(model).parameters())
     embeddings = embedded(

@@ -10,19 +10,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from anndata import AnnData
 
 from nh2st_graph import read
-from nh2st_graph._atomic import write_text
+from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest, setting
-from nh2st_graph.config import Config, changes, load_config
+from nh2st_graph.config import Config, changes, load_config, read_yaml
 from nh2st_graph.datasets import is_published
 from nh2st_graph.section import Need
 from nh2st_graph.tl._evaluate import Evaluation, evaluate, evaluate_prepared
 from nh2st_graph.tl._figures import write_figures
 from nh2st_graph.tl._predict_run import load_to_predict
-from nh2st_graph.train import FittedModel, Learned, Preparation, Standardizer, check_precision, fit_prepared
+from nh2st_graph.train import (
+    FittedModel,
+    Learned,
+    Preparation,
+    Standardizer,
+    check_method,
+    check_precision,
+    fit_prepared,
+)
 
 __all__ = ["Run", "evaluate_run", "load_sections", "prepare_sections", "train_run"]
 
@@ -148,7 +157,8 @@ def train_run(
     Raises
     ------
     RunError
-        If the folder exists; or with ``resume``, if the folder has no run or another configuration.
+        If the folder exists, or another process works in it; or with ``resume``, if the folder has no run, another
+        configuration, or a run on other data.
     ConfigError, DataError, ImageError
         If configuration or sections cannot be used. This shows before training.
     ModelError
@@ -156,16 +166,18 @@ def train_run(
     """
     out, config = Path(out), _absolute(config)
     _check_folder(out, config, resume)
-    with nullcontext() if resume else _removed_on_bad_input(out):
+    with nullcontext() if resume else _removed_on_bad_input(out), owned(out, "run folder"):
+        if resume:  # again, now that no other process writes into it
+            _check_folder(out, config, resume)
         write_text(out / _CONFIG, config.to_yaml())
         prepared = _prepare(config, load_sections(config, out / _TISSUE) if sections is None else sections)
         start = time.perf_counter()
         model = fit_prepared(prepared, out=out, resume=resume)
         seconds = time.perf_counter() - start
-    model.save(out)
-    evaluation = evaluate_prepared(model, prepared.tests, prepared.train) if prepared.tests else None
-    if evaluation is not None:
-        _write(model, evaluation, out)
+        model.save(out)
+        evaluation = evaluate_prepared(model, prepared.tests, prepared.train) if prepared.tests else None
+        if evaluation is not None:
+            _write(model, evaluation, out)
     return Run(out, model, evaluation, seconds)
 
 
@@ -183,8 +195,17 @@ def _prepare(config: Config, sections: Mapping[str, AnnData]) -> Learned:
     return prepared
 
 
-def evaluate_run(folder: str | Path, *, progress: bool = True) -> Run:
+def evaluate_run(
+    folder: str | Path,
+    *,
+    progress: bool = True,
+    trust: bool = False,
+    encoder: str | None = None,
+    cache: str | Path | Literal[False] | None = None,
+) -> Run:
     """Score a run again: read its sections, predict, and rewrite scores, predictions and figures.
+
+    A warning names sections that are not as they were in training.
 
     Parameters
     ----------
@@ -192,22 +213,27 @@ def evaluate_run(folder: str | Path, *, progress: bool = True) -> Run:
         The run.
     progress
         Show a progress bar on a terminal, whatever the setting of the run.
+    trust, encoder, cache
+        As for :func:`nh2st_graph.load`.
 
     Raises
     ------
     RunError
-        If the folder is not a run, or the run has no test section.
+        If the folder is not a run, or the run has no test section, or another process works in it.
+    ModelError
+        If the model cannot be loaded, or needs your word.
     """
     folder = Path(folder)
-    model = load_to_predict(folder, progress)
-    config = _stored_config(folder)
+    model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache)
+    config = _stored_config(folder, trust)
     if not config.data.test:
         raise RunError(
             f"run {folder}: {_TEST} is empty, so there is nothing to score on; name a section there, and train again"
         )
-    train, test = _split(config, load_sections(config, folder / _TISSUE))
-    evaluation = evaluate(test, model, train)
-    _write(model, evaluation, folder)
+    with owned(folder, "run folder"):
+        train, test = _split(config, load_sections(config, folder / _TISSUE))
+        evaluation = evaluate(test, model, train)
+        _write(model, evaluation, folder)
     return Run(folder, model, evaluation)
 
 
@@ -242,7 +268,10 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
 def _removed_on_bad_input(folder: Path) -> Iterator[None]:
     """Make a new folder, and remove it again if the input cannot be used."""
     made = [folder, *(parent for parent in folder.parents if not parent.exists())]
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:  # another process was a moment faster
+        raise RunError(f"run folder {folder} exists already; give another as {setting('out')}") from None
     try:
         yield
     except (ConfigError, DataError):
@@ -297,7 +326,9 @@ def _check_folder(out: Path, config: Config, resume: bool) -> None:
         raise RunError(
             f"run folder {out} holds no run to resume ({_CONFIG} is missing); leave out {setting('resume', True)}"
         )
-    changed = changes(_stored_config(out).model_dump(mode="json"), config.model_dump(mode="json"))
+    # The caller's own method may be code of a file; the name of any other is not followed.
+    stored = _stored_config(out, config.model.name)
+    changed = changes(stored.model_dump(mode="json"), config.model_dump(mode="json"))
     if changed:
         named = (setting(key) + f": {values}" for key, _, values in (each.partition(": ") for each in changed[:3]))
         raise RunError(
@@ -305,7 +336,9 @@ def _check_folder(out: Path, config: Config, resume: bool) -> None:
         )
 
 
-def _stored_config(folder: Path) -> Config:
+def _stored_config(folder: Path, trust: bool | str = False) -> Config:
+    """Read the configuration of a run; for ``trust`` see :func:`nh2st_graph.train.check_method`."""
     if not (folder / _CONFIG).is_file():
         raise RunError(f"{folder} is not a run folder ({_CONFIG} is missing); give the folder of a run")
+    check_method(read_yaml(folder / _CONFIG), f"run {folder}", trust)
     return load_config(folder / _CONFIG)

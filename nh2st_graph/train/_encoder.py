@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 from nh2st_graph import im
 from nh2st_graph.config import FeaturesConfig
+from nh2st_graph.im._made_from import floored
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.section import Key
 
-__all__ = ["patch_encoder", "section_patches"]
+__all__ = ["named_elsewhere", "patch_encoder", "section_patches"]
 
 
-def patch_encoder(features: FeaturesConfig, *, trained: bool) -> PatchEncoder | None:
+def patch_encoder(features: FeaturesConfig, *, trained: bool, name: str | None = None) -> PatchEncoder | None:
     """Make the encoder that is fine-tuned; None if ``features.finetune`` is off.
 
     Parameters
@@ -23,6 +24,8 @@ def patch_encoder(features: FeaturesConfig, *, trained: bool) -> PatchEncoder | 
         Settings that name a timm model.
     trained
         Load the weights that ``features.encoder`` names. Without them, the encoder waits for those of a saved model.
+    name
+        Name of the encoder to use in place of ``features.encoder``.
 
     Raises
     ------
@@ -31,9 +34,9 @@ def patch_encoder(features: FeaturesConfig, *, trained: bool) -> PatchEncoder | 
     """
     if not features.finetune:
         return None
-    prefix, _, name = features.encoder.partition(":")
+    prefix, _, name = (name or features.encoder).partition(":")
     # The name of a hub model stands for its weights, so that it has no random version.
-    if not trained and not name.startswith(("hf-hub:", "local-dir:")):
+    if not trained and not named_elsewhere(f"{prefix}:{name}"):
         name = f"{name.partition('@')[0]}@random"
     (encoder,) = im.make_encoders(f"{prefix}:{name}", "cpu")
     assert isinstance(encoder, im.TimmEncoder)
@@ -42,8 +45,14 @@ def patch_encoder(features: FeaturesConfig, *, trained: bool) -> PatchEncoder | 
     return PatchEncoder(encoder.network, pixels["mean"], pixels["std"], encoder.n_features, standardize)
 
 
+def named_elsewhere(encoder: str) -> bool:
+    """Whether the architecture of an encoder is described in a hub or a folder, not by timm."""
+    return encoder.partition(":")[2].startswith(("hf-hub:", "local-dir:"))
+
+
 def section_patches(adata: AnnData, features: FeaturesConfig) -> NDArray[np.uint8]:
     """Cut the patches that the features of a section were computed from, ``(n_spots, size, size, 3)``."""
     known = adata.uns[Key.uns.image]
     size, interpolation = int(known["input_size"][0]), str(known["normalisation"]["0"]["interpolation"])
-    return np.stack(list(im.patches(adata, features.patch_um, size, interpolation=interpolation)))
+    placed = floored(adata) if features.floor_centres else adata
+    return np.stack(list(im.patches(placed, features.patch_um, size, interpolation=interpolation)))

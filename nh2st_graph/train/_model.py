@@ -1,13 +1,14 @@
-"""A fitted model: all that prediction needs, saved such that loading it runs no code."""
+"""A fitted model: all that prediction needs, saved such that loading it runs no code and opens nothing else."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,13 +21,15 @@ from nh2st_graph._errors import ConfigError, ModelError, reason, setting
 from nh2st_graph._version import MODEL_FORMAT, __version__
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
-from nh2st_graph.models import Estimator, Network, NH2STGraph, find_method
+from nh2st_graph.im._made_from import public
+from nh2st_graph.models import Estimator, Network, NH2STGraph, find_method, known_methods
 from nh2st_graph.nn import PatchEncoder
-from nh2st_graph.train._encoder import patch_encoder
+from nh2st_graph.train._complete import Sources
+from nh2st_graph.train._encoder import named_elsewhere, patch_encoder
 from nh2st_graph.train._prepare import Preparation
 from nh2st_graph.train._standardize import Standardizer
 
-__all__ = ["FittedModel", "load", "new_network"]
+__all__ = ["FittedModel", "check_method", "load", "new_network", "weights_digest"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -65,6 +68,16 @@ class FittedModel:
         The training log, one row an epoch.
     lattice
         Lattice of spots on the training sections, for slides without spots; None if it is unknown.
+    origin
+        What the model rests on: ``torch``, its release; ``encoders``, their fingerprints; ``train`` and ``tests``,
+        digests of the sections. Empty for a model of an earlier version.
+    sources
+        Where encoders and cached features may come from; of a loaded model, what :func:`load` was told.
+
+    Raises
+    ------
+    ModelError
+        If the module has weights of its authors, which predict logarithms of another base than ``data.log_base``.
     """
 
     module: Network | Estimator
@@ -78,6 +91,16 @@ class FittedModel:
     selected_epochs: int
     log: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     lattice: Lattice | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    sources: Sources = field(default_factory=Sources, repr=False)
+
+    def __post_init__(self) -> None:
+        base = getattr(self.module, "log_base", None)
+        if base is not None and base != self.config.data.log_base:
+            raise ModelError(
+                f"the weights of the authors of {self.config.model.name!r} predict logarithms of base {base}, and "
+                f"{setting('data.log_base', self.config.data.log_base)}; give {setting('data.log_base', base)}"
+            )
 
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors``, ``model.json`` and, if there is a log, ``log.csv``, for :func:`load`.
@@ -111,6 +134,7 @@ class FittedModel:
             "selected_epochs": self.selected_epochs,
             "chosen": self.module.chosen if isinstance(self.module, Estimator) else {},
             "lattice": asdict(self.lattice) if self.lattice else None,
+            **({"origin": dict(self.origin)} if self.origin else {}),
             "config": self.config.model_dump(mode="json"),
         }
         with written_aside(folder / _DESCRIPTION) as described, written_aside(folder / _WEIGHTS) as weights:
@@ -139,9 +163,18 @@ class FittedModel:
         return {name: value.detach().cpu().contiguous() for name, value in named.items()}
 
     @property
+    def digest(self) -> str:
+        """Digest of all that a prediction reads: weights, memory, panel and the statistics of features."""
+        tensors = self._tensors() or {}
+        scale = {name: getattr(self.standardize, name) for name in ("mean", "std")}
+        tensors |= {f"features.{name}": torch.from_numpy(value) for name, value in scale.items() if value is not None}
+        return weights_digest({**tensors, "\n".join(self.genes): torch.zeros(0)})
+
+    @property
     def preparation(self) -> Preparation:
         """A new preparation of sections for this model; it makes its encoders when it needs them."""
-        return Preparation.of(self.config, self.genes, self.standardize)
+        encoders = self.origin.get("encoders")
+        return Preparation.of(self.config, self.genes, self.standardize, self.sources, encoders)
 
     @property
     def nh2st_graph(self) -> NH2STGraph:
@@ -160,6 +193,14 @@ class FittedModel:
         return self.module
 
 
+def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Compute a digest of tensors by name, of 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def new_network(config: Config, n_features: int, n_genes: int, encoder: PatchEncoder | None) -> Network:
     """Make the network of a configuration, untrained."""
     method = find_method(config.model.name)
@@ -167,13 +208,30 @@ def new_network(config: Config, n_features: int, n_genes: int, encoder: PatchEnc
     return method(config.model, n_features, n_genes, encoder)
 
 
-def load(folder: str | Path) -> FittedModel:
-    """Load a model that :meth:`FittedModel.save` or ``nh2st-graph train`` wrote, without running code of the folder.
+def load(
+    folder: str | Path,
+    *,
+    trust: bool = False,
+    encoder: str | None = None,
+    cache: str | Path | Literal[False] | None = None,
+) -> FittedModel:
+    """Load a model that :meth:`FittedModel.save` or ``nh2st-graph train`` wrote.
+
+    Loading runs no code of the folder and opens nothing outside of it. The method is one of this package, one that was
+    registered, or an entry point of an installed package. Files, folders and hubs that the model names (its encoder and
+    its feature cache) are facts about its training: they are not used, now or in a prediction, unless you say so.
 
     Parameters
     ----------
     folder
         Folder of a run or of a saved model, with ``model.safetensors``, ``model.json`` and perhaps ``log.csv``.
+    trust
+        Do what the model names: import its method (``module:Class``), open its encoder's file, folder or hub, and read
+        and write its feature cache. Only for models whose origin you know.
+    encoder
+        Name of the encoder with the weights of training, where it is now; see :func:`nh2st_graph.im.features`.
+    cache
+        Folder of cached features; the user's cache folder if None, and no cache if False.
 
     Returns
     -------
@@ -182,7 +240,8 @@ def load(folder: str | Path) -> FittedModel:
     Raises
     ------
     ModelError
-        If the folder holds no model, one of another format, or a damaged one.
+        If the folder holds no model, one of another format, or a damaged one; or if the model names a method or an
+        encoder that needs your word.
     """
     folder = Path(folder)
     description = _read_description(folder)
@@ -192,13 +251,16 @@ def load(folder: str | Path) -> FittedModel:
             f"{description.get('version', 'of an unknown version')}; this is version {__version__}, which reads format "
             f"{MODEL_FORMAT}: train again, or install the version that wrote it"
         )
+    sources = Sources(trust, encoder, Path(cache).expanduser() if isinstance(cache, str | Path) else cache)
     try:
+        check_method(description["config"], f"model {folder}", trust)
         config = Config.parse(description["config"], str(folder / _DESCRIPTION))
         tensors = load_file(folder / _WEIGHTS)
-        module = _restored(config, description, tensors)
+        module = _restored(config, description, tensors, sources)
         fields = {name: description[name] for name in _FIELDS}
         # The first models do not have it.
         lattice = Lattice(**description["lattice"]) if description.get("lattice") else None
+        origin = dict(description.get("origin") or {})
     except ConfigError as error:
         raise ModelError(
             f"model {folder}: {error.args[0]}; train again, or install the version that wrote it"
@@ -208,18 +270,62 @@ def load(folder: str | Path) -> FittedModel:
             f"model {folder}: {_WEIGHTS} or {_DESCRIPTION} is damaged or incomplete ({reason(error)}); "
             "copy the folder again"
         ) from error
+    _say_origin(folder, origin)
     return FittedModel(
         module=module,
         config=config,
         standardize=Standardizer(_array(tensors, "features.mean"), _array(tensors, "features.std")),
         log=_read_log(folder),
         lattice=lattice,
+        origin=origin,
+        sources=sources,
         **fields,
     )
 
 
+def check_method(config: Any, where: str, trust: bool | str) -> None:
+    """Refuse a saved configuration whose method is neither registered nor brought by an installed package.
+
+    Nothing is imported for this.
+
+    Parameters
+    ----------
+    config
+        The saved configuration, before it is parsed.
+    where
+        What an error calls its place.
+    trust
+        Whether the caller trusts the place; or the one name that the caller trusts.
+
+    Raises
+    ------
+    ModelError
+        If the method needs the caller's word.
+    """
+    model = config.get("model") if isinstance(config, Mapping) else None
+    name = str(model.get("name", "")) if isinstance(model, Mapping) else ""
+    if trust is True or name == trust or ":" not in name or name in known_methods():
+        return
+    raise ModelError(
+        f"{where}: its method {name!r} is code of a file or module, which is not imported on the word of a saved "
+        f"model; if you know where it comes from, give {setting('trust', True)}"
+    )
+
+
+def _say_origin(folder: Path, origin: Mapping[str, Any]) -> None:
+    """Say what cannot be checked, or is of another release."""
+    if not origin:
+        logger.info(
+            "model %s is of an earlier version, and says nothing of the data and encoders that it was trained on; "
+            "they cannot be checked",
+            folder,
+        )
+    elif origin.get("torch") != public(torch.__version__):
+        logger.info("model %s was trained with torch %s; this is %s", folder, origin.get("torch"), torch.__version__)
+
+
 def _restored(
-    config: Config, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    config: Config, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], sources: Sources
 ) -> Network | Estimator:
     weights, memory = (
         {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
@@ -231,11 +337,18 @@ def _restored(
         estimator.chosen = dict(description["chosen"])
         estimator.restore(memory)
         return estimator
-    encoder = patch_encoder(config.features, trained=False)
+    encoder = patch_encoder(config.features, trained=False, name=_patch_encoder_name(config, sources))
     network = new_network(config, description["n_features"], len(description["genes"]), encoder)
     network.load_state_dict(weights)
     network.memory = memory
     return network.eval()
+
+
+def _patch_encoder_name(config: Config, sources: Sources) -> str:
+    """Choose the name of a fine-tuned encoder, of which the architecture alone is needed: no file of weights."""
+    features = config.features
+    needed = features.finetune and named_elsewhere(features.encoder)
+    return sources.encoder_of(features) if needed else sources.encoder or features.encoder
 
 
 _FIELDS: Sequence[str] = ("n_features", "genes", "heg50", "hpg50", "train_sections", "selected_epochs")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import lightning.pytorch as L
 import numpy as np
@@ -25,6 +26,7 @@ from nh2st_graph.config import TrainConfig
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import Network
 from nh2st_graph.train._batches import SpotBatches
+from nh2st_graph.train._checkpoints import ORIGIN
 from nh2st_graph.train._prepare import image_only
 
 __all__ = [
@@ -36,9 +38,11 @@ __all__ = [
     "SectionData",
     "StopEarly",
     "TrainingModule",
-    "averaged_weights",
+    "columns_of",
     "log_columns",
     "read_rows",
+    "stage_rows",
+    "write_rows",
 ]
 
 _TRAINING, _HELD_OUT = ("stage", "epoch", "step", "train_loss"), ("val_loss", "val_pcc")
@@ -61,22 +65,32 @@ class TrainingModule(L.LightningModule):
         Settings of the training loop.
     seed
         Seed of this stage.
+    origin
+        What the weights rest on, for the checkpoint.
     """
 
-    def __init__(self, model: Network, config: TrainConfig, seed: int) -> None:
+    def __init__(self, model: Network, config: TrainConfig, seed: int, origin: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.model = model
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.origin = config, seed, dict(origin or {})
         self._steps: list[dict[str, Tensor]] = []
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
-        return torch.optim.AdamW(
+    def configure_optimizers(self) -> Any:
+        """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), at a rate that may fall in steps."""
+        adam = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
             foreach=True,
         )
+        if self.config.decay_epochs is None:
+            return adam
+        steps = torch.optim.lr_scheduler.StepLR(adam, self.config.decay_epochs, self.config.decay_factor)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": steps, "interval": "epoch"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what the weights rest on."""
+        checkpoint[ORIGIN] = json.dumps(self.origin)
 
     def training_step(self, batch: Data, _: int) -> Tensor:
         """Take one step, and stop the run if the loss is not finite."""
@@ -157,45 +171,74 @@ def log_columns(model: Network) -> tuple[str, ...]:
 
 
 class EpochLog(L.Callback):
-    """Append one row an epoch to ``log.csv``. A new part of the loss gets a new column.
+    """Append one row an epoch to ``log.csv``, and keep the rows of its stage. A new part of the loss gets a new column.
 
-    On resuming, rows of this stage that are later than the checkpoint are removed first.
+    The rows are a part of the checkpoint, and results come from them: the file is for the eye, and may be old, cut off
+    or changed. On resuming, rows of this stage in the file are replaced by those of the checkpoint.
+
+    Attributes
+    ----------
+    rows
+        The rows of this stage.
     """
 
     def __init__(self, path: Path, stage: str) -> None:
         self.path, self.stage = path, stage
         self.first: tuple[str, ...] = LOG_COLUMNS
         self.columns = list(self.first)
+        self.rows: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what other stages and earlier epochs wrote."""
         if isinstance(pl_module, TrainingModule):
             self.first = log_columns(pl_module.model)
-        rows = [
-            row
-            for row in read_rows(self.path)
-            if row["stage"] != self.stage or int(row["epoch"]) <= trainer.current_epoch
-        ]
+        there = read_rows(self.path)
+        if not self.rows:  # a checkpoint of an earlier version has none
+            self.rows = stage_rows(there, self.stage, trainer.current_epoch)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._rewrite(rows)
+        self._rewrite([*(row for row in there if row["stage"] != self.stage), *self.rows])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epoch's means."""
         values = {name: f"{float(value):.6g}" for name, value in trainer.callback_metrics.items()}
         row = {**values, "stage": self.stage, "epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        self.rows.append(row)
         if not row.keys() <= set(self.columns):
             self._rewrite([*read_rows(self.path), row])
             return
         with self.path.open("a", newline="", encoding="utf-8") as handle:
             csv.DictWriter(handle, self.columns, lineterminator="\n").writerow(row)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Save the rows of this stage."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the rows of this stage."""
+        self.rows = [dict(row) for row in state_dict["rows"]]
+
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         """Write the whole log, with every column that a row has."""
-        self.columns = list(dict.fromkeys([*self.first, *(name for row in rows for name in row)]))
+        self.columns = columns_of(self.first, rows)
         with written_aside(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, self.columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            write_rows(handle, self.columns, rows)
+
+
+def columns_of(first: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List the columns of a log: the first ones, and those that rows have besides."""
+    return list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
+
+
+def write_rows(handle: TextIO, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a log with its header."""
+    writer = csv.DictWriter(handle, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def stage_rows(rows: Sequence[Mapping[str, Any]], stage: str, epochs: int | None = None) -> list[dict[str, Any]]:
+    """Take the rows of one stage, up to an epoch."""
+    return [dict(r) for r in rows if r["stage"] == stage and (epochs is None or int(r["epoch"]) <= epochs)]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -285,14 +328,6 @@ class Keep(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state, even if the folder was moved."""
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
-
-
-def averaged_weights(checkpoint: Path, best: bool = False) -> dict[str, Tensor]:
-    """Read the averaged weights of a checkpoint, the latest or the best, by the model's own names."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    # Lightning saves the average as the model's own weights.
-    state = content["callbacks"][Averaging.__qualname__]["best"] if best else content["state_dict"]
-    return {name.removeprefix("model."): value for name, value in state.items()}
 
 
 class EpochProgress(L.Callback):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,28 +17,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph import im
 from nh2st_graph._errors import DataError, setting
-from nh2st_graph.config import Config, FeaturesConfig, GraphConfig
-from nh2st_graph.gr import graph_keys, has_graph
-from nh2st_graph.gr._build import connect
+from nh2st_graph.config import Config
 from nh2st_graph.gr._pyg import as_data
-from nh2st_graph.im._features import add_features, feature_bar
+from nh2st_graph.im._made_from import Fingerprint, other_encoders, stored_encoders
 from nh2st_graph.section import (
     Key,
     Need,
-    check_features,
     check_section,
     counts_mistake,
     find_genes,
     library_size,
-    open_image,
     panel_counts,
     patients_in,
     section_name,
     targets,
 )
-from nh2st_graph.slide import Slide
+from nh2st_graph.train._complete import Completer, Sources
 from nh2st_graph.train._encoder import section_patches
 from nh2st_graph.train._panel import choose_panel
 from nh2st_graph.train._standardize import Standardizer
@@ -76,12 +71,19 @@ class Preparation:
     config: Config
     genes: list[str]
     standardize: Standardizer
-    _completer: _Completer = field(repr=False)
+    _completer: Completer = field(repr=False)
 
     @classmethod
-    def of(cls, config: Config, genes: Sequence[str], standardize: Standardizer) -> Preparation:
-        """Make the preparation of a fitted model."""
-        return cls(config, list(genes), standardize, _Completer(config))
+    def of(
+        cls,
+        config: Config,
+        genes: Sequence[str],
+        standardize: Standardizer,
+        sources: Sources | None = None,
+        encoders: Sequence[Fingerprint] | None = None,
+    ) -> Preparation:
+        """Make the preparation of a fitted model; see :class:`Completer` for the last two."""
+        return cls(config, list(genes), standardize, Completer(config, sources, encoders))
 
     @classmethod
     def learn(
@@ -120,7 +122,7 @@ class Preparation:
             for section in sections.values():
                 check_section(section, need=needs - {"image"})
         panel = list(genes) if genes is not None else choose_panel(train, tests, config.data)
-        completer = _Completer(config)
+        completer = Completer(config)
         with ExitStack() as stack:
             # Open all images before the first is encoded: encoding may take hours, and a missing image shows at once.
             opened = [stack.enter_context(completer.opened(train[name], "image" in need)) for name in sorted(train)]
@@ -128,6 +130,7 @@ class Preparation:
                 stack.enter_context(completer.opened(section, "image" in test_need)) for section in tests.values()
             ]
             done, done_tests = ([completer.complete(each) for each in part] for part in (opened, opened_tests))
+        _check_same_encoders([*done, *done_tests])
         standardize = Standardizer.fit((each.obsm[Key.obsm.image] for each in done), config.features.standardize)
         self = cls(config, panel, standardize, completer)
         return Learned(
@@ -283,103 +286,18 @@ class PreparedSection:
             )
 
 
-class _Completer:
-    """Computes features and graph of checked sections; encoders are made once, when they are first needed.
-
-    So all sections get features of the same weights, even if the file of weights changes meanwhile.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    @cached_property
-    def encoders(self) -> list[im.Encoder]:
-        return im.make_encoders(self.config.features.encoder, self.config.train.device)
-
-    @contextmanager
-    def opened(self, adata: AnnData, need_image: bool) -> Iterator[_Opened]:
-        """Copy a section, with spots in order of their names, and open its image if that is needed."""
-        section = adata[np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")].copy()
-        key = _features_key(section, self.config.features)
-        with ExitStack() as stack:
-            slide = stack.enter_context(open_image(section)) if need_image or key is None else None
-            yield _Opened(section, key, slide, stack)
-
-    def complete(self, opened: _Opened) -> AnnData:
-        """Write features and graph into an opened section, and close its image."""
-        section, wanted = opened.section, self.config.features
-        with opened.stack:
-            if opened.key is not None:
-                section.obsm[Key.obsm.image] = section.obsm[opened.key]
-                section.uns[Key.uns.image] = section.uns[opened.key]
-                check_features(section)
-            else:
-                assert opened.slide is not None
-                with feature_bar(self.config.train.progress) as bar:
-                    add_features(
-                        section,
-                        opened.slide,
-                        self.encoders,
-                        wanted.patch_um,
-                        bar=bar,
-                        batch_size=wanted.batch_size,
-                        cache=wanted.cache,
-                        check_placement=wanted.check_placement,
-                    )
-        _add_graph(section, self.config.graph)
-        return section
-
-
-class _Opened(NamedTuple):
-    """A checked section, the key of its features if it has them, and its open image, which the stack closes."""
-
-    section: AnnData
-    key: str | None
-    slide: Slide | None
-    stack: ExitStack
-
-
-def _features_key(section: AnnData, wanted: FeaturesConfig) -> str | None:
-    """Find the key of the wanted features, the usual key or the user's own; None if they are missing."""
-    for key in (Key.obsm.image, *section.obsm):
-        # A prediction has an entry in uns with an encoder too, but without a patch size.
-        known = section.uns.get(key)
-        if (
-            isinstance(known, Mapping)
-            and key in section.obsm
-            and _names(str(known.get("encoder"))) == _names(wanted.encoder)
-            and np.isclose(float(known.get("patch_um", np.nan)), wanted.patch_um)
-        ):
-            return key
-    return None
-
-
-def _names(encoders: str) -> list[str]:
-    """Split the names of encoders, which are joined by commas."""
-    return [name.strip() for name in encoders.split(",")]
-
-
-def _add_graph(section: AnnData, config: GraphConfig) -> None:
-    """Build the graph, or take the user's own, and write it under squidpy's default keys."""
-    if config.mode == "given":
-        connectivities, distances = graph_keys(section, config.neighbors_key)
-        if "metric" in section.uns.get(config.neighbors_key, {}).get("params", {}):
-            # Over such edges, genes would reach a prediction that must come from the image alone.
+def _check_same_encoders(sections: Sequence[AnnData]) -> None:
+    """Refuse stored features of encoders that have the same name and other weights."""
+    known = [(section, stored_encoders(section.uns[Key.uns.image])) for section in sections]
+    there = [(section, each) for section, each in known if each is not None]
+    for section, now in there[1:]:
+        first, before = there[0]
+        other = other_encoders(before, now)
+        if other:
             raise DataError(
-                f"section {section_name(section)!r}: uns['{config.neighbors_key}'] is a graph of features, as scanpy "
-                "builds it from expression, not of positions; build one with sq.gr.spatial_neighbors_..., and name its "
-                f"entry in {setting('graph.neighbors_key')}"
+                f"sections {section_name(first)!r} and {section_name(section)!r}: their image features are of other "
+                f"encoders ({', '.join(other)}); compute them again with one: ng.im.features(adata)"
             )
-        section.obsp[Key.obsp.connectivities] = section.obsp[connectivities]
-        section.obsp[Key.obsp.distances] = section.obsp[distances]
-        section.uns[Key.uns.neighbors] = section.uns.get(config.neighbors_key, {}) | {
-            "connectivities_key": Key.obsp.connectivities,
-            "distances_key": Key.obsp.distances,
-        }
-        return
-    settings = config.model_dump(exclude={"neighbors_key"})
-    if not has_graph(section, **settings):
-        connect(section, **settings)
 
 
 def _float_tensor(values: NDArray[Any]) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import signal
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +24,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import ConfigError, DataError, setting
+from nh2st_graph._atomic import owned, write_text
+from nh2st_graph._errors import ConfigError, DataError, RunError, setting
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
 from nh2st_graph.models import Estimator, Network, find_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.section import Key
+from nh2st_graph.train._checkpoints import LAST, Kept, WholeCheckpoints, averaged_weights, read_kept, set_aside
 from nh2st_graph.train._encoder import patch_encoder
 from nh2st_graph.train._folds import Fold, make_folds
 from nh2st_graph.train._lattice import training_lattice
@@ -41,15 +44,22 @@ from nh2st_graph.train._module import (
     SectionData,
     StopEarly,
     TrainingModule,
-    averaged_weights,
+    columns_of,
+    log_columns,
     read_rows,
+    stage_rows,
+    write_rows,
 )
+from nh2st_graph.train._origin import mismatches, origin_of
 from nh2st_graph.train._prepare import Learned, Preparation, PreparedSection, image_only
 from nh2st_graph.train._threads import one_thread
 
 __all__ = ["check_precision", "fit_prepared"]
 
 logger = logging.getLogger("nh2st_graph")
+
+#: File that says that a stage is over.
+_DONE = "done.json"
 
 
 def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bool = False) -> FittedModel:
@@ -58,6 +68,8 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
     method = find_method(config.model.name)
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(owned(folder, "folder"))
         stack.enter_context(one_thread())
         stack.enter_context(_settings_restored())
         stack.enter_context(_quiet_lightning())
@@ -79,16 +91,18 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         selected_epochs=learned.epochs,
         log=learned.log,
         lattice=training_lattice(each.section for each in prepared.train),
+        origin={name: inputs.origin[name] for name in ("torch", "encoders", "train", "tests")},
     )
 
 
 class _Inputs(NamedTuple):
-    """Training sections in order of their names, their graphs, and the graphs of sections to predict later."""
+    """Training sections in order of their names, all graphs, those to predict later too, and what results rest on."""
 
     preparation: Preparation
     sections: list[PreparedSection]
     graphs: list[Data]
     tests: list[Data]
+    origin: Mapping[str, Any]
 
 
 class _Outcome(NamedTuple):
@@ -107,7 +121,7 @@ def _inputs(prepared: Learned) -> _Inputs:
     method = find_method(prepared.preparation.config.model.name)
     for graph in [*graphs, *tests]:
         _check_needs(method, graph)
-    return _Inputs(prepared.preparation, prepared.train, graphs, tests)
+    return _Inputs(prepared.preparation, prepared.train, graphs, tests, origin_of(prepared))
 
 
 def _check_needs(method: type[Network] | type[Estimator], graph: Data) -> None:
@@ -143,8 +157,12 @@ class _Stages:
         for graph in [*inputs.graphs, *inputs.tests]:
             module.check(image_only(graph))
         self.log_path = folder / "log.csv"
+        self.rows: list[dict[str, Any]] = []
+        self.kept = self._read_kept() if resume else {}
         if not resume:
             self.log_path.unlink(missing_ok=True)
+            for path in folder.glob(f"checkpoints/*/{_DONE}"):  # of an earlier fit
+                path.unlink()
         console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -172,7 +190,40 @@ class _Stages:
             else:
                 module, epochs = results[0][0], int(np.argmin(results[0][1])) + 1
         held_out = np.mean([r for _, _, r in results], axis=0)
-        return _Outcome(module.eval(), epochs, held_out, pd.read_csv(self.log_path))
+        return _Outcome(module.eval(), epochs, held_out, self._log(module))
+
+    def _read_kept(self) -> dict[str, Kept]:
+        """Read the checkpoints of all stages, by their folders, and refuse those that rest on something else.
+
+        Checkpoints that cannot be read are set aside, and their stages begin anew.
+        """
+        found: dict[str, Kept] = {}
+        for path in sorted(self.folder.glob(f"checkpoints/*/{LAST}")):
+            try:
+                found[path.parent.name] = read_kept(path)
+            except ValueError as error:
+                set_aside(path, str(error))
+                (path.parent / _DONE).unlink(missing_ok=True)
+        for kept in found.values():
+            other = mismatches(kept.origin, self.inputs.origin) if kept.origin else []
+            if other:
+                raise RunError(
+                    f"{self.folder} was begun with other data or settings: {'; '.join(other[:5])}; resume with the "
+                    f"same, or train anew into another folder: {setting('out')}"
+                )
+        if any(not kept.origin for kept in found.values()):
+            logger.warning(
+                "%s: its checkpoints are of an earlier version, and whether they are of these data cannot be checked",
+                self.folder,
+            )
+        return found
+
+    def _log(self, module: Network) -> pd.DataFrame:
+        """Give the log of all stages, as it is read from a file."""
+        text = io.StringIO()
+        write_rows(text, columns_of(log_columns(module), self.rows), self.rows)
+        text.seek(0)
+        return pd.read_csv(text)
 
     def _new_module(self, graphs: Sequence[Data], seed: int) -> Network:
         torch.manual_seed(seed)
@@ -186,10 +237,10 @@ class _Stages:
         seed = self.config.seed + 1 + number
         module = self._new_module(fold.train, seed)
         stage = f"fold{number + 1}:{fold.name}"
-        folder = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
+        folder, rows = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
         # The log of a saved model has an empty cell for NaN.
-        curve = [float(row["val_loss"] or "nan") for row in read_rows(self.log_path) if row["stage"] == stage]
-        module.load_state_dict(averaged_weights(folder / "last.ckpt", best=True))
+        curve = [float(row["val_loss"] or "nan") for row in rows]
+        module.load_state_dict(averaged_weights(folder / LAST, best=True))
         _remember(module, fold.train)
         with torch.no_grad():
             scores = [pearson(module.predict(image_only(g)).numpy(), g.y.numpy()) for g in fold.validation]
@@ -203,15 +254,18 @@ class _Stages:
         validation: list[Data],
         seed: int,
         max_epochs: int,
-    ) -> Path:
-        """Train one stage, from its last checkpoint when resuming; return the folder of its checkpoints."""
+    ) -> tuple[Path, list[dict[str, Any]]]:
+        """Train one stage, from its last checkpoint when resuming; return its folder of checkpoints, and its log."""
         config = self.config.train
         folder = self.folder / "checkpoints" / stage.partition(":")[0]
-        done, last = folder / "done.json", folder / "last.ckpt"
-        if not (self.resume and done.is_file()):
+        done, last, kept = folder / _DONE, folder / LAST, self.kept.get(folder.name)
+        rows = [] if kept is None else kept.rows or stage_rows(read_rows(self.log_path), stage)
+        if not (rows and done.is_file()):
+            callbacks = self._callbacks(stage, folder, bool(validation), max_epochs)
             trainer = L.Trainer(
                 max_epochs=max_epochs,
-                callbacks=self._callbacks(stage, folder, bool(validation), max_epochs),
+                callbacks=callbacks,
+                plugins=[WholeCheckpoints()],
                 logger=TensorBoardLogger(self.folder / "tensorboard", name=folder.name, version=""),
                 default_root_dir=self.folder,
                 accelerator="gpu" if config.device == "cuda" else config.device,
@@ -226,20 +280,22 @@ class _Stages:
                 log_every_n_steps=1,
             )
             data = SectionData(train, validation, config.batch_spots, module.receptive_hops, seed)
-            resumed = str(last) if self.resume and last.is_file() else None
+            resumed = None if kept is None else str(last)
             with _interruptible():
                 trainer.fit(
-                    TrainingModule(module, config, seed),
+                    TrainingModule(module, config, seed, self.inputs.origin),
                     datamodule=data,
                     ckpt_path=resumed,
                     weights_only=True if resumed else None,
                 )
             for task in self.progress.task_ids:
                 self.progress.update(task, visible=False)
-            done.write_text(json.dumps({"epochs": trainer.current_epoch}) + "\n", encoding="utf-8")
+            write_text(done, json.dumps({"epochs": trainer.current_epoch}) + "\n")
+            rows = next(each.rows for each in callbacks if isinstance(each, EpochLog))
+        self.rows += rows
         # Read from the checkpoint: a trainer that resumes after its last epoch leaves the weights before averaging.
         module.load_state_dict(averaged_weights(last))
-        return folder
+        return folder, rows
 
     def _callbacks(self, stage: str, folder: Path, watched: bool, max_epochs: int) -> list[L.Callback]:
         """Make the callbacks. The checkpoint comes last, so that it holds the others' state of the same epoch."""

@@ -204,7 +204,7 @@ def copied_at_every_moment(patch: pytest.MonkeyPatch, folder: Path, copies: Path
         shutil.copytree(folder, copies / f"{moment}, after {self.filename}")
 
     def copying_write(path: Path, *args, **kwargs):
-        if path.name == "done.json":
+        if path.name.startswith(".done.json."):  # which is written aside
             shutil.copytree(folder, copies / f"{path.parent.name}, before done")
         return write(path, *args, **kwargs)
 

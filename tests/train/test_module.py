@@ -23,6 +23,7 @@ from nh2st_graph import ModelError, pl
 from nh2st_graph.config import ModelConfig, TrainConfig
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.train import one_thread
+from nh2st_graph.train._checkpoints import averaged_weights
 from nh2st_graph.train._module import (
     LOG_COLUMNS,
     Averaging,
@@ -33,7 +34,6 @@ from nh2st_graph.train._module import (
     StopEarly,
     TrainingModule,
     _averaged_by,
-    averaged_weights,
     log_columns,
     read_rows,
 )

@@ -8,9 +8,9 @@ import torch
 from anndata import AnnData
 from numpy.testing import assert_allclose, assert_array_equal
 
-from nh2st_graph import DataError, ImageError, im
-from nh2st_graph.section import library_size, panel_counts, targets
-from nh2st_graph.train import Standardizer
+from nh2st_graph import DataError, ImageError
+from nh2st_graph.section import library_size, panel_counts, section_name, targets
+from nh2st_graph.train import Standardizer, _complete
 
 from ..prepared import complete_section, section_graph
 
@@ -70,15 +70,15 @@ class TestStandardizer:
 class TestCompleteSection:
     @pytest.fixture
     def encoded(self, monkeypatch) -> list[str]:
-        """Names of the encoders that were asked for features."""
+        """Names of the sections whose features were computed."""
         calls: list[str] = []
-        original = im.make_encoders
+        original = _complete.add_features
 
-        def counted(names, device):
-            calls.append(names)
-            return original(names, device)
+        def counted(section, *args, **kwargs):
+            calls.append(section_name(section))
+            return original(section, *args, **kwargs)
 
-        monkeypatch.setattr(im, "make_encoders", counted)
+        monkeypatch.setattr(_complete, "add_features", counted)
         return calls
 
     def test_leaves_the_section_as_it_was(self, tiny_sections, tiny_config):

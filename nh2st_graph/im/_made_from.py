@@ -1,0 +1,154 @@
+"""What stored features were made from, and whether a section still agrees with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+
+from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph.im._cache import FORMAT
+from nh2st_graph.im._encoders import Encoder
+from nh2st_graph.section import Key, library, spot_digests
+from nh2st_graph.slide import content_hash
+
+__all__ = [
+    "Fingerprint",
+    "differences",
+    "floored",
+    "made_from",
+    "other_encoders",
+    "other_releases",
+    "other_versions",
+    "public",
+    "stored_encoders",
+]
+
+#: Parts of a fingerprint that say where and by which release an encoder ran, not which encoder it is.
+_OF_THE_PLACE = {"precision", "versions"}
+
+Fingerprint = Mapping[str, Any]
+
+
+def made_from(section: AnnData, encoders: Sequence[Encoder], image_hash: str | None = None) -> dict[str, Any]:
+    """Describe what features are made from: the section as it is now, and the encoders.
+
+    Parameters
+    ----------
+    section
+        The section.
+    encoders
+        The encoders.
+    image_hash
+        Hash of the section's own image, if it is known already.
+
+    Returns
+    -------
+    ``format``; ``spots``, a digest of each spot's name and position, which holds for any part of the spots too;
+    ``microns_per_pixel`` and ``image``, if the section has them; and ``encoders``, the fingerprint of each as JSON.
+    """
+    found = library(section) if Key.uns.spatial in section.uns else None
+    known: dict[str, Any] = {
+        "format": FORMAT,
+        "spots": spot_digests(section),
+        "encoders": np.array([json.dumps(dict(e.fingerprint), sort_keys=True) for e in encoders], dtype=object),
+    }
+    if found is not None:
+        known |= {
+            "microns_per_pixel": found.microns_per_pixel,
+            "image": image_hash or _image_hash(found.source),
+        }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def stored_encoders(entry: Mapping[str, Any]) -> list[Fingerprint] | None:
+    """Read the fingerprints of the encoders of stored features; None if they are unknown."""
+    known = entry.get(Key.features.made_from)
+    return None if known is None else [json.loads(str(each)) for each in np.atleast_1d(known["encoders"])]
+
+
+def differences(section: AnnData, entry: Mapping[str, Any]) -> list[str]:
+    """List what has changed in a section since its features were made.
+
+    Parameters
+    ----------
+    section
+        The section.
+    entry
+        The entry of ``uns`` that describes the features.
+
+    Returns
+    -------
+    What has changed, in words; empty if nothing has, as far as can be seen. An image that is not there is not compared.
+    """
+    known = entry.get(Key.features.made_from)
+    if known is None:
+        return []
+    changed = []
+    if int(known["format"]) != FORMAT:
+        changed.append("the way patches are cut")
+    if not np.isin(spot_digests(section), np.asarray(known["spots"], np.uint64)).all():
+        changed.append("positions or names of spots")
+    found = library(section) if Key.uns.spatial in section.uns else None
+    before, now = known.get("microns_per_pixel"), None if found is None else found.microns_per_pixel
+    if before is not None and now is not None and not np.isclose(now, float(before), rtol=1e-6, atol=0):
+        changed.append(f"resolution ({float(before):.4g} -> {now:.4g} um per px)")
+    if not changed and found is not None and "image" in known:
+        # Last, since it reads the whole file.
+        changed += [] if _image_hash(found.source) in {None, str(known["image"])} else ["image"]
+    return changed
+
+
+def _image_hash(source: str | None) -> str | None:
+    try:
+        return None if source is None else content_hash(source)
+    except (OSError, ImageError, DataError):
+        return None
+
+
+def other_encoders(before: Sequence[Fingerprint], now: Sequence[Fingerprint]) -> list[str]:
+    """List what differs between two lists of encoders, but for the device and the release of libraries."""
+    if len(before) != len(now):
+        return [f"{len(before)} encoders -> {len(now)}"]
+    return [
+        name if name == "weights" else f"{name}: {first.get(name)} -> {second.get(name)}"
+        for first, second in zip(before, now, strict=True)
+        for name in sorted({*first, *second} - _OF_THE_PLACE)
+        if first.get(name) != second.get(name)
+    ]
+
+
+def other_versions(before: Sequence[Fingerprint], now: Sequence[Fingerprint]) -> list[str]:
+    """List the libraries whose releases differ between two lists of encoders; a build for another device does not."""
+    found: dict[str, None] = {}
+    for first, second in zip(before, now, strict=False):
+        was, is_ = first.get("versions", {}), second.get("versions", {})
+        for name in sorted({*was} & {*is_}):
+            if public(was[name]) != public(is_[name]):
+                found[f"{name} {was[name]} -> {is_[name]}"] = None
+    return list(found)
+
+
+def other_releases(before: Sequence[Fingerprint]) -> list[str]:
+    """List the libraries of encoders whose releases differ from those that are installed."""
+    names = {name for each in before for name in each.get("versions", {})}
+    installed = {name: version(name) for name in names}
+    return other_versions(before, [{"versions": installed}] * len(before))
+
+
+def public(release: str) -> str:
+    """Give a version without its build: ``2.4.0`` of ``2.4.0+cu121``."""
+    return str(release).partition("+")[0]
+
+
+def floored(section: AnnData) -> AnnData:
+    """Put the spots of a section at whole pixels, as far as the cutting of patches reads it."""
+    return AnnData(
+        obs=section.obs,
+        obsm={Key.obsm.spatial: np.floor(np.asarray(section.obsm[Key.obsm.spatial], dtype=np.float64))},
+        uns={key: section.uns[key] for key in (Key.uns.spatial,) if key in section.uns},
+    )

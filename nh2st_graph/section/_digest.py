@@ -1,0 +1,92 @@
+"""Digests of a section's content, so that results are never taken for those of other data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nh2st_graph.section._access import array_positions
+from nh2st_graph.section._keys import Key
+from nh2st_graph.section._library import Library
+
+__all__ = ["other_sections", "section_digest", "spot_digests"]
+
+
+def section_digest(adata: AnnData) -> dict[str, str]:
+    """Compute a digest of each part of a section, whatever the order of its spots and genes.
+
+    Returns
+    -------
+    ``counts`` (all genes by name), ``positions`` (spots by name, in pixels and on the array), ``resolution`` (um per
+    pixel of the image) and ``patient``, each with 16 hexadecimal digits or as it is.
+    """
+    spots = np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")
+    names = [str(name) for name in adata.obs_names[spots]]
+    in_pixels, array = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64), array_positions(adata)
+    positions = [each[spots] for each in (in_pixels, array) if each is not None]
+    entries = adata.uns.get(Key.uns.spatial, {})
+    scale = Library.of(next(iter(entries.values()))).microns_per_pixel if len(entries) == 1 else None
+    patients = sorted({str(patient) for patient in adata.obs[Key.obs.patient]})
+    return {
+        "counts": _counts(adata, spots, names),
+        "positions": _digest(names, positions),
+        "resolution": "unknown" if scale is None else f"{scale:.6g}",
+        "patient": ", ".join(patients),
+    }
+
+
+def _counts(adata: AnnData, spots: NDArray[np.intp], names: list[str]) -> str:
+    if not adata.n_vars or adata.X is None:
+        return "none"
+    genes = np.argsort(adata.var_names.to_numpy(dtype=str), kind="stable")
+    counts = sparse.csr_matrix(adata.X)[spots][:, genes]
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    arrays = (counts.data.astype(np.float64), counts.indices.astype(np.int64), counts.indptr.astype(np.int64))
+    return _digest([*names, "", *map(str, adata.var_names[genes])], arrays)
+
+
+def _digest(names: Iterable[str], arrays: Iterable[NDArray[Any]]) -> str:
+    digest = hashlib.sha256("\n".join(names).encode())
+    for each in arrays:
+        digest.update(np.ascontiguousarray(each).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def spot_digests(adata: AnnData) -> NDArray[np.uint64]:
+    """Compute a digest of each spot's name and position, ``(n_spots,)``, so that some of the spots can be compared."""
+    positions = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    each = (
+        hashlib.blake2b(str(name).encode() + b"\0" + place.tobytes(), digest_size=8).digest()
+        for name, place in zip(adata.obs_names, positions, strict=True)
+    )
+    return np.frombuffer(b"".join(each), dtype="<u8").astype(np.uint64)
+
+
+def other_sections(
+    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]], words: str
+) -> list[str]:
+    """List the sections whose content differs, of those that are in both.
+
+    Parameters
+    ----------
+    before, now
+        Digests of each part by section.
+    words
+        How to say it: a template of the section's name and its parts.
+    """
+    found = []
+    for name in [each for each in before if each in now]:
+        parts = [part for part in before[name] if part in now[name] and before[name][part] != now[name][part]]
+        found += [words.format(name, _listed(parts))] if parts else []
+    return found
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

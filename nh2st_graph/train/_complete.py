@@ -1,0 +1,304 @@
+"""Complete sections: compute image features and graph, or use those that a section has, if they still agree with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from anndata import AnnData
+
+from nh2st_graph import im
+from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, setting
+from nh2st_graph.config import Config, FeaturesConfig, GraphConfig
+from nh2st_graph.gr import graph_keys, has_graph
+from nh2st_graph.gr._build import connect
+from nh2st_graph.im._encoders import needs_network, outside_places
+from nh2st_graph.im._features import add_features, feature_bar, feature_keys
+from nh2st_graph.im._made_from import (
+    Fingerprint,
+    differences,
+    floored,
+    other_encoders,
+    other_releases,
+    other_versions,
+    stored_encoders,
+)
+from nh2st_graph.section import Key, check_features, full_image, open_image, section_name
+from nh2st_graph.slide import Slide, content_hash
+
+__all__ = ["Completer", "Sources", "refuse_places"]
+
+logger = logging.getLogger("nh2st_graph")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where encoders and cached features may come from.
+
+    Attributes
+    ----------
+    trust
+        Whether files, folders and hubs that the configuration names are used. Those of a saved model are facts about
+        its training, and are not, unless the caller says so.
+    encoder
+        Name of an encoder to use in place of the configuration's, such as the same weights at another place.
+    cache
+        Folder of cached features in place of the configuration's; False for none.
+    """
+
+    trust: bool = True
+    encoder: str | None = None
+    cache: Path | Literal[False] | None = None
+
+    def cache_of(self, features: FeaturesConfig) -> Path | Literal[False] | None:
+        """Choose the folder of cached features; None for the user's."""
+        return self.cache if self.cache is not None or not self.trust else features.cache
+
+    def encoder_of(self, features: FeaturesConfig) -> str:
+        """Choose the name of the encoder.
+
+        Raises
+        ------
+        ModelError
+            If it leads to a file, a folder or a hub that the caller did not name.
+        """
+        if self.encoder is not None:
+            return self.encoder
+        if not self.trust:
+            refuse_places(features.encoder)
+        return features.encoder
+
+
+def refuse_places(encoder: str) -> None:
+    """Refuse an encoder of a saved model that leads to a file, a folder or a hub."""
+    places = outside_places(encoder)
+    if places:
+        raise ModelError(
+            f"the saved model names the encoder {encoder!r}, and {places[0]} is not opened on the word of a file; name "
+            f"the encoder yourself: {setting('features.encoder', encoder)}, or trust the model: "
+            f"{setting('trust', True)}"
+        )
+
+
+class Completer:
+    """Computes features and graph of checked sections; encoders are made once, when they are first needed.
+
+    So all sections get features of the same weights, even if the file of weights changes meanwhile.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    sources
+        Where encoders and cached features may come from.
+    expected
+        Fingerprints of the encoders that the model was trained with; None if they are unknown.
+    """
+
+    def __init__(
+        self, config: Config, sources: Sources | None = None, expected: Sequence[Fingerprint] | None = None
+    ) -> None:
+        self.config, self.sources, self.expected = config, sources or Sources(), expected
+        self._said: set[str] = set()
+
+    @cached_property
+    def encoders(self) -> list[im.Encoder]:
+        """The encoders."""
+        return im.make_encoders(self.sources.encoder_of(self.config.features), self.config.train.device)
+
+    @contextmanager
+    def opened(self, adata: AnnData, need_image: bool) -> Iterator[Opened]:
+        """Copy a section, with spots in order of their names, and open its image if that is needed."""
+        section = adata[np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")].copy()
+        key = self._features_key(section)
+        with ExitStack() as stack:
+            stale = [] if key is None else self._stale(section, section.uns[key])
+            slide = None
+            if need_image or key is None or stale:
+                slide = self._open(section, stale, stack)
+            yield Opened(section, None if stale else key, slide, stack)
+
+    def _open(self, section: AnnData, stale: Sequence[str], stack: ExitStack) -> Slide:
+        try:
+            slide = stack.enter_context(open_image(section))
+        except (DataError, ImageError) as error:
+            if not stale:
+                raise
+            raise DataError(
+                f"section {section_name(section)!r}: its stored image features were made from other content "
+                f"({', '.join(stale)}), and cannot be computed again: {error.args[0]}"
+            ) from None
+        if stale:
+            logger.warning(
+                "section %r: its stored image features were made from other content (%s); computing them again",
+                section_name(section),
+                ", ".join(stale),
+            )
+        return slide
+
+    def complete(self, opened: Opened) -> AnnData:
+        """Write features and graph into an opened section, and close its image."""
+        section, wanted = opened.section, self.config.features
+        with opened.stack:
+            if opened.key is not None:
+                section.obsm[Key.obsm.image] = section.obsm[opened.key]
+                section.uns[Key.uns.image] = section.uns[opened.key]
+                check_features(section)
+            else:
+                assert opened.slide is not None
+                self._check_encoders()
+                with feature_bar(self.config.train.progress) as bar:
+                    add_features(
+                        section,
+                        opened.slide,
+                        self.encoders,
+                        wanted.patch_um,
+                        bar=bar,
+                        batch_size=wanted.batch_size,
+                        cache=self.sources.cache_of(wanted),
+                        check_placement=wanted.check_placement,
+                        floor_centres=wanted.floor_centres,
+                    )
+        _add_graph(section, self.config.graph)
+        return section
+
+    def _check_encoders(self) -> None:
+        """Refuse other encoders than those that the model was trained with."""
+        if self.expected is None:
+            return
+        now = [each.fingerprint for each in self.encoders]
+        other = other_encoders(self.expected, now)
+        if other:
+            raise ModelError(
+                f"encoder {','.join(each.name for each in self.encoders)} is not the one that the model was trained "
+                f"with (other {', '.join(other)}); give its weights as {setting('features.encoder')}"
+            )
+        self._say_versions(other_versions(self.expected, now))
+
+    def _say_versions(self, versions: Sequence[str]) -> None:
+        if versions:
+            self._say(f"image features are of other releases than in training: {', '.join(versions)}")
+
+    def _say(self, text: str) -> None:
+        """Warn, once for all sections."""
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("%s", text)
+
+    def _features_key(self, section: AnnData) -> str | None:
+        """Find the key of the wanted features, the usual key or the user's own; None if they are missing."""
+        wanted = self.config.features
+        names = {tuple(_names(name)) for name in (wanted.encoder, self.sources.encoder or wanted.encoder)}
+        for key in (Key.obsm.image, *section.obsm):
+            # A prediction has an entry in uns with an encoder too, but without a patch size.
+            known = section.uns.get(key)
+            if (
+                isinstance(known, Mapping)
+                and key in section.obsm
+                and tuple(_names(str(known.get("encoder")))) in names
+                and np.isclose(float(known.get("patch_um", np.nan)), wanted.patch_um)
+                and bool(known.get(Key.features.floor_centres, False)) == wanted.floor_centres
+            ):
+                return key
+        return None
+
+    def _stale(self, section: AnnData, entry: Mapping[str, Any]) -> list[str]:
+        """List what stored features do not agree with: the section as it is now, or the encoder."""
+        before = stored_encoders(entry)
+        if before is None:
+            return self._stale_by_key(section, entry)
+        changed = differences(section, entry)
+        now = self.expected if self.expected is not None else self._known_encoders()
+        changed += [f"encoder ({each})" for each in other_encoders(before, now or before)]
+        versions = other_releases(before) if self.expected is None else other_versions(before, self.expected)
+        if versions and not changed and self.expected is None and now is not None and _has_image(section):
+            return [f"release of {each}" for each in versions]
+        self._say_versions([] if changed else versions)
+        return changed
+
+    def _known_encoders(self) -> list[Fingerprint] | None:
+        """Describe the encoders, if that needs no hub and no file that the caller did not name; None otherwise."""
+        name = self.sources.encoder or self.config.features.encoder
+        if "encoders" not in self.__dict__:
+            own = self.sources.trust or self.sources.encoder is not None
+            if needs_network(name) or (not own and outside_places(name)):
+                return None
+        try:
+            return [each.fingerprint for each in self.encoders]
+        except ConfigError:  # its file is gone, and the features are there
+            return None
+
+    def _stale_by_key(self, section: AnnData, entry: Mapping[str, Any]) -> list[str]:
+        """Compare features of an earlier version, which have a cache key alone, if image and encoder are there."""
+        unknown = "stored image features are of an earlier version, and what they were made from cannot be checked"
+        keys = entry.get("cache_key")
+        if keys is None or not _has_image(section) or self._known_encoders() is None:
+            self._say(unknown)
+            return []
+        encoders = [(each.input_size, _earlier(each.fingerprint)) for each in self.encoders]
+        placed = floored(section) if self.config.features.floor_centres else section
+        try:
+            with open_image(section) as slide:
+                image_hash = content_hash(full_image(section).path)
+                now = feature_keys(placed, slide, image_hash, encoders, self.config.features.patch_um)
+        except (ConfigError, DataError, ImageError):
+            self._say(unknown)
+            return []
+        return [] if [str(key) for key in np.atleast_1d(keys)] == now else ["positions, resolution, image or encoder"]
+
+
+class Opened(NamedTuple):
+    """A checked section, the key of its features if it has them, and its open image, which the stack closes."""
+
+    section: AnnData
+    key: str | None
+    slide: Slide | None
+    stack: ExitStack
+
+
+def _has_image(section: AnnData) -> bool:
+    """Whether the section's image is there, so that features could be computed again."""
+    try:
+        return Path(full_image(section).path).is_file()
+    except (DataError, ImageError):
+        return False
+
+
+def _earlier(fingerprint: Fingerprint) -> Fingerprint:
+    """Give a fingerprint as earlier versions wrote it, without torch's release."""
+    versions = {name: each for name, each in fingerprint.get("versions", {}).items() if name != "torch"}
+    return {**fingerprint, "versions": versions} if "versions" in fingerprint else fingerprint
+
+
+def _names(encoders: str) -> list[str]:
+    """Split the names of encoders, which are joined by commas."""
+    return [name.strip() for name in encoders.split(",")]
+
+
+def _add_graph(section: AnnData, config: GraphConfig) -> None:
+    """Build the graph, or take the user's own, and write it under squidpy's default keys."""
+    if config.mode == "given":
+        connectivities, distances = graph_keys(section, config.neighbors_key)
+        if "metric" in section.uns.get(config.neighbors_key, {}).get("params", {}):
+            # Over such edges, genes would reach a prediction that must come from the image alone.
+            raise DataError(
+                f"section {section_name(section)!r}: uns['{config.neighbors_key}'] is a graph of features, as scanpy "
+                "builds it from expression, not of positions; build one with sq.gr.spatial_neighbors_..., and name its "
+                f"entry in {setting('graph.neighbors_key')}"
+            )
+        section.obsp[Key.obsp.connectivities] = section.obsp[connectivities]
+        section.obsp[Key.obsp.distances] = section.obsp[distances]
+        section.uns[Key.uns.neighbors] = section.uns.get(config.neighbors_key, {}) | {
+            "connectivities_key": Key.obsp.connectivities,
+            "distances_key": Key.obsp.distances,
+        }
+        return
+    settings = config.model_dump(exclude={"neighbors_key"})
+    if not has_graph(section, **settings):
+        connect(section, **settings)

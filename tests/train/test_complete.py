@@ -1,0 +1,157 @@
+"""Stored features are used where section and encoder are what they were made from, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+from nh2st_graph import DataError, im, read
+from nh2st_graph.config import Config
+
+from ..prepared import complete_section
+
+MARK = 1000.0
+
+
+@pytest.fixture
+def done(tiny_sections, tiny_config) -> AnnData:
+    """A section with features, each raised by a mark, so that those computed again are known."""
+    section = complete_section(tiny_sections["S1"], tiny_config)
+    section.obsm["X_image"] += MARK
+    return section
+
+
+def kept(section: AnnData, config: Config) -> bool:
+    return bool((complete_section(section, config).obsm["X_image"] > MARK / 2).all())
+
+
+def metadata(section: AnnData) -> dict[str, object]:
+    entry: dict[str, object] = section.uns["spatial"]["S1"]["metadata"]
+    return entry
+
+
+def other_image(section: AnnData, tmp_path: Path) -> None:
+    image = Image.open(str(metadata(section)["source_image_path"]))
+    path = tmp_path / "other.png"
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    metadata(section)["source_image_path"] = str(path)
+
+
+def other_encoder(section: AnnData) -> None:
+    known = section.uns["X_image"]["made_from"]
+    fingerprint = json.loads(known["encoders"][0])
+    known["encoders"] = np.array([json.dumps({**fingerprint, "input_size": 113})], dtype=object)
+
+
+def other_release(section: AnnData) -> None:
+    known = section.uns["X_image"]["made_from"]
+    fingerprint = json.loads(known["encoders"][0])
+    versions = {**fingerprint["versions"], "squidpy": "0.1"}
+    known["encoders"] = np.array([json.dumps({**fingerprint, "versions": versions})], dtype=object)
+
+
+CHANGES: dict[str, Callable[[AnnData, Path], object]] = {
+    "positions": lambda a, _: a.obsm["spatial"].__setitem__((0, 0), a.obsm["spatial"][0, 0] + 1),
+    "positions or names": lambda a, _: a.obsm.__setitem__("spatial", a.obsm["spatial"][::-1].copy()),
+    "names": lambda a, _: setattr(a, "obs_names", [f"x{name}" for name in a.obs_names]),
+    r"resolution \(2 -> 1\.9 um per px\)": lambda a, _: metadata(a).update(microns_per_pixel=1.9),
+    "image": other_image,
+    r"encoder \(input_size: 113 -> 112\)": lambda a, _: other_encoder(a),
+    r"release of squidpy 0\.1": lambda a, _: other_release(a),
+    "the way patches are cut": lambda a, _: a.uns["X_image"]["made_from"].update(format=0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_features_of_other_content_are_computed_again_and_said(done, tiny_config, tmp_path, caplog, change):
+    CHANGES[change](done, tmp_path)
+    assert not kept(done, tiny_config)
+    (said,) = [r.getMessage() for r in caplog.records if "computing them again" in r.getMessage()]
+    assert said.startswith("section 'S1': its stored image features")
+    assert re.search(change, said)
+
+
+@pytest.mark.parametrize("change", [name for name in CHANGES if name not in {"image", r"release of squidpy 0\.1"}])
+def test_they_are_refused_where_the_image_is_not_there(done, tiny_config, tmp_path, change):
+    CHANGES[change](done, tmp_path)
+    metadata(done)["source_image_path"] = str(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=rf"section 'S1': .*{change}.* cannot be computed again: .*gone\.png"):
+        complete_section(done, tiny_config)
+
+
+class TestKept:
+    def test_where_nothing_changed(self, done, tiny_config, caplog):
+        assert kept(done, tiny_config)
+        assert not caplog.records
+
+    def test_through_a_file(self, done, tiny_config, tmp_path):
+        read.write_h5ad(done, tmp_path / "S1.h5ad")
+        assert kept(read.h5ad_section(tmp_path / "S1.h5ad"), tiny_config)
+
+    def test_by_some_of_the_spots_in_any_order(self, done, tiny_config):
+        assert kept(done[np.random.default_rng(0).permutation(done.n_obs)[:20]].copy(), tiny_config)
+
+    def test_where_the_image_is_not_there(self, done, tiny_config, tmp_path):
+        metadata(done)["source_image_path"] = str(tmp_path / "gone.png")
+        assert kept(done, tiny_config)
+
+    def test_of_another_image_that_was_asked_for(self, tiny_sections, tiny_config, tmp_path):
+        section = tiny_sections["S1"].copy()
+        source = Path(str(metadata(section)["source_image_path"]))
+        Image.open(source).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "other.png")
+        im.features(section, "squidpy:summary", 112, img=tmp_path / "other.png", check_placement=False, progress=False)
+        section.obsm["X_image"] += MARK
+        assert kept(section, tiny_config)
+
+    def test_of_another_release_where_the_image_is_not_there(self, done, tiny_config, tmp_path, caplog):
+        other_release(done)
+        metadata(done)["source_image_path"] = str(tmp_path / "gone.png")
+        assert kept(done, tiny_config)
+        assert "squidpy 0.1 -> " in caplog.text
+
+
+class TestOfAnEarlierVersion:
+    """Which have the key of the cache alone."""
+
+    @pytest.fixture
+    def earlier(self, done) -> AnnData:
+        del done.uns["X_image"]["made_from"]
+        return done
+
+    def test_are_used_where_their_key_agrees(self, earlier, tiny_config, caplog):
+        assert kept(earlier, tiny_config)
+        assert not caplog.records
+
+    def test_are_computed_again_where_it_does_not(self, earlier, tiny_config, caplog):
+        metadata(earlier)["microns_per_pixel"] = 1.9
+        assert not kept(earlier, tiny_config)
+        assert "computing them again" in caplog.text
+
+    def test_are_used_and_said_where_it_cannot_be_checked(self, earlier, tiny_config, tmp_path, caplog):
+        metadata(earlier)["source_image_path"] = str(tmp_path / "gone.png")
+        assert kept(earlier, tiny_config)
+        assert "cannot be checked" in caplog.text
+
+
+def test_patches_at_whole_pixels(tiny_sections, tiny_config):
+    """Features are those of a section whose spots lie there; positions stay as they are."""
+    section = tiny_sections["S1"].copy()
+    section.obsm["spatial"] = section.obsm["spatial"] + 0.7
+    at_whole = section.copy()
+    at_whole.obsm["spatial"] = np.floor(section.obsm["spatial"])
+    floored = complete_section(section, tiny_config.override(["features.floor_centres=true"]))
+    exact = complete_section(section, tiny_config)
+    assert_array_equal(floored.obsm["X_image"], complete_section(at_whole, tiny_config).obsm["X_image"])
+    assert not np.array_equal(floored.obsm["X_image"], exact.obsm["X_image"])
+    assert_array_equal(floored.obsm["spatial"], exact.obsm["spatial"])
+    floored.obsm["X_image"] += MARK
+    assert not kept(floored, tiny_config), "of other centres"
+    assert kept(floored, tiny_config.override(["features.floor_centres=true"]))
