@@ -14,8 +14,9 @@ from typing import Annotated
 import typer
 
 from nh2st_graph._errors import NH2STGraphError, RenamedWarning
+from nh2st_graph._progress import LogHandler, PhaseHandler, phases
 from nh2st_graph._version import __version__
-from nh2st_graph.cli._interrupted import interruptible
+from nh2st_graph.cli._working import working
 
 __all__ = ["app", "main"]
 
@@ -144,12 +145,16 @@ def train(
     Example: nh2st-graph train configs/her2st_mini.yaml --set data.root=DIR --set data.train=[C3,C4,C5]
     --set data.test=[C6] --out RUN
     """
-    with interruptible():
-        from nh2st_graph import tl
-        from nh2st_graph.cli._tables import print_run
-        from nh2st_graph.config import load_config
+    from nh2st_graph import tl
+    from nh2st_graph.cli._tables import print_run
+    from nh2st_graph.config import load_config
 
-        print_run(tl.train_run(load_config(config, overrides or []), out, resume=resume))
+    tl.check_folder(out, resume=resume)
+    loaded = load_config(config, overrides or [])
+    tl.check_run(loaded, out, resume=resume)
+    with working(resumable=True):
+        run = tl.train_run(loaded, out, resume=resume)
+    print_run(run)
 
 
 @app.command()
@@ -196,10 +201,11 @@ def predict(
 
     Example: nh2st-graph predict RUN new_section.h5ad slide.svs --out predicted
     """
-    with interruptible():
-        from nh2st_graph import tl
-        from nh2st_graph.cli._tables import print_paths
+    from nh2st_graph import tl
+    from nh2st_graph.cli._tables import print_paths
 
+    tl.check_prediction(run, sections, out, microns_per_pixel=microns_per_pixel, spatialdata=spatialdata, resume=resume)
+    with working(resumable=True):
         written = tl.predict_run(
             run,
             sections,
@@ -213,8 +219,8 @@ def predict(
             resume=resume,
             progress=progress,
         )
-        if written:
-            print_paths(written)
+    if written:
+        print_paths(written)
 
 
 @app.command()
@@ -223,7 +229,10 @@ def evaluate(run: RunFolder, progress: Bars = True) -> None:
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_run
 
-    print_run(tl.evaluate_run(run, progress=progress))
+    tl.check_evaluation(run)
+    with working():
+        done = tl.evaluate_run(run, progress=progress)
+    print_run(done)
 
 
 @app.command()
@@ -288,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     try:
-        with _logging(debug), warnings.catch_warnings():
+        with _logging(debug, as_process=arguments is None), warnings.catch_warnings():
             if not debug:
                 # Libraries' warnings to developers do not concern the user's data.
                 warnings.simplefilter("ignore")
@@ -318,9 +327,9 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 @contextmanager
-def _logging(debug: bool) -> Iterator[None]:
-    """Show messages of the package, one line each, and warnings of other packages."""
-    handler = logging.StreamHandler()
+def _logging(debug: bool, as_process: bool) -> Iterator[None]:
+    """Show messages of the package, one line each, and warnings of other packages; as a process also what it does."""
+    handler, shown = LogHandler(), PhaseHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("nh2st_graph"))
     root, own = logging.getLogger(), logging.getLogger("nh2st_graph")
@@ -330,9 +339,16 @@ def _logging(debug: bool) -> Iterator[None]:
     for noisy in ("squidpy", "spatialdata._logging", "timm"):
         logging.getLogger(noisy).addFilter(_only_warnings)
     root.addHandler(handler)
+    if as_process:
+        phases.setLevel(logging.DEBUG)
+        phases.addHandler(shown)
+        phases.propagate = False
     try:
         yield
     finally:
+        phases.removeHandler(shown)
+        phases.propagate = True
+        shown.close()
         root.removeHandler(handler)
         own.setLevel(before)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from nh2st_graph import tl
 from nh2st_graph._errors import ConfigError, RunError
 from nh2st_graph.cli._tables import print_paths, print_table
+from nh2st_graph.cli._working import working
 from nh2st_graph.config import builtin_config
 
 __all__ = ["run_demo"]
@@ -24,9 +25,9 @@ _KINDS = {
 def run_demo(out: Path, overrides: list[str]) -> None:
     """Train NH2ST-Graph with and without its neighbour branch, and compare them gene by gene."""
     console = Console()
-    config = builtin_config("demo", overrides)
     if out.exists():
         raise RunError(f"demo folder {out} exists already; remove it, or give another as --out")
+    config = builtin_config("demo", overrides)
     if config.data.format != "synthetic" or not config.data.test:
         raise ConfigError(
             "the demo needs synthetic tissue and a section in data.test; use 'train' for your own sections"
@@ -36,9 +37,11 @@ def run_demo(out: Path, overrides: list[str]) -> None:
         f"{', '.join(config.data.test)} to score on."
     )
     console.print("[bold]1/2[/] NH2ST-Graph")
-    full = tl.train_run(config, out / "full")
+    with working():
+        full = tl.train_run(config, out / "full")
     console.print("[bold]2/2[/] the same without the neighbour branch")
-    alone = tl.train_run(config.override(["model.neighbours=false"]), out / "without_neighbours")
+    with working():
+        alone = tl.train_run(config.override(["model.neighbours=false"]), out / "without_neighbours")
     table = by_kind(full, alone)
     table.to_csv(out / "by_kind.csv", float_format="%.4f")
     print_table(table.rename(index=_KINDS), f"Mean r on {', '.join(config.data.test)}, which neither model has seen")

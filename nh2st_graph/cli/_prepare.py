@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError
-from nh2st_graph.cli._interrupted import interruptible
+from nh2st_graph._progress import console
+from nh2st_graph.cli._working import interruptible, working
 from nh2st_graph.config import parse_yaml
 from nh2st_graph.read import PATIENTS, wanted_names
 from nh2st_graph.section import Key, Library, library, unknown_patient
@@ -73,7 +74,11 @@ def _from_config(source: str, out: Path, given: Options) -> None:
             raise ConfigError(f"{option} goes with FORMAT ROOT; with a configuration give {key}")
     if given.resume:
         raise ConfigError("--resume goes with FORMAT ROOT; leave it out with a configuration")
-    print_paths(tl.prepare_sections(load_config(path, given.overrides), out))
+    config = load_config(path, given.overrides)
+    tl.check_root(config)
+    with working():
+        written = tl.prepare_sections(config, out)
+    print_paths(written)
 
 
 def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
@@ -120,9 +125,9 @@ def _written(
     """Read, describe and write sections one by one; return the descriptions, and the errors of unreadable sections."""
     done: dict[str, dict[str, str]] = {}
     failed: dict[str, Exception] = {}
-    console = Console(stderr=True)
+    shown = console()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=shown, disable=not shown.is_terminal, transient=True) as progress:
         task = progress.add_task("", total=len(names))
         for i, name in enumerate(names, start=1):
             progress.update(task, description=name)
@@ -137,9 +142,9 @@ def _written(
                 read.write_h5ad(section, out / f"{name}.h5ad")
                 done[name] = about
             progress.advance(task)
-            if not console.is_terminal and len(names) > 1:
+            if not shown.is_terminal and len(names) > 1:
                 said = f"[{i}/{len(names)}] {'failed' if name in failed else 'done'}: {name}"
-                console.print(said, markup=False, highlight=False, soft_wrap=True)
+                shown.print(said, markup=False, highlight=False, soft_wrap=True)
     return done, failed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich import box
@@ -13,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from nh2st_graph.tl import Run
+if TYPE_CHECKING:
+    from nh2st_graph.tl import Run
 
 __all__ = ["print_cells", "print_paths", "print_run", "print_table"]
 

@@ -31,6 +31,7 @@ __all__ = [
     "SyntheticConfig",
     "TrainConfig",
     "current_keys",
+    "in_keys",
 ]
 
 
@@ -313,14 +314,14 @@ class Config(Section):
                 schema = settings_class(values["model"].get("name", _DEFAULT))
                 values["model"] = schema.model_validate(dict(values["model"]))
         except ValidationError as error:
-            raise _in_keys(f"{source}: {explain(error.errors()[0], schema, cls, 'model.')}") from None
+            raise in_keys(f"{source}: {explain(error.errors()[0], schema, cls, 'model.')}") from None
         except ConfigError as error:
-            raise _in_keys(f"{source}: {error.args[0]}") from None
+            raise in_keys(f"{source}: {error.args[0]}") from None
         try:
             # JSON's rules for types: a YAML list is a tuple, a string is a path.
             return cls.model_validate(values)
         except ValidationError as error:
-            raise _in_keys(f"{source}: {explain(error.errors()[0], cls)}") from None
+            raise in_keys(f"{source}: {explain(error.errors()[0], cls)}") from None
 
     def override(self, assignments: Iterable[str], source: str = "--set") -> Config:
         """Return a copy with keys changed, each given as ``"part.key=value"`` (the value in YAML).
@@ -389,6 +390,6 @@ def current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     return current
 
 
-def _in_keys(message: str) -> ConfigError:
-    """Name settings by their keys: who reads an error about a configuration wrote these."""
+def in_keys(message: str) -> ConfigError:
+    """Make an error that names settings by their keys: who reads an error about a configuration wrote these."""
     return ConfigError(ConfigError(message).at("key"))

@@ -13,6 +13,7 @@ from typing import Any
 
 from nh2st_graph._errors import RenamedWarning
 from nh2st_graph.study._file import BenchmarkFile, StudyFile, read_benchmark, read_study
+from nh2st_graph.study._folder import check_folder
 from nh2st_graph.study._folds import FoldEntry
 from nh2st_graph.study._plan import Fold, PlannedRun, Study, Variant
 from nh2st_graph.study._results import Results, StudyResult
@@ -33,6 +34,7 @@ __all__ = [
     "Variant",
     "Watch",
     "cells",
+    "check_folder",
     "read_benchmark",
     "read_study",
     "run_study",

@@ -16,17 +16,18 @@ from anndata import AnnData
 from nh2st_graph import read
 from nh2st_graph._atomic import write_text
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest, setting
-from nh2st_graph.config import Config, changes, load_config
+from nh2st_graph._progress import phase
+from nh2st_graph.config import Config
 from nh2st_graph.datasets import is_published
 from nh2st_graph.section import Need
 from nh2st_graph.tl._evaluate import Evaluation, evaluate, evaluate_prepared
 from nh2st_graph.tl._figures import write_figures
+from nh2st_graph.tl._folder import CONFIG, check_begun, check_root, stored_config
 from nh2st_graph.tl._predict_run import load_to_predict
 from nh2st_graph.train import FittedModel, Learned, Preparation, Standardizer, check_precision, fit_prepared
 
 __all__ = ["Run", "evaluate_run", "load_sections", "prepare_sections", "train_run"]
 
-_CONFIG = "config.yaml"
 _METRICS = "metrics.json"
 _PER_GENE = "metrics_per_gene.csv"
 _PREDICTIONS = "predictions"
@@ -85,13 +86,11 @@ def load_sections(config: Config, folder: str | Path | None = None) -> dict[str,
         If a section is unknown or breaks the contract.
     """
     data = config.data
+    phase("reading sections" if data.format != "synthetic" else "making synthetic tissue")
     if data.format == "synthetic":
         return _synthetic(config, folder)
-    if data.root is None:
-        raise ConfigError(
-            f"{setting('data.root')} is not set; give the folder of the sections (of format {data.format!r}): "
-            f"{setting('data.root', 'FOLDER')}"
-        )
+    check_root(config)
+    assert data.root is not None
     wanted = [*data.train, *data.test] if data.train else None
     return read.sections(data.format, data.root, wanted, **read.check_options(data.format, data.options))
 
@@ -155,14 +154,16 @@ def train_run(
         If the loss is not finite at some step of training.
     """
     out, config = Path(out), _absolute(config)
-    _check_folder(out, config, resume)
+    check_begun(config, out, resume=resume)
     with nullcontext() if resume else _removed_on_bad_input(out):
-        write_text(out / _CONFIG, config.to_yaml())
+        write_text(out / CONFIG, config.to_yaml())
         prepared = _prepare(config, load_sections(config, out / _TISSUE) if sections is None else sections)
+        phase("training")
         start = time.perf_counter()
         model = fit_prepared(prepared, out=out, resume=resume)
         seconds = time.perf_counter() - start
     model.save(out)
+    phase("scoring")
     evaluation = evaluate_prepared(model, prepared.tests, prepared.train) if prepared.tests else None
     if evaluation is not None:
         _write(model, evaluation, out)
@@ -176,6 +177,7 @@ def _prepare(config: Config, sections: Mapping[str, AnnData]) -> Learned:
     for name, section in test.items():
         if section.n_obs == 1:
             raise DataError(f"section {name!r}: one spot alone cannot be scored; choose another in {_TEST}")
+    phase("computing image features and graphs")
     need: tuple[Need, ...] = ("genes", "image")
     prepared = Preparation.learn(config, train, test, need=need, test_need=need)
     for each in prepared.tests:
@@ -200,12 +202,13 @@ def evaluate_run(folder: str | Path, *, progress: bool = True) -> Run:
     """
     folder = Path(folder)
     model = load_to_predict(folder, progress)
-    config = _stored_config(folder)
+    config = stored_config(folder)
     if not config.data.test:
         raise RunError(
             f"run {folder}: {_TEST} is empty, so there is nothing to score on; name a section there, and train again"
         )
     train, test = _split(config, load_sections(config, folder / _TISSUE))
+    phase("computing image features, predicting and scoring")
     evaluation = evaluate(test, model, train)
     _write(model, evaluation, folder)
     return Run(folder, model, evaluation)
@@ -230,6 +233,7 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
         for path in paths.values():
             if path.exists():
                 raise RunError(f"{path} exists already; give another folder as {setting('out')}, or remove it")
+        phase("computing image features and graphs")
         preparation = Preparation.of(config, [], Standardizer())
         prepared = {name: preparation.prepare(section) for name, section in sections.items()}
     # Only now, so that an error in one section leaves no file.
@@ -259,6 +263,7 @@ def _write(model: FittedModel, evaluation: Evaluation, out: Path) -> None:
     for name, prediction in evaluation.predictions.items():
         read.write_h5ad(prediction, out / _PREDICTIONS / f"{name}.h5ad")
     if model.config.evaluate.figures:
+        phase("drawing figures")
         write_figures(model, evaluation, out / _FIGURES)
     write_text(out / _PER_GENE, evaluation.per_gene.to_csv(float_format="%.6g"))
     # Written last: a run with metrics.json is complete.
@@ -283,29 +288,3 @@ def _absolute(config: Config) -> Config:
     return config.model_copy(
         update={"data": data.model_copy(update=in_data), "features": config.features.model_copy(update=features)}
     )
-
-
-def _check_folder(out: Path, config: Config, resume: bool) -> None:
-    if not resume:
-        if out.exists():
-            raise RunError(
-                f"run folder {out} exists already; give another as {setting('out')}, or go on with this run by "
-                f"{setting('resume', True)}"
-            )
-        return
-    if not (out / _CONFIG).is_file():
-        raise RunError(
-            f"run folder {out} holds no run to resume ({_CONFIG} is missing); leave out {setting('resume', True)}"
-        )
-    changed = changes(_stored_config(out).model_dump(mode="json"), config.model_dump(mode="json"))
-    if changed:
-        named = (setting(key) + f": {values}" for key, _, values in (each.partition(": ") for each in changed[:3]))
-        raise RunError(
-            f"run folder {out} was begun with another configuration ({', '.join(named)}); resume with the same"
-        )
-
-
-def _stored_config(folder: Path) -> Config:
-    if not (folder / _CONFIG).is_file():
-        raise RunError(f"{folder} is not a run folder ({_CONFIG} is missing); give the folder of a run")
-    return load_config(folder / _CONFIG)

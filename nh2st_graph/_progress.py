@@ -1,0 +1,76 @@
+"""What a person sees while work goes on: bars, a spinner, and log lines, on one console that keeps them apart."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import cache
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+__all__ = ["LogHandler", "PhaseHandler", "console", "phase", "phases"]
+
+#: Its records say what is being done now. They are shown if a :class:`PhaseHandler` listens.
+phases = logging.getLogger("nh2st_graph.phase")
+
+
+@cache
+def console() -> Console:
+    """Give the console of standard error. Bars and log lines of another console would be drawn over its bars."""
+    return Console(stderr=True)
+
+
+def phase(text: str = "") -> None:
+    """Say what is being done now, such as ``"reading sections"``; without text, that it is over."""
+    phases.debug("%s", text)
+
+
+class LogHandler(logging.Handler):
+    """Show each record in one line, above the bars that are on the screen."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        try:
+            console().print(self.format(record), markup=False, highlight=False, emoji=False, soft_wrap=True)
+        except Exception:  # as every handler does: a log line that cannot be shown stops no work
+            self.handleError(record)
+
+
+class PhaseHandler(logging.Handler):
+    """Show what is being done: a spinner on a terminal, a line for each phase elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._live: Live | None = None
+        self._said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a phase, or take the spinner away."""
+        text = record.getMessage()
+        if not text:
+            self._stop()
+        elif not console().is_terminal:
+            if text != self._said:
+                console().print(f"{text} ...", markup=False, highlight=False, soft_wrap=True)
+        elif self._live is None:
+            # What goes into a file or pipe is the command's output, which this console must not take.
+            self._live = Live(
+                Spinner("dots", Text(text)), console=console(), transient=True, redirect_stdout=sys.stdout.isatty()
+            )
+            self._live.start(refresh=True)
+        else:
+            self._live.update(Spinner("dots", Text(text)), refresh=True)
+        self._said = text
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def close(self) -> None:
+        """Take the spinner away."""
+        self._stop()
+        super().close()
