@@ -15,6 +15,7 @@ __all__ = ["LogHandler", "PhaseHandler", "console", "phase", "phases"]
 
 #: Its records say what is being done now. They are shown if a :class:`PhaseHandler` listens.
 phases = logging.getLogger("nh2st_graph.phase")
+phases.propagate = False
 
 
 @cache
@@ -23,9 +24,17 @@ def console() -> Console:
     return Console(stderr=True)
 
 
-def phase(text: str = "") -> None:
-    """Say what is being done now, such as ``"reading sections"``; without text, that it is over."""
-    phases.debug("%s", text)
+def phase(text: str = "", *, brief: bool = False) -> None:
+    """Say what is being done now.
+
+    Parameters
+    ----------
+    text
+        Such as ``"reading sections"``; empty where it is over.
+    brief
+        It takes a moment: show it on a terminal, where it goes away again, and leave no line elsewhere.
+    """
+    phases.log(logging.DEBUG if brief else logging.INFO, "%s", text)
 
 
 class LogHandler(logging.Handler):
@@ -53,7 +62,7 @@ class PhaseHandler(logging.Handler):
         if not text:
             self._stop()
         elif not console().is_terminal:
-            if text != self._said:
+            if text != self._said and record.levelno > logging.DEBUG:
                 console().print(f"{text} ...", markup=False, highlight=False, soft_wrap=True)
         elif self._live is None:
             # What goes into a file or pipe is the command's output, which this console must not take.

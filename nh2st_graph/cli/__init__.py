@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from nh2st_graph._errors import NH2STGraphError, RenamedWarning
-from nh2st_graph._progress import LogHandler, PhaseHandler, phases
+from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
 from nh2st_graph._version import __version__
 from nh2st_graph.cli._working import working
 
@@ -75,6 +75,7 @@ def demo(
     Some genes follow the spot's own image, some follow the neighbours' images, and some follow nothing. The table at
     the end shows which model finds which genes.
     """
+    phase("checking the arguments", brief=True)
     from nh2st_graph.cli._demo import run_demo
 
     run_demo(out, overrides or [])
@@ -126,6 +127,7 @@ def prepare(
 
     Example: nh2st-graph prepare configs/her2st_mini.yaml --set data.root=DIR --out prepared
     """
+    phase("checking the arguments", brief=True)
     from nh2st_graph.cli._prepare import Options, run_prepare
 
     run_prepare(source, root, out, Options(sections or [], options or [], check_placement, resume, overrides or []))
@@ -145,6 +147,7 @@ def train(
     Example: nh2st-graph train configs/her2st_mini.yaml --set data.root=DIR --set data.train=[C3,C4,C5]
     --set data.test=[C6] --out RUN
     """
+    phase("checking the arguments", brief=True)
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_run
     from nh2st_graph.config import load_config
@@ -201,6 +204,7 @@ def predict(
 
     Example: nh2st-graph predict RUN new_section.h5ad slide.svs --out predicted
     """
+    phase("checking the arguments", brief=True)
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_paths
 
@@ -226,6 +230,7 @@ def predict(
 @app.command()
 def evaluate(run: RunFolder, progress: Bars = True) -> None:
     """Score the test sections of a run again, and rewrite its scores, predictions and figures."""
+    phase("checking the arguments", brief=True)
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_run
 
@@ -253,6 +258,7 @@ def ablate(
 
     Example: nh2st-graph ablate configs/ablations/components.yaml --out studies/components
     """
+    phase("checking the arguments", brief=True)
     from nh2st_graph.cli._runs import run_many
     from nh2st_graph.study import read_study
 
@@ -279,6 +285,7 @@ def benchmark(
 
     Example: nh2st-graph benchmark configs/benchmarks/her2st_mini.yaml --set data.root=DIR --out benchmark
     """
+    phase("checking the arguments", brief=True)
     from nh2st_graph.cli._runs import run_many
     from nh2st_graph.study import read_benchmark
 
@@ -342,12 +349,10 @@ def _logging(debug: bool, as_process: bool) -> Iterator[None]:
     if as_process:
         phases.setLevel(logging.DEBUG)
         phases.addHandler(shown)
-        phases.propagate = False
     try:
         yield
     finally:
         phases.removeHandler(shown)
-        phases.propagate = True
         shown.close()
         root.removeHandler(handler)
         own.setLevel(before)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
 
 from nh2st_graph import tl
 from nh2st_graph._errors import ConfigError, RunError
+from nh2st_graph._progress import phase
 from nh2st_graph.cli._tables import print_paths, print_table
 from nh2st_graph.cli._working import working
 from nh2st_graph.config import builtin_config
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["run_demo"]
 
@@ -32,6 +36,7 @@ def run_demo(out: Path, overrides: list[str]) -> None:
         raise ConfigError(
             "the demo needs synthetic tissue and a section in data.test; use 'train' for your own sections"
         )
+    phase()
     console.print(
         f"Synthetic tissue: sections {', '.join(config.data.train)} to learn from, "
         f"{', '.join(config.data.test)} to score on."
@@ -50,6 +55,8 @@ def run_demo(out: Path, overrides: list[str]) -> None:
 
 def by_kind(full: tl.Run, alone: tl.Run) -> pd.DataFrame:
     """Average r by kind of gene: ridge, the model with and without the neighbour branch, and the gain."""
+    import pandas as pd
+
     if full.evaluation is None or alone.evaluation is None:
         raise RunError("the demo needs a test section; do not change data.test")
     per_gene = full.evaluation.per_gene

@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError
-from nh2st_graph._progress import console
+from nh2st_graph._progress import console, phase
 from nh2st_graph.cli._working import interruptible, working
 from nh2st_graph.config import parse_yaml
 from nh2st_graph.read import PATIENTS, wanted_names
-from nh2st_graph.section import Key, Library, library, unknown_patient
+from nh2st_graph.section import Key, Library, library, spot_pitch, unknown_patient
 
 __all__ = ["Options", "run_prepare", "summary"]
 
@@ -97,8 +97,10 @@ def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
             + "; keep what is there with --resume, give another folder as --out, or remove it"
         )
     left = [name for name in wanted if name not in there]
+    phase("reading sections")
     with interruptible():
         done, failed = _written(format, root, out, left, options, given.check_placement)
+    phase()
     if failed and len(wanted) == 1:
         raise failed[wanted[0]]
     _print(format, out, there, done, failed)
@@ -160,8 +162,6 @@ def _check_placement(section: AnnData) -> None:
 
 def summary(section: AnnData) -> dict[str, str]:
     """Describe a section, so that a user sees whether it was read correctly; ``-`` stands for unknown."""
-    from nh2st_graph.gr import spot_pitch
-
     found = library(section) if Key.uns.spatial in section.uns else Library.of({})
     scale, on_tissue = found.microns_per_pixel, _share_on_tissue(section, found)
     dropped = section.uns.get(Key.uns.dropped)

@@ -15,7 +15,6 @@ from nh2st_graph import study
 from nh2st_graph._errors import ConfigError
 from nh2st_graph._progress import console, phase, phases
 from nh2st_graph.cli._working import interruptible
-from nh2st_graph.metrics import SCORES
 
 __all__ = ["run_many"]
 
@@ -49,6 +48,7 @@ def run_many(
         # The runs have bars or lines of their own.
         with _without_phases(), Display(left, console()) as display:
             result = study.run_study(plan, out, watch=display.tell, **how)
+    phase()
     _print(result)
     if result.failures:
         raise typer.Exit(1)
@@ -105,6 +105,7 @@ class Display(Progress):
 
 def _print(result: study.StudyResult) -> None:
     from nh2st_graph.cli._tables import print_cells, print_paths
+    from nh2st_graph.metrics import SCORES
 
     console, plan = Console(), result.study
     for split, part in result.table.groupby("split", sort=False):

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from nh2st_graph.tl import Run
 
 __all__ = ["print_cells", "print_paths", "print_run", "print_table"]
@@ -55,6 +56,8 @@ def print_run(run: Run) -> None:
 
 def print_table(table: pd.DataFrame, title: str) -> None:
     """Print numbers with three decimals, the first row set off."""
+    import pandas as pd
+
     # Escaped, since names and paths in brackets would be taken for styles.
     shown = Table(title=escape(title), title_justify="left", header_style="bold")
     shown.add_column("")

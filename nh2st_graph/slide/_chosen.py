@@ -29,7 +29,7 @@ def check_scale(where: str, found: Any, given: float) -> None:
     """
     if not (math.isfinite(given) and given > 0):
         raise ConfigError(f"{setting('microns_per_pixel', given)}; give um per pixel, above 0")
-    if not (isinstance(found, Real) and found > 0):
+    if not (isinstance(found, Real) and float(found) > 0):
         return
     factor = given / float(found)
     if not 1 / _SLIP < factor < _SLIP:
