@@ -1,4 +1,4 @@
-"""The command line: ``nh2st-graph demo | prepare | train | predict | evaluate | ablate | benchmark``."""
+"""The command line: ``nh2st-graph demo | prepare | train | predict | evaluate | info | ablate | benchmark``."""
 
 from __future__ import annotations
 
@@ -238,6 +238,32 @@ def evaluate(run: RunFolder, progress: Bars = True) -> None:
     with working():
         done = tl.evaluate_run(run, progress=progress)
     print_run(done)
+
+
+@app.command()
+def info(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|MODEL|FILE",
+            help="Folder of a run or a saved model, a section (.h5ad), or a slide (any image that 'predict' takes).",
+        ),
+    ],
+) -> None:
+    """Show what a run, model, section or slide is, in one screen. Nothing is computed, and nothing is written.
+
+    Of a section, this shows spots, genes, patient, resolution, image, features, and what is missing; of a slide, its
+    levels, resolution and scenes; of a model, its method, genes, training sections, settings and encoder; of a run,
+    also its scores.
+
+    Example: nh2st-graph info RUN
+
+    Example: nh2st-graph info slide.svs
+    """
+    phase("looking", brief=True)
+    from nh2st_graph.cli._info import run_info
+
+    run_info(path)
 
 
 @app.command()

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from nh2st_graph.tl import Run
 
-__all__ = ["print_cells", "print_paths", "print_run", "print_table"]
+__all__ = ["COLUMNS", "print_cells", "print_paths", "print_run", "print_table"]
 
-_COLUMNS = {
+#: Scores of a run, and their headers.
+COLUMNS = {
     "pcc_mean": "mean r",
     "pcc_partial": "mean r\ngiven depth",
     "pcc_heg50": "50 highest\nexpressed",
@@ -44,7 +45,7 @@ def print_run(run: Run) -> None:
             f"{protocol['split']}; {protocol['n_genes']} genes, normalised by {protocol['normalize']}"
             + (", targets smoothed 3x3)" if protocol["smooth"] == "3x3" else ")")
         )
-        table = evaluation.table().reindex(columns=list(_COLUMNS)).rename(index=evaluation.labels, columns=_COLUMNS)
+        table = evaluation.table().reindex(columns=list(COLUMNS)).rename(index=evaluation.labels, columns=COLUMNS)
         print_table(table, title)
         Console().print(
             "r is a gene's correlation over the spots of a section, averaged over genes. 'Given depth' takes out what "

@@ -35,7 +35,26 @@ __all__ = [
 ]
 
 
+#: Formats of this package; those of other packages are looked up.
+FORMATS = (
+    "anndata",
+    "h5ad",
+    "her2st",
+    "hest",
+    "skin",
+    "spatialdata",
+    "stimage",
+    "stnet",
+    "synthetic",
+    "triplex",
+    "visium",
+    "visium_hd",
+)
+
+
 def _known_format(name: str) -> str:
+    if name in FORMATS:
+        return name
     from nh2st_graph.read import known_formats  # here, since it also loads the readers of other packages
 
     known = [*known_formats(), "synthetic"]

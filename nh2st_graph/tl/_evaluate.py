@@ -14,6 +14,10 @@ from torch_geometric.data import Data
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph._version import __version__
 from nh2st_graph.metrics import (
+    LABELS,
+    METHOD_LABELS,
+    REFERENCES,
+    SCORES,
     Scores,
     aggregate,
     depth_oracle,
@@ -33,23 +37,6 @@ from nh2st_graph.tl._predict import in_given_order, predict_prepared
 from nh2st_graph.train import FittedModel, PreparedSection
 
 __all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
-
-#: Rows of a table that read the test section's own genes.
-REFERENCES = ("depth_oracle", "neighbour_mean", "noise_ceiling")
-
-#: Names of the baselines and references in tables and figures, in their order there.
-LABELS = {
-    "mean": "training mean",
-    "ridge": "ridge, own features",
-    "ridge_neighbours": "ridge, own + neighbours",
-    "knn": "kNN in features",
-    "depth_oracle": "(reference) depth alone",
-    "neighbour_mean": "(reference) true neighbours' mean",
-    "noise_ceiling": "(reference) noise ceiling",
-}
-
-#: Names of methods there, if they differ from ``model.name``.
-_METHODS = {"nh2st_graph": "NH2ST-Graph"}
 
 #: What an error calls the test sections.
 _TESTS = setting("data.test", argument="test_sections")
@@ -87,11 +74,17 @@ class Evaluation:
         rows |= {name: each["mean"] for name, each in self.metrics["references"].items()}
         return pd.DataFrame.from_dict(rows, orient="index")
 
+    def __str__(self) -> str:
+        """Show the main scores in words, a line for each row of :meth:`table`."""
+        words = self.table()[list(SCORES)].rename(index=self.labels, columns=SCORES)
+        sections = ", ".join(self.metrics["protocol"]["test"])
+        return f"mean r on {sections}\n{words.to_string(float_format='%.3f', na_rep='-')}"
+
     @property
     def labels(self) -> dict[str, str]:
         """Names for the rows of :meth:`table`: that of the model is its method, the others are in :data:`LABELS`."""
         method = self.metrics["protocol"]["method"]
-        return {"model": _METHODS.get(method, method), **LABELS}
+        return {"model": METHOD_LABELS.get(method, method), **LABELS}
 
 
 @documented

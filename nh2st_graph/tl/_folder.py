@@ -6,11 +6,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, ModelError, RunError, setting
 from nh2st_graph.config import Config, changes, load_config
-from nh2st_graph.section import Key, library, section_name
-from nh2st_graph.slide import check_scale, open_slide
 
 __all__ = [
     "CONFIG",
@@ -64,7 +61,10 @@ def check_root(config: Config) -> None:
             f"{setting('data.root')} is not set; give the folder of the sections (of format {data.format!r}): "
             f"{setting('data.root', 'FOLDER')}"
         )
-    read.check_options(data.format, data.options)
+    if data.options:
+        from nh2st_graph import read
+
+        read.check_options(data.format, data.options)
     if not data.root.expanduser().exists():
         raise DataError(f"{data.root} does not exist; check {setting('data.root')}")
 
@@ -134,19 +134,32 @@ def check_prediction(
             raise DataError(f"{file} does not exist; give a section (.h5ad, .zarr) or a slide")
         if file.is_dir():
             continue
-        if file.suffix == ".h5ad":
-            with read.open_h5ad(file) as section:
-                name, found = section_name(section), None
-                if Key.uns.spatial in section.uns:
-                    found = library(section).microns_per_pixel
-        else:
-            with open_slide(file) as slide:
-                name, found = file.name.partition(".")[0], slide.microns_per_pixel
+        name, found = _section_said(file) if file.suffix == ".h5ad" else _slide_said(file)
         if microns_per_pixel is not None:
+            from nh2st_graph.slide import check_scale
+
             check_scale(str(file), found, microns_per_pixel)
         if not resume:
             named = out if out.suffix == ".h5ad" else out / f"{name}.h5ad"
             refuse_existing([named, named.with_suffix(".zarr")] if spatialdata else [named])
+
+
+def _section_said(file: Path) -> tuple[str, float | None]:
+    """Read the name and the resolution of a section."""
+    from nh2st_graph import read
+    from nh2st_graph.section import Key, library, section_name
+
+    with read.open_h5ad(file) as section:
+        known = Key.uns.spatial in section.uns
+        return section_name(section), library(section).microns_per_pixel if known else None
+
+
+def _slide_said(file: Path) -> tuple[str, float | None]:
+    """Read the resolution of a slide, which is named by its file."""
+    from nh2st_graph.slide import open_slide
+
+    with open_slide(file) as slide:
+        return file.name.partition(".")[0], slide.microns_per_pixel
 
 
 def refuse_existing(outputs: Sequence[Path]) -> None:
