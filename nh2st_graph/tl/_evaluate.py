@@ -31,7 +31,7 @@ from nh2st_graph.metrics import (
 from nh2st_graph.models import BASELINES, Baseline, make_baseline
 from nh2st_graph.read import Sections, sections_by_name
 from nh2st_graph.read._docs import documented
-from nh2st_graph.section import Key, check_section, library_size, split_half_normalizer, unknown_patients
+from nh2st_graph.section import Key, absent_genes, check_section, find_genes, library_size, split_half_normalizer, unknown_patients
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import in_given_order, predict_prepared
 from nh2st_graph.train import FittedModel, PreparedSection
@@ -132,6 +132,8 @@ def evaluate(
             f"baselines need the model's training sections ({', '.join(model.train_sections)}), "
             f"given: {', '.join(sorted(train)) or 'none'}"
         )
+    for name, section in test.items():
+        _check_genes(model, name, section)
     preparation = model.preparation
     if model.config.evaluate.baselines:
         learned = [preparation.prepare(section, need=("genes",)) for section in train.values()]
@@ -143,6 +145,19 @@ def evaluate(
     return evaluate_prepared(
         model, [preparation.prepare(section, need=("genes",)) for section in test.values()], learned
     )
+
+
+def _check_genes(model: FittedModel, name: str, section: AnnData) -> None:
+    """Refuse a section that lacks genes of the model: they are chosen before training, not dropped after it."""
+    positions = find_genes(section, model.genes).positions
+    absent = absent_genes(section, model.genes, positions, "the model's panel")
+    if absent:
+        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        raise DataError(
+            f"section {name!r}: {len(absent)} of the model's {len(model.genes)} genes are not measured ({shown}); train "
+            f"again with the sections that you will score as {_TESTS}: then all genes are chosen among those that they "
+            "measured too"
+        )
 
 
 def evaluate_prepared(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from numpy.typing import NDArray
 from scipy import sparse
 from torch_geometric.data import Data
 
@@ -96,6 +97,11 @@ def predict(
     panel was measured, and the section's ``obs``, ``obsm["spatial"]``, graph and ``uns["spatial"]``, so that squidpy
     and scanpy run on it. Several sections have one ``uns["spatial"]`` entry each and no edge between them.
 
+    ``var["nh2st_varies"]`` says which genes vary over the spots. squidpy and scanpy take no gene that does not: one
+    leaves Moran's I of all genes without an FDR, and ``sc.pp.scale`` makes it NaN. ``X`` can be below 0, where the image
+    speaks for less than nothing; functions that take logarithms back, such as ``sc.tl.rank_genes_groups``, need it
+    clipped at 0. The README shows both.
+
     Raises
     ------
     DataError, ImageError
@@ -124,6 +130,7 @@ def predict(
         prepared = preparation.prepare(section)
         parts[name] = in_given_order(predict_prepared(model, prepared), prepared)
     predicted = given.joined(parts)
+    predicted.var[Key.var.varies] = _varies(predicted.X)
     if is_spatialdata(adata):
         annotate(predicted, given.table)
         if key_added is not None:
@@ -150,6 +157,7 @@ def predict_prepared(model: FittedModel, prepared: PreparedSection) -> AnnData:
         obsp={key: sparse.csr_matrix(completed.obsp[key]) for key in (Key.obsp.connectivities, Key.obsp.distances)},
         uns={key: completed.uns[key] for key in (Key.uns.spatial, Key.uns.neighbors) if key in completed.uns},
     )
+    predicted.var[Key.var.varies] = _varies(predicted.X)
     predicted.uns[Key.uns.prediction] = {
         "section": prepared.name,
         "version": __version__,
@@ -161,6 +169,13 @@ def predict_prepared(model: FittedModel, prepared: PreparedSection) -> AnnData:
     if prepared.has_panel:
         predicted.layers[Key.layers.observed] = prepared.observed.to_numpy().astype(np.float32)
     return predicted
+
+
+def _varies(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether a gene varies over spots by more than the rounding of its values."""
+    spread, largest = np.ptp(values, axis=0), np.abs(values).max(axis=0, initial=0.0)
+    varies: NDArray[np.bool_] = spread > 1e-6 * largest
+    return varies
 
 
 @documented
