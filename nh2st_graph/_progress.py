@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from functools import cache
 
@@ -17,10 +18,19 @@ __all__ = ["LogHandler", "PhaseHandler", "console", "phase", "phases"]
 phases = logging.getLogger("nh2st_graph.phase")
 phases.propagate = False
 
+#: What a console reads of the environment when it is made.
+_ENVIRONMENT = ("TERM", "COLORTERM", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
-@cache
+
 def console() -> Console:
     """Give the console of standard error. Bars and log lines of another console would be drawn over its bars."""
+    return _console(tuple(os.environ.get(name) for name in _ENVIRONMENT))
+
+
+@cache
+def _console(environment: tuple[str | None, ...]) -> Console:
+    """Make a console for an environment, which it reads only now."""
+    del environment
     return Console(stderr=True)
 
 

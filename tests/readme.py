@@ -74,7 +74,8 @@ def follow_the_readme(place: Path, shared_data: Path, her2st: Path) -> None:
     (place / "configs").symlink_to(ROOT / "configs")
     spots = list(read.visium_section(shared_data / "visium_tiny").obs_names)
     for i, name in enumerate(SECTIONS):
-        part_of_a_section(shared_data / "visium_tiny", place / "sections" / name, spots[i::4])
+        image = her2st / "data" / "ST-imgs" / "C" / f"C{3 + i}" / f"C{3 + i}.jpg"
+        part_of_a_section(shared_data / "visium_tiny", image, place / "sections" / name, spots[i::4])
     shutil.copytree(her2st, place / "her2st")
     read.write_spatialdata(read.sections("visium", place / "sections", ["D1"])["D1"], place / "store.zarr")
     (place / "panel.txt").write_text("GNAS\nERBB2\nFASN\n")
@@ -88,8 +89,8 @@ def follow_the_readme(place: Path, shared_data: Path, her2st: Path) -> None:
                     run(quick(command))
 
 
-def part_of_a_section(source: Path, target: Path, spots: list[str]) -> None:
-    """Copy a Space Ranger folder with some of its spots, its hires image as the full-resolution ``slide.tif``."""
+def part_of_a_section(source: Path, image: Path, target: Path, spots: list[str]) -> None:
+    """Copy a Space Ranger folder with some of its spots; its image is black, so another is its ``slide.tif``."""
     (target / "spatial").mkdir(parents=True)
     for path in [*source.glob("*.h5"), *(source / "spatial").glob("*.png")]:
         (target / path.relative_to(source)).write_bytes(path.read_bytes())
@@ -101,5 +102,5 @@ def part_of_a_section(source: Path, target: Path, spots: list[str]) -> None:
     positions[1] = positions[0].isin(spots).astype(int)
     positions[[4, 5]] = np.rint(positions[[4, 5]] * scale).astype(int)
     positions.to_csv(target / "spatial" / "tissue_positions_list.csv", header=False, index=False)
-    with Image.open(source / "spatial" / "tissue_hires_image.png") as image:
-        image.convert("RGB").save(target / "slide.tif")
+    with Image.open(source / "spatial" / "tissue_hires_image.png") as hires, Image.open(image) as tissue:
+        tissue.convert("RGB").resize(hires.size).save(target / "slide.tif")

@@ -135,7 +135,8 @@ class TestExamples:
             for block in python_blocks():
                 exec(compile(block, "README.md", "exec"), names)
         prediction, varying = names["prediction"], names["varying"]
-        assert isinstance(prediction, AnnData) and isinstance(varying, AnnData)
+        assert isinstance(prediction, AnnData)
+        assert isinstance(varying, AnnData)
         assert prediction.shape == (25, 20)
         assert varying.n_vars == prediction.var["nh2st_varies"].sum() > 10
         assert varying.uns["moranI"]["pval_norm_fdr_bh"].notna().all()
@@ -147,7 +148,8 @@ class TestExamples:
         assert len(plt.get_fignums()) >= 6
         said = capsys.readouterr()
         assert said.out.count("mean r given depth") == 3  # Visium, and each of two patients left out
-        assert "depth_oracle" not in said.out and "(reference) depth alone" in said.out
+        assert "depth_oracle" not in said.out
+        assert "(reference) depth alone" in said.out
         assert "Creating graph" not in said.out + said.err
         assert ng.load(place / "model").train_sections == ["A1", "B1", "C1"]
 
@@ -176,9 +178,7 @@ class TestExamples:
         monkeypatch.setattr(Study, "runs", first)
         with contextlib.chdir(place):
             few = ["data.panel=hvg:20"] if "benchmark" in command else []
-            few += [
-                f"data.synthetic.{key}" for key in ("n_rows=6", "n_cols=6", "n_own=3", "n_neighbour=3", "n_noise=3")
-            ]
+            few += [f"data.synthetic.{key}" for key in ("n_rows=6", "n_cols=6", "n_own=3", "n_noise=3")]
             more = [part for change in [*QUICK[1:], *few] for part in ("--set", change)]
             readme.run([*command, *more, "--jobs", "1"])
             (out,) = [after for before, after in itertools.pairwise(command) if before == "--out"]

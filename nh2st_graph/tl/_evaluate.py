@@ -31,7 +31,15 @@ from nh2st_graph.metrics import (
 from nh2st_graph.models import BASELINES, Baseline, make_baseline
 from nh2st_graph.read import Sections, sections_by_name
 from nh2st_graph.read._docs import documented
-from nh2st_graph.section import Key, absent_genes, check_section, find_genes, library_size, split_half_normalizer, unknown_patients
+from nh2st_graph.section import (
+    Key,
+    absent_genes,
+    check_section,
+    find_genes,
+    library_size,
+    split_half_normalizer,
+    unknown_patients,
+)
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import in_given_order, predict_prepared
 from nh2st_graph.train import FittedModel, PreparedSection
@@ -154,8 +162,8 @@ def _check_genes(model: FittedModel, name: str, section: AnnData) -> None:
     if absent:
         shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
         raise DataError(
-            f"section {name!r}: {len(absent)} of the model's {len(model.genes)} genes are not measured ({shown}); train "
-            f"again with the sections that you will score as {_TESTS}: then all genes are chosen among those that they "
+            f"section {name!r}: {len(absent)} of the model's {len(model.genes)} genes are not measured ({shown}); "
+            f"train again with the sections that you will score as {_TESTS}: the genes are chosen among those that they "
             "measured too"
         )
 

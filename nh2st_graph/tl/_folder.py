@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from nh2st_graph._errors import ConfigError, DataError, ModelError, RunError, setting
+from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, setting
 from nh2st_graph.config import Config, changes, load_config
 
 __all__ = [
@@ -131,35 +131,41 @@ def check_prediction(
         raise ConfigError(f"{setting('microns_per_pixel', microns_per_pixel)}; give um per pixel, above 0")
     for file in files:
         if not file.exists():
-            raise DataError(f"{file} does not exist; give a section (.h5ad, .zarr) or a slide")
+            error = DataError if file.suffix in {".h5ad", ".zarr"} else ImageError
+            raise error(f"{file} does not exist; give a section (.h5ad, .zarr) or a slide")
         if file.is_dir():
             continue
-        name, found = _section_said(file) if file.suffix == ".h5ad" else _slide_said(file)
-        if microns_per_pixel is not None:
-            from nh2st_graph.slide import check_scale
-
-            check_scale(str(file), found, microns_per_pixel)
+        check = _check_section if file.suffix == ".h5ad" else _check_slide
+        name = check(file, microns_per_pixel)
         if not resume:
             named = out if out.suffix == ".h5ad" else out / f"{name}.h5ad"
             refuse_existing([named, named.with_suffix(".zarr")] if spatialdata else [named])
 
 
-def _section_said(file: Path) -> tuple[str, float | None]:
-    """Read the name and the resolution of a section."""
+def _check_section(file: Path, microns_per_pixel: float | None) -> str:
+    """Check the resolution of a section, and give its name."""
     from nh2st_graph import read
     from nh2st_graph.section import Key, library, section_name
+    from nh2st_graph.slide import check_scale
 
     with read.open_h5ad(file) as section:
-        known = Key.uns.spatial in section.uns
-        return section_name(section), library(section).microns_per_pixel if known else None
+        if not section.n_obs:
+            return file.stem  # refused with its other faults when it is read
+        if microns_per_pixel is not None and Key.uns.spatial in section.uns:
+            check_scale(str(file), library(section).microns_per_pixel, microns_per_pixel)
+        return section_name(section)
 
 
-def _slide_said(file: Path) -> tuple[str, float | None]:
-    """Read the resolution of a slide, which is named by its file."""
-    from nh2st_graph.slide import open_slide
+def _check_slide(file: Path, microns_per_pixel: float | None) -> str:
+    """Check the resolution of a slide, and give its name."""
+    from nh2st_graph.slide import check_scale, chosen_scale, open_slide, or_extra
 
     with open_slide(file) as slide:
-        return file.name.partition(".")[0], slide.microns_per_pixel
+        if microns_per_pixel is None:
+            chosen_scale(f"slide {file}", slide.microns_per_pixel, None, or_extra(file))
+        else:
+            check_scale(f"slide {file}", slide.microns_per_pixel, microns_per_pixel)
+    return file.name.partition(".")[0]
 
 
 def refuse_existing(outputs: Sequence[Path]) -> None:

@@ -97,9 +97,9 @@ def predict(
     panel was measured, and the section's ``obs``, ``obsm["spatial"]``, graph and ``uns["spatial"]``, so that squidpy
     and scanpy run on it. Several sections have one ``uns["spatial"]`` entry each and no edge between them.
 
-    ``var["nh2st_varies"]`` says which genes vary over the spots. squidpy and scanpy take no gene that does not: one
-    leaves Moran's I of all genes without an FDR, and ``sc.pp.scale`` makes it NaN. ``X`` can be below 0, where the image
-    speaks for less than nothing; functions that take logarithms back, such as ``sc.tl.rank_genes_groups``, need it
+    ``var["nh2st_varies"]`` says which genes vary over the spots. squidpy and scanpy need them left out that do not:
+    one such gene takes the FDR of Moran's I from all genes, and ``sc.pp.scale`` makes it NaN. A value of ``X`` can be
+    below 0, as of no count; functions that take the logarithm back, such as ``sc.tl.rank_genes_groups``, need it
     clipped at 0. The README shows both.
 
     Raises
