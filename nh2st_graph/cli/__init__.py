@@ -16,12 +16,14 @@ import typer
 from nh2st_graph._errors import NH2STGraphError, RenamedWarning
 from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
 from nh2st_graph._version import __version__
+from nh2st_graph.cli._help import Command, Group
 from nh2st_graph.cli._working import working
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="nh2st-graph",
+    cls=Group,
     help="Predict spatial gene expression from H&E histology with a graph neural network.\n\n"
     "Start with 'nh2st-graph demo'. Then train on your own sections, and predict new slides.",
     no_args_is_help=True,
@@ -39,8 +41,10 @@ Only = Annotated[
     typer.Option("--only", metavar="NAME", help="Run only this variant or method. May be given several times."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")]
-StudyFolder = Annotated[Path, typer.Option("--out", help="Folder of the study; must not exist, unless --resume.")]
-Jobs = Annotated[int | None, typer.Option("--jobs", help="Number of processes; by default one a core.")]
+StudyFolder = Annotated[
+    Path, typer.Option("--out", metavar="FOLDER", help="Folder of the study; must not exist, unless --resume.")
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", metavar="N", help="Number of processes; by default one a core.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'train' wrote.")]
 Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars on a terminal.")]
 
@@ -63,11 +67,11 @@ def _options(
     """Take the options that stand before a command."""
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for all output of the demo; must not exist.")] = Path(
-        "demo_run"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder for all output of the demo; must not exist.")
+    ] = Path("demo_run"),
     overrides: Overrides = None,
 ) -> None:
     """Train on synthetic tissue with known truth, with and without the neighbour branch. Takes under 3 minutes.
@@ -81,7 +85,7 @@ def demo(
     run_demo(out, overrides or [])
 
 
-@app.command()
+@app.command(cls=Command)
 def prepare(
     source: Annotated[
         str,
@@ -91,7 +95,7 @@ def prepare(
             "anndata or h5ad. Or a configuration file (YAML), without ROOT.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for {section}.h5ad.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for {section}.h5ad.")],
     root: Annotated[
         Path | None, typer.Argument(metavar="ROOT", help="File or folder of the sections; needed with FORMAT.")
     ] = None,
@@ -133,10 +137,12 @@ def prepare(
     run_prepare(source, root, out, Options(sections or [], options or [], check_placement, resume, overrides or []))
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     config: ConfigFile,
-    out: Annotated[Path, typer.Option("--out", help="The run folder; must not exist, unless --resume.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="The run folder; must not exist, unless --resume.")
+    ],
     overrides: Overrides = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of the same configuration.")
@@ -160,36 +166,47 @@ def train(
     print_run(run)
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     run: RunFolder,
     sections: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SECTION.h5ad|STORE.zarr|SLIDE...",
+            metavar="SECTION.h5ad|STORE.zarr|SLIDE",
             help="Sections as h5ad or SpatialData; genes may be absent. Or slides: JPEG, PNG, TIFF, .svs, and with the "
             "extra 'wsi' .ndpi, .mrxs and others.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for {section}.h5ad; or FILE.h5ad for a single section.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="FOLDER", help="Folder for {section}.h5ad; or FILE.h5ad for a single section."),
+    ],
     microns_per_pixel: Annotated[
         float | None,
-        typer.Option("--microns-per-pixel", help="Resolution of the images, if files have none or a wrong one."),
+        typer.Option(
+            "--microns-per-pixel", metavar="UM", help="Resolution of the images, if files have none or a wrong one."
+        ),
     ] = None,
     table: Annotated[
         str | None, typer.Option("--table", metavar="NAME", help="Table of SpatialData stores that have several.")
     ] = None,
     pitch_um: Annotated[
         float | None,
-        typer.Option("--pitch-um", help="Distance between spots on a slide; the default is that of training."),
+        typer.Option(
+            "--pitch-um", metavar="UM", help="Distance between spots on a slide; the default is that of training."
+        ),
     ] = None,
     spot_um: Annotated[
         float | None,
-        typer.Option("--spot-um", help="Diameter of spots on a slide; the default is that of training."),
+        typer.Option("--spot-um", metavar="UM", help="Diameter of spots on a slide; the default is that of training."),
     ] = None,
     min_tissue: Annotated[
         float,
-        typer.Option("--min-tissue", help="Share of a spot's patch on a slide that must be tissue; 0 takes all spots."),
+        typer.Option(
+            "--min-tissue",
+            metavar="SHARE",
+            help="Share of a spot's patch on a slide that must be tissue; 0 takes all spots.",
+        ),
     ] = 0.5,
     spatialdata: Annotated[
         bool, typer.Option("--spatialdata", help="Also write a SpatialData store (zarr) beside each h5ad.")
@@ -227,7 +244,7 @@ def predict(
         print_paths(written)
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(run: RunFolder, progress: Bars = True) -> None:
     """Score the test sections of a run again, and rewrite its scores, predictions and figures."""
     phase("checking the arguments", brief=True)
@@ -240,7 +257,7 @@ def evaluate(run: RunFolder, progress: Bars = True) -> None:
     print_run(done)
 
 
-@app.command()
+@app.command(cls=Command)
 def info(
     path: Annotated[
         Path,
@@ -266,7 +283,7 @@ def info(
     run_info(path)
 
 
-@app.command()
+@app.command(cls=Command)
 def ablate(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="Study file (YAML); see configs/ablations/.")],
     out: StudyFolder,
@@ -291,7 +308,7 @@ def ablate(
     run_many(read_study, study, out, overrides or [], seeds, only=only or [], jobs=jobs, resume=resume)
 
 
-@app.command()
+@app.command(cls=Command)
 def benchmark(
     benchmark: Annotated[
         Path, typer.Argument(metavar="CONFIG", help="Benchmark file (YAML); see configs/benchmarks/.")

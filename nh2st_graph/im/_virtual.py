@@ -134,7 +134,7 @@ def virtual_spots(
         scale = chosen_scale(f"slide {path}", opened.microns_per_pixel, microns_per_pixel, or_extra(path))
         width, height = opened.sizes[0]
         if pitch_um < scale:
-            raise ConfigError(f"slide {path}: {setting('pitch_um', pitch_um)} is less than a pixel ({scale:g} um)")
+            raise ConfigError(f"slide {path}: {setting('pitch_um', pitch_um)} is less than a pixel ({scale:.4g} um)")
         array, centres_um = lattice.places(width * scale, height * scale)
         tissue, image = find_tissue(opened, scale)
     centres = centres_um / scale
@@ -150,7 +150,7 @@ def virtual_spots(
     adata = AnnData(obs=_spots(name, array[kept]))
     adata.obsm[Key.obsm.spatial] = centres[kept]
     adata.uns[Key.uns.spatial] = {name: library_entry(path, scale, spot_um / scale, (image, tissue.scale))}
-    logger.info("slide %s: %d spots on tissue, %g um apart", path, adata.n_obs, pitch_um)
+    logger.info("slide %s: %d spots on tissue, %.4g um apart", path, adata.n_obs, pitch_um)
     return check_section(adata, need=("image",))
 
 

@@ -276,7 +276,7 @@ def _compare_with_array(adata: AnnData, microns_per_pixel: float, assay: Assay, 
     fitted = 1 / np.sqrt(abs(np.linalg.det(affine)))
     if abs(microns_per_pixel / fitted - 1) > _SCALES_AGREE:
         logger.warning(
-            "section %r: %.3f um per pixel by the spot diameter, %.3f by the array's pitch of %g um; "
+            "section %r: %.3f um per pixel by the spot diameter, %.3f by the array's pitch of %.4g um; "
             "check the length of spot_diameter_fullres in um",
             name,
             microns_per_pixel,
