@@ -18,7 +18,7 @@ def _without_types(params: list[Any]) -> list[Any]:
     """Name no type of a flag, which has no value, and of an argument, whose own name says what it is."""
     for each in params:
         if isinstance(each, TyperArgument):
-            each.display_type_rich = lambda ctx: None
+            each.__dict__["display_type_rich"] = lambda ctx: None
         elif getattr(each, "is_flag", False):
             each.metavar = ""
     return params

@@ -158,9 +158,7 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
 def _number_steps(ax: Axes) -> None:
     """Write steps as whole numbers, 20 and not 2x10^1; on a short axis too."""
     first, last = ax.get_xlim()
-    subs = (
-        (1.0,) if last / first > 1e3 else (1.0, 2.0, 5.0) if last / first > 10 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
-    )
+    subs = (1.0,) if last / first > 1e3 else (1.0, 2.0, 5.0) if last / first > 10 else (1.0, 2.0, 3.0, 4.0, 5.0, 7.0)
     ax.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.xaxis.set_minor_formatter(NullFormatter())

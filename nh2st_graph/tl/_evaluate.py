@@ -163,8 +163,7 @@ def _check_genes(model: FittedModel, name: str, section: AnnData) -> None:
         shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
         raise DataError(
             f"section {name!r}: {len(absent)} of the model's {len(model.genes)} genes are not measured ({shown}); "
-            f"train again with the sections that you will score as {_TESTS}: genes are then chosen among those that they "
-            "measured too"
+            f"train again with the sections to score as {_TESTS}: then genes are chosen among those that they measured too"
         )
 
 
