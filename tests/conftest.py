@@ -92,6 +92,19 @@ def her2st_crops(shared_data: Path, shared_by_all: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def after_the_readme(shared_data: Path, her2st_crops: Path, shared_by_all: Path) -> Path:
+    """A folder where every command of the README was typed in order, except studies. Copy what you change."""
+    from .readme import follow_the_readme
+
+    place, done = shared_by_all / "readme", shared_by_all / "readme.done"
+    with FileLock(shared_by_all / "readme.lock"):
+        if not done.exists():
+            follow_the_readme(place, shared_data, her2st_crops)
+            done.touch()
+    return place
+
+
+@pytest.fixture(scope="session")
 def tiny_config() -> Config:
     """Everything small: three synthetic sections of some 60 spots and 15 genes, a narrow model, three epochs."""
     from nh2st_graph.config import Config

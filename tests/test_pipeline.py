@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
-import re
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -82,29 +79,13 @@ class TestHer2st:
     """Five crops of some 40 spots, in the layout of the public repository."""
 
     @pytest.fixture(scope="class")
-    def place(self, her2st_crops, tmp_path_factory) -> Path:
-        """A folder where the README's commands can be typed: ``her2st`` and ``configs`` are there."""
-        place = tmp_path_factory.mktemp("place")
-        (place / "configs").symlink_to(ROOT / "configs")
-        shutil.copytree(her2st_crops, place / "her2st")
-        return place
+    def done(self, after_the_readme) -> Path:
+        """A folder after the README's commands on HER2ST."""
+        return after_the_readme
 
     @pytest.fixture(scope="class")
-    def done(self, place) -> Path:
-        """The same folder after the README's commands on HER2ST."""
-        text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-        commands = [shlex.split(line) for line in re.findall(r"^ {4}nh2st-graph (.*)$", text, re.MULTILINE)]
-        # Studies are hundreds of runs, and have tests of their own.
-        ours = [
-            each
-            for each in commands
-            if each[0] not in {"ablate", "benchmark"} and ("data.root=her2st" in each or "runs/c6" in each)
-        ]
-        assert {"train", "prepare", "predict"} <= {each[0] for each in ours}, "the README shows how"
-        with contextlib.chdir(place):
-            for each in ours:
-                command(*each, *(settings(QUICK) if each[0] in {"train", "prepare"} else []))
-        return place
+    def place(self, after_the_readme) -> Path:
+        return after_the_readme
 
     @pytest.fixture(scope="class")
     def model(self, done) -> tl.FittedModel:

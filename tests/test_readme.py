@@ -1,6 +1,6 @@
 """The README keeps what it promises: its commands, its links, its names, and its examples on a real section.
 
-Its commands on HER2ST run in ``test_pipeline.py``.
+Every block runs: the commands in :func:`follow_the_readme`, then Python's, then those of studies.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import inspect
 import itertools
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -21,47 +20,20 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 import typer
 from anndata import AnnData
-from PIL import Image
 
 import nh2st_graph as ng
 from nh2st_graph import study
-from nh2st_graph.cli import app, main
+from nh2st_graph.cli import app
 from nh2st_graph.config import Config, builtin_config, load_config
 
-from .slides import write_pyramid
+from . import readme
+from .readme import QUICK, README, ROOT, SECTIONS, STUDIES, python_blocks, set_keys, shell_commands
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-#: What makes a run on a few dozen spots take seconds, and needs no download.
-QUICK = [
-    "data.panel=hvg:20",
-    "features.encoder=squidpy:summary",
-    "train.max_epochs=2",
-    "train.folds=2",
-    "train.device=cpu",
-    "train.progress=false",
-    "evaluate.figures=false",
-]
-SECTIONS = ("A1", "B1", "C1", "D1")
-
-
-def python_blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-def shell_commands() -> list[list[str]]:
-    """Arguments of each ``nh2st-graph`` command, its lines joined."""
-    joined = README.replace("\\\n", " ")
-    return [shlex.split(line) for line in re.findall(r"^ {4}nh2st-graph (.*)$", joined, re.MULTILINE)]
-
-
-def set_keys(command: list[str]) -> list[str]:
-    return [after for before, after in itertools.pairwise(command) if before == "--set"]
+#: Python's example on HER2ST leaves out each patient, of which two sections are enough.
+_LEFT_OUT = shutil.ignore_patterns("C4*", "C5*", "C6*")
 
 
 class TestTwoCommands:
@@ -126,47 +98,64 @@ class TestCommands:
 class TestExamples:
     """Where the README has real sections, parts of real ones: of Visium, and of two patients of HER2ST."""
 
-    @pytest.fixture(scope="class")
-    def place(self, shared_data, her2st_crops, tmp_path_factory) -> Path:
-        place = tmp_path_factory.mktemp("place")
-        (place / "configs").symlink_to(ROOT / "configs")
-        spots = list(ng.read.visium_section(shared_data / "visium_tiny").obs_names)
-        for i, name in enumerate(SECTIONS):
-            part_of_a_section(shared_data / "visium_tiny", place / "sections" / name, spots[i::4])
-        shutil.copytree(her2st_crops, place / "her2st", ignore=shutil.ignore_patterns("C4*", "C5*", "C6*"))
-        section = ng.read.sections("visium", place / "sections", ["D1"])["D1"]
-        ng.read.write_spatialdata(section, place / "store.zarr")
-        write_pyramid(place / "slide.tif", 1500, 1.0)
-        return place
+    @pytest.fixture
+    def place(self, after_the_readme, tmp_path) -> Path:
+        """The folder after all commands of the README; what is written there stays with the test."""
+        for each in after_the_readme.iterdir():
+            (tmp_path / each.name).symlink_to(each)
+        return tmp_path
 
     @pytest.fixture(autouse=True)
     def _closed(self) -> Iterator[None]:
         yield
         plt.close("all")
 
-    def test_the_python_blocks_run_one_after_the_other(self, place, monkeypatch, capsys):
+    @pytest.fixture
+    def _quick(self, monkeypatch) -> None:
         changed = Config.change
         monkeypatch.setattr(Config, "change", lambda self, *given: changed(self, *given).override(QUICK))
+
+    def test_every_command_was_typed(self, after_the_readme):
+        """All of them in order, with less training; :func:`follow_the_readme` raises if one fails."""
+        run = after_the_readme / "runs" / "first"
+        scores = json.loads((run / "metrics.json").read_text())["sections"]
+        assert {name: each["n_spots"] for name, each in scores.items()} == {"D1": 25}
+        assert list(ng.read.sections("h5ad", after_the_readme / "prepared")) == list(SECTIONS)
+        assert ng.read.h5ad_section(after_the_readme / "slide.h5ad").n_obs > 20
+        assert (after_the_readme / "slide.zarr").is_dir()
+        assert (after_the_readme / "runs" / "c6" / "metrics.json").is_file()
+        assert ng.read.h5ad_section(after_the_readme / "predicted" / "B4.h5ad").n_vars == 20
+
+    @pytest.mark.usefixtures("_quick")
+    def test_the_python_blocks_run_one_after_the_other(self, place, capsys):
         names: dict[str, object] = {}
+        (place / "her2st").unlink()
+        shutil.copytree((place / "sections").resolve().parent / "her2st", place / "her2st", ignore=_LEFT_OUT)
         with contextlib.chdir(place):
             for block in python_blocks():
                 exec(compile(block, "README.md", "exec"), names)
-        prediction = names["prediction"]
+        prediction, varying = names["prediction"], names["varying"]
         assert isinstance(prediction, AnnData)
+        assert isinstance(varying, AnnData)
         assert prediction.shape == (25, 20)
-        assert len(prediction.uns["moranI"]) == 20
+        assert varying.n_vars == prediction.var["nh2st_varies"].sum() > 10
+        assert varying.uns["moranI"]["pval_norm_fdr_bh"].notna().all()
+        groups = varying.uns["rank_genes_groups"]
+        assert all(np.isfinite(groups["logfoldchanges"][name]).all() for name in groups["logfoldchanges"].dtype.names)
         assert names["expression"].n_obs > 20
         np.testing.assert_array_equal(names["sdata"].tables["predicted"].X, prediction.X)
         assert names["alike"].recall["recall"].between(0, 1).all()
         assert len(plt.get_fignums()) >= 6
-        out = capsys.readouterr().out.split()
-        assert out.count("pcc_partial") == 3  # Visium, and each of two patients left out
+        said = capsys.readouterr()
+        assert said.out.count("mean r given depth") == 3  # Visium, and each of two patients left out
+        assert "depth_oracle" not in said.out
+        assert "(reference) depth alone" in said.out
+        assert "Creating graph" not in said.out + said.err
         assert ng.load(place / "model").train_sections == ["A1", "B1", "C1"]
 
-    def test_the_examples_of_docstrings_run(self, place, monkeypatch):
+    @pytest.mark.usefixtures("_quick")
+    def test_the_examples_of_docstrings_run(self, place):
         """Visium, ST, a slide and SpatialData, as ``help`` shows them."""
-        changed = Config.change
-        monkeypatch.setattr(Config, "change", lambda self, *given: changed(self, *given).override(QUICK))
         shown = [ng.tl.fit, ng.read.her2st, ng.tl.slide_section, ng.tl.predict]
         with contextlib.chdir(place):
             for function in shown:
@@ -179,33 +168,33 @@ class TestExamples:
                     assert np.isfinite(names["scores"].loc["model", "pcc_mean"])
         assert names["section"].obsm["predicted"].shape == (25, 20)
 
-    def test_the_commands_on_visium_and_a_slide_run(self, place, capsys):
-        commands = [each for each in shell_commands() if {"data.format=visium", "visium", "slide.tif"} & {*each}]
-        assert [each[0] for each in commands] == ["train", "prepare", "predict"]
-        with contextlib.chdir(place):
-            for command in commands:
-                quick = [part for change in QUICK for part in ("--set", change)] if set_keys(command) else []
-                with pytest.raises(SystemExit) as end:
-                    main([*command, *quick])
-                assert end.value.code == 0
-            scores = json.loads(Path("runs/first/metrics.json").read_text())["sections"]
-            assert {name: each["n_spots"] for name, each in scores.items()} == {"D1": 25}
-            assert list(ng.read.sections("h5ad", "prepared")) == list(SECTIONS)
-            assert ng.read.h5ad_section("slide.h5ad").n_obs > 20
-            assert Path("slide.zarr").is_dir()
-        assert "NH2ST-Graph" in capsys.readouterr().out
+    @pytest.mark.parametrize("command", [each for each in shell_commands() if each[0] in STUDIES], ids=" ".join)
+    def test_the_commands_of_studies_are_read(self, place, monkeypatch, command):
+        """Their runs take hours: all of them are planned, and one is done."""
+        from nh2st_graph.study._plan import Study
 
-    def test_a_users_own_method_joins_a_benchmark(self, place, monkeypatch, tmp_path):
+        planned = Study.runs
+        first = lambda self, *given: planned(self, *given)[:1]  # noqa: E731
+        monkeypatch.setattr(Study, "runs", first)
+        with contextlib.chdir(place):
+            few = ["data.panel=hvg:20"] if "benchmark" in command else []
+            few += [f"data.synthetic.{key}" for key in ("n_rows=6", "n_cols=6", "n_own=3", "n_noise=3")]
+            more = [part for change in [*QUICK[1:], *few] for part in ("--set", change)]
+            readme.run([*command, *more, "--jobs", "1"])
+            (out,) = [after for before, after in itertools.pairwise(command) if before == "--out"]
+            assert len(list(Path(out).rglob("metrics.json"))) == 1
+
+    def test_a_users_own_method_joins_a_benchmark(self, place, monkeypatch):
         (code,) = [block for block in python_blocks() if block.startswith("# my_method.py")]
         assert len(code.splitlines()) <= 20
         (methods,) = re.findall(r"^```yaml\n(methods:\n.*?)^```", README, re.MULTILINE | re.DOTALL)
-        (tmp_path / "my_method.py").write_text(code)
-        (tmp_path / "base.yaml").write_text(Config().override(QUICK).to_yaml())
+        (place / "my_method.py").write_text(code)
+        (place / "base.yaml").write_text(Config().override([*QUICK, "evaluate.figures=false"]).to_yaml())
         splits = {"one": {"train": list(SECTIONS[:3]), "test": [SECTIONS[3]]}}
-        (tmp_path / "mine.yaml").write_text(f"base: base.yaml\n{methods}splits: {json.dumps(splits)}\n")
+        (place / "mine.yaml").write_text(f"base: base.yaml\n{methods}splits: {json.dumps(splits)}\n")
         monkeypatch.setattr(sys, "path", list(sys.path))
         sections = [f"data.root={place / 'sections'}", "data.format=visium"]
-        with contextlib.chdir(tmp_path):
+        with contextlib.chdir(place):
             result = study.run_study(study.read_benchmark("mine.yaml", sections), "out", jobs=1)
         assert result.failures == {}
         rows = result.table.set_index("variant")
@@ -215,20 +204,3 @@ class TestExamples:
     def test_an_entry_point_is_of_the_group_that_is_read(self):
         (group,) = re.findall(r'^\[project\.entry-points\."(.*)"\]$', README, re.MULTILINE)
         assert group == ng.models.ENTRY_POINTS
-
-
-def part_of_a_section(source: Path, target: Path, spots: list[str]) -> None:
-    """Copy a Space Ranger folder with some of its spots, its hires image as the full-resolution ``slide.tif``."""
-    (target / "spatial").mkdir(parents=True)
-    for path in [*source.glob("*.h5"), *(source / "spatial").glob("*.png")]:
-        (target / path.relative_to(source)).write_bytes(path.read_bytes())
-    factors = json.loads((source / "spatial" / "scalefactors_json.json").read_text())
-    scale = factors["tissue_hires_scalef"]
-    factors = {key: value * scale if "diameter" in key else value / scale for key, value in factors.items()}
-    (target / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
-    positions = pd.read_csv(source / "spatial" / "tissue_positions_list.csv", header=None)
-    positions[1] = positions[0].isin(spots).astype(int)
-    positions[[4, 5]] = np.rint(positions[[4, 5]] * scale).astype(int)
-    positions.to_csv(target / "spatial" / "tissue_positions_list.csv", header=False, index=False)
-    with Image.open(source / "spatial" / "tissue_hires_image.png") as image:
-        image.convert("RGB").save(target / "slide.tif")

@@ -1,4 +1,4 @@
-"""The command line: ``nh2st-graph demo | prepare | train | predict | evaluate | ablate | benchmark``."""
+"""The command line: ``nh2st-graph demo | prepare | train | predict | evaluate | info | ablate | benchmark``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from typing import Annotated
 import typer
 
 from nh2st_graph._errors import NH2STGraphError, RenamedWarning
+from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
 from nh2st_graph._version import __version__
-from nh2st_graph.cli._interrupted import interruptible
+from nh2st_graph.cli._help import Command, Group
+from nh2st_graph.cli._working import working
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="nh2st-graph",
+    cls=Group,
     help="Predict spatial gene expression from H&E histology with a graph neural network.\n\n"
     "Start with 'nh2st-graph demo'. Then train on your own sections, and predict new slides.",
     no_args_is_help=True,
@@ -38,8 +41,10 @@ Only = Annotated[
     typer.Option("--only", metavar="NAME", help="Run only this variant or method. May be given several times."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")]
-StudyFolder = Annotated[Path, typer.Option("--out", help="Folder of the study; must not exist, unless --resume.")]
-Jobs = Annotated[int | None, typer.Option("--jobs", help="Number of processes; by default one a core.")]
+StudyFolder = Annotated[
+    Path, typer.Option("--out", metavar="FOLDER", help="Folder of the study; must not exist, unless --resume.")
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", metavar="N", help="Number of processes; by default one a core.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'train' wrote.")]
 Trust = Annotated[
     bool,
@@ -77,11 +82,11 @@ def _options(
     """Take the options that stand before a command."""
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for all output of the demo; must not exist.")] = Path(
-        "demo_run"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder for all output of the demo; must not exist.")
+    ] = Path("demo_run"),
     overrides: Overrides = None,
 ) -> None:
     """Train on synthetic tissue with known truth, with and without the neighbour branch. Takes under 3 minutes.
@@ -89,12 +94,13 @@ def demo(
     Some genes follow the spot's own image, some follow the neighbours' images, and some follow nothing. The table at
     the end shows which model finds which genes.
     """
+    phase("checking the arguments", brief=True)
     from nh2st_graph.cli._demo import run_demo
 
     run_demo(out, overrides or [])
 
 
-@app.command()
+@app.command(cls=Command)
 def prepare(
     source: Annotated[
         str,
@@ -104,7 +110,7 @@ def prepare(
             "anndata or h5ad. Or a configuration file (YAML), without ROOT.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for {section}.h5ad.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for {section}.h5ad.")],
     root: Annotated[
         Path | None, typer.Argument(metavar="ROOT", help="File or folder of the sections; needed with FORMAT.")
     ] = None,
@@ -140,15 +146,18 @@ def prepare(
 
     Example: nh2st-graph prepare configs/her2st_mini.yaml --set data.root=DIR --out prepared
     """
+    phase("checking the arguments", brief=True)
     from nh2st_graph.cli._prepare import Options, run_prepare
 
     run_prepare(source, root, out, Options(sections or [], options or [], check_placement, resume, overrides or []))
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     config: ConfigFile,
-    out: Annotated[Path, typer.Option("--out", help="The run folder; must not exist, unless --resume.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="The run folder; must not exist, unless --resume.")
+    ],
     overrides: Overrides = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of the same configuration.")
@@ -159,29 +168,39 @@ def train(
     Example: nh2st-graph train configs/her2st_mini.yaml --set data.root=DIR --set data.train=[C3,C4,C5]
     --set data.test=[C6] --out RUN
     """
-    with interruptible():
-        from nh2st_graph import tl
-        from nh2st_graph.cli._tables import print_run
-        from nh2st_graph.config import load_config
+    phase("checking the arguments", brief=True)
+    from nh2st_graph import tl
+    from nh2st_graph.cli._tables import print_run
+    from nh2st_graph.config import load_config
 
-        print_run(tl.train_run(load_config(config, overrides or []), out, resume=resume))
+    tl.check_folder(out, resume=resume)
+    loaded = load_config(config, overrides or [])
+    tl.check_run(loaded, out, resume=resume)
+    with working(resumable=True):
+        run = tl.train_run(loaded, out, resume=resume)
+    print_run(run)
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     run: RunFolder,
     sections: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SECTION.h5ad|STORE.zarr|SLIDE...",
+            metavar="SECTION.h5ad|STORE.zarr|SLIDE",
             help="Sections as h5ad or SpatialData; genes may be absent. Or slides: JPEG, PNG, TIFF, .svs, and with the "
             "extra 'wsi' .ndpi, .mrxs and others.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for {section}.h5ad; or FILE.h5ad for a single section.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="FOLDER", help="Folder for {section}.h5ad; or FILE.h5ad for a single section."),
+    ],
     microns_per_pixel: Annotated[
         float | None,
-        typer.Option("--microns-per-pixel", help="Resolution of the images, if files have none or a wrong one."),
+        typer.Option(
+            "--microns-per-pixel", metavar="UM", help="Resolution of the images, if files have none or a wrong one."
+        ),
     ] = None,
     library_key: Annotated[
         str | None,
@@ -192,15 +211,21 @@ def predict(
     ] = None,
     pitch_um: Annotated[
         float | None,
-        typer.Option("--pitch-um", help="Distance between spots on a slide; the default is that of training."),
+        typer.Option(
+            "--pitch-um", metavar="UM", help="Distance between spots on a slide; the default is that of training."
+        ),
     ] = None,
     spot_um: Annotated[
         float | None,
-        typer.Option("--spot-um", help="Diameter of spots on a slide; the default is that of training."),
+        typer.Option("--spot-um", metavar="UM", help="Diameter of spots on a slide; the default is that of training."),
     ] = None,
     min_tissue: Annotated[
         float,
-        typer.Option("--min-tissue", help="Share of a spot's patch on a slide that must be tissue; 0 takes all spots."),
+        typer.Option(
+            "--min-tissue",
+            metavar="SHARE",
+            help="Share of a spot's patch on a slide that must be tissue; 0 takes all spots.",
+        ),
     ] = 0.5,
     spatialdata: Annotated[
         bool, typer.Option("--spatialdata", help="Also write a SpatialData store (zarr) beside each h5ad.")
@@ -218,10 +243,12 @@ def predict(
 
     Example: nh2st-graph predict RUN new_section.h5ad slide.svs --out predicted
     """
-    with interruptible():
-        from nh2st_graph import tl
-        from nh2st_graph.cli._tables import print_paths
+    phase("checking the arguments", brief=True)
+    from nh2st_graph import tl
+    from nh2st_graph.cli._tables import print_paths
 
+    tl.check_prediction(run, sections, out, microns_per_pixel=microns_per_pixel, spatialdata=spatialdata, resume=resume)
+    with working(resumable=True):
         written = tl.predict_run(
             run,
             sections,
@@ -239,22 +266,52 @@ def predict(
             cache=cache,
             progress=progress,
         )
-        if written:
-            print_paths(written)
+    if written:
+        print_paths(written)
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     run: RunFolder, trust: Trust = False, encoder: Encoder = None, cache: Cache = None, progress: Bars = True
 ) -> None:
     """Score the test sections of a run again, and rewrite its scores, predictions and figures."""
+    phase("checking the arguments", brief=True)
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_run
 
-    print_run(tl.evaluate_run(run, trust=trust, encoder=encoder, cache=cache, progress=progress))
+    tl.check_evaluation(run)
+    with working():
+        done = tl.evaluate_run(run, trust=trust, encoder=encoder, cache=cache, progress=progress)
+    print_run(done)
 
 
-@app.command()
+@app.command(cls=Command)
+def info(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|MODEL|FILE",
+            help="Folder of a run or a saved model, a section (.h5ad), or a slide (any image that 'predict' takes).",
+        ),
+    ],
+) -> None:
+    """Show what a run, model, section or slide is, in one screen. Nothing is computed, and nothing is written.
+
+    Of a section, this shows spots, genes, patient, resolution, image, features, and what is missing; of a slide, its
+    levels, resolution and scenes; of a model, its method, genes, training sections, settings and encoder; of a run,
+    also its scores.
+
+    Example: nh2st-graph info RUN
+
+    Example: nh2st-graph info slide.svs
+    """
+    phase("looking", brief=True)
+    from nh2st_graph.cli._info import run_info
+
+    run_info(path)
+
+
+@app.command(cls=Command)
 def ablate(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="Study file (YAML); see configs/ablations/.")],
     out: StudyFolder,
@@ -272,13 +329,14 @@ def ablate(
 
     Example: nh2st-graph ablate configs/ablations/components.yaml --out studies/components
     """
+    phase("checking the arguments", brief=True)
     from nh2st_graph.cli._runs import run_many
     from nh2st_graph.study import read_study
 
     run_many(read_study, study, out, overrides or [], seeds, only=only or [], jobs=jobs, resume=resume)
 
 
-@app.command()
+@app.command(cls=Command)
 def benchmark(
     benchmark: Annotated[
         Path, typer.Argument(metavar="CONFIG", help="Benchmark file (YAML); see configs/benchmarks/.")
@@ -298,6 +356,7 @@ def benchmark(
 
     Example: nh2st-graph benchmark configs/benchmarks/her2st_mini.yaml --set data.root=DIR --out benchmark
     """
+    phase("checking the arguments", brief=True)
     from nh2st_graph.cli._runs import run_many
     from nh2st_graph.study import read_benchmark
 
@@ -316,7 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     try:
-        with _logging(debug), warnings.catch_warnings():
+        with _logging(debug, as_process=arguments is None), warnings.catch_warnings():
             if not debug:
                 # Libraries' warnings to developers do not concern the user's data.
                 warnings.simplefilter("ignore")
@@ -347,9 +406,9 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 @contextmanager
-def _logging(debug: bool) -> Iterator[None]:
-    """Show messages of the package, one line each, and warnings of other packages."""
-    handler = logging.StreamHandler()
+def _logging(debug: bool, as_process: bool) -> Iterator[None]:
+    """Show messages of the package, one line each, and warnings of other packages; as a process also what it does."""
+    handler, shown = LogHandler(), PhaseHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("nh2st_graph"))
     root, own = logging.getLogger(), logging.getLogger("nh2st_graph")
@@ -359,9 +418,14 @@ def _logging(debug: bool) -> Iterator[None]:
     for noisy in ("squidpy", "spatialdata._logging", "timm"):
         logging.getLogger(noisy).addFilter(_only_warnings)
     root.addHandler(handler)
+    if as_process:
+        phases.setLevel(logging.DEBUG)
+        phases.addHandler(shown)
     try:
         yield
     finally:
+        phases.removeHandler(shown)
+        shown.close()
         root.removeHandler(handler)
         own.setLevel(before)
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
 
 from nh2st_graph import tl
 from nh2st_graph._errors import ConfigError, RunError
+from nh2st_graph._progress import phase
 from nh2st_graph.cli._tables import print_paths, print_table
+from nh2st_graph.cli._working import working
 from nh2st_graph.config import builtin_config
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["run_demo"]
 
@@ -24,21 +29,24 @@ _KINDS = {
 def run_demo(out: Path, overrides: list[str]) -> None:
     """Train NH2ST-Graph with and without its neighbour branch, and compare them gene by gene."""
     console = Console()
-    config = builtin_config("demo", overrides)
     if out.exists():
         raise RunError(f"demo folder {out} exists already; remove it, or give another as --out")
+    config = builtin_config("demo", overrides)
     if config.data.format != "synthetic" or not config.data.test:
         raise ConfigError(
             "the demo needs synthetic tissue and a section in data.test; use 'train' for your own sections"
         )
+    phase()
     console.print(
         f"Synthetic tissue: sections {', '.join(config.data.train)} to learn from, "
         f"{', '.join(config.data.test)} to score on."
     )
     console.print("[bold]1/2[/] NH2ST-Graph")
-    full = tl.train_run(config, out / "full")
+    with working():
+        full = tl.train_run(config, out / "full")
     console.print("[bold]2/2[/] the same without the neighbour branch")
-    alone = tl.train_run(config.override(["model.neighbours=false"]), out / "without_neighbours")
+    with working():
+        alone = tl.train_run(config.override(["model.neighbours=false"]), out / "without_neighbours")
     table = by_kind(full, alone)
     table.to_csv(out / "by_kind.csv", float_format="%.4f")
     print_table(table.rename(index=_KINDS), f"Mean r on {', '.join(config.data.test)}, which neither model has seen")
@@ -47,6 +55,8 @@ def run_demo(out: Path, overrides: list[str]) -> None:
 
 def by_kind(full: tl.Run, alone: tl.Run) -> pd.DataFrame:
     """Average r by kind of gene: ridge, the model with and without the neighbour branch, and the gain."""
+    import pandas as pd
+
     if full.evaluation is None or alone.evaluation is None:
         raise RunError("the demo needs a test section; do not change data.test")
     per_gene = full.evaluation.per_gene

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError
-from nh2st_graph.cli._interrupted import interruptible
+from nh2st_graph._progress import console, phase
+from nh2st_graph.cli._working import interruptible, working
 from nh2st_graph.config import parse_yaml
 from nh2st_graph.read import PATIENTS, wanted_names
 from nh2st_graph.section import (
@@ -29,6 +30,7 @@ from nh2st_graph.section import (
     library,
     patients_in,
     section_name,
+    spot_pitch,
     unknown_patient,
 )
 
@@ -88,10 +90,13 @@ def _from_config(source: str, out: Path, given: Options) -> None:
         raise ConfigError("--resume goes with FORMAT ROOT; leave it out with a configuration")
     config = load_config(path, given.overrides)
     try:
-        print_paths(tl.prepare_sections(config, out))
+        tl.check_root(config)
+        with working():
+            written = tl.prepare_sections(config, out)
     except NH2STGraphError as error:
         # The flags of FORMAT ROOT do not go with a configuration.
         raise type(error)(error.at("flag", {"out"})) from None
+    print_paths(written)
 
 
 def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
@@ -110,8 +115,10 @@ def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
             + "; keep what is there with --resume, give another folder as --out, or remove it"
         )
     left = [name for name in wanted if name not in there]
+    phase("reading sections")
     with interruptible(), _said_once():
         done, failed = _written(format, root, out, left, options, given.check_placement)
+    phase()
     if failed and len(wanted) == 1:
         raise failed[wanted[0]]
     _print(format, out, there, done, failed)
@@ -156,9 +163,9 @@ def _written(
     """Read, describe and write sections one by one; return the descriptions, and the errors of unreadable sections."""
     done: dict[str, dict[str, str]] = {}
     failed: dict[str, Exception] = {}
-    console = Console(stderr=True)
+    shown = console()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=shown, disable=not shown.is_terminal, transient=True) as progress:
         task = progress.add_task("", total=len(names))
         for i, name in enumerate(names, start=1):
             progress.update(task, description=name)
@@ -174,9 +181,9 @@ def _written(
                 read.write_h5ad(section, out / f"{name}.h5ad")
                 done[name] = about
             progress.advance(task)
-            if not console.is_terminal and len(names) > 1:
+            if not shown.is_terminal and len(names) > 1:
                 said = f"[{i}/{len(names)}] {'failed' if name in failed else 'done'}: {name}"
-                console.print(said, markup=False, highlight=False, soft_wrap=True)
+                shown.print(said, markup=False, highlight=False, soft_wrap=True)
     return done, failed
 
 
@@ -199,8 +206,6 @@ def _report_genes(section: AnnData) -> None:
 
 def summary(section: AnnData) -> dict[str, str]:
     """Describe a section, so that a user sees whether it was read correctly; ``-`` stands for unknown."""
-    from nh2st_graph.gr import spot_pitch
-
     found = library(section) if libraries(section) else Library.of({})
     scale, on_tissue = found.microns_per_pixel, _share_on_tissue(section, found)
     dropped = section.uns.get(Key.uns.dropped)

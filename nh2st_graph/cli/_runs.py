@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from nh2st_graph import study
 from nh2st_graph._errors import ConfigError
-from nh2st_graph.cli._interrupted import interruptible
-from nh2st_graph.metrics import SCORES
+from nh2st_graph._progress import console, phase, phases
+from nh2st_graph.cli._working import interruptible
 
 __all__ = ["run_many"]
 
@@ -38,13 +39,30 @@ def run_many(
     typer.Exit
         With code 1 if a run failed, and 130 if the study was interrupted.
     """
-    plan = read(path, overrides, seeds=_numbers(seeds))
-    left = sum(not run.finished for run in plan.runs(out, how["only"]))
-    with interruptible(), Display(left, Console(stderr=True)) as display:
-        result = study.run_study(plan, out, watch=display.tell, **how)
+    numbers = _numbers(seeds)
+    study.check_folder(out, resume=how.get("resume", False))
+    with interruptible():
+        plan = read(path, overrides, seeds=numbers)
+        left = sum(not run.finished for run in plan.runs(out, how["only"]))
+        phase("starting the runs")
+        # The runs have bars or lines of their own.
+        with _without_phases(), Display(left, console()) as display:
+            result = study.run_study(plan, out, watch=display.tell, **how)
+    phase()
     _print(result)
     if result.failures:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _without_phases() -> Iterator[None]:
+    """Hide what a single run does."""
+    phase()
+    phases.disabled = True
+    try:
+        yield
+    finally:
+        phases.disabled = False
 
 
 def _numbers(text: str | None) -> list[int] | None:
@@ -87,6 +105,7 @@ class Display(Progress):
 
 def _print(result: study.StudyResult) -> None:
     from nh2st_graph.cli._tables import print_cells, print_paths
+    from nh2st_graph.metrics import SCORES
 
     console, plan = Console(), result.study
     for split, part in result.table.groupby("split", sort=False):

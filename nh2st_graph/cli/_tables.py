@@ -5,19 +5,23 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from nh2st_graph.tl import Run
+if TYPE_CHECKING:
+    import pandas as pd
 
-__all__ = ["print_cells", "print_paths", "print_run", "print_table"]
+    from nh2st_graph.tl import Run
 
-_COLUMNS = {
+__all__ = ["COLUMNS", "print_cells", "print_paths", "print_run", "print_table"]
+
+#: Scores of a run, and their headers.
+COLUMNS = {
     "pcc_mean": "mean r",
     "pcc_partial": "mean r\ngiven depth",
     "pcc_heg50": "50 highest\nexpressed",
@@ -41,7 +45,7 @@ def print_run(run: Run) -> None:
             f"{protocol['split']}; {protocol['n_genes']} genes, normalised by {protocol['normalize']}"
             + (", targets smoothed 3x3)" if protocol["smooth"] == "3x3" else ")")
         )
-        table = evaluation.table().reindex(columns=list(_COLUMNS)).rename(index=evaluation.labels, columns=_COLUMNS)
+        table = evaluation.table().reindex(columns=list(COLUMNS)).rename(index=evaluation.labels, columns=COLUMNS)
         print_table(table, title)
         Console().print(
             "r is a gene's correlation over the spots of a section, averaged over genes. 'Given depth' takes out what "
@@ -53,6 +57,8 @@ def print_run(run: Run) -> None:
 
 def print_table(table: pd.DataFrame, title: str) -> None:
     """Print numbers with three decimals, the first row set off."""
+    import pandas as pd
+
     # Escaped, since names and paths in brackets would be taken for styles.
     shown = Table(title=escape(title), title_justify="left", header_style="bold")
     shown.add_column("")

@@ -7,7 +7,7 @@ run folder. An unknown key or a wrong value is a :class:`~nh2st_graph.ConfigErro
 from nh2st_graph._settings import Positive, Share
 from nh2st_graph.config._arguments import with_arguments
 from nh2st_graph.config._changes import changes, flatten
-from nh2st_graph.config._load import builtin_config, load_config
+from nh2st_graph.config._load import builtin_config, load_config, read_config
 from nh2st_graph.config._schema import (
     Config,
     DataConfig,
@@ -41,6 +41,7 @@ __all__ = [
     "flatten",
     "load_config",
     "parse_yaml",
+    "read_config",
     "read_yaml",
     "with_arguments",
 ]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from nh2st_graph._errors import ConfigError
-from nh2st_graph.config._schema import Config
+from nh2st_graph.config._changes import flatten
+from nh2st_graph.config._messages import parse_assignment
+from nh2st_graph.config._schema import Config, in_keys
 from nh2st_graph.config._yaml import as_mapping, read_yaml
+from nh2st_graph.models._reads import check_encoder
 
-__all__ = ["builtin_config", "load_config"]
+__all__ = ["builtin_config", "load_config", "read_config"]
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -26,9 +30,34 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises
     ------
     ConfigError
-        If the file is missing, is not YAML, gives a key twice, or does not fit the schema.
+        If the file is missing, is not YAML, gives a key twice, describes a study, or does not fit the schema; or if the
+        method cannot read the encoder's features.
     """
-    return Config.parse(read_yaml(Path(path)), str(path)).override(overrides)
+    overrides = list(overrides)
+    values = _of_one_run(Path(path))
+    given = flatten(values) | dict(parse_assignment(each, "--set") for each in overrides)
+    try:
+        check_encoder(given)
+    except ConfigError as error:
+        raise in_keys(f"{path}: {error.args[0]}") from None
+    return Config.parse(values, str(path)).override(overrides)
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a configuration file that others complete, such as the base of a study."""
+    return Config.parse(_of_one_run(Path(path)), str(path))
+
+
+def _of_one_run(path: Path) -> Mapping[str, Any]:
+    """Read the values of a configuration; refuse a study file, which is read by other functions."""
+    values = read_yaml(path)
+    if "base" in values and not Config.model_fields.keys() & values.keys():
+        methods = {"methods", "splits"} & values.keys()
+        raise ConfigError(
+            f"{path} describes a study ({', '.join(map(repr, values))}), not one run; give it to "
+            f"'nh2st-graph {'benchmark' if methods else 'ablate'}', or name the configuration of a run here"
+        )
+    return values
 
 
 def builtin_config(name: str, overrides: Iterable[str] = ()) -> Config:

@@ -33,10 +33,30 @@ __all__ = [
     "TrainConfig",
     "completed_keys",
     "current_keys",
+    "in_keys",
 ]
 
 
+#: Formats of this package; those of other packages are looked up.
+FORMATS = (
+    "anndata",
+    "h5ad",
+    "her2st",
+    "hest",
+    "skin",
+    "spatialdata",
+    "stimage",
+    "stnet",
+    "synthetic",
+    "triplex",
+    "visium",
+    "visium_hd",
+)
+
+
 def _known_format(name: str) -> str:
+    if name in FORMATS:
+        return name
     from nh2st_graph.read import known_formats  # here, since it also loads the readers of other packages
 
     known = [*known_formats(), "synthetic"]
@@ -343,14 +363,14 @@ class Config(Section):
                 schema = settings_class(values["model"].get("name", _DEFAULT))
                 values["model"] = schema.model_validate(dict(values["model"]))
         except ValidationError as error:
-            raise _in_keys(f"{source}: {explain(error.errors()[0], schema, cls, 'model.')}") from None
+            raise in_keys(f"{source}: {explain(error.errors()[0], schema, cls, 'model.')}") from None
         except ConfigError as error:
-            raise _in_keys(f"{source}: {error.args[0]}") from None
+            raise in_keys(f"{source}: {error.args[0]}") from None
         try:
             # JSON's rules for types: a YAML list is a tuple, a string is a path.
             return cls.model_validate(values)
         except ValidationError as error:
-            raise _in_keys(f"{source}: {explain(error.errors()[0], cls)}") from None
+            raise in_keys(f"{source}: {explain(error.errors()[0], cls)}") from None
 
     def override(self, assignments: Iterable[str], source: str = "--set") -> Config:
         """Return a copy with keys changed, each given as ``"part.key=value"`` (the value in YAML).
@@ -435,6 +455,6 @@ def completed_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**defaults, **current_keys(values)}
 
 
-def _in_keys(message: str) -> ConfigError:
-    """Name settings by their keys: who reads an error about a configuration wrote these."""
+def in_keys(message: str) -> ConfigError:
+    """Make an error that names settings by their keys: who reads an error about a configuration wrote these."""
     return ConfigError(ConfigError(message).at("key"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, get_args
 
 import networkx as nx
@@ -101,7 +103,8 @@ def connect(
     if mode == "none" or target.n_obs < (3 if mode == "delaunay" else 2):
         _write(target, sparse.csr_matrix((target.n_obs, target.n_obs), dtype=np.float64), mode, key_added)
     else:
-        _call_squidpy(target, "grid" if mode == "random" else mode, n_rings, n_neighs, radius_um, key_added)
+        with _quiet():
+            _call_squidpy(target, "grid" if mode == "random" else mode, n_rings, n_neighs, radius_um, key_added)
     if mode == "random":
         grid = sparse.csr_matrix(target.obsp[f"{key_added}_connectivities"])
         _write(target, _rewired(grid, seed), mode, key_added)
@@ -133,6 +136,21 @@ def _asked(adata: AnnData, *arguments: Any) -> dict[str, Any]:
     if given["mode"] == "radius":
         given["radius_px"] = _radius_px(adata, given.get("radius_um"))
     return {**given, "positions": hashlib.sha256(spatial.tobytes()).hexdigest()[:16]}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide squidpy's note on each graph, which says nothing about the user's data; its warnings are shown."""
+    logger = logging.getLogger("spatialdata._logging")  # squidpy's own
+
+    def warns(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING
+
+    logger.addFilter(warns)
+    try:
+        yield
+    finally:
+        logger.removeFilter(warns)
 
 
 def _call_squidpy(

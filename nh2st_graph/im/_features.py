@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph._progress import console
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
 from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._made_from import floored, made_from
@@ -313,5 +313,4 @@ def _normalisation(encoder: Encoder) -> dict[str, Any]:
 
 def feature_bar(progress: bool) -> Progress:
     """Make the progress bar of encoding, which is shown on a terminal only."""
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not (progress and console.is_terminal))
+    return Progress(console=console(), transient=True, disable=not (progress and console().is_terminal))

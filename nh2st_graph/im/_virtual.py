@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,16 +15,13 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, nearest, setting
 from nh2st_graph.section import Key, changed_entry, check_section, library_entry, unknown_patient
-from nh2st_graph.slide import find_tissue, image_name, open_slide, or_extra
+from nh2st_graph.slide import chosen_scale, find_tissue, image_name, open_slide, or_extra
 
 __all__ = ["Lattice", "Layout", "virtual_spots"]
 
 logger = logging.getLogger("nh2st_graph")
 
 Layout = Literal["grid", "hex"]
-
-#: Warn if a given resolution differs from that of the file by more than this share.
-_AGREE = 0.05
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ def virtual_spots(
         scale = chosen_scale(f"slide {path}", opened.microns_per_pixel, microns_per_pixel, or_extra(path))
         width, height = opened.sizes[0]
         if pitch_um < scale:
-            raise ConfigError(f"slide {path}: {setting('pitch_um', pitch_um)} is less than a pixel ({scale:g} um)")
+            raise ConfigError(f"slide {path}: {setting('pitch_um', pitch_um)} is less than a pixel ({scale:.4g} um)")
         array, centres_um = lattice.places(width * scale, height * scale)
         tissue, image = find_tissue(opened, scale)
     centres = centres_um / scale
@@ -155,42 +151,8 @@ def virtual_spots(
     adata.obsm[Key.obsm.spatial] = centres[kept]
     entry = library_entry(path, scale, spot_um / scale, (image, tissue.scale))
     adata.uns[Key.uns.spatial] = {name: changed_entry(entry, array_pitch_um=float(pitch_um))}
-    logger.info("slide %s: %d spots on tissue, %g um apart", path, adata.n_obs, pitch_um)
+    logger.info("slide %s: %d spots on tissue, %.4g um apart", path, adata.n_obs, pitch_um)
     return check_section(adata, need=("image",))
-
-
-def chosen_scale(where: str, found: Any, given: float | None, advice: str = "") -> float:
-    """Choose the um per pixel of an image: the given value, or that of the file.
-
-    Parameters
-    ----------
-    where
-        The image, for messages.
-    found
-        The value in the file, a number or not; None if there is none.
-    given
-        The value of the caller.
-    advice
-        Another way to get the value, for messages.
-
-    Raises
-    ------
-    ConfigError
-        If the given value is not a number above 0.
-    DataError
-        If there is no value.
-    """
-    if given is None:
-        if found is None:
-            raise DataError(
-                f"{where}: the file does not say how many um a pixel is; give {setting('microns_per_pixel')}{advice}"
-            )
-        return found
-    if not (math.isfinite(given) and given > 0):
-        raise ConfigError(f"{setting('microns_per_pixel', given)}; give um per pixel, above 0")
-    if isinstance(found, Real) and not abs(float(found) - given) <= _AGREE * given:
-        logger.warning("%s: the file says %.4g um per pixel; the given %.4g is used", where, found, given)
-    return float(given)
 
 
 def _spots(name: str, array: NDArray[np.intp]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nh2st_graph.metrics._ceiling import noise_ceiling, share_of_ceiling
 from nh2st_graph.metrics._compare import PairedDifference, aggregate, paired_bootstrap
 from nh2st_graph.metrics._downstream import downstream_scores
-from nh2st_graph.metrics._names import GENE_SCORES, SCORES
+from nh2st_graph.metrics._names import GENE_SCORES, LABELS, METHOD_LABELS, REFERENCES, SCORES
 from nh2st_graph.metrics._references import neighbour_mean
 from nh2st_graph.metrics._scores import (
     Scores,
@@ -22,6 +22,9 @@ from nh2st_graph.metrics._scores import (
 
 __all__ = [
     "GENE_SCORES",
+    "LABELS",
+    "METHOD_LABELS",
+    "REFERENCES",
     "SCORES",
     "PairedDifference",
     "Scores",

@@ -1,10 +1,27 @@
-"""Names of scores in tables and figures."""
+"""Names of scores, baselines and references in tables and figures."""
 
 from __future__ import annotations
 
-__all__ = ["GENE_SCORES", "SCORES"]
+__all__ = ["GENE_SCORES", "LABELS", "METHOD_LABELS", "REFERENCES", "SCORES"]
 
 #: Main scores of a section; r is the correlation of a gene over spots, and the mean is over genes.
 SCORES = {"pcc_mean": "mean r", "pcc_partial": "mean r given depth"}
 #: The same scores of one gene, by their columns in a table of genes.
 GENE_SCORES = {"pcc": "r", "pcc_partial": "r given depth"}
+
+#: Rows of a table that read the test section's own genes.
+REFERENCES = ("depth_oracle", "neighbour_mean", "noise_ceiling")
+
+#: Names of the baselines and references in tables and figures, in their order there.
+LABELS = {
+    "mean": "training mean",
+    "ridge": "ridge, own features",
+    "ridge_neighbours": "ridge, own + neighbours",
+    "knn": "kNN in features",
+    "depth_oracle": "(reference) depth alone",
+    "neighbour_mean": "(reference) true neighbours' mean",
+    "noise_ceiling": "(reference) noise ceiling",
+}
+
+#: Names of methods there, if they differ from ``model.name``.
+METHOD_LABELS = {"nh2st_graph": "NH2ST-Graph"}

@@ -13,11 +13,9 @@ from typing import Any, TypeVar
 
 from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.models._network import Estimator, Network
+from nh2st_graph.models._reads import ENTRY_POINTS
 
 __all__ = ["ENTRY_POINTS", "find_method", "known_methods", "register_method"]
-
-#: Group of entry points by which another package provides methods, each with its name.
-ENTRY_POINTS = "nh2st_graph.methods"
 
 Method = type[Network] | type[Estimator]
 M = TypeVar("M", bound=Method)

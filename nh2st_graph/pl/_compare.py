@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph.metrics import GENE_SCORES
@@ -147,10 +148,20 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
         if score == "val_loss":
             _cut_off(ax, [line for line in lines.values() if len(line)])
         ax.set(xscale="log", xlabel="optimiser steps", ylabel=label)
+        _number_steps(ax)
         finish(ax, grid="both")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside right center", handlelength=3)
     return figure
+
+
+def _number_steps(ax: Axes) -> None:
+    """Write steps as whole numbers, 20 and not 2x10^1; on a short axis too."""
+    first, last = ax.get_xlim()
+    subs = (1.0,) if last / first > 1e3 else (1.0, 2.0, 5.0) if last / first > 10 else (1.0, 2.0, 3.0, 4.0, 5.0, 7.0)
+    ax.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _median_curve(curves: pd.DataFrame, score: str) -> pd.DataFrame:

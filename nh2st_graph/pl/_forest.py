@@ -70,9 +70,9 @@ def forest(
         _draw_points(ax, drawn, score, places[i], COLOURS[i % len(COLOURS)], label)
     if numbers:
         score, label = next(iter(known.items()))
-        _write_numbers(ax, drawn, score, label, rows)
+        _write_numbers(ax, drawn, score, label, rows, base)
     finish(ax, grid="x")
-    finish_rows(ax, rows, drawn["variant"].tolist(), "method")
+    finish_rows(ax, rows, drawn["variant"].tolist(), "variant" if table["role"].eq("base").any() else "method")
     for label_text, reference in zip(ax.get_yticklabels(), is_reference, strict=True):
         label_text.set_color(GREY if reference else "black")
     ax.set_ylim(rows[-1] + 0.6, -0.6)
@@ -109,11 +109,15 @@ def _draw_points(
         ax.plot(mean[i], places[i], marker, color=colour, markerfacecolor=filling, markersize=6, zorder=3)
 
 
-def _write_numbers(ax: Axes, table: pd.DataFrame, score: str, label: str, rows: NDArray[np.float64]) -> None:
+def _write_numbers(
+    ax: Axes, table: pd.DataFrame, score: str, label: str, rows: NDArray[np.float64], base: str | None
+) -> None:
     right = blended_transform_factory(ax.transAxes, ax.transData)
     ax.text(1.02, 1.02, f"{label} [95 % interval]", transform=ax.transAxes, va="bottom", fontsize="small", color=GREY)
     for row, (_, values) in zip(rows, table.iterrows(), strict=True):
         # Adding 0 removes the sign of a zero.
         mean, low, high = (round(float(values[f"{score}_{what}"]), 4) + 0.0 for what in ("difference", "low", "high"))
         text = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" if np.isfinite(mean) else "no result"
+        if mean == low == high == 0:
+            text = f"itself {base}" if base else "itself the base"
         ax.text(1.02, row, text.replace("-", "\N{MINUS SIGN}"), transform=right, va="center", fontsize="small")

@@ -55,10 +55,10 @@ def pcc_histogram(
     ax = given_or_new(ax, 7, 4)
     bins = _bins(np.concatenate([*methods.values(), reach]))
     if len(reach):
-        ax.hist(reach, bins, color="0.85", zorder=0, label=f"noise ceiling (mean {reach.mean():.2f})")
+        ax.hist(reach, bins, color="0.85", zorder=0, label=f"noise ceiling (mean {reach.mean():.3f})")
         ax.axvline(reach.mean(), color="0.6", linestyle="--", zorder=1)
     for i, (name, r) in enumerate(methods.items()):
-        colour, label = COLOURS[i % len(COLOURS)], f"{name} (mean {r.mean():.2f})"
+        colour, label = COLOURS[i % len(COLOURS)], f"{name} (mean {r.mean():.3f})"
         mean = ax.axvline(r.mean(), color=colour, linestyle="--", linewidth=1.2, zorder=4)
         if np.ptp(r) == 0:  # of a constant prediction, one bar of all genes would flatten every other method
             mean.set_label(label)
@@ -90,7 +90,7 @@ def score_bars(
     spread
         Standard deviations over sections, with the same names, drawn as error bars.
     references
-        Names of rows that are references and no methods, such as the depth oracle, since they read the test section's
+        Names of rows that are references and no methods, such as depth alone, since they read the test section's
         genes; their bars are hatched.
     %(ax)s
 
@@ -114,11 +114,11 @@ def score_bars(
         offset = (i - (len(scores) - 1) / 2) * height
         bars = ax.barh(rows + offset, values, height, xerr=error, color=COLOURS[i], ecolor="0.3", capsize=2)
         bars.set_label(SCORES[score])
-        ax.bar_label(bars, [f"{v:.2f}" if np.isfinite(v) else "" for v in values], padding=4, fontsize="small")
+        ax.bar_label(bars, [f"{v:.3f}" if np.isfinite(v) else "" for v in values], padding=4, fontsize="small")
         for bar, method in zip(bars, table.index, strict=True):
             if method in references:
                 bar.set(facecolor="none", edgecolor=COLOURS[i], hatch=_HATCH)
-    finish_rows(ax, rows, table.index.tolist(), "method")
+    finish_rows(ax, rows, table.index.tolist(), "method or reference" if {*references} & {*table.index} else "method")
     ax.axvline(0, color="black", linewidth=0.8)
     ax.margins(x=0.12)
     ax.set_ylim(len(table) - 0.5, -0.5)

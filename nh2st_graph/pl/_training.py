@@ -77,7 +77,7 @@ def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure
     panels = [panel for panel in _PANELS if any(column in epochs for column, _, _ in panel[2])]
     if not panels:
         raise DataError("the training log has no values to draw; let a run finish an epoch")
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.4), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.3), squeeze=False, layout="constrained")
     for ax, (title, y_name, lines) in zip(axes[0], panels, strict=True):
         _draw_lines(ax, epochs, lines)
         if selected is not None:
@@ -85,7 +85,9 @@ def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure
         ax.set(title=title, xlabel="epoch", ylabel=y_name)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         finish(ax)
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend(
+            frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.2)
+        )  # below: it hides no line
     return figure
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import anndata as ad
@@ -25,7 +26,7 @@ from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import Key, Library, changed_entry, check_section, libraries, library_id, section_name
 from nh2st_graph.slide import image_exists
 
-__all__ = ["h5ad_section", "write_h5ad"]
+__all__ = ["h5ad_section", "open_h5ad", "write_h5ad"]
 
 
 def h5ad_section(path: str | Path) -> AnnData:
@@ -70,6 +71,29 @@ def _checked(adata: AnnData, path: Path) -> AnnData:
         report_dropped(adata, name, dropped)
     _find_image(adata, path.parent)
     return adata
+
+
+@contextmanager
+def open_h5ad(path: str | Path) -> Iterator[AnnData]:
+    """Open any h5ad file without its matrices while the block runs.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or is not h5ad.
+    """
+    path = Path(path)
+    check_exists(path, "path")
+    try:
+        adata = ad.read_h5ad(path, backed="r")
+    except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
+        raise DataError(
+            f"{path} cannot be read as h5ad ({reason(error)}); write it again with ng.read.write_h5ad"
+        ) from error
+    try:
+        yield adata
+    finally:
+        adata.file.close()
 
 
 def write_h5ad(adata: AnnData, path: str | Path) -> None:

@@ -31,6 +31,7 @@ class Key:
         kind = "kind"
         neighbour_gain = "nh2st_neighbour_gain"
         neighbour_change = "nh2st_neighbour_change"
+        varies = "nh2st_varies"
 
     class varm:
         """Entries of ``varm``."""

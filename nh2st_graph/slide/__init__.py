@@ -1,6 +1,7 @@
 """Image files: levels, windows, resolution and tissue. This room knows no AnnData."""
 
 from nh2st_graph.slide._base import Box, Slide
+from nh2st_graph.slide._chosen import check_scale, chosen_scale
 from nh2st_graph.slide._container import ImageSource, placed_image
 from nh2st_graph.slide._memory import keep_pixels
 from nh2st_graph.slide._open import (
@@ -30,6 +31,8 @@ __all__ = [
     "TissueMask",
     "WsiSlide",
     "aperio_scale",
+    "check_scale",
+    "chosen_scale",
     "content_hash",
     "dots_scale",
     "find_tissue",

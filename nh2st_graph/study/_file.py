@@ -13,7 +13,9 @@ import yaml
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from nh2st_graph._errors import ConfigError, nearest
-from nh2st_graph.config import Config, builtin_config, flatten, load_config, read_yaml
+from nh2st_graph._progress import phase
+from nh2st_graph.config import Config, builtin_config, flatten, read_config, read_yaml
+from nh2st_graph.models._reads import check_encoder
 from nh2st_graph.study._folds import read_folds
 from nh2st_graph.study._parts import Part, checked, expected
 from nh2st_graph.study._plan import Study, Variant, check_runs
@@ -153,11 +155,27 @@ def _read(
 ) -> Study:
     path = Path(path)
     values = {**read_yaml(path), **({} if seeds is None else {"seeds": list(seeds)})}
+    of_one_run = [key for key in values if key in Config.model_fields]
+    if of_one_run and "base" not in values:
+        raise ConfigError(
+            f"{path} is the configuration of one run ({', '.join(map(repr, of_one_run))}), not a study; give it to "
+            "'nh2st-graph train', or name it in a study file: base: FILE"
+        )
     file = checked(schema, values, str(path))
     reference = file.base_name if isinstance(file, StudyFile) else None
     base = _base(file, path).change(_SCORED if reference is None else {}).override(overrides)
+    given = _changes(file, path, base)
+    of_base = flatten(base.model_dump(mode="json"))
+    for name, changes in given.items():
+        # Another method has its own settings, and none of the base's.
+        kept = {key: of_base[key] for key in of_base if "model.name" not in changes or not key.startswith("model.")}
+        try:
+            check_encoder(kept | changes)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: variant {name!r}: {error.at('key')}") from None
+    phase("loading PyTorch and other libraries")  # settings of other methods stand beside their networks
     variants = [] if reference is None else [Variant(reference, {}, base, "base")]
-    for name, changes in _changes(file, path, base).items():
+    for name, changes in given.items():
         source = f"{path}: variant {name!r}"
         for key in _OF_ALL.keys() & changes:
             raise ConfigError(f"{source} changes {key!r}, which {_OF_ALL[key]!r} of the study give; leave it out")
@@ -194,7 +212,7 @@ def _base(file: BenchmarkFile, path: Path) -> Config:
     beside = path.parent / file.base
     with _within(f"{path}: base"):
         is_file = beside.is_file() or beside.suffix in {".yaml", ".yml"}
-        base = load_config(beside) if is_file else builtin_config(file.base)
+        base = read_config(beside) if is_file else builtin_config(file.base)
     change = base.change if isinstance(file.set, dict) else base.override
     return change(file.set, f"{path}: set")  # type: ignore[arg-type]
 

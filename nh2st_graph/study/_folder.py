@@ -15,7 +15,7 @@ from nh2st_graph._version import __version__
 from nh2st_graph.config import changes, completed_keys, current_keys, parse_yaml
 from nh2st_graph.study._plan import RECORD, Study
 
-__all__ = ["RunRecord", "holds_study", "open_folder", "read_record", "write_record"]
+__all__ = ["RunRecord", "check_folder", "holds_study", "open_folder", "read_record", "write_record"]
 
 _STUDY = "study.yaml"
 _ANOTHER = f"choose another {setting('out')}"
@@ -62,6 +62,21 @@ def holds_study(folder: Path) -> bool:
     return (folder / _STUDY).is_file()
 
 
+def check_folder(folder: str | Path, *, resume: bool) -> None:
+    """Refuse a study folder that exists; with ``resume``, one that holds no study.
+
+    Raises
+    ------
+    RunError
+        If the folder cannot be used.
+    """
+    folder = Path(folder)
+    if resume:
+        _read(folder)
+    elif folder.exists():
+        raise RunError(f"study folder {folder} exists already; {_ANOTHER}, or go on with {setting('resume', True)}")
+
+
 def open_folder(study: Study, folder: Path, *, resume: bool) -> None:
     """Make the folder of a study, or check that it is the folder of this study.
 
@@ -74,9 +89,8 @@ def open_folder(study: Study, folder: Path, *, resume: bool) -> None:
         If the folder exists; or with ``resume``, if it holds no study, or one whose runs differ.
     """
     record = _record(study)
+    check_folder(folder, resume=resume)
     if not resume:
-        if folder.exists():
-            raise RunError(f"study folder {folder} exists already; {_ANOTHER}, or go on with {setting('resume', True)}")
         try:
             folder.mkdir(parents=True)
         except FileExistsError:  # another process was a moment faster

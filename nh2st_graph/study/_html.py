@@ -83,7 +83,11 @@ def _table(board: pd.DataFrame, view: str) -> dict[str, Any]:
             column: "above" if row[f"{score}_low"] > 0 else "below" if row[f"{score}_high"] < 0 else "level"
             for column, score in _GAINS.items()
         }
-        shown = [(each, marks.get(str(column), "")) for column, each in text.loc[row["variant"]].items()]
+        # A line may end before an interval, and not in it.
+        shown = [
+            (each.replace(", ", ",\N{NO-BREAK SPACE}"), marks.get(str(column), ""))
+            for column, each in text.loc[row["variant"]].items()
+        ]
         rows.append({"name": row["variant"], "role": row["role"], "cells": shown})
     return {"columns": list(text), "rows": rows}
 

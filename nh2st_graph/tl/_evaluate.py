@@ -15,6 +15,10 @@ from torch_geometric.data import Data
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph._version import __version__
 from nh2st_graph.metrics import (
+    LABELS,
+    METHOD_LABELS,
+    REFERENCES,
+    SCORES,
     Scores,
     aggregate,
     depth_oracle,
@@ -30,7 +34,9 @@ from nh2st_graph.read import Sections, sections_by_name
 from nh2st_graph.read._docs import documented
 from nh2st_graph.section import (
     Key,
+    absent_genes,
     check_section,
+    find_genes,
     library_size,
     other_sections,
     patients_in,
@@ -45,23 +51,6 @@ from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest
 __all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
 
 logger = logging.getLogger("nh2st_graph")
-
-#: Rows of a table that read the test section's own genes.
-REFERENCES = ("depth_oracle", "neighbour_mean", "noise_ceiling")
-
-#: Names of the baselines and references in tables and figures, in their order there.
-LABELS = {
-    "mean": "training mean",
-    "ridge": "ridge, own features",
-    "ridge_neighbours": "ridge, own + neighbours",
-    "knn": "kNN in features",
-    "depth_oracle": "(reference) depth alone",
-    "neighbour_mean": "(reference) true neighbours' mean",
-    "noise_ceiling": "(reference) noise ceiling",
-}
-
-#: Names of methods there, if they differ from ``model.name``.
-_METHODS = {"nh2st_graph": "NH2ST-Graph"}
 
 #: What an error calls the test sections.
 _TESTS = setting("data.test", argument="test_sections")
@@ -99,11 +88,17 @@ class Evaluation:
         rows |= {name: each["mean"] for name, each in self.metrics["references"].items()}
         return pd.DataFrame.from_dict(rows, orient="index")
 
+    def __str__(self) -> str:
+        """Show the main scores in words, a line for each row of :meth:`table`."""
+        words = self.table()[list(SCORES)].rename(index=self.labels, columns=SCORES)
+        sections = ", ".join(self.metrics["protocol"]["test"])
+        return f"mean r on {sections}\n{words.to_string(float_format='%.3f', na_rep='-')}"
+
     @property
     def labels(self) -> dict[str, str]:
         """Names for the rows of :meth:`table`: that of the model is its method, the others are in :data:`LABELS`."""
         method = self.metrics["protocol"]["method"]
-        return {"model": _METHODS.get(method, method), **LABELS}
+        return {"model": METHOD_LABELS.get(method, method), **LABELS}
 
 
 @documented
@@ -151,6 +146,8 @@ def evaluate(
             f"baselines need the model's training sections ({', '.join(model.train_sections)}), "
             f"given: {', '.join(sorted(train)) or 'none'}"
         )
+    for name, section in test.items():
+        _check_genes(model, name, section)
     preparation = model.preparation
     if model.config.evaluate.baselines:
         learned = [preparation.prepare(section, need=("genes",)) for section in train.values()]
@@ -162,6 +159,18 @@ def evaluate(
     return evaluate_prepared(
         model, [preparation.prepare(section, need=("genes",)) for section in test.values()], learned
     )
+
+
+def _check_genes(model: FittedModel, name: str, section: AnnData) -> None:
+    """Refuse a section that lacks genes of the model: they are chosen before training, not dropped after it."""
+    positions = find_genes(section, model.genes).positions
+    absent = absent_genes(section, model.genes, positions, "the model's panel")
+    if absent:
+        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        raise DataError(
+            f"section {name!r}: {len(absent)} of the model's {len(model.genes)} genes are not measured ({shown}); "
+            f"train again with the sections to score as {_TESTS}: then genes are chosen that these measured too"
+        )
 
 
 def evaluate_prepared(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from numpy.typing import NDArray
 from scipy import sparse
 from torch_geometric.data import Data
 
@@ -97,6 +98,11 @@ def predict(
     the section's ``obs``, ``obsm["spatial"]``, graph and ``uns["spatial"]``, so that squidpy and scanpy run on it.
     Several sections have one ``uns["spatial"]`` entry each and no edge between them.
 
+    ``var["nh2st_varies"]`` says which genes vary over the spots. squidpy and scanpy need them left out that do not:
+    one such gene takes the FDR of Moran's I from all genes, and ``sc.pp.scale`` makes it NaN. A value of ``X`` can be
+    below 0, as of no count; functions that take the logarithm back, such as ``sc.tl.rank_genes_groups``, need it
+    clipped at 0. The README shows both.
+
     Raises
     ------
     DataError, ImageError
@@ -125,6 +131,7 @@ def predict(
         prepared = preparation.prepare(section)
         parts[name] = in_given_order(predict_prepared(model, prepared), prepared)
     predicted = given.joined(parts)
+    predicted.var[Key.var.varies] = _varies(predicted.X)
     if is_spatialdata(adata):
         annotate(predicted, given.table)
         if key_added is not None:
@@ -154,6 +161,7 @@ def predict_prepared(model: FittedModel, prepared: PreparedSection) -> AnnData:
     own = library_id(completed)
     if own is not None:
         predicted.uns[Key.uns.spatial] = {own: libraries(completed)[own]}
+    predicted.var[Key.var.varies] = _varies(predicted.X)
     predicted.uns[Key.uns.prediction] = {
         "section": prepared.name,
         "version": __version__,
@@ -176,6 +184,13 @@ def prediction_origin(section: AnnData, model: FittedModel) -> dict[str, str]:
     """
     digest = section_digest(section)
     return {"model": model.digest, "positions": digest["positions"], "resolution": digest["resolution"]}
+
+
+def _varies(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether a gene varies over spots by more than the rounding of its values."""
+    spread, largest = np.ptp(values, axis=0), np.abs(values).max(axis=0, initial=0.0)
+    varies: NDArray[np.bool_] = spread > 1e-6 * largest
+    return varies
 
 
 @documented

@@ -12,8 +12,10 @@ from anndata import AnnData
 
 from nh2st_graph import read
 from nh2st_graph._errors import RunError, setting
-from nh2st_graph.im._virtual import chosen_scale
+from nh2st_graph._progress import phase
 from nh2st_graph.section import Key, changed_entry, check_section, library, section_name
+from nh2st_graph.slide import chosen_scale
+from nh2st_graph.tl._folder import check_prediction, refuse_existing
 from nh2st_graph.tl._predict import in_given_order, predict_prepared, prediction_origin
 from nh2st_graph.tl._slides import slide_section
 from nh2st_graph.train import FittedModel, load
@@ -87,12 +89,13 @@ def predict_run(
     ConfigError, DataError, ImageError
         If an input cannot be used or has no resolution, a slide has no tissue, or no installed reader opens it.
     """
-    model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache)
     files, out = [Path(path) for path in paths], Path(out)
+    check_prediction(folder, files, out, microns_per_pixel=microns_per_pixel, spatialdata=spatialdata, resume=resume)
+    model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache)
     on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue}
-    _check_one_file(out, len(files))
     sections: dict[str, AnnData] = {}
     for path in files:
+        phase(f"reading {path.name}")
         for section in _input_sections(model, path, microns_per_pixel, library_key, table, on_slides):
             name = section_name(section)
             if name in sections:
@@ -103,8 +106,10 @@ def predict_run(
     preparation, predicted = model.preparation, {}
     for name, section in sections.items():
         if missing[name]:
+            phase(f"predicting {name}")
             prepared = preparation.prepare(section)
             predicted[name] = in_given_order(predict_prepared(model, prepared), prepared)
+    phase("writing")
     for name, prediction in predicted.items():
         for path in missing[name]:
             _write(prediction, path)
@@ -113,6 +118,7 @@ def predict_run(
 
 def load_to_predict(folder: str | Path, progress: bool, **how: Any) -> FittedModel:
     """Load a model as :func:`nh2st_graph.load` does, and set whether it shows progress bars."""
+    phase("loading the model")
     model = load(folder, **how)
     train = model.config.train.model_copy(update={"progress": progress})
     return replace(model, config=model.config.model_copy(update={"train": train}))
@@ -156,11 +162,8 @@ def _missing_outputs(out: Path, section: AnnData, model: FittedModel, spatialdat
     file = out if out.suffix == ".h5ad" else out / f"{name}.h5ad"
     outputs = [file, file.with_suffix(".zarr")] if spatialdata else [file]
     there = [path for path in outputs if path.exists()]
-    if there and not resume:
-        raise RunError(
-            f"{there[0]} exists already; keep what is there with {setting('resume', True)}, give another folder as "
-            f"{setting('out')}, or remove it"
-        )
+    if not resume:
+        refuse_existing(there)
     if file.exists():
         _check_kept(file, section, model)
     if there:

@@ -17,25 +17,25 @@ from anndata import AnnData
 from nh2st_graph import read
 from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest, setting
-from nh2st_graph.config import Config, changes, load_config, read_yaml
+from nh2st_graph._progress import phase
+from nh2st_graph.config import Config
 from nh2st_graph.datasets import is_published
 from nh2st_graph.section import Need
 from nh2st_graph.tl._evaluate import Evaluation, evaluate, evaluate_prepared
 from nh2st_graph.tl._figures import write_figures
+from nh2st_graph.tl._folder import CONFIG, check_begun, check_root, stored_config
 from nh2st_graph.tl._predict_run import load_to_predict
 from nh2st_graph.train import (
     FittedModel,
     Learned,
     Preparation,
     Standardizer,
-    check_method,
     check_precision,
     fit_prepared,
 )
 
 __all__ = ["Run", "evaluate_run", "load_sections", "prepare_sections", "train_run"]
 
-_CONFIG = "config.yaml"
 _METRICS = "metrics.json"
 _PER_GENE = "metrics_per_gene.csv"
 _PREDICTIONS = "predictions"
@@ -94,13 +94,11 @@ def load_sections(config: Config, folder: str | Path | None = None) -> dict[str,
         If a section is unknown or breaks the contract.
     """
     data = config.data
+    phase("reading sections" if data.format != "synthetic" else "making synthetic tissue")
     if data.format == "synthetic":
         return _synthetic(config, folder)
-    if data.root is None:
-        raise ConfigError(
-            f"{setting('data.root')} is not set; give the folder of the sections (of format {data.format!r}): "
-            f"{setting('data.root', 'FOLDER')}"
-        )
+    check_root(config)
+    assert data.root is not None
     wanted = [*data.train, *data.test] if data.train else None
     return read.sections(data.format, data.root, wanted, **read.check_options(data.format, data.options))
 
@@ -165,15 +163,17 @@ def train_run(
         If the loss is not finite at some step of training.
     """
     out, config = Path(out), _absolute(config)
-    _check_folder(out, config, resume)
+    check_begun(config, out, resume=resume)
     with nullcontext() if resume else _removed_on_bad_input(out), owned(out, "run folder"):
         if resume:  # again, now that no other process writes into it
-            _check_folder(out, config, resume)
-        write_text(out / _CONFIG, config.to_yaml())
+            check_begun(config, out, resume=resume)
+        write_text(out / CONFIG, config.to_yaml())
         prepared = _prepare(config, load_sections(config, out / _TISSUE) if sections is None else sections)
+        phase("training")
         start = time.perf_counter()
         model = fit_prepared(prepared, out=out, resume=resume)
         seconds = time.perf_counter() - start
+        phase("scoring")
         model.save(out)
         evaluation = evaluate_prepared(model, prepared.tests, prepared.train) if prepared.tests else None
         if evaluation is not None:
@@ -188,6 +188,7 @@ def _prepare(config: Config, sections: Mapping[str, AnnData]) -> Learned:
     for name, section in test.items():
         if section.n_obs == 1:
             raise DataError(f"section {name!r}: one spot alone cannot be scored; choose another in {_TEST}")
+    phase("computing image features and graphs")
     need: tuple[Need, ...] = ("genes", "image")
     prepared = Preparation.learn(config, train, test, need=need, test_need=need)
     for each in prepared.tests:
@@ -225,13 +226,14 @@ def evaluate_run(
     """
     folder = Path(folder)
     model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache)
-    config = _stored_config(folder, trust)
+    config = stored_config(folder, trust)
     if not config.data.test:
         raise RunError(
             f"run {folder}: {_TEST} is empty, so there is nothing to score on; name a section there, and train again"
         )
     with owned(folder, "run folder"):
         train, test = _split(config, load_sections(config, folder / _TISSUE))
+        phase("computing image features, predicting and scoring")
         evaluation = evaluate(test, model, train)
         _write(model, evaluation, folder)
     return Run(folder, model, evaluation)
@@ -256,6 +258,7 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
         for path in paths.values():
             if path.exists():
                 raise RunError(f"{path} exists already; give another folder as {setting('out')}, or remove it")
+        phase("computing image features and graphs")
         preparation = Preparation.of(config, [], Standardizer())
         prepared = {name: preparation.prepare(section) for name, section in sections.items()}
     # Only now, so that an error in one section leaves no file.
@@ -288,6 +291,7 @@ def _write(model: FittedModel, evaluation: Evaluation, out: Path) -> None:
     for name, prediction in evaluation.predictions.items():
         read.write_h5ad(prediction, out / _PREDICTIONS / f"{name}.h5ad")
     if model.config.evaluate.figures:
+        phase("drawing figures")
         write_figures(model, evaluation, out / _FIGURES)
     write_text(out / _PER_GENE, evaluation.per_gene.to_csv(float_format="%.6g"))
     # Written last: a run with metrics.json is complete.
@@ -312,33 +316,3 @@ def _absolute(config: Config) -> Config:
     return config.model_copy(
         update={"data": data.model_copy(update=in_data), "features": config.features.model_copy(update=features)}
     )
-
-
-def _check_folder(out: Path, config: Config, resume: bool) -> None:
-    if not resume:
-        if out.exists():
-            raise RunError(
-                f"run folder {out} exists already; give another as {setting('out')}, or go on with this run by "
-                f"{setting('resume', True)}"
-            )
-        return
-    if not (out / _CONFIG).is_file():
-        raise RunError(
-            f"run folder {out} holds no run to resume ({_CONFIG} is missing); leave out {setting('resume', True)}"
-        )
-    # The caller's own method may be code of a file; the name of any other is not followed.
-    stored = _stored_config(out, config.model.name)
-    changed = changes(stored.model_dump(mode="json"), config.model_dump(mode="json"))
-    if changed:
-        named = (setting(key) + f": {values}" for key, _, values in (each.partition(": ") for each in changed[:3]))
-        raise RunError(
-            f"run folder {out} was begun with another configuration ({', '.join(named)}); resume with the same"
-        )
-
-
-def _stored_config(folder: Path, trust: bool | str = False) -> Config:
-    """Read the configuration of a run; for ``trust`` see :func:`nh2st_graph.train.check_method`."""
-    if not (folder / _CONFIG).is_file():
-        raise RunError(f"{folder} is not a run folder ({_CONFIG} is missing); give the folder of a run")
-    check_method(read_yaml(folder / _CONFIG), f"run {folder}", trust)
-    return load_config(folder / _CONFIG)

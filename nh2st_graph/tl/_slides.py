@@ -65,8 +65,8 @@ def slide_section(
     )
     if model.lattice is None:
         logger.warning(
-            "the model does not know the lattice of its training sections; spots of %g um are laid %g um apart, as on "
-            "Visium or as given",
+            "the model does not know the lattice of its training sections; spots of %.4g um are laid %.4g um apart, as "
+            "on Visium or as given",
             lattice.spot_um,
             lattice.pitch_um,
         )

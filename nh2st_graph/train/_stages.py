@@ -20,12 +20,12 @@ import pandas as pd
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch_geometric.data import Data
 
 from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import ConfigError, DataError, RunError, setting
+from nh2st_graph._progress import console
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
 from nh2st_graph.models import Estimator, Network, find_method
@@ -163,16 +163,15 @@ class _Stages:
             self.log_path.unlink(missing_ok=True)
             for path in folder.glob(f"checkpoints/*/{_DONE}"):  # of an earlier fit
                 path.unlink()
-        console = Console(stderr=True)
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("epochs"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=not (config.train.progress and console.is_terminal),
+            console=console(),
+            disable=not (config.train.progress and console().is_terminal),
             transient=True,
         )
 

@@ -95,7 +95,7 @@ def test_it_ends_well_where_nothing_failed(study_file, out, capsys):
         (("--resume", "--only", "no panel"), r"--only no panel: study 'mine' has no such variant; did you mean"),
         (("--resume", "--seeds", "0;1"), "--seeds '0;1'; expected whole numbers with commas between"),
         (("--resume", "--jobs", "0"), "--jobs 0; allowed: 1 or more"),
-        (("--set", "graph.n_ring=2"), "unknown key 'graph.n_ring'; did you mean 'graph.n_rings'"),
+        (("--resume", "--set", "graph.n_ring=2"), "unknown key 'graph.n_ring'; did you mean 'graph.n_rings'"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(study_file, out, capsys, arguments, message):

@@ -205,7 +205,7 @@ def test_an_interrupt_says_how_to_go_on(benchmark_file, out, monkeypatch, capsys
         (("--resume", "--only", "mean"), r"--only mean: study 'mine' has no such variant; did you mean 'mine'"),
         (("--resume", "--seeds", "0;1"), "--seeds '0;1'; expected whole numbers with commas between"),
         (("--resume", "--jobs", "0"), "--jobs 0; allowed: 1 or more"),
-        (("--set", "model.hop=2"), "unknown key 'model.hop'; did you mean 'model.hops'"),
+        (("--resume", "--set", "model.hop=2"), "unknown key 'model.hop'; did you mean 'model.hops'"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(benchmark_file, out, capsys, arguments, message):

@@ -138,14 +138,14 @@ class TestErrors:
         def fail(*_, **__):
             raise kind("what\n  where,\n what to do")
 
-        monkeypatch.setattr(tl, "evaluate_run", fail)
+        monkeypatch.setattr(tl, "check_evaluation", fail)
         assert run("evaluate", "run") == (2, "", "error: what where, what to do\n")
 
     def test_a_fault_of_the_program_is_not_hidden(self, monkeypatch):
         def fail(*_, **__):
             raise ZeroDivisionError
 
-        monkeypatch.setattr(tl, "evaluate_run", fail)
+        monkeypatch.setattr(tl, "check_evaluation", fail)
         with pytest.raises(ZeroDivisionError):
             main(["evaluate", "run"])
 

@@ -1,0 +1,44 @@
+"""Help pages: paragraphs as wide as the terminal, and no types that say nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+
+__all__ = ["Command", "Group"]
+
+
+def _reflowed(text: str | None) -> str | None:
+    """Join the lines of each paragraph, which are as long as lines of code."""
+    return text and "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+def _without_types(params: list[Any]) -> list[Any]:
+    """Name no type of a flag, which has no value, and of an argument, whose own name says what it is."""
+    for each in params:
+        if isinstance(each, TyperArgument):
+            each.__dict__["display_type_rich"] = lambda ctx: None
+        elif getattr(each, "is_flag", False):
+            each.metavar = ""
+    return params
+
+
+class Command(TyperCommand):
+    """A command with such a help page."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.help = _reflowed(self.help)
+
+    def get_params(self, ctx: Any) -> Any:
+        """List the parameters as the help page shows them."""
+        return _without_types(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """All commands, with such a help page."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """List the parameters as the help page shows them."""
+        return _without_types(super().get_params(ctx))

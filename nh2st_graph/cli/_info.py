@@ -1,0 +1,321 @@
+"""Describe a run, a model, a section or a slide, in one screen."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, reason
+from nh2st_graph._progress import phase
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from nh2st_graph.section import Library
+
+__all__ = ["run_info"]
+
+#: Files of a model, a run and a study.
+_MODEL, _CONFIG, _SCORES, _STUDY = "model.json", "config.yaml", "metrics.json", "study.yaml"
+#: Names of a long list that are shown.
+_SHOWN = 8
+#: Parts of a configuration that say how a model came about; the rest is of files and devices.
+_SETTINGS = ("data", "features", "graph", "model", "train")
+_NEUTRAL = {"root", "train", "test", "options", "synthetic", "cache", "device", "precision", "progress", "name"}
+
+#: Endings of image files, whose own error says what is wrong.
+_IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf", ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif"}
+
+Facts = dict[str, Any]
+
+
+def run_info(path: Path) -> None:
+    """Print what a run, model, section or slide is.
+
+    Raises
+    ------
+    ConfigError, DataError, ImageError, ModelError, RunError
+        If the path is none of these, or is damaged.
+    """
+    title, facts, below = _described(path)
+    phase()
+    console = Console()
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value not in (None, ""):
+            shown.add_row(name, value if isinstance(value, Text) else Text(str(value)))
+    console.print(Text(title, style="bold"))
+    console.print(shown)
+    for each in below:
+        console.print()
+        console.print(each)
+
+
+def _described(path: Path) -> tuple[str, Facts, list[RenderableType]]:
+    if path.is_dir():
+        return _folder(path)
+    suffix = path.suffix.lower()
+    if suffix == ".h5ad":
+        return _section(path)
+    if suffix in {".yaml", ".yml"}:
+        raise ConfigError(f"{path} is a configuration, which 'train' or 'benchmark' reads; give a run, model or file")
+    file = Path(str(path).rpartition("#")[0]) if "#" in path.name and not path.exists() else path
+    if not file.exists():
+        raise DataError(f"{file} does not exist; give a run or model folder, a section (.h5ad) or a slide")
+    return _slide(path, file)
+
+
+def _folder(path: Path) -> tuple[str, Facts, list[RenderableType]]:
+    if (path / _MODEL).is_file():
+        return _model(path)
+    if (path / _STUDY).is_file():
+        raise RunError(f"{path} is the folder of a study; read its tables and report there, or give one of its runs/")
+    if path.suffix == ".zarr" or any((path / name).is_file() for name in (".zgroup", "zarr.json")):
+        raise DataError(f"{path} is a SpatialData store; see its sections by: nh2st-graph prepare spatialdata {path}")
+    if (path / _CONFIG).is_file():
+        raise RunError(f"run {path} has no {_MODEL} yet: it is not finished; go on with 'train' and --resume")
+    raise RunError(f"{path} is no folder of a run or model ({_MODEL} is missing); give one, or a section or slide")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged ({reason(error)}); copy the folder again") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} is damaged: it holds no keys and values; copy the folder again")
+    return values
+
+
+def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
+    from nh2st_graph.metrics import METHOD_LABELS
+
+    about = _json(path / _MODEL)
+    try:
+        config, genes = about["config"], about["genes"]
+        method = config["model"]["name"]
+        lattice = about.get("lattice")
+        facts: Facts = {
+            "method": METHOD_LABELS.get(method, method),
+            "trained on": f"{_listed(about['train_sections'])} ({config['data']['format']})",
+            "epochs": about["selected_epochs"] or "-",
+            "genes": f"{len(genes)} ({config['data']['panel']}): {_listed(genes)}",
+            "best on held-out": _listed(about["hpg50"]),
+            "targets": f"log counts, normalised by {config['data']['normalize']}"
+            + (", smoothed 3x3" if config["data"]["smooth"] == "3x3" else ""),
+            "encoder": f"{config['features']['encoder']}, {about['n_features']:,} features, patches of "
+            f"{config['features']['patch_um']:g} um" + (", fine-tuned" if config["features"]["finetune"] else ""),
+            "spots": None
+            if lattice is None
+            else f"{lattice['spot_um']:.3g} um wide, {lattice['pitch_um']:.4g} um apart, "
+            + {"hex": "hexagonal", "grid": "square"}[lattice["layout"]],
+            "settings": "; ".join(_changed(config)) or "all as by default",
+            "version": f"nh2st-graph {about['version']}",
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path / _MODEL} is incomplete ({reason(error)} is missing); copy the folder again") from None
+    if not (path / _CONFIG).is_file():
+        return f"Model {path}", facts, []
+    title, below = f"Run {path}", list[RenderableType]()
+    if (path / _SCORES).is_file():
+        below.append(_scores(_json(path / _SCORES), path))
+    else:
+        below.append(Text("No scores: the run had no test section, or is not finished.", style="dim"))
+    return title, facts, below
+
+
+def _changed(config: Mapping[str, Any]) -> list[str]:
+    """List the settings that differ from the defaults."""
+    from nh2st_graph.config import Config
+
+    default = Config().model_dump(mode="json")
+    found = []
+    for part in _SETTINGS:
+        for key, value in config[part].items():
+            # Settings of another method have other defaults, which are not known before torch is loaded.
+            known = default[part] if part != "model" or config[part]["name"] == default[part]["name"] else {}
+            if key not in _NEUTRAL and known.get(key, ...) != value and key not in {"panel", "encoder", "patch_um"}:
+                found.append(f"{part}.{key}={json.dumps(value).strip(chr(34))}")
+    return found
+
+
+def _scores(metrics: Mapping[str, Any], path: Path) -> RenderableType:
+    from nh2st_graph.cli._tables import COLUMNS
+    from nh2st_graph.metrics import LABELS, METHOD_LABELS
+
+    try:
+        protocol = metrics["protocol"]
+        rows = {METHOD_LABELS.get(protocol["method"], protocol["method"]): metrics["mean"]}
+        rows |= {LABELS.get(name, name): each["mean"] for name, each in metrics["baselines"].items()}
+        rows |= {LABELS.get(name, name): each["mean"] for name, each in metrics["references"].items()}
+        title = f"Scores on {_listed(protocol['test'])} ({protocol['split']})"
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path / _SCORES} is incomplete ({reason(error)} is missing); score the run again") from None
+    shown = Table(title=Text(title), title_justify="left", header_style="bold")
+    shown.add_column("")
+    for label in COLUMNS.values():
+        shown.add_column(label, justify="right")
+    for i, (name, row) in enumerate(rows.items()):
+        cells = [row.get(key) for key in COLUMNS]
+        shown.add_row(
+            Text(name), *("-" if cell is None else f"{cell:.3f}" for cell in cells), style="bold" if i == 0 else None
+        )
+    return shown
+
+
+def _section(path: Path) -> tuple[str, Facts, list[RenderableType]]:
+    from nh2st_graph.read import open_h5ad
+    from nh2st_graph.section import Key, Library
+
+    with open_h5ad(path) as adata:
+        names = _column(adata, Key.obs.section)
+        libraries = adata.uns.get(Key.uns.spatial)
+        entries = list(libraries.values()) if isinstance(libraries, Mapping) else []
+        found = Library.of(entries[0]) if len(entries) == 1 else None
+        predicted = adata.uns.get(Key.uns.prediction)
+        described = {key: dict(adata.uns[key]) for key in (Key.uns.image,) if isinstance(adata.uns.get(key), Mapping)}
+        image = described.get(Key.uns.image)
+        facts: Facts = {
+            "section": _listed(names) or "-",
+            "patient": _listed(_column(adata, Key.obs.patient)) or "-",
+            "spots": f"{adata.n_obs:,}{_array(adata)}",
+            "genes": f"{adata.n_vars:,}" + (f": {_listed(adata.var_names)}" if adata.n_vars else ""),
+            "resolution": None if found is None else _resolution(found),
+            "spot": None if found is None else _spot(found),
+            "image": None if found is None else _source(found, path),
+            "features": None
+            if image is None
+            else f"{image.get('encoder', '?')} ({adata.obsm[Key.obsm.image].shape[1]:,})"
+            if Key.obsm.image in adata.obsm
+            else None,
+            "graph": f"{adata.obsp[Key.obsp.connectivities].nnz:,} edges"
+            if Key.obsp.connectivities in adata.obsp
+            else None,
+            "layers": _listed(list(adata.layers)),
+            "predicted by": None
+            if predicted is None
+            else f"a model of {_listed(list(predicted.get('train_sections', [])))}, "
+            f"{predicted.get('encoder', '?')}, nh2st-graph {predicted.get('version', '?')}",
+            "missing": "; ".join(_missing(adata, names, found, len(entries), predicted is not None)) or "nothing",
+        }
+    kind = "Prediction" if predicted is not None else "Section" if len(names) < 2 else f"{len(names)} sections in one"
+    return f"{kind} {path}", facts, []
+
+
+def _column(adata: AnnData, key: str) -> list[str]:
+    return list(adata.obs[key].astype(str).unique()) if key in adata.obs else []
+
+
+def _array(adata: AnnData) -> str:
+    from nh2st_graph.section import Key
+
+    rows, columns = (adata.obs.get(key) for key in (Key.obs.array_row, Key.obs.array_col))
+    if rows is None or columns is None or not len(rows) or rows.isna().any() or columns.isna().any():
+        return ""
+    return f", rows {rows.min()} to {rows.max()} and columns {columns.min()} to {columns.max()} of an array"
+
+
+def _resolution(found: Library) -> str | None:
+    return None if found.microns_per_pixel is None else f"{found.microns_per_pixel:.4g} um per pixel"
+
+
+def _spot(found: Library) -> str | None:
+    if found.spot_diameter is None:
+        return None
+    wide = f"{found.spot_diameter:.4g} pixels wide"
+    return (
+        wide if found.microns_per_pixel is None else f"{found.spot_diameter * found.microns_per_pixel:.4g} um, {wide}"
+    )
+
+
+def _source(found: Library, path: Path) -> str | None:
+    if found.source is None:
+        return None
+    there = Path(found.source).is_file() or (path.parent / found.source).is_file()
+    return found.source + ("" if there else " (not there)")
+
+
+def _missing(
+    adata: AnnData, names: Sequence[str], found: Library | None, n_libraries: int, predicted: bool
+) -> Iterable[str]:
+    """Name what a section needs for training or prediction, and does not have."""
+    from nh2st_graph.section import Key
+
+    if not names:
+        yield f"obs['{Key.obs.section}']"
+    if Key.obs.patient not in adata.obs:
+        yield f"obs['{Key.obs.patient}']"
+    if Key.obsm.spatial not in adata.obsm:
+        yield f"positions (obsm['{Key.obsm.spatial}'])"
+    if not adata.n_vars:
+        yield "genes (it can be predicted, not trained on)"
+    if found is None:
+        yield f"one entry of uns['{Key.uns.spatial}'] (it has {n_libraries})"
+        return
+    if found.source is None:
+        yield f"the full-resolution image (metadata['{Key.library.source_image}'])"
+    if found.microns_per_pixel is None:
+        yield f"the resolution (metadata['{Key.library.microns_per_pixel}'])"
+    if not predicted and Key.obsm.image not in adata.obsm:
+        yield "image features (computed when they are needed)"
+
+
+def _slide(path: Path, file: Path) -> tuple[str, Facts, list[RenderableType]]:
+    from nh2st_graph.slide import open_slide
+
+    try:
+        with open_slide(path) as slide:
+            sizes, scale, factors = slide.sizes, slide.microns_per_pixel, slide.downsamples
+    except ImageError as error:
+        if file.suffix.lower() in _IMAGES:
+            raise
+        raise DataError(
+            f"{file} is neither a section (.h5ad) nor a slide ({reason(error)}); or give the folder of a run or model"
+        ) from None
+    width, height = sizes[0]
+    facts: Facts = {
+        "size": f"{width:,} x {height:,} pixels"
+        + ("" if scale is None else f", {width * scale / 1e3:.3g} x {height * scale / 1e3:.3g} mm"),
+        "resolution": "not in the file: give --microns-per-pixel when you predict it"
+        if scale is None
+        else f"{scale:.4g} um per pixel (about {_magnification(scale)}x)",
+        "levels": "; ".join(
+            f"{w:,} x {h:,}" + ("" if i == 0 else f" (1/{factors[i]:.4g})") for i, (w, h) in enumerate(sizes)
+        ),
+        "scenes": _listed(_scenes(file)) or None,
+        "file": f"{file.stat().st_size / 1e6:,.1f} MB",
+    }
+    return f"Slide {path}", facts, []
+
+
+def _magnification(scale: float) -> float:
+    """Magnification of an objective that gives this resolution."""
+    return min((1.25, 2.5, 5, 10, 20, 40, 60, 100), key=lambda x: abs(math.log(10 / scale / x)))
+
+
+def _scenes(path: Path) -> list[str]:
+    """Name the images of a TIFF that has several; empty for other files."""
+    from tifffile import TiffFile, TiffFileError
+
+    try:
+        with TiffFile(path) as file:
+            found = [(each.name or str(i), each.shape) for i, each in enumerate(file.series)]
+    except (TiffFileError, OSError, ValueError, KeyError, TypeError):
+        return []
+    return [f"{name} ({' x '.join(map(str, shape))})" for name, shape in found] if len(found) > 1 else []
+
+
+def _listed(names: Iterable[Any]) -> str:
+    """List names, the first ones of many."""
+    given = [str(name) for name in names]
+    shown = ", ".join(given[:_SHOWN])
+    return shown if len(given) <= _SHOWN else f"{shown} and {len(given) - _SHOWN:,} more"

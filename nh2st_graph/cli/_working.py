@@ -1,0 +1,48 @@
+"""Show that a command works, and handle Ctrl-C in one that can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import typer
+
+from nh2st_graph._progress import phase
+
+__all__ = ["interruptible", "working"]
+
+
+@contextmanager
+def working(resumable: bool = False) -> Iterator[None]:
+    """Show from now on that the command works; show nothing any more after the block.
+
+    It begins with the import of torch and the rest, which takes many seconds on a slow machine.
+
+    Parameters
+    ----------
+    resumable
+        On Ctrl-C, say how to go on.
+    """
+    phase("loading PyTorch and other libraries")
+    try:
+        with interruptible() if resumable else nullcontext():
+            yield
+    finally:
+        phase()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Run work that can be resumed: on Ctrl-C, say how to go on.
+
+    Raises
+    ------
+    typer.Exit
+        With code 130 on Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        phase()
+        typer.echo("interrupted; go on with the same command and --resume", err=True)
+        raise typer.Exit(130) from None

@@ -1,0 +1,91 @@
+"""What methods read of an image, as far as their settings tell: it is known before torch is loaded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from nh2st_graph._errors import ConfigError, nearest, setting
+
+__all__ = ["ENTRY_POINTS", "METHODS", "check_encoder", "check_name"]
+
+#: Group of entry points by which another package provides methods, each with its name.
+ENTRY_POINTS = "nh2st_graph.methods"
+
+#: Names of the methods of this package.
+METHODS = (
+    "bleep",
+    "eggn",
+    "egn",
+    "hggep",
+    "hist2st",
+    "histogene",
+    "knn",
+    "mclstexp",
+    "mean",
+    "nh2st_graph",
+    "pca_ridge",
+    "random_forest",
+    "ridge",
+    "ridge_neighbours",
+    "stgchb",
+    "stnet",
+    "triplex",
+)
+
+#: Names of the methods that read the pixels of a patch themselves.
+_PIXELS = {"histogene": "HisToGene", "hist2st": "Hist2ST", "hggep": "HGGEP"}
+#: Methods that read the places of a feature map, each with the setting of their number.
+_PLACES = {"triplex": "target_tokens", "egn": "tokens"}
+
+
+def check_name(name: str) -> None:
+    """Refuse a method that nobody provides, unless methods are loaded: then the registry knows better.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown.
+    """
+    if f"{__package__}._registry" in sys.modules or name in METHODS or ":" in name:
+        return
+    known = {*METHODS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))}
+    if name not in known:
+        raise ConfigError(f"{setting('model.name', name)}: no such method; {nearest(name, known)}")
+
+
+def check_encoder(keys: Mapping[str, Any]) -> None:
+    """Refuse an encoder whose features a method cannot read.
+
+    Parameters
+    ----------
+    keys
+        Dotted keys of a configuration, perhaps not all of them, with values that are not checked yet.
+
+    Raises
+    ------
+    ConfigError
+        If there is no method ``model.name``, or ``features.encoder`` does not fit it.
+    """
+    check_name(str(keys.get("model.name", "nh2st_graph")))
+    name, encoder = keys.get("model.name"), str(keys.get("features.encoder", "squidpy:summary+texture+histogram"))
+    where = f"{setting('model.name', name)} cannot read {setting('features.encoder', encoder)}"
+    by_pixels = keys.get("model.input", "pixels") == "pixels"
+    if name in _PIXELS and by_pixels and not encoder.startswith("pixels:"):
+        raise ConfigError(
+            f"{where}: {_PIXELS[name]} reads the pixels of a patch; give {setting('features.encoder', 'pixels:112')} "
+            f"and {setting('features.standardize', 'none')}"
+        )
+    if name == "egn" and by_pixels:
+        if not (encoder.startswith("pixels:") and "," in encoder):
+            raise ConfigError(
+                f"{where}: EGN reads pixels, then the features that find exemplars; give "
+                f"{setting('features.encoder', 'pixels:256,timm:resnet50')}, or {setting('model.input', 'features')}"
+            )
+    elif name in _PLACES and keys.get(f"model.{_PLACES[name]}", 49) != 1 and "timm-map:" not in encoder:
+        raise ConfigError(
+            f"{where}: it reads the places of a feature map; give {setting('features.encoder', 'timm-map:resnet18')}, "
+            f"or {setting(f'model.{_PLACES[name]}', 1)}"
+        )

@@ -1,0 +1,27 @@
+from ._file import BenchmarkFile, StudyFile, read_benchmark, read_study
+from ._folder import check_folder
+from ._folds import FoldEntry
+from ._plan import Fold, PlannedRun, Study, Variant
+from ._results import Results, StudyResult
+from ._run import run_study
+from ._text import cells
+from ._workers import Outcome, Watch
+
+__all__ = [
+    "BenchmarkFile",
+    "Fold",
+    "FoldEntry",
+    "Outcome",
+    "PlannedRun",
+    "Results",
+    "Study",
+    "StudyFile",
+    "StudyResult",
+    "Variant",
+    "Watch",
+    "cells",
+    "check_folder",
+    "read_benchmark",
+    "read_study",
+    "run_study",
+]

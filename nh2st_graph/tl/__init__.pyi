@@ -1,0 +1,38 @@
+from ._evaluate import LABELS, REFERENCES, Evaluation, evaluate
+from ._explain import explain
+from ._fit import fit
+from ._folder import check_evaluation, check_folder, check_prediction, check_root, check_run
+from ._model import FittedModel, load
+from ._predict import embed, predict
+from ._predict_run import predict_run
+from ._retrieve import Retrieval, embed_profiles, retrieve
+from ._run import Run, evaluate_run, load_sections, prepare_sections, train_run
+from ._slides import slide_section
+
+__all__ = [
+    "LABELS",
+    "REFERENCES",
+    "Evaluation",
+    "FittedModel",
+    "Retrieval",
+    "Run",
+    "check_evaluation",
+    "check_folder",
+    "check_prediction",
+    "check_root",
+    "check_run",
+    "embed",
+    "embed_profiles",
+    "evaluate",
+    "evaluate_run",
+    "explain",
+    "fit",
+    "load",
+    "load_sections",
+    "predict",
+    "predict_run",
+    "prepare_sections",
+    "retrieve",
+    "slide_section",
+    "train_run",
+]

@@ -1,0 +1,213 @@
+"""Refuse what cannot be done: known from arguments alone, before torch is loaded and sections are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, setting
+from nh2st_graph.config import Config, changes, load_config, read_yaml
+
+__all__ = [
+    "CONFIG",
+    "check_begun",
+    "check_evaluation",
+    "check_folder",
+    "check_prediction",
+    "check_root",
+    "check_run",
+    "refuse_existing",
+    "stored_config",
+]
+
+CONFIG = "config.yaml"
+#: The file of a model folder that says what the model is.
+_DESCRIPTION = "model.json"
+
+
+def check_folder(out: Path, *, resume: bool) -> None:
+    """Refuse a run folder that exists; with ``resume``, one that holds no run.
+
+    Raises
+    ------
+    RunError
+        If the folder cannot be used.
+    """
+    if out.exists() and not resume:
+        raise RunError(
+            f"run folder {out} exists already; give another as {setting('out')}, or go on with this run by "
+            f"{setting('resume', True)}"
+        )
+    if resume and not (out / CONFIG).is_file():
+        raise RunError(
+            f"run folder {out} holds no run to resume ({CONFIG} is missing); leave out {setting('resume', True)}"
+        )
+
+
+def check_root(config: Config) -> None:
+    """Refuse a configuration whose sections cannot be found: without a folder, or with options that nobody takes.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If ``data.root`` is not set or does not exist, or the format's reader does not have an option.
+    """
+    data = config.data
+    if data.format == "synthetic":
+        return
+    if data.root is None:
+        raise ConfigError(
+            f"{setting('data.root')} is not set; give the folder of the sections (of format {data.format!r}): "
+            f"{setting('data.root', 'FOLDER')}"
+        )
+    if data.options:
+        from nh2st_graph import read
+
+        read.check_options(data.format, data.options)
+    if not data.root.expanduser().exists():
+        raise DataError(f"{data.root} does not exist; check {setting('data.root')}")
+
+
+def check_run(config: Config, out: str | Path, *, resume: bool = False) -> None:
+    """Refuse a run of files that cannot begin; see :func:`train_run`.
+
+    Raises
+    ------
+    RunError, ConfigError, DataError
+        If the folder cannot be used, was begun with another configuration, or files are missing.
+    """
+    check_begun(config, Path(out), resume=resume)
+    check_root(config)
+
+
+def check_begun(config: Config, out: Path, *, resume: bool) -> None:
+    """Refuse a run folder as :func:`check_folder` does; with ``resume``, also one of another configuration."""
+    check_folder(out, resume=resume)
+    if not resume:
+        return
+    # The caller's own method may be code of a file; the name of any other is not followed.
+    stored = stored_config(out, config.model.name)
+    changed = changes(stored.model_dump(mode="json"), config.model_dump(mode="json"))
+    if changed:
+        named = (setting(key) + f": {values}" for key, _, values in (each.partition(": ") for each in changed[:3]))
+        raise RunError(
+            f"run folder {out} was begun with another configuration ({', '.join(named)}); resume with the same"
+        )
+
+
+def check_evaluation(folder: str | Path) -> None:
+    """Refuse to score a folder that is no run; see :func:`evaluate_run`.
+
+    Raises
+    ------
+    ModelError, RunError
+        If the folder holds no model, or is not a run.
+    """
+    _check_model(Path(folder))
+    if not (Path(folder) / CONFIG).is_file():
+        raise _no_run(Path(folder))
+
+
+def check_prediction(
+    folder: str | Path,
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    microns_per_pixel: float | None = None,
+    spatialdata: bool = False,
+    resume: bool = False,
+) -> None:
+    """Refuse a prediction of files that cannot be made; see :func:`predict_run`.
+
+    Raises
+    ------
+    ModelError, RunError, ConfigError, DataError, ImageError
+        If there is no model, an input is missing, an output exists, or a slide's file contradicts the resolution.
+    """
+    _check_model(Path(folder))
+    files, out = [Path(path) for path in paths], Path(out)
+    if out.suffix == ".h5ad" and len(files) != 1:
+        raise RunError(f"{setting('out', str(out))} is one file for {len(files)} sections; give a folder")
+    if microns_per_pixel is not None and not (math.isfinite(microns_per_pixel) and microns_per_pixel > 0):
+        raise ConfigError(f"{setting('microns_per_pixel', microns_per_pixel)}; give um per pixel, above 0")
+    for file in files:
+        if not file.exists():
+            error = DataError if file.suffix in {".h5ad", ".zarr"} else ImageError
+            raise error(f"{file} does not exist; give a section (.h5ad, .zarr) or a slide")
+        if file.is_dir():
+            continue
+        check = _check_section if file.suffix == ".h5ad" else _check_slide
+        name = check(file, microns_per_pixel)
+        if not resume:
+            named = out if out.suffix == ".h5ad" else out / f"{name}.h5ad"
+            refuse_existing([named, named.with_suffix(".zarr")] if spatialdata else [named])
+
+
+def _check_section(file: Path, microns_per_pixel: float | None) -> str:
+    """Check the resolution of a section, and give its name."""
+    from nh2st_graph import read
+    from nh2st_graph.section import Key, library, section_name
+    from nh2st_graph.slide import check_scale
+
+    with read.open_h5ad(file) as section:
+        if not section.n_obs:
+            return file.stem  # refused with its other faults when it is read
+        if microns_per_pixel is not None and Key.uns.spatial in section.uns:
+            check_scale(str(file), library(section).microns_per_pixel, microns_per_pixel)
+        return section_name(section)
+
+
+def _check_slide(file: Path, microns_per_pixel: float | None) -> str:
+    """Check the resolution of a slide, and give its name."""
+    from nh2st_graph.slide import check_scale, chosen_scale, open_slide, or_extra
+
+    with open_slide(file) as slide:
+        if microns_per_pixel is None:
+            chosen_scale(f"slide {file}", slide.microns_per_pixel, None, or_extra(file))
+        else:
+            check_scale(f"slide {file}", slide.microns_per_pixel, microns_per_pixel)
+    return file.name.partition(".")[0]
+
+
+def refuse_existing(outputs: Sequence[Path]) -> None:
+    """Refuse to write outputs that exist.
+
+    Raises
+    ------
+    RunError
+        If one exists.
+    """
+    there = [path for path in outputs if path.exists()]
+    if there:
+        raise RunError(
+            f"{there[0]} exists already; keep what is there with {setting('resume', True)}, give another folder as "
+            f"{setting('out')}, or remove it"
+        )
+
+
+def stored_config(folder: Path, trust: bool | str = False) -> Config:
+    """Read the configuration of a run; for ``trust`` see :func:`nh2st_graph.train.check_method`.
+
+    Raises
+    ------
+    RunError
+        If the folder is not a run.
+    ModelError
+        If its method needs your word.
+    """
+    from nh2st_graph.train import check_method
+
+    if not (folder / CONFIG).is_file():
+        raise _no_run(folder)
+    check_method(read_yaml(folder / CONFIG), f"run {folder}", trust)
+    return load_config(folder / CONFIG)
+
+
+def _no_run(folder: Path) -> RunError:
+    return RunError(f"{folder} is not a run folder ({CONFIG} is missing); give the folder of a run")
+
+
+def _check_model(folder: Path) -> None:
+    if not (folder / _DESCRIPTION).is_file():
+        raise ModelError(f"model {folder}: no {_DESCRIPTION} there; give the folder of a finished run")

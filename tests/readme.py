@@ -1,0 +1,106 @@
+"""The README's blocks, and a folder in which they run: parts of real sections, and settings that take seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+#: What makes a run on a few dozen spots take seconds, and needs no download.
+QUICK = (
+    "data.panel=hvg:20",
+    "features.encoder=squidpy:summary",
+    "train.max_epochs=2",
+    "train.folds=2",
+    "train.device=cpu",
+    "train.progress=false",
+)
+#: Sections of Visium in the folder.
+SECTIONS = ("A1", "B1", "C1", "D1")
+#: Studies are hundreds of runs, and have tests of their own.
+STUDIES = {"ablate", "benchmark"}
+
+
+def python_blocks() -> list[str]:
+    """Blocks that are marked as Python, in order."""
+    return re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def shell_commands() -> list[list[str]]:
+    """Arguments of each ``nh2st-graph`` command, its lines joined, in order."""
+    joined = README.replace("\\\n", " ")
+    return [shlex.split(line) for line in re.findall(r"^ {4}nh2st-graph (.*)$", joined, re.MULTILINE)]
+
+
+def set_keys(command: list[str]) -> list[str]:
+    """Assignments that a command makes by ``--set``."""
+    return [after for before, after in itertools.pairwise(command) if before == "--set"]
+
+
+def quick(command: list[str]) -> list[str]:
+    """Add the settings that take seconds to a command that takes settings."""
+    return [*command, *(part for change in QUICK for part in ("--set", change))] if set_keys(command) else command
+
+
+def run(command: list[str]) -> None:
+    """Run a command in this process; it must end well."""
+    from nh2st_graph.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 0, command
+
+
+def follow_the_readme(place: Path, shared_data: Path, her2st: Path) -> None:
+    """Make the folder that the README describes, and type its commands there, those of studies left out."""
+    from nh2st_graph import read
+
+    from .slides import write_pyramid
+
+    place.mkdir()
+    (place / "configs").symlink_to(ROOT / "configs")
+    spots = list(read.visium_section(shared_data / "visium_tiny").obs_names)
+    for i, name in enumerate(SECTIONS):
+        image = her2st / "data" / "ST-imgs" / "C" / f"C{3 + i}" / f"C{3 + i}.jpg"
+        part_of_a_section(shared_data / "visium_tiny", image, place / "sections" / name, spots[i::4])
+    shutil.copytree(her2st, place / "her2st")
+    read.write_spatialdata(read.sections("visium", place / "sections", ["D1"])["D1"], place / "store.zarr")
+    (place / "panel.txt").write_text("GNAS\nERBB2\nFASN\n")
+    write_pyramid(place / "slide.tif", 1500, 1.0)
+    with contextlib.chdir(place):
+        for command in shell_commands():
+            if command[0] not in STUDIES:
+                # Figures of one run are looked at.
+                drawn = {"runs/c6"} & {*command} and command[0] == "train"
+                with contextlib.nullcontext() if drawn else patch("nh2st_graph.tl._run.write_figures"):
+                    run(quick(command))
+
+
+def part_of_a_section(source: Path, image: Path, target: Path, spots: list[str]) -> None:
+    """Copy a Space Ranger folder with some of its spots; its image is black, so another is its ``slide.tif``."""
+    (target / "spatial").mkdir(parents=True)
+    for path in [*source.glob("*.h5"), *(source / "spatial").glob("*.png")]:
+        (target / path.relative_to(source)).write_bytes(path.read_bytes())
+    factors = json.loads((source / "spatial" / "scalefactors_json.json").read_text())
+    scale = factors["tissue_hires_scalef"]
+    factors = {key: value * scale if "diameter" in key else value / scale for key, value in factors.items()}
+    (target / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
+    positions = pd.read_csv(source / "spatial" / "tissue_positions_list.csv", header=None)
+    positions[1] = positions[0].isin(spots).astype(int)
+    positions[[4, 5]] = np.rint(positions[[4, 5]] * scale).astype(int)
+    positions.to_csv(target / "spatial" / "tissue_positions_list.csv", header=False, index=False)
+    with Image.open(source / "spatial" / "tissue_hires_image.png") as hires, Image.open(image) as tissue:
+        tissue.convert("RGB").resize(hires.size).save(target / "slide.tif")
