@@ -77,6 +77,8 @@ def lattice_neighbours(adata: AnnData) -> int:
     if np.quantile(ratio, 0.25) <= _SQUARE_FROM:
         return 6
     # In an array with many holes it is further away too. A hexagonal one has no spots at the diagonal of a square.
-    near = nearest_distances(spatial, min(len(spatial) - 1, 18)) / neighbour_distance(spatial)
+    near = nearest_distances(spatial, min(len(spatial) - 1, 18)) / max(
+        neighbour_distance(spatial), np.finfo(float).tiny
+    )
     square, hexagonal = (np.count_nonzero(np.abs(near - shell) < _SHELL) for shell in (2**0.5, 3**0.5))
     return 6 if square < _FEW * hexagonal else 8
