@@ -1,4 +1,4 @@
-"""Run the demo: show what the neighbour branch finds on tissue with known truth."""
+"""Run the demo: show what the neighbour branch and its attention find on tissue with known truth."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ __all__ = ["run_demo"]
 
 _KINDS = {
     "own": "genes that follow the spot's own image",
-    "neighbour": "genes that follow the neighbours' images",
+    "neighbour": "genes that follow the mean of the neighbours' images",
+    "interaction": "genes that follow the neighbour with the most nuclei",
     "noise": "genes that follow nothing",
 }
 
+#: What the two controls change. They need no baselines of their own: those of the full model see the same.
+_WITHOUT = ["model.neighbours=false", "evaluate.baselines=false"]
+_MEAN = ["model.operator=sage", "model.edge_features=none", "evaluate.baselines=false"]
+
 
 def run_demo(out: Path, overrides: list[str]) -> None:
-    """Train NH2ST-Graph with and without its neighbour branch, and compare them gene by gene."""
+    """Train NH2ST-Graph, the same with the mean over neighbours, and without neighbours; compare them gene by gene."""
     console = Console()
     if out.exists():
         raise RunError(f"demo folder {out} exists already; remove it, or give another as --out")
@@ -41,35 +46,40 @@ def run_demo(out: Path, overrides: list[str]) -> None:
         f"Synthetic tissue: sections {', '.join(config.data.train)} to learn from, "
         f"{', '.join(config.data.test)} to score on."
     )
-    console.print("[bold]1/2[/] NH2ST-Graph")
+    console.print("[bold]1/3[/] NH2ST-Graph")
     with working():
         full = tl.train_run(config, out / "full")
-    console.print("[bold]2/2[/] the same without the neighbour branch")
+    console.print("[bold]2/3[/] the same without the neighbour branch")
     with working():
-        alone = tl.train_run(config.override(["model.neighbours=false"]), out / "without_neighbours")
-    table = by_kind(full, alone)
+        alone = tl.train_run(config.override(_WITHOUT), out / "without_neighbours")
+    console.print("[bold]3/3[/] the same with the plain mean over neighbours, without attention")
+    with working():
+        mean = tl.train_run(config.override(_MEAN), out / "mean_of_neighbours")
+    table = by_kind(full, alone, mean)
     table.to_csv(out / "by_kind.csv", float_format="%.4f")
     print_table(table.rename(index=_KINDS), f"Mean r on {', '.join(config.data.test)}, which neither model has seen")
-    print_paths([out / "by_kind.csv", *full.outputs(), alone.folder])
+    print_paths([out / "by_kind.csv", *full.outputs(), alone.folder, mean.folder])
 
 
-def by_kind(full: tl.Run, alone: tl.Run) -> pd.DataFrame:
-    """Average r by kind of gene: ridge, the model with and without the neighbour branch, and the gain."""
+def by_kind(full: tl.Run, alone: tl.Run, mean: tl.Run) -> pd.DataFrame:
+    """Average r by kind of gene: ridge without and with neighbours, the two controls, the model, and its gain."""
     import pandas as pd
 
-    if full.evaluation is None or alone.evaluation is None:
+    if full.evaluation is None or alone.evaluation is None or mean.evaluation is None:
         raise RunError("the demo needs a test section; do not change data.test")
     per_gene = full.evaluation.per_gene
-    # Names of genes tell their kind: OWN01, NBR01, NOISE01.
+    # Names of genes tell their kind: OWN01, NBR01, INT01, NOISE01.
     kinds = (
         per_gene.index.get_level_values("gene")
         .str.rstrip("0123456789")
-        .map({"OWN": "own", "NBR": "neighbour", "NOISE": "noise"})
+        .map({"OWN": "own", "NBR": "neighbour", "INT": "interaction", "NOISE": "noise"})
     )
     table = pd.DataFrame(
         {
             "ridge": per_gene["pcc_ridge"],
+            "ridge with neighbours": per_gene["pcc_ridge_neighbours"],
             "without neighbours": alone.evaluation.per_gene["pcc"],
+            "mean of neighbours": mean.evaluation.per_gene["pcc"],
             "NH2ST-Graph": per_gene["pcc"],
         }
     )

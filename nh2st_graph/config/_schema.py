@@ -78,6 +78,7 @@ class SyntheticConfig(Section):
     n_cols: Annotated[int, Field(ge=6)] = 16
     n_own: Positive = 20
     n_neighbour: Positive = 20
+    n_interaction: Annotated[int, Field(ge=0)] = 0
     n_noise: Positive = 10
     seed: int = 0
 

@@ -28,6 +28,7 @@ from nh2st_graph.datasets._truth import (
     expected_counts,
     measure_morphology,
     patch_means,
+    selected_neighbour,
     surroundings,
 )
 from nh2st_graph.section import Key, check_section, library_entry
@@ -40,7 +41,15 @@ _HIRES_PX = 1000
 _ON_TISSUE = 0.98  # smallest share of tissue in a spot's patch
 
 # With fewer than 6 rows or columns, the 18 terms of a patch would explain the surroundings of so few spots.
-_LEAST = {"n_sections": 1, "seed": 0, "n_rows": 6, "n_cols": 6, "n_own": 0, "n_neighbour": 0, "n_noise": 0}
+_LEAST = {"n_sections": 1, "seed": 0, "n_rows": 6, "n_cols": 6, **{f"n_{kind}": 0 for kind in KINDS}}
+
+#: Where the variables of each kind of gene are kept.
+_TRUTHS = {
+    Key.obsm.truth_morphology: "own",
+    Key.obsm.truth_neighbourhood: "neighbour",
+    Key.obsm.truth_interaction: "interaction",
+}
+
 _BOUNDS = {
     "microns_per_pixel": (0.1, 8.0),
     "depth": (1.0, 1e6),
@@ -60,6 +69,7 @@ def synthetic_tissue(
     n_cols: int = 16,
     n_own: int = 20,
     n_neighbour: int = 20,
+    n_interaction: int = 0,
     n_noise: int = 10,
     microns_per_pixel: float = 2.0,
     depth: float = 5000.0,
@@ -74,7 +84,9 @@ def synthetic_tissue(
     and eosin. Let :math:`Z` be the morphology of a spot's own 112 um patch (nuclear density, nuclear size,
     eosin, lumen), standardised within the section, and :math:`N` the mean morphology of its up to eight
     array neighbours, less what a quadratic function of :math:`Z` and the domains of the patch explain of it,
-    standardised. Then
+    standardised. Let :math:`A` be the morphology of the neighbour with the most nuclei (a mean by the weights
+    :math:`\exp(2 d_j - c_j)`, with the neighbour's standardised density :math:`d_j`, and :math:`c_j = 1` across the
+    corner), less the same and what the neighbours' mean explains of it, standardised. Then
 
     .. math::
 
@@ -82,7 +94,8 @@ def synthetic_tissue(
         \mu_{ig} = m_{k} \frac{e^{b_g + \eta_{ig}}}{\sum_{h \in k} e^{b_h + \eta_{ih}}}
 
     where :math:`k` is the gene's kind, and :math:`\eta_{ig}` is :math:`w_g \cdot Z_i` for ``own`` genes,
-    :math:`w_g \cdot N_i` for ``neighbour`` genes and 0 for ``noise`` genes. A kind holds a constant share
+    :math:`w_g \cdot N_i` for ``neighbour`` genes, :math:`w_g \cdot A_i` for ``interaction`` genes and 0 for
+    ``noise`` genes. A mean over neighbours cannot express :math:`A`, attention can. A kind holds a constant share
     :math:`m_k` of the library, so that library-size normalisation carries no signal from one kind to
     another; the depth :math:`d_i` is log-normal and independent of the image; the variance of a count of
     mean :math:`m` is :math:`m + \phi m^2`.
@@ -98,9 +111,9 @@ def synthetic_tissue(
         Folder for the images, ``{section}.jpg``. A file with the same content is not written again.
     n_rows, n_cols
         Size of the spot array, at least 6 each. Spots outside the tissue's outline are left out.
-    n_own, n_neighbour, n_noise
-        Number of genes of each kind: ``OWN01``, ..., ``NBR01``, ..., ``NOISE01``, ... There are none or at least two
-        own and neighbour genes: a single gene would have its kind's constant share of the library.
+    n_own, n_neighbour, n_interaction, n_noise
+        Number of genes of each kind: ``OWN01``, ..., ``NBR01``, ..., ``INT01``, ..., ``NOISE01``, ... There are none or
+        at least two of each kind but noise: a single gene would have its kind's constant share of the library.
     microns_per_pixel
         Resolution of the images; the tissue is the same at every resolution.
     depth
@@ -117,8 +130,8 @@ def synthetic_tissue(
     Returns
     -------
     Sections by name. Beyond the section contract, each has ``obs["domain"]`` (the main tissue of the
-    patch), ``var["kind"]``, ``varm["truth_loadings"]`` (:math:`w`, genes x 4), ``obsm["truth_morphology"]``
-    and ``obsm["truth_neighbourhood"]`` (:math:`Z` and :math:`N`, spots x 4),
+    patch), ``var["kind"]``, ``varm["truth_loadings"]`` (:math:`w`, genes x 4), ``obsm["truth_morphology"]``,
+    ``obsm["truth_neighbourhood"]`` and ``obsm["truth_interaction"]`` (:math:`Z`, :math:`N` and :math:`A`, spots x 4),
     ``layers["truth_mean"]`` (:math:`d_i \mu_{ig}`, spots x genes) and ``uns["nh2st_truth"]`` (the arguments).
 
     Raises
@@ -135,6 +148,7 @@ def synthetic_tissue(
         n_cols=n_cols,
         n_own=n_own,
         n_neighbour=n_neighbour,
+        n_interaction=n_interaction,
         n_noise=n_noise,
         microns_per_pixel=microns_per_pixel,
         depth=depth,
@@ -158,6 +172,7 @@ class _Study:
     n_cols: int
     n_own: int
     n_neighbour: int
+    n_interaction: int
     n_noise: int
     microns_per_pixel: float
     depth: float
@@ -169,7 +184,7 @@ class _Study:
     @property
     def numbers(self) -> dict[str, int]:
         """Number of genes of each kind."""
-        return {"own": self.n_own, "neighbour": self.n_neighbour, "noise": self.n_noise}
+        return {kind: getattr(self, f"n_{kind}") for kind in KINDS}
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -180,14 +195,14 @@ class _Study:
             value = getattr(self, name)
             if not isinstance(value, Real) or not low <= float(value) <= high:
                 raise ConfigError(f"{setting(name, value)}; allowed: {low:g} to {high:g}")
-        for kind in ("own", "neighbour"):
+        for kind in ("own", "neighbour", "interaction"):
             if self.numbers[kind] == 1:
                 raise ConfigError(
                     f"{setting(f'n_{kind}', 1)}; allowed: 0, or 2 and more (a single gene would have its kind's "
                     "constant share of the library)"
                 )
         if not any(self.numbers.values()):
-            raise ConfigError("n_own, n_neighbour and n_noise are all 0; ask for some genes")
+            raise ConfigError("n_own, n_neighbour, n_interaction and n_noise are all 0; ask for some genes")
 
 
 def _make_section(number: int, study: _Study, genes: Genes, folder: Path) -> AnnData:
@@ -201,16 +216,20 @@ def _make_section(number: int, study: _Study, genes: Genes, folder: Path) -> Ann
     array, centres = _spots(tissue, study.n_rows, study.n_cols)
     domains = patch_means(tissue.domains, centres, LATTICE_UM)
     own = measure_morphology(tissue, image, centres, study.microns_per_pixel)
-    around = surroundings(own, domains, array)
+    variables = {
+        "own": own,
+        "neighbour": surroundings(own, domains, array),
+        "interaction": selected_neighbour(own, domains, array),
+    }
     depth = draw_depth(count_rng, len(own), study.depth, study.depth_shift)
-    mean = expected_counts(genes, own, around, depth)
+    mean = expected_counts(genes, variables, depth)
 
     adata = _name_counts(number, genes, array, draw_counts(count_rng, mean, study.dispersion))
     names = np.array(list(DOMAINS))
     adata.obs[Key.obs.domain] = pd.Categorical(names[domains.argmax(axis=1)], categories=names)
     adata.layers[Key.layers.truth_mean] = mean
-    adata.obsm[Key.obsm.truth_morphology] = _frame(own, adata.obs_names)
-    adata.obsm[Key.obsm.truth_neighbourhood] = _frame(around, adata.obs_names)
+    for key, kind in _TRUTHS.items():
+        adata.obsm[key] = _frame(variables[kind], adata.obs_names)
     adata.uns[Key.uns.truth] = asdict(study)
     _attach_image(adata, centres, path, study.microns_per_pixel)
     return check_section(adata, need=("genes", "image"))

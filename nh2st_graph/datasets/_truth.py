@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 from scipy.special import softmax
 from sklearn.linear_model import LinearRegression
@@ -27,13 +29,14 @@ __all__ = [
     "expected_counts",
     "measure_morphology",
     "patch_means",
+    "selected_neighbour",
     "surroundings",
 ]
 
 Floats = NDArray[np.float64]
 
 #: Kinds of genes, and the beginning of their names.
-KINDS = {"own": "OWN", "neighbour": "NBR", "noise": "NOISE"}
+KINDS = {"own": "OWN", "neighbour": "NBR", "interaction": "INT", "noise": "NOISE"}
 #: Variables of a spot's patch, in the order of the columns everywhere.
 MORPHOLOGY = ("nuclear_density", "nuclear_size", "eosin", "lumen")
 #: Side of the square in which the morphology of a spot is measured; squares of neighbours do not touch.
@@ -41,6 +44,9 @@ PATCH_UM = 112.0
 
 _ABUNDANCE_SD = 0.5  # standard deviation of the natural log of a gene's base abundance
 _SPOT_DEPTH_SD = 0.35  # standard deviation of the natural log of a spot's depth within its section
+
+_BY_DENSITY = 2.0  # change of a neighbour's log weight for one standard deviation of its nuclear density
+_BY_CORNER = -1.0  # change of it for a neighbour across the corner, 1.41 pitches away
 
 
 class Genes(NamedTuple):
@@ -149,15 +155,58 @@ def surroundings(own: Floats, domains: Floats, array: NDArray[np.intp]) -> Float
     Mean over the up to eight spots around each spot (0 if there is none), minus its least-squares fit by the spot's own
     variables, their squares and products, and its domains; standardised, ``(n_spots, 4)``.
     """
-    adjacency = radius_neighbors_graph(array, 1.0, metric="chebyshev", include_self=False)
-    degree = np.diff(adjacency.indptr)[:, None]
-    mean = (adjacency @ own) / np.maximum(degree, 1)
-    # Tissue continues beyond a patch, so that the domains of the patch tell about its neighbours too.
-    known = np.hstack([PolynomialFeatures(degree=2).fit_transform(own), domains])
-    return scale(mean - LinearRegression().fit(known, mean).predict(known))
+    mean = _weighted_means(_adjacent(array), own)
+    return _left_over(mean, _known(own, domains))
 
 
-def expected_counts(genes: Genes, own: Floats, around: Floats, depth: Floats) -> Floats:
+def selected_neighbour(own: Floats, domains: Floats, array: NDArray[np.intp]) -> Floats:
+    r"""Take the morphology of the neighbour with the most nuclei, and regress out what the neighbours' mean tells.
+
+    Neighbour :math:`j` of a spot has the weight :math:`\exp(2 d_j - c_j)` over the sum of the weights, with its nuclear
+    density :math:`d_j` (standardised) and :math:`c_j = 1` across the corner and 0 across the side. Which neighbour
+    counts thus depends on what is in it and in the neighbours beside it, and on its distance.
+
+    Parameters
+    ----------
+    own, domains, array
+        As in :func:`surroundings`.
+
+    Returns
+    -------
+    Weighted mean over the up to eight spots around each spot (0 if there is none), minus its least-squares fit by the
+    neighbours' plain mean, the spot's own variables, their squares and products, and its domains; standardised,
+    ``(n_spots, 4)``. No linear function of a spot's own variables and its neighbours' mean explains it.
+    """
+    weights = _adjacent(array)
+    mean = _weighted_means(weights, own)
+    receiver, sender = weights.nonzero()
+    across_corner = np.abs(array[receiver] - array[sender]).sum(axis=1) == 2
+    weights.data = np.exp(_BY_DENSITY * own[sender, MORPHOLOGY.index("nuclear_density")] + _BY_CORNER * across_corner)
+    return _left_over(_weighted_means(weights, own), np.hstack([_known(own, domains), mean]))
+
+
+def _adjacent(array: NDArray[np.intp]) -> csr_matrix:
+    """Join each spot to the up to eight around it."""
+    return radius_neighbors_graph(array, 1.0, metric="chebyshev", include_self=False)
+
+
+def _weighted_means(weights: csr_matrix, values: Floats) -> Floats:
+    """Average values by the weights of each row; 0 for a row without any."""
+    total = np.asarray(weights.sum(axis=1))
+    return (weights @ values) / np.where(total > 0, total, 1.0)
+
+
+def _known(own: Floats, domains: Floats) -> Floats:
+    """List what a spot's patch tells: tissue continues beyond it, so that its domains tell about its neighbours too."""
+    return np.hstack([PolynomialFeatures(degree=2).fit_transform(own), domains])
+
+
+def _left_over(values: Floats, known: Floats) -> Floats:
+    """Take from values what a linear function of other values explains, and standardise the rest."""
+    return scale(values - LinearRegression().fit(known, values).predict(known))
+
+
+def expected_counts(genes: Genes, variables: Mapping[str, Floats], depth: Floats) -> Floats:
     """Compute the mean of each count.
 
     Each kind of gene has a constant share of the library, and genes compete within their kind. A spot's total therefore
@@ -167,8 +216,8 @@ def expected_counts(genes: Genes, own: Floats, around: Floats, depth: Floats) ->
     ----------
     genes
         Abundances and loadings.
-    own, around
-        What ``own`` and ``neighbour`` genes depend on, ``(n_spots, 4)`` each.
+    variables
+        What the genes of each kind depend on, ``(n_spots, 4)`` each; ``noise`` genes have none.
     depth
         Expected total of each spot, ``(n_spots,)``.
 
@@ -177,11 +226,11 @@ def expected_counts(genes: Genes, own: Floats, around: Floats, depth: Floats) ->
     Means, ``(n_spots, n_genes)``.
     """
     library = softmax(genes.base)
-    share = np.empty((len(own), len(genes.base)))
+    share = np.empty((len(depth), len(genes.base)))
     for kind in KINDS:
         chosen = genes.kind == kind
         if chosen.any():
-            effect = (around if kind == "neighbour" else own) @ genes.loadings[chosen].T
+            effect = variables[kind] @ genes.loadings[chosen].T if kind in variables else np.zeros((len(depth), 1))
             share[:, chosen] = library[chosen].sum() * softmax(genes.base[chosen] + effect, axis=1)
     return depth[:, None] * share
 

@@ -11,20 +11,41 @@ from typing import Any, Literal, get_args
 import networkx as nx
 import numpy as np
 from anndata import AnnData
+from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import QhullError
 
 from nh2st_graph._errors import ConfigError, DataError, nearest, setting
 from nh2st_graph.read import SpatialObject, given_sections
 from nh2st_graph.read._docs import documented
-from nh2st_graph.section import Key, check_section, lattice_neighbours, library, section_name, spot_pitch
+from nh2st_graph.section import (
+    Key,
+    check_section,
+    fit_array,
+    lattice_neighbours,
+    library,
+    nearest_distances,
+    section_name,
+    spot_pitch,
+)
 
 __all__ = ["GraphMode", "has_graph", "spatial_graph"]
+
+logger = logging.getLogger("nh2st_graph")
 
 GraphMode = Literal["grid", "knn", "radius", "delaunay", "random", "none"]
 
 #: Key of the arguments of :func:`spatial_graph`, beside squidpy's own ``params``.
 _ASKED = "nh2st_graph"
+
+#: squidpy leaves out edges of a grid from this many median distances on.
+_CUT_OFF = 1.3
+
+#: Spots are a lattice if most of them have their nearest spot this close to the median distance (a share of it).
+_REGULAR = 0.2
+
+#: Even the longest edge is shorter than this share of the distance to the next spots of a full array.
+_BEFORE_NEXT = 0.97
 
 
 @documented
@@ -71,6 +92,13 @@ def spatial_graph(
     -------
     None, or the copy. The result is ``obsp[f"{key_added}_connectivities"]``, ``obsp[f"{key_added}_distances"]`` and
     ``uns[f"{key_added}_neighbors"]``. A spot may have no neighbour.
+
+    Notes
+    -----
+    squidpy takes the grid's pitch from the median distance to the nearest spots, and joins spots over holes once about
+    half of an array's spots are missing. Here the pitch comes from the array (:func:`spot_pitch`), and edges that are
+    longer than squidpy's on a full array are left out, with a warning that counts them. Without array positions, the
+    pitch is the median distance from a spot to its nearest spot; spots that are not a lattice keep all of their edges.
 
     Raises
     ------
@@ -133,6 +161,8 @@ def _asked(adata: AnnData, *arguments: Any) -> dict[str, Any]:
     given = {name: value for name, value in zip(names, arguments, strict=True) if value is not None}
     if given["mode"] != "random":
         del given["seed"]
+    if given["mode"] in ("grid", "random"):
+        given["longest_px"] = _longest_px(adata, given.get("n_neighs"))
     if given["mode"] == "radius":
         given["radius_px"] = _radius_px(adata, given.get("radius_um"))
     return {**given, "positions": hashlib.sha256(spatial.tobytes()).hexdigest()[:16]}
@@ -162,6 +192,7 @@ def _call_squidpy(
     if mode == "grid":
         around = min(n_neighs or lattice_neighbours(adata), most)
         sq.gr.spatial_neighbors_grid(adata, n_neighs=around, n_rings=n_rings, key_added=key_added)
+        _cut(adata, _longest_px(adata, n_neighs), n_rings, key_added)
     elif mode == "knn":
         sq.gr.spatial_neighbors_knn(adata, n_neighs=min(n_neighs or 6, most), key_added=key_added)
     elif mode == "radius":
@@ -174,6 +205,71 @@ def _call_squidpy(
                 f"section {section_name(adata)!r}: its {adata.n_obs} spots lie on one line and have no "
                 f"triangulation; give {setting('graph.mode', 'knn')}"
             ) from None
+
+
+def _longest_px(adata: AnnData, n_neighs: int | None) -> float:
+    """Length in pixels from which an edge of the first ring jumps over a hole; infinite if spots are not a lattice.
+
+    It is squidpy's cut-off on a full array: its factor times the distance to the last of the neighbours.
+    """
+    if adata.n_obs < 2 or not (fit_array(adata) or _regular(np.asarray(adata.obsm[Key.obsm.spatial], np.float64))):
+        return float("inf")
+    around = lattice_neighbours(adata)
+    wanted = n_neighs or around
+    half = int(wanted**0.5) + 2
+    x, y = np.meshgrid(*[np.arange(-half, half + 1, dtype=np.float64)] * 2)
+    if around == 6:
+        x, y = x + y / 2, y * np.sqrt(3) / 2
+    distances = np.sort(np.hypot(x, y), axis=None)  # in pitches; the first is the spot itself
+    reach = distances[wanted]
+    following = distances[distances > 1.01 * reach][0]
+    return float(f"{min(_CUT_OFF * reach, _BEFORE_NEXT * following) * spot_pitch(adata):.6g}")
+
+
+def _regular(centres: NDArray[np.float64]) -> bool:
+    """Say whether most spots have their nearest other spot at about the same distance."""
+    nearest_spot = nearest_distances(centres)
+    pitch = np.median(nearest_spot)
+    return bool(pitch > 0 and (np.abs(nearest_spot - pitch) <= _REGULAR * pitch).mean() > 0.5)
+
+
+def _cut(adata: AnnData, longest_px: float, n_rings: int, key_added: str) -> None:
+    """Leave out edges of squidpy's grid that are longer than the first ring, and number the rings anew."""
+    keys = f"{key_added}_connectivities", f"{key_added}_distances"
+    rings = sparse.coo_matrix(adata.obsp[keys[1]])
+    first = rings.data == 1
+    row, col = rings.row[first], rings.col[first]
+    centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    kept = np.linalg.norm(centres[row] - centres[col], axis=1) < longest_px
+    if kept.all():
+        return
+    dtype = rings.dtype
+    ring = sparse.csr_matrix((np.ones(kept.sum(), dtype=dtype), (row[kept], col[kept])), rings.shape)
+    adata.obsp[keys[1]] = _rings(ring, n_rings)
+    adata.obsp[keys[0]] = (adata.obsp[keys[1]] > 0).astype(dtype)
+    logger.warning(
+        "section %r: %d of %d edges between neighbours jumped over missing spots (more than %.4g px) and are left out; "
+        "%d of %d spots have no neighbour",
+        section_name(adata),
+        len(kept) - kept.sum(),
+        len(kept),
+        longest_px,
+        int((np.diff(ring.indptr) == 0).sum()),
+        adata.n_obs,
+    )
+
+
+def _rings(ring: sparse.csr_matrix, n_rings: int) -> sparse.csr_matrix:
+    """Number the spots that are up to ``n_rings`` steps of the first ring away."""
+    step = ring + sparse.identity(ring.shape[0], dtype=ring.dtype, format="csr")
+    seen, rings = step, ring
+    for number in range(2, n_rings + 1):
+        reached = ((seen @ step) > 0).astype(ring.dtype)
+        rings = rings + number * (reached - seen)
+        seen = reached
+    rings.eliminate_zeros()
+    rings.sort_indices()
+    return sparse.csr_matrix(rings)
 
 
 def _radius_px(adata: AnnData, radius_um: float | None) -> float:

@@ -22,8 +22,8 @@ __all__ = ["PatchCutter", "microns_per_pixel", "patch_cutter", "patches", "resam
 WHITE = (255, 255, 255)
 
 
-#: Reach of the widest of Pillow's filters (Lanczos), in pixels of the coarser of the two images.
-_REACH = 3
+#: Reach of the widest of Pillow's filters (MKS2021), in pixels of the coarser of the two images.
+_REACH = 4.5
 
 
 class PatchCutter:
@@ -54,35 +54,42 @@ class PatchCutter:
     def cut(self, index: int, size_px: int, resample: Image.Resampling) -> NDArray[np.uint8]:
         """Cut the patch of spot ``index`` and resample it to ``(size_px, size_px, 3)``.
 
-        The box keeps its sub-pixel position, and downsampling is antialiased (Pillow widens the kernel).
+        The box keeps its sub-pixel position, and downsampling is antialiased (Pillow widens the kernel). The patch is
+        the same however the slide is stored and read: Pillow is given the same window of pixels and the same box in it.
         """
         level = self.level(size_px)
         factor = self.slide.downsamples[level]
         x, y = self.centres[index] / factor
         half = self.side / factor / 2
-        box = (x - half, y - half, x + half, y + half)
+        # Pillow takes a box in single precision. Rounded here, the box lies at the same place in every window.
+        sides: list[float] = np.array([x - half, y - half, x + half, y + half], dtype=np.float32).tolist()
+        left, top, right, bottom = sides
         width, height = self.slide.sizes[level]
-        if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
-            source, (left, top) = self._on_white(level, box)
-        else:
-            # The filter reads beyond the box: with this margin a window gives the same as the whole image.
-            margin = math.ceil(_REACH * max(1.0, 2 * half / size_px))
-            source, (left, top) = self.slide.region(level, _inside(_whole(box, margin), (width, height)))
+        over_the_border = left < 0 or top < 0 or right > width or bottom > height
+        # The filter reads beyond the box: with this margin a window gives the same as the whole image.
+        margin = 0 if over_the_border else math.ceil(_REACH * max(1.0, 2 * half / size_px))
+        window = _whole((left, top, right, bottom), margin)
+        if not over_the_border:
+            window = _inside(window, (width, height))
+        source = self._window(level, window)
         # Resample one axis at a time. Pillow would begin with the longer axis of the window and round in between, so
         # that the patch would depend on the shape of the window.
-        across = source.resize((size_px, source.height), resample, box=(box[0] - left, 0, box[2] - left, source.height))
-        whole = across.resize((size_px, size_px), resample, box=(0, box[1] - top, size_px, box[3] - top))
+        across_box = (left - window[0], 0, right - window[0], source.height)
+        across = source.resize((size_px, source.height), resample, box=across_box)
+        whole = across.resize((size_px, size_px), resample, box=(0, top - window[1], size_px, bottom - window[1]))
         return np.asarray(whole, dtype=np.uint8)
 
-    def _on_white(self, level: int, box: tuple[float, float, float, float]) -> tuple[Image.Image, tuple[int, int]]:
-        """Put the part of a level under a box onto white; give the image and its upper left corner in the level."""
-        outer = _whole(box)
-        inside = _inside(outer, self.slide.sizes[level])
-        canvas = Image.new("RGB", (outer[2] - outer[0], outer[3] - outer[1]), WHITE)
+    def _window(self, level: int, window: Box) -> Image.Image:
+        """Read exactly a window of a level, white beyond the border of the image."""
+        inside = _inside(window, self.slide.sizes[level])
         source, (left, top) = self.slide.region(level, inside)
-        part = source.crop((inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top))
-        canvas.paste(part, (inside[0] - outer[0], inside[1] - outer[1]))
-        return canvas, (outer[0], outer[1])
+        covered = (inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top)
+        part = source if covered == (0, 0, *source.size) else source.crop(covered)
+        if inside == window:
+            return part
+        canvas = Image.new("RGB", (window[2] - window[0], window[3] - window[1]), WHITE)
+        canvas.paste(part, (inside[0] - window[0], inside[1] - window[1]))
+        return canvas
 
 
 def _whole(box: tuple[float, float, float, float], margin: int = 0) -> Box:

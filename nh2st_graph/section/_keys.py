@@ -47,6 +47,7 @@ class Key:
         embed_gene = "X_nh2st_gene"
         truth_morphology = "truth_morphology"
         truth_neighbourhood = "truth_neighbourhood"
+        truth_interaction = "truth_interaction"
 
     class obsp:
         """Entries of ``obsp``."""

@@ -18,6 +18,9 @@ __all__ = ["lattice_neighbours", "spot_pitch"]
 #: Ratio of the distances to the sixth-nearest and to the nearest spot: 1.41 on a square lattice, 1 on a hexagonal one.
 _SQUARE_FROM = 1.2
 
+#: Half width of a shell of spots in pitches, and the share of the hexagonal shell that the square one has by chance.
+_SHELL, _FEW = 0.14, 0.1
+
 
 def spot_pitch(adata: AnnData) -> float:
     """Compute the distance between adjacent spots, in full-resolution pixels.
@@ -71,4 +74,11 @@ def lattice_neighbours(adata: AnnData) -> int:
     distances = nearest_distances(spatial, 6)
     ratio = distances[:, 5] / np.maximum(distances[:, 0], np.finfo(float).tiny)
     # Border spots lack neighbours, so their sixth spot is further away; a low quantile looks at inner spots.
-    return 8 if np.quantile(ratio, 0.25) > _SQUARE_FROM else 6
+    if np.quantile(ratio, 0.25) <= _SQUARE_FROM:
+        return 6
+    # In an array with many holes it is further away too. A hexagonal one has no spots at the diagonal of a square.
+    near = nearest_distances(spatial, min(len(spatial) - 1, 18)) / max(
+        neighbour_distance(spatial), np.finfo(float).tiny
+    )
+    square, hexagonal = (np.count_nonzero(np.abs(near - shell) < _SHELL) for shell in (2**0.5, 3**0.5))
+    return 6 if square < _FEW * hexagonal else 8

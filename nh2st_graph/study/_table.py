@@ -171,7 +171,8 @@ def _by_kind(genes: pd.DataFrame) -> pd.DataFrame:
 
     prefix = genes["gene"].astype(str).str.rstrip("0123456789")
     means = genes.groupby(["variant", prefix])["pcc"].mean().unstack()
-    return means.reindex(columns=list(KINDS.values())).set_axis(list(KINDS), axis="columns")
+    there = {kind: name for kind, name in KINDS.items() if name in means}
+    return means.reindex(columns=list(there.values())).set_axis(list(there), axis="columns")
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:

@@ -5,9 +5,11 @@ from itertools import combinations
 import anndata as ad
 import numpy as np
 import pytest
-from hypothesis import given
+import squidpy as sq
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from scipy.sparse.csgraph import shortest_path
 from scipy.spatial import Delaunay
 from scipy.spatial.distance import cdist
 
@@ -268,3 +270,118 @@ class TestControls:
         assert section.obsp["spatial_connectivities"].nnz == section.obsp["spatial_distances"].nnz == 0
         assert section.uns["spatial_neighbors"]["params"] == {"mode": "none"}
         assert gr.to_pyg(section, np.zeros((section.n_obs, 2))).num_edges == 0
+
+
+class TestHoles:
+    """Arrays with many missing spots: squidpy alone joins spots over holes from about half on."""
+
+    ARRAYS = ("square", "hexagonal", "chessboard")
+
+    @pytest.fixture(scope="class")
+    def whole(self, square, hexagonal, make_section):
+        """Full arrays, and which of their spots are adjacent."""
+        squares = np.argwhere(np.indices((14, 14)).sum(axis=0) % 2 == 0)
+        made = {
+            "square": square(11, 12),
+            "hexagonal": hexagonal(11, 12),
+            "chessboard": make_section(squares[:, ::-1] * [110.0, 100.0], squares),
+        }
+        return {name: (section, _adjacency(section)) for name, section in made.items()}
+
+    @pytest.mark.parametrize("name", ARRAYS)
+    @settings(max_examples=12)
+    @given(seed=st.integers(0, 10_000), kept=st.floats(0.08, 1))
+    def test_no_edge_jumps_over_one(self, whole, name, seed, kept):
+        section, adjacent = whole[name]
+        spots = np.random.default_rng(seed).permutation(section.n_obs)[: max(12, int(kept * section.n_obs))]
+        thinned = section[spots].copy()
+        np.testing.assert_array_equal(_adjacency(thinned), adjacent[np.ix_(spots, spots)])
+        rings = thinned.obsp["spatial_distances"].toarray()
+        np.testing.assert_array_equal(rings, adjacent[np.ix_(spots, spots)])
+
+    @pytest.mark.parametrize("name", ARRAYS)
+    @settings(max_examples=12)
+    @given(seed=st.integers(0, 10_000), kept=st.floats(0.5, 1))
+    def test_nor_without_array_positions(self, whole, make_section, name, seed, kept):
+        section, adjacent = whole[name]
+        spots = np.random.default_rng(seed).permutation(section.n_obs)[: int(kept * section.n_obs)]
+        found = _adjacency(make_section(section.obsm["spatial"][spots]))
+        joined = cdist(section.obsm["spatial"][spots], section.obsm["spatial"][spots])[found]
+        assert not len(joined) or joined.max() <= 1.1 * np.sqrt(2 if name != "hexagonal" else 1) * gr.spot_pitch(
+            section
+        )
+        assert (found <= adjacent[np.ix_(spots, spots)]).all()
+
+    @pytest.mark.parametrize("name", ARRAYS)
+    @settings(max_examples=12)
+    @given(seed=st.integers(0, 10_000), n_rings=st.integers(2, 3))
+    def test_rings_are_steps_between_spots_that_are_there(self, whole, name, seed, n_rings):
+        section, adjacent = whole[name]
+        spots = np.random.default_rng(seed).permutation(section.n_obs)[: section.n_obs // 3]
+        thinned = section[spots].copy()
+        found = _adjacency(thinned, n_rings=n_rings)
+        steps = shortest_path(adjacent[np.ix_(spots, spots)], unweighted=True)
+        expected = np.where((steps > 0) & (steps <= n_rings), steps, 0)
+        np.testing.assert_array_equal(thinned.obsp["spatial_distances"].toarray(), expected)
+        np.testing.assert_array_equal(found, expected > 0)
+
+    def test_what_is_cut_is_said(self, whole, caplog):
+        section, adjacent = whole["hexagonal"]
+        spots = np.arange(0, section.n_obs, 2)[::2]
+        thinned = section[spots].copy()
+        gr.spatial_graph(thinned)
+        (said,) = [record for record in caplog.records if record.name == "nh2st_graph"]
+        assert said.levelname == "WARNING"
+        alone = (~adjacent[np.ix_(spots, spots)].any(axis=1)).sum()
+        assert "section 'S1'" in said.message
+        assert f"{alone} of {len(spots)} spots have no neighbour" in said.message
+
+    @pytest.mark.parametrize("name", ARRAYS)
+    @pytest.mark.parametrize("n_rings", [1, 2])
+    def test_of_a_full_array_the_graph_is_squidpys_to_the_bit(self, whole, caplog, name, n_rings):
+        section = whole[name][0].copy()
+        gr.spatial_graph(section, n_rings=n_rings)
+        sq.gr.spatial_neighbors_grid(
+            section, n_neighs=gr.lattice_neighbours(section), n_rings=n_rings, key_added="squidpy"
+        )
+        for what in ("connectivities", "distances"):
+            ours, theirs = section.obsp[f"spatial_{what}"], section.obsp[f"squidpy_{what}"]
+            for part in ("data", "indices", "indptr"):
+                np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part))
+            assert ours.dtype == theirs.dtype
+        assert not [record for record in caplog.records if record.name == "nh2st_graph"]
+
+    def test_spots_that_are_no_lattice_keep_squidpys_edges(self, make_section):
+        section = make_section(_scattered(60, 4))
+        found = _adjacency(section)
+        sq.gr.spatial_neighbors_grid(section, n_neighs=8, key_added="squidpy")
+        np.testing.assert_array_equal(found, section.obsp["squidpy_connectivities"].toarray() != 0)
+
+    def test_a_sample_of_a_real_array(self, shared_data):
+        """100 spots of a Visium section, far apart: squidpy alone joins spots up to nine pitches apart."""
+        section = read.visium_section(shared_data / "visium_tiny")
+        array = section.obs[["array_row", "array_col"]].to_numpy()
+        row, col = np.abs(array[:, None] - array[None]).transpose(2, 0, 1)
+        np.testing.assert_array_equal(_adjacency(section), ((row == 1) & (col == 1)) | ((row == 0) & (col == 2)))
+
+    def test_the_random_control_has_the_degrees_of_what_is_left(self, whole):
+        section, adjacent = whole["square"]
+        spots = np.random.default_rng(0).permutation(section.n_obs)[: section.n_obs // 3]
+        drawn = _adjacency(section[spots].copy(), mode="random")
+        np.testing.assert_array_equal(drawn.sum(axis=0), adjacent[np.ix_(spots, spots)].sum(axis=0))
+
+    def test_a_graph_is_known_by_its_array_too(self, whole):
+        section = whole["square"][0].copy()
+        section.obs["array_row"] *= 2
+        section.obs["array_col"] *= 2
+        assert not gr.has_graph(section)
+        assert gr.has_graph(whole["square"][0])
+
+    @pytest.mark.parametrize(("n_neighs", "reach"), [(4, 1), (8, np.sqrt(2)), (None, np.sqrt(2)), (12, 2)])
+    def test_the_ring_is_as_wide_as_it_is_asked_to_be(self, whole, n_neighs, reach):
+        section, _ = whole["square"]
+        spots = np.random.default_rng(1).permutation(section.n_obs)[: section.n_obs // 4]
+        thinned = section[spots].copy()
+        found = _adjacency(thinned, n_neighs=n_neighs)
+        distance = cdist(thinned.obsm["spatial"], thinned.obsm["spatial"]) / 290
+        assert distance[found].max() <= 1.01 * reach
