@@ -6,7 +6,7 @@
 # not know, it skips or refuses with the name of the entry.
 # What happens: 0.12 writes None in uns as an element "null". 0.11 raises
 # IORegistryError at it and reads nothing of the file, counts included. The other way
-# round there is no trouble: 0.11 leaves None out when it writes.
+# round there is no trouble: both read what 0.11 writes of the same object.
 # Why it matters: tools put None into uns for a parameter that was not given, as
 # squidpy does for the radius of its graph. Nobody wrote it on purpose.
 #
