@@ -11,7 +11,12 @@
 # Why it matters: the mean of a gene or the size of a panel is often a NumPy scalar.
 #
 # Output seen:
-#   @@OUTPUT@@
+#   lightning 2.6.6 torch 2.13.0 numpy 2.4.6
+#   guess: all of these are read again by load_from_checkpoint and by fit(ckpt_path=...)
+#   seen:  argument 0.5: load_from_checkpoint read, fit read
+#   seen:  argument np.float32(0.5): load_from_checkpoint UnpicklingError, fit UnpicklingError
+#   seen:  argument array(['ESR1', 'GATA3'], dtype='<U5'): load_from_checkpoint UnpicklingError, fit UnpicklingError
+#   seen:  argument PurePosixPath('panel.txt'): load_from_checkpoint UnpicklingError, fit UnpicklingError
 #
 # Exit status: 0 while the behaviour stands, otherwise not 0.
 set -euo pipefail

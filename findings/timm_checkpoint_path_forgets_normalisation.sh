@@ -11,7 +11,11 @@
 # and their files are often loaded by path on a machine without a network.
 #
 # Output seen:
-#   @@OUTPUT@@
+#   timm 1.0.31 torch 2.15.0
+#   guess: mean [0.7, 0.55, 0.7] from both ways to load the folder
+#   seen:  local-dir:: mean [0.7, 0.55, 0.7]
+#   seen:  checkpoint_path: mean [0.485, 0.456, 0.406]
+#   seen:  all weights equal: True; features of one image differ by 128%
 #
 # Exit status: 0 while the behaviour stands, otherwise not 0.
 set -euo pipefail
