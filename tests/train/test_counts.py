@@ -87,4 +87,4 @@ def test_an_image_is_opened_once_for_figures_and_once_for_features(her2st_crops,
     converted = count(_pyg.as_data)
     tl.train_run(config.override([f"features.cache={tmp_path}", "evaluate.figures=false"]), tmp_path / "run")
     assert names(checked) == names(converted) == dict.fromkeys(["C3", "C4", "C5"], 1)
-    assert sorted(Counter(path for path, *_ in opened).values()) == [2, 2, 2]
+    assert sorted(Counter(Path(path) for path, *_ in opened).values()) == [2, 2, 2]
