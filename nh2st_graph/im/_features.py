@@ -18,11 +18,11 @@ from nh2st_graph._progress import console
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
 from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._made_from import floored, made_from
-from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling, source_image
+from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling
 from nh2st_graph.read import SpatialObject, given_sections
 from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, changed_entry, check_on_tissue, check_section, library, open_image, section_name
-from nh2st_graph.slide import ImageSource, Slide, content_hash, placed_image
+from nh2st_graph.slide import ImageSource, Slide, placed_image
 
 __all__ = ["add_features", "feature_bar", "feature_keys", "features"]
 
@@ -171,7 +171,7 @@ def add_features(
     """
     own, source = source is None or source is section, section if source is None else source
     source, store = floored(source) if floor_centres else source, FeatureCache(cache_folder(cache))
-    image_hash = content_hash(source_image(source))
+    image_hash = slide.content_hash
     keys, blocks = _blocks(source, slide, image_hash, encoders, patch_um, batch_size, bar, store, check_placement)
     _write(section, blocks, encoders, keys, patch_um, key_added)
     section.uns[key_added][Key.features.made_from] = made_from(section, encoders, image_hash if own else None)

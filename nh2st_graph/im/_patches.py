@@ -16,7 +16,7 @@ from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, check_section, full_image, open_image, section_name
 from nh2st_graph.slide import Box, Slide
 
-__all__ = ["PatchCutter", "microns_per_pixel", "patch_cutter", "patches", "resampling", "source_image"]
+__all__ = ["PatchCutter", "microns_per_pixel", "patch_cutter", "patches", "resampling"]
 
 #: Colour of a patch beyond the border of the image: that of glass.
 WHITE = (255, 255, 255)
@@ -226,8 +226,3 @@ def patches(
                 yield cutter.cut(row, size_px, filter_)
 
     return cut()
-
-
-def source_image(adata: AnnData) -> str:
-    """Path of the section's full-resolution image."""
-    return full_image(adata).path

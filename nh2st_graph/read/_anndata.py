@@ -38,7 +38,7 @@ from nh2st_graph.section import (
     neighbour_distance,
     report_scale,
 )
-from nh2st_graph.slide import ImageSource, image_exists, placed_image, slide_size
+from nh2st_graph.slide import ImageSource, image_exists, open_slide, placed_image
 
 __all__ = ["anndata_section"]
 
@@ -124,10 +124,11 @@ def anndata_section(
         )
     diameter = stored.spot_diameter or _spot_diameter(adata)
     adata.obsm[Key.obsm.spatial] = placed.pixels(adata.obsm[Key.obsm.spatial])
-    entry = library_entry(placed.path, float(scale) / placed.scale, diameter * placed.scale)
-    adata.uns[Key.uns.spatial] = {name: changed_entry(entry, array_pitch_um=stored.array_pitch_um)}
-    check_scale(adata, slide_size(placed.path), stored.scalefactors)
-    check_section(adata, need=("image",))
+    with open_slide(placed.path) as slide:
+        entry = library_entry(placed.path, float(scale) / placed.scale, diameter * placed.scale, slide.thumbnail())
+        adata.uns[Key.uns.spatial] = {name: changed_entry(entry, array_pitch_um=stored.array_pitch_um)}
+        check_scale(adata, slide.sizes[0], stored.scalefactors)
+        check_section(adata, need=("image",), slide=slide)
     report_scale(adata)
     if dropped:
         report_dropped(adata, name, dropped)

@@ -15,6 +15,7 @@ from nh2st_graph.read._common import in_array_order, report_dropped
 from nh2st_graph.read._counts import Counts
 from nh2st_graph.read._resolution import Scale
 from nh2st_graph.section import Key, check_section, library_entry, unknown_patient
+from nh2st_graph.slide import open_slide
 
 __all__ = ["add_names", "assemble", "existing", "in_order", "one_file"]
 
@@ -56,9 +57,10 @@ def assemble(
         obsm={Key.obsm.spatial: spots[["pixel_x", "pixel_y"]].to_numpy(np.float64)},
     )
     adata = in_order(adata)
-    entry = library_entry(image, scale.microns_per_pixel, scale.spot_um / scale.microns_per_pixel)
-    adata.uns[Key.uns.spatial] = {name: entry}
-    check_section(adata, need=("genes", "image"))
+    um = scale.microns_per_pixel
+    with open_slide(image) as slide:
+        adata.uns[Key.uns.spatial] = {name: library_entry(image, um, scale.spot_um / um, slide.thumbnail())}
+        check_section(adata, need=("genes", "image"), slide=slide)
     report_dropped(adata, name, dropped)
     return adata
 

@@ -23,6 +23,7 @@ from nh2st_graph.read._common import check_exists, image_in, report_dropped, wan
 from nh2st_graph.read._patients import PATIENTS, patient_in_name, read_each
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import Key, check_section, library_entry
+from nh2st_graph.slide import open_slide
 
 __all__ = ["her2st"]
 
@@ -133,8 +134,9 @@ def _read_section(data: Path, name: str, patient: str | None) -> AnnData:
         obsm={Key.obsm.spatial: kept[["pixel_x", "pixel_y"]].to_numpy(np.float64)},
     )
     scale = _microns_per_pixel(spots, spots_file)
-    adata.uns[Key.uns.spatial] = {name: library_entry(image_file, scale, SPOT_UM / scale)}
-    check_section(adata, need=("genes", "image"))
+    with open_slide(image_file) as slide:
+        adata.uns[Key.uns.spatial] = {name: library_entry(image_file, scale, SPOT_UM / scale, slide.thumbnail())}
+        check_section(adata, need=("genes", "image"), slide=slide)
     dropped = {
         "positions_without_counts": len(spots) - len(both),
         "counts_without_position": len(counts) - len(both),

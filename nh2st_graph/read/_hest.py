@@ -38,7 +38,7 @@ from nh2st_graph.section import (
     patient_name,
     report_scale,
 )
-from nh2st_graph.slide import IMAGE_ENDINGS
+from nh2st_graph.slide import IMAGE_ENDINGS, open_slide
 
 __all__ = ["hest", "metadata", "read_sample"]
 
@@ -174,9 +174,11 @@ def read_sample(
         )
         slide, adata.obsm[Key.obsm.spatial], scale = mosaic(patches, adata.obs_names, _centres(adata), scale, where)
         entry = {}  # its small copy shows the slide
-    adata.uns[Key.uns.spatial] = {name: library_entry(slide, scale, spot_um / scale, _small(entry))}
     adata = in_order(adata)
-    check_section(adata, need=("genes", "image"))
+    with open_slide(slide) as opened:
+        small = _small(entry) or opened.thumbnail()
+        adata.uns[Key.uns.spatial] = {name: library_entry(slide, scale, spot_um / scale, small)}
+        check_section(adata, need=("genes", "image"), slide=opened)
     report_dropped(adata, name, dropped)
     report_scale(adata)
     return adata

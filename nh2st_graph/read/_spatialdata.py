@@ -50,7 +50,7 @@ from nh2st_graph.section import (
     report_scale,
     section_name,
 )
-from nh2st_graph.slide import image_exists, keep_pixels, open_full
+from nh2st_graph.slide import image_exists, keep_pixels, open_full, open_slide
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -157,8 +157,10 @@ def spatialdata_section(
     name = section_in_obs(adata, section, store.stem if store else region)
     patient_in_obs(adata, patient, name)
     adata, dropped = keep_in_tissue(adata, name)
-    adata.uns[Key.uns.spatial] = {name: library_entry(keep_pixels(full_resolution(element), where), scale, diameter)}
-    check_section(adata, need=("image",))
+    pixels = keep_pixels(full_resolution(element), where)
+    with open_slide(pixels) as slide:
+        adata.uns[Key.uns.spatial] = {name: library_entry(pixels, scale, diameter, slide.thumbnail())}
+        check_section(adata, need=("image",), slide=slide)
     report_dropped(adata, name, {"rows_without_shape": int((~known).sum()), **dropped})
     report_scale(adata)
     return adata

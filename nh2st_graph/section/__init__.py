@@ -16,7 +16,15 @@ from nh2st_graph.section._array import (
     neighbour_distance,
     on_one_colour,
 )
-from nh2st_graph.section._contract import Need, check_features, check_section, counts_mistake, open_image, refuse_backed
+from nh2st_graph.section._contract import (
+    Need,
+    check_features,
+    check_parts,
+    check_section,
+    counts_mistake,
+    open_image,
+    refuse_backed,
+)
 from nh2st_graph.section._digest import other_sections, section_digest, spot_digests
 from nh2st_graph.section._genes import (
     SYMBOL_COLUMNS,
@@ -74,6 +82,7 @@ __all__ = [
     "changed_entry",
     "check_features",
     "check_on_tissue",
+    "check_parts",
     "check_scale",
     "check_section",
     "counts_mistake",

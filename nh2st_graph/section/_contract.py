@@ -18,13 +18,13 @@ from nh2st_graph.section._placement import likely_mistake
 from nh2st_graph.section._scale import check_scale
 from nh2st_graph.slide import Slide, open_slide
 
-__all__ = ["Need", "check_features", "check_section", "counts_mistake", "open_image", "refuse_backed"]
+__all__ = ["Need", "check_features", "check_parts", "check_section", "counts_mistake", "open_image", "refuse_backed"]
 
 #: Parts of a section that a caller may need, besides spot positions.
 Need = Literal["genes", "image", "graph", "features"]
 
 
-def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
+def check_section(adata: AnnData, need: Iterable[Need] = (), *, slide: Slide | None = None) -> AnnData:
     """Check an AnnData against the section contract.
 
     Parameters
@@ -35,6 +35,8 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
         Parts that must exist besides names and positions: ``"genes"`` (raw counts in ``X``), ``"image"``
         (a full-resolution image that covers the spots, and its scale), ``"graph"`` (squidpy's spatial
         keys), ``"features"`` (``obsm["X_image"]``).
+    slide
+        The image, if it is open already.
 
     Returns
     -------
@@ -47,7 +49,6 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
     ImageError
         If the image is missing or does not cover the spots.
     """
-    needs = set(need)
     refuse_backed(adata)
     if adata.n_obs == 0:
         # Without rows there is no obs['section'], so the library names the section.
@@ -56,16 +57,25 @@ def check_section(adata: AnnData, need: Iterable[Need] = ()) -> AnnData:
     where = f"section {section_name(adata)!r}"
     _check_name(adata)
     _check_spots(adata, where)
+    check_parts(adata, need, slide=slide)
+    return adata
+
+
+def check_parts(adata: AnnData, need: Iterable[Need], *, slide: Slide | None = None) -> None:
+    """Check that a section that passed :func:`check_section` has more parts; the arguments are the same."""
+    needs, where = set(need), f"section {section_name(adata)!r}"
     if "genes" in needs and (mistake := counts_mistake(adata)) is not None:
         raise DataError(f"{where}: {mistake}")
-    if "image" in needs:
+    if "image" in needs and slide is not None:
+        full_image(adata)
+        _check_covered(adata, slide)
+    elif "image" in needs:
         with open_image(adata):
             pass
     if "graph" in needs:
         _check_graph(adata, where)
     if "features" in needs:
         check_features(adata)
-    return adata
 
 
 def _check_name(adata: AnnData) -> None:
@@ -165,13 +175,13 @@ def open_image(adata: AnnData) -> Iterator[Slide]:
         If the image has no resolution, or another one than its spots' positions are in.
     """
     with open_slide(full_image(adata).path) as slide:
-        _check_covered(adata, slide, f"section {section_name(adata)!r}")
-        check_scale(adata, slide.sizes[0])
+        _check_covered(adata, slide)
         yield slide
 
 
-def _check_covered(adata: AnnData, slide: Slide, where: str) -> None:
-    width, height = slide.sizes[0]
+def _check_covered(adata: AnnData, slide: Slide) -> None:
+    """Check that the image covers the spots, and that their positions are in its pixels."""
+    where, (width, height) = f"section {section_name(adata)!r}", slide.sizes[0]
     x, y = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64).T
     outside = (x < 0) | (y < 0) | (x >= width) | (y >= height)
     if outside.any():
@@ -183,6 +193,7 @@ def _check_covered(adata: AnnData, slide: Slide, where: str) -> None:
             + (f"{mistake}; or " if mistake else "")
             + "give the image that the coordinates were measured on"
         )
+    check_scale(adata, slide.sizes[0])
 
 
 def _check_graph(adata: AnnData, where: str) -> None:

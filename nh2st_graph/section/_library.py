@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph.section._access import as_name, section_name
 from nh2st_graph.section._keys import Key
-from nh2st_graph.slide import open_slide
 
 __all__ = [
     "FullImage",
@@ -170,7 +169,7 @@ def library_entry(
     source: str | Path,
     microns_per_pixel: float,
     spot_diameter: float,
-    hires: tuple[NDArray[np.uint8], float] | None = None,
+    hires: tuple[NDArray[np.uint8], float],
 ) -> dict[str, Any]:
     """Build a section's entry of ``uns["spatial"]``.
 
@@ -183,17 +182,8 @@ def library_entry(
     spot_diameter
         Diameter of a spot, in its pixels.
     hires
-        Small copy for plots and its scale. By default made from the coarsest level of the image that is fine enough.
-
-    Raises
-    ------
-    ImageError
-        If the small copy must be made, and the image is missing, damaged, or of a format that no installed reader
-        opens.
+        Small copy for plots and its scale, as :meth:`~nh2st_graph.slide.Slide.thumbnail` gives them.
     """
-    if hires is None:
-        with open_slide(source) as slide:
-            hires = slide.thumbnail()
     entry = {Key.library.scalefactors: {Key.library.spot_diameter: spot_diameter}}
     return changed_entry(entry, source=source, microns_per_pixel=microns_per_pixel, hires=hires)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -45,6 +46,15 @@ class Slide(ABC):
     @abstractmethod
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
         """Read an RGB image that covers a box of a level, and the position of its first pixel on that level."""
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of the file, and of how its pixels are read if that is not the common way, in hexadecimal."""
+        with self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        if self.layout is not None:
+            digest.update(self.layout.reading.encode())
+        return digest.hexdigest()
 
     @cached_property
     def downsamples(self) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,12 +124,8 @@ def thumbnail(path: str | Path, max_side: int = 2000) -> tuple[NDArray[np.uint8]
 
 def content_hash(path: str | Path) -> str:
     """Compute the SHA-256 of a file, and of how its pixels are read if that is not the common way, in hexadecimal."""
-    with split_scene(path)[0].open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256")
     with open_slide(path) as slide:
-        if slide.layout is not None:
-            digest.update(slide.layout.reading.encode())
-    return digest.hexdigest()
+        return slide.content_hash
 
 
 def _open(source: str | Path) -> Slide:

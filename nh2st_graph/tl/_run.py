@@ -168,7 +168,8 @@ def train_run(
         if resume:  # again, now that no other process writes into it
             check_begun(config, out, resume=resume)
         write_text(out / CONFIG, config.to_yaml())
-        prepared = _prepare(config, load_sections(config, out / _TISSUE) if sections is None else sections)
+        loaded = load_sections(config, out / _TISSUE) if sections is None else sections
+        prepared = _prepare(config, loaded, checked=sections is None)
         phase("training")
         start = time.perf_counter()
         model = fit_prepared(prepared, out=out, resume=resume)
@@ -181,8 +182,8 @@ def train_run(
     return Run(out, model, evaluation, seconds)
 
 
-def _prepare(config: Config, sections: Mapping[str, AnnData]) -> Learned:
-    """Prepare training and test sections, so that bad input shows before training."""
+def _prepare(config: Config, sections: Mapping[str, AnnData], *, checked: bool) -> Learned:
+    """Prepare training and test sections, so that bad input shows before training; a reader has ``checked`` its own."""
     check_precision(config.train)
     train, test = _split(config, sections)
     for name, section in test.items():
@@ -190,7 +191,7 @@ def _prepare(config: Config, sections: Mapping[str, AnnData]) -> Learned:
             raise DataError(f"section {name!r}: one spot alone cannot be scored; choose another in {_TEST}")
     phase("computing image features and graphs")
     need: tuple[Need, ...] = ("genes", "image")
-    prepared = Preparation.learn(config, train, test, need=need, test_need=need)
+    prepared = Preparation.learn(config, train, test, need=need, test_need=need, checked=checked)
     for each in prepared.tests:
         each.observed  # noqa: B018 - raises now if the section cannot be scored, rather than after training
     return prepared

@@ -24,6 +24,7 @@ from nh2st_graph.im._made_from import Fingerprint, other_encoders, stored_encode
 from nh2st_graph.section import (
     Key,
     Need,
+    check_parts,
     check_section,
     counts_mistake,
     find_genes,
@@ -95,6 +96,7 @@ class Preparation:
         genes: Sequence[str] | None = None,
         need: Collection[Need] = (),
         test_need: Collection[Need] = (),
+        checked: bool = False,
     ) -> Learned:
         """Learn a preparation from training sections, and prepare these and the test sections.
 
@@ -110,6 +112,8 @@ class Preparation:
             The panel; None chooses it as ``config`` says.
         need, test_need
             What training and test sections must bring, beside what is computed here.
+        checked
+            The sections come from a reader, which has checked them.
 
         Raises
         ------
@@ -118,9 +122,10 @@ class Preparation:
         ConfigError
             If the panel cannot be chosen, or an encoder cannot be made.
         """
+        check = check_parts if checked else check_section
         for sections, needs in ((train, {"genes", *need}), (tests, set(test_need))):
             for section in sections.values():
-                check_section(section, need=needs - {"image"})
+                check(section, need=needs - {"image"})
         panel = list(genes) if genes is not None else choose_panel(train, tests, config.data)
         completer = Completer(config)
         with ExitStack() as stack:

@@ -14,7 +14,7 @@ import nh2st_graph as ng
 from nh2st_graph import ConfigError, DataError, ImageError
 from nh2st_graph.config import FeaturesConfig
 from nh2st_graph.im import Encoder, SquidpyEncoder, TimmEncoder
-from nh2st_graph.section import Key, check_section
+from nh2st_graph.section import Key, check_section, full_image
 from nh2st_graph.slide import open_full
 
 SQUIDPY = "squidpy:summary"
@@ -146,7 +146,7 @@ def test_what_changes_the_features_is_computed_again(make_section, encoded, tmp_
     moved = adata.copy()
     moved.obsm[Key.obsm.spatial] += 3.0
     assert runs(moved)
-    path = ng.im._patches.source_image(adata)
+    path = full_image(adata).path
     with Image.open(path) as image:
         darker = image.point(lambda v: v // 2)
     darker.save(path)
@@ -218,7 +218,7 @@ def test_bad_input(make_section, own_cache):
         ng.im.features(adata, batch_size=0)
     with pytest.raises(ConfigError, match="less than one pixel"):
         ng.im.features(adata, patch_um=0.1)
-    path = Path(ng.im._patches.source_image(adata))
+    path = Path(full_image(adata).path)
     path.write_bytes(path.read_bytes()[:4000])
     with pytest.raises(ImageError, match="cut off or damaged"):
         ng.im.features(adata, progress=False)

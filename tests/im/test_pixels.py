@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 import nh2st_graph as ng
 from nh2st_graph import ConfigError
 from nh2st_graph.im import PixelsEncoder, make_encoders
-from nh2st_graph.section import Key, check_section
+from nh2st_graph.section import Key, check_section, full_image
 from nh2st_graph.slide import open_full
 
 NOISE = np.random.default_rng(0).integers(0, 256, (480, 600, 3), dtype=np.uint8)
@@ -74,7 +74,7 @@ def test_one_pixel_is_the_mean_colour_at_any_scale_and_place(make_section):
         centres = adata.obsm[Key.obsm.spatial] + np.random.default_rng(2).uniform(-1, 1, (9, 2))
         adata.obsm[Key.obsm.spatial] = centres
         values = image_features(adata, "pixels:1")
-        with open_full(ng.im._patches.source_image(adata)) as image:
+        with open_full(full_image(adata).path) as image:
             pixels = np.asarray(image)
         for colour, centre in zip(values, centres, strict=True):
             patch = box(pixels, centre, round(112 / scale))

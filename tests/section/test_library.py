@@ -9,14 +9,9 @@ import pytest
 from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph.read import anndata_section
 from nh2st_graph.section import Library, changed_entry, full_image, library, library_entry
-from nh2st_graph.slide import TiffSlide, thumbnail
-
-from ..slides import write_pyramid
 
 SMALL = np.zeros((8, 8, 3), np.uint8)
 positive = st.floats(1e-3, 1e6)
@@ -92,58 +87,3 @@ class TestOfASection:
         del section.uns["spatial"]["C6"]["metadata"][key]
         with pytest.raises(kind, match=f"'C6'.*{key}"):
             full_image(section)
-
-
-class TestSmallImage:
-    """The small copy of the full-resolution image that ``library_entry`` makes."""
-
-    @pytest.fixture
-    def decoded(self, monkeypatch) -> list[int]:
-        """Tiles decoded of each TIFF that was closed."""
-        found, close = [], TiffSlide.close
-        monkeypatch.setattr(TiffSlide, "close", lambda slide: (found.append(slide.n_decoded), close(slide)))
-        return found
-
-    def test_of_a_pyramid_comes_from_the_level_that_is_fine_enough(self, tmp_path, decoded):
-        y, x = np.mgrid[:256, :4096]
-        waves = 128 + 100 * np.sin(x / 30) * np.cos(y / 25)
-        image = np.stack([waves, 255 - waves, waves / 2], axis=-1).astype(np.uint8)
-        path, flat = write_pyramid(tmp_path / "slide.tif", 0, image=image, tile=64), tmp_path / "flat.png"
-        Image.fromarray(image).save(flat)
-        found = Library.of(library_entry(path, 0.5, 100.0))
-        assert decoded == [2 * 32], "of the level of 2048 px; the full resolution has 256 tiles"
-        small, scale = found.hires, found.hires_scale
-        expected, expected_scale = thumbnail(flat)
-        assert (small.shape, scale) == (expected.shape, expected_scale)
-        # Pillow's box takes whole pixels of the level, up to half a pixel off along each axis, and waves rise by
-        # 8.2 greys a pixel at most; both ways round to whole greys.
-        off = np.abs(small.astype(int) - expected)
-        assert off.max() <= 8.2 / 2 + 1
-        shifted = np.abs(np.roll(small, 1, axis=1).astype(int) - expected)
-        assert off.mean() < shifted.mean() / 2
-
-    @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
-    def test_of_a_image_in_one_piece(self, tmp_path, monkeypatch, ending):
-        path = tmp_path / f"slide.{ending}"
-        Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 2400, 3), np.uint8)).save(path)
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-        found = Library.of(library_entry(path, 0.5, 100.0))
-        expected, scale = thumbnail(path)
-        np.testing.assert_array_equal(found.hires, expected)
-        assert found.hires_scale == scale == 2000 / 2400
-
-    def test_that_is_given_is_taken(self, tmp_path, decoded):
-        path, given = write_pyramid(tmp_path / "slide.tif", 256), np.zeros((8, 8, 3), np.uint8)
-        found = Library.of(library_entry(path, 0.5, 100.0, (given, 1 / 32)))
-        assert found.hires is given
-        assert found.hires_scale == 1 / 32
-        assert not decoded
-
-    def test_of_a_scanners_format(self, tmp_path):
-        """OpenSlide knows a format by its content."""
-        path = write_pyramid(tmp_path / "slide.ndpi", 1024, 0.5, compression="jpeg", apart=True)
-        spots = AnnData(np.ones((2, 1), np.float32), obsm={"spatial": np.array([[300.0, 500.0], [400.0, 500.0]])})
-        adata = anndata_section(spots, path, 0.5, section="S")
-        small = library(adata).hires
-        tiff = path.rename(tmp_path / "slide.tif")
-        np.testing.assert_array_equal(small, Library.of(library_entry(tiff, 0.5, 1.0)).hires)

@@ -263,3 +263,47 @@ def test_the_extra_itself_knows_the_scale_of_a_scanners_tiff(tmp_path):
     plain.close()
     with open_slide(write_pyramid(tmp_path / "generic.tif", 512)) as slide:
         assert isinstance(slide, TiffSlide), "OpenSlide knows no more of it"
+
+
+class TestSmallImage:
+    """The small copy of the full-resolution image, for figures."""
+
+    @pytest.fixture
+    def decoded(self, monkeypatch) -> list[int]:
+        """Tiles decoded of each TIFF that was closed."""
+        found, close = [], TiffSlide.close
+        monkeypatch.setattr(TiffSlide, "close", lambda slide: (found.append(slide.n_decoded), close(slide)))
+        return found
+
+    def test_of_a_pyramid_comes_from_the_level_that_is_fine_enough(self, tmp_path, decoded):
+        y, x = np.mgrid[:256, :4096]
+        waves = 128 + 100 * np.sin(x / 30) * np.cos(y / 25)
+        image = np.stack([waves, 255 - waves, waves / 2], axis=-1).astype(np.uint8)
+        path, flat = write_pyramid(tmp_path / "slide.tif", 0, image=image, tile=64), tmp_path / "flat.png"
+        Image.fromarray(image).save(flat)
+        small, scale = thumbnail(path)
+        assert decoded == [2 * 32], "of the level of 2048 px; the full resolution has 256 tiles"
+        expected, expected_scale = thumbnail(flat)
+        assert (small.shape, scale) == (expected.shape, expected_scale)
+        # Pillow's box takes whole pixels of the level, up to half a pixel off along each axis, and waves rise by
+        # 8.2 greys a pixel at most; both ways round to whole greys.
+        off = np.abs(small.astype(int) - expected)
+        assert off.max() <= 8.2 / 2 + 1
+        shifted = np.abs(np.roll(small, 1, axis=1).astype(int) - expected)
+        assert off.mean() < shifted.mean() / 2
+
+    @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+    def test_of_a_image_in_one_piece(self, tmp_path, monkeypatch, ending):
+        path = tmp_path / f"slide.{ending}"
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 2400, 3), np.uint8)).save(path)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        with open_slide(path) as slide:
+            small, scale = slide.thumbnail()
+        np.testing.assert_array_equal(small, thumbnail(path)[0])
+        assert scale == thumbnail(path)[1] == 2000 / 2400
+
+    def test_of_a_scanners_format(self, tmp_path):
+        """OpenSlide knows a format by its content."""
+        path = write_pyramid(tmp_path / "slide.ndpi", 1024, 0.5, compression="jpeg", apart=True)
+        small = thumbnail(path)[0]
+        np.testing.assert_array_equal(small, thumbnail(path.rename(tmp_path / "slide.tif"))[0])

@@ -56,12 +56,11 @@ def names(calls: Calls) -> Counter[str]:
 
 def test_a_run_does_once_what_it_does_with_a_section(h5ad, tiny_config, tmp_path, count, monkeypatch):
     config, sections = tiny_config.override(h5ad), ["S1", "S2", "S3"]
-    opened = [count(function) for function in (slide.open_slide, slide.thumbnail)]
-    checked, encoded = count(section.check_section), []
+    opened, checked, encoded = count(slide.open_slide), count(section.check_section), []
     tl.load_sections(config)
-    by_the_reader = names(checked)
+    assert names(checked) == dict.fromkeys(sections, 1), "by the reader"
     checked.clear()
-    assert opened == [[], []], "the copy that figures show is in the file"
+    assert opened == [], "the copy that figures show is in the file"
 
     converted = [count(gr.to_pyg), count(_pyg.as_data)]
     connect, encode, connected = sq.gr.spatial_neighbors_grid, im.SquidpyEncoder.encode, []
@@ -72,8 +71,20 @@ def test_a_run_does_once_what_it_does_with_a_section(h5ad, tiny_config, tmp_path
         im.SquidpyEncoder, "encode", lambda self, patches: (encoded.append(len(patches)), encode(self, patches))[1]
     )
     tl.train_run(config, tmp_path / "run")
-    assert names(checked) - by_the_reader == dict.fromkeys(sections, 1)
+    assert names(checked) == dict.fromkeys(sections, 1), "by the reader alone"
     assert names(connected) == dict.fromkeys(sections, 1)
     assert sum(map(names, converted), Counter()) == dict.fromkeys(sections, 1)
-    assert Counter(Path(path).stem for calls in opened for path, *_ in calls) == dict.fromkeys(sections, 1)
+    assert Counter(Path(path).stem for path, *_ in opened) == dict.fromkeys(sections, 1)
     assert set(encoded) <= {1}, "one patch of nothing tells how many features there are"
+
+
+def test_an_image_is_opened_once_for_figures_and_once_for_features(her2st_crops, tiny_config, tmp_path, count):
+    """Without a small copy beside the sections, the reader makes it from the full-resolution image."""
+    config = tiny_config.override(
+        ["data.format=her2st", f"data.root={her2st_crops}", "data.train=[C3, C4]", "data.test=[C5]", "data.panel=hvg:5"]
+    )
+    opened, checked = count(slide.open_slide), count(section.check_section)
+    converted = count(_pyg.as_data)
+    tl.train_run(config.override([f"features.cache={tmp_path}", "evaluate.figures=false"]), tmp_path / "run")
+    assert names(checked) == names(converted) == dict.fromkeys(["C3", "C4", "C5"], 1)
+    assert sorted(Counter(Path(path) for path, *_ in opened).values()) == [2, 2, 2]
