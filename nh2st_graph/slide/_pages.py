@@ -122,7 +122,7 @@ def tiff_layout(file: TiffFile, scene: str | None = None) -> Layout:
     if scene is None:
         levels = [level.page for level in layout.levels]
         others = [each for each in candidates if not (each.beside or any(each.page is page for page in levels))]
-        rivals = [each for each in others if each.area > _STANDING * chosen.area]
+        rivals = [each for each in others if each.area > _STANDING * chosen.area and not _is_copy(each, chosen)]
         pages = [chosen, *rivals]
         if rivals and layout.levels[0].colour.model == "grey" and len({each.page.shape for each in pages}) == 1:
             raise UnreadableError(_planes(chosen.page, len(pages), f"?{chosen.page.axes}"))
@@ -201,12 +201,15 @@ def _by_pages(file: TiffFile) -> list[_Candidate]:
             continue
         beside = _says_beside(page, file)
         own = next((each for each in found if each.page is parent), None)
-        if own is not None and (_is_reduced(page) or page.imagewidth < own.page.imagewidth):
+        if file.is_svs and found and page.is_tiled and not beside:
+            # By Aperio's definition all tiled pages are the slide, smaller copies, or other focal planes.
+            found[0].smaller.append(page)
+        elif own is not None and (_is_reduced(page) or page.imagewidth < own.page.imagewidth):
             own.smaller.append(page)
         elif _is_reduced(page) and not beside:
             reduced.append((len(found), page))
         else:
-            found.append(_Candidate(page, _page_name(page), beside, planes=planes))
+            found.append(_Candidate(page, _page_name(page), beside, planes=planes, described=file.is_svs))
     if not found:
         _, first = max(reduced, key=lambda each: each[1].imagewidth * each[1].imagelength)
         found.append(_Candidate(first, planes=planes))
@@ -246,12 +249,16 @@ def _page_name(page: TiffPage) -> str | None:
     return name.strip("\0 ") if isinstance(name, str) and name.strip("\0 ") else None
 
 
-def _same_view(page: TiffPage, other: TiffPage) -> bool:
-    """Say whether two pages have the same proportions, and are stored in the same way."""
+def _same_proportions(page: TiffPage, other: TiffPage) -> bool:
     w, h, width, height = (
         int(each) for each in (page.imagewidth, page.imagelength, other.imagewidth, other.imagelength)
     )
-    same = abs(w * height - h * width) <= max(w, h, width, height)
+    return abs(w * height - h * width) <= max(w, h, width, height)
+
+
+def _same_view(page: TiffPage, other: TiffPage) -> bool:
+    """Say whether two pages have the same proportions, and are stored in the same way."""
+    same = _same_proportions(page, other)
     return same and page.is_tiled == other.is_tiled and page.samplesperpixel == other.samplesperpixel
 
 
@@ -288,6 +295,17 @@ def _layout(chosen: _Candidate, candidates: Sequence[_Candidate], scene: str | N
         _by_openslide(page, colour) and orientation == 1,
         scene,
     )
+
+
+def _is_copy(other: _Candidate, chosen: _Candidate) -> bool:
+    """Say whether another image shows the same, though it is stored in another way, as some thumbnails are."""
+    if chosen.described or not _same_proportions(other.page, chosen.page):
+        return False
+    try:
+        pages = [(each.page, _colour(each.page, each.ome)) for each in (other, chosen)]
+        return _shows(*pages[0], *pages[1])
+    except (UnreadableError, ImageError):
+        return False
 
 
 def _shows(page: TiffPage, colour: Colour, other: TiffPage, other_colour: Colour, side: int = 64) -> bool:

@@ -194,6 +194,24 @@ class TestWhichPage:
             assert slide.sizes[0] == (96, 64)
             np.testing.assert_array_equal(np.asarray(slide.region(0, (0, 0, 96, 64))[0]), RGB)
 
+    def test_a_thumbnail_that_is_stored_otherwise_is_neither_level_nor_rival(self, tmp_path):
+        small = np.asarray(Image.fromarray(RGB).resize((72, 48), Image.Resampling.BOX))
+        path = pages(tmp_path / "image.tif", (small, {"tile": None}), (RGB, {}), (RGB, {}))
+        with open_slide(path) as slide:
+            assert slide.sizes == [(96, 64)]
+        with pytest.raises(ImageError, match="2 images of equal standing"):
+            slide_size(pages(tmp_path / "image.tif", (small[::-1], {"tile": None}), (RGB, {})))
+
+    def test_focal_planes_of_aperio(self, tmp_path, extra):
+        aperio = {"description": "Aperio Image Library v11\n96x64|MPP = 0.5"}
+        other = {"tile": None, "description": "Aperio Image Library v11\nlabel 96x64"}
+        path = tmp_path / "slide.svs"
+        pages(path, (RGB, aperio), (halved(RGB), aperio), (RGB[::-1], aperio), (RGB, other))
+        with open_slide(path) as slide:
+            assert slide.sizes[:2] == [(96, 64), (48, 32)]
+            assert slide.microns_per_pixel == 0.5
+            np.testing.assert_array_equal(np.asarray(slide.region(0, (0, 0, 96, 64))[0]), RGB)
+
     def test_a_mask_is_no_level(self, tmp_path):
         mask = np.zeros((128, 192), bool)
         path = pages(tmp_path / "image.tif", (RGB, {}), (mask, {"subfiletype": 4, "photometric": "miniswhite"}))
