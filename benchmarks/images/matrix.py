@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
@@ -60,10 +61,15 @@ def patches(path: Path) -> list[NDArray[np.int_]]:
         return [cutter.cut(0, size, Image.Resampling.BOX).astype(int) for cutter, size in cutters]
 
 
+@cache
+def _true_patches(pixels: bytes, shape: tuple[int, ...], path: Path) -> list[NDArray[np.int_]]:
+    Image.frombytes("RGB", shape[1::-1], pixels).save(path)
+    return patches(path)
+
+
 def outcome(path: Path, expected: Pixels, tolerance: float, folder: Path) -> str:
     """``right``, or the words of the refusal, or how it is wrong."""
-    truth = folder / "expected.png"
-    Image.fromarray(expected).save(truth)
+    truth = _true_patches(expected.tobytes(), expected.shape, folder / "expected.png")
     try:
         found = patches(path)
         with open_full(path) as image:
@@ -75,7 +81,7 @@ def outcome(path: Path, expected: Pixels, tolerance: float, folder: Path) -> str
         return f"WRONG: {type(error).__name__}"
     if whole.shape != expected.shape or np.abs(whole - expected).max() > tolerance:
         return "WRONG: whole image"
-    off = max(np.abs(one - two).max() for one, two in zip(found, patches(truth), strict=True))
+    off = max(np.abs(one - two).max() for one, two in zip(found, truth, strict=True))
     return "right" if off <= tolerance + 2 else "WRONG: patches"
 
 
@@ -333,8 +339,8 @@ def main() -> None:
         "",
         f"Codecs: {', '.join(CODECS)}. In every cell: all orientations (1 to 8); pyramids: {', '.join(PYRAMIDS)}; "
         f"beside the picture: {', '.join(BESIDE)}. The number of readings stands in brackets. 'Not written' is what "
-        "the format, or tifffile's writer, does not have. Where an extra sample is associated or unassociated alpha, the "
-        "picture is put on white; an unspecified one is left out.",
+        "the format, or tifffile's writer, does not have. Where an extra sample is associated or unassociated alpha, "
+        "the picture is put on white; an unspecified one is left out.",
         "",
         *rows,
         "",
