@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,9 +93,10 @@ def tiff_layout(file: TiffFile, scene: str | None = None) -> Layout:
     candidates = _by_series(file) or _by_pages(file)
     chosen = _main(candidates) if scene is None else _asked(candidates, scene)
     layout = _layout(chosen, candidates, scene)
+    copies = [level.page for level in layout.levels[1:]]
+    images = {number: each for number, each in enumerate(candidates) if not any(each.page is page for page in copies)}
     if scene is None:
-        levels = [level.page for level in layout.levels]
-        others = [each for each in candidates if not (each.beside or any(each.page is page for page in levels))]
+        others = [each for each in images.values() if not (each.beside or each is chosen)]
         rivals = [each for each in others if each.area > _STANDING * chosen.area and not _is_copy(each, chosen)]
         pages = [chosen, *rivals]
         if rivals and layout.levels[0].colour.model == "grey" and len({each.page.shape for each in pages}) == 1:
@@ -110,7 +111,8 @@ def tiff_layout(file: TiffFile, scene: str | None = None) -> Layout:
                 f"image {file.filehandle.path}: the largest of {_listed(candidates)} is taken; choose another by its "
                 f"name or number: {Path(file.filename).name}#{candidates.index(others[0])}"
             )
-    return layout
+    scenes = tuple(each.shown(number) for number, each in images.items()) if len(images) > 1 else ()
+    return replace(layout, scenes=scenes)
 
 
 @cache

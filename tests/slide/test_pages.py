@@ -346,3 +346,13 @@ def test_kinds_of_slides(tmp_path):
         with open_slide(pages(tmp_path / "image.tif", (RGB, {"tile": tile}))) as slide:
             assert isinstance(slide, kind)
             assert slide.layout.reading == ""
+
+
+def test_a_layout_lists_the_images_of_its_file(tmp_path):
+    path = scenes(tmp_path / "a.ome.tif", (RGB, about("scan", 0.5)), (GREEN, about("label", None)))
+    for source, scene in ((path, None), (f"{path}#label", "label")):
+        with open_slide(source) as slide:
+            assert slide.layout.scene == scene
+            assert slide.layout.scenes == ("0 'scan' (96 x 64 px)", "1 'label' (90 x 60 px)")
+    with open_slide(pages(tmp_path / "b.tif", (RGB, {}), (halved(RGB), {}))) as slide:
+        assert slide.layout.scenes == ()
