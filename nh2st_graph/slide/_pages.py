@@ -262,7 +262,7 @@ def _layout(chosen: _Candidate, candidates: Sequence[_Candidate], scene: str | N
         except (UnreadableError, ImageError):
             continue
         levels[size] = smaller, own
-    if colour.bits == 16 and colour.top == 2**16 - 1:
+    if colour.bits == 16 and colour.model != "palette":
         check_range(*list(levels.values())[-1])
     return Layout(
         tuple(Level(shown_size(*size, orientation), own, each) for size, (each, own) in levels.items()),

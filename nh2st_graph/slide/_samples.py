@@ -29,8 +29,8 @@ _OWN_COLOURS = frozenset({22610, 34892, 34934, 48124, 50001, 50002, 52546})
 #: If no value is above this share of the range, the samples keep fewer bits than they have room for.
 _USED = 1 / 4
 
-#: Segments to look at for that.
-_LOOKED_AT = 256
+#: Segments to look at for that, if the file does not state the range, and if it does.
+_LOOKED_AT = (256, 16)
 
 
 def page_colour(page: TiffPage, ome: OmeImage | None = None) -> Colour:
@@ -103,14 +103,16 @@ def _has_codec(compression: int) -> bool:
 def _top(page: TiffPage, bits: int, ome: OmeImage | None) -> int:
     """Find the value of white: that of all bits, or of those that the file says are used."""
     stated = np.max(page.tags.valueof(281, 2**bits - 1))
-    if ome is not None and ome.bits is not None and 8 < ome.bits < bits:
+    if ome is not None and ome.bits is not None and 8 <= ome.bits < bits:
         return 2**ome.bits - 1
     # The tag may be the highest value that occurs; one less than a power of two is a range.
-    return int(stated) if 8 < int(stated).bit_length() < bits and (stated & (stated + 1)) == 0 else 2**bits - 1
+    return int(stated) if 8 <= int(stated).bit_length() < bits and (stated & (stated + 1)) == 0 else 2**bits - 1
 
 
 def check_range(page: TiffPage, colour: Colour) -> None:
-    """Refuse 16 bits of which few are used: a camera kept 10, 12 or 14 bits in them, and the file does not say it.
+    """Refuse 16 bits of which few are used, and the file does not say it, or of which more are used than it says.
+
+    Cameras keep 10, 12 or 14 bits in 16. Some segments are looked at.
 
     Raises
     ------
@@ -121,12 +123,20 @@ def check_range(page: TiffPage, colour: Colour) -> None:
     """
     *_, across, down = grid(page)
     n_colours, highest = N_COLOURS[colour.model], 0
-    for index in np.unique(np.linspace(0, across * down - 1, _LOOKED_AT).astype(int)):
+    stated = colour.top < 2**colour.bits - 1
+    for index in np.unique(np.linspace(0, across * down - 1, _LOOKED_AT[stated]).astype(int)):
         samples = raw_segment(page, int(index))
         if samples is not None and samples.size:
             highest = max(highest, int(samples[..., :n_colours].max()))
-        if highest > _USED * colour.top:
+        if stated and highest > colour.top:
+            raise UnreadableError(
+                f"uint16, {page.samplesperpixel} samples a pixel, whose values reach {highest}, and says that they end "
+                f"at {colour.top}"
+            )
+        if not stated and highest > _USED * colour.top:
             return
+    if stated:
+        return
     raise UnreadableError(
         f"uint16, {page.samplesperpixel} samples a pixel, whose values end at {highest} of {colour.top}, and does not "
         "say how many bits are used"

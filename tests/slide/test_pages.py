@@ -146,16 +146,24 @@ class TestBitDepth:
         with open_full(path) as whole:
             assert np.abs(np.asarray(whole).astype(int) - RGB).max() <= 1
 
+    @pytest.mark.parametrize("bits", [8, 12])
+    def test_values_above_the_range_are_refused(self, tmp_path, bits):
+        tags = [(281, 3, 3, (2**bits - 1,) * 3, True)]
+        path = pages(tmp_path / "image.tif", (RGB.astype(np.uint16) * 257, {"extratags": tags}))
+        with pytest.raises(ImageError, match=rf"values reach \d+, and says that they end at {2**bits - 1};"):
+            slide_size(path)
+
     def test_the_tag_may_also_be_the_highest_value_that_occurs(self, tmp_path):
         tags = [(281, 3, 3, (51_143,) * 3, True)]
         path = pages(tmp_path / "image.tif", (RGB.astype(np.uint16) * 257, {"extratags": tags}))
         with open_full(path) as whole:
             np.testing.assert_array_equal(np.asarray(whole), RGB)
 
-    def test_ome_says_the_range(self, tmp_path):
+    @pytest.mark.parametrize("bits", [8, 12])
+    def test_ome_says_the_range(self, tmp_path, bits):
         with TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
-            about = {"axes": "YXS", "SignificantBits": 12}
-            file.write(RGB.astype(np.uint16) * 16, photometric="rgb", tile=(16, 16), metadata=about)
+            about = {"axes": "YXS", "SignificantBits": bits}
+            file.write(RGB.astype(np.uint16) << (bits - 8), photometric="rgb", tile=(16, 16), metadata=about)
         with open_full(tmp_path / "a.ome.tif") as whole:
             assert np.abs(np.asarray(whole).astype(int) - RGB).max() <= 1
 
