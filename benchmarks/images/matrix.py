@@ -96,11 +96,13 @@ def generic(folder: Path) -> tuple[list[str], int]:
     around = [(orientation, "nothing", "none") for orientation in range(1, 9)]
     around += [(1, beside, pyramid) for beside, pyramid in itertools.product(BESIDE, PYRAMIDS)]
     around += [(6, beside, pyramid) for beside, pyramid in zip(BESIDE, PYRAMIDS * 2, strict=False)]
+    # A codec has no part in where pages are.
+    fewer = [(1, "nothing", "none"), (6, "thumbnail first", "sub-images"), (3, "overview", "pages")]
     found: dict[tuple[str, int, str], dict[tuple[bool, bool], Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     wrong = 0
     path = folder / "image.tif"
     for kind in track([each for each in kinds if each.exists], description="TIFF"):
-        for orientation, beside, pyramid in around:
+        for orientation, beside, pyramid in around if kind.codec == "deflate" else fewer:
             variant = Variant(
                 kind.colour, kind.tiled, kind.planar, kind.bits, beside, pyramid, orientation, kind.extra, kind.codec
             )
@@ -337,10 +339,10 @@ def main() -> None:
         "",
         "## TIFF",
         "",
-        f"Codecs: {', '.join(CODECS)}. In every cell: all orientations (1 to 8); pyramids: {', '.join(PYRAMIDS)}; "
-        f"beside the picture: {', '.join(BESIDE)}. The number of readings stands in brackets. 'Not written' is what "
-        "the format, or tifffile's writer, does not have. Where an extra sample is associated or unassociated alpha, "
-        "the picture is put on white; an unspecified one is left out.",
+        f"Codecs: {', '.join(CODECS)}. In every cell, under deflate: all orientations (1 to 8); pyramids: "
+        f"{', '.join(PYRAMIDS)}; beside the picture: {', '.join(BESIDE)}. The other codecs have some of them. The "
+        "number of readings stands in brackets. 'Not written' is what the format, or tifffile's writer, does not have. "
+        "Where an extra sample is associated or unassociated alpha, the picture is put on white; an unspecified one is left out.",
         "",
         *rows,
         "",
