@@ -342,7 +342,8 @@ def main() -> None:
         f"Codecs: {', '.join(CODECS)}. In every cell, under deflate: all orientations (1 to 8); pyramids: "
         f"{', '.join(PYRAMIDS)}; beside the picture: {', '.join(BESIDE)}. The other codecs have some of them. The "
         "number of readings stands in brackets. 'Not written' is what the format, or tifffile's writer, does not have. "
-        "Where an extra sample is associated or unassociated alpha, the picture is put on white; an unspecified one is left out.",
+        "Where an extra sample is associated or unassociated alpha, the picture is put on white; an unspecified one is "
+        "left out.",
         "",
         *rows,
         "",
