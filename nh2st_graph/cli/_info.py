@@ -63,12 +63,14 @@ def run_info(path: Path) -> None:
 def _described(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     if path.is_dir():
         return _folder(path)
+    from nh2st_graph.slide import split_scene
+
     suffix = path.suffix.lower()
     if suffix == ".h5ad":
         return _section(path)
     if suffix in {".yaml", ".yml"}:
         raise ConfigError(f"{path} is a configuration, which 'train' or 'benchmark' reads; give a run, model or file")
-    file = Path(str(path).rpartition("#")[0]) if "#" in path.name and not path.exists() else path
+    file, _ = split_scene(path)
     if not file.exists():
         raise DataError(f"{file} does not exist; give a run or model folder, a section (.h5ad) or a slide")
     return _slide(path, file)
@@ -238,9 +240,11 @@ def _spot(found: Library) -> str | None:
 
 
 def _source(found: Library, path: Path) -> str | None:
+    from nh2st_graph.slide import image_exists
+
     if found.source is None:
         return None
-    there = Path(found.source).is_file() or (path.parent / found.source).is_file()
+    there = image_exists(found.source) or image_exists(path.parent / found.source)
     return found.source + ("" if there else " (not there)")
 
 
@@ -275,6 +279,7 @@ def _slide(path: Path, file: Path) -> tuple[str, Facts, list[RenderableType]]:
     try:
         with open_slide(path) as slide:
             sizes, scale, factors = slide.sizes, slide.microns_per_pixel, slide.downsamples
+            scenes = () if slide.layout is None else slide.layout.scenes
     except ImageError as error:
         if file.suffix.lower() in _IMAGES:
             raise
@@ -291,7 +296,7 @@ def _slide(path: Path, file: Path) -> tuple[str, Facts, list[RenderableType]]:
         "levels": "; ".join(
             f"{w:,} x {h:,}" + ("" if i == 0 else f" (1/{factors[i]:.4g})") for i, (w, h) in enumerate(sizes)
         ),
-        "scenes": _listed(_scenes(file)) or None,
+        "scenes": _listed(scenes) or None,
         "file": f"{file.stat().st_size / 1e6:,.1f} MB",
     }
     return f"Slide {path}", facts, []
@@ -300,18 +305,6 @@ def _slide(path: Path, file: Path) -> tuple[str, Facts, list[RenderableType]]:
 def _magnification(scale: float) -> float:
     """Magnification of an objective that gives this resolution."""
     return min((1.25, 2.5, 5, 10, 20, 40, 60, 100), key=lambda x: abs(math.log(10 / scale / x)))
-
-
-def _scenes(path: Path) -> list[str]:
-    """Name the images of a TIFF that has several; empty for other files."""
-    from tifffile import TiffFile, TiffFileError
-
-    try:
-        with TiffFile(path) as file:
-            found = [(each.name or str(i), each.shape) for i, each in enumerate(file.series)]
-    except (TiffFileError, OSError, ValueError, KeyError, TypeError):
-        return []
-    return [f"{name} ({' x '.join(map(str, shape))})" for name, shape in found] if len(found) > 1 else []
 
 
 def _listed(names: Iterable[Any]) -> str:

@@ -48,9 +48,9 @@ def placed_image(img: ImageSource, section: str, layer: str | None = None, *, ar
     Parameters
     ----------
     img
-        A file or an ``ImageContainer``. Everything downstream reads an image from a file, so the pixels of a container
-        are written once, as a tiled TIFF in the cache folder that is named by a digest of them. A container that was
-        scaled or cropped says so in its ``data.attrs``.
+        A file (``FILE#SCENE`` for one of several images in it) or an ``ImageContainer``. Everything downstream reads an
+        image from a file, so the pixels of a container are written once, as a tiled TIFF in the cache folder that is
+        named by a digest of them. A container that was scaled or cropped says so in its ``data.attrs``.
     section
         Name of the section, for errors. It also picks the z position of a container that has several, because squidpy
         names z positions by library.

@@ -59,6 +59,8 @@ class Layout:
         OpenSlide reads these pixels as we do.
     scene
         The image that was asked for, if the file has others.
+    scenes
+        All images of the file with their numbers, names and sizes, if it has several.
     """
 
     levels: tuple[Level, ...]
@@ -66,6 +68,7 @@ class Layout:
     resolution: Sides | None = None
     by_openslide: bool = False
     scene: str | None = None
+    scenes: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:

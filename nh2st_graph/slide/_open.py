@@ -42,9 +42,10 @@ def open_slide(path: str | Path) -> Iterator[Slide]:
     Parameters
     ----------
     path
-        JPEG, PNG or TIFF. Tiled and pyramidal TIFFs, including OME and Aperio's ``.svs``, are read by windows. The
-        extra ``[wsi]`` adds what OpenSlide reads: ``.svs``, ``.ndpi``, ``.mrxs``, ``.scn`` and more, and the TIFFs of
-        scanners whose pixels or resolution only OpenSlide can read (Philips, Ventana, Leica).
+        JPEG, PNG or TIFF. Tiled and pyramidal TIFFs, including OME and Aperio's ``.svs``, are read by windows. If a
+        TIFF holds several images, the largest is the slide; another is chosen by its name or number: ``FILE#NAME``,
+        ``FILE#1``. The extra ``[wsi]`` adds what OpenSlide reads: ``.svs``, ``.ndpi``, ``.mrxs``, ``.scn`` and more,
+        and the TIFFs of scanners whose pixels or resolution only OpenSlide can read (Philips, Ventana, Leica).
 
     Yields
     ------
@@ -53,7 +54,8 @@ def open_slide(path: str | Path) -> Iterator[Slide]:
     Raises
     ------
     ImageError
-        If the file is missing, damaged, or of a format that no installed reader opens.
+        If the file is missing, damaged, or of a format that no installed reader opens; if its pixels cannot be shown
+        rightly; or if it holds several images of equal standing, and none is chosen.
     """
     slide = _open(path)
     try:

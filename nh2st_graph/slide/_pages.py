@@ -1,35 +1,24 @@
-"""Find the slide among the pages of a TIFF: which page it is, its smaller copies, and what its samples mean."""
+"""Find the slide among the pages of a TIFF: which page it is, and which are its smaller copies."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import ImageError
-from nh2st_graph.slide._colour import LUMA, N_COLOURS, Colour, Model
+from nh2st_graph.slide._colour import LUMA, Colour
 from nh2st_graph.slide._layout import ORIENTATION, Layout, Level, UnreadableError, orientation_of, shown_size
 from nh2st_graph.slide._resolution import OmeImage, Sides, aperio_scale, dots_sides, ome_images
-from nh2st_graph.slide._segments import (
-    APERIO_LUMA,
-    APERIO_RGB,
-    JPEG,
-    JPEG_2000,
-    grid,
-    of_luma,
-    raw_segment,
-    segment,
-    subsampling,
-    window,
-)
+from nh2st_graph.slide._samples import check_range, page_colour
+from nh2st_graph.slide._segments import APERIO_LUMA, segment, window
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -37,21 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["OwnReaderError", "ScenesError", "tiff_layout"]
 
 logger = logging.getLogger("nh2st_graph")
-
-_MODELS: dict[int, Model] = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr"}
-_OTHER_MODELS = {4: "a mask", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32803: "a colour filter array"}
-
-#: Values of the tag of extra samples.
-_ASSOCIATED, _UNASSOCIATED = 1, 2
-
-#: Codecs that convert luma and chroma by themselves, whatever the colour tag says.
-_OWN_COLOURS = frozenset({22610, 34892, 34934, 48124, 50001, 50002, 52546})
-
-#: If no value is above this share of the range, the samples keep fewer bits than they have room for.
-_USED = 1 / 4
-
-#: Segments to look at for that.
-_LOOKED_AT = 256
 
 #: Names of images beside the slide.
 _BESIDE = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode|preview)(?![a-z])", re.IGNORECASE)
@@ -119,10 +93,11 @@ def tiff_layout(file: TiffFile, scene: str | None = None) -> Layout:
     candidates = _by_series(file) or _by_pages(file)
     chosen = _main(candidates) if scene is None else _asked(candidates, scene)
     layout = _layout(chosen, candidates, scene)
+    copies = [level.page for level in layout.levels[1:]]
+    images = {number: each for number, each in enumerate(candidates) if not any(each.page is page for page in copies)}
     if scene is None:
-        levels = [level.page for level in layout.levels]
-        others = [each for each in candidates if not (each.beside or any(each.page is page for page in levels))]
-        rivals = [each for each in others if each.area > _STANDING * chosen.area]
+        others = [each for each in images.values() if not (each.beside or each is chosen)]
+        rivals = [each for each in others if each.area > _STANDING * chosen.area and not _is_copy(each, chosen)]
         pages = [chosen, *rivals]
         if rivals and layout.levels[0].colour.model == "grey" and len({each.page.shape for each in pages}) == 1:
             raise UnreadableError(_planes(chosen.page, len(pages), f"?{chosen.page.axes}"))
@@ -136,7 +111,8 @@ def tiff_layout(file: TiffFile, scene: str | None = None) -> Layout:
                 f"image {file.filehandle.path}: the largest of {_listed(candidates)} is taken; choose another by its "
                 f"name or number: {Path(file.filename).name}#{candidates.index(others[0])}"
             )
-    return layout
+    scenes = tuple(each.shown(number) for number, each in images.items()) if len(images) > 1 else ()
+    return replace(layout, scenes=scenes)
 
 
 @cache
@@ -201,12 +177,15 @@ def _by_pages(file: TiffFile) -> list[_Candidate]:
             continue
         beside = _says_beside(page, file)
         own = next((each for each in found if each.page is parent), None)
-        if own is not None and (_is_reduced(page) or page.imagewidth < own.page.imagewidth):
+        if file.is_svs and found and page.is_tiled and not beside:
+            # By Aperio's definition all tiled pages are the slide, smaller copies, or other focal planes.
+            found[0].smaller.append(page)
+        elif own is not None and (_is_reduced(page) or page.imagewidth < own.page.imagewidth):
             own.smaller.append(page)
         elif _is_reduced(page) and not beside:
             reduced.append((len(found), page))
         else:
-            found.append(_Candidate(page, _page_name(page), beside, planes=planes))
+            found.append(_Candidate(page, _page_name(page), beside, planes=planes, described=file.is_svs))
     if not found:
         _, first = max(reduced, key=lambda each: each[1].imagewidth * each[1].imagelength)
         found.append(_Candidate(first, planes=planes))
@@ -246,12 +225,16 @@ def _page_name(page: TiffPage) -> str | None:
     return name.strip("\0 ") if isinstance(name, str) and name.strip("\0 ") else None
 
 
-def _same_view(page: TiffPage, other: TiffPage) -> bool:
-    """Say whether two pages have the same proportions, and are stored in the same way."""
+def _same_proportions(page: TiffPage, other: TiffPage) -> bool:
     w, h, width, height = (
         int(each) for each in (page.imagewidth, page.imagelength, other.imagewidth, other.imagelength)
     )
-    same = abs(w * height - h * width) <= max(w, h, width, height)
+    return abs(w * height - h * width) <= max(w, h, width, height)
+
+
+def _same_view(page: TiffPage, other: TiffPage) -> bool:
+    """Say whether two pages have the same proportions, and are stored in the same way."""
+    same = _same_proportions(page, other)
     return same and page.is_tiled == other.is_tiled and page.samplesperpixel == other.samplesperpixel
 
 
@@ -259,7 +242,7 @@ def _layout(chosen: _Candidate, candidates: Sequence[_Candidate], scene: str | N
     page = chosen.page
     if chosen.planes:
         raise UnreadableError(chosen.planes)
-    colour = _colour(page, chosen.ome)
+    colour = page_colour(page, chosen.ome)
     orientation = _orientation(page)
     levels = {(int(page.imagewidth), int(page.imagelength)): (page, colour)}
     unsaid = [] if chosen.described else [each.page for each in candidates if not each.beside]
@@ -273,14 +256,14 @@ def _layout(chosen: _Candidate, candidates: Sequence[_Candidate], scene: str | N
         ):
             continue
         try:
-            own = _colour(smaller, chosen.ome)
+            own = page_colour(smaller, chosen.ome)
             if not (chosen.described or _is_reduced(smaller) or _shows(smaller, own, *list(levels.values())[-1])):
                 continue
         except (UnreadableError, ImageError):
             continue
         levels[size] = smaller, own
-    if colour.bits == 16 and colour.top == 2**16 - 1:
-        _check_range(*list(levels.values())[-1])
+    if colour.bits == 16 and colour.model != "palette":
+        check_range(*list(levels.values())[-1])
     return Layout(
         tuple(Level(shown_size(*size, orientation), own, each) for size, (each, own) in levels.items()),
         orientation,
@@ -288,6 +271,17 @@ def _layout(chosen: _Candidate, candidates: Sequence[_Candidate], scene: str | N
         _by_openslide(page, colour) and orientation == 1,
         scene,
     )
+
+
+def _is_copy(other: _Candidate, chosen: _Candidate) -> bool:
+    """Say whether another image shows the same, though it is stored in another way, as some thumbnails are."""
+    if chosen.described or not _same_proportions(other.page, chosen.page):
+        return False
+    try:
+        pages = [(each.page, page_colour(each.page, each.ome)) for each in (other, chosen)]
+        return _shows(*pages[0], *pages[1])
+    except (UnreadableError, ImageError):
+        return False
 
 
 def _shows(page: TiffPage, colour: Colour, other: TiffPage, other_colour: Colour, side: int = 64) -> bool:
@@ -334,119 +328,3 @@ def _resolution(page: TiffPage, ome: OmeImage | None) -> Sides | None:
         return None
     unit_um = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit))
     return dots_sides(page.resolution, unit_um) if unit_um else None
-
-
-def _colour(page: TiffPage, ome: OmeImage | None) -> Colour:
-    """Read what the samples of a page mean."""
-    n_samples, photometric, compression = int(page.samplesperpixel), int(page.photometric), int(page.compression)
-    bits = page.bitspersample
-    kind = f"{page.dtype}, {n_samples} samples a pixel"
-    if compression not in {1, *JPEG} and not _has_codec(compression):
-        raise UnreadableError(f"pixels that are packed in a way no codec here unpacks (compression {compression})")
-    model = _MODELS.get(photometric)
-    if model is None:
-        raise UnreadableError(f"{_OTHER_MODELS.get(photometric, f'photometric {photometric}')} ({kind})")
-    if compression in JPEG_2000:
-        model = "YCbCr" if of_luma(page) else "RGB" if compression == APERIO_RGB else model
-    n_colours = N_COLOURS[model]
-    extra = tuple(int(each) for each in page.extrasamples)
-    # The decoder of JPEG converts, unless colours are in planes or others lie beside them.
-    one_piece = compression in JPEG and page.planarconfig == 1
-    if model == "YCbCr" and one_piece and not extra:
-        model = "RGB"
-    elif model == "YCbCr" and (one_piece or compression in _OWN_COLOURS):
-        raise UnreadableError(f"luma and chroma in a way that is not known ({kind}, compression {compression})")
-    if not isinstance(bits, int) or page.dtype is None or page.dtype.kind not in "ub" or bits > 16:
-        raise UnreadableError(f"{page.dtype or f'samples of {bits} bits'}, {n_samples} samples a pixel")
-    if page.imagedepth != 1:
-        raise UnreadableError(f"{page.imagedepth} layers in one page")
-    if n_samples < n_colours or len(extra) != n_samples - n_colours:
-        raise UnreadableError(f"{kind}, photometric {photometric}, and does not say what each sample is")
-    alpha = next((i for i, each in enumerate(extra, n_colours) if each in {_ASSOCIATED, _UNASSOCIATED}), None)
-    premultiplied = alpha is not None and extra[alpha - n_colours] == _ASSOCIATED
-    if premultiplied and model not in {"grey", "RGB"}:
-        raise UnreadableError(f"associated alpha with {model} ({kind})")
-    if premultiplied and photometric == 0:
-        raise UnreadableError(f"associated alpha with grey whose 0 is white ({kind})")
-    return Colour(
-        model,
-        bits,
-        _top(page, bits, ome) if model != "palette" else 2**bits - 1,
-        inverted=photometric == 0,
-        alpha=alpha,
-        premultiplied=premultiplied,
-        palette=_palette(page) if model == "palette" else None,
-        **(_luma(page, bits, kind) if model == "YCbCr" else {}),
-        **({} if model != "CMYK" else _check_inks(page, kind)),
-    )
-
-
-def _has_codec(compression: int) -> bool:
-    from tifffile import TIFF
-
-    try:
-        return TIFF.DECOMPRESSORS[compression] is not None
-    except KeyError:
-        return False
-
-
-def _top(page: TiffPage, bits: int, ome: OmeImage | None) -> int:
-    """Find the value of white: that of all bits, or of those that the file says are used."""
-    stated = np.max(page.tags.valueof(281, 2**bits - 1))
-    if ome is not None and ome.bits is not None and 8 < ome.bits < bits:
-        return 2**ome.bits - 1
-    # The tag may be the highest value that occurs; one less than a power of two is a range.
-    return int(stated) if 8 < int(stated).bit_length() < bits and (stated & (stated + 1)) == 0 else 2**bits - 1
-
-
-def _check_range(page: TiffPage, colour: Colour) -> None:
-    """Refuse 16 bits of which few are used: a camera kept 10, 12 or 14 bits in them, and the file does not say it."""
-    *_, across, down = grid(page)
-    n_colours, highest = N_COLOURS[colour.model], 0
-    for index in np.unique(np.linspace(0, across * down - 1, _LOOKED_AT).astype(int)):
-        samples = raw_segment(page, int(index))
-        if samples is not None and samples.size:
-            highest = max(highest, int(samples[..., :n_colours].max()))
-        if highest > _USED * colour.top:
-            return
-    raise UnreadableError(
-        f"uint16, {page.samplesperpixel} samples a pixel, whose values end at {highest} of {colour.top}, and does not "
-        "say how many bits are used"
-    )
-
-
-def _palette(page: TiffPage) -> NDArray[np.uint8]:
-    colours = page.tags.valueof(320)
-    if colours is None:
-        raise UnreadableError("a palette image without its palette")
-    table = np.asarray(colours).reshape(3, -1).T
-    # Some writers keep 8 bits where 16 are meant.
-    return (table if table.max() < 256 else table >> 8).astype(np.uint8)
-
-
-def _luma(page: TiffPage, bits: int, kind: str) -> dict[str, Any]:
-    if subsampling(page) != (1, 1):
-        known = {1, 2, 4}
-        plain = bits == 8 and page.samplesperpixel == 3 and page.planarconfig == 1 and page.predictor == 1
-        if not plain or not set(subsampling(page)) <= known:
-            raise UnreadableError(f"luma and chroma of different size ({kind}, {subsampling(page)})")
-    shares, reference = _ratios(page, 529), _ratios(page, 532)
-    if reference is not None and (len(reference) != 6 or min(reference[1::2]) <= 2 ** (bits - 2)):
-        raise UnreadableError(f"luma and chroma whose white is {reference[1::2]} ({kind})")
-    return {"luma": shares or LUMA, "reference": reference}
-
-
-def _ratios(page: TiffPage, tag: int) -> tuple[float, ...] | None:
-    value = page.tags.valueof(tag)
-    if value is None:
-        return None
-    return tuple(float(a / b) if b else 0.0 for a, b in np.reshape(value, (-1, 2)).tolist())
-
-
-def _check_inks(page: TiffPage, kind: str) -> dict[str, Any]:
-    """Refuse inks that are not cyan, magenta, yellow and black from none to full."""
-    bits = page.bitspersample
-    dots = tuple(np.ravel(page.tags.valueof(336, (0, 2**bits - 1))).tolist())
-    if int(page.tags.valueof(332, 1)) != 1 or dots[:2] != (0, 2**bits - 1):
-        raise UnreadableError(f"inks that are not cyan, magenta, yellow and black ({kind})")
-    return {}

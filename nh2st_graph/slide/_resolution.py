@@ -104,8 +104,8 @@ def ome_images(xml: str | None) -> list[OmeImage]:
         for pixels in _named(image, "Pixels"):
             first = next(iter(_named(pixels, "TiffData")), None)
             page = 0 if first is None else int(first.get("IFD", 0))
-            bits = pixels.get("SignificantBits")
-            found.append(OmeImage(image.get("Name"), page, _ome_sides(pixels), int(bits) if bits else None))
+            bits = pixels.get("SignificantBits", "")
+            found.append(OmeImage(image.get("Name"), page, _ome_sides(pixels), int(bits) if bits.isdecimal() else None))
     return found
 
 
@@ -121,9 +121,12 @@ def _named(above: Any, tag: str) -> list[Any]:
 def _ome_sides(pixels: Any) -> Sides | None:
     if "PhysicalSizeX" not in pixels.attrib:
         return None
-    x, y = (
-        float(pixels.get(f"PhysicalSize{axis}", pixels.get("PhysicalSizeX")))
-        * _UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"), 0.0)
-        for axis in "XY"
-    )
+    try:
+        x, y = (
+            float(pixels.get(f"PhysicalSize{axis}", pixels.get("PhysicalSizeX")))
+            * _UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"), 0.0)
+            for axis in "XY"
+        )
+    except ValueError:
+        return None
     return plausible((x, y))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 
@@ -188,6 +189,17 @@ class TestWithTheExtra:
             assert slide.thumbnail(60)[0].shape == (60, 40, 3)
             assert not reader.closed
         assert reader.closed
+
+    @pytest.mark.parametrize(
+        ("sides", "expected"), [(("0.5", "0.5"), 0.5), (("0.5", "1.0"), None), (("0.5", "?"), 0.25), (("0.5",), 0.25)]
+    )
+    def test_both_sides_of_a_pixel_are_looked_at(self, reader, tmp_path, sides, expected):
+        """wsidata's one number is that of one side."""
+        named = {f"openslide.mpp-{axis}": side for axis, side in zip("xy", sides, strict=False)}
+        reader._about["raw"] = json.dumps(named)
+        (tmp_path / "slide.mrxs").write_bytes(b"slide")
+        with open_slide(tmp_path / "slide.mrxs") as slide:
+            assert slide.microns_per_pixel == expected
 
     @pytest.mark.usefixtures("reader")
     @pytest.mark.parametrize(("suffix", "advice"), [(".ndpi", "copy it again"), (".isyntax", "pip install pyisyntax")])

@@ -146,16 +146,24 @@ class TestBitDepth:
         with open_full(path) as whole:
             assert np.abs(np.asarray(whole).astype(int) - RGB).max() <= 1
 
+    @pytest.mark.parametrize("bits", [8, 12])
+    def test_values_above_the_range_are_refused(self, tmp_path, bits):
+        tags = [(281, 3, 3, (2**bits - 1,) * 3, True)]
+        path = pages(tmp_path / "image.tif", (RGB.astype(np.uint16) * 257, {"extratags": tags}))
+        with pytest.raises(ImageError, match=rf"values reach \d+, and says that they end at {2**bits - 1};"):
+            slide_size(path)
+
     def test_the_tag_may_also_be_the_highest_value_that_occurs(self, tmp_path):
         tags = [(281, 3, 3, (51_143,) * 3, True)]
         path = pages(tmp_path / "image.tif", (RGB.astype(np.uint16) * 257, {"extratags": tags}))
         with open_full(path) as whole:
             np.testing.assert_array_equal(np.asarray(whole), RGB)
 
-    def test_ome_says_the_range(self, tmp_path):
+    @pytest.mark.parametrize("bits", [8, 12])
+    def test_ome_says_the_range(self, tmp_path, bits):
         with TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
-            about = {"axes": "YXS", "SignificantBits": 12}
-            file.write(RGB.astype(np.uint16) * 16, photometric="rgb", tile=(16, 16), metadata=about)
+            about = {"axes": "YXS", "SignificantBits": bits}
+            file.write(RGB.astype(np.uint16) << (bits - 8), photometric="rgb", tile=(16, 16), metadata=about)
         with open_full(tmp_path / "a.ome.tif") as whole:
             assert np.abs(np.asarray(whole).astype(int) - RGB).max() <= 1
 
@@ -192,6 +200,24 @@ class TestWhichPage:
         path = pages(tmp_path / "image.tif", (halved(RGB), {"subfiletype": 1, "subifds": 1}), (RGB, {}))
         with open_slide(path) as slide:
             assert slide.sizes[0] == (96, 64)
+            np.testing.assert_array_equal(np.asarray(slide.region(0, (0, 0, 96, 64))[0]), RGB)
+
+    def test_a_thumbnail_that_is_stored_otherwise_is_neither_level_nor_rival(self, tmp_path):
+        small = np.asarray(Image.fromarray(RGB).resize((72, 48), Image.Resampling.BOX))
+        path = pages(tmp_path / "image.tif", (small, {"tile": None}), (RGB, {}), (RGB, {}))
+        with open_slide(path) as slide:
+            assert slide.sizes == [(96, 64)]
+        with pytest.raises(ImageError, match="2 images of equal standing"):
+            slide_size(pages(tmp_path / "image.tif", (small[::-1], {"tile": None}), (RGB, {})))
+
+    def test_focal_planes_of_aperio(self, tmp_path, extra):
+        aperio = {"description": "Aperio Image Library v11\n96x64|MPP = 0.5"}
+        other = {"tile": None, "description": "Aperio Image Library v11\nlabel 96x64"}
+        path = tmp_path / "slide.svs"
+        pages(path, (RGB, aperio), (halved(RGB), aperio), (RGB[::-1], aperio), (RGB, other))
+        with open_slide(path) as slide:
+            assert slide.sizes[:2] == [(96, 64), (48, 32)]
+            assert slide.microns_per_pixel == 0.5
             np.testing.assert_array_equal(np.asarray(slide.region(0, (0, 0, 96, 64))[0]), RGB)
 
     def test_a_mask_is_no_level(self, tmp_path):
@@ -328,3 +354,13 @@ def test_kinds_of_slides(tmp_path):
         with open_slide(pages(tmp_path / "image.tif", (RGB, {"tile": tile}))) as slide:
             assert isinstance(slide, kind)
             assert slide.layout.reading == ""
+
+
+def test_a_layout_lists_the_images_of_its_file(tmp_path):
+    path = scenes(tmp_path / "a.ome.tif", (RGB, about("scan", 0.5)), (GREEN, about("label", None)))
+    for source, scene in ((path, None), (f"{path}#label", "label")):
+        with open_slide(source) as slide:
+            assert slide.layout.scene == scene
+            assert slide.layout.scenes == ("0 'scan' (96 x 64 px)", "1 'label' (90 x 60 px)")
+    with open_slide(pages(tmp_path / "b.tif", (RGB, {}), (halved(RGB), {}))) as slide:
+        assert slide.layout.scenes == ()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nh2st_graph.slide import aperio_scale, dots_scale, ome_scale, plausible_scale
+from nh2st_graph.slide._resolution import dots_sides, ome_images
 
 PIXELS = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels {}/></Image></OME>'
 
@@ -62,6 +63,7 @@ def test_aperio(description, expected):
         ('PhysicalSizeX="0.5" PhysicalSizeY="0.25"', None),
         ('PhysicalSizeX="1" PhysicalSizeY="1" PhysicalSizeXUnit="pixel" PhysicalSizeYUnit="pixel"', None),
         ('SizeX="100"', None),
+        ('PhysicalSizeX=""', None),
     ],
 )
 def test_ome(attributes, expected):
@@ -71,3 +73,23 @@ def test_ome(attributes, expected):
 @pytest.mark.parametrize("xml", [None, "", "<OME", "<OME/>"])
 def test_ome_that_says_nothing(xml):
     assert ome_scale(xml) is None
+
+
+def test_ome_describes_each_image_by_itself():
+    images = "".join(
+        f'<Image Name="{name}"><Pixels {sizes} SignificantBits="12"><TiffData IFD="{page}"/></Pixels></Image>'
+        for page, (name, sizes) in enumerate({"label": "", "scan": 'PhysicalSizeX="0.5" PhysicalSizeY="1"'}.items())
+    )
+    found = ome_images(f"<OME>{images}</OME>")
+    assert [(each.name, each.page, each.sides, each.bits) for each in found] == [
+        ("label", 0, None, 12),
+        ("scan", 1, (0.5, 1.0), 12),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dots", "expected"),
+    [((50_800, 25_400), (0.5, 1.0)), ((72, 72), None), ((72, 50_800), (352.8, 0.5)), ((0, 1), None)],
+)
+def test_statements_keep_both_sides(dots, expected):
+    assert dots_sides(dots) == (None if expected is None else pytest.approx(expected, rel=1e-3))
