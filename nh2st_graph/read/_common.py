@@ -137,7 +137,7 @@ def patient_in_obs(adata: AnnData, given: str | None, section: str) -> None:
 
 
 def keep_in_tissue(
-    adata: AnnData, section: str, because: str = "obs['in_tissue'] = 1"
+    adata: AnnData, section: str, because: str = "obs['in_tissue'] = 1", spot: str = "spot"
 ) -> tuple[AnnData, dict[str, int]]:
     """Leave out the spots off the tissue, and count them; without ``obs["in_tissue"]`` all are kept.
 
@@ -150,7 +150,9 @@ def keep_in_tissue(
     if inside is None or not adata.n_obs:
         return adata, {}
     if not inside.any():
-        raise DataError(f"section {section!r}: no spot lies in tissue ({because}); the section is empty: leave it out")
+        raise DataError(
+            f"section {section!r}: no {spot} lies in tissue ({because}); the section is empty: leave it out"
+        )
     if inside.all():
         return adata, {}
     return adata[inside].copy(), {"not_in_tissue": int((~inside).sum())}
@@ -158,7 +160,10 @@ def keep_in_tissue(
 
 def as_given(path: Path) -> Path:
     """Make a path absolute, and leave links as they are: a linked folder names its section."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve would follow links
+    here, shell = Path.cwd(), Path(os.environ.get("PWD", ""))  # the shell knows by which link it came here
+    if shell.is_absolute() and shell.exists() and shell.samefile(here):
+        here = shell
+    return Path(os.path.normpath(here / path))
 
 
 def folder_above(path: Path) -> Path:

@@ -295,7 +295,7 @@ def _joined(
     adata = adata[placed].copy()
     adata.obs = table[[Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col]].astype(int)
     adata.obsm[Key.obsm.spatial] = table[[_X, _Y]].to_numpy(np.float64)
-    adata, dropped = keep_in_tissue(adata, name, f"in_tissue = 1 in {positions}")
+    adata, dropped = keep_in_tissue(adata, name, f"in_tissue = 1 in {positions}", "spot with counts")
     return in_array_order(adata), {"counts_without_position": without, "not_in_tissue": 0, **dropped}
 
 

@@ -201,6 +201,14 @@ class TestLinks:
             (found,) = sections("visium", root).values()
             assert (found.obs["section"].iloc[0], found.obs["patient"].iloc[0]) == ("A1", "P1")
 
+    def test_the_folder_that_the_shell_is_in(self, write_visium, tmp_path, monkeypatch):
+        (tmp_path / "A1").symlink_to(write_visium("run_123").folder)
+        monkeypatch.chdir(tmp_path / "A1")
+        monkeypatch.setenv("PWD", str(tmp_path / "A1"))
+        assert section_names("visium", ".") == ["A1"]
+        monkeypatch.setenv("PWD", str(tmp_path))  # of another folder
+        assert section_names("visium", ".") == ["run_123"]
+
     def test_visium_hd(self, write_visium_hd, tmp_path):
         files = write_visium_hd("run_123")
         cohort = tmp_path / "cohort"
