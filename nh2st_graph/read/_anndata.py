@@ -30,13 +30,13 @@ from nh2st_graph.section import (
     Library,
     as_name,
     changed_entry,
-    check_scale,
+    check_pitch,
     check_section,
     libraries,
     library_entry,
     library_id,
     neighbour_distance,
-    report_scale,
+    report_pitch,
 )
 from nh2st_graph.slide import ImageSource, image_exists, placed_image, slide_size
 
@@ -126,9 +126,9 @@ def anndata_section(
     adata.obsm[Key.obsm.spatial] = placed.pixels(adata.obsm[Key.obsm.spatial])
     entry = library_entry(placed.path, float(scale) / placed.scale, diameter * placed.scale)
     adata.uns[Key.uns.spatial] = {name: changed_entry(entry, array_pitch_um=stored.array_pitch_um)}
-    check_scale(adata, slide_size(placed.path), stored.scalefactors)
+    check_pitch(adata, slide_size(placed.path), stored.scalefactors)
     check_section(adata, need=("image",))
-    report_scale(adata)
+    report_pitch(adata)
     if dropped:
         report_dropped(adata, name, dropped)
     return adata

@@ -36,7 +36,7 @@ from nh2st_graph.section import (
     library_entry,
     name_columns,
     patient_name,
-    report_scale,
+    report_pitch,
 )
 from nh2st_graph.slide import IMAGE_ENDINGS
 
@@ -178,7 +178,7 @@ def read_sample(
     adata = in_order(adata)
     check_section(adata, need=("genes", "image"))
     report_dropped(adata, name, dropped)
-    report_scale(adata)
+    report_pitch(adata)
     return adata
 
 

@@ -27,7 +27,7 @@ from nh2st_graph.read._common import (
     logger,
     report_dropped,
 )
-from nh2st_graph.section import VISIUM_PITCH_UM, Key, changed_entry, check_section, report_scale, unknown_patient
+from nh2st_graph.section import VISIUM_PITCH_UM, Key, changed_entry, check_section, report_pitch, unknown_patient
 from nh2st_graph.slide import image_size, slide_size, thumbnail
 
 __all__ = ["COUNTS", "Assay", "counts_path", "folder_name", "read_spots", "spatial_file"]
@@ -107,7 +107,7 @@ def read_spots(
             found.hires.name,
             scale,
         )
-    report_scale(adata, by="the spot diameter")
+    report_pitch(adata, by="the spot diameter")
     return adata
 
 

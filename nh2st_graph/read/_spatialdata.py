@@ -47,7 +47,7 @@ from nh2st_graph.section import (
     library,
     library_entry,
     neighbour_distance,
-    report_scale,
+    report_pitch,
     section_name,
 )
 from nh2st_graph.slide import image_exists, keep_pixels, open_full
@@ -160,7 +160,7 @@ def spatialdata_section(
     adata.uns[Key.uns.spatial] = {name: library_entry(keep_pixels(full_resolution(element), where), scale, diameter)}
     check_section(adata, need=("image",))
     report_dropped(adata, name, {"rows_without_shape": int((~known).sum()), **dropped})
-    report_scale(adata)
+    report_pitch(adata)
     return adata
 
 

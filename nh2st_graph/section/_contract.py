@@ -14,8 +14,8 @@ from nh2st_graph._errors import DataError, ImageError, setting
 from nh2st_graph.section._access import array_positions, section_name
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import full_image, libraries
+from nh2st_graph.section._pitch import check_pitch
 from nh2st_graph.section._placement import likely_mistake
-from nh2st_graph.section._scale import check_scale
 from nh2st_graph.slide import Slide, open_slide
 
 __all__ = ["Need", "check_features", "check_section", "counts_mistake", "open_image", "refuse_backed"]
@@ -166,7 +166,7 @@ def open_image(adata: AnnData) -> Iterator[Slide]:
     """
     with open_slide(full_image(adata).path) as slide:
         _check_covered(adata, slide, f"section {section_name(adata)!r}")
-        check_scale(adata, slide.sizes[0])
+        check_pitch(adata, slide.sizes[0])
         yield slide
 
 
