@@ -61,12 +61,7 @@ def images_in(folder: Path, stem: str | None = None) -> list[Path]:
     """
     files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
     if stem is not None:
-        files = [path for path in files if path.name.startswith(f"{stem}.")]
-        files = [
-            path
-            for path in files
-            if path.name[len(stem) :].lower().removeprefix(".ome").count(".") == 1 or _packed(path)
-        ]
+        files = [path for path in files if _stem(path) == stem]
     found = [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]
     packed = [path for path in files if _packed(path)]
     if packed and not found:
@@ -76,8 +71,8 @@ def images_in(folder: Path, stem: str | None = None) -> list[Path]:
 
 def _stem(path: Path) -> str:
     """Name of an image without its endings, such as ``.ome.tif`` or ``.tif.gz``."""
-    name = path.name.removesuffix(".gz")
-    return Path(name.removesuffix(Path(name).suffix)).name.removesuffix(".ome")
+    name = Path(path.name.removesuffix(".gz")).stem
+    return Path(name).stem if name.lower().endswith(".ome") else name
 
 
 def _packed(path: Path) -> bool:
@@ -86,7 +81,7 @@ def _packed(path: Path) -> bool:
 
 def _whole_slides(files: list[Path]) -> list[Path]:
     """Leave out the parts of slides that lie in several files: Hamamatsu's JPEGs, all but one file of DICOM."""
-    parts = tuple(f"{path.stem}" for path in files if path.suffix.lower() in {".vms", ".vmu"})
+    parts = tuple(path.stem for path in files if path.suffix.lower() in {".vms", ".vmu"})
     dicom = [path for path in files if path.suffix.lower() in {".dcm", ".dicom"}]
     return [
         path
