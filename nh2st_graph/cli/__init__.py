@@ -247,7 +247,15 @@ def predict(
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_paths
 
-    tl.check_prediction(run, sections, out, microns_per_pixel=microns_per_pixel, spatialdata=spatialdata, resume=resume)
+    tl.check_prediction(
+        run,
+        sections,
+        out,
+        microns_per_pixel=microns_per_pixel,
+        library_key=library_key,
+        spatialdata=spatialdata,
+        resume=resume,
+    )
     with working(resumable=True):
         written = tl.predict_run(
             run,

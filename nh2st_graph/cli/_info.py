@@ -176,19 +176,19 @@ def _scores(metrics: Mapping[str, Any], path: Path) -> RenderableType:
 
 def _section(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     from nh2st_graph.read import open_h5ad
-    from nh2st_graph.section import Key, Library
+    from nh2st_graph.section import Key, Library, as_name, libraries, library_id, patients_in
 
     with open_h5ad(path) as adata:
-        names = _column(adata, Key.obs.section)
-        libraries = adata.uns.get(Key.uns.spatial)
-        entries = list(libraries.values()) if isinstance(libraries, Mapping) else []
-        found = Library.of(entries[0]) if len(entries) == 1 else None
+        given = adata.obs[Key.obs.section].unique() if Key.obs.section in adata.obs else ()
+        names = [name for name in map(as_name, given) if name is not None]
+        own = library_id(adata, names[0] if len(names) == 1 else None)
+        found = None if own is None else Library.of(libraries(adata)[own])
         predicted = adata.uns.get(Key.uns.prediction)
         described = {key: dict(adata.uns[key]) for key in (Key.uns.image,) if isinstance(adata.uns.get(key), Mapping)}
         image = described.get(Key.uns.image)
         facts: Facts = {
             "section": _listed(names) or "-",
-            "patient": _listed(_column(adata, Key.obs.patient)) or "-",
+            "patient": _listed(patients_in(adata, ", ".join(names))) if Key.obs.patient in adata.obs else "-",
             "spots": f"{adata.n_obs:,}{_array(adata)}",
             "genes": f"{adata.n_vars:,}" + (f": {_listed(adata.var_names)}" if adata.n_vars else ""),
             "resolution": None if found is None else _resolution(found),
@@ -207,14 +207,11 @@ def _section(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             if predicted is None
             else f"a model of {_listed(list(predicted.get('train_sections', [])))}, "
             f"{predicted.get('encoder', '?')}, nh2st-graph {predicted.get('version', '?')}",
-            "missing": "; ".join(_missing(adata, names, found, len(entries), predicted is not None)) or "nothing",
+            "missing": "; ".join(_missing(adata, names, found, len(libraries(adata)), predicted is not None))
+            or "nothing",
         }
     kind = "Prediction" if predicted is not None else "Section" if len(names) < 2 else f"{len(names)} sections in one"
     return f"{kind} {path}", facts, []
-
-
-def _column(adata: AnnData, key: str) -> list[str]:
-    return list(adata.obs[key].astype(str).unique()) if key in adata.obs else []
 
 
 def _array(adata: AnnData) -> str:

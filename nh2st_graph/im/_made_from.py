@@ -13,7 +13,7 @@ from anndata import AnnData
 from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph.im._cache import FORMAT
 from nh2st_graph.im._encoders import Encoder
-from nh2st_graph.section import Key, library, spot_digests
+from nh2st_graph.section import Key, library, library_id, spot_digests
 from nh2st_graph.slide import content_hash
 
 __all__ = [
@@ -51,7 +51,7 @@ def made_from(section: AnnData, encoders: Sequence[Encoder], image_hash: str | N
     ``format``; ``spots``, a digest of each spot's name and position, which holds for any part of the spots too;
     ``microns_per_pixel`` and ``image``, if the section has them; and ``encoders``, the fingerprint of each as JSON.
     """
-    found = library(section) if Key.uns.spatial in section.uns else None
+    found = library(section) if library_id(section) is not None else None
     known: dict[str, Any] = {
         "format": FORMAT,
         "spots": spot_digests(section),
@@ -93,7 +93,7 @@ def differences(section: AnnData, entry: Mapping[str, Any]) -> list[str]:
         changed.append("the way patches are cut")
     if not np.isin(spot_digests(section), np.asarray(known["spots"], np.uint64)).all():
         changed.append("positions or names of spots")
-    found = library(section) if Key.uns.spatial in section.uns else None
+    found = library(section) if library_id(section) is not None else None
     before, now = known.get("microns_per_pixel"), None if found is None else found.microns_per_pixel
     if before is not None and now is not None and not np.isclose(now, float(before), rtol=1e-6, atol=0):
         changed.append(f"resolution ({float(before):.4g} -> {now:.4g} um per px)")

@@ -30,13 +30,13 @@ from nh2st_graph.section import (
     Library,
     as_name,
     changed_entry,
-    check_scale,
+    check_pitch,
     check_section,
     libraries,
     library_entry,
     library_id,
     neighbour_distance,
-    report_scale,
+    report_pitch,
 )
 from nh2st_graph.slide import ImageSource, image_exists, open_slide, placed_image
 
@@ -127,9 +127,9 @@ def anndata_section(
     with open_slide(placed.path) as slide:
         entry = library_entry(placed.path, float(scale) / placed.scale, diameter * placed.scale, slide.thumbnail())
         adata.uns[Key.uns.spatial] = {name: changed_entry(entry, array_pitch_um=stored.array_pitch_um)}
-        check_scale(adata, slide.sizes[0], stored.scalefactors)
+        check_pitch(adata, slide.sizes[0], stored.scalefactors)
         check_section(adata, need=("image",), slide=slide)
-    report_scale(adata)
+    report_pitch(adata)
     if dropped:
         report_dropped(adata, name, dropped)
     return adata

@@ -61,12 +61,7 @@ def images_in(folder: Path, stem: str | None = None) -> list[Path]:
     """
     files = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
     if stem is not None:
-        files = [path for path in files if path.name.startswith(f"{stem}.")]
-        files = [
-            path
-            for path in files
-            if path.name[len(stem) :].lower().removeprefix(".ome").count(".") == 1 or _packed(path)
-        ]
+        files = [path for path in files if _stem(path) == stem]
     found = [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]
     packed = [path for path in files if _packed(path)]
     if packed and not found:
@@ -76,8 +71,8 @@ def images_in(folder: Path, stem: str | None = None) -> list[Path]:
 
 def _stem(path: Path) -> str:
     """Name of an image without its endings, such as ``.ome.tif`` or ``.tif.gz``."""
-    name = path.name.removesuffix(".gz")
-    return Path(name.removesuffix(Path(name).suffix)).name.removesuffix(".ome")
+    name = Path(path.name.removesuffix(".gz")).stem
+    return Path(name).stem if name.lower().endswith(".ome") else name
 
 
 def _packed(path: Path) -> bool:
@@ -86,7 +81,7 @@ def _packed(path: Path) -> bool:
 
 def _whole_slides(files: list[Path]) -> list[Path]:
     """Leave out the parts of slides that lie in several files: Hamamatsu's JPEGs, all but one file of DICOM."""
-    parts = tuple(f"{path.stem}" for path in files if path.suffix.lower() in {".vms", ".vmu"})
+    parts = tuple(path.stem for path in files if path.suffix.lower() in {".vms", ".vmu"})
     dicom = [path for path in files if path.suffix.lower() in {".dcm", ".dicom"}]
     return [
         path
@@ -137,7 +132,7 @@ def patient_in_obs(adata: AnnData, given: str | None, section: str) -> None:
 
 
 def keep_in_tissue(
-    adata: AnnData, section: str, because: str = "obs['in_tissue'] = 1"
+    adata: AnnData, section: str, because: str = "obs['in_tissue'] = 1", spot: str = "spot"
 ) -> tuple[AnnData, dict[str, int]]:
     """Leave out the spots off the tissue, and count them; without ``obs["in_tissue"]`` all are kept.
 
@@ -150,7 +145,9 @@ def keep_in_tissue(
     if inside is None or not adata.n_obs:
         return adata, {}
     if not inside.any():
-        raise DataError(f"section {section!r}: no spot lies in tissue ({because}); the section is empty: leave it out")
+        raise DataError(
+            f"section {section!r}: no {spot} lies in tissue ({because}); the section is empty: leave it out"
+        )
     if inside.all():
         return adata, {}
     return adata[inside].copy(), {"not_in_tissue": int((~inside).sum())}
@@ -158,7 +155,10 @@ def keep_in_tissue(
 
 def as_given(path: Path) -> Path:
     """Make a path absolute, and leave links as they are: a linked folder names its section."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve would follow links
+    here, shell = Path.cwd(), Path(os.environ.get("PWD", ""))  # the shell knows by which link it came here
+    if shell.is_absolute() and shell.exists() and shell.samefile(here):
+        here = shell
+    return Path(os.path.normpath(here / path))
 
 
 def folder_above(path: Path) -> Path:

@@ -36,7 +36,7 @@ from nh2st_graph.section import (
     library_entry,
     name_columns,
     patient_name,
-    report_scale,
+    report_pitch,
 )
 from nh2st_graph.slide import IMAGE_ENDINGS, open_slide
 
@@ -180,7 +180,7 @@ def read_sample(
         adata.uns[Key.uns.spatial] = {name: library_entry(slide, scale, spot_um / scale, small)}
         check_section(adata, need=("genes", "image"), slide=opened)
     report_dropped(adata, name, dropped)
-    report_scale(adata)
+    report_pitch(adata)
     return adata
 
 

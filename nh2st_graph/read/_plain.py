@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 from scipy import sparse
 
 from nh2st_graph._errors import DataError
@@ -68,8 +69,12 @@ def _plain_column(column: pd.Series, where: str) -> pd.Series:
         if not pd.api.types.is_numeric_dtype(categories.dtype):
             return column.cat.rename_categories([str(each) for each in categories])
         return column
-    if pd.api.types.is_bool_dtype(kind) or pd.api.types.is_numeric_dtype(kind):
-        return column
+    nullable = is_integer_dtype(kind) and kind.name.startswith(("Int", "UInt"))
+    if nullable or isinstance(kind, pd.BooleanDtype) or (isinstance(kind, np.dtype) and is_numeric_dtype(kind)):
+        return column  # numpy's booleans are numeric here
+    if not isinstance(kind, np.dtype) and is_numeric_dtype(kind) and not is_bool_dtype(kind):
+        # Of Arrow, sparse, or fractions with gaps.
+        return pd.Series(column.to_numpy(np.float64, na_value=np.nan), index=column.index)
     text = [None if _missing(value) else _as_text(value, where) for value in column]
     if any(value is None for value in text):
         return pd.Series(pd.Categorical(text), index=column.index)
@@ -96,13 +101,15 @@ def _plain_value(value: Any, where: str) -> Any:
         return plain_anndata(value)
     if isinstance(value, str | bool | Number | np.generic) and not isinstance(value, np.datetime64 | np.timedelta64):
         return str(value) if isinstance(value, str) else value
-    if isinstance(value, pd.Series | pd.Index):
+    if isinstance(value, pd.Series | pd.Index) or (
+        isinstance(value, pd.api.extensions.ExtensionArray) and not isinstance(value, pd.Categorical)
+    ):
         return _plain_list(list(value), where)
     if isinstance(value, set | frozenset):
         return _plain_list(sorted(value, key=lambda each: (str(type(each)), str(each))), where)
     if isinstance(value, list | tuple):
         return _plain_list(list(value), where)
-    if isinstance(value, np.ndarray) and value.dtype.kind == "O":
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OT":
         return _plain_list(value.tolist(), where) if value.ndim == 1 else _plain_rows(value, where)
     if isinstance(value, np.ndarray | sparse.spmatrix | sparse.sparray | pd.Categorical | np.ma.MaskedArray):
         return value.astype(str).astype(object) if isinstance(value, np.ndarray) and value.dtype.kind in "mM" else value

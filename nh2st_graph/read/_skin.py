@@ -61,7 +61,8 @@ def skin(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str
         Either the folder of GEO's files (or the one above ``GSE144240_RAW``), as HisToGene and Hist2ST read them:
         ``GSM*_{S}_stdata.tsv`` and ``GSM*_spot_data-selection-{S}.tsv``, maybe with ``.gz``, and ``GSM*_{S}.jpg``,
         unpacked; ``S`` is a section such as ``P2_ST_rep1``. Or the folder ``skin`` of TRIPLEX's download, which NH2ST
-        reads: ``ST-cnts/{S}_sub.parquet``, ``ST-spotfiles/{S}_selection.tsv``, ``ST-imgs/*{S}.jpg``.
+        reads: ``ST-cnts/{S}_sub.parquet``, ``ST-spotfiles/{S}_selection.tsv``, ``ST-imgs/*{S}.jpg``. A table
+        ``ids.csv`` (``sample_id,patient``) there names the patients of sections with other names.
     names
         Names of the sections to read, in this order; None reads all.
 

@@ -17,8 +17,17 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, reason, setting
-from nh2st_graph.read._common import as_given, image_in, in_array_order, keep_in_tissue, logger, report_dropped
-from nh2st_graph.section import VISIUM_PITCH_UM, Key, changed_entry, check_section, report_scale, unknown_patient
+from nh2st_graph.read._common import (
+    as_given,
+    folder_above,
+    image_in,
+    images_in,
+    in_array_order,
+    keep_in_tissue,
+    logger,
+    report_dropped,
+)
+from nh2st_graph.section import VISIUM_PITCH_UM, Key, changed_entry, check_section, report_pitch, unknown_patient
 from nh2st_graph.slide import image_size, slide_size, thumbnail
 
 __all__ = ["COUNTS", "Assay", "counts_path", "folder_name", "read_spots", "spatial_file"]
@@ -87,7 +96,7 @@ def read_spots(
     adata, dropped = _joined(_read_counts(counts, name), counts, _read_positions(positions, name), positions, name)
     adata.obs[Key.obs.section] = pd.Categorical([name] * adata.n_obs)
     adata.obs[Key.obs.patient] = pd.Categorical([patient or unknown_patient(name)] * adata.n_obs)
-    source = _image_beside(outs) if source_image is None else Path(source_image)
+    source = _image_beside(outs, name) if source_image is None else Path(source_image)
     scale = _set_library(adata, found, source, assay, name)
     check_section(adata, need=("genes", "image"))
     report_dropped(adata, name, dropped)
@@ -98,7 +107,7 @@ def read_spots(
             found.hires.name,
             scale,
         )
-    report_scale(adata, by="the spot diameter")
+    report_pitch(adata, by="the spot diameter")
     return adata
 
 
@@ -132,10 +141,11 @@ def spatial_file(folder: Path, names: Sequence[str], section: str) -> Path:
     raise DataError(f"section {section!r}: {spatial / names[0]} is missing; give Space Ranger's complete output folder")
 
 
-def _image_beside(outs: Path) -> Path | None:
-    """Find the full-resolution image beside ``spatial/``, or beside ``outs``."""
+def _image_beside(outs: Path, section: str) -> Path | None:
+    """Find the full-resolution image beside ``spatial/``, beside ``outs``, or beside the folder by its name."""
     folders = [outs, as_given(outs).parent] if as_given(outs).name == "outs" else [outs]
-    return next((image for image in (image_in(folder, "source_image") for folder in folders) if image), None)
+    found = next((image for image in (image_in(folder, "source_image") for folder in folders) if image), None)
+    return found or next(iter(images_in(folder_above(outs), section)), None)
 
 
 def folder_name(folder: Path) -> str:
@@ -164,7 +174,15 @@ def counts_path(folder: Path, counts_file: str, name: str) -> Path:
             f"section {name!r}: {folder} has several counts files ({shown}); "
             f"name one: {setting('data.options.counts_file', 'NAME')}"
         )
-    raise DataError(f"section {name!r}: {folder / counts_file} is missing; give Space Ranger's complete output folder")
+    if any(folder.glob("*matrix.mtx*")):
+        return folder
+    others = sorted(path.name for path in folder.glob("*feature_bc_matrix*"))
+    cure = (
+        f"name the counts that are there ({', '.join(others)}): {setting('data.options.counts_file', others[0])}"
+        if others
+        else "give Space Ranger's complete output folder"
+    )
+    raise DataError(f"section {name!r}: {folder / counts_file} is missing; {cure}")
 
 
 def _read_counts(path: Path, name: str) -> AnnData:
@@ -277,7 +295,7 @@ def _joined(
     adata = adata[placed].copy()
     adata.obs = table[[Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col]].astype(int)
     adata.obsm[Key.obsm.spatial] = table[[_X, _Y]].to_numpy(np.float64)
-    adata, dropped = keep_in_tissue(adata, name, f"in_tissue = 1 in {positions}")
+    adata, dropped = keep_in_tissue(adata, name, f"in_tissue = 1 in {positions}", "spot with counts")
     return in_array_order(adata), {"counts_without_position": without, "not_in_tissue": 0, **dropped}
 
 

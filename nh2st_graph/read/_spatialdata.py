@@ -47,7 +47,7 @@ from nh2st_graph.section import (
     library,
     library_entry,
     neighbour_distance,
-    report_scale,
+    report_pitch,
     section_name,
 )
 from nh2st_graph.slide import image_exists, keep_pixels, open_full, open_slide
@@ -162,7 +162,7 @@ def spatialdata_section(
         adata.uns[Key.uns.spatial] = {name: library_entry(pixels, scale, diameter, slide.thumbnail())}
         check_section(adata, need=("image",), slide=slide)
     report_dropped(adata, name, {"rows_without_shape": int((~known).sum()), **dropped})
-    report_scale(adata)
+    report_pitch(adata)
     return adata
 
 

@@ -60,7 +60,8 @@ def stnet(root: str | Path, names: str | Sequence[str] | None = None) -> dict[st
         ``HE_{S}.jpg``. The folder that ST-Net's code reads, ``{subtype}/{patient}/``: ``{S}.tsv.gz``,
         ``{S}.spots.txt`` (``x y pixel_x pixel_y``), ``{S}.jpg``. Or the folder ``stnet`` of TRIPLEX's download, which
         NH2ST reads: ``ST-cnts/{S}_sub.parquet`` (or ``_stdata``), ``ST-spotfiles/{S}_selection.tsv``,
-        ``ST-imgs/*{S}.tif``.
+        ``ST-imgs/*{S}.tif``. A table ``ids.csv`` (``sample_id,patient``) there names the patients of sections with
+        other names.
     names
         Names of the sections to read, in this order; None reads all.
 

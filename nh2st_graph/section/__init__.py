@@ -47,8 +47,8 @@ from nh2st_graph.section._library import (
     library_id,
 )
 from nh2st_graph.section._patients import patient_name, patient_of, patients_in, unknown_patient, unknown_patients
+from nh2st_graph.section._pitch import check_pitch, report_pitch
 from nh2st_graph.section._placement import check_on_tissue, likely_mistake
-from nh2st_graph.section._scale import check_scale, report_scale
 from nh2st_graph.section._targets import (
     LogBase,
     absent_genes,
@@ -83,7 +83,7 @@ __all__ = [
     "check_features",
     "check_on_tissue",
     "check_parts",
-    "check_scale",
+    "check_pitch",
     "check_section",
     "counts_mistake",
     "find_genes",
@@ -112,7 +112,7 @@ __all__ = [
     "patient_of",
     "patients_in",
     "refuse_backed",
-    "report_scale",
+    "report_pitch",
     "section_digest",
     "section_name",
     "species",

@@ -14,8 +14,8 @@ from nh2st_graph._errors import DataError, ImageError, setting
 from nh2st_graph.section._access import array_positions, section_name
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import full_image, libraries
+from nh2st_graph.section._pitch import check_pitch
 from nh2st_graph.section._placement import likely_mistake
-from nh2st_graph.section._scale import check_scale
 from nh2st_graph.slide import Slide, open_slide
 
 __all__ = ["Need", "check_features", "check_parts", "check_section", "counts_mistake", "open_image", "refuse_backed"]
@@ -193,7 +193,7 @@ def _check_covered(adata: AnnData, slide: Slide) -> None:
             + (f"{mistake}; or " if mistake else "")
             + "give the image that the coordinates were measured on"
         )
-    check_scale(adata, slide.sizes[0])
+    check_pitch(adata, slide.sizes[0])
 
 
 def _check_graph(adata: AnnData, where: str) -> None:

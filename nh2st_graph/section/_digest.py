@@ -13,7 +13,8 @@ from scipy import sparse
 
 from nh2st_graph.section._access import array_positions
 from nh2st_graph.section._keys import Key
-from nh2st_graph.section._library import Library
+from nh2st_graph.section._library import library, library_id
+from nh2st_graph.section._patients import patients_in
 
 __all__ = ["other_sections", "section_digest", "spot_digests"]
 
@@ -30,14 +31,12 @@ def section_digest(adata: AnnData) -> dict[str, str]:
     names = [str(name) for name in adata.obs_names[spots]]
     in_pixels, array = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64), array_positions(adata)
     positions = [each[spots] for each in (in_pixels, array) if each is not None]
-    entries = adata.uns.get(Key.uns.spatial, {})
-    scale = Library.of(next(iter(entries.values()))).microns_per_pixel if len(entries) == 1 else None
-    patients = sorted({str(patient) for patient in adata.obs[Key.obs.patient]})
+    scale = library(adata).microns_per_pixel if library_id(adata) is not None else None
     return {
         "counts": _counts(adata, spots, names),
         "positions": _digest(names, positions),
         "resolution": "unknown" if scale is None else f"{scale:.6g}",
-        "patient": ", ".join(patients),
+        "patient": ", ".join(patients_in(adata)),
     }
 
 

@@ -115,6 +115,7 @@ def check_prediction(
     out: str | Path,
     *,
     microns_per_pixel: float | None = None,
+    library_key: str | None = None,
     spatialdata: bool = False,
     resume: bool = False,
 ) -> None:
@@ -127,7 +128,7 @@ def check_prediction(
     """
     _check_model(Path(folder))
     files, out = [Path(path) for path in paths], Path(out)
-    if out.suffix == ".h5ad" and len(files) != 1:
+    if out.suffix == ".h5ad" and len(files) != 1:  # the sections in a file are counted when it is read
         raise RunError(f"{setting('out', str(out))} is one file for {len(files)} sections; give a folder")
     if microns_per_pixel is not None and not (math.isfinite(microns_per_pixel) and microns_per_pixel > 0):
         raise ConfigError(f"{setting('microns_per_pixel', microns_per_pixel)}; give um per pixel, above 0")
@@ -137,9 +138,14 @@ def check_prediction(
             raise error(f"{file} does not exist; give a section (.h5ad, .zarr) or a slide")
         if file.is_dir():
             continue
-        check = _check_section if file.suffix == ".h5ad" else _check_slide
-        name = check(file, microns_per_pixel)
-        if not resume:
+        if file.suffix == ".h5ad" and library_key is not None:
+            from nh2st_graph.read import section_names
+
+            names = section_names("h5ad", file, library_key=library_key)
+        else:
+            check = _check_section if file.suffix == ".h5ad" else _check_slide
+            names = [check(file, microns_per_pixel)]
+        for name in names if not resume else ():
             named = out if out.suffix == ".h5ad" else out / f"{name}.h5ad"
             refuse_existing([named, named.with_suffix(".zarr")] if spatialdata else [named])
 
@@ -147,13 +153,13 @@ def check_prediction(
 def _check_section(file: Path, microns_per_pixel: float | None) -> str:
     """Check the resolution of a section, and give its name."""
     from nh2st_graph import read
-    from nh2st_graph.section import Key, library, section_name
+    from nh2st_graph.section import library, library_id, section_name
     from nh2st_graph.slide import check_scale
 
     with read.open_h5ad(file) as section:
         if not section.n_obs:
             return file.stem  # refused with its other faults when it is read
-        if microns_per_pixel is not None and Key.uns.spatial in section.uns:
+        if microns_per_pixel is not None and library_id(section) is not None:
             check_scale(str(file), library(section).microns_per_pixel, microns_per_pixel)
         return section_name(section)
 

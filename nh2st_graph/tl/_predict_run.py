@@ -90,7 +90,15 @@ def predict_run(
         If an input cannot be used or has no resolution, a slide has no tissue, or no installed reader opens it.
     """
     files, out = [Path(path) for path in paths], Path(out)
-    check_prediction(folder, files, out, microns_per_pixel=microns_per_pixel, spatialdata=spatialdata, resume=resume)
+    check_prediction(
+        folder,
+        files,
+        out,
+        microns_per_pixel=microns_per_pixel,
+        library_key=library_key,
+        spatialdata=spatialdata,
+        resume=resume,
+    )
     model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache)
     on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue}
     sections: dict[str, AnnData] = {}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from nh2st_graph import read
 from nh2st_graph.cli import main
@@ -86,6 +87,52 @@ class TestRefuses:
         line = refuse("predict", tiny_run.folder, tmp_path / "store.zarr", "--out", tmp_path / "predicted")
         assert f"{tmp_path / 'store.zarr'}" in line
         assert says in line
+
+
+class TestFilesOfAnalyses:
+    """What concatenation and pandas leave in files."""
+
+    @pytest.fixture
+    def cohort(self, tiny_sections: dict[str, AnnData], tmp_path) -> Path:
+        parts = {name: tiny_sections[name] for name in ("S1", "S3")}
+        joined = ad.concat(parts, label="library_id", uns_merge="unique")
+        joined.obs["note"] = pd.array(["a", None] * (joined.n_obs // 2), dtype="string")
+        joined.X = joined.X.astype(np.float32).log1p()
+        with ad.settings.override(allow_write_nullable_strings=True):
+            joined.write_h5ad(tmp_path / "cohort.h5ad")
+        return tmp_path / "cohort.h5ad"
+
+    def test_several_sections_by_a_column(self, cohort, tiny_run, refuse, accept, tmp_path):
+        command = ["predict", tiny_run.folder, cohort, "--out", tmp_path / "out"]
+        line = refuse(*command)
+        assert "it holds 2 (S1, S3)" in line
+        assert line.endswith("or give --library-key section")
+        assert "did you mean 'library_id'" in refuse(*command, "--library-key", "library")
+        accept(*command, "--library-key", "library_id")
+        found = ad.read_h5ad(tmp_path / "out" / "S3.h5ad")
+        assert list(found.uns["spatial"]) == ["S3"]
+        assert found.obs["note"].isna().sum() == found.n_obs // 2
+        expected = tiny_run.evaluation.predictions["S3"]
+        assert_allclose(found[expected.obs_names].X, expected.X, atol=1e-5)
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["S1.h5ad", "S3.h5ad"]
+
+    def test_a_part_of_them_keeps_the_libraries_of_all(self, cohort, tiny_run, accept, tmp_path):
+        joined = ad.read_h5ad(cohort)
+        read.write_h5ad(joined[joined.obs["library_id"] == "S3"].copy(), tmp_path / "part.h5ad")
+        accept("predict", tiny_run.folder, tmp_path / "part.h5ad", "--out", tmp_path / "out")
+        assert list(ad.read_h5ad(tmp_path / "out" / "S3.h5ad").uns["spatial"]) == ["S3"]
+
+    def test_no_flag_is_told_that_the_command_does_not_have(self, tiny_sections, tiny_run, refuse, tmp_path):
+        pytest.importorskip("spatialdata")
+        sdata = read.to_spatialdata(tiny_sections["S3"], image="hires")
+        sdata.images["other"] = sdata.images["S3_image"]
+        sdata.images["another"] = sdata.images["S3_image"]
+        del sdata.images["S3_image"]
+        sdata.write(tmp_path / "S3.zarr")
+        line = refuse("predict", tiny_run.folder, tmp_path / "S3.zarr", "--out", tmp_path / "out")
+        assert "2 candidates for the image" in line
+        assert "--set" not in line
+        assert "prepare takes it: --option image=NAME" in line
 
 
 class TestInterrupted:

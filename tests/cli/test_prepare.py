@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -16,7 +17,7 @@ from nh2st_graph.cli import main
 from nh2st_graph.cli._prepare import summary
 from nh2st_graph.section import unknown_patient
 
-from .conftest import MISPLACED, cut, tree
+from .conftest import MISPLACED, cut, settings, tree
 
 
 @pytest.fixture
@@ -254,6 +255,62 @@ class TestMisplaced:
         del triangle.uns["spatial"]
         read.write_h5ad(triangle, tmp_path / "A1.h5ad")
         assert run("h5ad", tmp_path / "A1.h5ad", "--out", tmp_path / "prepared")[0] == 0
+
+
+class TestAdvice:
+    """The flag that is told is one of the command as it was given."""
+
+    @pytest.fixture
+    def plain(self, triangle, tmp_path) -> Path:
+        del triangle.uns["spatial"]
+        folder = tmp_path / "plain"
+        folder.mkdir()
+        triangle.write_h5ad(folder / "A1.h5ad")
+        shutil.copy(tmp_path / "A1.png", folder)
+        return folder
+
+    def test_an_option_of_a_format_or_of_a_configuration(self, plain, config, refuse, tmp_path):
+        out = ["--out", tmp_path / "out"]
+        assert "(--option microns_per_pixel=0.5)" in refuse("prepare", "anndata", plain, *out)
+        given = settings({"data.format": "anndata", "data.root": plain})
+        for command in ("prepare", "train"):
+            assert "(--set data.options.microns_per_pixel=0.5)" in refuse(command, config, *given, *out)
+
+    def test_a_switch_of_a_configuration(self, triangle, config, refuse, tmp_path):
+        MISPLACED["scaled"][0](triangle)
+        read.write_h5ad(triangle, tmp_path / "A1.h5ad")
+        given = settings({"data.format": "h5ad", "data.root": tmp_path / "A1.h5ad", "data.panel": "hvg:3"})
+        line = refuse("prepare", config, *given, "--out", tmp_path / "out")
+        assert "--set features.check_placement=false" in line
+
+    def test_genes_that_are_no_counts(self, triangle, run, refuse, tmp_path):
+        triangle.X = triangle.X.astype(np.float32).log1p()
+        read.write_h5ad(triangle, tmp_path / "A1.h5ad")
+        code, _, err = run("h5ad", tmp_path / "A1.h5ad", "--out", tmp_path / "out")
+        assert code == 0
+        assert "can be predicted, but not trained on: X has counts that are not integers" in " ".join(err.split())
+        given = ["prepare", "anndata", tmp_path / "A1.h5ad", "--out", tmp_path / "other"]
+        assert "only to predict, leave the genes out: --option genes=false" in refuse(*given)
+        assert run(*given[1:], "--option", "genes=no")[0] == 0
+        assert ad.read_h5ad(tmp_path / "other" / "A1.h5ad").n_vars == 0
+
+    def test_a_cohort(self, triangle, refuse, run, tmp_path):
+        triangle.obs["section"] = pd.Categorical(["A1", "A2"] * (triangle.n_obs // 2) + ["A1"] * (triangle.n_obs % 2))
+        triangle.write_h5ad(tmp_path / "cohort.h5ad")
+        for format in ("h5ad", "anndata"):
+            given = [format, tmp_path / "cohort.h5ad", "--out", tmp_path / format]
+            assert "--option library_key=section" in refuse("prepare", *given)
+            code, out, _ = run(*given, "--option", "library_key=section", "--no-check-placement")
+            assert code == 0
+            assert [Path(path).name for path in written(out)] == ["A1.h5ad", "A2.h5ad"]
+
+
+def test_what_a_table_does_not_fit_is_said_once(run, repository, tmp_path):
+    (tmp_path / "her2st" / "ids.csv").write_text("sample_id,patient\nA1,P\nA2,P\nA03,Q\n")
+    code, out, err = run("her2st", tmp_path / "her2st", "--out", tmp_path / "prepared")
+    assert code == 0
+    assert " ".join(err.split()).count("no section is named 'A03' (did you mean 'A3'?)") == 1
+    assert [cells[0] for name, cells in rows(out).items() if name in {"A1", "A2", "A3"}] == ["P", "P", "A"]
 
 
 def test_interrupted_it_keeps_what_is_done(run, repository, tmp_path, monkeypatch):

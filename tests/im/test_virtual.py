@@ -50,7 +50,8 @@ def test_a_section_that_all_else_works_on(slide, layout, tmp_path):
     assert ng.gr.spot_pitch(adata) * MPP == pytest.approx(150.0)
     assert ng.gr.lattice_neighbours(adata) == (6 if layout == "hex" else 8)
     (entry,) = adata.uns[Key.uns.spatial].values()
-    assert entry["metadata"] == {"source_image_path": str(slide), "microns_per_pixel": pytest.approx(MPP)}
+    about = {"source_image_path": str(slide), "microns_per_pixel": pytest.approx(MPP), "array_pitch_um": 150.0}
+    assert entry["metadata"] == about
     assert entry["scalefactors"]["spot_diameter_fullres"] * MPP == pytest.approx(90.0)
     assert entry["scalefactors"]["tissue_hires_scalef"] == 1.0
     assert entry["images"]["hires"].shape == (1000, 1000, 3)

@@ -83,6 +83,12 @@ class TestImagesBesideTheSection:
             assert library(section).microns_per_pixel == pytest.approx(2.0)
         assert "no full-resolution image given" not in caplog.text
 
+    def test_an_image_beside_the_folder_by_its_name(self, write_visium):
+        files = write_visium()
+        shutil.copy(files.image, files.root / "V1.png")
+        shutil.copy(files.image, files.root / "V10.png")
+        assert source(sections("visium", files.root)["V1"]) == "V1.png"
+
     def test_a_packed_image_is_said(self, write_visium):
         files = write_visium()
         (files.folder / "slide.tif.gz").touch()
@@ -195,6 +201,14 @@ class TestLinks:
             (found,) = sections("visium", root).values()
             assert (found.obs["section"].iloc[0], found.obs["patient"].iloc[0]) == ("A1", "P1")
 
+    def test_the_folder_that_the_shell_is_in(self, write_visium, tmp_path, monkeypatch):
+        (tmp_path / "A1").symlink_to(write_visium("run_123").folder)
+        monkeypatch.chdir(tmp_path / "A1")
+        monkeypatch.setenv("PWD", str(tmp_path / "A1"))
+        assert section_names("visium", ".") == ["A1"]
+        monkeypatch.setenv("PWD", str(tmp_path))  # of another folder
+        assert section_names("visium", ".") == ["run_123"]
+
     def test_visium_hd(self, write_visium_hd, tmp_path):
         files = write_visium_hd("run_123")
         cohort = tmp_path / "cohort"
@@ -268,6 +282,21 @@ class TestSpaceRangersFiles:
         np.testing.assert_array_equal(after.X.toarray(), before.X.toarray())
         np.testing.assert_array_equal(after.obsm["spatial"], before.obsm["spatial"])
         assert list(after.obs_names) == [change(name) for name in before.obs_names]
+
+    def test_counts_beside_the_folder_spatial(self, write_visium):
+        files = write_visium()
+        before = visium_section(files.folder)
+        self.matrix(files, prefix="GSM1_")
+        for path in list((files.folder / "filtered_feature_bc_matrix").iterdir()):
+            path.rename(files.folder / path.name)
+        (files.folder / "filtered_feature_bc_matrix").rmdir()
+        np.testing.assert_array_equal(visium_section(files.folder).X.toarray(), before.X.toarray())
+
+    def test_counts_of_another_name(self, write_visium):
+        files = write_visium()
+        files.counts_file.rename(files.folder / "raw_feature_bc_matrix.h5")
+        with pytest.raises(DataError, match=r"counts_file='raw_feature_bc_matrix\.h5'"):
+            visium_section(files.folder)
 
     def test_barcodes_that_differ_otherwise(self, write_visium):
         files = write_visium()

@@ -46,6 +46,12 @@ def section() -> AnnData:
             "mixed": [1, "x", None, 2.5],
             "flags": [True, None, False, True],
             "whole": pd.array([1, None, 3, 4], dtype="Int64"),
+            "real": pd.array([1.5, None, 3, 4], dtype="Float64"),
+            "arrow": pd.array([1, None, 3, 4], dtype="int64[pyarrow]"),
+            "arrow_text": pd.array(["a", None, "b", "b"], dtype="string[pyarrow]"),
+            "arrow_flag": pd.array([True, None, False, True], dtype="bool[pyarrow]"),
+            "sparse": pd.arrays.SparseArray([0.0, 0.0, 1.0, 0.0]),
+            "span": pd.interval_range(0, 4),
             "when": pd.to_datetime(["2024-01-01"] * n),
             "of_text": pd.Categorical(pd.array(["u", "v", "u", "u"], dtype="string")),
             "of_times": pd.Categorical(pd.to_datetime(["2024-01-01"] * n)),
@@ -71,6 +77,8 @@ def section() -> AnnData:
         "gaps": [1, None],
         "nested": [{"a": 1}, {"b": None}],
         "pandas": pd.array(["a", "b"], dtype="string"),
+        "pandas_gaps": pd.array(["a", None], dtype="string"),
+        "numpy": np.array(["a", "b"], dtype=np.dtypes.StringDType()),
         "series": pd.Series(["a", "b"], dtype="string"),
         "frame": pd.DataFrame({"a": pd.array(["x", None], dtype="string")}),
     }
@@ -102,6 +110,10 @@ class TestWhatIsWritten:
         assert list(found.obs["mixed"].astype(object)[[0, 1, 3]]) == ["1", "x", "2.5"]
         assert found.obs["whole"].isna().tolist() == [False, True, False, False]
         assert next(iter(found.obs["when"])).startswith("2024-01-01")
+        assert found.obs["real"].isna().tolist() == found.obs["arrow"].isna().tolist() == [False, True, False, False]
+        assert found.obs["sparse"].tolist() == [0, 0, 1, 0]
+        assert list(found.uns["pandas_gaps"]) == ["a", ""]
+        assert list(found.uns["numpy"]) == ["a", "b"]
         assert "5" in found.obs
         assert found.uns["spatial_neighbors"]["params"] == {"n_neighbors": 6}
         assert list(found.uns["tuple"]) == [1, 2]

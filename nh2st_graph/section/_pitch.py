@@ -16,7 +16,7 @@ from nh2st_graph.section._array import CHESSBOARD_NEIGHBOUR_UM, SQUARE_PITCH_UM,
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import library, library_id
 
-__all__ = ["check_scale", "report_scale"]
+__all__ = ["check_pitch", "report_pitch"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -44,7 +44,7 @@ class _Pitch(NamedTuple):
         return abs(1 / self.factor - 1) <= _AGREE
 
 
-def check_scale(adata: AnnData, size: tuple[int, int] | None = None, factors: Mapping[str, Any] | None = None) -> None:
+def check_pitch(adata: AnnData, size: tuple[int, int] | None = None, factors: Mapping[str, Any] | None = None) -> None:
     """Refuse a section whose positions are in pixels of another image than its um per pixel.
 
     Adjacent spots of a hexagonal array (Visium) are 100 um apart, those of other arrays as far as the metadata say. For
@@ -86,7 +86,7 @@ def check_scale(adata: AnnData, size: tuple[int, int] | None = None, factors: Ma
     )
 
 
-def report_scale(adata: AnnData, by: str = "its metadata") -> None:
+def report_pitch(adata: AnnData, by: str = "its metadata") -> None:
     """Warn if positions and array give another resolution than the section states, by less than is refused.
 
     Parameters

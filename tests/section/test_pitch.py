@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph import DataError
-from nh2st_graph.section import check_scale, library_entry, report_scale
+from nh2st_graph.section import check_pitch, library_entry, report_pitch
 
 IMAGE = (np.zeros((4, 4, 3), np.uint8), 1.0)
 
@@ -33,15 +33,15 @@ def section(factor=1.0, *, hexagonal=True, scale=0.5, turned=0.0, pitch=None, ke
 def test_any_factor_is_seen_whatever_the_turn_and_the_resolution(factor, turned, scale):
     adata = section(factor, turned=turned, scale=scale)
     if 0.8 < factor < 1.25:
-        check_scale(adata)
+        check_pitch(adata)
     elif not 0.79 < factor < 1.26:
         with pytest.raises(DataError, match="100 um apart on the array"):
-            check_scale(adata)
+            check_pitch(adata)
 
 
 def test_the_error_names_the_factor_and_the_cure():
     with pytest.raises(DataError, match=r"'A1'.* a factor of 0\.3; .*multiply obsm\['spatial'\] by 3\.333") as error:
-        check_scale(section(0.3), (10_000, 10_000))
+        check_pitch(section(0.3), (10_000, 10_000))
     assert "microns_per_pixel=1.667" in str(error.value)
     assert "\n" not in str(error.value)
     assert "--option microns_per_pixel=1.667" in error.value.at("flag", {"option"})
@@ -49,47 +49,47 @@ def test_the_error_names_the_factor_and_the_cure():
 
 def test_if_positions_would_leave_the_image_its_resolution_is_the_cure():
     with pytest.raises(DataError, match=r"give um per pixel of .*microns_per_pixel=1\.667; or, if it is right"):
-        check_scale(section(0.3), (800, 800))
+        check_pitch(section(0.3), (800, 800))
     with pytest.raises(DataError, match=r"give um per pixel of the image .*microns_per_pixel=0\.125"):
-        check_scale(section(4.0), (9_000, 9_000))
+        check_pitch(section(4.0), (9_000, 9_000))
 
 
 def test_a_scale_factor_of_the_section_is_named():
     for factor in (0.3, 0.85):
         with pytest.raises(DataError, match="tissue_hires_scalef"):
-            check_scale(section(factor, tissue_hires_scalef=factor))
+            check_pitch(section(factor, tissue_hires_scalef=factor))
     with pytest.raises(DataError, match="tissue_lowres_scalef"):
-        check_scale(section(0.1), factors={"tissue_lowres_scalef": 0.1})
+        check_pitch(section(0.1), factors={"tissue_lowres_scalef": 0.1})
     with pytest.raises(DataError, match=r"200 um apart .*tissue_hires_scalef"):
-        check_scale(section(0.15, hexagonal=False, tissue_hires_scalef=0.15))
+        check_pitch(section(0.15, hexagonal=False, tissue_hires_scalef=0.15))
 
 
 def test_arrays_of_another_pitch():
-    check_scale(section(2.0, pitch=200.0))
-    check_scale(section(0.08, hexagonal=False))  # 16 um, as Visium HD: many square arrays are possible
-    check_scale(section(0.08, hexagonal=False, pitch=16.0))
+    check_pitch(section(2.0, pitch=200.0))
+    check_pitch(section(0.08, hexagonal=False))  # 16 um, as Visium HD: many square arrays are possible
+    check_pitch(section(0.08, hexagonal=False, pitch=16.0))
     with pytest.raises(DataError, match="16 um apart on the array, but 200 um"):
-        check_scale(section(hexagonal=False, pitch=16.0))
+        check_pitch(section(hexagonal=False, pitch=16.0))
 
 
 def test_what_cannot_be_compared_is_not():
     line = section(0.3, keep=slice(0, 8))  # one row
-    check_scale(line)
+    check_pitch(line)
     without = section(0.3)
     del without.obs["array_row"]
-    check_scale(without)
+    check_pitch(without)
     without = section(0.3)
     without.uns.clear()
-    check_scale(without)
+    check_pitch(without)
 
 
 def test_part_of_an_array_is_enough():
     with pytest.raises(DataError, match=r"a factor of 0\.3"):
-        check_scale(section(0.3, keep=[0, 1, 8, 9]))
+        check_pitch(section(0.3, keep=[0, 1, 8, 9]))
 
 
 def test_small_differences_are_said(caplog):
-    report_scale(section(1.03))
+    report_pitch(section(1.03))
     assert not caplog.records
-    report_scale(section(0.85), by="the spot diameter")
+    report_pitch(section(0.85), by="the spot diameter")
     assert "0.500 um per pixel by the spot diameter, 0.588 by the array's pitch of 100 um" in caplog.text
