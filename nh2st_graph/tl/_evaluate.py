@@ -192,7 +192,7 @@ def _say_other_data(model: FittedModel, tests: Sequence[PreparedSection], train:
     """Warn if sections are not as they were in training: baselines learn from them as they are, the model did not."""
     before = {**model.origin.get("tests", {}), **model.origin.get("train", {})}
     now = {each.name: prepared_digest(each) for each in (*tests, *train) if each.name in before}
-    for text in other_sections(before, now, "section {!r} has another {} than when the model was trained"):
+    for text in other_sections(before, now, "section {!r} has other {} than when the model was trained"):
         logger.warning("%s; the scores are of the section as it is now", text)
 
 

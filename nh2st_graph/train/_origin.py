@@ -85,5 +85,5 @@ def mismatches(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if (name in before["train"]) != (name in now["train"]):
             found.append(f"training section {name!r} is {'new' if name in now['train'] else 'gone'}")
     return found + other_sections(
-        {**before["tests"], **before["train"]}, {**now["tests"], **now["train"]}, "section {!r} has another {}"
+        {**before["tests"], **before["train"]}, {**now["tests"], **now["train"]}, "section {!r} has other {}"
     )
