@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,10 +106,20 @@ def differences(section: AnnData, entry: Mapping[str, Any]) -> list[str]:
 
 
 def _image_hash(source: str | None) -> str | None:
+    """Hash the image of a section, once in a process for each state of the file; None if it is not there."""
+    if source is None:
+        return None
     try:
-        return None if source is None else content_hash(source)
+        about = Path(source).stat()
+        return _hash_of(source, about.st_size, about.st_mtime_ns)
     except (OSError, ImageError, DataError):
         return None
+
+
+@lru_cache(maxsize=1024)
+def _hash_of(source: str, size: int, modified: int) -> str:
+    del size, modified  # they tell the states of a file apart
+    return content_hash(source)
 
 
 def other_encoders(before: Sequence[Fingerprint], now: Sequence[Fingerprint]) -> list[str]:

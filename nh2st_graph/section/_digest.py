@@ -18,8 +18,15 @@ from nh2st_graph.section._library import Library
 __all__ = ["other_sections", "section_digest", "spot_digests"]
 
 
-def section_digest(adata: AnnData) -> dict[str, str]:
+def section_digest(adata: AnnData, *, counts: bool = True) -> dict[str, str]:
     """Compute a digest of each part of a section, whatever the order of its spots and genes.
+
+    Parameters
+    ----------
+    adata
+        One section.
+    counts
+        Whether the counts are a part of it: they take the longest.
 
     Returns
     -------
@@ -34,7 +41,7 @@ def section_digest(adata: AnnData) -> dict[str, str]:
     scale = Library.of(next(iter(entries.values()))).microns_per_pixel if len(entries) == 1 else None
     patients = sorted({str(patient) for patient in adata.obs[Key.obs.patient]})
     return {
-        "counts": _counts(adata, spots, names),
+        **({"counts": _counts(adata, spots, names)} if counts else {}),
         "positions": _digest(names, positions),
         "resolution": "unknown" if scale is None else f"{scale:.6g}",
         "patient": ", ".join(patients),

@@ -40,7 +40,6 @@ from nh2st_graph.section import (
     library_size,
     other_sections,
     patients_in,
-    section_digest,
     split_half_normalizer,
     unknown_patients,
 )
@@ -300,5 +299,5 @@ def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Seque
         "method": model.config.model.name,
         "encoder": model.config.features.encoder,
         "selected_epochs": model.selected_epochs,
-        "sections": {each.name: section_digest(each.section) for each in (*train, *tests)},
+        "sections": {each.name: each.digest for each in (*train, *tests)},
     }

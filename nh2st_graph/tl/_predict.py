@@ -182,7 +182,7 @@ def prediction_origin(section: AnnData, model: FittedModel) -> dict[str, str]:
 
     The prediction reads no genes, so that their counts are not a part of it.
     """
-    digest = section_digest(section)
+    digest = section_digest(section, counts=False)
     return {"model": model.digest, "positions": digest["positions"], "resolution": digest["resolution"]}
 
 
