@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph.im._cache import FORMAT
 from nh2st_graph.im._encoders import Encoder
 from nh2st_graph.section import Key, library, spot_digests
-from nh2st_graph.slide import content_hash
+from nh2st_graph.slide import content_hash, split_scene
 
 __all__ = [
     "Fingerprint",
@@ -110,7 +109,7 @@ def _image_hash(source: str | None) -> str | None:
     if source is None:
         return None
     try:
-        about = Path(source).stat()
+        about = split_scene(source)[0].stat()
         return _hash_of(source, about.st_size, about.st_mtime_ns)
     except (OSError, ImageError, DataError):
         return None

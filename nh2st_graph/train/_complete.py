@@ -30,7 +30,7 @@ from nh2st_graph.im._made_from import (
     stored_encoders,
 )
 from nh2st_graph.section import Key, check_features, full_image, open_image, section_name
-from nh2st_graph.slide import Slide, content_hash
+from nh2st_graph.slide import Slide, content_hash, image_exists
 
 __all__ = ["Completer", "Sources", "refuse_places"]
 
@@ -265,7 +265,7 @@ class Opened(NamedTuple):
 def _has_image(section: AnnData) -> bool:
     """Whether the section's image is there, so that features could be computed again."""
     try:
-        return Path(full_image(section).path).is_file()
+        return image_exists(full_image(section).path)
     except (DataError, ImageError):
         return False
 
