@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nh2st_graph import Config, ConfigError
-from nh2st_graph.config import flatten, load_config, read_yaml
+from nh2st_graph.config import flatten, load_config, read_yaml, with_arguments
 from nh2st_graph.models import NH2STGraph, find_method, known_methods
 from nh2st_graph.section import normalize_counts
 from nh2st_graph.train._module import TrainingModule
@@ -44,6 +44,11 @@ def test_every_method_says_what_a_benchmark_gives_it():
     assert {key: given["NH2ST"].get(key, 0.9) for key in NH2ST} == NH2ST
     with_base = {name for name in known_methods() if getattr(find_method(name), "published", {})}
     assert with_base == {"histogene", "hist2st", "hggep", "mclstexp", "triplex"}
+
+
+def test_each_is_an_argument_of_fit():
+    config = with_arguments(Config(), {"log_base": 10, "floor_centres": True, "decay_epochs": 50})
+    assert flatten(config.model_dump(mode="json")).items() >= {**NH2ST}.items()
 
 
 @pytest.mark.parametrize("given", [10, "10", 10.0])

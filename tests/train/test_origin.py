@@ -252,6 +252,7 @@ class TestPublishedForm:
         assert evaluation.metrics["protocol"]["log_base"] == 10
         prediction = evaluation.predictions["S3"]
         assert prediction.uns["nh2st_prediction"]["log_base"] == "10"
+        assert prediction.uns["log1p"] == {"base": 10}, "which scanpy reads"
         expected = targets(sections["S3"], model.genes, log_base=10).loc[prediction.obs_names]
         np.testing.assert_allclose(prediction.layers["observed"], expected, rtol=1e-6)
         error = np.square(prediction.X - expected.to_numpy()).mean()
