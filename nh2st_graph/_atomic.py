@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nh2st_graph._errors import RunError, setting
@@ -63,8 +63,8 @@ def write_text(path: Path, text: str) -> None:
 def owned(folder: Path, what: str) -> Iterator[None]:
     """Own a folder while the block runs, so that no second process writes into it.
 
-    The operating system keeps the lock, and releases it if its holder dies. A block may own a folder that an outer
-    block of the same thread owns.
+    The operating system keeps the lock, and releases it if its holder dies. Its file is there while the block runs. A
+    block may own a folder that an outer block of the same thread owns.
 
     Parameters
     ----------
@@ -91,4 +91,8 @@ def owned(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     finally:
+        if lock.lock_counter == 1:
+            # Still locked: who opened the file before will find that it has no name any more, and try again.
+            with suppress(OSError):
+                Path(lock.lock_file).unlink()
         lock.release()

@@ -114,3 +114,19 @@ class TestOwner:
             holder.wait()
         with owned(tmp_path, "run folder"):
             assert names(tmp_path) == [".lock"]
+        assert names(tmp_path) == [], "as it was"
+
+    def test_one_at_a_time_has_it(self, tmp_path, monkeypatch):
+        """Also where each that ends removes the file that others are about to lock."""
+        monkeypatch.setattr("nh2st_graph._atomic._WAIT", 20)
+        inside, most = [], []
+
+        def work(number: int) -> None:
+            with owned(tmp_path, "run folder"):
+                inside.append(number)
+                most.append(len(inside))
+                inside.remove(number)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(24)))
+        assert most == [1] * 24

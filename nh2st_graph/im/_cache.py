@@ -25,7 +25,7 @@ __all__ = ["FeatureBlock", "FeatureCache", "cache_folder", "cache_key"]
 logger = logging.getLogger(__name__)
 
 #: Part of every key. Raise it when what is stored, or how patches are cut, changes.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +15,7 @@ from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph.im._cache import FORMAT
 from nh2st_graph.im._encoders import Encoder
 from nh2st_graph.section import Key, library, library_id, spot_digests
-from nh2st_graph.slide import content_hash
+from nh2st_graph.slide import content_hash, split_scene
 
 __all__ = [
     "Fingerprint",
@@ -104,10 +105,20 @@ def differences(section: AnnData, entry: Mapping[str, Any]) -> list[str]:
 
 
 def _image_hash(source: str | None) -> str | None:
+    """Hash the image of a section, once in a process for each state of the file; None if it is not there."""
+    if source is None:
+        return None
     try:
-        return None if source is None else content_hash(source)
+        about = split_scene(source)[0].stat()
+        return _hash_of(source, about.st_size, about.st_mtime_ns)
     except (OSError, ImageError, DataError):
         return None
+
+
+@lru_cache(maxsize=1024)
+def _hash_of(source: str, size: int, modified: int) -> str:
+    del size, modified  # they tell the states of a file apart
+    return content_hash(source)
 
 
 def other_encoders(before: Sequence[Fingerprint], now: Sequence[Fingerprint]) -> list[str]:

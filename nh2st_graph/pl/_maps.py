@@ -162,8 +162,10 @@ def _draw_gene(prediction: AnnData, ax: Axes, gene: str, layer: str | None) -> N
     _draw(prediction, ax, color=gene, layer=layer, alpha=0.5, img_cmap="gray", cmap=SEQUENTIAL, norm=norm)
     outside = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     extend = outside[bool(values.min() < low), bool(values.max() > high)]
-    normalize = prediction.uns.get(Key.uns.prediction, {}).get("normalize")
-    bar = colour_bar(ax, ax.collections[-1], EXPRESSION.get(normalize, "log-expression"), extend=extend)
+    about = prediction.uns.get(Key.uns.prediction, {})
+    label = EXPRESSION.get(about.get("normalize"), "log-expression")
+    label = label.replace("log(", f"log{about['log_base']}(") if about.get("log_base", "e") != "e" else label
+    bar = colour_bar(ax, ax.collections[-1], label, extend=extend)
     bar.ax.yaxis.label.set_fontsize("small")
 
 

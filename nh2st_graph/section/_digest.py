@@ -19,8 +19,15 @@ from nh2st_graph.section._patients import patients_in
 __all__ = ["other_sections", "section_digest", "spot_digests"]
 
 
-def section_digest(adata: AnnData) -> dict[str, str]:
+def section_digest(adata: AnnData, *, counts: bool = True) -> dict[str, str]:
     """Compute a digest of each part of a section, whatever the order of its spots and genes.
+
+    Parameters
+    ----------
+    adata
+        One section.
+    counts
+        Whether the counts are a part of it: they take the longest.
 
     Returns
     -------
@@ -33,7 +40,7 @@ def section_digest(adata: AnnData) -> dict[str, str]:
     positions = [each[spots] for each in (in_pixels, array) if each is not None]
     scale = library(adata).microns_per_pixel if library_id(adata) is not None else None
     return {
-        "counts": _counts(adata, spots, names),
+        **({"counts": _counts(adata, spots, names)} if counts else {}),
         "positions": _digest(names, positions),
         "resolution": "unknown" if scale is None else f"{scale:.6g}",
         "patient": ", ".join(patients_in(adata)),

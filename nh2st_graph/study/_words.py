@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nh2st_graph.metrics import SCORES
+from nh2st_graph.section import LogBase
 from nh2st_graph.study._plan import Fold, Study
 from nh2st_graph.study._text import signed
 
@@ -63,7 +64,11 @@ def protocol(study: Study) -> dict[str, str]:
     chosen = f"{number} highly variable genes of the training sections"
     words["panel"] = chosen if kind == "hvg" else f"genes of {Path(data.panel).name}"
     smoothed = "averaged with the spot's array neighbours, in the test sections too" if data.smooth != "none" else "not"
-    words["targets"] = f"{_NORMALISED.get(data.normalize, data.normalize)}; smoothed: {smoothed}"
+    normalised = _NORMALISED.get(data.normalize, data.normalize)
+    words["targets"] = f"{_of_base(normalised, data.log_base)}; smoothed: {smoothed}"
+    others = [each.name for each in study.variants if each.config.data.log_base != data.log_base]
+    if others:
+        words["targets"] += f". {_listed(others)} learn another base of the logarithm; their errors are converted"
     methods: dict[str, list[str]] = {}
     for variant in study.variants:
         methods.setdefault(variant.config.features.encoder, []).append(variant.name)
@@ -74,6 +79,10 @@ def protocol(study: Study) -> dict[str, str]:
         f" (the first alone for {_listed(fixed)}, in which nothing is random)" if fixed and len(study.seeds) > 1 else ""
     )
     return words
+
+
+def _of_base(normalised: str, log_base: LogBase) -> str:
+    return normalised if log_base == "e" else normalised.replace("log1p", f"log{log_base}(1 + x)")
 
 
 def _folds(folds: Collection[Fold]) -> str:

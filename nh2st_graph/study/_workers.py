@@ -183,7 +183,7 @@ def _check_seen(sections: Mapping[str, AnnData], seen: Mapping[str, Mapping[str,
 
     known = {name: seen[name] for name in sections if name in seen}
     now = {name: section_digest(sections[name]) for name in known}
-    other = other_sections(known, now, "section {!r} has another {} than in the finished runs of this study")
+    other = other_sections(known, now, "section {!r} has other {} than in the finished runs of this study")
     if other:
         raise RunError(f"{'; '.join(other[:3])}; run the study into another folder: {setting('out')}")
 

@@ -40,7 +40,6 @@ from nh2st_graph.section import (
     library_size,
     other_sections,
     patients_in,
-    section_digest,
     split_half_normalizer,
     unknown_patients,
 )
@@ -192,7 +191,7 @@ def _say_other_data(model: FittedModel, tests: Sequence[PreparedSection], train:
     """Warn if sections are not as they were in training: baselines learn from them as they are, the model did not."""
     before = {**model.origin.get("tests", {}), **model.origin.get("train", {})}
     now = {each.name: prepared_digest(each) for each in (*tests, *train) if each.name in before}
-    for text in other_sections(before, now, "section {!r} has another {} than when the model was trained"):
+    for text in other_sections(before, now, "section {!r} has other {} than when the model was trained"):
         logger.warning("%s; the scores are of the section as it is now", text)
 
 
@@ -300,5 +299,5 @@ def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Seque
         "method": model.config.model.name,
         "encoder": model.config.features.encoder,
         "selected_epochs": model.selected_epochs,
-        "sections": {each.name: section_digest(each.section) for each in (*train, *tests)},
+        "sections": {each.name: each.digest for each in (*train, *tests)},
     }

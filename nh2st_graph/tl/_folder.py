@@ -86,9 +86,13 @@ def check_begun(config: Config, out: Path, *, resume: bool) -> None:
     check_folder(out, resume=resume)
     if not resume:
         return
-    # The caller's own method may be code of a file; the name of any other is not followed.
-    stored = stored_config(out, config.model.name)
-    changed = changes(stored.model_dump(mode="json"), config.model_dump(mode="json"))
+    now = config.model_dump(mode="json")
+    name = (read_yaml(out / CONFIG).get("model") or {}).get("name", config.model.name)
+    if name == config.model.name:
+        stored = stored_config(out, name).model_dump(mode="json")
+    else:  # another method may be code of a file, and is not imported to be compared
+        stored = {**now, "model": {**now["model"], "name": name}}
+    changed = changes(stored, now)
     if changed:
         named = (setting(key) + f": {values}" for key, _, values in (each.partition(": ") for each in changed[:3]))
         raise RunError(

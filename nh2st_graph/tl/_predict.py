@@ -172,6 +172,8 @@ def predict_prepared(model: FittedModel, prepared: PreparedSection) -> AnnData:
         "train_sections": list(model.train_sections),
         Key.prediction.origin: prediction_origin(completed, model),
     }
+    if model.config.data.log_base != "e":
+        predicted.uns[Key.uns.log] = {"base": float(model.config.data.log_base)}
     if prepared.has_panel:
         predicted.layers[Key.layers.observed] = prepared.observed.to_numpy().astype(np.float32)
     return predicted
@@ -182,7 +184,7 @@ def prediction_origin(section: AnnData, model: FittedModel) -> dict[str, str]:
 
     The prediction reads no genes, so that their counts are not a part of it.
     """
-    digest = section_digest(section)
+    digest = section_digest(section, counts=False)
     return {"model": model.digest, "positions": digest["positions"], "resolution": digest["resolution"]}
 
 

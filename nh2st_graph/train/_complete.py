@@ -216,7 +216,7 @@ class Completer:
         changed = differences(section, entry)
         now = self.expected if self.expected is not None else self._known_encoders()
         changed += [f"encoder ({each})" for each in other_encoders(before, now or before)]
-        versions = other_releases(before) if self.expected is None else other_versions(before, self.expected)
+        versions = other_releases(before) if now is None else other_versions(before, now)
         if versions and not changed and self.expected is None and now is not None and _has_image(section):
             return [f"release of {each}" for each in versions]
         self._say_versions([] if changed else versions)

@@ -197,7 +197,8 @@ def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """Compute a digest of tensors by name, of 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # numpy has no bfloat16
+        digest.update(name.encode() + bits.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from nh2st_graph.config import Config, changes, completed_keys, flatten
 from nh2st_graph.im._made_from import other_encoders, other_versions, public, stored_encoders
-from nh2st_graph.section import Key, other_sections, section_digest
+from nh2st_graph.section import Key, other_sections
 from nh2st_graph.train._prepare import Learned, PreparedSection
 
 __all__ = ["mismatches", "origin_of", "prepared_digest"]
@@ -51,7 +51,7 @@ def prepared_digest(prepared: PreparedSection) -> dict[str, str]:
     section = prepared.section
     edges = sparse.csr_matrix(section.obsp[Key.obsp.connectivities])
     edges.sort_indices()
-    found = {**section_digest(section), "graph": _digest(edges.indices.astype(np.int64), edges.indptr.astype(np.int64))}
+    found = {**prepared.digest, "graph": _digest(edges.indices.astype(np.int64), edges.indptr.astype(np.int64))}
     known = section.uns[Key.uns.image].get(Key.features.made_from, {})
     if "image" in known:
         return {**found, "image": str(known["image"])[:16]}
@@ -85,5 +85,5 @@ def mismatches(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if (name in before["train"]) != (name in now["train"]):
             found.append(f"training section {name!r} is {'new' if name in now['train'] else 'gone'}")
     return found + other_sections(
-        {**before["tests"], **before["train"]}, {**now["tests"], **now["train"]}, "section {!r} has another {}"
+        {**before["tests"], **before["train"]}, {**now["tests"], **now["train"]}, "section {!r} has other {}"
     )

@@ -31,6 +31,7 @@ from nh2st_graph.section import (
     library_size,
     panel_counts,
     patients_in,
+    section_digest,
     section_name,
     targets,
 )
@@ -235,6 +236,11 @@ class PreparedSection:
         graph = as_data(self.section, standardize(features), neighbors_key=Key.uns.neighbors, **values)
         graph.patient = " + ".join(patients_in(self.section))
         return graph
+
+    @cached_property
+    def digest(self) -> dict[str, str]:
+        """Digests of the section's content; see :func:`nh2st_graph.section.section_digest`."""
+        return section_digest(self.section)
 
     @cached_property
     def has_panel(self) -> bool:

@@ -306,3 +306,54 @@ def test_nothing_there(tmp_path):
         stimage(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         stimage(tmp_path / "nowhere")
+
+
+class TestDamagedNames:
+    """One name of another form does not make the slide one of another assay, with another distance of spots."""
+
+    @staticmethod
+    def renamed(number: int, name: str):
+        def change(coord, counts):
+            for table in (coord, counts):
+                names = list(table.index)
+                names[:number] = [name.format(old=old, number=i) for i, old in enumerate(names[:number])]
+                table.index = names
+            return coord, counts
+
+        return change
+
+    @pytest.mark.parametrize("technology", ["ST", "VisiumHD"])
+    @pytest.mark.parametrize("name", ["{old}?", "", "{old}x", "spot {number}"])
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_leave_the_resolution_as_it_is(self, write, technology, name, number, caplog):
+        if not name and number > 1:
+            pytest.skip("names must be unique")
+        expected = library(stimage(write(technology).root)[KINDS[technology][0]]).microns_per_pixel
+        files = write(technology, change=self.renamed(number, name))
+        adata = stimage(files.root)[files.slide]
+        assert library(adata).microns_per_pixel == pytest.approx(expected, rel=5e-3)
+        assert adata.n_obs == 20 - number
+        assert {"array_row", "array_col"} <= set(adata.obs)
+        assert f"{number} of 20 spots have names without a position on the array" in caplog.text
+        assert adata.uns["nh2st_dropped"] == {"positions_without_counts": number, "counts_without_position": number}
+
+    def test_one_of_another_bin_size_is_left_out(self, write):
+        def change(coord, counts):
+            for table in (coord, counts):
+                table.index = [table.index[0].replace("016um", "002um"), *table.index[1:]]
+            return coord, counts
+
+        files = write("VisiumHD", change=change)
+        adata = stimage(files.root)[files.slide]
+        assert library(adata).microns_per_pixel == pytest.approx(16 / PITCH, rel=5e-3)
+        assert adata.n_obs == 19
+
+    def test_most_of_them_are_refused_by_name(self, write):
+        files = write("ST", change=self.renamed(12, "{old}?"))
+        with pytest.raises(DataError, match=r"12 of 20 spots have names without a position.*3x3\?'"):
+            stimage(files.root)
+
+    def test_barcodes_need_none(self, write, caplog):
+        files = write("Visium")
+        assert library(stimage(files.root)[files.slide]).microns_per_pixel == pytest.approx(100 / PITCH, rel=5e-3)
+        assert not caplog.records

@@ -59,8 +59,8 @@ def test_each_part_has_its_own_digest(section, change, parts):
     change(section)
     after = section_digest(section)
     assert {name for name in PARTS if before[name] != after[name]} == parts
-    (said,) = other_sections({"A": before, "B": before}, {"A": after, "C": before}, "section {!r} has another {}")
-    assert said.startswith("section 'A' has another ")
+    (said,) = other_sections({"A": before, "B": before}, {"A": after, "C": before}, "section {!r} has other {}")
+    assert said.startswith("section 'A' has other ")
     assert all(part in said for part in parts)
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from nh2st_graph import ConfigError, RenamedWarning, RunError, study
+from nh2st_graph._atomic import owned
 from nh2st_graph.config import load_config
+from nh2st_graph.section import section_digest
 from nh2st_graph.study import Fold, run_study
 from nh2st_graph.study._folder import read_record
 from nh2st_graph.study._report import write_reports
-from nh2st_graph.study._results import collect
+from nh2st_graph.study._results import collect, seen_sections
 from nh2st_graph.tl import LABELS
 
 from .conftest import Seen
@@ -177,6 +181,51 @@ class TestResuming:
         table = result.table.set_index("variant")
         assert table.loc["base", "seconds"] == read_record(copied / "runs" / "base" / "s3_seed1").seconds
         assert (table.loc["no panel", "planned"], table.loc["no panel", "reason"]) == (2, "")
+
+
+class TestOneOwner:
+    def test_a_second_study_in_the_folder_is_refused(self, tiny_study, copied, monkeypatch):
+        before = (copied / "table.csv").read_bytes()
+        monkeypatch.setattr("nh2st_graph._atomic._WAIT", 0.02)
+
+        def other() -> None:
+            with pytest.raises(RunError, match=r"^study folder .* is in use by another process") as caught:
+                run_study(tiny_study, copied, jobs=1, resume=True)
+            assert "\n" not in str(caught.value)
+
+        with owned(copied, "study folder"), ThreadPoolExecutor() as pool:
+            pool.submit(other).result()
+        assert (copied / "table.csv").read_bytes() == before
+
+
+@pytest.mark.usefixtures("undrawn")
+class TestOtherData:
+    def test_finished_runs_say_what_they_were_of(self, tiny_study, finished, sections):
+        seen = seen_sections([run for run in tiny_study.runs(finished[1]) if run.finished])
+        assert seen == {name: section_digest(section) for name, section in sections.items()}
+
+    def test_a_run_on_other_counts_fails_by_name(self, tiny_study, copied, sections, monkeypatch):
+        run = copied / "runs" / "base" / "s3_seed1"
+        shutil.rmtree(run)
+        seen = {name: {**section_digest(section), "counts": "other"} for name, section in sections.items()}
+        monkeypatch.setattr("nh2st_graph.study._run.seen_sections", lambda _: seen)
+        result = run_study(tiny_study, copied, jobs=1, only=["base"], resume=True)
+        (reason,) = [why for failed, why in result.failures.items() if failed.variant == "base"]
+        assert "section 'S1' has other counts than in the finished runs of this study" in reason
+        assert not run.exists()
+
+
+def test_errors_are_in_the_logarithm_of_the_study(tiny_study, copied):
+    """A run of base 10 has its own."""
+    path = copied / "runs" / "base" / "s3_seed1" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    before = collect(tiny_study, tiny_study.runs(copied)).scores
+    metrics["protocol"]["log_base"] = 10
+    path.write_text(json.dumps(metrics))
+    after = collect(tiny_study, tiny_study.runs(copied)).scores
+    changed = (before["variant"].isin(["base", *LABELS.values()])) & (before["seed"] == 1)
+    for score, factor in {"mse": np.log(10) ** 2, "mae": np.log(10), "pcc_mean": 1.0}.items():
+        np.testing.assert_allclose(after[score], before[score] * np.where(changed, factor, 1.0), err_msg=score)
 
 
 def test_what_is_wrong_is_said_before_anything_is_written(tiny_study, tmp_path):

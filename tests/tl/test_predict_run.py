@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -17,7 +18,9 @@ from tifffile import TiffWriter
 from nh2st_graph import DataError, RunError, read, tl
 from nh2st_graph.slide import _tiff
 from nh2st_graph.study._memory import peak_memory
+from nh2st_graph.train import Standardizer
 
+from ..prepared import complete_section
 from ..slides import tissue_image
 
 Write = Callable[..., Path]
@@ -232,3 +235,31 @@ def test_memory_does_not_grow_with_a_slide(tiny_run, tmp_path, monkeypatch):
     decoded = 16384**2 * 3 / 1e6
     assert decoded > 800
     assert peaks[1] - peaks[0] < 0.4 * decoded
+
+
+class TestOtherContent:
+    """A prediction is of the file as it is now, by this model."""
+
+    @pytest.fixture
+    def file(self, tiny_sections, tiny_config, tmp_path) -> Path:
+        """A section with stored features."""
+        read.write_h5ad(complete_section(tiny_sections["S3"], tiny_config), tmp_path / "S3.h5ad")
+        return tmp_path / "S3.h5ad"
+
+    def test_another_resolution_has_other_features(self, file, tiny_run, tiny_sections, tmp_path, caplog):
+        (written,) = tl.predict_run(tiny_run.folder, [file], tmp_path / "out", microns_per_pixel=1.9, progress=False)
+        rescaled = tiny_sections["S3"].copy()
+        rescaled.uns["spatial"]["S3"]["metadata"]["microns_per_pixel"] = 1.9
+        assert_array_equal(read.h5ad(written).X, tl.predict(rescaled, tiny_run.model).X)
+        assert "resolution (2 -> 1.9 um per px)); computing them again" in caplog.text
+
+    def test_what_another_model_predicted_is_not_kept(self, file, tiny_run, tmp_path):
+        out = tmp_path / "out"
+        tl.predict_run(tiny_run.folder, [file], out, progress=False)
+        assert tl.predict_run(tiny_run.folder, [file], out, resume=True, progress=False) == []
+        other = replace(tiny_run.model, standardize=Standardizer(np.zeros(15, np.float32), np.ones(15, np.float32)))
+        other.save(tmp_path / "other")
+        with pytest.raises(RunError, match=r"S3\.h5ad holds the prediction of another model"):
+            tl.predict_run(tmp_path / "other", [file], out, resume=True, progress=False)
+        with pytest.raises(RunError, match=r"S3\.h5ad holds the prediction of another resolution"):
+            tl.predict_run(tiny_run.folder, [file], out, resume=True, microns_per_pixel=1.9, progress=False)

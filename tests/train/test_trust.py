@@ -14,7 +14,7 @@ import timm
 import yaml
 
 import nh2st_graph as ng
-from nh2st_graph import ConfigError, ModelError, tl
+from nh2st_graph import ConfigError, ModelError, RunError, tl
 from nh2st_graph.models import _registry
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -120,7 +120,7 @@ class TestMethod:
         before = list(sys.path)
         with pytest.raises(ModelError, match=r"^run .*run: its method 'helper:Thing' "):
             tl.evaluate_run(run)
-        with pytest.raises(ModelError, match="trust"):
+        with pytest.raises(RunError, match=r"another configuration \(name: helper:Thing -> nh2st_graph\)"):
             tl.train_run(ng.Config(), run, resume=True)
         self.assert_nothing_was_imported(before)
 
