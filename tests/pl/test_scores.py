@@ -32,7 +32,7 @@ def counts(ax: plt.Axes, label: str) -> np.ndarray:
 
 def test_histogram_counts_every_gene_and_marks_the_means(r: pd.Series) -> None:
     ax = pl.pcc_histogram({"model": r, "ridge": r - 0.05})
-    assert legend(ax) == [f"model (mean {r.mean():.2f})", f"ridge (mean {r.mean() - 0.05:.2f})"]
+    assert legend(ax) == [f"model (mean {r.mean():.3f})", f"ridge (mean {r.mean() - 0.05:.3f})"]
     assert counts(ax, legend(ax)[0]).sum() == 300
     assert counts(ax, legend(ax)[1]).sum() == 300
     np.testing.assert_allclose(dashed(ax), [r.mean(), r.mean() - 0.05])
