@@ -51,7 +51,7 @@ def test_histogram_bins_have_an_edge_at_zero(r: pd.Series) -> None:
 
 def test_histogram_of_a_constant_method_is_a_line_that_flattens_nothing(r: pd.Series) -> None:
     ax = pl.pcc_histogram({"model": r, "training mean": r * 0})
-    assert "training mean (mean 0.00)" in legend(ax)
+    assert "training mean (mean 0.000)" in legend(ax)
     assert ax.get_ylim()[1] < 100
     assert 0 in dashed(ax)
 
