@@ -82,7 +82,7 @@ def test_bars_have_the_scores_as_lengths_and_texts(table: pd.DataFrame) -> None:
     first, second = ax.containers
     np.testing.assert_allclose([bar.get_width() for bar in first], table["pcc_mean"])
     np.testing.assert_allclose([bar.get_width() for bar in second][:2], [0.14, 0.11])
-    assert [text.get_text() for text in ax.texts] == ["0.22", "0.20", "0.23", "0.14", "0.11", ""]
+    assert [text.get_text() for text in ax.texts] == ["0.220", "0.200", "0.230", "0.140", "0.110", ""]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(table.index)
     assert ax.yaxis.get_inverted()  # the first method on top
     assert [bar.get_y() for bar in first] == sorted(bar.get_y() for bar in first)
