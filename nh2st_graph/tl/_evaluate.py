@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,14 +38,19 @@ from nh2st_graph.section import (
     check_section,
     find_genes,
     library_size,
+    other_sections,
+    patients_in,
+    section_digest,
     split_half_normalizer,
     unknown_patients,
 )
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import in_given_order, predict_prepared
-from nh2st_graph.train import FittedModel, PreparedSection
+from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest
 
 __all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
+
+logger = logging.getLogger("nh2st_graph")
 
 #: What an error calls the test sections.
 _TESTS = setting("data.test", argument="test_sections")
@@ -172,6 +178,7 @@ def evaluate_prepared(
     model: FittedModel, tests: Sequence[PreparedSection], train: Sequence[PreparedSection]
 ) -> Evaluation:
     """Score a model on prepared sections; see :func:`evaluate`."""
+    _say_other_data(model, tests, train)
     baselines = _fit_baselines([each.measured for each in train] if model.config.evaluate.baselines else [])
     results = {each.name: _score_one(model, baselines, each) for each in tests}
     metrics = _assemble({name: each.scores for name, each in results.items()})
@@ -180,6 +187,14 @@ def evaluate_prepared(
     per_gene = pd.concat({name: each.per_gene for name, each in results.items()}, names=["section", "gene"])
     predictions = {name: each.prediction for name, each in results.items()}
     return Evaluation(metrics, per_gene, predictions, sum(each.seconds for each in results.values()))
+
+
+def _say_other_data(model: FittedModel, tests: Sequence[PreparedSection], train: Sequence[PreparedSection]) -> None:
+    """Warn if sections are not as they were in training: baselines learn from them as they are, the model did not."""
+    before = {**model.origin.get("tests", {}), **model.origin.get("train", {})}
+    now = {each.name: prepared_digest(each) for each in (*tests, *train) if each.name in before}
+    for text in other_sections(before, now, "section {!r} has another {} than when the model was trained"):
+        logger.warning("%s; the scores are of the section as it is now", text)
 
 
 class _Scored(NamedTuple):
@@ -266,7 +281,7 @@ def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Sequence[PreparedSection]) -> dict[str, Any]:
     """State the conditions of the scores, so that scores of other conditions are not compared with them."""
     patients = {
-        part: sorted({str(patient) for each in sections for patient in each.section.obs[Key.obs.patient].unique()})
+        part: sorted({patient for each in sections for patient in patients_in(each.section)})
         for part, sections in (("train", train), ("test", tests))
     }
     shared = sorted(set(patients["train"]) & set(patients["test"]))
@@ -280,9 +295,11 @@ def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Seque
         "split": "within patient" if shared else "patients unknown" if unknown else "across patients",
         "normalize": model.config.data.normalize,
         "smooth": model.config.data.smooth,
+        "log_base": model.config.data.log_base,
         "n_genes": len(model.genes),
         "n_constant_train": n_constant(pd.concat([each.observed for each in train])),
         "method": model.config.model.name,
         "encoder": model.config.features.encoder,
         "selected_epochs": model.selected_epochs,
+        "sections": {each.name: section_digest(each.section) for each in (*train, *tests)},
     }

@@ -173,8 +173,8 @@ def test_differences_are_marked_by_their_interval(board, source):
     for _, row in board[board["role"] == "method"].dropna(subset="pcc_mean_difference").iterrows():
         text = cells(board[board["split"] == row["split"]]).loc[row["variant"], "mean r: over the best baseline"]
         side = "above" if row["pcc_mean_low"] > 0 else "below" if row["pcc_mean_high"] < 0 else "level"
-        # No line ends within an interval.
-        assert f'<td class="{side}">{text.replace(", ", ",\N{NO-BREAK SPACE}")}</td>' in source
+        whole = text.replace(", ", ",\N{NO-BREAK SPACE}")  # no line ends within an interval
+        assert f'<td class="{side}">{whole}</td>' in source
 
 
 def test_the_script_is_given_means_over_sections_of_what_was_scored_in_all(page):
