@@ -68,10 +68,11 @@ def _described(path: Path) -> tuple[str, Facts, list[RenderableType]]:
         return _section(path)
     if suffix in {".yaml", ".yml"}:
         raise ConfigError(f"{path} is a configuration, which 'train' or 'benchmark' reads; give a run, model or file")
-    file = Path(str(path).rpartition("#")[0]) if "#" in path.name and not path.exists() else path
-    if not file.exists():
-        raise DataError(f"{file} does not exist; give a run or model folder, a section (.h5ad) or a slide")
-    return _slide(path, file)
+    from nh2st_graph.slide import image_exists, split_scene
+
+    if not image_exists(path):
+        raise DataError(f"{path} does not exist; give a run or model folder, a section (.h5ad) or a slide")
+    return _slide(path, *split_scene(path))
 
 
 def _folder(path: Path) -> tuple[str, Facts, list[RenderableType]]:
@@ -269,13 +270,17 @@ def _missing(
         yield "image features (computed when they are needed)"
 
 
-def _slide(path: Path, file: Path) -> tuple[str, Facts, list[RenderableType]]:
+def _slide(path: Path, file: Path, scene: str | None) -> tuple[str, Facts, list[RenderableType]]:
     from nh2st_graph.slide import open_slide
 
+    scenes = _scenes(file)
     try:
         with open_slide(path) as slide:
             sizes, scale, factors = slide.sizes, slide.microns_per_pixel, slide.downsamples
     except ImageError as error:
+        if len(scenes) > 1 and scene is None:
+            chosen = f"give one by its name or number: {file.name}#0"
+            return f"Slide {path}", {"scenes": _listed(scenes), "none is chosen": chosen}, [Text(str(error), "dim")]
         if file.suffix.lower() in _IMAGES:
             raise
         raise DataError(
@@ -291,7 +296,7 @@ def _slide(path: Path, file: Path) -> tuple[str, Facts, list[RenderableType]]:
         "levels": "; ".join(
             f"{w:,} x {h:,}" + ("" if i == 0 else f" (1/{factors[i]:.4g})") for i, (w, h) in enumerate(sizes)
         ),
-        "scenes": _listed(_scenes(file)) or None,
+        "scenes": _listed(scenes),
         "file": f"{file.stat().st_size / 1e6:,.1f} MB",
     }
     return f"Slide {path}", facts, []

@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from tifffile import TiffWriter
 
 from nh2st_graph import read
 from nh2st_graph.cli import main
@@ -140,6 +142,19 @@ class TestSlide:
         assert facts["resolution"] == "0.5 um per pixel (about 20x)"
         assert facts["levels"].startswith("1,024 x 1,024; 512 x 512 (1/2)")
         assert "scenes" not in facts
+
+    def test_scenes_are_listed_and_one_is_chosen(self, info, tmp_path):
+        with TiffWriter(tmp_path / "two.ome.tif", ome=True) as file:
+            for side, name in ((96, "left"), (80, "right")):
+                image = np.full((side, side, 3), 200, np.uint8)
+                metadata = {"axes": "YXS", "Name": name, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+                file.write(image, photometric="rgb", tile=(32, 32), metadata=metadata)
+        facts = info(tmp_path / "two.ome.tif")
+        assert {"left", "right"} <= set(re.findall(r"\w+", facts["scenes"]))
+        assert "two.ome.tif#" in facts["all"]
+        facts = info(tmp_path / "two.ome.tif#right")
+        assert facts["size"].startswith("80 x 80 pixels")
+        assert facts["resolution"].startswith("0.5 um per pixel")
 
     def test_an_image_without_a_resolution_says_how_to_give_it(self, info, tmp_path):
         Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
