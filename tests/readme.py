@@ -92,15 +92,17 @@ def follow_the_readme(place: Path, shared_data: Path, her2st: Path) -> None:
 def part_of_a_section(source: Path, image: Path, target: Path, spots: list[str]) -> None:
     """Copy a Space Ranger folder with some of its spots; its image is black, so another is its ``slide.tif``."""
     (target / "spatial").mkdir(parents=True)
-    for path in [*source.glob("*.h5"), *(source / "spatial").glob("*.png")]:
-        (target / path.relative_to(source)).write_bytes(path.read_bytes())
+    for path in source.glob("*.h5"):
+        (target / path.name).write_bytes(path.read_bytes())
     factors = json.loads((source / "spatial" / "scalefactors_json.json").read_text())
-    scale = factors["tissue_hires_scalef"]
-    factors = {key: value * scale if "diameter" in key else value / scale for key, value in factors.items()}
+    scale = factors["tissue_hires_scalef"] / 2  # a quarter of the pixels
+    factors = {key: value * scale for key, value in factors.items() if "diameter" in key} | {"tissue_hires_scalef": 1.0}
     (target / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
     positions = pd.read_csv(source / "spatial" / "tissue_positions_list.csv", header=None)
     positions[1] = positions[0].isin(spots).astype(int)
     positions[[4, 5]] = np.rint(positions[[4, 5]] * scale).astype(int)
     positions.to_csv(target / "spatial" / "tissue_positions_list.csv", header=False, index=False)
     with Image.open(source / "spatial" / "tissue_hires_image.png") as hires, Image.open(image) as tissue:
-        tissue.convert("RGB").resize(hires.size).save(target / "slide.tif")
+        small = tissue.convert("RGB").resize((hires.width // 2, hires.height // 2))
+    small.save(target / "slide.tif")
+    small.save(target / "spatial" / "tissue_hires_image.png")

@@ -16,11 +16,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import scanpy as sc
 import typer
 from anndata import AnnData
 
@@ -127,7 +129,9 @@ class TestExamples:
         assert ng.read.h5ad_section(after_the_readme / "predicted" / "B4.h5ad").n_vars == 20
 
     @pytest.mark.usefixtures("_quick")
-    def test_the_python_blocks_run_one_after_the_other(self, place, capsys):
+    def test_the_python_blocks_run_one_after_the_other(self, place, monkeypatch, capsys):
+        # The kernel that needs no compiler: umap's takes longer to compile than all the rest to run.
+        monkeypatch.setattr(sc.pp, "neighbors", partial(sc.pp.neighbors, method="gauss"))
         names: dict[str, object] = {}
         (place / "her2st").unlink()
         shutil.copytree((place / "sections").resolve().parent / "her2st", place / "her2st", ignore=_LEFT_OUT)
@@ -143,7 +147,7 @@ class TestExamples:
         groups = varying.uns["rank_genes_groups"]
         assert all(np.isfinite(groups["logfoldchanges"][name]).all() for name in groups["logfoldchanges"].dtype.names)
         assert names["expression"].n_obs > 20
-        np.testing.assert_array_equal(names["sdata"].tables["predicted"].X, prediction.X)
+        np.testing.assert_allclose(names["sdata"].tables["predicted"].X, prediction.X, atol=1e-3)
         assert names["alike"].recall["recall"].between(0, 1).all()
         assert len(plt.get_fignums()) >= 6
         said = capsys.readouterr()
@@ -177,7 +181,7 @@ class TestExamples:
         first = lambda self, *given: planned(self, *given)[:1]  # noqa: E731
         monkeypatch.setattr(Study, "runs", first)
         with contextlib.chdir(place):
-            few = ["data.panel=hvg:20"] if "benchmark" in command else []
+            few = ["evaluate.figures=false", *(["data.panel=hvg:20"] if "benchmark" in command else [])]
             few += [f"data.synthetic.{key}" for key in ("n_rows=6", "n_cols=6", "n_own=3", "n_noise=3")]
             more = [part for change in [*QUICK[1:], *few] for part in ("--set", change)]
             readme.run([*command, *more, "--jobs", "1"])

@@ -63,17 +63,16 @@ def run_info(path: Path) -> None:
 def _described(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     if path.is_dir():
         return _folder(path)
-    from nh2st_graph.slide import split_scene
-
     suffix = path.suffix.lower()
     if suffix == ".h5ad":
         return _section(path)
     if suffix in {".yaml", ".yml"}:
         raise ConfigError(f"{path} is a configuration, which 'train' or 'benchmark' reads; give a run, model or file")
-    file, _ = split_scene(path)
-    if not file.exists():
-        raise DataError(f"{file} does not exist; give a run or model folder, a section (.h5ad) or a slide")
-    return _slide(path, file)
+    from nh2st_graph.slide import image_exists, split_scene
+
+    if not image_exists(path):
+        raise DataError(f"{path} does not exist; give a run or model folder, a section (.h5ad) or a slide")
+    return _slide(path, *split_scene(path))
 
 
 def _folder(path: Path) -> tuple[str, Facts, list[RenderableType]]:
@@ -176,19 +175,19 @@ def _scores(metrics: Mapping[str, Any], path: Path) -> RenderableType:
 
 def _section(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     from nh2st_graph.read import open_h5ad
-    from nh2st_graph.section import Key, Library, as_name, libraries, library_id, patients_in
+    from nh2st_graph.section import Key, Library
 
     with open_h5ad(path) as adata:
-        given = adata.obs[Key.obs.section].unique() if Key.obs.section in adata.obs else ()
-        names = [name for name in map(as_name, given) if name is not None]
-        own = library_id(adata, names[0] if len(names) == 1 else None)
-        found = None if own is None else Library.of(libraries(adata)[own])
+        names = _column(adata, Key.obs.section)
+        libraries = adata.uns.get(Key.uns.spatial)
+        entries = list(libraries.values()) if isinstance(libraries, Mapping) else []
+        found = Library.of(entries[0]) if len(entries) == 1 else None
         predicted = adata.uns.get(Key.uns.prediction)
         described = {key: dict(adata.uns[key]) for key in (Key.uns.image,) if isinstance(adata.uns.get(key), Mapping)}
         image = described.get(Key.uns.image)
         facts: Facts = {
             "section": _listed(names) or "-",
-            "patient": _listed(patients_in(adata, ", ".join(names))) if Key.obs.patient in adata.obs else "-",
+            "patient": _listed(_column(adata, Key.obs.patient)) or "-",
             "spots": f"{adata.n_obs:,}{_array(adata)}",
             "genes": f"{adata.n_vars:,}" + (f": {_listed(adata.var_names)}" if adata.n_vars else ""),
             "resolution": None if found is None else _resolution(found),
@@ -207,11 +206,14 @@ def _section(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             if predicted is None
             else f"a model of {_listed(list(predicted.get('train_sections', [])))}, "
             f"{predicted.get('encoder', '?')}, nh2st-graph {predicted.get('version', '?')}",
-            "missing": "; ".join(_missing(adata, names, found, len(libraries(adata)), predicted is not None))
-            or "nothing",
+            "missing": "; ".join(_missing(adata, names, found, len(entries), predicted is not None)) or "nothing",
         }
     kind = "Prediction" if predicted is not None else "Section" if len(names) < 2 else f"{len(names)} sections in one"
     return f"{kind} {path}", facts, []
+
+
+def _column(adata: AnnData, key: str) -> list[str]:
+    return list(adata.obs[key].astype(str).unique()) if key in adata.obs else []
 
 
 def _array(adata: AnnData) -> str:
@@ -237,11 +239,9 @@ def _spot(found: Library) -> str | None:
 
 
 def _source(found: Library, path: Path) -> str | None:
-    from nh2st_graph.slide import image_exists
-
     if found.source is None:
         return None
-    there = image_exists(found.source) or image_exists(path.parent / found.source)
+    there = Path(found.source).is_file() or (path.parent / found.source).is_file()
     return found.source + ("" if there else " (not there)")
 
 
@@ -270,14 +270,17 @@ def _missing(
         yield "image features (computed when they are needed)"
 
 
-def _slide(path: Path, file: Path) -> tuple[str, Facts, list[RenderableType]]:
+def _slide(path: Path, file: Path, scene: str | None) -> tuple[str, Facts, list[RenderableType]]:
     from nh2st_graph.slide import open_slide
 
+    scenes = _scenes(file)
     try:
         with open_slide(path) as slide:
             sizes, scale, factors = slide.sizes, slide.microns_per_pixel, slide.downsamples
-            scenes = () if slide.layout is None else slide.layout.scenes
     except ImageError as error:
+        if len(scenes) > 1 and scene is None:
+            chosen = f"give one by its name or number: {file.name}#0"
+            return f"Slide {path}", {"scenes": _listed(scenes), "none is chosen": chosen}, [Text(str(error), "dim")]
         if file.suffix.lower() in _IMAGES:
             raise
         raise DataError(
@@ -293,7 +296,7 @@ def _slide(path: Path, file: Path) -> tuple[str, Facts, list[RenderableType]]:
         "levels": "; ".join(
             f"{w:,} x {h:,}" + ("" if i == 0 else f" (1/{factors[i]:.4g})") for i, (w, h) in enumerate(sizes)
         ),
-        "scenes": _listed(scenes) or None,
+        "scenes": _listed(scenes),
         "file": f"{file.stat().st_size / 1e6:,.1f} MB",
     }
     return f"Slide {path}", facts, []
@@ -302,6 +305,18 @@ def _slide(path: Path, file: Path) -> tuple[str, Facts, list[RenderableType]]:
 def _magnification(scale: float) -> float:
     """Magnification of an objective that gives this resolution."""
     return min((1.25, 2.5, 5, 10, 20, 40, 60, 100), key=lambda x: abs(math.log(10 / scale / x)))
+
+
+def _scenes(path: Path) -> list[str]:
+    """Name the images of a TIFF that has several; empty for other files."""
+    from tifffile import TiffFile, TiffFileError
+
+    try:
+        with TiffFile(path) as file:
+            found = [(each.name or str(i), each.shape) for i, each in enumerate(file.series)]
+    except (TiffFileError, OSError, ValueError, KeyError, TypeError):
+        return []
+    return [f"{name} ({' x '.join(map(str, shape))})" for name, shape in found] if len(found) > 1 else []
 
 
 def _listed(names: Iterable[Any]) -> str:

@@ -40,7 +40,8 @@ def run_many(
         With code 1 if a run failed, and 130 if the study was interrupted.
     """
     numbers = _numbers(seeds)
-    study.check_folder(out, resume=how.get("resume", False))
+    if "resume" in how:
+        study.check_folder(out, resume=how["resume"])
     with interruptible():
         plan = read(path, overrides, seeds=numbers)
         left = sum(not run.finished for run in plan.runs(out, how["only"]))

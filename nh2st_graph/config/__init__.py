@@ -9,6 +9,7 @@ from nh2st_graph.config._arguments import with_arguments
 from nh2st_graph.config._changes import changes, flatten
 from nh2st_graph.config._load import builtin_config, load_config, read_config
 from nh2st_graph.config._schema import (
+    FORMATS,
     Config,
     DataConfig,
     EvaluateConfig,
@@ -23,6 +24,7 @@ from nh2st_graph.config._yaml import parse_yaml, read_yaml
 from nh2st_graph.models._settings import MethodConfig, ModelConfig
 
 __all__ = [
+    "FORMATS",
     "Config",
     "DataConfig",
     "EvaluateConfig",

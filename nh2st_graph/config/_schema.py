@@ -24,6 +24,7 @@ from nh2st_graph.config._yaml import as_written
 from nh2st_graph.models._settings import MethodConfig, ModelConfig
 
 __all__ = [
+    "FORMATS",
     "Config",
     "DataConfig",
     "EvaluateConfig",

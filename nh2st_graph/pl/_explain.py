@@ -206,7 +206,7 @@ def neighbour_gain(
     rows = np.arange(len(shown)) + (0.0 if all_shown else 0.8 * (np.arange(len(shown)) >= n))
     bars = ax.barh(rows, gain, 0.75, color=np.where(gain >= 0, BLUE, ORANGE))
     # "z" removes the sign of 0.00.
-    labels = [f"{row.pcc_without:z.2f} \N{RIGHTWARDS ARROW} {row.pcc:z.2f}" for row in shown.itertuples()]
+    labels = [f"{row.pcc_without:z.3f} \N{RIGHTWARDS ARROW} {row.pcc:z.3f}" for row in shown.itertuples()]
     ax.bar_label(bars, [text.replace("-", "\N{MINUS SIGN}") for text in labels], padding=4, fontsize="small")
     finish_rows(ax, rows, shown.index.tolist(), "gene", fontsize="small")
     ax.axvline(0, color="black", linewidth=0.8)

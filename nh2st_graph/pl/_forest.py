@@ -119,5 +119,5 @@ def _write_numbers(
         mean, low, high = (round(float(values[f"{score}_{what}"]), 4) + 0.0 for what in ("difference", "low", "high"))
         text = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" if np.isfinite(mean) else "no result"
         if mean == low == high == 0:
-            text = f"itself {base}" if base else "itself the base"
+            text = f"{base or 'the base'} itself"
         ax.text(1.02, row, text.replace("-", "\N{MINUS SIGN}"), transform=right, va="center", fontsize="small")

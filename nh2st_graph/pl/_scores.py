@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError
@@ -67,6 +68,7 @@ def pcc_histogram(
             ax.hist(r, bins, color=colour, alpha=0.35, zorder=2)
         ax.hist(r, bins, histtype="step", color=colour, linewidth=1.6, zorder=3, label=label)
     ax.set(xlabel=PEARSON, ylabel="number of genes")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     legend_above(ax, ncols=2)
     finish(ax)
     return ax

@@ -86,7 +86,7 @@ def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         finish(ax)
         ax.legend(
-            frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.2)
+            frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.16)
         )  # below: it hides no line
     return figure
 

@@ -162,13 +162,14 @@ def evaluate(
 
 def _check_genes(model: FittedModel, name: str, section: AnnData) -> None:
     """Refuse a section that lacks genes of the model: they are chosen before training, not dropped after it."""
-    positions = find_genes(section, model.genes).positions
-    absent = absent_genes(section, model.genes, positions, "the model's panel")
+    if not section.n_vars:
+        return  # refused with its other faults when it is prepared
+    absent = absent_genes(section, model.genes, find_genes(section, model.genes).positions, "the model's panel")
     if absent:
         shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
         raise DataError(
-            f"section {name!r}: {len(absent)} of the model's {len(model.genes)} genes are not measured ({shown}); "
-            f"train again with the sections to score as {_TESTS}: then genes are chosen that these measured too"
+            f"section {name!r}: panel gene {shown} not measured, so it has no score on the model's {len(model.genes)} "
+            f"genes; train again and give the sections to score as {_TESTS}: genes are then chosen among theirs too"
         )
 
 

@@ -130,6 +130,8 @@ def check_prediction(
     ModelError, RunError, ConfigError, DataError, ImageError
         If there is no model, an input is missing, an output exists, or a slide's file contradicts the resolution.
     """
+    from nh2st_graph.slide import image_exists
+
     _check_model(Path(folder))
     files, out = [Path(path) for path in paths], Path(out)
     if out.suffix == ".h5ad" and len(files) != 1:  # the sections in a file are counted when it is read
@@ -137,7 +139,7 @@ def check_prediction(
     if microns_per_pixel is not None and not (math.isfinite(microns_per_pixel) and microns_per_pixel > 0):
         raise ConfigError(f"{setting('microns_per_pixel', microns_per_pixel)}; give um per pixel, above 0")
     for file in files:
-        if not file.exists():
+        if not (file.exists() or image_exists(file)):
             error = DataError if file.suffix in {".h5ad", ".zarr"} else ImageError
             raise error(f"{file} does not exist; give a section (.h5ad, .zarr) or a slide")
         if file.is_dir():
@@ -170,14 +172,14 @@ def _check_section(file: Path, microns_per_pixel: float | None) -> str:
 
 def _check_slide(file: Path, microns_per_pixel: float | None) -> str:
     """Check the resolution of a slide, and give its name."""
-    from nh2st_graph.slide import check_scale, chosen_scale, open_slide, or_extra
+    from nh2st_graph.slide import check_scale, chosen_scale, image_name, open_slide, or_extra
 
     with open_slide(file) as slide:
         if microns_per_pixel is None:
             chosen_scale(f"slide {file}", slide.microns_per_pixel, None, or_extra(file))
         else:
             check_scale(f"slide {file}", slide.microns_per_pixel, microns_per_pixel)
-    return file.name.partition(".")[0]
+    return image_name(file)
 
 
 def refuse_existing(outputs: Sequence[Path]) -> None:

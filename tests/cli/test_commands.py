@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -52,7 +53,7 @@ class TestHelp:
         code, out, _ = run("--help")
         assert code == 0
         text = plain(out)
-        assert {"demo", "prepare", "train", "predict", "evaluate"} <= set(COMMANDS)
+        assert {"demo", "prepare", "train", "predict", "evaluate", "info"} <= set(COMMANDS)
         for name in COMMANDS:
             assert re.search(rf"\b{name} [A-Z]", text), name
         assert "Start with 'nh2st-graph demo'" in text
@@ -74,6 +75,19 @@ class TestHelp:
                 assert max(parameter.opts, key=len) in text
             assert parameter.name == "help" or plain(getattr(parameter, "help", None) or "").split()[0] in text
 
+    @pytest.mark.parametrize("name", ["", *COMMANDS])
+    def test_fits_100_columns_in_whole_paragraphs_and_names_no_type(self, run, name, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "100")
+        code, out, _ = run(*([name] if name else []), "--help")
+        assert code == 0
+        shown = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in out.splitlines()]
+        assert max(map(len, shown)) <= 100
+        assert not re.search(r"<[a-z]+(\[\w+\])?>", "\n".join(shown))
+        told = [line.strip() for line in shown if line.startswith(" ") or not line]
+        for line, after in itertools.pairwise(told):
+            # A line ends where the next word has no room, or with its paragraph.
+            assert not line or not after or "Usage" in line or len(line) + len(after.split()[0]) > 96, (line, after)
+
     @pytest.mark.parametrize("name", COMMANDS)
     def test_examples_are_commands(self, name):
         """An example that has an unknown option or lacks one is worse than none."""
@@ -84,7 +98,7 @@ class TestHelp:
             GROUP.commands[command].make_context(command, arguments)
 
     def test_the_commands_that_read_files_have_examples(self):
-        for name in ("prepare", "train", "predict"):
+        for name in ("prepare", "train", "predict", "info"):
             assert "Example: nh2st-graph" in GROUP.commands[name].help
 
     @pytest.mark.parametrize(

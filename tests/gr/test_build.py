@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from itertools import combinations
 
 import anndata as ad
@@ -385,3 +386,20 @@ class TestHoles:
         found = _adjacency(thinned, n_neighs=n_neighs)
         distance = cdist(thinned.obsm["spatial"], thinned.obsm["spatial"]) / 290
         assert distance[found].max() <= 1.01 * reach
+
+
+@pytest.mark.parametrize("mode", ["grid", "knn", "radius", "delaunay", "random"])
+def test_squidpys_note_on_each_graph_is_not_shown(square, mode):
+    said: list[logging.LogRecord] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record)
+
+    logger, listener = logging.getLogger("spatialdata._logging"), Listener()
+    logger.addHandler(listener)
+    before = list(logger.filters)
+    gr.spatial_graph(square(), mode)
+    logger.removeHandler(listener)
+    assert [record.getMessage() for record in said] == []
+    assert logger.filters == before

@@ -95,6 +95,19 @@ def curve(method: str, fold: str, epochs: int, shift: float = 0.0, per_epoch: in
     return pd.DataFrame({"method": method, "fold": fold, "epoch": epoch, "step": per_epoch * epoch, **values})
 
 
+@pytest.mark.parametrize("per_epoch", [1, 10, 400])
+@pytest.mark.parametrize("epochs", [2, 4, 60, 3000])
+def test_steps_are_whole_numbers_on_an_axis_of_any_length(per_epoch, epochs):
+    figure = pl.learning_curves(curve("a", "f", epochs, per_epoch=per_epoch))
+    figure.canvas.draw()
+    for ax in figure.axes:
+        low, high = ax.get_xlim()
+        shown = [tick.get_text() for tick in ax.get_xticklabels(which="both") if tick.get_text()]
+        ticks = {text: float(text.replace(",", "")) for text in shown}
+        assert len([x for x in ticks.values() if low <= x <= high]) >= 1
+        assert all(x == int(x) for x in ticks.values())
+
+
 @pytest.fixture
 def curves() -> pd.DataFrame:
     """``a`` has three curves, of 2, 4 and 6 epochs; ``b`` has one, whose epochs have twice the steps."""

@@ -159,7 +159,12 @@ class TestGain:
         np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [0.4, 0.3, -0.3, -0.4])
         colours = [to_rgb(bar.get_facecolor()) for bar in ax.patches]
         assert colours[0] == colours[1] != colours[2] == colours[3]
-        assert [text.get_text() for text in ax.texts] == ["0.10 → 0.50", "0.20 → 0.50", "0.80 → 0.50", "0.90 → 0.50"]
+        assert [text.get_text() for text in ax.texts] == [
+            "0.100 → 0.500",
+            "0.200 → 0.500",
+            "0.800 → 0.500",
+            "0.900 → 0.500",
+        ]
         assert ax.yaxis_inverted()
         assert ax.get_xlabel().startswith("gain in Pearson r over spots")
         assert ax.get_title() == "section C6: 2 best and 2 worst of 9 genes, mean gain +0.000"

@@ -84,6 +84,18 @@ def test_numbers_are_written_beside(table):
     assert not pl.forest(table, numbers=False).texts
 
 
+def test_what_all_are_compared_with_is_named_and_not_measured_against_itself(table):
+    table.loc[1, [f"pcc_mean_{what}" for what in ("difference", "low", "high")]] = 0.0
+    written = [text.get_text() for text in pl.forest(table, base="the best baseline").texts]
+    assert "the best baseline itself" in written
+    assert not [text for text in written if "0.0000 [" in text]
+
+
+def test_rows_are_variants_of_a_base_or_methods(table):
+    assert pl.forest(table).get_ylabel() == "variant"
+    assert pl.forest(table[table["role"] != "base"], base="ridge").get_ylabel() == "method"
+
+
 def test_one_score_needs_no_legend(table):
     ax = pl.forest(table, scores={"pcc_partial": "given depth"})
     assert ax.get_legend() is None

@@ -32,7 +32,7 @@ def counts(ax: plt.Axes, label: str) -> np.ndarray:
 
 def test_histogram_counts_every_gene_and_marks_the_means(r: pd.Series) -> None:
     ax = pl.pcc_histogram({"model": r, "ridge": r - 0.05})
-    assert legend(ax) == [f"model (mean {r.mean():.2f})", f"ridge (mean {r.mean() - 0.05:.2f})"]
+    assert legend(ax) == [f"model (mean {r.mean():.3f})", f"ridge (mean {r.mean() - 0.05:.3f})"]
     assert counts(ax, legend(ax)[0]).sum() == 300
     assert counts(ax, legend(ax)[1]).sum() == 300
     np.testing.assert_allclose(dashed(ax), [r.mean(), r.mean() - 0.05])
@@ -51,7 +51,7 @@ def test_histogram_bins_have_an_edge_at_zero(r: pd.Series) -> None:
 
 def test_histogram_of_a_constant_method_is_a_line_that_flattens_nothing(r: pd.Series) -> None:
     ax = pl.pcc_histogram({"model": r, "training mean": r * 0})
-    assert "training mean (mean 0.00)" in legend(ax)
+    assert "training mean (mean 0.000)" in legend(ax)
     assert ax.get_ylim()[1] < 100
     assert 0 in dashed(ax)
 
@@ -82,7 +82,7 @@ def test_bars_have_the_scores_as_lengths_and_texts(table: pd.DataFrame) -> None:
     first, second = ax.containers
     np.testing.assert_allclose([bar.get_width() for bar in first], table["pcc_mean"])
     np.testing.assert_allclose([bar.get_width() for bar in second][:2], [0.14, 0.11])
-    assert [text.get_text() for text in ax.texts] == ["0.22", "0.20", "0.23", "0.14", "0.11", ""]
+    assert [text.get_text() for text in ax.texts] == ["0.220", "0.200", "0.230", "0.140", "0.110", ""]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(table.index)
     assert ax.yaxis.get_inverted()  # the first method on top
     assert [bar.get_y() for bar in first] == sorted(bar.get_y() for bar in first)

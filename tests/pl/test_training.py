@@ -89,3 +89,11 @@ def test_curves_are_the_folds_mean_as_far_as_all_of_them_went() -> None:
     assert list(curves["train_loss"]) == [2.0, 3.0]
     score, _ = (axes for axes in pl.training_curves(log.assign(val_pcc=0.1)).axes[:2])
     assert lines(score)["held-out (squared error)"] == [5.0, 2.5]
+
+
+def test_a_legend_hides_no_line() -> None:
+    log = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3.0, 2.0, 1.0], "val_loss": [1.0, 2.0, 3.0], "val_pcc": 0.1})
+    figure = pl.training_curves(log, selected=2)
+    figure.canvas.draw()
+    for ax in figure.axes:
+        assert not ax.get_legend().get_window_extent().overlaps(ax.get_window_extent())

@@ -47,6 +47,26 @@ def residual(values: np.ndarray, depth: np.ndarray) -> np.ndarray:
     return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
 
 
+def test_a_gene_that_was_not_measured_names_the_cure(tiny_run, train, test):
+    """It is given before training: dropping genes afterwards would not help."""
+    lacks = test[:, [gene for gene in test.var_names if gene != tiny_run.model.genes[0]]].copy()
+    with pytest.raises(DataError) as error:
+        tl.evaluate({"S3": lacks}, tiny_run.model, train)
+    assert {"'S3'", "test_sections"} <= set(str(error.value).replace(":", "").replace(",", "").split())
+    assert tiny_run.model.genes[0] in str(error.value)
+    assert "missing_genes" not in str(error.value)
+    assert "data.test" in error.value.at("key")
+
+
+def test_shows_itself_in_words(evaluation):
+    lines = str(evaluation).splitlines()
+    assert lines[0] == "mean r on S3"
+    assert lines[1].split("  ")[-1] == "mean r given depth"
+    named = {line.rsplit("  ", 2)[0].strip() for line in lines[2:]}
+    assert all(any(label in name for name in named) for label in ("NH2ST-Graph", *LABELS.values()))
+    assert "depth_oracle" not in str(evaluation)
+
+
 class TestAgainstLoops:
     """Every number once more, in float64 and gene by gene."""
 

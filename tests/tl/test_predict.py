@@ -12,6 +12,7 @@ import numba
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import squidpy as sq
 import torch
 from anndata import AnnData
@@ -22,7 +23,7 @@ from nh2st_graph import ConfigError, DataError, tl
 from nh2st_graph.config import Config, ModelConfig
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.section import targets
-from nh2st_graph.tl import FittedModel
+from nh2st_graph.tl import FittedModel, _predict
 from nh2st_graph.train import Standardizer
 
 from ..prepared import complete_section, section_graph
@@ -305,6 +306,50 @@ class TestPrediction:
         assert axes[0].images, "the H&E"
         assert axes[0].collections, "the spots"
         plt.close("all")
+
+
+class TestVaries:
+    """``var["nh2st_varies"]``: genes that squidpy and scanpy can go on with."""
+
+    @pytest.mark.parametrize(
+        ("gene", "varies"),
+        [
+            ([1.0, 1.0, 1.0], False),
+            ([0.0, 0.0, 0.0], False),
+            ([np.log(2), np.nextafter(np.float32(np.log(2)), np.float32(1)), np.log(2)], False),
+            ([1.0, 1.001, 1.0], True),
+            ([-0.1, 0.0, 0.1], True),
+        ],
+    )
+    def test_more_than_by_rounding(self, gene, varies):
+        values = np.array(gene, np.float32)[:, None]
+        assert _predict._varies(values).tolist() == [varies]
+
+    def test_of_a_section_and_of_several(self, tiny_run, tiny_sections):
+        prediction = tl.predict(tiny_sections["S3"], tiny_run.model)
+        varies = prediction.var["nh2st_varies"]
+        assert varies.dtype == bool
+        assert varies.tolist() == (np.ptp(prediction.X, axis=0) > 1e-6 * np.abs(prediction.X).max(axis=0)).tolist()
+        assert varies.any()
+
+    def test_what_is_left_is_what_the_readme_shows(self, tiny_run, tiny_sections):
+        """With a flat gene Moran's I has no FDR, ``scale`` gives NaN, and below 0 so do fold changes."""
+        prediction = tl.predict(tiny_sections["S3"], tiny_run.model)
+        prediction.X[:, 0] = np.float32(np.log(2))
+        prediction.X[:, 1] -= prediction.X[:, 1].max()
+        prediction.var["nh2st_varies"] = _predict._varies(prediction.X)
+        varying = prediction[:, prediction.var["nh2st_varies"]].copy()
+        assert list(prediction.var_names[:1]) == [
+            gene for gene in prediction.var_names if gene not in varying.var_names
+        ]
+        varying.layers["clipped"] = varying.X.clip(min=0)
+        sq.gr.spatial_autocorr(varying, mode="moran")
+        assert varying.uns["moranI"]["pval_norm_fdr_bh"].notna().all()
+        assert np.isfinite(sc.pp.scale(varying, copy=True).X).all()
+        varying.obs["half"] = pd.Categorical(np.arange(varying.n_obs) % 2 == 0).rename_categories(["a", "b"])
+        sc.tl.rank_genes_groups(varying, "half", layer="clipped")
+        changes = varying.uns["rank_genes_groups"]["logfoldchanges"]
+        assert all(np.isfinite(changes[name]).all() for name in changes.dtype.names)
 
 
 class TestKeyAdded:

@@ -1,0 +1,174 @@
+"""``info``: what a run, model, section or slide is, in one screen."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tifffile import TiffWriter
+
+from nh2st_graph import read
+from nh2st_graph.cli import main
+
+from ..slides import write_pyramid
+
+
+@pytest.fixture
+def info(capsys, monkeypatch) -> Callable[[Path], dict[str, str]]:
+    """Run the command; give the facts by name, the first line under ``title``, and all under ``all``."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(path: Path) -> dict[str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["info", str(path)])
+        out, err = capsys.readouterr()
+        assert (end.value.code, err) == (0, "")
+        lines = out.splitlines()
+        assert len(lines) <= 45
+        assert max(map(len, lines)) <= 100 or len(str(path)) > 60
+        facts: dict[str, str] = {"all": " ".join(out.split())}
+        name = "title"
+        for line in lines:
+            found = re.match(r"(\S[\w -]*?)  +(\S.*)", line)
+            if found and name:
+                name = found[1]
+                facts[name] = found[2].strip()
+            elif line.startswith("  ") and name in facts:
+                facts[name] += " " + line.strip()
+        return facts
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys) -> Callable[[Path], str]:
+    def run(path: Path) -> str:
+        with pytest.raises(SystemExit) as end:
+            main(["info", str(path)])
+        out, err = capsys.readouterr()
+        assert (end.value.code, out) == (2, "")
+        (line,) = err.splitlines()
+        return line
+
+    return run
+
+
+class TestRun:
+    def test_a_run_shows_its_model_and_its_scores_in_words(self, info, tiny_run):
+        facts = info(tiny_run.folder)
+        assert facts["method"] == "NH2ST-Graph"
+        assert facts["trained on"] == "S1, S2 (synthetic)"
+        assert facts["genes"].startswith("12 (hvg:12): ")
+        assert facts["encoder"].startswith("squidpy:summary, ")
+        assert "patches of 112 um" in facts["encoder"]
+        assert "model.width=16" in facts["settings"]
+        assert "model.hops" not in facts["settings"], "a default"
+        scores = json.loads((tiny_run.folder / "metrics.json").read_text())
+        assert f"{scores['mean']['pcc_mean']:.3f}" in facts["all"]
+        assert "Scores on S3" in facts["all"]
+        assert "(reference) depth alone" in facts["all"]
+        assert "depth_oracle" not in facts["all"]
+
+    def test_a_saved_model_has_no_scores(self, info, tiny_run, tmp_path):
+        tiny_run.model.save(tmp_path / "model")
+        facts = info(tmp_path / "model")
+        assert facts["all"].startswith("Model ")
+        assert "Scores" not in facts["all"]
+
+    def test_a_run_without_a_test_section_says_so(self, info, tiny_run, tmp_path):
+        shutil.copytree(tiny_run.folder, tmp_path / "run")
+        (tmp_path / "run" / "metrics.json").unlink()
+        assert "No scores" in info(tmp_path / "run")["all"]
+
+    @pytest.mark.parametrize("name", ["model.json", "metrics.json"])
+    @pytest.mark.parametrize("content", ["{", "[]", "{}"])
+    def test_a_damaged_file_is_named(self, refused, tiny_run, tmp_path, name, content):
+        shutil.copytree(tiny_run.folder, tmp_path / "run")
+        (tmp_path / "run" / name).write_text(content)
+        assert name in refused(tmp_path / "run")
+
+    def test_folders_that_are_none(self, refused, tmp_path):
+        assert "no folder of a run or model" in refused(tmp_path)
+        (tmp_path / "study.yaml").touch()
+        assert "study" in refused(tmp_path)
+        (tmp_path / "begun").mkdir()
+        (tmp_path / "begun" / "config.yaml").touch()
+        assert "not finished" in refused(tmp_path / "begun")
+        (tmp_path / "s.zarr").mkdir()
+        assert "prepare spatialdata" in refused(tmp_path / "s.zarr")
+
+
+class TestSection:
+    def test_shows_what_is_there_and_what_is_missing(self, info, tiny_sections, tmp_path):
+        section = tiny_sections["S3"].copy()
+        read.write_h5ad(section, tmp_path / "S3.h5ad")
+        facts = info(tmp_path / "S3.h5ad")
+        assert facts["section"] == "S3"
+        assert facts["patient"] == section.obs["patient"].iloc[0]
+        assert facts["spots"].startswith(f"{section.n_obs}, rows ")
+        assert facts["genes"].startswith(f"{section.n_vars}: ")
+        assert facts["resolution"].endswith("um per pixel")
+        assert "image features" in facts["missing"]
+
+        entry = section.uns["spatial"]["S3"]
+        del entry["metadata"], section.obs["patient"]
+        section[:, :0].copy().write_h5ad(tmp_path / "bare.h5ad")
+        missing = info(tmp_path / "bare.h5ad")["missing"]
+        for what in ("patient", "genes", "source_image_path", "microns_per_pixel"):
+            assert what in missing
+
+    def test_a_prediction_says_by_whom(self, info, tiny_run):
+        facts = info(tiny_run.folder / "predictions" / "S3.h5ad")
+        assert facts["all"].startswith("Prediction ")
+        assert facts["predicted by"].startswith("a model of S1, S2, squidpy:summary")
+        assert facts["missing"] == "nothing"
+
+    def test_what_is_no_h5ad(self, refused, tmp_path):
+        (tmp_path / "a.h5ad").write_bytes(b"none")
+        assert "cannot be read as h5ad" in refused(tmp_path / "a.h5ad")
+
+
+class TestSlide:
+    def test_levels_size_and_resolution(self, info, tmp_path):
+        write_pyramid(tmp_path / "slide.tif", 1024, 0.5)
+        facts = info(tmp_path / "slide.tif")
+        assert facts["size"] == "1,024 x 1,024 pixels, 0.512 x 0.512 mm"
+        assert facts["resolution"] == "0.5 um per pixel (about 20x)"
+        assert facts["levels"].startswith("1,024 x 1,024; 512 x 512 (1/2)")
+        assert "scenes" not in facts
+
+    def test_scenes_are_listed_and_one_is_chosen(self, info, tmp_path):
+        with TiffWriter(tmp_path / "two.ome.tif", ome=True) as file:
+            for side, name in ((96, "left"), (80, "right")):
+                image = np.full((side, side, 3), 200, np.uint8)
+                metadata = {"axes": "YXS", "Name": name, "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+                file.write(image, photometric="rgb", tile=(32, 32), metadata=metadata)
+        facts = info(tmp_path / "two.ome.tif")
+        assert {"left", "right"} <= set(re.findall(r"\w+", facts["scenes"]))
+        assert "two.ome.tif#" in facts["all"]
+        facts = info(tmp_path / "two.ome.tif#right")
+        assert facts["size"].startswith("80 x 80 pixels")
+        assert facts["resolution"].startswith("0.5 um per pixel")
+
+    def test_an_image_without_a_resolution_says_how_to_give_it(self, info, tmp_path):
+        Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+        facts = info(tmp_path / "a.png")
+        assert facts["size"] == "30 x 20 pixels"
+        assert "--microns-per-pixel" in facts["resolution"]
+
+    @pytest.mark.parametrize("name", ["a.tif", "a.csv", "a"])
+    def test_what_is_no_image(self, refused, tmp_path, name):
+        (tmp_path / name).write_text("none")
+        line = refused(tmp_path / name)
+        assert name in line
+        assert "slide" in line or "image" in line
+
+    def test_a_configuration_is_none_of_these(self, refused, tmp_path):
+        (tmp_path / "a.yaml").write_text("seed: 0\n")
+        assert "configuration" in refused(tmp_path / "a.yaml")
