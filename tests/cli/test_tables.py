@@ -54,7 +54,12 @@ class TestRun:
         assert genes
         some = {"S3": [*genes], "S4": [*genes[1:], "other"]}
         for named, given in ((genes, {"S3": genes}), (genes[1:], some), ([], {"S3": []})):
-            print_run(replace(tiny_run, evaluation=replace(evaluation, metrics={**evaluation.metrics, **{"genes_without_ceiling": given}})))
+            print_run(
+                replace(
+                    tiny_run,
+                    evaluation=replace(evaluation, metrics={**evaluation.metrics, **{"genes_without_ceiling": given}}),
+                )
+            )
             text = " ".join(capsys.readouterr().out.split())
             assert (f"{len(named)} of 12 genes have none that can be measured" in text) == bool(named)
             assert all(gene in text for gene in named[:3])

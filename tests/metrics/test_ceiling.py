@@ -165,7 +165,9 @@ class TestInterval:
         metrics.noise_ceiling(counts, lambda half: halves.append(half) or half, n_repeats=2, seed=5)
         draws = np.random.default_rng([5, 1]).multinomial(40, np.full(40, 1 / 40), size=30)
         r = [
-            np.mean([metrics.pearson(*(np.repeat(half, draw, axis=0) for half in halves[i : i + 2])) for i in (0, 2)], 0)
+            np.mean(
+                [metrics.pearson(*(np.repeat(half, draw, axis=0) for half in halves[i : i + 2])) for i in (0, 2)], 0
+            )
             for draw in draws
         ]
         positive = np.clip(r, 0, 1)

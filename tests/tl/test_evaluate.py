@@ -120,7 +120,9 @@ class TestAgainstLoops:
         assert 0 < len(left_out) < len(per_gene)
         assert evaluation.metrics["genes_without_ceiling"] == {"S3": list(left_out)}
         reference = evaluation.metrics["references"]["noise_ceiling"]
-        assert reference["sections"]["S3"]["n_without_ceiling"] == reference["mean"]["n_without_ceiling"] == len(left_out)
+        assert (
+            reference["sections"]["S3"]["n_without_ceiling"] == reference["mean"]["n_without_ceiling"] == len(left_out)
+        )
         kept = per_gene.drop(left_out)
         share = evaluation.metrics["sections"]["S3"]["share_of_ceiling"]
         assert share == pytest.approx(kept["pcc"].mean() / kept["ceiling"].mean())
