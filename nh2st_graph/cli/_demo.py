@@ -26,9 +26,10 @@ _KINDS = {
     "noise": "genes that follow nothing",
 }
 
-#: What the two controls change. They need no baselines of their own: those of the full model see the same.
-_WITHOUT = ["model.neighbours=false", "evaluate.baselines=false"]
-_MEAN = ["model.operator=sage", "model.edge_features=none", "evaluate.baselines=false"]
+#: What the two controls change. They need no baselines and figures of their own: the full model's show the same.
+_CONTROL = ["evaluate.baselines=false", "evaluate.figures=false"]
+_WITHOUT = ["model.neighbours=false", *_CONTROL]
+_MEAN = ["model.operator=sage", "model.edge_features=none", *_CONTROL]
 
 
 def run_demo(out: Path, overrides: list[str]) -> None:

@@ -97,10 +97,8 @@ def test_true_surroundings_predict_neighbour_genes_alone(sections: dict[str, Ann
     assert abs(score["noise"]) < 0.1
 
 
-def test_no_linear_function_of_spot_and_neighbours_mean_explains_interaction_genes(
-    sections: dict[str, AnnData],
-) -> None:
-    """Of the true variables, in any section: what a mean over neighbours can give says nothing about these genes."""
+def test_spot_and_neighbours_mean_explain_no_interaction_gene(sections: dict[str, AnnData]) -> None:
+    """No linear function of the true variables does, in any section."""
     known = [np.hstack([own(adata), neighbours_mean(adata, own(adata))]) for adata in sections.values()]
     for features, adata in zip(known, sections.values(), strict=True):
         truth = selected(adata)
@@ -108,7 +106,7 @@ def test_no_linear_function_of_spot_and_neighbours_mean_explains_interaction_gen
         rest = truth - explained @ np.linalg.lstsq(explained, truth, rcond=None)[0]
         assert rest.var() > (1 - 1e-9) * truth.var()
     linear = ridge_scores(sections, known)
-    assert abs(linear["interaction"]) < 0.1
+    assert abs(linear["interaction"]) < 0.15
     assert linear["neighbour"] > 0.6
     assert linear["own"] > 0.6
     by_truth = ridge_scores(sections, [selected(adata) for adata in sections.values()])

@@ -124,23 +124,24 @@ class TestInterval:
 
     def test_holds_the_true_ceiling(self, found, truth) -> None:
         inside = np.array([table["ceiling_low"].le(truth) & table["ceiling_high"].ge(truth) for table, _ in found])
-        assert inside[:, ~self.NOISE].mean() > 0.85
-        assert inside[:, self.NOISE].mean() > 0.93
+        assert inside[:, ~self.NOISE].mean() > 0.9
+        assert inside[:, self.NOISE].mean() > 0.95
 
     def test_a_gene_of_noise_has_no_measurable_ceiling_and_a_clear_one_has(self, found, truth) -> None:
         measurable = np.array([table["ceiling_low"] > 0 for table, _ in found])
-        assert measurable[:, self.NOISE].mean() < 0.06
-        assert measurable[:, truth > 0.4].all()
+        assert measurable[:, self.NOISE].mean() < 0.04
+        assert measurable[:, truth > 0.6].all()
 
     def test_a_perfect_predictor_passes_the_estimate_of_many_genes_and_the_interval_of_few(self, found) -> None:
         passed = np.array([score > table["ceiling"] for table, score in found])[:, ~self.NOISE]
         beyond = np.array([score > table["ceiling_high"] for table, score in found])[:, ~self.NOISE]
         assert passed.mean() > 0.35
-        assert beyond.mean() < 0.12
+        assert beyond.mean() < 0.05
 
     def test_a_perfect_predictor_reaches_all_of_it(self, found) -> None:
         shares = [metrics.share_of_ceiling(pd.Series(score), table) for table, score in found]
-        assert np.mean(shares) == pytest.approx(1, abs=0.03)
+        # Genes are chosen by a ceiling that was measured, so that it is a little too high.
+        assert np.mean(shares) == pytest.approx(0.98, abs=0.03)
 
     def test_the_ceiling_is_that_without_an_interval_and_lies_within(self, poisson) -> None:
         counts = pd.DataFrame(poisson[0][:80], columns=[f"g{j}" for j in range(10)])
@@ -163,18 +164,18 @@ class TestInterval:
         """The draws as rows that are there several times, and each correlated by itself."""
         counts, halves = poisson[0][:40], []
         metrics.noise_ceiling(counts, lambda half: halves.append(half) or half, n_repeats=2, seed=5)
+
+        def mean_r(draw: np.ndarray) -> np.ndarray:
+            first, second, third, fourth = (np.repeat(half, draw, axis=0) for half in halves)
+            return (metrics.pearson(first, second) + metrics.pearson(third, fourth)) / 2
+
         draws = np.random.default_rng([5, 1]).multinomial(40, np.full(40, 1 / 40), size=30)
-        r = [
-            np.mean(
-                [metrics.pearson(*(np.repeat(half, draw, axis=0) for half in halves[i : i + 2])) for i in (0, 2)], 0
-            )
-            for draw in draws
-        ]
-        positive = np.clip(r, 0, 1)
-        low, high = np.quantile(np.sqrt(2 * positive / (1 + positive)), [0.025, 0.975], axis=0)
+        low, high = np.quantile([mean_r(draw) for draw in draws], [0.025, 0.975], axis=0)
+        error = 1.96 * np.sqrt(0.75 / 37)
+        z = np.arctanh(mean_r(np.ones(40, int)))
+        ends = np.clip([np.minimum(low, np.tanh(z - error)), np.maximum(high, np.tanh(z + error))], 0, 1)
         table = metrics.noise_ceiling_interval(counts, lambda half: half, n_repeats=2, n_boot=30, seed=5)
-        np.testing.assert_allclose(table["ceiling_low"], np.minimum(low, table["ceiling"]), atol=1e-9)
-        np.testing.assert_allclose(table["ceiling_high"], np.maximum(high, table["ceiling"]), atol=1e-9)
+        np.testing.assert_allclose(table[["ceiling_low", "ceiling_high"]].T, np.sqrt(2 * ends / (1 + ends)), atol=1e-9)
 
     @pytest.mark.filterwarnings("error")
     def test_a_gene_that_is_nearly_never_seen_has_none(self) -> None:
@@ -182,7 +183,8 @@ class TestInterval:
         counts[7, 0], counts[:, 2] = 1, 4
         table = metrics.noise_ceiling_interval(counts, lambda half: half)
         assert table["ceiling_low"].tolist()[:2] == [0, 0]
-        assert table.loc[1].tolist() == [0, 0, 0]
+        assert table.loc[1, ["ceiling", "ceiling_low"]].tolist() == [0, 0]
+        assert 0.3 < table.loc[1, "ceiling_high"] < 0.9, "in 50 spots"
 
     def test_bad_counts_are_refused(self) -> None:
         with pytest.raises(DataError, match="negative or not integers"):
