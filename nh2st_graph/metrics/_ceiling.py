@@ -83,11 +83,11 @@ def noise_ceiling_interval(
 ) -> pd.DataFrame:
     """Estimate the noise ceiling as :func:`noise_ceiling` does, with 95 % intervals from a bootstrap over spots.
 
-    Spots are drawn with replacement, the same for all splits. The interval of a gene holds the middle 95 % of the draws
-    and, since a gene with few counts leaves little to draw, that of a normal approximation. A gene whose interval begins
-    at 0 has no measurable ceiling: its counts cannot be told from noise. Of simulated genes in 250 spots, more than 9 of
-    10 have their true ceiling in the interval, and a perfect predictor is above it for 3 of 100. Spots beside each other
-    are alike, so that intervals of real sections are rather too narrow than too wide.
+    Spots are drawn with replacement, the same for all splits. The interval of a gene holds the middle 95 % of the
+    draws and, since a gene with few counts leaves little to draw, that of a normal approximation. A gene whose interval
+    begins at 0 has no measurable ceiling: its counts cannot be told from noise. Of simulated genes in 250 spots, more
+    than 9 of 10 have their true ceiling in the interval, and a perfect predictor is above it for 3 of 100. Spots beside
+    each other are alike, so that intervals of real sections are rather too narrow than too wide.
 
     Parameters
     ----------
