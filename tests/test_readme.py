@@ -21,6 +21,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 import typer
@@ -29,6 +30,7 @@ from anndata import AnnData
 import nh2st_graph as ng
 from nh2st_graph import study
 from nh2st_graph.cli import app
+from nh2st_graph.cli._demo import KINDS as KINDS_OF_GENES
 from nh2st_graph.config import Config, builtin_config, load_config
 
 from . import readme
@@ -75,6 +77,29 @@ class TestWords:
         assert python_blocks()
         for block in python_blocks():
             ast.parse(block)
+
+
+class TestDemo:
+    def test_its_table_is_that_of_a_run_to_the_last_digit(self):
+        measured = pd.read_csv(ROOT / "benchmarks" / "results" / "demo" / "by_kind.csv", index_col=0)
+        header, *rows = (
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in README.splitlines()
+            if line.startswith(("| mean r on the fourth section", "| genes that follow"))
+        )
+        assert header[1:] == list(measured.columns)
+        shown = np.array([row[1:] for row in rows], dtype=float)
+        np.testing.assert_allclose(shown, measured, atol=5.5e-4)  # both are rounded
+        assert [row[0] for row in rows] == list(KINDS_OF_GENES.values())
+        assert list(KINDS_OF_GENES) == list(measured.index)
+
+    def test_attention_earns_what_a_mean_does_not(self):
+        """Where one neighbour decides, attention is above every mean; where the mean decides, means are as good."""
+        r = pd.read_csv(ROOT / "benchmarks" / "results" / "demo" / "by_kind.csv", index_col=0)
+        means = r[["ridge with neighbours", "mean of neighbours"]].max(axis=1)
+        assert r.loc["interaction", "NH2ST-Graph"] > 1.5 * means["interaction"]
+        assert r.loc["neighbour", "NH2ST-Graph"] == pytest.approx(means["neighbour"], abs=0.05)
+        assert r[["ridge", "without neighbours"]].loc[["neighbour", "interaction", "noise"]].abs().max(axis=None) < 0.1
 
 
 class TestCommands:

@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = ["run_demo"]
 
-_KINDS = {
+#: Kinds of genes, and their names in the table.
+KINDS = {
     "own": "genes that follow the spot's own image",
     "neighbour": "genes that follow the mean of the neighbours' images",
     "interaction": "genes that follow the neighbour with the most nuclei",
     "noise": "genes that follow nothing",
 }
 
-#: What the two controls change. They need no baselines of their own: those of the full model see the same.
-_WITHOUT = ["model.neighbours=false", "evaluate.baselines=false"]
-_MEAN = ["model.operator=sage", "model.edge_features=none", "evaluate.baselines=false"]
+#: What the two controls change. They need no baselines and figures of their own: the full model's show the same.
+_CONTROL = ["evaluate.baselines=false", "evaluate.figures=false"]
+_WITHOUT = ["model.neighbours=false", *_CONTROL]
+_MEAN = ["model.operator=sage", "model.edge_features=none", *_CONTROL]
 
 
 def run_demo(out: Path, overrides: list[str]) -> None:
@@ -57,7 +59,7 @@ def run_demo(out: Path, overrides: list[str]) -> None:
         mean = tl.train_run(config.override(_MEAN), out / "mean_of_neighbours")
     table = by_kind(full, alone, mean)
     table.to_csv(out / "by_kind.csv", float_format="%.4f")
-    print_table(table.rename(index=_KINDS), f"Mean r on {', '.join(config.data.test)}, which neither model has seen")
+    print_table(table.rename(index=KINDS), f"Mean r on {', '.join(config.data.test)}, which no model has seen")
     print_paths([out / "by_kind.csv", *full.outputs(), alone.folder, mean.folder])
 
 
@@ -83,6 +85,6 @@ def by_kind(full: tl.Run, alone: tl.Run, mean: tl.Run) -> pd.DataFrame:
             "NH2ST-Graph": per_gene["pcc"],
         }
     )
-    means = table.groupby(kinds).mean().reindex(list(_KINDS))
+    means = table.groupby(kinds).mean().reindex(list(KINDS))
     means["gained"] = means["NH2ST-Graph"] - means["without neighbours"]
     return means

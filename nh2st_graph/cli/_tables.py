@@ -16,7 +16,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nh2st_graph.tl import Run
+    from nh2st_graph.tl import Evaluation, Run
 
 __all__ = ["COLUMNS", "print_cells", "print_paths", "print_run", "print_table"]
 
@@ -31,6 +31,8 @@ COLUMNS = {
 }
 #: A name longer than this is broken between words, so that a narrow terminal holds numbers beside it.
 _NAME_WIDTH = 24
+#: Genes without a measurable noise ceiling that are named.
+_NAMED = 3
 #: What a column takes beside its text, and the table beside its columns.
 _PADDING, _EDGES = 3, 2
 
@@ -49,10 +51,22 @@ def print_run(run: Run) -> None:
         print_table(table, title)
         Console().print(
             "r is a gene's correlation over the spots of a section, averaged over genes. 'Given depth' takes out what "
-            "the number of counts in a spot explains. No predictor can pass the noise ceiling.",
+            "the number of counts in a spot explains. The noise ceiling estimates what a perfect predictor would "
+            f"score; by chance, single genes pass theirs.{_without_ceiling(evaluation)}",
             style="dim",
         )
     print_paths(run.outputs())
+
+
+def _without_ceiling(evaluation: Evaluation) -> str:
+    """Say how many genes have no measurable noise ceiling in any test section, and name some."""
+    first, *others = evaluation.metrics["genes_without_ceiling"].values()
+    genes = [gene for gene in first if all(gene in each for each in others)]
+    if not genes:
+        return ""
+    names = ", ".join(genes[:_NAMED]) + (" and others" if len(genes) > _NAMED else "")
+    n_genes = evaluation.metrics["protocol"]["n_genes"]
+    return f" {len(genes)} of {n_genes} genes have none that can be measured: their counts are too few ({names})."
 
 
 def print_table(table: pd.DataFrame, title: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nh2st_graph.metrics._ceiling import noise_ceiling, share_of_ceiling
+from nh2st_graph.metrics._ceiling import noise_ceiling, noise_ceiling_interval, share_of_ceiling
 from nh2st_graph.metrics._compare import PairedDifference, aggregate, paired_bootstrap
 from nh2st_graph.metrics._downstream import downstream_scores
 from nh2st_graph.metrics._names import GENE_SCORES, LABELS, METHOD_LABELS, REFERENCES, SCORES
@@ -38,6 +38,7 @@ __all__ = [
     "n_constant",
     "neighbour_mean",
     "noise_ceiling",
+    "noise_ceiling_interval",
     "paired_bootstrap",
     "partial_pearson",
     "pearson",

@@ -58,7 +58,7 @@ def gene_scatter(
     score
         ``pcc``, or ``pcc_partial`` for r given depth.
     colour
-        ``ceiling`` colours genes by the mean of the column ``ceiling``, the highest r that the noise of a gene allows;
+        ``ceiling`` colours genes by the mean of the column ``ceiling``, an estimate of the r of a perfect predictor;
         ``better`` by the method that is better.
     %(ax)s
 

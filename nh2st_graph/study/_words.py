@@ -141,7 +141,7 @@ def verdict(board: pd.DataFrame, late: Collection[str] = ()) -> list[str]:
     if len(placed):
         best = placed.iloc[placed["pcc_mean"].to_numpy().argmax()]
         share = best.get("share_of_ceiling", np.nan)
-        reach = f", {100 * share:.0f} % of the noise ceiling (what a perfect predictor could reach)"
+        reach = f", {100 * share:.0f} % of the noise ceiling (an estimate of what a perfect predictor would reach)"
         sentences.append(
             f"The best method, {best['variant']}, reaches a mean r of {best['pcc_mean']:.3f}"
             f"{'' if pd.isna(share) else reach}; given depth, {best['pcc_partial']:.3f}."

@@ -25,7 +25,7 @@ from nh2st_graph.metrics import (
     downstream_scores,
     n_constant,
     neighbour_mean,
-    noise_ceiling,
+    noise_ceiling_interval,
     score_section,
     share_of_ceiling,
 )
@@ -68,7 +68,8 @@ class Evaluation:
         Content of ``metrics.json``.
     per_gene
         One row for each section and gene: the model's scores, ``pcc`` and ``pcc_partial`` of each baseline and
-        reference (``pcc_ridge``, ``pcc_partial_depth_oracle``, ...), and the noise ceiling (``ceiling``).
+        reference (``pcc_ridge``, ``pcc_partial_depth_oracle``, ...), and the noise ceiling with its 95 % interval
+        (``ceiling``, ``ceiling_low``, ``ceiling_high``).
     predictions
         Predicted sections by name.
     predict_seconds
@@ -236,13 +237,14 @@ def _score_one(model: FittedModel, baselines: Mapping[str, Baseline], prepared: 
     scores["depth_oracle"] = depth_oracle(depth, observed, **subsets)
     around = neighbour_mean(observed.to_numpy(), completed.obsp[Key.obsp.connectivities])
     scores["neighbour_mean"] = score(pd.DataFrame(around, index=observed.index, columns=observed.columns))
-    ceiling = noise_ceiling(
+    ceiling = noise_ceiling_interval(
         *split_half_normalizer(completed, model.genes, **model.config.data.target), seed=model.config.seed
     )
     summary: dict[str, Any] = {**scores, "noise_ceiling": _ceiling_summary(ceiling, subsets)}
+    summary["genes_without_ceiling"] = _without(ceiling)
     per_gene = scores["model"].per_gene.assign(
         **{f"{r}_{name}": each.per_gene[r] for r in _PER_GENE for name, each in scores.items() if name != "model"},
-        ceiling=ceiling,
+        **ceiling,
     )
     share = share_of_ceiling(scores["model"].per_gene["pcc"], ceiling)
     summary["share_of_ceiling"] = share
@@ -250,9 +252,15 @@ def _score_one(model: FittedModel, baselines: Mapping[str, Baseline], prepared: 
     return _Scored(summary, per_gene, in_given_order(prediction, prepared), seconds)
 
 
-def _ceiling_summary(ceiling: pd.Series, subsets: Mapping[str, list[str]]) -> dict[str, float | None]:
-    means = {f"pcc_{name}": float(ceiling[genes].mean()) if genes else None for name, genes in subsets.items()}
-    return {"pcc_mean": float(ceiling.mean()), **means}
+def _without(ceiling: pd.DataFrame) -> list[str]:
+    """List the genes without a measurable ceiling."""
+    return [str(gene) for gene in ceiling.index[ceiling["ceiling_low"] <= 0]]
+
+
+def _ceiling_summary(ceiling: pd.DataFrame, subsets: Mapping[str, list[str]]) -> dict[str, float | None]:
+    values = ceiling["ceiling"]
+    means = {f"pcc_{name}": float(values[genes].mean()) if genes else None for name, genes in subsets.items()}
+    return {"pcc_mean": float(values.mean()), **means, "n_without_ceiling": len(_without(ceiling))}
 
 
 def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -274,6 +282,7 @@ def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     metrics |= aggregate(metrics["sections"])
     metrics["baselines"] = {name: part(name) for name in BASELINES if name in next(iter(results.values()))}
     metrics["references"] = {name: part(name) for name in REFERENCES}
+    metrics["genes_without_ceiling"] = {name: scores["genes_without_ceiling"] for name, scores in results.items()}
     return metrics
 
 

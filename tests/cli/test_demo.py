@@ -18,6 +18,7 @@ SMALL = [
     "data.synthetic.n_cols=7",
     "data.synthetic.n_own=4",
     "data.synthetic.n_neighbour=5",
+    "data.synthetic.n_interaction=4",
     "data.synthetic.n_noise=3",
     "features.encoder=squidpy:summary",
     "train.max_epochs=2",
@@ -25,7 +26,8 @@ SMALL = [
     "train.device=cpu",
     "train.progress=false",
 ]
-KINDS = ["own", "neighbour", "noise"]
+RUNS = ("full", "without_neighbours", "mean_of_neighbours")
+KINDS = ["own", "neighbour", "interaction", "noise"]
 
 
 def demo(*arguments: object) -> int:
@@ -44,7 +46,14 @@ def test_it_ends_with_the_table_and_the_paths_of_what_it_wrote(tmp_path, capsys,
 
     table = pd.read_csv(out / "by_kind.csv", index_col=0)
     assert list(table.index) == KINDS
-    assert list(table.columns) == ["ridge", "without neighbours", "NH2ST-Graph", "gained"]
+    assert list(table.columns) == [
+        "ridge",
+        "ridge with neighbours",
+        "without neighbours",
+        "mean of neighbours",
+        "NH2ST-Graph",
+        "gained",
+    ]
     assert table.notna().all(axis=None)
     assert table.abs().le(2).all(axis=None)
     gained = table["NH2ST-Graph"] - table["without neighbours"]
@@ -52,18 +61,24 @@ def test_it_ends_with_the_table_and_the_paths_of_what_it_wrote(tmp_path, capsys,
 
     assert load(out / "full").config.model.neighbours
     assert not load(out / "without_neighbours").config.model.neighbours
+    assert load(out / "mean_of_neighbours").config.model.operator == "sage"
     per_gene = pd.read_csv(out / "full" / "metrics_per_gene.csv")
-    for kind, start, n in zip(KINDS, ("OWN", "NBR", "NOISE"), (4, 5, 3), strict=True):
+    for kind, start, n in zip(KINDS, ("OWN", "NBR", "INT", "NOISE"), (4, 5, 4, 3), strict=True):
         of_kind = per_gene[per_gene["gene"].str.startswith(start)]
         assert len(of_kind) == n
         assert table.loc[kind, "NH2ST-Graph"] == pytest.approx(of_kind["pcc"].mean(), abs=1e-4)
         assert table.loc[kind, "ridge"] == pytest.approx(of_kind["pcc_ridge"].mean(), abs=1e-4)
-    protocols = [
-        json.loads((out / run / "metrics.json").read_text())["protocol"] for run in ("full", "without_neighbours")
-    ]
-    assert protocols[0]["test"] == protocols[1]["test"] == ["S4"]
+        neighbours = of_kind["pcc_ridge_neighbours"].mean()
+        assert table.loc[kind, "ridge with neighbours"] == pytest.approx(neighbours, abs=1e-4)
+    protocols = [json.loads((out / run / "metrics.json").read_text())["protocol"] for run in RUNS]
+    assert [protocol["test"] for protocol in protocols] == [["S4"]] * 3
 
-    for kind in ("the spot's own image", "the neighbours' images", "nothing"):
+    for kind in (
+        "the spot's own image",
+        "the mean of the neighbours' images",
+        "the neighbour with the most nuclei",
+        "nothing",
+    ):
         assert f"genes that follow {kind}" in said
     written = said.splitlines()[said.splitlines().index("Written:") + 1 :]
     paths = [Path(line.strip()) for line in written]

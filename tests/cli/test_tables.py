@@ -45,7 +45,24 @@ class TestRun:
         assert title.strip() == ("Scores on S3 (trained on S1, S2, across patients; 12 genes, normalised by total)")
         text = " ".join(printed.split())
         assert "r is a gene's correlation over the spots of a section, averaged over genes" in text
-        assert "No predictor can pass the noise ceiling" in text
+        assert "No predictor can pass" not in text
+        assert "by chance, single genes pass theirs" in text
+
+    def test_names_genes_without_a_measurable_ceiling(self, tiny_run, capsys):
+        evaluation = tiny_run.evaluation
+        assert list(evaluation.metrics["genes_without_ceiling"]) == ["S3"]
+        genes = ["A1", "B2", "C3", "D4"]
+        some = {"S3": [*genes], "S4": [*genes[1:], "other"]}
+        for named, given in ((genes, {"S3": genes}), (genes[1:], some), ([], {"S3": []})):
+            print_run(
+                replace(
+                    tiny_run,
+                    evaluation=replace(evaluation, metrics={**evaluation.metrics, **{"genes_without_ceiling": given}}),
+                )
+            )
+            text = " ".join(capsys.readouterr().out.split())
+            assert (f"{len(named)} of 12 genes have none that can be measured" in text) == bool(named)
+            assert all(gene in text for gene in named[:3])
 
     def test_ends_with_the_paths(self, printed, tiny_run):
         start = printed.splitlines().index("Written:")

@@ -16,8 +16,8 @@ from nh2st_graph.datasets import synthetic_tissue
 
 @pytest.fixture(scope="session")
 def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, AnnData]:
-    """The demo's data: four sections of about 240 spots and 50 genes."""
-    return synthetic_tissue(4, seed=0, folder=tmp_path_factory.mktemp("tissue"))
+    """The demo's data: four sections of about 240 spots and 70 genes."""
+    return synthetic_tissue(4, seed=0, folder=tmp_path_factory.mktemp("tissue"), n_interaction=20)
 
 
 @pytest.fixture(scope="session")

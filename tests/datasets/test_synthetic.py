@@ -33,6 +33,16 @@ def around(adata: AnnData) -> np.ndarray:
     return adata.obsm["truth_neighbourhood"].to_numpy()
 
 
+def selected(adata: AnnData) -> np.ndarray:
+    return adata.obsm["truth_interaction"].to_numpy()
+
+
+def neighbours_mean(adata: AnnData, values: np.ndarray) -> np.ndarray:
+    grid = adata.obs[["array_row", "array_col"]].to_numpy()
+    ring = radius_neighbors_graph(grid, 1, metric="chebyshev")
+    return ring @ values / np.diff(ring.indptr)[:, None]
+
+
 def seen(adata: AnnData) -> np.ndarray:
     """Simple statistics of each spot's patch, as they are in the image's file."""
     entry = library(adata).metadata
@@ -65,7 +75,7 @@ def ridge_scores(sections: dict[str, AnnData], features: list[np.ndarray]) -> di
     predicted = model.predict(features[3])
     r = (scale(predicted) * scale(y[3])).mean(axis=0)
     kind = sections["S4"].var["kind"].to_numpy()
-    return {k: float(r[kind == k].mean()) for k in ("own", "neighbour", "noise")}
+    return {k: float(r[kind == k].mean()) for k in ("own", "neighbour", "interaction", "noise")}
 
 
 # What the tissue promises -------------------------------------------------------------------------------
@@ -75,6 +85,7 @@ def test_true_morphology_predicts_own_genes_alone(sections: dict[str, AnnData]) 
     score = ridge_scores(sections, [own(adata) for adata in sections.values()])
     assert 0.6 < score["own"] < 0.8
     assert abs(score["neighbour"]) < 0.1
+    assert abs(score["interaction"]) < 0.1
     assert abs(score["noise"]) < 0.1
 
 
@@ -82,7 +93,36 @@ def test_true_surroundings_predict_neighbour_genes_alone(sections: dict[str, Ann
     score = ridge_scores(sections, [around(adata) for adata in sections.values()])
     assert 0.6 < score["neighbour"] < 0.8
     assert abs(score["own"]) < 0.1
+    assert abs(score["interaction"]) < 0.1
     assert abs(score["noise"]) < 0.1
+
+
+def test_spot_and_neighbours_mean_explain_no_interaction_gene(sections: dict[str, AnnData]) -> None:
+    """No linear function of the true variables does, in any section."""
+    known = [np.hstack([own(adata), neighbours_mean(adata, own(adata))]) for adata in sections.values()]
+    for features, adata in zip(known, sections.values(), strict=True):
+        truth = selected(adata)
+        explained = np.column_stack([np.ones(len(truth)), features])
+        rest = truth - explained @ np.linalg.lstsq(explained, truth, rcond=None)[0]
+        assert rest.var() > (1 - 1e-9) * truth.var()
+    linear = ridge_scores(sections, known)
+    assert abs(linear["interaction"]) < 0.15
+    assert linear["neighbour"] > 0.6
+    assert linear["own"] > 0.6
+    by_truth = ridge_scores(sections, [selected(adata) for adata in sections.values()])
+    assert 0.6 < by_truth["interaction"] < 0.8
+    assert max(abs(by_truth[kind]) for kind in ("own", "neighbour", "noise")) < 0.1
+
+
+def test_which_neighbour_counts_depends_on_what_is_in_it(sections: dict[str, AnnData]) -> None:
+    """Means by weights that grow with density explain much of what the plain mean does not."""
+    for adata in sections.values():
+        density = np.exp(2 * own(adata)[:, [0]])
+        weighted = neighbours_mean(adata, density * own(adata)) / neighbours_mean(adata, density)
+        known = np.column_stack([np.ones(adata.n_obs), neighbours_mean(adata, own(adata))])
+        rest = weighted - known @ np.linalg.lstsq(known, weighted, rcond=None)[0]
+        r = (scale(rest) * selected(adata)).mean(axis=0)
+        assert r.min() > 0.4
 
 
 def test_images_carry_the_truth(sections: dict[str, AnnData]) -> None:
@@ -91,14 +131,14 @@ def test_images_carry_the_truth(sections: dict[str, AnnData]) -> None:
     assert alone["own"] > 0.55
     assert abs(alone["neighbour"]) < 0.1
     assert abs(alone["noise"]) < 0.1
-    context = []
-    for features, adata in zip(patch, sections.values(), strict=True):
-        grid = adata.obs[["array_row", "array_col"]].to_numpy()
-        ring = radius_neighbors_graph(grid, 1, metric="chebyshev")
-        context.append(np.hstack([features, ring @ features / np.diff(ring.indptr)[:, None]]))
+    context = [
+        np.hstack([features, neighbours_mean(adata, features)])
+        for features, adata in zip(patch, sections.values(), strict=True)
+    ]
     both = ridge_scores(sections, context)
     assert both["own"] > 0.55
     assert both["neighbour"] > 0.4
+    assert both["interaction"] < 0.25
     assert abs(both["noise"]) < 0.1
 
 
@@ -106,7 +146,7 @@ def test_noise_genes_follow_nothing(sections: dict[str, AnnData]) -> None:
     noise = np.vstack(
         [scale(target(adata)[:, (adata.var["kind"] == "noise").to_numpy()]) for adata in sections.values()]
     )
-    truth = np.vstack([np.hstack([own(adata), around(adata)]) for adata in sections.values()])
+    truth = np.vstack([np.hstack([own(adata), around(adata), selected(adata)]) for adata in sections.values()])
     r = truth.T @ noise / len(noise)
     assert np.abs(r.mean(axis=1)).max() < 0.04
     assert np.abs(r).max() < 4 / np.sqrt(len(noise))
@@ -116,7 +156,7 @@ def test_depth_is_independent_of_the_image(sections: dict[str, AnnData]) -> None
     depth = np.concatenate(
         [scale(np.log(np.asarray(adata.X.sum(axis=1), float).ravel())) for adata in sections.values()]
     )
-    truth = np.vstack([np.hstack([own(adata), around(adata)]) for adata in sections.values()])
+    truth = np.vstack([np.hstack([own(adata), around(adata), selected(adata)]) for adata in sections.values()])
     assert np.abs(truth.T @ depth / len(depth)).max() < 4 / np.sqrt(len(depth))
 
 
@@ -131,9 +171,7 @@ def test_counts_scatter_around_the_truth(sections: dict[str, AnnData]) -> None:
 
 def test_surroundings_are_not_a_function_of_the_spot(sections: dict[str, AnnData]) -> None:
     for adata in sections.values():
-        grid = adata.obs[["array_row", "array_col"]].to_numpy()
-        ring = radius_neighbors_graph(grid, 1, metric="chebyshev")
-        mean = ring @ own(adata) / np.diff(ring.indptr)[:, None]
+        mean = neighbours_mean(adata, own(adata))
         r = [np.corrcoef(mean[:, j], own(adata)[:, j])[0, 1] for j in range(4)]
         assert max(r) < 0.85
 
@@ -151,7 +189,7 @@ def test_sections_have_names_patients_and_few_gaps(sections: dict[str, AnnData])
         assert list(adata.obs_names) == [f"{name}_{r}x{c}" for r, c in zip(row, col, strict=True)]
         assert adata.X.dtype.kind == "i"
         assert adata.X.format == "csr"
-        assert dict(adata.var["kind"].value_counts()) == {"own": 20, "neighbour": 20, "noise": 10}
+        assert dict(adata.var["kind"].value_counts()) == {"own": 20, "neighbour": 20, "interaction": 20, "noise": 10}
         assert list(adata.obs["domain"].cat.categories) == ["tumour", "stroma", "immune", "fat"]
 
 
@@ -184,7 +222,7 @@ def test_h5ad_round_trip(small: AnnData, tmp_path: Path) -> None:
     assert (back.X != small.X).nnz == 0
     assert back.obs.equals(small.obs)
     assert back.var.equals(small.var)
-    for key in ("truth_morphology", "truth_neighbourhood"):
+    for key in ("truth_morphology", "truth_neighbourhood", "truth_interaction"):
         assert back.obsm[key].equals(small.obsm[key])
     assert back.varm["truth_loadings"].equals(small.varm["truth_loadings"])
     np.testing.assert_array_equal(back.layers["truth_mean"], small.layers["truth_mean"])
@@ -254,6 +292,8 @@ def test_a_image_that_is_there_stays_and_another_is_replaced(tmp_path: Path) -> 
         ("n_cols", 0),
         ("n_own", 1),
         ("n_neighbour", -2),
+        ("n_interaction", 1),
+        ("n_interaction", -1),
         ("microns_per_pixel", 0.0),
         ("microns_per_pixel", 40.0),
         ("depth", 0.0),

@@ -13,6 +13,7 @@ from nh2st_graph.datasets._truth import (
     draw_genes,
     expected_counts,
     patch_means,
+    selected_neighbour,
     surroundings,
 )
 
@@ -43,6 +44,25 @@ def test_surroundings_equal_a_loop_over_spots(seed: int) -> None:
     )
     rest = mean - known @ np.linalg.lstsq(known, mean, rcond=None)[0]
     np.testing.assert_allclose(surroundings(own, domains, array), scale(rest), atol=1e-6)
+
+
+@given(seed=st.integers(0, 10_000))
+def test_the_selected_neighbour_equals_a_loop_over_spots(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    array = random_array(rng)
+    own = scale(rng.standard_normal((len(array), 4)))
+    domains = rng.dirichlet(np.ones(4), len(array))
+    selected, mean = np.zeros_like(own), np.zeros_like(own)
+    for i, place in enumerate(array):
+        steps = np.abs(array - place)
+        around = [j for j in range(len(array)) if j != i and steps[j].max() == 1]
+        if around:
+            weights = np.array([np.exp(2 * own[j, 0] - (steps[j].sum() == 2)) for j in around])
+            selected[i], mean[i] = weights @ own[around] / weights.sum(), own[around].mean(axis=0)
+    squares = [own[:, a] * own[:, b] for a in range(4) for b in range(a, 4)]
+    known = np.column_stack([np.ones(len(own)), own, domains, mean, *squares])
+    rest = selected - known @ np.linalg.lstsq(known, selected, rcond=None)[0]
+    np.testing.assert_allclose(selected_neighbour(own, domains, array), scale(rest), atol=1e-6)
 
 
 def test_surroundings_are_orthogonal_to_the_patch(sections: dict[str, AnnData]) -> None:
@@ -78,7 +98,7 @@ def test_each_kind_keeps_its_share_and_follows_its_own_variables(seed: int) -> N
     genes = draw_genes(rng, {"own": 5, "neighbour": 4, "noise": 3}, strength=0.8)
     own, around = rng.standard_normal((2, 30, 4))
     depth = draw_depth(rng, 30, 1000.0, 0.3)
-    mean = expected_counts(genes, own, around, depth)
+    mean = expected_counts(genes, {"own": own, "neighbour": around}, depth)
     np.testing.assert_allclose(mean.sum(axis=1), depth)
     share = mean / depth[:, None]
     for kind in ("own", "neighbour", "noise"):
@@ -88,7 +108,7 @@ def test_each_kind_keeps_its_share_and_follows_its_own_variables(seed: int) -> N
     linear = own @ (genes.loadings[0] - genes.loadings[1])
     np.testing.assert_allclose(ratio - ratio.mean(), linear - linear.mean(), atol=1e-9)
 
-    elsewhere = expected_counts(genes, own, rng.standard_normal((30, 4)), depth)
+    elsewhere = expected_counts(genes, {"own": own, "neighbour": rng.standard_normal((30, 4))}, depth)
     np.testing.assert_array_equal(elsewhere[:, genes.kind != "neighbour"], mean[:, genes.kind != "neighbour"])
 
 

@@ -95,6 +95,113 @@ def test_bad_counts_are_refused() -> None:
         metrics.noise_ceiling(np.ones((3, 2), int), lambda half: half, n_repeats=0)
 
 
+class TestInterval:
+    """Genes of known means, a third of them pure noise: what the counts of a section say, and what is true."""
+
+    NOISE = np.arange(60) % 3 == 0
+    LEVELS = np.geomspace(0.05, 50, 60)
+
+    def means(self, rng: np.random.Generator, n_spots: int) -> np.ndarray:
+        signal = np.where(self.NOISE, 0.0, rng.normal(0, 0.4, (n_spots, 60)))
+        return np.exp(signal) * self.LEVELS
+
+    @pytest.fixture(scope="class")
+    def truth(self) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        means = self.means(rng, 40_000)
+        return np.where(self.NOISE, 0.0, metrics.pearson(means, rng.poisson(means)))
+
+    @pytest.fixture(scope="class")
+    def found(self) -> list[tuple[pd.DataFrame, np.ndarray]]:
+        """Intervals on five small sections, and the score of a perfect predictor there."""
+        rng = np.random.default_rng(1)
+        all_means = [self.means(rng, 250) for _ in range(5)]
+        counts = [rng.poisson(means) for means in all_means]
+        return [
+            (metrics.noise_ceiling_interval(n, lambda half: half, n_boot=100), metrics.pearson(means, n))
+            for n, means in zip(counts, all_means, strict=True)
+        ]
+
+    def test_holds_the_true_ceiling(self, found, truth) -> None:
+        inside = np.array([table["ceiling_low"].le(truth) & table["ceiling_high"].ge(truth) for table, _ in found])
+        assert inside[:, ~self.NOISE].mean() > 0.9
+        assert inside[:, self.NOISE].mean() > 0.95
+
+    def test_a_gene_of_noise_has_no_measurable_ceiling_and_a_clear_one_has(self, found, truth) -> None:
+        measurable = np.array([table["ceiling_low"] > 0 for table, _ in found])
+        assert measurable[:, self.NOISE].mean() < 0.04
+        assert measurable[:, truth > 0.6].all()
+
+    def test_a_perfect_predictor_passes_the_estimate_of_many_genes_and_the_interval_of_few(self, found) -> None:
+        passed = np.array([score > table["ceiling"] for table, score in found])[:, ~self.NOISE]
+        beyond = np.array([score > table["ceiling_high"] for table, score in found])[:, ~self.NOISE]
+        assert passed.mean() > 0.35
+        assert beyond.mean() < 0.05
+
+    def test_a_perfect_predictor_reaches_all_of_it(self, found) -> None:
+        shares = [metrics.share_of_ceiling(pd.Series(score), table) for table, score in found]
+        # Genes are chosen by a ceiling that was measured, so that it is a little too high.
+        assert np.mean(shares) == pytest.approx(0.98, abs=0.03)
+
+    def test_the_ceiling_is_that_without_an_interval_and_lies_within(self, poisson) -> None:
+        counts = pd.DataFrame(poisson[0][:80], columns=[f"g{j}" for j in range(10)])
+        table = metrics.noise_ceiling_interval(counts, lambda half: half, n_repeats=3, n_boot=20, seed=2)
+        pd.testing.assert_series_equal(
+            table["ceiling"], metrics.noise_ceiling(counts, lambda half: half, n_repeats=3, seed=2)
+        )
+        assert table["ceiling_low"].between(0, table["ceiling"]).all()
+        assert table["ceiling_high"].between(table["ceiling"], 1).all()
+
+    def test_it_follows_from_its_seed(self, poisson) -> None:
+        tables = [
+            metrics.noise_ceiling_interval(poisson[0][:60], lambda half: half, n_boot=20, seed=seed)
+            for seed in (3, 3, 4)
+        ]
+        assert tables[0].equals(tables[1])
+        assert not tables[0].equals(tables[2])
+
+    def test_equals_a_loop_over_drawn_spots(self, poisson) -> None:
+        """The draws as rows that are there several times, and each correlated by itself."""
+        counts, halves = poisson[0][:40], []
+        metrics.noise_ceiling(counts, lambda half: halves.append(half) or half, n_repeats=2, seed=5)
+
+        def mean_r(draw: np.ndarray) -> np.ndarray:
+            first, second, third, fourth = (np.repeat(half, draw, axis=0) for half in halves)
+            return (metrics.pearson(first, second) + metrics.pearson(third, fourth)) / 2
+
+        draws = np.random.default_rng([5, 1]).multinomial(40, np.full(40, 1 / 40), size=30)
+        low, high = np.quantile([mean_r(draw) for draw in draws], [0.025, 0.975], axis=0)
+        error = 1.96 * np.sqrt(0.75 / 37)
+        z = np.arctanh(mean_r(np.ones(40, int)))
+        ends = np.clip([np.minimum(low, np.tanh(z - error)), np.maximum(high, np.tanh(z + error))], 0, 1)
+        table = metrics.noise_ceiling_interval(counts, lambda half: half, n_repeats=2, n_boot=30, seed=5)
+        np.testing.assert_allclose(table[["ceiling_low", "ceiling_high"]].T, np.sqrt(2 * ends / (1 + ends)), atol=1e-9)
+
+    @pytest.mark.filterwarnings("error")
+    def test_a_gene_that_is_nearly_never_seen_has_none(self) -> None:
+        counts = np.zeros((50, 3), int)
+        counts[7, 0], counts[:, 2] = 1, 4
+        table = metrics.noise_ceiling_interval(counts, lambda half: half)
+        assert table["ceiling_low"].tolist()[:2] == [0, 0]
+        assert table.loc[1, ["ceiling", "ceiling_low"]].tolist() == [0, 0]
+        assert 0.3 < table.loc[1, "ceiling_high"] < 0.9, "in 50 spots"
+
+    def test_bad_counts_are_refused(self) -> None:
+        with pytest.raises(DataError, match="negative or not integers"):
+            metrics.noise_ceiling_interval(np.array([[-1, 1]]), lambda half: half)
+        with pytest.raises(DataError, match="n_repeats=0"):
+            metrics.noise_ceiling_interval(np.ones((3, 2), int), lambda half: half, n_repeats=0)
+
+
+def test_share_of_ceiling_leaves_out_genes_whose_interval_begins_at_0() -> None:
+    pcc = pd.Series({"a": 0.3, "b": 0.1, "c": 0.9})
+    table = pd.DataFrame({"ceiling": [0.4, 0.3, 0.6], "ceiling_low": [0.2, 0.0, 0.5]}, index=["b", "c", "a"])
+    assert metrics.share_of_ceiling(pcc, table) == pytest.approx(0.4)
+    assert metrics.share_of_ceiling(pcc, table.assign(ceiling_low=0.0)) is None
+    with pytest.raises(DataError, match="1 in one only"):
+        metrics.share_of_ceiling(pcc, table.drop("a"))
+
+
 def test_share_of_ceiling_is_a_ratio_of_means_without_unreachable_genes() -> None:
     pcc = pd.Series({"a": 0.3, "b": 0.1, "c": 0.9})
     ceiling = pd.Series({"c": 0.0, "b": 0.4, "a": 0.6})

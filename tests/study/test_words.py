@@ -109,8 +109,8 @@ def test_the_verdict_says_who_is_above_the_best_baseline_and_who_is_not(board):
     )
     assert partial.startswith("In mean r given depth, 2 of 4 methods are above the best baseline (ridge, 0.100)")
     assert best == (
-        "The best method, deep, reaches a mean r of 0.250, 50 % of the noise ceiling (what a perfect predictor could "
-        "reach); given depth, 0.125."
+        "The best method, deep, reaches a mean r of 0.250, 50 % of the noise ceiling (an estimate of what a "
+        "perfect predictor would reach); given depth, 0.125."
     )
     assert references.endswith("how many of the 4 methods and baselines it is above: depth alone 0.220 (3).")
     assert care[0].startswith("Still improving on held-out training data when training ended: poor. ")

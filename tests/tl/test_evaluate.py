@@ -132,6 +132,29 @@ class TestAgainstLoops:
         reference = evaluation.metrics["references"]["noise_ceiling"]["sections"]["S3"]
         assert reference["pcc_mean"] == pytest.approx(found.mean())
 
+    def test_genes_without_a_measurable_ceiling_are_named_and_left_out_of_the_share(self, test, train, tiny_run):
+        """Of two genes, all spots have the same mean: what their counts say is noise."""
+        noise = tiny_run.model.genes[:2]
+        section = test.copy()
+        counts = section.X.toarray()
+        counts[:, section.var_names.get_indexer(noise)] = np.random.default_rng(0).poisson(4, (section.n_obs, 2))
+        section.X = sparse.csr_matrix(counts)
+        evaluation = tl.evaluate({"S3": section}, tiny_run.model, train)
+        per_gene = evaluation.per_gene.loc["S3"]
+        assert per_gene["ceiling_low"].between(0, per_gene["ceiling"]).all()
+        assert per_gene["ceiling_high"].between(per_gene["ceiling"], 1).all()
+        left_out = per_gene.index[per_gene["ceiling_low"] == 0]
+        assert set(noise) <= set(left_out)
+        assert len(left_out) < 6
+        assert evaluation.metrics["genes_without_ceiling"] == {"S3": list(left_out)}
+        reference = evaluation.metrics["references"]["noise_ceiling"]
+        assert reference["sections"]["S3"]["n_without_ceiling"] == len(left_out)
+        assert reference["mean"]["n_without_ceiling"] == len(left_out)
+        kept = per_gene.drop(left_out)
+        share = evaluation.metrics["sections"]["S3"]["share_of_ceiling"]
+        assert share == pytest.approx(kept["pcc"].mean() / kept["ceiling"].mean())
+        assert {"ceiling", "ceiling_low", "ceiling_high"} <= set(evaluation.predictions["S3"].var)
+
     def test_of_the_training_mean(self, evaluation, pairs, train, tiny_run, tiny_config):
         genes = tiny_run.model.genes
         mean = pd.concat([targets(section, genes, **tiny_config.data.target) for section in train.values()]).mean()
