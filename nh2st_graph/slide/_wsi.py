@@ -71,12 +71,14 @@ class WsiSlide(Slide):
                 f"slide {path}: no installed reader opens it ({reason(error)}); {advice}, or export it as a tiled TIFF"
             ) from error
         self.sizes = [(int(width), int(height)) for height, width in about.level_shape]
+        # The reader's own factors: those of narrow slides differ from ours, and it divides corners by them.
+        self._factors = [float(factor) for factor in about.level_downsample]
         self.microns_per_pixel = _scale(about)
 
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
         """Read the box; see :meth:`Slide.region`. OpenSlide takes its corner in full-resolution pixels."""
         left, top, right, bottom = box
-        factor = self.downsamples[level]
+        factor = self._factors[level]
         corner = round(left * factor), round(top * factor)
         try:
             pixels = self._reader.get_region(*corner, right - left, bottom - top, level=level)

@@ -319,3 +319,19 @@ class TestSmallImage:
         path = write_pyramid(tmp_path / "slide.ndpi", 1024, 0.5, compression="jpeg", apart=True)
         small = thumbnail(path)[0]
         np.testing.assert_array_equal(small, thumbnail(path.rename(tmp_path / "slide.tif"))[0])
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_narrow_slide_is_read_where_it_was_asked_for(tmp_path, level):
+    """OpenSlide takes the mean of a level's two ratios as its factor, 2.03 here, and would drift along the slide."""
+    y = np.arange(6000)
+    image = np.repeat(np.stack([y // 24, 255 - y // 24, y // 48], axis=-1)[:, None], 65, axis=1).astype(np.uint8)
+    path = write_pyramid(tmp_path / "strip.tif", 0, image=image, tile=64, apart=True)
+    slide = WsiSlide(path)
+    width, height = slide.sizes[level]
+    top = height - 40
+    read, place = slide.region(level, (0, top, width, height))
+    slide.close()
+    assert place == (0, top)
+    rows = np.asarray(read)[:, width // 2, 0].astype(int)
+    np.testing.assert_allclose(rows, np.arange(top, height) * 2**level // 24, atol=1)
