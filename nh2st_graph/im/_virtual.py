@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, nearest, setting
 from nh2st_graph.section import Key, changed_entry, check_section, library_entry, unknown_patient
-from nh2st_graph.slide import chosen_scale, find_tissue, image_name, open_slide, or_extra
+from nh2st_graph.slide import chosen_scale, find_tissue, image_name, open_slide, scale_advice
 
 __all__ = ["Lattice", "Layout", "virtual_spots"]
 
@@ -131,7 +131,7 @@ def virtual_spots(
     if not 0 <= min_tissue <= 1:
         raise ConfigError(f"{setting('min_tissue', min_tissue)}; give a share from 0 to 1")
     with open_slide(path) as opened:
-        scale = chosen_scale(f"slide {path}", opened.microns_per_pixel, microns_per_pixel, or_extra(path))
+        scale = chosen_scale(f"slide {path}", opened.microns_per_pixel, microns_per_pixel, scale_advice(opened))
         width, height = opened.sizes[0]
         if pitch_um < scale:
             raise ConfigError(f"slide {path}: {setting('pitch_um', pitch_um)} is less than a pixel ({scale:.4g} um)")

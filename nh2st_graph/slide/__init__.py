@@ -11,6 +11,7 @@ from nh2st_graph.slide._open import (
     open_full,
     open_slide,
     or_extra,
+    scale_advice,
     slide_size,
     thumbnail,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "or_extra",
     "placed_image",
     "plausible_scale",
+    "scale_advice",
     "slide_size",
     "split_scene",
     "thumbnail",

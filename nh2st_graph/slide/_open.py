@@ -24,6 +24,7 @@ __all__ = [
     "open_full",
     "open_slide",
     "or_extra",
+    "scale_advice",
     "slide_size",
     "thumbnail",
 ]
@@ -185,6 +186,14 @@ def or_extra(path: Path) -> str:
     if has_extra() or not _is_tiff(split_scene(path)[0]):
         return ""
     return f"; if a scanner wrote this TIFF, its own reader may know more: {EXTRA}"
+
+
+def scale_advice(slide: Slide) -> str:
+    """Say why a slide has no resolution, or what may know it: the end of an error message, or an empty string."""
+    if slide.layout is not None and slide.layout.resolution is not None:
+        x, y = slide.layout.resolution
+        return f"; it states {x:.4g} um along x and {y:.4g} um along y"
+    return or_extra(slide.path)
 
 
 def _is_tiff(path: Path) -> bool:

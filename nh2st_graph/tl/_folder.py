@@ -172,11 +172,11 @@ def _check_section(file: Path, microns_per_pixel: float | None) -> str:
 
 def _check_slide(file: Path, microns_per_pixel: float | None) -> str:
     """Check the resolution of a slide, and give its name."""
-    from nh2st_graph.slide import check_scale, chosen_scale, image_name, open_slide, or_extra
+    from nh2st_graph.slide import check_scale, chosen_scale, image_name, open_slide, scale_advice
 
     with open_slide(file) as slide:
         if microns_per_pixel is None:
-            chosen_scale(f"slide {file}", slide.microns_per_pixel, None, or_extra(file))
+            chosen_scale(f"slide {file}", slide.microns_per_pixel, None, scale_advice(slide))
         else:
             check_scale(f"slide {file}", slide.microns_per_pixel, microns_per_pixel)
     return image_name(file)

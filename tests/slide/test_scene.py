@@ -79,3 +79,27 @@ def test_virtual_spots_of_one_scene(two):
     assert ng.section.section_name(section) == "two_the_right"
     assert 3 < section.n_obs < 60
     assert next(ng.im.patches(section, 60.0, 30)).shape == (30, 30, 3)
+
+
+def test_a_slide_whose_pixels_are_not_square_says_so(tmp_path):
+    with TiffWriter(tmp_path / "a.tif") as file:
+        file.write(tissue_image(SIDE), photometric="rgb", resolution=(20_000, 10_000), resolutionunit="CENTIMETER")
+    with pytest.raises(ng.DataError, match=r"give microns_per_pixel; it states 0\.5 um along x and 1 um along y$"):
+        ng.im.virtual_spots(tmp_path / "a.tif", pitch_um=60)
+
+
+def test_a_prediction_of_one_scene_is_checked_as_such(two, tmp_path):
+    model = tmp_path / "run"
+    model.mkdir()
+    (model / "model.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"")
+    out = tmp_path / "out"
+    ng.tl.check_prediction(model, [f"{two}#left", f"{two}#the right"], out)
+    out.mkdir()
+    (out / "two_left.h5ad").touch()
+    with pytest.raises(ng.RunError, match=r"two_left\.h5ad exists"):
+        ng.tl.check_prediction(model, [f"{two}#left"], out)
+    with pytest.raises(ng.ImageError, match="equal standing"):
+        ng.tl.check_prediction(model, [two], out)
+    with pytest.raises(ng.ImageError, match="does not exist"):
+        ng.tl.check_prediction(model, [f"{tmp_path}/none.tif#left"], out)
