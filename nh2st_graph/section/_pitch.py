@@ -112,8 +112,8 @@ def report_pitch(adata: AnnData, by: str = "its metadata") -> None:
     diameter = library(adata).spot_diameter if array is not None else None
     if array is not None and diameter is not None and diameter > _APART * array.pitch:
         logger.warning(
-            "section %r: spots are %.4g px wide and %.4g px apart on the array; if positions are in pixels of a smaller "
-            "image, bring them to those of the full-resolution one",
+            "section %r: spots are %.4g px wide and %.4g px apart on the array; if positions are in pixels of a "
+            "smaller image, bring them to those of the full-resolution one",
             section_name(adata),
             diameter,
             array.pitch,
