@@ -89,6 +89,8 @@ def check_pitch(adata: AnnData, size: tuple[int, int] | None = None, factors: Ma
 def report_pitch(adata: AnnData, by: str = "its metadata") -> None:
     """Warn if positions and array give another resolution than the section states, by less than is refused.
 
+    Also if spots of an array of unknown pitch are wider than they are apart: no array has such spots.
+
     Parameters
     ----------
     adata
@@ -105,6 +107,16 @@ def report_pitch(adata: AnnData, by: str = "its metadata") -> None:
             by,
             pitch.microns_per_pixel / pitch.factor,
             pitch.array_um,
+        )
+    array = fit_array(adata) if pitch is None and library_id(adata) is not None else None
+    diameter = library(adata).spot_diameter if array is not None else None
+    if array is not None and diameter is not None and diameter > _APART * array.pitch:
+        logger.warning(
+            "section %r: spots are %.4g px wide and %.4g px apart on the array; if positions are in pixels of a "
+            "smaller image, bring them to those of the full-resolution one",
+            section_name(adata),
+            diameter,
+            array.pitch,
         )
 
 

@@ -88,6 +88,13 @@ def test_part_of_an_array_is_enough():
         check_pitch(section(0.3, keep=[0, 1, 8, 9]))
 
 
+def test_spots_that_would_overlap_are_said(caplog):
+    report_pitch(section(hexagonal=False))
+    assert not caplog.records
+    report_pitch(section(0.2, hexagonal=False))
+    assert "spots are 130 px wide and 80 px apart on the array" in caplog.text
+
+
 def test_small_differences_are_said(caplog):
     report_pitch(section(1.03))
     assert not caplog.records
