@@ -103,6 +103,11 @@ class TestKept:
         metadata(done)["source_image_path"] = str(tmp_path / "gone.png")
         assert kept(done, tiny_config)
 
+    def test_beside_other_libraries(self, done, tiny_config):
+        entry = done.uns["spatial"].pop("S1")
+        done.uns["spatial"] |= {"other": entry, "another": entry}
+        assert kept(done, tiny_config)
+
     def test_of_another_image_that_was_asked_for(self, tiny_sections, tiny_config, tmp_path):
         section = tiny_sections["S1"].copy()
         source = Path(str(metadata(section)["source_image_path"]))
