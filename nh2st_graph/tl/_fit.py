@@ -47,7 +47,8 @@ def fit(
     out
         Folder for checkpoints and logs; a temporary folder if None.
     resume
-        Go on from the checkpoints in ``out``.
+        Go on from the checkpoints in ``out``, which must be of the same sections, panel, encoder, settings and release
+        of torch. One that cannot be read is set aside, and its stage begins anew.
     test_sections
         Sections to predict later. An error is raised before training if they lack what the method needs, and the panel
         is chosen among genes that they measured too. Nothing is learned from them, and their counts are not read.
@@ -73,6 +74,8 @@ def fit(
         If a setting, a method or an encoder is unknown, or device and precision do not go together.
     ModelError
         If the loss is not finite at some step.
+    RunError
+        If another process works in ``out``, its checkpoints are of other data, or one cannot be written.
 
     Examples
     --------

@@ -185,11 +185,11 @@ class Completer:
         if versions:
             self._say(f"image features are of other releases than in training: {', '.join(versions)}")
 
-    def _say(self, text: str) -> None:
-        """Warn, once for all sections."""
+    def _say(self, text: str, level: int = logging.WARNING) -> None:
+        """Log, once for all sections."""
         if text not in self._said:
             self._said.add(text)
-            logger.warning("%s", text)
+            logger.log(level, "%s", text)
 
     def _features_key(self, section: AnnData) -> str | None:
         """Find the key of the wanted features, the usual key or the user's own; None if they are missing."""
@@ -220,6 +220,8 @@ class Completer:
         if versions and not changed and self.expected is None and now is not None and _has_image(section):
             return [f"release of {each}" for each in versions]
         self._say_versions([] if changed else versions)
+        if not changed and not _has_image(section):
+            self._say("stored image features are used without their images, which are not there", logging.INFO)
         return changed
 
     def _known_encoders(self) -> list[Fingerprint] | None:

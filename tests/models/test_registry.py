@@ -29,6 +29,7 @@ class Mine(Estimator):
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the registry and the path as they were."""
+    known_methods()  # loads those of this package, for good
     monkeypatch.setattr(_registry, "_METHODS", dict(_registry._METHODS))
     monkeypatch.setattr(sys, "path", list(sys.path))
 

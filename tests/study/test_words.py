@@ -33,6 +33,16 @@ def test_the_protocol_says_what_was_compared_on_what():
     assert words["seeds"] == "0, 1 (the first alone for ridge, in which nothing is random)"
 
 
+def test_the_protocol_says_which_logarithm():
+    made_up = study([Fold("a", ("S1",), ("S2",), "one")], panel="hvg:9", normalize="panel")
+    base = made_up.config.change({"data.log_base": 10})
+    published = replace(made_up, variants=(*made_up.variants, Variant("NH2ST", {}, base)))
+    said = protocol(published)["targets"]
+    assert "log1p" in said
+    assert said.endswith("NH2ST learn another base of the logarithm; their errors are converted")
+    assert "to 1e4, log10(1 + x)" in protocol(replace(made_up, config=base))["targets"]
+
+
 def test_the_protocol_sums_up_what_is_many_and_says_no_more_than_there_is():
     folds = [Fold(f"f{i}", ("S0",), (f"S{2 * i + 1}", f"S{2 * i + 2}"), "all") for i in range(9)]
     words = protocol(study(folds, seeds=(3,), panel="hvg:250", normalize="residuals"))

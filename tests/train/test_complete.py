@@ -99,8 +99,15 @@ class TestKept:
     def test_by_some_of_the_spots_in_any_order(self, done, tiny_config):
         assert kept(done[np.random.default_rng(0).permutation(done.n_obs)[:20]].copy(), tiny_config)
 
-    def test_where_the_image_is_not_there(self, done, tiny_config, tmp_path):
+    def test_where_the_image_is_not_there(self, done, tiny_config, tmp_path, caplog):
         metadata(done)["source_image_path"] = str(tmp_path / "gone.png")
+        with caplog.at_level("INFO", "nh2st_graph"):
+            assert kept(done, tiny_config)
+        assert "stored image features are used without their images" in caplog.text
+
+    def test_beside_other_libraries(self, done, tiny_config):
+        entry = done.uns["spatial"].pop("S1")
+        done.uns["spatial"] |= {"other": entry, "another": entry}
         assert kept(done, tiny_config)
 
     def test_of_another_image_that_was_asked_for(self, tiny_sections, tiny_config, tmp_path):

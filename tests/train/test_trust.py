@@ -15,7 +15,7 @@ import yaml
 
 import nh2st_graph as ng
 from nh2st_graph import ConfigError, ModelError, RunError, tl
-from nh2st_graph.models import _registry
+from nh2st_graph.models import _registry, known_methods
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -43,6 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Leave the registry and the path as they were; the current folder is that of the helper."""
+    known_methods()  # loads those of this package, for good
     monkeypatch.setattr(_registry, "_METHODS", dict(_registry._METHODS))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "helper", raising=False)
