@@ -90,15 +90,22 @@ def follow_the_readme(place: Path, shared_data: Path, her2st: Path) -> None:
 
 
 def part_of_a_section(source: Path, image: Path, target: Path, spots: list[str]) -> None:
-    """Copy a Space Ranger folder with some of its spots; its image is black, so another is its ``slide.tif``."""
+    """Copy a Space Ranger folder with 25 of its spots; its image is black, so another is its ``slide.tif``."""
     (target / "spatial").mkdir(parents=True)
     for path in source.glob("*.h5"):
         (target / path.name).write_bytes(path.read_bytes())
     factors = json.loads((source / "spatial" / "scalefactors_json.json").read_text())
     scale = factors["tissue_hires_scalef"] / 2  # a quarter of the pixels
-    factors = {key: value * scale for key, value in factors.items() if "diameter" in key} | {"tissue_hires_scalef": 1.0}
+    factors = {key: value * scale for key, value in factors.items() if "diameter" in key} | {
+        "tissue_hires_scalef": 1.0,
+        "tissue_lowres_scalef": 0.3,
+    }
     (target / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
     positions = pd.read_csv(source / "spatial" / "tissue_positions_list.csv", header=None)
+    # The spots of the real section are scattered; here they are next to each other, five in each of five rows.
+    block = positions[2].between(36, 40) & positions[3].between(60, 69)
+    positions = pd.concat([positions[block], positions[~block]])
+    positions[0] = [*spots, *positions.loc[~positions[0].isin(spots), 0]]
     positions[1] = positions[0].isin(spots).astype(int)
     positions[[4, 5]] = np.rint(positions[[4, 5]] * scale).astype(int)
     positions.to_csv(target / "spatial" / "tissue_positions_list.csv", header=False, index=False)
@@ -106,3 +113,4 @@ def part_of_a_section(source: Path, image: Path, target: Path, spots: list[str])
         small = tissue.convert("RGB").resize((hires.width // 2, hires.height // 2))
     small.save(target / "slide.tif")
     small.save(target / "spatial" / "tissue_hires_image.png")
+    small.resize((3 * small.width // 10, 3 * small.height // 10)).save(target / "spatial" / "tissue_lowres_image.png")

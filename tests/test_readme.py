@@ -205,6 +205,7 @@ class TestExamples:
         planned = Study.runs
         first = lambda self, *given: planned(self, *given)[:1]  # noqa: E731
         monkeypatch.setattr(Study, "runs", first)
+        monkeypatch.setattr("nh2st_graph.study._run.write_reports", lambda *_: [])
         with contextlib.chdir(place):
             few = ["evaluate.figures=false", *(["data.panel=hvg:20"] if "benchmark" in command else [])]
             few += [f"data.synthetic.{key}" for key in ("n_rows=6", "n_cols=6", "n_own=3", "n_noise=3")]

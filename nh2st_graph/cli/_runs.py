@@ -114,8 +114,7 @@ def _print(result: study.StudyResult) -> None:
         title = f"{plan.name}: {split}" if plan.ranked or len(plan.splits) > 1 else plan.name
         text = study.cells(part)
         if plan.ranked:
-            # A difference stands beside its score, which its header need not name.
-            print_cells(console, text.rename(columns=lambda column: column.rpartition(": ")[2]), styles, title)
+            print_cells(console, text.rename(columns=_short), styles, title)
         else:
             # In two tables, and a score in one cell with its difference, so that a terminal of 80 columns holds them.
             scores = list(SCORES.values())
@@ -129,6 +128,12 @@ def _print(result: study.StudyResult) -> None:
     for run, reason in result.failures.items():
         _plain(console, f"failed: {run}: {reason}", style="red", soft_wrap=True)
     print_paths(result.written)
+
+
+def _short(column: str) -> str:
+    """Shorten the header of a difference, which may stand in another table than its score."""
+    score, _, difference = column.rpartition(": ")
+    return f"{difference}, given depth" if "given depth" in score else difference
 
 
 def _plain(console: Console, text: str, **how: Any) -> None:
