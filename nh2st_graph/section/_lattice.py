@@ -72,13 +72,13 @@ def lattice_neighbours(adata: AnnData) -> int:
     if len(spatial) < 7:
         return 8
     distances = nearest_distances(spatial, 6)
-    ratio = distances[:, 5] / np.maximum(distances[:, 0], np.finfo(float).tiny)
+    # Spots that share a position have a ratio that is large and not infinite.
+    ratio = distances[:, 5] / np.maximum(np.maximum(distances[:, 0], 1e-9 * distances[:, 5]), np.finfo(float).tiny)
     # Border spots lack neighbours, so their sixth spot is further away; a low quantile looks at inner spots.
     if np.quantile(ratio, 0.25) <= _SQUARE_FROM:
         return 6
     # In an array with many holes it is further away too. A hexagonal one has no spots at the diagonal of a square.
-    near = nearest_distances(spatial, min(len(spatial) - 1, 18)) / max(
-        neighbour_distance(spatial), np.finfo(float).tiny
-    )
-    square, hexagonal = (np.count_nonzero(np.abs(near - shell) < _SHELL) for shell in (2**0.5, 3**0.5))
+    pitch = neighbour_distance(spatial)
+    near = nearest_distances(spatial, min(len(spatial) - 1, 18))
+    square, hexagonal = (np.count_nonzero(np.abs(near - shell * pitch) < _SHELL * pitch) for shell in (2**0.5, 3**0.5))
     return 6 if square < _FEW * hexagonal else 8

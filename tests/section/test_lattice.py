@@ -42,6 +42,20 @@ def test_a_thinned_array_keeps_its_lattice_and_pitch(square, hexagonal):
         assert gr.spot_pitch(section) == pytest.approx(100)
 
 
+@pytest.mark.parametrize("kept", [0.3, 0.5, 0.8])
+def test_positions_alone_tell_a_thinned_array(square, hexagonal, kept):
+    some = np.random.default_rng(0).choice(400, int(400 * kept), replace=False)
+    for make, neighbours in ((square, 8), (hexagonal, 6)):
+        section = make(n_rows=20, n_cols=20, pitch=100.0, with_array=False)[some].copy()
+        assert gr.lattice_neighbours(section) == neighbours
+        assert gr.spot_pitch(section) == pytest.approx(100)
+
+
+def test_spots_that_share_positions_have_a_count_of_neighbours(make_section):
+    pairs = np.repeat([[10.0 * i, 3.0 * i * i] for i in range(8)], 2, axis=0)
+    assert gr.lattice_neighbours(make_section(pairs)) == 8
+
+
 def test_a_narrow_strip_of_a_hexagonal_array_is_hexagonal(hexagonal):
     assert gr.lattice_neighbours(hexagonal(n_rows=2, n_cols=20)) == 6
 
