@@ -307,16 +307,15 @@ def _magnification(scale: float) -> float:
     return min((1.25, 2.5, 5, 10, 20, 40, 60, 100), key=lambda x: abs(math.log(10 / scale / x)))
 
 
-def _scenes(path: Path) -> list[str]:
+def _scenes(file: Path) -> tuple[str, ...]:
     """Name the images of a TIFF that has several; empty for other files."""
-    from tifffile import TiffFile, TiffFileError
+    from nh2st_graph.slide import open_slide
 
     try:
-        with TiffFile(path) as file:
-            found = [(each.name or str(i), each.shape) for i, each in enumerate(file.series)]
-    except (TiffFileError, OSError, ValueError, KeyError, TypeError):
-        return []
-    return [f"{name} ({' x '.join(map(str, shape))})" for name, shape in found] if len(found) > 1 else []
+        with open_slide(f"{file}#0") as slide:
+            return () if slide.layout is None else slide.layout.scenes
+    except ImageError:
+        return ()
 
 
 def _listed(names: Iterable[Any]) -> str:
