@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nh2st_graph._errors import RunError, setting
+from nh2st_graph._errors import RunError
 
 __all__ = ["ENVIRONMENT", "cache_root", "owned", "write_text", "written_aside"]
 
@@ -85,8 +85,7 @@ def owned(folder: Path, what: str) -> Iterator[None]:
         lock.acquire(timeout=_WAIT)
     except Timeout:
         raise RunError(
-            f"{what} {folder} is in use by another process; wait until it has ended, or give another folder as "
-            f"{setting('out')}"
+            f"{what} {folder} is in use by another process; wait until it has ended, or use another folder"
         ) from None
     try:
         yield
