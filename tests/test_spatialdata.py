@@ -31,7 +31,7 @@ mpl.use("Agg")
 SLOTS = ("obs", "var", "obsm", "obsp", "uns")
 
 #: What notes of a graph or features say of their making, which other files of the same pixels change.
-MAKING = {"cache_key", "sections"}
+MAKING = {"cache_key", "image", "sections"}
 
 
 @dataclass(frozen=True)

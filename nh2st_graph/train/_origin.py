@@ -47,11 +47,13 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def prepared_digest(prepared: PreparedSection) -> dict[str, str]:
-    """Compute the digests of a prepared section: its content, its graph, and its image or its features."""
-    section = prepared.section
+    """Compute the digests of a prepared section: content, and if it has them, graph and image (or features)."""
+    section, found = prepared.section, dict(prepared.digest)
+    if Key.obsp.connectivities not in section.obsp or Key.uns.image not in section.uns:
+        return found  # only its targets are read
     edges = sparse.csr_matrix(section.obsp[Key.obsp.connectivities])
     edges.sort_indices()
-    found = {**prepared.digest, "graph": _digest(edges.indices.astype(np.int64), edges.indptr.astype(np.int64))}
+    found["graph"] = _digest(edges.indices.astype(np.int64), edges.indptr.astype(np.int64))
     known = section.uns[Key.uns.image].get(Key.features.made_from, {})
     if "image" in known:
         return {**found, "image": str(known["image"])[:16]}
