@@ -105,7 +105,7 @@ def test_what_cannot_be_done_is_one_line(study_file, out, capsys, arguments, mes
 
 
 def test_an_interrupt_says_how_to_go_on(study_file, out, monkeypatch, capsys):
-    def interrupted(run):
+    def interrupted(run, *_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nh2st_graph.study._workers.attempt", interrupted)

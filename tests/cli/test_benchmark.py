@@ -97,7 +97,7 @@ def attempted(monkeypatch) -> list[str]:
     """Names of the runs that a command would do; none is done."""
     names: list[str] = []
 
-    def attempt(run: PlannedRun) -> Outcome:
+    def attempt(run: PlannedRun, *_: object) -> Outcome:
         names.append(str(run))
         return Outcome(run, "left for later")
 
@@ -189,7 +189,7 @@ def test_resuming_runs_what_is_not_finished(benchmark_file, attempted, out):
 
 
 def test_an_interrupt_says_how_to_go_on(benchmark_file, out, monkeypatch, capsys):
-    def interrupted(run: PlannedRun) -> Outcome:
+    def interrupted(run: PlannedRun, *_: object) -> Outcome:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nh2st_graph.study._workers.attempt", interrupted)
