@@ -123,7 +123,14 @@ def check_prediction(
     spatialdata: bool = False,
     resume: bool = False,
 ) -> None:
-    """Refuse a prediction of files that cannot be made; see :func:`predict_run`.
+    """Refuse a prediction of files that cannot be made.
+
+    Parameters
+    ----------
+    folder, paths, out, microns_per_pixel, spatialdata, resume
+        As for :func:`predict_run`.
+    library_key
+        Column of ``obs`` that names the sections of an h5ad file.
 
     Raises
     ------

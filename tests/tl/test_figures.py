@@ -56,7 +56,7 @@ def test_the_model_is_called_by_its_method(tiny_run, tmp_path, monkeypatch, meth
     other = replace(evaluation, metrics=evaluation.metrics | {"protocol": protocol})
     write_figures(tiny_run.model, other, tmp_path)
     r = evaluation.per_gene["pcc"].mean()
-    assert f"{label} (mean {r:.2f})" in words["pcc_histogram.png"]
+    assert f"{label} (mean {r:.3f})" in words["pcc_histogram.png"]
     assert {label, LABELS["ridge"], LABELS["depth_oracle"]} <= set(words["scores.png"])
     assert LABELS["noise_ceiling"] not in words["scores.png"]
     if method != "nh2st_graph":

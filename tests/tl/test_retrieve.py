@@ -219,7 +219,7 @@ class TestProfiles:
             for name, weight in module.named_parameters():
                 if not name.startswith("patch_encoder."):
                     torch.nn.init.normal_(weight, std=0.3)
-        tuned = replace(model, module=module, config=config, n_features=n_features)
+        tuned = replace(model, module=module, config=config, n_features=n_features, origin={})
         profiles = ng.tl.embed_profiles(counts(section), tuned)
         assert module.patch_encoder is encoder
         ng.tl.embed(section, tuned)
