@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -95,9 +96,11 @@ def tissue_mask(image: NDArray[np.uint8], microns_per_pixel: float) -> NDArray[n
     from scipy.ndimage import binary_fill_holes, label
     from skimage.filters import gaussian, threshold_otsu
 
-    value = image.max(axis=-1) / 255.0
-    saturation = 1 - image.min(axis=-1) / np.maximum(image.max(axis=-1), 1)
-    smooth = gaussian(np.where(value < _BLACK, 0.0, saturation), _BLUR_UM / microns_per_pixel)
+    # NumPy reduces three values at a time ten times slower than two whole channels.
+    channels = np.moveaxis(image, -1, 0)
+    lightest, darkest = reduce(np.maximum, channels), reduce(np.minimum, channels)
+    saturation = 1 - darkest / np.maximum(lightest, 1)
+    smooth = gaussian(np.where(lightest / 255.0 < _BLACK, 0.0, saturation), _BLUR_UM / microns_per_pixel)
     otsu = threshold_otsu(smooth) if np.ptp(smooth) else 0.0
     threshold = float(np.clip(otsu, *_SATURATION))
     smallest = np.pi / 4 * (_PIECE_UM / microns_per_pixel) ** 2

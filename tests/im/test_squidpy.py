@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from skimage.feature import graycomatrix, graycoprops
+from squidpy.im import ImageContainer
 
 from nh2st_graph import ConfigError
 from nh2st_graph.im import SquidpyEncoder
@@ -25,6 +28,16 @@ def test_equals_the_definitions():
             np.testing.assert_array_equal([column[f"histogram_ch-{c}_bin-{b}"][row] for b in range(10)], counts)
             contrast = graycoprops(graycomatrix(patch, [1], [0], levels=256), "contrast")[0, 0]
             np.testing.assert_allclose(column[f"texture_ch-{c}_contrast_dist-1_angle-0.00"][row], contrast)
+
+
+@given(side=st.integers(1, 9), values=st.integers(1, 255), seed=st.integers(0, 99))
+def test_the_summary_is_squidpys(side, values, seed):
+    patches = np.random.default_rng(seed).integers(0, values, (2, side, side + 1, 3), dtype=np.uint8, endpoint=True)
+    expected = [
+        list(ImageContainer(patch, layer="image", dims=("y", "x", "channels")).features_summary("image").values())
+        for patch in patches
+    ]
+    np.testing.assert_array_equal(SquidpyEncoder("summary").encode(patches), np.array(expected, np.float32))
 
 
 def test_histogram_bins_are_the_same_for_every_patch():

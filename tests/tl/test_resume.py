@@ -25,7 +25,7 @@ from nh2st_graph.tl import FittedModel
 from nh2st_graph.train import EpochLog, Keep
 
 #: Enough that a stage is still going on when its log shows some.
-MANY_EPOCHS = 20
+MANY_EPOCHS = 12
 
 
 @pytest.mark.slow
