@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -131,11 +130,6 @@ class TestExamples:
         for each in after_the_readme.iterdir():
             (tmp_path / each.name).symlink_to(each)
         return tmp_path
-
-    @pytest.fixture(autouse=True)
-    def _closed(self) -> Iterator[None]:
-        yield
-        plt.close("all")
 
     @pytest.fixture
     def _quick(self, monkeypatch) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import matplotlib.pyplot as plt
 import numba
 import numpy as np
 import pandas as pd
@@ -28,11 +25,9 @@ def prediction(tiny_run: Run, tiny_sections: dict[str, AnnData]) -> AnnData:
 
 
 @pytest.fixture(autouse=True)
-def _own_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_state(monkeypatch: pytest.MonkeyPatch) -> None:
     # numba refuses another number of threads than it began with.
     monkeypatch.setenv("NUMBA_NUM_THREADS", str(numba.config.NUMBA_NUM_THREADS))
-    yield
-    plt.close("all")
 
 
 def test_clusters_have_marker_genes(prediction: AnnData) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,11 +16,10 @@ mpl.use("Agg")
 
 
 @pytest.fixture(autouse=True)
-def _closed_figures_and_unchanged_settings() -> Iterator[None]:
+def _unchanged_settings() -> Iterator[None]:
     before = mpl.rcParams.copy()
     yield
     assert mpl.rcParams == before
-    plt.close("all")
 
 
 @pytest.fixture

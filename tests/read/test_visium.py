@@ -321,8 +321,6 @@ class TestRealSection:
 
     def test_squidpy_plots_it(self, real):
         mpl.use("Agg")
-        import matplotlib.pyplot as plt
         import squidpy as sq
 
         sq.pl.spatial_scatter(real, color=real.var_names[0], library_key="section")
-        plt.close("all")

@@ -368,7 +368,6 @@ def test_writes_into_the_section_or_returns_a_copy(tiny_run, tiny_sections):
 
 
 def test_writes_under_another_key_and_is_drawn_from_there(tiny_run, drawn, section):
-    from matplotlib import pyplot as plt
 
     from nh2st_graph import pl
 
@@ -392,7 +391,6 @@ def test_writes_under_another_key_and_is_drawn_from_there(tiny_run, drawn, secti
         assert draw(both, explain_key="second").get_title() == draw(expected).get_title() != draw(both).get_title()
     edges, own = (ax.collections[-1] for ax in (pl.attention(both, explain_key="second"), pl.attention(expected)))
     assert_array_equal(edges.get_array(), own.get_array())
-    plt.close("all")
     with pytest.raises(DataError, match=r"no obsp\['third_attention'\]"):
         pl.attention(both, explain_key="third")
 
@@ -416,7 +414,6 @@ def test_survives_the_disk_and_is_drawn_from_it(tiny_run, tiny_sections, tmp_pat
     import matplotlib as mpl
 
     mpl.use("Agg")
-    import matplotlib.pyplot as plt
 
     from nh2st_graph import pl
 
@@ -436,4 +433,3 @@ def test_survives_the_disk_and_is_drawn_from_it(tiny_run, tiny_sections, tmp_pat
         pl.neighbour_gain(again),
     ):
         ax.figure.canvas.draw()
-    plt.close("all")

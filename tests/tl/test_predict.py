@@ -305,7 +305,6 @@ class TestPrediction:
         axes = plt.gcf().axes
         assert axes[0].images, "the H&E"
         assert axes[0].collections, "the spots"
-        plt.close("all")
 
 
 class TestVaries:
