@@ -30,9 +30,6 @@ _SHOWN = 8
 _SETTINGS = ("data", "features", "graph", "model", "train")
 _NEUTRAL = {"root", "train", "test", "options", "synthetic", "cache", "device", "precision", "progress", "name"}
 
-#: Endings of image files, whose own error says what is wrong.
-_IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".btf", ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif"}
-
 Facts = dict[str, Any]
 
 
@@ -175,13 +172,12 @@ def _scores(metrics: Mapping[str, Any], path: Path) -> RenderableType:
 
 def _section(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     from nh2st_graph.read import open_h5ad
-    from nh2st_graph.section import Key, Library
+    from nh2st_graph.section import Key, Library, libraries, library_id
 
     with open_h5ad(path) as adata:
-        names = _column(adata, Key.obs.section)
-        libraries = adata.uns.get(Key.uns.spatial)
-        entries = list(libraries.values()) if isinstance(libraries, Mapping) else []
-        found = Library.of(entries[0]) if len(entries) == 1 else None
+        names, known = _column(adata, Key.obs.section), libraries(adata)
+        own = library_id(adata, names[0] if len(names) == 1 else None)
+        found = Library.of(known[own]) if own is not None else None
         predicted = adata.uns.get(Key.uns.prediction)
         described = {key: dict(adata.uns[key]) for key in (Key.uns.image,) if isinstance(adata.uns.get(key), Mapping)}
         image = described.get(Key.uns.image)
@@ -206,14 +202,18 @@ def _section(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             if predicted is None
             else f"a model of {_listed(list(predicted.get('train_sections', [])))}, "
             f"{predicted.get('encoder', '?')}, nh2st-graph {predicted.get('version', '?')}",
-            "missing": "; ".join(_missing(adata, names, found, len(entries), predicted is not None)) or "nothing",
+            "missing": "; ".join(_missing(adata, names, found, len(known), predicted is not None)) or "nothing",
         }
     kind = "Prediction" if predicted is not None else "Section" if len(names) < 2 else f"{len(names)} sections in one"
     return f"{kind} {path}", facts, []
 
 
 def _column(adata: AnnData, key: str) -> list[str]:
-    return list(adata.obs[key].astype(str).unique()) if key in adata.obs else []
+    """List the names in a column of ``obs``."""
+    from nh2st_graph.section import as_name
+
+    names = map(as_name, adata.obs[key].unique()) if key in adata.obs else ()
+    return [name for name in names if name is not None]
 
 
 def _array(adata: AnnData) -> str:
@@ -241,7 +241,9 @@ def _spot(found: Library) -> str | None:
 def _source(found: Library, path: Path) -> str | None:
     if found.source is None:
         return None
-    there = Path(found.source).is_file() or (path.parent / found.source).is_file()
+    from nh2st_graph.slide import image_exists
+
+    there = image_exists(found.source) or image_exists(path.parent / found.source)
     return found.source + ("" if there else " (not there)")
 
 
@@ -271,7 +273,7 @@ def _missing(
 
 
 def _slide(path: Path, file: Path, scene: str | None) -> tuple[str, Facts, list[RenderableType]]:
-    from nh2st_graph.slide import open_slide
+    from nh2st_graph.slide import IMAGE_ENDINGS, open_slide
 
     scenes = _scenes(file)
     try:
@@ -281,7 +283,7 @@ def _slide(path: Path, file: Path, scene: str | None) -> tuple[str, Facts, list[
         if len(scenes) > 1 and scene is None:
             chosen = f"give one by its name or number: {file.name}#0"
             return f"Slide {path}", {"scenes": _listed(scenes), "none is chosen": chosen}, [Text(str(error), "dim")]
-        if file.suffix.lower() in _IMAGES:
+        if file.suffix.lower() in IMAGE_ENDINGS:  # its own error says what is wrong
             raise
         raise DataError(
             f"{file} is neither a section (.h5ad) nor a slide ({reason(error)}); or give the folder of a run or model"

@@ -123,6 +123,18 @@ class TestSection:
         for what in ("patient", "genes", "source_image_path", "microns_per_pixel"):
             assert what in missing
 
+    def test_an_image_among_others_of_a_file_and_a_flag_beside_the_library(self, info, tiny_sections, tmp_path):
+        section = tiny_sections["S3"].copy()
+        with TiffWriter(tmp_path / "two.ome.tif", ome=True) as file:
+            for name in ("left", "right"):
+                file.write(np.zeros((8, 8, 3), np.uint8), photometric="rgb", metadata={"axes": "YXS", "Name": name})
+        section.uns["spatial"]["S3"]["metadata"]["source_image_path"] = "two.ome.tif#right"
+        section.uns["spatial"]["is_single"] = True
+        section.write_h5ad(tmp_path / "S3.h5ad")
+        facts = info(tmp_path / "S3.h5ad")
+        assert facts["image"] == "two.ome.tif#right"
+        assert facts["resolution"].endswith("um per pixel")
+
     def test_a_prediction_says_by_whom(self, info, tiny_run):
         facts = info(tiny_run.folder / "predictions" / "S3.h5ad")
         assert facts["all"].startswith("Prediction ")
