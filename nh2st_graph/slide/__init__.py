@@ -10,13 +10,12 @@ from nh2st_graph.slide._open import (
     image_size,
     open_full,
     open_slide,
-    or_extra,
     scale_advice,
     slide_size,
     thumbnail,
 )
 from nh2st_graph.slide._pillow import HeldImage
-from nh2st_graph.slide._resolution import aperio_scale, dots_scale, ome_scale, plausible_scale
+from nh2st_graph.slide._resolution import aperio_scale, plausible_scale
 from nh2st_graph.slide._scene import image_exists, image_name, split_scene
 from nh2st_graph.slide._tiff import TiffSlide, open_tiff
 from nh2st_graph.slide._tissue import TissueMask, find_tissue, tissue_mask
@@ -35,17 +34,14 @@ __all__ = [
     "check_scale",
     "chosen_scale",
     "content_hash",
-    "dots_scale",
     "find_tissue",
     "image_exists",
     "image_name",
     "image_size",
     "keep_pixels",
-    "ome_scale",
     "open_full",
     "open_slide",
     "open_tiff",
-    "or_extra",
     "placed_image",
     "plausible_scale",
     "scale_advice",

@@ -23,7 +23,6 @@ __all__ = [
     "image_size",
     "open_full",
     "open_slide",
-    "or_extra",
     "scale_advice",
     "slide_size",
     "thumbnail",
@@ -142,7 +141,7 @@ def _open(source: str | Path) -> Slide:
         if slide is not None:
             return slide
         if not of_scanner:
-            raise ImageError(f"image {path} cannot be read as an image; give a JPEG, PNG or TIFF{or_extra(path)}")
+            raise ImageError(f"image {path} cannot be read as an image; give a JPEG, PNG or TIFF{_or_extra(path)}")
     if scene is not None:
         raise ImageError(f"image {path} is no TIFF, of which one image could be chosen; give it without #{scene}")
     if of_scanner and has_extra():
@@ -181,7 +180,7 @@ def _open_tiff(path: Path, scene: str | None, of_scanner: bool) -> Slide | None:
     return chosen
 
 
-def or_extra(path: Path) -> str:
+def _or_extra(path: Path) -> str:
     """Advise to install the extra, if it is missing and may read more of a file; else return an empty string."""
     if has_extra() or not _is_tiff(split_scene(path)[0]):
         return ""
@@ -193,7 +192,7 @@ def scale_advice(slide: Slide) -> str:
     if slide.layout is not None and slide.layout.resolution is not None:
         x, y = slide.layout.resolution
         return f"; it states {x:.4g} um along x and {y:.4g} um along y"
-    return or_extra(slide.path)
+    return _or_extra(slide.path)
 
 
 def _is_tiff(path: Path) -> bool:

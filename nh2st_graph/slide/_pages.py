@@ -312,7 +312,7 @@ def _orientation(page: TiffPage) -> int:
 
 def _by_openslide(page: TiffPage, colour: Colour) -> bool:
     """Say whether OpenSlide shows a page as we do: it knows the plain cases."""
-    plain = colour == Colour("RGB", palette=None)
+    plain = colour == Colour("RGB")
     luma = colour.model == "YCbCr" and page.compression == APERIO_LUMA and colour.luma == LUMA
     return (plain or luma) and page.samplesperpixel == 3 and page.planarconfig == 1 and page.photometric in {2, 6}
 

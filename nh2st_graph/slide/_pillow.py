@@ -17,7 +17,7 @@ from PIL.ImageFile import ImageFile
 from nh2st_graph._errors import ImageError
 from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._colour import Colour
-from nh2st_graph.slide._layout import Layout, UnreadableError, pillow_layout
+from nh2st_graph.slide._layout import EXPORT, Layout, UnreadableError, pillow_layout
 
 __all__ = ["HeldImage", "open_plain"]
 
@@ -25,8 +25,6 @@ logger = logging.getLogger("nh2st_graph")
 
 #: An image with more pixels than this, of three bytes each, takes gigabytes.
 _MANY_PIXELS = 2**29
-
-_EXPORT = "export it as an RGB image of 8 bits"
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -97,7 +95,7 @@ def open_plain(path: Path) -> HeldImage:
         try:
             layout = pillow_layout(image)
         except UnreadableError as error:
-            raise ImageError(f"image {path} holds {error}; {_EXPORT}") from None
+            raise ImageError(f"image {path} holds {error}; {EXPORT}") from None
     return HeldImage(path, layout, partial(_decode, path, layout))
 
 
@@ -125,7 +123,7 @@ def _check_range(image: Image.Image, path: Path) -> None:
         share = round(highest / top * (2**16 - 1))
         raise ImageError(
             f"image {path} holds uint16, whose values end at about {share} of 65535, and does not say how many bits "
-            f"are used; {_EXPORT}"
+            f"are used; {EXPORT}"
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-__all__ = ["OmeImage", "Sides", "agreed", "aperio_scale", "dots_scale", "dots_sides", "ome_images", "ome_scale"]
+__all__ = ["OmeImage", "Sides", "agreed", "aperio_scale", "dots_sides", "ome_images", "plausible_scale"]
 
 #: Width and height of a pixel in um.
 Sides = tuple[float, float]
@@ -78,11 +78,6 @@ def dots_sides(dots: Sequence[float] | None, unit_um: float = _INCH_UM) -> Sides
     return plausible((unit_um / float(x), unit_um / float(y)))
 
 
-def dots_scale(dots: Sequence[float] | None, unit_um: float = _INCH_UM) -> float | None:
-    """Convert dots per unit (x, y; an inch by default) to um per pixel; None if no microscope has that resolution."""
-    return agreed(dots_sides(dots, unit_um))
-
-
 def aperio_scale(description: str) -> float | None:
     """Read um per pixel from the description of an Aperio slide (``...|MPP = 0.2521|...``); None if it has none."""
     if not description.startswith("Aperio"):
@@ -107,11 +102,6 @@ def ome_images(xml: str | None) -> list[OmeImage]:
             bits = pixels.get("SignificantBits", "")
             found.append(OmeImage(image.get("Name"), page, _ome_sides(pixels), int(bits) if bits.isdecimal() else None))
     return found
-
-
-def ome_scale(xml: str | None) -> float | None:
-    """Read um per pixel of the first image in OME-XML; None if it has none."""
-    return next((agreed(image.sides) for image in ome_images(xml)), None)
 
 
 def _named(above: Any, tag: str) -> list[Any]:

@@ -13,7 +13,7 @@ from PIL import Image
 from nh2st_graph._errors import ImageError
 from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._colour import stored_box, turned
-from nh2st_graph.slide._layout import Layout, UnreadableError
+from nh2st_graph.slide._layout import EXPORT, Layout, UnreadableError
 from nh2st_graph.slide._pages import OwnReaderError, ScenesError, tiff_layout
 from nh2st_graph.slide._pillow import HeldImage
 from nh2st_graph.slide._segments import DAMAGE, grid, segment, window
@@ -162,7 +162,7 @@ def _open(path: Path, scene: str | None) -> TiffSlide | None:
         return TiffSlide(path, file, tiff_layout(file, scene))
     except UnreadableError as error:
         file.close()
-        raise ImageError(f"image {path} holds {error}; export it as an RGB image of 8 bits") from None
+        raise ImageError(f"image {path} holds {error}; {EXPORT}") from None
     except ScenesError as error:
         file.close()
         raise ImageError(f"image {path} {error}") from None

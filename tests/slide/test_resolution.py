@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from nh2st_graph.slide import aperio_scale, dots_scale, ome_scale, plausible_scale
-from nh2st_graph.slide._resolution import dots_sides, ome_images
+from nh2st_graph.slide import aperio_scale, plausible_scale
+from nh2st_graph.slide._resolution import agreed, dots_sides, ome_images
 
 PIXELS = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels {}/></Image></OME>'
 
@@ -22,7 +22,7 @@ PIXELS = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image>
     ],
 )
 def test_dots_per_inch(dots, expected):
-    assert dots_scale(dots) == (None if expected is None else pytest.approx(expected, rel=1e-3))
+    assert agreed(dots_sides(dots)) == (None if expected is None else pytest.approx(expected, rel=1e-3))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_plausible(um, expected):
 
 
 def test_dots_per_centimetre():
-    assert dots_scale((20_000, 20_000), 1e4) == 0.5
+    assert agreed(dots_sides((20_000, 20_000), 1e4)) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,13 @@ def test_aperio(description, expected):
     ],
 )
 def test_ome(attributes, expected):
-    assert ome_scale(PIXELS.format(attributes)) == (None if expected is None else pytest.approx(expected))
+    (image,) = ome_images(PIXELS.format(attributes))
+    assert agreed(image.sides) == (None if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.parametrize("xml", [None, "", "<OME", "<OME/>"])
 def test_ome_that_says_nothing(xml):
-    assert ome_scale(xml) is None
+    assert ome_images(xml) == []
 
 
 def test_ome_describes_each_image_by_itself():
