@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, ImageError, reason, setting
+from nh2st_graph._errors import DataError, ImageError, setting
 from nh2st_graph.read._common import (
     check_exists,
     h5ad_files,
@@ -20,6 +19,7 @@ from nh2st_graph.read._common import (
     patient_in_obs,
     report_dropped,
     section_in_obs,
+    stored_anndata,
     wanted_names,
 )
 from nh2st_graph.read._objects import sections_in
@@ -186,10 +186,7 @@ def _open(given: str | Path | AnnData) -> tuple[AnnData, Path | None]:
         return given.to_memory(copy=True) if given.isbacked else given.copy(), None
     path = Path(given)
     check_exists(path, "path_or_object")
-    try:
-        return ad.read_h5ad(path), path
-    except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
-        raise DataError(f"{path} cannot be read as h5ad ({reason(error)}); write it again") from error
+    return stored_anndata(path), path
 
 
 def _with_counts(adata: AnnData, layer: str | None, where: str) -> AnnData:

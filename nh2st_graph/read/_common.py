@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from nh2st_graph._errors import DataError, ImageError, nearest, setting
+from nh2st_graph._errors import DataError, ImageError, nearest, reason, setting
 from nh2st_graph.section import Key, as_name, in_tissue, patient_name, patient_of, unknown_patient
 from nh2st_graph.slide import IMAGE_ENDINGS
 
@@ -42,6 +43,20 @@ def check_exists(path: Path, argument: str = "root") -> None:
     """Refuse a path that does not exist; the error names the argument that gave it."""
     if not path.exists():
         raise DataError(f"{path} does not exist; check {setting('data.root', argument=argument)}")
+
+
+def stored_anndata(path: Path, *, backed: bool = False) -> AnnData:
+    """Read an h5ad file; if ``backed``, leave ``X`` in the file.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, or not h5ad.
+    """
+    try:
+        return ad.read_h5ad(path, backed="r" if backed else None)
+    except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
+        raise DataError(f"{path} cannot be read as h5ad ({reason(error)}); write it again") from error
 
 
 def images_in(folder: Path, stem: str | None = None) -> list[Path]:
@@ -176,6 +191,6 @@ def in_array_order(adata: AnnData) -> AnnData:
 def report_dropped(adata: AnnData, section: str, dropped: Mapping[str, int]) -> None:
     """Write the number of spots left out, by reason, to ``uns``, and log it if there are any."""
     adata.uns[Key.uns.dropped] = {**adata.uns.get(Key.uns.dropped, {}), **dropped}
-    some = [f"{count} ({reason.replace('_', ' ')})" for reason, count in dropped.items() if count]
+    some = [f"{count} ({why.replace('_', ' ')})" for why, count in dropped.items() if count]
     if some:
         logger.warning("section %r: kept %d spots, dropped %s", section, adata.n_obs, ", ".join(some))

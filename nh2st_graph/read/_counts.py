@@ -74,10 +74,10 @@ def to_csr(values: NDArray[np.generic]) -> sparse.csr_matrix:
     return sparse.csr_matrix(np.asarray(values, dtype=np.float32))
 
 
-_NUMBER = r"(\d+(?:\.\d+)?)"
+_NUMBER = r"\d+(?:\.\d+)?"
 
 #: Form of the names of spots that end in array x and y.
-ARRAY_NAME = r"(?:^|[_x])\d+(?:\.\d+)?x\d+(?:\.\d+)?$"
+ARRAY_NAME = rf"(?:^|[_x]){_NUMBER}x{_NUMBER}$"
 
 
 def array_positions(names: pd.Index) -> NDArray[np.float64] | None:
@@ -87,7 +87,7 @@ def array_positions(names: pd.Index) -> NDArray[np.float64] | None:
     -------
     ``(n, 2)``; None if a name has another form.
     """
-    parts = pd.Series(names, dtype=str).str.extract(rf"(?:^|[_x]){_NUMBER}x{_NUMBER}$")
+    parts = pd.Series(names, dtype=str).str.extract(rf"(?:^|[_x])({_NUMBER})x({_NUMBER})$")
     return None if parts.isna().to_numpy().any() else parts.to_numpy(np.float64)
 
 

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import anndata as ad
 from anndata import AnnData
 
 from nh2st_graph._atomic import written_aside
-from nh2st_graph._errors import DataError, reason, setting
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph.read._common import (
     check_exists,
     h5ad_files,
     keep_in_tissue,
     patient_in_obs,
     report_dropped,
+    stored_anndata,
     wanted_names,
 )
 from nh2st_graph.read._objects import sections_in
@@ -50,13 +50,7 @@ def h5ad_section(path: str | Path) -> AnnData:
     """
     path = Path(path)
     check_exists(path, "path")
-    try:
-        adata = ad.read_h5ad(path)
-    except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
-        raise DataError(
-            f"{path} cannot be read as h5ad ({reason(error)}); write it again with ng.read.write_h5ad"
-        ) from error
-    return _checked(adata, path)
+    return _checked(stored_anndata(path), path)
 
 
 def _checked(adata: AnnData, path: Path) -> AnnData:
@@ -75,7 +69,16 @@ def _checked(adata: AnnData, path: Path) -> AnnData:
 
 @contextmanager
 def open_h5ad(path: str | Path) -> Iterator[AnnData]:
-    """Open any h5ad file without its matrices while the block runs.
+    """Open any h5ad file without reading ``X`` while the block runs.
+
+    Parameters
+    ----------
+    path
+        The file; it need not hold a section.
+
+    Yields
+    ------
+    Its content. ``X`` stays in the file until it is asked for.
 
     Raises
     ------
@@ -84,12 +87,7 @@ def open_h5ad(path: str | Path) -> Iterator[AnnData]:
     """
     path = Path(path)
     check_exists(path, "path")
-    try:
-        adata = ad.read_h5ad(path, backed="r")
-    except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
-        raise DataError(
-            f"{path} cannot be read as h5ad ({reason(error)}); write it again with ng.read.write_h5ad"
-        ) from error
+    adata = stored_anndata(path, backed=True)
     try:
         yield adata
     finally:

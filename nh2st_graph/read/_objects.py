@@ -8,15 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, nearest, reason, setting
-from nh2st_graph.read._common import section_in_obs
+from nh2st_graph._errors import DataError, nearest, setting
+from nh2st_graph.read._common import section_in_obs, stored_anndata
 from nh2st_graph.read._spatialdata import ATTRS, region_key, spatialdata_section, table_name
 from nh2st_graph.section import Key, as_name, libraries, library_id, refuse_backed, section_name, unknown_patient
 
@@ -287,10 +286,7 @@ def sections_in(
         return {name: (path, None) for name, path in files.items()}
     found: dict[str, tuple[Path, Callable[[], AnnData] | None]] = {}
     for path in files.values():
-        try:
-            table = ad.read_h5ad(path, backed="r")
-        except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
-            raise DataError(f"{path} cannot be read as h5ad ({reason(error)}); write it again") from error
+        table = stored_anndata(path, backed=True)
         for name, rows in _rows_by(table, library_key).items():
             if name in found:
                 raise DataError(f"section {name!r} is in {found[name][0]} and in {path}; give each section once")
@@ -390,9 +386,7 @@ def _named(section: AnnData, name: str | None = None) -> AnnData:
         return section
     obs = section.obs.copy()
     obs[Key.obs.section] = pd.Categorical([name] * len(obs))
-    if Key.obs.patient not in obs:
-        obs[Key.obs.patient] = unknown_patient(name)
-    if obs[Key.obs.patient].isna().all():
+    if Key.obs.patient not in obs or obs[Key.obs.patient].isna().all():
         obs[Key.obs.patient] = unknown_patient(name)
     obs[Key.obs.patient] = obs[Key.obs.patient].astype("category").cat.remove_unused_categories()
     return AnnData(
