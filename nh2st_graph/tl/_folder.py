@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +13,11 @@ __all__ = [
     "check_begun",
     "check_evaluation",
     "check_folder",
+    "check_one_file",
     "check_prediction",
     "check_root",
     "check_run",
+    "output_files",
     "refuse_existing",
     "stored_config",
 ]
@@ -137,14 +138,13 @@ def check_prediction(
     ModelError, RunError, ConfigError, DataError, ImageError
         If there is no model, an input is missing, an output exists, or a slide's file contradicts the resolution.
     """
-    from nh2st_graph.slide import image_exists
+    from nh2st_graph.slide import check_scale, image_exists
 
     _check_model(Path(folder))
     files, out = [Path(path) for path in paths], Path(out)
-    if out.suffix == ".h5ad" and len(files) != 1:  # the sections in a file are counted when it is read
-        raise RunError(f"{setting('out', str(out))} is one file for {len(files)} sections; give a folder")
-    if microns_per_pixel is not None and not (math.isfinite(microns_per_pixel) and microns_per_pixel > 0):
-        raise ConfigError(f"{setting('microns_per_pixel', microns_per_pixel)}; give um per pixel, above 0")
+    check_one_file(out, len(files))  # the sections in a file are counted when it is read
+    if microns_per_pixel is not None:
+        check_scale(str(folder), None, microns_per_pixel)
     for file in files:
         if not (file.exists() or image_exists(file)):
             error = DataError if file.suffix in {".h5ad", ".zarr"} else ImageError
@@ -159,8 +159,7 @@ def check_prediction(
             check = _check_section if file.suffix == ".h5ad" else _check_slide
             names = [check(file, microns_per_pixel)]
         for name in names if not resume else ():
-            named = out if out.suffix == ".h5ad" else out / f"{name}.h5ad"
-            refuse_existing([named, named.with_suffix(".zarr")] if spatialdata else [named])
+            refuse_existing(output_files(out, name, spatialdata=spatialdata))
 
 
 def _check_section(file: Path, microns_per_pixel: float | None) -> str:
@@ -187,6 +186,24 @@ def _check_slide(file: Path, microns_per_pixel: float | None) -> str:
         else:
             check_scale(f"slide {file}", slide.microns_per_pixel, microns_per_pixel)
     return image_name(file)
+
+
+def check_one_file(out: Path, n_sections: int) -> None:
+    """Refuse one file as the output of several sections.
+
+    Raises
+    ------
+    RunError
+        If ``out`` is a file and there is not one section.
+    """
+    if out.suffix == ".h5ad" and n_sections != 1:
+        raise RunError(f"{setting('out', str(out))} is one file for {n_sections} sections; give a folder")
+
+
+def output_files(out: Path, section: str, *, spatialdata: bool) -> list[Path]:
+    """List the files of a prediction: ``{section}.h5ad`` in a folder, or the file; and the store beside it."""
+    file = out if out.suffix == ".h5ad" else out / f"{section}.h5ad"
+    return [file, file.with_suffix(".zarr")] if spatialdata else [file]
 
 
 def refuse_existing(outputs: Sequence[Path]) -> None:

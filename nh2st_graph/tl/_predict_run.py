@@ -15,7 +15,7 @@ from nh2st_graph._errors import RunError, setting
 from nh2st_graph._progress import phase
 from nh2st_graph.section import Key, changed_entry, check_section, library, section_name
 from nh2st_graph.slide import chosen_scale
-from nh2st_graph.tl._folder import check_prediction, refuse_existing
+from nh2st_graph.tl._folder import check_one_file, check_prediction, output_files, refuse_existing
 from nh2st_graph.tl._predict import in_given_order, predict_prepared, prediction_origin
 from nh2st_graph.tl._slides import slide_section
 from nh2st_graph.train import FittedModel, load
@@ -109,7 +109,7 @@ def predict_run(
             if name in sections:
                 raise RunError(f"{path}: a section named {name!r} was given already; each needs its own obs['section']")
             sections[name] = section
-    _check_one_file(out, len(sections))
+    check_one_file(out, len(sections))
     missing = {name: _missing_outputs(out, section, model, spatialdata, resume) for name, section in sections.items()}
     preparation, predicted = model.preparation, {}
     for name, section in sections.items():
@@ -159,21 +159,14 @@ def _with_scale(section: AnnData, microns_per_pixel: float | None) -> AnnData:
     return check_section(section, need=("image",))
 
 
-def _check_one_file(out: Path, n_sections: int) -> None:
-    if out.suffix == ".h5ad" and n_sections != 1:
-        raise RunError(f"{setting('out', str(out))} is one file for {n_sections} sections; give a folder")
-
-
 def _missing_outputs(out: Path, section: AnnData, model: FittedModel, spatialdata: bool, resume: bool) -> list[Path]:
     """List the files to write for a section. Files that exist are left out with ``resume``, and refused without."""
-    name = section_name(section)
-    file = out if out.suffix == ".h5ad" else out / f"{name}.h5ad"
-    outputs = [file, file.with_suffix(".zarr")] if spatialdata else [file]
+    outputs = output_files(out, section_name(section), spatialdata=spatialdata)
     there = [path for path in outputs if path.exists()]
     if not resume:
         refuse_existing(there)
-    if file.exists():
-        _check_kept(file, section, model)
+    if outputs[0].exists():
+        _check_kept(outputs[0], section, model)
     if there:
         logger.info("kept, since it exists: %s", ", ".join(map(str, there)))
     return [path for path in outputs if path not in there]
