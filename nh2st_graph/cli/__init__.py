@@ -91,8 +91,8 @@ def demo(
 ) -> None:
     """Train on synthetic tissue with known truth, with and without the neighbour branch. Takes under 3 minutes.
 
-    Some genes follow the spot's own image, some follow the neighbours' images, and some follow nothing. The table at
-    the end shows which model finds which genes.
+    Some genes follow the spot's own image, some follow the mean of the neighbours' images or one of them, and some
+    follow nothing. The table at the end shows which model finds which genes.
     """
     phase("checking the arguments", brief=True)
     from nh2st_graph.cli._demo import run_demo

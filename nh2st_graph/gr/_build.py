@@ -171,16 +171,16 @@ def _asked(adata: AnnData, *arguments: Any) -> dict[str, Any]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide squidpy's note on each graph, which says nothing about the user's data; its warnings are shown."""
-    logger = logging.getLogger("spatialdata._logging")  # squidpy's own
+    own = logging.getLogger("spatialdata._logging")  # squidpy writes there
 
     def warns(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING
 
-    logger.addFilter(warns)
+    own.addFilter(warns)
     try:
         yield
     finally:
-        logger.removeFilter(warns)
+        own.removeFilter(warns)
 
 
 def _call_squidpy(

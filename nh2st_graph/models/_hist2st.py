@@ -188,9 +188,8 @@ class Hist2ST(SelfDistilled):
     two columns apart, the authors' graph connects a spot with its four neighbours in other rows.
 
     Targets are logarithms of base 10 and patches have their centres at whole pixels in the authors' code:
-    ``data.log_base: 10``, ``features.floor_centres: true``;
-    and the learning rate falls: ``train.decay_epochs: 50``. These switches of the configuration are in
-    :attr:`published`, and off by default.
+    ``data.log_base: 10``, ``features.floor_centres: true``. The learning rate falls: ``train.decay_epochs: 50``. These
+    switches of the configuration are in :attr:`published`, and off by default.
 
     Parameters
     ----------

@@ -163,9 +163,8 @@ class TRIPLEX(Network):
       here.
 
     Targets are logarithms of base 10 and patches have their centres at whole pixels in the authors' first release:
-    ``data.log_base: 10``, ``features.floor_centres: true``;
-    and the learning rate falls: ``train.decay_epochs: 50``. These switches of the configuration are in
-    :attr:`published`, and off by default.
+    ``data.log_base: 10``, ``features.floor_centres: true``. The learning rate falls: ``train.decay_epochs: 50``. These
+    switches of the configuration are in :attr:`published`, and off by default.
 
     Parameters
     ----------

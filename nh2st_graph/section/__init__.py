@@ -25,7 +25,7 @@ from nh2st_graph.section._contract import (
     open_image,
     refuse_backed,
 )
-from nh2st_graph.section._digest import other_sections, section_digest, spot_digests
+from nh2st_graph.section._digest import content_digest, other_sections, section_digest, spot_digests
 from nh2st_graph.section._genes import (
     SYMBOL_COLUMNS,
     find_genes,
@@ -85,6 +85,7 @@ __all__ = [
     "check_parts",
     "check_pitch",
     "check_section",
+    "content_digest",
     "counts_mistake",
     "find_genes",
     "fit_array",

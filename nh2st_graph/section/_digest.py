@@ -16,7 +16,7 @@ from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import library, library_id
 from nh2st_graph.section._patients import patients_in
 
-__all__ = ["other_sections", "section_digest", "spot_digests"]
+__all__ = ["content_digest", "other_sections", "section_digest", "spot_digests"]
 
 
 def section_digest(adata: AnnData, *, counts: bool = True) -> dict[str, str]:
@@ -41,7 +41,7 @@ def section_digest(adata: AnnData, *, counts: bool = True) -> dict[str, str]:
     scale = library(adata).microns_per_pixel if library_id(adata) is not None else None
     return {
         **({"counts": _counts(adata, spots, names)} if counts else {}),
-        "positions": _digest(names, positions),
+        "positions": content_digest(names, positions),
         "resolution": "unknown" if scale is None else f"{scale:.6g}",
         "patient": ", ".join(patients_in(adata)),
     }
@@ -55,10 +55,11 @@ def _counts(adata: AnnData, spots: NDArray[np.intp], names: list[str]) -> str:
     counts.sum_duplicates()
     counts.eliminate_zeros()
     arrays = (counts.data.astype(np.float64), counts.indices.astype(np.int64), counts.indptr.astype(np.int64))
-    return _digest([*names, "", *map(str, adata.var_names[genes])], arrays)
+    return content_digest([*names, "", *map(str, adata.var_names[genes])], arrays)
 
 
-def _digest(names: Iterable[str], arrays: Iterable[NDArray[Any]]) -> str:
+def content_digest(names: Iterable[str], arrays: Iterable[NDArray[Any]]) -> str:
+    """Compute a digest of names and arrays in this order, of 16 hexadecimal digits."""
     digest = hashlib.sha256("\n".join(names).encode())
     for each in arrays:
         digest.update(np.ascontiguousarray(each).tobytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from scipy import sparse
 
 from nh2st_graph.config import Config, changes, completed_keys, flatten
 from nh2st_graph.im._made_from import other_encoders, other_versions, public, stored_encoders
-from nh2st_graph.section import Key, other_sections
+from nh2st_graph.section import Key, content_digest, other_sections
 from nh2st_graph.train._prepare import Learned, PreparedSection
 
 __all__ = ["mismatches", "origin_of", "prepared_digest"]
@@ -53,18 +52,11 @@ def prepared_digest(prepared: PreparedSection) -> dict[str, str]:
         return found  # only its targets are read
     edges = sparse.csr_matrix(section.obsp[Key.obsp.connectivities])
     edges.sort_indices()
-    found["graph"] = _digest(edges.indices.astype(np.int64), edges.indptr.astype(np.int64))
+    found["graph"] = content_digest((), (edges.indices.astype(np.int64), edges.indptr.astype(np.int64)))
     known = section.uns[Key.uns.image].get(Key.features.made_from, {})
     if "image" in known:
         return {**found, "image": str(known["image"])[:16]}
-    return {**found, "image features": _digest(np.asarray(section.obsm[Key.obsm.image]))}
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for each in arrays:
-        digest.update(np.ascontiguousarray(each).tobytes())
-    return digest.hexdigest()[:16]
+    return {**found, "image features": content_digest((), [np.asarray(section.obsm[Key.obsm.image])])}
 
 
 def mismatches(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
