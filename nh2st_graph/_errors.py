@@ -110,6 +110,12 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """List names in a message, the first of many: ``a, b, c, d, e and 3 more``."""
+    given = [str(name) for name in names]
+    return ", ".join(given[:most]) + (f" and {len(given) - most:,} more" if len(given) > most else "")
+
+
 def setting(name: str, value: Any = None, *, argument: str | None = None) -> str:
     """Mark a setting in an error message, so that :meth:`NH2STGraphError.at` can name it for the reader.
 
@@ -137,12 +143,10 @@ def _named(name: str, argument: str, value: str, level: Level, flags: Collection
     if level == "flag" and name.startswith(_OPTIONS) and "option" in flags:
         return f"--option {argument}={plain}" if value else f"--option {argument}"
     if level == "flag" and "." in name and _NO_SET in flags:
+        if not name.startswith(_OPTIONS):
+            return f"{name}={plain}" if value else name
         word = f"{argument}={plain}" if value else argument
-        return (
-            f"{word} (prepare takes it: --option {word})"
-            if name.startswith(_OPTIONS)
-            else name + f"={plain}" * bool(value)
-        )
+        return f"{word} (prepare takes it: --option {word})"
     if level == "flag" and "." in name:
         return f"--set {name}={plain}" if value else name
     return f"{argument}={value}" if value else argument

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, reason
+from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, listed, reason
 from nh2st_graph._progress import phase
 
 if TYPE_CHECKING:
@@ -322,6 +322,4 @@ def _scenes(file: Path) -> tuple[str, ...]:
 
 def _listed(names: Iterable[Any]) -> str:
     """List names, the first ones of many."""
-    given = [str(name) for name in names]
-    shown = ", ".join(given[:_SHOWN])
-    return shown if len(given) <= _SHOWN else f"{shown} and {len(given) - _SHOWN:,} more"
+    return listed(names, _SHOWN)

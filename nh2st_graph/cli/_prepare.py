@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nh2st_graph import read
-from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError
+from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError, listed
 from nh2st_graph._progress import console, phase
 from nh2st_graph.cli._working import interruptible, working
 from nh2st_graph.config import parse_yaml
@@ -273,4 +273,4 @@ def _print(
 
 
 def _shown(names: Sequence[str]) -> str:
-    return f"{len(names)} sections ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+    return f"{len(names)} sections ({listed(names)})"

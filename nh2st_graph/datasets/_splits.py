@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from anndata import AnnData
 
-from nh2st_graph._errors import DataError, setting
+from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph.section import Key, patient_name, patient_of, unknown_patient
 
 __all__ = ["Split", "k_fold_by_patient", "leave_one_patient_out", "leave_one_section_out", "patients_of"]
@@ -63,7 +63,7 @@ def leave_one_section_out(
         logger.warning(
             "the patient of %s is unknown: left out of splits within patients; name the patients in ids.csv "
             "(sample_id,patient) beside the sections",
-            _shown(unknown),
+            listed(unknown),
         )
     splits = []
     for name, patient in patients.items():
@@ -169,7 +169,7 @@ def _known_patients(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict
     unknown = _unknown(patients)
     if unknown:
         raise DataError(
-            f"the patient of {_shown(unknown)} is unknown, so that a split by patient may separate sections of one "
+            f"the patient of {listed(unknown)} is unknown, so that a split by patient may separate sections of one "
             f"patient; name the patients in ids.csv (sample_id,patient) beside the sections or in "
             f"obs['{Key.obs.patient}'], or give a mapping {{SECTION: PATIENT}}"
         )
@@ -178,7 +178,3 @@ def _known_patients(sections: Mapping[str, AnnData] | Mapping[str, str]) -> dict
 
 def _unknown(patients: Mapping[str, str]) -> list[str]:
     return [name for name, patient in patients.items() if patient_name(patient) is None]
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from anndata import AnnData
 
-from nh2st_graph._errors import DataError, nearest, reason
+from nh2st_graph._errors import DataError, listed, nearest, reason
 from nh2st_graph.read._common import logger
 from nh2st_graph.section import patient_name, unknown_patients
 
@@ -152,7 +152,7 @@ def _table(path: Path) -> _Table | None:
             raise DataError(f"{path} names several patients of section {section!r}: {said}; keep the right row")
     twice = [section for section, at in lines.items() if len(at) > 1]
     if twice:
-        logger.warning("%s lists %s more than once; keep one row of each", path, _shown(twice))
+        logger.warning("%s lists %s more than once; keep one row of each", path, listed(map(repr, twice)))
     return _Table(
         {section: next(iter(patients)) for section, patients in named.items()},
         [section for section in lines if section not in named],
@@ -182,17 +182,16 @@ def _meant(column: str, there: Sequence[str]) -> str:
 
 def _report_rows(table: _Table, known: Sequence[str], path: Path, alone: bool) -> None:
     """Say which rows match no section, and the names that may have been meant."""
-    listed = [*table.patients, *table.without]
-    lost = [name for name in listed if name not in known]
-    missing = [name for name in known if name not in listed]
+    rows = [*table.patients, *table.without]
+    lost = [name for name in rows if name not in known]
+    missing = [name for name in known if name not in rows]
     if alone:  # the other rows are of other sections
         lost = [name for name in lost if any(_close(name, [section]) for section in missing)]
     if lost:
         said = [
             f"{name!r}" + (f" ({nearest(near[0], near)})" if (near := _close(name, missing)) else "") for name in lost
         ]
-        more = f" and {len(said) - 5} more" if len(said) > 5 else ""
-        logger.warning("%s: no section is named %s", path, ", ".join(said[:5]) + more)
+        logger.warning("%s: no section is named %s", path, listed(said))
 
 
 def _close(name: str, sections: Sequence[str]) -> list[str]:
@@ -203,19 +202,15 @@ def _close(name: str, sections: Sequence[str]) -> list[str]:
 
 def _report_unknown(names: Sequence[str], path: Path) -> None:
     """Warn that sections without a known patient count as patients of their own."""
-    shown, several = ", ".join(names[:5]) + (", ..." if len(names) > 5 else ""), len(names) > 1
+    several = len(names) > 1
     what = f"the patients of {len(names)} sections are unknown" if several else "the patient of one section is unknown"
     logger.warning(
         "%s (%s): %s, so splits by patient may separate sections of one patient; name %s in %s (%s,%s)",
         what,
-        shown,
+        listed(names),
         "each section counts as its own patient" if several else "it counts as a patient of its own",
         "the patients" if several else "it",
         path,
         _SECTION,
         _PATIENT,
     )
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, listed
 from nh2st_graph.section._access import section_name
 
 __all__ = [
@@ -98,8 +98,7 @@ class FoundGenes(NamedTuple):
             return
         text = f"{int((self.positions >= 0).sum())} of {len(self.positions)} panel genes found, by {self.by}"
         if self.several:
-            shown = ", ".join(self.several[:5]) + (", ..." if len(self.several) > 5 else "")
-            text += f"; {len(self.several)} are there more than once, and the first is taken: {shown}"
+            text += f"; {len(self.several)} are there more than once, and the first is taken: {listed(self.several)}"
         logger.info("section %r: %s", section, text)
 
 

@@ -11,7 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, setting
+from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph._settings import TARGET_SUM
 from nh2st_graph.section._access import array_positions, section_name
 from nh2st_graph.section._array import adjacent_steps, fit_array
@@ -208,8 +208,7 @@ def absent_genes(adata: AnnData, genes: Sequence[str], positions: NDArray[np.int
 
 def absent_message(name: str, absent: Sequence[str]) -> str:
     """Say which genes of the panel a section lacks, and what to do."""
-    shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
     return (
-        f"section {name!r}: panel gene {shown} not measured; "
+        f"section {name!r}: panel gene {listed(absent)} not measured; "
         f"leave such genes out with {setting('data.missing_genes', 'drop')}, or change {setting('data.panel')}"
     )

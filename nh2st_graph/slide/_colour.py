@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Colour", "Model", "stored_box", "turned"]
+__all__ = ["LUMA", "N_COLOURS", "Colour", "Model", "sideways", "stored_box", "turned"]
 
 Model = Literal["grey", "palette", "RGB", "YCbCr", "CMYK"]
 

@@ -14,7 +14,16 @@ from nh2st_graph.slide._resolution import Sides, agreed, dots_sides
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
-__all__ = ["EXPORT", "Layout", "Level", "UnreadableError", "pillow_layout"]
+__all__ = [
+    "EXPORT",
+    "ORIENTATION",
+    "Layout",
+    "Level",
+    "UnreadableError",
+    "orientation_of",
+    "pillow_layout",
+    "shown_size",
+]
 
 #: What to do with an image whose pixels cannot be shown rightly.
 EXPORT = "export it as an RGB image of 8 bits"

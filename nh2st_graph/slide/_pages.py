@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from nh2st_graph._errors import ImageError
+from nh2st_graph._errors import ImageError, listed
 from nh2st_graph.slide._colour import LUMA, Colour
 from nh2st_graph.slide._layout import ORIENTATION, Layout, Level, UnreadableError, orientation_of, shown_size
 from nh2st_graph.slide._resolution import OmeImage, Sides, aperio_scale, dots_sides, ome_images
@@ -121,8 +121,7 @@ def _say_once(text: str) -> None:
 
 
 def _listed(candidates: Sequence[_Candidate]) -> str:
-    shown = [each.shown(number) for number, each in enumerate(candidates)]
-    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
+    return listed((each.shown(number) for number, each in enumerate(candidates)), 8)
 
 
 def _main(candidates: Sequence[_Candidate]) -> _Candidate:

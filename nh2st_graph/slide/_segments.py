@@ -17,7 +17,19 @@ from nh2st_graph.slide._colour import Colour
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
-__all__ = ["DAMAGE", "JPEG", "JPEG_2000", "grid", "segment", "window"]
+__all__ = [
+    "APERIO_LUMA",
+    "APERIO_RGB",
+    "DAMAGE",
+    "JPEG",
+    "JPEG_2000",
+    "grid",
+    "of_luma",
+    "raw_segment",
+    "segment",
+    "subsampling",
+    "window",
+]
 
 #: Compressions of JPEG, whose decoder converts colours by itself.
 JPEG = frozenset({6, 7, 34892, 33007})

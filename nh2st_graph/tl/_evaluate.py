@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import DataError, setting
+from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph._version import __version__
 from nh2st_graph.metrics import (
     LABELS,
@@ -167,10 +167,10 @@ def _check_genes(model: FittedModel, name: str, section: AnnData) -> None:
         return  # refused with its other faults when it is prepared
     absent = absent_genes(section, model.genes, find_genes(section, model.genes).positions, "the model's panel")
     if absent:
-        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
         raise DataError(
-            f"section {name!r}: panel gene {shown} not measured, so it has no score on the model's {len(model.genes)} "
-            f"genes; train again and give the sections to score as {_TESTS}: genes are then chosen among theirs too"
+            f"section {name!r}: panel gene {listed(absent)} not measured, so it has no score on the model's "
+            f"{len(model.genes)} genes; train again and give the sections to score as {_TESTS}: genes are then "
+            "chosen among theirs too"
         )
 
 
