@@ -67,15 +67,14 @@ def by_kind(full: tl.Run, alone: tl.Run, mean: tl.Run) -> pd.DataFrame:
     """Average r by kind of gene: ridge without and with neighbours, the two controls, the model, and its gain."""
     import pandas as pd
 
+    from nh2st_graph.datasets import KINDS as PREFIXES
+
     if full.evaluation is None or alone.evaluation is None or mean.evaluation is None:
         raise RunError("the demo needs a test section; do not change data.test")
     per_gene = full.evaluation.per_gene
     # Names of genes tell their kind: OWN01, NBR01, INT01, NOISE01.
-    kinds = (
-        per_gene.index.get_level_values("gene")
-        .str.rstrip("0123456789")
-        .map({"OWN": "own", "NBR": "neighbour", "INT": "interaction", "NOISE": "noise"})
-    )
+    named = {prefix: kind for kind, prefix in PREFIXES.items()}
+    kinds = per_gene.index.get_level_values("gene").str.rstrip("0123456789").map(named)
     table = pd.DataFrame(
         {
             "ridge": per_gene["pcc_ridge"],

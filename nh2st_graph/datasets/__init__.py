@@ -13,6 +13,7 @@ from nh2st_graph.datasets._splits import (
     patients_of,
 )
 from nh2st_graph.datasets._synthetic import synthetic_tissue
+from nh2st_graph.datasets._truth import KINDS as KINDS
 from nh2st_graph.datasets._visium import visium
 
 __all__ = [

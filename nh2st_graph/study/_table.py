@@ -160,14 +160,14 @@ def _paired(ours: pd.DataFrame, base: pd.DataFrame) -> PairedDifference | None:
 
 def gene_kinds(table: pd.DataFrame) -> list[str]:
     """Kinds of synthetic genes that are columns of a table."""
-    from nh2st_graph.datasets._truth import KINDS
+    from nh2st_graph.datasets import KINDS
 
     return [kind for kind in KINDS if kind in table]
 
 
 def _by_kind(genes: pd.DataFrame) -> pd.DataFrame:
     """Mean r by kind of gene, one row a name."""
-    from nh2st_graph.datasets._truth import KINDS
+    from nh2st_graph.datasets import KINDS
 
     prefix = genes["gene"].astype(str).str.rstrip("0123456789")
     means = genes.groupby(["variant", prefix])["pcc"].mean().unstack()
