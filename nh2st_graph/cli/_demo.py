@@ -34,7 +34,13 @@ _MEAN = ["model.operator=sage", "model.edge_features=none", *_CONTROL]
 
 
 def run_demo(out: Path, overrides: list[str]) -> None:
-    """Train NH2ST-Graph, the same with the mean over neighbours, and without neighbours; compare them gene by gene."""
+    """Train NH2ST-Graph, the same with the mean over neighbours, and without neighbours; compare them gene by gene.
+
+    Raises
+    ------
+    RunError, ConfigError
+        If the folder exists, or the settings leave no synthetic test section.
+    """
     console = Console()
     if out.exists():
         raise RunError(f"demo folder {out} exists already; remove it, or give another as --out")

@@ -223,7 +223,19 @@ def feature_keys(
     encoders: Sequence[tuple[int, Mapping[str, Any]]],
     patch_um: float,
 ) -> list[str]:
-    """Compute the cache key of each encoder, given by its input size and its fingerprint."""
+    """Compute the cache key of the features of each encoder.
+
+    Parameters
+    ----------
+    adata, slide
+        The section with the centres of its patches, and its open image.
+    image_hash
+        Hash of the image.
+    encoders
+        Input size and fingerprint of each encoder.
+    patch_um
+        Side of a patch, in um.
+    """
     scale, cutter = microns_per_pixel(adata), patch_cutter(adata, patch_um, slide)
     return [
         cache_key(adata, image_hash, patch_um, scale, fingerprint, slide.downsamples[cutter.level(size)])

@@ -106,7 +106,13 @@ def _whole_slides(files: list[Path]) -> list[Path]:
 
 
 def image_in(folder: Path, option: str | None = None) -> Path | None:
-    """Find the one image in a folder; None without one. Several are an error, which names the format's option."""
+    """Find the one image in a folder; None without one. Several are an error, which names the format's option.
+
+    Raises
+    ------
+    ImageError
+        If there are several, or only a packed one.
+    """
     found = images_in(folder)
     if len(found) > 1:
         shown = ", ".join(path.name for path in found)
@@ -121,7 +127,13 @@ def named_image(folder: Path, named: str | None) -> Path | None:
 
 
 def section_in_obs(adata: AnnData, given: str | None, default: str | None) -> str:
-    """Name the section in ``obs``: by the given name, the one there, or the default."""
+    """Name the section in ``obs``: by the given name, the one there, or the default.
+
+    Raises
+    ------
+    DataError
+        If ``obs`` names several sections, or nothing names it.
+    """
     column = Key.obs.section
     there = {as_name(value) for value in adata.obs[column].unique()} if column in adata.obs else set()
     known = sorted(name for name in there if name is not None)
@@ -138,7 +150,13 @@ def section_in_obs(adata: AnnData, given: str | None, default: str | None) -> st
 
 
 def patient_in_obs(adata: AnnData, given: str | None, section: str) -> None:
-    """Name the patient in ``obs``: the given one, the one there, or the stand-in for an unknown one."""
+    """Name the patient in ``obs``: the given one, the one there, or the stand-in for an unknown one.
+
+    Raises
+    ------
+    DataError
+        If ``obs`` names several patients, and none is given.
+    """
     if patient_name(given) is None and Key.obs.patient not in adata.obs:
         patient = unknown_patient(section)
     else:

@@ -62,7 +62,13 @@ def check_section(adata: AnnData, need: Iterable[Need] = (), *, slide: Slide | N
 
 
 def check_parts(adata: AnnData, need: Iterable[Need], *, slide: Slide | None = None) -> None:
-    """Check that a section that passed :func:`check_section` has more parts; the arguments are the same."""
+    """Check that a section that passed :func:`check_section` has more parts; the arguments are the same.
+
+    Raises
+    ------
+    DataError, ImageError
+        As :func:`check_section` does.
+    """
     needs, where = set(need), f"section {section_name(adata)!r}"
     if "genes" in needs and (mistake := counts_mistake(adata)) is not None:
         raise DataError(f"{where}: {mistake}")
@@ -149,7 +155,13 @@ def _raw_counts(adata: AnnData) -> str:
 
 
 def refuse_backed(adata: AnnData) -> None:
-    """Refuse an AnnData whose ``X`` stays in its file: it can be neither copied nor written to."""
+    """Refuse an AnnData whose ``X`` stays in its file: it can be neither copied nor written to.
+
+    Raises
+    ------
+    DataError
+        If it is.
+    """
     if adata.isbacked:
         raise DataError(f"the AnnData is backed by {adata.filename}; load it: adata = adata.to_memory()")
 
@@ -203,7 +215,13 @@ def _check_graph(adata: AnnData, where: str) -> None:
 
 
 def check_features(adata: AnnData) -> None:
-    """Check that a section has image features, and that they are numbers."""
+    """Check that a section has image features, and that they are numbers.
+
+    Raises
+    ------
+    DataError
+        If they are missing, or not numbers.
+    """
     where = f"section {section_name(adata)!r}"
     if Key.obsm.image not in adata.obsm:
         present = ", ".join(adata.obsm.keys())

@@ -72,7 +72,13 @@ def segment(page: TiffPage, colour: Colour, index: int) -> NDArray[np.uint8] | N
 
 
 def raw_segment(page: TiffPage, index: int) -> NDArray[Any] | None:
-    """Decode a tile or strip as the file keeps it, ``(height, width, samples)``; None if the file leaves it out."""
+    """Decode a tile or strip as the file keeps it, ``(height, width, samples)``; None if the file leaves it out.
+
+    Raises
+    ------
+    ImageError
+        If it is damaged.
+    """
     *_, across, down = grid(page)
     planes = 1 if page.planarconfig == 1 else int(page.samplesperpixel)
     try:

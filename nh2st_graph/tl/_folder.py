@@ -83,7 +83,13 @@ def check_run(config: Config, out: str | Path, *, resume: bool = False) -> None:
 
 
 def check_begun(config: Config, out: Path, *, resume: bool) -> None:
-    """Refuse a run folder as :func:`check_folder` does; with ``resume``, also one of another configuration."""
+    """Refuse a run folder as :func:`check_folder` does; with ``resume``, also one of another configuration.
+
+    Raises
+    ------
+    RunError
+        If the folder cannot be used, or was begun with another configuration.
+    """
     check_folder(out, resume=resume)
     if not resume:
         return

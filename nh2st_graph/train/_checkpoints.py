@@ -37,7 +37,13 @@ class WholeCheckpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; the one before stays until this one is complete."""
+        """Write a checkpoint; the one before stays until this one is complete.
+
+        Raises
+        ------
+        RunError
+            If it cannot be written.
+        """
         del storage_options
         path, content = Path(path), BytesIO()
         torch.save(checkpoint, content)

@@ -76,7 +76,13 @@ class Sources:
 
 
 def refuse_places(encoder: str) -> None:
-    """Refuse an encoder of a saved model that leads to a file, a folder or a hub."""
+    """Refuse an encoder of a saved model that leads to a file, a folder or a hub.
+
+    Raises
+    ------
+    ModelError
+        If it does.
+    """
     places = outside_places(encoder)
     if places:
         raise ModelError(
