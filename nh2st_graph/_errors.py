@@ -18,8 +18,8 @@ Level = Literal["argument", "key", "flag"]
 #: Keys of what a format's reader takes; the command ``prepare`` has one flag for all of them.
 _OPTIONS = "data.options."
 
-#: In place of a flag: that the command has no ``--set``.
-_NO_SET = "no set"
+#: Stands among the names of flags if the command has no ``--set``.
+NO_SET = "no set"
 
 #: The version in which earlier names go away.
 _UNTIL = "0.2"
@@ -46,7 +46,7 @@ class NH2STGraphError(Exception):
             The reader: how to name settings.
         flags
             Names of the arguments that have a flag of their own. Other keys are shown as ``--set KEY=VALUE``, or, if
-            ``"no set"`` is among the names, without that flag.
+            :data:`NO_SET` is among the names, without that flag.
         """
         return _SETTING.sub(lambda found: _named(found[1], found[2], found[3], level, flags), super().__str__())
 
@@ -142,7 +142,7 @@ def _named(name: str, argument: str, value: str, level: Level, flags: Collection
         return f"--{word}" if value in {"", "True"} else f"--{word} {plain}"
     if level == "flag" and name.startswith(_OPTIONS) and "option" in flags:
         return f"--option {argument}={plain}" if value else f"--option {argument}"
-    if level == "flag" and "." in name and _NO_SET in flags:
+    if level == "flag" and "." in name and NO_SET in flags:
         if not name.startswith(_OPTIONS):
             return f"{name}={plain}" if value else name
         word = f"{argument}={plain}" if value else argument

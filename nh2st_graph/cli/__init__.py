@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from nh2st_graph._errors import NH2STGraphError, RenamedWarning
+from nh2st_graph._errors import NO_SET, NH2STGraphError, RenamedWarning
 from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
 from nh2st_graph._version import __version__
 from nh2st_graph.cli._help import Command, Group
@@ -406,7 +406,7 @@ def _flags(given: Sequence[str]) -> set[str]:
     names = {
         opt.removeprefix("--").replace("-", "_") for option in options for opt in option.opts if opt.startswith("--")
     }
-    return names if "set" in names else names | {"no set"}
+    return names if "set" in names else names | {NO_SET}
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

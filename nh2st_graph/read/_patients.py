@@ -24,7 +24,7 @@ PATIENTS = "ids.csv"
 _SECTION, _PATIENT = "sample_id", "patient"
 _FORM = f"give a table {_SECTION},{_PATIENT}"
 
-#: Other names of the column of patients, which are said and not taken: they may hold something else.
+#: Other names of such a column. An error suggests them; they are not read, since they may hold something else.
 _OTHER_NAMES = frozenset({"patients", "patient_id", "patientid", "donor", "donor_id", "subject", "individual", "case"})
 
 #: Patterns of the names of public sections; the group is the patient.

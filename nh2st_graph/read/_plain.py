@@ -53,11 +53,10 @@ def _plain_table(table: pd.DataFrame, where: str) -> pd.DataFrame:
         twice = next(column for column in columns if columns.count(column) > 1)
         raise DataError(f"{where} has two columns {twice!r}, and cannot be written; rename one")
     index = pd.Index(table.index.astype(str).to_numpy(dtype=object), name=_text_or_none(table.index.name))
-    plain = pd.DataFrame(index=index)
     values = {
         name: _plain_column(table.iloc[:, at], f"{where}[{name!r}]").set_axis(index) for at, name in enumerate(columns)
     }
-    return pd.concat([plain, pd.DataFrame(values, index=index)], axis=1) if values else plain
+    return pd.DataFrame(values, index=index)
 
 
 def _plain_column(column: pd.Series, where: str) -> pd.Series:
