@@ -85,6 +85,10 @@ def register_encoder(prefix: str) -> Callable[[F], F]:
     It is called with ``REST`` and the device (``"auto"``, ``"cpu"``, ``"cuda"``, ...). Registering a prefix twice
     warns, and the later one counts.
 
+    It may have two more functions of ``REST``. ``outside(REST)`` names the file, folder or hub that the encoder opens,
+    or gives None: a saved model that is not trusted does not open it. ``remote(REST)`` says whether weights may be
+    downloaded.
+
     Examples
     --------
     >>> @register_encoder("mine")
@@ -121,7 +125,7 @@ def make_encoders(names: str, device: str = "auto") -> list[Encoder]:
 def outside_places(names: str) -> list[str]:
     """List what encoders of these names would open or ask beyond installed packages: files, folders and hubs.
 
-    A factory says it by ``outside(rest)``, which gives a text, or None.
+    A factory says it by ``outside(rest)``; see :func:`register_encoder`.
     """
     found = (getattr(factory, "outside", lambda _: None)(rest) for factory, rest in _named(names))
     return [place for place in found if place is not None]
