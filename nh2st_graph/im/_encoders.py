@@ -86,8 +86,8 @@ def register_encoder(prefix: str) -> Callable[[F], F]:
     warns, and the later one counts.
 
     It may have two more functions of ``REST``. ``outside(REST)`` names the file, folder or hub that the encoder opens,
-    or gives None: a saved model that is not trusted does not open it. ``remote(REST)`` says whether weights may be
-    downloaded.
+    or gives None: a saved model that is not trusted does not open it. Without it, ``REST`` itself counts as a file.
+    ``remote(REST)`` says whether weights may be downloaded.
 
     Examples
     --------
@@ -125,9 +125,9 @@ def make_encoders(names: str, device: str = "auto") -> list[Encoder]:
 def outside_places(names: str) -> list[str]:
     """List what encoders of these names would open or ask beyond installed packages: files, folders and hubs.
 
-    A factory says it by ``outside(rest)``; see :func:`register_encoder`.
+    A factory says it by ``outside(rest)``; see :func:`register_encoder`. One that does not may open what it likes.
     """
-    found = (getattr(factory, "outside", lambda _: None)(rest) for factory, rest in _named(names))
+    found = (getattr(factory, "outside", lambda rest: rest)(rest) for factory, rest in _named(names))
     return [place for place in found if place is not None]
 
 

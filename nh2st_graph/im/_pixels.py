@@ -57,6 +57,10 @@ class PixelsEncoder(Encoder):
             "interpolation": self.interpolation,
         }
 
+    @staticmethod
+    def outside(rest: str) -> None:
+        """Say that nothing is opened."""
+
     def encode(self, patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Flatten the patches; see :meth:`Encoder.encode`."""
         return patches.reshape(len(patches), -1)

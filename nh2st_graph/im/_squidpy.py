@@ -75,6 +75,10 @@ class SquidpyEncoder(Encoder):
                 found.append(np.array(list(rows), dtype=np.float64).reshape(len(patches), -1))
         return np.hstack(found).astype(np.float32)
 
+    @staticmethod
+    def outside(rest: str) -> None:
+        """Say that nothing is opened."""
+
     @cached_property
     def feature_names(self) -> list[str]:
         """Names by squidpy, such as ``texture_ch-0_contrast_dist-1_angle-0.00``."""

@@ -43,6 +43,11 @@ def test_joined_encoders_keep_their_order():
 
 
 @pytest.mark.usefixtures("registry")
+def test_one_that_does_not_say_what_it_opens_may_open_what_its_name_says():
+    assert _encoders.outside_places("squidpy:summary,pixels:4,timm:resnet18,mean:file") == ["file"]
+
+
+@pytest.mark.usefixtures("registry")
 def test_registering_again_warns():
     with pytest.warns(UserWarning, match="'mean' is registered again"):
         register_encoder("mean")(Mean)
