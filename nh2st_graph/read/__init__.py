@@ -9,9 +9,10 @@ from typing import Any
 
 from nh2st_graph._errors import RenamedWarning
 from nh2st_graph.read._anndata import anndata_section
+from nh2st_graph.read._common import open_h5ad
 from nh2st_graph.read._common import wanted_names as wanted_names
 from nh2st_graph.read._docs import documented as documented
-from nh2st_graph.read._h5ad import h5ad_section, open_h5ad, write_h5ad
+from nh2st_graph.read._h5ad import h5ad_section, write_h5ad
 from nh2st_graph.read._her2st import her2st
 from nh2st_graph.read._hest import hest
 from nh2st_graph.read._objects import (

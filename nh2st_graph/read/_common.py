@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import anndata as ad
@@ -45,8 +46,8 @@ def check_exists(path: Path, argument: str = "root") -> None:
         raise DataError(f"{path} does not exist; check {setting('data.root', argument=argument)}")
 
 
-def stored_anndata(path: Path, *, backed: bool = False) -> AnnData:
-    """Read an h5ad file; if ``backed``, leave ``X`` in the file.
+def stored_anndata(path: Path) -> AnnData:
+    """Read an h5ad file.
 
     Raises
     ------
@@ -54,9 +55,43 @@ def stored_anndata(path: Path, *, backed: bool = False) -> AnnData:
         If it is damaged, or not h5ad.
     """
     try:
-        return ad.read_h5ad(path, backed="r" if backed else None)
+        return ad.read_h5ad(path)
     except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
-        raise DataError(f"{path} cannot be read as h5ad ({reason(error)}); write it again") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read as h5ad ({reason(error)}); write it again")
+
+
+@contextmanager
+def open_h5ad(path: str | Path) -> Iterator[AnnData]:
+    """Open any h5ad file without reading ``X`` while the block runs.
+
+    Parameters
+    ----------
+    path
+        The file; it need not hold a section.
+
+    Yields
+    ------
+    Its content. ``X`` stays in the file until it is asked for.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or is not h5ad.
+    """
+    path = Path(path)
+    check_exists(path, "path")
+    try:
+        adata = ad.read_h5ad(path, backed="r")
+    except Exception as error:
+        raise _damaged(path, error) from error
+    try:
+        yield adata
+    finally:
+        adata.file.close()
 
 
 def images_in(folder: Path, stem: str | None = None) -> list[Path]:

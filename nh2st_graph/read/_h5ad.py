@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from anndata import AnnData
@@ -26,7 +25,7 @@ from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import Key, Library, changed_entry, check_section, libraries, library_id, section_name
 from nh2st_graph.slide import image_exists
 
-__all__ = ["h5ad_section", "open_h5ad", "write_h5ad"]
+__all__ = ["h5ad_section", "write_h5ad"]
 
 
 def h5ad_section(path: str | Path) -> AnnData:
@@ -65,33 +64,6 @@ def _checked(adata: AnnData, path: Path) -> AnnData:
         report_dropped(adata, name, dropped)
     _find_image(adata, path.parent)
     return adata
-
-
-@contextmanager
-def open_h5ad(path: str | Path) -> Iterator[AnnData]:
-    """Open any h5ad file without reading ``X`` while the block runs.
-
-    Parameters
-    ----------
-    path
-        The file; it need not hold a section.
-
-    Yields
-    ------
-    Its content. ``X`` stays in the file until it is asked for.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or is not h5ad.
-    """
-    path = Path(path)
-    check_exists(path, "path")
-    adata = stored_anndata(path, backed=True)
-    try:
-        yield adata
-    finally:
-        adata.file.close()
 
 
 def write_h5ad(adata: AnnData, path: str | Path) -> None:

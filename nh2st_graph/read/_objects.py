@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, nearest, setting
-from nh2st_graph.read._common import section_in_obs, stored_anndata
+from nh2st_graph.read._common import open_h5ad, section_in_obs
 from nh2st_graph.read._spatialdata import ATTRS, region_key, spatialdata_section, table_name
 from nh2st_graph.section import Key, as_name, libraries, library_id, refuse_backed, section_name, unknown_patient
 
@@ -286,12 +286,18 @@ def sections_in(
         return {name: (path, None) for name, path in files.items()}
     found: dict[str, tuple[Path, Callable[[], AnnData] | None]] = {}
     for path in files.values():
-        table = stored_anndata(path, backed=True)
-        for name, rows in _rows_by(table, library_key).items():
+        with open_h5ad(path) as table:
+            rows_by = _rows_by(table, library_key)
+        for name, rows in rows_by.items():
             if name in found:
                 raise DataError(f"section {name!r} is in {found[name][0]} and in {path}; give each section once")
-            found[name] = path, partial(_part, table, rows, name)
+            found[name] = path, partial(_part_of_file, path, rows, name)
     return found
+
+
+def _part_of_file(path: Path, rows: NDArray[np.intp], name: str) -> AnnData:
+    with open_h5ad(path) as table:
+        return _part(table, rows, name)
 
 
 def is_spatialdata(data: Any) -> TypeGuard[SpatialData]:
