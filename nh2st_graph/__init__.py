@@ -21,6 +21,7 @@ Rooms load on first use, so that importing the package stays light.
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from nh2st_graph._errors import (
@@ -32,7 +33,6 @@ from nh2st_graph._errors import (
     RenamedWarning,
     RunError,
 )
-from nh2st_graph._version import __version__
 
 if TYPE_CHECKING:
     from nh2st_graph import config, datasets, gr, im, metrics, models, nn, pl, read, study, tl
@@ -63,6 +63,11 @@ __all__ = [
     "study",
     "tl",
 ]
+
+try:
+    __version__ = version("nh2st-graph")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
 
 _ROOMS = {"config", "datasets", "gr", "im", "metrics", "models", "nn", "pl", "read", "study", "tl"}
 _SHORTCUTS = {"Config": "config", "FittedModel": "tl", "load": "tl"}

@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
+from nh2st_graph import __version__
 from nh2st_graph._errors import NO_SET, NH2STGraphError, RenamedWarning
 from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
-from nh2st_graph._version import __version__
 from nh2st_graph.cli._help import Command, Group
 from nh2st_graph.cli._working import working
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from nh2st_graph import __version__
 from nh2st_graph._atomic import write_text
 from nh2st_graph._errors import RunError, setting
-from nh2st_graph._version import __version__
 from nh2st_graph.config import changes, completed_keys, current_keys, parse_yaml
 from nh2st_graph.study._plan import RECORD, Study
 

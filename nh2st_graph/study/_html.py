@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from nh2st_graph import __version__
 from nh2st_graph._atomic import write_text
-from nh2st_graph._version import __version__
 from nh2st_graph.metrics import GENE_SCORES, SCORES
 from nh2st_graph.study._results import StudyResult
 from nh2st_graph.study._table import forest_rows

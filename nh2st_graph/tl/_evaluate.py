@@ -12,8 +12,8 @@ import pandas as pd
 from anndata import AnnData
 from torch_geometric.data import Data
 
+from nh2st_graph import __version__
 from nh2st_graph._errors import DataError, listed, setting
-from nh2st_graph._version import __version__
 from nh2st_graph.metrics import (
     LABELS,
     METHOD_LABELS,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch_geometric.data import Data
 
-from nh2st_graph._version import __version__
+from nh2st_graph import __version__
 from nh2st_graph.metrics import pearson
 from nh2st_graph.read import SpatialObject, given_sections
 from nh2st_graph.read._docs import documented

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch_geometric.data import Data
 
+from nh2st_graph import __version__
 from nh2st_graph._errors import DataError, ModelError, RenamedWarning, setting
-from nh2st_graph._version import __version__
 from nh2st_graph.models import EMBEDDINGS, Estimator, Network
 from nh2st_graph.read import SpatialObject, annotate, given_sections, is_spatialdata
 from nh2st_graph.read._docs import documented

@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from nh2st_graph import __version__
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
-from nh2st_graph._version import MODEL_FORMAT, __version__
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
 from nh2st_graph.im._made_from import public
@@ -36,6 +36,8 @@ logger = logging.getLogger("nh2st_graph")
 _WEIGHTS = "model.safetensors"
 _DESCRIPTION = "model.json"
 _LOG = "log.csv"
+#: Model folders carry this number; a change that makes older folders unreadable raises it.
+MODEL_FORMAT = 1
 #: Prefixes of the names of tensors in the file.
 _MODULE, _MEMORY = "module.", "memory."
 
