@@ -70,5 +70,5 @@ def test_a_warning_says_which_are_unknown_and_where_to_name_them(folder, caplog)
     patients(folder, "ABCDEFG")
     (record,) = caplog.records
     assert "7 sections" in record.getMessage()
-    assert "(A, B, C, D, E, ...)" in record.getMessage()
+    assert "(A, B, C, D, E and 2 more)" in record.getMessage()
     assert str(folder / "ids.csv") in record.getMessage()
