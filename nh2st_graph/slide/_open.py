@@ -191,7 +191,10 @@ def scale_advice(slide: Slide) -> str:
     """Say why a slide has no resolution, or what may know it: the end of an error message, or an empty string."""
     if slide.layout is not None and slide.layout.resolution is not None:
         x, y = slide.layout.resolution
-        return f"; it states {x:.4g} um along x and {y:.4g} um along y"
+        return (
+            f"; it states {x:.4g} um along x and {y:.4g} um along y: if its pixels are not square, no one value is "
+            "right; resample the image so that they are"
+        )
     return _or_extra(slide.path)
 
 
