@@ -282,15 +282,15 @@ def _slide(path: Path, file: Path, scene: str | None) -> tuple[str, Facts, list[
             sides = None if slide.layout is None else slide.layout.resolution
     except ImageError as error:
         if len(scenes) > 1 and scene is None:
-            chosen = f"give one by its name or number: {file.name}#0"
-            return f"Slide {path}", {"scenes": _listed(scenes), "none is chosen": chosen}, [Text(str(error), "dim")]
+            facts: Facts = {"scenes": _listed(scenes), "none is chosen": "give one by its name or number"}
+            return f"Slide {path}", facts, [Text(str(error), "dim")]
         if file.suffix.lower() in IMAGE_ENDINGS:  # its own error says what is wrong
             raise
         raise DataError(
             f"{file} is neither a section (.h5ad) nor a slide ({reason(error)}); or give the folder of a run or model"
         ) from None
     width, height = sizes[0]
-    facts: Facts = {
+    facts = {
         "size": f"{width:,} x {height:,} pixels"
         + ("" if scale is None else f", {width * scale / 1e3:.3g} x {height * scale / 1e3:.3g} mm"),
         "resolution": _stated(scale, sides),
@@ -326,7 +326,7 @@ def _scenes(file: Path) -> tuple[str, ...]:
     from nh2st_graph.slide import open_slide
 
     try:
-        with open_slide(f"{file}#0") as slide:
+        with open_slide(f"{file}##0") as slide:
             return () if slide.layout is None else slide.layout.scenes
     except ImageError:
         return ()

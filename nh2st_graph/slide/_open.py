@@ -44,8 +44,9 @@ def open_slide(path: str | Path) -> Iterator[Slide]:
     path
         JPEG, PNG or TIFF. Tiled and pyramidal TIFFs, including OME and Aperio's ``.svs``, are read by windows. If a
         TIFF holds several images, the largest is the slide; another is chosen by its name or number: ``FILE#NAME``,
-        ``FILE#1``. The extra ``[wsi]`` adds what OpenSlide reads: ``.svs``, ``.ndpi``, ``.mrxs``, ``.scn`` and more,
-        and the TIFFs of scanners whose pixels or resolution only OpenSlide can read (Philips, Ventana, Leica).
+        ``FILE#1``, or ``FILE##1`` where a number is the name of another image. The extra ``[wsi]`` adds what OpenSlide
+        reads: ``.svs``, ``.ndpi``, ``.mrxs``, ``.scn`` and more, and the TIFFs of scanners whose pixels or resolution
+        only OpenSlide can read (Philips, Ventana, Leica).
 
     Yields
     ------
