@@ -12,6 +12,7 @@ from PIL import Image
 
 from nh2st_graph._errors import ImageError
 from nh2st_graph.slide._base import Slide
+from nh2st_graph.slide._log import say_once, tifffile_said
 from nh2st_graph.slide._pillow import open_plain
 from nh2st_graph.slide._scene import split_scene
 from nh2st_graph.slide._tiff import open_tiff
@@ -138,11 +139,17 @@ def _open(source: str | Path) -> Slide:
     suffix = path.suffix.lower()
     of_scanner = suffix in SCANNERS
     if (not of_scanner or suffix == APERIO) and _is_tiff(path):
-        slide = _open_tiff(path, scene, suffix == APERIO)
+        with tifffile_said() as said:
+            slide = _open_tiff(path, scene, suffix == APERIO)
+        about = f" ({said[0]})" if said else ""
         if slide is not None:
+            if said:
+                say_once(f"image {path} is opened, but tifffile says: {said[0]}; if it was cut off, copy it again")
             return slide
         if not of_scanner:
-            raise ImageError(f"image {path} cannot be read as an image; give a JPEG, PNG or TIFF{_or_extra(path)}")
+            raise ImageError(
+                f"image {path} cannot be read as an image{about}; give a JPEG, PNG or TIFF{_or_extra(path)}"
+            )
     if scene is not None:
         raise ImageError(f"image {path} is no TIFF, of which one image could be chosen; give it without #{scene}")
     if of_scanner and has_extra():

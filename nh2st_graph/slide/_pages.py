@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from PIL import Image
 from nh2st_graph._errors import ImageError, listed
 from nh2st_graph.slide._colour import LUMA, Colour
 from nh2st_graph.slide._layout import ORIENTATION, Layout, Level, UnreadableError, orientation_of, shown_size
+from nh2st_graph.slide._log import say_once
 from nh2st_graph.slide._resolution import OmeImage, Sides, aperio_scale, dots_sides, imagej_sides, ome_images
 from nh2st_graph.slide._samples import check_range, page_colour
 from nh2st_graph.slide._segments import APERIO_LUMA, segment, window
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
 __all__ = ["OwnReaderError", "ScenesError", "tiff_layout"]
-
-logger = logging.getLogger("nh2st_graph")
 
 #: Names of images beside the slide.
 _BESIDE = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode|preview)(?![a-z])", re.IGNORECASE)
@@ -107,17 +105,12 @@ def tiff_layout(file: TiffFile, scene: str | None = None) -> Layout:
                 f"number: {Path(file.filename).name}#{_way(candidates, chosen)}"
             )
         if others and chosen.described:
-            _say_once(
+            say_once(
                 f"image {file.filehandle.path}: the largest of {_listed(candidates)} is taken; choose another by its "
                 f"name or number: {Path(file.filename).name}#{_way(candidates, others[0])}"
             )
     scenes = tuple(each.shown(number) for number, each in images.items()) if len(images) > 1 else ()
     return replace(layout, scenes=scenes)
-
-
-@cache
-def _say_once(text: str) -> None:
-    logger.warning(text)
 
 
 def _listed(candidates: Sequence[_Candidate]) -> str:
