@@ -279,22 +279,21 @@ def _slide(path: Path, file: Path, scene: str | None) -> tuple[str, Facts, list[
     try:
         with open_slide(path) as slide:
             sizes, scale, factors = slide.sizes, slide.microns_per_pixel, slide.downsamples
+            sides = None if slide.layout is None else slide.layout.resolution
     except ImageError as error:
         if len(scenes) > 1 and scene is None:
-            chosen = f"give one by its name or number: {file.name}#0"
-            return f"Slide {path}", {"scenes": _listed(scenes), "none is chosen": chosen}, [Text(str(error), "dim")]
+            facts: Facts = {"scenes": _listed(scenes), "none is chosen": "give one by its name or number"}
+            return f"Slide {path}", facts, [Text(str(error), "dim")]
         if file.suffix.lower() in IMAGE_ENDINGS:  # its own error says what is wrong
             raise
         raise DataError(
             f"{file} is neither a section (.h5ad) nor a slide ({reason(error)}); or give the folder of a run or model"
         ) from None
     width, height = sizes[0]
-    facts: Facts = {
+    facts = {
         "size": f"{width:,} x {height:,} pixels"
         + ("" if scale is None else f", {width * scale / 1e3:.3g} x {height * scale / 1e3:.3g} mm"),
-        "resolution": "not in the file: give --microns-per-pixel when you predict it"
-        if scale is None
-        else f"{scale:.4g} um per pixel (about {_magnification(scale)}x)",
+        "resolution": _stated(scale, sides),
         "levels": "; ".join(
             f"{w:,} x {h:,}" + ("" if i == 0 else f" (1/{factors[i]:.4g})") for i, (w, h) in enumerate(sizes)
         ),
@@ -302,6 +301,19 @@ def _slide(path: Path, file: Path, scene: str | None) -> tuple[str, Facts, list[
         "file": f"{file.stat().st_size / 1e6:,.1f} MB",
     }
     return f"Slide {path}", facts, []
+
+
+def _stated(scale: float | None, sides: tuple[float, float] | None) -> str:
+    """Say what a file states about its resolution."""
+    if scale is not None:
+        return f"{scale:.4g} um per pixel (about {_magnification(scale)}x)"
+    if sides is None:
+        return "not in the file: give --microns-per-pixel when you predict it"
+    x, y = sides
+    return (
+        f"{x:.4g} um per pixel along x and {y:.4g} along y: pixels are not square, which --microns-per-pixel cannot "
+        "cure; resample the image"
+    )
 
 
 def _magnification(scale: float) -> float:
@@ -314,7 +326,7 @@ def _scenes(file: Path) -> tuple[str, ...]:
     from nh2st_graph.slide import open_slide
 
     try:
-        with open_slide(f"{file}#0") as slide:
+        with open_slide(f"{file}##0") as slide:
             return () if slide.layout is None else slide.layout.scenes
     except ImageError:
         return ()

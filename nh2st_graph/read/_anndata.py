@@ -38,7 +38,7 @@ from nh2st_graph.section import (
     neighbour_distance,
     report_pitch,
 )
-from nh2st_graph.slide import ImageSource, image_exists, open_slide, placed_image
+from nh2st_graph.slide import ImageSource, image_in, open_slide, placed_image
 
 __all__ = ["anndata_section"]
 
@@ -231,8 +231,7 @@ def _whole(values: Any) -> bool:
 def _find_image(named: str | None, path: Path | None, where: str) -> Path:
     """Find the image that the metadata name, or the one beside the file; beside a link, or where it leads."""
     folders = [path.parent, path.resolve().parent] if path else [Path()]
-    places = [folder / each for folder in folders for each in ([named, Path(named).name] if named else [])]
-    found = next((file for file in places if image_exists(file)), None)
+    found = next((there for folder in folders if named and (there := image_in(folder, named))), None)
     if found is not None:
         return found
     for folder in folders if path else ():

@@ -16,7 +16,7 @@ from nh2st_graph.slide._open import (
 )
 from nh2st_graph.slide._pillow import HeldImage
 from nh2st_graph.slide._resolution import aperio_scale, plausible_scale
-from nh2st_graph.slide._scene import image_exists, image_name, split_scene
+from nh2st_graph.slide._scene import image_exists, image_in, image_name, split_scene
 from nh2st_graph.slide._tiff import TiffSlide, open_tiff
 from nh2st_graph.slide._tissue import TissueMask, find_tissue, tissue_mask
 from nh2st_graph.slide._wsi import WsiSlide
@@ -36,6 +36,7 @@ __all__ = [
     "content_hash",
     "find_tissue",
     "image_exists",
+    "image_in",
     "image_name",
     "image_size",
     "keep_pixels",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 
 from nh2st_graph.slide._colour import Colour, sideways
 from nh2st_graph.slide._resolution import Sides, agreed, dots_sides
@@ -146,6 +147,9 @@ def pillow_layout(image: ImageFile) -> Layout:
     if colour is None:
         kinds = {"F": "floating-point numbers", "I": "integers of 32 bits", "LAB": "CIE L*a*b*"}
         raise UnreadableError(f"{kinds.get(image.mode, f'pixels of mode {image.mode}')}")
+    if isinstance(image, JpegImageFile) and image.mode == "CMYK" and "adobe" not in image.info:
+        # Adobe keeps inks inverted, others do not; a file without its marker says neither.
+        raise UnreadableError("inks (CMYK) in a JPEG without Adobe's marker, which may be inverted or not")
     orientation = orientation_of(image.getexif().get(ORIENTATION)) if _has_exif(image) else 1
     return Layout(
         (Level(shown_size(*image.size, orientation), colour),),

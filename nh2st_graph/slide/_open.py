@@ -12,6 +12,7 @@ from PIL import Image
 
 from nh2st_graph._errors import ImageError
 from nh2st_graph.slide._base import Slide
+from nh2st_graph.slide._log import say_once, tifffile_said
 from nh2st_graph.slide._pillow import open_plain
 from nh2st_graph.slide._scene import split_scene
 from nh2st_graph.slide._tiff import open_tiff
@@ -44,8 +45,9 @@ def open_slide(path: str | Path) -> Iterator[Slide]:
     path
         JPEG, PNG or TIFF. Tiled and pyramidal TIFFs, including OME and Aperio's ``.svs``, are read by windows. If a
         TIFF holds several images, the largest is the slide; another is chosen by its name or number: ``FILE#NAME``,
-        ``FILE#1``. The extra ``[wsi]`` adds what OpenSlide reads: ``.svs``, ``.ndpi``, ``.mrxs``, ``.scn`` and more,
-        and the TIFFs of scanners whose pixels or resolution only OpenSlide can read (Philips, Ventana, Leica).
+        ``FILE#1``, or ``FILE##1`` where a number is the name of another image. The extra ``[wsi]`` adds what OpenSlide
+        reads: ``.svs``, ``.ndpi``, ``.mrxs``, ``.scn`` and more, and the TIFFs of scanners whose pixels or resolution
+        only OpenSlide can read (Philips, Ventana, Leica).
 
     Yields
     ------
@@ -137,11 +139,17 @@ def _open(source: str | Path) -> Slide:
     suffix = path.suffix.lower()
     of_scanner = suffix in SCANNERS
     if (not of_scanner or suffix == APERIO) and _is_tiff(path):
-        slide = _open_tiff(path, scene, suffix == APERIO)
+        with tifffile_said() as said:
+            slide = _open_tiff(path, scene, suffix == APERIO)
+        about = f" ({said[0]})" if said else ""
         if slide is not None:
+            if said:
+                say_once(f"image {path} is opened, but tifffile says: {said[0]}; if it was cut off, copy it again")
             return slide
         if not of_scanner:
-            raise ImageError(f"image {path} cannot be read as an image; give a JPEG, PNG or TIFF{_or_extra(path)}")
+            raise ImageError(
+                f"image {path} cannot be read as an image{about}; give a JPEG, PNG or TIFF{_or_extra(path)}"
+            )
     if scene is not None:
         raise ImageError(f"image {path} is no TIFF, of which one image could be chosen; give it without #{scene}")
     if of_scanner and has_extra():
@@ -191,7 +199,10 @@ def scale_advice(slide: Slide) -> str:
     """Say why a slide has no resolution, or what may know it: the end of an error message, or an empty string."""
     if slide.layout is not None and slide.layout.resolution is not None:
         x, y = slide.layout.resolution
-        return f"; it states {x:.4g} um along x and {y:.4g} um along y"
+        return (
+            f"; it states {x:.4g} um along x and {y:.4g} um along y: if its pixels are not square, no one value is "
+            "right; resample the image so that they are"
+        )
     return _or_extra(slide.path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,8 @@ from PIL import Image
 from nh2st_graph._errors import ImageError, listed
 from nh2st_graph.slide._colour import LUMA, Colour
 from nh2st_graph.slide._layout import ORIENTATION, Layout, Level, UnreadableError, orientation_of, shown_size
-from nh2st_graph.slide._resolution import OmeImage, Sides, aperio_scale, dots_sides, ome_images
+from nh2st_graph.slide._log import say_once
+from nh2st_graph.slide._resolution import OmeImage, Sides, aperio_scale, dots_sides, imagej_sides, ome_images
 from nh2st_graph.slide._samples import check_range, page_colour
 from nh2st_graph.slide._segments import APERIO_LUMA, segment, window
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
 __all__ = ["OwnReaderError", "ScenesError", "tiff_layout"]
-
-logger = logging.getLogger("nh2st_graph")
 
 #: Names of images beside the slide.
 _BESIDE = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode|preview)(?![a-z])", re.IGNORECASE)
@@ -91,7 +89,7 @@ def tiff_layout(file: TiffFile, scene: str | None = None) -> Layout:
     if vendor is not None:
         raise OwnReaderError(vendor)
     candidates = _by_series(file) or _by_pages(file)
-    chosen = _main(candidates) if scene is None else _asked(candidates, scene)
+    chosen = _main(candidates) if scene is None else _asked(candidates, scene, Path(file.filename).name)
     layout = _layout(chosen, candidates, scene)
     copies = [level.page for level in layout.levels[1:]]
     images = {number: each for number, each in enumerate(candidates) if not any(each.page is page for page in copies)}
@@ -104,20 +102,15 @@ def tiff_layout(file: TiffFile, scene: str | None = None) -> Layout:
         if rivals:
             raise ScenesError(
                 f"holds {len(rivals) + 1} images of equal standing: {_listed(candidates)}; choose one by its name or "
-                f"number: {Path(file.filename).name}#{candidates.index(chosen)}"
+                f"number: {Path(file.filename).name}#{_way(candidates, chosen)}"
             )
         if others and chosen.described:
-            _say_once(
+            say_once(
                 f"image {file.filehandle.path}: the largest of {_listed(candidates)} is taken; choose another by its "
-                f"name or number: {Path(file.filename).name}#{candidates.index(others[0])}"
+                f"name or number: {Path(file.filename).name}#{_way(candidates, others[0])}"
             )
     scenes = tuple(each.shown(number) for number, each in images.items()) if len(images) > 1 else ()
     return replace(layout, scenes=scenes)
-
-
-@cache
-def _say_once(text: str) -> None:
-    logger.warning(text)
 
 
 def _listed(candidates: Sequence[_Candidate]) -> str:
@@ -129,14 +122,36 @@ def _main(candidates: Sequence[_Candidate]) -> _Candidate:
     return max(own, key=lambda each: each.area)
 
 
-def _asked(candidates: Sequence[_Candidate], scene: str) -> _Candidate:
+def _asked(candidates: Sequence[_Candidate], scene: str, file: str) -> _Candidate:
+    chosen = _found(candidates, scene)
+    if chosen is not None:
+        return chosen
+    named = [each for each in candidates if each.name == scene]
+    if not named:
+        raise ScenesError(f"holds no image {scene!r}: {_listed(candidates)}")
+    raise ScenesError(
+        f"holds {len(named)} images named {scene!r}: {_listed(candidates)}; only their numbers tell them apart: "
+        f"{file}#{_way(candidates, named[0])}"
+    )
+
+
+def _found(candidates: Sequence[_Candidate], scene: str) -> _Candidate | None:
+    """Find the one image of a name, or else of a number; ``#NUMBER`` is a number where others have it as their name."""
     named = [each for each in candidates if each.name == scene]
     if len(named) == 1:
         return named[0]
-    if not named and scene.isdecimal() and int(scene) < len(candidates):
-        return candidates[int(scene)]
-    problem = f"{len(named)} images named" if named else "no image"
-    raise ScenesError(f"holds {problem} {scene!r}: {_listed(candidates)}")
+    number = scene.removeprefix("#")
+    if not number.isdecimal() or int(number) >= len(candidates):
+        return None
+    numbered = candidates[int(number)]
+    return numbered if not named or any(each is numbered for each in named) else None
+
+
+def _way(candidates: Sequence[_Candidate], wanted: _Candidate) -> str:
+    """Say by what an image is chosen: its number, unless that is the name of another one."""
+    number = next(i for i, each in enumerate(candidates) if each is wanted)
+    ways = (str(number), wanted.name, f"#{number}")
+    return next(way for way in ways if way is not None and (_found(candidates, way) is wanted or way == ways[-1]))
 
 
 def _by_series(file: TiffFile) -> list[_Candidate]:
@@ -325,5 +340,9 @@ def _resolution(page: TiffPage, ome: OmeImage | None) -> Sides | None:
         return ome.sides
     if "XResolution" not in page.tags:
         return None
+    # ImageJ writes no unit in its tag for what TIFF has none for, and takes the description before the tag.
+    stated_by_imagej = imagej_sides(page.parent.imagej_metadata, page.resolution) if page.parent.is_imagej else None
+    if stated_by_imagej is not None:
+        return stated_by_imagej
     unit_um = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit))
     return dots_sides(page.resolution, unit_um) if unit_um else None

@@ -1,4 +1,4 @@
-"""Resolution in um per pixel, as files state it: dots per inch, TIFF tags, OME-XML, Aperio's description.
+"""Resolution in um per pixel, as files state it: dots per inch, TIFF tags, OME-XML, descriptions of Aperio and ImageJ.
 
 A statement is a pair, along x and y. Where both differ, the file states no one resolution, and nothing else is asked.
 """
@@ -6,12 +6,12 @@ A statement is a pair, along x and y. Where both differ, the file states no one 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-__all__ = ["OmeImage", "Sides", "agreed", "aperio_scale", "dots_sides", "ome_images", "plausible_scale"]
+__all__ = ["OmeImage", "Sides", "agreed", "aperio_scale", "dots_sides", "imagej_sides", "ome_images", "plausible_scale"]
 
 #: Width and height of a pixel in um.
 Sides = tuple[float, float]
@@ -25,6 +25,13 @@ _PLAUSIBLE_UM = (0.02, 20.0)
 _AGREE = 0.02
 
 _UM = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+
+#: Units of ImageJ in um. ImageJ escapes what is not ASCII, and users type units themselves.
+_IMAGEJ_UM = {
+    **_UM,
+    **dict.fromkeys(("micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres"), 1.0),
+    **dict.fromkeys(("inch", "inches", "in"), _INCH_UM),
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,21 @@ def dots_sides(dots: Sequence[float] | None, unit_um: float = _INCH_UM) -> Sides
         return None
     x, y = dots
     return plausible((unit_um / float(x), unit_um / float(y)))
+
+
+def imagej_sides(about: Mapping[str, Any] | None, dots: Sequence[float]) -> Sides | None:
+    """Convert dots (x, y) per unit, which ImageJ names in its description, to um per pixel; None if it names none."""
+    across = (about or {}).get("unit")
+    units = [_imagej_um(each) for each in (across, (about or {}).get("yunit", across))]
+    if None in units or not min(dots) > 0:
+        return None
+    x, y = (unit / float(each) for unit, each in zip(units, dots, strict=True) if unit is not None)
+    return plausible((x, y))
+
+
+def _imagej_um(unit: Any) -> float | None:
+    name = re.sub(r"\\u(00b5|03bc)", "u", str(unit).strip(), flags=re.IGNORECASE)
+    return _IMAGEJ_UM.get(name, _IMAGEJ_UM.get(name.lower()))
 
 
 def aperio_scale(description: str) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["image_exists", "image_name", "split_scene"]
+__all__ = ["image_exists", "image_in", "image_name", "split_scene"]
 
 
 def split_scene(source: str | Path) -> tuple[Path, str | None]:
@@ -28,6 +28,20 @@ def split_scene(source: str | Path) -> tuple[Path, str | None]:
 def image_exists(source: str | Path) -> bool:
     """Say whether the file of an image is there."""
     return split_scene(source)[0].is_file()
+
+
+def image_in(folder: Path, named: str) -> Path | None:
+    """Find an image that a file in a folder names: where its path says, or in the folder by its name alone.
+
+    Returns
+    -------
+    The file, with its scene; None if there is none.
+    """
+    cuts = (found.start() for found in re.finditer("#", named))
+    # A scene may have slashes in its name, and a file may have "#".
+    moved = (f"{Path(named[:cut]).name}{named[cut:]}" for cut in cuts)
+    places = [folder / each for each in (named, Path(named).name, *moved)]
+    return next((each for each in places if image_exists(each)), None)
 
 
 def image_name(source: str | Path) -> str:

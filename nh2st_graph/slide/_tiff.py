@@ -14,6 +14,7 @@ from nh2st_graph._errors import ImageError
 from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._colour import stored_box, turned
 from nh2st_graph.slide._layout import EXPORT, Layout, UnreadableError
+from nh2st_graph.slide._log import tifffile_said
 from nh2st_graph.slide._pages import OwnReaderError, ScenesError, tiff_layout
 from nh2st_graph.slide._pillow import HeldImage
 from nh2st_graph.slide._segments import DAMAGE, grid, segment, window
@@ -140,7 +141,8 @@ def open_tiff(path: Path, scene: str | None = None) -> Slide | None:
     slide.close()
 
     def decode(_: int | None) -> Image.Image:
-        again = _open(path, scene)
+        with tifffile_said():  # it was said when the file was opened first
+            again = _open(path, scene)
         if again is None:
             raise ImageError(f"image {path} was changed while it was read; try again")
         try:

@@ -139,15 +139,17 @@ def find_tissue(slide: Slide, microns_per_pixel: float, max_side: int = 2000) ->
         level = slide.level_for(max(1.0, 1 / scale))
         width, height = slide.sizes[level]
         if width * height <= _WHOLE_LEVEL_PIXELS:
-            return TissueMask(_by_lazyslide(slide.wsi, level, image.shape[:2], scale), scale), image
+            return TissueMask(_by_lazyslide(slide, level, image.shape[:2]), scale), image
     return TissueMask(tissue_mask(image, microns_per_pixel / scale), scale), image
 
 
-def _by_lazyslide(wsi: Any, level: int, shape: tuple[int, ...], scale: float) -> NDArray[np.bool_]:
-    """Find tissue on a level with LazySlide, and draw its outlines, which are in full-resolution pixels."""
+def _by_lazyslide(slide: WsiSlide, level: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Find tissue on a level with LazySlide, and draw its outlines on a mask of a height and width."""
     import lazyslide
 
-    key = "nh2st_tissue"
+    key, wsi = "nh2st_tissue", slide.wsi
+    # LazySlide multiplied its outlines by one factor for both axes, which is off on narrow slides: back to the level.
+    scale = np.array(shape[::-1]) / slide.sizes[level] / wsi.properties.level_downsample[level]
     lazyslide.pp.find_tissues(wsi, level=level, key_added=key)
     mask = np.zeros(shape, dtype=bool)
     if key not in wsi.shapes:

@@ -174,6 +174,16 @@ class TestSlide:
         assert facts["size"] == "30 x 20 pixels"
         assert "--microns-per-pixel" in facts["resolution"]
 
+    def test_pixels_that_are_not_square(self, info, tmp_path):
+        Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", dpi=(25_400, 12_700))
+        with TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
+            metadata = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25}
+            file.write(np.zeros((20, 30, 3), np.uint8), photometric="rgb", metadata=metadata)
+        for name, said in {"a.jpg": "1 um per pixel along x and 2 along y", "a.ome.tif": "0.5 um per pixel"}.items():
+            facts = info(tmp_path / name)
+            assert said in facts["resolution"]
+            assert "not square" in facts["resolution"]
+
     @pytest.mark.parametrize("name", ["a.tif", "a.csv", "a"])
     def test_what_is_no_image(self, refused, tmp_path, name):
         (tmp_path / name).write_text("none")

@@ -286,6 +286,34 @@ class TestScenes:
             slide_size(f"{path}#x")
         assert slide_size(f"{path}#1") == (90, 60)
 
+    @pytest.mark.parametrize(
+        ("names", "way"),
+        [
+            (("left", "right"), "0"),
+            (("1", "0"), "1"),  # its name, since its number is the name of the other
+            (("1", "1"), "0"),
+            (("0", "0"), "0"),
+            (("a", "0", "a"), "#0"),  # neither is its own
+            (("x", "0", "0"), "x"),
+        ],
+    )
+    def test_advice_leads_to_the_image_that_is_meant(self, tmp_path, names, way):
+        others = [(GREEN, about(name, 0.5)) for name in names[1:]]
+        path = scenes(tmp_path / "a.ome.tif", (RGB, about(names[0], 0.5)), *others)
+        with pytest.raises(ImageError, match="of equal standing") as caught:
+            slide_size(path)
+        assert str(caught.value).endswith(f": a.ome.tif#{way}")
+        assert slide_size(f"{path}#{way}") == (96, 64)
+        for number in range(len(names)):
+            assert slide_size(f"{path}##{number}") == ((90, 60) if number else (96, 64))
+
+    def test_numbers_tell_images_of_one_name_apart(self, tmp_path):
+        path = scenes(tmp_path / "a.ome.tif", (RGB, about("1", 0.5)), (GREEN, about("1", 0.5)))
+        assert [slide_size(f"{path}#{number}") for number in (0, 1)] == [(96, 64), (90, 60)]
+        path = scenes(tmp_path / "b.ome.tif", (RGB, about("2", 0.5)), (RGB, about("2", 0.5)), (GREEN, about("x", 0.5)))
+        with pytest.raises(ImageError, match=r"2 images named '2'.* only their numbers.*: b\.ome\.tif#0$"):
+            slide_size(f"{path}#2")
+
     def test_a_smaller_one_is_neither_level_nor_rival_but_said(self, tmp_path, caplog):
         small = np.full((32, 48, 3), 60, np.uint8)
         path = scenes(tmp_path / "a.ome.tif", (RGB, about("tissue 1", 0.25)), (small, about("tissue 2", 0.25)))

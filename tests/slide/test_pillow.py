@@ -153,6 +153,29 @@ def test_inks_of_a_jpeg_and_a_palette_with_transparency(folder):
             np.testing.assert_allclose(image.getpixel((5, 5)), expected, atol=3)
 
 
+def test_inks_of_a_jpeg_that_does_not_say_whether_they_are_inverted(folder):
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 90, 160)).convert("CMYK").save(stream, "JPEG")
+    content = stream.getvalue()
+    start = content.index(b"\xff\xee\0\x0eAdobe")
+    path = folder / "unmarked.jpg"
+    path.write_bytes(content[:start] + content[start + 16 :])
+    for read in (image_size, thumbnail):
+        with pytest.raises(ImageError, match=r"unmarked\.jpg holds inks \(CMYK\).*Adobe.*; export it as an RGB image"):
+            read(path)
+
+
+@pytest.mark.parametrize("transform", [0, 2], ids=["CMYK", "YCCK"])
+def test_inks_of_adobe(folder, transform):
+    """Adobe's marker says that inks are inverted, and whether they are kept as luma and chroma."""
+    inks = np.full((16, 16, 4), (200, 90, 160, 255), np.uint8)  # inverted, so that light of these colours is left
+    kind = {0: "CMYK", 2: "YCCK"}[transform]
+    path = folder / f"{kind}.jpg"
+    path.write_bytes(imagecodecs.jpeg8_encode(inks, 98, colorspace="CMYK", outcolorspace=kind))
+    with open_full(path) as image:
+        np.testing.assert_allclose(image.getpixel((5, 5)), (200, 90, 160), atol=4)
+
+
 @pytest.mark.parametrize(("mode", "says"), [("F", "float32"), ("I", "int32"), ("LAB", r"CIE L\*a\*b\*")])
 def test_samples_that_are_refused(folder, mode, says):
     path = folder / "other.tif"

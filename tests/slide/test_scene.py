@@ -11,7 +11,7 @@ import pytest
 from tifffile import TiffWriter
 
 import nh2st_graph as ng
-from nh2st_graph.slide import content_hash, image_exists, image_name, split_scene
+from nh2st_graph.slide import content_hash, image_exists, image_in, image_name, split_scene
 
 from ..slides import tissue_image
 
@@ -44,6 +44,32 @@ def test_names_of_sections(two):
     assert image_name(Path(f"{two}#1")) == "two_1"
     assert image_exists(f"{two}#1")
     assert not image_exists(two.parent / "three.tif#1")
+
+
+@pytest.mark.parametrize("scene", ["", "#a", "#a/b", "#a/b#c"])
+def test_an_image_that_was_moved_beside_the_file_is_found_by_its_name(tmp_path, scene):
+    (tmp_path / "sub").mkdir()
+    for name in ("s.tif", "slide #1.tif", "sub/s.tif"):
+        (tmp_path / name).touch()
+    assert image_in(tmp_path, f"/elsewhere/s.tif{scene}") == tmp_path / f"s.tif{scene}"
+    assert image_in(tmp_path, f"else#where/slide #1.tif{scene}") == tmp_path / f"slide #1.tif{scene}"
+    assert image_in(tmp_path, f"sub/s.tif{scene}") == tmp_path / f"sub/s.tif{scene}"
+    assert image_in(tmp_path, f"none.tif{scene}") is None
+
+
+def test_sections_name_scenes_with_a_slash(tmp_path):
+    with TiffWriter(tmp_path / "two.ome.tif", ome=True) as file:
+        for name in ("a/left", "a/right"):
+            file.write(tissue_image(SIDE), photometric="rgb", metadata={"axes": "YXS", "Name": name})
+    spots = ad.AnnData(np.ones((2, 3), np.float32), obs=pd.DataFrame(index=["a", "b"]))
+    spots.obsm["spatial"] = np.array([[110.0, 150.0], [100.0, 100.0]])
+    section = ng.read.anndata_section(spots, f"{tmp_path}/two.ome.tif#a/right", 2.0, section="s")
+    (library,) = section.uns["spatial"].values()
+    library["metadata"]["source_image_path"] = "/elsewhere/two.ome.tif#a/right"
+    ng.read.write_h5ad(section, tmp_path / "s.h5ad")
+    (found,) = ng.read.sections("anndata", tmp_path / "s.h5ad").values()
+    (library,) = found.uns["spatial"].values()
+    assert library["metadata"]["source_image_path"] == str(tmp_path / "two.ome.tif#a/right")
 
 
 def test_content_differs_by_scene(two):
@@ -84,7 +110,7 @@ def test_virtual_spots_of_one_scene(two):
 def test_a_slide_whose_pixels_are_not_square_says_so(tmp_path):
     with TiffWriter(tmp_path / "a.tif") as file:
         file.write(tissue_image(SIDE), photometric="rgb", resolution=(20_000, 10_000), resolutionunit="CENTIMETER")
-    with pytest.raises(ng.DataError, match=r"give microns_per_pixel; it states 0\.5 um along x and 1 um along y$"):
+    with pytest.raises(ng.DataError, match=r"it states 0\.5 um along x and 1 um along y: .*resample"):
         ng.im.virtual_spots(tmp_path / "a.tif", pitch_um=60)
 
 

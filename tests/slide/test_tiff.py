@@ -185,6 +185,33 @@ def test_scale_of_the_file(tmp_path, options, expected):
             assert slide.microns_per_pixel == (None if expected is None else pytest.approx(expected))
 
 
+@pytest.mark.parametrize(
+    ("lines", "dots", "expected"),
+    [
+        ("unit=um", (2, 2), (0.5, 0.5)),
+        ("unit=micron", (4, 2), (0.25, 0.5)),
+        ("unit=\u00b5m", (2, 2), (0.5, 0.5)),
+        (r"unit=\u00B5m", (2, 2), (0.5, 0.5)),
+        ("unit=nm", (0.002, 0.002), (0.5, 0.5)),
+        ("unit=cm", (20_000, 20_000), (0.5, 0.5)),
+        ("unit=inch", (50_800, 50_800), (0.5, 0.5)),
+        ("unit=um\nyunit=mm", (2, 2000), (0.5, 0.5)),
+        ("unit=pixel", (2, 2), None),
+        ("unit=um", (0, 0), None),
+        ("unit=cm", (72, 72), None),
+        ("images=1", (2, 2), None),
+    ],
+)
+def test_scale_of_imagej(tmp_path, lines, dots, expected):
+    """ImageJ names the unit of the resolution tags in its description, and the tag of the unit says none."""
+    path = tmp_path / "slide.tif"
+    with TiffWriter(path) as file:
+        about = f"ImageJ=1.54f\nimages=1\n{lines}\n".encode()
+        file.write(SQUARE, photometric="rgb", metadata=None, description=about, resolution=dots, resolutionunit="NONE")
+    with open_slide(path) as slide:
+        assert slide.layout.resolution == (None if expected is None else pytest.approx(expected, rel=1e-3))
+
+
 def test_scale_of_ome(tmp_path):
     about = {
         "axes": "YXS",

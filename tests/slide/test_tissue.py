@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tifffile import TiffWriter
 
 from nh2st_graph.im import TissueMask, find_tissue, tissue_mask
 from nh2st_graph.slide import HeldImage, WsiSlide, open_slide
 
-from ..slides import tissue_image, write_pyramid
+from ..slides import halved, tissue_image, write_pyramid
 
 MASK = np.random.default_rng(0).random((30, 40)) < 0.4
 
@@ -120,3 +121,19 @@ def test_lazyslide_finds_the_tissue_and_its_hole(tmp_path):
     distance = np.hypot(x - 0.4, x[:, None] - 0.5)[::2, ::2]
     assert tissue.mask[(distance > 0.12) & (distance < 0.23)].all()
     assert not tissue.mask[(distance < 0.08) | (distance > 0.27)].any()
+
+
+def test_the_tissue_of_a_narrow_slide_does_not_drift(tmp_path):
+    """OpenSlide's factor of a level is the mean along both axes: 2.0156 instead of 2 for 65 x 6000 pixels."""
+    image, pieces = np.full((6000, 65, 3), 240, np.uint8), [500, 1100, 5200, 5800]
+    for top, bottom in (pieces[:2], pieces[2:]):
+        image[top:bottom, 8:57] = 180, 60, 140
+    with TiffWriter(tmp_path / "strip.tif") as file:
+        for pixels in (image, halved(image[:, :64])):
+            file.write(pixels, photometric="rgb", tile=(64, 64), compression="jpeg", metadata=None)
+    slide = WsiSlide(tmp_path / "strip.tif")
+    assert slide.sizes == [(65, 6000), (32, 3000)]
+    tissue, _ = find_tissue(slide, 4.0, max_side=2000)
+    slide.close()
+    edges = np.flatnonzero(np.diff(tissue.mask.any(axis=1), prepend=False)) / tissue.scale
+    np.testing.assert_allclose(edges, pieces, atol=12)
