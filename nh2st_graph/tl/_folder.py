@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from nh2st_graph.config import Config, changes, load_config, read_yaml
 
 __all__ = [
     "CONFIG",
+    "absolute",
     "check_begun",
     "check_evaluation",
     "check_folder",
@@ -25,6 +27,9 @@ __all__ = [
 CONFIG = "config.yaml"
 #: The file of a model folder that says what the model is.
 _DESCRIPTION = "model.json"
+
+#: A path in an encoder's name: a file of weights after ``@`` (for hub models, a revision stands there), or a folder.
+_ENCODER_PATH = re.compile(r"(?<![\w-])(timm(?:-map)?:(?:local-dir:|[^,:@]+@))(?!random\s*(?:,|$))([^,]+)")
 
 
 def check_folder(out: Path, *, resume: bool) -> None:
@@ -93,10 +98,10 @@ def check_begun(config: Config, out: Path, *, resume: bool) -> None:
     check_folder(out, resume=resume)
     if not resume:
         return
-    now = config.model_dump(mode="json")
+    now = absolute(config).model_dump(mode="json")
     name = (read_yaml(out / CONFIG).get("model") or {}).get("name", config.model.name)
     if name == config.model.name:
-        stored = stored_config(out, name).model_dump(mode="json")
+        stored = absolute(stored_config(out, name)).model_dump(mode="json")
     else:  # another method may be code of a file, and is not imported to be compared
         stored = {**now, "model": {**now["model"], "name": name}}
     changed = changes(stored, now)
@@ -105,6 +110,28 @@ def check_begun(config: Config, out: Path, *, resume: bool) -> None:
         raise RunError(
             f"run folder {out} was begun with another configuration ({', '.join(named)}); resume with the same"
         )
+
+
+def absolute(config: Config) -> Config:
+    """Make the paths of a configuration absolute, as a run folder keeps them."""
+    from nh2st_graph.datasets import is_published
+
+    data = config.data
+    in_data: dict[str, object] = {}
+    if data.root is not None:
+        in_data["root"] = data.root.expanduser().resolve()
+    if not (data.panel.startswith("hvg:") or is_published(data.panel)):
+        in_data["panel"] = str(Path(data.panel).expanduser().resolve())
+    features: dict[str, object] = {
+        "encoder": _ENCODER_PATH.sub(
+            lambda found: f"{found[1]}{Path(found[2].strip()).expanduser().resolve()}", config.features.encoder
+        )
+    }
+    if config.features.cache is not None:
+        features["cache"] = config.features.cache.expanduser().resolve()
+    return config.model_copy(
+        update={"data": data.model_copy(update=in_data), "features": config.features.model_copy(update=features)}
+    )
 
 
 def check_evaluation(folder: str | Path) -> None:
