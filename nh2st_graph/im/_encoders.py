@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, nearest, setting
 
-__all__ = ["Encoder", "make_encoders", "needs_network", "outside_places", "register_encoder"]
+__all__ = ["Encoder", "make_encoders", "needs_network", "other_kinds", "outside_places", "register_encoder"]
 
 
 class Encoder(ABC):
@@ -134,6 +134,25 @@ def outside_places(names: str) -> list[str]:
 def needs_network(names: str) -> bool:
     """Whether encoders of these names may download weights; a factory says it by ``remote(rest)``."""
     return any(getattr(factory, "remote", lambda _: False)(rest) for factory, rest in _named(names))
+
+
+def other_kinds(names: str, fingerprints: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List where names contradict the fingerprints of encoders, as far as names tell; nothing is opened for this.
+
+    Of encoders of other packages, they do not tell.
+    """
+    factories, found = _named(names), []
+    if len(factories) != len(fingerprints):
+        return [f"{len(fingerprints)} encoders -> {len(factories)}"]
+    for part, (factory, rest), known in zip(names.split(","), factories, fingerprints, strict=True):
+        if not factory.__module__.startswith(f"{__package__}."):
+            continue
+        now = {"encoder": part.strip().partition(":")[0]}
+        if now["encoder"] == known.get("encoder") and known.get("architecture"):
+            architecture = getattr(factory, "architecture", lambda _: None)(rest)
+            now |= {"architecture": architecture} if architecture is not None else {}
+        found += [f"{key}: {known.get(key)} -> {value}" for key, value in now.items() if known.get(key) != value]
+    return found
 
 
 def _named(names: str) -> list[tuple[Factory, str]]:

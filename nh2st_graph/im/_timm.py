@@ -125,6 +125,14 @@ class TimmEncoder(Encoder):
         return f"the file {source}" if source not in {"", RANDOM} else None
 
     @staticmethod
+    def architecture(name: str) -> str | None:
+        """Say which architecture a name stands for; None for names that lead out of timm, or that timm replaced."""
+        import timm
+
+        architecture = name.partition("@")[0].partition(".")[0]
+        return architecture if architecture in timm.list_models() else None
+
+    @staticmethod
     def remote(name: str) -> bool:
         """Whether the weights of a name come from a hub, or from timm's own place on it."""
         kind = name.partition(":")[0]
