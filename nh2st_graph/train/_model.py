@@ -255,6 +255,7 @@ def load(
     sources = Sources(trust, encoder, Path(cache).expanduser() if isinstance(cache, str | Path) else cache)
     try:
         check_method(description["config"], f"model {folder}", trust)
+        _check_description(description)
         config = Config.parse(description["config"], str(folder / _DESCRIPTION))
         tensors = load_file(folder / _WEIGHTS)
         module = _restored(config, description, tensors, sources)
@@ -352,6 +353,8 @@ def _patch_encoder_name(config: Config, sources: Sources) -> str:
     return sources.encoder_of(features) if needed else sources.encoder or features.encoder
 
 
+#: Parts of a configuration that every saved model has.
+_PARTS = ("data", "features", "graph", "model", "train")
 _FIELDS: Sequence[str] = ("n_features", "genes", "heg50", "hpg50", "train_sections", "selected_epochs")
 
 
@@ -366,6 +369,30 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise ModelError(f"model {folder}: {_DESCRIPTION} does not describe a model; copy the folder again")
     return description
+
+
+def _check_description(description: Mapping[str, Any]) -> None:
+    """Refuse a description that lost a part whose defaults would stand in for it, or that has a gene twice.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it is damaged.
+    """
+    config, genes = description["config"], description["genes"]
+    for part in _PARTS:
+        if not isinstance(config[part], Mapping):
+            raise TypeError(f"config.{part} holds no keys")
+    for what in ("genes", "heg50", "hpg50", "train_sections"):
+        names = description[what]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{what} are no list of names")
+        if len({*names}) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{what}: {twice!r} occurs twice")
+        if what.endswith("50") and not {*names} <= {*genes}:
+            raise ValueError(f"{what} are not among the genes")
+    config["model"]["name"], config["features"]["encoder"]
 
 
 def _array(tensors: dict[str, torch.Tensor], name: str) -> np.ndarray | None:
