@@ -11,9 +11,17 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import ConfigError, nearest, setting
+from nh2st_graph._errors import ConfigError, ModelError, nearest, setting
 
-__all__ = ["Encoder", "make_encoders", "needs_network", "other_kinds", "outside_places", "register_encoder"]
+__all__ = [
+    "Encoder",
+    "make_encoders",
+    "needs_network",
+    "other_kinds",
+    "outside_places",
+    "refuse_places",
+    "register_encoder",
+]
 
 
 class Encoder(ABC):
@@ -129,6 +137,23 @@ def outside_places(names: str) -> list[str]:
     """
     found = (getattr(factory, "outside", lambda rest: rest)(rest) for factory, rest in _named(names))
     return [place for place in found if place is not None]
+
+
+def refuse_places(encoder: str) -> None:
+    """Refuse an encoder of a saved model that leads to a file, a folder or a hub.
+
+    Raises
+    ------
+    ModelError
+        If it does.
+    """
+    places = outside_places(encoder)
+    if places:
+        raise ModelError(
+            f"the saved model names the encoder {encoder!r}, and {places[0]} is not opened on the word of a file; name "
+            f"the encoder yourself: {setting('features.encoder', encoder)}, or trust the model: "
+            f"{setting('trust', True)}"
+        )
 
 
 def needs_network(names: str) -> bool:

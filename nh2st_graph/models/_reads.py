@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from nh2st_graph._errors import ConfigError, nearest, setting
+from nh2st_graph._errors import ConfigError, ModelError, nearest, setting
 
-__all__ = ["ENTRY_POINTS", "METHODS", "check_encoder", "check_name"]
+__all__ = ["ENTRY_POINTS", "METHODS", "check_encoder", "check_method", "check_name"]
 
 #: Group of entry points by which another package provides methods, each with its name.
 ENTRY_POINTS = "nh2st_graph.methods"
@@ -54,6 +54,43 @@ def check_name(name: str) -> None:
     known = {*METHODS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))}
     if name not in known:
         raise ConfigError(f"{setting('model.name', name)}: no such method; {nearest(name, known)}")
+
+
+def check_method(config: Any, where: str, trust: bool | str) -> None:
+    """Refuse a saved configuration whose method is neither registered nor brought by an installed package.
+
+    Nothing is imported for this.
+
+    Parameters
+    ----------
+    config
+        The saved configuration, before it is parsed.
+    where
+        What an error calls its place.
+    trust
+        Whether the caller trusts the place; or the one name that the caller trusts.
+
+    Raises
+    ------
+    ModelError
+        If the method needs the caller's word.
+    """
+    model = config.get("model") if isinstance(config, Mapping) else None
+    name = str(model.get("name", "")) if isinstance(model, Mapping) else ""
+    if trust is True or name == trust or ":" not in name or _is_provided(name):
+        return
+    raise ModelError(
+        f"{where}: its method {name!r} is code of a file or module, which is not imported on the word of a saved "
+        f"model; if you know where it comes from, give {setting('trust', True)}"
+    )
+
+
+def _is_provided(name: str) -> bool:
+    """Whether a method is registered, which needs the registry, or an entry point; nothing is loaded for this."""
+    registry = sys.modules.get(f"{__package__}._registry")
+    if registry is not None:
+        return name in registry.known_methods()
+    return name in METHODS or name in entry_points(group=ENTRY_POINTS).names
 
 
 def check_encoder(keys: Mapping[str, Any]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, setting
 from nh2st_graph.config import Config, changes, load_config, read_yaml
+from nh2st_graph.models._reads import check_method
 
 __all__ = [
     "CONFIG",
@@ -134,15 +137,15 @@ def absolute(config: Config) -> Config:
     )
 
 
-def check_evaluation(folder: str | Path) -> None:
+def check_evaluation(folder: str | Path, *, trust: bool = False) -> None:
     """Refuse to score a folder that is no run; see :func:`evaluate_run`.
 
     Raises
     ------
     ModelError, RunError
-        If the folder holds no model, or is not a run.
+        If the folder holds no model, the model needs your word, or it is not a run.
     """
-    _check_model(Path(folder))
+    _check_model(Path(folder), trust)
     if not (Path(folder) / CONFIG).is_file():
         raise _no_run(Path(folder))
 
@@ -156,12 +159,14 @@ def check_prediction(
     library_key: str | None = None,
     spatialdata: bool = False,
     resume: bool = False,
+    trust: bool = False,
+    encoder: str | None = None,
 ) -> None:
     """Refuse a prediction of files that cannot be made.
 
     Parameters
     ----------
-    folder, paths, out, microns_per_pixel, spatialdata, resume
+    folder, paths, out, microns_per_pixel, spatialdata, resume, trust, encoder
         As for :func:`predict_run`.
     library_key
         Column of ``obs`` that names the sections of an h5ad file.
@@ -169,12 +174,14 @@ def check_prediction(
     Raises
     ------
     ModelError, RunError, ConfigError, DataError, ImageError
-        If there is no model, an input is missing, an output exists, or a slide's file contradicts the resolution.
+        If there is no model, or it needs your word; if an input is missing, an output exists, or a slide's file
+        contradicts the resolution.
     """
     from nh2st_graph.slide import check_scale, image_exists
 
-    _check_model(Path(folder))
+    about = _check_model(Path(folder), trust)
     files, out = [Path(path) for path in paths], Path(out)
+    n_sections = 0
     check_one_file(out, len(files))  # the sections in a file are counted when it is read
     if microns_per_pixel is not None:
         check_scale(str(folder), None, microns_per_pixel)
@@ -183,6 +190,8 @@ def check_prediction(
             error = DataError if file.suffix in {".h5ad", ".zarr"} else ImageError
             raise error(f"{file} does not exist; give a section (.h5ad, .zarr) or a slide")
         if file.is_dir():
+            _check_store(file)
+            n_sections += 1  # at least; its regions are counted when it is read
             continue
         if file.suffix == ".h5ad" and library_key is not None:
             from nh2st_graph.read import section_names
@@ -191,8 +200,35 @@ def check_prediction(
         else:
             check = _check_section if file.suffix == ".h5ad" else _check_slide
             names = [check(file, microns_per_pixel)]
+            if check is _check_slide and not (trust or encoder):
+                _check_places(about)
+        n_sections += len(names)
         for name in names if not resume else ():
             refuse_existing(output_files(out, name, spatialdata=spatialdata))
+    check_one_file(out, n_sections)
+
+
+def _check_places(about: Mapping[str, Any]) -> None:
+    """Refuse a model whose encoder leads to a file or hub; features are computed on a slide in any case."""
+    config = about.get("config")
+    features = config.get("features") if isinstance(config, Mapping) else None
+    if isinstance(features, Mapping) and "encoder" in features:
+        from nh2st_graph.im._encoders import refuse_places
+
+        refuse_places(str(features["encoder"]))
+
+
+def _check_store(folder: Path) -> None:
+    """Refuse a folder that is no SpatialData store, and holds none."""
+    from nh2st_graph.read._spatialdata import is_store
+
+    if not any(map(is_store, (folder, *folder.iterdir()))):
+        files = sorted(folder.glob("*.h5ad"))
+        hint = f"; give its files, such as {files[0]}" if files else ""
+        raise DataError(
+            f"{folder} holds no sections: a folder is taken for a SpatialData store, or for several (.zarr)"
+            f"{hint or '; give a store, a section (.h5ad) or a slide'}"
+        )
 
 
 def _check_section(file: Path, microns_per_pixel: float | None) -> str:
@@ -265,8 +301,6 @@ def stored_config(folder: Path, trust: bool | str = False) -> Config:
     ModelError
         If its method needs your word.
     """
-    from nh2st_graph.train import check_method
-
     if not (folder / CONFIG).is_file():
         raise _no_run(folder)
     check_method(read_yaml(folder / CONFIG), f"run {folder}", trust)
@@ -277,6 +311,19 @@ def _no_run(folder: Path) -> RunError:
     return RunError(f"{folder} is not a run folder ({CONFIG} is missing); give the folder of a run")
 
 
-def _check_model(folder: Path) -> None:
-    if not (folder / _DESCRIPTION).is_file():
+def _check_model(folder: Path, trust: bool) -> Mapping[str, Any]:
+    """Refuse a folder without a model, or one whose method needs the caller's word; give its description.
+
+    What is damaged in it is said when it is loaded.
+    """
+    file = folder / _DESCRIPTION
+    if not file.is_file():
         raise ModelError(f"model {folder}: no {_DESCRIPTION} there; give the folder of a finished run")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ModelError(f"model {folder}: {_DESCRIPTION} is not valid JSON; copy the folder again") from None
+    if not isinstance(about, dict):
+        raise ModelError(f"model {folder}: {_DESCRIPTION} does not describe a model; copy the folder again")
+    check_method(about.get("config"), f"model {folder}", trust)
+    return about

@@ -18,7 +18,7 @@ from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, 
 from nh2st_graph.config import Config, FeaturesConfig, GraphConfig
 from nh2st_graph.gr import graph_keys, has_graph
 from nh2st_graph.gr._build import connect
-from nh2st_graph.im._encoders import needs_network, other_kinds, outside_places
+from nh2st_graph.im._encoders import needs_network, other_kinds, outside_places, refuse_places
 from nh2st_graph.im._features import add_features, feature_bar, feature_keys
 from nh2st_graph.im._made_from import (
     Fingerprint,
@@ -32,7 +32,7 @@ from nh2st_graph.im._made_from import (
 from nh2st_graph.section import Key, check_features, full_image, open_image, section_name
 from nh2st_graph.slide import Slide, content_hash, image_exists
 
-__all__ = ["Completer", "Sources", "refuse_places"]
+__all__ = ["Completer", "Sources"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -73,23 +73,6 @@ class Sources:
         if not self.trust:
             refuse_places(features.encoder)
         return features.encoder
-
-
-def refuse_places(encoder: str) -> None:
-    """Refuse an encoder of a saved model that leads to a file, a folder or a hub.
-
-    Raises
-    ------
-    ModelError
-        If it does.
-    """
-    places = outside_places(encoder)
-    if places:
-        raise ModelError(
-            f"the saved model names the encoder {encoder!r}, and {places[0]} is not opened on the word of a file; name "
-            f"the encoder yourself: {setting('features.encoder', encoder)}, or trust the model: "
-            f"{setting('trust', True)}"
-        )
 
 
 class Completer:

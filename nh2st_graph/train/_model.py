@@ -22,7 +22,8 @@ from nh2st_graph._version import MODEL_FORMAT, __version__
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
 from nh2st_graph.im._made_from import public
-from nh2st_graph.models import Estimator, Network, NH2STGraph, find_method, known_methods
+from nh2st_graph.models import Estimator, Network, NH2STGraph, find_method
+from nh2st_graph.models._reads import check_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.train._complete import Sources
 from nh2st_graph.train._encoder import named_elsewhere, patch_encoder
@@ -282,35 +283,6 @@ def load(
         origin=origin,
         sources=sources,
         **fields,
-    )
-
-
-def check_method(config: Any, where: str, trust: bool | str) -> None:
-    """Refuse a saved configuration whose method is neither registered nor brought by an installed package.
-
-    Nothing is imported for this.
-
-    Parameters
-    ----------
-    config
-        The saved configuration, before it is parsed.
-    where
-        What an error calls its place.
-    trust
-        Whether the caller trusts the place; or the one name that the caller trusts.
-
-    Raises
-    ------
-    ModelError
-        If the method needs the caller's word.
-    """
-    model = config.get("model") if isinstance(config, Mapping) else None
-    name = str(model.get("name", "")) if isinstance(model, Mapping) else ""
-    if trust is True or name == trust or ":" not in name or name in known_methods():
-        return
-    raise ModelError(
-        f"{where}: its method {name!r} is code of a file or module, which is not imported on the word of a saved "
-        f"model; if you know where it comes from, give {setting('trust', True)}"
     )
 
 

@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 from nh2st_graph import ConfigError, DataError, RunError, read, tl
 from nh2st_graph.config import Config, load_config
 from nh2st_graph.models import NH2STGraph
-from nh2st_graph.tl import Run, _run
+from nh2st_graph.tl import Run, _folder, _run
 from nh2st_graph.train import log_columns
 
 #: What other programs rely on.
@@ -250,7 +250,7 @@ class TestSections:
         monkeypatch.chdir(tmp_path)
         encoder, stored = (each.replace("HERE", str(tmp_path)) for each in (encoder, stored))
         features = tiny_config.features.model_copy(update={"encoder": encoder})
-        config = _run._absolute(tiny_config.model_copy(update={"features": features}))
+        config = _folder.absolute(tiny_config.model_copy(update={"features": features}))
         assert config.features.encoder == stored
 
 
