@@ -130,6 +130,27 @@ def make_encoders(names: str, device: str = "auto") -> list[Encoder]:
     return [factory(rest, device) for factory, rest in _named(names)]
 
 
+def check_names(names: str, *, files: bool = True) -> None:
+    """Refuse names of encoders that are unknown or malformed, before libraries and weights are loaded.
+
+    Parameters
+    ----------
+    names
+        As for :func:`make_encoders`.
+    files
+        Also refuse files of weights that do not exist.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown or malformed, or occurs twice, or its file is missing.
+    """
+    for factory, rest in _named(names):
+        getattr(factory, "check", lambda rest: None)(rest)
+        if files:
+            getattr(factory, "check_file", lambda rest: None)(rest)
+
+
 def outside_places(names: str) -> list[str]:
     """List what encoders of these names would open or ask beyond installed packages: files, folders and hubs.
 

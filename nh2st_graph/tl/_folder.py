@@ -31,6 +31,8 @@ CONFIG = "config.yaml"
 #: The file of a model folder that says what the model is.
 _DESCRIPTION = "model.json"
 
+#: Formats of raw files, in which no section has image features.
+_WITHOUT_FEATURES = {"synthetic", "her2st", "hest", "skin", "stimage", "stnet", "triplex", "visium", "visium_hd"}
 #: A path in an encoder's name: a file of weights after ``@`` (for hub models, a revision stands there), or a folder.
 _ENCODER_PATH = re.compile(r"(?<![\w-])(timm(?:-map)?:(?:local-dir:|[^,:@]+@))(?!random\s*(?:,|$))([^,]+)")
 
@@ -88,6 +90,22 @@ def check_run(config: Config, out: str | Path, *, resume: bool = False) -> None:
     """
     check_begun(config, Path(out), resume=resume)
     check_root(config)
+    _check_named(config)
+
+
+def _check_named(config: Config) -> None:
+    """Refuse a panel, encoders and sections that are not there, as far as names tell."""
+    from nh2st_graph.datasets import is_published, read_panel
+    from nh2st_graph.im._encoders import check_names as check_encoders
+    from nh2st_graph.read._registry import check_names
+
+    data = config.data
+    if not (data.panel.startswith("hvg:") or is_published(data.panel)):
+        read_panel(Path(data.panel).expanduser())
+    # Sections may bring the features of weights that are gone.
+    check_encoders(config.features.encoder, files=data.format in _WITHOUT_FEATURES)
+    if data.format != "synthetic" and data.root is not None and data.train:
+        check_names(data.format, data.root.expanduser(), [*data.train, *data.test], **data.options)
 
 
 def check_begun(config: Config, out: Path, *, resume: bool) -> None:
