@@ -9,7 +9,7 @@ from typing import Any
 
 from nh2st_graph._errors import ConfigError, ModelError, nearest, setting
 
-__all__ = ["ENTRY_POINTS", "METHODS", "check_encoder", "check_method", "check_name"]
+__all__ = ["ENTRY_POINTS", "METHODS", "check_encoder", "check_method", "check_name", "is_foreign"]
 
 #: Group of entry points by which another package provides methods, each with its name.
 ENTRY_POINTS = "nh2st_graph.methods"
@@ -77,7 +77,7 @@ def check_method(config: Any, where: str, trust: bool | str) -> None:
     """
     model = config.get("model") if isinstance(config, Mapping) else None
     name = str(model.get("name", "")) if isinstance(model, Mapping) else ""
-    if trust is True or name == trust or ":" not in name or _is_provided(name):
+    if trust is True or name == trust or not is_foreign(name):
         return
     raise ModelError(
         f"{where}: its method {name!r} is code of a file or module, which is not imported on the word of a saved "
@@ -85,12 +85,13 @@ def check_method(config: Any, where: str, trust: bool | str) -> None:
     )
 
 
-def _is_provided(name: str) -> bool:
-    """Whether a method is registered, which needs the registry, or an entry point; nothing is loaded for this."""
-    registry = sys.modules.get(f"{__package__}._registry")
-    if registry is not None:
-        return name in registry.known_methods()
-    return name in METHODS or name in entry_points(group=ENTRY_POINTS).names
+def is_foreign(name: str) -> bool:
+    """Whether a method is code of a file or module, neither registered nor an entry point; nothing is loaded."""
+    if ":" not in name:
+        return False
+    registry = sys.modules.get(f"{__package__}._registry")  # without it, nothing more is registered
+    known = METHODS if registry is None else registry.known_methods()
+    return name not in known and name not in entry_points(group=ENTRY_POINTS).names
 
 
 def check_encoder(keys: Mapping[str, Any]) -> None:
