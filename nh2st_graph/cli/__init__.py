@@ -255,6 +255,8 @@ def predict(
         library_key=library_key,
         spatialdata=spatialdata,
         resume=resume,
+        trust=trust,
+        encoder=encoder,
     )
     with working(resumable=True):
         written = tl.predict_run(
@@ -287,7 +289,7 @@ def evaluate(
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_run
 
-    tl.check_evaluation(run)
+    tl.check_evaluation(run, trust=trust)
     with working():
         done = tl.evaluate_run(run, trust=trust, encoder=encoder, cache=cache, progress=progress)
     print_run(done)

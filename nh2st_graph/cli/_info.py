@@ -96,6 +96,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     from nh2st_graph.metrics import METHOD_LABELS
+    from nh2st_graph.models._reads import is_foreign
 
     about = _json(path / _MODEL)
     try:
@@ -103,7 +104,8 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
         method = config["model"]["name"]
         lattice = about.get("lattice")
         facts: Facts = {
-            "method": METHOD_LABELS.get(method, method),
+            "method": METHOD_LABELS.get(method, method)
+            + (", code of a file or module: to use it, give --trust" if is_foreign(method) else ""),
             "trained on": f"{_listed(about['train_sections'])} ({config['data']['format']})",
             "epochs": about["selected_epochs"] or "-",
             "genes": f"{len(genes)} ({config['data']['panel']}): {_listed(genes)}",

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import ConfigError, nearest, setting
+from nh2st_graph._errors import ConfigError, ModelError, nearest, setting
 
-__all__ = ["Encoder", "make_encoders", "needs_network", "outside_places", "register_encoder"]
+__all__ = [
+    "Encoder",
+    "make_encoders",
+    "needs_network",
+    "other_kinds",
+    "outside_places",
+    "refuse_places",
+    "register_encoder",
+]
 
 
 class Encoder(ABC):
@@ -122,6 +130,27 @@ def make_encoders(names: str, device: str = "auto") -> list[Encoder]:
     return [factory(rest, device) for factory, rest in _named(names)]
 
 
+def check_names(names: str, *, files: bool = True) -> None:
+    """Refuse names of encoders that are unknown or malformed, before libraries and weights are loaded.
+
+    Parameters
+    ----------
+    names
+        As for :func:`make_encoders`.
+    files
+        Also refuse files of weights that do not exist.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown or malformed, or occurs twice, or its file is missing.
+    """
+    for factory, rest in _named(names):
+        getattr(factory, "check", lambda rest: None)(rest)
+        if files:
+            getattr(factory, "check_file", lambda rest: None)(rest)
+
+
 def outside_places(names: str) -> list[str]:
     """List what encoders of these names would open or ask beyond installed packages: files, folders and hubs.
 
@@ -131,9 +160,45 @@ def outside_places(names: str) -> list[str]:
     return [place for place in found if place is not None]
 
 
+def refuse_places(encoder: str) -> None:
+    """Refuse an encoder of a saved model that leads to a file, a folder or a hub.
+
+    Raises
+    ------
+    ModelError
+        If it does.
+    """
+    places = outside_places(encoder)
+    if places:
+        raise ModelError(
+            f"the saved model names the encoder {encoder!r}, and {places[0]} is not opened on the word of a file; name "
+            f"the encoder yourself: {setting('features.encoder', encoder)}, or trust the model: "
+            f"{setting('trust', True)}"
+        )
+
+
 def needs_network(names: str) -> bool:
     """Whether encoders of these names may download weights; a factory says it by ``remote(rest)``."""
     return any(getattr(factory, "remote", lambda _: False)(rest) for factory, rest in _named(names))
+
+
+def other_kinds(names: str, fingerprints: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List where names contradict the fingerprints of encoders, as far as names tell; nothing is opened for this.
+
+    Of encoders of other packages, they do not tell.
+    """
+    factories, found = _named(names), []
+    if len(factories) != len(fingerprints):
+        return [f"{len(fingerprints)} encoders -> {len(factories)}"]
+    for part, (factory, rest), known in zip(names.split(","), factories, fingerprints, strict=True):
+        if not factory.__module__.startswith(f"{__package__}."):
+            continue
+        now = {"encoder": part.strip().partition(":")[0]}
+        if now["encoder"] == known.get("encoder") and known.get("architecture"):
+            architecture = getattr(factory, "architecture", lambda _: None)(rest)
+            now |= {"architecture": architecture} if architecture is not None else {}
+        found += [f"{key}: {known.get(key)} -> {value}" for key, value in now.items() if known.get(key) != value]
+    return found
 
 
 def _named(names: str) -> list[tuple[Factory, str]]:

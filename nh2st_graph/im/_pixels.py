@@ -43,12 +43,8 @@ class PixelsEncoder(Encoder):
 
     def __init__(self, side: str, device: str = "cpu") -> None:
         del device
+        self.check(side)
         self.name = f"pixels:{side}"
-        if not re.fullmatch("[1-9][0-9]*", side):
-            raise ConfigError(
-                f"{setting('features.encoder', self.name)}: {side!r} is no side in pixels; "
-                "give a whole number above 0, such as pixels:112"
-            )
         self.input_size = int(side)
         self.normalisation: Mapping[str, Any] = {}
         self.fingerprint: Mapping[str, Any] = {
@@ -56,6 +52,15 @@ class PixelsEncoder(Encoder):
             "input_size": self.input_size,
             "interpolation": self.interpolation,
         }
+
+    @staticmethod
+    def check(side: str) -> None:
+        """Refuse a side that is no whole number above 0."""
+        if not re.fullmatch("[1-9][0-9]*", side):
+            raise ConfigError(
+                f"{setting('features.encoder', f'pixels:{side}')}: {side!r} is no side in pixels; "
+                "give a whole number above 0, such as pixels:112"
+            )
 
     @staticmethod
     def outside(rest: str) -> None:

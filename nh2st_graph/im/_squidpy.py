@@ -76,6 +76,11 @@ class SquidpyEncoder(Encoder):
         return np.hstack(found).astype(np.float32)
 
     @staticmethod
+    def check(parts: str) -> None:
+        """Refuse parts that squidpy does not have."""
+        _parse(parts)
+
+    @staticmethod
     def outside(rest: str) -> None:
         """Say that nothing is opened."""
 

@@ -124,6 +124,21 @@ class TimmEncoder(Encoder):
         source = name.partition("@")[2]
         return f"the file {source}" if source not in {"", RANDOM} else None
 
+    @classmethod
+    def check_file(cls, name: str) -> None:
+        """Refuse a file of weights that does not exist."""
+        source = name.partition("@")[2]
+        if name.partition(":")[0] not in _ELSEWHERE and source not in {"", RANDOM}:
+            _check_file(Path(source).expanduser(), f"{cls.prefix}:{name}")
+
+    @staticmethod
+    def architecture(name: str) -> str | None:
+        """Say which architecture a name stands for; None for names that lead out of timm, or that timm replaced."""
+        import timm
+
+        architecture = name.partition("@")[0].partition(".")[0]
+        return architecture if architecture in timm.list_models() else None
+
     @staticmethod
     def remote(name: str) -> bool:
         """Whether the weights of a name come from a hub, or from timm's own place on it."""
@@ -222,13 +237,20 @@ def _pretrained(name: str) -> torch.nn.Module:
     return model
 
 
+def _check_file(path: Path, encoder: str) -> None:
+    if not path.is_file():
+        raise ConfigError(
+            f"{setting('features.encoder', encoder)}: checkpoint {path} does not exist; give a .safetensors or PyTorch "
+            "file"
+        )
+
+
 def _load_checkpoint(model: torch.nn.Module, name: str, path: Path) -> None:
     """Load a local file of weights, which has to have all weights of the model, and may have a classifier."""
     from timm.models import load_state_dict
 
     where = setting("features.encoder", f"timm:{name}")
-    if not path.is_file():
-        raise ConfigError(f"{where}: checkpoint {path} does not exist; give a .safetensors or PyTorch file")
+    _check_file(path, f"timm:{name}")
     try:
         state = load_state_dict(str(path), device="cpu", weights_only=True)
     except UNREADABLE as error:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from nh2st_graph._errors import ConfigError, nearest, setting
+from nh2st_graph._errors import ConfigError, ModelError, nearest, setting
 
-__all__ = ["ENTRY_POINTS", "METHODS", "check_encoder", "check_name"]
+__all__ = ["ENTRY_POINTS", "METHODS", "check_encoder", "check_method", "check_name", "is_foreign"]
 
 #: Group of entry points by which another package provides methods, each with its name.
 ENTRY_POINTS = "nh2st_graph.methods"
@@ -54,6 +54,44 @@ def check_name(name: str) -> None:
     known = {*METHODS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))}
     if name not in known:
         raise ConfigError(f"{setting('model.name', name)}: no such method; {nearest(name, known)}")
+
+
+def check_method(config: Any, where: str, trust: bool | str) -> None:
+    """Refuse a saved configuration whose method is neither registered nor brought by an installed package.
+
+    Nothing is imported for this.
+
+    Parameters
+    ----------
+    config
+        The saved configuration, before it is parsed.
+    where
+        What an error calls its place.
+    trust
+        Whether the caller trusts the place; or the one name that the caller trusts.
+
+    Raises
+    ------
+    ModelError
+        If the method needs the caller's word.
+    """
+    model = config.get("model") if isinstance(config, Mapping) else None
+    name = str(model.get("name", "")) if isinstance(model, Mapping) else ""
+    if trust is True or name == trust or not is_foreign(name):
+        return
+    raise ModelError(
+        f"{where}: its method {name!r} is code of a file or module, which is not imported on the word of a saved "
+        f"model; if you know where it comes from, give {setting('trust', True)}"
+    )
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a method is code of a file or module, neither registered nor an entry point; nothing is loaded."""
+    if ":" not in name:
+        return False
+    registry = sys.modules.get(f"{__package__}._registry")  # without it, nothing more is registered
+    known = METHODS if registry is None else registry.known_methods()
+    return name not in known and name not in entry_points(group=ENTRY_POINTS).names
 
 
 def check_encoder(keys: Mapping[str, Any]) -> None:

@@ -329,7 +329,7 @@ def _of_spatialdata(
     region_column = region_key(table)
     if library_key not in (None, region_column):
         raise DataError(
-            f"library_key={library_key!r} does not apply: in SpatialData a section is a region of the table "
+            f"{setting('library_key', library_key)} does not apply: in SpatialData a section is a region of the table "
             f"(obs[{region_column!r}]); leave it out"
         )
     given = Given(table, {}, {})
@@ -352,7 +352,9 @@ def _of_spatialdata(
 def _rows_by(table: AnnData, library_key: str) -> dict[str, NDArray[np.intp]]:
     """Find the rows of each section, in order of name."""
     if library_key not in table.obs:
-        raise DataError(f"obs has no column library_key={library_key!r}; {nearest(library_key, table.obs.columns)}")
+        raise DataError(
+            f"obs has no column {setting('library_key', library_key)}; {nearest(library_key, table.obs.columns)}"
+        )
     names = table.obs[library_key]
     if names.isna().any():
         raise DataError(

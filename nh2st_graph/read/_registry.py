@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from nh2st_graph._errors import ConfigError, DataError, nearest, setting
 from nh2st_graph.read._common import check_exists, wanted_names
 
-__all__ = ["check_options", "known_formats", "register_format", "section_names", "sections"]
+__all__ = ["check_names", "check_options", "known_formats", "register_format", "section_names", "sections"]
 
 #: A function of a file or folder, the names of the wanted sections (None: all), and the options of the format, which
 #: are its keyword-only parameters. It returns sections by name.
@@ -124,6 +124,25 @@ def section_names(format: str, root: str | Path, **options: Any) -> list[str]:
     check_exists(root)
     takes = inspect.signature(listing).parameters
     return wanted_names(None, listing(root, **{name: options[name] for name in options if name in takes}), root)
+
+
+def check_names(format: str, root: str | Path, names: Sequence[str], **options: Any) -> None:
+    """Refuse names of sections that a file or folder lacks, if the format lists them without reading sections.
+
+    Parameters
+    ----------
+    format, root, names, **options
+        As for :func:`sections`.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As for :func:`sections`.
+    """
+    root = Path(root)
+    several = "library_key" in options or (root.is_dir() and not (root / "zarr.json").is_file())
+    if format in _LISTINGS and several:
+        wanted_names(names, section_names(format, root, **options), root)
 
 
 def sections(format: str, root: str | Path, names: Sequence[str] | None = None, **options: Any) -> dict[str, AnnData]:

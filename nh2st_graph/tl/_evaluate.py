@@ -309,5 +309,5 @@ def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Seque
         "method": model.config.model.name,
         "encoder": model.config.features.encoder,
         "selected_epochs": model.selected_epochs,
-        "sections": {each.name: each.digest for each in (*train, *tests)},
+        "sections": {each.name: prepared_digest(each) for each in (*train, *tests)},
     }

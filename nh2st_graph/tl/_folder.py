@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, setting
 from nh2st_graph.config import Config, changes, load_config, read_yaml
+from nh2st_graph.models._reads import check_method
 
 __all__ = [
     "CONFIG",
+    "absolute",
     "check_begun",
     "check_evaluation",
     "check_folder",
@@ -25,6 +30,11 @@ __all__ = [
 CONFIG = "config.yaml"
 #: The file of a model folder that says what the model is.
 _DESCRIPTION = "model.json"
+
+#: Formats of raw files, in which no section has image features.
+_WITHOUT_FEATURES = {"synthetic", "her2st", "hest", "skin", "stimage", "stnet", "triplex", "visium", "visium_hd"}
+#: A path in an encoder's name: a file of weights after ``@`` (for hub models, a revision stands there), or a folder.
+_ENCODER_PATH = re.compile(r"(?<![\w-])(timm(?:-map)?:(?:local-dir:|[^,:@]+@))(?!random\s*(?:,|$))([^,]+)")
 
 
 def check_folder(out: Path, *, resume: bool) -> None:
@@ -80,6 +90,22 @@ def check_run(config: Config, out: str | Path, *, resume: bool = False) -> None:
     """
     check_begun(config, Path(out), resume=resume)
     check_root(config)
+    _check_named(config)
+
+
+def _check_named(config: Config) -> None:
+    """Refuse a panel, encoders and sections that are not there, as far as names tell."""
+    from nh2st_graph.datasets import is_published, read_panel
+    from nh2st_graph.im._encoders import check_names as check_encoders
+    from nh2st_graph.read._registry import check_names
+
+    data = config.data
+    if not (data.panel.startswith("hvg:") or is_published(data.panel)):
+        read_panel(Path(data.panel).expanduser())
+    # Sections may bring the features of weights that are gone.
+    check_encoders(config.features.encoder, files=data.format in _WITHOUT_FEATURES)
+    if data.format != "synthetic" and data.root is not None and data.train:
+        check_names(data.format, data.root.expanduser(), [*data.train, *data.test], **data.options)
 
 
 def check_begun(config: Config, out: Path, *, resume: bool) -> None:
@@ -93,10 +119,10 @@ def check_begun(config: Config, out: Path, *, resume: bool) -> None:
     check_folder(out, resume=resume)
     if not resume:
         return
-    now = config.model_dump(mode="json")
+    now = absolute(config).model_dump(mode="json")
     name = (read_yaml(out / CONFIG).get("model") or {}).get("name", config.model.name)
     if name == config.model.name:
-        stored = stored_config(out, name).model_dump(mode="json")
+        stored = absolute(stored_config(out, name)).model_dump(mode="json")
     else:  # another method may be code of a file, and is not imported to be compared
         stored = {**now, "model": {**now["model"], "name": name}}
     changed = changes(stored, now)
@@ -107,15 +133,37 @@ def check_begun(config: Config, out: Path, *, resume: bool) -> None:
         )
 
 
-def check_evaluation(folder: str | Path) -> None:
+def absolute(config: Config) -> Config:
+    """Make the paths of a configuration absolute, as a run folder keeps them."""
+    from nh2st_graph.datasets import is_published
+
+    data = config.data
+    in_data: dict[str, object] = {}
+    if data.root is not None:
+        in_data["root"] = data.root.expanduser().resolve()
+    if not (data.panel.startswith("hvg:") or is_published(data.panel)):
+        in_data["panel"] = str(Path(data.panel).expanduser().resolve())
+    features: dict[str, object] = {
+        "encoder": _ENCODER_PATH.sub(
+            lambda found: f"{found[1]}{Path(found[2].strip()).expanduser().resolve()}", config.features.encoder
+        )
+    }
+    if config.features.cache is not None:
+        features["cache"] = config.features.cache.expanduser().resolve()
+    return config.model_copy(
+        update={"data": data.model_copy(update=in_data), "features": config.features.model_copy(update=features)}
+    )
+
+
+def check_evaluation(folder: str | Path, *, trust: bool = False) -> None:
     """Refuse to score a folder that is no run; see :func:`evaluate_run`.
 
     Raises
     ------
     ModelError, RunError
-        If the folder holds no model, or is not a run.
+        If the folder holds no model, the model needs your word, or it is not a run.
     """
-    _check_model(Path(folder))
+    _check_model(Path(folder), trust)
     if not (Path(folder) / CONFIG).is_file():
         raise _no_run(Path(folder))
 
@@ -129,12 +177,14 @@ def check_prediction(
     library_key: str | None = None,
     spatialdata: bool = False,
     resume: bool = False,
+    trust: bool = False,
+    encoder: str | None = None,
 ) -> None:
     """Refuse a prediction of files that cannot be made.
 
     Parameters
     ----------
-    folder, paths, out, microns_per_pixel, spatialdata, resume
+    folder, paths, out, microns_per_pixel, spatialdata, resume, trust, encoder
         As for :func:`predict_run`.
     library_key
         Column of ``obs`` that names the sections of an h5ad file.
@@ -142,12 +192,14 @@ def check_prediction(
     Raises
     ------
     ModelError, RunError, ConfigError, DataError, ImageError
-        If there is no model, an input is missing, an output exists, or a slide's file contradicts the resolution.
+        If there is no model, or it needs your word; if an input is missing, an output exists, or a slide's file
+        contradicts the resolution.
     """
     from nh2st_graph.slide import check_scale, image_exists
 
-    _check_model(Path(folder))
+    about = _check_model(Path(folder), trust)
     files, out = [Path(path) for path in paths], Path(out)
+    n_sections = 0
     check_one_file(out, len(files))  # the sections in a file are counted when it is read
     if microns_per_pixel is not None:
         check_scale(str(folder), None, microns_per_pixel)
@@ -156,6 +208,8 @@ def check_prediction(
             error = DataError if file.suffix in {".h5ad", ".zarr"} else ImageError
             raise error(f"{file} does not exist; give a section (.h5ad, .zarr) or a slide")
         if file.is_dir():
+            _check_store(file)
+            n_sections += 1  # at least; its regions are counted when it is read
             continue
         if file.suffix == ".h5ad" and library_key is not None:
             from nh2st_graph.read import section_names
@@ -164,8 +218,35 @@ def check_prediction(
         else:
             check = _check_section if file.suffix == ".h5ad" else _check_slide
             names = [check(file, microns_per_pixel)]
+            if check is _check_slide and not (trust or encoder):
+                _check_places(about)
+        n_sections += len(names)
         for name in names if not resume else ():
             refuse_existing(output_files(out, name, spatialdata=spatialdata))
+    check_one_file(out, n_sections)
+
+
+def _check_places(about: Mapping[str, Any]) -> None:
+    """Refuse a model whose encoder leads to a file or hub; features are computed on a slide in any case."""
+    config = about.get("config")
+    features = config.get("features") if isinstance(config, Mapping) else None
+    if isinstance(features, Mapping) and "encoder" in features:
+        from nh2st_graph.im._encoders import refuse_places
+
+        refuse_places(str(features["encoder"]))
+
+
+def _check_store(folder: Path) -> None:
+    """Refuse a folder that is no SpatialData store, and holds none."""
+    from nh2st_graph.read._spatialdata import is_store
+
+    if not any(map(is_store, (folder, *folder.iterdir()))):
+        files = sorted(folder.glob("*.h5ad"))
+        hint = f"; give its files, such as {files[0]}" if files else ""
+        raise DataError(
+            f"{folder} holds no sections: a folder is taken for a SpatialData store, or for several (.zarr)"
+            f"{hint or '; give a store, a section (.h5ad) or a slide'}"
+        )
 
 
 def _check_section(file: Path, microns_per_pixel: float | None) -> str:
@@ -238,8 +319,6 @@ def stored_config(folder: Path, trust: bool | str = False) -> Config:
     ModelError
         If its method needs your word.
     """
-    from nh2st_graph.train import check_method
-
     if not (folder / CONFIG).is_file():
         raise _no_run(folder)
     check_method(read_yaml(folder / CONFIG), f"run {folder}", trust)
@@ -250,6 +329,19 @@ def _no_run(folder: Path) -> RunError:
     return RunError(f"{folder} is not a run folder ({CONFIG} is missing); give the folder of a run")
 
 
-def _check_model(folder: Path) -> None:
-    if not (folder / _DESCRIPTION).is_file():
+def _check_model(folder: Path, trust: bool) -> Mapping[str, Any]:
+    """Refuse a folder without a model, or one whose method needs the caller's word; give its description.
+
+    What is damaged in it is said when it is loaded.
+    """
+    file = folder / _DESCRIPTION
+    if not file.is_file():
         raise ModelError(f"model {folder}: no {_DESCRIPTION} there; give the folder of a finished run")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ModelError(f"model {folder}: {_DESCRIPTION} is not valid JSON; copy the folder again") from None
+    if not isinstance(about, dict):
+        raise ModelError(f"model {folder}: {_DESCRIPTION} does not describe a model; copy the folder again")
+    check_method(about.get("config"), f"model {folder}", trust)
+    return about

@@ -98,6 +98,8 @@ def predict_run(
         library_key=library_key,
         spatialdata=spatialdata,
         resume=resume,
+        trust=trust,
+        encoder=encoder,
     )
     model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache)
     on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue}

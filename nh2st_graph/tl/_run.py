@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -19,11 +18,10 @@ from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest, setting
 from nh2st_graph._progress import phase
 from nh2st_graph.config import Config
-from nh2st_graph.datasets import is_published
 from nh2st_graph.section import Need
 from nh2st_graph.tl._evaluate import Evaluation, evaluate, evaluate_prepared
 from nh2st_graph.tl._figures import write_figures
-from nh2st_graph.tl._folder import CONFIG, check_begun, check_root, stored_config
+from nh2st_graph.tl._folder import CONFIG, absolute, check_begun, check_root, stored_config
 from nh2st_graph.tl._predict_run import load_to_predict
 from nh2st_graph.train import (
     FittedModel,
@@ -45,9 +43,6 @@ _TISSUE = "tissue"
 #: What errors call the training and test sections of a configuration.
 _TRAIN = setting("data.train", argument="train_sections")
 _TEST = setting("data.test", argument="test_sections")
-
-#: A path in an encoder's name: a file of weights after ``@`` (for hub models, a revision stands there), or a folder.
-_ENCODER_PATH = re.compile(r"(?<![\w-])(timm(?:-map)?:(?:local-dir:|[^,:@]+@))(?!random\s*(?:,|$))([^,]+)")
 
 
 @dataclass
@@ -162,7 +157,7 @@ def train_run(
     ModelError
         If the loss is not finite at some step of training.
     """
-    out, config = Path(out), _absolute(config)
+    out, config = Path(out), absolute(config)
     check_begun(config, out, resume=resume)
     with nullcontext() if resume else _removed_on_bad_input(out), owned(out, "run folder"):
         if resume:  # again, now that no other process writes into it
@@ -252,7 +247,7 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
     RunError
         If one of the files exists.
     """
-    out, config = Path(out), _absolute(config)
+    out, config = Path(out), absolute(config)
     with nullcontext() if out.exists() else _removed_on_bad_input(out):
         sections = load_sections(config, out / _TISSUE)
         paths = {name: out / f"{name}.h5ad" for name in sections}
@@ -297,23 +292,3 @@ def _write(model: FittedModel, evaluation: Evaluation, out: Path) -> None:
     write_text(out / _PER_GENE, evaluation.per_gene.to_csv(float_format="%.6g"))
     # Written last: a run with metrics.json is complete.
     write_text(out / _METRICS, json.dumps(evaluation.metrics, indent=1, allow_nan=False) + "\n")
-
-
-def _absolute(config: Config) -> Config:
-    """Make the paths of a configuration absolute."""
-    data = config.data
-    in_data: dict[str, object] = {}
-    if data.root is not None:
-        in_data["root"] = data.root.expanduser().resolve()
-    if not (data.panel.startswith("hvg:") or is_published(data.panel)):
-        in_data["panel"] = str(Path(data.panel).expanduser().resolve())
-    features: dict[str, object] = {
-        "encoder": _ENCODER_PATH.sub(
-            lambda found: f"{found[1]}{Path(found[2].strip()).expanduser().resolve()}", config.features.encoder
-        )
-    }
-    if config.features.cache is not None:
-        features["cache"] = config.features.cache.expanduser().resolve()
-    return config.model_copy(
-        update={"data": data.model_copy(update=in_data), "features": config.features.model_copy(update=features)}
-    )

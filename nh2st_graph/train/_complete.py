@@ -18,7 +18,7 @@ from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, 
 from nh2st_graph.config import Config, FeaturesConfig, GraphConfig
 from nh2st_graph.gr import graph_keys, has_graph
 from nh2st_graph.gr._build import connect
-from nh2st_graph.im._encoders import needs_network, outside_places
+from nh2st_graph.im._encoders import needs_network, other_kinds, outside_places, refuse_places
 from nh2st_graph.im._features import add_features, feature_bar, feature_keys
 from nh2st_graph.im._made_from import (
     Fingerprint,
@@ -32,7 +32,7 @@ from nh2st_graph.im._made_from import (
 from nh2st_graph.section import Key, check_features, full_image, open_image, section_name
 from nh2st_graph.slide import Slide, content_hash, image_exists
 
-__all__ = ["Completer", "Sources", "refuse_places"]
+__all__ = ["Completer", "Sources"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -75,23 +75,6 @@ class Sources:
         return features.encoder
 
 
-def refuse_places(encoder: str) -> None:
-    """Refuse an encoder of a saved model that leads to a file, a folder or a hub.
-
-    Raises
-    ------
-    ModelError
-        If it does.
-    """
-    places = outside_places(encoder)
-    if places:
-        raise ModelError(
-            f"the saved model names the encoder {encoder!r}, and {places[0]} is not opened on the word of a file; name "
-            f"the encoder yourself: {setting('features.encoder', encoder)}, or trust the model: "
-            f"{setting('trust', True)}"
-        )
-
-
 class Completer:
     """Computes features and graph of checked sections; encoders are made once, when they are first needed.
 
@@ -116,7 +99,31 @@ class Completer:
     @cached_property
     def encoders(self) -> list[im.Encoder]:
         """The encoders."""
-        return im.make_encoders(self.sources.encoder_of(self.config.features), self.config.train.device)
+        names = self.sources.encoder_of(self.config.features)
+        if self.expected is not None:
+            # Before they are made, which may ask a hub.
+            self._refuse(names, other_kinds(names, self.expected))
+        try:
+            return im.make_encoders(names, self.config.train.device)
+        except ConfigError as error:
+            if self.sources.encoder is not None or (self.expected is None and self.sources.trust):
+                raise
+            raise ConfigError(_as_the_models(error.args[0], names)) from error
+
+    def _refuse(self, names: str, other: Sequence[str]) -> None:
+        """Refuse encoders that are not those of training."""
+        if not other:
+            return
+        told = f"(other {', '.join(other)})"
+        if self.sources.encoder is None:
+            raise ModelError(
+                f"the saved model names the encoder {names!r}, which is not the one that it was trained with {told}; "
+                f"copy the folder again, or give the encoder's weights as {setting('features.encoder')}"
+            )
+        raise ModelError(
+            f"encoder {names} is not the one that the model was trained with {told}; give its weights as "
+            f"{setting('features.encoder')}"
+        )
 
     @contextmanager
     def opened(self, adata: AnnData, need_image: bool) -> Iterator[Opened]:
@@ -179,12 +186,7 @@ class Completer:
         if self.expected is None:
             return
         now = [each.fingerprint for each in self.encoders]
-        other = other_encoders(self.expected, now)
-        if other:
-            raise ModelError(
-                f"encoder {','.join(each.name for each in self.encoders)} is not the one that the model was trained "
-                f"with (other {', '.join(other)}); give its weights as {setting('features.encoder')}"
-            )
+        self._refuse(",".join(each.name for each in self.encoders), other_encoders(self.expected, now))
         self._say_versions(other_versions(self.expected, now))
 
     def _say_versions(self, versions: Sequence[str]) -> None:
@@ -282,6 +284,13 @@ def _earlier(fingerprint: Fingerprint) -> Fingerprint:
     """Give a fingerprint as earlier versions wrote it, without torch's release."""
     versions = {name: each for name, each in fingerprint.get("versions", {}).items() if name != "torch"}
     return {**fingerprint, "versions": versions} if "versions" in fingerprint else fingerprint
+
+
+def _as_the_models(message: str, names: str) -> str:
+    """Say in a message of encoders that the saved model names them, not the caller."""
+    for name in (names, *_names(names)):
+        message = message.replace(setting("features.encoder", name), f"the model's encoder {name!r}")
+    return message
 
 
 def _names(encoders: str) -> list[str]:

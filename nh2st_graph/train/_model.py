@@ -22,7 +22,8 @@ from nh2st_graph._errors import ConfigError, ModelError, reason, setting
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
 from nh2st_graph.im._made_from import public
-from nh2st_graph.models import Estimator, Network, NH2STGraph, find_method, known_methods
+from nh2st_graph.models import Estimator, Network, NH2STGraph, find_method
+from nh2st_graph.models._reads import check_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.train._complete import Sources
 from nh2st_graph.train._encoder import named_elsewhere, patch_encoder
@@ -257,6 +258,7 @@ def load(
     sources = Sources(trust, encoder, Path(cache).expanduser() if isinstance(cache, str | Path) else cache)
     try:
         check_method(description["config"], f"model {folder}", trust)
+        _check_description(description)
         config = Config.parse(description["config"], str(folder / _DESCRIPTION))
         tensors = load_file(folder / _WEIGHTS)
         module = _restored(config, description, tensors, sources)
@@ -283,35 +285,6 @@ def load(
         origin=origin,
         sources=sources,
         **fields,
-    )
-
-
-def check_method(config: Any, where: str, trust: bool | str) -> None:
-    """Refuse a saved configuration whose method is neither registered nor brought by an installed package.
-
-    Nothing is imported for this.
-
-    Parameters
-    ----------
-    config
-        The saved configuration, before it is parsed.
-    where
-        What an error calls its place.
-    trust
-        Whether the caller trusts the place; or the one name that the caller trusts.
-
-    Raises
-    ------
-    ModelError
-        If the method needs the caller's word.
-    """
-    model = config.get("model") if isinstance(config, Mapping) else None
-    name = str(model.get("name", "")) if isinstance(model, Mapping) else ""
-    if trust is True or name == trust or ":" not in name or name in known_methods():
-        return
-    raise ModelError(
-        f"{where}: its method {name!r} is code of a file or module, which is not imported on the word of a saved "
-        f"model; if you know where it comes from, give {setting('trust', True)}"
     )
 
 
@@ -354,6 +327,8 @@ def _patch_encoder_name(config: Config, sources: Sources) -> str:
     return sources.encoder_of(features) if needed else sources.encoder or features.encoder
 
 
+#: Parts of a configuration that every saved model has.
+_PARTS = ("data", "features", "graph", "model", "train")
 _FIELDS: Sequence[str] = ("n_features", "genes", "heg50", "hpg50", "train_sections", "selected_epochs")
 
 
@@ -368,6 +343,30 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise ModelError(f"model {folder}: {_DESCRIPTION} does not describe a model; copy the folder again")
     return description
+
+
+def _check_description(description: Mapping[str, Any]) -> None:
+    """Refuse a description that lost a part whose defaults would stand in for it, or that has a gene twice.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it is damaged.
+    """
+    config, genes = description["config"], description["genes"]
+    for part in _PARTS:
+        if not isinstance(config[part], Mapping):
+            raise TypeError(f"config.{part} holds no keys")
+    for what in ("genes", "heg50", "hpg50", "train_sections"):
+        names = description[what]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{what} are no list of names")
+        if len({*names}) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{what}: {twice!r} occurs twice")
+        if what.endswith("50") and not {*names} <= {*genes}:
+            raise ValueError(f"{what} are not among the genes")
+    config["model"]["name"], config["features"]["encoder"]
 
 
 def _array(tensors: dict[str, torch.Tensor], name: str) -> np.ndarray | None:

@@ -81,6 +81,14 @@ class TestRun:
         assert facts["all"].startswith("Model ")
         assert "Scores" not in facts["all"]
 
+    def test_a_method_that_is_not_installed_says_that_it_needs_trust(self, info, tiny_run, tmp_path):
+        tiny_run.model.save(tmp_path)
+        about = json.loads((tmp_path / "model.json").read_text())
+        about["config"]["model"]["name"] = "helper:Thing"
+        (tmp_path / "model.json").write_text(json.dumps(about))
+        assert "helper:Thing, code of a file or module: to use it, give --trust" in info(tmp_path)["all"]
+        assert "--trust" not in info(tiny_run.folder)["all"]
+
     def test_a_run_without_a_test_section_says_so(self, info, tiny_run, tmp_path):
         shutil.copytree(tiny_run.folder, tmp_path / "run")
         (tmp_path / "run" / "metrics.json").unlink()

@@ -67,3 +67,23 @@ def test_registering_again_warns():
 def test_bad_names(names, message):
     with pytest.raises(ConfigError, match=message):
         make_encoders(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "other"),
+    [
+        ("squidpy:summary", [{"encoder": "squidpy"}], []),
+        ("squidpy:summary, pixels:4", [{"encoder": "squidpy"}, {"encoder": "pixels"}], []),
+        ("squidpy:summary,pixels:4", [{"encoder": "pixels"}, {"encoder": "squidpy"}], ["encoder: pixels", "squidpy"]),
+        ("squidpy:summary,pixels:4", [{"encoder": "squidpy"}], ["1 encoders -> 2"]),
+        ("timm:resnet18.tv_in1k@gone.pth", [{"encoder": "timm", "architecture": "resnet18"}], []),
+        ("timm:resnet50", [{"encoder": "timm", "architecture": "resnet18"}], ["architecture: resnet18 -> resnet50"]),
+        ("timm-map:resnet18", [{"encoder": "timm", "architecture": "resnet18"}], ["encoder: timm -> timm-map"]),
+        ("timm:hf-hub:some/one", [{"encoder": "timm", "architecture": "resnet18"}], []),
+        ("timm:tf_efficientnet_b0_ns", [{"encoder": "timm", "architecture": "tf_efficientnet_b0"}], []),
+    ],
+)
+def test_names_may_contradict_fingerprints(names, known, other):
+    said = ", ".join(_encoders.other_kinds(names, known))
+    assert bool(said) == bool(other)
+    assert all(part in said for part in other)

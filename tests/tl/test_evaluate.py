@@ -198,6 +198,11 @@ class TestSchema:
         assert protocol["patients_in_both"] == []
         assert protocol["split"] == "across patients"
 
+    def test_the_protocol_says_of_which_sections_and_images(self, evaluation, tiny_run):
+        sections, origin = evaluation.metrics["protocol"]["sections"], tiny_run.model.origin
+        assert sections == {**origin["train"], **origin["tests"]}
+        assert all({"counts", "positions", "image"} <= digests.keys() for digests in sections.values())
+
     def test_a_patient_in_both_is_told(self, tiny_run, train, test):
         together = {name: section.copy() for name, section in {**train, "S3": test}.items()}
         for section in together.values():

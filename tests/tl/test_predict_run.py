@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,13 +16,13 @@ from anndata import AnnData
 from numpy.testing import assert_array_equal
 from tifffile import TiffWriter
 
-from nh2st_graph import DataError, RunError, read, tl
+from nh2st_graph import DataError, ModelError, RunError, read, tl
 from nh2st_graph.slide import _tiff
 from nh2st_graph.study._memory import peak_memory
 from nh2st_graph.train import Standardizer
 
 from ..prepared import complete_section
-from ..slides import tissue_image
+from ..slides import tissue_image, write_pyramid
 
 Write = Callable[..., Path]
 
@@ -44,6 +45,58 @@ def without_scale(tiny_sections) -> AnnData:
     section = tiny_sections["S3"].copy()
     del section.uns["spatial"]["S3"]["metadata"]["microns_per_pixel"]
     return section
+
+
+class TestRefusesBeforeItLoads:
+    """What arguments and the description of the model rule out."""
+
+    @pytest.fixture
+    def model(self, tiny_run, tmp_path) -> Path:
+        """A description whose weights are never read."""
+        (tmp_path / "model").mkdir()
+        return Path(shutil.copy(tiny_run.folder / "model.json", tmp_path / "model")).parent
+
+    @staticmethod
+    def describe(model: Path, part: str, **changes: str) -> None:
+        about = json.loads((model / "model.json").read_text())
+        about["config"][part].update(changes)
+        (model / "model.json").write_text(json.dumps(about))
+
+    @pytest.mark.parametrize("inside", ["nothing", "S3.h5ad"])
+    def test_a_folder_that_is_no_store(self, model, tmp_path, inside):
+        (tmp_path / "h2").mkdir()
+        (tmp_path / "h2" / inside).touch()
+        with pytest.raises(DataError, match=r"h2 holds no sections: .*SpatialData") as caught:
+            tl.predict_run(model, [tmp_path / "h2"], tmp_path / "out")
+        assert ("S3.h5ad" in str(caught.value)) == (inside == "S3.h5ad")
+        assert "data." not in caught.value.at("flag")
+
+    def test_a_method_that_needs_trust(self, model, tmp_path):
+        self.describe(model, "model", name="helper:Thing")
+        for check in (
+            lambda **how: tl.check_prediction(model, [], tmp_path / "out", **how),
+            lambda **how: tl.check_evaluation(model, **how),
+        ):
+            with pytest.raises(ModelError, match=r"'helper:Thing' is code of a file .*trust=True"):
+                check()
+        tl.check_prediction(model, [], tmp_path / "out", trust=True)
+
+    def test_an_encoder_that_needs_trust_on_a_slide(self, model, tmp_path):
+        self.describe(model, "features", encoder="timm:resnet18@weights.pth")
+        slide = write_pyramid(tmp_path / "s.tif", 64, 0.5)
+        with pytest.raises(ModelError, match=r"the file weights\.pth is not opened .*trust=True"):
+            tl.check_prediction(model, [slide], tmp_path / "out")
+        for how in ({"trust": True}, {"encoder": "timm:resnet18@mine.pth"}):
+            tl.check_prediction(model, [slide], tmp_path / "out", **how)
+
+    def test_several_sections_of_one_file_do_not_go_into_one(self, model, tiny_sections, tmp_path):
+        both = ad.concat({name: tiny_sections[name] for name in ("S1", "S3")}, label="slide", index_unique="-")
+        both.write_h5ad(tmp_path / "both.h5ad")
+        with pytest.raises(RunError, match=r"one\.h5ad.* is one file for 2 sections"):
+            tl.check_prediction(model, [tmp_path / "both.h5ad"], tmp_path / "one.h5ad", library_key="slide")
+        with pytest.raises(DataError, match="library_key='nope'") as caught:
+            tl.check_prediction(model, [tmp_path / "both.h5ad"], tmp_path / "out", library_key="nope")
+        assert "--library-key nope" in caught.value.at("flag", {"library_key"})
 
 
 class TestPredictFiles:

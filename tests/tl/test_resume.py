@@ -22,6 +22,7 @@ from nh2st_graph import RunError, pl, tl
 from nh2st_graph.cli import main
 from nh2st_graph.config import Config
 from nh2st_graph.tl import FittedModel
+from nh2st_graph.tl._folder import absolute
 from nh2st_graph.train import EpochLog, Keep
 
 #: Enough that a stage is still going on when its log shows some.
@@ -295,3 +296,25 @@ def test_the_configuration_of_a_run_is_complete(tiny_run):
     assert Config.parse(stored) == tiny_run.model.config
     assert stored == tiny_run.model.config.model_dump(mode="json")
     assert load_file(tiny_run.folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "relative",
+    [
+        {"data.root": "sections"},
+        {"data.panel": "genes.txt"},
+        {"features.encoder": "squidpy:summary,timm:resnet18@weights/r18.pth"},
+        {"features.encoder": "timm-map:local-dir:encoder"},
+    ],
+    ids=str,
+)
+def test_the_same_command_goes_on_with_its_relative_paths(tmp_path, monkeypatch, relative):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sections").mkdir()
+    given = {"data.format": "h5ad", "data.root": "sections", **relative}
+    config = Config().override([f"{key}={value}" for key, value in given.items()])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(absolute(config).to_yaml())
+    tl.check_run(config, "run", resume=True)
+    with pytest.raises(RunError, match="another configuration"):
+        tl.check_run(config.override([f"{key}={value}2" for key, value in relative.items()]), "run", resume=True)

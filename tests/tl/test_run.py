@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 from nh2st_graph import ConfigError, DataError, RunError, read, tl
 from nh2st_graph.config import Config, load_config
 from nh2st_graph.models import NH2STGraph
-from nh2st_graph.tl import Run, _run
+from nh2st_graph.tl import Run, _folder, _run
 from nh2st_graph.train import log_columns
 
 #: What other programs rely on.
@@ -250,7 +250,7 @@ class TestSections:
         monkeypatch.chdir(tmp_path)
         encoder, stored = (each.replace("HERE", str(tmp_path)) for each in (encoder, stored))
         features = tiny_config.features.model_copy(update={"encoder": encoder})
-        config = _run._absolute(tiny_config.model_copy(update={"features": features}))
+        config = _folder.absolute(tiny_config.model_copy(update={"features": features}))
         assert config.features.encoder == stored
 
 
@@ -273,3 +273,32 @@ class TestPanel:
         run = tl.train_run(config.override(["data.missing_genes=drop"]), tmp_path / "run")
         assert run.model.genes == ["OWN01", "NBR01", "NBR02"]
         assert "2 of 5 panel genes are absent from a section and dropped: ERBB2, GAPDH" in caplog.text
+
+
+class TestRefusesBeforeItReads:
+    """What names alone rule out; the files of the sections are empty."""
+
+    @pytest.fixture
+    def config(self, tmp_path) -> Config:
+        (tmp_path / "h2").mkdir()
+        for name in ("C3", "C4"):
+            (tmp_path / "h2" / f"{name}.h5ad").touch()
+        given = ["data.format=h5ad", f"data.root={tmp_path / 'h2'}", "data.train=[C3]", "data.test=[C4]"]
+        return Config().override(given)
+
+    @pytest.mark.parametrize(
+        ("changes", "says"),
+        [
+            (["data.panel=nofile.txt"], "gene panel nofile.txt does not exist"),
+            (["features.encoder=squidpy:summ"], "squidpy has no features 'summ'.*summary"),
+            (["features.encoder=squid:summary"], "unknown encoder 'squid:summary'"),
+            (["features.encoder=pixels:0"], "'0' is no side"),
+            (["features.encoder=timm:resnet18@nofile", "data.format=her2st"], "checkpoint nofile does not exist"),
+            (["data.train=[c3,C4]", "data.test=[]"], "no section 'c3' in .*C3"),
+            (["data.test=[C5]"], "no section 'C5'"),
+        ],
+    )
+    def test_a_name_of_nothing(self, config, tmp_path, changes, says):
+        tl.check_run(config, tmp_path / "run")
+        with pytest.raises((ConfigError, DataError), match=says):
+            tl.check_run(config.override(changes), tmp_path / "run")

@@ -220,9 +220,27 @@ class TestDamage:
         described(folder, lambda d: d.pop(key))
         assert key in refused(folder)
 
+    @pytest.mark.parametrize("part", ["data", "features", "graph", "model", "train"])
+    def test_a_configuration_without_a_part_does_not_get_its_defaults(self, folder, part):
+        described(folder, lambda d: d["config"].pop(part))
+        assert f"damaged or incomplete ('{part}')" in refused(folder)
+
+    @pytest.mark.parametrize("key", ["model.name", "features.encoder"])
+    def test_a_configuration_without_a_name_does_not_get_the_default(self, folder, key):
+        part, name = key.split(".")
+        described(folder, lambda d: d["config"][part].pop(name))
+        assert f"damaged or incomplete ('{name}')" in refused(folder)
+
+    @pytest.mark.parametrize("key", ["genes", "heg50", "hpg50", "train_sections"])
+    def test_a_name_that_occurs_twice(self, folder, key):
+        described(folder, lambda d: d.update({key: [*d[key][:-1], d[key][0]]}))
+        assert f"{key}: " in refused(folder)
+
     @pytest.mark.parametrize(
         "change",
         [
+            {"heg50": ["none of the genes"]},
+            {"genes": "ABCDEFGHIJKL"},
             {"n_features": 3},
             {"n_features": "many"},
             {"genes": ["A", "B"]},

@@ -64,6 +64,12 @@ def describe(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     file.write_text(json.dumps(description))
 
 
+def forget_origin(folder: Path) -> None:
+    """Describe a model as the first versions did."""
+    file = folder / "model.json"
+    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "origin"}))
+
+
 class TestMethod:
     @pytest.fixture
     def with_code(self, model: Path) -> Path:
@@ -178,9 +184,40 @@ class TestPlaces:
             tl.predict(section, model)
         assert place in str(caught.value)
         assert "encoder=" in str(caught.value)
+        with pytest.raises(ModelError, match="not the one that it was trained with"):
+            tl.predict(section, ng.load(saved, trust=True))
         assert asked == []
+        forget_origin(saved)
         with pytest.raises(ConfigError):  # asked for now, and not there
             tl.predict(section, ng.load(saved, trust=True))
+
+    @pytest.mark.parametrize(
+        ("encoder", "other"),
+        [
+            ("squidpy:summary,timm:resnet18", "1 encoders -> 2"),
+            ("timm:resnet18", "encoder: squidpy -> timm"),
+            ("timm-map:resnet18.tv_in1k", "encoder: squidpy -> timm-map"),
+        ],
+    )
+    @pytest.mark.parametrize("trust", [True, False])
+    def test_an_encoder_other_than_that_of_training_is_not_asked_for(
+        self, saved, section, asked, encoder, other, trust
+    ):
+        describe(saved, lambda config: config["features"].update(encoder=encoder))
+        with pytest.raises(ModelError, match=f"{encoder}.*{other}"):
+            tl.predict(section, ng.load(saved, trust=trust))
+        assert asked == []
+
+    def test_an_encoder_that_the_model_names_is_not_called_an_argument(self, saved, section, asked):
+        describe(saved, lambda config: config["features"].update(encoder="squidpy:summary,timm:resnet18"))
+        forget_origin(saved)
+        with pytest.raises(ConfigError, match="the model's encoder 'timm:resnet18': its pretrained weights") as caught:
+            tl.predict(section, ng.load(saved))
+        assert "--encoder" not in caught.value.at("flag", {"encoder"})
+        assert asked == ["resnet18"]
+        with pytest.raises(ConfigError) as caught:
+            tl.predict(section, ng.load(saved, encoder="timm:resnet18"))
+        assert "--encoder timm:resnet18" in caught.value.at("flag", {"encoder"})
 
     @pytest.mark.parametrize("encoder", ["timm:hf-hub:someone/something", "timm-map:local-dir:/somewhere"])
     def test_the_architecture_of_a_fine_tuned_encoder_is_not_asked_for(self, saved, asked, encoder):
