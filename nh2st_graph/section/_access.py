@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
+from scipy import sparse
 
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph.section._keys import Key
 
-__all__ = ["array_positions", "as_name", "in_tissue", "section_name"]
+__all__ = ["array_positions", "as_csr", "as_name", "in_tissue", "section_name"]
 
 
 #: Words for a spot in tissue, and for one off it; Space Ranger writes 1 and 0.
@@ -57,6 +60,11 @@ def section_name(adata: AnnData) -> str:
             f"obs['{Key.obs.section}'] first, or give {setting('data.options.library_key', Key.obs.section)}"
         )
     return str(names[0])
+
+
+def as_csr(values: Any) -> sparse.csr_matrix:
+    """Convert counts, dense or sparse, to CSR; half precision, which SciPy does not know, becomes float32."""
+    return sparse.csr_matrix(values.astype(np.float32) if values.dtype == np.float16 else values)
 
 
 def in_tissue(adata: AnnData, where: str | None = None) -> NDArray[np.bool_] | None:
