@@ -17,7 +17,7 @@ from nh2st_graph._errors import DataError, listed, nearest, reason
 from nh2st_graph.read._common import logger
 from nh2st_graph.section import patient_name, patients_in, unknown_patients
 
-__all__ = ["PATIENTS", "patient_in_name", "read_each"]
+__all__ = ["PATIENTS", "patient_beside", "patient_in_name", "read_each"]
 
 #: Name of the table of patients beside the sections, as TRIPLEX prepares it.
 PATIENTS = "ids.csv"
@@ -66,6 +66,19 @@ def patient_in_name(section: str) -> str | None:
     if section in _PATIENT_OF:
         return _PATIENT_OF[section]
     return next((match[1] for match in (pattern.match(section) for pattern in _IN_NAMES) if match), None)
+
+
+def patient_beside(section: str, folder: Path) -> str | None:
+    """Look up the patient of one section in the table ``ids.csv`` of a folder; None if nothing names it there.
+
+    Raises
+    ------
+    DataError
+        If there is such a table, and it cannot be read, lacks a column, or names two patients of one section.
+    """
+    path = folder / PATIENTS
+    table = _table(path) if path.is_file() else None
+    return None if table is None else table.patients.get(section)
 
 
 def read_each(

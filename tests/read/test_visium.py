@@ -16,7 +16,7 @@ from scipy.io import mmwrite
 from scipy.spatial import cKDTree
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph.read import visium_section
+from nh2st_graph.read import sections, visium_section
 from nh2st_graph.section import check_section, library
 
 HIRES_WARNING = "no full-resolution image given"
@@ -376,3 +376,16 @@ def test_names_around_barcodes_that_differ_are_refused(write_visium):
     files = write_visium(change=lambda p: p.assign(barcode=[f"s{i % 2}_{each}" for i, each in enumerate(p["barcode"])]))
     with pytest.raises(DataError, match=r"no barcode in common .*-1' and 's0_.*before or after"):
         visium_section(files.folder)
+
+
+@pytest.mark.parametrize("outs", [False, True])
+def test_one_section_takes_its_patient_from_the_table_beside_its_folder(write_visium, outs):
+    files = write_visium(outs=outs)
+    (files.root / "ids.csv").write_text("sample_id,patient\nV1,P7\nV2,P8\n")
+    for path in {files.folder, files.root / "V1"}:
+        assert set(visium_section(path).obs["patient"]) == {"P7"}
+    assert set(visium_section(files.folder, patient="P1").obs["patient"]) == {"P1"}
+    assert set(visium_section(files.folder, section="X").obs["patient"]) == {"unknown (X)"}
+    (files.root / "other.csv").write_text("sample_id,patient\nV2,P8\n")
+    (found,) = sections("visium", files.root, patients="other.csv").values()
+    assert set(found.obs["patient"]) == {"unknown (V1)"}
