@@ -133,6 +133,10 @@ class DataConfig(Section):
         both = sorted(set(self.train) & set(self.test))
         if both:
             raise ValueError(f"data.train and data.test share {', '.join(both)}; a test section is never trained on")
+        for key, names in (("data.train", self.train), ("data.test", self.test)):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{key} lists {', '.join(twice)} more than once; name each section once")
         if self.log_base != "e" and self.normalize == "residuals":
             raise ValueError(
                 f"data.log_base = {self.log_base} and data.normalize = 'residuals': residuals have no logarithm; leave "

@@ -28,10 +28,12 @@ from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import (
     Key,
     Library,
+    as_csr,
     as_name,
     changed_entry,
     check_pitch,
     check_section,
+    counts_mistake,
     libraries,
     library_entry,
     library_id,
@@ -205,7 +207,9 @@ def _with_counts(adata: AnnData, layer: str | None, where: str) -> AnnData:
         raise DataError(
             f"{where}: X is missing; name the layer with raw counts: {setting('data.options.layer', 'NAME')}"
         )
-    adata.X = sparse.csr_matrix(adata.X)
+    adata.X = as_csr(adata.X)
+    if not np.isfinite(adata.X.data).all():
+        raise DataError(f"{where}: {counts_mistake(adata)}")
     if layer is None and not np.array_equal(adata.X.data, np.rint(adata.X.data)):
         values = {"raw": adata.raw.X if adata.raw is not None else None, **adata.layers}
         raw = [name for name in there if _whole(values[name])]

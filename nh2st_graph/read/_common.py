@@ -209,7 +209,7 @@ def keep_in_tissue(
     DataError
         If no spot lies in tissue.
     """
-    inside = in_tissue(adata)
+    inside = in_tissue(adata, f"section {section!r}")
     if inside is None or not adata.n_obs:
         return adata, {}
     if not inside.any():

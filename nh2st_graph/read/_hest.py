@@ -205,7 +205,7 @@ def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:
         column: pd.to_numeric(stored.obs[column], errors="coerce") for column in _COLUMNS if column in stored.obs
     }
     whole = {column: values.astype(int) for column, values in columns.items() if values.notna().all()}
-    inside = in_tissue(stored)
+    inside = in_tissue(stored, f"{where}: {path}")
     if inside is not None:
         whole[Key.obs.in_tissue] = pd.Series(inside.astype(int), index=stored.obs_names)
     if not stored.n_obs:

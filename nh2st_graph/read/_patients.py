@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from collections import defaultdict
@@ -14,14 +15,15 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError, listed, nearest, reason
 from nh2st_graph.read._common import logger
-from nh2st_graph.section import patient_name, unknown_patients
+from nh2st_graph.section import patient_name, patients_in, unknown_patients
 
-__all__ = ["PATIENTS", "patient_in_name", "read_each"]
+__all__ = ["PATIENTS", "patient_beside", "patient_in_name", "read_each"]
 
 #: Name of the table of patients beside the sections, as TRIPLEX prepares it.
 PATIENTS = "ids.csv"
 
 _SECTION, _PATIENT = "sample_id", "patient"
+_EXCEL = re.compile(r'"?sep=([,;|\t])"?[,;]*', re.IGNORECASE)  # Excel's own line, which names the separator
 _FORM = f"give a table {_SECTION},{_PATIENT}"
 
 #: Other names of such a column. An error suggests them; they are not read, since they may hold something else.
@@ -66,6 +68,19 @@ def patient_in_name(section: str) -> str | None:
     return next((match[1] for match in (pattern.match(section) for pattern in _IN_NAMES) if match), None)
 
 
+def patient_beside(section: str, folder: Path) -> str | None:
+    """Look up the patient of one section in the table ``ids.csv`` of a folder; None if nothing names it there.
+
+    Raises
+    ------
+    DataError
+        If there is such a table, and it cannot be read, lacks a column, or names two patients of one section.
+    """
+    path = folder / PATIENTS
+    table = _table(path) if path.is_file() else None
+    return None if table is None else table.patients.get(section)
+
+
 def read_each(
     names: Iterable[str],
     known: Iterable[str],
@@ -105,6 +120,8 @@ def read_each(
         _report_rows(table, known, path, alone)
     given = {} if table is None else table.patients
     sections = {name: read(name, given.get(name)) for name in names}
+    read_from = {patient for section, adata in sections.items() for patient in patients_in(adata, section)}
+    _report_alike({*given.values(), *read_from})
     unknown = unknown_patients(sections)
     if unknown and (len(sections) > 1 or (table is not None and not alone)):
         _report_unknown(unknown, path)
@@ -162,15 +179,27 @@ def _table(path: Path) -> _Table | None:
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Read the rows that are not empty, with the number of their line; cells stay text, so ``007`` stays what it is."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if not text.strip():
+        lines = _text(path).splitlines()
+        if not any(map(str.strip, lines)):
             raise ValueError("it is empty")
-        first = text.partition("\n")[0]
-        separator = max(",;\t", key=first.count)
-        reader = csv.reader(text.splitlines(), delimiter=separator, strict=True)
-        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        named = _EXCEL.fullmatch(lines[0].strip())
+        skipped = 1 if named else 0
+        separator = named[1] if named else max(",;\t", key=lines[0].count)
+        reader = csv.reader(lines[skipped:], delimiter=separator, strict=True)
+        return [(reader.line_num + skipped, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8; save it as UTF-8 CSV") from None
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({reason(error)}); {_FORM}") from None
+
+
+def _text(path: Path) -> str:
+    """Read UTF-8, or UTF-16 that says so in its first bytes, as Excel's "Unicode text" does."""
+    raw = path.read_bytes()
+    text = raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    if "\0" in text:  # UTF-16 that does not say so
+        raise UnicodeDecodeError("utf-8", raw, raw.index(0), raw.index(0) + 1, "zero byte")
+    return text
 
 
 def _meant(column: str, there: Sequence[str]) -> str:
@@ -198,6 +227,20 @@ def _close(name: str, sections: Sequence[str]) -> list[str]:
     """Sections whose names differ from a name by a typing mistake."""
     plain = {section.lower(): section for section in sections}
     return [plain[each] for each in get_close_matches(name.lower(), plain, n=2, cutoff=0.7)]
+
+
+def _report_alike(patients: Iterable[str]) -> None:
+    """Warn of patients whose names differ in case or spaces alone: likely one patient, in training and test."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for patient in sorted(each for each in patients if patient_name(each) is not None):
+        alike["".join(patient.split()).casefold()].append(patient)
+    pairs = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    if pairs:
+        logger.warning(
+            "patients %s count as different patients, though their names differ in case or spaces alone; if they are "
+            "one, write one name",
+            listed(pairs),
+        )
 
 
 def _report_unknown(names: Sequence[str], path: Path) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, ImageError, reason, setting
+from nh2st_graph._errors import DataError, ImageError, listed, reason, setting
 from nh2st_graph.read._common import (
     as_given,
     folder_above,
@@ -27,6 +27,7 @@ from nh2st_graph.read._common import (
     logger,
     report_dropped,
 )
+from nh2st_graph.read._counts import open_text
 from nh2st_graph.section import VISIUM_PITCH_UM, Key, changed_entry, check_section, report_pitch, unknown_patient
 from nh2st_graph.slide import image_size, slide_size, thumbnail
 
@@ -41,6 +42,8 @@ _COLUMNS = [Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col, _Y, _X]
 
 #: What tools append to a barcode: the number of the well, or of the sample.
 _SUFFIX = r"[-_.]\d+$"
+#: Names that are looked for in the names of another file, before these count as different.
+_TRIED = 10
 _GENES = "Gene Expression"
 
 
@@ -246,29 +249,51 @@ def _one_of(folder: Path, names: Sequence[str], section: str) -> Path:
 
 
 def _read_positions(path: Path, name: str) -> pd.DataFrame:
-    """Read positions by barcode; Space Ranger's CSV has a header and another name from version 2 on."""
+    """Read positions by barcode; Space Ranger's CSV has a header and another name from version 2 on.
+
+    A table that was saved again is read too: by Excel with semicolons, or by pandas with its index.
+    """
+    where, parquet = f"section {name!r}", path.suffix == ".parquet"
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, header=None, dtype=str)
-    except (OSError, ValueError) as error:
-        raise DataError(f"section {name!r}: {path} cannot be read ({reason(error)}); copy it again") from None
-    if table.index.name == _BARCODE:
-        table = table.reset_index()
-    if table.shape[1] != 1 + len(_COLUMNS):
-        raise DataError(f"section {name!r}: {path} has {table.shape[1]} columns, expected 6; copy it again")
-    if path.suffix != ".parquet":
-        table[0] = table[0].str.strip()
-        header = str(table.iloc[0, 0]).lower() == _BARCODE
-        table = (
-            table.iloc[1:].set_axis(table.iloc[0], axis=1) if header else table.set_axis([_BARCODE, *_COLUMNS], axis=1)
-        )
+        table = pd.read_parquet(path).reset_index() if parquet else _read_text(path)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise DataError(f"{where}: {path} cannot be read ({reason(error)}); copy it again") from None
+    if not parquet:
+        first = table.iloc[0].fillna("").str.strip()
+        if not first.str.lower().isin([_BARCODE, *_COLUMNS]).any():
+            counted = table[0].tolist() == [str(i) for i in range(len(table))]  # an index that was saved
+            table = table.iloc[:, 1:] if counted else table
+            if table.shape[1] != 1 + len(_COLUMNS):
+                raise DataError(
+                    f"{where}: {path} has {table.shape[1]} columns, expected 6 ({', '.join([_BARCODE, *_COLUMNS])})"
+                )
+            first = pd.Series([_BARCODE, *_COLUMNS])
+        else:
+            table = table.iloc[1:]
+        table.columns = pd.Index(first)
+    table.columns = table.columns.astype(str).str.lower()
+    if _BARCODE not in table and table.columns[0] in {"", "index", "unnamed: 0"}:
+        table = table.set_axis([_BARCODE, *table.columns[1:]], axis=1)
     missing = [column for column in (_BARCODE, *_COLUMNS) if column not in table]
     if missing:
-        raise DataError(f"section {name!r}: {path} has no column {', '.join(missing)}; copy it again")
-    table = table.set_index(_BARCODE)[_COLUMNS]
+        raise DataError(
+            f"{where}: {path} has no column {', '.join(missing)} (there: {listed(table.columns, 10)}); name it so"
+        )
+    table = table[[_BARCODE, *_COLUMNS]]
+    table = table.assign(**{_BARCODE: table[_BARCODE].astype(str).str.strip()}).set_index(_BARCODE)
     twice = table.index[table.index.duplicated()]
     if len(twice):
-        raise DataError(f"section {name!r}: barcode {twice[0]!r} occurs more than once in {path}; keep one row of each")
+        raise DataError(f"{where}: barcode {twice[0]!r} occurs more than once in {path}; keep one row of each")
     return table
+
+
+def _read_text(path: Path) -> pd.DataFrame:
+    """Read a table without header as text; with semicolons, a comma is a decimal point."""
+    with open_text(path) as lines:
+        first = lines.readline()
+    separator = max(",;\t", key=first.count)
+    table = pd.read_csv(path, header=None, dtype=str, sep=separator)
+    return table.replace(",", ".", regex=True) if separator == ";" else table
 
 
 def _joined(
@@ -277,12 +302,13 @@ def _joined(
     """Keep spots that have a position and lie in tissue; count the others by reason."""
     placed = np.flatnonzero(adata.obs_names.isin(table.index))
     if not len(placed):
-        table = _without_suffix(adata.obs_names, table)
+        table = _named_alike(adata.obs_names, table, f"section {name!r}")
         placed = np.flatnonzero(adata.obs_names.isin(table.index))
     if not len(placed):
         raise DataError(
             f"section {name!r}: {counts} and {positions} have no barcode in common (such as {adata.obs_names[0]!r} and "
-            f"{table.index[0]!r}); check that both belong to this section"
+            f"{table.index[0]!r}); check that both belong to this section, and that what stands before or after the "
+            "barcodes is the same in all of one file"
         )
     table = table.loc[adata.obs_names[placed]].apply(pd.to_numeric, errors="coerce")
     bad = ~np.isfinite(table.to_numpy(np.float64)).all(axis=1)
@@ -297,6 +323,37 @@ def _joined(
     adata.obsm[Key.obsm.spatial] = table[[_X, _Y]].to_numpy(np.float64)
     adata, dropped = keep_in_tissue(adata, name, f"in_tissue = 1 in {positions}", "spot with counts")
     return in_array_order(adata), {"counts_without_position": without, "not_in_tissue": 0, **dropped}
+
+
+def _named_alike(barcodes: pd.Index, table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Name positions as the counts do, if the barcodes of one file all have more before or after them."""
+    renamed = _without_suffix(barcodes, table)
+    if renamed is not table:
+        return renamed
+    for longer, shorter in ((barcodes, table.index), (table.index, barcodes)):
+        around = _around(longer, shorter)
+        if around is None:
+            continue
+        before, after = around
+        said = " and ".join(repr(each) for each in around if each)
+        logger.warning("%s: barcodes such as %r and %r are joined without %s", where, longer[0], shorter[0], said)
+        if longer is barcodes:
+            return table.set_axis(before + table.index + after)
+        return table.set_axis(table.index.str.slice(len(before), -len(after) or None))
+    return table
+
+
+def _around(longer: pd.Index, shorter: pd.Index) -> tuple[str, str] | None:
+    """Find what stands before and after the barcodes in all longer names; None if that is not one thing."""
+    known = set(shorter)
+    for name in longer[:_TRIED]:
+        inside = [each for each in known if each in name]
+        if len(inside) == 1:
+            before, _, after = name.partition(inside[0])
+            fits = longer.str.startswith(before) & longer.str.endswith(after)
+            shared = longer.str.slice(len(before), -len(after) or None).isin(known).sum()
+            return (before, after) if fits.all() and 2 * shared >= min(len(longer), len(shorter)) else None
+    return None
 
 
 def _without_suffix(barcodes: pd.Index, table: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import DataError, reason, setting
@@ -42,6 +41,7 @@ from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import (
     Key,
     Library,
+    as_csr,
     as_name,
     check_section,
     library,
@@ -152,7 +152,7 @@ def spatialdata_section(
     adata = counts[known].copy()
     adata.uns.pop(ATTRS, None)
     if adata.X is not None:
-        adata.X = sparse.csr_matrix(adata.X)
+        adata.X = as_csr(adata.X)
     adata.obsm[Key.obsm.spatial] = centres
     name = section_in_obs(adata, section, store.stem if store else region)
     patient_in_obs(adata, patient, name)

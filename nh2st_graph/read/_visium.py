@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph.read._common import check_exists, folder_above, named_image, wanted_names
-from nh2st_graph.read._patients import PATIENTS, read_each
+from nh2st_graph.read._patients import PATIENTS, patient_beside, read_each
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots, spatial_file
 from nh2st_graph.section import VISIUM_PITCH_UM
@@ -43,7 +43,8 @@ def visium_section(
     section
         Name of the section; by default that of the folder.
     patient
-        Name of the patient, for splits; None if it is unknown.
+        Name of the patient, for splits. By default the one in the table ``ids.csv`` (``sample_id,patient``) beside the
+        section's folder, else unknown.
     source_image
         The full-resolution image that Space Ranger was given. With None, the one beside ``spatial/`` (or ``outs``). If
         there is none, the section uses ``tissue_hires_image.png`` instead, and positions and scale factors are in its
@@ -74,6 +75,18 @@ def visium_section(
     """
     folder = _spaceranger_folder(Path(path))
     name = section or folder_name(folder)
+    patient = patient or patient_beside(name, folder_above(folder))
+    return _section(folder, name, patient, source_image, spot_diameter_um, counts_file)
+
+
+def _section(
+    folder: Path,
+    name: str,
+    patient: str | None,
+    source_image: str | Path | None,
+    spot_diameter_um: float,
+    counts_file: str,
+) -> AnnData:
     if (folder / "binned_outputs").is_dir() and not (folder / counts_file).exists():
         raise DataError(
             f"section {name!r}: {folder} is Visium HD; read it with ng.read.visium_hd_section, "
@@ -113,14 +126,8 @@ def _sections(
     folders = _folders(root)
 
     def read(name: str, patient: str | None) -> AnnData:
-        return visium_section(
-            folders[name],
-            section=name,
-            patient=patient,
-            source_image=named_image(_spaceranger_folder(folders[name]), source_image),
-            spot_diameter_um=spot_diameter_um,
-            counts_file=counts_file,
-        )
+        folder = _spaceranger_folder(folders[name])
+        return _section(folder, name, patient, named_image(folder, source_image), spot_diameter_um, counts_file)
 
     beside = root if _spatial_parent(root) is None else folder_above(root)
     alone = _spatial_parent(root) is not None

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph.read._common import as_given, check_exists, folder_above, named_image, wanted_names
-from nh2st_graph.read._patients import PATIENTS, read_each
+from nh2st_graph.read._patients import PATIENTS, patient_beside, read_each
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.read._spaceranger import COUNTS, Assay, counts_path, folder_name, read_spots, spatial_file
 
@@ -42,7 +42,8 @@ def visium_hd_section(
     section
         Name of the section; by default that of the folder.
     patient
-        Name of the patient, for splits; None if it is unknown.
+        Name of the patient, for splits. By default the one in the table ``ids.csv`` (``sample_id,patient``) beside the
+        section's folder, else unknown.
     source_image
         The full-resolution microscope image that Space Ranger was given (``--image``). With None, the one beside
         ``binned_outputs/`` (or ``outs``). If there is none, the section uses ``tissue_hires_image.png`` instead, whose
@@ -69,6 +70,13 @@ def visium_hd_section(
     if outs is None:
         raise DataError(f"{path} has no folder '{_BINS}' (nor 'outs/{_BINS}'); give Space Ranger's output of Visium HD")
     name = section or folder_name(outs)
+    patient = patient or patient_beside(name, folder_above(outs))
+    return _section(outs, bin_um, name, patient, source_image, counts_file)
+
+
+def _section(
+    outs: Path, bin_um: int, name: str, patient: str | None, source_image: str | Path | None, counts_file: str
+) -> AnnData:
     folder = _bins(outs, bin_um, name)
     return read_spots(
         folder,
@@ -111,14 +119,8 @@ def _sections(
     side = bin_um or (int(bins.name[7:10]) if bins else _BIN_UM)
 
     def read(name: str, patient: str | None) -> AnnData:
-        return visium_hd_section(
-            folders[name],
-            side,
-            section=name,
-            patient=patient,
-            source_image=named_image(folders[name], source_image),
-            counts_file=counts_file,
-        )
+        image = named_image(folders[name], source_image)
+        return _section(folders[name], side, name, patient, image, counts_file)
 
     wanted = wanted_names(names, folders, root)
     alone = bins is not None or _outs(root) is not None

@@ -1,6 +1,6 @@
 """The section contract: what one tissue section holds, and how to look it up. This room knows no file format."""
 
-from nh2st_graph.section._access import array_positions, as_name, in_tissue, section_name
+from nh2st_graph.section._access import array_positions, as_csr, as_name, in_tissue, section_name
 from nh2st_graph.section._array import (
     CHESSBOARD_NEIGHBOUR_UM,
     CHESSBOARD_SPOT_UM,
@@ -78,6 +78,7 @@ __all__ = [
     "absent_message",
     "adjacent_steps",
     "array_positions",
+    "as_csr",
     "as_name",
     "changed_entry",
     "check_features",

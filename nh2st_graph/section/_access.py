@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
+from scipy import sparse
 
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph.section._keys import Key
 
-__all__ = ["array_positions", "as_name", "in_tissue", "section_name"]
+__all__ = ["array_positions", "as_csr", "as_name", "in_tissue", "section_name"]
 
 
-#: Words for a spot off the tissue; Space Ranger writes 0.
-_OFF_TISSUE = frozenset({"0", "false", "f", "no"})
+#: Words for a spot in tissue, and for one off it; Space Ranger writes 1 and 0.
+_IN_TISSUE = {
+    **dict.fromkeys(("1", "1.0", "true", "t", "yes", "y"), True),
+    **dict.fromkeys(("0", "0.0", "false", "f", "no", "n"), False),
+}
 
 
 def as_name(value: object) -> str | None:
@@ -56,15 +62,40 @@ def section_name(adata: AnnData) -> str:
     return str(names[0])
 
 
-def in_tissue(adata: AnnData) -> NDArray[np.bool_] | None:
-    """Say which spots lie in tissue by ``obs["in_tissue"]``, ``(n_spots,)``; None without such a column.
+def as_csr(values: Any) -> sparse.csr_matrix:
+    """Convert counts, dense or sparse, to CSR; half precision, which SciPy does not know, becomes float32."""
+    return sparse.csr_matrix(values.astype(np.float32) if values.dtype == np.float16 else values)
 
-    Spots of which the column says nothing count as in tissue.
+
+def in_tissue(adata: AnnData, where: str | None = None) -> NDArray[np.bool_] | None:
+    """Say which spots lie in tissue by ``obs["in_tissue"]``, ``(n_spots,)``; None without values.
+
+    Parameters
+    ----------
+    adata
+        One section.
+    where
+        What an error names; the section by default.
+
+    Raises
+    ------
+    DataError
+        If a value is neither 0 nor 1, nor a word for them.
     """
-    if Key.obs.in_tissue not in adata.obs:
+    if Key.obs.in_tissue not in adata.obs or adata.obs[Key.obs.in_tissue].isna().all():
         return None
-    words = [(as_name(value) or "").strip().lower() for value in adata.obs[Key.obs.in_tissue]]
-    return np.array([word not in _OFF_TISSUE for word in words], dtype=bool)
+    given = adata.obs[Key.obs.in_tissue]
+    inside = [_IN_TISSUE.get((as_name(value) or "").strip().lower()) for value in given]
+    unclear = np.array([each is None for each in inside])
+    if unclear.any():
+        where = where or f"section {section_name(adata)!r}"
+        first = adata.obs_names[unclear][0], as_name(given[unclear].iloc[0])
+        raise DataError(
+            f"{where}: obs['{Key.obs.in_tissue}'] of {int(unclear.sum())} spots is neither 0 nor 1 "
+            f"(first: {first[0]!r} has {'no value' if first[1] is None else repr(first[1])}); "
+            "write 1 for spots in tissue and 0 for others, or delete the column to keep every spot"
+        )
+    return np.array(inside, dtype=bool)
 
 
 def array_positions(adata: AnnData) -> NDArray[np.int64] | None:

@@ -135,7 +135,11 @@ def counts_mistake(adata: AnnData) -> str | None:
         return f"{adata.n_vars} genes are named but X is missing; put raw counts into X"
     values = adata.X.data if sparse.issparse(adata.X) else np.asarray(adata.X)
     if not np.isfinite(values).all():
-        return "X has counts that are not numbers; put raw counts into X"
+        bad = values[~np.isfinite(values)]
+        return (
+            f"X has counts that are not numbers ({bad.size:,}, NaN or infinite; first: {bad[0]}); correct or remove "
+            "these spots or genes, or put raw counts into X"
+        )
     if values.size and values.min() < 0:
         return f"X has negative counts (lowest {values.min():g}); put raw counts into X, not scaled values"
     if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy import sparse
 
-from nh2st_graph.section._access import array_positions
+from nh2st_graph.section._access import array_positions, as_csr
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import library, library_id
 from nh2st_graph.section._patients import patients_in
@@ -51,7 +50,7 @@ def _counts(adata: AnnData, spots: NDArray[np.intp], names: list[str]) -> str:
     if not adata.n_vars or adata.X is None:
         return "none"
     genes = np.argsort(adata.var_names.to_numpy(dtype=str), kind="stable")
-    counts = sparse.csr_matrix(adata.X)[spots][:, genes]
+    counts = as_csr(adata.X)[spots][:, genes]
     counts.sum_duplicates()
     counts.eliminate_zeros()
     arrays = (counts.data.astype(np.float64), counts.indices.astype(np.int64), counts.indptr.astype(np.int64))

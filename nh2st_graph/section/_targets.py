@@ -13,7 +13,7 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph._settings import TARGET_SUM
-from nh2st_graph.section._access import array_positions, section_name
+from nh2st_graph.section._access import array_positions, as_csr, section_name
 from nh2st_graph.section._array import adjacent_steps, fit_array
 from nh2st_graph.section._genes import find_genes, mismatch
 from nh2st_graph.section._keys import Key
@@ -38,7 +38,7 @@ _REST = "(all other genes)"
 
 def library_size(adata: AnnData) -> NDArray[np.float64]:
     """Sum the counts of each spot over all measured genes, ``(n_spots,)``."""
-    return np.asarray(sparse.csr_matrix(adata.X).sum(axis=1), dtype=np.float64).ravel()
+    return np.asarray(as_csr(adata.X).sum(axis=1), dtype=np.float64).ravel()
 
 
 def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
     if not found.all_there:
         absent = absent_genes(adata, genes, found.positions, "the panel")
         raise DataError(absent_message(section_name(adata), absent))
-    counts = sparse.csr_matrix(adata[:, found.positions].X).toarray().astype(np.float64)
+    counts = as_csr(adata.X)[:, found.positions].toarray().astype(np.float64)
     return pd.DataFrame(counts, index=adata.obs_names, columns=list(genes))
 
 

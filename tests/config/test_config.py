@@ -168,6 +168,12 @@ def test_a_test_section_is_never_trained_on():
         Config().override(["data.train=[C3,C4,C6]", "data.test=[C6,C4]"])
 
 
+@pytest.mark.parametrize("key", ["train", "test"])
+def test_a_section_is_listed_once(key):
+    with pytest.raises(ConfigError, match=rf"data\.{key} lists C3 more than once"):
+        Config().override([f"data.{key}=[C3,C4,C3]"])
+
+
 def refused(*assignments):
     """Say why the default with these changes is refused, in one line."""
     with pytest.raises(ConfigError) as caught:

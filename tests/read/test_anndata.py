@@ -259,3 +259,21 @@ def test_the_argument_for_a_layer_of_a_container_is_named(plain, tmp_path):
     container.add_img(np.zeros((150, 200, 3), np.uint8), layer="b")
     with pytest.raises(ImageError, match=r"2 layers \(a, b\); name one: image_layer='NAME'"):
         anndata_section(plain, container, 0.5, section="S")
+
+
+def test_half_precision_becomes_single(plain, image, tmp_path):
+    expected = plain.X.copy()
+    plain.X = plain.X.astype(np.float16)
+    plain.obs["in_tissue"] = [1] * 11 + [0]
+    plain.write_h5ad(tmp_path / "half.h5ad")
+    for given in (plain, tmp_path / "half.h5ad"):
+        found = anndata_section(given, image, 0.5, section="S")
+        assert found.X.dtype == np.float32
+        np.testing.assert_array_equal(found.X.toarray(), expected[:11])
+
+
+def test_counts_that_are_not_numbers_are_called_that(plain, image):
+    plain.X[3, 2] = np.nan
+    with pytest.raises(DataError, match=r"'S'.* NaN") as caught:
+        anndata_section(plain, image, 0.5, section="S")
+    assert "integers" not in str(caught.value)

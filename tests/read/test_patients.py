@@ -170,3 +170,30 @@ class TestSplits:
         assert [split.name for split in splits] == ["A", "B"]
         assert "patient of C, D is unknown" in caplog.text
         assert len(leave_one_section_out({"A": "P", "C": "", "D": ""}, within_patient=False)) == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("first", ["", "sep=;\n", '"sep=;"\r\n'])
+def test_tables_as_excel_saves_them(folder, encoding, first):
+    (folder / "ids.csv").write_bytes(
+        (first + "sample_id;patient\nA1;Müller, A\nB1;P1\nC1;P2\nD1;P2\n").encode(encoding)
+    )
+    assert patients_of(sections("h5ad", folder)) == {**ALL, "A1": "Müller, A"}
+
+
+def test_lines_are_counted_with_the_one_that_names_the_separator(folder):
+    with pytest.raises(DataError, match="line 3: patient 'P9'"):
+        read(folder, "sep=;\nsample_id;patient\n;P9\n")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le"])
+def test_another_encoding_is_named(folder, encoding):
+    (folder / "ids.csv").write_bytes((HEADER + "A1,Müller\n").encode(encoding))
+    with pytest.raises(DataError, match=r"ids\.csv is not UTF-8; save it as UTF-8 CSV"):
+        sections("h5ad", folder)
+
+
+def test_patients_that_differ_in_case_or_spaces_alone(folder, caplog):
+    assert read(folder, HEADER + "A1,P1\nB1,p1\nC1,P 2\nD1,P2\n")["B1"] == "p1"
+    (said,) = caplog.messages
+    assert "'P 2' and 'P2', 'P1' and 'p1' count as different patients" in said

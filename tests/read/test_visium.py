@@ -16,7 +16,7 @@ from scipy.io import mmwrite
 from scipy.spatial import cKDTree
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph.read import visium_section
+from nh2st_graph.read import sections, visium_section
 from nh2st_graph.section import check_section, library
 
 HIRES_WARNING = "no full-resolution image given"
@@ -182,7 +182,7 @@ BAD_POSITIONS = {
         "spots lie outside the image .*tissue_hires_image.png",
     ),
     "nothing shared": (
-        lambda p: p.assign(barcode=p["barcode"] + "X"),
+        lambda p: p.assign(barcode=p["barcode"].str[::-1]),
         "filtered_feature_bc_matrix.h5 and .*tissue_positions_list.csv have no barcode in common",
     ),
     "barcode twice": (
@@ -324,3 +324,68 @@ class TestRealSection:
         import squidpy as sq
 
         sq.pl.spatial_scatter(real, color=real.var_names[0], library_key="section")
+
+
+class TestPositionsSavedAgain:
+    @pytest.mark.parametrize("header", [False, True])
+    @pytest.mark.parametrize("options", [{"sep": ";"}, {"sep": ";", "decimal": ","}, {"sep": "\t"}, {"index": True}])
+    def test_are_read(self, write_visium, header, options):
+        files = write_visium(header=header)
+        expected = visium_section(files.folder)
+        table = files.positions.reset_index()
+        table["pxl_col_in_fullres"] = table["pxl_col_in_fullres"] + 0.5
+        table.to_csv(files.positions_file, **{"header": header, "index": False, **options})
+        found = visium_section(files.folder)
+        assert list(found.obs_names) == list(expected.obs_names)
+        moved = (found.obsm["spatial"] - expected.obsm["spatial"]) / 0.25
+        np.testing.assert_allclose(moved, [[0.5, 0]] * found.n_obs)
+
+    @pytest.mark.parametrize(
+        "change", [lambda p: p.rename(columns=str.upper), lambda p: p.rename(columns=" {} ".format)]
+    )
+    def test_with_a_header_in_capitals(self, write_visium, change):
+        files = write_visium(header=True)
+        expected = visium_section(files.folder)
+        change(files.positions.reset_index()).to_csv(files.positions_file, index=False)
+        np.testing.assert_array_equal(visium_section(files.folder).obsm["spatial"], expected.obsm["spatial"])
+
+    def test_with_the_barcodes_as_an_index_without_a_name(self, write_visium):
+        files = write_visium(header=True)
+        expected = visium_section(files.folder)
+        files.positions.rename_axis(None).to_csv(files.positions_file)
+        np.testing.assert_array_equal(visium_section(files.folder).obsm["spatial"], expected.obsm["spatial"])
+
+    def test_a_column_with_another_name_is_named(self, write_visium):
+        files = write_visium(header=True, change=lambda p: p.rename(columns={"array_row": "row"}))
+        with pytest.raises(DataError, match=r"no column array_row \(there: barcode, in_tissue, row") as caught:
+            visium_section(files.folder)
+        assert "copy it again" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["s1_{}", "{}-0", "{}_s1", "x#{}-2"])
+def test_names_around_barcodes_in_one_file(write_visium, form, caplog):
+    expected = visium_section(write_visium().folder)
+    caplog.clear()
+    found = visium_section(write_visium("V2", change=lambda p: p.assign(barcode=p["barcode"].map(form.format))).folder)
+    assert list(found.obs_names) == list(expected.obs_names)
+    np.testing.assert_array_equal(found.obsm["spatial"], expected.obsm["spatial"])
+    assert "joined without" in caplog.text
+
+
+def test_names_around_barcodes_that_differ_are_refused(write_visium):
+    files = write_visium(change=lambda p: p.assign(barcode=[f"s{i % 2}_{each}" for i, each in enumerate(p["barcode"])]))
+    with pytest.raises(DataError, match=r"no barcode in common .*-1' and 's0_.*before or after"):
+        visium_section(files.folder)
+
+
+@pytest.mark.parametrize("outs", [False, True])
+def test_one_section_takes_its_patient_from_the_table_beside_its_folder(write_visium, outs):
+    files = write_visium(outs=outs)
+    (files.root / "ids.csv").write_text("sample_id,patient\nV1,P7\nV2,P8\n")
+    for path in {files.folder, files.root / "V1"}:
+        assert set(visium_section(path).obs["patient"]) == {"P7"}
+    assert set(visium_section(files.folder, patient="P1").obs["patient"]) == {"P1"}
+    assert set(visium_section(files.folder, section="X").obs["patient"]) == {"unknown (X)"}
+    (files.root / "other.csv").write_text("sample_id,patient\nV2,P8\n")
+    (found,) = sections("visium", files.root, patients="other.csv").values()
+    assert set(found.obs["patient"]) == {"unknown (V1)"}

@@ -79,12 +79,12 @@ def test_names_are_text_again_where_a_table_made_numbers_of_them():
     ("values", "expected"),
     [
         ([1, 0, 1], [True, False, True]),
-        ([1.0, 0.0, np.nan], [True, False, True]),
-        ([True, False, None], [True, False, True]),
-        (["1", "0", "True"], [True, False, True]),
-        (["in", "False", ""], [True, False, True]),
+        ([1.0, 0.0, 1.0], [True, False, True]),
+        ([True, False, True], [True, False, True]),
+        (["1", "0.0", "True"], [True, False, True]),
+        (["yes", "False", " T "], [True, False, True]),
         (pd.Categorical(["1", "0", "1"]), [True, False, True]),
-        (pd.array([1, 0, None], dtype="Int64"), [True, False, True]),
+        (pd.array([1, 0, 1], dtype="Int64"), [True, False, True]),
     ],
 )
 def test_spots_in_tissue(values, expected):
@@ -92,3 +92,31 @@ def test_spots_in_tissue(values, expected):
     assert in_tissue(adata) is None
     adata.obs["in_tissue"] = values
     assert in_tissue(adata).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        (["tissue", "off", "tissue"], "'s0' has 'tissue'"),
+        ([1.0, 0.0, np.nan], "'s2' has no value"),
+        ([True, False, None], "'s2' has no value"),
+        (pd.array([1, None, 1], dtype="Int64"), "'s1' has no value"),
+        (["1", "0", ""], "'s2' has ''"),
+        ([0, 1, 2], "'s2' has '2'"),
+        ([0, 0.5, 1], "'s1' has '0.5'"),
+    ],
+)
+def test_values_that_do_not_say_whether_a_spot_is_in_tissue(values, shown):
+    adata = section(["P"] * 3)
+    adata.obs_names = ["s0", "s1", "s2"]
+    adata.obs["in_tissue"] = values
+    with pytest.raises(DataError, match=r"obs\['in_tissue'\]") as caught:
+        in_tissue(adata)
+    assert shown in str(caught.value)
+    assert str(caught.value).startswith(f"section {section_name(adata)!r}")
+
+
+def test_a_column_without_any_value_says_nothing_of_the_tissue():
+    adata = section(["P"] * 3)
+    adata.obs["in_tissue"] = [np.nan] * 3
+    assert in_tissue(adata) is None

@@ -363,3 +363,11 @@ class TestNamesOfGenes:
         del train["B"].var["gene_name"]
         with pytest.raises(DataError, match="section 'A' names genes by symbols, section 'B' by Ensembl ids"):
             choose_panel(train, {}, DataConfig(panel="hvg:8"))
+
+
+def test_half_precision_counts_give_the_same_targets():
+    whole = make_section(np.random.default_rng(0).poisson(3.0, (12, 6)))
+    half = whole.copy()
+    half.X = half.X.toarray().astype(np.float16)
+    np.testing.assert_array_equal(library_size(half), library_size(whole))
+    pd.testing.assert_frame_equal(panel_counts(half, ["g4", "g1"]), panel_counts(whole, ["g4", "g1"]))
