@@ -129,8 +129,8 @@ def test_the_tissue_of_a_narrow_slide_does_not_drift(tmp_path):
     for top, bottom in (pieces[:2], pieces[2:]):
         image[top:bottom, 8:57] = 180, 60, 140
     with TiffWriter(tmp_path / "strip.tif") as file:
-        for pixels in (image, halved(image[:, :64])):
-            file.write(pixels, photometric="rgb", tile=(64, 64), compression="jpeg", metadata=None)
+        for kind, pixels in enumerate((image, halved(image[:, :64]))):
+            file.write(pixels, photometric="rgb", tile=(64, 64), compression="jpeg", subfiletype=kind, metadata=None)
     slide = WsiSlide(tmp_path / "strip.tif")
     assert slide.sizes == [(65, 6000), (32, 3000)]
     tissue, _ = find_tissue(slide, 4.0, max_side=2000)
