@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph import DataError
-from nh2st_graph.datasets import Split, k_fold_by_patient, leave_one_patient_out, leave_one_section_out
+from nh2st_graph.datasets import (
+    Split,
+    k_fold_by_patient,
+    leave_one_patient_out,
+    leave_one_section_out,
+    synthetic_tissue,
+)
 from nh2st_graph.section import unknown_patient
 
 HER2ST = {"B4": "B", "C3": "C", "C4": "C", "C5": "C", "C6": "C"}
@@ -61,6 +67,12 @@ def test_no_section_is_on_both_sides(mapping: dict[str, str], within: bool) -> N
         assert split.name not in split.train
         if within:
             assert {mapping[name] for name in split.train} == {mapping[split.name]}
+
+
+@pytest.fixture(scope="module")
+def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, AnnData]:
+    """Four sections of two patients, small: splits read names alone."""
+    return synthetic_tissue(4, folder=tmp_path_factory.mktemp("tissue"), n_rows=4, n_cols=4, microns_per_pixel=4.0)
 
 
 def test_sections_give_the_same_as_their_patients(sections: dict[str, AnnData]) -> None:
