@@ -72,7 +72,7 @@ def test_no_section_is_on_both_sides(mapping: dict[str, str], within: bool) -> N
 @pytest.fixture(scope="module")
 def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, AnnData]:
     """Four sections of two patients, small: splits read names alone."""
-    return synthetic_tissue(4, folder=tmp_path_factory.mktemp("tissue"), n_rows=4, n_cols=4, microns_per_pixel=4.0)
+    return synthetic_tissue(4, folder=tmp_path_factory.mktemp("tissue"), n_rows=6, n_cols=6, microns_per_pixel=4.0)
 
 
 def test_sections_give_the_same_as_their_patients(sections: dict[str, AnnData]) -> None:
