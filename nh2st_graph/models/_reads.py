@@ -89,9 +89,10 @@ def is_foreign(name: str) -> bool:
     """Whether a method is code of a file or module, neither registered nor an entry point; nothing is loaded."""
     if ":" not in name:
         return False
-    registry = sys.modules.get(f"{__package__}._registry")  # without it, nothing more is registered
-    known = METHODS if registry is None else registry.known_methods()
-    return name not in known and name not in entry_points(group=ENTRY_POINTS).names
+    registry = sys.modules.get(f"{__package__}._registry")
+    if registry is not None:
+        return name not in registry.known_methods()
+    return name not in entry_points(group=ENTRY_POINTS).names  # loading a model asks the registry again
 
 
 def check_encoder(keys: Mapping[str, Any]) -> None:
