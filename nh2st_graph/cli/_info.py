@@ -78,10 +78,30 @@ def _folder(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     if (path / _STUDY).is_file():
         raise RunError(f"{path} is the folder of a study; read its tables and report there, or give one of its runs/")
     if path.suffix == ".zarr" or any((path / name).is_file() for name in (".zgroup", "zarr.json")):
-        raise DataError(f"{path} is a SpatialData store; see its sections by: nh2st-graph prepare spatialdata {path}")
+        raise DataError(
+            f"{path} is a SpatialData store; read its sections by: nh2st-graph prepare spatialdata {path} --out FOLDER"
+        )
     if (path / _CONFIG).is_file():
         raise RunError(f"run {path} has no {_MODEL} yet: it is not finished; go on with 'train' and --resume")
-    raise RunError(f"{path} is no folder of a run or model ({_MODEL} is missing); give one, or a section or slide")
+    if (format := _format(path)) is not None:
+        raise DataError(f"{path} holds sections; read them by: nh2st-graph prepare {format} {path} --out FOLDER")
+    raise RunError(
+        f"{path} is no folder of a run or model ({_MODEL} is missing); give one, or a section or slide; if it holds "
+        f"sections, read them by: nh2st-graph prepare FORMAT {path} --out FOLDER"
+    )
+
+
+def _format(path: Path) -> str | None:
+    """Guess the format of a folder of sections by its files; None for formats that look alike."""
+    for folder in (path, *sorted(each for each in path.iterdir() if each.is_dir())):
+        for outs in (folder, folder / "outs"):
+            for inside, format in (("binned_outputs", "visium_hd"), ("spatial", "visium")):
+                if (outs / inside).is_dir():
+                    return format
+    return next(
+        (format for ending, format in ((".h5ad", "anndata"), (".zarr", "spatialdata")) if any(path.glob(f"*{ending}"))),
+        None,
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

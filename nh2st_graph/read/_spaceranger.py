@@ -319,9 +319,10 @@ def _joined(
         )
     without = adata.n_obs - len(placed)
     adata = adata[placed].copy()
-    adata.obs = table[[Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col]].astype(int)
+    adata.obs = table[[Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col]]
     adata.obsm[Key.obsm.spatial] = table[[_X, _Y]].to_numpy(np.float64)
     adata, dropped = keep_in_tissue(adata, name, f"in_tissue = 1 in {positions}", "spot with counts")
+    adata.obs = adata.obs.astype(int)
     return in_array_order(adata), {"counts_without_position": without, "not_in_tissue": 0, **dropped}
 
 

@@ -60,6 +60,22 @@ def refused(capsys) -> Callable[[Path], str]:
 
 
 class TestRun:
+    @pytest.mark.parametrize(
+        ("there", "expected"),
+        [
+            ("spatial/", "prepare visium "),
+            ("A1/outs/spatial/", "prepare visium "),
+            ("A1/outs/binned_outputs/", "prepare visium_hd "),
+            ("a.h5ad", "prepare anndata "),
+            ("a.zarr/", "prepare spatialdata "),
+            ("data/", "prepare FORMAT "),
+        ],
+    )
+    def test_a_folder_of_sections_names_the_command_for_it(self, refused, tmp_path, there, expected):
+        (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / there).mkdir() if there.endswith("/") else (tmp_path / there).touch()
+        assert f"nh2st-graph {expected}{tmp_path} --out FOLDER" in refused(tmp_path)
+
     def test_a_run_shows_its_model_and_its_scores_in_words(self, info, tiny_run):
         facts = info(tiny_run.folder)
         assert facts["method"] == "NH2ST-Graph"

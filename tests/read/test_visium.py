@@ -189,6 +189,7 @@ BAD_POSITIONS = {
         lambda p: pd.concat([p, p.iloc[:1]]),
         "occurs more than once in .*tissue_positions_list",
     ),
+    "half in tissue": (lambda p: p.assign(in_tissue=[0.5] + [1] * 29), r"obs\['in_tissue'\].* has '0.5'"),
     "no tissue": (lambda p: p.assign(in_tissue=0), "the section is empty"),
     "no rows": (lambda p: p.iloc[:0], "tissue_positions_list.csv cannot be read"),
     "columns": (lambda p: p.iloc[:, :4], "has 4 columns, expected 6"),
