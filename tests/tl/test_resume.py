@@ -311,6 +311,8 @@ def test_the_configuration_of_a_run_is_complete(tiny_run):
 def test_the_same_command_goes_on_with_its_relative_paths(tmp_path, monkeypatch, relative):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sections").mkdir()
+    for name in ("genes.txt", "genes.txt2"):
+        (tmp_path / name).write_text("GNAS\n")
     given = {"data.format": "h5ad", "data.root": "sections", **relative}
     config = Config().override([f"{key}={value}" for key, value in given.items()])
     (tmp_path / "run").mkdir()
