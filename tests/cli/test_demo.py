@@ -38,7 +38,7 @@ def demo(*arguments: object) -> int:
 
 @pytest.mark.usefixtures("without_figures")
 def test_it_ends_with_the_table_and_the_paths_of_what_it_wrote(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
     out = tmp_path / "demo"
     assert demo("--out", out, *(part for change in SMALL for part in ("--set", change))) == 0
     said, err = capsys.readouterr()
