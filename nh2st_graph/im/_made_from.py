@@ -127,10 +127,16 @@ def other_encoders(before: Sequence[Fingerprint], now: Sequence[Fingerprint]) ->
         return [f"{len(before)} encoders -> {len(now)}"]
     return [
         name if name == "weights" else f"{name}: {first.get(name)} -> {second.get(name)}"
-        for first, second in zip(before, now, strict=True)
+        for first, second in zip(map(_as_stored, before), map(_as_stored, now), strict=True)
         for name in sorted({*first, *second} - _OF_THE_PLACE)
         if first.get(name) != second.get(name)
     ]
+
+
+def _as_stored(fingerprint: Fingerprint) -> Fingerprint:
+    """Bring a fingerprint to the form that files keep, in which tuples are lists."""
+    found: Fingerprint = json.loads(json.dumps(dict(fingerprint), sort_keys=True))
+    return found
 
 
 def other_versions(before: Sequence[Fingerprint], now: Sequence[Fingerprint]) -> list[str]:
