@@ -5,6 +5,7 @@ from nh2st_graph.im._features import features
 from nh2st_graph.im._patches import patches
 from nh2st_graph.im._pixels import PixelsEncoder
 from nh2st_graph.im._placement import check_placement
+from nh2st_graph.im._recipes import Recipe, recipes, register_recipe
 from nh2st_graph.im._squidpy import SquidpyEncoder
 from nh2st_graph.im._timm import TimmEncoder, TimmMapEncoder
 from nh2st_graph.im._virtual import Lattice, virtual_spots
@@ -14,6 +15,7 @@ __all__ = [
     "Encoder",
     "Lattice",
     "PixelsEncoder",
+    "Recipe",
     "Slide",
     "SquidpyEncoder",
     "TimmEncoder",
@@ -25,7 +27,9 @@ __all__ = [
     "make_encoders",
     "open_slide",
     "patches",
+    "recipes",
     "register_encoder",
+    "register_recipe",
     "tissue_mask",
     "virtual_spots",
 ]
