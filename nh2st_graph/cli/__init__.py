@@ -1,4 +1,4 @@
-"""The command line: ``nh2st-graph demo | prepare | train | predict | evaluate | info | ablate | benchmark``."""
+"""The command line: ``nh2st-graph`` with demo, prepare, train, predict, evaluate, info, encoders, ablate, benchmark."""
 
 from __future__ import annotations
 
@@ -319,6 +319,27 @@ def info(
     from nh2st_graph.cli._info import run_info
 
     run_info(path)
+
+
+@app.command(cls=Command)
+def encoders(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Encoder to describe, such as uni2-h; all of them if left out.")
+    ] = None,
+) -> None:
+    """List known image encoders, or say what one is and how to get it. Nothing is downloaded.
+
+    The list shows size, resolution, licence, gate, and whether the weights are on this machine. With NAME, this shows
+    the steps to get its weights, on machines without a network too, and the lines for the configuration.
+
+    Example: nh2st-graph encoders
+
+    Example: nh2st-graph encoders uni2-h
+    """
+    phase("looking", brief=True)
+    from nh2st_graph.cli._encoders import run_encoders
+
+    run_encoders(name)
 
 
 @app.command(cls=Command)
