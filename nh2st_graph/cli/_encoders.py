@@ -162,7 +162,7 @@ def _facts(recipe: Recipe, place: str | None) -> Iterator[tuple[str, str]]:
     yield "page", recipe.access
     yield "licence", f"{recipe.licence}; commercial use: {'yes' if recipe.commercial else 'no'}"
     yield "gate", "the hub asks for access first" if recipe.gated else "none"
-    yield "network", (recipe.architecture or "of its authors' own code") + f", {_millions(recipe)} million weights"
+    yield "network", (recipe.architecture or "built by its authors' own code") + f", {_millions(recipe)} million weights"
     yield "features", f"{recipe.embedding_size:,} a patch, {_POOLING[recipe.pooling]}"
     mean, std = (", ".join(f"{value:.4g}" for value in each) for each in (recipe.mean, recipe.std))
     yield "input", f"{recipe.input_size} x {recipe.input_size} px, {recipe.interpolation}, mean {mean}, std {std}"
@@ -185,8 +185,10 @@ def _steps(recipe: Recipe, place: str | None) -> Iterator[tuple[str, ...]]:
     if own and recipe.lazyslide is None:
         yield "Its network is built by its authors' code, which this package does not run; see its page:", recipe.access
         return
-    if own:
+    if own and find_spec("lazyslide") is None:
         yield "Its network is built by its authors' code, which LazySlide runs. Install it:", _install("wsi")
+    elif recipe.source == "transformers" and not own and find_spec("transformers") is None:
+        yield "The library transformers builds its network. Install it:", _install("transformers")
     if recipe.source == "package":
         if place is None:
             yield f"Its weights are in the package {recipe.location}. Install it:", _install("imagenet")
