@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from functools import cache
 from typing import Any
 
 import pytest
@@ -31,12 +33,16 @@ def own(monkeypatch) -> None:
     monkeypatch.setattr("nh2st_graph.im._recipes._OWN", {})
 
 
-def layers(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Turn the names of layers into classes."""
-    found = {name: value for name, value in arguments.items() if name.endswith("_layer")}
-    return arguments | {
-        name: getattr(timm.layers, value, None) or getattr(torch.nn, value) for name, value in found.items()
-    }
+@cache
+def built(architecture: str, arguments: str) -> torch.nn.Module:
+    """Build a network of timm without memory: parameters of the ``meta`` device have shapes alone."""
+    known = json.loads(arguments)
+    for name in known:
+        if name.endswith("_layer"):
+            known[name] = getattr(timm.layers, known[name], None) or getattr(torch.nn, known[name])
+    with torch.device("meta"):
+        network: torch.nn.Module = timm.create_model(architecture, pretrained=False, **known)
+    return network
 
 
 def millions(network: torch.nn.Module) -> float:
@@ -45,10 +51,8 @@ def millions(network: torch.nn.Module) -> float:
 
 @pytest.mark.parametrize("name", TIMM)
 def test_timm_builds_what_is_stated(name):
-    """Without memory: parameters of the ``meta`` device have shapes alone."""
     recipe = RECIPES[name]
-    with torch.device("meta"):
-        network = timm.create_model(recipe.architecture, pretrained=False, **layers(recipe.arguments))
+    network = built(recipe.architecture, json.dumps(recipe.arguments))
     size = network.num_features * (2 if recipe.pooling == "cls+mean" else 1)
     prefix = getattr(network, "num_prefix_tokens", 0)
     assert (size, prefix) == (recipe.embedding_size, recipe.prefix_tokens)
