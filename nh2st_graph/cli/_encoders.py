@@ -162,7 +162,7 @@ def _facts(recipe: Recipe, place: str | None) -> Iterator[tuple[str, str]]:
     yield "page", recipe.access
     yield "licence", f"{recipe.licence}; commercial use: {'yes' if recipe.commercial else 'no'}"
     yield "gate", "the hub asks for access first" if recipe.gated else "none"
-    yield "network", (recipe.architecture or "built by its authors' own code") + f", {_millions(recipe)} million weights"
+    yield "network", (recipe.architecture or "of its authors' own code") + f", {_millions(recipe)} million weights"
     yield "features", f"{recipe.embedding_size:,} a patch, {_POOLING[recipe.pooling]}"
     mean, std = (", ".join(f"{value:.4g}" for value in each) for each in (recipe.mean, recipe.std))
     yield "input", f"{recipe.input_size} x {recipe.input_size} px, {recipe.interpolation}, mean {mean}, std {std}"
@@ -199,14 +199,13 @@ def _steps(recipe: Recipe, place: str | None) -> Iterator[tuple[str, ...]]:
     elif repository is None:
         yield "Download the file of its weights:", recipe.location
         yield "Give the file behind its name:", _named(recipe)
+    elif place is not None:
+        yield ("Nothing is left to do: its weights are on this machine.",)
     else:
         if recipe.gated:
             yield "Ask for access, with an account of the hub:", recipe.access
             yield "Log in once on this machine (or set HF_TOKEN):", "hf auth login"
-        if place is None:
-            yield (f"The first use downloads its weights, about {_bytes(recipe)}, and keeps them.",)
-        else:
-            yield ("Nothing else is left to do: its weights are on this machine.",)
+        yield (f"The first use downloads its weights, about {_bytes(recipe)}, and keeps them.",)
         yield _without_network(recipe, repository)
 
 

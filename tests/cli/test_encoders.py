@@ -84,7 +84,9 @@ def test_weights_of_the_cache_are_here(show, hub):
     assert row(lines, "uni2-h")[-1] == row(lines, "resnet50-imagenet")[-1] == "yes"
     assert row(lines, "virchow")[-1] == row(lines, "ciga-resnet18")[-1] == "-"
     assert row(lines, "efficientnet-lite0")[-1] == "yes"
-    assert str(path) in "".join("".join(show("uni2-h", width=500)).split())
+    page = show("uni2-h", width=500)
+    assert str(path) in "".join("".join(page).split())
+    assert "hf auth login" not in "".join(page)
 
 
 @pytest.mark.parametrize("name", RECIPES)
