@@ -89,6 +89,25 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
         plain.write_h5ad(aside)
 
 
+def section_files(root: Path, names: Sequence[str]) -> list[Path]:
+    """List the h5ad files of sections: the one file, those of the names, or all of a folder whose names say nothing."""
+    there = h5ad_files(root)
+    return [there[name] for name in names if name in there] or list(there.values())
+
+
+def stored_encoders(path: Path) -> list[str]:
+    """List the encoders whose features an h5ad file holds. Nothing else of it is read; a damaged file holds none."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            keys = list(file.get("obsm", ()))
+            entries = [file.get(f"uns/{key}/encoder") for key in keys]
+            return [str(entry.asstr()[()]) for entry in entries if isinstance(entry, h5py.Dataset)]
+    except (OSError, TypeError, ValueError):
+        return []
+
+
 def _names(root: Path, library_key: str | None = None) -> list[str]:
     if library_key is None and root.is_file():
         return [section_name(h5ad_section(root))]
