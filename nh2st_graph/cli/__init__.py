@@ -253,10 +253,15 @@ def predict(
         out,
         microns_per_pixel=microns_per_pixel,
         library_key=library_key,
+        table=table,
+        pitch_um=pitch_um,
+        spot_um=spot_um,
+        min_tissue=min_tissue,
         spatialdata=spatialdata,
         resume=resume,
         trust=trust,
         encoder=encoder,
+        cache=cache,
     )
     with working(resumable=True):
         written = tl.predict_run(
@@ -289,7 +294,7 @@ def evaluate(
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_run
 
-    tl.check_evaluation(run, trust=trust)
+    tl.check_evaluation(run, trust=trust, encoder=encoder, cache=cache)
     with working():
         done = tl.evaluate_run(run, trust=trust, encoder=encoder, cache=cache, progress=progress)
     print_run(done)

@@ -116,7 +116,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     from nh2st_graph.metrics import METHOD_LABELS
-    from nh2st_graph.models._reads import is_foreign
+    from nh2st_graph.models import is_foreign
 
     about = _json(path / _MODEL)
     try:

@@ -1,6 +1,8 @@
 """Image features of spots: patches of a physical size, encoders by name, a cache; and sections from whole slides."""
 
 from nh2st_graph.im._encoders import Encoder, make_encoders, register_encoder
+from nh2st_graph.im._encoders import check_names as check_encoders
+from nh2st_graph.im._encoders import refuse_places as refuse_places
 from nh2st_graph.im._features import features
 from nh2st_graph.im._patches import patches
 from nh2st_graph.im._pixels import PixelsEncoder
@@ -21,6 +23,7 @@ __all__ = [
     "TimmEncoder",
     "TimmMapEncoder",
     "TissueMask",
+    "check_encoders",
     "check_placement",
     "features",
     "find_tissue",

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
 
-from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph.im._cache import FORMAT
 from nh2st_graph.im._encoders import Encoder
-from nh2st_graph.section import Key, library, library_id, spot_digests
-from nh2st_graph.slide import content_hash, split_scene
+from nh2st_graph.section import Key, image_digest, library, library_id, spot_digests
 
 __all__ = [
     "Fingerprint",
@@ -61,7 +58,7 @@ def made_from(section: AnnData, encoders: Sequence[Encoder], image_hash: str | N
     if found is not None:
         known |= {
             "microns_per_pixel": found.microns_per_pixel,
-            "image": image_hash or _image_hash(found.source),
+            "image": image_hash or image_digest(found.source),
         }
     return {name: value for name, value in known.items() if value is not None}
 
@@ -100,25 +97,8 @@ def differences(section: AnnData, entry: Mapping[str, Any]) -> list[str]:
         changed.append(f"resolution ({float(before):.4g} -> {now:.4g} um per px)")
     if not changed and found is not None and "image" in known:
         # Last, since it reads the whole file.
-        changed += [] if _image_hash(found.source) in {None, str(known["image"])} else ["image"]
+        changed += [] if image_digest(found.source) in {None, str(known["image"])} else ["image"]
     return changed
-
-
-def _image_hash(source: str | None) -> str | None:
-    """Hash the image of a section, once in a process for each state of the file; None if it is not there."""
-    if source is None:
-        return None
-    try:
-        about = split_scene(source)[0].stat()
-        return _hash_of(source, about.st_size, about.st_mtime_ns)
-    except (OSError, ImageError, DataError):
-        return None
-
-
-@lru_cache(maxsize=1024)
-def _hash_of(source: str, size: int, modified: int) -> str:
-    del size, modified  # they tell the states of a file apart
-    return content_hash(source)
 
 
 def other_encoders(before: Sequence[Fingerprint], now: Sequence[Fingerprint]) -> list[str]:

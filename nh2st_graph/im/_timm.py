@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 
 from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.im._encoders import Encoder, register_encoder
+from nh2st_graph.im._timm_names import timm_names, timm_says
 
 if TYPE_CHECKING:
     import torch
@@ -126,9 +128,17 @@ class TimmEncoder(Encoder):
 
     @classmethod
     def check_file(cls, name: str) -> None:
-        """Refuse a file of weights that does not exist."""
-        source = name.partition("@")[2]
-        if name.partition(":")[0] not in _ELSEWHERE and source not in {"", RANDOM}:
+        """Refuse a model that timm does not have, or a file of weights that does not exist."""
+        if name.partition(":")[0] in _ELSEWHERE:
+            return
+        model, _, source = name.partition("@")
+        architecture, _, tag = model.partition(".")
+        known = timm_names()
+        if known and architecture not in known:
+            raise _unknown_model(model, known)
+        if tag and not timm_says(tag):
+            _check_known(model, pretrained=not source)
+        if source not in {"", RANDOM}:
             _check_file(Path(source).expanduser(), f"{cls.prefix}:{name}")
 
     @staticmethod
@@ -211,16 +221,20 @@ def _check_known(name: str, pretrained: bool) -> None:
     import timm
 
     if not timm.is_model(name):
-        close = get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.3)
-        raise ConfigError(
-            f"{setting('features.encoder')}: timm has no model {name!r}; nearest: {', '.join(close) or 'none'} "
-            "(timm.list_models() lists all)"
-        )
+        raise _unknown_model(name, timm.list_models())
     architecture, _, tag = name.partition(".")
     if (pretrained or tag) and not timm.is_model_pretrained(name):
         tags = timm.list_pretrained(f"{architecture}.*")
         hint = nearest(name, tags) if tags else f"give a local file: 'timm:{architecture}@WEIGHTS.safetensors'"
         raise ConfigError(f"{setting('features.encoder')}: timm has no pretrained weights for {name!r}; {hint}")
+
+
+def _unknown_model(name: str, known: Iterable[str]) -> ConfigError:
+    close = get_close_matches(name.partition(".")[0], sorted(known), n=3, cutoff=0.3)
+    return ConfigError(
+        f"{setting('features.encoder')}: timm has no model {name!r}; nearest: {', '.join(close) or 'none'} "
+        "(timm.list_models() lists all)"
+    )
 
 
 def _pretrained(name: str) -> torch.nn.Module:

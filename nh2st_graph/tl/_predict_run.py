@@ -96,10 +96,15 @@ def predict_run(
         out,
         microns_per_pixel=microns_per_pixel,
         library_key=library_key,
+        table=table,
+        pitch_um=pitch_um,
+        spot_um=spot_um,
+        min_tissue=min_tissue,
         spatialdata=spatialdata,
         resume=resume,
         trust=trust,
         encoder=encoder,
+        cache=cache,
     )
     model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache)
     on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue}

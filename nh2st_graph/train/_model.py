@@ -22,8 +22,7 @@ from nh2st_graph._errors import ConfigError, ModelError, reason, setting
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
 from nh2st_graph.im._made_from import public
-from nh2st_graph.models import Estimator, Network, NH2STGraph, find_method
-from nh2st_graph.models._reads import check_method
+from nh2st_graph.models import Estimator, Network, NH2STGraph, check_method, find_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.train._complete import Sources
 from nh2st_graph.train._encoder import named_elsewhere, patch_encoder

@@ -24,11 +24,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch_geometric.data import Data
 
 from nh2st_graph._atomic import owned, write_text
-from nh2st_graph._errors import ConfigError, DataError, RunError, setting
+from nh2st_graph._errors import DataError, RunError, setting
 from nh2st_graph._progress import console
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
-from nh2st_graph.models import Estimator, Network, find_method
+from nh2st_graph.models import Estimator, Network, check_device, find_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.section import Key
 from nh2st_graph.train._checkpoints import LAST, Kept, WholeCheckpoints, averaged_weights, read_kept, set_aside
@@ -332,17 +332,10 @@ def check_precision(config: TrainConfig) -> Any:
     ConfigError
         If there is no such device, or it does not support the precision.
     """
-    cuda = torch.cuda.is_available() and config.device in {"auto", "cuda"}
-    if config.device == "cuda" and not cuda:
-        raise ConfigError(f"{setting('train.device', 'cuda')}: there is no CUDA device; use auto or cpu")
-    if config.device == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"{setting('train.device', 'mps')}: there is no Apple GPU; use auto or cpu")
+    check_device(config.device, config.precision)
     if config.precision == "auto":
+        cuda = config.device in {"auto", "cuda"} and torch.cuda.is_available()
         return ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if cuda else "32-true"
-    if config.precision == "16" and not cuda:
-        raise ConfigError(
-            f"{setting('train.precision', '16')}: half precision needs a CUDA device; use auto, 32 or bf16"
-        )
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[config.precision]
 
 
