@@ -236,10 +236,9 @@ class _Stages:
         seed = self.config.seed + 1 + number
         module = self._new_module(fold.train, seed)
         stage = f"fold{number + 1}:{fold.name}"
-        folder, rows = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
+        rows = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
         # The log of a saved model has an empty cell for NaN.
         curve = [float(row["val_loss"] or "nan") for row in rows]
-        module.load_state_dict(averaged_weights(folder / LAST, best=True))
         _remember(module, fold.train)
         with torch.no_grad():
             scores = [pearson(module.predict(image_only(g)).numpy(), g.y.numpy()) for g in fold.validation]
@@ -253,8 +252,11 @@ class _Stages:
         validation: list[Data],
         seed: int,
         max_epochs: int,
-    ) -> tuple[Path, list[dict[str, Any]]]:
-        """Train one stage, from its last checkpoint when resuming; return its folder of checkpoints, and its log."""
+    ) -> list[dict[str, Any]]:
+        """Train one stage, from its last checkpoint when resuming, and return its log.
+
+        The model gets its averaged weights: those of the best epoch where something is held out, or the last.
+        """
         config = self.config.train
         folder = self.folder / "checkpoints" / stage.partition(":")[0]
         done, last, kept = folder / _DONE, folder / LAST, self.kept.get(folder.name)
@@ -293,8 +295,8 @@ class _Stages:
             rows = next(each.rows for each in callbacks if isinstance(each, EpochLog))
         self.rows += rows
         # Read from the checkpoint: a trainer that resumes after its last epoch leaves the weights before averaging.
-        module.load_state_dict(averaged_weights(last))
-        return folder, rows
+        module.load_state_dict(averaged_weights(last, best=bool(validation)))
+        return rows
 
     def _callbacks(self, stage: str, folder: Path, watched: bool, max_epochs: int) -> list[L.Callback]:
         """Make the callbacks. The checkpoint comes last, so that it holds the others' state of the same epoch."""

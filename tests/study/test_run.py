@@ -108,7 +108,7 @@ class TestTable:
         scores = pd.read_csv(folder / "scores.csv")
         pd.testing.assert_frame_equal(scores, result.results.scores, check_dtype=False, rtol=1e-5)
         with Image.open(folder / "forest.png") as image:
-            assert min(image.size) > 200
+            assert min(image.size) > 100
 
     def test_as_markdown_says_what_the_numbers_are_and_what_failed(self, finished):
         result, folder, _ = finished
