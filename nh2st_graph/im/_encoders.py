@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, ModelError, nearest, setting
+from nh2st_graph.im._names import split_names
 
 __all__ = [
     "Encoder",
@@ -40,6 +41,8 @@ class Encoder(ABC):
     fingerprint
         Everything but the patch that its features depend on (weights, parameters, library versions), as JSON values.
         Encoders with equal fingerprints share cached features.
+    um_per_px
+        Resolution that it was trained at, in um per px; None if that is unknown, or it was not trained on slides.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Encoder(ABC):
     interpolation: str = "bicubic"
     normalisation: Mapping[str, Any]
     fingerprint: Mapping[str, Any]
+    um_per_px: float | None = None
 
     @abstractmethod
     def encode(self, patches: NDArray[np.uint8]) -> NDArray[np.float32 | np.uint8]:
@@ -70,7 +74,7 @@ class Encoder(ABC):
     @cached_property
     def feature_names(self) -> list[str]:
         """Name of each feature; by default the name of the model with a number."""
-        model = self.name.partition("@")[0]
+        model = self.name.partition("@")[0].partition("?")[0]
         return [f"{model}_{i}" for i in range(self.n_features)]
 
     def _blank(self) -> NDArray[np.uint8]:
@@ -190,10 +194,10 @@ def other_kinds(names: str, fingerprints: Sequence[Mapping[str, Any]]) -> list[s
     factories, found = _named(names), []
     if len(factories) != len(fingerprints):
         return [f"{len(fingerprints)} encoders -> {len(factories)}"]
-    for part, (factory, rest), known in zip(names.split(","), factories, fingerprints, strict=True):
+    for part, (factory, rest), known in zip(split_names(names), factories, fingerprints, strict=True):
         if not factory.__module__.startswith(f"{__package__}."):
             continue
-        now = {"encoder": part.strip().partition(":")[0]}
+        now = {"encoder": part.partition(":")[0]}
         if now["encoder"] == known.get("encoder") and known.get("architecture"):
             architecture = getattr(factory, "architecture", lambda _: None)(rest)
             now |= {"architecture": architecture} if architecture is not None else {}
@@ -203,7 +207,7 @@ def other_kinds(names: str, fingerprints: Sequence[Mapping[str, Any]]) -> list[s
 
 def _named(names: str) -> list[tuple[Factory, str]]:
     """Look up the factory of each name, and what follows its prefix."""
-    parts, found, where = [part.strip() for part in names.split(",")], [], setting("features.encoder", names)
+    parts, found, where = split_names(names), [], setting("features.encoder", names)
     for i, part in enumerate(parts):
         prefix, colon, rest = part.partition(":")
         if prefix not in _REGISTRY:
