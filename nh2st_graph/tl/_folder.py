@@ -34,7 +34,8 @@ _DESCRIPTION = "model.json"
 #: Formats of raw files, in which no section has image features.
 _WITHOUT_FEATURES = {"synthetic", "her2st", "hest", "skin", "stimage", "stnet", "triplex", "visium", "visium_hd"}
 #: A path in an encoder's name: a file of weights after ``@`` (for hub models, a revision stands there), or a folder.
-_ENCODER_PATH = re.compile(r"(?<![\w-])(timm(?:-map)?:(?:local-dir:|[^,:@]+@))(?!random\s*(?:,|$))([^,]+)")
+#: Options follow it.
+_ENCODER_PATH = re.compile(r"((?:timm(?:-map)?:)?[^:@?]+@|timm(?:-map)?:local-dir:)(?!random(?:\?|$))([^?]+)(\?.*)?")
 
 
 def check_folder(out: Path, *, resume: bool) -> None:
@@ -96,6 +97,7 @@ def check_run(config: Config, out: str | Path, *, resume: bool = False) -> None:
 def _check_named(config: Config) -> None:
     """Refuse a panel, encoders and sections that are not there, as far as names tell."""
     from nh2st_graph.datasets import is_published, read_panel
+    from nh2st_graph.im._blocks import sizes_in_um
     from nh2st_graph.im._encoders import check_names as check_encoders
     from nh2st_graph.read._registry import check_names
 
@@ -103,7 +105,8 @@ def _check_named(config: Config) -> None:
     if not (data.panel.startswith("hvg:") or is_published(data.panel)):
         read_panel(Path(data.panel).expanduser())
     # Sections may bring the features of weights that are gone.
-    check_encoders(config.features.encoder, files=data.format in _WITHOUT_FEATURES)
+    check_encoders(config.features.names, files=data.format in _WITHOUT_FEATURES)
+    sizes_in_um(config.features.blocks)
     if data.format != "synthetic" and data.root is not None and data.train:
         check_names(data.format, data.root.expanduser(), [*data.train, *data.test], **data.options)
 
@@ -134,25 +137,43 @@ def check_begun(config: Config, out: Path, *, resume: bool) -> None:
 
 
 def absolute(config: Config) -> Config:
-    """Make the paths of a configuration absolute, as a run folder keeps them."""
-    from nh2st_graph.datasets import is_published
+    """Make the paths of a configuration absolute, and put sizes in the place of ``auto``, as a run folder keeps them.
 
+    Raises
+    ------
+    ConfigError
+        If the scale of an encoder is asked for and unknown.
+    """
+    from nh2st_graph.datasets import is_published
+    from nh2st_graph.im._blocks import sizes_in_um
+
+    config = config.with_patches(sizes_in_um(config.features.blocks))
     data = config.data
     in_data: dict[str, object] = {}
     if data.root is not None:
         in_data["root"] = data.root.expanduser().resolve()
     if not (data.panel.startswith("hvg:") or is_published(data.panel)):
         in_data["panel"] = str(Path(data.panel).expanduser().resolve())
-    features: dict[str, object] = {
-        "encoder": _ENCODER_PATH.sub(
-            lambda found: f"{found[1]}{Path(found[2].strip()).expanduser().resolve()}", config.features.encoder
+    encoders = config.features.encoders
+    names = [_with_absolute_path(name) for name, _ in config.features.blocks]
+    features: dict[str, object] = {"encoder": ",".join(names)}
+    if encoders is not None:
+        features["encoders"] = tuple(
+            each.model_copy(update={"encoder": name}) for each, name in zip(encoders, names, strict=True)
         )
-    }
     if config.features.cache is not None:
         features["cache"] = config.features.cache.expanduser().resolve()
     return config.model_copy(
         update={"data": data.model_copy(update=in_data), "features": config.features.model_copy(update=features)}
     )
+
+
+def _with_absolute_path(encoder: str) -> str:
+    """Make the path in the name of an encoder absolute, if there is one."""
+    found = _ENCODER_PATH.fullmatch(encoder)
+    if found is None:
+        return encoder
+    return f"{found[1]}{Path(found[2].strip()).expanduser().resolve()}{found[3] or ''}"
 
 
 def check_evaluation(folder: str | Path, *, trust: bool = False) -> None:
@@ -233,7 +254,8 @@ def _check_places(about: Mapping[str, Any]) -> None:
     if isinstance(features, Mapping) and "encoder" in features:
         from nh2st_graph.im._encoders import refuse_places
 
-        refuse_places(str(features["encoder"]))
+        for name in dict.fromkeys(str(features["encoder"]).split(",")):
+            refuse_places(name)
 
 
 def _check_store(folder: Path) -> None:
