@@ -24,7 +24,6 @@ __all__ = [
     "make_blocks",
     "off_scale",
     "sizes_in_um",
-    "trained_field",
 ]
 
 #: Side of a patch in um, or the side that the encoder was trained at.
@@ -105,11 +104,11 @@ def sizes_in_um(blocks: Sequence[tuple[str | Encoder, PatchSize]]) -> list[float
 
 def _own_field(encoder: str | Encoder) -> float:
     if isinstance(encoder, str):
-        return trained_field(encoder)
+        return _named_field(encoder)
     return _field(encoder.name, encoder.input_size, encoder.um_per_px)
 
 
-def trained_field(name: str) -> float:
+def _named_field(name: str) -> float:
     """Find the side of the patch that an encoder was trained at, in um.
 
     Parameters

@@ -89,8 +89,10 @@ class Key:
         """Entries of ``uns["X_image"]`` that the package reads again."""
 
         encoder = "encoder"
+        encoders = "encoders"
         floor_centres = "floor_centres"
         made_from = "made_from"
+        n_features = "n_features"
         patch_um = "patch_um"
         views = "views"
 

@@ -169,6 +169,8 @@ def _read(
     for name, changes in given.items():
         # Another method has its own settings, and none of the base's.
         kept = {key: of_base[key] for key in of_base if "model.name" not in changes or not key.startswith("model.")}
+        if "features.encoder" in changes:
+            kept.pop("features.encoders", None)
         try:
             check_encoder(kept | changes)
         except ConfigError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -251,11 +252,14 @@ def _check_places(about: Mapping[str, Any]) -> None:
     """Refuse a model whose encoder leads to a file or hub; features are computed on a slide in any case."""
     config = about.get("config")
     features = config.get("features") if isinstance(config, Mapping) else None
-    if isinstance(features, Mapping) and "encoder" in features:
+    if isinstance(features, Mapping):
+        from pydantic import ValidationError
+
+        from nh2st_graph.config import FeaturesConfig
         from nh2st_graph.im._encoders import refuse_places
 
-        for name in dict.fromkeys(str(features["encoder"]).split(",")):
-            refuse_places(name)
+        with suppress(ValidationError):  # said when the model is loaded
+            refuse_places(FeaturesConfig.model_validate(features).names)
 
 
 def _check_store(folder: Path) -> None:
