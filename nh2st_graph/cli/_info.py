@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +29,7 @@ _MODEL, _CONFIG, _SCORES, _STUDY = "model.json", "config.yaml", "metrics.json", 
 _SHOWN = 8
 #: Parts of a configuration that say how a model came about; the rest is of files and devices.
 _SETTINGS = ("data", "features", "graph", "model", "train")
+_SHOWN_ELSEWHERE = {"panel", "encoder", "encoders", "patch_um", "views"}
 _NEUTRAL = {"root", "train", "test", "options", "synthetic", "cache", "device", "precision", "progress", "name"}
 
 Facts = dict[str, Any]
@@ -132,8 +134,8 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             "best on held-out": _listed(about["hpg50"]),
             "targets": f"log counts, normalised by {config['data']['normalize']}"
             + (", smoothed 3x3" if config["data"]["smooth"] == "3x3" else ""),
-            "encoder": f"{config['features']['encoder']}, {about['n_features']:,} features, patches of "
-            f"{config['features']['patch_um']:g} um" + (", fine-tuned" if config["features"]["finetune"] else ""),
+            "encoder": _encoders(config["features"], about["n_features"])
+            + (", fine-tuned" if config["features"]["finetune"] else ""),
             "spots": None
             if lattice is None
             else f"{lattice['spot_um']:.3g} um wide, {lattice['pitch_um']:.4g} um apart, "
@@ -153,6 +155,16 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     return title, facts, below
 
 
+def _encoders(features: Mapping[str, Any], n_features: int) -> str:
+    """Name the encoders of a model, with their patches and views."""
+    blocks, views = features.get("encoders"), features.get("views", 1)
+    shown = features["encoder"]
+    if blocks is not None:
+        shown = "; ".join(f"{each['encoder']} at {each['patch_um'] or features['patch_um']:g} um" for each in blocks)
+    shown += f", {n_features:,} features" + ("" if views == 1 else f", mean of {views} views")
+    return shown if blocks is not None else f"{shown}, patches of {features['patch_um']:g} um"
+
+
 def _changed(config: Mapping[str, Any]) -> list[str]:
     """List the settings that differ from the defaults."""
     from nh2st_graph.config import Config
@@ -163,7 +175,7 @@ def _changed(config: Mapping[str, Any]) -> list[str]:
         for key, value in config[part].items():
             # Settings of another method have other defaults, which are not known before torch is loaded.
             known = default[part] if part != "model" or config[part]["name"] == default[part]["name"] else {}
-            if key not in _NEUTRAL and known.get(key, ...) != value and key not in {"panel", "encoder", "patch_um"}:
+            if key not in _NEUTRAL and known.get(key, ...) != value and key not in _SHOWN_ELSEWHERE:
                 found.append(f"{part}.{key}={json.dumps(value).strip(chr(34))}")
     return found
 
@@ -213,7 +225,7 @@ def _section(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             "image": None if found is None else _source(found, path),
             "features": None
             if image is None
-            else f"{image.get('encoder', '?')} ({adata.obsm[Key.obsm.image].shape[1]:,})"
+            else _features(image, adata.obsm[Key.obsm.image].shape[1])
             if Key.obsm.image in adata.obsm
             else None,
             "graph": f"{adata.obsp[Key.obsp.connectivities].nnz:,} edges"
@@ -228,6 +240,18 @@ def _section(path: Path) -> tuple[str, Facts, list[RenderableType]]:
         }
     kind = "Prediction" if predicted is not None else "Section" if len(names) < 2 else f"{len(names)} sections in one"
     return f"{kind} {path}", facts, []
+
+
+def _features(about: Mapping[str, Any], n_features: int) -> str:
+    """Name the encoders of stored features; of several scales with the patch and the number of features of each."""
+    from nh2st_graph.section import Key
+
+    sizes, views = about.get(Key.features.patch_um, 0.0), about.get(Key.features.views, 1)
+    shown = f"{about.get(Key.features.encoder, '?')} ({n_features:,})"
+    if np.ndim(sizes):
+        blocks = zip(about[Key.features.encoders], sizes, about[Key.features.n_features], strict=True)
+        shown = "; ".join(f"{name} at {size:g} um ({n:,})" for name, size, n in blocks)
+    return shown if views == 1 else f"{shown}, mean of {views} views"
 
 
 def _column(adata: AnnData, key: str) -> list[str]:

@@ -7,13 +7,13 @@ run folder. An unknown key or a wrong value is a :class:`~nh2st_graph.ConfigErro
 from nh2st_graph._settings import Positive, Share
 from nh2st_graph.config._arguments import with_arguments
 from nh2st_graph.config._changes import changes, flatten
+from nh2st_graph.config._features import BlockConfig, FeaturesConfig, PatchSize
 from nh2st_graph.config._load import builtin_config, load_config, read_config
 from nh2st_graph.config._schema import (
     FORMATS,
     Config,
     DataConfig,
     EvaluateConfig,
-    FeaturesConfig,
     GraphConfig,
     SyntheticConfig,
     TrainConfig,
@@ -27,6 +27,7 @@ from nh2st_graph.models import MethodConfig, ModelConfig
 
 __all__ = [
     "FORMATS",
+    "BlockConfig",
     "Config",
     "DataConfig",
     "EvaluateConfig",
@@ -34,6 +35,7 @@ __all__ = [
     "GraphConfig",
     "MethodConfig",
     "ModelConfig",
+    "PatchSize",
     "Positive",
     "Share",
     "SyntheticConfig",

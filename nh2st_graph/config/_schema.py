@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from pydantic import (
 from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph._settings import Positive, Section, SettingError, Share, explain, known_keys
 from nh2st_graph.config._changes import flatten
+from nh2st_graph.config._features import FeaturesConfig
 from nh2st_graph.config._messages import assign, parse_assignment
 from nh2st_graph.config._yaml import as_written
 from nh2st_graph.models import MethodConfig, ModelConfig
@@ -163,51 +164,6 @@ class DataConfig(Section):
     def target(self) -> dict[str, Any]:
         """What a target is: arguments of :func:`nh2st_graph.section.targets`."""
         return {"normalize": self.normalize, "smooth": self.smooth, "log_base": self.log_base}
-
-
-class FeaturesConfig(Section):
-    """How the image of a spot becomes numbers.
-
-    Attributes
-    ----------
-    encoder
-        Encoder names joined by commas; see :func:`nh2st_graph.im.features`.
-    patch_um
-        Side of a patch on the tissue, in um.
-    floor_centres
-        Round the centres of patches down to whole pixels, as the code of HisToGene, Hist2ST, HGGEP, mclSTExp, TRIPLEX
-        and NH2ST does. Positions of spots stay as they are.
-    standardize
-        Bring features to z-scores by the statistics of each ``section`` or of the ``train`` sections, or not at all
-        (``none``).
-    finetune
-        Train the encoder (one timm model) together with the model. Otherwise its features come from the cache.
-    batch_size
-        Patches encoded at a time.
-    cache
-        Folder of the feature cache; the user's cache folder if None.
-    check_placement
-        Refuse a section whose spots lie off the tissue while swapped or rescaled coordinates would lie on it; see
-        :func:`nh2st_graph.im.check_placement`. Set it to false for images that are not H&E.
-    """
-
-    encoder: str = "squidpy:summary+texture+histogram"
-    patch_um: Annotated[float, Field(gt=0)] = 224.0
-    floor_centres: bool = False
-    standardize: Literal["section", "train", "none"] = "section"
-    finetune: bool = False
-    batch_size: Positive = 64
-    cache: Path | None = None
-    check_placement: bool = True
-
-    @model_validator(mode="after")
-    def _check(self) -> FeaturesConfig:
-        if self.finetune and ("," in self.encoder or not self.encoder.startswith(("timm:", "timm-map:"))):
-            raise ValueError(
-                f"features.finetune = true needs one timm model as features.encoder, is {self.encoder!r}; "
-                "name one such as timm:resnet18, or set features.finetune to false"
-            )
-        return self
 
 
 class GraphConfig(Section):
@@ -428,10 +384,22 @@ class Config(Section):
         """
         return self._with(flatten(changes).items(), source)
 
+    def with_patches(self, sizes: Sequence[float]) -> Config:
+        """Return a copy whose patches have these sides, in um, in place of ``auto``; one for each encoder."""
+        blocks = self.features.blocks
+        if all(size != "auto" for _, size in blocks):
+            return self
+        changes: dict[str, Any] = {"features.patch_um": sizes[0]}
+        if self.features.encoders is not None or len(set(sizes)) > 1:
+            changes["features.encoders"] = [[name, size] for (name, _), size in zip(blocks, sizes, strict=True)]
+        return self.change(changes)
+
     def _with(self, changes: Iterable[tuple[str, Any]], source: str) -> Config:
         values = self.model_dump(mode="json")
         # The method comes first: another method has other settings, with their own defaults.
         for key, value in sorted(changes, key=lambda change: change[0] != "model.name"):
+            if key == "features.encoder":  # takes the place of blocks that were there before
+                values["features"]["encoders"] = None
             before = values["model"]["name"] if isinstance(values["model"], dict) else None
             assign(values, key, value, self, source)
             if isinstance(values["model"], dict) and values["model"].get("name") != before:

@@ -1,5 +1,6 @@
 """Image features of spots: patches of a physical size, encoders by name, a cache; and sections from whole slides."""
 
+from nh2st_graph.im._blocks import sizes_in_um as sizes_in_um
 from nh2st_graph.im._encoders import Encoder, make_encoders, register_encoder
 from nh2st_graph.im._encoders import check_names as check_encoders
 from nh2st_graph.im._encoders import refuse_places as refuse_places

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph._progress import console
+from nh2st_graph.im._blocks import Block, BlockLike, PatchSize, coarse_slide, make_blocks, off_scale
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
-from nh2st_graph.im._encoders import Encoder, make_encoders
+from nh2st_graph.im._encoders import Encoder
 from nh2st_graph.im._made_from import floored, made_from
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling
+from nh2st_graph.im._reading import read_ahead
+from nh2st_graph.im._views import number_of_views
 from nh2st_graph.read import SpatialObject, given_sections
 from nh2st_graph.read._docs import documented
 from nh2st_graph.section import Key, changed_entry, check_on_tissue, check_section, library, open_image, section_name
@@ -26,16 +33,22 @@ from nh2st_graph.slide import ImageSource, Slide, placed_image
 
 __all__ = ["add_features", "feature_bar", "feature_keys", "features"]
 
+logger = logging.getLogger("nh2st_graph")
+
 #: Spots that are encoded between two writes to the cache, so that an interruption costs minutes of work at most.
 _PART_SPOTS = 1024
+
+#: Batches of patches that are read ahead; 0 reads and encodes in turns.
+_AHEAD = 2
 
 
 @documented
 def features(
     adata: SpatialObject,
-    encoder: str | Sequence[Encoder] = "squidpy:summary+texture+histogram",
-    patch_um: float = 224.0,
+    encoder: str | Sequence[BlockLike] = "squidpy:summary+texture+histogram",
+    patch_um: PatchSize = 224.0,
     *,
+    views: int = 1,
     img: ImageSource | None = None,
     layer: str | None = None,
     batch_size: int = 64,
@@ -61,10 +74,15 @@ def features(
     encoder
         Names of encoders, joined by commas; their features are concatenated. Known are ``timm:NAME``
         (:class:`TimmEncoder`), ``timm-map:NAME`` (:class:`TimmMapEncoder`), ``squidpy:summary+texture+histogram`` or
-        some of its parts (:class:`SquidpyEncoder`), and ``pixels:SIDE`` (:class:`PixelsEncoder`). Or encoders from
-        :func:`make_encoders`, to share them between calls.
+        some of its parts (:class:`SquidpyEncoder`), and ``pixels:SIDE`` (:class:`PixelsEncoder`). Or a list of names,
+        of encoders from :func:`make_encoders`, to share them between calls, or of either with a patch of its own:
+        ``[("uni2-h", 56), ("uni2-h", 112), "squidpy:summary"]``.
     patch_um
-        Side of the patch around a spot, in um on the tissue.
+        Side of the patch around a spot, in um on the tissue. ``"auto"`` is the side that the encoder was trained at:
+        its input size times its resolution.
+    views
+        Average features over 4 views of a patch (quarter turns) or 8 (mirrored too), which takes as many times as long;
+        1 is the patch alone.
     img, layer
         An image to use in place of the section's own: a file, or squidpy's ``ImageContainer`` and one of its layers.
         If the container has several z positions, their names are those of the sections. ``obsm["spatial"]`` is then
@@ -95,16 +113,17 @@ def features(
     ``obsm[key_added]``
         The features, ``(n_spots, n_features)`` float32; uint8 if all encoders give bytes, such as pixels.
     ``uns[key_added]``
-        ``encoder``, ``patch_um``, ``floor_centres``, ``feature_names``; arrays ``input_size``, ``n_features`` and
-        ``cache_key``, with one entry for each encoder; ``normalisation``, which has ``interpolation`` and, where used,
+        ``encoder``, ``patch_um`` (an array if encoders have patches of several sizes), ``views`` and ``floor_centres``
+        where used, ``feature_names``; arrays ``encoders``, ``input_size``, ``n_features`` and ``cache_key``, with one
+        entry for each encoder; ``normalisation``, which has ``interpolation`` and, where used,
         ``mean`` and ``std`` of each encoder, by its position (``"0"``, ``"1"``, ...); and ``made_from``, digests of
         spots, resolution, image and encoders, so that features are used only where all of them agree.
 
     Raises
     ------
     ConfigError
-        If an encoder is unknown, its weights cannot be loaded, or the patch is smaller than a pixel or larger than the
-        image.
+        If an encoder is unknown, its weights cannot be loaded, its scale is asked for and unknown, or the patch is
+        smaller than a pixel or larger than the image.
     DataError
         If the section breaks the contract.
     ImageError
@@ -117,15 +136,19 @@ def features(
     sources = [section if img is None else _on_image(section, img, layer) for section in given]
     for source in sources:
         check_section(source, need=("image",))
-    encoders = make_encoders(encoder, device) if isinstance(encoder, str) else list(encoder)
+    blocks = make_blocks(encoder, patch_um, views, device)
+    said: set[str] = set()
+    for note in off_scale(blocks):
+        warn_once(note, said)
     with feature_bar(progress) as bar:
         for section, source in zip(given, sources, strict=True):
+            for note in coarse_slide(source, blocks):
+                warn_once(note, said)
             with open_image(source) as slide:
                 add_features(
                     section,
                     slide,
-                    encoders,
-                    patch_um,
+                    blocks,
                     bar=bar,
                     source=source,
                     batch_size=batch_size,
@@ -141,8 +164,7 @@ def features(
 def add_features(
     section: AnnData,
     slide: Slide,
-    encoders: Sequence[Encoder],
-    patch_um: float,
+    blocks: Sequence[Block],
     *,
     bar: Progress,
     source: AnnData | None = None,
@@ -160,20 +182,21 @@ def add_features(
         The section, which is written into.
     slide
         The open image.
-    encoders
-        From :func:`make_encoders`.
+    blocks
+        From :func:`make_blocks`.
     bar
         Shows the progress.
     source
         The section's spots on this image, if it is not the section's own image.
-    patch_um, batch_size, cache, check_placement, floor_centres, key_added
+    batch_size, cache, check_placement, floor_centres, key_added
         As for :func:`features`.
     """
     own, source = source is None or source is section, section if source is None else source
     source, store = floored(source) if floor_centres else source, FeatureCache(cache_folder(cache))
     image_hash = slide.content_hash
-    keys, blocks = _blocks(source, slide, image_hash, encoders, patch_um, batch_size, bar, store, check_placement)
-    _write(section, blocks, encoders, keys, patch_um, key_added)
+    keys, found = _found(source, slide, image_hash, blocks, batch_size, bar, store, check_placement)
+    _write(section, found, blocks, keys, key_added)
+    encoders = [block.encoder for block in blocks]
     section.uns[key_added][Key.features.made_from] = made_from(section, encoders, image_hash if own else None)
     if floor_centres:
         section.uns[key_added][Key.features.floor_centres] = True
@@ -192,38 +215,38 @@ def _on_image(section: AnnData, img: ImageSource, layer: str | None) -> AnnData:
     )
 
 
-def _blocks(
+def _found(
     adata: AnnData,
     slide: Slide,
     image_hash: str,
-    encoders: Sequence[Encoder],
-    patch_um: float,
+    blocks: Sequence[Block],
     batch_size: int,
     bar: Progress,
     store: FeatureCache,
     check: bool,
 ) -> tuple[list[str], list[FeatureBlock]]:
-    """Take the features of each encoder from the cache or compute them; give their cache keys beside them."""
-    cutter = patch_cutter(adata, patch_um, slide)
-    keys = feature_keys(adata, slide, image_hash, [(e.input_size, e.fingerprint) for e in encoders], patch_um)
+    """Take the features of each block from the cache or compute them; give their cache keys beside them."""
+    cutters = [patch_cutter(adata, block.patch_um, slide) for block in blocks]
+    asked = [(block.encoder.input_size, block.encoder.fingerprint, block.patch_um) for block in blocks]
+    keys = feature_keys(adata, slide, image_hash, asked)
     kept = [store.read(key) for key in keys]
-    if check and any(block is None for block in kept):
+    if check and any(features is None for features in kept):
         check_on_tissue(adata, slide)
-    blocks = [
-        _compute(adata, cutter, each, batch_size, bar, store, key) if block is None else block
-        for block, key, each in zip(kept, keys, encoders, strict=True)
-    ]
-    return keys, blocks
+    scales = len({block.patch_um for block in blocks})
+    found = []
+    for features, key, block, cutter in zip(kept, keys, blocks, cutters, strict=True):
+        if features is None:
+            at = f" at {block.patch_um:g} um" if scales > 1 else ""
+            task = bar.add_task(f"{section_name(adata)}: {block.encoder.name}{at}", total=adata.n_obs)
+            features = _compute(adata, cutter, block.encoder, batch_size, partial(bar.advance, task), store, key)
+        found.append(features)
+    return keys, found
 
 
 def feature_keys(
-    adata: AnnData,
-    slide: Slide,
-    image_hash: str,
-    encoders: Sequence[tuple[int, Mapping[str, Any]]],
-    patch_um: float,
+    adata: AnnData, slide: Slide, image_hash: str, blocks: Sequence[tuple[int, Mapping[str, Any], float]]
 ) -> list[str]:
-    """Compute the cache key of the features of each encoder.
+    """Compute the cache key of the features of each block.
 
     Parameters
     ----------
@@ -231,15 +254,14 @@ def feature_keys(
         The section with the centres of its patches, and its open image.
     image_hash
         Hash of the image.
-    encoders
-        Input size and fingerprint of each encoder.
-    patch_um
-        Side of a patch, in um.
+    blocks
+        Input size and fingerprint of each encoder, and the side of its patch in um.
     """
-    scale, cutter = microns_per_pixel(adata), patch_cutter(adata, patch_um, slide)
+    scale = microns_per_pixel(adata)
+    levels = [patch_cutter(adata, patch_um, slide).level(size) for size, _, patch_um in blocks]
     return [
-        cache_key(adata, image_hash, patch_um, scale, fingerprint, slide.downsamples[cutter.level(size)])
-        for size, fingerprint in encoders
+        cache_key(adata, image_hash, patch_um, scale, fingerprint, slide.downsamples[level])
+        for level, (_, fingerprint, patch_um) in zip(levels, blocks, strict=True)
     ]
 
 
@@ -248,7 +270,7 @@ def _compute(
     cutter: PatchCutter,
     encoder: Encoder,
     batch_size: int,
-    bar: Progress,
+    advance: Callable[[int], object],
     store: FeatureCache,
     key: str,
 ) -> FeatureBlock:
@@ -262,17 +284,34 @@ def _compute(
     starts = range(0, len(order), step)
     # A single part is the whole section and needs no cache of its own.
     parts = store if len(starts) > 1 else FeatureCache(None)
-    task = bar.add_task(f"{section_name(adata)}: {encoder.name}", total=len(order))
+    kept = {start: parts.read(_part_key(key, start, step)) for start in starts}
+    batches = {
+        start: [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        for start, part in ((start, order[start : start + step]) for start in starts)
+        if kept[start] is None
+    }
+    filter_ = resampling(encoder.interpolation)
+    cut = (
+        np.stack([cutter.cut(int(i), encoder.input_size, filter_) for i in batch])
+        for batch in chain.from_iterable(batches.values())
+    )
     rows = []
-    for start in starts:
-        part_key = _part_key(key, start, step)
-        part = parts.read(part_key)
-        if part is None:
-            values = _encode(cutter, encoder, order[start : start + step], batch_size, bar, task)
-            part = FeatureBlock(names[start : start + step], encoder.feature_names, values)
-            parts.write(part_key, part)
-        rows.append(part.values)
-        bar.update(task, completed=min(start + step, len(order)))
+    # While one batch is encoded, a thread reads the next ones. No one else reads the slide meanwhile.
+    with closing(read_ahead(cut, _AHEAD)) as patches:
+        for start in starts:
+            part = kept[start]
+            if part is None:
+                encoded = []
+                for batch in batches[start]:
+                    encoded.append(encoder.encode(next(patches)))
+                    advance(len(batch))
+                values = np.concatenate(encoded)
+                values = values if values.dtype == np.uint8 else values.astype(np.float32, copy=False)
+                part = FeatureBlock(names[start : start + step], encoder.feature_names, values)
+                parts.write(_part_key(key, start, step), part)
+            else:
+                advance(len(part.spots))
+            rows.append(part.values)
     block = FeatureBlock(names, encoder.feature_names, np.concatenate(rows))
     store.write(key, block)
     for start in starts:
@@ -284,43 +323,48 @@ def _part_key(key: str, start: int, step: int) -> str:
     return f"{key}.{start}-{step}"
 
 
-def _encode(
-    cutter: PatchCutter, encoder: Encoder, rows: NDArray[np.intp], batch_size: int, bar: Progress, task: TaskID
-) -> NDArray[np.float32 | np.uint8]:
-    filter_ = resampling(encoder.interpolation)
-    encoded = []
-    for start in range(0, len(rows), batch_size):
-        batch = [cutter.cut(int(i), encoder.input_size, filter_) for i in rows[start : start + batch_size]]
-        encoded.append(encoder.encode(np.stack(batch)))
-        bar.advance(task, len(batch))
-    values = np.concatenate(encoded)
-    return values if values.dtype == np.uint8 else values.astype(np.float32, copy=False)
-
-
 def _write(
-    adata: AnnData,
-    blocks: Sequence[FeatureBlock],
-    encoders: Sequence[Encoder],
-    keys: Sequence[str],
-    patch_um: float,
-    key_added: str,
+    adata: AnnData, found: Sequence[FeatureBlock], blocks: Sequence[Block], keys: Sequence[str], key_added: str
 ) -> None:
-    rows = [pd.Index(block.spots).get_indexer(adata.obs_names) for block in blocks]
-    adata.obsm[key_added] = np.hstack([b.values[r] for b, r in zip(blocks, rows, strict=True)])
+    rows = [pd.Index(each.spots).get_indexer(adata.obs_names) for each in found]
+    adata.obsm[key_added] = np.hstack([each.values[r] for each, r in zip(found, rows, strict=True)])
+    encoders, sizes = [block.encoder for block in blocks], [float(block.patch_um) for block in blocks]
     adata.uns[key_added] = {
         "encoder": ",".join(encoder.name for encoder in encoders),
-        "patch_um": float(patch_um),
-        "feature_names": np.array([n for block in blocks for n in block.names], dtype=object),
-        "input_size": np.array([e.input_size for e in encoders]),
-        "n_features": np.array([block.values.shape[1] for block in blocks]),
+        "patch_um": sizes[0] if len(set(sizes)) == 1 else np.array(sizes),
+        "feature_names": np.array(_unique_names(found, blocks), dtype=object),
+        "encoders": np.array([encoder.name for encoder in encoders], dtype=object),
+        "input_size": np.array([encoder.input_size for encoder in encoders]),
+        "n_features": np.array([each.values.shape[1] for each in found]),
         "cache_key": np.array(keys, dtype=object),
-        "normalisation": {str(i): _normalisation(e) for i, e in enumerate(encoders)},
+        "normalisation": {str(i): _normalisation(encoder) for i, encoder in enumerate(encoders)},
     }
+    if (views := number_of_views(encoders[0])) > 1:
+        adata.uns[key_added][Key.features.views] = views
+
+
+def _unique_names(found: Sequence[FeatureBlock], blocks: Sequence[Block]) -> list[str]:
+    """Name the features of all blocks; where blocks share names, the size of the patch or the encoder tells them."""
+    n_blocks = Counter(name for each in found for name in set(each.names))
+    names: list[str] = []
+    for each, block in zip(found, blocks, strict=True):
+        alike = [other for other, its in zip(blocks, found, strict=True) if its.names == each.names]
+        by_size = len({other.patch_um for other in alike}) == len(alike)
+        tag = f"{block.patch_um:g}um" if by_size else f"{block.encoder.name} {block.patch_um:g}um"
+        names += [name if n_blocks[name] == 1 else f"{name} ({tag})" for name in each.names]
+    return names
 
 
 def _normalisation(encoder: Encoder) -> dict[str, Any]:
     values = {key: np.asarray(value) for key, value in encoder.normalisation.items()}
     return {"interpolation": encoder.interpolation, **values}
+
+
+def warn_once(note: str, said: set[str]) -> None:
+    """Log a warning unless it was said before."""
+    if note not in said:
+        said.add(note)
+        logger.warning("%s", note)
 
 
 def feature_bar(progress: bool) -> Progress:

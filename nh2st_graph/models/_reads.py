@@ -111,6 +111,15 @@ def is_foreign(name: str) -> bool:
     return name not in entry_points(group=ENTRY_POINTS).names  # loading a model asks the registry again
 
 
+def _encoders_of(keys: Mapping[str, Any]) -> str:
+    """Join the names of encoders; entries of blocks are names, pairs or mappings."""
+    blocks = keys.get("features.encoders")
+    if not isinstance(blocks, list | tuple):
+        return str(keys.get("features.encoder", "squidpy:summary+texture+histogram"))
+    names = (each.get("encoder") if isinstance(each, Mapping) else each for each in blocks)
+    return ",".join(str(each[0] if isinstance(each, list | tuple) and each else each) for each in names)
+
+
 def check_encoder(keys: Mapping[str, Any]) -> None:
     """Refuse an encoder whose features a method cannot read.
 
@@ -125,7 +134,7 @@ def check_encoder(keys: Mapping[str, Any]) -> None:
         If there is no method ``model.name``, or ``features.encoder`` does not fit it.
     """
     check_name(str(keys.get("model.name", "nh2st_graph")))
-    name, encoder = keys.get("model.name"), str(keys.get("features.encoder", "squidpy:summary+texture+histogram"))
+    name, encoder = keys.get("model.name"), _encoders_of(keys)
     where = f"{setting('model.name', name)} cannot read {setting('features.encoder', encoder)}"
     by_pixels = keys.get("model.input", "pixels") == "pixels"
     if name in _PIXELS and by_pixels and not encoder.startswith("pixels:"):

@@ -88,8 +88,13 @@ class Key:
     class features:
         """Entries of ``uns["X_image"]`` that the package reads again."""
 
+        encoder = "encoder"
+        encoders = "encoders"
         floor_centres = "floor_centres"
         made_from = "made_from"
+        n_features = "n_features"
+        patch_um = "patch_um"
+        views = "views"
 
     class prediction:
         """Entries of ``uns["nh2st_prediction"]`` that the package reads again."""

@@ -221,6 +221,8 @@ def _check_early(base: Config, given: Mapping[str, Mapping[str, Any]], path: Pat
             raise ConfigError(f"{source} changes {key!r}, which {_OF_ALL[key]!r} of the study give; leave it out")
         # Another method has its own settings, and none of the base's.
         kept = {key: of_base[key] for key in of_base if "model.name" not in changes or not key.startswith("model.")}
+        if "features.encoder" in changes:
+            kept.pop("features.encoders", None)
         with _within(source):
             check_encoder({**kept, **changes})
             check_settings({**kept, **changes}, other_keys())

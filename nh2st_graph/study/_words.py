@@ -71,7 +71,7 @@ def protocol(study: Study) -> dict[str, str]:
         words["targets"] += f". {_listed(others)} learn another base of the logarithm; their errors are converted"
     methods: dict[str, list[str]] = {}
     for variant in study.variants:
-        methods.setdefault(variant.config.features.encoder, []).append(variant.name)
+        methods.setdefault(variant.config.features.described, []).append(variant.name)
     encoders = {encoder: "" if len(methods) == 1 else f" ({_listed(names)})" for encoder, names in methods.items()}
     words["features"] = "; ".join(f"{encoder}{readers}" for encoder, readers in encoders.items())
     fixed = [variant.name for variant in study.variants if not variant.random]

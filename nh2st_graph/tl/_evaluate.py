@@ -307,7 +307,7 @@ def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Seque
         "n_genes": len(model.genes),
         "n_constant_train": n_constant(pd.concat([each.observed for each in train])),
         "method": model.config.model.name,
-        "encoder": model.config.features.encoder,
+        "encoder": model.config.features.described,
         "selected_epochs": model.selected_epochs,
         "sections": {each.name: prepared_digest(each) for each in (*train, *tests)},
     }

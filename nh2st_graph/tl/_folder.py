@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ CONFIG = "config.yaml"
 _DESCRIPTION = "model.json"
 
 #: A path in an encoder's name: a file of weights after ``@`` (for hub models, a revision stands there), or a folder.
-_ENCODER_PATH = re.compile(r"(?<![\w-])(timm(?:-map)?:(?:local-dir:|[^,:@]+@))(?!random\s*(?:,|$))([^,]+)")
+#: Options follow it.
+_ENCODER_PATH = re.compile(r"((?:timm(?:-map)?:)?[^:@?]+@|timm(?:-map)?:local-dir:)(?!random(?:\?|$))([^?]+)(\?.*)?")
 
 
 def check_folder(out: Path, *, resume: bool) -> None:
@@ -125,25 +127,43 @@ def check_begun(config: Config, out: Path, *, resume: bool) -> None:
 
 
 def absolute(config: Config) -> Config:
-    """Make the paths of a configuration absolute, as a run folder keeps them."""
-    from nh2st_graph.datasets import is_published
+    """Make the paths of a configuration absolute, and put sizes in the place of ``auto``, as a run folder keeps them.
 
+    Raises
+    ------
+    ConfigError
+        If the scale of an encoder is asked for and unknown.
+    """
+    from nh2st_graph.datasets import is_published
+    from nh2st_graph.im import sizes_in_um
+
+    config = config.with_patches(sizes_in_um(config.features.blocks))
     data = config.data
     in_data: dict[str, object] = {}
     if data.root is not None:
         in_data["root"] = data.root.expanduser().resolve()
     if not (data.panel.startswith("hvg:") or is_published(data.panel)):
         in_data["panel"] = str(Path(data.panel).expanduser().resolve())
-    features: dict[str, object] = {
-        "encoder": _ENCODER_PATH.sub(
-            lambda found: f"{found[1]}{Path(found[2].strip()).expanduser().resolve()}", config.features.encoder
+    encoders = config.features.encoders
+    names = [_with_absolute_path(name) for name, _ in config.features.blocks]
+    features: dict[str, object] = {"encoder": ",".join(names)}
+    if encoders is not None:
+        features["encoders"] = tuple(
+            each.model_copy(update={"encoder": name}) for each, name in zip(encoders, names, strict=True)
         )
-    }
     if config.features.cache is not None:
         features["cache"] = config.features.cache.expanduser().resolve()
     return config.model_copy(
         update={"data": data.model_copy(update=in_data), "features": config.features.model_copy(update=features)}
     )
+
+
+def _with_absolute_path(encoder: str) -> str:
+    """Make the path in the name of an encoder absolute, if there is one."""
+    found = _ENCODER_PATH.fullmatch(encoder)
+    if found is None:
+        return encoder
+    return f"{found[1]}{Path(found[2].strip()).expanduser().resolve()}{found[3] or ''}"
 
 
 def check_evaluation(
@@ -269,10 +289,14 @@ def _check_places(about: Mapping[str, Any]) -> None:
     """Refuse a model whose encoder leads to a file or hub; features are computed on a slide in any case."""
     config = about.get("config")
     features = config.get("features") if isinstance(config, Mapping) else None
-    if isinstance(features, Mapping) and "encoder" in features:
+    if isinstance(features, Mapping):
+        from pydantic import ValidationError
+
+        from nh2st_graph.config import FeaturesConfig
         from nh2st_graph.im import refuse_places
 
-        refuse_places(str(features["encoder"]))
+        with suppress(ValidationError):  # said when the model is loaded
+            refuse_places(FeaturesConfig.model_validate(features).names)
 
 
 def _check_store(folder: Path) -> None:

@@ -75,12 +75,14 @@ def check_devices(config: Config) -> None:
     ConfigError
         Which names the first.
     """
-    from nh2st_graph.im import check_encoders
+    from nh2st_graph.im import check_encoders, sizes_in_um
 
     check_device(config.train.device, config.train.precision)
     check_cache(config.features.cache)
     # Sections may bring the features of weights that are gone.
-    check_encoders(config.features.encoder, files=not _brings_features(config.data, config.features.encoder))
+    names = config.features.names
+    check_encoders(names, files=not _brings_features(config.data, names))
+    sizes_in_um(config.features.blocks)
 
 
 def _check_sections(data: DataConfig) -> None:

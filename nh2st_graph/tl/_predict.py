@@ -168,7 +168,7 @@ def predict_prepared(model: FittedModel, prepared: PreparedSection) -> AnnData:
         "normalize": model.config.data.normalize,
         "smooth": model.config.data.smooth,
         "log_base": str(model.config.data.log_base),
-        "encoder": model.config.features.encoder,
+        "encoder": model.config.features.described,
         "train_sections": list(model.train_sections),
         Key.prediction.origin: prediction_origin(completed, model),
     }

@@ -75,7 +75,7 @@ def slide_section(
         pitch_um=lattice.pitch_um,
         spot_um=lattice.spot_um,
         layout=lattice.layout,
-        patch_um=model.config.features.patch_um,
+        patch_um=model.config.features.smallest_patch_um,
         min_tissue=min_tissue,
         microns_per_pixel=microns_per_pixel,
     )

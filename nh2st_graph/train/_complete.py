@@ -18,8 +18,9 @@ from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, 
 from nh2st_graph.config import Config, FeaturesConfig, GraphConfig
 from nh2st_graph.gr import graph_keys, has_graph
 from nh2st_graph.gr._build import connect
+from nh2st_graph.im._blocks import Block, coarse_slide, off_scale, sizes_in_um
 from nh2st_graph.im._encoders import needs_network, other_kinds, outside_places, refuse_places
-from nh2st_graph.im._features import add_features, feature_bar, feature_keys
+from nh2st_graph.im._features import add_features, feature_bar, feature_keys, warn_once
 from nh2st_graph.im._made_from import (
     Fingerprint,
     differences,
@@ -29,6 +30,8 @@ from nh2st_graph.im._made_from import (
     other_versions,
     stored_encoders,
 )
+from nh2st_graph.im._names import split_names
+from nh2st_graph.im._views import in_views
 from nh2st_graph.section import Key, check_features, full_image, open_image, section_name
 from nh2st_graph.slide import Slide, content_hash, image_exists
 
@@ -61,7 +64,7 @@ class Sources:
         return self.cache if self.cache is not None or not self.trust else features.cache
 
     def encoder_of(self, features: FeaturesConfig) -> str:
-        """Choose the name of the encoder.
+        """Choose the names of the encoders.
 
         Raises
         ------
@@ -71,8 +74,8 @@ class Sources:
         if self.encoder is not None:
             return self.encoder
         if not self.trust:
-            refuse_places(features.encoder)
-        return features.encoder
+            refuse_places(features.names)
+        return features.names
 
 
 class Completer:
@@ -93,22 +96,48 @@ class Completer:
     def __init__(
         self, config: Config, sources: Sources | None = None, expected: Sequence[Fingerprint] | None = None
     ) -> None:
-        self.config, self.sources, self.expected = config, sources or Sources(), expected
+        self.config = config.with_patches(sizes_in_um(config.features.blocks))
+        self.sources, self.expected = sources or Sources(), expected
         self._said: set[str] = set()
 
     @cached_property
-    def encoders(self) -> list[im.Encoder]:
-        """The encoders."""
-        names = self.sources.encoder_of(self.config.features)
+    def blocks(self) -> list[Block]:
+        """The encoders with their patches; one of several scales is made once."""
+        features = self.config.features
+        names = self.sources.encoder_of(features)
         if self.expected is not None:
             # Before they are made, which may ask a hub.
-            self._refuse(names, other_kinds(names, self.expected))
+            self._refuse(names, other_kinds(names, self._expected_once(self.expected)))
         try:
-            return im.make_encoders(names, self.config.train.device)
+            made = im.make_encoders(names, self.config.train.device)
         except ConfigError as error:
             if self.sources.encoder is not None or (self.expected is None and self.sources.trust):
                 raise
             raise ConfigError(_as_the_models(error.args[0], names)) from error
+        own = _own_names(features)
+        if len(made) != len(own):
+            raise ConfigError(
+                f"{setting('features.encoder', names)} names {len(made)} encoders for the {len(own)} of the model "
+                f"({', '.join(own)}); name as many, in this order"
+            )
+        turned = {name: in_views(each, features.views) for name, each in zip(own, made, strict=True)}
+        blocks = [Block(turned[name], float(size)) for name, size in features.blocks]
+        if self.expected is None:  # the scale of a trained model is what it is
+            for note in off_scale(blocks):
+                warn_once(note, self._said)
+        return blocks
+
+    @property
+    def encoders(self) -> list[im.Encoder]:
+        """The encoder of each block."""
+        return [block.encoder for block in self.blocks]
+
+    def _expected_once(self, fingerprints: Sequence[Fingerprint]) -> Sequence[Fingerprint]:
+        """Give the fingerprint of each encoder once, where one has several scales."""
+        names = [name for name, _ in self.config.features.blocks]
+        if len(names) != len(fingerprints):
+            return fingerprints
+        return list(dict(zip(reversed(names), reversed(fingerprints), strict=True)).values())[::-1]
 
     def _refuse(self, names: str, other: Sequence[str]) -> None:
         """Refuse encoders that are not those of training."""
@@ -166,12 +195,13 @@ class Completer:
             else:
                 assert opened.slide is not None
                 self._check_encoders()
+                for note in coarse_slide(section, self.blocks):
+                    warn_once(note, self._said)
                 with feature_bar(self.config.train.progress) as bar:
                     add_features(
                         section,
                         opened.slide,
-                        self.encoders,
-                        wanted.patch_um,
+                        self.blocks,
                         bar=bar,
                         batch_size=wanted.batch_size,
                         cache=self.sources.cache_of(wanted),
@@ -186,7 +216,7 @@ class Completer:
         if self.expected is None:
             return
         now = [each.fingerprint for each in self.encoders]
-        self._refuse(",".join(each.name for each in self.encoders), other_encoders(self.expected, now))
+        self._refuse(",".join(dict.fromkeys(each.name for each in self.encoders)), other_encoders(self.expected, now))
         self._say_versions(other_versions(self.expected, now))
 
     def _say_versions(self, versions: Sequence[str]) -> None:
@@ -202,15 +232,19 @@ class Completer:
     def _features_key(self, section: AnnData) -> str | None:
         """Find the key of the wanted features, the usual key or the user's own; None if they are missing."""
         wanted = self.config.features
-        names = {tuple(_names(name)) for name in (wanted.encoder, self.sources.encoder or wanted.encoder)}
+        own, given = _own_names(wanted), split_names(self.sources.encoder or wanted.names)
+        blocks = [(own.index(name), size) for name, size in wanted.blocks]
+        names = [[each[i] for i, _ in blocks] for each in (own, given) if len(each) == len(own)]
+        sizes = [size for _, size in blocks]
         for key in (Key.obsm.image, *section.obsm):
             # A prediction has an entry in uns with an encoder too, but without a patch size.
             known = section.uns.get(key)
             if (
                 isinstance(known, Mapping)
                 and key in section.obsm
-                and tuple(_names(str(known.get("encoder")))) in names
-                and np.isclose(float(known.get("patch_um", np.nan)), wanted.patch_um)
+                and split_names(str(known.get(Key.features.encoder))) in names
+                and _close(known.get(Key.features.patch_um, np.nan), sizes)
+                and int(known.get(Key.features.views, 1)) == wanted.views
                 and bool(known.get(Key.features.floor_centres, False)) == wanted.floor_centres
             ):
                 return key
@@ -234,8 +268,8 @@ class Completer:
 
     def _known_encoders(self) -> list[Fingerprint] | None:
         """Describe the encoders, if that needs no hub and no file that the caller did not name; None otherwise."""
-        name = self.sources.encoder or self.config.features.encoder
-        if "encoders" not in self.__dict__:
+        name = self.sources.encoder or self.config.features.names
+        if "blocks" not in self.__dict__:
             own = self.sources.trust or self.sources.encoder is not None
             if needs_network(name) or (not own and outside_places(name)):
                 return None
@@ -251,12 +285,12 @@ class Completer:
         if keys is None or not _has_image(section) or self._known_encoders() is None:
             self._say(unknown)
             return []
-        encoders = [(each.input_size, _earlier(each.fingerprint)) for each in self.encoders]
+        blocks = [(each.input_size, _earlier(each.fingerprint), size) for each, size in self.blocks]
         placed = floored(section) if self.config.features.floor_centres else section
         try:
             with open_image(section) as slide:
                 image_hash = content_hash(full_image(section).path)
-                now = feature_keys(placed, slide, image_hash, encoders, self.config.features.patch_um)
+                now = feature_keys(placed, slide, image_hash, blocks)
         except (ConfigError, DataError, ImageError):
             self._say(unknown)
             return []
@@ -288,14 +322,20 @@ def _earlier(fingerprint: Fingerprint) -> Fingerprint:
 
 def _as_the_models(message: str, names: str) -> str:
     """Say in a message of encoders that the saved model names them, not the caller."""
-    for name in (names, *_names(names)):
+    for name in (names, *split_names(names)):
         message = message.replace(setting("features.encoder", name), f"the model's encoder {name!r}")
     return message
 
 
-def _names(encoders: str) -> list[str]:
-    """Split the names of encoders, which are joined by commas."""
-    return [name.strip() for name in encoders.split(",")]
+def _own_names(features: FeaturesConfig) -> list[str]:
+    """List the different names of the encoders."""
+    return list(dict.fromkeys(name for name, _ in features.blocks))
+
+
+def _close(known: Any, wanted: Sequence[float | str]) -> bool:
+    """Whether stored features have patches of these sizes; one number stands for all blocks."""
+    sizes, asked = np.atleast_1d(np.asarray(known, dtype=float)), np.array(wanted, dtype=float)
+    return len(sizes) in {1, len(asked)} and bool(np.isclose(sizes, asked).all())
 
 
 def _add_graph(section: AnnData, config: GraphConfig) -> None:

@@ -55,4 +55,5 @@ def section_patches(adata: AnnData, features: FeaturesConfig) -> NDArray[np.uint
     known = adata.uns[Key.uns.image]
     size, interpolation = int(known["input_size"][0]), str(known["normalisation"]["0"]["interpolation"])
     placed = floored(adata) if features.floor_centres else adata
-    return np.stack(list(im.patches(placed, features.patch_um, size, interpolation=interpolation)))
+    ((_, patch_um),) = features.blocks
+    return np.stack(list(im.patches(placed, float(patch_um), size, interpolation=interpolation)))

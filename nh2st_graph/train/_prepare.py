@@ -129,6 +129,7 @@ class Preparation:
                 check(section, need=needs - {"image"})
         panel = list(genes) if genes is not None else choose_panel(train, tests, config.data)
         completer = Completer(config)
+        config = completer.config
         with ExitStack() as stack:
             # Open all images before the first is encoded: encoding may take hours, and a missing image shows at once.
             opened = [stack.enter_context(completer.opened(train[name], "image" in need)) for name in sorted(train)]

@@ -1,0 +1,187 @@
+"""Settings of image features: encoders, and the patches that they read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
+
+from nh2st_graph._errors import nearest
+from nh2st_graph._settings import Positive, Section
+
+__all__ = ["BlockConfig", "FeaturesConfig", "PatchSize"]
+
+
+def _patch_size(given: Any) -> Any:
+    """Check a patch's side: a number above 0, or ``auto``."""
+    if given == "auto":
+        return given
+    try:
+        size = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError):
+        size = math.nan
+    if not (math.isfinite(size) and size > 0):
+        raise ValueError(f"patch_um = {given!r}; give a size in um above 0, or auto")
+    return size
+
+
+def _text(value: Any) -> str:
+    """Write an option as a name has it."""
+    if isinstance(value, list | tuple):
+        return "/".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _in_um(size: PatchSize) -> str:
+    return size if isinstance(size, str) else f"{size:g} um"
+
+
+#: Side of a patch in um, or the side that the encoder was trained at.
+PatchSize = Annotated[float | Literal["auto"], PlainValidator(_patch_size)]
+
+#: Options of an encoder, which stand in its name: ``uni2-h?size=448&mean=0.7/0.5/0.6``.
+_OPTIONS = ("pooling", "size", "mean", "std", "precision", "remote_code")
+
+
+class BlockConfig(Section):
+    """An encoder with its own patch. Options of the encoder may be keys too, and become part of its name.
+
+    Attributes
+    ----------
+    encoder
+        Name of one encoder.
+    patch_um
+        Side of its patch, in um, or ``auto``; that of ``features.patch_um`` if None.
+    """
+
+    encoder: Annotated[str, Field(min_length=1)]
+    patch_um: PatchSize | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_full(cls, given: Any) -> Any:
+        """Take a name, or a name and a size; and put options into the name."""
+        if isinstance(given, str):
+            return {"encoder": given}
+        if isinstance(given, list | tuple):
+            if len(given) != 2:
+                raise ValueError(f"features.encoders: {list(given)!r} is not a name and a size; write [NAME, UM]")
+            return {"encoder": given[0], "patch_um": given[1]}
+        if not isinstance(given, Mapping):
+            return given
+        unknown = [key for key in given if key not in (*cls.model_fields, *_OPTIONS)]
+        if unknown:
+            hint = nearest(unknown[0], [*cls.model_fields, *_OPTIONS])
+            raise ValueError(f"features.encoders: unknown key {unknown[0]!r}; {hint}")
+        options = "&".join(f"{key}={_text(given[key])}" for key in _OPTIONS if given.get(key) is not None)
+        values = {key: given[key] for key in given if key in cls.model_fields}
+        name = values.get("encoder")
+        if options and isinstance(name, str):
+            values["encoder"] = f"{name}{'&' if '?' in name else '?'}{options}"
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> BlockConfig:
+        if "," in self.encoder:
+            raise ValueError(f"features.encoders: {self.encoder!r} joins encoders; give each an entry of its own")
+        return self
+
+
+class FeaturesConfig(Section):
+    """How the image of a spot becomes numbers.
+
+    Attributes
+    ----------
+    encoders
+        Encoders, each with its own patch; their features are joined. It replaces ``encoder`` and ``patch_um``: each
+        entry is a name, a name and a size (``[uni2-h, 112]``), or keys and values; see :class:`BlockConfig`.
+    encoder
+        Encoder names joined by commas; see :func:`nh2st_graph.im.features`. With ``encoders``, the names of these.
+    patch_um
+        Side of a patch on the tissue, in um; ``auto`` is the side that the encoder was trained at.
+    views
+        Average features over 4 views (rotations) or 8 (mirrored too) of a patch; 1 is the patch alone.
+    floor_centres
+        Round the centres of patches down to whole pixels, as the code of HisToGene, Hist2ST, HGGEP, mclSTExp, TRIPLEX
+        and NH2ST does. Positions of spots stay as they are.
+    standardize
+        Bring features to z-scores by the statistics of each ``section`` or of the ``train`` sections, or not at all
+        (``none``).
+    finetune
+        Train the encoder (one timm model) together with the model. Otherwise its features come from the cache.
+    batch_size
+        Patches encoded at a time.
+    cache
+        Folder of the feature cache; the user's cache folder if None.
+    check_placement
+        Refuse a section whose spots lie off the tissue while swapped or rescaled coordinates would lie on it; see
+        :func:`nh2st_graph.im.check_placement`. Set it to false for images that are not H&E.
+    """
+
+    # Before `encoder`, which reads it.
+    encoders: Annotated[tuple[BlockConfig, ...], Field(min_length=1)] | None = None
+    encoder: str = "squidpy:summary+texture+histogram"
+    patch_um: PatchSize = 224.0
+    views: Literal[1, 4, 8] = 1
+    floor_centres: bool = False
+    standardize: Literal["section", "train", "none"] = "section"
+    finetune: bool = False
+    batch_size: Positive = 64
+    cache: Path | None = None
+    check_placement: bool = True
+
+    @field_validator("encoder", mode="before")
+    @classmethod
+    def _name_blocks(cls, value: Any, info: ValidationInfo) -> Any:
+        blocks: tuple[BlockConfig, ...] | None = info.data.get("encoders")
+        return value if blocks is None else ",".join(block.encoder for block in blocks)
+
+    @property
+    def blocks(self) -> list[tuple[str, PatchSize]]:
+        """Name and patch of each encoder."""
+        if self.encoders is None:
+            return [(name.strip(), self.patch_um) for name in self.encoder.split(",")]
+        return [(each.encoder, self.patch_um if each.patch_um is None else each.patch_um) for each in self.encoders]
+
+    @property
+    def names(self) -> str:
+        """Names of the encoders, joined by commas; an encoder of several scales once."""
+        return self.encoder if self.encoders is None else ",".join(dict.fromkeys(name for name, _ in self.blocks))
+
+    @property
+    def smallest_patch_um(self) -> float:
+        """Side of the smallest patch of a trained model, in um."""
+        return min(float(size) for _, size in self.blocks)
+
+    @property
+    def described(self) -> str:
+        """The encoders in words, with their patches and views if these are not the same for all, or more than one."""
+        one = self.encoders is None
+        shown = self.encoder if one else ", ".join(f"{name} at {_in_um(size)}" for name, size in self.blocks)
+        return shown if self.views == 1 else f"{shown}, {self.views} views"
+
+    @model_validator(mode="after")
+    def _check(self) -> FeaturesConfig:
+        for i, (name, size) in enumerate(self.blocks if self.encoders is not None else ()):
+            if (name, size) in self.blocks[:i]:
+                raise ValueError(f"features.encoders names {name} at {_in_um(size)} twice; name it once")
+        turning = [name for name, _ in self.blocks if name.startswith(("pixels:", "timm-map:"))]
+        if self.views > 1 and turning:
+            raise ValueError(
+                f"features.views = {self.views}: features of {turning[0]} are places of the patch, which have no "
+                "average over its views; set features.views to 1"
+            )
+        if self.finetune and (self.views > 1 or (len(self.blocks) > 1 and self.encoders is not None)):
+            raise ValueError(
+                "features.finetune = true trains one encoder on one patch; give one in features.encoders, and "
+                "features.views = 1"
+            )
+        if self.finetune and ("," in self.encoder or not self.encoder.startswith(("timm:", "timm-map:"))):
+            raise ValueError(
+                f"features.finetune = true needs one timm model as features.encoder, is {self.encoder!r}; "
+                "name one such as timm:resnet18, or set features.finetune to false"
+            )
+        return self

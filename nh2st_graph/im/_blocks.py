@@ -1,0 +1,165 @@
+"""Encoders with the patches that they read: blocks of features, each at a scale of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from anndata import AnnData
+
+from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph.im._encoders import Encoder, make_encoders
+from nh2st_graph.im._names import split_names, split_options
+from nh2st_graph.im._patches import microns_per_pixel
+from nh2st_graph.im._recipes import recipes
+from nh2st_graph.im._views import in_views
+from nh2st_graph.section import section_name
+
+__all__ = [
+    "Block",
+    "BlockLike",
+    "PatchSize",
+    "coarse_slide",
+    "make_blocks",
+    "off_scale",
+    "sizes_in_um",
+]
+
+#: Side of a patch in um, or the side that the encoder was trained at.
+PatchSize = float | Literal["auto"]
+
+#: An encoder, or an encoder and its patch.
+BlockLike = str | Encoder | tuple[str | Encoder, PatchSize]
+
+#: A resolution this much off counts as another.
+_TOLERANCE = 0.05
+
+#: Encoders of these kinds were not trained on slides, or their names do not tell.
+_WITHOUT_SCALE = ("squidpy:", "pixels:", "timm:", "timm-map:", "hf:")
+#: Where a repository follows in the name of an encoder.
+_HUBS = ("timm:hf-hub:", "timm-map:hf-hub:", "hf:")
+
+
+class Block(NamedTuple):
+    """An encoder and the side of its patches, in um."""
+
+    encoder: Encoder
+    patch_um: float
+
+    @property
+    def um_per_px(self) -> float:
+        """Resolution of the patches that the encoder gets."""
+        return self.patch_um / self.encoder.input_size
+
+
+def make_blocks(
+    encoder: str | Sequence[BlockLike], patch_um: PatchSize = 224.0, views: int = 1, device: str = "auto"
+) -> list[Block]:
+    """Make blocks of features.
+
+    Parameters
+    ----------
+    encoder, patch_um, views, device
+        As for :func:`features`. An encoder that is named at several scales is made once.
+
+    Raises
+    ------
+    ConfigError
+        If an encoder cannot be made, or its scale is needed and unknown, or a block occurs twice.
+    """
+    given: list[tuple[str | Encoder, PatchSize]]
+    if isinstance(encoder, str):
+        given = [(name, patch_um) for name in split_names(encoder)]
+        names = encoder
+    else:
+        given = [(each, patch_um) if isinstance(each, str | Encoder) else (each[0], each[1]) for each in encoder]
+        names = ",".join(dict.fromkeys(each for each, _ in given if isinstance(each, str)))
+    # Before encoders are made, since their weights may be large.
+    sizes = sizes_in_um(given)
+    made = dict(zip(split_names(names), make_encoders(names, device), strict=True)) if names else {}
+    turned = {name: in_views(each, views) for name, each in made.items()}
+    blocks = [
+        Block(turned[each.strip()] if isinstance(each, str) else in_views(each, views), size)
+        for (each, _), size in zip(given, sizes, strict=True)
+    ]
+    for (name, size), n in Counter((block.encoder.name, block.patch_um) for block in blocks).items():
+        if n > 1:
+            raise ConfigError(f"{setting('features.encoder', name)} occurs twice at {size:g} um; name it once")
+    if not blocks:
+        raise ConfigError(f"{setting('features.encoder')} names none; give at least one encoder")
+    return blocks
+
+
+def sizes_in_um(blocks: Sequence[tuple[str | Encoder, PatchSize]]) -> list[float]:
+    """Give the side of the patch of each encoder in um, of ``auto`` too.
+
+    Raises
+    ------
+    ConfigError
+        If the scale of an encoder is needed and unknown.
+    """
+    return [_own_field(encoder) if size == "auto" else float(size) for encoder, size in blocks]
+
+
+def _own_field(encoder: str | Encoder) -> float:
+    if isinstance(encoder, str):
+        return _named_field(encoder)
+    return _field(encoder.name, encoder.input_size, encoder.um_per_px)
+
+
+def _named_field(name: str) -> float:
+    """Find the side of the patch that an encoder was trained at, in um.
+
+    Parameters
+    ----------
+    name
+        Name of the encoder. It is made only if nothing else tells.
+
+    Raises
+    ------
+    ConfigError
+        If the scale of the encoder is unknown.
+    """
+    plain, options = split_options(name)
+    place = plain.partition("@")[0]
+    for hub in _HUBS:
+        place = place.removeprefix(hub)
+    recipe = recipes().get(place) or next((each for each in recipes().values() if each.location == place), None)
+    if recipe is not None and (plain.startswith(_HUBS) or not plain.startswith(_WITHOUT_SCALE)):
+        return _field(name, options.size or recipe.input_size, recipe.um_per_px)
+    if plain.startswith(_WITHOUT_SCALE):
+        return _field(name, 0, None)
+    (encoder,) = make_encoders(name, "cpu")
+    return _field(name, encoder.input_size, encoder.um_per_px)
+
+
+def _field(name: str, input_size: int, um_per_px: float | None) -> float:
+    if um_per_px is None:
+        raise ConfigError(
+            f"{setting('features.patch_um', 'auto')}: the resolution that {name} was trained at is unknown; give a "
+            f"number of um, such as {setting('features.patch_um', 224.0)}"
+        )
+    return input_size * um_per_px
+
+
+def off_scale(blocks: Sequence[Block]) -> Iterator[str]:
+    """Say which encoders get patches of another resolution than they were trained at."""
+    for block in blocks:
+        encoder = block.encoder
+        if encoder.um_per_px is not None and abs(block.um_per_px / encoder.um_per_px - 1) > _TOLERANCE:
+            yield (
+                f"a patch of {block.patch_um:g} um into {encoder.input_size} px is {block.um_per_px:.3g} um per px; "
+                f"{encoder.name} was trained at {encoder.um_per_px:.3g} ({encoder.input_size * encoder.um_per_px:g} um)"
+            )
+
+
+def coarse_slide(section: AnnData, blocks: Sequence[Block]) -> Iterator[str]:
+    """Say which encoders were trained at a finer resolution than a section's image has."""
+    scale = microns_per_pixel(section)
+    for encoder in dict.fromkeys(block.encoder for block in blocks):
+        if encoder.um_per_px is not None and scale > (1 + _TOLERANCE) * encoder.um_per_px:
+            yield (
+                f"the image of section {section_name(section)!r} has {scale:.3g} um per px, coarser than "
+                f"{encoder.um_per_px:.3g}, at which {encoder.name} was trained; details that it looks for are not there"
+            )
