@@ -205,7 +205,7 @@ def _steps(recipe: Recipe, place: str | None) -> Iterator[tuple[str, ...]]:
         if recipe.gated:
             yield "Ask for access, with an account of the hub:", recipe.access
             yield "Log in once on this machine (or set HF_TOKEN):", "hf auth login"
-        yield (f"The first use downloads its weights, about {_bytes(recipe)}, and keeps them.",)
+        yield (f"The first use downloads its weights, {_bytes(recipe)} or more, and keeps them.",)
         yield _without_network(recipe, repository)
 
 
