@@ -114,7 +114,8 @@ def _brings_features(data: DataConfig, encoder: str) -> bool:
 
 
 def _parts(encoders: str) -> list[str]:
-    return [name.strip() for name in encoders.split(",")]
+    """Names of encoders, each once: one of several scales is the same encoder."""
+    return list(dict.fromkeys(name.strip() for name in encoders.split(",")))
 
 
 def check_cache(cache: str | Path | bool | None) -> None:

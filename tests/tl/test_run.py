@@ -237,7 +237,7 @@ class TestSections:
             ("timm:resnet18@HERE/weights.pt", "timm:resnet18@HERE/weights.pt"),
             (
                 "squidpy:summary, timm-map:resnet18@a/b.pt,timm:resnet10t@c.pt",
-                "squidpy:summary, timm-map:resnet18@HERE/a/b.pt,timm:resnet10t@HERE/c.pt",
+                "squidpy:summary,timm-map:resnet18@HERE/a/b.pt,timm:resnet10t@HERE/c.pt",
             ),
             ("timm:local-dir:uni", "timm:local-dir:HERE/uni"),
             ("timm:resnet18@random,squidpy:summary", "timm:resnet18@random,squidpy:summary"),
@@ -293,7 +293,7 @@ class TestRefusesBeforeItReads:
             (["features.encoder=squidpy:summ"], "squidpy has no features 'summ'.*summary"),
             (["features.encoder=squid:summary"], "unknown encoder 'squid:summary'"),
             (["features.encoder=pixels:0"], "'0' is no side"),
-            (["features.encoder=timm:resnet18@nofile", "data.format=her2st"], "checkpoint nofile does not exist"),
+            (["features.encoder=timm:resnet18@nofile"], "checkpoint nofile does not exist"),
             (["data.train=[c3,C4]", "data.test=[]"], "no section 'c3' in .*C3"),
             (["data.test=[C5]"], "no section 'C5'"),
         ],
