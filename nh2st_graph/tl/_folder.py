@@ -183,7 +183,7 @@ def check_evaluation(
     data = read_yaml(folder / CONFIG).get("data")
     if isinstance(data, Mapping) and not data.get("test"):
         raise without_test(folder)
-    check_named_encoder(encoder)
+    check_named_encoder(encoder, files=False)
     check_cache(cache)
 
 
@@ -234,7 +234,7 @@ def check_prediction(
     check_place(out)
     _check_lengths(pitch_um=pitch_um, spot_um=spot_um)
     check_share(min_tissue)
-    check_named_encoder(encoder)
+    check_named_encoder(encoder, files=any(not file.is_dir() and file.suffix != ".h5ad" for file in files))
     check_cache(cache)
     _check_kinds(files, library_key=library_key, table=table)
     n_sections = 0

@@ -63,8 +63,8 @@ def check_named(config: Config, *, panel: bool = True) -> None:
     data = config.data
     if panel and not (data.panel.startswith("hvg:") or is_published(data.panel)):
         read_panel(Path(data.panel).expanduser())
-    _check_sections(data)
     check_devices(config)
+    _check_sections(data)
 
 
 def check_devices(config: Config) -> None:
@@ -130,8 +130,15 @@ def check_cache(cache: str | Path | bool | None) -> None:
         raise ConfigError(f"{setting('features.cache', str(cache))} is a file; give a folder")
 
 
-def check_named_encoder(encoder: str | None) -> None:
-    """Refuse an encoder in place of a model's that does not exist, or whose file does not.
+def check_named_encoder(encoder: str | None, *, files: bool) -> None:
+    """Refuse an encoder in place of a model's that does not exist.
+
+    Parameters
+    ----------
+    encoder
+        Its name; None to use the model's.
+    files
+        Also refuse files of weights that do not exist. Sections may bring the features of weights that are gone.
 
     Raises
     ------
@@ -141,4 +148,4 @@ def check_named_encoder(encoder: str | None) -> None:
     if encoder is not None:
         from nh2st_graph.im import check_encoders
 
-        check_encoders(encoder)
+        check_encoders(encoder, files=files)
