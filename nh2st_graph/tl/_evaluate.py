@@ -30,8 +30,7 @@ from nh2st_graph.metrics import (
     share_of_ceiling,
 )
 from nh2st_graph.models import BASELINES, Baseline, make_baseline
-from nh2st_graph.read import Sections, sections_by_name
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import Sections, documented, sections_by_name
 from nh2st_graph.section import (
     Key,
     absent_genes,
