@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nh2st_graph._errors import RunError, setting
 
-__all__ = ["ENVIRONMENT", "cache_root", "check_place", "owned", "write_text", "written_aside"]
+__all__ = ["ENVIRONMENT", "cache_root", "check_place", "owned", "owned_new", "write_text", "written_aside"]
 
 #: Environment variable with a cache folder, instead of the user's.
 ENVIRONMENT = "NH2ST_GRAPH_CACHE"
@@ -73,6 +73,20 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, atomically."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def owned_new(folder: Path, what: str) -> Iterator[None]:
+    """Make a folder if it is not there, and own it as :func:`owned` does; if it stays empty, remove it again."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with owned(folder, what):
+            yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            for each in made:
+                each.rmdir()
 
 
 @contextmanager

@@ -428,7 +428,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _flags(given: Sequence[str]) -> set[str]:
     """Give the names of the options of a command."""
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined] # a group
     command = next((commands[word] for word in given if word in commands), None)
     options = command.params if command is not None else []
     names = {

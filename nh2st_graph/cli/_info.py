@@ -15,6 +15,7 @@ from rich.text import Text
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, listed, reason
 from nh2st_graph._progress import phase
+from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["run_info"]
 
 #: Files of a model, a run and a study.
-_MODEL, _CONFIG, _SCORES, _STUDY = "model.json", "config.yaml", "metrics.json", "study.yaml"
+_MODEL, _CONFIG, _SCORES, _STUDY = MODEL_FILE, CONFIG_FILE, "metrics.json", "study.yaml"
 #: Names of a long list that are shown.
 _SHOWN = 8
 #: Parts of a configuration that say how a model came about; the rest is of files and devices.

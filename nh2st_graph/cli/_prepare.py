@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nh2st_graph import read
-from nh2st_graph._atomic import check_place
+from nh2st_graph._atomic import check_place, owned_new
 from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError, listed
 from nh2st_graph._progress import console, phase
 from nh2st_graph.cli._working import interruptible, working
@@ -108,7 +108,7 @@ def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
     check_place(out)
     options = read.check_options(format, _parsed(given.options))
     names = read.section_names(format, root, **options)
-    wanted = list(dict.fromkeys(wanted_names(given.sections or None, names, root)))
+    wanted = wanted_names(list(dict.fromkeys(given.sections)) or None, names, root)
     there = [name for name in wanted if (out / f"{name}.h5ad").exists()]
     if there and not given.resume:
         raise RunError(
@@ -118,7 +118,7 @@ def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
         )
     left = [name for name in wanted if name not in there]
     phase("reading sections")
-    with interruptible(), _said_once():
+    with interruptible(), owned_new(out, "folder"), _said_once():
         done, failed = _written(format, root, out, left, options, given.check_placement)
     phase()
     if failed and len(wanted) == 1:

@@ -176,7 +176,7 @@ class TimmMapEncoder(TimmEncoder):
         import torch
 
         # Without its head, a timm model has no pooling either.
-        model.reset_classifier(0, "")  # type: ignore[operator]
+        model.reset_classifier(0, "")  # type: ignore[operator] # torch types attributes as modules
         return torch.nn.Sequential(model, torch.nn.Flatten())
 
 

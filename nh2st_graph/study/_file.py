@@ -255,8 +255,8 @@ def _base(file: BenchmarkFile, path: Path) -> Config:
     with _within(f"{path}: base"):
         is_file = beside.is_file() or beside.suffix in {".yaml", ".yml"}
         base = read_config(beside) if is_file else builtin_config(file.base)
-    change = base.change if isinstance(file.set, dict) else base.override
-    return change(file.set, f"{path}: set")  # type: ignore[arg-type]
+    source = f"{path}: set"
+    return base.change(file.set, source) if isinstance(file.set, dict) else base.override(file.set, source)
 
 
 def _changes(file: BenchmarkFile, path: Path, base: Config) -> dict[str, dict[str, Any]]:

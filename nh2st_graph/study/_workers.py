@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from pebble import ProcessExpired, ProcessPool
 
 from nh2st_graph._errors import NH2STGraphError, RunError, setting
+from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config, DataConfig
 from nh2st_graph.study._folder import RunRecord, read_record, write_record
 from nh2st_graph.study._memory import peak_memory
@@ -146,7 +147,7 @@ def _one_line(text: str) -> str:
 
 
 def _train(run: PlannedRun, seen: Mapping[str, Mapping[str, str]]) -> None:
-    begun = (run.folder / "config.yaml").is_file()
+    begun = (run.folder / CONFIG_FILE).is_file()
     if not begun and run.folder.exists():  # killed before anything was written
         shutil.rmtree(run.folder)
     # A run whose input is bad removes the folders that it made, which another run may just be about to use.

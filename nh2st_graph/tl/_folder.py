@@ -11,12 +11,12 @@ from typing import Any
 
 from nh2st_graph._atomic import check_place
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, setting
+from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
 from nh2st_graph.config import Config, changes, load_config, read_yaml
 from nh2st_graph.models import check_method
 from nh2st_graph.tl._named import check_cache, check_named, check_named_encoder, check_root
 
 __all__ = [
-    "CONFIG",
     "absolute",
     "check_begun",
     "check_evaluation",
@@ -31,9 +31,6 @@ __all__ = [
     "stored_config",
 ]
 
-CONFIG = "config.yaml"
-#: The file of a model folder that says what the model is.
-_DESCRIPTION = "model.json"
 
 #: A path in an encoder's name: a file of weights after ``@`` (for hub models, a revision stands there), or a folder.
 #: Options follow it.
@@ -54,9 +51,9 @@ def check_folder(out: Path, *, resume: bool) -> None:
             f"{setting('resume', True)}"
         )
     check_place(out)
-    if resume and not (out / CONFIG).is_file():
+    if resume and not (out / CONFIG_FILE).is_file():
         raise RunError(
-            f"run folder {out} holds no run to resume ({CONFIG} is missing); leave out {setting('resume', True)}"
+            f"run folder {out} holds no run to resume ({CONFIG_FILE} is missing); leave out {setting('resume', True)}"
         )
 
 
@@ -113,7 +110,7 @@ def check_begun(config: Config, out: Path, *, resume: bool) -> None:
     if not resume:
         return
     now = absolute(config).model_dump(mode="json")
-    name = (read_yaml(out / CONFIG).get("model") or {}).get("name", config.model.name)
+    name = (read_yaml(out / CONFIG_FILE).get("model") or {}).get("name", config.model.name)
     if name == config.model.name:
         stored = absolute(stored_config(out, name)).model_dump(mode="json")
     else:  # another method may be code of a file, and is not imported to be compared
@@ -178,9 +175,9 @@ def check_evaluation(
     """
     folder = Path(folder)
     _check_model(folder, trust)
-    if not (folder / CONFIG).is_file():
+    if not (folder / CONFIG_FILE).is_file():
         raise _no_run(folder)
-    data = read_yaml(folder / CONFIG).get("data")
+    data = read_yaml(folder / CONFIG_FILE).get("data")
     if isinstance(data, Mapping) and not data.get("test"):
         raise without_test(folder)
     check_named_encoder(encoder, files=False)
@@ -382,14 +379,14 @@ def stored_config(folder: Path, trust: bool | str = False) -> Config:
     ModelError
         If its method needs your word.
     """
-    if not (folder / CONFIG).is_file():
+    if not (folder / CONFIG_FILE).is_file():
         raise _no_run(folder)
-    check_method(read_yaml(folder / CONFIG), f"run {folder}", trust)
-    return load_config(folder / CONFIG)
+    check_method(read_yaml(folder / CONFIG_FILE), f"run {folder}", trust)
+    return load_config(folder / CONFIG_FILE)
 
 
 def _no_run(folder: Path) -> RunError:
-    return RunError(f"{folder} is not a run folder ({CONFIG} is missing); give the folder of a run")
+    return RunError(f"{folder} is not a run folder ({CONFIG_FILE} is missing); give the folder of a run")
 
 
 def _check_model(folder: Path, trust: bool) -> Mapping[str, Any]:
@@ -397,14 +394,14 @@ def _check_model(folder: Path, trust: bool) -> Mapping[str, Any]:
 
     What is damaged in it is said when it is loaded.
     """
-    file = folder / _DESCRIPTION
+    file = folder / MODEL_FILE
     if not file.is_file():
-        raise ModelError(f"model {folder}: no {_DESCRIPTION} there; give the folder of a finished run")
+        raise ModelError(f"model {folder}: no {MODEL_FILE} there; give the folder of a finished run")
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
-        raise ModelError(f"model {folder}: {_DESCRIPTION} is not valid JSON; copy the folder again") from None
+        raise ModelError(f"model {folder}: {MODEL_FILE} is not valid JSON; copy the folder again") from None
     if not isinstance(about, dict):
-        raise ModelError(f"model {folder}: {_DESCRIPTION} does not describe a model; copy the folder again")
+        raise ModelError(f"model {folder}: {MODEL_FILE} does not describe a model; copy the folder again")
     check_method(about.get("config"), f"model {folder}", trust)
     return about

@@ -17,12 +17,12 @@ from nh2st_graph import read
 from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest, setting
 from nh2st_graph._progress import phase
+from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config
 from nh2st_graph.section import Need
 from nh2st_graph.tl._evaluate import Evaluation, evaluate, evaluate_prepared
 from nh2st_graph.tl._figures import write_figures
 from nh2st_graph.tl._folder import (
-    CONFIG,
     absolute,
     check_begun,
     refuse_existing_sections,
@@ -165,7 +165,7 @@ def train_run(
     with nullcontext() if resume else _removed_on_bad_input(out), owned(out, "run folder"):
         if resume:  # again, now that no other process writes into it
             check_begun(config, out, resume=resume)
-        write_text(out / CONFIG, config.to_yaml())
+        write_text(out / CONFIG_FILE, config.to_yaml())
         loaded = load_sections(config, out / _TISSUE) if sections is None else sections
         prepared = _prepare(config, loaded, checked=sections is None)
         phase("training")
@@ -246,19 +246,19 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
     Raises
     ------
     RunError
-        If one of the files exists.
+        If one of the files exists, or another process writes into the folder.
     """
     out, config = Path(out), absolute(config)
-    with nullcontext() if out.exists() else _removed_on_bad_input(out):
+    with nullcontext() if out.exists() else _removed_on_bad_input(out), owned(out, "folder"):
         sections = load_sections(config, out / _TISSUE)
         paths = {name: out / f"{name}.h5ad" for name in sections}
         refuse_existing_sections(paths.values())
         phase("computing image features and graphs")
         preparation = Preparation.of(config, [], Standardizer())
         prepared = {name: preparation.prepare(section) for name, section in sections.items()}
-    # Only now, so that an error in one section leaves no file.
-    for name, each in prepared.items():
-        read.write_h5ad(each.section, paths[name])
+        # Only now, so that an error in one section leaves no file.
+        for name, each in prepared.items():
+            read.write_h5ad(each.section, paths[name])
     return list(paths.values())
 
 

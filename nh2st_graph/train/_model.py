@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from nh2st_graph import __version__
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
+from nh2st_graph._settings import MODEL_FILE
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
 from nh2st_graph.im._made_from import public
@@ -34,7 +35,6 @@ __all__ = ["FittedModel", "check_method", "load", "new_network", "weights_digest
 logger = logging.getLogger("nh2st_graph")
 
 _WEIGHTS = "model.safetensors"
-_DESCRIPTION = "model.json"
 _LOG = "log.csv"
 #: Model folders carry this number; a change that makes older folders unreadable raises it.
 MODEL_FORMAT = 1
@@ -118,7 +118,7 @@ class FittedModel:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self._tensors()
         if tensors is None:
-            for name in (_WEIGHTS, _DESCRIPTION, _LOG):
+            for name in (_WEIGHTS, MODEL_FILE, _LOG):
                 (folder / name).unlink(missing_ok=True)
             logger.warning("method %r cannot be saved; only its predictions and scores can", self.config.model.name)
             return
@@ -139,7 +139,7 @@ class FittedModel:
             **({"origin": dict(self.origin)} if self.origin else {}),
             "config": self.config.model_dump(mode="json"),
         }
-        with written_aside(folder / _DESCRIPTION) as described, written_aside(folder / _WEIGHTS) as weights:
+        with written_aside(folder / MODEL_FILE) as described, written_aside(folder / _WEIGHTS) as weights:
             save_file(tensors, weights)
             described.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         self._save_log(folder / _LOG)
@@ -258,7 +258,7 @@ def load(
     try:
         check_method(description["config"], f"model {folder}", trust)
         _check_description(description)
-        config = Config.parse(description["config"], str(folder / _DESCRIPTION))
+        config = Config.parse(description["config"], str(folder / MODEL_FILE))
         tensors = load_file(folder / _WEIGHTS)
         module = _restored(config, description, tensors, sources)
         fields = {name: description[name] for name in _FIELDS}
@@ -271,7 +271,7 @@ def load(
         ) from None
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         raise ModelError(
-            f"model {folder}: {_WEIGHTS} or {_DESCRIPTION} is damaged or incomplete ({reason(error)}); "
+            f"model {folder}: {_WEIGHTS} or {MODEL_FILE} is damaged or incomplete ({reason(error)}); "
             "copy the folder again"
         ) from error
     _say_origin(folder, origin)
@@ -332,15 +332,15 @@ _FIELDS: Sequence[str] = ("n_features", "genes", "heg50", "hpg50", "train_sectio
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / _DESCRIPTION
+    path = folder / MODEL_FILE
     if not path.is_file():
-        raise ModelError(f"model {folder}: no {_DESCRIPTION} there; give the folder of a finished run")
+        raise ModelError(f"model {folder}: no {MODEL_FILE} there; give the folder of a finished run")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ModelError(f"model {folder}: {_DESCRIPTION} is not valid JSON; copy the folder again") from None
+        raise ModelError(f"model {folder}: {MODEL_FILE} is not valid JSON; copy the folder again") from None
     if not isinstance(description, dict):
-        raise ModelError(f"model {folder}: {_DESCRIPTION} does not describe a model; copy the folder again")
+        raise ModelError(f"model {folder}: {MODEL_FILE} does not describe a model; copy the folder again")
     return description
 
 

@@ -173,6 +173,7 @@ class SectionData(L.LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """Give the held-out graphs, whole."""
+        # A list is a dataset, but torch's types do not say so.
         return DataLoader(list(self.validation), batch_size=None) if self.validation else []  # type: ignore[arg-type]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anndata as ad
@@ -13,6 +14,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nh2st_graph import read
+from nh2st_graph._atomic import owned
 from nh2st_graph.cli import main
 from nh2st_graph.cli._prepare import summary
 from nh2st_graph.section import unknown_patient
@@ -55,6 +57,16 @@ class TestWrites:
             assert_array_equal(stored.X.toarray(), section.X.toarray())
             assert list(stored.obs_names) == list(section.obs_names)
             assert_allclose(stored.obsm["spatial"], section.obsm["spatial"])
+
+    def test_one_command_a_folder(self, run, repository, tmp_path, monkeypatch):
+        monkeypatch.setattr("nh2st_graph._atomic._WAIT", 0.02)
+        (tmp_path / "prepared").mkdir()
+        given = ["her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
+        with owned(tmp_path / "prepared", "folder"), ThreadPoolExecutor() as pool:
+            code, _, err = pool.submit(run, *given).result()
+        assert code == 2
+        assert "prepared is in use by another process" in err
+        assert list((tmp_path / "prepared").iterdir()) == []
 
     def test_those_that_are_named(self, run, repository, tmp_path):
         given = ["her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
