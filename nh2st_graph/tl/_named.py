@@ -58,6 +58,7 @@ def check_named(config: Config, *, panel: bool = True) -> None:
     ConfigError, DataError
         Which names the first.
     """
+    check_device(config.train.device, config.train.precision)  # first, since the others load readers
     from nh2st_graph.datasets import is_published, read_panel
 
     data = config.data
@@ -75,10 +76,10 @@ def check_devices(config: Config) -> None:
     ConfigError
         Which names the first.
     """
-    from nh2st_graph.im import check_encoders, sizes_in_um
-
     check_device(config.train.device, config.train.precision)
     check_cache(config.features.cache)
+    from nh2st_graph.im import check_encoders, sizes_in_um
+
     # Sections may bring the features of weights that are gone.
     names = config.features.names
     check_encoders(names, files=not _brings_features(config.data, names))
