@@ -27,6 +27,8 @@ from nh2st_graph.train import EpochLog, Keep
 
 #: Enough that a stage is still going on when its log shows some.
 MANY_EPOCHS = 12
+#: A checkpoint after each epoch.
+EACH_EPOCH = "train.checkpoint_seconds=0"
 
 
 @pytest.mark.slow
@@ -35,7 +37,12 @@ class TestKilled:
 
     @pytest.fixture(scope="class")
     def config(self, tiny_config: Config) -> Config:
-        changes = [f"train.max_epochs={MANY_EPOCHS}", f"train.patience={MANY_EPOCHS}", "evaluate.figures=false"]
+        changes = [
+            f"train.max_epochs={MANY_EPOCHS}",
+            f"train.patience={MANY_EPOCHS}",
+            "evaluate.figures=false",
+            EACH_EPOCH,
+        ]
         return tiny_config.override(changes)
 
     @pytest.fixture(scope="class")
@@ -111,7 +118,13 @@ class TestAnyMoment:
     @pytest.fixture(scope="class")
     def config(self, tiny_config) -> Config:
         """Held-out error rises early here, so that folds stop and their best epoch is not their last."""
-        changes = ["train.max_epochs=12", "train.patience=2", "train.learning_rate=0.03", "train.ema_decay=0.3"]
+        changes = [
+            "train.max_epochs=12",
+            "train.patience=2",
+            "train.learning_rate=0.03",
+            "train.ema_decay=0.3",
+            EACH_EPOCH,
+        ]
         return tiny_config.override(changes)
 
     @pytest.fixture(scope="class")
