@@ -110,4 +110,5 @@ def test_an_interrupt_says_how_to_go_on(study_file, out, monkeypatch, capsys):
 
     monkeypatch.setattr("nh2st_graph.tl.train_run", interrupted)
     assert ablate(study_file(), "--out", out, "--resume", "--jobs", 1) == 130
-    assert capsys.readouterr().err == "interrupted; go on with the same command and --resume\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--resume" in line
