@@ -58,9 +58,14 @@ class TestWrites:
 
     def test_those_that_are_named(self, run, repository, tmp_path):
         given = ["her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
-        code, out, _ = run(*given, "--section", "A3", "--section", "A1", "--section", "A3")
+        code, out, _ = run(*given, "--section", "A3", "--section", "A1")
         assert code == 0
         assert [Path(path).name for path in written(out)] == ["A3.h5ad", "A1.h5ad"]
+
+    def test_a_section_is_named_once(self, run, repository, tmp_path):
+        code, _, err = run("her2st", tmp_path / "her2st", "--out", tmp_path, "--section", "A3", "--section", "A3")
+        assert code == 2
+        assert "section 'A3'" in err
 
     def test_a_real_section(self, run, shared_data, tmp_path):
         given = ["her2st", shared_data / "her2st", "--section", "C6", "--out", tmp_path]
