@@ -146,7 +146,6 @@ def tiny_config() -> Config:
         "train": {
             "max_epochs": 3,
             "batch_spots": 32,
-            "checkpoint_seconds": 0,
             "device": "cpu",
             "progress": False,
         },

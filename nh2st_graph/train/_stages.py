@@ -31,7 +31,15 @@ from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
 from nh2st_graph.models import Estimator, Network, check_device, find_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.section import Key
-from nh2st_graph.train._checkpoints import LAST, Kept, WholeCheckpoints, averaged_weights, read_kept, set_aside
+from nh2st_graph.train._checkpoints import (
+    LAST,
+    Kept,
+    WholeCheckpoints,
+    averaged_weights,
+    own_names,
+    read_kept,
+    set_aside,
+)
 from nh2st_graph.train._encoder import patch_encoder
 from nh2st_graph.train._folds import Fold, make_folds
 from nh2st_graph.train._lattice import training_lattice
@@ -293,9 +301,15 @@ class _Stages:
                 self.progress.update(task, visible=False)
             write_text(done, json.dumps({"epochs": trainer.current_epoch}) + "\n")
             rows = next(each.rows for each in callbacks if isinstance(each, EpochLog))
+            if validation:
+                best = next(each.best for each in callbacks if isinstance(each, Averaging))
+                module.load_state_dict(own_names(best))
+            elif resumed is not None:
+                # A trainer that resumes after its last epoch leaves the weights before averaging.
+                module.load_state_dict(averaged_weights(last))
+        else:
+            module.load_state_dict(averaged_weights(last, best=bool(validation)))
         self.rows += rows
-        # Read from the checkpoint: a trainer that resumes after its last epoch leaves the weights before averaging.
-        module.load_state_dict(averaged_weights(last, best=bool(validation)))
         return rows
 
     def _callbacks(self, stage: str, folder: Path, watched: bool, max_epochs: int) -> list[L.Callback]:

@@ -194,7 +194,7 @@ class TestSections:
         [
             (["data.train=[S1, S9]"], r"train_sections: .* no section 'S9'; did you mean 'S\d'"),
             (["data.test=[T3]"], "test_sections: .* no section 'T3'; did you mean 'S3'"),
-            (["data.train=[]", "data.test=[S1, S2, S3]"], "no section is left to train on; test_sections names all"),
+            (["data.train=[]", "data.test=[S1, S2, S3]"], "no section is left .*test_sections"),
             (["data.options.layer=raw"], "^options are for formats .* format='synthetic', change synthetic"),
             (["data.format=h5ad", "data.root=null"], "^root is not set; .*'h5ad'.* root='FOLDER'"),
             (
@@ -265,7 +265,7 @@ class TestPanel:
         )
 
     def test_fail(self, config, tmp_path):
-        with pytest.raises(DataError, match=r"panel gene ERBB2, GAPDH not measured; .*missing_genes='drop'"):
+        with pytest.raises(DataError, match=r"ERBB2, GAPDH .*missing_genes='drop'"):
             tl.train_run(config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
