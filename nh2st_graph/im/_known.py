@@ -32,7 +32,7 @@ class _Table:
         recipe, source = _recipe(name), _source(name)
         where = setting("features.encoder", name)
         if recipe.architecture is None:
-            other = getattr(recipe, "lazyslide", None)
+            other = recipe.lazyslide
             what = f"give lazyslide:{other}" if other else "register an encoder of your own"
             raise ConfigError(f"{where}: only code of its authors builds {recipe.title}; {what}; see {recipe.access}")
         if recipe.source == "transformers":

@@ -65,9 +65,7 @@ class LazySlideEncoder(Encoder):
         self._transform = self._model.get_transform()
         side, self.interpolation = _resized(self._transform, self._model)
         self.input_size = options.size or side
-        self.um_per_px = next(
-            (each.um_per_px for each in recipes().values() if getattr(each, "lazyslide", None) == key), None
-        )
+        self.um_per_px = next((each.um_per_px for each in recipes().values() if each.lazyslide == key), None)
         network = self._model.model
         self.normalisation: dict[str, Any] = _statistics(self._transform)
         self.fingerprint = {
@@ -170,8 +168,8 @@ def _resized(transform: Any, model: Any) -> tuple[int, str]:
             side = size[0] if isinstance(size, Sequence) else size
             filter_ = getattr(getattr(step, "interpolation", None), "value", "bilinear")
             return int(side), filter_ if filter_ in {"bicubic", "bilinear", "lanczos"} else "bilinear"
-    size: Any = getattr(model, "img_size", None) or _SIDE
-    return int(size[0] if isinstance(size, Sequence) else size), "bicubic"
+    own: Any = getattr(model, "img_size", None) or _SIDE
+    return int(own[0] if isinstance(own, Sequence) else own), "bicubic"
 
 
 def _statistics(transform: Any) -> dict[str, Any]:

@@ -82,8 +82,7 @@ def of_hub(asked: Wanted) -> State:
 
     assert asked.repository is not None
     assert asked.recipe is not None
-    file: str | None = getattr(asked.recipe, "file", None)
-    name = {} if file is None else {"filename": file}
+    name = {} if asked.recipe.file is None else {"filename": asked.recipe.file}
     try:
         with access_to(asked.repository, asked.where, page=asked.recipe.access, instead=instead(asked)):
             return _tensors(load_state_dict_from_hf(asked.repository, weights_only=True, **name))
