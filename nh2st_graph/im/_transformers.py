@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from importlib.util import find_spec
 from logging import CRITICAL
 from pathlib import Path
@@ -16,6 +17,7 @@ from nh2st_graph.im._hub import access_to
 from nh2st_graph.im._names import Options, allowed_options
 from nh2st_graph.im._network import UNREADABLE, NetworkEncoder, digest_of, find_device
 from nh2st_graph.im._recipes import Recipe, recipes
+from nh2st_graph.im._timm_build import RANDOM, RANDOM_SEED
 from nh2st_graph.im._weights import state_of
 
 if TYPE_CHECKING:
@@ -74,10 +76,13 @@ class TransformersEncoder(NetworkEncoder):
             recipe = _of_repository(place)
         else:
             place, file = recipe.location, plain.partition("@")[2]
+        self._pooling = options.pooling or (recipe.pooling if recipe else None)
         with _loading(self.name, place, recipe, local=bool(file)):
+            loader = _Loader.of(place, file, recipe, options)
             known = _input(place, self.name, recipe, options)
-            self.input_size, self._pooling = known.pop("size"), options.pooling or (recipe.pooling if recipe else None)
-            model, prefix = self._load(place, file, recipe, options)
+            self.input_size = known.pop("size")
+            prefix = self._check(loader.sketch(), loader.config)
+            model = self._loaded(loader)
         self.um_per_px = None if recipe is None else recipe.um_per_px
         self._normalise_by(known, options)
         assert self._pooling is not None
@@ -87,46 +92,19 @@ class TransformersEncoder(NetworkEncoder):
         self._run(VisionModel(model, self._pooling, self.input_size, prefix), where, options)
         self.fingerprint = self._described(type(model).__name__, weights)
 
-    def _load(self, place: str, file: str, recipe: Recipe | None, options: Options) -> tuple[torch.nn.Module, int]:
-        """Make the model with its weights, after a look at its output; give its number of prefix tokens beside it."""
-        import torch
-        import transformers
-
-        named = None if recipe is None else recipe.architecture
-        kind: Any = transformers.AutoModel if named is None else getattr(transformers, named)
-        code: dict[str, Any] = {"trust_remote_code": bool(options.remote_code)} if named is None else {}
-        source, revision = _at_revision(place)
-        if file:
-            assert recipe is not None
-            config = kind.config_class(**recipe.arguments)
-        else:
-            configs = transformers.AutoConfig if named is None else kind.config_class
-            config = configs.from_pretrained(source, revision=revision, **code)
-        with torch.device("meta"):
-            sketch = kind.from_config(config, **code) if named is None else kind(config)
-        prefix = self._check(sketch.eval(), config)
-        weights = {"state_dict": state_of(Path(file), self.name)} if file else {}
-        with torch.random.fork_rng(devices=[]), _quiet():
-            torch.default_generator.manual_seed(0)
-            model, info = kind.from_pretrained(
-                None if file else source,
-                config=config,
-                revision=revision,
-                output_loading_info=True,
-                dtype=torch.float32,
-                **code,
-                **weights,
-            )
-        missing = [key for key in info["missing_keys"] if self._pooling == "model" or not key.startswith(_UNUSED)]
+    def _loaded(self, loader: _Loader) -> torch.nn.Module:
+        """Load the weights, which have to be all that encoding uses, and drop what no image goes through."""
+        model, lacking = loader.load(self.name)
+        missing = [key for key in lacking if self._pooling == "model" or not key.startswith(_UNUSED)]
         if missing:
             raise ConfigError(
-                f"{setting('features.encoder', self.name)}: the weights of {file or place} belong to another model "
-                f"(they lack {listed(sorted(missing), 2)}); name that model"
+                f"{setting('features.encoder', self.name)}: the weights of {loader.file or loader.source} belong to "
+                f"another model (they lack {listed(sorted(missing), 2)}); name that model"
             )
         for part in _TEXT if self._pooling == "model" else (*_TEXT, "pooler"):
             if hasattr(model, part):
                 setattr(model, part, None)
-        return model, prefix
+        return model
 
     def _check(self, sketch: torch.nn.Module, config: Any) -> int:
         """Refuse a model of which no vector is known, before its weights are loaded; count its prefix tokens."""
@@ -211,6 +189,83 @@ def check_installed(name: str) -> None:
             f"{setting('features.encoder', name)} needs the library transformers, which is not installed; run: "
             'pip install "nh2st-graph[transformers]"'
         )
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """How ``transformers`` loads a model.
+
+    Attributes
+    ----------
+    kind
+        A class of models, or ``AutoModel``.
+    config
+        Its configuration.
+    source, revision
+        Folder or repository of its weights.
+    file
+        A file of weights, or ``random``, in place of the source; empty if there is none.
+    code
+        What lets code of the repository run.
+    """
+
+    kind: Any
+    config: Any
+    source: str
+    revision: str
+    file: str
+    code: dict[str, Any]
+
+    @classmethod
+    def of(cls, place: str, file: str, recipe: Recipe | None, options: Options) -> _Loader:
+        """Find the class and the configuration."""
+        import transformers
+
+        named = None if recipe is None else recipe.architecture
+        kind: Any = transformers.AutoModel if named is None else getattr(transformers, named)
+        code: dict[str, Any] = {"trust_remote_code": bool(options.remote_code)} if named is None else {}
+        source, revision = _at_revision(place)
+        if file:
+            assert recipe is not None
+            config = kind.config_class(**recipe.arguments)
+        else:
+            configs = transformers.AutoConfig if named is None else kind.config_class
+            config = configs.from_pretrained(source, revision=revision, **code)
+        return cls(kind, config, source, revision, file, code)
+
+    def sketch(self) -> torch.nn.Module:
+        """Make the model without numbers."""
+        import torch
+
+        with torch.device("meta"):
+            return self._new().eval()
+
+    def load(self, name: str) -> tuple[torch.nn.Module, list[str]]:
+        """Make the model with its weights, and list those that were missing; what is missing is always the same."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]), _quiet():
+            torch.default_generator.manual_seed(RANDOM_SEED)
+            if self.file == RANDOM:
+                return self._new(), []
+            weights = {"state_dict": state_of(Path(self.file), name)} if self.file else {}
+            model, info = self.kind.from_pretrained(
+                None if self.file else self.source,
+                config=self.config,
+                revision=self.revision,
+                output_loading_info=True,
+                dtype=torch.float32,
+                **self.code,
+                **weights,
+            )
+        return model, list(info["missing_keys"])
+
+    def _new(self) -> torch.nn.Module:
+        # Only AutoModel is asked whether code of a repository may run.
+        model: torch.nn.Module = (
+            self.kind.from_config(self.config, **self.code) if self.code else self.kind(self.config)
+        )
+        return model
 
 
 def _of_repository(place: str) -> Recipe | None:

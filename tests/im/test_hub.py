@@ -61,7 +61,7 @@ class Hub:
         if repository in self.refused:
             return *self.refused[repository], b""
         if not (self.folder / repository).is_dir():
-            return 401, "", b""  # what the real one says of a repository that is not there
+            return 401, "RepoNotFound", b""  # what the real one says of a repository that is not there
         place = self.folder / repository / file.partition("/")[2]
         return (200, "", place.read_bytes()) if place.is_file() else (404, "EntryNotFound", b"")
 

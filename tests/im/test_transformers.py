@@ -123,6 +123,8 @@ def test_a_recipe_is_loaded_from_a_file(save, own_recipes):
         wanted = model.visual_projection(model.vision_model(pixel_values=normalised(PATCHES)).pooler_output)
     np.testing.assert_allclose(encoder.encode(PATCHES), wanted.numpy(), rtol=1e-4, atol=1e-5)
     assert (encoder.name, encoder.um_per_px) == (f"small@{folder / 'model.safetensors'}", 0.5)
+    first, second = (make_encoders("small@random", "cpu")[0] for _ in range(2))
+    assert encoder.fingerprint != first.fingerprint == second.fingerprint
     state = load_file(folder / "model.safetensors")
     save_file(
         {key: value for key, value in state.items() if "visual_projection" not in key}, folder / "less.safetensors"
