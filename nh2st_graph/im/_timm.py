@@ -14,6 +14,7 @@ from nh2st_graph.im._timm_build import (
     RANDOM_SEED,
     Wanted,
     check_known,
+    check_named,
     check_output,
     create,
     load_pretrained,
@@ -111,9 +112,13 @@ class TimmEncoder(NetworkEncoder):
 
     @classmethod
     def check_file(cls, name: str) -> None:
-        """Refuse a file of weights that does not exist."""
-        source = _source(name)
-        if name.partition(":")[0] not in ELSEWHERE and source not in {"", RANDOM}:
+        """Refuse a model that timm does not have, or a file of weights that does not exist."""
+        plain = name.rpartition("?")[0] or name
+        if plain.partition(":")[0] in ELSEWHERE:
+            return
+        model, _, source = plain.partition("@")
+        check_named(model, pretrained=not source)
+        if source not in {"", RANDOM}:
             check_file(Path(source).expanduser(), f"{cls.prefix}:{name}")
 
     @staticmethod
@@ -172,7 +177,8 @@ def _build(asked: Wanted, *, maps: bool) -> tuple[torch.nn.Module, dict[str, Any
     import torch
 
     if asked.model.partition(":")[0] not in ELSEWHERE:
-        check_known(asked)
+        own = not asked.source and (asked.recipe is None or asked.recipe.source == "timm")
+        check_known(asked.model, pretrained=own)
     with torch.random.fork_rng(devices=[]):
         if asked.source == RANDOM and asked.recipe is None and not asked.options.given():
             return (model := _seeded(asked, sized=False)), statistics(model, asked, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -12,11 +12,27 @@ from nh2st_graph._errors import ConfigError, nearest, reason, setting
 from nh2st_graph.im._hub import access_to
 from nh2st_graph.im._names import Options, allowed_options
 from nh2st_graph.im._recipes import Pooling, Recipe, recipes
+from nh2st_graph.im._timm_names import timm_names, timm_says
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ELSEWHERE", "RANDOM", "RANDOM_SEED", "Wanted", "check_output", "create", "sketch", "wanted"]
+__all__ = [
+    "ELSEWHERE",
+    "RANDOM",
+    "RANDOM_SEED",
+    "Wanted",
+    "check_known",
+    "check_named",
+    "check_output",
+    "create",
+    "instead",
+    "load_pretrained",
+    "pretrained_cfg",
+    "sketch",
+    "statistics",
+    "wanted",
+]
 
 #: Seed of the weights of ``NAME@random``.
 RANDOM_SEED = 0
@@ -116,23 +132,35 @@ def _of_repository(name: str) -> Recipe | None:
     return next((each for each in known if kind == "hf-hub" and each.location.casefold() == place), None)
 
 
-def check_known(asked: Wanted) -> None:
-    """Refuse a model, or a tag of its weights, that timm does not have."""
+def check_named(name: str, *, pretrained: bool) -> None:
+    """Refuse a model, or a tag of its weights, that timm does not have, as far as its files tell."""
+    architecture, _, tag = name.partition(".")
+    known = timm_names()
+    if known and architecture not in known:
+        raise _unknown_model(name, known)
+    if tag and not timm_says(tag):
+        check_known(name, pretrained=pretrained)
+
+
+def check_known(name: str, *, pretrained: bool) -> None:
+    """Refuse a model, or weights of it, that timm does not have."""
     import timm
 
-    name = asked.model
     if not timm.is_model(name):
-        close = get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.3)
-        raise ConfigError(
-            f"{setting('features.encoder')}: timm has no model {name!r}; nearest: {', '.join(close) or 'none'} "
-            "(timm.list_models() lists all)"
-        )
+        raise _unknown_model(name, timm.list_models())
     architecture, _, tag = name.partition(".")
-    own = not asked.source and (asked.recipe is None or asked.recipe.source == "timm")
-    if (own or tag) and not timm.is_model_pretrained(name):
+    if (pretrained or tag) and not timm.is_model_pretrained(name):
         tags = timm.list_pretrained(f"{architecture}.*")
         hint = nearest(name, tags) if tags else f"give a local file: 'timm:{architecture}@WEIGHTS.safetensors'"
         raise ConfigError(f"{setting('features.encoder')}: timm has no pretrained weights for {name!r}; {hint}")
+
+
+def _unknown_model(name: str, known: Iterable[str]) -> ConfigError:
+    close = get_close_matches(name.partition(".")[0], sorted(known), n=3, cutoff=0.3)
+    return ConfigError(
+        f"{setting('features.encoder')}: timm has no model {name!r}; nearest: {', '.join(close) or 'none'} "
+        "(timm.list_models() lists all)"
+    )
 
 
 def create(asked: Wanted, *, pretrained: bool = False, sized: bool = True) -> torch.nn.Module:
