@@ -312,7 +312,9 @@ def _restored(
         estimator.chosen = dict(description["chosen"])
         estimator.restore(memory)
         return estimator
-    encoder = patch_encoder(config.features, trained=False, name=_patch_encoder_name(config, sources))
+    known = (description.get("origin") or {}).get("encoders") or [{}]
+    name, size = _patch_encoder_name(config, sources), known[0].get("input_size")
+    encoder = patch_encoder(config.features, trained=False, name=name, size=size)
     network = new_network(config, description["n_features"], len(description["genes"]), encoder)
     network.load_state_dict(weights)
     network.memory = memory
