@@ -1,6 +1,7 @@
 """Image features of spots: patches of a physical size, encoders by name, a cache; and sections from whole slides."""
 
 from nh2st_graph.im._blocks import sizes_in_um as sizes_in_um
+from nh2st_graph.im._embeddings import embeddings
 from nh2st_graph.im._encoders import Encoder, make_encoders, register_encoder
 from nh2st_graph.im._encoders import check_names as check_encoders
 from nh2st_graph.im._encoders import refuse_places as refuse_places
@@ -26,6 +27,7 @@ __all__ = [
     "TissueMask",
     "check_encoders",
     "check_placement",
+    "embeddings",
     "features",
     "find_tissue",
     "make_encoders",
