@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, listed, reason, setting
 from nh2st_graph.read import is_spatialdata
+from nh2st_graph.read._spatialdata import ATTRS
 from nh2st_graph.section import Key, as_name, content_digest
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ def _of_spatialdata(sdata: SpatialData, place: str, encoder: str | None) -> Embe
     specs = sdata.attrs.get("tile_spec", {})
     tables = {}
     for key, table in sdata.tables.items():
-        region = table.uns.get("spatialdata_attrs", {}).get("region")
+        region = table.uns.get(ATTRS, {}).get("region")
         if isinstance(region, str) and region in specs and key != f"{region}_graph":
             tables[key] = region
     named = {key: region for key, region in tables.items() if encoder in {key, key.removesuffix(f"_{region}")}}
@@ -293,7 +294,7 @@ def _of_spatialdata(sdata: SpatialData, place: str, encoder: str | None) -> Embe
     ((key, region),) = wanted.items()
     table, boxes = sdata.tables[key], sdata.shapes[region]
     tiles = boxes["tile_id"].to_numpy() if "tile_id" in boxes else np.arange(len(boxes))
-    rows = pd.Index(tiles).get_indexer(table.obs[table.uns["spatialdata_attrs"]["instance_key"]])
+    rows = pd.Index(tiles).get_indexer(table.obs[table.uns[ATTRS]["instance_key"]])
     if (rows < 0).any():
         raise DataError(f"{place}: {int((rows < 0).sum())} rows of {key} have no tile in {region}; extract them again")
     bounds = boxes.geometry.bounds.to_numpy()[rows]

@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph.im._cache import FORMAT
 from nh2st_graph.im._embedding_files import ENDINGS, EmbeddingFile, read_embeddings
+from nh2st_graph.im._made_from import differences
 from nh2st_graph.im._recipes import recipes
 from nh2st_graph.read import SpatialObject, given_sections
 from nh2st_graph.read._docs import documented
@@ -220,8 +221,11 @@ def embedding_file(section: AnnData, source: Any, encoder: str | None = None) ->
             f"{where}: obsm['{key}'] of shape {values.shape} and {values.dtype} holds no features; name "
             "the key of an embedding"
         )
-    entry = section.uns.get(key)
-    entry = entry if isinstance(entry, Mapping) else {}
+    known = section.uns.get(key)
+    entry = known if isinstance(known, Mapping) else {}
+    changed = differences(section, entry)
+    if changed:
+        raise DataError(f"{where}: obsm['{key}'] was made from other content ({', '.join(changed)}); compute it again")
     patch = entry.get("patch_um")
     return EmbeddingFile(
         f"obsm['{key}']",

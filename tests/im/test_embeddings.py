@@ -236,6 +236,9 @@ class TestLayouts:
         assert about(section)[:2] == ("uni2-h", PATCH)
         im.embeddings(section, "obsm:X_image", key_added="again")
         assert about(section, "again")[:2] == ("uni2-h", PATCH)
+        section.obsm[Key.obsm.spatial][3] += 10
+        with pytest.raises(DataError, match=r"X_image.*positions"):
+            im.embeddings(section, "obsm:X_image", key_added="again")
         for key in ("spatial", "other"):
             with pytest.raises(DataError, match=key):
                 im.embeddings(section, f"obsm:{key}")
