@@ -69,11 +69,11 @@ _OTHER_NAMES = {
     "univ2": "uni2-h",
     "uni2": "uni2-h",
     "conchv1": "conch",
-    "conchv15": "conch-v1.5",
     "gigapath": "prov-gigapath",
     "midnight12k": "midnight",
-    "lunitvits8": "lunit-s8",
-    "lunitdinos8": "lunit-s8",
+    "resnet50": "resnet50-imagenet",
+    **{f"lunit{each}": f"lunit-resnet50-{each}" for each in ("bt", "mocov2", "swav")},
+    **{f"lunit{kind}{each}": f"lunit-{each}" for kind in ("vit", "dino") for each in ("s8", "s16")},
     **{f"kaikovit{each}": f"kaiko-{each}" for each in ("s8", "s16", "b8", "b16", "l14")},
 }
 
