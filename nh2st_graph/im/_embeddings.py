@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph.im._cache import FORMAT
 from nh2st_graph.im._embedding_files import ENDINGS, EmbeddingFile, read_embeddings
-from nh2st_graph.im._made_from import differences
+from nh2st_graph.im._made_from import EMBEDDINGS, SAME_PATCH, differences
 from nh2st_graph.im._recipes import recipes
 from nh2st_graph.read import SpatialObject, given_sections
 from nh2st_graph.read._docs import documented
@@ -38,7 +38,7 @@ from nh2st_graph.section import (
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-__all__ = ["EMBEDDINGS", "Missing", "add_embeddings", "embedding_file", "embeddings", "known_as"]
+__all__ = ["OBSM", "Missing", "add_embeddings", "embedding_file", "embeddings", "known_as", "source_of"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -46,7 +46,7 @@ logger = logging.getLogger("nh2st_graph")
 Missing = Literal["fail", "drop"]
 
 #: Resolutions and patch sizes that differ by less agree; beyond the second, positions are of another image.
-_AGREE, _APART = 0.1, 1.25
+_AGREE, _APART = SAME_PATCH, 1.25
 
 #: What a class of magnification may be off by: TRIDENT's 20 is 0.3 to 0.6 um per px, and not 0.5.
 _OF_A_CLASS = (0.55, 1.5)
@@ -55,10 +55,7 @@ _OF_A_CLASS = (0.55, 1.5)
 _ROUNDED = 0.05
 
 #: Names of an entry of ``obsm``, in place of a file.
-_OBSM = "obsm:"
-
-#: The kind of encoder in fingerprints of embeddings.
-EMBEDDINGS = "embeddings"
+OBSM = "obsm:"
 
 _UNKNOWN = "unknown"
 
@@ -172,7 +169,7 @@ def source_of(source: Any, name: str, *, single: bool) -> Any:
         if name not in source:
             raise DataError(f"section {name!r} has no file of embeddings (there: {listed(source)}); give one")
         return source[name]
-    if not isinstance(source, str | Path) or str(source).startswith(_OBSM):
+    if not isinstance(source, str | Path) or str(source).startswith(OBSM):
         if not single and not isinstance(source, str):
             raise DataError(
                 f"one {type(source).__name__} for several sections; give a mapping by section: "
@@ -208,9 +205,9 @@ def _stem(path: Path) -> str | None:
 
 def embedding_file(section: AnnData, source: Any, encoder: str | None = None) -> EmbeddingFile:
     """Read the embeddings of one section from a file, or from the section's own ``obsm``."""
-    if not str(source).startswith(_OBSM):
+    if not str(source).startswith(OBSM):
         return read_embeddings(source, encoder)
-    key, where = str(source).removeprefix(_OBSM), f"section {section_name(section)!r}"
+    key, where = str(source).removeprefix(OBSM), f"section {section_name(section)!r}"
     if key not in section.obsm:
         raise DataError(f"{where} has no obsm['{key}'] (there: {listed(section.obsm)}); name one that it has")
     values = section.obsm[key]
@@ -264,7 +261,7 @@ def add_embeddings(
         raise DataError(
             f"{where}: {len(without):,} of {section.n_obs:,} spots have no row in {file.place} "
             f"({listed(section.obs_names[without])}); give the embeddings of all spots, or leave these out: "
-            f"{setting('missing', 'drop')}"
+            f"{setting('features.missing', 'drop')}"
         )
     values = np.full((section.n_obs, file.values.shape[1]), np.nan, dtype=np.float32)
     values[rows >= 0] = file.values[rows[rows >= 0]]
