@@ -251,10 +251,9 @@ def add_embeddings(
     Positions of the spots without a row, ``(n_missing,)``; they have NaN.
     """
     where = f"section {section_name(section)!r}"
-    file = _stated(file, encoder, patch_um, where)
     _refuse_genes(section, file, where)
     scale = library(section).microns_per_pixel if library_id(section) is not None else None
-    file = _scaled(file, scale, where)
+    file = _stated(_scaled(file, scale, where), encoder, patch_um, scale, where)
     rows = _by_name(section, file, where) if file.names is not None else _by_position(section, file, where)
     without = np.flatnonzero(rows < 0)
     if len(without) and missing == "fail":
@@ -281,7 +280,9 @@ def add_embeddings(
     return without
 
 
-def _stated(file: EmbeddingFile, encoder: str | None, patch_um: float | None, where: str) -> EmbeddingFile:
+def _stated(
+    file: EmbeddingFile, encoder: str | None, patch_um: float | None, scale: float | None, where: str
+) -> EmbeddingFile:
     """Add what the caller says and the file does not, and refuse what they disagree on."""
     if encoder is not None and file.encoder is not None and known_as(encoder) != known_as(file.encoder):
         raise DataError(
@@ -297,7 +298,7 @@ def _stated(file: EmbeddingFile, encoder: str | None, patch_um: float | None, wh
             f"{where}: {file.place} has features of patches of {file.patch_um:.4g} um, not of "
             f"{patch_um:.4g}; leave {setting('features.patch_um')} out, or give the other file"
         )
-    return replace(file, patch_um=float(patch_um))
+    return replace(file, patch_um=float(patch_um), patch_px=file.patch_px or (scale and patch_um / scale))
 
 
 def _near(first: float, second: float) -> bool:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from anndata import AnnData
+from numpy.typing import NDArray
 
 from nh2st_graph._errors import ModelError, setting
 from nh2st_graph.config import FeaturesConfig
-from nh2st_graph.im._embeddings import OBSM, add_embeddings, embedding_file, source_of
+from nh2st_graph.im._embeddings import OBSM, Missing, add_embeddings, embedding_file, source_of
 from nh2st_graph.im._made_from import EMBEDDINGS, Fingerprint, other_encoders, stored_encoders
 from nh2st_graph.section import Key, section_name
 
@@ -36,6 +37,7 @@ class Embeddings:
         self, features: FeaturesConfig, given: str | None, trust: bool, expected: Sequence[Fingerprint] | None
     ) -> None:
         self.features, self.given, self.trust, self.expected = features, given, trust, expected
+        self._stated = (None, None) if features.embeddings is None else features.stated
         self._taken: dict[Path, str] = {}
 
     def add(self, section: AnnData) -> None:
@@ -48,7 +50,7 @@ class Embeddings:
         ModelError
             If they are not of the encoder, length and scale of training, or need the caller's word.
         """
-        self._join(section)
+        self._join(section, "fail")
         entry = section.uns[Key.uns.image]
         other = other_encoders(self.expected or (), stored_encoders(entry) or ()) if self.expected else []
         if other:
@@ -62,13 +64,13 @@ class Embeddings:
         if self.features.missing == "fail":
             return section
         joined = section.copy()
-        without = self._join(joined)
+        without = self._join(joined, "drop")
         return section[np.setdiff1d(np.arange(section.n_obs), without)].copy() if len(without) else section
 
-    def _join(self, section: AnnData) -> np.ndarray:
-        encoder, patch_um = self.features.stated
+    def _join(self, section: AnnData, missing: Missing) -> NDArray[np.intp]:
+        encoder, patch_um = self._stated
         file = embedding_file(section, self._source(section), encoder)
-        return add_embeddings(section, file, encoder, patch_um, missing=self.features.missing)
+        return add_embeddings(section, file, encoder, patch_um, missing=missing)
 
     def _source(self, section: AnnData) -> str | Path:
         """Find the file of a section, or the entry of its ``obsm``."""
