@@ -38,7 +38,7 @@ from nh2st_graph.section import (
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-__all__ = ["OBSM", "Missing", "add_embeddings", "embedding_file", "embeddings", "known_as", "source_of"]
+__all__ = ["Missing", "add_embeddings", "embedding_file", "embeddings", "in_obsm", "known_as", "source_of"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -163,13 +163,18 @@ def embeddings(
     return given.table if copy else None
 
 
+def in_obsm(place: object) -> bool:
+    """Whether a place of embeddings is an entry of ``obsm``, written ``obsm:KEY``."""
+    return str(place).startswith(OBSM)
+
+
 def source_of(source: Any, name: str, *, single: bool) -> Any:
     """Choose the file of a section."""
     if isinstance(source, Mapping):
         if name not in source:
             raise DataError(f"section {name!r} has no file of embeddings (there: {listed(source)}); give one")
         return source[name]
-    if not isinstance(source, str | Path) or str(source).startswith(OBSM):
+    if not isinstance(source, str | Path) or in_obsm(source):
         if not single and not isinstance(source, str):
             raise DataError(
                 f"one {type(source).__name__} for several sections; give a mapping by section: "
@@ -205,7 +210,7 @@ def _stem(path: Path) -> str | None:
 
 def embedding_file(section: AnnData, source: Any, encoder: str | None = None) -> EmbeddingFile:
     """Read the embeddings of one section from a file, or from the section's own ``obsm``."""
-    if not str(source).startswith(OBSM):
+    if not in_obsm(source):
         return read_embeddings(source, encoder)
     key, where = str(source).removeprefix(OBSM), f"section {section_name(section)!r}"
     if key not in section.obsm:

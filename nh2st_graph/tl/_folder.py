@@ -135,7 +135,7 @@ def absolute(config: Config) -> Config:
         If the scale of an encoder is asked for and unknown.
     """
     from nh2st_graph.datasets import is_published
-    from nh2st_graph.im import sizes_in_um
+    from nh2st_graph.im import in_obsm, sizes_in_um
 
     config = config.with_patches(sizes_in_um(config.features.blocks))
     data = config.data
@@ -152,7 +152,7 @@ def absolute(config: Config) -> Config:
             each.model_copy(update={"encoder": name}) for each, name in zip(encoders, names, strict=True)
         )
     place = config.features.embeddings
-    if place is not None and not place.startswith("obsm:"):
+    if place is not None and not in_obsm(place):
         features["embeddings"] = str(Path(place).expanduser().resolve())
     if config.features.cache is not None:
         features["cache"] = config.features.cache.expanduser().resolve()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from anndata import AnnData
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ModelError, setting
 from nh2st_graph.config import FeaturesConfig
-from nh2st_graph.im._embeddings import OBSM, Missing, add_embeddings, embedding_file, source_of
+from nh2st_graph.im import add_embeddings, embedding_file, in_obsm, source_of
 from nh2st_graph.im._made_from import EMBEDDINGS, Fingerprint, other_encoders, stored_encoders
 from nh2st_graph.section import Key, section_name
 
@@ -67,7 +68,7 @@ class Embeddings:
         without = self._join(joined, "drop")
         return section[np.setdiff1d(np.arange(section.n_obs), without)].copy() if len(without) else section
 
-    def _join(self, section: AnnData, missing: Missing) -> NDArray[np.intp]:
+    def _join(self, section: AnnData, missing: Literal["fail", "drop"]) -> NDArray[np.intp]:
         encoder, patch_um = self._stated
         file = embedding_file(section, self._source(section), encoder)
         return add_embeddings(section, file, encoder, patch_um, missing=missing)
@@ -75,9 +76,9 @@ class Embeddings:
     def _source(self, section: AnnData) -> str | Path:
         """Find the file of a section, or the entry of its ``obsm``."""
         place, name = self.given or self.features.embeddings, section_name(section)
-        if place is None or not (self.given or self.trust or place.startswith(OBSM)):
+        if place is None or not (self.given or self.trust or in_obsm(place)):
             return self._stored(section)
-        if place.startswith(OBSM):
+        if in_obsm(place):
             return place
         path = source_of(place, name, single=True)
         if self._taken.setdefault(path, name) != name:
@@ -90,7 +91,7 @@ class Embeddings:
             entry = section.uns.get(key)
             known = stored_encoders(entry) if isinstance(entry, Mapping) and key in section.obsm else None
             if known and known[0].get("encoder") == EMBEDDINGS and not other_encoders(self.expected or known, known):
-                return f"{OBSM}{key}"
+                return f"obsm:{key}"
         raise ModelError(
             f"section {section_name(section)!r} has no embeddings, and the model was trained on {self._wanted()}; take "
             f"them by ng.im.embeddings(adata, FILE), or give {setting('features.embeddings', 'FOLDER')}"
