@@ -61,6 +61,15 @@ Encoder = Annotated[
 Cache = Annotated[
     Path | None, typer.Option("--cache", metavar="DIR", help="Folder of cached features; by default the user's.")
 ]
+Embeddings = Annotated[
+    str | None,
+    typer.Option(
+        "--embeddings",
+        metavar="PLACE",
+        help="Features that another package computed, for a model trained on such: a folder, a pattern such as "
+        "'embeddings/{section}.h5', a file, or obsm:KEY.",
+    ),
+]
 Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars on a terminal.")]
 
 
@@ -234,6 +243,7 @@ def predict(
     trust: Trust = False,
     encoder: Encoder = None,
     cache: Cache = None,
+    embeddings: Embeddings = None,
     progress: Bars = True,
 ) -> None:
     """Predict sections and whole slides from their images with a trained model.
@@ -262,6 +272,7 @@ def predict(
         trust=trust,
         encoder=encoder,
         cache=cache,
+        embeddings=embeddings,
     )
     with working(resumable=True):
         written = tl.predict_run(
@@ -279,6 +290,7 @@ def predict(
             trust=trust,
             encoder=encoder,
             cache=cache,
+            embeddings=embeddings,
             progress=progress,
         )
     if written:
@@ -287,7 +299,12 @@ def predict(
 
 @app.command(cls=Command)
 def evaluate(
-    run: RunFolder, trust: Trust = False, encoder: Encoder = None, cache: Cache = None, progress: Bars = True
+    run: RunFolder,
+    trust: Trust = False,
+    encoder: Encoder = None,
+    cache: Cache = None,
+    embeddings: Embeddings = None,
+    progress: Bars = True,
 ) -> None:
     """Score the test sections of a run again, and rewrite its scores, predictions and figures."""
     phase("checking the arguments", brief=True)
@@ -296,7 +313,7 @@ def evaluate(
 
     tl.check_evaluation(run, trust=trust, encoder=encoder, cache=cache)
     with working():
-        done = tl.evaluate_run(run, trust=trust, encoder=encoder, cache=cache, progress=progress)
+        done = tl.evaluate_run(run, trust=trust, encoder=encoder, cache=cache, embeddings=embeddings, progress=progress)
     print_run(done)
 
 

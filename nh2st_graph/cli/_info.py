@@ -135,7 +135,7 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             "best on held-out": _listed(about["hpg50"]),
             "targets": f"log counts, normalised by {config['data']['normalize']}"
             + (", smoothed 3x3" if config["data"]["smooth"] == "3x3" else ""),
-            "encoder": _encoders(config["features"], about["n_features"])
+            "encoder": _encoders(config["features"], about)
             + (", fine-tuned" if config["features"]["finetune"] else ""),
             "spots": None
             if lattice is None
@@ -156,8 +156,13 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     return title, facts, below
 
 
-def _encoders(features: Mapping[str, Any], n_features: int) -> str:
+def _encoders(features: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """Name the encoders of a model, with their patches and views."""
+    n_features = about["n_features"]
+    if features.get("embeddings") is not None:
+        known = ((about.get("origin") or {}).get("encoders") or [{}])[0]
+        patches = f", patches of {known['patch_um']:.4g} um" if known.get("patch_um") else ""
+        return f"embeddings of {known.get('name') or 'an encoder that is unknown'}, {n_features:,} features{patches}"
     blocks, views = features.get("encoders"), features.get("views", 1)
     shown = features["encoder"]
     if blocks is not None:

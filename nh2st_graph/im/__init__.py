@@ -2,6 +2,11 @@
 
 from nh2st_graph.im import _known  # noqa: F401, it registers the names of the table of encoders
 from nh2st_graph.im._blocks import sizes_in_um as sizes_in_um
+from nh2st_graph.im._embeddings import add_embeddings as add_embeddings
+from nh2st_graph.im._embeddings import embedding_file as embedding_file
+from nh2st_graph.im._embeddings import embeddings
+from nh2st_graph.im._embeddings import in_obsm as in_obsm
+from nh2st_graph.im._embeddings import source_of as source_of
 from nh2st_graph.im._encoders import Encoder, make_encoders, register_encoder
 from nh2st_graph.im._encoders import check_names as check_encoders
 from nh2st_graph.im._encoders import refuse_places as refuse_places
@@ -31,6 +36,7 @@ __all__ = [
     "TransformersEncoder",
     "check_encoders",
     "check_placement",
+    "embeddings",
     "features",
     "find_tissue",
     "make_encoders",

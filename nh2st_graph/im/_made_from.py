@@ -15,6 +15,8 @@ from nh2st_graph.im._encoders import Encoder
 from nh2st_graph.section import Key, image_digest, library, library_id, spot_digests
 
 __all__ = [
+    "EMBEDDINGS",
+    "SAME_PATCH",
     "Fingerprint",
     "differences",
     "floored",
@@ -28,6 +30,12 @@ __all__ = [
 
 #: Parts of a fingerprint that say where and by which release an encoder ran, not which encoder it is.
 _OF_THE_PLACE = {"precision", "versions"}
+
+#: The kind of encoder in fingerprints of features that another package computed.
+EMBEDDINGS = "embeddings"
+
+#: Sizes of patches that differ by less are the same.
+SAME_PATCH = 0.1
 
 Fingerprint = Mapping[str, Any]
 
@@ -108,9 +116,22 @@ def other_encoders(before: Sequence[Fingerprint], now: Sequence[Fingerprint]) ->
     return [
         name if name == "weights" else f"{name}: {first.get(name)} -> {second.get(name)}"
         for first, second in zip(map(_as_stored, before), map(_as_stored, now), strict=True)
-        for name in sorted({*first, *second} - _OF_THE_PLACE)
+        for name in sorted(_compared(first, second))
         if first.get(name) != second.get(name)
     ]
+
+
+def _compared(first: Fingerprint, second: Fingerprint) -> set[str]:
+    """Choose what tells two encoders apart; of embeddings, what both of their files say."""
+    kinds = {first.get("encoder"), second.get("encoder")}
+    if EMBEDDINGS not in kinds:
+        return {*first, *second} - _OF_THE_PLACE
+    if len(kinds) > 1:
+        return {"encoder"}
+    known = {name for name in first if first[name] is not None and second.get(name) is not None}
+    # Patches of one size in pixels have sizes in um that differ by the resolution of slides.
+    same = "patch_um" in known and abs(first["patch_um"] / second["patch_um"] - 1) <= SAME_PATCH
+    return known - {"patch_um"} if same else known
 
 
 def _as_stored(fingerprint: Fingerprint) -> Fingerprint:

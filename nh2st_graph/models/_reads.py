@@ -136,6 +136,9 @@ def check_encoder(keys: Mapping[str, Any]) -> None:
     check_name(str(keys.get("model.name", "nh2st_graph")))
     name, encoder = keys.get("model.name"), _encoders_of(keys)
     where = f"{setting('model.name', name)} cannot read {setting('features.encoder', encoder)}"
+    embeddings = keys.get("features.embeddings")
+    if embeddings is not None:
+        encoder, where = "", f"{setting('model.name', name)} cannot read {setting('features.embeddings', embeddings)}"
     by_pixels = keys.get("model.input", "pixels") == "pixels"
     if name in _PIXELS and by_pixels and not encoder.startswith("pixels:"):
         raise ConfigError(

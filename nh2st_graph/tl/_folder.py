@@ -132,7 +132,7 @@ def absolute(config: Config) -> Config:
         If the scale of an encoder is asked for and unknown.
     """
     from nh2st_graph.datasets import is_published
-    from nh2st_graph.im import sizes_in_um
+    from nh2st_graph.im import in_obsm, sizes_in_um
 
     config = config.with_patches(sizes_in_um(config.features.blocks))
     data = config.data
@@ -143,11 +143,14 @@ def absolute(config: Config) -> Config:
         in_data["panel"] = str(Path(data.panel).expanduser().resolve())
     encoders = config.features.encoders
     names = [_with_absolute_path(name) for name, _ in config.features.blocks]
-    features: dict[str, object] = {"encoder": ",".join(names)}
+    features: dict[str, object] = {"encoder": ",".join(names)} if names else {}
     if encoders is not None:
         features["encoders"] = tuple(
             each.model_copy(update={"encoder": name}) for each, name in zip(encoders, names, strict=True)
         )
+    place = config.features.embeddings
+    if place is not None and not in_obsm(place):
+        features["embeddings"] = str(Path(place).expanduser().resolve())
     if config.features.cache is not None:
         features["cache"] = config.features.cache.expanduser().resolve()
     return config.model_copy(
@@ -208,6 +211,7 @@ def check_prediction(
     trust: bool = False,
     encoder: str | None = None,
     cache: str | Path | bool | None = None,
+    embeddings: str | Path | None = None,
 ) -> None:
     """Refuse a prediction of files that cannot be made.
 
@@ -215,7 +219,7 @@ def check_prediction(
     ----------
     folder, paths, out, microns_per_pixel, library_key, table, pitch_um, spot_um, min_tissue, spatialdata, resume, trust
         As for :func:`predict_run`.
-    encoder, cache
+    encoder, cache, embeddings
         As for :func:`predict_run`.
 
     Raises
@@ -253,7 +257,7 @@ def check_prediction(
         else:
             check = _check_section if file.suffix == ".h5ad" else _check_slide
             names = [check(file, microns_per_pixel)]
-            if check is _check_slide and not (trust or encoder):
+            if check is _check_slide and not (trust or encoder or embeddings):
                 _check_places(about)
         n_sections += len(names)
         for name in names if not resume else ():
@@ -292,6 +296,11 @@ def _check_places(about: Mapping[str, Any]) -> None:
         from nh2st_graph.config import FeaturesConfig
         from nh2st_graph.im import refuse_places
 
+        if features.get("embeddings") is not None:
+            raise ModelError(
+                "the model was trained on embeddings, which a slide does not bring; give those of the slide as "
+                f"{setting('features.embeddings', 'FOLDER')}"
+            )
         with suppress(ValidationError):  # said when the model is loaded
             refuse_places(FeaturesConfig.model_validate(features).names)
 

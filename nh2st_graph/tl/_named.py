@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nh2st_graph._errors import ConfigError, DataError, nearest, setting
@@ -69,21 +70,34 @@ def check_named(config: Config, *, panel: bool = True) -> None:
 
 
 def check_devices(config: Config) -> None:
-    """Refuse a device, a cache folder and encoders that are not there.
+    """Refuse a device, a cache folder, and encoders or files of embeddings that are not there.
 
     Raises
     ------
-    ConfigError
+    ConfigError, DataError
         Which names the first.
     """
     check_device(config.train.device, config.train.precision)
     check_cache(config.features.cache)
+    if config.features.embeddings is not None:
+        _check_embeddings(config.features.embeddings, [*config.data.train, *config.data.test])
+        return
     from nh2st_graph.im import check_encoders, sizes_in_um
 
     # Sections may bring the features of weights that are gone.
     names = config.features.names
     check_encoders(names, files=not _brings_features(config.data, names))
     sizes_in_um(config.features.blocks)
+
+
+def _check_embeddings(place: str, names: Sequence[str]) -> None:
+    """Refuse files of embeddings that are not there, of the sections that the configuration names."""
+    from nh2st_graph.im import in_obsm, source_of
+
+    for name in names if not in_obsm(place) else ():
+        path = source_of(place, name, single=len(names) == 1)
+        if not path.exists():
+            raise DataError(f"section {name!r}: {path} does not exist; check {setting('features.embeddings')}")
 
 
 def _check_sections(data: DataConfig) -> None:

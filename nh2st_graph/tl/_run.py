@@ -202,6 +202,7 @@ def evaluate_run(
     trust: bool = False,
     encoder: str | None = None,
     cache: str | Path | Literal[False] | None = None,
+    embeddings: str | Path | None = None,
 ) -> Run:
     """Score a run again: read its sections, predict, and rewrite scores, predictions and figures.
 
@@ -213,7 +214,7 @@ def evaluate_run(
         The run.
     progress
         Show a progress bar on a terminal, whatever the setting of the run.
-    trust, encoder, cache
+    trust, encoder, cache, embeddings
         As for :func:`nh2st_graph.load`.
 
     Raises
@@ -224,7 +225,7 @@ def evaluate_run(
         If the model cannot be loaded, or needs your word.
     """
     folder = Path(folder)
-    model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache)
+    model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache, embeddings=embeddings)
     config = stored_config(folder, trust)
     if not config.data.test:
         raise without_test(folder)
@@ -255,7 +256,7 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
         refuse_existing_sections(paths.values())
         phase("computing image features and graphs")
         preparation = Preparation.of(config, [], Standardizer())
-        prepared = {name: preparation.prepare(section) for name, section in sections.items()}
+        prepared = {name: preparation.prepare(preparation.kept(section)) for name, section in sections.items()}
         # Only now, so that an error in one section leaves no file.
         for name, each in prepared.items():
             read.write_h5ad(each.section, paths[name])

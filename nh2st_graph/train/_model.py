@@ -217,6 +217,7 @@ def load(
     trust: bool = False,
     encoder: str | None = None,
     cache: str | Path | Literal[False] | None = None,
+    embeddings: str | Path | None = None,
 ) -> FittedModel:
     """Load a model that :meth:`FittedModel.save` or ``nh2st-graph train`` wrote.
 
@@ -235,6 +236,9 @@ def load(
         Name of the encoder with the weights of training, where it is now; see :func:`nh2st_graph.im.features`.
     cache
         Folder of cached features; the user's cache folder if None, and no cache if False.
+    embeddings
+        Where the embeddings of sections are, for a model that was trained on such: a folder, a pattern, the file of one
+        section, or ``obsm:KEY``; see :func:`nh2st_graph.im.embeddings`. Without it, sections bring them in ``obsm``.
 
     Returns
     -------
@@ -254,7 +258,8 @@ def load(
             f"{description.get('version', 'of an unknown version')}; this is version {__version__}, which reads format "
             f"{MODEL_FORMAT}: train again, or install the version that wrote it"
         )
-    sources = Sources(trust, encoder, Path(cache).expanduser() if isinstance(cache, str | Path) else cache)
+    folder_of_cache = Path(cache).expanduser() if isinstance(cache, str | Path) else cache
+    sources = Sources(trust, encoder, folder_of_cache, None if embeddings is None else str(embeddings))
     try:
         check_method(description["config"], f"model {folder}", trust)
         _check_description(description)
