@@ -24,6 +24,7 @@ class Key:
         in_tissue = "in_tissue"
         domain = "domain"
         neighbour_share = "nh2st_neighbour_share"
+        quality = "quality"
 
     class var:
         """Columns of ``var``."""
