@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -47,9 +48,9 @@ class QualityLimits:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            most = 255.0 if name == "min_contrast" else 1.0
+            most = 1.0 if name in {"min_tissue", "max_folds"} else math.inf
             if not 0 <= value <= most:
-                raise ConfigError(f"{setting(name, value)}; give a number from 0 to {most:g}")
+                raise ConfigError(f"{setting(name, value)}; give a number from 0{' to 1' if most == 1 else ''}")
 
 
 @documented
@@ -188,7 +189,7 @@ def _measured(cutter: PatchCutter, size_px: float, metrics: Sequence[str]) -> ND
     size, parts = max(3, round(size_px)), []
     for start in range(0, len(cutter), _AT_ONCE):
         rows = range(start, min(start + _AT_ONCE, len(cutter)))
-        parts.append(_of_patches(np.stack([cutter.cut(row, size, _BICUBIC) for row in rows]), metrics))
+        parts.append(_of_patches(cutter.stack(rows, size, _BICUBIC), metrics))
     return np.concatenate(parts)
 
 

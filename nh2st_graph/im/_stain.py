@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Recolour",
+    "Reference",
     "StainMethod",
     "as_reference",
     "coarse_tissue",
