@@ -14,7 +14,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, setting
-from nh2st_graph.im._features import _on_image
+from nh2st_graph.im._features import on_image
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling
 from nh2st_graph.im._stain import coarse_tissue
 from nh2st_graph.read import SpatialObject, given_sections
@@ -132,7 +132,7 @@ def quality(
     limits = QualityLimits(min_tissue, min_contrast, min_focus, max_folds)
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
     for section in given:
-        source = section if img is None else _on_image(section, img, layer)
+        source = section if img is None else on_image(section, img, layer)
         with open_image(check_section(source, need=("image",))) as slide:
             add_quality(section, slide, patch_um, limits, source=source, key_added=key_added)
     given.write(obs=quality_columns(key_added), uns=[key_added])

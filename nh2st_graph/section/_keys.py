@@ -95,6 +95,7 @@ class Key:
         made_from = "made_from"
         n_features = "n_features"
         patch_um = "patch_um"
+        stain = "stain"
         views = "views"
 
     class prediction:

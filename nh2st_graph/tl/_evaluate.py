@@ -150,7 +150,7 @@ def evaluate(
         _check_genes(model, name, section)
     preparation = model.preparation
     if model.config.evaluate.baselines:
-        learned = [preparation.prepare(section, need=("genes",)) for section in train.values()]
+        learned = [preparation.prepare(section, need=("genes",), training=True) for section in train.values()]
     else:  # only their targets are read
         learned = [
             PreparedSection(check_section(section, need=("genes",)), section.obs_names, preparation)
