@@ -50,6 +50,7 @@ def learned_stain(method: str, train: Mapping[str, AnnData]) -> StainReference |
                 pixels[name] = section_pixels(section, slide)
         except (DataError, ImageError) as error:
             raise type(error)(
-                f"{setting('features.stain', method)} needs the image of each training section: {error.args[0]}"
+                f"{setting('features.stain', method)} needs the images of training sections, and that of {name!r} "
+                f"cannot be used: {error.args[0]}"
             ) from None
     return pooled_reference(pixels, method)
