@@ -2,14 +2,16 @@
 
     python benchmarks/stain.py --data DIR --out benchmarks/results/stain.md
 
-``DIR`` holds ``her2st/`` (the repository almaan/her2st) and ``gene_panels/her_hvg_cut_1000.txt``. The splits are those of
-``configs/benchmarks/her2st_mini.yaml`` between the two patients, and synthetic tissue: four sections of two patients to
-learn from, and two of a third, which the same scanner shows, and two others. Stains differ between sections there too.
-Each model is ridge or NH2ST-Graph with its default settings, without stain normalisation and with each method, whose
-reference comes from the training sections. ``features.standardize: section``, the default, removes each section's mean
-and spread of features, and so much of the stain; ridge is also fitted with ``train``, which does not.
+``DIR`` holds ``her2st/`` (the repository almaan/her2st) and ``gene_panels/her_hvg_cut_1000.txt``. The splits are those
+of ``configs/benchmarks/her2st_mini.yaml`` between the two patients; and synthetic tissue, where a model learns from four
+sections of two patients, and is tested on two of a third as the same scanner shows them, and as two others do. Stains
+differ between sections there too. Each model is ridge or NH2ST-Graph with its default settings, without stain
+normalisation and with each method, whose reference comes from the training sections. ``features.standardize: section``,
+the default, removes each section's mean and spread of features, and so much of the stain; ridge is also fitted with
+``train``, which does not.
 
-The table shows mean r and r given depth over genes, averaged over test sections. ``--tiny`` tries the script in a minute.
+The table shows mean r and r given depth over genes, averaged over test sections. ``--tiny`` tries the script in a
+minute or two.
 """
 
 from __future__ import annotations
