@@ -124,7 +124,7 @@ class Completer:
         blocks = [Block(turned[name], float(size)) for name, size in features.blocks]
         if self.expected is None:  # the scale of a trained model is what it is
             for note in off_scale(blocks):
-                warn_once(note, self._said)
+                warn_once(note, note, self._said)
         return blocks
 
     @property
@@ -195,8 +195,8 @@ class Completer:
             else:
                 assert opened.slide is not None
                 self._check_encoders()
-                for note in coarse_slide(section, self.blocks):
-                    warn_once(note, self._said)
+                for what, note in coarse_slide(section, self.blocks):
+                    warn_once(what, note, self._said)
                 with feature_bar(self.config.train.progress) as bar:
                     add_features(
                         section,
