@@ -137,7 +137,8 @@ class Completer:
         names = [name for name, _ in self.config.features.blocks]
         if len(names) != len(fingerprints):
             return fingerprints
-        return list(dict(zip(reversed(names), reversed(fingerprints), strict=True)).values())[::-1]
+        first = {name: names.index(name) for name in names}
+        return [fingerprints[i] for i in first.values()]
 
     def _refuse(self, names: str, other: Sequence[str]) -> None:
         """Refuse encoders that are not those of training."""
