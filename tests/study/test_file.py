@@ -302,5 +302,14 @@ def test_every_study_that_ships_is_valid(path):
 
 
 def test_all_studies_are_there():
-    expected = ["components", "components_her2st", "encoders", "graphs", "graphs_her2st", "losses", "operators"]
+    expected = [
+        "blocks",
+        "components",
+        "components_her2st",
+        "encoders",
+        "graphs",
+        "graphs_her2st",
+        "losses",
+        "operators",
+    ]
     assert [path.stem for path in ABLATIONS] == expected
