@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nh2st_graph._errors import RunError
+from nh2st_graph._errors import RunError, setting
 
-__all__ = ["ENVIRONMENT", "cache_root", "owned", "write_text", "written_aside"]
+__all__ = ["ENVIRONMENT", "cache_root", "check_place", "owned", "owned_new", "write_text", "written_aside"]
 
 #: Environment variable with a cache folder, instead of the user's.
 ENVIRONMENT = "NH2ST_GRAPH_CACHE"
@@ -53,10 +53,40 @@ def written_aside(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+def check_place(path: Path) -> None:
+    """Refuse a file or folder to be written below something that is no folder, or where nothing may be written.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written there.
+    """
+    path = path.expanduser().absolute()
+    above = next(parent for parent in path.parents if parent.exists())
+    if not above.is_dir():
+        raise RunError(f"{path} cannot be written: {above} is a file; give another as {setting('out')}")
+    if not os.access(above, os.W_OK) and not path.exists():
+        raise RunError(f"{path} cannot be written: {above} is read-only for you; give another as {setting('out')}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, atomically."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def owned_new(folder: Path, what: str) -> Iterator[None]:
+    """Make a folder if it is not there, and own it as :func:`owned` does; if it stays empty, remove it again."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with owned(folder, what):
+            yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            for each in made:
+                each.rmdir()
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from pydantic_core import ErrorDetails
 from nh2st_graph._errors import ConfigError, RenamedWarning, nearest
 
 __all__ = [
+    "CONFIG_FILE",
+    "MODEL_FILE",
     "TARGET_SUM",
     "Positive",
     "Section",
@@ -22,6 +24,9 @@ __all__ = [
     "take_earlier_names",
     "unknown_key",
 ]
+
+#: Files of a run folder: its configuration, and what its model is.
+CONFIG_FILE, MODEL_FILE = "config.yaml", "model.json"
 
 #: Counts that a spot is scaled to before log1p (scanpy's convention), for targets and count likelihoods alike.
 TARGET_SUM = 1e4

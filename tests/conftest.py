@@ -27,7 +27,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 # The suite draws the same examples on every machine. A long run draws new ones, and more of them:
 # uv run pytest -m hypothesis --hypothesis-profile=long
-settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile("suite")
 
@@ -58,6 +58,21 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the feature cache of whoever runs the tests out of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _coarse_figures() -> Iterator[None]:
+    """Write figures at half of their resolution: much of the time that they take is spent on pixels."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+
+    def coarse(self: Figure, *args: object, **kwargs: object) -> None:
+        save(self, *args, **{**kwargs, "dpi": 75})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", coarse)
         yield
 
 
@@ -131,7 +146,6 @@ def tiny_config() -> Config:
         "train": {
             "max_epochs": 3,
             "batch_spots": 32,
-            "checkpoint_seconds": 0,
             "device": "cpu",
             "progress": False,
         },

@@ -1,4 +1,4 @@
-"""One picture written as TIFF in many ways, and what a right reader shows of each."""
+"""One image written as TIFF in many ways, and what a right reader shows of each."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _EXTRA = {"associated": 1, "unassociated": 2, "unspecified": 0}
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to write the picture."""
+    """A way to write the image."""
 
     colour: str = "RGB"
     tiled: bool = True
@@ -81,7 +81,7 @@ class Variant:
 
 
 @cache
-def picture() -> Pixels:
+def source_image() -> Pixels:
     """Smooth, in colour, and different under every turn."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     dark = np.exp(-((x - 30) ** 2 + (y - 20) ** 2) / 300)
@@ -91,7 +91,7 @@ def picture() -> Pixels:
 
 def shown(variant: Variant) -> Pixels:
     """What a right reader shows, ``(HEIGHT, WIDTH, 3)``."""
-    return _shown(picture(), variant)
+    return _shown(source_image(), variant)
 
 
 def _alpha(shape: tuple[int, ...]) -> Pixels:
@@ -117,7 +117,7 @@ def _quantised(pixels: bytes, shape: tuple[int, ...]) -> Image.Image:
 
 
 def stored(rgb: Pixels, variant: Variant) -> Pixels:
-    """The samples of the picture as a file keeps them, ``(height, width, n)``."""
+    """The samples of the image as a file keeps them, ``(height, width, n)``."""
     samples = _colours(rgb, variant)
     if variant.extra != "none":
         alpha = _alpha(rgb.shape)[..., None]
@@ -162,8 +162,8 @@ def _unturned(samples: Pixels, orientation: int) -> Pixels:
 
 
 def write(path: Path, variant: Variant) -> Path:
-    """Write the picture."""
-    small = np.asarray(Image.fromarray(picture()).resize((WIDTH // 4, HEIGHT // 4), Image.Resampling.BOX))
+    """Write the image."""
+    small = np.asarray(Image.fromarray(source_image()).resize((WIDTH // 4, HEIGHT // 4), Image.Resampling.BOX))
     other = np.full((20, 50, 3), (10, 90, 40), np.uint8)
     beside = {
         "nothing": [],
@@ -177,7 +177,7 @@ def write(path: Path, variant: Variant) -> Path:
     with TiffWriter(path) as file:
         if "first" in variant.beside:
             _write_rest(file, beside, variant)
-        levels = [picture()]
+        levels = [source_image()]
         while variant.pyramid != "none" and len(levels) < 3:
             levels.append(halved(levels[-1]))
         for number, level in enumerate(levels):

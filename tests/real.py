@@ -10,6 +10,8 @@ from PIL import Image
 
 #: The scans of HER2ST are decoded at a quarter of their resolution, 2.8 um per pixel, which is four times as quick.
 SHRINK = 4
+#: Every fifth of the 15,000 genes is kept, and those that the README names: files are read five times as quick.
+EVERY, NAMED = 5, {b"GNAS", b"ERBB2", b"FASN"}
 #: Patches around the outer spots of a crop stay whole: half of 224 um, in pixels of the scan, and a little.
 MARGIN_PX = 180
 
@@ -24,7 +26,10 @@ def crop(source: Path, target: Path, name: str) -> None:
     spots = spots.assign(pixel_x=spots["pixel_x"] / SHRINK - left, pixel_y=spots["pixel_y"] / SHRINK - top)
     head, *rows = gzip.decompress((source / "ST-cnts" / f"{name}.tsv.gz").read_bytes()).splitlines(keepends=True)
     kept = {f"{x}x{y}".encode() for x, y in zip(spots["x"], spots["y"], strict=True)}
-    counts = head + b"".join(row for row in rows if row.partition(b"\t")[0] in kept)
+    genes = head.rstrip().split(b"\t")
+    columns = [i for i, gene in enumerate(genes) if i % EVERY == 0 or gene in NAMED]
+    wanted = [head, *(row for row in rows if row.partition(b"\t")[0] in kept)]
+    counts = b"".join(b"\t".join(map(row.rstrip().split(b"\t").__getitem__, columns)) + b"\n" for row in wanted)
     image = target / "ST-imgs" / name[0] / name / f"{name}.jpg"
     for folder in (target / "ST-spotfiles", target / "ST-cnts", image.parent):
         folder.mkdir(parents=True, exist_ok=True)

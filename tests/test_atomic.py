@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nh2st_graph import RunError
-from nh2st_graph._atomic import owned, write_text, written_aside
+from nh2st_graph._atomic import owned, owned_new, write_text, written_aside
 
 
 def names(folder: Path) -> list[str]:
@@ -130,3 +130,12 @@ class TestOwner:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(work, range(24)))
         assert most == [1] * 24
+
+
+def test_a_folder_that_stays_empty_is_not_left(tmp_path):
+    with owned_new(tmp_path / "a" / "b", "folder"):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert not (tmp_path / "a").exists()
+    with owned_new(tmp_path / "a" / "b", "folder"):
+        (tmp_path / "a" / "b" / "file").touch()
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file"]

@@ -11,7 +11,7 @@ import nh2st_graph as ng
 
 HEAVY = ("torch", "torch_geometric", "lightning", "timm", "squidpy", "scanpy", "matplotlib", "sklearn")
 #: What a new process says of itself: the seconds that the import took, whether the room ``read`` was loaded by it and
-#: by its use, and which heavy libraries each of three imports, the lightest first, had loaded.
+#: by its use, and which heavy libraries each of four imports, the lightest first, had loaded.
 CODE = f"""
 import json, sys, time
 loaded = lambda: [name for name in {HEAVY} if name in sys.modules]
@@ -23,6 +23,8 @@ import nh2st_graph.config
 found["nh2st_graph.config"] = loaded()
 ng.read.her2st
 found["nh2st_graph.read"] = loaded()
+import nh2st_graph.cli._encoders
+found["nh2st_graph.cli._encoders"] = loaded()
 found["rooms"] = [*rooms, "nh2st_graph.read" in sys.modules]
 print(json.dumps(found))
 """
@@ -34,7 +36,9 @@ def found() -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
-@pytest.mark.parametrize("module", ["nh2st_graph", "nh2st_graph.config", "nh2st_graph.read"])
+@pytest.mark.parametrize(
+    "module", ["nh2st_graph", "nh2st_graph.config", "nh2st_graph.read", "nh2st_graph.cli._encoders"]
+)
 def test_heavy_libraries_load_on_use(found, module):
     assert found[module] == []
 

@@ -1,10 +1,10 @@
-"""Read one picture from files of many kinds, with and without the extra [wsi], and write what is right or refused.
+"""Read one image from files of many kinds, with and without the extra [wsi], and write what is right or refused.
 
     python benchmarks/images/matrix.py --out benchmarks/results/images.md
 
 Every combination of colour model, bits, extra sample, codec, tiles or strips, and interleaved or planar samples is
 written in all eight orientations, and with every kind of pyramid beside every kind of thumbnail and overview. A file is
-right if patches, the whole image and a window are those of the picture, within rounding or the codec's loss, or refused
+right if patches, the whole image and a window are those of the image, within rounding or the codec's loss, or refused
 in one line. The exit code is 1 if any is neither.
 """
 
@@ -35,14 +35,14 @@ from nh2st_graph.im._patches import PatchCutter
 from nh2st_graph.slide import open_full, open_slide
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests.images import BESIDE, CODECS, COLOURS, EXTRA, PYRAMIDS, Variant, picture, shown, stored, write
+from tests.images import BESIDE, CODECS, COLOURS, EXTRA, PYRAMIDS, Variant, shown, source_image, stored, write
 
 Pixels = NDArray[np.uint8]
 
 #: Centre, side and size of patches: at full resolution, over the border, and from a smaller copy if there is one.
 PATCHES = [((48.0, 32.0), 40.0, 40), ((4.0, 60.0), 24.0, 24), ((60.0, 40.0), 48.0, 12)]
 
-RGB = picture()
+RGB = source_image()
 
 
 @contextlib.contextmanager
@@ -332,17 +332,17 @@ def main() -> None:
         "",
         "    python benchmarks/images/matrix.py --out benchmarks/results/images.md",
         "",
-        "One picture was written in every way below and read again, with and without the extra `[wsi]`. *Right* means "
-        "that patches, the whole image and windows are those of the picture, within rounding or the codec's loss; both "
+        "One image was written in every way below and read again, with and without the extra `[wsi]`. *Right* means "
+        "that patches, the whole image and windows are those of the image, within rounding or the codec's loss; both "
         "ways of reading said the same unless a row tells them apart. A refusal is one line, of which the words are "
         f"shown. Of {n_files + 2 * (len(other_rows) - 2)} readings, {wrong + other_wrong} were neither.",
         "",
         "## TIFF",
         "",
         f"Codecs: {', '.join(CODECS)}. In every cell, under deflate: all orientations (1 to 8); pyramids: "
-        f"{', '.join(PYRAMIDS)}; beside the picture: {', '.join(BESIDE)}. The other codecs have some of them. The "
+        f"{', '.join(PYRAMIDS)}; beside the image: {', '.join(BESIDE)}. The other codecs have some of them. The "
         "number of readings stands in brackets. 'Not written' is what the format, or tifffile's writer, does not have. "
-        "Where an extra sample is associated or unassociated alpha, the picture is put on white; an unspecified one is "
+        "Where an extra sample is associated or unassociated alpha, the image is put on white; an unspecified one is "
         "left out.",
         "",
         *rows,

@@ -1,4 +1,4 @@
-"""The command line: ``nh2st-graph demo | prepare | train | predict | evaluate | info | ablate | benchmark``."""
+"""The command line: ``nh2st-graph`` with demo, prepare, train, predict, evaluate, info, encoders, ablate, benchmark."""
 
 from __future__ import annotations
 
@@ -60,6 +60,15 @@ Encoder = Annotated[
 ]
 Cache = Annotated[
     Path | None, typer.Option("--cache", metavar="DIR", help="Folder of cached features; by default the user's.")
+]
+Embeddings = Annotated[
+    str | None,
+    typer.Option(
+        "--embeddings",
+        metavar="PLACE",
+        help="Features that another package computed, for a model trained on such: a folder, a pattern such as "
+        "'embeddings/{section}.h5', a file, or obsm:KEY.",
+    ),
 ]
 Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars on a terminal.")]
 
@@ -234,6 +243,7 @@ def predict(
     trust: Trust = False,
     encoder: Encoder = None,
     cache: Cache = None,
+    embeddings: Embeddings = None,
     progress: Bars = True,
 ) -> None:
     """Predict sections and whole slides from their images with a trained model.
@@ -253,10 +263,16 @@ def predict(
         out,
         microns_per_pixel=microns_per_pixel,
         library_key=library_key,
+        table=table,
+        pitch_um=pitch_um,
+        spot_um=spot_um,
+        min_tissue=min_tissue,
         spatialdata=spatialdata,
         resume=resume,
         trust=trust,
         encoder=encoder,
+        cache=cache,
+        embeddings=embeddings,
     )
     with working(resumable=True):
         written = tl.predict_run(
@@ -274,6 +290,7 @@ def predict(
             trust=trust,
             encoder=encoder,
             cache=cache,
+            embeddings=embeddings,
             progress=progress,
         )
     if written:
@@ -282,16 +299,21 @@ def predict(
 
 @app.command(cls=Command)
 def evaluate(
-    run: RunFolder, trust: Trust = False, encoder: Encoder = None, cache: Cache = None, progress: Bars = True
+    run: RunFolder,
+    trust: Trust = False,
+    encoder: Encoder = None,
+    cache: Cache = None,
+    embeddings: Embeddings = None,
+    progress: Bars = True,
 ) -> None:
     """Score the test sections of a run again, and rewrite its scores, predictions and figures."""
     phase("checking the arguments", brief=True)
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_run
 
-    tl.check_evaluation(run, trust=trust)
+    tl.check_evaluation(run, trust=trust, encoder=encoder, cache=cache)
     with working():
-        done = tl.evaluate_run(run, trust=trust, encoder=encoder, cache=cache, progress=progress)
+        done = tl.evaluate_run(run, trust=trust, encoder=encoder, cache=cache, embeddings=embeddings, progress=progress)
     print_run(done)
 
 
@@ -319,6 +341,27 @@ def info(
     from nh2st_graph.cli._info import run_info
 
     run_info(path)
+
+
+@app.command(cls=Command)
+def encoders(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Encoder to describe, such as uni2-h; all of them if left out.")
+    ] = None,
+) -> None:
+    """List known image encoders, or say what one is and how to get it. Nothing is downloaded.
+
+    The list shows size, resolution, licence, gate, and whether the weights are on this machine. With NAME, this shows
+    the steps to get its weights, on machines without a network too, and the lines for the configuration.
+
+    Example: nh2st-graph encoders
+
+    Example: nh2st-graph encoders uni2-h
+    """
+    phase("looking", brief=True)
+    from nh2st_graph.cli._encoders import run_encoders
+
+    run_encoders(name)
 
 
 @app.command(cls=Command)
@@ -402,7 +445,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _flags(given: Sequence[str]) -> set[str]:
     """Give the names of the options of a command."""
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined] # a group
     command = next((commands[word] for word in given if word in commands), None)
     options = command.params if command is not None else []
     names = {

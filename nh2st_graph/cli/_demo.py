@@ -51,6 +51,7 @@ def run_demo(out: Path, overrides: list[str]) -> None:
         raise ConfigError(
             "the demo needs synthetic tissue and a section in data.test; use 'train' for your own sections"
         )
+    tl.check_run(config, out / "full")
     phase()
     console.print(
         f"Synthetic tissue: sections {', '.join(config.data.train)} to learn from, "

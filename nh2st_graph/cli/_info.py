@@ -15,6 +15,7 @@ from rich.text import Text
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, listed, reason
 from nh2st_graph._progress import phase
+from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["run_info"]
 
 #: Files of a model, a run and a study.
-_MODEL, _CONFIG, _SCORES, _STUDY = "model.json", "config.yaml", "metrics.json", "study.yaml"
+_MODEL, _CONFIG, _SCORES, _STUDY = MODEL_FILE, CONFIG_FILE, "metrics.json", "study.yaml"
 #: Names of a long list that are shown.
 _SHOWN = 8
 #: Parts of a configuration that say how a model came about; the rest is of files and devices.
@@ -118,7 +119,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     from nh2st_graph.metrics import METHOD_LABELS
-    from nh2st_graph.models._reads import is_foreign
+    from nh2st_graph.models import is_foreign
 
     about = _json(path / _MODEL)
     try:
@@ -134,7 +135,7 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             "best on held-out": _listed(about["hpg50"]),
             "targets": f"log counts, normalised by {config['data']['normalize']}"
             + (", smoothed 3x3" if config["data"]["smooth"] == "3x3" else ""),
-            "encoder": _encoders(config["features"], about["n_features"])
+            "encoder": _encoders(config["features"], about)
             + (", fine-tuned" if config["features"]["finetune"] else ""),
             "spots": None
             if lattice is None
@@ -155,8 +156,13 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     return title, facts, below
 
 
-def _encoders(features: Mapping[str, Any], n_features: int) -> str:
+def _encoders(features: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """Name the encoders of a model, with their patches and views."""
+    n_features = about["n_features"]
+    if features.get("embeddings") is not None:
+        known = ((about.get("origin") or {}).get("encoders") or [{}])[0]
+        patches = f", patches of {known['patch_um']:.4g} um" if known.get("patch_um") else ""
+        return f"embeddings of {known.get('name') or 'an encoder that is unknown'}, {n_features:,} features{patches}"
     blocks, views = features.get("encoders"), features.get("views", 1)
     shown = features["encoder"]
     if blocks is not None:

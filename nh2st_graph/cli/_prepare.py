@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nh2st_graph import read
+from nh2st_graph._atomic import check_place, owned_new
 from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError, listed
 from nh2st_graph._progress import console, phase
 from nh2st_graph.cli._working import interruptible, working
@@ -90,7 +91,7 @@ def _from_config(source: str, out: Path, given: Options) -> None:
         raise ConfigError("--resume goes with FORMAT ROOT; leave it out with a configuration")
     config = load_config(path, given.overrides)
     try:
-        tl.check_root(config)
+        tl.check_preparation(config, out)
         with working():
             written = tl.prepare_sections(config, out)
     except NH2STGraphError as error:
@@ -104,9 +105,10 @@ def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
         raise ConfigError(f"{format} is a configuration, which names its sections itself; give --set data.root={root}")
     if given.overrides:
         raise ConfigError("--set changes a configuration; with FORMAT ROOT give --option KEY=VALUE")
+    check_place(out)
     options = read.check_options(format, _parsed(given.options))
     names = read.section_names(format, root, **options)
-    wanted = list(dict.fromkeys(wanted_names(given.sections or None, names, root)))
+    wanted = wanted_names(list(dict.fromkeys(given.sections)) or None, names, root)
     there = [name for name in wanted if (out / f"{name}.h5ad").exists()]
     if there and not given.resume:
         raise RunError(
@@ -116,7 +118,7 @@ def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
         )
     left = [name for name in wanted if name not in there]
     phase("reading sections")
-    with interruptible(), _said_once():
+    with interruptible(), owned_new(out, "folder"), _said_once():
         done, failed = _written(format, root, out, left, options, given.check_placement)
     phase()
     if failed and len(wanted) == 1:

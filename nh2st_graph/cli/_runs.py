@@ -40,10 +40,11 @@ def run_many(
         With code 1 if a run failed, and 130 if the study was interrupted.
     """
     numbers = _numbers(seeds)
+    study.check_jobs(how.get("jobs"))
     if "resume" in how:
         study.check_folder(out, resume=how["resume"])
     with interruptible():
-        plan = read(path, overrides, seeds=numbers)
+        plan = read(path, overrides, seeds=numbers, only=how["only"])
         left = sum(not run.finished for run in plan.runs(out, how["only"]))
         phase("starting the runs")
         # The runs have bars or lines of their own.

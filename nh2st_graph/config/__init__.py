@@ -19,9 +19,11 @@ from nh2st_graph.config._schema import (
     TrainConfig,
     completed_keys,
     current_keys,
+    in_keys,
+    other_keys,
 )
 from nh2st_graph.config._yaml import parse_yaml, read_yaml
-from nh2st_graph.models._settings import MethodConfig, ModelConfig
+from nh2st_graph.models import MethodConfig, ModelConfig
 
 __all__ = [
     "FORMATS",
@@ -43,7 +45,9 @@ __all__ = [
     "completed_keys",
     "current_keys",
     "flatten",
+    "in_keys",
     "load_config",
+    "other_keys",
     "parse_yaml",
     "read_config",
     "read_yaml",

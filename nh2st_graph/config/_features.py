@@ -102,6 +102,13 @@ class FeaturesConfig(Section):
         Encoder names joined by commas; see :func:`nh2st_graph.im.features`. With ``encoders``, the names of these.
     patch_um
         Side of a patch on the tissue, in um; ``auto`` is the side that the encoder was trained at.
+    embeddings
+        Features that another package computed, in place of encoders: a folder or a pattern of files, such as
+        ``embeddings/{section}.h5``, or ``obsm:KEY``, an entry of each section; see :func:`nh2st_graph.im.embeddings`.
+        No image is opened. ``encoder`` and ``patch_um`` then say what the files do not, where they differ from their
+        defaults.
+    missing
+        What happens to spots without an embedding: ``fail`` raises an error, ``drop`` leaves them out.
     views
         Average features over 4 views (rotations) or 8 (mirrored too) of a patch; 1 is the patch alone.
     floor_centres
@@ -125,6 +132,8 @@ class FeaturesConfig(Section):
     encoders: Annotated[tuple[BlockConfig, ...], Field(min_length=1)] | None = None
     encoder: str = "squidpy:summary+texture+histogram"
     patch_um: PatchSize = 224.0
+    embeddings: Annotated[str, Field(min_length=1)] | None = None
+    missing: Literal["fail", "drop"] = "fail"
     views: Literal[1, 4, 8] = 1
     floor_centres: bool = False
     standardize: Literal["section", "train", "none"] = "section"
@@ -141,7 +150,9 @@ class FeaturesConfig(Section):
 
     @property
     def blocks(self) -> list[tuple[str, PatchSize]]:
-        """Name and patch of each encoder."""
+        """Name and patch of each encoder; empty with embeddings."""
+        if self.embeddings is not None:
+            return []
         if self.encoders is None:
             return [(name.strip(), self.patch_um) for name in self.encoder.split(",")]
         return [(each.encoder, self.patch_um if each.patch_um is None else each.patch_um) for each in self.encoders]
@@ -154,17 +165,30 @@ class FeaturesConfig(Section):
     @property
     def smallest_patch_um(self) -> float:
         """Side of the smallest patch of a trained model, in um."""
-        return min(float(size) for _, size in self.blocks)
+        return min((float(size) for _, size in self.blocks), default=float(self.patch_um))
+
+    @property
+    def stated(self) -> tuple[str | None, float | None]:
+        """What the configuration says of embeddings: the name of their encoder and the side of patches, in um."""
+        default = type(self).model_fields
+        encoder, patch_um = (
+            value if value != default[name].default else None
+            for name, value in (("encoder", self.encoder), ("patch_um", self.patch_um))
+        )
+        return None if encoder is None else str(encoder), None if patch_um is None else float(patch_um)
 
     @property
     def described(self) -> str:
         """The encoders in words, with their patches and views if these are not the same for all, or more than one."""
+        if self.embeddings is not None:
+            return f"{self.stated[0] or 'embeddings'} of {self.embeddings}"
         one = self.encoders is None
         shown = self.encoder if one else ", ".join(f"{name} at {_in_um(size)}" for name, size in self.blocks)
         return shown if self.views == 1 else f"{shown}, {self.views} views"
 
     @model_validator(mode="after")
     def _check(self) -> FeaturesConfig:
+        self._check_embeddings()
         for i, (name, size) in enumerate(self.blocks if self.encoders is not None else ()):
             if (name, size) in self.blocks[:i]:
                 raise ValueError(f"features.encoders names {name} at {_in_um(size)} twice; name it once")
@@ -185,3 +209,23 @@ class FeaturesConfig(Section):
                 "name one such as timm:resnet18, or set features.finetune to false"
             )
         return self
+
+    def _check_embeddings(self) -> None:
+        """Refuse settings of encoders beside embeddings."""
+        if self.embeddings is None:
+            if self.missing != "fail":
+                raise ValueError(f"features.missing = {self.missing!r} is for features.embeddings, which is not set")
+            return
+        with_encoders = {
+            "features.encoders": self.encoders is not None,
+            "features.patch_um = auto": self.patch_um == "auto",
+            f"features.views = {self.views}": self.views > 1,
+            "features.finetune = true": self.finetune,
+            "features.floor_centres = true": self.floor_centres,
+        }
+        given = next((key for key, is_given in with_encoders.items() if is_given), None)
+        if given is not None:
+            raise ValueError(
+                f"features.embeddings = {self.embeddings!r} takes features as they are, and {given} is for encoders; "
+                "leave one of them out"
+            )

@@ -10,9 +10,9 @@ from typing import Any
 from nh2st_graph._errors import ConfigError
 from nh2st_graph.config._changes import flatten
 from nh2st_graph.config._messages import parse_assignment
-from nh2st_graph.config._schema import Config, in_keys
+from nh2st_graph.config._schema import Config, in_keys, other_keys
 from nh2st_graph.config._yaml import as_mapping, read_yaml
-from nh2st_graph.models._reads import check_encoder
+from nh2st_graph.models import check_encoder, check_settings
 
 __all__ = ["builtin_config", "load_config", "read_config"]
 
@@ -35,9 +35,13 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """
     overrides = list(overrides)
     values = _of_one_run(Path(path))
-    given = flatten(values) | dict(parse_assignment(each, "--set") for each in overrides)
+    in_file, changed = flatten(values), dict(parse_assignment(each, "--set") for each in overrides)
+    if changed.get("model.name", in_file.get("model.name")) != in_file.get("model.name"):
+        # Another method has its own settings, and none of the file's.
+        in_file = {key: value for key, value in in_file.items() if not key.startswith("model.")}
     try:
-        check_encoder(given)
+        check_encoder(in_file | changed)
+        check_settings(in_file | changed, other_keys())
     except ConfigError as error:
         raise in_keys(f"{path}: {error.args[0]}") from None
     return Config.parse(values, str(path)).override(overrides)

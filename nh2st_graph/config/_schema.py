@@ -16,13 +16,13 @@ from pydantic import (
     model_validator,
 )
 
-from nh2st_graph._errors import ConfigError, nearest
-from nh2st_graph._settings import Positive, Section, Share, explain
+from nh2st_graph._errors import ConfigError, nearest, setting
+from nh2st_graph._settings import Positive, Section, SettingError, Share, explain, known_keys
 from nh2st_graph.config._changes import flatten
 from nh2st_graph.config._features import FeaturesConfig
 from nh2st_graph.config._messages import assign, parse_assignment
 from nh2st_graph.config._yaml import as_written
-from nh2st_graph.models._settings import MethodConfig, ModelConfig
+from nh2st_graph.models import MethodConfig, ModelConfig
 
 __all__ = [
     "FORMATS",
@@ -36,6 +36,7 @@ __all__ = [
     "completed_keys",
     "current_keys",
     "in_keys",
+    "other_keys",
 ]
 
 
@@ -70,6 +71,20 @@ def _known_format(name: str) -> str:
 def _base(given: Any) -> Any:
     """Read the base of a logarithm, which YAML gives as a number and a shell as a text."""
     return 10 if str(given) in {"10", "10.0"} else given
+
+
+def _panel(given: Any) -> Any:
+    """Read ``hvg:``, which YAML takes for a key without a value, as the text that it was meant for."""
+    return "hvg:" if given == {"hvg": None} else given
+
+
+def _known_panel(panel: str) -> str:
+    number = panel.removeprefix("hvg:")
+    if panel.startswith("hvg:") and not (number.isascii() and number.isdecimal() and int(number)):
+        raise SettingError(
+            f"{setting('data.panel', panel)}: expected a file of gene symbols, or hvg:N with a number N above 0"
+        )
+    return panel
 
 
 class SyntheticConfig(Section):
@@ -122,7 +137,7 @@ class DataConfig(Section):
     options: Annotated[dict[str, Any], BeforeValidator(as_written)] = Field(default_factory=dict)
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
-    panel: str = "hvg:250"
+    panel: Annotated[str, BeforeValidator(_panel), AfterValidator(_known_panel)] = "hvg:250"
     missing_genes: Literal["fail", "drop"] = "fail"
     normalize: Literal["total", "panel", "residuals"] = "total"
     log_base: Annotated[Literal["e", 10], BeforeValidator(_base)] = "e"
@@ -427,6 +442,11 @@ def completed_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     defaults = flatten(Config().model_dump(mode="json", exclude={"model"}))
     return {**defaults, **current_keys(values)}
+
+
+def other_keys() -> list[str]:
+    """List the keys that do not depend on the method."""
+    return [key for key in known_keys(Config) if not key.startswith("model.")]
 
 
 def in_keys(message: str) -> ConfigError:

@@ -16,8 +16,7 @@ from scipy import sparse
 from scipy.spatial import QhullError
 
 from nh2st_graph._errors import ConfigError, DataError, nearest, setting
-from nh2st_graph.read import SpatialObject, given_sections
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import (
     Key,
     check_section,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, ModelError, nearest, setting
-from nh2st_graph.im._names import split_names
+from nh2st_graph.im._names import allowed_options, split_names
+from nh2st_graph.im._recipes import recipes
 
 __all__ = [
+    "KNOWN",
     "Encoder",
     "make_encoders",
     "needs_network",
@@ -90,6 +93,9 @@ F = TypeVar("F", bound=Factory)
 
 _REGISTRY: dict[str, Factory] = {}
 
+#: Stands for the prefix of names of the table of encoders, which have none.
+KNOWN = "(table)"
+
 
 def register_encoder(prefix: str) -> Callable[[F], F]:
     """Register a class or function that makes the encoders named ``PREFIX:REST``.
@@ -99,7 +105,8 @@ def register_encoder(prefix: str) -> Callable[[F], F]:
 
     It may have two more functions of ``REST``. ``outside(REST)`` names the file, folder or hub that the encoder opens,
     or gives None: a saved model that is not trusted does not open it. Without it, ``REST`` itself counts as a file.
-    ``remote(REST)`` says whether weights may be downloaded.
+    ``remote(REST)`` says whether weights may be downloaded. ``options``, a set, names the options that it takes
+    (``PREFIX:REST?size=224``); others are refused. Without it, ``REST`` may be anything.
 
     Examples
     --------
@@ -122,7 +129,8 @@ def make_encoders(names: str, device: str = "auto") -> list[Encoder]:
     Parameters
     ----------
     names
-        Names ``PREFIX:REST`` joined by commas: ``"timm:resnet18,squidpy:summary+texture"``.
+        Names ``PREFIX:REST`` or names of the table of encoders, joined by commas:
+        ``"uni2-h,timm:resnet18?size=112,squidpy:summary+texture"``.
     device
         Where networks run: ``"auto"`` (a CUDA device where there is one), ``"cpu"``, ``"cuda"``, ...
 
@@ -197,7 +205,7 @@ def other_kinds(names: str, fingerprints: Sequence[Mapping[str, Any]]) -> list[s
     for part, (factory, rest), known in zip(split_names(names), factories, fingerprints, strict=True):
         if not factory.__module__.startswith(f"{__package__}."):
             continue
-        now = {"encoder": part.partition(":")[0]}
+        now = {"encoder": getattr(factory, "kind", lambda _, part=part: part.partition(":")[0])(rest)}
         if now["encoder"] == known.get("encoder") and known.get("architecture"):
             architecture = getattr(factory, "architecture", lambda _: None)(rest)
             now |= {"architecture": architecture} if architecture is not None else {}
@@ -210,17 +218,30 @@ def _named(names: str) -> list[tuple[Factory, str]]:
     parts, found, where = split_names(names), [], setting("features.encoder", names)
     for i, part in enumerate(parts):
         prefix, colon, rest = part.partition(":")
-        if prefix not in _REGISTRY:
+        if _model(part) in recipes():
+            prefix, rest = KNOWN, part
+        elif prefix not in _REGISTRY or prefix == KNOWN:
             raise ConfigError(f"{where}: unknown encoder {part!r}; {_hint(part, prefix, colon)}")
         if not rest:
             raise ConfigError(f"{where}: {part!r} names no encoder; write {prefix}:NAME")
         if part in parts[:i]:
             raise ConfigError(f"{where}: {part!r} occurs twice; name each encoder once")
+        taken = getattr(_REGISTRY[prefix], "options", None)
+        if taken is not None:
+            allowed_options(part, taken)
         found.append((_REGISTRY[prefix], rest))
     return found
 
 
+def _model(part: str) -> str:
+    """Cut file and options off a name."""
+    return part.partition("@")[0].partition("?")[0]
+
+
 def _hint(part: str, prefix: str, colon: str) -> str:
+    prefixes = sorted(_REGISTRY.keys() - {KNOWN})
     if colon:
-        return f"its prefix is {prefix!r}: {nearest(prefix, _REGISTRY)}"
-    return f"write PREFIX:NAME, such as 'timm:{part or 'resnet18'}' (prefixes: {', '.join(sorted(_REGISTRY))})"
+        return f"its prefix is {prefix!r}: {nearest(prefix, prefixes)}"
+    close = get_close_matches(_model(part), recipes(), n=3, cutoff=0.6)
+    known = f"; of the table of encoders: {', '.join(close)}" if close else ""
+    return f"write PREFIX:NAME, such as 'timm:{part or 'resnet18'}' (prefixes: {', '.join(prefixes)}){known}"

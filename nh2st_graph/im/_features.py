@@ -26,8 +26,7 @@ from nh2st_graph.im._made_from import floored, made_from
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling
 from nh2st_graph.im._reading import read_ahead
 from nh2st_graph.im._views import number_of_views
-from nh2st_graph.read import SpatialObject, given_sections
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import Key, changed_entry, check_on_tissue, check_section, library, open_image, section_name
 from nh2st_graph.slide import ImageSource, Slide, placed_image
 

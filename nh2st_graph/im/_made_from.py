@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
 
-from nh2st_graph._errors import DataError, ImageError
 from nh2st_graph.im._cache import FORMAT
 from nh2st_graph.im._encoders import Encoder
-from nh2st_graph.section import Key, library, library_id, spot_digests
-from nh2st_graph.slide import content_hash, split_scene
+from nh2st_graph.section import Key, image_digest, library, library_id, spot_digests
 
 __all__ = [
+    "EMBEDDINGS",
+    "SAME_PATCH",
     "Fingerprint",
     "differences",
     "floored",
@@ -31,6 +30,12 @@ __all__ = [
 
 #: Parts of a fingerprint that say where and by which release an encoder ran, not which encoder it is.
 _OF_THE_PLACE = {"precision", "versions"}
+
+#: The kind of encoder in fingerprints of features that another package computed.
+EMBEDDINGS = "embeddings"
+
+#: Sizes of patches that differ by less are the same.
+SAME_PATCH = 0.1
 
 Fingerprint = Mapping[str, Any]
 
@@ -61,7 +66,7 @@ def made_from(section: AnnData, encoders: Sequence[Encoder], image_hash: str | N
     if found is not None:
         known |= {
             "microns_per_pixel": found.microns_per_pixel,
-            "image": image_hash or _image_hash(found.source),
+            "image": image_hash or image_digest(found.source),
         }
     return {name: value for name, value in known.items() if value is not None}
 
@@ -100,25 +105,8 @@ def differences(section: AnnData, entry: Mapping[str, Any]) -> list[str]:
         changed.append(f"resolution ({float(before):.4g} -> {now:.4g} um per px)")
     if not changed and found is not None and "image" in known:
         # Last, since it reads the whole file.
-        changed += [] if _image_hash(found.source) in {None, str(known["image"])} else ["image"]
+        changed += [] if image_digest(found.source) in {None, str(known["image"])} else ["image"]
     return changed
-
-
-def _image_hash(source: str | None) -> str | None:
-    """Hash the image of a section, once in a process for each state of the file; None if it is not there."""
-    if source is None:
-        return None
-    try:
-        about = split_scene(source)[0].stat()
-        return _hash_of(source, about.st_size, about.st_mtime_ns)
-    except (OSError, ImageError, DataError):
-        return None
-
-
-@lru_cache(maxsize=1024)
-def _hash_of(source: str, size: int, modified: int) -> str:
-    del size, modified  # they tell the states of a file apart
-    return content_hash(source)
 
 
 def other_encoders(before: Sequence[Fingerprint], now: Sequence[Fingerprint]) -> list[str]:
@@ -127,10 +115,29 @@ def other_encoders(before: Sequence[Fingerprint], now: Sequence[Fingerprint]) ->
         return [f"{len(before)} encoders -> {len(now)}"]
     return [
         name if name == "weights" else f"{name}: {first.get(name)} -> {second.get(name)}"
-        for first, second in zip(before, now, strict=True)
-        for name in sorted({*first, *second} - _OF_THE_PLACE)
+        for first, second in zip(map(_as_stored, before), map(_as_stored, now), strict=True)
+        for name in sorted(_compared(first, second))
         if first.get(name) != second.get(name)
     ]
+
+
+def _compared(first: Fingerprint, second: Fingerprint) -> set[str]:
+    """Choose what tells two encoders apart; of embeddings, what both of their files say."""
+    kinds = {first.get("encoder"), second.get("encoder")}
+    if EMBEDDINGS not in kinds:
+        return {*first, *second} - _OF_THE_PLACE
+    if len(kinds) > 1:
+        return {"encoder"}
+    known = {name for name in first if first[name] is not None and second.get(name) is not None}
+    # Patches of one size in pixels have sizes in um that differ by the resolution of slides.
+    same = "patch_um" in known and abs(first["patch_um"] / second["patch_um"] - 1) <= SAME_PATCH
+    return known - {"patch_um"} if same else known
+
+
+def _as_stored(fingerprint: Fingerprint) -> Fingerprint:
+    """Bring a fingerprint to the form that files keep, in which tuples are lists."""
+    found: Fingerprint = json.loads(json.dumps(dict(fingerprint), sort_keys=True))
+    return found
 
 
 def other_versions(before: Sequence[Fingerprint], now: Sequence[Fingerprint]) -> list[str]:

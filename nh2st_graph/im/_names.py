@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.im._recipes import Pooling
 
-__all__ = ["Options", "Precision", "join_options", "split_names", "split_options"]
+__all__ = ["Channels", "Options", "Precision", "allowed_options", "join_options", "split_names", "split_options"]
 
 #: Numbers that a network computes in.
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -77,6 +77,16 @@ def split_options(name: str) -> tuple[str, Options]:
             raise _error(name, f"the option {key!r} is given twice")
         values[key] = _parsed(name, key, text)
     return plain, Options(**values)
+
+
+def allowed_options(name: str, taken: frozenset[str]) -> tuple[str, Options]:
+    """Split a name as :func:`split_options`, and refuse options that its encoder does not take."""
+    plain, options = split_options(name)
+    for key in options.given():
+        if key not in taken:
+            hint = nearest(key, taken) if taken else "leave it out"
+            raise _error(name, f"this encoder takes no option {key!r}; {hint}")
+    return plain, options
 
 
 def join_options(name: str, options: Mapping[str, Any]) -> str:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import ConfigError, setting
-from nh2st_graph.read import SpatialObject, one_section
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, check_section, full_image, open_image, section_name
 from nh2st_graph.slide import Box, Slide
 

@@ -40,6 +40,7 @@ class PixelsEncoder(Encoder):
     """
 
     interpolation = "box"
+    options: frozenset[str] = frozenset()
 
     def __init__(self, side: str, device: str = "cpu") -> None:
         del device

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from nh2st_graph.read import SpatialObject, given_sections
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import check_on_tissue, check_section, open_image
 
 __all__ = ["check_placement"]

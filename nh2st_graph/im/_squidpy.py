@@ -49,6 +49,7 @@ class SquidpyEncoder(Encoder):
     """
 
     input_size = WORKING_SIZE
+    options: frozenset[str] = frozenset()
 
     def __init__(self, parts: str = "summary+texture+histogram", device: str = "cpu") -> None:
         del device

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, nearest, setting
 from nh2st_graph.section import Key, changed_entry, check_section, library_entry, unknown_patient
-from nh2st_graph.slide import chosen_scale, find_tissue, image_name, open_slide, scale_advice
+from nh2st_graph.slide import check_share, chosen_scale, find_tissue, image_name, open_slide, scale_advice
 
 __all__ = ["Lattice", "Layout", "virtual_spots"]
 
@@ -128,8 +128,7 @@ def virtual_spots(
         If the slide is missing or damaged, or no installed reader opens its format.
     """
     path, lattice = Path(slide), Lattice(pitch_um, spot_um, layout)
-    if not 0 <= min_tissue <= 1:
-        raise ConfigError(f"{setting('min_tissue', min_tissue)}; give a share from 0 to 1")
+    check_share(min_tissue)
     with open_slide(path) as opened:
         scale = chosen_scale(f"slide {path}", opened.microns_per_pixel, microns_per_pixel, scale_advice(opened))
         width, height = opened.sizes[0]

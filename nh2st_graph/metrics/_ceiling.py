@@ -195,7 +195,8 @@ def _halves(counts: Any, rng: np.random.Generator) -> tuple[Any, Any]:
     """Split counts into two parts that add up to them, each in the container of the counts."""
     if isinstance(counts, pd.DataFrame):
         parts = _halves(counts.to_numpy(), rng)
-        return tuple(pd.DataFrame(part, counts.index, counts.columns) for part in parts)  # type: ignore[return-value]
+        one, other = (pd.DataFrame(part, counts.index, counts.columns) for part in parts)
+        return one, other
     if sparse.issparse(counts):
         whole = counts.tocsr()
         first, second = whole.copy(), whole.copy()

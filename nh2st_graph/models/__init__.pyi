@@ -10,6 +10,7 @@ from ._baselines import (
     make_baseline,
 )
 from ._bleep import BLEEP
+from ._device import check_device
 from ._eggn import EGGN
 from ._egn import EGN
 from ._groups import section_groups
@@ -20,6 +21,7 @@ from ._mclstexp import MclSTExp
 from ._network import EMBEDDINGS, Estimator, Memory, Network
 from ._nh2st import NH2ST, NH2STOutputs
 from ._nh2st_graph import ImageSide, NH2STGraph
+from ._reads import check_encoder, check_method, check_settings, is_foreign
 from ._registry import ENTRY_POINTS, find_method, known_methods, register_method
 from ._settings import MethodConfig, ModelConfig
 from ._stgchb import STGCHB
@@ -56,7 +58,12 @@ __all__ = [
     "RandomForest",
     "STNet",
     "TrainingMean",
+    "check_device",
+    "check_encoder",
+    "check_method",
+    "check_settings",
     "find_method",
+    "is_foreign",
     "known_methods",
     "make_baseline",
     "register_method",

@@ -1,15 +1,28 @@
-"""What methods read of an image, as far as their settings tell: it is known before torch is loaded."""
+"""What methods read of an image, and the names of their settings: known before torch is loaded."""
 
 from __future__ import annotations
 
+import ast
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from nh2st_graph._errors import ConfigError, ModelError, nearest, setting
+from nh2st_graph._settings import unknown_key
 
-__all__ = ["ENTRY_POINTS", "METHODS", "check_encoder", "check_method", "check_name", "is_foreign"]
+__all__ = [
+    "ENTRY_POINTS",
+    "METHODS",
+    "check_encoder",
+    "check_method",
+    "check_name",
+    "check_settings",
+    "is_foreign",
+    "setting_names",
+]
 
 #: Group of entry points by which another package provides methods, each with its name.
 ENTRY_POINTS = "nh2st_graph.methods"
@@ -34,6 +47,9 @@ METHODS = (
     "stnet",
     "triplex",
 )
+
+#: The method whose settings are read without loading torch.
+_LIGHT = "nh2st_graph"
 
 #: Names of the methods that read the pixels of a patch themselves.
 _PIXELS = {"histogene": "HisToGene", "hist2st": "Hist2ST", "hggep": "HGGEP"}
@@ -120,6 +136,9 @@ def check_encoder(keys: Mapping[str, Any]) -> None:
     check_name(str(keys.get("model.name", "nh2st_graph")))
     name, encoder = keys.get("model.name"), _encoders_of(keys)
     where = f"{setting('model.name', name)} cannot read {setting('features.encoder', encoder)}"
+    embeddings = keys.get("features.embeddings")
+    if embeddings is not None:
+        encoder, where = "", f"{setting('model.name', name)} cannot read {setting('features.embeddings', embeddings)}"
     by_pixels = keys.get("model.input", "pixels") == "pixels"
     if name in _PIXELS and by_pixels and not encoder.startswith("pixels:"):
         raise ConfigError(
@@ -137,3 +156,74 @@ def check_encoder(keys: Mapping[str, Any]) -> None:
             f"{where}: it reads the places of a feature map; give {setting('features.encoder', 'timm-map:resnet18')}, "
             f"or {setting(f'model.{_PLACES[name]}', 1)}"
         )
+
+
+def check_settings(keys: Mapping[str, Any], others: Iterable[str] = ()) -> None:
+    """Refuse settings that a method of this package does not have, unless methods are loaded: they know better.
+
+    Parameters
+    ----------
+    keys
+        Dotted keys of a configuration, perhaps not all of them.
+    others
+        Keys of the other parts of a configuration, one of which may have been meant.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such setting.
+    """
+    name = str(keys.get("model.name", _LIGHT))
+    if name == _LIGHT or f"{__package__}._registry" in sys.modules:
+        return
+    known = [f"model.{each}" for each in sorted(setting_names(name))]
+    for key in keys if known else ():
+        if key.startswith("model.") and ".".join(key.split(".")[:2]) not in known:
+            raise ConfigError(unknown_key(key, [*known, *others]))
+
+
+def setting_names(method: str) -> frozenset[str]:
+    """List the settings of a method of this package, earlier names included, as its file declares them.
+
+    Its settings stand beside its network, and so they cannot be imported without torch.
+    """
+    classes = _settings_classes() if method in METHODS else {}
+    own = [name for name, body in classes.items() if body.method == method]
+    return frozenset().union(*(_fields(name, classes) for name in own))
+
+
+class _Settings:
+    """What a file says of a class of settings: the names of its bases, its fields, and its method."""
+
+    def __init__(self, node: ast.ClassDef) -> None:
+        self.bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+        self.fields: set[str] = set()
+        self.method: str | None = None
+        for each in node.body:
+            if not isinstance(each, ast.AnnAssign) or not isinstance(each.target, ast.Name):
+                continue
+            name = each.target.id
+            if name == "renamed" and isinstance(each.value, ast.Dict):
+                self.fields |= {str(key.value) for key in each.value.keys if isinstance(key, ast.Constant)}
+            elif not ast.unparse(each.annotation).startswith("ClassVar"):
+                self.fields.add(name)
+            if name == "name" and isinstance(each.value, ast.Constant):
+                self.method = str(each.value.value)
+
+
+@cache
+def _settings_classes() -> dict[str, _Settings]:
+    """Read the classes of settings from the files of this room."""
+    found: dict[str, _Settings] = {}
+    for path in sorted(Path(__file__).parent.glob("_*.py")):
+        text = path.read_text(encoding="utf-8")
+        if "Config):" in text or "Section):" in text:
+            classes = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
+            found |= {node.name: _Settings(node) for node in classes if node.name.endswith("Config")}
+    return found
+
+
+def _fields(name: str, classes: Mapping[str, _Settings]) -> set[str]:
+    if name not in classes:
+        return set()
+    return classes[name].fields.union(*(_fields(base, classes) for base in classes[name].bases))

@@ -24,7 +24,7 @@ from nh2st_graph.pl._style import (
     finish,
     given_or_new,
 )
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import documented
 
 __all__ = ["gene_scatter", "learning_curves"]
 

@@ -28,8 +28,7 @@ from nh2st_graph.pl._style import (
     finish_rows,
     given_or_new,
 )
-from nh2st_graph.read import SpatialObject, one_section
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, section_name
 
 __all__ = ["attention", "neighbour_gain", "neighbour_share"]

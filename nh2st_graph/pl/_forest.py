@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError
 from nh2st_graph.metrics import SCORES
 from nh2st_graph.pl._style import COLOURS, GREY, PEARSON, finish, finish_rows, given_or_new, legend_above
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import documented
 
 __all__ = ["forest"]
 

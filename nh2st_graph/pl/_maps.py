@@ -19,8 +19,7 @@ from skimage.transform import downscale_local_mean
 from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph.metrics import pearson
 from nh2st_graph.pl._style import EXPRESSION, SEQUENTIAL, colour_bar, finish_map, given_or_new
-from nh2st_graph.read import SpatialObject, one_section
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, changed_entry, library, section_name
 
 __all__ = ["gene_maps", "section"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError
 from nh2st_graph.metrics import GENE_SCORES, SCORES
 from nh2st_graph.pl._style import COLOURS, PEARSON, finish, finish_rows, given_or_new, legend_above
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import documented
 
 __all__ = ["pcc_histogram", "score_bars"]
 

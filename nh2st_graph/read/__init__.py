@@ -13,6 +13,8 @@ from nh2st_graph.read._common import open_h5ad
 from nh2st_graph.read._common import wanted_names as wanted_names
 from nh2st_graph.read._docs import documented as documented
 from nh2st_graph.read._h5ad import h5ad_section, write_h5ad
+from nh2st_graph.read._h5ad import section_files as section_files
+from nh2st_graph.read._h5ad import stored_encoders as stored_encoders
 from nh2st_graph.read._her2st import her2st
 from nh2st_graph.read._hest import hest
 from nh2st_graph.read._objects import (
@@ -25,8 +27,10 @@ from nh2st_graph.read._objects import (
 from nh2st_graph.read._objects import annotate as annotate
 from nh2st_graph.read._objects import is_spatialdata as is_spatialdata
 from nh2st_graph.read._patients import PATIENTS as PATIENTS
+from nh2st_graph.read._registry import check_names as check_names
 from nh2st_graph.read._registry import check_options, known_formats, register_format, section_names, sections
 from nh2st_graph.read._skin import skin
+from nh2st_graph.read._spatialdata import is_store as is_store
 from nh2st_graph.read._spatialdata import spatialdata_section, to_spatialdata, write_spatialdata
 from nh2st_graph.read._stimage import stimage
 from nh2st_graph.read._stnet import stnet

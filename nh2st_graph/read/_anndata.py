@@ -23,7 +23,7 @@ from nh2st_graph.read._common import (
     wanted_names,
 )
 from nh2st_graph.read._objects import sections_in
-from nh2st_graph.read._patients import PATIENTS, read_each
+from nh2st_graph.read._patients import PATIENTS, patient_beside, read_each
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import (
     Key,
@@ -79,7 +79,8 @@ def anndata_section(
         Whether to keep the genes. Without them, the section can be predicted, whatever ``X`` holds.
     section, patient
         Names. By default those in ``obs``, if they are the same for all spots. Else the section is named after the file
-        (of an object: after the library in ``uns["spatial"]``), and the patient is unknown.
+        (of an object: after the library in ``uns["spatial"]``), and the patient is the one in the table
+        ``ids.csv`` (``sample_id,patient``) beside the file, which overrides ``obs``, or unknown.
 
     Returns
     -------
@@ -98,6 +99,8 @@ def anndata_section(
     # An object that holds one of several libraries is named after its own.
     own = library_id(adata, section or _only(adata))
     name = section_in_obs(adata, section, path.stem if path else own)
+    if patient is None and path is not None:
+        patient = patient_beside(name, path.parent)
     patient_in_obs(adata, patient, name)
     where = f"section {name!r}"
     if own is None and known:

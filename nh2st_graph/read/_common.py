@@ -28,6 +28,9 @@ def wanted_names(names: str | Sequence[str] | None, known: Iterable[str], root: 
     if names is None:
         return known
     wanted = [names] if isinstance(names, str) else list(names)
+    twice = sorted({name for name in wanted if wanted.count(name) > 1})
+    if twice:
+        raise DataError(f"section {twice[0]!r} is named {wanted.count(twice[0])} times; name each section once")
     for name in wanted:
         if name not in known:
             raise DataError(f"no section {name!r} in {root}; {nearest(str(name), known)}")

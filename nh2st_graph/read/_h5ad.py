@@ -19,7 +19,7 @@ from nh2st_graph.read._common import (
     wanted_names,
 )
 from nh2st_graph.read._objects import sections_in
-from nh2st_graph.read._patients import PATIENTS, read_each
+from nh2st_graph.read._patients import PATIENTS, patient_beside, read_each
 from nh2st_graph.read._plain import plain_anndata
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import Key, Library, changed_entry, check_section, libraries, library_id, section_name
@@ -36,7 +36,8 @@ def h5ad_section(path: str | Path) -> AnnData:
     path
         A file with one section: raw counts in ``X``, no genes at all, or a prediction of
         :func:`~nh2st_graph.tl.predict`. A relative ``source_image_path`` starts at the file's folder if the image
-        exists there, so that a section and its image can be moved together.
+        exists there, so that a section and its image can be moved together. A table ``ids.csv``
+        (``sample_id,patient``) beside the file overrides its patient.
 
     Returns
     -------
@@ -48,6 +49,16 @@ def h5ad_section(path: str | Path) -> AnnData:
         If the file is missing, is not h5ad, or breaks the section contract.
     """
     path = Path(path)
+    adata = _stored(path)
+    name = section_name(adata)
+    patient = patient_beside(name, path.parent)
+    if patient is not None:
+        patient_in_obs(adata, patient, name)
+    return adata
+
+
+def _stored(path: Path) -> AnnData:
+    """Read and check a section, with the patient that the file says."""
     check_exists(path, "path")
     return _checked(stored_anndata(path), path)
 
@@ -89,9 +100,28 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
         plain.write_h5ad(aside)
 
 
+def section_files(root: Path, names: Sequence[str]) -> list[Path]:
+    """List the h5ad files of sections: the one file, those of the names, or all of a folder whose names say nothing."""
+    there = h5ad_files(root)
+    return [there[name] for name in names if name in there] or list(there.values())
+
+
+def stored_encoders(path: Path) -> list[str]:
+    """List the encoders whose features an h5ad file holds. Nothing else of it is read; a damaged file holds none."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            keys = list(file.get("obsm", ()))
+            entries = [file.get(f"uns/{key}/encoder") for key in keys]
+            return [str(entry.asstr()[()]) for entry in entries if isinstance(entry, h5py.Dataset)]
+    except (OSError, TypeError, ValueError):
+        return []
+
+
 def _names(root: Path, library_key: str | None = None) -> list[str]:
     if library_key is None and root.is_file():
-        return [section_name(h5ad_section(root))]
+        return [section_name(_stored(root))]
     return list(sections_in(h5ad_files(root), library_key))
 
 
@@ -101,7 +131,7 @@ def _sections(
 ) -> dict[str, AnnData]:
     """Read one file, or a folder of ``{section}.h5ad``; or files of several sections, by a column of ``obs``."""
     check_exists(root)
-    alone = h5ad_section(root) if root.is_file() and library_key is None else None
+    alone = _stored(root) if root.is_file() and library_key is None else None
     found = {section_name(alone): (root, None)} if alone is not None else sections_in(h5ad_files(root), library_key)
 
     def read(name: str, patient: str | None) -> AnnData:
@@ -115,7 +145,7 @@ def _sections(
 
 
 def _named(path: Path, name: str) -> AnnData:
-    adata = h5ad_section(path)
+    adata = _stored(path)
     inside = section_name(adata)
     if inside != name:
         raise DataError(

@@ -17,10 +17,13 @@ from nh2st_graph._errors import DataError, listed, nearest, reason
 from nh2st_graph.read._common import logger
 from nh2st_graph.section import patient_name, patients_in, unknown_patients
 
-__all__ = ["PATIENTS", "patient_beside", "patient_in_name", "read_each"]
+__all__ = ["NOT_LISTED", "PATIENTS", "patient_beside", "patient_in_name", "read_each"]
 
 #: Name of the table of patients beside the sections, as TRIPLEX prepares it.
 PATIENTS = "ids.csv"
+
+#: Patient of a section that a table does not list; None lets the reader of one section look for a table.
+NOT_LISTED = ""
 
 _SECTION, _PATIENT = "sample_id", "patient"
 _EXCEL = re.compile(r'"?sep=([,;|\t])"?[,;]*', re.IGNORECASE)  # Excel's own line, which names the separator
@@ -103,7 +106,7 @@ def read_each(
     table_name
         Path of the table, relative to that folder. The table overrides what the files say.
     read
-        Reads a section by its name and patient; the patient is None if the table does not name one.
+        Reads a section by its name and patient; the patient is :data:`NOT_LISTED` if the table does not name one.
     alone
         Whether one section of a folder was given, so that the table may name others.
 
@@ -119,7 +122,7 @@ def read_each(
     if table is not None:
         _report_rows(table, known, path, alone)
     given = {} if table is None else table.patients
-    sections = {name: read(name, given.get(name)) for name in names}
+    sections = {name: read(name, given.get(name, NOT_LISTED)) for name in names}
     read_from = {patient for section, adata in sections.items() for patient in patients_in(adata, section)}
     _report_alike({*given.values(), *read_from})
     unknown = unknown_patients(sections)

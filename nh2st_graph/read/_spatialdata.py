@@ -35,7 +35,7 @@ from nh2st_graph.read._coordinates import (
     spots_in,
     to_pixels,
 )
-from nh2st_graph.read._patients import PATIENTS, read_each
+from nh2st_graph.read._patients import PATIENTS, patient_beside, read_each
 from nh2st_graph.read._plain import plain_anndata
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import (
@@ -101,7 +101,8 @@ def spatialdata_section(
         Visium or Visium HD.
     section, patient
         Names. By default those in ``obs``, if they are the same for all rows. Else the section is named after the store
-        (in memory: after the region), and the patient is unknown.
+        (in memory: after the region), and the patient is the one in the table
+        ``ids.csv`` (``sample_id,patient``) beside the store, which overrides ``obs``, or unknown.
 
     Returns
     -------
@@ -155,6 +156,8 @@ def spatialdata_section(
         adata.X = as_csr(adata.X)
     adata.obsm[Key.obsm.spatial] = centres
     name = section_in_obs(adata, section, store.stem if store else region)
+    if patient is None and store is not None:
+        patient = patient_beside(name, store.parent)
     patient_in_obs(adata, patient, name)
     adata, dropped = keep_in_tissue(adata, name)
     pixels = keep_pixels(full_resolution(element), where)

@@ -25,7 +25,14 @@ from nh2st_graph.section._contract import (
     open_image,
     refuse_backed,
 )
-from nh2st_graph.section._digest import content_digest, other_sections, section_digest, spot_digests
+from nh2st_graph.section._digest import (
+    DIGITS,
+    content_digest,
+    image_digest,
+    other_sections,
+    section_digest,
+    spot_digests,
+)
 from nh2st_graph.section._genes import (
     SYMBOL_COLUMNS,
     find_genes,
@@ -63,6 +70,7 @@ from nh2st_graph.section._targets import (
 __all__ = [
     "CHESSBOARD_NEIGHBOUR_UM",
     "CHESSBOARD_SPOT_UM",
+    "DIGITS",
     "SQUARE_PITCH_UM",
     "SQUARE_SPOT_UM",
     "SYMBOL_COLUMNS",
@@ -92,6 +100,7 @@ __all__ = [
     "fit_array",
     "full_image",
     "genes_by_name",
+    "image_digest",
     "in_tissue",
     "lattice_neighbours",
     "libraries",

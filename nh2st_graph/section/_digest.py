@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from nh2st_graph._errors import DataError
 from nh2st_graph.section._access import array_positions, as_csr
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import library, library_id
 from nh2st_graph.section._patients import patients_in
+from nh2st_graph.slide import content_hash, split_scene
 
-__all__ = ["content_digest", "other_sections", "section_digest", "spot_digests"]
+__all__ = ["DIGITS", "content_digest", "image_digest", "other_sections", "section_digest", "spot_digests"]
+
+#: Number of hexadecimal digits of a digest that is written down.
+DIGITS = 16
 
 
 def section_digest(adata: AnnData, *, counts: bool = True) -> dict[str, str]:
@@ -62,7 +68,34 @@ def content_digest(names: Iterable[str], arrays: Iterable[NDArray[Any]]) -> str:
     digest = hashlib.sha256("\n".join(names).encode())
     for each in arrays:
         digest.update(np.ascontiguousarray(each).tobytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:DIGITS]
+
+
+def image_digest(source: str | None) -> str | None:
+    """Hash the image of a section, once in a process for each state of the file.
+
+    Parameters
+    ----------
+    source
+        The ``source_image_path`` of a section.
+
+    Returns
+    -------
+    The hash; None without an image, or if it is not there.
+    """
+    if source is None:
+        return None
+    try:
+        about = split_scene(source)[0].stat()
+        return _hash_of(source, about.st_size, about.st_mtime_ns)
+    except (OSError, DataError):
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _hash_of(source: str, size: int, modified: int) -> str:
+    del size, modified  # they tell the states of a file apart
+    return content_hash(source)
 
 
 def spot_digests(adata: AnnData) -> NDArray[np.uint64]:

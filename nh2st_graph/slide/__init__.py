@@ -19,6 +19,7 @@ from nh2st_graph.slide._resolution import aperio_scale, plausible_scale
 from nh2st_graph.slide._scene import image_exists, image_in, image_name, split_scene
 from nh2st_graph.slide._tiff import TiffSlide, open_tiff
 from nh2st_graph.slide._tissue import TissueMask, find_tissue, tissue_mask
+from nh2st_graph.slide._tissue import check_share as check_share
 from nh2st_graph.slide._wsi import WsiSlide
 
 __all__ = [

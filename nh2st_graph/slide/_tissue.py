@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph.slide._base import Slide
 from nh2st_graph.slide._wsi import WsiSlide
 
-__all__ = ["TissueMask", "find_tissue", "tissue_mask"]
+__all__ = ["TissueMask", "check_share", "find_tissue", "tissue_mask"]
 
 #: Bounds of Otsu's threshold on saturation. A lower one would split glass on a slide without tissue; a higher one would
 #: split pale from strong tissue on an image without glass.
@@ -74,6 +75,18 @@ class TissueMask:
 
         covered = before(half, half) - before(-half, half) - before(half, -half) + before(-half, -half)
         return np.clip(covered / (2 * half) ** 2, 0.0, 1.0)
+
+
+def check_share(min_tissue: float) -> None:
+    """Refuse a smallest share of tissue that is no share.
+
+    Raises
+    ------
+    ConfigError
+        If it is not from 0 to 1.
+    """
+    if not 0 <= min_tissue <= 1:
+        raise ConfigError(f"{setting('min_tissue', min_tissue)}; give a share from 0 to 1")
 
 
 def tissue_mask(image: NDArray[np.uint8], microns_per_pixel: float) -> NDArray[np.bool_]:

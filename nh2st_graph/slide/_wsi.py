@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nh2st_graph._errors import ImageError, reason
+from nh2st_graph._errors import ImageError, listed, reason
 from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._resolution import agreed, plausible_scale
 
@@ -50,7 +50,7 @@ class WsiSlide(Slide):
     Raises
     ------
     ImageError
-        If no reader of wsidata opens the file.
+        If no reader of wsidata opens the file, or it holds several scenes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,6 +70,13 @@ class WsiSlide(Slide):
             raise ImageError(
                 f"slide {path}: no installed reader opens it ({reason(error)}); {advice}, or export it as a tiled TIFF"
             ) from error
+        if getattr(about, "n_scenes", 1) > 1:
+            names = listed(about.scene_names)
+            self.close()
+            raise ImageError(
+                f"slide {path} holds {about.n_scenes} scenes ({names}), and its reader shows one of them alone; export "
+                "the one that you mean as a tiled TIFF"
+            )
         self.sizes = [(int(width), int(height)) for height, width in about.level_shape]
         # The reader's own factors: those of narrow slides differ from ours, and it divides corners by them.
         self._factors = [float(factor) for factor in about.level_downsample]

@@ -1,7 +1,7 @@
 from ._file import BenchmarkFile, StudyFile, read_benchmark, read_study
 from ._folder import check_folder
 from ._folds import FoldEntry
-from ._plan import Fold, PlannedRun, Study, Variant
+from ._plan import Fold, PlannedRun, Study, Variant, check_jobs
 from ._results import Results, StudyResult
 from ._run import run_study
 from ._text import cells
@@ -21,6 +21,7 @@ __all__ = [
     "Watch",
     "cells",
     "check_folder",
+    "check_jobs",
     "read_benchmark",
     "read_study",
     "run_study",

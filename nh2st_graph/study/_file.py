@@ -14,11 +14,20 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from nh2st_graph._errors import ConfigError, nearest
 from nh2st_graph._progress import phase
-from nh2st_graph.config import Config, builtin_config, flatten, read_config, read_yaml
-from nh2st_graph.models._reads import check_encoder
+from nh2st_graph.config import (
+    Config,
+    ModelConfig,
+    builtin_config,
+    flatten,
+    in_keys,
+    other_keys,
+    read_config,
+    read_yaml,
+)
+from nh2st_graph.models import check_encoder, check_settings
 from nh2st_graph.study._folds import read_folds
 from nh2st_graph.study._parts import Part, checked, expected
-from nh2st_graph.study._plan import Study, Variant, check_runs
+from nh2st_graph.study._plan import Study, Variant, check_only, check_runs
 
 __all__ = ["BenchmarkFile", "StudyFile", "read_benchmark", "read_study"]
 
@@ -117,7 +126,13 @@ class StudyFile(BenchmarkFile):
     base_name: str = "base"
 
 
-def read_study(path: str | Path, overrides: Iterable[str] = (), *, seeds: Sequence[int] | None = None) -> Study:
+def read_study(
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    seeds: Sequence[int] | None = None,
+    only: Iterable[str] = (),
+) -> Study:
     """Read a file of variants that are compared with the base, and check their configurations on every fold.
 
     Parameters
@@ -128,30 +143,42 @@ def read_study(path: str | Path, overrides: Iterable[str] = (), *, seeds: Sequen
         Changes to the base, such as ``"data.root=DIR"``. They hold for every variant that does not change the same key.
     seeds
         Seeds to use in place of those of the file.
+    only
+        Names of variants that will run. An unknown one is refused now; the study holds the others too.
 
     Raises
     ------
     ConfigError
-        If the file is missing, not YAML, or does not fit the schema; if the configuration of a variant is not valid; or
-        if two variants or two folds would share a folder.
+        If the file is missing, not YAML, or does not fit the schema; if the configuration of a variant is not valid; if
+        ``only`` names no variant; or if two variants or two folds would share a folder.
     DataError
         If folds depend on the patients of the data, and the data cannot be read or split, or do not name the patient of
         each section.
     """
-    return _read(path, overrides, seeds, StudyFile)
+    return _read(path, overrides, seeds, only, StudyFile)
 
 
-def read_benchmark(path: str | Path, overrides: Iterable[str] = (), *, seeds: Sequence[int] | None = None) -> Study:
+def read_benchmark(
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    seeds: Sequence[int] | None = None,
+    only: Iterable[str] = (),
+) -> Study:
     """Read a file of methods that are ranked, and compared with the best baseline among them.
 
     Parameters and errors are those of :func:`read_study`. A method without anything random runs with the first seed
     only. See :class:`BenchmarkFile` for the keys of the file.
     """
-    return _read(path, overrides, seeds, BenchmarkFile)
+    return _read(path, overrides, seeds, only, BenchmarkFile)
 
 
 def _read(
-    path: str | Path, overrides: Iterable[str], seeds: Sequence[int] | None, schema: type[BenchmarkFile]
+    path: str | Path,
+    overrides: Iterable[str],
+    seeds: Sequence[int] | None,
+    only: Iterable[str],
+    schema: type[BenchmarkFile],
 ) -> Study:
     path = Path(path)
     values = {**read_yaml(path), **({} if seeds is None else {"seeds": list(seeds)})}
@@ -165,22 +192,12 @@ def _read(
     reference = file.base_name if isinstance(file, StudyFile) else None
     base = _base(file, path).change(_SCORED if reference is None else {}).override(overrides)
     given = _changes(file, path, base)
-    of_base = flatten(base.model_dump(mode="json"))
-    for name, changes in given.items():
-        # Another method has its own settings, and none of the base's.
-        kept = {key: of_base[key] for key in of_base if "model.name" not in changes or not key.startswith("model.")}
-        if "features.encoder" in changes:
-            kept.pop("features.encoders", None)
-        try:
-            check_encoder(kept | changes)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: variant {name!r}: {error.at('key')}") from None
+    check_only(only, [*([reference] if reference is not None else []), *given], path.stem)
+    _check_early(base, given, path, reference)
     phase("loading PyTorch and other libraries")  # settings of other methods stand beside their networks
     variants = [] if reference is None else [Variant(reference, {}, base, "base")]
     for name, changes in given.items():
         source = f"{path}: variant {name!r}"
-        for key in _OF_ALL.keys() & changes:
-            raise ConfigError(f"{source} changes {key!r}, which {_OF_ALL[key]!r} of the study give; leave it out")
         variant = Variant(name, changes, base.change(changes, source))
         variants.append(_as_method(variant) if reference is None else variant)
     if not variants:
@@ -190,6 +207,29 @@ def _read(
     study = Study(path.stem, tuple(variants), folds, file.seeds, base, reference)
     check_runs(study, str(path))
     return study
+
+
+def _check_early(base: Config, given: Mapping[str, Mapping[str, Any]], path: Path, reference: str | None) -> None:
+    """Refuse what the names in the configurations rule out, before settings of other methods load torch."""
+    from nh2st_graph import tl
+
+    of_base = flatten(base.model_dump(mode="json"))
+    plain = base.model_copy(update={"model": ModelConfig()})
+    for name, changes in {**({} if reference is None else {reference: {}}), **given}.items():
+        source = f"{path}: variant {name!r}"
+        for key in _OF_ALL.keys() & changes:
+            raise ConfigError(f"{source} changes {key!r}, which {_OF_ALL[key]!r} of the study give; leave it out")
+        # Another method has its own settings, and none of the base's.
+        kept = {key: of_base[key] for key in of_base if "model.name" not in changes or not key.startswith("model.")}
+        if "features.encoder" in changes:
+            kept.pop("features.encoders", None)
+        with _within(source):
+            check_encoder({**kept, **changes})
+            check_settings({**kept, **changes}, other_keys())
+        others = {key: value for key, value in changes.items() if key.partition(".")[0] != "model"}
+        config = plain.change(others, source)
+        with _within(source):
+            tl.check_devices(config)
 
 
 def _as_method(variant: Variant) -> Variant:
@@ -206,7 +246,7 @@ def _within(source: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error.args[0]}") from None
+        raise in_keys(f"{source}: {error.args[0]}") from None
 
 
 def _base(file: BenchmarkFile, path: Path) -> Config:
@@ -215,8 +255,8 @@ def _base(file: BenchmarkFile, path: Path) -> Config:
     with _within(f"{path}: base"):
         is_file = beside.is_file() or beside.suffix in {".yaml", ".yml"}
         base = read_config(beside) if is_file else builtin_config(file.base)
-    change = base.change if isinstance(file.set, dict) else base.override
-    return change(file.set, f"{path}: set")  # type: ignore[arg-type]
+    source = f"{path}: set"
+    return base.change(file.set, source) if isinstance(file.set, dict) else base.override(file.set, source)
 
 
 def _changes(file: BenchmarkFile, path: Path, base: Config) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from nh2st_graph import __version__
-from nh2st_graph._atomic import write_text
+from nh2st_graph._atomic import check_place, write_text
 from nh2st_graph._errors import RunError, setting
 from nh2st_graph.config import changes, completed_keys, current_keys, parse_yaml
 from nh2st_graph.study._plan import RECORD, Study
@@ -71,6 +71,7 @@ def check_folder(folder: str | Path, *, resume: bool) -> None:
         If the folder cannot be used.
     """
     folder = Path(folder)
+    check_place(folder)
     if resume:
         _read(folder)
     elif folder.exists():

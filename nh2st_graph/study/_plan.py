@@ -13,7 +13,18 @@ from typing import Any
 from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.config import Config
 
-__all__ = ["METRICS", "RECORD", "Fold", "PlannedRun", "Study", "Variant", "check_runs", "slug"]
+__all__ = [
+    "METRICS",
+    "RECORD",
+    "Fold",
+    "PlannedRun",
+    "Study",
+    "Variant",
+    "check_jobs",
+    "check_only",
+    "check_runs",
+    "slug",
+]
 
 #: What a finished run has in its folder: its scores, and what the study notes of it.
 METRICS, RECORD = "metrics.json", "study.json"
@@ -124,10 +135,8 @@ class Study:
         ConfigError
             If a name is unknown.
         """
-        chosen, names = set(only), [variant.name for variant in self.variants]
-        for name in sorted(chosen - set(names)):
-            known = nearest(name, names)
-            raise ConfigError(f"{setting('only', name)}: study {self.name!r} has no such variant; {known}")
+        chosen = set(only)
+        check_only(chosen, [variant.name for variant in self.variants], self.name)
         return [
             PlannedRun(
                 variant.name,
@@ -142,6 +151,30 @@ class Study:
             if not chosen or variant.name in {*chosen, self.reference}
             if variant.random or seed == self.seeds[0]
         ]
+
+
+def check_only(only: Iterable[str], names: Sequence[str], study: str) -> None:
+    """Refuse names of variants that a study does not have.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown.
+    """
+    for name in sorted(set(only) - set(names)):
+        raise ConfigError(f"{setting('only', name)}: study {study!r} has no such variant; {nearest(name, names)}")
+
+
+def check_jobs(jobs: int | None) -> None:
+    """Refuse a number of processes below 1.
+
+    Raises
+    ------
+    ConfigError
+        If it is.
+    """
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"{setting('jobs', jobs)}; allowed: 1 or more")
 
 
 def check_runs(study: Study, source: str) -> None:

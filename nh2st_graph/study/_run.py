@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nh2st_graph._atomic import owned
-from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph.study._folder import holds_study, open_folder
-from nh2st_graph.study._plan import PlannedRun, Study
+from nh2st_graph.study._plan import PlannedRun, Study, check_jobs
 from nh2st_graph.study._report import write_reports
 from nh2st_graph.study._results import StudyResult, collect, references, seen_sections
 from nh2st_graph.study._table import compare
@@ -64,9 +63,8 @@ def run_study(
     RunError
         If the folder exists, or with ``resume`` is the folder of another study; or if another process works in it.
     """
+    check_jobs(jobs)
     out, jobs = Path(out), _cores() if jobs is None else jobs
-    if jobs < 1:
-        raise ConfigError(f"{setting('jobs', jobs)}; allowed: 1 or more")
     wanted, planned = study.runs(out, only), study.runs(out)
     with ExitStack() as stack:
         if resume and holds_study(out):

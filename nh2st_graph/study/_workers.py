@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from pebble import ProcessExpired, ProcessPool
 
 from nh2st_graph._errors import NH2STGraphError, RunError, setting
+from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config, DataConfig
 from nh2st_graph.study._folder import RunRecord, read_record, write_record
 from nh2st_graph.study._memory import peak_memory
@@ -146,7 +147,7 @@ def _one_line(text: str) -> str:
 
 
 def _train(run: PlannedRun, seen: Mapping[str, Mapping[str, str]]) -> None:
-    begun = (run.folder / "config.yaml").is_file()
+    begun = (run.folder / CONFIG_FILE).is_file()
     if not begun and run.folder.exists():  # killed before anything was written
         shutil.rmtree(run.folder)
     # A run whose input is bad removes the folders that it made, which another run may just be about to use.
@@ -179,10 +180,14 @@ def _train(run: PlannedRun, seen: Mapping[str, Mapping[str, str]]) -> None:
 
 def _check_seen(sections: Mapping[str, AnnData], seen: Mapping[str, Mapping[str, str]]) -> None:
     """Refuse sections whose content is not that of the study's finished runs: a table would mix results of both."""
-    from nh2st_graph.section import other_sections, section_digest
+    from nh2st_graph.section import DIGITS, image_digest, library, library_id, other_sections, section_digest
 
     known = {name: seen[name] for name in sections if name in seen}
     now = {name: section_digest(sections[name]) for name in known}
+    for name in known:
+        section = sections[name]
+        image = image_digest(library(section).source) if library_id(section) is not None else None
+        now[name] |= {} if image is None else {"image": image[:DIGITS]}
     other = other_sections(known, now, "section {!r} has other {} than in the finished runs of this study")
     if other:
         raise RunError(f"{'; '.join(other[:3])}; run the study into another folder: {setting('out')}")

@@ -1,8 +1,9 @@
 from ._evaluate import LABELS, REFERENCES, Evaluation, evaluate
 from ._explain import explain
 from ._fit import fit
-from ._folder import check_evaluation, check_folder, check_prediction, check_root, check_run
+from ._folder import check_evaluation, check_folder, check_prediction, check_preparation, check_run
 from ._model import FittedModel, load
+from ._named import check_devices, check_named, check_root
 from ._predict import embed, predict
 from ._predict_run import predict_run
 from ._retrieve import Retrieval, embed_profiles, retrieve
@@ -16,9 +17,12 @@ __all__ = [
     "FittedModel",
     "Retrieval",
     "Run",
+    "check_devices",
     "check_evaluation",
     "check_folder",
+    "check_named",
     "check_prediction",
+    "check_preparation",
     "check_root",
     "check_run",
     "embed",

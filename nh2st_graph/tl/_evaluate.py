@@ -30,8 +30,7 @@ from nh2st_graph.metrics import (
     share_of_ceiling,
 )
 from nh2st_graph.models import BASELINES, Baseline, make_baseline
-from nh2st_graph.read import Sections, sections_by_name
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import Sections, documented, sections_by_name
 from nh2st_graph.section import (
     Key,
     absent_genes,
@@ -150,14 +149,14 @@ def evaluate(
         _check_genes(model, name, section)
     preparation = model.preparation
     if model.config.evaluate.baselines:
-        learned = [preparation.prepare(section, need=("genes",)) for section in train.values()]
+        learned = [preparation.prepare(preparation.kept(section), need=("genes",)) for section in train.values()]
     else:  # only their targets are read
         learned = [
             PreparedSection(check_section(section, need=("genes",)), section.obs_names, preparation)
             for section in train.values()
         ]
     return evaluate_prepared(
-        model, [preparation.prepare(section, need=("genes",)) for section in test.values()], learned
+        model, [preparation.prepare(preparation.kept(section), need=("genes",)) for section in test.values()], learned
     )
 
 

@@ -14,8 +14,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph import __version__
 from nh2st_graph.metrics import pearson
-from nh2st_graph.read import SpatialObject, given_sections
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import Key, find_genes, section_name
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.train import FittedModel, PreparedSection, one_thread

@@ -9,8 +9,7 @@ from typing import Any
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph.config import Config, with_arguments
 from nh2st_graph.models import find_method
-from nh2st_graph.read import Sections, sections_by_name
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import Sections, documented, sections_by_name
 from nh2st_graph.train import FittedModel, Preparation, check_precision, fit_prepared
 
 __all__ = ["fit"]

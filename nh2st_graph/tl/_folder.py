@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nh2st_graph._atomic import check_place
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, setting
+from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
 from nh2st_graph.config import Config, changes, load_config, read_yaml
-from nh2st_graph.models._reads import check_method
+from nh2st_graph.models import check_method
+from nh2st_graph.tl._named import check_cache, check_named, check_named_encoder, check_root
 
 __all__ = [
-    "CONFIG",
     "absolute",
     "check_begun",
     "check_evaluation",
     "check_folder",
     "check_one_file",
     "check_prediction",
-    "check_root",
+    "check_preparation",
     "check_run",
     "output_files",
     "refuse_existing",
+    "refuse_existing_sections",
     "stored_config",
 ]
 
-CONFIG = "config.yaml"
-#: The file of a model folder that says what the model is.
-_DESCRIPTION = "model.json"
 
-#: Formats of raw files, in which no section has image features.
-_WITHOUT_FEATURES = {"synthetic", "her2st", "hest", "skin", "stimage", "stnet", "triplex", "visium", "visium_hd"}
 #: A path in an encoder's name: a file of weights after ``@`` (for hub models, a revision stands there), or a folder.
 #: Options follow it.
 _ENCODER_PATH = re.compile(r"((?:timm(?:-map)?:)?[^:@?]+@|timm(?:-map)?:local-dir:)(?!random(?:\?|$))([^?]+)(\?.*)?")
@@ -52,34 +50,11 @@ def check_folder(out: Path, *, resume: bool) -> None:
             f"run folder {out} exists already; give another as {setting('out')}, or go on with this run by "
             f"{setting('resume', True)}"
         )
-    if resume and not (out / CONFIG).is_file():
+    check_place(out)
+    if resume and not (out / CONFIG_FILE).is_file():
         raise RunError(
-            f"run folder {out} holds no run to resume ({CONFIG} is missing); leave out {setting('resume', True)}"
+            f"run folder {out} holds no run to resume ({CONFIG_FILE} is missing); leave out {setting('resume', True)}"
         )
-
-
-def check_root(config: Config) -> None:
-    """Refuse a configuration whose sections cannot be found: without a folder, or with options that nobody takes.
-
-    Raises
-    ------
-    ConfigError, DataError
-        If ``data.root`` is not set or does not exist, or the format's reader does not have an option.
-    """
-    data = config.data
-    if data.format == "synthetic":
-        return
-    if data.root is None:
-        raise ConfigError(
-            f"{setting('data.root')} is not set; give the folder of the sections (of format {data.format!r}): "
-            f"{setting('data.root', 'FOLDER')}"
-        )
-    if data.options:
-        from nh2st_graph import read
-
-        read.check_options(data.format, data.options)
-    if not data.root.expanduser().exists():
-        raise DataError(f"{data.root} does not exist; check {setting('data.root')}")
 
 
 def check_run(config: Config, out: str | Path, *, resume: bool = False) -> None:
@@ -92,24 +67,35 @@ def check_run(config: Config, out: str | Path, *, resume: bool = False) -> None:
     """
     check_begun(config, Path(out), resume=resume)
     check_root(config)
-    _check_named(config)
+    check_named(config)
 
 
-def _check_named(config: Config) -> None:
-    """Refuse a panel, encoders and sections that are not there, as far as names tell."""
-    from nh2st_graph.datasets import is_published, read_panel
-    from nh2st_graph.im._blocks import sizes_in_um
-    from nh2st_graph.im._encoders import check_names as check_encoders
-    from nh2st_graph.read._registry import check_names
+def check_preparation(config: Config, out: str | Path) -> None:
+    """Refuse to prepare sections that are not there, or into files that exist; see :func:`prepare_sections`.
 
-    data = config.data
-    if not (data.panel.startswith("hvg:") or is_published(data.panel)):
-        read_panel(Path(data.panel).expanduser())
-    # Sections may bring the features of weights that are gone.
-    check_encoders(config.features.names, files=data.format in _WITHOUT_FEATURES)
-    sizes_in_um(config.features.blocks)
-    if data.format != "synthetic" and data.root is not None and data.train:
-        check_names(data.format, data.root.expanduser(), [*data.train, *data.test], **data.options)
+    Raises
+    ------
+    RunError, ConfigError, DataError
+        If an output exists, or an input is missing.
+    """
+    out = Path(out)
+    check_place(out)
+    refuse_existing_sections(out / f"{name}.h5ad" for name in (*config.data.train, *config.data.test))
+    check_root(config)
+    check_named(config, panel=False)
+
+
+def refuse_existing_sections(paths: Iterable[Path]) -> None:
+    """Refuse to write sections whose files exist.
+
+    Raises
+    ------
+    RunError
+        If one exists.
+    """
+    for path in paths:
+        if path.exists():
+            raise RunError(f"{path} exists already; give another folder as {setting('out')}, or remove it")
 
 
 def check_begun(config: Config, out: Path, *, resume: bool) -> None:
@@ -124,7 +110,7 @@ def check_begun(config: Config, out: Path, *, resume: bool) -> None:
     if not resume:
         return
     now = absolute(config).model_dump(mode="json")
-    name = (read_yaml(out / CONFIG).get("model") or {}).get("name", config.model.name)
+    name = (read_yaml(out / CONFIG_FILE).get("model") or {}).get("name", config.model.name)
     if name == config.model.name:
         stored = absolute(stored_config(out, name)).model_dump(mode="json")
     else:  # another method may be code of a file, and is not imported to be compared
@@ -146,7 +132,7 @@ def absolute(config: Config) -> Config:
         If the scale of an encoder is asked for and unknown.
     """
     from nh2st_graph.datasets import is_published
-    from nh2st_graph.im._blocks import sizes_in_um
+    from nh2st_graph.im import in_obsm, sizes_in_um
 
     config = config.with_patches(sizes_in_um(config.features.blocks))
     data = config.data
@@ -157,11 +143,14 @@ def absolute(config: Config) -> Config:
         in_data["panel"] = str(Path(data.panel).expanduser().resolve())
     encoders = config.features.encoders
     names = [_with_absolute_path(name) for name, _ in config.features.blocks]
-    features: dict[str, object] = {"encoder": ",".join(names)}
+    features: dict[str, object] = {"encoder": ",".join(names)} if names else {}
     if encoders is not None:
         features["encoders"] = tuple(
             each.model_copy(update={"encoder": name}) for each, name in zip(encoders, names, strict=True)
         )
+    place = config.features.embeddings
+    if place is not None and not in_obsm(place):
+        features["embeddings"] = str(Path(place).expanduser().resolve())
     if config.features.cache is not None:
         features["cache"] = config.features.cache.expanduser().resolve()
     return config.model_copy(
@@ -177,17 +166,33 @@ def _with_absolute_path(encoder: str) -> str:
     return f"{found[1]}{Path(found[2].strip()).expanduser().resolve()}{found[3] or ''}"
 
 
-def check_evaluation(folder: str | Path, *, trust: bool = False) -> None:
-    """Refuse to score a folder that is no run; see :func:`evaluate_run`.
+def check_evaluation(
+    folder: str | Path, *, trust: bool = False, encoder: str | None = None, cache: str | Path | bool | None = None
+) -> None:
+    """Refuse to score a folder that is no run, or whose run has nothing to score on; see :func:`evaluate_run`.
 
     Raises
     ------
-    ModelError, RunError
-        If the folder holds no model, the model needs your word, or it is not a run.
+    ConfigError, ModelError, RunError
+        If the folder holds no model, the model needs your word, or it is not a run; or if the encoder does not exist.
     """
-    _check_model(Path(folder), trust)
-    if not (Path(folder) / CONFIG).is_file():
-        raise _no_run(Path(folder))
+    folder = Path(folder)
+    _check_model(folder, trust)
+    if not (folder / CONFIG_FILE).is_file():
+        raise _no_run(folder)
+    data = read_yaml(folder / CONFIG_FILE).get("data")
+    if isinstance(data, Mapping) and not data.get("test"):
+        raise without_test(folder)
+    check_named_encoder(encoder, files=False)
+    check_cache(cache)
+
+
+def without_test(folder: Path) -> RunError:
+    """Say that a run has no section to score on."""
+    return RunError(
+        f"run {folder}: {setting('data.test', argument='test_sections')} is empty, so there is nothing to score on; "
+        "name a section there, and train again"
+    )
 
 
 def check_prediction(
@@ -197,19 +202,25 @@ def check_prediction(
     *,
     microns_per_pixel: float | None = None,
     library_key: str | None = None,
+    table: str | None = None,
+    pitch_um: float | None = None,
+    spot_um: float | None = None,
+    min_tissue: float = 0.5,
     spatialdata: bool = False,
     resume: bool = False,
     trust: bool = False,
     encoder: str | None = None,
+    cache: str | Path | bool | None = None,
+    embeddings: str | Path | None = None,
 ) -> None:
     """Refuse a prediction of files that cannot be made.
 
     Parameters
     ----------
-    folder, paths, out, microns_per_pixel, spatialdata, resume, trust, encoder
+    folder, paths, out, microns_per_pixel, library_key, table, pitch_um, spot_um, min_tissue, spatialdata, resume, trust
         As for :func:`predict_run`.
-    library_key
-        Column of ``obs`` that names the sections of an h5ad file.
+    encoder, cache, embeddings
+        As for :func:`predict_run`.
 
     Raises
     ------
@@ -217,10 +228,16 @@ def check_prediction(
         If there is no model, or it needs your word; if an input is missing, an output exists, or a slide's file
         contradicts the resolution.
     """
-    from nh2st_graph.slide import check_scale, image_exists
+    from nh2st_graph.slide import check_scale, check_share, image_exists
 
     about = _check_model(Path(folder), trust)
     files, out = [Path(path) for path in paths], Path(out)
+    check_place(out)
+    _check_lengths(pitch_um=pitch_um, spot_um=spot_um)
+    check_share(min_tissue)
+    check_named_encoder(encoder, files=any(not file.is_dir() and file.suffix != ".h5ad" for file in files))
+    check_cache(cache)
+    _check_kinds(files, library_key=library_key, table=table)
     n_sections = 0
     check_one_file(out, len(files))  # the sections in a file are counted when it is read
     if microns_per_pixel is not None:
@@ -240,12 +257,33 @@ def check_prediction(
         else:
             check = _check_section if file.suffix == ".h5ad" else _check_slide
             names = [check(file, microns_per_pixel)]
-            if check is _check_slide and not (trust or encoder):
+            if check is _check_slide and not (trust or encoder or embeddings):
                 _check_places(about)
         n_sections += len(names)
         for name in names if not resume else ():
             refuse_existing(output_files(out, name, spatialdata=spatialdata))
     check_one_file(out, n_sections)
+
+
+def _check_lengths(**lengths: float | None) -> None:
+    """Refuse lengths of a slide's lattice that are not above 0."""
+    given: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}
+    if given:
+        from nh2st_graph.im import Lattice
+
+        Lattice(**given)
+
+
+def _check_kinds(files: Sequence[Path], **of: str | None) -> None:
+    """Refuse an argument that no input takes: it would change nothing."""
+    takes = {
+        "library_key": ("h5ad files that hold several sections", any(file.suffix == ".h5ad" for file in files)),
+        "table": ("SpatialData stores", any(file.is_dir() for file in files)),
+    }
+    for name, value in of.items():
+        what, some = takes[name]
+        if value is not None and not some:
+            raise ConfigError(f"{setting(name, value)} is for {what}, and none is given; leave it out")
 
 
 def _check_places(about: Mapping[str, Any]) -> None:
@@ -256,15 +294,20 @@ def _check_places(about: Mapping[str, Any]) -> None:
         from pydantic import ValidationError
 
         from nh2st_graph.config import FeaturesConfig
-        from nh2st_graph.im._encoders import refuse_places
+        from nh2st_graph.im import refuse_places
 
+        if features.get("embeddings") is not None:
+            raise ModelError(
+                "the model was trained on embeddings, which a slide does not bring; give those of the slide as "
+                f"{setting('features.embeddings', 'FOLDER')}"
+            )
         with suppress(ValidationError):  # said when the model is loaded
             refuse_places(FeaturesConfig.model_validate(features).names)
 
 
 def _check_store(folder: Path) -> None:
     """Refuse a folder that is no SpatialData store, and holds none."""
-    from nh2st_graph.read._spatialdata import is_store
+    from nh2st_graph.read import is_store
 
     if not any(map(is_store, (folder, *folder.iterdir()))):
         files = sorted(folder.glob("*.h5ad"))
@@ -345,14 +388,14 @@ def stored_config(folder: Path, trust: bool | str = False) -> Config:
     ModelError
         If its method needs your word.
     """
-    if not (folder / CONFIG).is_file():
+    if not (folder / CONFIG_FILE).is_file():
         raise _no_run(folder)
-    check_method(read_yaml(folder / CONFIG), f"run {folder}", trust)
-    return load_config(folder / CONFIG)
+    check_method(read_yaml(folder / CONFIG_FILE), f"run {folder}", trust)
+    return load_config(folder / CONFIG_FILE)
 
 
 def _no_run(folder: Path) -> RunError:
-    return RunError(f"{folder} is not a run folder ({CONFIG} is missing); give the folder of a run")
+    return RunError(f"{folder} is not a run folder ({CONFIG_FILE} is missing); give the folder of a run")
 
 
 def _check_model(folder: Path, trust: bool) -> Mapping[str, Any]:
@@ -360,14 +403,14 @@ def _check_model(folder: Path, trust: bool) -> Mapping[str, Any]:
 
     What is damaged in it is said when it is loaded.
     """
-    file = folder / _DESCRIPTION
+    file = folder / MODEL_FILE
     if not file.is_file():
-        raise ModelError(f"model {folder}: no {_DESCRIPTION} there; give the folder of a finished run")
+        raise ModelError(f"model {folder}: no {MODEL_FILE} there; give the folder of a finished run")
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
-        raise ModelError(f"model {folder}: {_DESCRIPTION} is not valid JSON; copy the folder again") from None
+        raise ModelError(f"model {folder}: {MODEL_FILE} is not valid JSON; copy the folder again") from None
     if not isinstance(about, dict):
-        raise ModelError(f"model {folder}: {_DESCRIPTION} does not describe a model; copy the folder again")
+        raise ModelError(f"model {folder}: {MODEL_FILE} does not describe a model; copy the folder again")
     check_method(about.get("config"), f"model {folder}", trust)
     return about

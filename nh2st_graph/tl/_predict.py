@@ -17,8 +17,7 @@ from torch_geometric.data import Data
 from nh2st_graph import __version__
 from nh2st_graph._errors import DataError, ModelError, RenamedWarning, setting
 from nh2st_graph.models import EMBEDDINGS, Estimator, Network
-from nh2st_graph.read import SpatialObject, annotate, given_sections, is_spatialdata
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import SpatialObject, annotate, documented, given_sections, is_spatialdata
 from nh2st_graph.section import Key, libraries, library_id, section_digest
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.train import FittedModel, PreparedSection, image_only, one_thread, weights_digest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from anndata import AnnData
 from nh2st_graph import read
 from nh2st_graph._errors import RunError, setting
 from nh2st_graph._progress import phase
-from nh2st_graph.section import Key, changed_entry, check_section, library, section_name
+from nh2st_graph.section import Key, Need, changed_entry, check_section, library, section_name
 from nh2st_graph.slide import chosen_scale
 from nh2st_graph.tl._folder import check_one_file, check_prediction, output_files, refuse_existing
 from nh2st_graph.tl._predict import in_given_order, predict_prepared, prediction_origin
@@ -42,6 +42,7 @@ def predict_run(
     trust: bool = False,
     encoder: str | None = None,
     cache: str | Path | Literal[False] | None = None,
+    embeddings: str | Path | None = None,
 ) -> list[Path]:
     """Predict sections and slides from files with the model of a run.
 
@@ -71,7 +72,7 @@ def predict_run(
         patches in any case. A file that another model predicted, or of other positions, is an error.
     progress
         Show a progress bar on a terminal, whatever the setting of the run.
-    trust, encoder, cache
+    trust, encoder, cache, embeddings
         As for :func:`nh2st_graph.load`.
 
     Returns
@@ -96,12 +97,19 @@ def predict_run(
         out,
         microns_per_pixel=microns_per_pixel,
         library_key=library_key,
+        table=table,
+        pitch_um=pitch_um,
+        spot_um=spot_um,
+        min_tissue=min_tissue,
         spatialdata=spatialdata,
         resume=resume,
         trust=trust,
         encoder=encoder,
+        cache=cache,
+        embeddings=embeddings,
     )
-    model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache)
+    model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache, embeddings=embeddings)
+    preparation, predicted = model.preparation, {}
     on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue}
     sections: dict[str, AnnData] = {}
     for path in files:
@@ -110,10 +118,9 @@ def predict_run(
             name = section_name(section)
             if name in sections:
                 raise RunError(f"{path}: a section named {name!r} was given already; each needs its own obs['section']")
-            sections[name] = section
+            sections[name] = preparation.kept(section)
     check_one_file(out, len(sections))
     missing = {name: _missing_outputs(out, section, model, spatialdata, resume) for name, section in sections.items()}
-    preparation, predicted = model.preparation, {}
     for name, section in sections.items():
         if missing[name]:
             phase(f"predicting {name}")
@@ -147,18 +154,19 @@ def _input_sections(
         stores = read.sections("spatialdata", path, table=table, microns_per_pixel=microns_per_pixel)
         return list(stores.values())
     if path.suffix == ".h5ad":
+        need: tuple[Need, ...] = () if model.sources.without_encoders(model.config.features) else ("image",)
         if library_key is None:
-            return [_with_scale(read.h5ad_section(path), microns_per_pixel)]
+            return [_with_scale(read.h5ad_section(path), microns_per_pixel, need)]
         sections = read.sections("h5ad", path, library_key=library_key)
-        return [_with_scale(section, microns_per_pixel) for section in sections.values()]
+        return [_with_scale(section, microns_per_pixel, need) for section in sections.values()]
     return [slide_section(path, model, microns_per_pixel=microns_per_pixel, **on_slides)]
 
 
-def _with_scale(section: AnnData, microns_per_pixel: float | None) -> AnnData:
+def _with_scale(section: AnnData, microns_per_pixel: float | None, need: Sequence[Need]) -> AnnData:
     found, name = library(section), section_name(section)
     scale = chosen_scale(f"section {name!r}", found.microns_per_pixel, microns_per_pixel)
     section.uns[Key.uns.spatial] = {name: changed_entry(found.entry, microns_per_pixel=scale)}
-    return check_section(section, need=("image",))
+    return check_section(section, need=need)
 
 
 def _missing_outputs(out: Path, section: AnnData, model: FittedModel, spatialdata: bool, resume: bool) -> list[Path]:

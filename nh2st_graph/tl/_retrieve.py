@@ -19,8 +19,7 @@ from torch_geometric.data import Data
 from nh2st_graph._errors import ConfigError, DataError, ModelError, setting
 from nh2st_graph.models import Network
 from nh2st_graph.nn import nearest, partner_rank
-from nh2st_graph.read import Sections, sections_by_name
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import Sections, documented, sections_by_name
 from nh2st_graph.section import Key, section_name, targets
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import embedded, embedding_entry, network

@@ -17,11 +17,19 @@ from nh2st_graph import read
 from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest, setting
 from nh2st_graph._progress import phase
+from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config
 from nh2st_graph.section import Need
 from nh2st_graph.tl._evaluate import Evaluation, evaluate, evaluate_prepared
 from nh2st_graph.tl._figures import write_figures
-from nh2st_graph.tl._folder import CONFIG, absolute, check_begun, check_root, stored_config
+from nh2st_graph.tl._folder import (
+    absolute,
+    check_begun,
+    refuse_existing_sections,
+    stored_config,
+    without_test,
+)
+from nh2st_graph.tl._named import check_root
 from nh2st_graph.tl._predict_run import load_to_predict
 from nh2st_graph.train import (
     FittedModel,
@@ -90,9 +98,9 @@ def load_sections(config: Config, folder: str | Path | None = None) -> dict[str,
     """
     data = config.data
     phase("reading sections" if data.format != "synthetic" else "making synthetic tissue")
+    check_root(config)
     if data.format == "synthetic":
         return _synthetic(config, folder)
-    check_root(config)
     assert data.root is not None
     wanted = [*data.train, *data.test] if data.train else None
     return read.sections(data.format, data.root, wanted, **read.check_options(data.format, data.options))
@@ -103,11 +111,6 @@ def _synthetic(config: Config, folder: str | Path | None) -> dict[str, AnnData]:
 
     if folder is None:
         raise ConfigError(f"{setting('data.format', 'synthetic')} needs a folder for its images; give one")
-    if config.data.options:
-        raise ConfigError(
-            f"{setting('data.options')} are for formats that are read from files; with "
-            f"{setting('data.format', 'synthetic')}, change {setting('data.synthetic')}"
-        )
     options = config.data.synthetic.model_dump()
     return synthetic_tissue(folder=folder, **options)
 
@@ -162,7 +165,7 @@ def train_run(
     with nullcontext() if resume else _removed_on_bad_input(out), owned(out, "run folder"):
         if resume:  # again, now that no other process writes into it
             check_begun(config, out, resume=resume)
-        write_text(out / CONFIG, config.to_yaml())
+        write_text(out / CONFIG_FILE, config.to_yaml())
         loaded = load_sections(config, out / _TISSUE) if sections is None else sections
         prepared = _prepare(config, loaded, checked=sections is None)
         phase("training")
@@ -199,6 +202,7 @@ def evaluate_run(
     trust: bool = False,
     encoder: str | None = None,
     cache: str | Path | Literal[False] | None = None,
+    embeddings: str | Path | None = None,
 ) -> Run:
     """Score a run again: read its sections, predict, and rewrite scores, predictions and figures.
 
@@ -210,7 +214,7 @@ def evaluate_run(
         The run.
     progress
         Show a progress bar on a terminal, whatever the setting of the run.
-    trust, encoder, cache
+    trust, encoder, cache, embeddings
         As for :func:`nh2st_graph.load`.
 
     Raises
@@ -221,12 +225,10 @@ def evaluate_run(
         If the model cannot be loaded, or needs your word.
     """
     folder = Path(folder)
-    model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache)
+    model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache, embeddings=embeddings)
     config = stored_config(folder, trust)
     if not config.data.test:
-        raise RunError(
-            f"run {folder}: {_TEST} is empty, so there is nothing to score on; name a section there, and train again"
-        )
+        raise without_test(folder)
     with owned(folder, "run folder"):
         train, test = _split(config, load_sections(config, folder / _TISSUE))
         phase("computing image features, predicting and scoring")
@@ -245,21 +247,19 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
     Raises
     ------
     RunError
-        If one of the files exists.
+        If one of the files exists, or another process writes into the folder.
     """
     out, config = Path(out), absolute(config)
-    with nullcontext() if out.exists() else _removed_on_bad_input(out):
+    with nullcontext() if out.exists() else _removed_on_bad_input(out), owned(out, "folder"):
         sections = load_sections(config, out / _TISSUE)
         paths = {name: out / f"{name}.h5ad" for name in sections}
-        for path in paths.values():
-            if path.exists():
-                raise RunError(f"{path} exists already; give another folder as {setting('out')}, or remove it")
+        refuse_existing_sections(paths.values())
         phase("computing image features and graphs")
         preparation = Preparation.of(config, [], Standardizer())
-        prepared = {name: preparation.prepare(section) for name, section in sections.items()}
-    # Only now, so that an error in one section leaves no file.
-    for name, each in prepared.items():
-        read.write_h5ad(each.section, paths[name])
+        prepared = {name: preparation.prepare(preparation.kept(section)) for name, section in sections.items()}
+        # Only now, so that an error in one section leaves no file.
+        for name, each in prepared.items():
+            read.write_h5ad(each.section, paths[name])
     return list(paths.values())
 
 

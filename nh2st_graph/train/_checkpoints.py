@@ -17,7 +17,7 @@ from torch import Tensor
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import RunError, reason, setting
 
-__all__ = ["LAST", "ORIGIN", "Kept", "WholeCheckpoints", "averaged_weights", "read_kept", "set_aside"]
+__all__ = ["LAST", "ORIGIN", "Kept", "WholeCheckpoints", "averaged_weights", "own_names", "read_kept", "set_aside"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -103,5 +103,9 @@ def averaged_weights(checkpoint: Path, best: bool = False) -> dict[str, Tensor]:
     """Read the averaged weights of a checkpoint, the latest or the best, by the model's own names."""
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     # Lightning saves the average as the model's own weights.
-    state = content["callbacks"][_AVERAGING]["best"] if best else content["state_dict"]
+    return own_names(content["callbacks"][_AVERAGING]["best"] if best else content["state_dict"])
+
+
+def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name the weights of a training module by the model's own names."""
     return {name.removeprefix("model."): value for name, value in state.items()}

@@ -34,6 +34,7 @@ from nh2st_graph.im._names import split_names
 from nh2st_graph.im._views import in_views
 from nh2st_graph.section import Key, check_features, full_image, open_image, section_name
 from nh2st_graph.slide import Slide, content_hash, image_exists
+from nh2st_graph.train._embeddings import Embeddings
 
 __all__ = ["Completer", "Sources"]
 
@@ -53,11 +54,18 @@ class Sources:
         Name of an encoder to use in place of the configuration's, such as the same weights at another place.
     cache
         Folder of cached features in place of the configuration's; False for none.
+    embeddings
+        Where features of another package are, in place of the configuration's.
     """
 
     trust: bool = True
     encoder: str | None = None
     cache: Path | Literal[False] | None = None
+    embeddings: str | None = None
+
+    def without_encoders(self, features: FeaturesConfig) -> bool:
+        """Whether features are those of another package, so that neither encoders nor images are needed."""
+        return self.embeddings is not None or (features.embeddings is not None and self.encoder is None)
 
     def cache_of(self, features: FeaturesConfig) -> Path | Literal[False] | None:
         """Choose the folder of cached features; None for the user's."""
@@ -99,6 +107,11 @@ class Completer:
         self.config = config.with_patches(sizes_in_um(config.features.blocks))
         self.sources, self.expected = sources or Sources(), expected
         self._said: set[str] = set()
+        self._embeddings = Embeddings(config.features, self.sources.embeddings, self.sources.trust, expected)
+
+    def kept(self, section: AnnData) -> AnnData:
+        """Leave out the spots without features, if the configuration says so."""
+        return self._embeddings.kept(section) if self.sources.without_encoders(self.config.features) else section
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -157,8 +170,15 @@ class Completer:
 
     @contextmanager
     def opened(self, adata: AnnData, need_image: bool) -> Iterator[Opened]:
-        """Copy a section, with spots in order of their names, and open its image if that is needed."""
+        """Copy a section, with spots in order of their names, and open its image if that is needed.
+
+        With embeddings, no image is.
+        """
         section = adata[np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")].copy()
+        if self.sources.without_encoders(self.config.features):
+            self._embeddings.add(section)
+            yield Opened(section, Key.obsm.image, None, ExitStack())
+            return
         key = self._features_key(section)
         with ExitStack() as stack:
             stale = [] if key is None else self._stale(section, section.uns[key])

@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 from nh2st_graph import im
 from nh2st_graph.config import FeaturesConfig
 from nh2st_graph.im._made_from import floored
+from nh2st_graph.im._names import join_options, split_options
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.section import Key
 
 __all__ = ["named_elsewhere", "patch_encoder", "section_patches"]
 
 
-def patch_encoder(features: FeaturesConfig, *, trained: bool, name: str | None = None) -> PatchEncoder | None:
+def patch_encoder(
+    features: FeaturesConfig, *, trained: bool, name: str | None = None, size: int | None = None
+) -> PatchEncoder | None:
     """Make the encoder that is fine-tuned; None if ``features.finetune`` is off.
 
     Parameters
@@ -26,6 +29,8 @@ def patch_encoder(features: FeaturesConfig, *, trained: bool, name: str | None =
         Load the weights that ``features.encoder`` names. Without them, the encoder waits for those of a saved model.
     name
         Name of the encoder to use in place of ``features.encoder``.
+    size
+        Side of its input in training, in pixels, which its file of weights may have told.
 
     Raises
     ------
@@ -37,7 +42,8 @@ def patch_encoder(features: FeaturesConfig, *, trained: bool, name: str | None =
     prefix, _, name = (name or features.encoder).partition(":")
     # The name of a hub model stands for its weights, so that it has no random version.
     if not trained and not named_elsewhere(f"{prefix}:{name}"):
-        name = f"{name.partition('@')[0]}@random"
+        plain, options = split_options(name)
+        name = join_options(f"{plain.partition('@')[0]}@random", {"size": size} | options.given())
     (encoder,) = im.make_encoders(f"{prefix}:{name}", "cpu")
     assert isinstance(encoder, im.TimmEncoder)
     pixels = encoder.normalisation

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from nh2st_graph import __version__
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
+from nh2st_graph._settings import MODEL_FILE
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
 from nh2st_graph.im._made_from import public
-from nh2st_graph.models import Estimator, Network, NH2STGraph, find_method
-from nh2st_graph.models._reads import check_method
+from nh2st_graph.models import Estimator, Network, NH2STGraph, check_method, find_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.train._complete import Sources
 from nh2st_graph.train._encoder import named_elsewhere, patch_encoder
@@ -35,7 +35,6 @@ __all__ = ["FittedModel", "check_method", "load", "new_network", "weights_digest
 logger = logging.getLogger("nh2st_graph")
 
 _WEIGHTS = "model.safetensors"
-_DESCRIPTION = "model.json"
 _LOG = "log.csv"
 #: Model folders carry this number; a change that makes older folders unreadable raises it.
 MODEL_FORMAT = 1
@@ -119,7 +118,7 @@ class FittedModel:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self._tensors()
         if tensors is None:
-            for name in (_WEIGHTS, _DESCRIPTION, _LOG):
+            for name in (_WEIGHTS, MODEL_FILE, _LOG):
                 (folder / name).unlink(missing_ok=True)
             logger.warning("method %r cannot be saved; only its predictions and scores can", self.config.model.name)
             return
@@ -140,7 +139,7 @@ class FittedModel:
             **({"origin": dict(self.origin)} if self.origin else {}),
             "config": self.config.model_dump(mode="json"),
         }
-        with written_aside(folder / _DESCRIPTION) as described, written_aside(folder / _WEIGHTS) as weights:
+        with written_aside(folder / MODEL_FILE) as described, written_aside(folder / _WEIGHTS) as weights:
             save_file(tensors, weights)
             described.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         self._save_log(folder / _LOG)
@@ -218,6 +217,7 @@ def load(
     trust: bool = False,
     encoder: str | None = None,
     cache: str | Path | Literal[False] | None = None,
+    embeddings: str | Path | None = None,
 ) -> FittedModel:
     """Load a model that :meth:`FittedModel.save` or ``nh2st-graph train`` wrote.
 
@@ -236,6 +236,9 @@ def load(
         Name of the encoder with the weights of training, where it is now; see :func:`nh2st_graph.im.features`.
     cache
         Folder of cached features; the user's cache folder if None, and no cache if False.
+    embeddings
+        Where the embeddings of sections are, for a model that was trained on such: a folder, a pattern, the file of one
+        section, or ``obsm:KEY``; see :func:`nh2st_graph.im.embeddings`. Without it, sections bring them in ``obsm``.
 
     Returns
     -------
@@ -255,11 +258,12 @@ def load(
             f"{description.get('version', 'of an unknown version')}; this is version {__version__}, which reads format "
             f"{MODEL_FORMAT}: train again, or install the version that wrote it"
         )
-    sources = Sources(trust, encoder, Path(cache).expanduser() if isinstance(cache, str | Path) else cache)
+    folder_of_cache = Path(cache).expanduser() if isinstance(cache, str | Path) else cache
+    sources = Sources(trust, encoder, folder_of_cache, None if embeddings is None else str(embeddings))
     try:
         check_method(description["config"], f"model {folder}", trust)
         _check_description(description)
-        config = Config.parse(description["config"], str(folder / _DESCRIPTION))
+        config = Config.parse(description["config"], str(folder / MODEL_FILE))
         tensors = load_file(folder / _WEIGHTS)
         module = _restored(config, description, tensors, sources)
         fields = {name: description[name] for name in _FIELDS}
@@ -272,7 +276,7 @@ def load(
         ) from None
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         raise ModelError(
-            f"model {folder}: {_WEIGHTS} or {_DESCRIPTION} is damaged or incomplete ({reason(error)}); "
+            f"model {folder}: {_WEIGHTS} or {MODEL_FILE} is damaged or incomplete ({reason(error)}); "
             "copy the folder again"
         ) from error
     _say_origin(folder, origin)
@@ -313,7 +317,9 @@ def _restored(
         estimator.chosen = dict(description["chosen"])
         estimator.restore(memory)
         return estimator
-    encoder = patch_encoder(config.features, trained=False, name=_patch_encoder_name(config, sources))
+    known = (description.get("origin") or {}).get("encoders") or [{}]
+    name, size = _patch_encoder_name(config, sources), known[0].get("input_size")
+    encoder = patch_encoder(config.features, trained=False, name=name, size=size)
     network = new_network(config, description["n_features"], len(description["genes"]), encoder)
     network.load_state_dict(weights)
     network.memory = memory
@@ -333,15 +339,15 @@ _FIELDS: Sequence[str] = ("n_features", "genes", "heg50", "hpg50", "train_sectio
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / _DESCRIPTION
+    path = folder / MODEL_FILE
     if not path.is_file():
-        raise ModelError(f"model {folder}: no {_DESCRIPTION} there; give the folder of a finished run")
+        raise ModelError(f"model {folder}: no {MODEL_FILE} there; give the folder of a finished run")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ModelError(f"model {folder}: {_DESCRIPTION} is not valid JSON; copy the folder again") from None
+        raise ModelError(f"model {folder}: {MODEL_FILE} is not valid JSON; copy the folder again") from None
     if not isinstance(description, dict):
-        raise ModelError(f"model {folder}: {_DESCRIPTION} does not describe a model; copy the folder again")
+        raise ModelError(f"model {folder}: {MODEL_FILE} does not describe a model; copy the folder again")
     return description
 
 

@@ -95,7 +95,7 @@ class TrainingModule(L.LightningModule):
     def training_step(self, batch: Data, _: int) -> Tensor:
         """Take one step, and stop the run if the loss is not finite."""
         # At every step: in the first epoch after resuming, Lightning's loaders draw from the generator at another time.
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+        _seed(self.seed * 1_000_003 + self.global_step, self.device)
         losses = self.model.losses(batch)
         if not torch.isfinite(losses["loss"]):
             raise ModelError(
@@ -137,6 +137,17 @@ class TrainingModule(L.LightningModule):
         self.log_dict(scores, on_step=False, on_epoch=True, batch_size=1)
 
 
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step on this device draws from.
+
+    ``torch.manual_seed`` formats a stack trace for each kind of accelerator that is not in use: a millisecond a step.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 class SectionData(L.LightningDataModule):
     """Training graphs in batches of spots, and whole validation graphs.
 
@@ -162,6 +173,7 @@ class SectionData(L.LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """Give the held-out graphs, whole."""
+        # A list is a dataset, but torch's types do not say so.
         return DataLoader(list(self.validation), batch_size=None) if self.validation else []  # type: ignore[arg-type]
 
 

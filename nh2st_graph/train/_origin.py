@@ -11,7 +11,7 @@ from scipy import sparse
 
 from nh2st_graph.config import Config, changes, completed_keys, flatten
 from nh2st_graph.im._made_from import other_encoders, other_versions, public, stored_encoders
-from nh2st_graph.section import Key, content_digest, other_sections
+from nh2st_graph.section import DIGITS, Key, content_digest, other_sections
 from nh2st_graph.train._prepare import Learned, PreparedSection
 
 __all__ = ["mismatches", "origin_of", "prepared_digest"]
@@ -55,7 +55,7 @@ def prepared_digest(prepared: PreparedSection) -> dict[str, str]:
     found["graph"] = content_digest((), (edges.indices.astype(np.int64), edges.indptr.astype(np.int64)))
     known = section.uns[Key.uns.image].get(Key.features.made_from, {})
     if "image" in known:
-        return {**found, "image": str(known["image"])[:16]}
+        return {**found, "image": str(known["image"])[:DIGITS]}
     return {**found, "image features": content_digest((), [np.asarray(section.obsm[Key.obsm.image])])}
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._errors import ConfigError, DataError, setting
+from nh2st_graph._errors import DataError
 from nh2st_graph._settings import TARGET_SUM
 from nh2st_graph.config import DataConfig
 from nh2st_graph.datasets import fetch_panel, is_published, read_panel
@@ -42,8 +42,6 @@ def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], da
     DataError
         If a gene is absent from a section and ``missing_genes`` is ``"fail"``; if no gene is left; if panel and section
         are of different species; or if they name genes differently and nothing maps the names.
-    ConfigError
-        If ``panel`` is none of these.
     """
     if data.panel.startswith("hvg:"):
         return _most_variable(train, others, data.panel)
@@ -76,11 +74,6 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
     import anndata as ad
     import scanpy as sc
 
-    number = panel.removeprefix("hvg:")
-    if not number.isdecimal() or int(number) < 1:
-        raise ConfigError(
-            f"{setting('data.panel', panel)}: expected a file of gene symbols, or hvg:N with a number N above 0"
-        )
     measured = {name: section for name, section in {**train, **others}.items() if section.n_vars}
     positions, said = genes_by_name(measured)
     shared = set.intersection(*(set(each.index) for each in positions.values()))
@@ -109,6 +102,6 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
         raise DataError(f"no gene has counts in the training sections {', '.join(train)}; check their X")
     sc.pp.normalize_total(joined, target_sum=TARGET_SUM)
     sc.pp.log1p(joined)
-    wanted = min(int(number), joined.n_vars)
+    wanted = min(int(panel.removeprefix("hvg:")), joined.n_vars)
     sc.pp.highly_variable_genes(joined, n_top_genes=wanted, batch_key=Key.obs.section, flavor="seurat")
     return sorted(joined.var_names[joined.var["highly_variable"]])

@@ -130,6 +130,7 @@ class Preparation:
         panel = list(genes) if genes is not None else choose_panel(train, tests, config.data)
         completer = Completer(config)
         config = completer.config
+        train, tests = ({name: completer.kept(each) for name, each in part.items()} for part in (train, tests))
         with ExitStack() as stack:
             # Open all images before the first is encoded: encoding may take hours, and a missing image shows at once.
             opened = [stack.enter_context(completer.opened(train[name], "image" in need)) for name in sorted(train)]
@@ -145,6 +146,11 @@ class Preparation:
             [PreparedSection(each, train[section_name(each)].obs_names, self) for each in done],
             [PreparedSection(each, tests[section_name(each)].obs_names, self) for each in done_tests],
         )
+
+    def kept(self, section: AnnData) -> AnnData:
+        """Leave out the spots without features, if the configuration says so."""
+        check_section(section)
+        return self._completer.kept(section)
 
     def prepare(self, section: AnnData, need: Iterable[Need] = ()) -> PreparedSection:
         """Check a section, and compute its features and its graph if it lacks them.

@@ -24,14 +24,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch_geometric.data import Data
 
 from nh2st_graph._atomic import owned, write_text
-from nh2st_graph._errors import ConfigError, DataError, RunError, setting
+from nh2st_graph._errors import DataError, RunError, setting
 from nh2st_graph._progress import console
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
-from nh2st_graph.models import Estimator, Network, find_method
+from nh2st_graph.models import Estimator, Network, check_device, find_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.section import Key
-from nh2st_graph.train._checkpoints import LAST, Kept, WholeCheckpoints, averaged_weights, read_kept, set_aside
+from nh2st_graph.train._checkpoints import (
+    LAST,
+    Kept,
+    WholeCheckpoints,
+    averaged_weights,
+    own_names,
+    read_kept,
+    set_aside,
+)
 from nh2st_graph.train._encoder import patch_encoder
 from nh2st_graph.train._folds import Fold, make_folds
 from nh2st_graph.train._lattice import training_lattice
@@ -236,10 +244,9 @@ class _Stages:
         seed = self.config.seed + 1 + number
         module = self._new_module(fold.train, seed)
         stage = f"fold{number + 1}:{fold.name}"
-        folder, rows = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
+        rows = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
         # The log of a saved model has an empty cell for NaN.
         curve = [float(row["val_loss"] or "nan") for row in rows]
-        module.load_state_dict(averaged_weights(folder / LAST, best=True))
         _remember(module, fold.train)
         with torch.no_grad():
             scores = [pearson(module.predict(image_only(g)).numpy(), g.y.numpy()) for g in fold.validation]
@@ -253,8 +260,11 @@ class _Stages:
         validation: list[Data],
         seed: int,
         max_epochs: int,
-    ) -> tuple[Path, list[dict[str, Any]]]:
-        """Train one stage, from its last checkpoint when resuming; return its folder of checkpoints, and its log."""
+    ) -> list[dict[str, Any]]:
+        """Train one stage, from its last checkpoint when resuming, and return its log.
+
+        The model gets its averaged weights: those of the best epoch where something is held out, or the last.
+        """
         config = self.config.train
         folder = self.folder / "checkpoints" / stage.partition(":")[0]
         done, last, kept = folder / _DONE, folder / LAST, self.kept.get(folder.name)
@@ -291,10 +301,16 @@ class _Stages:
                 self.progress.update(task, visible=False)
             write_text(done, json.dumps({"epochs": trainer.current_epoch}) + "\n")
             rows = next(each.rows for each in callbacks if isinstance(each, EpochLog))
+            if validation:
+                best = next(each.best for each in callbacks if isinstance(each, Averaging))
+                module.load_state_dict(own_names(best))
+            elif resumed is not None:
+                # A trainer that resumes after its last epoch leaves the weights before averaging.
+                module.load_state_dict(averaged_weights(last))
+        else:
+            module.load_state_dict(averaged_weights(last, best=bool(validation)))
         self.rows += rows
-        # Read from the checkpoint: a trainer that resumes after its last epoch leaves the weights before averaging.
-        module.load_state_dict(averaged_weights(last))
-        return folder, rows
+        return rows
 
     def _callbacks(self, stage: str, folder: Path, watched: bool, max_epochs: int) -> list[L.Callback]:
         """Make the callbacks. The checkpoint comes last, so that it holds the others' state of the same epoch."""
@@ -332,17 +348,10 @@ def check_precision(config: TrainConfig) -> Any:
     ConfigError
         If there is no such device, or it does not support the precision.
     """
-    cuda = torch.cuda.is_available() and config.device in {"auto", "cuda"}
-    if config.device == "cuda" and not cuda:
-        raise ConfigError(f"{setting('train.device', 'cuda')}: there is no CUDA device; use auto or cpu")
-    if config.device == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"{setting('train.device', 'mps')}: there is no Apple GPU; use auto or cpu")
+    check_device(config.device, config.precision)
     if config.precision == "auto":
+        cuda = config.device in {"auto", "cuda"} and torch.cuda.is_available()
         return ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if cuda else "32-true"
-    if config.precision == "16" and not cuda:
-        raise ConfigError(
-            f"{setting('train.precision', '16')}: half precision needs a CUDA device; use auto, 32 or bf16"
-        )
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[config.precision]
 
 

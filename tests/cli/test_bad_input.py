@@ -60,9 +60,11 @@ class TestConfiguration:
             assert says in line
 
     def test_no_place_to_read_from(self, refuse, config, tmp_path):
-        assert "data.root is not set" in refuse("train", config, "--out", tmp_path / "out")
+        assert "data.root" in refuse("train", config, "--out", tmp_path / "out")
         gone = settings({"data.root": tmp_path / "gone"})
-        assert "gone does not exist; check data.root" in refuse("train", config, *gone, "--out", "out")
+        line = refuse("train", config, *gone, "--out", "out")
+        assert str(tmp_path / "gone") in line
+        assert "data.root" in line
 
     def test_a_section_that_is_not_there(self, refuse, config, repository, tmp_path):
         given = settings({"data.format": "her2st", "data.root": tmp_path / "her2st", "data.train": "[A1,B2]"})
@@ -86,9 +88,10 @@ class TestFolders:
     def test_a_run_that_exists(self, refuse, config, run, tmp_path):
         (tmp_path / "file").touch()
         for out in (run, tmp_path / "file"):
-            says = f"run folder {out} exists already; give another as --out, or go on with this run by --resume"
-            assert says in refuse("train", config, "--out", out)
-            assert f"{out} exists already" in refuse("demo", "--out", out)
+            line = refuse("train", config, "--out", out)
+            assert f"{out} exists" in line
+            assert {"--out", "--resume"} <= {word.strip(";,.") for word in line.split()}
+            assert f"{out} exists" in refuse("demo", "--out", out)
 
     def test_a_prediction_that_exists(self, refuse, run, section, tmp_path):
         (tmp_path / "out").mkdir()
@@ -119,7 +122,7 @@ class TestFolders:
         for command in (["predict", run, section, "--out", tmp_path / "out"], ["evaluate", run]):
             line = refuse(*command)
             assert f"model {run}: written in format {later} by nh2st-graph 7.0" in line
-            assert "train again, or install the version that wrote it" in line
+            assert "train again" in line
 
     @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
     def test_a_model_that_is_damaged(self, refuse, run, section, tmp_path, name):
@@ -130,4 +133,4 @@ class TestFolders:
     def test_a_folder_that_is_no_run(self, refuse, section, tmp_path):
         for folder in (tmp_path, tmp_path / "none", section):
             for command in (["predict", folder, section, "--out", tmp_path / "out"], ["evaluate", folder]):
-                assert "no model.json there; give the folder of a finished run" in refuse(*command)
+                assert "model.json" in refuse(*command)

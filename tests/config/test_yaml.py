@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nh2st_graph import ConfigError
 from nh2st_graph.config import Config, load_config, parse_yaml
 from nh2st_graph.read import check_options
-from nh2st_graph.study._folds import FoldEntry
+from nh2st_graph.study import FoldEntry
 
 #: What YAML 1.1 reads as numbers, dates, or words for true and false.
 NAMES = ("1_1", "007", "010", "0x10", "0b11", "1e3", "1.10", ".5", "5.", "+5", "1:30", "2024-01-01", "151507", ".inf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import threading
 from collections.abc import Iterator
@@ -10,14 +11,20 @@ from pathlib import Path
 
 import pytest
 from anndata import AnnData
+from filelock import FileLock
 
 from nh2st_graph.datasets import synthetic_tissue
 
 
 @pytest.fixture(scope="session")
-def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, AnnData]:
-    """The demo's data: four sections of about 240 spots and 70 genes."""
-    return synthetic_tissue(4, seed=0, folder=tmp_path_factory.mktemp("tissue"), n_interaction=20)
+def sections(shared_by_all: Path) -> dict[str, AnnData]:
+    """The demo's data: four sections of about 240 spots and 70 genes, which the first process makes for all."""
+    folder, kept = shared_by_all / "tissue", shared_by_all / "tissue.pickle"
+    with FileLock(shared_by_all / "tissue.lock"):
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(synthetic_tissue(4, seed=0, folder=folder, n_interaction=20)))
+    made: dict[str, AnnData] = pickle.loads(kept.read_bytes())
+    return made
 
 
 @pytest.fixture(scope="session")

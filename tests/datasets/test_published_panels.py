@@ -13,7 +13,6 @@ import pytest
 
 from nh2st_graph import DataError
 from nh2st_graph.datasets import PUBLISHED_PANELS, _published_panels, fetch_panel, is_published
-from nh2st_graph.datasets._published_panels import PublishedPanel
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -32,7 +31,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setattr(_published_panels, "_HOST", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setitem(PUBLISHED_PANELS, "nh2st:here", PublishedPanel("genes.npy", digest))
+    monkeypatch.setitem(
+        PUBLISHED_PANELS, "nh2st:here", PUBLISHED_PANELS["nh2st:INT"]._replace(path="genes.npy", digest=digest)
+    )
     monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
     yield folder
     server.shutdown()

@@ -12,6 +12,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from PIL import Image
 
+from nh2st_graph.im import _recipes, register_recipe
+from nh2st_graph.im._recipes import Recipe
 from nh2st_graph.section import Key
 
 MakeSection = Callable[..., AnnData]
@@ -22,6 +24,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the cache of whoever runs the tests out of them."""
     monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "features"
+
+
+@pytest.fixture
+def own_recipes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe]:
+    """Let a test register recipes, which go with it."""
+    monkeypatch.setattr(_recipes, "_OWN", {})
+    return register_recipe
 
 
 def render(um_per_px: float, width_um: float = 600, height_um: float = 480) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nh2st_graph import ConfigError
@@ -10,6 +10,7 @@ from nh2st_graph.im._names import Options, join_options, split_names, split_opti
 CHANNELS = st.tuples(*[st.floats(0.01, 1)] * 3)
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     options=st.builds(
         Options,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from nh2st_graph import ConfigError
-from nh2st_graph.im import TimmEncoder
+from nh2st_graph.im import TimmEncoder, make_encoders
+
+from .small_recipes import FACTS, model
 
 MODEL = "test_resnet"
 PATCHES = np.random.default_rng(0).integers(0, 255, (5, 160, 160, 3), dtype=np.uint8)
@@ -156,3 +159,133 @@ def test_mixed_precision_on_cuda_stays_close():
     assert b.dtype == np.float32
     assert np.abs(a - b).max() < 0.05 * np.abs(a).max()
     assert cpu.fingerprint != cuda.fingerprint
+
+
+#: Hashes of fingerprints without the versions of libraries, which must stay: cached features depend on them.
+GOLDEN = {
+    "timm:test_resnet@random": "465af8310f0e30c77af1e7c15edf18b63df63053dd2218f05428433a0698ffd1",
+    "timm-map:test_resnet@random": "463727a87b75617cf06911919a07aa99da870dc12968a3c98476e00ebfd20a36",
+    "timm:resnet18@random": "e6e5361a8cdbde376dfd476151132e9ff849678bb443a92f1bba75f982f356ad",
+    "timm-map:resnet18@random": "c27b4126f92ef55038658697cdb94689257c659c0fccffe648b4382cb5f67294",
+    "timm:test_vit@random": "b0b6387eb8896b70957853bdd1e49886ae81d9b9a86dc32ed361fad8ac52e6f0",
+    "squidpy:summary+texture+histogram": "40f31eae8544d728dad4fdf08b833a4f8f2832cd1f6e7436c327867fc8214eec",
+    "squidpy:histogram": "3cac06a8f57c61f3d141c2dbb9a4627482361ed1aa44104f318f8afc37f0a180",
+    "pixels:112": "2ea5fd0f924d29991cf62ee9b7ae096d37ed131751935eced7e9518fa66d05ee",
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_fingerprints_stay_as_they_were(name):
+    (encoder,) = make_encoders(name, "cpu")
+    known = {key: value for key, value in encoder.fingerprint.items() if key != "versions"}
+    assert hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest() == GOLDEN[name]
+
+
+def test_asking_for_something_new_changes_the_fingerprint():
+    plain = TimmEncoder("test_vit@random", "cpu").fingerprint
+    for option in ("pooling=mean", "size=96", "mean=0.1/0.1/0.1", "std=0.1/0.1/0.1", "precision=bfloat16"):
+        assert TimmEncoder(f"test_vit@random?{option}", "cpu").fingerprint != plain, option
+
+
+@pytest.mark.parametrize(("pooling", "global_pool"), [("cls", "token"), ("mean", "avg")])
+def test_pooled_tokens_equal_timms_own(pooling, global_pool, tmp_path, own_recipes):
+    expected = model(global_pool=global_pool)
+    save_file(expected.state_dict(), tmp_path / "vit.safetensors")
+    own_recipes("small", **FACTS | {"arguments": {"global_pool": global_pool}, "pooling": pooling})
+    (encoder,) = make_encoders(f"small@{tmp_path / 'vit.safetensors'}?mean=0/0/0&std=1/1/1", "cpu")
+    with torch.inference_mode():
+        wanted = expected(torch.from_numpy(PATCHES).permute(0, 3, 1, 2) / 255)
+    np.testing.assert_allclose(encoder.encode(PATCHES), wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_size_of_a_checkpoint_is_told_by_its_positions(tmp_path):
+    small = model(img_size=96)
+    save_file(small.state_dict(), tmp_path / "vit.safetensors")
+    encoder = TimmEncoder(f"test_vit@{tmp_path / 'vit.safetensors'}", "cpu")
+    assert encoder.input_size == 96
+    assert torch.equal(encoder.network.state_dict()["pos_embed"], small.state_dict()["pos_embed"])
+    larger = TimmEncoder(f"test_vit@{tmp_path / 'vit.safetensors'}?size=128", "cpu")
+    resampled = timm.layers.resample_abs_pos_embed(small.state_dict()["pos_embed"], (8, 8))
+    torch.testing.assert_close(larger.network.state_dict()["pos_embed"], resampled)
+    assert larger.encode(PATCHES[:, :128, :128]).shape == (5, 64)
+    assert larger.fingerprint != encoder.fingerprint
+
+
+def test_a_network_without_positions_takes_any_size(checkpoint):
+    encoder = TimmEncoder(f"{MODEL}@{checkpoint}?size=96", "cpu")
+    assert (encoder.input_size, encoder.encode(PATCHES[:, :96, :96]).shape) == (96, (5, 96))
+
+
+def test_the_statistics_of_a_file_are_those_that_it_tells(tmp_path, caplog):
+    state, told = (
+        new_model(1).state_dict(),
+        {"mean": [0.7, 0.5, 0.6], "std": [0.2, 0.3, 0.2], "input_size": [3, 96, 96]},
+    )
+    save_file(state, tmp_path / "a.safetensors", metadata={"pretrained_cfg": json.dumps(told)})
+    torch.save({"state_dict": state, "pretrained_cfg": told}, tmp_path / "b.pth")
+    (tmp_path / "beside").mkdir()
+    save_file(state, tmp_path / "beside" / "c.safetensors")
+    config = {"architecture": MODEL, "pretrained_cfg": told}
+    (tmp_path / "beside" / "config.json").write_text(json.dumps(config))
+    for file in ("a.safetensors", "b.pth", "beside/c.safetensors"):
+        encoder = TimmEncoder(f"{MODEL}@{tmp_path / file}", "cpu")
+        assert encoder.normalisation == {"mean": [0.7, 0.5, 0.6], "std": [0.2, 0.3, 0.2]}
+        assert encoder.input_size == 96
+    assert not caplog.records
+    (tmp_path / "beside" / "config.json").write_text(json.dumps(config | {"architecture": "resnet50"}))
+    encoder = TimmEncoder(f"{MODEL}@{tmp_path / 'beside/c.safetensors'}?std=0.3/0.3/0.3", "cpu")
+    assert encoder.normalisation == {"mean": [0.5] * 3, "std": [0.3] * 3}
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "mean 0.5/0.5/0.5 and std 0.3/0.3/0.3" in said
+    assert "?mean=" in said
+
+
+def test_known_statistics_need_no_word(checkpoint, caplog):
+    TimmEncoder(f"{MODEL}@{checkpoint}?mean=0.1/0.1/0.1&std=0.2/0.2/0.2", "cpu")
+    TimmEncoder(f"{MODEL}.r160_in1k@{checkpoint}", "cpu")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("test_resnet@{}?pooling=mean", "pooling=mean, and test_resnet gives no tokens"),
+        ("test_vit@{}?size=100", "takes no images of 100 px .*give another size"),
+        ("naflexvit_base_patch16_gap@{}?pooling=cls", "no class token; give pooling=mean"),
+    ],
+)
+def test_outputs_are_refused_before_weights_are_read(name, message, tmp_path):
+    (tmp_path / "empty.pth").write_bytes(b"")  # reading it would be another error
+    with pytest.raises(ConfigError, match=message) as error:
+        TimmEncoder(name.format(tmp_path / "empty.pth"), "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_tokens_without_a_pooling_name_the_option(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "architecture": "test_vit",
+                "num_classes": 0,
+                "model_args": {"global_pool": ""},
+                "pretrained_cfg": {"input_size": [3, 160, 160]},
+            }
+        )
+    )
+    save_file(model().state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"gives \(101, 64\) for a patch.*\?pooling=cls"):
+        TimmEncoder(f"local-dir:{tmp_path}", "cpu")
+    encoder = TimmEncoder(f"local-dir:{tmp_path}?pooling=cls+mean", "cpu")
+    assert encoder.n_features == 128
+
+
+def test_weights_of_another_architecture_are_no_matter_of_the_network(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "test_vit", "num_classes": 0, "pretrained_cfg": {"num_classes": 0}})
+    )
+    save_file(model(init_values=1e-5).state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"do not fit the architecture.*ls1\.gamma.*name an encoder of the table"
+    ) as error:
+        TimmEncoder(f"local-dir:{tmp_path}", "cpu")
+    assert "network" not in str(error.value)

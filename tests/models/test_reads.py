@@ -4,8 +4,8 @@ import pytest
 
 from nh2st_graph import ConfigError
 from nh2st_graph.config import FORMATS
-from nh2st_graph.models import known_methods
-from nh2st_graph.models._reads import METHODS, check_encoder
+from nh2st_graph.models import find_method, known_methods
+from nh2st_graph.models._reads import METHODS, check_encoder, setting_names
 from nh2st_graph.read import known_formats
 
 
@@ -14,6 +14,12 @@ def test_names_that_are_known_without_torch_are_those_of_the_registries():
     own = {name for name in known_methods() if name in METHODS or ":" not in name}
     assert set(METHODS) == {name for name in own if not name.startswith("test")}
     assert set(FORMATS) - {"synthetic"} <= set(known_formats())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_that_are_known_without_torch_are_those_of_the_classes(name):
+    settings = find_method(name).Settings
+    assert setting_names(name) == {*settings.model_fields, *settings.renamed}
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from torch import nn
 
 from nh2st_graph.im import TimmEncoder
 from nh2st_graph.nn import PatchEncoder
-from nh2st_graph.nn._patch_encoder import _CHUNK
 
+#: Patches that are encoded at a time.
+AT_ONCE = 64
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 
 
@@ -43,7 +44,7 @@ def plainly(model, patches):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("n_spots", [1, 7, 2 * _CHUNK + 3])
+@pytest.mark.parametrize("n_spots", [1, 7, 2 * AT_ONCE + 3])
 def test_a_new_one_gives_the_features_of_its_model_whatever_the_chunks(encoder, n_spots):
     patches = drawn_patches(n_spots)
     assert encoder.eval()(patches).shape == (n_spots, 4)
@@ -94,7 +95,7 @@ def test_features_can_be_read_as_they_come():
 
 
 def test_gradients_are_those_of_one_pass_without_chunks(encoder):
-    patches = drawn_patches(_CHUNK + 5)
+    patches = drawn_patches(AT_ONCE + 5)
     wanted = torch.randn(len(patches), 4)
     (encoder.eval()(patches) * wanted).sum().backward()
     model = network().eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from matplotlib_scalebar.scalebar import ScaleBar
 from scipy import sparse
 
 from nh2st_graph import DataError, pl
-from nh2st_graph.pl._maps import _colour_range
 
 SCALE, DIAMETER, MICRONS_PER_PIXEL = 0.1, 145.0, 0.69
 
@@ -90,9 +90,11 @@ def test_constant_and_rare_genes_keep_a_range(prediction: AnnData) -> None:
     (row,) = rows_of(pl.gene_maps(prediction, ["g3"]))
     assert row[2].collections[0].get_clim() == (1.5, 2.5)
     assert row[2].get_title() == "predicted, r = 0.00"
-    in_one_spot_of_200 = np.zeros(200)
-    in_one_spot_of_200[7] = 5
-    assert _colour_range(in_one_spot_of_200) == (0, 5)
+    many = ad.concat([prediction] * 7, index_unique="-", uns_merge="first")
+    many.X[:, 3] = 0.0
+    many.X[7, 3] = 5.0
+    (row,) = rows_of(pl.gene_maps(many, ["g3"]))
+    assert row[2].collections[0].get_clim() == (0, 5)
 
 
 def test_y_points_down_and_scale_bar_is_in_um(prediction: AnnData) -> None:

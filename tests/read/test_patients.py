@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from PIL import Image
 
 from nh2st_graph import DataError
 from nh2st_graph.datasets import leave_one_patient_out, leave_one_section_out, patients_of
-from nh2st_graph.read import her2st, sections, skin, stimage, stnet, triplex, write_h5ad
-from nh2st_graph.read._patients import patient_in_name
+from nh2st_graph.read import anndata_section, h5ad_section, her2st, sections, skin, stimage, stnet, triplex, write_h5ad
 
 from .test_stimage import write as write_stimage  # noqa: F401 - a fixture
 
@@ -149,9 +149,10 @@ class TestSpatialTranscriptomics:
         assert patients_of(stimage(files.root)) == {name: "Q"}
 
 
-@pytest.mark.parametrize("name", ["P1_a", "X1", "A", "A12", "sample_1", "V1_A1", ""])
-def test_other_names_are_no_patients(name):
-    assert patient_in_name(name) is None
+@pytest.mark.parametrize("name", ["P1_a", "X1", "A", "A12", "sample_1", "V1_A1"])
+def test_other_names_are_no_patients(name, st_tables, write_her2st):
+    files = write_her2st(st_tables(), name)
+    assert patients_of(her2st(files.root)) == {name: f"unknown ({name})"}
 
 
 class TestSplits:
@@ -197,3 +198,20 @@ def test_patients_that_differ_in_case_or_spaces_alone(folder, caplog):
     assert read(folder, HEADER + "A1,P1\nB1,p1\nC1,P 2\nD1,P2\n")["B1"] == "p1"
     (said,) = caplog.messages
     assert "'P 2' and 'P2', 'P1' and 'p1' count as different patients" in said
+
+
+def test_the_reader_of_one_section_reads_the_table_too(folder):
+    (folder / "ids.csv").write_text(HEADER + "A1,P1\n")
+    assert list(h5ad_section(folder / "A1.h5ad").obs["patient"]) == ["P1"]
+    assert patients_of({"B1": h5ad_section(folder / "B1.h5ad")}) == {"B1": "unknown (B1)"}
+    Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(folder / "A1.png")
+    assert list(anndata_section(folder / "A1.h5ad", microns_per_pixel=1.0).obs["patient"]) == ["P1"]
+    given = anndata_section(folder / "A1.h5ad", microns_per_pixel=1.0, patient="mine")
+    assert list(given.obs["patient"]) == ["mine"]
+    (folder / "other.csv").write_text(HEADER + "B1,P2\n")
+    assert patients_of(sections("h5ad", folder, ["A1", "B1"], patients="other.csv"))["A1"] == "unknown (A1)"
+
+
+def test_a_section_that_is_named_twice(folder):
+    with pytest.raises(DataError, match="'C1' is named 2 times"):
+        sections("h5ad", folder, ["C1", "A1", "C1"])

@@ -224,8 +224,20 @@ def test_section_names_are_those_that_are_read(st_tables, write_her2st, write_vi
 class TestPatients:
     """Every format takes them the same way: a table, else what the data say, else a warning."""
 
+    @pytest.fixture(scope="class")
+    def store_of(self, tmp_path_factory):
+        """Write a section as a store; one of the same name is written once, and copied."""
+        kept = tmp_path_factory.mktemp("stores")
+
+        def write(section, path):
+            if not (kept / path.name).exists():
+                write_spatialdata(section, kept / path.name)
+            shutil.copytree(kept / path.name, path)
+
+        return write
+
     @pytest.fixture(params=["visium", "visium_hd", "anndata", "spatialdata", "h5ad"])
-    def cohort(self, request, st_tables, write_her2st, write_visium, write_visium_hd, tmp_path):
+    def cohort(self, request, st_tables, write_her2st, write_visium, write_visium_hd, tmp_path, store_of):
         """Format, folder of the sections A1 and A2, of which nothing tells the patient, and the path of A1."""
         if request.param in {"visium", "visium_hd"}:
             write = write_visium if request.param == "visium" else write_visium_hd
@@ -236,7 +248,7 @@ class TestPatients:
             section = her2st(write_her2st(st_tables(), name).root, [name])[name]
             section.obs["patient"] = unknown_patient(name)
             if request.param == "spatialdata":
-                write_spatialdata(section, folder / f"{name}.zarr")
+                store_of(section, folder / f"{name}.zarr")
             else:
                 write_h5ad(section, folder / f"{name}.h5ad")
         return request.param, folder, folder / ("A1.zarr" if request.param == "spatialdata" else "A1.h5ad")

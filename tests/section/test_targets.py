@@ -278,7 +278,7 @@ class TestMostVariableGenes:
     @pytest.mark.parametrize("panel", ["hvg:", "hvg:0", "hvg:-3", "hvg:many", "hvg:2.5", "hvg:²"])
     def test_a_bad_number_is_refused(self, panel):
         with pytest.raises(ConfigError, match=r"panel=.*hvg:N with a number N above 0"):
-            choose_panel(self.train(), {}, DataConfig(panel=panel))
+            Config.parse({"data": {"panel": panel}})
 
     def test_sections_without_a_gene_in_common_are_refused(self):
         other = make_section(np.ones((4, 3)), "B", genes=["x", "y", "z"])

@@ -190,6 +190,17 @@ class TestWithTheExtra:
             assert not reader.closed
         assert reader.closed
 
+    def test_several_scenes_are_refused(self, reader, tmp_path):
+        """Readers of .czi and .vsi show one of them, and say nothing."""
+        reader._about |= {"n_scenes": 2, "scene_names": ["left", "right"]}
+        (tmp_path / "slide.czi").write_bytes(b"slide")
+        with (
+            pytest.raises(ImageError, match=r"slide\.czi holds 2 scenes \(left, right\)"),
+            open_slide(tmp_path / "slide.czi"),
+        ):
+            pass
+        assert reader.closed
+
     @pytest.mark.parametrize(
         ("sides", "expected"), [(("0.5", "0.5"), 0.5), (("0.5", "1.0"), None), (("0.5", "?"), 0.25), (("0.5",), 0.25)]
     )

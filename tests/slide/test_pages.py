@@ -1,4 +1,4 @@
-"""The same picture written in many ways shows the same, or is refused in one line; the file says which page it is."""
+"""The same image written in many ways shows the same, or is refused in one line; the file says which page it is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nh2st_graph import ImageError
 from nh2st_graph.im._patches import PatchCutter
 from nh2st_graph.slide import HeldImage, TiffSlide, open_full, open_slide, slide_size, thumbnail
 
-from ..images import BESIDE, CODECS, COLOURS, EXTRA, HEIGHT, PYRAMIDS, WIDTH, Variant, picture, shown, write
+from ..images import BESIDE, CODECS, COLOURS, EXTRA, HEIGHT, PYRAMIDS, WIDTH, Variant, shown, source_image, write
 from ..slides import halved
 
 VARIANTS = st.builds(
@@ -31,7 +31,7 @@ VARIANTS = st.builds(
     codec=st.sampled_from(CODECS),
 ).filter(lambda variant: variant.exists)
 
-#: Half of the picture, and small ones that are cut from a smaller copy if there is one; some go over the border.
+#: Half of the image, and small ones that are cut from a smaller copy if there is one; some go over the border.
 PATCHES = [((48.0, 32.0), 40.0, 40), ((30.5, 20.25), 32.0, 32), ((60.0, 40.0), 48.0, 12), ((4.0, 60.0), 24.0, 24)]
 
 
@@ -58,7 +58,7 @@ def patches(path: Path) -> list[np.ndarray]:
 
 
 def check(path: Path, variant: Variant) -> None:
-    """Compare patches, the whole image and the thumbnail with what the picture is."""
+    """Compare patches, the whole image and the thumbnail with what the image is."""
     expected = path.with_suffix(".png")
     Image.fromarray(shown(variant)).save(expected)
     assert slide_size(path) == (WIDTH, HEIGHT)
@@ -121,7 +121,7 @@ def test_pillow_shows_the_same_of_what_it_reads(folder, colour, orientation, cod
             np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs.convert("RGB")))
 
 
-RGB = picture()
+RGB = source_image()
 
 
 def pages(path: Path, *written: tuple[np.ndarray, dict]) -> Path:

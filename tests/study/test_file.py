@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from nh2st_graph import ConfigError
 from nh2st_graph.config import Config, builtin_config
-from nh2st_graph.study import Study, read_benchmark, read_study
-from nh2st_graph.study._plan import slug
+from nh2st_graph.study import Fold, Study, Variant, read_benchmark, read_study
 
 ABLATIONS = sorted((Path(__file__).resolve().parents[2] / "configs" / "ablations").glob("*.yaml"))
 RIDGE = {"ridge": {"model.name": "ridge"}}
@@ -285,11 +284,16 @@ def test_a_caller_names_its_own_mistakes(benchmark_file):
 
 
 @given(st.text(max_size=30))
-def test_slugs_are_names_of_folders_everywhere(name):
-    folder = slug(name)
-    assert re.fullmatch(r"[a-z0-9+-][a-z0-9._+-]*", folder)
-    assert not folder.endswith(".")
-    assert slug(folder) == folder
+def test_a_run_has_a_folder_that_can_be_everywhere(name):
+    def folder(name: str) -> str:
+        variants = (Variant(name, {}, Config()),)
+        study = Study("study", variants, (Fold("a", ("S1",), ("S2",), "one"),), (0,), Config(), None)
+        (run,) = study.runs(Path("out"))
+        return str(run.folder.relative_to("out/runs").parts[0])
+
+    assert re.fullmatch(r"[a-z0-9+-][a-z0-9._+-]*", folder(name))
+    assert not folder(name).endswith(".")
+    assert folder(folder(name)) == folder(name)
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)

@@ -108,7 +108,7 @@ class TestTable:
         scores = pd.read_csv(folder / "scores.csv")
         pd.testing.assert_frame_equal(scores, result.results.scores, check_dtype=False, rtol=1e-5)
         with Image.open(folder / "forest.png") as image:
-            assert min(image.size) > 200
+            assert min(image.size) > 100
 
     def test_as_markdown_says_what_the_numbers_are_and_what_failed(self, finished):
         result, folder, _ = finished
@@ -206,14 +206,15 @@ class TestOtherData:
         for name, section in sections.items():
             assert seen[name].items() >= section_digest(section).items()
 
-    def test_a_run_on_other_counts_fails_by_name(self, tiny_study, copied, sections, monkeypatch):
+    @pytest.mark.parametrize("part", ["counts", "image"])
+    def test_a_run_on_other_content_fails_by_name(self, tiny_study, copied, sections, monkeypatch, part):
         run = copied / "runs" / "base" / "s3_seed1"
         shutil.rmtree(run)
-        seen = {name: {**section_digest(section), "counts": "other"} for name, section in sections.items()}
+        seen = {name: {**section_digest(section), part: "other"} for name, section in sections.items()}
         monkeypatch.setattr("nh2st_graph.study._run.seen_sections", lambda _: seen)
         result = run_study(tiny_study, copied, jobs=1, only=["base"], resume=True)
         (reason,) = [why for failed, why in result.failures.items() if failed.variant == "base"]
-        assert "section 'S1' has other counts than in the finished runs of this study" in reason
+        assert f"section 'S1' has other {part} than in the finished runs of this study" in reason
         assert not run.exists()
 
 

@@ -222,7 +222,7 @@ def test_everything_is_written_for_the_reader(done):
     for name in figures:
         with Image.open(folder / name) as figure:
             figure.load()
-            assert min(figure.size) > 200
+            assert min(figure.size) > 100
     table = pd.read_csv(folder / "leaderboard.csv", keep_default_na=False, na_values=[""])
     for column in ("split", "method", "role", "place", "pcc_mean", "pcc_partial_low", "steps"):
         expected = result.table[column.replace("method", "variant")].astype(table[column].dtype)

@@ -16,7 +16,7 @@ from anndata import AnnData
 from numpy.testing import assert_array_equal
 from tifffile import TiffWriter
 
-from nh2st_graph import DataError, ModelError, RunError, read, tl
+from nh2st_graph import ConfigError, DataError, ImageError, ModelError, RunError, read, tl
 from nh2st_graph.slide import _tiff
 from nh2st_graph.study._memory import peak_memory
 from nh2st_graph.train import Standardizer
@@ -86,8 +86,12 @@ class TestRefusesBeforeItLoads:
         slide = write_pyramid(tmp_path / "s.tif", 64, 0.5)
         with pytest.raises(ModelError, match=r"the file weights\.pth is not opened .*trust=True"):
             tl.check_prediction(model, [slide], tmp_path / "out")
-        for how in ({"trust": True}, {"encoder": "timm:resnet18@mine.pth"}):
-            tl.check_prediction(model, [slide], tmp_path / "out", **how)
+        tl.check_prediction(model, [slide], tmp_path / "out", trust=True)
+        mine = tmp_path / "mine.pth"
+        with pytest.raises(ConfigError, match=r"mine\.pth does not exist"):
+            tl.check_prediction(model, [slide], tmp_path / "out", encoder=f"timm:resnet18@{mine}")
+        mine.touch()
+        tl.check_prediction(model, [slide], tmp_path / "out", encoder=f"timm:resnet18@{mine}")
 
     def test_several_sections_of_one_file_do_not_go_into_one(self, model, tiny_sections, tmp_path):
         both = ad.concat({name: tiny_sections[name] for name in ("S1", "S3")}, label="slide", index_unique="-")
@@ -97,6 +101,34 @@ class TestRefusesBeforeItLoads:
         with pytest.raises(DataError, match="library_key='nope'") as caught:
             tl.check_prediction(model, [tmp_path / "both.h5ad"], tmp_path / "out", library_key="nope")
         assert "--library-key nope" in caught.value.at("flag", {"library_key"})
+
+
+@pytest.fixture
+def two_scenes(tmp_path) -> Path:
+    """An OME-TIFF of two scans of equal standing: white glass, and tissue."""
+    path = tmp_path / "two.ome.tif"
+    with TiffWriter(path, ome=True) as file:
+        for name, pixels in {"glass": np.full((600, 600, 3), 243, np.uint8), "tissue": tissue_image(600, 2.0)}.items():
+            about = {"axes": "YXS", "Name": name, "PhysicalSizeX": 2.0, "PhysicalSizeY": 2.0}
+            file.write(pixels, photometric="rgb", tile=(64, 64), metadata=about)
+    return path
+
+
+class TestScenes:
+    def test_several_are_listed_before_anything_is_loaded(self, tiny_run, two_scenes, tmp_path):
+        with pytest.raises(ImageError, match=r"glass.*tissue"):
+            tl.check_prediction(tiny_run.folder, [two_scenes], tmp_path / "out")
+
+    def test_the_chosen_one_is_predicted(self, tiny_run, two_scenes, tmp_path):
+        alone = write_pyramid(tmp_path / "alone.tif", 600, 2.0, image=tissue_image(600, 2.0), levels=1)
+        written = tl.predict_run(tiny_run.folder, [f"{two_scenes}#tissue", alone], tmp_path / "out")
+        assert [path.name for path in written] == ["two_tissue.h5ad", "alone.h5ad"]
+        chosen, same = (read.h5ad_section(path) for path in written)
+        assert chosen.n_obs > 0
+        assert_array_equal(chosen.X, same.X)
+        assert_array_equal(chosen.obsm["spatial"], same.obsm["spatial"])
+        with pytest.raises(DataError, match="no tissue found"):
+            tl.predict_run(tiny_run.folder, [f"{two_scenes}#glass"], tmp_path / "out")
 
 
 class TestPredictFiles:
@@ -153,7 +185,7 @@ class TestPredictFiles:
 class TestScale:
     def test_is_given_where_a_section_has_none(self, tiny_run, without_scale, tiny_sections, write, tmp_path):
         path = write("S3", without_scale)
-        with pytest.raises(DataError, match=r"section 'S3': the file does not say how many um .*microns_per_pixel"):
+        with pytest.raises(DataError, match=r"section 'S3': .*microns_per_pixel"):
             tl.predict_run(tiny_run.folder, [path], tmp_path / "out")
         scale = tiny_sections["S3"].uns["spatial"]["S3"]["metadata"]["microns_per_pixel"]
         (written,) = tl.predict_run(tiny_run.folder, [path], tmp_path / "out", microns_per_pixel=scale)

@@ -161,7 +161,7 @@ class TestPredict:
         foreign.write_bytes(b"slide")
         out = tmp_path / "out"
         for path, error, says in (
-            (without, DataError, "does not say how many um a pixel is; .*microns_per_pixel"),
+            (without, DataError, "without.tif.*microns_per_pixel"),
             (blank, DataError, "no tissue found"),
             (foreign, ImageError, r'no installed reader opens \.mrxs; pip install "nh2st-graph\[wsi\]"'),
             (tmp_path / "none.svs", ImageError, "does not exist"),

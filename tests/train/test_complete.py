@@ -13,7 +13,7 @@ from anndata import AnnData
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from nh2st_graph import DataError, im, read
+from nh2st_graph import DataError, im, load, read, tl
 from nh2st_graph.config import Config
 
 from ..prepared import complete_section
@@ -162,3 +162,18 @@ def test_patches_at_whole_pixels(tiny_sections, tiny_config):
     floored.obsm["X_image"] += MARK
     assert not kept(floored, tiny_config), "of other centres"
     assert kept(floored, tiny_config.override(["features.floor_centres=true"]))
+
+
+@pytest.mark.parametrize("encoder", ["squidpy:summary+texture+histogram", "pixels:2", "timm:test_vit@random"])
+@pytest.mark.parametrize("saved", [False, True], ids=["fitted", "saved"])
+def test_a_section_without_features_gets_them_from_the_encoder_of_training(
+    tiny_sections, tiny_config, tmp_path, encoder, saved
+):
+    config = tiny_config.override([f"features.encoder={encoder}", "model.name=ridge", "features.cache=null"])
+    model = tl.fit({"S1": tiny_sections["S1"]}, config)
+    if saved:
+        model.save(tmp_path / "model")
+        model = load(tmp_path / "model")
+    fresh = tl.predict(tiny_sections["S3"], model)
+    again = tl.predict(complete_section(tiny_sections["S3"], config), model)
+    assert_array_equal(fresh.X, again.X)

@@ -100,3 +100,19 @@ def test_patches_are_those_that_features_were_computed_from(tmp_path):
     with torch.no_grad():
         found = encoder(torch.from_numpy(patches)).numpy()
     np.testing.assert_allclose(found, section.obsm["X_image"], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_one_that_waits_for_weights_is_built_like_that_of_training(tmp_path):
+    """Options of the name stay, and the size that a file of weights told."""
+    with torch.random.fork_rng(devices=[]):
+        model = timm.create_model("test_vit", num_classes=0, img_size=96)
+    save_file(model.state_dict(), tmp_path / "vit.safetensors")
+    given = features(f"timm:test_vit@{tmp_path / 'vit.safetensors'}?pooling=cls+mean")
+    trained = patch_encoder(given, trained=True)
+    (tmp_path / "vit.safetensors").unlink()
+    waiting = patch_encoder(given, trained=False, size=96)
+    waiting.load_state_dict(trained.state_dict())
+    patches = torch.from_numpy(PATCHES[:, :96, :96].copy())
+    torch.testing.assert_close(waiting.eval()(patches), trained.eval()(patches))
+    assert waiting.eval()(patches).shape == (4, 128)

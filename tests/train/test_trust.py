@@ -160,8 +160,8 @@ class TestPlaces:
         make = timm.create_model
 
         def refuse(name: str, *, pretrained: bool = False, **how: Any) -> Any:
-            names.append(name)
-            if pretrained:
+            if pretrained or ":" in name:
+                names.append(name)
                 raise OSError("no network here")
             return make(name, pretrained=False, **how)
 
@@ -175,6 +175,9 @@ class TestPlaces:
             ("squidpy:summary,timm-map:resnet18@weights.pth", "the file weights.pth"),
             ("timm:hf-hub:someone/something", "the hub's repository someone/something"),
             ("timm:local-dir:/somewhere", "the folder /somewhere"),
+            ("uni2-h@/somewhere/weights.bin?size=112", "the file /somewhere/weights.bin"),
+            ("hf:someone/something?pooling=cls&remote_code=true", "the hub's repository someone/something"),
+            ("lazyslide:uni", "the hub's repository of LazySlide's uni"),
         ],
     )
     def test_an_encoder_is_neither_opened_nor_asked_for(self, saved, section, asked, encoder, place):

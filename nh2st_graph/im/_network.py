@@ -1,0 +1,142 @@
+"""What all encoders share that run a network of torch."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph.im._encoders import Encoder
+from nh2st_graph.im._names import Channels, Options
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["UNREADABLE", "NetworkEncoder", "digest_of", "find_device", "written"]
+
+logger = logging.getLogger("nh2st_graph")
+
+#: Errors of reading a file that holds no state dict, from the file system up to timm.
+UNREADABLE = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+)
+
+
+class NetworkEncoder(Encoder):
+    """An encoder whose network turns normalised images into vectors.
+
+    Attributes
+    ----------
+    network
+        Takes ``(n, 3, input_size, input_size)`` and gives ``(n, n_features)``.
+    device, precision
+        Where it runs, and in which numbers.
+    """
+
+    network: torch.nn.Module
+    device: torch.device
+    precision: torch.dtype
+
+    def encode(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run the network; see :meth:`Encoder.encode`."""
+        import torch
+
+        mean, std = (
+            torch.tensor(self.normalisation[key], device=self.device).view(1, 3, 1, 1) for key in ("mean", "std")
+        )
+        autocast = (
+            nullcontext() if self.precision == torch.float32 else torch.autocast(self.device.type, self.precision)
+        )
+        with torch.inference_mode(), autocast:
+            images = torch.from_numpy(np.ascontiguousarray(patches)).to(self.device).permute(0, 3, 1, 2)
+            output = self.network((images.float() / 255 - mean) / std)
+        if output.ndim != 2:
+            raise ConfigError(
+                f"{setting('features.encoder', self.name)} gives {tuple(output.shape[1:])} for a patch, "
+                "expected one vector; choose a model with a pooled output"
+            )
+        features: NDArray[np.float32] = output.float().cpu().numpy()
+        return features
+
+    def _normalise_by(self, known: Mapping[str, Any], options: Options) -> None:
+        """Take interpolation, mean and standard deviation of the weights, or those that the name gives."""
+        self.interpolation = str(known["interpolation"])
+        mean, std = options.mean or known["mean"], options.std or known["std"]
+        self.normalisation = {"mean": [float(v) for v in mean], "std": [float(v) for v in std]}
+
+    def _run(self, network: torch.nn.Module, device: tuple[torch.device, torch.dtype], options: Options) -> None:
+        """Put the network on its device."""
+        import torch
+
+        self.device, self.precision = device
+        if options.precision is not None:
+            self.precision = getattr(torch, options.precision)
+        self.network = network.eval().requires_grad_(False).to(self.device)
+
+
+def find_device(name: str) -> tuple[torch.device, torch.dtype]:
+    """Find the torch device, and the precision of networks on it."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise ConfigError(f"{setting('device', name)} cannot be used ({reason}); give 'auto' or 'cpu'") from None
+    if device.type != "cuda":
+        return device, torch.float32
+    return device, torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def digest_of(model: torch.nn.Module, *, names: bool = True) -> str:
+    """Hash the weights of a network (SHA-256).
+
+    Parameters
+    ----------
+    model
+        The network.
+    names
+        Whether the names of tensors count. In ``transformers`` they change with its releases.
+    """
+    weights = sorted(model.state_dict().items())
+    digest = hashlib.sha256()
+    if names:
+        for key, value in weights:
+            _add(digest, key, value)
+    else:
+        each = [_add(hashlib.sha256(), "", value).hexdigest() for _, value in weights]
+        digest.update("\n".join(sorted(each)).encode())
+    return digest.hexdigest()
+
+
+def _add(digest: Any, name: str, value: torch.Tensor) -> Any:
+    """Add a tensor to a digest."""
+    import torch
+
+    digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+    digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest
+
+
+def written(values: Channels) -> str:
+    """Write red, green and blue as in the name of an encoder."""
+    return "/".join(f"{value:g}" for value in values)
