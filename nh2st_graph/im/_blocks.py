@@ -165,12 +165,19 @@ def off_scale(blocks: Sequence[Block]) -> Iterator[str]:
             )
 
 
-def coarse_slide(section: AnnData, blocks: Sequence[Block]) -> Iterator[str]:
-    """Say which encoders were trained at a finer resolution than a section's image has."""
-    scale = microns_per_pixel(section)
+def coarse_slide(section: AnnData, blocks: Sequence[Block]) -> Iterator[tuple[str, str]]:
+    """Say which encoders were trained at a finer resolution than a section's image has.
+
+    Yields
+    ------
+    What the note is of, the same for all images of this resolution, and the note.
+    """
+    scale, name = microns_per_pixel(section), section_name(section)
     for encoder in dict.fromkeys(block.encoder for block in blocks):
-        if encoder.um_per_px is not None and scale > (1 + _TOLERANCE) * encoder.um_per_px:
-            yield (
-                f"the image of section {section_name(section)!r} has {scale:.3g} um per px, coarser than "
-                f"{encoder.um_per_px:.3g}, at which {encoder.name} was trained; details that it looks for are not there"
+        own = encoder.um_per_px
+        if own is not None and scale > (1 + _TOLERANCE) * own:
+            note = (
+                f"the image of section {name!r} has {scale:.3g} um per px, coarser than {own:.3g}, at which "
+                f"{encoder.name} was trained; details that it looks for are not there"
             )
+            yield f"{encoder.name} on {scale:.3g}", note

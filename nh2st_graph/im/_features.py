@@ -147,11 +147,11 @@ def features(
         blocks = [block._replace(stain=as_reference(stain)) for block in blocks]
     said: set[str] = set()
     for note in off_scale(blocks):
-        warn_once(note, said)
+        warn_once(note, note, said)
     with feature_bar(progress) as bar:
         for section, source in zip(given, sources, strict=True):
-            for note in coarse_slide(source, blocks):
-                warn_once(note, said)
+            for what, note in coarse_slide(source, blocks):
+                warn_once(what, note, said)
             with open_image(source) as slide:
                 add_features(
                     section,
@@ -371,10 +371,10 @@ def _normalisation(encoder: Encoder) -> dict[str, Any]:
     return {"interpolation": encoder.interpolation, **values}
 
 
-def warn_once(note: str, said: set[str]) -> None:
-    """Log a warning unless it was said before."""
-    if note not in said:
-        said.add(note)
+def warn_once(what: str, note: str, said: set[str]) -> None:
+    """Log a warning unless something was said of this before."""
+    if what not in said:
+        said.add(what)
         logger.warning("%s", note)
 
 

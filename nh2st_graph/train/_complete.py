@@ -146,7 +146,7 @@ class Completer:
         blocks = [Block(turned[name], float(size), self.stain) for name, size in features.blocks]
         if self.expected is None:  # the scale of a trained model is what it is
             for note in off_scale(blocks):
-                warn_once(note, self._said)
+                warn_once(note, note, self._said)
         return blocks
 
     @property
@@ -159,7 +159,8 @@ class Completer:
         names = [name for name, _ in self.config.features.blocks]
         if len(names) != len(fingerprints):
             return fingerprints
-        return list(dict(zip(reversed(names), reversed(fingerprints), strict=True)).values())[::-1]
+        first = {name: names.index(name) for name in names}
+        return [fingerprints[i] for i in first.values()]
 
     def _refuse(self, names: str, other: Sequence[str]) -> None:
         """Refuse encoders that are not those of training."""
@@ -224,8 +225,8 @@ class Completer:
             else:
                 assert opened.slide is not None
                 self._check_encoders()
-                for note in coarse_slide(section, self.blocks):
-                    warn_once(note, self._said)
+                for what, note in coarse_slide(section, self.blocks):
+                    warn_once(what, note, self._said)
                 with feature_bar(self.config.train.progress) as bar:
                     add_features(
                         section,

@@ -91,6 +91,15 @@ class TestRun:
         assert "(reference) depth alone" in facts["all"]
         assert "depth_oracle" not in facts["all"]
 
+    def test_a_model_of_several_scales_names_them(self, info, tiny_run, tmp_path):
+        tiny_run.model.save(tmp_path)
+        about = json.loads((tmp_path / "model.json").read_text())
+        blocks = [{"encoder": "squidpy:summary", "patch_um": 56.0}, {"encoder": "timm:a", "patch_um": None}]
+        about["config"]["features"] |= {"encoders": blocks, "views": 8}
+        (tmp_path / "model.json").write_text(json.dumps(about))
+        expected = "squidpy:summary at 56 um; timm:a at 112 um, 15 features, mean of 8 views"
+        assert info(tmp_path)["encoder"] == expected
+
     def test_a_saved_model_has_no_scores(self, info, tiny_run, tmp_path):
         tiny_run.model.save(tmp_path / "model")
         facts = info(tmp_path / "model")
@@ -159,6 +168,19 @@ class TestSection:
         facts = info(tmp_path / "S3.h5ad")
         assert facts["image"] == "two.ome.tif#right"
         assert facts["resolution"].endswith("um per pixel")
+
+    def test_features_of_several_scales_by_block(self, info, tiny_sections, tmp_path):
+        section = tiny_sections["S3"].copy()
+        section.obsm["X_image"] = np.zeros((section.n_obs, 30), np.float32)
+        section.uns["X_image"] = {"encoder": "squidpy:summary", "patch_um": 112.0, "views": 4}
+        read.write_h5ad(section, tmp_path / "one.h5ad")
+        assert info(tmp_path / "one.h5ad")["features"] == "squidpy:summary (30), mean of 4 views"
+        names = np.array(["squidpy:summary"] * 2, dtype=object)
+        section.uns["X_image"] = {"encoder": "squidpy:summary,squidpy:summary", "encoders": names}
+        section.uns["X_image"] |= {"patch_um": np.array([56.0, 112.0]), "n_features": np.array([15, 15])}
+        read.write_h5ad(section, tmp_path / "two.h5ad")
+        expected = "squidpy:summary at 56 um (15); squidpy:summary at 112 um (15)"
+        assert info(tmp_path / "two.h5ad")["features"] == expected
 
     def test_a_prediction_says_by_whom(self, info, tiny_run):
         facts = info(tiny_run.folder / "predictions" / "S3.h5ad")

@@ -142,7 +142,7 @@ def test_it_builds_and_every_part_learns(config, section):
 
 
 def test_the_studies_are_there():
-    assert {"components", "operators", "graphs", "losses", "encoders"} <= {path.stem for path in STUDIES}
+    assert {"blocks", "components", "operators", "graphs", "losses", "encoders"} <= {path.stem for path in STUDIES}
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

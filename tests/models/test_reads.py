@@ -41,6 +41,23 @@ def test_what_fits(name, encoder, more):
 
 
 @pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        ("histogene", ["pixels:112"]),
+        ("egn", [["pixels:256", 77], {"encoder": "timm:resnet50"}]),
+        ("triplex", [{"encoder": "timm-map:resnet18", "patch_um": "auto"}]),
+    ],
+)
+def test_blocks_take_the_place_of_the_encoder(name, blocks):
+    keys = {"model.name": name, "features.encoder": "squidpy:summary"}
+    check_encoder({**keys, "features.encoders": blocks})
+    with pytest.raises(ConfigError, match=name):
+        check_encoder({**keys, "features.encoders": ["squidpy:texture"]})
+    with pytest.raises(ConfigError, match=name):
+        check_encoder({**keys, "features.encoders": None})
+
+
+@pytest.mark.parametrize(
     ("name", "encoder", "more", "cure"),
     [
         ("histogene", None, {}, "pixels:112"),

@@ -1,0 +1,110 @@
+"""Blocks of features: how they are written, and what they mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from nh2st_graph import ConfigError
+from nh2st_graph.config import Config, FeaturesConfig, parse_yaml
+
+
+def blocks(text: str, **others) -> FeaturesConfig:
+    return Config().change({"features.encoders": parse_yaml(text), **others}).features
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[uni2-h]", [("uni2-h", 224.0)]),
+        (
+            "[[uni2-h, 112], [uni2-h, auto], squidpy:summary]",
+            [("uni2-h", 112.0), ("uni2-h", "auto"), ("squidpy:summary", 224.0)],
+        ),
+        ("[{encoder: uni2-h, patch_um: 56}, {encoder: uni2-h}]", [("uni2-h", 56.0), ("uni2-h", 224.0)]),
+        ("[{encoder: h, pooling: cls+mean, size: 448}]", [("h?pooling=cls+mean&size=448", 224.0)]),
+        (
+            "[{encoder: h, mean: [0.7, 0.5, 0.6], precision: float32}]",
+            [("h?mean=0.7/0.5/0.6&precision=float32", 224.0)],
+        ),
+        ("[{encoder: 'h?size=448', remote_code: true}]", [("h?size=448&remote_code=true", 224.0)]),
+    ],
+)
+def test_forms_of_blocks(text, expected):
+    features = blocks(text)
+    assert features.blocks == expected
+    assert features.encoder == ",".join(name for name, _ in expected)
+    again = Config.parse(parse_yaml(Config(features=features).to_yaml())).features
+    assert again == features
+
+
+def test_without_blocks_encoder_and_patch_are_those_of_before():
+    features = FeaturesConfig(encoder="a, b", patch_um=112)
+    assert features.blocks == [("a", 112.0), ("b", 112.0)]
+    assert features.names == features.described == features.encoder == "a, b"
+    assert FeaturesConfig(patch_um="auto").blocks == [("squidpy:summary+texture+histogram", "auto")]
+
+
+def test_an_encoder_of_several_scales_has_one_name():
+    features = blocks("[[a, 56], [b, 56], [a, 112]]", **{"features.views": 8})
+    assert features.names == "a,b"
+    assert features.smallest_patch_um == 56
+    assert features.described == "a at 56 um, b at 56 um, a at 112 um, 8 views"
+
+
+def test_the_later_of_encoder_and_blocks_counts():
+    config = Config().override(["features.encoder=a", "features.encoders=[[b, 56]]"])
+    assert config.features.blocks == [("b", 56.0)]
+    assert config.override(["features.encoder=c"]).features.blocks == [("c", 224.0)]
+    assert config.override(["features.encoders=null", "features.patch_um=9"]).features.blocks == [("b", 9.0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes", "expected"),
+    [
+        (["features.encoder=a"], [3], [("a", 224.0)]),
+        (["features.encoder='a,b'", "features.patch_um=auto"], [3, 3], [("a", 3.0), ("b", 3.0)]),
+        (["features.encoder='a,b'", "features.patch_um=auto"], [3, 4], [("a", 3.0), ("b", 4.0)]),
+        (["features.encoders=[[a, auto], [b, 7], c]"], [3, 7, 224], [("a", 3.0), ("b", 7.0), ("c", 224.0)]),
+    ],
+)
+def test_sizes_take_the_place_of_auto(changes, sizes, expected):
+    found = Config().override(changes).with_patches(sizes).features
+    assert found.blocks == expected
+    assert found.patch_um != "auto"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("features.encoders=[]", "features.encoders"),
+        ("features.encoders=[[a]]", r"\['a'\] is not a name and a size"),
+        ("features.encoders=[{encodr: a}]", "unknown key 'encodr'; did you mean 'encoder'"),
+        ("features.encoders=[{patch_um: 3}]", "features.encoders.0.encoder"),
+        ("features.encoders=[[a, -1]]", "patch_um = -1; give a size in um above 0, or auto"),
+        ("features.encoders=[[a, 5], [a, 5.0]]", "names a at 5 um twice"),
+        ("features.encoders=['a,b']", "'a,b' joins encoders"),
+        ("features.patch_um=own", "patch_um = 'own'; give a size in um above 0, or auto"),
+        ("features.patch_um=null", "patch_um = None; give a size"),
+        ("features.patch_um=.inf", "patch_um = inf; give a size"),
+        ("features.views=3", "features.views = 3; allowed: 1, 4 or 8"),
+    ],
+)
+def test_bad_values(change, says):
+    with pytest.raises(ConfigError, match=says):
+        Config().override([change])
+
+
+@pytest.mark.parametrize("encoder", ["pixels:4", "squidpy:summary,timm-map:resnet18"])
+def test_places_of_a_patch_have_no_views(encoder):
+    with pytest.raises(
+        ConfigError, match=r"features\.views = 4: features of (pixels|timm-map):.*set features\.views to 1"
+    ):
+        Config().override([f"features.encoder='{encoder}'", "features.views=4"])
+
+
+@pytest.mark.parametrize("change", ["features.views=4", "features.encoders=[[timm:a, 5], [timm:a, 6]]"])
+def test_one_encoder_on_one_patch_is_fine_tuned(change):
+    base = Config().override(["features.encoder=timm:a", "features.finetune=true"])
+    assert base.override(["features.encoders=[[timm:a, 5]]"]).features.finetune
+    with pytest.raises(ConfigError, match=r"features\.finetune = true trains one encoder on one patch"):
+        base.override([change])
