@@ -73,9 +73,12 @@ def features(
         One section with a full-resolution image and its resolution; an AnnData of several sections; or SpatialData,
         whose transformations place the spots on the image. Genes may be absent.
     encoder
-        Names of encoders, joined by commas; their features are concatenated. Known are ``timm:NAME``
-        (:class:`TimmEncoder`), ``timm-map:NAME`` (:class:`TimmMapEncoder`), ``squidpy:summary+texture+histogram`` or
-        some of its parts (:class:`SquidpyEncoder`), and ``pixels:SIDE`` (:class:`PixelsEncoder`). Or a list of names,
+        Names of encoders, joined by commas; their features are concatenated. Known are the names of the table of
+        encoders, such as ``uni2-h`` or ``uni2-h@FILE``; ``timm:NAME`` (:class:`TimmEncoder`), ``timm-map:NAME``
+        (:class:`TimmMapEncoder`), ``hf:ORG/NAME`` (:class:`TransformersEncoder`), ``lazyslide:NAME``
+        (:class:`LazySlideEncoder`), ``squidpy:summary+texture+histogram`` or some of its parts
+        (:class:`SquidpyEncoder`), and ``pixels:SIDE`` (:class:`PixelsEncoder`). Options follow a name:
+        ``uni2-h?pooling=cls+mean&size=448``. Or a list of names,
         of encoders from :func:`make_encoders`, to share them between calls, or of either with a patch of its own:
         ``[("uni2-h", 56), ("uni2-h", 112), "squidpy:summary"]``.
     patch_um
@@ -98,7 +101,7 @@ def features(
         Folder of cached features; by default ``features`` in the folder that the environment variable
         ``NH2ST_GRAPH_CACHE`` names, or in the user's cache directory. False turns the cache off.
     device
-        Where timm models run: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        Where networks run: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     progress
         Show a progress bar on a terminal.
     check_placement

@@ -23,7 +23,7 @@ from nh2st_graph.im._timm_build import (
     statistics,
     wanted,
 )
-from nh2st_graph.im._weights import check_file, fit, of_file, of_hub, of_package, told_size
+from nh2st_graph.im._weights import check_file, fit, of_file, of_package, of_place, told_size
 
 if TYPE_CHECKING:
     import torch
@@ -188,9 +188,13 @@ def _build(asked: Wanted, *, maps: bool) -> tuple[torch.nn.Module, dict[str, Any
             check_output(drawn, asked, known["input_size"][1], maps=maps)
         if asked.source == RANDOM:
             return _seeded(asked, sized=sized), known
-        if not asked.source and asked.repository is None and (asked.recipe is None or asked.recipe.source != "package"):
+        if not asked.source and asked.repository is None and ":" not in asked.model and not _packaged(asked):
             return load_pretrained(asked, sized), known
         return _loaded(asked, drawn, sized)
+
+
+def _packaged(asked: Wanted) -> bool:
+    return not asked.source and asked.recipe is not None and asked.recipe.source == "package"
 
 
 def _seeded(asked: Wanted, *, sized: bool) -> torch.nn.Module:
@@ -207,12 +211,12 @@ def _loaded(asked: Wanted, drawn: torch.nn.Module, sized: bool) -> tuple[torch.n
     if asked.source:
         place = f"checkpoint {asked.source}"
         state, told = of_file(Path(asked.source), asked)
-    elif asked.repository is not None:
-        place, state = f"the repository {asked.repository}", of_hub(asked)
-    else:
+    elif _packaged(asked):
         assert asked.recipe is not None
         place, state = f"the package {asked.recipe.location}", of_package(asked, drawn)
-    if asked.size is None and sized:
+    else:
+        place, state = f"the repository or folder {asked.repository or asked.model.partition(':')[2]}", of_place(asked)
+    if asked.size is None and sized and asked.source:
         side = int(told["input_size"][1]) if "input_size" in told else told_size(state, drawn)
         asked = asked if side is None else asked.of_size(side)
     model = create(asked, sized=sized)

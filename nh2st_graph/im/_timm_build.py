@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nh2st_graph._errors import ConfigError, nearest, reason, setting
 from nh2st_graph.im._hub import access_to
 from nh2st_graph.im._names import Options, allowed_options
+from nh2st_graph.im._network import UNREADABLE
 from nh2st_graph.im._recipes import Pooling, Recipe, recipes
 from nh2st_graph.im._timm_names import timm_names, timm_says
 
@@ -28,6 +29,7 @@ __all__ = [
     "create",
     "instead",
     "load_pretrained",
+    "loading",
     "pretrained_cfg",
     "sketch",
     "statistics",
@@ -216,7 +218,7 @@ def sketch(asked: Wanted) -> tuple[torch.nn.Module, bool]:
 
     elsewhere = asked.model.partition(":")[0] in ELSEWHERE
     try:
-        with _loading(asked) if elsewhere else nullcontext(), torch.device("meta"):
+        with loading(asked) if elsewhere else nullcontext(), torch.device("meta"):
             model = create(asked, sized=False).eval()
             sized = bool(model.pretrained_cfg.get("fixed_input_size")) or "img_size" in (  # type: ignore[union-attr,operator]
                 asked.recipe.arguments if asked.recipe else {}
@@ -310,25 +312,21 @@ def statistics(model: torch.nn.Module, asked: Wanted, of_file: Mapping[str, Any]
 
 
 def load_pretrained(asked: Wanted, sized: bool) -> torch.nn.Module:
-    """Make the model with the weights that timm, a folder or the hub has for it."""
-    with _loading(asked):
+    """Make the model with the weights that timm has for it."""
+    with loading(asked):
         return create(asked, pretrained=True, sized=sized)
 
 
 @contextmanager
-def _loading(asked: Wanted) -> Iterator[None]:
+def loading(asked: Wanted) -> Iterator[None]:
     """Say in one line why a model cannot be loaded from where its name leads."""
     kind, _, place = asked.model.partition(":")
+    page = None if asked.recipe is None else asked.recipe.access
+    hub = access_to(asked.repository or place or kind, asked.where, page=page, instead=instead(asked))
     try:
-        with nullcontext() if kind == "local-dir" else access_to(place or kind, asked.where, instead=instead(asked)):
+        with nullcontext() if kind == "local-dir" else hub:
             yield
-    except (KeyError, OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, RuntimeError) and "state_dict" in str(error):
-            raise ConfigError(
-                f"{asked.where}: its weights do not fit the architecture that their configuration names "
-                f"({_misfit(error)}); its authors build it with other arguments: name an encoder of the table, or "
-                "lazyslide:NAME"
-            ) from None
+    except UNREADABLE as error:
         raise ConfigError(
             f"{asked.where}: its pretrained weights cannot be loaded ({reason(error)}); {instead(asked)}"
         ) from error
@@ -339,9 +337,3 @@ def instead(asked: Wanted) -> str:
     return (
         f"give a file: '{asked.plain if asked.recipe and ':' not in asked.plain else 'timm:NAME'}@WEIGHTS.safetensors'"
     )
-
-
-def _misfit(error: RuntimeError) -> str:
-    """Shorten torch's list of tensors that do not fit to the first of them."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return reason(ValueError(" ".join(lines[1:2]) or lines[0]))

@@ -11,15 +11,24 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nh2st_graph._errors import ConfigError, listed, reason, setting
-from nh2st_graph.im._hub import access_to
+from nh2st_graph._errors import ConfigError, listed, setting
 from nh2st_graph.im._network import UNREADABLE
-from nh2st_graph.im._timm_build import Wanted, instead, pretrained_cfg
+from nh2st_graph.im._timm_build import Wanted, loading, pretrained_cfg
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_file", "check_package", "fit", "of_file", "of_hub", "of_package", "packaged", "state_of", "told_size"]
+__all__ = [
+    "check_file",
+    "check_package",
+    "fit",
+    "of_file",
+    "of_package",
+    "of_place",
+    "packaged",
+    "state_of",
+    "told_size",
+]
 
 State = dict[str, "torch.Tensor"]
 
@@ -76,20 +85,20 @@ def state_of(path: Path, encoder: str) -> State:
         ) from error
 
 
-def of_hub(asked: Wanted) -> State:
-    """Load the weights of a recipe from its repository of the hub."""
-    from timm.models import load_state_dict_from_hf
+def of_place(asked: Wanted) -> State:
+    """Load the weights of a repository of the hub, or of a folder like one.
 
-    assert asked.repository is not None
-    assert asked.recipe is not None
-    name = {} if asked.recipe.file is None else {"filename": asked.recipe.file}
-    try:
-        with access_to(asked.repository, asked.where, page=asked.recipe.access, instead=instead(asked)):
-            return _tensors(load_state_dict_from_hf(asked.repository, weights_only=True, **name))
-    except UNREADABLE as error:
-        raise ConfigError(
-            f"{asked.where}: its pretrained weights cannot be loaded ({reason(error)}); {instead(asked)}"
-        ) from error
+    timm itself would leave weights that are missing as they are, random, wherever the classifier is dropped.
+    """
+    from timm.models import load_state_dict_from_hf
+    from timm.models._hub import load_state_dict_from_path
+
+    kind, _, place = ("hf-hub", "", asked.repository) if asked.repository else asked.model.partition(":")
+    file = {} if asked.recipe is None or asked.recipe.file is None else {"filename": asked.recipe.file}
+    with loading(asked):
+        if kind == "local-dir":
+            return _tensors(load_state_dict_from_path(place, weights_only=True))
+        return _tensors(load_state_dict_from_hf(place, weights_only=True, **file))
 
 
 def of_package(asked: Wanted, model: torch.nn.Module) -> State:
@@ -162,15 +171,17 @@ def fit(model: torch.nn.Module, state: State, asked: Wanted, place: str) -> None
                 state, wrong = other, None
                 break
     if wrong is not None:
-        raise ConfigError(f"{asked.where}: {place} belongs to another model (it {wrong}); name that model")
+        what = "name that model"
+        if ":" in asked.model:
+            what = "its authors build it with other arguments: name an encoder of the table, or lazyslide:NAME"
+        raise ConfigError(f"{asked.where}: {place} belongs to another model (it {wrong}); {what}")
     model.load_state_dict(state, strict=False)
 
 
 def _misfit(model: torch.nn.Module, state: State) -> str | None:
     """Say how weights differ from those of the model, beyond a classifier; None if they fit."""
     own = model.state_dict()
-    classifier = pretrained_cfg(model).get("classifier") or ()
-    heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier))
+    heads = _heads(model)
     missing = [key for key in own if key not in state and not _counts(key)]
     over = [key for key in state if key not in own and not key.startswith(heads or "\0")]
     if missing:
@@ -182,6 +193,18 @@ def _misfit(model: torch.nn.Module, state: State) -> str | None:
         key = shapes[0]
         return f"has {key!r} of size {tuple(state[key].shape)}, a size mismatch with {tuple(own[key].shape)}"
     return None
+
+
+def _heads(model: torch.nn.Module) -> tuple[str, ...]:
+    """Say how names of a classifier's weights begin, by the configuration of the weights, or of the architecture."""
+    import timm
+
+    known = pretrained_cfg(model)
+    classifier = known.get("classifier")
+    if classifier is None and known.get("architecture") is not None:
+        default = timm.get_pretrained_cfg(known["architecture"])
+        classifier = None if default is None else default.classifier
+    return tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier or ()))
 
 
 def _translated(model: torch.nn.Module, state: State) -> State | None:

@@ -285,7 +285,19 @@ def test_weights_of_another_architecture_are_no_matter_of_the_network(tmp_path):
     )
     save_file(model(init_values=1e-5).state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(
-        ConfigError, match=r"do not fit the architecture.*ls1\.gamma.*name an encoder of the table"
+        ConfigError, match=r"belongs to another model.*ls1\.gamma.*name an encoder of the table"
     ) as error:
         TimmEncoder(f"local-dir:{tmp_path}", "cpu")
     assert "network" not in str(error.value)
+
+
+def test_weights_that_are_missing_are_not_left_random(tmp_path):
+    """Which timm would do here without a word, since the classifier is dropped."""
+    config = {"architecture": "test_vit", "num_classes": 10, "pretrained_cfg": {"num_classes": 10}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    state = model(num_classes=10).state_dict()
+    save_file({key: value for key, value in state.items() if key != "norm.weight"}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"lacks 'norm.weight'"):
+        TimmEncoder(f"local-dir:{tmp_path}", "cpu")
+    save_file(state, tmp_path / "model.safetensors")
+    assert TimmEncoder(f"local-dir:{tmp_path}", "cpu").n_features == 64
