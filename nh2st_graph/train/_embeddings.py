@@ -66,7 +66,11 @@ class Embeddings:
             return section
         joined = section.copy()
         without = self._join(joined, "drop")
-        return section[np.setdiff1d(np.arange(section.n_obs), without)].copy() if len(without) else section
+        if not len(without):
+            return section
+        rest = section[np.setdiff1d(np.arange(section.n_obs), without)].copy()
+        rest.uns[Key.uns.dropped] = joined.uns[Key.uns.dropped]
+        return rest
 
     def _join(self, section: AnnData, missing: Literal["fail", "drop"]) -> NDArray[np.intp]:
         encoder, patch_um = self._stated
