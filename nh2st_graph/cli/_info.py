@@ -162,7 +162,7 @@ def _encoders(features: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     if features.get("embeddings") is not None:
         known = ((about.get("origin") or {}).get("encoders") or [{}])[0]
         patches = f", patches of {known['patch_um']:.4g} um" if known.get("patch_um") else ""
-        return f"embeddings of {known.get('name') or 'an encoder that is unknown'}, {n_features:,} features{patches}"
+        return f"embeddings of {known.get('name') or 'an unknown encoder'}, {n_features:,} features{patches}"
     blocks, views = features.get("encoders"), features.get("views", 1)
     shown = features["encoder"]
     if blocks is not None:

@@ -225,6 +225,7 @@ class FeaturesConfig(Section):
             "features.encoders": self.encoders is not None,
             "features.patch_um = auto": self.patch_um == "auto",
             f"features.views = {self.views}": self.views > 1,
+            f"features.stain = {self.stain}": self.stain != "none",
             "features.finetune = true": self.finetune,
             "features.floor_centres = true": self.floor_centres,
         }

@@ -148,17 +148,16 @@ def evaluate(
     for name, section in test.items():
         _check_genes(model, name, section)
     preparation = model.preparation
+    train, test = ({name: preparation.kept(section) for name, section in part.items()} for part in (train, test))
     if model.config.evaluate.baselines:
-        learned = [
-            preparation.prepare(preparation.kept(section), need=("genes",), training=True) for section in train.values()
-        ]
+        learned = [preparation.prepare(section, need=("genes",), training=True) for section in train.values()]
     else:  # only their targets are read
         learned = [
             PreparedSection(check_section(section, need=("genes",)), section.obs_names, preparation)
             for section in train.values()
         ]
     return evaluate_prepared(
-        model, [preparation.prepare(preparation.kept(section), need=("genes",)) for section in test.values()], learned
+        model, [preparation.prepare(section, need=("genes",)) for section in test.values()], learned
     )
 
 

@@ -66,7 +66,11 @@ class Embeddings:
             return section
         joined = section.copy()
         without = self._join(joined, "drop")
-        return section[np.setdiff1d(np.arange(section.n_obs), without)].copy() if len(without) else section
+        if not len(without):
+            return section
+        rest = section[np.setdiff1d(np.arange(section.n_obs), without)].copy()
+        rest.uns[Key.uns.dropped] = joined.uns[Key.uns.dropped]
+        return rest
 
     def _join(self, section: AnnData, missing: Literal["fail", "drop"]) -> NDArray[np.intp]:
         encoder, patch_um = self._stated
@@ -93,12 +97,11 @@ class Embeddings:
             if known and known[0].get("encoder") == EMBEDDINGS and not other_encoders(self.expected or known, known):
                 return f"obsm:{key}"
         raise ModelError(
-            f"section {section_name(section)!r} has no embeddings, and the model was trained on {self._wanted()}; take "
-            f"them by ng.im.embeddings(adata, FILE), or give {setting('features.embeddings', 'FOLDER')}"
+            f"section {section_name(section)!r} has no embeddings, and the model was trained on "
+            f"embeddings{self._wanted()}; take them by ng.im.embeddings(adata, FILE), or give {setting('features.embeddings', 'FOLDER')}"
         )
 
     def _wanted(self) -> str:
         about = dict(self.expected[0]) if self.expected else {}
         name, patch = about.get("name"), about.get("patch_um")
-        of = f" of {name}" if name else ""
-        return f"those{of}{f', patches of {patch:g} um' if patch else ''}"
+        return (f" of {name}" if name else "") + (f", patches of {patch:.4g} um" if patch else "")

@@ -163,6 +163,7 @@ class TestConfiguration:
             {"encoders": ["squidpy:summary"]},
             {"patch_um": "auto"},
             {"views": 8},
+            {"stain": "macenko"},
             {"finetune": True, "encoder": "timm:resnet18"},
             {"floor_centres": True},
         ],
