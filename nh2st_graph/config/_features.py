@@ -111,6 +111,10 @@ class FeaturesConfig(Section):
         What happens to spots without an embedding: ``fail`` raises an error, ``drop`` leaves them out.
     views
         Average features over 4 views (rotations) or 8 (mirrored too) of a patch; 1 is the patch alone.
+    stain
+        Bring the colours of patches to a reference, by squidpy: ``reinhard`` (mean and spread of colours), ``macenko``
+        (colours of the two stains), or not (``none``). The reference is fitted on the training sections, all together,
+        and kept in the model; see :func:`nh2st_graph.im.stain_reference`.
     floor_centres
         Round the centres of patches down to whole pixels, as the code of HisToGene, Hist2ST, HGGEP, mclSTExp, TRIPLEX
         and NH2ST does. Positions of spots stay as they are.
@@ -135,6 +139,7 @@ class FeaturesConfig(Section):
     embeddings: Annotated[str, Field(min_length=1)] | None = None
     missing: Literal["fail", "drop"] = "fail"
     views: Literal[1, 4, 8] = 1
+    stain: Literal["none", "reinhard", "macenko"] = "none"
     floor_centres: bool = False
     standardize: Literal["section", "train", "none"] = "section"
     finetune: bool = False

@@ -119,6 +119,10 @@ class DataConfig(Section):
         authors' repository.
     missing_genes
         What happens to a panel gene that a section lacks: ``fail`` raises an error, ``drop`` drops the gene.
+    bad_spots
+        ``drop`` leaves out training spots whose patches are blank, blurred or folded, and marks such spots of a
+        prediction in ``obs["quality"]``, where none is removed; see :func:`nh2st_graph.im.quality`, whose columns are
+        used where a section has them. ``keep`` does not look.
     normalize
         ``total`` scales a spot's counts to 1e4 over all genes and takes log1p; ``panel`` scales them over the panel's
         genes; ``residuals`` are analytic Pearson residuals.
@@ -139,6 +143,7 @@ class DataConfig(Section):
     test: tuple[str, ...] = ()
     panel: Annotated[str, BeforeValidator(_panel), AfterValidator(_known_panel)] = "hvg:250"
     missing_genes: Literal["fail", "drop"] = "fail"
+    bad_spots: Literal["keep", "drop"] = "keep"
     normalize: Literal["total", "panel", "residuals"] = "total"
     log_base: Annotated[Literal["e", 10], BeforeValidator(_base)] = "e"
     smooth: Literal["none", "3x3"] = "none"

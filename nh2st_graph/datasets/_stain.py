@@ -13,11 +13,12 @@ from skimage.color import rgb_from_hed
 
 from nh2st_graph.datasets._tissue import Ellipses, Tissue
 
-__all__ = ["Rendered", "Stain", "draw_stain", "render"]
+__all__ = ["Rendered", "Stain", "draw_stain", "render", "scan"]
 
 Floats = NDArray[np.float32]
 
 _CHUNK = 4_000_000  # pixels of ellipses in memory at a time
+_SCANNERS = 77  # keeps the random streams of scanners apart from those of sections
 _WALL_UM = 3.0  # wall between holes that touch
 
 
@@ -123,6 +124,34 @@ def _expose(haematoxylin: Floats, eosin: Floats, stain: Stain) -> NDArray[np.uin
         light = stain.light[channel] * np.exp(-np.log(np.float32(10)) * (h * haematoxylin + e * eosin))
         rgb[..., channel] = np.clip(light + 0.5, 0, 255)
     return rgb
+
+
+def scan(rgb: NDArray[np.uint8], scanner: int) -> NDArray[np.uint8]:
+    """Show an image as another scanner would.
+
+    Parameters
+    ----------
+    rgb
+        The image as :func:`render` gives it.
+    scanner
+        Number of the scanner; 0 leaves the image as it is.
+
+    Returns
+    -------
+    The image with the scanner's crosstalk of channels, gamma and white balance.
+    """
+    if scanner == 0:
+        return rgb
+    rng = np.random.default_rng(np.random.SeedSequence(scanner, spawn_key=(_SCANNERS,)))
+    crosstalk = np.eye(3) + rng.uniform(-0.1, 0.1, (3, 3)) * (1 - np.eye(3))
+    crosstalk /= crosstalk.sum(axis=1, keepdims=True)  # grey stays grey
+    gamma = rng.uniform(0.8, 1.3) * rng.uniform(0.9, 1.1, 3)
+    white = rng.uniform(0.92, 1.03, 3)
+    seen = np.empty_like(rgb)
+    for channel, weights in enumerate(crosstalk.astype(np.float32)):
+        light = np.clip(rgb @ weights / np.float32(255), 0, 1) ** np.float32(gamma[channel])
+        seen[..., channel] = np.clip(255 * white[channel] * light + 0.5, 0, 255)
+    return seen
 
 
 def _enlarge(field: Floats, shape: tuple[int, int]) -> Floats:

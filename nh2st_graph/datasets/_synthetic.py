@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ConfigError, ImageError, setting
-from nh2st_graph.datasets._stain import draw_stain, render
+from nh2st_graph.datasets._stain import draw_stain, render, scan
 from nh2st_graph.datasets._tissue import DOMAINS, FIRST_SPOT_UM, LATTICE_UM, PITCH_UM, Tissue, grow_tissue
 from nh2st_graph.datasets._truth import (
     KINDS,
@@ -41,7 +41,7 @@ _HIRES_PX = 1000
 _ON_TISSUE = 0.98  # smallest share of tissue in a spot's patch
 
 # With fewer than 6 rows or columns, the 18 terms of a patch would explain the surroundings of so few spots.
-_LEAST = {"n_sections": 1, "seed": 0, "n_rows": 6, "n_cols": 6, **{f"n_{kind}": 0 for kind in KINDS}}
+_LEAST = {"n_sections": 1, "seed": 0, "scanner": 0, "n_rows": 6, "n_cols": 6, **{f"n_{kind}": 0 for kind in KINDS}}
 
 #: Where the variables of each kind of gene are kept.
 _TRUTHS = {
@@ -77,6 +77,7 @@ def synthetic_tissue(
     strength: float = 0.6,
     stain_shift: float = 0.15,
     depth_shift: float = 0.3,
+    scanner: int = 0,
 ) -> dict[str, AnnData]:
     r"""Make sections of synthetic tissue: images, counts, and the ground truth that links them.
 
@@ -126,6 +127,9 @@ def synthetic_tissue(
         Standard deviation of the log strength of each dye over sections.
     depth_shift
         Standard deviation of the log depth over sections.
+    scanner
+        Number of the scanner. 0 shows the light as it is; any other number has a white balance, gamma and response to
+        red, green and blue of its own. Tissue, stains and counts are the same under every scanner.
 
     Returns
     -------
@@ -156,6 +160,7 @@ def synthetic_tissue(
         strength=strength,
         stain_shift=stain_shift,
         depth_shift=depth_shift,
+        scanner=scanner,
     )
     genes = draw_genes(_generator(seed, 0), study.numbers, strength)
     folder = Path(folder).resolve()
@@ -180,6 +185,7 @@ class _Study:
     strength: float
     stain_shift: float
     depth_shift: float
+    scanner: int
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -211,7 +217,7 @@ def _make_section(number: int, study: _Study, genes: Genes, folder: Path) -> Ann
     tissue = grow_tissue(rng, study.n_rows, study.n_cols)
     image = render(tissue, draw_stain(rng, study.stain_shift), study.microns_per_pixel, rng)
     path = folder / f"S{number}.jpg"
-    _write_image(image.rgb, path)
+    _write_image(scan(image.rgb, study.scanner), path)
 
     array, centres = _spots(tissue, study.n_rows, study.n_cols)
     domains = patch_means(tissue.domains, centres, LATTICE_UM)

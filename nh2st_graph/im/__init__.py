@@ -15,8 +15,10 @@ from nh2st_graph.im._lazyslide import LazySlideEncoder
 from nh2st_graph.im._patches import patches
 from nh2st_graph.im._pixels import PixelsEncoder
 from nh2st_graph.im._placement import check_placement
+from nh2st_graph.im._quality import quality
 from nh2st_graph.im._recipes import Recipe, recipes, register_recipe
 from nh2st_graph.im._squidpy import SquidpyEncoder
+from nh2st_graph.im._stain import stain_reference
 from nh2st_graph.im._timm import TimmEncoder, TimmMapEncoder
 from nh2st_graph.im._transformers import TransformersEncoder
 from nh2st_graph.im._virtual import Lattice, virtual_spots
@@ -42,9 +44,11 @@ __all__ = [
     "make_encoders",
     "open_slide",
     "patches",
+    "quality",
     "recipes",
     "register_encoder",
     "register_recipe",
+    "stain_reference",
     "tissue_mask",
     "virtual_spots",
 ]

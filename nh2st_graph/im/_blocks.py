@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from anndata import AnnData
 
@@ -13,8 +13,12 @@ from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._names import split_names, split_options
 from nh2st_graph.im._patches import microns_per_pixel
 from nh2st_graph.im._recipes import Recipe, recipes
+from nh2st_graph.im._stain import stain_digest
 from nh2st_graph.im._views import in_views
 from nh2st_graph.section import section_name
+
+if TYPE_CHECKING:
+    from squidpy.experimental.im import StainReference
 
 __all__ = [
     "Block",
@@ -42,10 +46,17 @@ _HUBS = ("timm:hf-hub:", "timm-map:hf-hub:", "hf:")
 
 
 class Block(NamedTuple):
-    """An encoder and the side of its patches, in um."""
+    """An encoder, the side of its patches in um, and the reference that their colours are brought to."""
 
     encoder: Encoder
     patch_um: float
+    stain: StainReference | None = None
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What features depend on beside the patch as it was scanned; see :class:`Encoder`."""
+        known = self.encoder.fingerprint
+        return known if self.stain is None else {**known, "stain": stain_digest(self.stain)}
 
     @property
     def um_per_px(self) -> float:
@@ -132,7 +143,7 @@ def _named_field(name: str) -> float:
 
 def _recipe_of(name: str) -> Recipe | None:
     """Find the recipe of an encoder by its name, or by its repository on a hub."""
-    plain = split_options(name)[0].partition("@")[0]
+    plain = name.partition("?")[0].partition("@")[0]  # options are the encoder's own, which may be of another package
     hub = next((each for each in _HUBS if plain.startswith(each)), None)
     if hub is None:
         return recipes().get(plain)

@@ -25,12 +25,13 @@ from nh2st_graph.im._encoders import Encoder
 from nh2st_graph.im._made_from import floored, made_from
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling
 from nh2st_graph.im._reading import read_ahead
+from nh2st_graph.im._stain import Recolour, Reference, as_reference, stain_values
 from nh2st_graph.im._views import number_of_views
 from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import Key, changed_entry, check_on_tissue, check_section, library, open_image, section_name
 from nh2st_graph.slide import ImageSource, Slide, placed_image
 
-__all__ = ["add_features", "feature_bar", "feature_keys", "features"]
+__all__ = ["add_features", "feature_bar", "feature_keys", "features", "on_image"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -48,6 +49,7 @@ def features(
     patch_um: PatchSize = 224.0,
     *,
     views: int = 1,
+    stain: Reference | None = None,
     img: ImageSource | None = None,
     layer: str | None = None,
     batch_size: int = 64,
@@ -82,6 +84,10 @@ def features(
     views
         Average features over 4 views of a patch (quarter turns) or 8 (mirrored too), which takes as many times as long;
         1 is the patch alone.
+    stain
+        Bring the colours of patches to this reference before they are encoded: one of :func:`stain_reference`, or what
+        ``uns[key_added]["stain"]`` or a file keeps of one. The section's own stain is measured once, on its tissue at
+        4 um per px. Glass stays as it is.
     img, layer
         An image to use in place of the section's own: a file, or squidpy's ``ImageContainer`` and one of its layers.
         If the container has several z positions, their names are those of the sections. ``obsm["spatial"]`` is then
@@ -112,10 +118,11 @@ def features(
     ``obsm[key_added]``
         The features, ``(n_spots, n_features)`` float32; uint8 if all encoders give bytes, such as pixels.
     ``uns[key_added]``
-        ``encoder``, ``patch_um`` (an array if encoders have patches of several sizes), ``views`` and ``floor_centres``
-        where used, ``feature_names``; arrays ``encoders``, ``input_size``, ``n_features`` and ``cache_key``, with one
-        entry for each encoder; ``normalisation``, which has ``interpolation`` and, where used,
-        ``mean`` and ``std`` of each encoder, by its position (``"0"``, ``"1"``, ...); and ``made_from``, digests of
+        ``encoder``, ``patch_um`` (an array if encoders have patches of several sizes), ``views``, ``stain`` (method and
+        numbers of the reference) and ``floor_centres`` where used, ``feature_names``; arrays ``encoders``,
+        ``input_size``, ``n_features`` and ``cache_key``, with one entry for each encoder; ``normalisation``, which has
+        ``interpolation`` and, where used, ``mean`` and ``std`` of each encoder, by its position (``"0"``, ``"1"``,
+        ...); and ``made_from``, digests of
         spots, resolution, image and encoders, so that features are used only where all of them agree.
 
     Raises
@@ -132,10 +139,12 @@ def features(
     if batch_size < 1:
         raise ConfigError(f"{setting('features.batch_size', batch_size)}; give a number of patches above 0")
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
-    sources = [section if img is None else _on_image(section, img, layer) for section in given]
+    sources = [section if img is None else on_image(section, img, layer) for section in given]
     for source in sources:
         check_section(source, need=("image",))
     blocks = make_blocks(encoder, patch_um, views, device)
+    if stain is not None:
+        blocks = [block._replace(stain=as_reference(stain)) for block in blocks]
     said: set[str] = set()
     for note in off_scale(blocks):
         warn_once(note, note, said)
@@ -195,13 +204,13 @@ def add_features(
     image_hash = slide.content_hash
     keys, found = _found(source, slide, image_hash, blocks, batch_size, bar, store, check_placement)
     _write(section, found, blocks, keys, key_added)
-    encoders = [block.encoder for block in blocks]
-    section.uns[key_added][Key.features.made_from] = made_from(section, encoders, image_hash if own else None)
+    prints = [block.fingerprint for block in blocks]
+    section.uns[key_added][Key.features.made_from] = made_from(section, prints, image_hash if own else None)
     if floor_centres:
         section.uns[key_added][Key.features.floor_centres] = True
 
 
-def _on_image(section: AnnData, img: ImageSource, layer: str | None) -> AnnData:
+def on_image(section: AnnData, img: ImageSource, layer: str | None) -> AnnData:
     """Put the spots of a section on another image."""
     placed = placed_image(img, section_name(section), layer)
     stored = library(section)
@@ -226,11 +235,15 @@ def _found(
 ) -> tuple[list[str], list[FeatureBlock]]:
     """Take the features of each block from the cache or compute them; give their cache keys beside them."""
     cutters = [patch_cutter(adata, block.patch_um, slide) for block in blocks]
-    asked = [(block.encoder.input_size, block.encoder.fingerprint, block.patch_um) for block in blocks]
+    asked = [(block.encoder.input_size, block.fingerprint, block.patch_um) for block in blocks]
     keys = feature_keys(adata, slide, image_hash, asked)
     kept = [store.read(key) for key in keys]
     if check and any(features is None for features in kept):
         check_on_tissue(adata, slide)
+    if blocks[0].stain is not None and any(features is None for features in kept):
+        recolour = Recolour(adata, slide, blocks[0].stain)
+        for cutter in cutters:
+            cutter.recolour = recolour
     scales = len({block.patch_um for block in blocks})
     found = []
     for features, key, block, cutter in zip(kept, keys, blocks, cutters, strict=True):
@@ -290,10 +303,7 @@ def _compute(
         if kept[start] is None
     }
     filter_ = resampling(encoder.interpolation)
-    cut = (
-        np.stack([cutter.cut(int(i), encoder.input_size, filter_) for i in batch])
-        for batch in chain.from_iterable(batches.values())
-    )
+    cut = (cutter.stack(batch, encoder.input_size, filter_) for batch in chain.from_iterable(batches.values()))
     rows = []
     # While one batch is encoded, a thread reads the next ones. No one else reads the slide meanwhile.
     with closing(read_ahead(cut, _AHEAD)) as patches:
@@ -340,6 +350,8 @@ def _write(
     }
     if (views := number_of_views(encoders[0])) > 1:
         adata.uns[key_added][Key.features.views] = views
+    if (stain := blocks[0].stain) is not None:
+        adata.uns[key_added][Key.features.stain] = stain_values(stain)
 
 
 def _unique_names(found: Sequence[FeatureBlock], blocks: Sequence[Block]) -> list[str]:

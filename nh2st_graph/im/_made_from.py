@@ -11,7 +11,6 @@ import numpy as np
 from anndata import AnnData
 
 from nh2st_graph.im._cache import FORMAT
-from nh2st_graph.im._encoders import Encoder
 from nh2st_graph.section import Key, image_digest, library, library_id, spot_digests
 
 __all__ = [
@@ -40,7 +39,7 @@ SAME_PATCH = 0.1
 Fingerprint = Mapping[str, Any]
 
 
-def made_from(section: AnnData, encoders: Sequence[Encoder], image_hash: str | None = None) -> dict[str, Any]:
+def made_from(section: AnnData, encoders: Sequence[Fingerprint], image_hash: str | None = None) -> dict[str, Any]:
     """Describe what features are made from: the section as it is now, and the encoders.
 
     Parameters
@@ -48,7 +47,7 @@ def made_from(section: AnnData, encoders: Sequence[Encoder], image_hash: str | N
     section
         The section.
     encoders
-        The encoders.
+        Fingerprints of the encoders, with the stain reference of their patches.
     image_hash
         Hash of the section's own image, if it is known already.
 
@@ -61,7 +60,7 @@ def made_from(section: AnnData, encoders: Sequence[Encoder], image_hash: str | N
     known: dict[str, Any] = {
         "format": FORMAT,
         "spots": spot_digests(section),
-        "encoders": np.array([json.dumps(dict(e.fingerprint), sort_keys=True) for e in encoders], dtype=object),
+        "encoders": np.array([json.dumps(dict(each), sort_keys=True) for each in encoders], dtype=object),
     }
     if found is not None:
         known |= {

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph.im._stain import Recolour, Reference
 from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, check_section, full_image, open_image, section_name
 from nh2st_graph.slide import Box, Slide
@@ -23,6 +24,8 @@ WHITE = (255, 255, 255)
 
 #: Reach of the widest of Pillow's filters (MKS2021), in pixels of the coarser of the two images.
 _REACH = 4.5
+#: Patches that get the colours of a reference at a time.
+_RECOLOURED = 32
 
 
 class PatchCutter:
@@ -36,12 +39,17 @@ class PatchCutter:
         Spot centres, ``(n_spots, 2)``, x then y, in pixels of the full resolution.
     side
         Side of a patch, in pixels of the full resolution; may be a fraction.
+    recolour
+        Brings the colours of patches to a stain reference.
     """
 
-    def __init__(self, slide: Slide, centres: NDArray[np.float64], side: float) -> None:
+    def __init__(
+        self, slide: Slide, centres: NDArray[np.float64], side: float, recolour: Recolour | None = None
+    ) -> None:
         self.slide = slide
         self.centres = centres
         self.side = side
+        self.recolour = recolour
 
     def __len__(self) -> int:
         return len(self.centres)
@@ -50,8 +58,15 @@ class PatchCutter:
         """Level of the slide that patches of ``size_px`` pixels are cut from."""
         return self.slide.level_for(self.side / size_px)
 
+    def stack(
+        self, rows: Sequence[int] | NDArray[np.integer], size_px: int, resample: Image.Resampling
+    ) -> NDArray[np.uint8]:
+        """Cut the patches of several spots, ``(n, size_px, size_px, 3)``, in the colours of the reference."""
+        patches = np.stack([self.cut(int(row), size_px, resample) for row in rows])
+        return patches if self.recolour is None else self.recolour(patches, self.centres[rows], self.side)
+
     def cut(self, index: int, size_px: int, resample: Image.Resampling) -> NDArray[np.uint8]:
-        """Cut the patch of spot ``index`` and resample it to ``(size_px, size_px, 3)``.
+        """Cut the patch of spot ``index`` in its own colours and resample it to ``(size_px, size_px, 3)``.
 
         The box keeps its sub-pixel position, and downsampling is antialiased (Pillow widens the kernel). The patch is
         the same however the slide is stored and read: Pillow is given the same window of pixels and the same box in it.
@@ -153,7 +168,7 @@ def patch_side(adata: AnnData, patch_um: float, slide: Slide) -> float:
     return side
 
 
-def patch_cutter(adata: AnnData, patch_um: float, slide: Slide) -> PatchCutter:
+def patch_cutter(adata: AnnData, patch_um: float, slide: Slide, recolour: Recolour | None = None) -> PatchCutter:
     """Make the cutter of a section's patches, from its open image.
 
     Raises
@@ -162,7 +177,7 @@ def patch_cutter(adata: AnnData, patch_um: float, slide: Slide) -> PatchCutter:
         As :func:`patch_side` does.
     """
     centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
-    return PatchCutter(slide, centres, patch_side(adata, patch_um, slide))
+    return PatchCutter(slide, centres, patch_side(adata, patch_um, slide), recolour)
 
 
 @documented
@@ -173,6 +188,7 @@ def patches(
     indices: Sequence[int] | NDArray[np.integer] | None = None,
     *,
     interpolation: str = "bicubic",
+    stain: Reference | None = None,
     library_key: str | None = None,
     library_id: str | None = None,
     table_key: str | None = None,
@@ -191,6 +207,8 @@ def patches(
         Rows of the spots to cut patches of, in this order; all by default.
     interpolation
         Pillow's resampling filter.
+    stain
+        Reference of :func:`stain_reference` that the colours of patches are brought to.
     %(library_key)s
     %(library_id)s
     %(table_key)s
@@ -216,12 +234,15 @@ def patches(
     if size_px < 1:
         raise ConfigError(f"{setting('size_px', size_px)}; give a size in pixels above 0")
     filter_ = resampling(interpolation)
-    rows = range(section.n_obs) if indices is None else [int(i) for i in indices]
+    rows = [int(i) for i in (range(section.n_obs) if indices is None else indices)]
 
     def cut() -> Iterator[NDArray[np.uint8]]:
         with open_image(section) as slide:
-            cutter = patch_cutter(section, patch_um, slide)
-            for row in rows:
-                yield cutter.cut(row, size_px, filter_)
+            recolour = None if stain is None else Recolour(section, slide, stain)
+            cutter = patch_cutter(section, patch_um, slide, recolour)
+            # Colours are looked up for many patches at a time.
+            step = 1 if recolour is None else _RECOLOURED
+            for start in range(0, len(rows), step):
+                yield from cutter.stack(rows[start : start + step], size_px, filter_)
 
     return cut()

@@ -24,6 +24,7 @@ class Key:
         in_tissue = "in_tissue"
         domain = "domain"
         neighbour_share = "nh2st_neighbour_share"
+        quality = "quality"
 
     class var:
         """Columns of ``var``."""
@@ -94,6 +95,7 @@ class Key:
         made_from = "made_from"
         n_features = "n_features"
         patch_um = "patch_um"
+        stain = "stain"
         views = "views"
 
     class prediction:

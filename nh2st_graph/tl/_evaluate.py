@@ -149,7 +149,9 @@ def evaluate(
         _check_genes(model, name, section)
     preparation = model.preparation
     if model.config.evaluate.baselines:
-        learned = [preparation.prepare(preparation.kept(section), need=("genes",)) for section in train.values()]
+        learned = [
+            preparation.prepare(preparation.kept(section), need=("genes",), training=True) for section in train.values()
+        ]
     else:  # only their targets are read
         learned = [
             PreparedSection(check_section(section, need=("genes",)), section.obs_names, preparation)

@@ -248,8 +248,15 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
     ------
     RunError
         If one of the files exists, or another process writes into the folder.
+    ConfigError
+        If features need a stain reference, which is fitted in training.
     """
     out, config = Path(out), absolute(config)
+    if config.features.stain != "none":
+        raise ConfigError(
+            f"{setting('features.stain', config.features.stain)} has no reference before training, which fits it on "
+            f"the training sections and computes the features; prepare with {setting('features.stain', 'none')}"
+        )
     with nullcontext() if out.exists() else _removed_on_bad_input(out), owned(out, "folder"):
         sections = load_sections(config, out / _TISSUE)
         paths = {name: out / f"{name}.h5ad" for name in sections}

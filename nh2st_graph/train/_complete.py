@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from anndata import AnnData
@@ -35,6 +35,9 @@ from nh2st_graph.im._views import in_views
 from nh2st_graph.section import Key, check_features, full_image, open_image, section_name
 from nh2st_graph.slide import Slide, content_hash, image_exists
 from nh2st_graph.train._embeddings import Embeddings
+
+if TYPE_CHECKING:
+    from squidpy.experimental.im import StainReference
 
 __all__ = ["Completer", "Sources"]
 
@@ -99,13 +102,19 @@ class Completer:
         Where encoders and cached features may come from.
     expected
         Fingerprints of the encoders that the model was trained with; None if they are unknown.
+    stain
+        Reference that the colours of patches are brought to.
     """
 
     def __init__(
-        self, config: Config, sources: Sources | None = None, expected: Sequence[Fingerprint] | None = None
+        self,
+        config: Config,
+        sources: Sources | None = None,
+        expected: Sequence[Fingerprint] | None = None,
+        stain: StainReference | None = None,
     ) -> None:
         self.config = config.with_patches(sizes_in_um(config.features.blocks))
-        self.sources, self.expected = sources or Sources(), expected
+        self.sources, self.expected, self.stain = sources or Sources(), expected, stain
         self._said: set[str] = set()
         self._embeddings = Embeddings(config.features, self.sources.embeddings, self.sources.trust, expected)
 
@@ -134,7 +143,7 @@ class Completer:
                 f"({', '.join(own)}); name as many, in this order"
             )
         turned = {name: in_views(each, features.views) for name, each in zip(own, made, strict=True)}
-        blocks = [Block(turned[name], float(size)) for name, size in features.blocks]
+        blocks = [Block(turned[name], float(size), self.stain) for name, size in features.blocks]
         if self.expected is None:  # the scale of a trained model is what it is
             for note in off_scale(blocks):
                 warn_once(note, note, self._said)
@@ -236,7 +245,7 @@ class Completer:
         """Refuse other encoders than those that the model was trained with."""
         if self.expected is None:
             return
-        now = [each.fingerprint for each in self.encoders]
+        now = [each.fingerprint for each in self.blocks]
         self._refuse(",".join(dict.fromkeys(each.name for each in self.encoders)), other_encoders(self.expected, now))
         self._say_versions(other_versions(self.expected, now))
 
@@ -266,6 +275,7 @@ class Completer:
                 and split_names(str(known.get(Key.features.encoder))) in names
                 and _close(known.get(Key.features.patch_um, np.nan), sizes)
                 and int(known.get(Key.features.views, 1)) == wanted.views
+                and str(known.get(Key.features.stain, {}).get("method", "none")) == wanted.stain
                 and bool(known.get(Key.features.floor_centres, False)) == wanted.floor_centres
             ):
                 return key
@@ -295,7 +305,7 @@ class Completer:
             if needs_network(name) or (not own and outside_places(name)):
                 return None
         try:
-            return [each.fingerprint for each in self.encoders]
+            return [each.fingerprint for each in self.blocks]
         except ConfigError:  # its file is gone, and the features are there
             return None
 
@@ -306,7 +316,7 @@ class Completer:
         if keys is None or not _has_image(section) or self._known_encoders() is None:
             self._say(unknown)
             return []
-        blocks = [(each.input_size, _earlier(each.fingerprint), size) for each, size in self.blocks]
+        blocks = [(each.encoder.input_size, _earlier(each.fingerprint), each.patch_um) for each in self.blocks]
         placed = floored(section) if self.config.features.floor_centres else section
         try:
             with open_image(section) as slide:

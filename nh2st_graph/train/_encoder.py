@@ -62,4 +62,5 @@ def section_patches(adata: AnnData, features: FeaturesConfig) -> NDArray[np.uint
     size, interpolation = int(known["input_size"][0]), str(known["normalisation"]["0"]["interpolation"])
     placed = floored(adata) if features.floor_centres else adata
     ((_, patch_um),) = features.blocks
-    return np.stack(list(im.patches(placed, float(patch_um), size, interpolation=interpolation)))
+    stain = known.get(Key.features.stain)
+    return np.stack(list(im.patches(placed, float(patch_um), size, interpolation=interpolation, stain=stain)))

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,12 +23,16 @@ from nh2st_graph._settings import MODEL_FILE
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
 from nh2st_graph.im._made_from import public
+from nh2st_graph.im._stain import as_reference, stain_digest, stain_values
 from nh2st_graph.models import Estimator, Network, NH2STGraph, check_method, find_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.train._complete import Sources
 from nh2st_graph.train._encoder import named_elsewhere, patch_encoder
 from nh2st_graph.train._prepare import Preparation
 from nh2st_graph.train._standardize import Standardizer
+
+if TYPE_CHECKING:
+    from squidpy.experimental.im import StainReference
 
 __all__ = ["FittedModel", "check_method", "load", "new_network", "weights_digest"]
 
@@ -75,6 +79,9 @@ class FittedModel:
         digests of the sections. Empty for a model of an earlier version.
     sources
         Where encoders and cached features may come from; of a loaded model, what :func:`load` was told.
+    stain
+        squidpy's stain reference, fitted on the training sections, that the colours of patches are brought to; None
+        without ``features.stain``.
 
     Raises
     ------
@@ -95,6 +102,7 @@ class FittedModel:
     lattice: Lattice | None = None
     origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
     sources: Sources = field(default_factory=Sources, repr=False)
+    stain: StainReference | None = None
 
     def __post_init__(self) -> None:
         base = getattr(self.module, "log_base", None)
@@ -136,6 +144,7 @@ class FittedModel:
             "selected_epochs": self.selected_epochs,
             "chosen": self.module.chosen if isinstance(self.module, Estimator) else {},
             "lattice": asdict(self.lattice) if self.lattice else None,
+            **({"stain": _as_json(self.stain)} if self.stain is not None else {}),
             **({"origin": dict(self.origin)} if self.origin else {}),
             "config": self.config.model_dump(mode="json"),
         }
@@ -170,13 +179,14 @@ class FittedModel:
         tensors = self._tensors() or {}
         scale = {name: getattr(self.standardize, name) for name in ("mean", "std")}
         tensors |= {f"features.{name}": torch.from_numpy(value) for name, value in scale.items() if value is not None}
-        return weights_digest({**tensors, "\n".join(self.genes): torch.zeros(0)})
+        facts = [*self.genes, *([stain_digest(self.stain)] if self.stain is not None else [])]
+        return weights_digest({**tensors, "\n".join(facts): torch.zeros(0)})
 
     @property
     def preparation(self) -> Preparation:
         """A new preparation of sections for this model; it makes its encoders when it needs them."""
         encoders = self.origin.get("encoders")
-        return Preparation.of(self.config, self.genes, self.standardize, self.sources, encoders)
+        return Preparation.of(self.config, self.genes, self.standardize, self.sources, encoders, self.stain)
 
     @property
     def nh2st_graph(self) -> NH2STGraph:
@@ -270,6 +280,7 @@ def load(
         # The first models do not have it.
         lattice = Lattice(**description["lattice"]) if description.get("lattice") else None
         origin = dict(description.get("origin") or {})
+        stain = _stain(config, description)
     except ConfigError as error:
         raise ModelError(
             f"model {folder}: {error.args[0]}; train again, or install the version that wrote it"
@@ -288,8 +299,29 @@ def load(
         lattice=lattice,
         origin=origin,
         sources=sources,
+        stain=stain,
         **fields,
     )
+
+
+def _stain(config: Config, description: Mapping[str, Any]) -> StainReference | None:
+    """Read the stain reference of a model whose features need one.
+
+    Raises
+    ------
+    KeyError, ConfigError
+        If it is missing or damaged.
+    """
+    if config.features.stain == "none":
+        return None
+    reference = as_reference(description["stain"])
+    if reference.method != config.features.stain:
+        raise ValueError(f"its stain reference is of {reference.method}, not of {config.features.stain}")
+    return reference
+
+
+def _as_json(reference: StainReference) -> dict[str, Any]:
+    return {name: np.asarray(value).tolist() for name, value in stain_values(reference).items()}
 
 
 def _say_origin(folder: Path, origin: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,12 @@ from nh2st_graph.section import (
 from nh2st_graph.train._complete import Completer, Sources
 from nh2st_graph.train._encoder import section_patches
 from nh2st_graph.train._panel import choose_panel
+from nh2st_graph.train._quality import good_spots, with_quality
+from nh2st_graph.train._stain import learned_stain
 from nh2st_graph.train._standardize import Standardizer
+
+if TYPE_CHECKING:
+    from squidpy.experimental.im import StainReference
 
 __all__ = ["Learned", "Preparation", "PreparedSection", "image_only"]
 
@@ -83,9 +88,15 @@ class Preparation:
         standardize: Standardizer,
         sources: Sources | None = None,
         encoders: Sequence[Fingerprint] | None = None,
+        stain: StainReference | None = None,
     ) -> Preparation:
-        """Make the preparation of a fitted model; see :class:`Completer` for the last two."""
-        return cls(config, list(genes), standardize, Completer(config, sources, encoders))
+        """Make the preparation of a fitted model; see :class:`Completer` for the last three."""
+        return cls(config, list(genes), standardize, Completer(config, sources, encoders, stain))
+
+    @property
+    def stain(self) -> StainReference | None:
+        """Reference that the colours of patches are brought to."""
+        return self._completer.stain
 
     @classmethod
     def learn(
@@ -106,7 +117,8 @@ class Preparation:
         config
             The configuration.
         train
-            Sections to learn from, by name. The panel and the statistics of features come from them.
+            Sections to learn from, by name. The panel, the stain reference and the statistics of features come from
+            them.
         tests
             Sections to predict later. Only the names of their genes are read.
         genes
@@ -127,8 +139,11 @@ class Preparation:
         for sections, needs in ((train, {"genes", *need}), (tests, set(test_need))):
             for section in sections.values():
                 check(section, need=needs - {"image"})
+        if config.data.bad_spots == "drop":
+            train = {name: good_spots(section) for name, section in train.items()}
+            tests = {name: with_quality(section) for name, section in tests.items()}
         panel = list(genes) if genes is not None else choose_panel(train, tests, config.data)
-        completer = Completer(config)
+        completer = Completer(config, stain=learned_stain(config.features.stain, train))
         config = completer.config
         train, tests = ({name: completer.kept(each) for name, each in part.items()} for part in (train, tests))
         with ExitStack() as stack:
@@ -152,7 +167,7 @@ class Preparation:
         check_section(section)
         return self._completer.kept(section)
 
-    def prepare(self, section: AnnData, need: Iterable[Need] = ()) -> PreparedSection:
+    def prepare(self, section: AnnData, need: Iterable[Need] = (), *, training: bool = False) -> PreparedSection:
         """Check a section, and compute its features and its graph if it lacks them.
 
         The given section does not change.
@@ -163,6 +178,9 @@ class Preparation:
             One tissue section.
         need
             What it must bring, beside what is computed here.
+        training
+            Prepare it as for training: with ``data.bad_spots: drop``, bad spots are left out. Otherwise they are marked
+            in ``obs``.
 
         Raises
         ------
@@ -173,6 +191,8 @@ class Preparation:
         """
         needs = set(need)
         check_section(section, need=needs - {"image"})
+        if self.config.data.bad_spots == "drop":
+            section = good_spots(section) if training else with_quality(section)
         with self._completer.opened(section, "image" in needs) as opened:
             return PreparedSection(self._completer.complete(opened), section.obs_names, self)
 

@@ -100,6 +100,7 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         log=learned.log,
         lattice=training_lattice(each.section for each in prepared.train),
         origin={name: inputs.origin[name] for name in ("torch", "encoders", "train", "tests")},
+        stain=inputs.preparation.stain,
     )
 
 

@@ -301,12 +301,29 @@ def test_a_image_that_is_there_stays_and_another_is_replaced(tmp_path: Path) -> 
         ("dispersion", -0.1),
         ("strength", float("nan")),
         ("stain_shift", float("inf")),
+        ("scanner", -1),
     ],
 )
 def test_an_argument_out_of_range_is_named(tmp_path: Path, argument: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"^{argument}=.*; allowed: [^\n]*$"):
         synthetic_tissue(folder=tmp_path / "none", **{argument: value})
     assert not (tmp_path / "none").exists()
+
+
+def test_another_scanner_shows_the_same_tissue(tmp_path: Path) -> None:
+    """Spots, counts and truth are the same; colours are not, and those of one scanner are always the same."""
+    made = {k: synthetic_tissue(1, folder=tmp_path / str(k), scanner=k, **SMALL)["S1"] for k in (0, 1, 2)}
+    images = {}
+    for k, section in made.items():
+        assert (section.X != made[0].X).nnz == 0
+        assert np.array_equal(section.obsm["spatial"], made[0].obsm["spatial"])
+        with open_full(library(section).source) as image:
+            images[k] = np.asarray(image).astype(float)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(images[a].mean((0, 1)) - images[b].mean((0, 1))).max() > 3
+        assert np.corrcoef(images[a].mean(2).ravel(), images[b].mean(2).ravel())[0, 1] > 0.9
+    again = synthetic_tissue(1, folder=tmp_path / "again", scanner=2, **SMALL)["S1"]
+    assert Path(library(again).source).read_bytes() == Path(library(made[2]).source).read_bytes()
 
 
 def test_no_genes_at_all_is_refused(tmp_path: Path) -> None:
