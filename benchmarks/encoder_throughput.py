@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -92,37 +93,47 @@ def from_slide(section: AnnData, encoder: Encoder, ahead: int) -> NDArray[np.flo
     return np.asarray(section.obsm[Key.obsm.image])[order]
 
 
-def measure(section: AnnData, encoder: Encoder, repeats: int) -> dict[str, list[float]]:
-    """Measure seconds of each way, and refuse to go on if features differ."""
+class Cost(NamedTuple):
+    """Cost of one run, in seconds; the CPU time is that of all threads."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def measure(section: AnnData, encoder: Encoder, repeats: int) -> dict[str, list[Cost]]:
+    """Measure what each way costs, and refuse to go on if features differ."""
     batches, ahead = batches_of(section, encoder), _features._AHEAD
     ways: dict[str, Callable[[], NDArray[np.float32 | np.uint8]]] = {
         ALONE: lambda: np.concatenate([encoder.encode(batch) for batch in batches]),
         IN_TURNS: lambda: from_slide(section, encoder, 0),
         AHEAD: lambda: from_slide(section, encoder, ahead),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
     expected = ways[ALONE]()  # also warms up
     for i in range(repeats):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             found = way()
-            seconds[name].append(time.perf_counter() - start)
+            costs[name].append(Cost(time.perf_counter() - start, time.process_time() - cpu))
             if not np.array_equal(found, expected):
                 raise SystemExit(f"{encoder.name}: features of {name!r} differ")
-        print(f"{encoder.name} {i + 1}: " + ", ".join(f"{n} {s[-1]:.2f} s" for n, s in seconds.items()), flush=True)
-    return seconds
+        print(
+            f"{encoder.name} {i + 1}: " + ", ".join(f"{n} {c[-1].seconds:.2f} s" for n, c in costs.items()), flush=True
+        )
+    return costs
 
 
-def report(seconds: Mapping[str, Mapping[str, Sequence[float]]], n_spots: int, repeats: int, device: str) -> str:
+def report(costs: Mapping[str, Mapping[str, Sequence[Cost]]], n_spots: int, repeats: int, device: str) -> str:
     """Format the result as Markdown."""
     rows = []
-    for encoder, ways in seconds.items():
-        alone = statistics.median(ways[ALONE])
-        for name, each in ways.items():
-            median = statistics.median(each)
+    for encoder, ways in costs.items():
+        medians = {name: Cost(*map(statistics.median, zip(*each, strict=True))) for name, each in ways.items()}
+        for name, median in medians.items():
+            seconds = [cost.seconds for cost in ways[name]]
             rows.append(
-                f"| `{encoder}` | {name} | {median:.2f} | {min(each):.2f} to {max(each):.2f} | {n_spots / median:.1f} "
-                f"| **{alone / median:.3f}** |"
+                f"| `{encoder}` | {name} | {median.seconds:.2f} | {min(seconds):.2f} to {max(seconds):.2f} "
+                f"| {n_spots / median.seconds:.1f} | **{medians[ALONE].seconds / median.seconds:.3f}** "
+                f"| {median.cpu_seconds:.2f} |"
             )
     return "\n".join(
         [
@@ -135,8 +146,8 @@ def report(seconds: Mapping[str, Mapping[str, Sequence[float]]], n_spots: int, r
             f"medians of {repeats}, and the range. The share is the throughput relative to the encoder alone. All ways "
             "gave the same bits.",
             "",
-            "| encoder | way | s | range | patches a s | share |",
-            "| --- | --- | ---: | ---: | ---: | ---: |",
+            "| encoder | way | s | range | patches a s | share | CPU s |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
             *rows,
             "",
         ]
@@ -155,8 +166,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         section = make_section(Path(folder), options.spots)
         encoders = ng.im.make_encoders(",".join(options.encoders), options.device)
-        seconds = {encoder.name: measure(section, encoder, options.repeats) for encoder in encoders}
-    text = report(seconds, options.spots, options.repeats, options.device)
+        costs = {encoder.name: measure(section, encoder, options.repeats) for encoder in encoders}
+    text = report(costs, options.spots, options.repeats, options.device)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text, encoding="utf-8")

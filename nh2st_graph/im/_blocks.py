@@ -12,7 +12,7 @@ from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._names import split_names, split_options
 from nh2st_graph.im._patches import microns_per_pixel
-from nh2st_graph.im._recipes import recipes
+from nh2st_graph.im._recipes import Recipe, recipes
 from nh2st_graph.im._stain import stain_digest
 from nh2st_graph.im._views import in_views
 from nh2st_graph.section import section_name
@@ -132,17 +132,22 @@ def _named_field(name: str) -> float:
     ConfigError
         If the scale of the encoder is unknown.
     """
-    plain, options = split_options(name)
-    place = plain.partition("@")[0]
-    for hub in _HUBS:
-        place = place.removeprefix(hub)
-    recipe = recipes().get(place) or next((each for each in recipes().values() if each.location == place), None)
-    if recipe is not None and (plain.startswith(_HUBS) or not plain.startswith(_WITHOUT_SCALE)):
-        return _field(name, options.size or recipe.input_size, recipe.um_per_px)
-    if plain.startswith(_WITHOUT_SCALE):
+    recipe = _recipe_of(name)
+    if recipe is not None:
+        return _field(name, split_options(name)[1].size or recipe.input_size, recipe.um_per_px)
+    if name.startswith(_WITHOUT_SCALE):
         return _field(name, 0, None)
     (encoder,) = make_encoders(name, "cpu")
     return _field(name, encoder.input_size, encoder.um_per_px)
+
+
+def _recipe_of(name: str) -> Recipe | None:
+    """Find the recipe of an encoder by its name, or by its repository on a hub."""
+    plain = name.partition("?")[0].partition("@")[0]  # options are the encoder's own, which may be of another package
+    hub = next((each for each in _HUBS if plain.startswith(each)), None)
+    if hub is None:
+        return recipes().get(plain)
+    return next((each for each in recipes().values() if each.location == plain.removeprefix(hub)), None)
 
 
 def _field(name: str, input_size: int, um_per_px: float | None) -> float:
@@ -151,17 +156,24 @@ def _field(name: str, input_size: int, um_per_px: float | None) -> float:
             f"{setting('features.patch_um', 'auto')}: the resolution that {name} was trained at is unknown; give a "
             f"number of um, such as {setting('features.patch_um', 224.0)}"
         )
-    return input_size * um_per_px
+    return round(input_size * um_per_px, 6)
+
+
+def _trained_at(encoder: Encoder) -> list[float]:
+    """List the resolutions that an encoder was trained at, the main one first; none if they are unknown."""
+    recipe = _recipe_of(encoder.name)
+    others = () if recipe is None else recipe.also_um_per_px
+    return [] if encoder.um_per_px is None else [encoder.um_per_px, *others]
 
 
 def off_scale(blocks: Sequence[Block]) -> Iterator[str]:
     """Say which encoders get patches of another resolution than they were trained at."""
     for block in blocks:
-        encoder = block.encoder
-        if encoder.um_per_px is not None and abs(block.um_per_px / encoder.um_per_px - 1) > _TOLERANCE:
+        encoder, known = block.encoder, _trained_at(block.encoder)
+        if known and all(abs(block.um_per_px / each - 1) > _TOLERANCE for each in known):
             yield (
                 f"a patch of {block.patch_um:g} um into {encoder.input_size} px is {block.um_per_px:.3g} um per px; "
-                f"{encoder.name} was trained at {encoder.um_per_px:.3g} ({encoder.input_size * encoder.um_per_px:g} um)"
+                f"{encoder.name} was trained at {known[0]:.3g} ({encoder.input_size * known[0]:g} um)"
             )
 
 
@@ -174,7 +186,7 @@ def coarse_slide(section: AnnData, blocks: Sequence[Block]) -> Iterator[tuple[st
     """
     scale, name = microns_per_pixel(section), section_name(section)
     for encoder in dict.fromkeys(block.encoder for block in blocks):
-        own = encoder.um_per_px
+        own = max(_trained_at(encoder), default=None)
         if own is not None and scale > (1 + _TOLERANCE) * own:
             note = (
                 f"the image of section {name!r} has {scale:.3g} um per px, coarser than {own:.3g}, at which "

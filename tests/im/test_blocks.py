@@ -6,8 +6,8 @@ import pytest
 
 import nh2st_graph as ng
 from nh2st_graph import ConfigError
-from nh2st_graph.im import Encoder, SquidpyEncoder, _encoders, register_encoder
-from nh2st_graph.im._blocks import make_blocks, sizes_in_um
+from nh2st_graph.im import Encoder, SquidpyEncoder, _encoders, recipes, register_encoder
+from nh2st_graph.im._blocks import Block, make_blocks, off_scale, sizes_in_um
 from nh2st_graph.section import Key, check_section
 
 SUMMARY, TIMM = "squidpy:summary", "timm:test_resnet@random"
@@ -94,12 +94,14 @@ class TestAuto:
             ("uni2-h@gone.pth", 112.0),
             ("uni2-h?size=448", 224.0),
             ("timm:hf-hub:MahmoodLab/UNI2-h", 112.0),
+            ("hf:owkin/phikon@main", 112.0),
+            ("conch", 256.0),
         ],
     )
     def test_is_known_by_name_without_weights(self, name, size):
         assert sizes_in_um([(name, "auto"), ("anything", 5)]) == [size, 5.0]
 
-    @pytest.mark.parametrize("name", ["timm:resnet18", SUMMARY, "pixels:4", "timm:hf-hub:some/one"])
+    @pytest.mark.parametrize("name", ["timm:resnet18", SUMMARY, "pixels:4", "timm:hf-hub:some/one", "plip"])
     def test_is_refused_where_the_scale_is_unknown(self, make_section, name):
         with pytest.raises(ConfigError, match=rf"patch_um='auto': .*{name} was trained at is unknown; give a number"):
             ng.im.features(make_section(), name, "auto")
@@ -125,6 +127,13 @@ class TestNotes:
     def test_nothing_is_said_where_scales_agree_or_are_unknown(self, make_section, caplog, encoder, size):
         features(make_section(0.5), encoder, size)
         assert self.said(caplog) == []
+
+
+def test_an_encoder_of_several_resolutions_takes_any_of_them():
+    encoder = Trained("a")
+    encoder.name = "virchow2"
+    assert recipes()["virchow2"].also_um_per_px == (0.25, 1.0, 2.0)
+    assert [bool([*off_scale([Block(encoder, 32 * scale)])]) for scale in (0.25, 0.5, 0.7, 1.0)] == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize(
