@@ -59,7 +59,7 @@ def her2st_splits(data: Path, tiny: bool) -> Iterator[tuple[str, Sections, Secti
 
 def synthetic_splits(folder: Path, tiny: bool) -> Iterator[tuple[str, Sections, Sections]]:
     """Give the same test sections as each scanner shows them."""
-    side = 7 if tiny else 16
+    side = 7 if tiny else 12
     seen = {
         scanner: ng.datasets.synthetic_tissue(
             6, seed=0, folder=folder / str(scanner), n_rows=side, n_cols=side, n_noise=0, scanner=scanner
