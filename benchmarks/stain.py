@@ -3,9 +3,9 @@
     python benchmarks/stain.py --data DIR --out benchmarks/results/stain.md
 
 ``DIR`` holds ``her2st/`` (the repository almaan/her2st) and ``gene_panels/her_hvg_cut_1000.txt``. The splits are those
-of ``configs/benchmarks/her2st_mini.yaml`` between the two patients; and synthetic tissue, where a model learns from four
-sections of two patients, and is tested on two of a third as the same scanner shows them, and as two others do. Stains
-differ between sections there too. Each model is ridge or NH2ST-Graph with its default settings, without stain
+of ``configs/benchmarks/her2st_mini.yaml`` between the two patients; and synthetic tissue, where a model learns from
+four sections of two patients, and is tested on two of a third as the same scanner shows them, and as two others do.
+Stains differ between sections there too. Each model is ridge or NH2ST-Graph with its default settings, without stain
 normalisation and with each method, whose reference comes from the training sections. ``features.standardize: section``,
 the default, removes each section's mean and spread of features, and so much of the stain; ridge is also fitted with
 ``train``, which does not.
@@ -59,7 +59,7 @@ def her2st_splits(data: Path, tiny: bool) -> Iterator[tuple[str, Sections, Secti
 
 def synthetic_splits(folder: Path, tiny: bool) -> Iterator[tuple[str, Sections, Sections]]:
     """Give the same test sections as each scanner shows them."""
-    side = 7 if tiny else 16
+    side = 7 if tiny else 12
     seen = {
         scanner: ng.datasets.synthetic_tissue(
             6, seed=0, folder=folder / str(scanner), n_rows=side, n_cols=side, n_noise=0, scanner=scanner
@@ -87,13 +87,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small sections and few epochs, to try the script")
     options = parser.parse_args()
     quiet = {"train.progress": False, "evaluate.baselines": False, **({"train.max_epochs": 2} if options.tiny else {})}
+    panel = str(options.data / "gene_panels" / "her_hvg_cut_1000.txt")
     real = load_config(HERE.parent / "configs" / "her2st_mini.yaml").change(
-        {
-            **quiet,
-            "data.train": [],
-            "data.test": [],
-            "data.panel": str(options.data / "gene_panels/her_hvg_cut_1000.txt"),
-        }
+        {**quiet, "data.train": [], "data.test": [], "data.panel": panel}
     )
     drawn = ng.Config().change({**quiet, "features.patch_um": 112})  # a spot's own tissue: larger patches show others'
     rows, begun = [], time.perf_counter()

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -195,7 +196,17 @@ def section_pixels(section: AnnData, slide: Slide) -> Pixels:
         If it has no tissue.
     """
     scale = full_image(section).microns_per_pixel
-    return tissue_pixels(slide, scale, coarse_tissue(slide, scale), f"section {section_name(section)!r}")
+    kept = _kept(slide.content_hash, scale)
+    if not kept:
+        kept.append(tissue_pixels(slide, scale, coarse_tissue(slide, scale), f"section {section_name(section)!r}"))
+    return kept[0]
+
+
+@lru_cache(maxsize=256)
+def _kept(image_hash: str, microns_per_pixel: float) -> list[Pixels]:
+    """Keep the pixels of a section, since a study fits a reference in every fold."""
+    del image_hash, microns_per_pixel
+    return []
 
 
 def coarse_tissue(slide: Slide, microns_per_pixel: float) -> TissueMask:
