@@ -98,7 +98,8 @@ class Embeddings:
                 return f"obsm:{key}"
         raise ModelError(
             f"section {section_name(section)!r} has no embeddings, and the model was trained on "
-            f"embeddings{self._wanted()}; take them by ng.im.embeddings(adata, FILE), or give {setting('features.embeddings', 'FOLDER')}"
+            f"embeddings{self._wanted()}; take them by ng.im.embeddings(adata, FILE), or give "
+            f"{setting('features.embeddings', 'FOLDER')}"
         )
 
     def _wanted(self) -> str:
