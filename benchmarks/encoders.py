@@ -118,8 +118,8 @@ def main() -> None:
     scores = scores[scores["variant"].isin([variant.name for variant in study.variants])]
     about = (
         f"Seeds: {', '.join(map(str, options.seeds))}. Panel: {options.panel.stem}. Targets are not smoothed. Mean r "
-        f"over sections, and in brackets r given depth. Seconds are from the files of images to features, without a cache, "
-        f"on {platform.machine()} with {torch.get_num_threads()} threads."
+        "over sections, and in brackets r given depth. Seconds are from the files of images to features, without a "
+        f"cache, on {platform.machine()} with {torch.get_num_threads()} threads."
     )
     results = HERE / "results" / "encoders"
     results.mkdir(parents=True, exist_ok=True)
