@@ -248,8 +248,20 @@ def add_embeddings(
     *,
     missing: Missing = "fail",
     key_added: str = Key.obsm.image,
+    fitted: bool = False,
 ) -> NDArray[np.intp]:
     """Write embeddings into one checked section.
+
+    Parameters
+    ----------
+    section
+        The section, which is written into.
+    file
+        Its embeddings.
+    encoder, patch_um, missing, key_added
+        As for :func:`embeddings`.
+    fitted
+        Whether they are for a fitted model, whose settings stay as they are.
 
     Returns
     -------
@@ -262,10 +274,10 @@ def add_embeddings(
     rows = _by_name(section, file, where) if file.names is not None else _by_position(section, file, where)
     without = np.flatnonzero(rows < 0)
     if len(without) and missing == "fail":
+        leave = "remove these spots" if fitted else f"leave these out: {setting('features.missing', 'drop')}"
         raise DataError(
             f"{where}: {len(without):,} of {section.n_obs:,} spots have no row in {file.place} "
-            f"({listed(section.obs_names[without])}); give the embeddings of all spots, or leave these out: "
-            f"{setting('features.missing', 'drop')}"
+            f"({listed(section.obs_names[without])}); give the embeddings of all spots, or {leave}"
         )
     values = np.full((section.n_obs, file.values.shape[1]), np.nan, dtype=np.float32)
     values[rows >= 0] = file.values[rows[rows >= 0]]

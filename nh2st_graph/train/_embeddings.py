@@ -75,7 +75,7 @@ class Embeddings:
     def _join(self, section: AnnData, missing: Literal["fail", "drop"]) -> NDArray[np.intp]:
         encoder, patch_um = self._stated
         file = embedding_file(section, self._source(section), encoder)
-        return add_embeddings(section, file, encoder, patch_um, missing=missing)
+        return add_embeddings(section, file, encoder, patch_um, missing=missing, fitted=self.expected is not None)
 
     def _source(self, section: AnnData) -> str | Path:
         """Find the file of a section, or the entry of its ``obsm``."""
@@ -97,8 +97,8 @@ class Embeddings:
             if known and known[0].get("encoder") == EMBEDDINGS and not other_encoders(self.expected or known, known):
                 return f"obsm:{key}"
         raise ModelError(
-            f"section {section_name(section)!r} has no embeddings, and the model was trained on "
-            f"embeddings{self._wanted()}; take them by ng.im.embeddings(adata, FILE), or give "
+            f"section {section_name(section)!r} has no embeddings, and the model was trained on embeddings"
+            f"{self._wanted()}; take them by ng.im.embeddings(adata, FILE), or give "
             f"{setting('features.embeddings', 'FOLDER')}"
         )
 
