@@ -126,8 +126,18 @@ def quality(
 
     Notes
     -----
-    squidpy's own ``qc_outlier`` is not used: it is a rank within the image, which calls about a tenth of the tiles of
-    any slide outliers, sharp or not.
+    squidpy's own ``qc_outlier`` is not used: it is a rank within the image, which calls a tenth to a fifth of the tiles
+    of any slide outliers, sharp or not.
+
+    Examples
+    --------
+    Mark the spots of a section, and draw them on its image with squidpy:
+
+    >>> import nh2st_graph as ng
+    >>> import squidpy as sq
+    >>> section = ng.read.sections("visium", "sections")["D1"]
+    >>> ng.im.quality(section)
+    >>> sq.pl.spatial_scatter(section, color="quality", library_id="D1")
     """
     limits = QualityLimits(min_tissue, min_contrast, min_focus, max_folds)
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
