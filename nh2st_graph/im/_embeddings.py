@@ -22,8 +22,7 @@ from nh2st_graph.im._cache import FORMAT
 from nh2st_graph.im._embedding_files import ENDINGS, EmbeddingFile, read_embeddings
 from nh2st_graph.im._made_from import EMBEDDINGS, SAME_PATCH, differences
 from nh2st_graph.im._recipes import recipes
-from nh2st_graph.read import SpatialObject, given_sections
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import (
     SYMBOL_COLUMNS,
     Key,

@@ -17,8 +17,7 @@ from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph.im._features import on_image
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling
 from nh2st_graph.im._stain import coarse_tissue
-from nh2st_graph.read import SpatialObject, given_sections
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import Key, check_section, open_image
 from nh2st_graph.slide import ImageSource, Slide
 

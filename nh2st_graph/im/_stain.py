@@ -15,8 +15,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, ImageError, nearest, reason, setting
-from nh2st_graph.read import SpatialObject, given_sections
-from nh2st_graph.read._docs import documented
+from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import check_section, full_image, open_image, section_name
 from nh2st_graph.slide import Slide, TissueMask, tissue_mask
 
