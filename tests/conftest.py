@@ -27,7 +27,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 # The suite draws the same examples on every machine. A long run draws new ones, and more of them:
 # uv run pytest -m hypothesis --hypothesis-profile=long
-settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25)
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
 settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile("suite")
 
@@ -145,7 +145,7 @@ def tiny_config() -> Config:
         "model": {"width": 16, "n_components": 8, "heads": 2},
         "train": {
             "max_epochs": 3,
-            "batch_spots": 32,
+            "batch_spots": 64,
             "device": "cpu",
             "progress": False,
         },

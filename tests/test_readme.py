@@ -201,7 +201,9 @@ class TestExamples:
         monkeypatch.setattr(Study, "runs", first)
         monkeypatch.setattr("nh2st_graph.study._run.write_reports", lambda *_: [])
         with contextlib.chdir(place):
-            few = ["evaluate.figures=false", *(["data.panel=hvg:20"] if "benchmark" in command else [])]
+            # Clusters are of another test: umap takes longer to compile than all the rest to run.
+            few = ["evaluate.figures=false", "evaluate.downstream=false"]
+            few += ["data.panel=hvg:20"] if "benchmark" in command else []
             few += [f"data.synthetic.{key}" for key in ("n_rows=6", "n_cols=6", "n_own=3", "n_noise=3")]
             more = [part for change in [*QUICK[1:], *few] for part in ("--set", change)]
             readme.run([*command, *more, "--jobs", "1"])

@@ -23,6 +23,7 @@ from spatialdata.models import PointsModel
 
 import nh2st_graph as ng
 from nh2st_graph import DataError
+from nh2st_graph.config import Config
 from nh2st_graph.read import sections_by_name, to_spatialdata
 from nh2st_graph.tl import FittedModel
 
@@ -62,7 +63,7 @@ WRITE: dict[str, Callable[..., AnnData | None]] = {
 GIVE: dict[str, Callable[[Held], Any]] = {
     "im.patches": lambda held: np.stack(list(ng.im.patches(held.raw, size_px=16))),
     "im.check_placement": lambda held: ng.im.check_placement(held.raw),
-    "tl.fit": lambda held: weights(ng.tl.fit(held.train, held.model.config, test_sections=held.raw)),
+    "tl.fit": lambda held: weights(ng.tl.fit(held.train, quick(held.model), test_sections=held.raw)),
     "tl.predict": lambda held: parts(ng.tl.predict(held.raw, held.model)),
     "tl.evaluate": lambda held: ng.tl.evaluate(held.raw, held.model, held.train).metrics,
     "tl.retrieve": lambda held: ng.tl.retrieve(held.explained, held.explained, k=3).found,
@@ -72,6 +73,10 @@ GIVE: dict[str, Callable[[Held], Any]] = {
     "pl.neighbour_share": lambda held: pixels(ng.pl.neighbour_share(held.explained).figure),
     "pl.neighbour_gain": lambda held: pixels(ng.pl.neighbour_gain(held.explained, n=2).figure),
 }
+
+
+def quick(model: FittedModel) -> Config:
+    return model.config.override(["train.max_epochs=1", "train.refit=false"])
 
 
 def parts(prediction: AnnData) -> dict[str, Any]:

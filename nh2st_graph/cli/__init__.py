@@ -8,10 +8,12 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from nh2st_graph import __version__
 from nh2st_graph._errors import NO_SET, NH2STGraphError, RenamedWarning
@@ -434,7 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 warnings.simplefilter("ignore")
                 warnings.simplefilter("default", RenamedWarning)
                 warnings.showwarning = _show_warning
-            app(args=given, prog_name="nh2st-graph")
+            _group()(args=given, prog_name="nh2st-graph")
     except (NH2STGraphError, OSError) as error:
         if debug:
             traceback.print_exc()
@@ -443,9 +445,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
 
 
+@cache
+def _group() -> TyperGroup:
+    """Build the commands from their functions, which takes typer 10 ms, once."""
+    return typer.main.get_group(app)
+
+
 def _flags(given: Sequence[str]) -> set[str]:
     """Give the names of the options of a command."""
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined] # a group
+    commands = _group().commands
     command = next((commands[word] for word in given if word in commands), None)
     options = command.params if command is not None else []
     names = {

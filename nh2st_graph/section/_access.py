@@ -119,6 +119,8 @@ def array_positions(adata: AnnData) -> NDArray[np.int64] | None:
 
 def _whole_numbers(adata: AnnData, key: str) -> NDArray[np.int64]:
     given = adata.obs[key]
+    if isinstance(given.dtype, np.dtype) and given.dtype.kind in "iu":  # as readers write it, and much asked for
+        return given.to_numpy(np.int64)
     values = pd.to_numeric(given, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     whole = np.isfinite(values) & (values == np.rint(values))
     if not whole.all():

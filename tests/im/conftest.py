@@ -12,8 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from PIL import Image
 
-from nh2st_graph.im import _recipes, register_recipe
-from nh2st_graph.im._recipes import Recipe
+from nh2st_graph.im import Recipe, _recipes, register_recipe
 from nh2st_graph.section import Key
 
 MakeSection = Callable[..., AnnData]

@@ -27,12 +27,6 @@ OTHERS = {"conch", "conch-v1.5", "ctranspath", "genbio-pathfm", "keep"}
 FACTS: dict[str, Any] = RECIPES["kaiko-s16"].model_dump(exclude={"name", "file", "also_um_per_px", "lazyslide"})
 
 
-@pytest.fixture
-def own(monkeypatch) -> None:
-    """Forget recipes that a test registers."""
-    monkeypatch.setattr("nh2st_graph.im._recipes._OWN", {})
-
-
 @cache
 def built(architecture: str, arguments: str) -> torch.nn.Module:
     """Build a network of timm without memory: parameters of the ``meta`` device have shapes alone."""
@@ -128,7 +122,7 @@ def test_patches_have_the_field_of_their_authors():
     assert RECIPES["plip"].patch_um is None
 
 
-@pytest.mark.usefixtures("own")
+@pytest.mark.usefixtures("own_recipes")
 def test_a_registered_recipe_is_known():
     added = ng.im.register_recipe("our-vit", **FACTS)
     assert recipes()["our-vit"] == added == Recipe(name="our-vit", **FACTS)
@@ -137,7 +131,7 @@ def test_a_registered_recipe_is_known():
     assert recipes()["our-vit"].patch_um == 56
 
 
-@pytest.mark.usefixtures("own")
+@pytest.mark.usefixtures("own_recipes")
 @settings(max_examples=10)
 @given(st.sets(st.sampled_from(sorted(FACTS)), min_size=1))
 def test_every_missing_fact_is_named(left_out):
@@ -149,7 +143,7 @@ def test_every_missing_fact_is_named(left_out):
     assert "our-vit" not in recipes()
 
 
-@pytest.mark.usefixtures("own")
+@pytest.mark.usefixtures("own_recipes")
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
@@ -169,7 +163,7 @@ def test_wrong_facts_are_refused(wrong, named):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.usefixtures("own")
+@pytest.mark.usefixtures("own_recipes")
 @pytest.mark.parametrize("name", ["", "our:vit", "our,vit", "our@vit", "our vit", "our?vit", "../vit"])
 def test_names_that_a_configuration_cannot_hold(name):
     with pytest.raises(ConfigError, match="name"):

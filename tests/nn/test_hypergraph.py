@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from nh2st_graph.nn import EgoHypergraph, _hypergraph, similarity_hyperedges
-from nh2st_graph.nn._hypergraph import HypergraphBranch, ego_hyperedges
+from nh2st_graph.nn import EgoHypergraph, HypergraphBranch, _hypergraph, ego_hyperedges, similarity_hyperedges
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=5)
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nh2st_graph.nn import BlockAttention, ShuffleTrunk
-from nh2st_graph.nn._trunk import GradientEnhancement
+from nh2st_graph.nn import BlockAttention, GradientEnhancement, ShuffleTrunk
 
 
 def images(n=2, channels=3, side=9, seed=0):

@@ -41,6 +41,7 @@ def config(tiny_config, sections, tmp_path_factory):
         "train.folds=2",
         "train.ema_decay=0.5",
         "train.batch_spots=8",
+        "evaluate.figures=false",
     ]
     return tiny_config.override(small)
 
@@ -73,7 +74,7 @@ def test_features_are_scaled_by_the_training_sections_before_training(run, confi
 
 def test_the_run_folder_is_a_normal_one(run):
     names = {path.name for path in run.outputs()}
-    assert names == {"model.safetensors", "log.csv", "metrics.json", "metrics_per_gene.csv", "predictions", "figures"}
+    assert names == {"model.safetensors", "log.csv", "metrics.json", "metrics_per_gene.csv", "predictions"}
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert np.isfinite(metrics["sections"]["S3"]["pcc_mean"])
     assert np.isfinite(run.model.log["train_loss"]).all()

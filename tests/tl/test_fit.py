@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -49,8 +50,14 @@ def quick(tiny_config) -> Callable[..., object]:
 
 
 @pytest.fixture(scope="module")
-def reference(train, quick) -> FittedModel:
-    return tl.fit(train, quick())
+def folder(tmp_path_factory) -> Path:
+    """Where ``reference`` has its checkpoints."""
+    return tmp_path_factory.mktemp("reference")
+
+
+@pytest.fixture(scope="module")
+def reference(train, quick, folder) -> FittedModel:
+    return tl.fit(train, quick(), out=folder)
 
 
 class TestDeterminism:
@@ -68,26 +75,23 @@ class TestDeterminism:
         self, train, quick, reference
     ):
         rng = np.random.default_rng(0)
-        shuffled = [train[name][rng.permutation(train[name].n_obs)].copy() for name in ("S2", "S1")]
-        assert equal(tl.fit(shuffled, quick()), reference)
-        other = tl.fit({"x": train["S2"], "a": train["S1"]}, quick())
+        names = {"x": "S2", "a": "S1"}
+        shuffled = {key: train[name][rng.permutation(train[name].n_obs)].copy() for key, name in names.items()}
+        other = tl.fit(shuffled, quick())
         assert equal(other, reference)
         assert other.train_sections == ["S1", "S2"]
 
-    def test_the_number_of_threads_changes_nothing(self, train, quick, reference):
+    def test_torchs_own_settings_change_nothing_and_are_left_as_they_were(self, train, quick, reference):
         before = torch.get_num_threads()
         torch.set_num_threads(2)
+        torch.manual_seed(5)
+        expected = torch.rand(3)
+        torch.manual_seed(5)
         try:
             assert equal(tl.fit(train, quick()), reference)
             assert torch.get_num_threads() == 2
         finally:
             torch.set_num_threads(before)
-
-    def test_torchs_own_settings_are_left_as_they_were(self, train, quick):
-        torch.manual_seed(5)
-        expected = torch.rand(3)
-        torch.manual_seed(5)
-        tl.fit(train, quick())
         assert torch.equal(torch.rand(3), expected)
         assert not torch.are_deterministic_algorithms_enabled()
 
@@ -97,13 +101,12 @@ class TestWhatIsLearned:
         model = tiny_run.model
         assert sorted(model.heg50) == sorted(model.genes) == sorted(model.hpg50), "12 genes are fewer than 50"
 
-    def test_hpg50_goes_by_r_on_held_out_sections_alone(self, train, quick, tmp_path):
-        model = tl.fit(train, quick(), out=tmp_path)
-        graphs = graphs_of(model, train)
+    def test_hpg50_goes_by_r_on_held_out_sections_alone(self, train, reference, folder):
+        model, graphs = reference, graphs_of(reference, train)
         scores = []
         for fold, held_out, learned in (("fold1", "S1", "S2"), ("fold2", "S2", "S1")):
             module = copy.deepcopy(model.module)
-            module.load_state_dict(averaged_weights(tmp_path / "checkpoints" / fold / "last.ckpt", best=True))
+            module.load_state_dict(averaged_weights(folder / "checkpoints" / fold / "last.ckpt", best=True))
             torch.testing.assert_close(module.decoder.mean, graphs[learned].y.mean(dim=0))
             graph = graphs[held_out]
             predicted = module(graph.x, graph.edge_index, graph.edge_attr).expression.detach()
@@ -120,8 +123,13 @@ class TestWhatIsLearned:
         mean = torch.cat([graph.y for graph in graphs_of(reference, train).values()]).mean(dim=0)
         torch.testing.assert_close(reference.module.decoder.mean, mean)
 
-    def test_without_refit_the_first_fold_stays(self, train, quick):
-        model = tl.fit(train, quick("train.refit=false"))
+    @pytest.fixture(scope="class")
+    def in_batches(self, train, quick) -> FittedModel:
+        """Each section in two batches, and no refit."""
+        return tl.fit(train, quick("train.refit=false", "train.batch_spots=32"))
+
+    def test_without_refit_the_first_fold_stays(self, train, in_batches):
+        model = in_batches
         assert set(model.log["stage"]) == {"fold1:S1", "fold2:S2"}
         first = model.log[model.log["stage"] == "fold1:S1"].set_index("epoch")["val_loss"]
         assert model.selected_epochs == first.idxmin()
@@ -140,17 +148,17 @@ class TestWhatIsLearned:
             assert error[-1] >= error[:-1].min()
 
     def test_a_single_section_is_held_out_in_bands(self, train, quick):
-        model = tl.fit([train["S1"]], quick())
+        model = tl.fit([train["S1"]], quick("train.max_epochs=1"))
         assert sorted(set(model.log["stage"])) == ["all", "fold1:band1", "fold2:band2", "fold3:band3"]
 
-    def test_losses_are_logged_beside_their_chance_level(self, reference):
+    def test_losses_are_logged_beside_their_chance_level(self, in_batches):
+        log = in_batches.log
         for scale in ("spot", "neighbourhood"):
-            chance = reference.log[f"contrast_{scale}_chance"]
+            chance = log[f"contrast_{scale}_chance"]
             assert chance.between(np.log(28), np.log(32.001)).all(), "batches of about half a section"
-            assert reference.log[f"contrast_{scale}"].gt(0).all()
-            assert reference.log[f"retrieval_{scale}"].between(0, 1).all()
-        folds = reference.log[reference.log["stage"] != "all"]
-        assert folds[["val_loss", "val_pcc", "val_retrieval_spot"]].notna().all(axis=None)
+            assert log[f"contrast_{scale}"].gt(0).all()
+            assert log[f"retrieval_{scale}"].between(0, 1).all()
+        assert log[["val_loss", "val_pcc", "val_retrieval_spot"]].notna().all(axis=None)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +241,7 @@ def test_an_encoder_is_made_once_for_all_sections(tiny_sections, train, quick, m
 
 
 def test_out_of_an_earlier_fit_is_written_anew(train, quick, reference, tmp_path):
-    tl.fit([train["S1"]], quick("train.folds=5", "train.max_epochs=1"), out=tmp_path)
+    tl.fit([train["S1"]], quick("train.folds=3", "train.max_epochs=1"), out=tmp_path)
     again = tl.fit(train, quick(), out=tmp_path)
     assert equal(again, reference)
     assert again.log.equals(reference.log), "no row of the earlier one"

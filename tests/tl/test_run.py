@@ -269,8 +269,8 @@ class TestPanel:
             tl.train_run(config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
-    def test_drop(self, config, tmp_path, caplog):
-        run = tl.train_run(config.override(["data.missing_genes=drop"]), tmp_path / "run")
+    def test_drop(self, config, tiny_sections, tmp_path, caplog):
+        run = tl.train_run(config.override(["data.missing_genes=drop"]), tmp_path / "run", sections=tiny_sections)
         assert run.model.genes == ["OWN01", "NBR01", "NBR02"]
         assert "2 of 5 panel genes are absent from a section and dropped: ERBB2, GAPDH" in caplog.text
 
