@@ -174,10 +174,9 @@ def _sides(image: ImageFile) -> Sides | None:
     if not _has_exif(image):
         return None
     exif = image.getexif()
-    unit_um, dots = RESOLUTION_UNITS_UM.get(exif.get(_UNIT, _INCH)), [exif.get(tag) for tag in _DOTS]
-    if unit_um is None or not all(isinstance(each, Real) for each in dots):
-        return None
-    return dots_sides([float(each) for each in dots], unit_um)
+    unit_um = RESOLUTION_UNITS_UM.get(exif.get(_UNIT, _INCH))
+    dots = [float(each) for each in map(exif.get, _DOTS) if isinstance(each, Real)]
+    return None if unit_um is None or len(dots) < len(_DOTS) else dots_sides(dots, unit_um)
 
 
 def _has_exif(image: ImageFile) -> bool:
