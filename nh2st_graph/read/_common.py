@@ -199,6 +199,12 @@ def patient_in_obs(adata: AnnData, given: str | None, section: str) -> None:
         patient = unknown_patient(section)
     else:
         patient = patient_name(given) or patient_of(adata, section)
+        there = {patient_name(each) for each in adata.obs.get(Key.obs.patient, pd.Series(dtype=object)).unique()}
+        if there - {patient, None}:
+            others = ", ".join(sorted(each for each in there - {patient, None} if each))
+            logger.warning(
+                "section %r: patient %r is given, and obs says %s; the given one counts", section, patient, others
+            )
     adata.obs[Key.obs.patient] = pd.Categorical([patient] * adata.n_obs, categories=[patient])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -198,7 +198,7 @@ def given_sections(
         section = _named(table)
         return Given(table, {section_name(section): section}, {section_name(section): np.arange(table.n_obs)})
     rows = _rows_by(table, library_key)
-    return Given(table, {name: _part(table, each, name) for name, each in rows.items()}, rows)
+    return Given(table, {name: _part(table, each, name, rows) for name, each in rows.items()}, rows)
 
 
 def one_section(
@@ -291,13 +291,13 @@ def sections_in(
         for name, rows in rows_by.items():
             if name in found:
                 raise DataError(f"section {name!r} is in {found[name][0]} and in {path}; give each section once")
-            found[name] = path, partial(_part_of_file, path, rows, name)
+            found[name] = path, partial(_part_of_file, path, rows, name, rows_by)
     return found
 
 
-def _part_of_file(path: Path, rows: NDArray[np.intp], name: str) -> AnnData:
+def _part_of_file(path: Path, rows: NDArray[np.intp], name: str, all_names: Collection[str]) -> AnnData:
     with open_h5ad(path) as table:
-        return _part(table, rows, name)
+        return _part(table, rows, name, all_names)
 
 
 def is_spatialdata(data: Any) -> TypeGuard[SpatialData]:
@@ -333,12 +333,13 @@ def _of_spatialdata(
             f"(obs[{region_column!r}]); leave it out"
         )
     given = Given(table, {}, {})
-    for region, rows in _rows_by(table, region_column).items():
+    rows_by = _rows_by(table, region_column)
+    for region, rows in rows_by.items():
         if image or Key.obsm.spatial not in table.obsm:
             section = spatialdata_section(sdata, name, region=region)
             rows = rows[table.obs_names[rows].get_indexer(section.obs_names)]
         else:
-            section = _part(table, rows, section_in_obs(table[rows].copy(), None, region))
+            section = _part(table, rows, section_in_obs(table[rows].copy(), None, region), rows_by)
         own = section_name(section)
         if own in given.sections:
             raise DataError(
@@ -365,9 +366,15 @@ def _rows_by(table: AnnData, library_key: str) -> dict[str, NDArray[np.intp]]:
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
 
 
-def _part(table: AnnData, rows: NDArray[np.intp], name: str) -> AnnData:
+def _part(table: AnnData, rows: NDArray[np.intp], name: str, all_names: Collection[str]) -> AnnData:
     """Cut a section out of a table of several: its rows, its library, and its own entries of ``uns``."""
     part = table[rows].to_memory() if table.isbacked else table[rows].copy()
+    entries = part.uns.get(Key.uns.spatial)
+    if isinstance(entries, Mapping):
+        # A library that has the name of another section is that section's, even if this one has none.
+        part.uns[Key.uns.spatial] = {
+            key: entry for key, entry in entries.items() if key == name or key not in all_names
+        }
     own = library_id(part, name)
     if own is not None:
         part.uns[Key.uns.spatial] = {own: libraries(part)[own]}

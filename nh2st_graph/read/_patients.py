@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -228,22 +229,31 @@ def _report_rows(table: _Table, known: Sequence[str], path: Path, alone: bool) -
 
 def _close(name: str, sections: Sequence[str]) -> list[str]:
     """Sections whose names differ from a name by a typing mistake."""
-    plain = {section.lower(): section for section in sections}
-    return [plain[each] for each in get_close_matches(name.lower(), plain, n=2, cutoff=0.7)]
+    plain, meant = {section.lower(): section for section in sections}, name.lower()
+    file = Path(meant).name
+    stem = next((each for each in (file, file.partition(".")[0]) if each in plain), meant)
+    return [plain[each] for each in get_close_matches(stem, plain, n=2, cutoff=0.7)]
 
 
 def _report_alike(patients: Iterable[str]) -> None:
-    """Warn of patients whose names differ in case or spaces alone: likely one patient, in training and test."""
+    """Warn of patients whose names differ in their writing alone: likely one patient, in training and test."""
     alike: dict[str, list[str]] = defaultdict(list)
     for patient in sorted(each for each in patients if patient_name(each) is not None):
-        alike["".join(patient.split()).casefold()].append(patient)
+        alike[_plain(patient)].append(patient)
     pairs = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
     if pairs:
         logger.warning(
-            "patients %s count as different patients, though their names differ in case or spaces alone; if they are "
-            "one, write one name",
+            "patients %s count as different patients, though their names differ in case, spaces, signs or first zeros "
+            "alone; if they are one, write one name",
             listed(pairs),
         )
+
+
+def _plain(name: str) -> str:
+    """Leave out what typing and Excel change: case, spaces, wide and invisible signs, zeros before a number."""
+    plain = "".join(each for each in unicodedata.normalize("NFKC", name) if unicodedata.category(each) != "Cf")
+    plain = re.sub(r"[\W_]+", "-", "".join(plain.split()).casefold())
+    return re.sub(r"(?<!\d)0+(?=\d)", "", plain)
 
 
 def _report_unknown(names: Sequence[str], path: Path) -> None:

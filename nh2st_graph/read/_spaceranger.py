@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from PIL import Image
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, listed, reason, setting
@@ -42,6 +43,18 @@ _COLUMNS = [Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col, _Y, _X]
 
 #: What tools append to a barcode: the number of the well, or of the sample.
 _SUFFIX = r"[-_.]\d+$"
+#: Images are compared at this length, in pixels. They show the same from one correlation on, and something else below
+#: another; a turn is believed if it correlates by so much more.
+_COMPARED_SIDE, _ALIKE, _UNLIKE, _CLEARLY = 200, 0.5, 0.3, 0.2
+_TURNS = {
+    Image.Transpose.FLIP_LEFT_RIGHT: "mirrored from left to right",
+    Image.Transpose.FLIP_TOP_BOTTOM: "mirrored from top to bottom",
+    Image.Transpose.ROTATE_90: "turned by 90 degrees",
+    Image.Transpose.ROTATE_180: "turned by 180 degrees",
+    Image.Transpose.ROTATE_270: "turned by 90 degrees",
+    Image.Transpose.TRANSPOSE: "mirrored and turned by 90 degrees",
+    Image.Transpose.TRANSVERSE: "mirrored and turned by 90 degrees",
+}
 #: Names that are looked for in the names of another file, before these count as different.
 _TRIED = 10
 _GENES = "Gene Expression"
@@ -422,3 +435,33 @@ def _check_source(source: Path, hires_file: Path, hires_scale: float, name: str)
             f"of about {width} x {height} px; give that image, or move this one away to use "
             f"{hires_file.name}"
         )
+    _check_shown(source, hires_file, name)
+
+
+def _check_shown(source: Path, hires_file: Path, name: str) -> None:
+    """Refuse an image that shows the hires one turned or mirrored, and warn of one that shows something else."""
+    image = Image.fromarray(thumbnail(source, _COMPARED_SIDE)[0]).convert("L")
+    hires = np.asarray(Image.fromarray(thumbnail(hires_file)[0]).convert("L").resize(image.size, Image.Resampling.BOX))
+    alike = {None: _correlation(image, hires)} | {turn: _correlation(image.transpose(turn), hires) for turn in _TURNS}
+    best = max(alike, key=lambda turn: alike[turn])
+    if best is not None and alike[best] > max(_ALIKE, alike[None] + _CLEARLY):
+        raise ImageError(
+            f"section {name!r}: image {source} is {_TURNS[best]}, compared with {hires_file.name}, on which the spots "
+            "were placed; give the image as Space Ranger was given it, or move this one away to use "
+            f"{hires_file.name}"
+        )
+    if -1 < alike[None] < _UNLIKE:
+        logger.warning(
+            "section %r: image %s does not show what %s shows; check that it is of this section",
+            name,
+            source,
+            hires_file.name,
+        )
+
+
+def _correlation(image: Image.Image, other: np.ndarray) -> float:
+    """Correlate the grey values of two images; -1 if they differ in size or have one grey value."""
+    pixels = np.asarray(image, np.float64)
+    if pixels.shape != other.shape or not (pixels.std() and other.std()):
+        return -1.0
+    return float(np.corrcoef(pixels.ravel(), other.ravel())[0, 1])

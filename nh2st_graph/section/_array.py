@@ -8,7 +8,8 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from nh2st_graph.section._access import array_positions
+from nh2st_graph._errors import DataError, setting
+from nh2st_graph.section._access import array_positions, section_name
 from nh2st_graph.section._keys import Key
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "VISIUM_SPOT_UM",
     "Array",
     "adjacent_steps",
+    "check_array",
     "fit_array",
     "nearest_distances",
     "neighbour_distance",
@@ -49,6 +51,11 @@ _FEWEST_OF_ONE_COLOUR = 8
 
 #: Spots may lie off their array by this share of a step (0.09 on HER2ST); further off, the numbers are not a lattice.
 _JITTER = 0.2
+
+#: An array explains nearly all of the variance of positions in pixels, also if tissue was stretched to register it; if
+#: less than this, the positions are of other spots. A few spots are not compared.
+_UNRELATED = 0.5
+_FEWEST_TO_COMPARE = 20
 
 #: Steps (columns, rows) from a position to the four across its corners, and to the four along its sides.
 _CORNERS = np.array([(-1, -1), (1, -1), (-1, 1), (1, 1)])
@@ -110,6 +117,44 @@ def fit_array(adata: AnnData) -> Array | None:
         return None
     # Space Ranger's hexagonal arrays lie on one colour too; `hexagonal` is checked first, by the steps.
     return Array(column, row, chessboard=on_one_colour(positions))
+
+
+def check_array(adata: AnnData) -> None:
+    """Refuse array positions that are no array's, or not those of the spots where the pixels are.
+
+    Raises
+    ------
+    DataError
+        If array positions are not whole numbers, if spots share one, or if they have nothing to do with the pixels.
+    """
+    positions = array_positions(adata)
+    if positions is None:
+        return
+    where, columns = f"section {section_name(adata)!r}", f"obs['{Key.obs.array_row}'] and obs['{Key.obs.array_col}']"
+    _, first, counts = np.unique(positions, axis=0, return_index=True, return_counts=True)
+    if len(first) < len(positions):
+        column, row = positions[first[counts > 1][0]].tolist()
+        twice = np.flatnonzero((positions == (column, row)).all(axis=1))
+        raise DataError(
+            f"{where}: {len(positions) - len(first)} of {len(positions)} spots have the array position of another "
+            f"(first: {adata.obs_names[twice[0]]!r} and {adata.obs_names[twice[1]]!r} at row {row}, column {column}); "
+            f"if several sections are joined here, give {setting('data.options.library_key', 'COLUMN')}, else correct "
+            f"{columns}"
+        )
+    spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    if len(positions) >= _FEWEST_TO_COMPARE and _explained(positions, spatial) < _UNRELATED:
+        raise DataError(
+            f"{where}: spots that are neighbours by {columns} lie far apart by obsm['{Key.obsm.spatial}']; both are of "
+            "other spots: join positions by the spots' names, not by the order of rows; or, if the numbers are of no "
+            f"array, leave them out: del adata.obs['{Key.obs.array_row}']"
+        )
+
+
+def _explained(array: NDArray[np.int64], spatial: NDArray[np.float64]) -> float:
+    """Share of the variance of positions that an array explains, however it is turned, scaled or sheared."""
+    centred, moved = array - array.mean(axis=0), spatial - spatial.mean(axis=0)
+    steps, *_ = np.linalg.lstsq(centred, moved, rcond=None)
+    return 1 - float(np.square(moved - centred @ steps).sum() / max(np.square(moved).sum(), np.finfo(float).tiny))
 
 
 def on_one_colour(array: NDArray[np.float64] | NDArray[np.int64]) -> bool:

@@ -11,7 +11,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, setting
-from nh2st_graph.section._access import array_positions, section_name
+from nh2st_graph.section._access import section_name
+from nh2st_graph.section._array import check_array
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import full_image, libraries
 from nh2st_graph.section._pitch import check_pitch
@@ -119,7 +120,7 @@ def _check_spots(adata: AnnData, where: str) -> None:
             f"{where}: {int((~finite).sum())} spots have coordinates that are not numbers "
             f"(first: {adata.obs_names[~finite][0]!r}); correct or drop them in the source"
         )
-    array_positions(adata)
+    check_array(adata)
 
 
 def counts_mistake(adata: AnnData) -> str | None:

@@ -12,7 +12,13 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph.section._access import section_name
-from nh2st_graph.section._array import CHESSBOARD_NEIGHBOUR_UM, SQUARE_PITCH_UM, VISIUM_PITCH_UM, fit_array
+from nh2st_graph.section._array import (
+    CHESSBOARD_NEIGHBOUR_UM,
+    SQUARE_PITCH_UM,
+    VISIUM_PITCH_UM,
+    fit_array,
+    neighbour_distance,
+)
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import library, library_id
 
@@ -25,6 +31,10 @@ _AGREE = 0.05
 
 #: A larger factor is no error of measurement: positions are of another image than um per pixel.
 _APART = 1.25
+
+
+#: Spots of no array are narrower than this share of their distance.
+_NARROWEST = 0.3
 
 
 class _Pitch(NamedTuple):
@@ -63,9 +73,12 @@ def check_pitch(adata: AnnData, size: tuple[int, int] | None = None, factors: Ma
     Raises
     ------
     DataError
-        If the two differ by more than a quarter, or by one of the scale factors.
+        If the two differ by more than a quarter, or by one of the scale factors; or if spots of a square array are
+        wider than they are apart, and a scale factor explains it.
     """
     pitch = _pitch(adata, factors)
+    if pitch is None:
+        _check_overlap(adata, factors)
     if pitch is None or pitch.agrees or (pitch.scaled_by is None and 1 / _APART <= pitch.factor <= _APART):
         return
     factor, by = pitch.factor, f" ({pitch.scaled_by})" if pitch.scaled_by else ""
@@ -89,7 +102,7 @@ def check_pitch(adata: AnnData, size: tuple[int, int] | None = None, factors: Ma
 def report_pitch(adata: AnnData, by: str = "its metadata") -> None:
     """Warn if positions and array give another resolution than the section states, by less than is refused.
 
-    Also if spots of an array of unknown pitch are wider than they are apart: no array has such spots.
+    Also if spots are wider than they are apart, and their pitch is unknown: no array has such spots.
 
     Parameters
     ----------
@@ -108,16 +121,50 @@ def report_pitch(adata: AnnData, by: str = "its metadata") -> None:
             pitch.microns_per_pixel / pitch.factor,
             pitch.array_um,
         )
-    array = fit_array(adata) if pitch is None and library_id(adata) is not None else None
-    diameter = library(adata).spot_diameter if array is not None else None
-    if array is not None and diameter is not None and diameter > _APART * array.pitch:
+    overlap = _overlap(adata) if pitch is None else None
+    if overlap is not None:
         logger.warning(
-            "section %r: spots are %.4g px wide and %.4g px apart on the array; if positions are in pixels of a "
-            "smaller image, bring them to those of the full-resolution one",
+            "section %r: spots are %.4g px wide and %.4g px apart%s; if positions are in pixels of a smaller image, "
+            "bring them to those of the full-resolution one",
             section_name(adata),
-            diameter,
-            array.pitch,
+            overlap.diameter,
+            overlap.apart,
+            " on the array" if overlap.on_array else "",
         )
+
+
+class _Overlap(NamedTuple):
+    """Spots that are wider than they are apart, in pixels."""
+
+    diameter: float
+    apart: float
+    on_array: bool
+
+
+def _overlap(adata: AnnData) -> _Overlap | None:
+    if library_id(adata) is None or Key.obsm.spatial not in adata.obsm:
+        return None
+    diameter, array = library(adata).spot_diameter, fit_array(adata)
+    apart = neighbour_distance(np.asarray(adata.obsm[Key.obsm.spatial], np.float64)) if array is None else array.pitch
+    # Bins of Visium HD touch. Without an array, distances vary, and cells have no one diameter.
+    wide = diameter is not None and diameter > (_APART if array is None else 1 + _AGREE) * apart > 0
+    return _Overlap(diameter, apart, array is not None) if wide and diameter is not None else None
+
+
+def _check_overlap(adata: AnnData, factors: Mapping[str, Any] | None) -> None:
+    """Refuse spots of an array of unknown pitch that are wider than they are apart, if a scale factor explains it."""
+    overlap = _overlap(adata)
+    if overlap is None or not overlap.on_array:
+        return
+    for name, value in (library(adata).scalefactors if factors is None else factors).items():
+        is_scale = name.endswith("scalef") and isinstance(value, Real) and 0 < float(value) < 1
+        if is_scale and _NARROWEST <= float(value) * overlap.diameter / overlap.apart <= 1 + _AGREE:
+            raise DataError(
+                f"section {section_name(adata)!r}: spots are {overlap.diameter:.4g} px wide and {overlap.apart:.4g} px "
+                f"apart on the array, as if positions were multiplied by {float(value):.4g} ({name}); multiply "
+                f"obsm['{Key.obsm.spatial}'] by {1 / float(value):.4g}; or, if they are right, correct "
+                f"scalefactors['{Key.library.spot_diameter}']"
+            )
 
 
 def _pitch(adata: AnnData, factors: Mapping[str, Any] | None = None) -> _Pitch | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from nh2st_graph.slide._colour import Colour, sideways
-from nh2st_graph.slide._resolution import Sides, agreed, dots_sides
+from nh2st_graph.slide._resolution import RESOLUTION_UNITS_UM, Sides, agreed, dots_sides
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -31,6 +32,11 @@ EXPORT = "export it as an RGB image of 8 bits"
 
 #: Tag of the orientation, in TIFF and in EXIF.
 ORIENTATION = 274
+
+#: EXIF's tags of dots along x and y and of their unit, as in TIFF; the unit that holds if none is given.
+_DOTS, _UNIT, _INCH = (282, 283), 296, 2
+#: JFIF's units, an inch and a cm; 0 means that its dots only say whether pixels are square.
+_JFIF_UNITS = (1, 2)
 
 
 class UnreadableError(Exception):
@@ -154,8 +160,23 @@ def pillow_layout(image: ImageFile) -> Layout:
     return Layout(
         (Level(shown_size(*image.size, orientation), colour),),
         orientation,
-        dots_sides(image.info.get("dpi")),
+        _sides(image),
     )
+
+
+def _sides(image: ImageFile) -> Sides | None:
+    """Read um per pixel, as the format states it or else EXIF.
+
+    For a JPEG, Pillow takes EXIF's dots along x for those along y, and dots without a unit for those of an inch.
+    """
+    if "dpi" in image.info and (not isinstance(image, JpegImageFile) or image.info.get("jfif_unit") in _JFIF_UNITS):
+        return dots_sides(image.info["dpi"])
+    if not _has_exif(image):
+        return None
+    exif = image.getexif()
+    unit_um = RESOLUTION_UNITS_UM.get(exif.get(_UNIT, _INCH))
+    dots = [float(each) for each in map(exif.get, _DOTS) if isinstance(each, Real)]
+    return None if unit_um is None or len(dots) < len(_DOTS) else dots_sides(dots, unit_um)
 
 
 def _has_exif(image: ImageFile) -> bool:

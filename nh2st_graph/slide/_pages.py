@@ -16,7 +16,15 @@ from nh2st_graph._errors import ImageError, listed
 from nh2st_graph.slide._colour import LUMA, Colour
 from nh2st_graph.slide._layout import ORIENTATION, Layout, Level, UnreadableError, orientation_of, shown_size
 from nh2st_graph.slide._log import say_once
-from nh2st_graph.slide._resolution import OmeImage, Sides, aperio_scale, dots_sides, imagej_sides, ome_images
+from nh2st_graph.slide._resolution import (
+    RESOLUTION_UNITS_UM,
+    OmeImage,
+    Sides,
+    aperio_scale,
+    dots_sides,
+    imagej_sides,
+    ome_images,
+)
 from nh2st_graph.slide._samples import check_range, page_colour
 from nh2st_graph.slide._segments import APERIO_LUMA, segment, window
 
@@ -344,5 +352,5 @@ def _resolution(page: TiffPage, ome: OmeImage | None) -> Sides | None:
     stated_by_imagej = imagej_sides(page.parent.imagej_metadata, page.resolution) if page.parent.is_imagej else None
     if stated_by_imagej is not None:
         return stated_by_imagej
-    unit_um = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit))
+    unit_um = RESOLUTION_UNITS_UM.get(int(page.resolutionunit))
     return dots_sides(page.resolution, unit_um) if unit_um else None

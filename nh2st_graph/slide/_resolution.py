@@ -11,12 +11,25 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-__all__ = ["OmeImage", "Sides", "agreed", "aperio_scale", "dots_sides", "imagej_sides", "ome_images", "plausible_scale"]
+__all__ = [
+    "RESOLUTION_UNITS_UM",
+    "OmeImage",
+    "Sides",
+    "agreed",
+    "aperio_scale",
+    "dots_sides",
+    "imagej_sides",
+    "ome_images",
+    "plausible_scale",
+]
 
 #: Width and height of a pixel in um.
 Sides = tuple[float, float]
 
 _INCH_UM = 25_400.0
+
+#: What the tag of the unit means, in TIFF and in EXIF; another value names no length.
+RESOLUTION_UNITS_UM = {2: _INCH_UM, 3: 10_000.0}
 
 #: Resolutions of microscopes. A file with 72 dots per inch (353 um per pixel) means a screen, one with 300 a printer.
 _PLAUSIBLE_UM = (0.02, 20.0)
@@ -24,13 +37,25 @@ _PLAUSIBLE_UM = (0.02, 20.0)
 #: The resolutions along x and y are equal, except for rounding.
 _AGREE = 0.02
 
-_UM = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_UM = {
+    "pm": 1e-6,
+    "Å": 1e-4,
+    "\u212b": 1e-4,
+    "nm": 1e-3,
+    "µm": 1.0,
+    "μm": 1.0,
+    "um": 1.0,
+    "mm": 1e3,
+    "cm": 1e4,
+    "m": 1e6,
+    "in": _INCH_UM,
+}
 
 #: Units of ImageJ in um. ImageJ escapes what is not ASCII, and users type units themselves.
 _IMAGEJ_UM = {
     **_UM,
     **dict.fromkeys(("micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres"), 1.0),
-    **dict.fromkeys(("inch", "inches", "in"), _INCH_UM),
+    **dict.fromkeys(("inch", "inches"), _INCH_UM),
 }
 
 
@@ -133,11 +158,12 @@ def _named(above: Any, tag: str) -> list[Any]:
 def _ome_sides(pixels: Any) -> Sides | None:
     if "PhysicalSizeX" not in pixels.attrib:
         return None
+    # Without a height, pixels are square, and the unit is that of the width too.
+    axes = ("X", "Y" if "PhysicalSizeY" in pixels.attrib else "X")
     try:
         x, y = (
-            float(pixels.get(f"PhysicalSize{axis}", pixels.get("PhysicalSizeX")))
-            * _UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"), 0.0)
-            for axis in "XY"
+            float(pixels.get(f"PhysicalSize{axis}")) * _UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"), 0.0)
+            for axis in axes
         )
     except ValueError:
         return None

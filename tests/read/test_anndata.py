@@ -11,7 +11,7 @@ from scipy import sparse
 from nh2st_graph import DataError, ImageError
 from nh2st_graph.gr import spatial_graph
 from nh2st_graph.im import features, patches
-from nh2st_graph.read import anndata_section, section_names, sections
+from nh2st_graph.read import anndata_section, given_sections, section_names, sections
 from nh2st_graph.section import check_section, library
 
 
@@ -197,6 +197,16 @@ class TestLibraries:
         assert [each.n_obs for each in found.values()] == [12]
         with pytest.raises(DataError, match="library_key='libary_id'; did you mean 'library_id'"):
             sections("h5ad", tmp_path, library_key="libary_id")
+
+    def test_the_library_of_another_section_is_not_taken(self, joined, tmp_path):
+        del joined.uns["spatial"]["A"]
+        joined.write_h5ad(tmp_path / "cohort.h5ad")
+        with pytest.raises(ImageError, match="'A': no image"):
+            sections("anndata", tmp_path / "cohort.h5ad", library_key="library_id")
+        given = given_sections(joined, library_key="library_id").sections
+        assert library(given["B"]).microns_per_pixel == 0.7
+        with pytest.raises(DataError, match=r"'A': .*0 libraries"):
+            library(given["A"])
 
     def test_none_of_several_is_the_sections(self, plain, image):
         plain.uns["spatial"] = {"a": {}, "b": {}}

@@ -215,3 +215,19 @@ def test_the_reader_of_one_section_reads_the_table_too(folder):
 def test_a_section_that_is_named_twice(folder):
     with pytest.raises(DataError, match="'C1' is named 2 times"):
         sections("h5ad", folder, ["C1", "A1", "C1"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("01", "1"), ("P-1", "P_1"), ("P1", "P1\u200b"), ("P1", "\uff301"), ("Pt 007", "Pt7")]
+)
+def test_patients_that_differ_in_writing_alone(folder, caplog, one, other):
+    read(folder, HEADER + f"A1,{one}\nB1,{other}\nC1,P2\nD1,P10\n")
+    assert "count as different patients" in caplog.text
+    assert repr(one) in caplog.text
+
+
+def test_a_table_that_contradicts_a_file_is_said(tmp_path, caplog):
+    obs = pd.DataFrame({"section": pd.Categorical(["A1"]), "patient": pd.Categorical(["X"])}, index=["s"])
+    write_h5ad(AnnData(obs=obs, obsm={"spatial": np.zeros((1, 2))}), tmp_path / "A1.h5ad")
+    assert read(tmp_path, HEADER + "A1,P1\n") == {"A1": "P1"}
+    assert "'A1': patient 'P1' is given, and obs says X" in caplog.text

@@ -390,3 +390,26 @@ def test_one_section_takes_its_patient_from_the_table_beside_its_folder(write_vi
     (files.root / "other.csv").write_text("sample_id,patient\nV2,P8\n")
     (found,) = sections("visium", files.root, patients="other.csv").values()
     assert set(found.obs["patient"]) == {"unknown (V1)"}
+
+
+@pytest.mark.parametrize(
+    ("turn", "says"),
+    [
+        (Image.Transpose.FLIP_LEFT_RIGHT, "mirrored from left to right"),
+        (Image.Transpose.FLIP_TOP_BOTTOM, "mirrored from top to bottom"),
+        (Image.Transpose.ROTATE_180, "turned by 180 degrees"),
+    ],
+)
+def test_a_turned_image_is_refused(write_visium, turn, says):
+    files = write_visium()
+    Image.open(files.image).transpose(turn).save(files.image)
+    with pytest.raises(ImageError, match=f"'V1': image .* is {says}, compared with tissue_hires_image.png"):
+        visium_section(files.folder, source_image=files.image)
+
+
+def test_an_image_of_another_section_is_said(write_visium, caplog):
+    files = write_visium()
+    other = np.random.default_rng(1).integers(0, 255, (440, 480, 3), dtype=np.uint8)
+    Image.fromarray(other).save(files.image)
+    visium_section(files.folder, source_image=files.image)
+    assert "does not show what tissue_hires_image.png shows" in caplog.text

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph import DataError
-from nh2st_graph.section import Array, adjacent_steps, fit_array, on_one_colour
+from nh2st_graph.section import Array, adjacent_steps, check_array, fit_array, on_one_colour
 
 #: Columns and rows in pixels; hexagonal arrays are numbered as Space Ranger does, and the same with x and y exchanged.
 STEPS = {
@@ -82,3 +83,28 @@ def test_eight_spots_on_one_colour_are_no_chance(colour):
     assert on_one_colour(places + 0.2)
     assert not on_one_colour(places[:7])
     assert not on_one_colour(np.vstack([places, [colour, 1]]))
+
+
+@pytest.mark.parametrize("lattice", STEPS)
+def test_positions_of_other_spots_are_refused(lattice):
+    section = section_of(lattice, degrees=33)
+    check_array(section)
+    section.obsm["spatial"] = np.random.default_rng(0).permutation(section.obsm["spatial"])
+    with pytest.raises(DataError, match=r"'S': .*array_row.* lie far apart .*join positions by the spots' names"):
+        check_array(section)
+
+
+def test_stretched_tissue_and_few_spots_pass():
+    section = section_of("square")
+    section.obsm["spatial"] += 150 * np.sin(section.obsm["spatial"][:, ::-1] / 200)
+    assert fit_array(section) is None
+    check_array(section)
+    few = section[::5].copy()
+    few.obsm["spatial"] = few.obsm["spatial"][::-1] ** 2
+    check_array(few)
+
+
+def test_sections_joined_into_one_are_refused():
+    joined = ad.concat([section_of("hexagonal"), section_of("hexagonal")], index_unique="-")
+    with pytest.raises(DataError, match=r"41 of 82 spots .*'s0-0' and 's0-1' at row 0, column 0.*library_key='COLUMN'"):
+        check_array(joined)

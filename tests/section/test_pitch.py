@@ -95,6 +95,26 @@ def test_spots_that_would_overlap_are_said(caplog):
     assert "spots are 130 px wide and 80 px apart on the array" in caplog.text
 
 
+def test_without_an_array_overlap_is_said_too(caplog):
+    shrunk = section(0.2, hexagonal=False, tissue_hires_scalef=0.2)
+    del shrunk.obs["array_row"]
+    check_pitch(shrunk)
+    report_pitch(shrunk)
+    assert "spots are 130 px wide and 80 px apart;" in caplog.text
+
+
+def test_overlap_that_a_scale_factor_explains_is_refused():
+    bins = section(0.325, hexagonal=False, scale=2.0, tissue_hires_scalef=0.5)  # touch, as those of Visium HD
+    check_pitch(bins)
+    shrunk = section(0.06, hexagonal=False, scale=2.0, tissue_hires_scalef=0.12)  # from a pitch of 100 um
+    with pytest.raises(
+        DataError, match=r"'A1'.*32\.5 px wide and 6 px apart .*0\.12 \(tissue_hires_scalef\).* by 8\.333"
+    ):
+        check_pitch(shrunk)
+    del shrunk.uns["spatial"]["A1"]["scalefactors"]["tissue_hires_scalef"]
+    check_pitch(shrunk)
+
+
 def test_small_differences_are_said(caplog):
     report_pitch(section(1.03))
     assert not caplog.records

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from nh2st_graph import ImageError
 from nh2st_graph.slide import _pillow as _image
-from nh2st_graph.slide import content_hash, image_size, open_full, thumbnail
+from nh2st_graph.slide import content_hash, image_size, open_full, open_slide, thumbnail
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
@@ -295,3 +295,15 @@ def test_thumbnail_of_a_section_never_holds_the_full_image(shared_data):
     )
     result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert float(result.stdout) < 0.5
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize(
+    ("unit", "dots", "um"), [(1, (20_000, 20_000), None), (2, (20_000, 10_000), None), (3, (20_000, 20_000), 0.5)]
+)
+def test_the_resolution_in_exif_has_a_unit_and_two_sides(tmp_path, ending, unit, dots, um):
+    path, exif = tmp_path / f"scan.{ending}", Image.Exif()
+    exif[282], exif[283], exif[296] = (*map(float, dots), unit)
+    Image.new("RGB", (40, 30)).save(path, exif=exif)
+    with open_slide(path) as slide:
+        assert slide.microns_per_pixel == (um if um is None else pytest.approx(um))

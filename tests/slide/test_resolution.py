@@ -64,6 +64,8 @@ def test_aperio(description, expected):
         ('PhysicalSizeX="1" PhysicalSizeY="1" PhysicalSizeXUnit="pixel" PhysicalSizeYUnit="pixel"', None),
         ('SizeX="100"', None),
         ('PhysicalSizeX=""', None),
+        ('PhysicalSizeX="250" PhysicalSizeXUnit="nm"', 0.25),
+        ('PhysicalSizeX="2500" PhysicalSizeY="2500" PhysicalSizeXUnit="Å" PhysicalSizeYUnit="Å"', 0.25),
     ],
 )
 def test_ome(attributes, expected):
