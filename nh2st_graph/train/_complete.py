@@ -14,7 +14,7 @@ import numpy as np
 from anndata import AnnData
 
 from nh2st_graph import im
-from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, setting
+from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, said_of, setting
 from nh2st_graph.config import Config, FeaturesConfig, GraphConfig
 from nh2st_graph.gr import graph_keys, has_graph
 from nh2st_graph.gr._build import connect
@@ -132,7 +132,8 @@ class Completer:
     @cached_property
     def blocks(self) -> list[Block]:
         """The encoders with their patches; one of several scales is made once."""
-        blocks = [Block(self._made[name], float(size), self.stain) for name, size in self.config.features.blocks]
+        made = self._made
+        blocks = [Block(made[name], float(size), self.stain) for name, size in self.config.features.blocks]
         if self.expected is None:  # the scale of a trained model is what it is
             for note in off_scale(blocks):
                 warn_once(note, note, self._said)
@@ -147,7 +148,9 @@ class Completer:
             # Before they are made, which may ask a hub.
             self._refuse(names, other_kinds(names, self._expected_once(self.expected)))
         try:
-            made = im.make_encoders(names, self.config.train.device)
+            several = features.encoders is not None and self.sources == Sources() and self.expected is None
+            with said_of("features.encoders", "features.encoder", when=several):
+                made = im.make_encoders(names, self.config.train.device)
         except ConfigError as error:
             if self.sources.encoder is not None or (self.expected is None and self.sources.trust):
                 raise
