@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -129,6 +130,26 @@ def setting(name: str, value: Any = None, *, argument: str | None = None) -> str
         The argument for a key, if it is not the key's last word.
     """
     return f"\x02{name}\x1f{argument or name.rpartition('.')[2]}\x1f{'' if value is None else repr(value)}\x03"
+
+
+@contextmanager
+def said_of(given: str, meant: str, *, when: bool = True) -> Iterator[None]:
+    """Name another setting in errors of ours: the one that the caller gave, in place of the one that it stands for.
+
+    Parameters
+    ----------
+    given, meant
+        Dotted keys.
+    when
+        Whether the caller gave it.
+    """
+    try:
+        yield
+    except NH2STGraphError as error:
+        found = [setting(key).removesuffix("\x03") for key in (meant, given)]
+        if not when or found[0] not in error.args[0]:
+            raise
+        raise type(error)(error.args[0].replace(*found)) from error
 
 
 def _named(name: str, argument: str, value: str, level: Level, flags: Collection[str]) -> str:

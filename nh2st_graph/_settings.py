@@ -142,6 +142,10 @@ def explain(error: ErrorDetails, schema: type[BaseModel], root: type[BaseModel] 
     if error["type"] == "value_error":
         cause = error["ctx"]["error"]
         return str(cause.args[0] if isinstance(cause, SettingError) else cause)
+    if error["type"] == "missing":
+        return f"{key} is missing; give it"
+    if error["type"] == "too_short":
+        return f"{key} = {error['input']!r}; give at least {error['ctx']['min_length']}"
     if error["type"] in _EXPECTED:
         return f"{key} = {error['input']!r}; expected {_EXPECTED[error['type']]}"
     if error["type"] == "string_type" and (error["input"] is None or isinstance(error["input"], bool)):

@@ -167,7 +167,8 @@ def _facts(recipe: Recipe, place: str | None) -> Iterator[tuple[str, str]]:
     mean, std = (", ".join(f"{value:.4g}" for value in each) for each in (recipe.mean, recipe.std))
     yield "input", f"{recipe.input_size} x {recipe.input_size} px, {recipe.interpolation}, mean {mean}, std {std}"
     yield "scale", _scale(recipe)
-    yield "here", place or ("not known: a file that you give" if recipe.source == "file" else "no")
+    unknown = "not known" if recipe.architecture is None else "not known: a file that you give"
+    yield "here", place or (unknown if recipe.source == "file" else "no")
 
 
 def _scale(recipe: Recipe) -> str:

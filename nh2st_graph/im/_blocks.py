@@ -108,9 +108,16 @@ def sizes_in_um(blocks: Sequence[tuple[str | Encoder, PatchSize]]) -> list[float
     Raises
     ------
     ConfigError
-        If the scale of an encoder is needed and unknown.
+        If the scale of an encoder is needed and unknown, or a size is no number.
     """
-    return [_own_field(encoder) if size == "auto" else float(size) for encoder, size in blocks]
+    return [_own_field(encoder) if size == "auto" else _number(size) for encoder, size in blocks]
+
+
+def _number(size: Any) -> float:
+    try:
+        return float(size)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{setting('features.patch_um', size)}; give a size in um above 0, or 'auto'") from None
 
 
 def _own_field(encoder: str | Encoder) -> float:
@@ -154,7 +161,7 @@ def _field(name: str, input_size: int, um_per_px: float | None) -> float:
     if um_per_px is None:
         raise ConfigError(
             f"{setting('features.patch_um', 'auto')}: the resolution that {name} was trained at is unknown; give a "
-            f"number of um, such as {setting('features.patch_um', 224.0)}"
+            "number of um in its place, such as 224"
         )
     return round(input_size * um_per_px, 6)
 

@@ -56,6 +56,9 @@ _ROUNDED = 0.05
 #: Names of an entry of ``obsm``, in place of a file.
 OBSM = "obsm:"
 
+#: Keys of ``obsm`` that scanpy and scvi-tools write from expression.
+_OF_EXPRESSION = {"X_pca", "X_umap", "X_tsne", "X_diffmap", "X_scVI", "X_nh2st_gene"}
+
 _UNKNOWN = "unknown"
 
 #: Names of TRIDENT (``trident/patch_encoder_models/load.py``), slide2vec (``slide2vec/encoders/models``) and LazySlide
@@ -188,11 +191,14 @@ def source_of(source: Any, name: str, *, single: bool) -> Any:
         there = [each for each in sorted(path.iterdir()) if _stem(each) == name]
         if len(there) != 1:
             what = f"has {len(there)} files" if there else "has no file"
+            names = listed(each.name for each in there or sorted(path.iterdir()))
             raise DataError(
-                f"{path} {what} of section {name!r} ({listed(each.name for each in there)}); give one named "
+                f"{path} {what} of section {name!r} (there: {names or 'nothing'}); give one named "
                 f"{name} with one of {', '.join(ENDINGS)}, or a pattern such as {path}/{{section}}.h5"
             )
         return there[0]
+    if not single and not path.exists():
+        raise DataError(f"the folder of embeddings {path} does not exist; check {setting('features.embeddings')}")
     if not single:
         raise DataError(
             f"one file of embeddings for several sections, {path}; give a folder or a pattern such as "
@@ -214,6 +220,11 @@ def embedding_file(section: AnnData, source: Any, encoder: str | None = None) ->
     key, where = str(source).removeprefix(OBSM), f"section {section_name(section)!r}"
     if key not in section.obsm:
         raise DataError(f"{where} has no obsm['{key}'] (there: {listed(section.obsm)}); name one that it has")
+    if key in _OF_EXPRESSION:
+        raise DataError(
+            f"{where}: obsm['{key}'] is the name that scanpy gives to coordinates of expression, and a prediction may "
+            "read the image alone; name the key of an image embedding"
+        )
     values = section.obsm[key]
     columns = list(map(str, values.columns)) if isinstance(values, pd.DataFrame) else None
     values = np.asarray(values.toarray() if hasattr(values, "toarray") else values)

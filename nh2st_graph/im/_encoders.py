@@ -227,8 +227,8 @@ def _named(names: str) -> list[tuple[Factory, str]]:
         if part in parts[:i]:
             raise ConfigError(f"{where}: {part!r} occurs twice; name each encoder once")
         taken = getattr(_REGISTRY[prefix], "options", None)
-        if taken is not None:
-            allowed_options(part, taken)
+        if taken is not None and allowed_options(part, taken)[0].endswith("@"):
+            raise ConfigError(f"{where}: no file follows the @ of {part!r}; give one, or leave the @ out")
         found.append((_REGISTRY[prefix], rest))
     return found
 
@@ -242,6 +242,7 @@ def _hint(part: str, prefix: str, colon: str) -> str:
     prefixes = sorted(_REGISTRY.keys() - {KNOWN})
     if colon:
         return f"its prefix is {prefix!r}: {nearest(prefix, prefixes)}"
-    close = get_close_matches(_model(part), recipes(), n=3, cutoff=0.6)
-    known = f"; of the table of encoders: {', '.join(close)}" if close else ""
-    return f"write PREFIX:NAME, such as 'timm:{part or 'resnet18'}' (prefixes: {', '.join(prefixes)}){known}"
+    known = {name.lower(): name for name in recipes()}
+    close = [known[name] for name in get_close_matches(_model(part).lower(), known, n=3, cutoff=0.6)]
+    named = f"nearest in the table of encoders: {', '.join(close)}; or " if close else ""
+    return f"{named}write PREFIX:NAME, such as 'timm:{part or 'resnet18'}' (prefixes: {', '.join(prefixes)})"

@@ -15,6 +15,9 @@ __all__ = ["Channels", "Options", "Precision", "allowed_options", "join_options"
 #: Numbers that a network computes in.
 Precision = Literal["float32", "bfloat16", "float16"]
 
+#: Longest side of an input, in pixels. Memory for a longer one is asked for before anything else shows the mistake.
+_LARGEST = 4096
+
 #: Red, green and blue.
 Channels = tuple[float, float, float]
 
@@ -134,8 +137,8 @@ def _parsed(name: str, key: str, text: str) -> Any:
             raise _error(name, f"{key}={text}; give true or false")
         return text == "true"
     if key == "size":
-        if not (text.isascii() and text.isdigit() and int(text)):
-            raise _error(name, f"{key}={text}; give the side of the input in pixels, a whole number above 0")
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(_LARGEST)) and 0 < int(text) <= _LARGEST):
+            raise _error(name, f"{key}={text}; give the side of the input in pixels, a whole number to {_LARGEST}")
         return int(text)
     try:
         values = tuple(float(part) for part in text.split("/"))

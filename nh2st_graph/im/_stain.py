@@ -234,8 +234,8 @@ def tissue_pixels(slide: Slide, microns_per_pixel: float, tissue: TissueMask, wh
     inside = np.flatnonzero(tissue.mask[np.ix_(rows, columns)])
     if not len(inside):
         raise ImageError(
-            f"{where}: no tissue found on its image, so that its stain cannot be measured; "
-            f"set {setting('features.stain', 'none')}"
+            f"{where}: no tissue found on its image, so that its stain cannot be measured; check the image, or "
+            f"train with {setting('features.stain', 'none')}"
         )
     if len(inside) > _SAMPLE:
         inside = inside[np.linspace(0, len(inside) - 1, _SAMPLE).astype(np.intp)]
@@ -322,6 +322,6 @@ def _told(where: str, method: str) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:  # the class of its own error is not public
         raise ImageError(
-            f"{where}: the stain cannot be measured by {method} ({reason(error)}); check that the image is H&E, or set "
-            f"{setting('features.stain', 'none')}"
+            f"{where}: the stain cannot be measured by {method} ({reason(error)}); check that the image is H&E, or "
+            f"train with {setting('features.stain', 'none')}"
         ) from error

@@ -23,7 +23,7 @@ from nh2st_graph.im._timm_build import (
     statistics,
     wanted,
 )
-from nh2st_graph.im._weights import check_file, fit, of_file, of_package, of_place, told_size
+from nh2st_graph.im._weights import check_file, fit, fitting, of_file, of_package, of_place, told_size
 
 if TYPE_CHECKING:
     import torch
@@ -207,6 +207,8 @@ def _seeded(asked: Wanted, *, sized: bool) -> torch.nn.Module:
 
 def _loaded(asked: Wanted, drawn: torch.nn.Module, sized: bool) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Make the model with weights of a file, a recipe's repository, or a package."""
+    import torch
+
     told: dict[str, Any] = {}
     if asked.source:
         place = f"checkpoint {asked.source}"
@@ -218,7 +220,12 @@ def _loaded(asked: Wanted, drawn: torch.nn.Module, sized: bool) -> tuple[torch.n
         place, state = f"the repository or folder {asked.repository or asked.model.partition(':')[2]}", of_place(asked)
     if asked.size is None and sized and asked.source:
         side = int(told["input_size"][1]) if "input_size" in told else told_size(state, drawn)
-        asked = asked if side is None else asked.of_size(side)
+        if side is not None:
+            asked = asked.of_size(side)
+            with torch.device("meta"):
+                drawn = create(asked, sized=sized)
+    # A large model takes long to make, and much memory: weights of another are refused before.
+    fitting(drawn, state, asked, place)
     model = create(asked, sized=sized)
     fit(model, state, asked, place)
     known = statistics(model, asked, told)

@@ -68,7 +68,10 @@ class TransformersEncoder(NetworkEncoder):
 
     def __init__(self, name: str, device: str = "auto", *, recipe: Recipe | None = None) -> None:
         self.name = name if recipe else f"{self.prefix}:{name}"
-        check_installed(self.name)
+        if recipe is None:
+            self.check(name)
+        else:
+            check_installed(self.name)
         plain, options = allowed_options(self.name, self.options)
         where, file = find_device(device), ""
         if recipe is None:

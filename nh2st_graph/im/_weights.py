@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nh2st_graph._errors import ConfigError, listed, setting
+from nh2st_graph._errors import ConfigError, listed, reason, setting
 from nh2st_graph.im._network import UNREADABLE
 from nh2st_graph.im._timm_build import Wanted, loading, pretrained_cfg
 
@@ -22,6 +22,7 @@ __all__ = [
     "check_file",
     "check_package",
     "fit",
+    "fitting",
     "of_file",
     "of_package",
     "of_place",
@@ -78,11 +79,18 @@ def state_of(path: Path, encoder: str) -> State:
     try:
         return _tensors(load_state_dict(str(path), device="cpu", weights_only=True))
     except UNREADABLE as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"{setting('features.encoder', encoder)}: checkpoint {path} cannot be read ({why}); give a file that holds "
-            "only weights"
+            f"{setting('features.encoder', encoder)}: checkpoint {path} cannot be read ({_why(error)}); give a file "
+            "that holds only weights"
         ) from error
+
+
+def _why(error: BaseException) -> str:
+    """Say why a file is not read; libraries say how to run its code, which is not done here."""
+    classes = str(error).partition("Unsupported globals: ")[2].partition(". ")[0]
+    if classes:
+        return f"it holds more than tensors: {listed(classes.split(', '), 3)}"
+    return f"it is no file of weights: {reason(error)}" if isinstance(error, KeyError) else reason(error)
 
 
 def of_place(asked: Wanted) -> State:
@@ -148,7 +156,12 @@ def told_size(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> int 
 
 
 def fit(model: torch.nn.Module, state: State, asked: Wanted, place: str) -> None:
-    """Load weights, which have to be all of the model, and may have a classifier besides.
+    """Load weights, as :func:`fitting` gives them."""
+    model.load_state_dict(fitting(model, state, asked, place), strict=False)
+
+
+def fitting(model: torch.nn.Module, state: State, asked: Wanted, place: str) -> State:
+    """Name weights as a model does, which have to be all of the model, and may have a classifier besides.
 
     Position embeddings of another size are resampled by timm, and names of other libraries that timm knows are
     translated by it.
@@ -156,26 +169,29 @@ def fit(model: torch.nn.Module, state: State, asked: Wanted, place: str) -> None
     Parameters
     ----------
     model
-        The model without classifier.
+        The model without classifier; its own numbers are not read.
     state
         Its weights.
     asked
         What the user asked for.
     place
         What an error calls the weights: ``"checkpoint FILE"``.
+
+    Raises
+    ------
+    ConfigError
+        If they are of another model.
     """
     wrong = _misfit(model, state)
-    if wrong is not None:
-        for other in (_translated(model, state), _unwrapped(model, state)):
-            if other is not None and _misfit(model, other) is None:
-                state, wrong = other, None
-                break
-    if wrong is not None:
-        what = "name that model"
-        if ":" in asked.model:
-            what = "its authors build it with other arguments: name an encoder of the table, or lazyslide:NAME"
-        raise ConfigError(f"{asked.where}: {place} belongs to another model (it {wrong}); {what}")
-    model.load_state_dict(state, strict=False)
+    if wrong is None:
+        return state
+    for other in (_translated(model, state), _unwrapped(model, state)):
+        if other is not None and _misfit(model, other) is None:
+            return other
+    what = "name that model"
+    if ":" in asked.model:
+        what = "its authors build it with other arguments: name an encoder of the table, or lazyslide:NAME"
+    raise ConfigError(f"{asked.where}: {place} belongs to another model (it {wrong}); {what}")
 
 
 def _misfit(model: torch.nn.Module, state: State) -> str | None:

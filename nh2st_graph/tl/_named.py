@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nh2st_graph._errors import ConfigError, DataError, nearest, setting
+from nh2st_graph._errors import ConfigError, DataError, nearest, said_of, setting
 from nh2st_graph.config import Config, DataConfig
 from nh2st_graph.models import check_device
 
@@ -86,7 +86,8 @@ def check_devices(config: Config) -> None:
 
     # Sections may bring the features of weights that are gone.
     names = config.features.names
-    check_encoders(names, files=not _brings_features(config.data, names))
+    with said_of("features.encoders", "features.encoder", when=config.features.encoders is not None):
+        check_encoders(names, files=not _brings_features(config.data, names))
     sizes_in_um(config.features.blocks)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ import numpy as np
 from anndata import AnnData
 
 from nh2st_graph import im
-from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, setting
+from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, said_of, setting
 from nh2st_graph.config import Config, FeaturesConfig, GraphConfig
 from nh2st_graph.gr import graph_keys, has_graph
 from nh2st_graph.gr._build import connect
@@ -122,16 +122,35 @@ class Completer:
         """Leave out the spots without features, if the configuration says so."""
         return self._embeddings.kept(section) if self.sources.without_encoders(self.config.features) else section
 
+    def make_encoders(self, sections: Iterable[AnnData]) -> None:
+        """Make the encoders now if a section lacks their features, so that bad ones show before images are read."""
+        if self.sources.without_encoders(self.config.features):
+            return
+        if any(self._features_key(each) is None for each in sections):
+            self._made  # noqa: B018 - raises
+
     @cached_property
     def blocks(self) -> list[Block]:
         """The encoders with their patches; one of several scales is made once."""
+        made = self._made
+        blocks = [Block(made[name], float(size), self.stain) for name, size in self.config.features.blocks]
+        if self.expected is None:  # the scale of a trained model is what it is
+            for note in off_scale(blocks):
+                warn_once(note, note, self._said)
+        return blocks
+
+    @cached_property
+    def _made(self) -> dict[str, im.Encoder]:
+        """The encoders by their names in the configuration."""
         features = self.config.features
         names = self.sources.encoder_of(features)
         if self.expected is not None:
             # Before they are made, which may ask a hub.
             self._refuse(names, other_kinds(names, self._expected_once(self.expected)))
         try:
-            made = im.make_encoders(names, self.config.train.device)
+            several = features.encoders is not None and self.sources == Sources() and self.expected is None
+            with said_of("features.encoders", "features.encoder", when=several):
+                made = im.make_encoders(names, self.config.train.device)
         except ConfigError as error:
             if self.sources.encoder is not None or (self.expected is None and self.sources.trust):
                 raise
@@ -142,12 +161,7 @@ class Completer:
                 f"{setting('features.encoder', names)} names {len(made)} encoders for the {len(own)} of the model "
                 f"({', '.join(own)}); name as many, in this order"
             )
-        turned = {name: in_views(each, features.views) for name, each in zip(own, made, strict=True)}
-        blocks = [Block(turned[name], float(size), self.stain) for name, size in features.blocks]
-        if self.expected is None:  # the scale of a trained model is what it is
-            for note in off_scale(blocks):
-                warn_once(note, note, self._said)
-        return blocks
+        return {name: in_views(each, features.views) for name, each in zip(own, made, strict=True)}
 
     @property
     def encoders(self) -> list[im.Encoder]:
@@ -300,7 +314,7 @@ class Completer:
     def _known_encoders(self) -> list[Fingerprint] | None:
         """Describe the encoders, if that needs no hub and no file that the caller did not name; None otherwise."""
         name = self.sources.encoder or self.config.features.names
-        if "blocks" not in self.__dict__:
+        if "_made" not in self.__dict__:
             own = self.sources.trust or self.sources.encoder is not None
             if needs_network(name) or (not own and outside_places(name)):
                 return None

@@ -96,10 +96,12 @@ class Embeddings:
             known = stored_encoders(entry) if isinstance(entry, Mapping) and key in section.obsm else None
             if known and known[0].get("encoder") == EMBEDDINGS and not other_encoders(self.expected or known, known):
                 return f"obsm:{key}"
+        named = not self.trust and self.features.embeddings is not None
         raise ModelError(
             f"section {section_name(section)!r} has no embeddings, and the model was trained on embeddings"
             f"{self._wanted()}; take them by ng.im.embeddings(adata, FILE), or give "
             f"{setting('features.embeddings', 'FOLDER')}"
+            + (f", or let it open the files of its training: {setting('trust', True)}" if named else "")
         )
 
     def _wanted(self) -> str:

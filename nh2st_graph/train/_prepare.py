@@ -139,11 +139,14 @@ class Preparation:
         for sections, needs in ((train, {"genes", *need}), (tests, set(test_need))):
             for section in sections.values():
                 check(section, need=needs - {"image"})
+        completer = Completer(config)
+        if config.data.bad_spots == "drop" or config.features.stain != "none":
+            completer.make_encoders([*train.values(), *tests.values()])
         if config.data.bad_spots == "drop":
             train = {name: good_spots(section) for name, section in train.items()}
             tests = {name: with_quality(section) for name, section in tests.items()}
         panel = list(genes) if genes is not None else choose_panel(train, tests, config.data)
-        completer = Completer(config, stain=learned_stain(config.features.stain, train))
+        completer.stain = learned_stain(config.features.stain, train)
         config = completer.config
         train, tests = ({name: completer.kept(each) for name, each in part.items()} for part in (train, tests))
         with ExitStack() as stack:
@@ -192,6 +195,7 @@ class Preparation:
         needs = set(need)
         check_section(section, need=needs - {"image"})
         if self.config.data.bad_spots == "drop":
+            self._completer.make_encoders([section])
             section = good_spots(section) if training else with_quality(section)
         with self._completer.opened(section, "image" in needs) as opened:
             return PreparedSection(self._completer.complete(opened), section.obs_names, self)

@@ -76,10 +76,10 @@ def test_sizes_take_the_place_of_auto(changes, sizes, expected):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("features.encoders=[]", "features.encoders"),
+        ("features.encoders=[]", r"features.encoders = \[\]; give at least 1"),
         ("features.encoders=[[a]]", r"\['a'\] is not a name and a size"),
         ("features.encoders=[{encodr: a}]", "unknown key 'encodr'; did you mean 'encoder'"),
-        ("features.encoders=[{patch_um: 3}]", "features.encoders.0.encoder"),
+        ("features.encoders=[{patch_um: 3}]", "features.encoders.0.encoder is missing"),
         ("features.encoders=[[a, -1]]", "patch_um = -1; give a size in um above 0, or auto"),
         ("features.encoders=[[a, 5], [a, 5.0]]", "names a at 5 um twice"),
         ("features.encoders=['a,b']", "'a,b' joins encoders"),

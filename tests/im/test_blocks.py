@@ -143,6 +143,7 @@ def test_an_encoder_of_several_resolutions_takes_any_of_them():
         ([], "names none"),
         ([("squidpi:summary", 56)], "did you mean 'squidpy'"),
         ([(SUMMARY, -1)], "patch_um=-1.0"),
+        ([(SUMMARY, "big")], "patch_um='big'; give a size in um"),
     ],
 )
 def test_bad_blocks(make_section, encoder, says):

@@ -392,6 +392,8 @@ class TestRefused:
         refuses(section, tmp_path / "S1.csv", "1 columns", "ERBB2")
         section.obsm["genes"] = pd.DataFrame(np.ones((9, 2)), index=section.obs_names, columns=["ACTB", "ERBB2"])
         refuses(section, "obsm:genes", "ACTB, ERBB2")
+        section.obsm["X_pca"] = np.ones((9, 2))
+        refuses(section, "obsm:X_pca", "X_pca", "expression")
 
     def test_columns_of_positions_and_texts(self, section, values, tmp_path):
         table = pd.DataFrame(values, index=section.obs_names).assign(array_row=1, tissue="tumour")

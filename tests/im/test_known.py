@@ -104,6 +104,8 @@ def test_what_cannot_be_had_is_said_before_libraries_load(own_recipes, tmp_path,
         ("conch", "only code of its authors builds CONCH; give lazyslide:conch"),
         ("lost", "package no-such-weights, which is not installed; run: pip install .nh2st-graph"),
         ("small@nowhere.pth", "checkpoint nowhere.pth does not exist"),
+        ("small@", "no file follows the @ of 'small@'"),
+        ("small@?size=96", "no file follows the @"),
         ("small?sise=3", "no option 'sise'; did you mean 'size'"),
         ("small?remote_code=true", "takes no option 'remote_code'"),
     ]:
@@ -124,7 +126,8 @@ def test_another_packages_file_is_refused(own_recipes):
 
 
 def test_a_name_without_prefix_is_near_one_of_the_table():
-    with pytest.raises(ConfigError, match="of the table of encoders: uni2-h"):
-        make_encoders("uni2h")
+    for name in ("uni2h", "UNI2-H", "uni2-H@weights.bin"):
+        with pytest.raises(ConfigError, match="nearest in the table of encoders: uni2-h"):
+            make_encoders(name)
     with pytest.raises(ConfigError, match="unknown encoder"):
         make_encoders(f"{_encoders.KNOWN}:x")

@@ -45,6 +45,7 @@ def test_options_are_added_to_those_of_the_name():
         ("a?size=", "'size=' is no option"),
         ("a?size=1&size=2", "'size' is given twice"),
         ("a?size=0", "size=0; give"),
+        ("a?size=10000000", "size=10000000; give .* to 4096"),
         ("a?size=1.5", "size=1.5; give"),
         ("a?pooling=max", "pooling=max; did you mean .mean"),
         ("a?precision=half", "precision=half; "),

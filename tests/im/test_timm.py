@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from unittest import mock
 
 import huggingface_hub
 import numpy as np
@@ -144,6 +145,19 @@ def test_unreadable_checkpoints_and_no_code_from_them(checkpoint, tmp_path):
         with pytest.raises(ConfigError, match="cannot be read") as error:
             TimmEncoder(f"{MODEL}@{path}", "cpu")
         assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"module.pth cannot be read \(it holds more than tensors: ") as error:
+        TimmEncoder(f"{MODEL}@{tmp_path}/module.pth", "cpu")
+    assert "weights_only" not in str(error.value)
+
+
+def test_weights_of_another_model_are_refused_before_it_is_made(tmp_path):
+    """Which takes seconds and gigabytes if the model is large."""
+    save_file(new_model(1).state_dict(), tmp_path / "small.safetensors")
+    with (
+        mock.patch("nh2st_graph.im._timm.create", side_effect=AssertionError("it is made")),
+        pytest.raises(ConfigError, match="belongs to another model"),
+    ):
+        TimmEncoder(f"test_vit@{tmp_path}/small.safetensors", "cpu")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])

@@ -215,7 +215,7 @@ WRONG = [
     ({"variants": {"a b": {}, "A_b": {}}}, r"variants 'a b' and 'A_b' would share the folder 'a_b'; rename one"),
     ({"variants": {"a": {}}, "grid": {"model.hops": [1]}}, r"variants and grid are both given"),
     ({"grid": {"model.hops": [1, 9]}}, r"variant 'hops=9': model\.hops = 9; allowed: less than or equal to 3"),
-    ({"grid": {"model.hops": []}}, r"grid\.model\.hops = \[\]; List should have at least 1 item"),
+    ({"grid": {"model.hops": []}}, r"grid\.model\.hops = \[\]; give at least 1"),
     ({"variants": RIDGE, "skip": ["rigde"]}, r"skip names 'rigde'; did you mean 'ridge'"),
     ({"variants": RIDGE, "skip": "ridge"}, r"skip = 'ridge'; expected a list"),
 ]

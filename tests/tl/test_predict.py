@@ -24,7 +24,7 @@ from nh2st_graph.config import Config, ModelConfig
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.section import targets
 from nh2st_graph.tl import FittedModel, _predict
-from nh2st_graph.train import Standardizer
+from nh2st_graph.train import Sources, Standardizer
 
 from ..prepared import complete_section, section_graph
 
@@ -67,6 +67,15 @@ CONFIGURATIONS = [
     ["features.standardize=none", "graph.mode=delaunay"],
     ["graph.mode=radius", "graph.n_rings=2"],
     ["graph.mode=none"],
+]
+
+#: What features are made of, as changes of the tiny configuration.
+FEATURES = [
+    ["features.encoders=[[squidpy:summary, 56], [squidpy:summary, 112]]"],
+    ["features.views=8"],
+    ["features.stain=reinhard", "data.bad_spots=drop"],
+    ["features.embeddings='obsm:X_image'"],
+    ["features.floor_centres=true", "features.standardize=train"],
 ]
 
 configurations = pytest.mark.parametrize("changes", CONFIGURATIONS, ids=lambda changes: " ".join(changes) or "default")
@@ -157,6 +166,17 @@ class TestGenesNeverReachAPrediction:
         expected = tl.predict(tiny_sections["S3"], tiny_run.model).X
         for name, other in with_other_genes(tiny_sections["S3"]).items():
             assert_array_equal(tl.predict(other, tiny_run.model).X, expected, err_msg=name)
+
+    @pytest.mark.parametrize("changes", FEATURES, ids=" ".join)
+    def test_whatever_features_are_made_of(self, completed, tiny_config, changes):
+        model = tl.fit([completed["S1"], completed["S2"]], tiny_config.override(["model.name=ridge", *changes]))
+        model = replace(model, sources=Sources(cache=False))  # cached features would hide that they depend on genes
+        section = completed["S3"]
+        expected = tl.predict(section, model).X
+        assert (expected.std(axis=0) > 0).all()
+        others = with_other_genes(section)
+        for name in ("other layers", "no genes"):
+            assert_array_equal(tl.predict(others[name], model).X, expected, err_msg=name)
 
     @pytest.mark.parametrize(
         "changes",

@@ -105,6 +105,16 @@ def test_the_size_that_auto_was_is_kept(sections, ridge, tmp_path):
     assert both.config.features.blocks == [("trained:a", 16.0), ("squidpy:summary", 112.0)]
 
 
+def test_an_error_names_the_key_that_was_given(sections, ridge, tmp_path):
+    block = "{encoder: timm:test_vit@random, size: abc}"
+    config = ridge.override([f"features.encoders=[[squidpy:summary, 56], {block}]"])
+    for call in (lambda: tl.fit([sections["S1"]], config), lambda: tl.check_run(config, tmp_path / "run")):
+        with pytest.raises(ConfigError) as error:
+            call()
+        assert error.value.at("key").startswith("features.encoders=timm:test_vit@random?size=abc: size=abc")
+        assert str(error.value).startswith("encoders='timm:test_vit@random?size=abc'")
+
+
 def test_auto_needs_a_scale_before_anything_is_read(sections, ridge, tmp_path):
     config = ridge.override(["features.patch_um=auto"])
     for call in (lambda: tl.fit([sections["S1"]], config), lambda: tl.train_run(config, tmp_path / "run")):

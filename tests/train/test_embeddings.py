@@ -116,6 +116,8 @@ class TestPrediction:
         assert_array_equal(tl.predict(section, model).X, run.evaluation.predictions["S3"].X)
 
     def test_opens_files_that_the_model_names_only_if_it_is_trusted(self, run, new, tmp_path):
+        with pytest.raises(ModelError, match=r"section 'S3' has no embeddings.* trust=True"):
+            tl.predict_run(run.folder, [new], tmp_path / "out")
         (path,) = tl.predict_run(run.folder, [new], tmp_path / "out", trust=True)
         assert_array_equal(read.h5ad_section(path).X, run.evaluation.predictions["S3"].X)
 
@@ -153,7 +155,11 @@ class TestPrediction:
 
 class TestConfiguration:
     def test_a_place_without_a_file_is_refused_before_anything_is_read(self, config, tmp_path):
-        for place, says in ((tmp_path, "no file of section 'S1'"), (tmp_path / "{section}.h5", r"S1\.h5 does not")):
+        for place, says in (
+            (tmp_path, r"no file of section 'S1' \(there: nothing\)"),
+            (tmp_path / "nowhere", "nowhere does not exist"),
+            (tmp_path / "{section}.h5", r"S1\.h5 does not"),
+        ):
             with pytest.raises(DataError, match=says):
                 tl.check_run(config.change({"features.embeddings": str(place)}), tmp_path / "run")
 

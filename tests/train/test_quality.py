@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from anndata import AnnData
 from numpy.testing import assert_array_equal
 from PIL import Image, ImageFilter
 
-from nh2st_graph import Config, DataError, im, tl
+from nh2st_graph import Config, ConfigError, DataError, im, tl
 from nh2st_graph.section import full_image
 
 
@@ -67,3 +68,13 @@ def test_limits_of_the_user_count(tiny_sections, config):
     row = section.obs_names[3]
     section.obs["quality"] = ["blank" if name == row else "good" for name in section.obs_names]
     assert row not in tl.fit([section], config).preparation.prepare(section, training=True).section.obs_names
+
+
+@pytest.mark.parametrize("change", ["data.bad_spots=drop", "features.stain=macenko"])
+def test_a_bad_encoder_shows_before_images_are_read(tiny_sections, tiny_config, tmp_path, change):
+    section = tiny_sections["S1"].copy()
+    section.uns["spatial"]["S1"]["metadata"]["source_image_path"] = "/nowhere/slide.tif"
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    config = tiny_config.override([change, f"features.encoder=timm:test_vit@{tmp_path}/other.pth"])
+    with pytest.raises(ConfigError, match="belongs to another model"):
+        tl.fit([section], config)
