@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -243,10 +244,16 @@ class TestMostVariableGenes:
         assert len(found) == 10
         assert set(found) <= set(expected.var_names[expected.var["highly_variable"]])
 
+    @staticmethod
+    @cache
+    def chosen() -> tuple[dict[str, AnnData], list[str]]:
+        """Sections, and the genes that are chosen on them: once for all examples."""
+        train = TestMostVariableGenes.train()
+        return train, choose_panel(train, {}, DataConfig(panel="hvg:8"))
+
     @given(st.randoms(use_true_random=False))
     def test_do_not_depend_on_any_order(self, random):
-        train = self.train()
-        expected = choose_panel(train, {}, DataConfig(panel="hvg:8"))
+        train, expected = self.chosen()
         assert len(expected) == 8
 
         def shuffled(names):
