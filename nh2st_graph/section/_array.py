@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
@@ -131,13 +132,14 @@ def check_array(adata: AnnData) -> None:
     if positions is None:
         return
     where, columns = f"section {section_name(adata)!r}", f"obs['{Key.obs.array_row}'] and obs['{Key.obs.array_col}']"
-    _, first, counts = np.unique(positions, axis=0, return_index=True, return_counts=True)
-    if len(first) < len(positions):
-        column, row = positions[first[counts > 1][0]].tolist()
-        twice = np.flatnonzero((positions == (column, row)).all(axis=1))
+    taken = pd.MultiIndex.from_arrays(list(positions.T)).duplicated()
+    if taken.any():
+        again = int(np.flatnonzero(taken)[0])
+        first = int(np.flatnonzero((positions == positions[again]).all(axis=1))[0])
+        column, row = positions[again].tolist()
         raise DataError(
-            f"{where}: {len(positions) - len(first)} of {len(positions)} spots have the array position of another "
-            f"(first: {adata.obs_names[twice[0]]!r} and {adata.obs_names[twice[1]]!r} at row {row}, column {column}); "
+            f"{where}: {int(taken.sum())} of {len(positions)} spots have the array position of another "
+            f"(first: {adata.obs_names[first]!r} and {adata.obs_names[again]!r} at row {row}, column {column}); "
             f"if several sections are joined here, give {setting('data.options.library_key', 'COLUMN')}, else correct "
             f"{columns}"
         )
