@@ -219,7 +219,7 @@ class TestExamples:
         splits = {"one": {"train": list(SECTIONS[:3]), "test": [SECTIONS[3]]}}
         (place / "mine.yaml").write_text(f"base: base.yaml\n{methods}splits: {json.dumps(splits)}\n")
         monkeypatch.setattr(sys, "path", list(sys.path))
-        sections = [f"data.root={place / 'sections'}", "data.format=visium"]
+        sections = [f"data.root={place / 'sections'}", "data.format=visium", "evaluate.downstream=false"]
         with contextlib.chdir(place):
             result = study.run_study(study.read_benchmark("mine.yaml", sections), "out", jobs=1)
         assert result.failures == {}
