@@ -31,6 +31,7 @@ from nh2st_graph.section._digest import (
     content_digest,
     image_digest,
     other_sections,
+    say_same_sections,
     section_digest,
     spot_digests,
 )
@@ -126,6 +127,7 @@ __all__ = [
     "patients_in",
     "refuse_backed",
     "report_pitch",
+    "say_same_sections",
     "section_digest",
     "section_name",
     "species",

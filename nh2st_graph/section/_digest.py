@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -18,10 +19,23 @@ from nh2st_graph.section._library import library, library_id
 from nh2st_graph.section._patients import patients_in
 from nh2st_graph.slide import content_hash, split_scene
 
-__all__ = ["DIGITS", "content_digest", "image_digest", "other_sections", "section_digest", "spot_digests"]
+__all__ = [
+    "DIGITS",
+    "content_digest",
+    "image_digest",
+    "other_sections",
+    "say_same_sections",
+    "section_digest",
+    "spot_digests",
+]
+
+logger = logging.getLogger("nh2st_graph")
 
 #: Number of hexadecimal digits of a digest that is written down.
 DIGITS = 16
+
+#: Stands for the counts of a section without genes.
+_NO_COUNTS = "none"
 
 
 def section_digest(adata: AnnData, *, counts: bool = True) -> dict[str, str]:
@@ -54,7 +68,7 @@ def section_digest(adata: AnnData, *, counts: bool = True) -> dict[str, str]:
 
 def _counts(adata: AnnData, spots: NDArray[np.intp], names: list[str]) -> str:
     if not adata.n_vars or adata.X is None:
-        return "none"
+        return _NO_COUNTS
     genes = np.argsort(adata.var_names.to_numpy(dtype=str), kind="stable")
     counts = as_csr(adata.X)[spots][:, genes]
     counts.sum_duplicates()
@@ -125,6 +139,27 @@ def other_sections(
         parts = [part for part in before[name] if part in now[name] and before[name][part] != now[name][part]]
         found += [words.format(name, _listed(parts))] if parts else []
     return found
+
+
+def say_same_sections(digests: Mapping[str, Mapping[str, str]]) -> None:
+    """Warn of sections that are there under two names: a score on what was trained on says nothing.
+
+    Parameters
+    ----------
+    digests
+        Those of :func:`section_digest`, by section.
+    """
+    first: dict[str, str] = {}
+    for name, parts in digests.items():
+        counts = parts.get("counts", _NO_COUNTS)
+        before = name if counts == _NO_COUNTS else first.setdefault(counts, name)
+        if before != name:
+            logger.warning(
+                "sections %r and %r have the same counts in the same spots: one section under two names, whose scores "
+                "say nothing where it was trained on; leave one out",
+                before,
+                name,
+            )
 
 
 def _listed(words: Sequence[str]) -> str:

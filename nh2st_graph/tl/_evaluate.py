@@ -39,6 +39,7 @@ from nh2st_graph.section import (
     library_size,
     other_sections,
     patients_in,
+    say_same_sections,
     split_half_normalizer,
     unknown_patients,
 )
@@ -156,9 +157,9 @@ def evaluate(
             PreparedSection(check_section(section, need=("genes",)), section.obs_names, preparation)
             for section in train.values()
         ]
-    return evaluate_prepared(
-        model, [preparation.prepare(section, need=("genes",)) for section in test.values()], learned
-    )
+    prepared = [preparation.prepare(section, need=("genes",)) for section in test.values()]
+    say_same_sections({each.name: each.digest for each in [*learned, *prepared]})
+    return evaluate_prepared(model, prepared, learned)
 
 
 def _check_genes(model: FittedModel, name: str, section: AnnData) -> None:

@@ -30,7 +30,7 @@ from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
 from nh2st_graph.models import Estimator, Network, check_device, find_method
 from nh2st_graph.nn import PatchEncoder
-from nh2st_graph.section import Key
+from nh2st_graph.section import Key, say_same_sections
 from nh2st_graph.train._checkpoints import (
     LAST,
     Kept,
@@ -130,7 +130,9 @@ def _inputs(prepared: Learned) -> _Inputs:
     method = find_method(prepared.preparation.config.model.name)
     for graph in [*graphs, *tests]:
         _check_needs(method, graph)
-    return _Inputs(prepared.preparation, prepared.train, graphs, tests, origin_of(prepared))
+    origin = origin_of(prepared)
+    say_same_sections({**origin["train"], **origin["tests"]})
+    return _Inputs(prepared.preparation, prepared.train, graphs, tests, origin)
 
 
 def _check_needs(method: type[Network] | type[Estimator], graph: Data) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -278,3 +279,24 @@ class TestPublishedForm:
         pd.testing.assert_frame_equal(again.log, found.log)
         for name, value in found.module.state_dict().items():
             assert torch.equal(again.module.state_dict()[name], value), name
+
+
+def under(name: str, section: AnnData) -> AnnData:
+    """The same section under another name."""
+    twin = section.copy()
+    (library,) = section.uns["spatial"]
+    twin.obs["section"] = pd.Categorical([name] * twin.n_obs)
+    twin.uns["spatial"] = {name: twin.uns["spatial"][library]}
+    return twin
+
+
+def test_a_section_under_two_names_is_said(copies, config, caplog):
+    same = r"'S1' and 'Z9' have the same counts"
+    plain = config.override(["model.name=ridge"])
+    tl.fit([copies["S1"], copies["S2"]], plain, test_sections=[copies["S3"]])
+    assert re.search("have the same counts", caplog.text) is None
+    model = tl.fit([copies["S1"], copies["S2"]], plain, test_sections=[under("Z9", copies["S1"])])
+    assert re.search(same, caplog.text)
+    caplog.clear()
+    tl.evaluate([under("Z9", copies["S1"])], model, [copies["S1"], copies["S2"]])
+    assert re.search(same, caplog.text)
