@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,7 +97,7 @@ def _repository(recipe: Recipe) -> str | None:
     return recipe.location if recipe.source in {"hub", "transformers"} else None
 
 
-def _print_all(console: Console, known: Iterable[Recipe], here: dict[str, str | None]) -> None:
+def _print_all(console: Console, known: Collection[Recipe], here: dict[str, str | None]) -> None:
     gap = int(console.width >= _WIDE)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     shown.add_column("encoder", no_wrap=True)
@@ -124,6 +124,9 @@ def _print_all(console: Console, known: Iterable[Recipe], here: dict[str, str | 
         "Size: features of a patch. Mill.: weights, in millions. Um/px: resolution that it was trained at. Px: side of "
         "its input. Use: what the licence allows; any means commercial use, too. Gate: the hub asks for access. Here: "
         "its weights are on this machine.",
+        "Only LazySlide builds these: "
+        + ", ".join(f"lazyslide:{each.lazyslide}" for each in known if each.architecture is None and each.lazyslide)
+        + ".",
         "How to get one, and its settings: nh2st-graph encoders NAME",
         "features.encoder also takes "
         + "; ".join(f"{name} ({what})" for name, what in _PREFIXES.items())

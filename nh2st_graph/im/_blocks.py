@@ -168,7 +168,9 @@ def _field(name: str, input_size: int, um_per_px: float | None) -> float:
 
 def _trained_at(encoder: Encoder) -> list[float]:
     """List the resolutions that an encoder was trained at, the main one first; none if they are unknown."""
-    recipe = _recipe_of(encoder.name)
+    name = encoder.name.partition("?")[0]
+    of_lazyslide = (each for each in recipes().values() if name == f"lazyslide:{each.lazyslide}")
+    recipe = _recipe_of(encoder.name) or next(of_lazyslide, None)
     others = () if recipe is None else recipe.also_um_per_px
     return [] if encoder.um_per_px is None else [encoder.um_per_px, *others]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pickle import UnpicklingError
@@ -13,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph._errors import ConfigError, listed, reason, setting
 from nh2st_graph.im._encoders import Encoder
 from nh2st_graph.im._names import Channels, Options
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["UNREADABLE", "NetworkEncoder", "digest_of", "find_device", "written"]
+__all__ = ["UNREADABLE", "NetworkEncoder", "digest_of", "find_device", "unreadable", "written"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -36,6 +37,20 @@ UNREADABLE = (
     UnpicklingError,
     ValueError,
 )
+
+
+#: Classes beside tensors that torch and timm name, before they say how to run their code.
+_CLASSES = re.compile(r"Unsupported globals?: (?:GLOBAL )?(\w+(?:\.\w+)*(?:, \w+(?:\.\w+)*)*)")
+
+
+def unreadable(error: BaseException) -> str:
+    """Say in a few words why weights cannot be read."""
+    classes = _CLASSES.search(str(error))
+    if classes is not None:
+        return f"it holds more than tensors: {listed(classes[1].split(', '), 3)}"
+    if "Weights only load failed" in str(error):
+        return "it holds more than tensors, or none"
+    return f"it is no file of weights: {reason(error)}" if isinstance(error, KeyError) else reason(error)
 
 
 class NetworkEncoder(Encoder):

@@ -184,8 +184,7 @@ def _build(asked: Wanted, *, maps: bool) -> tuple[torch.nn.Module, dict[str, Any
             return (model := _seeded(asked, sized=False)), statistics(model, asked, {})
         drawn, sized = sketch(asked)
         known = statistics(drawn, asked, {})
-        if asked.recipe is None or asked.options.pooling or asked.options.size:
-            check_output(drawn, asked, known["input_size"][1], maps=maps)
+        check_output(drawn, asked, known["input_size"][1], maps=maps)
         if asked.source == RANDOM:
             return _seeded(asked, sized=sized), known
         if not asked.source and asked.repository is None and ":" not in asked.model and not _packaged(asked):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nh2st_graph._errors import ConfigError, nearest, reason, setting
 from nh2st_graph.im._hub import access_to
 from nh2st_graph.im._names import Options, allowed_options
-from nh2st_graph.im._network import UNREADABLE
+from nh2st_graph.im._network import UNREADABLE, unreadable
 from nh2st_graph.im._recipes import Pooling, Recipe, recipes
 from nh2st_graph.im._timm_names import timm_names, timm_says
 
@@ -328,7 +328,7 @@ def loading(asked: Wanted) -> Iterator[None]:
             yield
     except UNREADABLE as error:
         raise ConfigError(
-            f"{asked.where}: its pretrained weights cannot be loaded ({reason(error)}); {instead(asked)}"
+            f"{asked.where}: its pretrained weights cannot be loaded ({unreadable(error)}); {instead(asked)}"
         ) from error
 
 

@@ -15,7 +15,7 @@ from nh2st_graph._errors import ConfigError, listed, reason, setting
 from nh2st_graph.im._encoders import register_encoder
 from nh2st_graph.im._hub import access_to
 from nh2st_graph.im._names import Options, allowed_options
-from nh2st_graph.im._network import UNREADABLE, NetworkEncoder, digest_of, find_device
+from nh2st_graph.im._network import UNREADABLE, NetworkEncoder, digest_of, find_device, unreadable
 from nh2st_graph.im._recipes import Recipe, recipes
 from nh2st_graph.im._timm_build import RANDOM, RANDOM_SEED
 from nh2st_graph.im._weights import state_of
@@ -363,4 +363,4 @@ def _loading(name: str, place: str, recipe: Recipe | None, *, local: bool) -> It
                 f"{where}: its weights belong to another model (a size mismatch with its configuration); name that "
                 "model"
             ) from None
-        raise ConfigError(f"{where}: its model cannot be loaded ({reason(error)}); {instead}") from error
+        raise ConfigError(f"{where}: its model cannot be loaded ({unreadable(error)}); {instead}") from error

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nh2st_graph._errors import ConfigError, listed, reason, setting
-from nh2st_graph.im._network import UNREADABLE
+from nh2st_graph._errors import ConfigError, listed, setting
+from nh2st_graph.im._network import UNREADABLE, unreadable
 from nh2st_graph.im._timm_build import Wanted, loading, pretrained_cfg
 
 if TYPE_CHECKING:
@@ -80,17 +80,9 @@ def state_of(path: Path, encoder: str) -> State:
         return _tensors(load_state_dict(str(path), device="cpu", weights_only=True))
     except UNREADABLE as error:
         raise ConfigError(
-            f"{setting('features.encoder', encoder)}: checkpoint {path} cannot be read ({_why(error)}); give a file "
-            "that holds only weights"
+            f"{setting('features.encoder', encoder)}: checkpoint {path} cannot be read ({unreadable(error)}); give a "
+            "file that holds only weights"
         ) from error
-
-
-def _why(error: BaseException) -> str:
-    """Say why a file is not read; libraries say how to run its code, which is not done here."""
-    classes = str(error).partition("Unsupported globals: ")[2].partition(". ")[0]
-    if classes:
-        return f"it holds more than tensors: {listed(classes.split(', '), 3)}"
-    return f"it is no file of weights: {reason(error)}" if isinstance(error, KeyError) else reason(error)
 
 
 def of_place(asked: Wanted) -> State:

@@ -73,6 +73,8 @@ def test_the_list_fits_and_has_all(show, width):
     assert "CC-BY-NC-ND-4.0" in row(lines, "uni2-h")
     text = " ".join(lines)
     assert "nh2st-graph encoders NAME" in text
+    built_elsewhere = [f"lazyslide:{each.lazyslide}" for each in RECIPES.values() if each.architecture is None]
+    assert "Only LazySlide builds these: " + ", ".join(built_elsewhere) in text
     assert all(f"{prefix}:" in text for prefix in ("timm", "timm-map", "hf", "lazyslide", "squidpy", "pixels"))
 
 

@@ -129,9 +129,10 @@ class TestNotes:
         assert self.said(caplog) == []
 
 
-def test_an_encoder_of_several_resolutions_takes_any_of_them():
+@pytest.mark.parametrize("name", ["virchow2", "virchow2@weights.bin", "hf:paige-ai/Virchow2", "lazyslide:virchow2"])
+def test_an_encoder_of_several_resolutions_takes_any_of_them(name):
     encoder = Trained("a")
-    encoder.name = "virchow2"
+    encoder.name = name
     assert recipes()["virchow2"].also_um_per_px == (0.25, 1.0, 2.0)
     assert [bool([*off_scale([Block(encoder, 32 * scale)])]) for scale in (0.25, 0.5, 0.7, 1.0)] == [0, 0, 1, 0]
 

