@@ -55,6 +55,8 @@ class Held:
 WRITE: dict[str, Callable[..., AnnData | None]] = {
     "gr.spatial_graph": lambda held, **more: ng.gr.spatial_graph(held.raw, **more),
     "im.features": lambda held, **more: ng.im.features(held.raw, "squidpy:summary", **more),
+    "im.embeddings": lambda held, **more: ng.im.embeddings(held.raw, "obsm:mine", **more),
+    "im.quality": lambda held, **more: ng.im.quality(held.raw, **more),
     "tl.embed": lambda held, **more: ng.tl.embed(held.raw, held.model, **more),
     "tl.explain": lambda held, **more: ng.tl.explain(held.raw, held.model, **more),
 }
@@ -62,6 +64,7 @@ WRITE: dict[str, Callable[..., AnnData | None]] = {
 #: What returns something, or draws it.
 GIVE: dict[str, Callable[[Held], Any]] = {
     "im.patches": lambda held: np.stack(list(ng.im.patches(held.raw, size_px=16))),
+    "im.stain_reference": lambda held: ng.im.stain_reference(held.raw).stain_matrix,
     "im.check_placement": lambda held: ng.im.check_placement(held.raw),
     "tl.fit": lambda held: weights(ng.tl.fit(held.train, quick(held.model), test_sections=held.raw)),
     "tl.predict": lambda held: parts(ng.tl.predict(held.raw, held.model)),
@@ -150,6 +153,7 @@ def tissue(tmp_path_factory: pytest.TempPathFactory) -> dict[str, AnnData]:
     for name, section in made.items():
         # Points have no size: they are drawn as spots that touch.
         section.uns["spatial"][name]["scalefactors"]["spot_diameter_fullres"] *= 2
+        section.obsm["mine"] = np.random.default_rng(0).random((section.n_obs, 3), dtype=np.float32)
     return made
 
 

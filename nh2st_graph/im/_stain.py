@@ -213,8 +213,13 @@ def coarse_tissue(slide: Slide, microns_per_pixel: float) -> TissueMask:
 
     By :func:`tissue_mask`, whatever else is installed, since cached features depend on it.
     """
-    image, scale = slide.thumbnail(_MASK_SIDE)
+    image, scale = _small(slide, _MASK_SIDE)
     return TissueMask(tissue_mask(image, microns_per_pixel / scale), scale)
+
+
+def _small(slide: Slide, side: int) -> tuple[Pixels, float]:
+    """Make a small copy in one way for all kinds of files, so that the same pixels give the same reference."""
+    return Slide.thumbnail(slide, side)
 
 
 def tissue_pixels(slide: Slide, microns_per_pixel: float, tissue: TissueMask, where: str) -> Pixels:
@@ -225,7 +230,7 @@ def tissue_pixels(slide: Slide, microns_per_pixel: float, tissue: TissueMask, wh
     ImageError
         If there is no tissue.
     """
-    image, scale = slide.thumbnail(max(1, round(max(slide.sizes[0]) * min(1.0, microns_per_pixel / _STAIN_UM))))
+    image, scale = _small(slide, max(1, round(max(slide.sizes[0]) * min(1.0, microns_per_pixel / _STAIN_UM))))
     height, width = image.shape[:2]
     rows, columns = (
         np.minimum(((np.arange(n) + 0.5) / scale * tissue.scale).astype(np.intp), limit - 1)
