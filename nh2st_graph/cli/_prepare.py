@@ -108,7 +108,7 @@ def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
     check_place(out)
     options = read.check_options(format, _parsed(given.options))
     names = read.section_names(format, root, **options)
-    wanted = wanted_names(list(dict.fromkeys(given.sections)) or None, names, root)
+    wanted = wanted_names(given.sections or None, names, root)
     there = [name for name in wanted if (out / f"{name}.h5ad").exists()]
     if there and not given.resume:
         raise RunError(

@@ -153,10 +153,18 @@ def check_array(adata: AnnData) -> None:
 
 
 def _explained(array: NDArray[np.int64], spatial: NDArray[np.float64]) -> float:
-    """Share of the variance of positions that an array explains, however it is turned, scaled or sheared."""
-    centred, moved = array - array.mean(axis=0), spatial - spatial.mean(axis=0)
-    steps, *_ = np.linalg.lstsq(centred, moved, rcond=None)
-    return 1 - float(np.square(moved - centred @ steps).sum() / max(np.square(moved).sum(), np.finfo(float).tiny))
+    """Share of the variance of positions that an array explains, however it is turned, scaled or sheared.
+
+    The tenth of the spots that fits worst is left out: a few spots may lie anywhere.
+    """
+    kept = np.ones(len(array), dtype=bool)
+    for _ in range(2):
+        centred, moved = array - array[kept].mean(axis=0), spatial - spatial[kept].mean(axis=0)
+        steps, *_ = np.linalg.lstsq(centred[kept], moved[kept], rcond=None)
+        off, spread = (np.square(each).sum(axis=1) for each in (moved - centred @ steps, moved))
+        explained = 1 - float(off[kept].sum() / max(spread[kept].sum(), np.finfo(float).tiny))
+        kept = off <= np.quantile(off, 0.9)
+    return explained
 
 
 def on_one_colour(array: NDArray[np.float64] | NDArray[np.int64]) -> bool:

@@ -313,6 +313,7 @@ class TestAdvice:
 
     def test_a_cohort(self, triangle, refuse, run, tmp_path):
         triangle.obs["section"] = pd.Categorical(["A1", "A2"] * (triangle.n_obs // 2) + ["A1"] * (triangle.n_obs % 2))
+        triangle.uns["spatial"]["A2"] = triangle.uns["spatial"]["A1"]  # each section has an image of its own
         triangle.write_h5ad(tmp_path / "cohort.h5ad")
         for format in ("h5ad", "anndata"):
             given = [format, tmp_path / "cohort.h5ad", "--out", tmp_path / format]
