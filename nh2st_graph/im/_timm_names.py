@@ -12,6 +12,7 @@ __all__ = ["timm_names", "timm_says"]
 
 _REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 _EARLIER = re.compile(r"register_model_deprecations\(__name__,\s*\{(.*?)\}\s*\)", re.DOTALL)
+_WORD = re.compile(r"\w+")
 _KEY = re.compile(r"""['"]([\w.]+)['"]\s*:""")
 
 
@@ -31,7 +32,7 @@ def timm_names() -> set[str]:
 
 def timm_says(tag: str) -> bool:
     """Whether a tag of weights, such as ``a1_in1k``, stands anywhere in timm's files."""
-    return any(re.search(rf"(?<!\w){re.escape(tag)}(?!\w)", text) for text in _texts())
+    return set(_WORD.findall(tag)) <= _words()
 
 
 @cache
@@ -42,6 +43,11 @@ def _in_files() -> frozenset[str]:
         for earlier in _EARLIER.findall(text):
             found.update(_KEY.findall(earlier))
     return frozenset(found)
+
+
+@cache
+def _words() -> frozenset[str]:
+    return frozenset(word for text in _texts() for word in _WORD.findall(text))
 
 
 @cache
