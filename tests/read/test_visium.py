@@ -300,16 +300,14 @@ class TestRealSection:
         assert len(pairs) > 5
         assert np.median(distances) == pytest.approx(100, rel=0.02)
 
-    @pytest.mark.parametrize("version", [2, 3])
-    def test_later_layouts(self, real, shared_data, tmp_path, version):
-        """The same section as Space Ranger 2 and 3 write it, with the image that it was given."""
+    def test_later_layouts(self, real, shared_data, tmp_path):
+        """The same section as Space Ranger 3 writes it, as version 2 but for CytAssist's image, with its own image."""
         folder = shutil.copytree(shared_data / "visium_tiny", tmp_path / "visium_tiny" / "outs")
         positions = folder / "spatial" / "tissue_positions_list.csv"
         names = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
         pd.read_csv(positions, names=names).to_csv(folder / "spatial" / "tissue_positions.csv", index=False)
         positions.unlink()
-        if version == 3:  # CytAssist's images lie beside the others
-            Image.new("RGB", (30, 30)).save(folder / "spatial" / "cytassist_image.tiff")
+        Image.new("RGB", (30, 30)).save(folder / "spatial" / "cytassist_image.tiff")
         factor = json.loads((folder / "spatial" / "scalefactors_json.json").read_text())["tissue_hires_scalef"]
         size = [round(side / factor) for side in Image.open(folder / "spatial" / "tissue_hires_image.png").size]
         Image.new("1", size).save(tmp_path / "full.tif")  # large, and only its size is looked at
