@@ -3,8 +3,8 @@
     python benchmarks/encoders.py --root DIR --panel FILE --out FOLDER [--jobs 2] [--seeds 0 1 2]
 
 ``FOLDER`` gets a study file with two methods for each entry of :data:`FEATURES`, and the study that ``nh2st-graph
-benchmark`` makes of it; the script continues a study that is there. The encoders are timed first, with an empty cache,
-on all five sections, from the files of the images to features. The script writes
+benchmark`` makes of it; the script continues a study that is there. The encoders are timed on section C3, from the file
+of the image to features, without a cache; ``seconds.csv`` keeps the times. The script writes
 ``benchmarks/results/encoders/encoders.md`` and the scores of each run beside it.
 """
 
@@ -58,13 +58,12 @@ FEATURES = {
 
 
 def seconds_per_thousand(settings: dict[str, Any], root: Path) -> float:
-    """Encode the five sections without a cache; give the seconds that a thousand spots take."""
+    """Encode section C3 without a cache; give the seconds that a thousand spots take."""
     entries = [(each["encoder"], each["patch_um"]) for each in settings["features.encoders"]]
-    sections = ng.read.her2st(root, [*PATIENT_C, "B4"])
-    n_spots, start = sum(section.n_obs for section in sections.values()), time.perf_counter()
-    for section in sections.values():
-        ng.im.features(section, entries, views=settings.get("features.views", 1), cache=False, progress=False)
-    return 1000 * (time.perf_counter() - start) / n_spots
+    section = ng.read.her2st(root, ["C3"])["C3"]
+    start = time.perf_counter()
+    ng.im.features(section, entries, views=settings.get("features.views", 1), cache=False, progress=False)
+    return 1000 * (time.perf_counter() - start) / section.n_obs
 
 
 def study_file(out: Path, seeds: list[int]) -> Path:
@@ -118,8 +117,8 @@ def main() -> None:
     scores = scores[scores["variant"].isin([variant.name for variant in study.variants])]
     about = (
         f"Seeds: {', '.join(map(str, options.seeds))}. Panel: {options.panel.stem}. Targets are not smoothed. Mean r "
-        "over sections, and in brackets r given depth. Seconds are from the files of images to features, without a "
-        f"cache, on {platform.machine()} with {torch.get_num_threads()} threads."
+        "over sections, and in brackets r given depth. Seconds are from the file of C3's image to features, without "
+        f"a cache, on {platform.machine()} with {torch.get_num_threads()} threads."
     )
     results = HERE / "results" / "encoders"
     results.mkdir(parents=True, exist_ok=True)
