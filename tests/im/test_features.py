@@ -233,7 +233,7 @@ def test_bad_input(make_section, own_cache):
 
 
 def test_real_tissue(make_section, shared_data):
-    """A crop of a HER2+ section: its features describe the tissue under each spot."""
+    """A crop of a HER2+ section: its features, also of a pretrained network, describe the tissue under each spot."""
     folder = shared_data / "her2st" / "data"
     spots = pd.read_csv(folder / "ST-spotfiles" / "C6_selection.tsv", sep="\t").iloc[40:70]
     with open_full(next((folder / "ST-imgs" / "C" / "C6").glob("*.jpg"))) as full:
@@ -242,9 +242,11 @@ def test_real_tissue(make_section, shared_data):
         image = np.asarray(full.crop(tuple(int(v) for v in box)))
     centres = spots[["pixel_x", "pixel_y"]].to_numpy(float) - [int(left), int(top)]
     adata = make_section(0.69, centres * 0.69, image)
-    values = image_features(adata, "squidpy:summary+texture+histogram", patch_um=112.0)
-    assert values.shape == (30, 105)
+    values = image_features(adata, "squidpy:summary+texture+histogram,efficientnet-lite0", patch_um=112.0)
+    assert values.shape == (30, 105 + 1280)
     assert np.isfinite(values).all()
+    alike = np.corrcoef(values[:, 105:])  # one tissue, but no two patches are the same
+    assert 0.2 < alike[~np.eye(30, dtype=bool)].mean() < 0.95
     names = list(adata.uns[Key.uns.image]["feature_names"])
     half = 56 / 0.69
     inside = ((centres > half) & (centres < np.array(image.shape[1::-1]) - half)).all(axis=1)
