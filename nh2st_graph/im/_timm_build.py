@@ -265,7 +265,7 @@ def check_output(model: torch.nn.Module, asked: Wanted, side: int, *, maps: bool
             f"{asked.where} takes no images of {side} px ({reason(error)}); {_other_size(asked)}"
         ) from None
     except (NotImplementedError, RuntimeError):
-        return  # it cannot be sketched; its real output is checked when it encodes
+        return  # an operation without a meta kernel: nothing is known, and the real output is checked when it encodes
     shape = tuple(output.shape[1:])
     tokens = len(shape) == 2 and hasattr(model, "num_prefix_tokens")
     if pooled and not tokens:
