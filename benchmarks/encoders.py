@@ -32,6 +32,7 @@ SPLITS = {
 }
 METHODS = {"ridge": {"model.name": "ridge"}, "NH2ST-Graph": {}}
 
+COMMAND = "python benchmarks/encoders.py --root DIR --panel FILE --out FOLDER"
 DEFAULT = "squidpy:summary+texture+histogram"
 SCALES = (112, 224, 448)
 
@@ -123,7 +124,7 @@ def main() -> None:
     results = HERE / "results" / "encoders"
     results.mkdir(parents=True, exist_ok=True)
     scores.to_csv(results / "scores.csv", index=False, float_format="%.6g")
-    text = "\n".join(["# Encoders without a hub", "", about, "", *table(scores, seconds), ""])
+    text = "\n".join(["# Encoders without a hub", "", f"    {COMMAND}", "", about, "", *table(scores, seconds), ""])
     (results / "encoders.md").write_text(text, encoding="utf-8")
     print(text)
 
