@@ -11,6 +11,7 @@ from nh2st_graph.im._encoders import Encoder, make_encoders, register_encoder
 from nh2st_graph.im._encoders import check_names as check_encoders
 from nh2st_graph.im._encoders import refuse_places as refuse_places
 from nh2st_graph.im._features import features
+from nh2st_graph.im._handcrafted import HandcraftedEncoder
 from nh2st_graph.im._lazyslide import LazySlideEncoder
 from nh2st_graph.im._patches import patches
 from nh2st_graph.im._pixels import PixelsEncoder
@@ -26,6 +27,7 @@ from nh2st_graph.slide import Slide, TissueMask, find_tissue, open_slide, tissue
 
 __all__ = [
     "Encoder",
+    "HandcraftedEncoder",
     "Lattice",
     "LazySlideEncoder",
     "PixelsEncoder",

@@ -40,7 +40,7 @@ BlockLike = str | Encoder | tuple[str | Encoder, PatchSize]
 _TOLERANCE = 0.05
 
 #: Encoders of these kinds were not trained on slides, or their names do not tell.
-_WITHOUT_SCALE = ("squidpy:", "pixels:", "timm:", "timm-map:", "hf:")
+_WITHOUT_SCALE = ("squidpy:", "handcrafted", "pixels:", "timm:", "timm-map:", "hf:")
 #: Where a repository follows in the name of an encoder.
 _HUBS = ("timm:hf-hub:", "timm-map:hf-hub:", "hf:")
 

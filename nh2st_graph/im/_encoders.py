@@ -106,7 +106,8 @@ def register_encoder(prefix: str) -> Callable[[F], F]:
     It may have two more functions of ``REST``. ``outside(REST)`` names the file, folder or hub that the encoder opens,
     or gives None: a saved model that is not trusted does not open it. Without it, ``REST`` itself counts as a file.
     ``remote(REST)`` says whether weights may be downloaded. ``options``, a set, names the options that it takes
-    (``PREFIX:REST?size=224``); others are refused. Without it, ``REST`` may be anything.
+    (``PREFIX:REST?size=224``); others are refused. Without it, ``REST`` may be anything. ``all_parts`` is the ``REST``
+    that the prefix alone stands for.
 
     Examples
     --------
@@ -222,6 +223,8 @@ def _named(names: str) -> list[tuple[Factory, str]]:
             prefix, rest = KNOWN, part
         elif prefix not in _REGISTRY or prefix == KNOWN:
             raise ConfigError(f"{where}: unknown encoder {part!r}; {_hint(part, prefix, colon)}")
+        if not colon and prefix in _REGISTRY:
+            rest = getattr(_REGISTRY[prefix], "all_parts", "")
         if not rest:
             raise ConfigError(f"{where}: {part!r} names no encoder; write {prefix}:NAME")
         if part in parts[:i]:

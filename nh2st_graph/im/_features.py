@@ -77,7 +77,8 @@ def features(
         encoders, such as ``uni2-h`` or ``uni2-h@FILE``; ``timm:NAME`` (:class:`TimmEncoder`), ``timm-map:NAME``
         (:class:`TimmMapEncoder`), ``hf:ORG/NAME`` (:class:`TransformersEncoder`), ``lazyslide:NAME``
         (:class:`LazySlideEncoder`), ``squidpy:summary+texture+histogram`` or some of its parts
-        (:class:`SquidpyEncoder`), and ``pixels:SIDE`` (:class:`PixelsEncoder`). Options follow a name:
+        (:class:`SquidpyEncoder`), ``handcrafted`` or some of its parts, such as ``handcrafted:colour+stain``
+        (:class:`HandcraftedEncoder`), and ``pixels:SIDE`` (:class:`PixelsEncoder`). Options follow a name:
         ``uni2-h?pooling=cls+mean&size=448``. Or a list of names,
         of encoders from :func:`make_encoders`, to share them between calls, or of either with a patch of its own:
         ``[("uni2-h", 56), ("uni2-h", 112), "squidpy:summary"]``.

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.im._recipes import Pooling
 
-__all__ = ["Channels", "Options", "Precision", "allowed_options", "join_options", "split_names", "split_options"]
+__all__ = [
+    "Channels",
+    "Options",
+    "Precision",
+    "allowed_options",
+    "chosen_parts",
+    "join_options",
+    "split_names",
+    "split_options",
+]
 
 #: Numbers that a network computes in.
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -80,6 +89,23 @@ def split_options(name: str) -> tuple[str, Options]:
             raise _error(name, f"the option {key!r} is given twice")
         values[key] = _parsed(name, key, text)
     return plain, Options(**values)
+
+
+def chosen_parts(prefix: str, parts: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Split the parts of an encoder that are joined by ``+``, and give them in the order in which they are known.
+
+    Raises
+    ------
+    ConfigError
+        If a part is unknown or occurs twice.
+    """
+    wanted, order = [part.strip() for part in parts.split("+")], list(known)
+    for part in wanted:
+        if part not in order:
+            raise _error(f"{prefix}:{parts}", f"{prefix} has no features {part!r}; {nearest(part, order)}")
+        if wanted.count(part) > 1:
+            raise _error(f"{prefix}:{parts}", f"{part!r} occurs twice; name each part once")
+    return tuple(part for part in order if part in wanted)
 
 
 def allowed_options(name: str, taken: frozenset[str]) -> tuple[str, Options]:

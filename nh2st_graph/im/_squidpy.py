@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph.im._encoders import Encoder, register_encoder
+from nh2st_graph.im._names import chosen_parts
 
 __all__ = ["SquidpyEncoder"]
 
@@ -54,7 +54,7 @@ class SquidpyEncoder(Encoder):
     def __init__(self, parts: str = "summary+texture+histogram", device: str = "cpu") -> None:
         del device
         self.name = f"squidpy:{parts}"
-        self.parts = _parse(parts)
+        self.parts = chosen_parts("squidpy", parts, PARTS)
         self.normalisation: Mapping[str, Any] = {}
         self.fingerprint: Mapping[str, Any] = {
             "encoder": "squidpy",
@@ -79,7 +79,7 @@ class SquidpyEncoder(Encoder):
     @staticmethod
     def check(parts: str) -> None:
         """Refuse parts that squidpy does not have."""
-        _parse(parts)
+        chosen_parts("squidpy", parts, PARTS)
 
     @staticmethod
     def outside(rest: str) -> None:
@@ -128,13 +128,3 @@ def _summary(patches: NDArray[np.uint8]) -> NDArray[np.float64]:
         # NumPy interpolates from the nearer side.
         columns.append(below + (above - below) * share if share < 0.5 else above - (above - below) * (1 - share))
     return np.stack([*columns, mean, std], axis=-1).reshape(len(patches), -1)
-
-
-def _parse(parts: str) -> tuple[str, ...]:
-    wanted, where = [part.strip() for part in parts.split("+")], setting("features.encoder", f"squidpy:{parts}")
-    for part in wanted:
-        if part not in PARTS:
-            raise ConfigError(f"{where}: squidpy has no features {part!r}; {nearest(part, PARTS)}")
-        if wanted.count(part) > 1:
-            raise ConfigError(f"{where}: {part!r} occurs twice; name each part once")
-    return tuple(part for part in PARTS if part in wanted)
