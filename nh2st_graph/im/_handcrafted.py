@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache, cached_property
+from functools import cache, cached_property, reduce
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -171,15 +171,14 @@ class _Channels:
         It begins and ends at green, which no stain of H&E comes near; grey counts as the opposite, magenta.
         """
         red, green, blue = self.rgb.astype(np.int32)
-        top, chroma = self.rgb.max(axis=0), np.ptp(self.rgb, axis=0).astype(np.int32)
-        grey = chroma < _GREY
-        # Sixths of the circle from magenta, in which red comes first and blue last; green is 3 from magenta.
-        sixths = np.select(
-            [grey, (top == green) & (red >= blue), top == green, top == red],
-            [np.zeros_like(chroma), 3 * chroma + (blue - red), -3 * chroma + (blue - red), chroma + (green - blue)],
-            default=-chroma + (red - green),
-        )
-        return np.asarray((sixths + 3 * chroma) * 255 // np.maximum(6 * chroma, 1))
+        top = np.maximum(np.maximum(red, green), blue)
+        chroma = top - np.minimum(np.minimum(red, green), blue)
+        # Sixths of the circle from magenta, times the chroma: red comes first, green is 3 sixths away on both sides.
+        sixths = np.where(top == red, chroma + (green - blue), (red - green) - chroma)
+        of_green = (blue - red) + np.where(red >= blue, 3, -3) * chroma
+        sixths = np.where(top == green, of_green, sixths)
+        hue = 255 * (sixths + 3 * chroma) // np.maximum(6 * chroma, 1)
+        return np.where(chroma < _GREY, 127, hue)
 
     @cached_property
     def grey(self) -> Levels:
@@ -304,7 +303,7 @@ def _statistics(counts: Counts, top: int | None, per_unit: int = 1) -> Columns:
     per_unit
         Values that make 1.
     """
-    n, values = int(counts[0].sum()), np.arange(counts.shape[1])
+    n, values = int(counts[0].sum()), np.arange(counts.shape[1], dtype=np.int64)
     first, second = counts @ values, counts @ values**2
     columns: Columns = {"mean": first / (n * per_unit), "std": np.sqrt(n * second - first**2) / (n * per_unit)}
     up_to = counts.cumsum(axis=1)
@@ -398,8 +397,8 @@ def _properties(counts: Counts) -> Columns:
 
 def _block_sums(values: Levels, side: int) -> Levels:
     """Sum squares of ``side x side`` pixels."""
-    n, height, width = values.shape
-    return np.asarray(values.reshape(n, height // side, side, width // side, side).sum(axis=(2, 4), dtype=values.dtype))
+    rows = reduce(np.add, [values[:, i::side] for i in range(side)])
+    return np.asarray(reduce(np.add, [rows[:, :, i::side] for i in range(side)]))
 
 
 @cache
@@ -428,7 +427,8 @@ def _patterns(values: Levels) -> NDArray[np.float64]:
 
 def _gradient(values: Levels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute mean and standard deviation of the gradient's length, per step from one value to the next."""
-    across = (values[:, 1:-1, 2:] - values[:, 1:-1, :-2]).reshape(len(values), -1) / 2
-    down = (values[:, 2:, 1:-1] - values[:, :-2, 1:-1]).reshape(len(values), -1) / 2
-    length = np.sqrt(across**2 + down**2)
-    return length.mean(axis=1), length.std(axis=1)
+    across = values[:, 1:-1, 2:] - values[:, 1:-1, :-2]
+    down = values[:, 2:, 1:-1] - values[:, :-2, 1:-1]
+    # Differences are below 2**15, since channels have 2048 values and blocks 16 pixels: the squares do not overflow.
+    length = np.sqrt((across * across + down * down).reshape(len(values), -1).astype(np.float32))
+    return length.mean(axis=1, dtype=np.float64) / 2, length.std(axis=1, dtype=np.float64) / 2
