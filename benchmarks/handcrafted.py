@@ -80,9 +80,9 @@ def report(costs: Mapping[str, Mapping[str, Sequence[Cost]]], spots: Mapping[str
             "",
             f"    python benchmarks/handcrafted.py --root DIR --sections {' '.join(costs)} --repeats {repeats}",
             "",
-            f"From the file of the image to features, without the cache, on {os.cpu_count()} shared cores. The ways took "
-            f"turns; medians of {repeats}. Ratios are to the default of the same turn, of seconds (with their range) and "
-            "of CPU time.",
+            f"From the file of the image to features, without the cache, on {os.cpu_count()} shared cores. The ways "
+            f"took turns; medians of {repeats}. Ratios are to the default of the same turn, of seconds (with their "
+            "range) and of CPU time.",
             "",
             "| section | way | s | CPU s | ratio | range | ratio of CPU |",
             "| --- | --- | ---: | ---: | ---: | ---: | ---: |",

@@ -69,7 +69,7 @@ class HandcraftedEncoder(Encoder):
     parts
         Any of ``colour``, ``stain`` and ``texture``, joined by ``+``. Columns always come in this order.
     device
-        Unused: these features are computed on the CPU, in one thread, faster than patches are read.
+        Unused: these features are computed on the CPU, in one thread.
 
     Notes
     -----
