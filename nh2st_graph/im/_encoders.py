@@ -223,7 +223,7 @@ def _named(names: str) -> list[tuple[Factory, str]]:
             prefix, rest = KNOWN, part
         elif prefix not in _REGISTRY or prefix == KNOWN:
             raise ConfigError(f"{where}: unknown encoder {part!r}; {_hint(part, prefix, colon)}")
-        if not colon and prefix in _REGISTRY:
+        elif not colon:
             rest = getattr(_REGISTRY[prefix], "all_parts", "")
         if not rest:
             raise ConfigError(f"{where}: {part!r} names no encoder; write {prefix}:NAME")

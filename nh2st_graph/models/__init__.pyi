@@ -18,7 +18,7 @@ from ._hggep import HGGEP
 from ._hist2st import Hist2ST
 from ._histogene import HisToGene
 from ._mclstexp import MclSTExp
-from ._network import EMBEDDINGS, Estimator, Memory, Network
+from ._network import EMBEDDINGS, OF_TRAINING, Estimator, Memory, Network
 from ._nh2st import NH2ST, NH2STOutputs
 from ._nh2st_graph import ImageSide, NH2STGraph
 from ._reads import check_encoder, check_method, check_settings, is_foreign
@@ -37,6 +37,7 @@ __all__ = [
     "ENTRY_POINTS",
     "HGGEP",
     "NH2ST",
+    "OF_TRAINING",
     "STGCHB",
     "TRIPLEX",
     "Baseline",

@@ -14,10 +14,13 @@ from nh2st_graph._errors import ModelError
 from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import PatchEncoder
 
-__all__ = ["EMBEDDINGS", "Estimator", "Memory", "Network"]
+__all__ = ["EMBEDDINGS", "OF_TRAINING", "Estimator", "Memory", "Network"]
 
 #: Names of the embeddings of image and genes in :meth:`Network.embeddings`, at each scale.
 EMBEDDINGS = {"spot": ("image", "gene"), "neighbourhood": ("image_neighbourhood", "gene_neighbourhood")}
+
+#: Attributes of a graph that only training has: measured genes, what was made of them, and other views of the image.
+OF_TRAINING = frozenset({"y", "counts", "library", "base", "x_views"})
 
 #: Tensors that a method keeps of the training sections for prediction, by name.
 Memory = dict[str, Tensor]
@@ -64,6 +67,8 @@ class Network(nn.Module, ABC):
         As given.
     memory
         Tensors of the training sections that prediction reads, such as a bank for retrieval; saved with the weights.
+    chosen
+        Hyper-parameters that the method chose on training sections, for the record.
     """
 
     Settings: ClassVar[type[MethodConfig]] = MethodConfig
@@ -79,6 +84,7 @@ class Network(nn.Module, ABC):
         self.n_features, self.n_genes = n_features, n_genes
         self.patch_encoder = patch_encoder
         self.memory: Memory = {}
+        self.chosen: dict[str, Any] = {}
 
     @property
     def receptive_hops(self) -> int | None:
@@ -97,6 +103,23 @@ class Network(nn.Module, ABC):
 
     def prepare(self, sections: Sequence[Data]) -> None:
         """Compute what is fixed before training from the training sections, such as the scale of the targets."""
+
+    def training_graphs(self, sections: Sequence[Data]) -> Sequence[Data]:
+        """Give the training sections with what the losses read beside; called after :meth:`prepare` on the same ones.
+
+        What is added must be named in :data:`OF_TRAINING`, so that no prediction sees it.
+        """
+        return sections
+
+    def settle(self, folds: Sequence[tuple[Network, Sequence[Data]]]) -> None:
+        """Set what held-out sections decide after training; by default nothing.
+
+        Parameters
+        ----------
+        folds
+            The trained network of each fold, and the sections that it did not see, with targets. It sets what it sets
+            here on these networks too.
+        """
 
     def check(self, data: Data) -> None:
         """Raise a DataError if the method cannot read a section, with genes or without; called before training."""

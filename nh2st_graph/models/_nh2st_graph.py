@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from nh2st_graph._settings import TARGET_SUM
+from nh2st_graph.models._closed_form import PATIENTS, ClosedForm, fit_closed_form
 from nh2st_graph.models._contrast import LETTERS, Contrast, Pairs, scales
-from nh2st_graph.models._network import EMBEDDINGS, Network
+from nh2st_graph.models._network import EMBEDDINGS, OF_TRAINING, Network
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.models._settings import ModelConfig
 from nh2st_graph.nn import (
@@ -46,6 +47,9 @@ _SHARPNESS = 5.0
 
 #: Initial log odds of extra zeros, so that at first most zeros are those of the negative binomial.
 _FEW_DROPOUTS = -3.0
+
+#: Tensor of the memory with the factors of the correction, for training patients and for new ones.
+_SIZE = "correction"
 
 
 class ImageSide(NamedTuple):
@@ -91,6 +95,10 @@ class NH2STGraph(Network):
     published; each then holds the other's measurements, so that the loss can be solved without learning. Second, keys
     and values of cross-attention are the spatial neighbourhood without the spot itself. Attention thus has a choice,
     and its result predicts the spot's own expression from its image and the genes of its neighbours (``weight_cross``).
+    A third difference is where a prediction starts: from :class:`ClosedForm`, ridge regressions into components that
+    have a solution in closed form (``closed_form``). The network learns what they leave, and held-out sections decide
+    how much of it is added (:meth:`settle`), down to nothing.
+
     ``configs/nh2st.yaml`` sets every switch as published, so that this model and :class:`NH2ST` agree. Those of the
     configuration beside the model are there too: logarithms of base 10 (``data.log_base``), centres of patches at whole
     pixels (``features.floor_centres``), and a learning rate that falls by a tenth every 50 epochs
@@ -177,15 +185,84 @@ class NH2STGraph(Network):
         self.decoder.set_targets(targets)
 
     def prepare(self, sections: Sequence[Data]) -> None:
-        """Take scale and components of expression from the training sections."""
+        """Take scale and components of expression from the training sections, and fit the closed form."""
         self.set_targets(torch.cat([section.y for section in sections]))
+        if self.config.closed_form:
+            fitted = fit_closed_form(sections, self.config.n_components, self.config.depth_power)
+            self.memory, self.chosen = fitted.form.memory(), fitted.chosen
+            self._held_out = fitted.held_out
+
+    def training_graphs(self, sections: Sequence[Data]) -> Sequence[Data]:
+        """Add ``base``: what the closed form predicts of each spot if it has not seen it, ``(n_spots, n_genes)``."""
+        if not self.config.closed_form:
+            return sections
+        graphs = [section.clone() for section in sections]
+        for graph, base in zip(graphs, self._held_out, strict=True):
+            graph.base = base
+        return graphs
 
     def predict(self, data: Data) -> Tensor:
         """Predict a whole section from its image; see :class:`Network`."""
-        return self(self.image_input(data), data.edge_index, data.edge_attr).expression
+        side = self(self.image_input(data), data.edge_index, data.edge_attr)
+        form = self.closed_form
+        if form is None:
+            return side.expression
+        correction = self._correction(self._decode(side.query, side.neighbourhood))
+        return self._positive(form(data) + self._size(data) * correction)
+
+    @property
+    def closed_form(self) -> ClosedForm | None:
+        """The closed form that the network corrects; None without one."""
+        return ClosedForm.restore(self.memory) if PATIENTS in self.memory else None
+
+    @torch.no_grad()
+    def settle(self, folds: Sequence[tuple[Network, Sequence[Data]]]) -> None:
+        """Choose how much of the network's correction is added, for training patients and for new ones.
+
+        It is the factor, of 0 to 1, with the smallest squared error over the held-out sections; and 0 unless the error
+        falls by more than its standard error over sections. Where only one kind of patient was held out, new patients
+        get the factor of new ones, or 0; training patients get that of either.
+        """
+        if not self.config.closed_form:
+            return
+        gains: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+        for network, sections in folds:
+            assert isinstance(network, NH2STGraph)
+            for section in sections:
+                gains[network._knows(section)].append(network._gain(section))
+        known, new = _factor(gains[True] or gains[False]), _factor(gains[False])
+        for network in (self, *(network for network, _ in folds)):
+            network.memory[_SIZE] = torch.tensor([known, new])
+        self.chosen |= {"correction": {"known": known, "new": new}}
+
+    def _knows(self, section: Data) -> bool:
+        form = self.closed_form
+        return form is not None and form.knows(section)
+
+    def _gain(self, section: Data) -> tuple[float, float]:
+        """Compute what the correction explains of the closed form's error, and the correction's own size."""
+        form = self.closed_form
+        assert form is not None
+        image = Data(**{key: value for key, value in section.to_dict().items() if key not in OF_TRAINING})
+        side = self(self.image_input(image), image.edge_index, image.edge_attr)
+        correction = self._correction(self._decode(side.query, side.neighbourhood)).double()
+        left = section.y.double() - form(image).double()
+        # Without offsets of the whole section, which no correlation sees.
+        correction, left = correction - correction.mean(dim=0), left - left.mean(dim=0)
+        return float((correction * left).mean()), float(correction.square().mean())
+
+    def _size(self, data: Data) -> float:
+        """Give the factor of the correction; 1 until it is settled."""
+        if _SIZE not in self.memory:
+            return 1.0
+        return float(self.memory[_SIZE][0 if self._knows(data) else 1])
+
+    def _correction(self, decoded: Tensor) -> Tensor:
+        """Take the training mean off what was decoded, if the decoder adds it: the closed form has it."""
+        return decoded - self.decoder.mean if isinstance(self.decoder, ComponentDecoder) else decoded
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> ImageSide:
-        """Predict the spots of one section from the image side.
+        """Predict the spots of one section from the image side, by the network alone, without its closed form.
 
         Parameters
         ----------
@@ -204,8 +281,11 @@ class NH2STGraph(Network):
         return self._image_side(features, self._graph(features, edge_index, edge_attr))
 
     def own_expression(self, side: ImageSide) -> Tensor:
-        """Predict expression with the embedding of the neighbourhood set to zero, ``(n_spots, n_genes)``."""
-        return self._decode(side.query, torch.zeros_like(side.neighbourhood))
+        """Predict expression with the embedding of the neighbourhood set to zero, ``(n_spots, n_genes)``.
+
+        As :meth:`forward`, this is the network without its closed form.
+        """
+        return self._positive(self._decode(side.query, torch.zeros_like(side.neighbourhood)))
 
     def attention(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor | None:
         """Compute the attention of the image's neighbour branch over edges, ``(hops, n_edges, heads)``.
@@ -236,7 +316,11 @@ class NH2STGraph(Network):
         features = self._features(self.image_input(data))
         graph = self._graph(features, data.edge_index, data.edge_attr)
         image = self._image_side(features, graph)
-        parts = {"regression": self._regression(image.expression[data.seeds], data)}
+        expression = image.expression[data.seeds]
+        if "base" in data:
+            decoded = self._decode(image.query[data.seeds], image.neighbourhood[data.seeds])
+            expression = self._positive(data.base[data.seeds] + self._correction(decoded))
+        parts = {"regression": self._regression(expression, data)}
         total = parts["regression"]
         if not self.reads_genes:
             return {"loss": total, **parts}
@@ -301,7 +385,7 @@ class NH2STGraph(Network):
     def _image_side(self, features: Tensor, graph: _Graph) -> ImageSide:
         query = self.image_encoder(features)
         neighbourhood = self._around(self.image_neighbours, query, features, graph)
-        return ImageSide(query, neighbourhood, self._decode(query, neighbourhood))
+        return ImageSide(query, neighbourhood, self._positive(self._decode(query, neighbourhood)))
 
     def _gene_side(self, targets: Tensor, graph: _Graph) -> GeneSide:
         query = self.gene_encoder(self.decoder.gene_input(targets))
@@ -339,7 +423,11 @@ class NH2STGraph(Network):
             read = [self.gate(query, neighbourhood)]
         else:
             read = [{"query": query, "neighbourhood": neighbourhood}[branch] for branch in self.config.decoded]
-        expression: Tensor = self.decoder(*read)
+        decoded: Tensor = self.decoder(*read)
+        return decoded
+
+    def _positive(self, expression: Tensor) -> Tensor:
+        """Keep the mean of a likelihood of counts above zero."""
         return F.softplus(expression, beta=_SHARPNESS) if self.config.counts else expression
 
     def _regression(self, expression: Tensor, data: Data) -> Tensor:
@@ -372,6 +460,17 @@ class NH2STGraph(Network):
             genes = {gene: self.cross_single(pairs[gene], images[image]) for image, gene in EMBEDDINGS.values()}
             return images | genes
         return pairs
+
+
+def _factor(gains: Sequence[tuple[float, float]]) -> float:
+    """Choose the factor of the correction from each held-out section's products; see :meth:`NH2STGraph.settle`."""
+    if not gains:
+        return 0.0
+    product, square = (torch.tensor(each, dtype=torch.float64) for each in zip(*gains, strict=True))
+    factor = float((product.sum() / square.sum().clamp_min(1e-300)).clamp(0.0, 1.0))
+    fall = 2 * factor * product - factor**2 * square
+    error = float(fall.std() / len(fall) ** 0.5) if len(fall) > 1 else 0.0
+    return factor if float(fall.mean()) > error else 0.0
 
 
 def _embedder(config: ModelConfig, n_inputs: int) -> nn.Module:

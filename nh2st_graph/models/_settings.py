@@ -32,6 +32,11 @@ class ModelConfig(MethodConfig):
     ----------
     name
         The method. Other methods have other settings.
+    closed_form
+        Predict by ridge regressions into components, in closed form, and let the network learn what is left, as far as
+        held-out sections want it; see :class:`nh2st_graph.models.ClosedForm`. Published: no.
+    depth_power
+        Power of the library size that weights training spots within training patients (``closed_form``).
     width
         Size of embeddings.
     n_components
@@ -87,6 +92,8 @@ class ModelConfig(MethodConfig):
     renamed: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("n_components", "n_hidden")}
 
     name: Literal["nh2st_graph"] = "nh2st_graph"
+    closed_form: bool = True
+    depth_power: Annotated[float, Field(ge=0, le=1)] = 0.5
     width: Positive = 64
     n_components: Positive = 8
     n_hidden: Positive = 8

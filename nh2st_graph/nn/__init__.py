@@ -5,6 +5,13 @@ from nh2st_graph.nn._array_window import ArrayConvolution, WindowEncoder, array_
 from nh2st_graph.nn._attention import SpatialAttention
 from nh2st_graph.nn._augmentation import random_views
 from nh2st_graph.nn._branches import FeatureEncoder, NeighbourBranch
+from nh2st_graph.nn._component_ridge import (
+    ComponentRidge,
+    Description,
+    RidgeFit,
+    RidgeSpots,
+    fit_component_ridge,
+)
 from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, retrieval_at_k
 from nh2st_graph.nn._convmixer import ConvMixerBlock
 from nh2st_graph.nn._cross_encoder import CrossEncoder
@@ -29,8 +36,10 @@ __all__ = [
     "Averaging",
     "BlockAttention",
     "ComponentDecoder",
+    "ComponentRidge",
     "ConvMixerBlock",
     "CrossEncoder",
+    "Description",
     "EgoHyperedges",
     "EgoHypergraph",
     "FeatureEncoder",
@@ -39,6 +48,8 @@ __all__ = [
     "NeighbourBranch",
     "PatchEncoder",
     "ProjectionHead",
+    "RidgeFit",
+    "RidgeSpots",
     "SAGEBlock",
     "SelfAttentionBlock",
     "ShuffleTrunk",
@@ -50,6 +61,7 @@ __all__ = [
     "array_window",
     "chance_level",
     "collapse_level",
+    "fit_component_ridge",
     "hsic",
     "huber",
     "info_nce",

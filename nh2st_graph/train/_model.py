@@ -142,7 +142,7 @@ class FittedModel:
             "hpg50": self.hpg50,
             "train_sections": self.train_sections,
             "selected_epochs": self.selected_epochs,
-            "chosen": self.module.chosen if isinstance(self.module, Estimator) else {},
+            "chosen": self.module.chosen,
             "lattice": asdict(self.lattice) if self.lattice else None,
             **({"stain": _as_json(self.stain)} if self.stain is not None else {}),
             **({"origin": dict(self.origin)} if self.origin else {}),
@@ -273,6 +273,9 @@ def load(
     try:
         check_method(description["config"], f"model {folder}", trust)
         _check_description(description)
+        if description["config"]["model"]["name"] == "nh2st_graph":
+            # Models of before have no closed form, and do not say so.
+            description["config"]["model"].setdefault("closed_form", False)
         config = Config.parse(description["config"], str(folder / MODEL_FILE))
         tensors = load_file(folder / _WEIGHTS)
         module = _restored(config, description, tensors, sources)
@@ -355,6 +358,7 @@ def _restored(
     network = new_network(config, description["n_features"], len(description["genes"]), encoder)
     network.load_state_dict(weights)
     network.memory = memory
+    network.chosen = dict(description["chosen"])
     return network.eval()
 
 

@@ -21,6 +21,7 @@ from nh2st_graph._errors import DataError, setting
 from nh2st_graph.config import Config
 from nh2st_graph.gr._pyg import as_data
 from nh2st_graph.im._made_from import Fingerprint, other_encoders, stored_encoders
+from nh2st_graph.models import OF_TRAINING
 from nh2st_graph.section import (
     Key,
     Need,
@@ -49,16 +50,13 @@ __all__ = ["Learned", "Preparation", "PreparedSection", "image_only"]
 
 logger = logging.getLogger("nh2st_graph")
 
-#: Attributes of a graph that hold genes.
-_OF_THE_GENES = {"y", "counts", "library"}
-
 #: Below this many spots, a section's own mean and standard deviation say little about its stain.
 _FEW_SPOTS = 20
 
 
 def image_only(graph: Data) -> Data:
     """Return a graph without its genes: a prediction may read nothing else."""
-    return Data(**{key: value for key, value in graph.to_dict().items() if key not in _OF_THE_GENES})
+    return Data(**{key: value for key, value in graph.to_dict().items() if key not in OF_TRAINING})
 
 
 @dataclass(frozen=True)
@@ -266,6 +264,7 @@ class PreparedSection:
         values = {"patches": section_patches(self.section, config.features)} if config.features.finetune else {}
         graph = as_data(self.section, standardize(features), neighbors_key=Key.uns.neighbors, **values)
         graph.patient = " + ".join(patients_in(self.section))
+        graph.x_groups = _groups(self.section.uns[Key.uns.image], features.shape[1])
         return graph
 
     @cached_property
@@ -340,6 +339,16 @@ def _check_same_encoders(sections: Sequence[AnnData]) -> None:
                 f"sections {section_name(first)!r} and {section_name(section)!r}: their image features are of other "
                 f"encoders ({', '.join(other)}); compute them again with one: ng.im.features(adata)"
             )
+
+
+def _groups(entry: Mapping[str, Any], n_features: int) -> Tensor:
+    """Number each feature by its encoder, ``(1, n_features)``: those of one encoder, at any scale, are a group."""
+    names = [str(name) for name in np.atleast_1d(entry.get(Key.features.encoders, ()))]
+    sizes = [int(size) for size in np.atleast_1d(entry.get(Key.features.n_features, ()))]
+    if len(names) != len(sizes) or sum(sizes) != n_features:
+        return torch.zeros(1, n_features, dtype=torch.int64)
+    order = list(dict.fromkeys(names))
+    return torch.tensor([order.index(name) for name in names]).repeat_interleave(torch.tensor(sizes))[None]
 
 
 def _float_tensor(values: NDArray[Any]) -> Tensor:

@@ -190,17 +190,20 @@ class _Stages:
         """Fit every fold; with ``train.refit``, then fit all sections for as many epochs as suit the folds best."""
         train, graphs = self.config.train, self.inputs.graphs
         with self.progress:
-            results = [self._fold(i, fold) for i, fold in enumerate(make_folds(graphs, train.validation, train.folds))]
+            folds = make_folds(graphs, train.validation, train.folds)
+            results = [self._fold(i, fold) for i, fold in enumerate(folds)]
             if train.refit:
-                shortest = min(len(curve) for _, curve, _ in results)
-                mean_curve = np.mean([curve[:shortest] for _, curve, _ in results], axis=0)
+                shortest = min(len(curve) for _, curve in results)
+                mean_curve = np.mean([curve[:shortest] for _, curve in results], axis=0)
                 module, epochs = self._new_module(graphs, self.config.seed), int(np.argmin(mean_curve)) + 1
                 self._train("all", module, graphs, [], self.config.seed, epochs)
                 _remember(module, graphs)
             else:
                 module, epochs = results[0][0], int(np.argmin(results[0][1])) + 1
-        held_out = np.mean([r for _, _, r in results], axis=0)
-        return _Outcome(module.eval(), epochs, held_out, self._log(module))
+        trained = [(network, fold.validation) for (network, _), fold in zip(results, folds, strict=True)]
+        module.eval().settle(trained)
+        held_out = np.mean([_held_out(network, sections) for network, sections in trained], axis=0)
+        return _Outcome(module, epochs, held_out, self._log(module))
 
     def _read_kept(self) -> dict[str, Kept]:
         """Read the checkpoints of all stages, by their folders, and refuse those that rest on something else.
@@ -242,8 +245,8 @@ class _Stages:
         module.prepare(graphs)
         return module
 
-    def _fold(self, number: int, fold: Fold) -> tuple[Network, list[float], NDArray[np.float64]]:
-        """Train one fold; return its best model, its validation curve, and each gene's r at its best epoch."""
+    def _fold(self, number: int, fold: Fold) -> tuple[Network, list[float]]:
+        """Train one fold; return its best model and its validation curve."""
         seed = self.config.seed + 1 + number
         module = self._new_module(fold.train, seed)
         stage = f"fold{number + 1}:{fold.name}"
@@ -251,16 +254,14 @@ class _Stages:
         # The log of a saved model has an empty cell for NaN.
         curve = [float(row["val_loss"] or "nan") for row in rows]
         _remember(module, fold.train)
-        with torch.no_grad():
-            scores = [pearson(module.predict(image_only(g)).numpy(), g.y.numpy()) for g in fold.validation]
-        return module, curve, np.mean(scores, axis=0)
+        return module, curve
 
     def _train(
         self,
         stage: str,
         module: Network,
-        train: list[Data],
-        validation: list[Data],
+        train: Sequence[Data],
+        validation: Sequence[Data],
         seed: int,
         max_epochs: int,
     ) -> list[dict[str, Any]]:
@@ -273,6 +274,7 @@ class _Stages:
         done, last, kept = folder / _DONE, folder / LAST, self.kept.get(folder.name)
         rows = [] if kept is None else kept.rows or stage_rows(read_rows(self.log_path), stage)
         if not (rows and done.is_file()):
+            train = module.training_graphs(train)
             callbacks = self._callbacks(stage, folder, bool(validation), max_epochs)
             trainer = L.Trainer(
                 max_epochs=max_epochs,
@@ -341,6 +343,13 @@ def _trained_encoder(inputs: _Inputs, config: Config) -> PatchEncoder | None:
 @torch.no_grad()
 def _remember(module: Network, graphs: Sequence[Data]) -> None:
     module.eval().remember(graphs)
+
+
+@torch.no_grad()
+def _held_out(network: Network, sections: Sequence[Data]) -> NDArray[np.float64]:
+    """Score a fold's network on its held-out sections: each gene's mean r."""
+    scores = [pearson(network.predict(image_only(each)).numpy(), each.y.numpy()) for each in sections]
+    return np.asarray(np.mean(scores, axis=0))
 
 
 def check_precision(config: TrainConfig) -> Any:

@@ -1,0 +1,204 @@
+"""The closed form of NH2ST-Graph: ridge regressions into components, for training patients and for new ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from nh2st_graph.models._groups import section_groups
+from nh2st_graph.models._network import Memory
+from nh2st_graph.nn import ComponentRidge, Description, RidgeSpots, fit_component_ridge
+
+__all__ = [
+    "PATIENTS",
+    "PENALTIES",
+    "ClosedForm",
+    "described_spots",
+    "fit_closed_form",
+    "from_tensors",
+    "groups_of",
+    "patients_of",
+    "ridge_tensors",
+]
+
+#: Penalties to choose from, in units of the number of spots.
+PENALTIES: tuple[float, ...] = tuple(np.geomspace(1e-4, 1.0, 12).tolist())
+
+#: Kernels to choose from: linear, and the sharpness of a Gaussian.
+_KERNELS = (0.0, 0.2)
+
+#: Penalty for new patients if training has a single one, whose sections cannot tell what is its own: so strong that a
+#: component follows each feature by its own covariance, more than by what features say together.
+_CAUTIOUS = 0.15
+
+#: Name of the tensor of the training patients.
+PATIENTS = "patients"
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """Two ridge regressions: ``known`` for sections of training patients, ``new`` for all others.
+
+    Within a patient, a kernel and a weak penalty find more than a line does. Another patient's tissue is not where such
+    a function was learned. So the regression for new patients is chosen on held-out patients; and if training has only
+    one, it is linear with a strong penalty.
+
+    Attributes
+    ----------
+    description
+        Describes spots.
+    known, new
+        The regressions.
+    patients
+        Digests of the names of the training patients: a model file names nobody.
+    """
+
+    description: Description
+    known: ComponentRidge
+    new: ComponentRidge
+    patients: frozenset[bytes]
+
+    def __call__(self, section: Data) -> Tensor:
+        """Predict expression of a whole section, ``(n_spots, n_genes)`` float32."""
+        device = section.x.device
+        described = self.description(section.x.cpu(), section.edge_index.cpu())
+        ridge = self.known if self.knows(section) else self.new
+        return ridge(described).float().to(device)
+
+    def knows(self, section: Data) -> bool:
+        """Whether a section is of a training patient; if nobody says, it is of another."""
+        return "patient" in section and _digest(str(section.patient)) in self.patients
+
+    def own(self, section: Data) -> Tensor:
+        """Predict from the spots' own features, as if none had neighbours."""
+        alone = section.clone()
+        alone.edge_index = section.edge_index[:, :0]
+        return self(alone)
+
+    def memory(self) -> Memory:
+        """Give tensors for :meth:`restore`."""
+        return {
+            PATIENTS: torch.tensor([list(each) for each in sorted(self.patients)], dtype=torch.uint8),
+            **ridge_tensors(self.description, self.known, "known"),
+            **ridge_tensors(self.description, self.new, "new"),
+        }
+
+    @classmethod
+    def restore(cls, memory: Memory) -> ClosedForm:
+        """Restore what gave ``memory``."""
+        description, known = from_tensors(memory, "known")
+        patients = frozenset(bytes(row) for row in memory[PATIENTS].tolist())
+        return cls(description, known, from_tensors(memory, "new")[1], patients)
+
+
+class FittedForm(NamedTuple):
+    """A closed form, the held-out expression of each training section, and what was chosen."""
+
+    form: ClosedForm
+    held_out: list[Tensor]
+    chosen: dict[str, Any]
+
+
+def fit_closed_form(sections: Sequence[Data], n_components: int, depth_power: float) -> FittedForm:
+    """Fit the closed form of training sections.
+
+    Parameters
+    ----------
+    sections
+        Training graphs, with ``y``, ``library`` and perhaps ``patient``.
+    n_components
+        Number of components of expression.
+    depth_power
+        Within training patients, a spot counts with this power of its library size: a spot of few counts says little.
+    """
+    description = Description.fit([section.x for section in sections], groups_of(sections[0]))
+    patients = patients_of(sections)
+    several = len(set(patients)) > 1
+    spots = described_spots(description, sections)
+    library = torch.cat([section.library[:, 0] for section in sections]).double()
+    known = fit_component_ridge(
+        spots._replace(weights=library**depth_power),
+        sharpness=_KERNELS,
+        n_components=[n_components],
+        penalties=PENALTIES,
+        by_component=True,
+    )
+    new = fit_component_ridge(
+        spots._replace(folds=_by_patient(sections, patients)) if several else spots,
+        sharpness=_KERNELS if several else (0.0,),
+        n_components=[n_components],
+        penalties=PENALTIES if several else (_CAUTIOUS,),
+        by_component=True,
+    )
+    held_out = known.held_out.float().split([int(section.num_nodes or 0) for section in sections])
+    form = ClosedForm(description, known.ridge, new.ridge, frozenset(map(_digest, patients)))
+    return FittedForm(form, list(held_out), {"known": known.chosen, "new": new.chosen})
+
+
+def described_spots(description: Description, sections: Sequence[Data]) -> RidgeSpots:
+    """Join the spots of training sections, with equal weights; each section, or band of a single one, is a fold."""
+    sizes = [int(section.num_nodes or 0) for section in sections]
+    return RidgeSpots(
+        torch.cat([description(section.x, section.edge_index) for section in sections]),
+        torch.cat([section.y for section in sections]).double(),
+        torch.arange(len(sections)).repeat_interleave(torch.tensor(sizes)),
+        torch.from_numpy(section_groups(sections)),
+        torch.ones(sum(sizes), dtype=torch.float64),
+    )
+
+
+def groups_of(section: Data) -> Tensor | None:
+    """Give the number of each feature's group; None if a graph does not say."""
+    return section.x_groups[0] if "x_groups" in section else None
+
+
+def patients_of(sections: Sequence[Data]) -> list[str]:
+    """Name each section's patient; a section without one is its own."""
+    return [str(section.patient if "patient" in section else section.section) for section in sections]
+
+
+def ridge_tensors(description: Description, ridge: ComponentRidge, name: str) -> Memory:
+    """Give a ridge regression and its description as tensors; expression is float32, the rest as it was."""
+    parts = {
+        "sharpness": torch.tensor(ridge.sharpness, dtype=torch.float64),
+        "points": ridge.points.float(),
+        "coefficients": ridge.coefficients,
+        "intercept": ridge.intercept,
+        "mean": ridge.mean,
+        "basis": ridge.basis.float(),
+        "features.mean": description.mean,
+        "features.std": description.std,
+        "features.weight": description.weight,
+    }
+    return {f"{name}.{part}": value for part, value in parts.items()}
+
+
+def from_tensors(memory: Memory, name: str) -> tuple[Description, ComponentRidge]:
+    """Read what :func:`ridge_tensors` gave."""
+
+    def part(key: str) -> Tensor:
+        return memory[f"{name}.{key}"].cpu().double()
+
+    description = Description(*(part(f"features.{key}") for key in ("mean", "std", "weight")))
+    ridge = ComponentRidge(
+        float(part("sharpness")), *(part(key) for key in ("points", "coefficients", "intercept", "mean", "basis"))
+    )
+    return description, ridge
+
+
+def _digest(patient: str) -> bytes:
+    return hashlib.sha256(patient.encode()).digest()[:16]
+
+
+def _by_patient(sections: Sequence[Data], patients: Sequence[str]) -> Tensor:
+    """Number the spots by patient."""
+    names = sorted(set(patients))
+    numbers = torch.tensor([names.index(patient) for patient in patients])
+    return numbers.repeat_interleave(torch.tensor([int(section.num_nodes or 0) for section in sections]))
