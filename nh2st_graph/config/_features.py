@@ -115,6 +115,12 @@ class FeaturesConfig(Section):
         Bring the colours of patches to a reference, by squidpy: ``reinhard`` (mean and spread of colours), ``macenko``
         (colours of the two stains), or not (``none``). The reference is fitted on the training sections, all together,
         and kept in the model; see :func:`nh2st_graph.im.stain_reference`.
+    stain_views
+        Encode each training section as many times more, each time in another stain
+        (:class:`nh2st_graph.im.StainJitter`, of each kind in turn); an epoch draws one of them, or the section as it
+        is. Validation and prediction see sections as they are. The views of a section are the same in every run.
+    stain_jitter
+        Strength of these changes, between 0 and 1.
     floor_centres
         Round the centres of patches down to whole pixels, as the code of HisToGene, Hist2ST, HGGEP, mclSTExp, TRIPLEX
         and NH2ST does. Positions of spots stay as they are.
@@ -140,6 +146,8 @@ class FeaturesConfig(Section):
     missing: Literal["fail", "drop"] = "fail"
     views: Literal[1, 4, 8] = 1
     stain: Literal["none", "reinhard", "macenko"] = "none"
+    stain_views: Annotated[int, Field(ge=0)] = 0
+    stain_jitter: Annotated[float, Field(gt=0, lt=1)] = 0.1
     floor_centres: bool = False
     standardize: Literal["section", "train", "none"] = "section"
     finetune: bool = False
@@ -213,6 +221,12 @@ class FeaturesConfig(Section):
                 f"features.finetune = true needs one timm model as features.encoder, is {self.encoder!r}; "
                 "name one such as timm:resnet18, or set features.finetune to false"
             )
+        if self.stain_views and (self.finetune or self.stain != "none"):
+            other = "features.finetune = true" if self.finetune else f"features.stain = {self.stain}"
+            raise ValueError(
+                f"features.stain_views = {self.stain_views} encodes training sections in other stains beforehand, "
+                f"which does not go with {other}; leave one of them out"
+            )
         return self
 
     def _check_embeddings(self) -> None:
@@ -226,6 +240,7 @@ class FeaturesConfig(Section):
             "features.patch_um = auto": self.patch_um == "auto",
             f"features.views = {self.views}": self.views > 1,
             f"features.stain = {self.stain}": self.stain != "none",
+            f"features.stain_views = {self.stain_views}": self.stain_views > 0,
             "features.finetune = true": self.finetune,
             "features.floor_centres = true": self.floor_centres,
         }

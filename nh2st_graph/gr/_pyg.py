@@ -21,7 +21,7 @@ __all__ = ["EDGE_FEATURES", "NODE_VALUES", "graph_keys", "spatial_edges", "to_py
 EDGE_FEATURES = ("distance", "direction_x", "direction_y")
 
 #: Values of a graph that have one row for each spot.
-NODE_VALUES = ("x", "patches", "pos", "array", "y", "counts", "library")
+NODE_VALUES = ("x", "x_views", "patches", "pos", "array", "y", "counts", "library")
 
 
 def spatial_edges(adata: AnnData, neighbors_key: str = Key.uns.neighbors) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from nh2st_graph.im._encoders import check_names as check_encoders
 from nh2st_graph.im._encoders import refuse_places as refuse_places
 from nh2st_graph.im._features import features
 from nh2st_graph.im._handcrafted import HandcraftedEncoder
+from nh2st_graph.im._jitter import StainJitter, jitter_stain
 from nh2st_graph.im._lazyslide import LazySlideEncoder
 from nh2st_graph.im._patches import patches
 from nh2st_graph.im._pixels import PixelsEncoder
@@ -34,6 +35,7 @@ __all__ = [
     "Recipe",
     "Slide",
     "SquidpyEncoder",
+    "StainJitter",
     "TimmEncoder",
     "TimmMapEncoder",
     "TissueMask",
@@ -43,6 +45,7 @@ __all__ = [
     "embeddings",
     "features",
     "find_tissue",
+    "jitter_stain",
     "make_encoders",
     "open_slide",
     "patches",

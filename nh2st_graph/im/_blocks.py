@@ -13,7 +13,7 @@ from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._names import split_names, split_options
 from nh2st_graph.im._patches import microns_per_pixel
 from nh2st_graph.im._recipes import Recipe, recipes
-from nh2st_graph.im._stain import stain_digest
+from nh2st_graph.im._stain import StainChange, stain_digest
 from nh2st_graph.im._views import in_views
 from nh2st_graph.section import section_name
 
@@ -46,11 +46,11 @@ _HUBS = ("timm:hf-hub:", "timm-map:hf-hub:", "hf:")
 
 
 class Block(NamedTuple):
-    """An encoder, the side of its patches in um, and the reference that their colours are brought to."""
+    """An encoder, the side of its patches in um, and the reference or the change that their colours are brought to."""
 
     encoder: Encoder
     patch_um: float
-    stain: StainReference | None = None
+    stain: StainReference | StainChange | None = None
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
 from rich.progress import Progress
 
 from nh2st_graph._errors import ConfigError, setting
@@ -25,13 +26,13 @@ from nh2st_graph.im._encoders import Encoder
 from nh2st_graph.im._made_from import floored, made_from
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling
 from nh2st_graph.im._reading import read_ahead
-from nh2st_graph.im._stain import Recolour, Reference, as_reference, stain_values
+from nh2st_graph.im._stain import Recolour, Reference, SlideColours, StainChange, as_stain, stain_values
 from nh2st_graph.im._views import number_of_views
 from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import Key, changed_entry, check_on_tissue, check_section, library, open_image, section_name
 from nh2st_graph.slide import ImageSource, Slide, placed_image
 
-__all__ = ["add_features", "feature_bar", "feature_keys", "features", "on_image"]
+__all__ = ["add_features", "feature_bar", "feature_keys", "features", "on_image", "view_features"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -49,7 +50,7 @@ def features(
     patch_um: PatchSize = 224.0,
     *,
     views: int = 1,
-    stain: Reference | None = None,
+    stain: Reference | StainChange | None = None,
     img: ImageSource | None = None,
     layer: str | None = None,
     batch_size: int = 64,
@@ -91,7 +92,7 @@ def features(
     stain
         Bring the colours of patches to this reference before they are encoded: one of :func:`stain_reference`, or what
         ``uns[key_added]["stain"]`` or a file keeps of one. The section's own stain is measured once, on its tissue at
-        4 um per px. Glass stays as it is.
+        4 um per px. Glass stays as it is. Or a :class:`StainJitter`, which changes the section's own stain.
     img, layer
         An image to use in place of the section's own: a file, or squidpy's ``ImageContainer`` and one of its layers.
         If the container has several z positions, their names are those of the sections. ``obsm["spatial"]`` is then
@@ -148,7 +149,7 @@ def features(
         check_section(source, need=("image",))
     blocks = make_blocks(encoder, patch_um, views, device)
     if stain is not None:
-        blocks = [block._replace(stain=as_reference(stain)) for block in blocks]
+        blocks = [block._replace(stain=as_stain(stain)) for block in blocks]
     said: set[str] = set()
     for note in off_scale(blocks):
         warn_once(note, note, said)
@@ -206,12 +207,51 @@ def add_features(
     own, source = source is None or source is section, section if source is None else source
     source, store = floored(source) if floor_centres else source, FeatureCache(cache_folder(cache))
     image_hash = slide.content_hash
-    keys, found = _found(source, slide, image_hash, blocks, batch_size, bar, store, check_placement)
+    colours = SlideColours(source, slide)
+    keys, found = _found(source, colours, slide, image_hash, blocks, batch_size, bar, store, check_placement)
     _write(section, found, blocks, keys, key_added)
     prints = [block.fingerprint for block in blocks]
     section.uns[key_added][Key.features.made_from] = made_from(section, prints, image_hash if own else None)
     if floor_centres:
         section.uns[key_added][Key.features.floor_centres] = True
+
+
+def view_features(
+    section: AnnData,
+    slide: Slide,
+    blocks: Sequence[Block],
+    jitters: Sequence[StainChange],
+    *,
+    bar: Progress,
+    batch_size: int = 64,
+    cache: str | Path | Literal[False] | None = None,
+    floor_centres: bool = False,
+) -> NDArray[np.float32 | np.uint8]:
+    """Compute the features of one checked section as it would look in other stains, from its open image.
+
+    Parameters
+    ----------
+    section, slide, blocks, bar, batch_size, cache, floor_centres
+        As for :func:`add_features`. Nothing is written into the section.
+    jitters
+        The changes of its stain.
+
+    Returns
+    -------
+    ``(n_spots, n_jitters, n_features)``, of the type that the section's own features have.
+
+    Raises
+    ------
+    ImageError
+        If the slide has no tissue, or its stain cannot be measured.
+    """
+    source, store = floored(section) if floor_centres else section, FeatureCache(cache_folder(cache))
+    colours, image_hash, views = SlideColours(source, slide), slide.content_hash, []
+    for jitter in jitters:
+        jittered = [block._replace(stain=jitter) for block in blocks]
+        _, found = _found(source, colours, slide, image_hash, jittered, batch_size, bar, store, check=False)
+        views.append(_joined(section, found))
+    return np.stack(views, axis=1)
 
 
 def on_image(section: AnnData, img: ImageSource, layer: str | None) -> AnnData:
@@ -229,6 +269,7 @@ def on_image(section: AnnData, img: ImageSource, layer: str | None) -> AnnData:
 
 def _found(
     adata: AnnData,
+    colours: SlideColours,
     slide: Slide,
     image_hash: str,
     blocks: Sequence[Block],
@@ -245,7 +286,7 @@ def _found(
     if check and any(features is None for features in kept):
         check_on_tissue(adata, slide)
     if blocks[0].stain is not None and any(features is None for features in kept):
-        recolour = Recolour(adata, slide, blocks[0].stain)
+        recolour = Recolour(colours, blocks[0].stain)
         for cutter in cutters:
             cutter.recolour = recolour
     scales = len({block.patch_um for block in blocks})
@@ -339,8 +380,7 @@ def _part_key(key: str, start: int, step: int) -> str:
 def _write(
     adata: AnnData, found: Sequence[FeatureBlock], blocks: Sequence[Block], keys: Sequence[str], key_added: str
 ) -> None:
-    rows = [pd.Index(each.spots).get_indexer(adata.obs_names) for each in found]
-    adata.obsm[key_added] = np.hstack([each.values[r] for each, r in zip(found, rows, strict=True)])
+    adata.obsm[key_added] = _joined(adata, found)
     encoders, sizes = [block.encoder for block in blocks], [float(block.patch_um) for block in blocks]
     adata.uns[key_added] = {
         "encoder": ",".join(encoder.name for encoder in encoders),
@@ -356,6 +396,12 @@ def _write(
         adata.uns[key_added][Key.features.views] = views
     if (stain := blocks[0].stain) is not None:
         adata.uns[key_added][Key.features.stain] = stain_values(stain)
+
+
+def _joined(adata: AnnData, found: Sequence[FeatureBlock]) -> NDArray[np.float32 | np.uint8]:
+    """Join blocks of features, with spots in the order of the section."""
+    rows = [pd.Index(each.spots).get_indexer(adata.obs_names) for each in found]
+    return np.hstack([each.values[r] for each, r in zip(found, rows, strict=True)])
 
 
 def _unique_names(found: Sequence[FeatureBlock], blocks: Sequence[Block]) -> list[str]:

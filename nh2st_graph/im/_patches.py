@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import ConfigError, setting
-from nh2st_graph.im._stain import Recolour, Reference
+from nh2st_graph.im._stain import Recolour, Reference, SlideColours, StainChange
 from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, check_section, full_image, open_image, section_name
 from nh2st_graph.slide import Box, Slide
@@ -188,7 +188,7 @@ def patches(
     indices: Sequence[int] | NDArray[np.integer] | None = None,
     *,
     interpolation: str = "bicubic",
-    stain: Reference | None = None,
+    stain: Reference | StainChange | None = None,
     library_key: str | None = None,
     library_id: str | None = None,
     table_key: str | None = None,
@@ -208,7 +208,7 @@ def patches(
     interpolation
         Pillow's resampling filter.
     stain
-        Reference of :func:`stain_reference` that the colours of patches are brought to.
+        Reference of :func:`stain_reference` that the colours of patches are brought to, or a :class:`StainJitter`.
     %(library_key)s
     %(library_id)s
     %(table_key)s
@@ -238,7 +238,7 @@ def patches(
 
     def cut() -> Iterator[NDArray[np.uint8]]:
         with open_image(section) as slide:
-            recolour = None if stain is None else Recolour(section, slide, stain)
+            recolour = None if stain is None else Recolour(SlideColours(section, slide), stain)
             cutter = patch_cutter(section, patch_um, slide, recolour)
             # Colours are looked up for many patches at a time.
             step = 1 if recolour is None else _RECOLOURED

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import lru_cache
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -23,11 +24,17 @@ if TYPE_CHECKING:
     from squidpy.experimental.im import StainReference
 
 __all__ = [
+    "ColourMap",
     "Recolour",
     "Reference",
+    "SlideColours",
+    "StainChange",
     "StainMethod",
     "as_reference",
+    "as_stain",
     "coarse_tissue",
+    "fitted_reference",
+    "normalisation",
     "patch_tissue",
     "pooled_reference",
     "stain_digest",
@@ -48,11 +55,35 @@ _STAIN_UM = 4.0
 _SAMPLE = 2**16
 #: Longest side of the image on which tissue is found.
 _MASK_SIDE = 2000
+#: Settings that leave the colours of training sections as they are.
+_AS_THEY_ARE = f"{setting('features.stain', 'none')} and {setting('features.stain_views', 0)}"
 #: Decimals that a reference keeps, so that machines whose last bits differ find the same one.
 _DECIMALS = 6
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
+#: What becomes of colours, ``(n, 3)``.
+ColourMap: TypeAlias = Callable[[Pixels], Pixels]
+
+
+@dataclass(frozen=True)
+class StainChange(ABC):
+    """A change of a slide's colours that starts from its own stain, and needs no reference."""
+
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """Name of the change, which is none of :data:`StainMethod`."""
+
+    @abstractmethod
+    def colour_map(self, colours: SlideColours) -> ColourMap:
+        """Make the map from colour to colour for one slide.
+
+        Raises
+        ------
+        ImageError
+            If the slide has no tissue, or its stain cannot be measured.
+        """
 
 
 @documented
@@ -105,31 +136,72 @@ def stain_reference(
 
 def pooled_reference(samples: Mapping[str, Pixels], method: str) -> StainReference:
     """Fit a reference on tissue pixels of sections, by their names, as from :func:`section_pixels`."""
-    from squidpy.experimental.im import fit_stain_reference
-
     if method not in get_args(StainMethod):
         raise ConfigError(f"{setting('features.stain', method)} is unknown; {nearest(method, get_args(StainMethod))}")
     # By name, so that not even the last digit depends on the order.
     pixels = np.concatenate([samples[name] for name in sorted(samples)])
-    with _told(f"sections {', '.join(sorted(samples))}", method):
+    return fitted_reference(pixels, method, f"sections {', '.join(sorted(samples))}")
+
+
+def fitted_reference(pixels: Pixels, method: str, where: str) -> StainReference:
+    """Fit a reference on tissue pixels, ``(n, 3)``.
+
+    Raises
+    ------
+    ImageError
+        If the pixels, which are those of ``where``, show no two stains.
+    """
+    from squidpy.experimental.im import fit_stain_reference
+
+    with _told(where, method):
         fitted = fit_stain_reference(_image(pixels, np.ones(len(pixels), dtype=bool)), _KEY, method=method)
         values = stain_values(fitted)
         rounded = {name: np.round(each, _DECIMALS) for name, each in values.items() if name != "method"}
         return as_reference({"method": method, **rounded})
 
 
-class Recolour:
-    """Bring patches of one slide to a reference: the same pixels as ``squidpy.experimental.im.normalize_stains``.
-
-    The slide's own stain is measured once, on its tissue. Pixels off the tissue stay as they are, so that glass stays
-    white. The map from colour to colour is squidpy's; each colour goes through it once.
+class SlideColours:
+    """The tissue of one slide and its colours, which are measured when they are first needed.
 
     Parameters
     ----------
     section, slide
         The section and its open image.
-    reference
-        The reference.
+    """
+
+    def __init__(self, section: AnnData, slide: Slide) -> None:
+        self.where = f"section {section_name(section)!r}"
+        self._slide, self._scale = slide, full_image(section).microns_per_pixel
+
+    @cached_property
+    def tissue(self) -> TissueMask:
+        """The tissue."""
+        return coarse_tissue(self._slide, self._scale)
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """Pixels of the tissue, evenly spaced, ``(n, 3)``.
+
+        Raises
+        ------
+        ImageError
+            If there is no tissue.
+        """
+        return tissue_pixels(self._slide, self._scale, self.tissue, self.where)
+
+
+class Recolour:
+    """Bring patches of one slide to a reference: the same pixels as ``squidpy.experimental.im.normalize_stains``.
+
+    The slide's own stain is measured once, on its tissue. Pixels off the tissue stay as they are, so that glass stays
+    white. The map from colour to colour is squidpy's, or that of a change; each colour goes through it once.
+
+    Parameters
+    ----------
+    colours
+        The colours of the slide.
+    stain
+        The reference, or a change.
 
     Raises
     ------
@@ -137,16 +209,13 @@ class Recolour:
         If the slide has no tissue, or its stain cannot be measured.
     """
 
-    def __init__(self, section: AnnData, slide: Slide, reference: Reference) -> None:
-        self.reference = as_reference(reference)
-        self._where = f"section {section_name(section)!r}"
-        scale = full_image(section).microns_per_pixel
-        self.tissue = coarse_tissue(slide, scale)
-        self._sample = tissue_pixels(slide, scale, self.tissue, self._where)
+    def __init__(self, colours: SlideColours, stain: Reference | StainChange) -> None:
+        self.tissue = colours.tissue
+        self._map = stain.colour_map(colours) if isinstance(stain, StainChange) else normalisation(stain, colours)
         self._colours = np.empty((2**24, 3), dtype=np.uint8)
         self._known = np.zeros(2**24, dtype=bool)
         # Now, so that a slide without a measurable stain is refused before its first patch.
-        self._learn(_codes(self._sample))
+        self._learn(_codes(colours.pixels))
 
     def __call__(self, patches: Pixels, centres: Floats, side: float) -> Pixels:
         """Recolour patches.
@@ -170,20 +239,31 @@ class Recolour:
         return np.where(on_tissue[..., None], self._colours[codes], patches)
 
     def _learn(self, codes: NDArray[np.intp]) -> None:
-        """Look up what squidpy makes of colours that have not occurred yet."""
-        from squidpy.experimental.im import normalize_stains
-
+        """Look up what becomes of colours that have not occurred yet."""
         new = np.unique(codes[~self._known[codes]])
-        if not len(new):
-            return
-        colours = np.stack([new >> 16, new >> 8 & 255, new & 255], axis=-1).astype(np.uint8)
+        if len(new):
+            self._colours[new] = self._map(np.stack([new >> 16, new >> 8 & 255, new & 255], axis=-1).astype(np.uint8))
+            self._known[new] = True
+
+
+def normalisation(reference: Reference, colours: SlideColours) -> ColourMap:
+    """Make the map of ``squidpy.experimental.im.normalize_stains`` from colour to colour for one slide.
+
+    The map raises ImageError if the stain of the slide cannot be measured.
+    """
+    from squidpy.experimental.im import normalize_stains
+
+    wanted, sample = as_reference(reference), colours.pixels
+
+    def normalised(new: Pixels) -> Pixels:
         # squidpy measures the stain where its mask is true, and recolours every pixel.
-        pixels = np.concatenate([self._sample, colours])
-        data = _image(pixels, np.arange(len(pixels)) < len(self._sample))
-        with _told(self._where, self.reference.method):
-            made = normalize_stains(data, _KEY, self.reference, preserve_background=False, inplace=False)
-            self._colours[new] = np.asarray(made.transpose("y", "x", "c"))[0, len(self._sample) :]
-        self._known[new] = True
+        pixels = np.concatenate([sample, new])
+        data = _image(pixels, np.arange(len(pixels)) < len(sample))
+        with _told(colours.where, wanted.method):
+            made = normalize_stains(data, _KEY, wanted, preserve_background=False, inplace=False)
+            return np.asarray(made.transpose("y", "x", "c"))[0, len(sample) :]
+
+    return normalised
 
 
 def section_pixels(section: AnnData, slide: Slide) -> Pixels:
@@ -194,10 +274,9 @@ def section_pixels(section: AnnData, slide: Slide) -> Pixels:
     ImageError
         If it has no tissue.
     """
-    scale = full_image(section).microns_per_pixel
-    kept = _kept(slide.content_hash, scale)
+    kept = _kept(slide.content_hash, full_image(section).microns_per_pixel)
     if not kept:
-        kept.append(tissue_pixels(slide, scale, coarse_tissue(slide, scale), f"section {section_name(section)!r}"))
+        kept.append(SlideColours(section, slide).pixels)
     return kept[0]
 
 
@@ -240,7 +319,7 @@ def tissue_pixels(slide: Slide, microns_per_pixel: float, tissue: TissueMask, wh
     if not len(inside):
         raise ImageError(
             f"{where}: no tissue found on its image, so that its stain cannot be measured; check the image, or "
-            f"train with {setting('features.stain', 'none')}"
+            f"train with {_AS_THEY_ARE}"
         )
     if len(inside) > _SAMPLE:
         inside = inside[np.linspace(0, len(inside) - 1, _SAMPLE).astype(np.intp)]
@@ -268,8 +347,13 @@ def patch_tissue(tissue: TissueMask, centres: Floats, side: float, size_px: int)
     return np.asarray(padded[rows[:, :, None], columns[:, None, :]])
 
 
-def stain_values(reference: StainReference) -> dict[str, Any]:
-    """Describe a reference by its method and arrays, for AnnData."""
+def as_stain(values: Reference | StainChange) -> StainReference | StainChange:
+    """Make a reference as :func:`as_reference` does; a change stays one."""
+    return values if isinstance(values, StainChange) else as_reference(values)
+
+
+def stain_values(reference: StainReference | StainChange) -> dict[str, Any]:
+    """Describe a reference by its method and arrays, or a change by its numbers, for AnnData."""
     return {name: value for name, value in asdict(reference).items() if value is not None}
 
 
@@ -294,8 +378,8 @@ def as_reference(values: Reference) -> StainReference:
         ) from None
 
 
-def stain_digest(reference: StainReference) -> str:
-    """Name a reference by its method and a digest of its numbers, for fingerprints and cache keys."""
+def stain_digest(reference: StainReference | StainChange) -> str:
+    """Name a reference or a change by its method and a digest of its numbers, for fingerprints and cache keys."""
     values = {name: np.asarray(value).tolist() for name, value in stain_values(reference).items()}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return f"{reference.method} {digest[:16]}"
@@ -328,5 +412,5 @@ def _told(where: str, method: str) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:  # the class of its own error is not public
         raise ImageError(
             f"{where}: the stain cannot be measured by {method} ({reason(error)}); check that the image is H&E, or "
-            f"train with {setting('features.stain', 'none')}"
+            f"train with {_AS_THEY_ARE}"
         ) from error

@@ -11,7 +11,28 @@ from torch.utils.data import IterableDataset
 from torch_geometric.data import Data
 from torch_geometric.utils import k_hop_subgraph
 
-__all__ = ["SpotBatches", "cut_out"]
+__all__ = ["SpotBatches", "as_view", "cut_out"]
+
+
+def as_view(graph: Data, view: int | None) -> Data:
+    """Show a training graph in another stain.
+
+    Parameters
+    ----------
+    graph
+        A graph with ``x_views``, ``(n_spots, n_views, n_features)``.
+    view
+        Number of the view; None for the section as it is.
+
+    Returns
+    -------
+    The graph with these features as ``x``, and without ``x_views``.
+    """
+    part = copy.copy(graph)
+    if view is not None:
+        part.x = graph.x_views[:, view]
+    del part.x_views
+    return part
 
 
 def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
@@ -35,8 +56,9 @@ def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
 class SpotBatches(IterableDataset[Data]):
     """Batches that hold every spot of every section once an epoch; each batch is from one section.
 
-    Within one section, stain and depth cannot tell a spot's partner from its negatives. The order of an epoch is drawn
-    from the seed and the epoch's number alone, so that a resumed run sees the same batches.
+    Within one section, stain and depth cannot tell a spot's partner from its negatives. A section with views in other
+    stains (``x_views``) shows one of them in each epoch, or itself as it is, all with equal chance. Order and views of
+    an epoch are drawn from the seed and the epoch's number alone, so that a resumed run sees the same batches.
 
     Parameters
     ----------
@@ -47,7 +69,7 @@ class SpotBatches(IterableDataset[Data]):
     hops
         Width of the surroundings, in edges; None for the whole section.
     seed, epoch
-        Numbers that the order is drawn from.
+        Numbers that order and views are drawn from.
     """
 
     def __init__(
@@ -73,10 +95,19 @@ class SpotBatches(IterableDataset[Data]):
         batches: list[tuple[Data, Tensor]] = []
         for section in self.sections:
             order = torch.randperm(int(section.num_nodes or 0), generator=generator)
-            batches += [(section, seeds) for seeds in order.tensor_split(self._n_batches(section))]
+            shown = _drawn_view(section, generator)
+            batches += [(shown, seeds) for seeds in order.tensor_split(self._n_batches(section))]
         for i in torch.randperm(len(batches), generator=generator).tolist():
             section, seeds = batches[i]
             yield cut_out(section, seeds, self.hops)
+
+
+def _drawn_view(section: Data, generator: torch.Generator) -> Data:
+    """Draw one of the views of a section, or the section as it is."""
+    if "x_views" not in section:
+        return section
+    drawn = int(torch.randint(section.x_views.shape[1] + 1, (), generator=generator))
+    return as_view(section, drawn - 1 if drawn else None)
 
 
 def _without_names(section: Data) -> Data:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from anndata import AnnData
+from numpy.typing import NDArray
 
 from nh2st_graph import im
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, said_of, setting
@@ -20,7 +21,8 @@ from nh2st_graph.gr import graph_keys, has_graph
 from nh2st_graph.gr._build import connect
 from nh2st_graph.im._blocks import Block, coarse_slide, off_scale, sizes_in_um
 from nh2st_graph.im._encoders import needs_network, other_kinds, outside_places, refuse_places
-from nh2st_graph.im._features import add_features, feature_bar, feature_keys, warn_once
+from nh2st_graph.im._features import add_features, feature_bar, feature_keys, view_features, warn_once
+from nh2st_graph.im._jitter import section_jitters
 from nh2st_graph.im._made_from import (
     Fingerprint,
     differences,
@@ -39,7 +41,7 @@ from nh2st_graph.train._embeddings import Embeddings
 if TYPE_CHECKING:
     from squidpy.experimental.im import StainReference
 
-__all__ = ["Completer", "Sources"]
+__all__ = ["Completed", "Completer", "Sources"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -122,11 +124,14 @@ class Completer:
         """Leave out the spots without features, if the configuration says so."""
         return self._embeddings.kept(section) if self.sources.without_encoders(self.config.features) else section
 
-    def make_encoders(self, sections: Iterable[AnnData]) -> None:
-        """Make the encoders now if a section lacks their features, so that bad ones show before images are read."""
+    def make_encoders(self, sections: Iterable[AnnData], *, for_views: bool = False) -> None:
+        """Make the encoders now if a section lacks their features, so that bad ones show before images are read.
+
+        For views in other stains, they are always made.
+        """
         if self.sources.without_encoders(self.config.features):
             return
-        if any(self._features_key(each) is None for each in sections):
+        if for_views or any(self._features_key(each) is None for each in sections):
             self._made  # noqa: B018 - raises
 
     @cached_property
@@ -192,10 +197,10 @@ class Completer:
         )
 
     @contextmanager
-    def opened(self, adata: AnnData, need_image: bool) -> Iterator[Opened]:
+    def opened(self, adata: AnnData, need_image: bool, *, for_views: bool = False) -> Iterator[Opened]:
         """Copy a section, with spots in order of their names, and open its image if that is needed.
 
-        With embeddings, no image is.
+        With embeddings, no image is. For views in other stains, it always is.
         """
         section = adata[np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")].copy()
         if self.sources.without_encoders(self.config.features):
@@ -208,6 +213,8 @@ class Completer:
             slide = None
             if need_image or key is None or stale:
                 slide = self._open(section, stale, stack)
+            elif for_views:
+                slide = self._open_for_views(section, stack)
             yield Opened(section, None if stale else key, slide, stack)
 
     def _open(self, section: AnnData, stale: Sequence[str], stack: ExitStack) -> Slide:
@@ -228,9 +235,18 @@ class Completer:
             )
         return slide
 
-    def complete(self, opened: Opened) -> AnnData:
-        """Write features and graph into an opened section, and close its image."""
-        section, wanted = opened.section, self.config.features
+    def _open_for_views(self, section: AnnData, stack: ExitStack) -> Slide:
+        try:
+            return stack.enter_context(open_image(section))
+        except (DataError, ImageError) as error:
+            raise type(error)(
+                f"{setting('features.stain_views', self.config.features.stain_views)} needs the images of training "
+                f"sections, and that of {section_name(section)!r} cannot be used: {error.args[0]}"
+            ) from None
+
+    def complete(self, opened: Opened, *, with_views: bool = False) -> Completed:
+        """Write features and graph into an opened section, encode its views if asked for, and close its image."""
+        section, wanted, views = opened.section, self.config.features, None
         with opened.stack:
             if opened.key is not None:
                 section.obsm[Key.obsm.image] = section.obsm[opened.key]
@@ -252,8 +268,25 @@ class Completer:
                         check_placement=wanted.check_placement,
                         floor_centres=wanted.floor_centres,
                     )
+            if with_views:
+                assert opened.slide is not None
+                views = self._views(section, opened.slide)
         _add_graph(section, self.config.graph)
-        return section
+        return Completed(section, views)
+
+    def _views(self, section: AnnData, slide: Slide) -> NDArray[np.float32 | np.uint8]:
+        wanted = self.config.features
+        with feature_bar(self.config.train.progress) as bar:
+            return view_features(
+                section,
+                slide,
+                self.blocks,
+                section_jitters(section, wanted.stain_views, wanted.stain_jitter),
+                bar=bar,
+                batch_size=wanted.batch_size,
+                cache=self.sources.cache_of(wanted),
+                floor_centres=wanted.floor_centres,
+            )
 
     def _check_encoders(self) -> None:
         """Refuse other encoders than those that the model was trained with."""
@@ -349,6 +382,13 @@ class Opened(NamedTuple):
     key: str | None
     slide: Slide | None
     stack: ExitStack
+
+
+class Completed(NamedTuple):
+    """A section with features and graph, and its features in other stains, ``(n_spots, n_views, n_features)``."""
+
+    section: AnnData
+    views: NDArray[np.float32 | np.uint8] | None = None
 
 
 def _has_image(section: AnnData) -> bool:

@@ -36,7 +36,7 @@ from nh2st_graph.section import (
     section_name,
     targets,
 )
-from nh2st_graph.train._complete import Completer, Sources
+from nh2st_graph.train._complete import Completed, Completer, Sources
 from nh2st_graph.train._encoder import section_patches
 from nh2st_graph.train._panel import choose_panel
 from nh2st_graph.train._quality import good_spots, with_quality
@@ -55,7 +55,7 @@ _FEW_SPOTS = 20
 
 
 def image_only(graph: Data) -> Data:
-    """Return a graph without its genes: a prediction may read nothing else."""
+    """Return a graph without its genes: a prediction may read nothing else. Nor does it see other stains."""
     return Data(**{key: value for key, value in graph.to_dict().items() if key not in OF_TRAINING})
 
 
@@ -137,9 +137,9 @@ class Preparation:
         for sections, needs in ((train, {"genes", *need}), (tests, set(test_need))):
             for section in sections.values():
                 check(section, need=needs - {"image"})
-        completer = Completer(config)
-        if config.data.bad_spots == "drop" or config.features.stain != "none":
-            completer.make_encoders([*train.values(), *tests.values()])
+        completer, with_views = Completer(config), config.features.stain_views > 0
+        if config.data.bad_spots == "drop" or config.features.stain != "none" or with_views:
+            completer.make_encoders([*train.values(), *tests.values()], for_views=with_views)
         if config.data.bad_spots == "drop":
             train = {name: good_spots(section) for name, section in train.items()}
             tests = {name: with_quality(section) for name, section in tests.items()}
@@ -149,18 +149,23 @@ class Preparation:
         train, tests = ({name: completer.kept(each) for name, each in part.items()} for part in (train, tests))
         with ExitStack() as stack:
             # Open all images before the first is encoded: encoding may take hours, and a missing image shows at once.
-            opened = [stack.enter_context(completer.opened(train[name], "image" in need)) for name in sorted(train)]
+            opened = [
+                stack.enter_context(completer.opened(train[name], "image" in need, for_views=with_views))
+                for name in sorted(train)
+            ]
             opened_tests = [
                 stack.enter_context(completer.opened(section, "image" in test_need)) for section in tests.values()
             ]
-            done, done_tests = ([completer.complete(each) for each in part] for part in (opened, opened_tests))
-        _check_same_encoders([*done, *done_tests])
-        standardize = Standardizer.fit((each.obsm[Key.obsm.image] for each in done), config.features.standardize)
+            done = [completer.complete(each, with_views=with_views) for each in opened]
+            done_tests = [completer.complete(each) for each in opened_tests]
+        _check_same_encoders([each.section for each in (*done, *done_tests)])
+        features = (each.section.obsm[Key.obsm.image] for each in done)
+        standardize = Standardizer.fit(features, config.features.standardize)
         self = cls(config, panel, standardize, completer)
         return Learned(
             self,
-            [PreparedSection(each, train[section_name(each)].obs_names, self) for each in done],
-            [PreparedSection(each, tests[section_name(each)].obs_names, self) for each in done_tests],
+            [PreparedSection.of(each, train, self) for each in done],
+            [PreparedSection.of(each, tests, self) for each in done_tests],
         )
 
     def kept(self, section: AnnData) -> AnnData:
@@ -196,7 +201,7 @@ class Preparation:
             self._completer.make_encoders([section])
             section = good_spots(section) if training else with_quality(section)
         with self._completer.opened(section, "image" in needs) as opened:
-            return PreparedSection(self._completer.complete(opened), section.obs_names, self)
+            return PreparedSection(self._completer.complete(opened).section, section.obs_names, self)
 
 
 class Learned(NamedTuple):
@@ -220,11 +225,19 @@ class PreparedSection:
         Names of the spots in the order given.
     preparation
         The preparation that made it.
+    views
+        Features of a training section in other stains, ``(n_spots, n_views, n_features)``, if they are wanted.
     """
 
     section: AnnData
     spots: pd.Index
     preparation: Preparation
+    views: NDArray[np.float32 | np.uint8] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, done: Completed, given: Mapping[str, AnnData], preparation: Preparation) -> PreparedSection:
+        """Take a completed section, which was one of the given."""
+        return cls(done.section, given[section_name(done.section)].obs_names, preparation, done.views)
 
     @property
     def name(self) -> str:
@@ -235,7 +248,9 @@ class PreparedSection:
     def graph(self) -> Data:
         """The graph that a model reads: the image side, as from :func:`nh2st_graph.gr.to_pyg`, with ``patient``.
 
-        If the encoder is fine-tuned, the graph also has ``patches``, ``(n_spots, size, size, 3)`` uint8.
+        If the encoder is fine-tuned, the graph also has ``patches``, ``(n_spots, size, size, 3)`` uint8. With views in
+        other stains, a training section has ``x_views``, ``(n_spots, n_views, n_features)``, each view standardised
+        like the section.
 
         Raises
         ------
@@ -262,6 +277,8 @@ class PreparedSection:
                 self.section.n_obs,
             )
         values = {"patches": section_patches(self.section, config.features)} if config.features.finetune else {}
+        if self.views is not None:
+            values["x_views"] = np.stack([standardize(view) for view in self.views.swapaxes(0, 1)], axis=1)
         graph = as_data(self.section, standardize(features), neighbors_key=Key.uns.neighbors, **values)
         graph.patient = " + ".join(patients_in(self.section))
         graph.x_groups = _groups(self.section.uns[Key.uns.image], features.shape[1])

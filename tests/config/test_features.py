@@ -108,3 +108,12 @@ def test_one_encoder_on_one_patch_is_fine_tuned(change):
     assert base.override(["features.encoders=[[timm:a, 5]]"]).features.finetune
     with pytest.raises(ConfigError, match=r"features\.finetune = true trains one encoder on one patch"):
         base.override([change])
+
+
+@pytest.mark.parametrize(
+    "beside", [{"stain": "macenko"}, {"finetune": True, "encoder": "timm:resnet18"}, {"stain_jitter": 0}]
+)
+def test_views_in_other_stains_are_refused_beside_what_they_do_not_go_with(beside):
+    assert Config.parse({"features": {"stain_views": 3}}).features.stain_jitter == 0.1
+    with pytest.raises(ConfigError, match=rf"features\.{next(iter(beside))}"):
+        Config.parse({"features": {"stain_views": 3, **beside}})

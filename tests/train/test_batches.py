@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph.config import ModelConfig
 from nh2st_graph.models import NH2STGraph
-from nh2st_graph.train import SpotBatches, cut_out
+from nh2st_graph.train import SpotBatches, as_view, cut_out
 
 
 def random_graph(n_spots: int, n_edges: int, seed: int = 0, section: str = "S") -> Data:
@@ -30,6 +30,22 @@ def random_graph(n_spots: int, n_edges: int, seed: int = 0, section: str = "S") 
         section=section,
         num_nodes=n_spots,
     )
+
+
+def with_views(section: Data, n_views: int) -> Data:
+    """The section with views of which each spot and number can be told."""
+    section = section.clone()
+    section.x_views = torch.stack([section.x + 1000 * (k + 1) for k in range(n_views)], dim=1)
+    return section
+
+
+def views_of(batches: SpotBatches) -> dict[str, set[int]]:
+    """The views of each section that an epoch shows; 0 is the section as it is."""
+    shown: dict[str, set[int]] = {}
+    for batch in batches:
+        assert "x_views" not in batch
+        shown.setdefault(batch.section, set()).update(((batch.x + 500) // 1000).int().flatten().tolist())
+    return shown
 
 
 def seeds_of(batch: Data) -> list[float]:
@@ -96,3 +112,53 @@ def test_losses_on_a_cut_out_are_those_of_the_spots_in_the_whole_section(hops, c
     for name, value in model.losses(whole).items():
         torch.testing.assert_close(on_cut[name], value, msg=lambda text, name=name: f"{name}: {text}")
     assert not torch.isclose(model.losses(cut_out(section, seeds, 0))["loss"], on_cut["loss"])
+
+
+@pytest.mark.parametrize("hops", [1, None])
+def test_an_epoch_shows_one_view_of_each_section_all_with_equal_chance(hops):
+    sections = [with_views(random_graph(12, 20, seed=i, section=f"S{i}"), 2) for i in range(3)]
+    sections.append(random_graph(12, 20, seed=3, section="plain"))
+    counts: Counter[tuple[int, ...]] = Counter()
+    for epoch in range(100):
+        shown = views_of(SpotBatches(sections, 5, hops, seed=1, epoch=epoch))
+        assert len(shown) == 4
+        assert all(len(views) == 1 for views in shown.values())
+        assert shown.pop("plain") == {0}
+        counts[tuple(next(iter(shown[each])) for each in sorted(shown))] += 1
+    assert len(counts) > 20, "sections are drawn one by one"
+    each = Counter(view for views, n in counts.items() for view in views for _ in range(n))
+    assert all(75 < each[view] < 125 for view in range(3))
+    assert "x_views" in sections[0], "the training graphs stay"
+
+
+def test_views_follow_from_seed_and_epoch_alone():
+    sections = [with_views(random_graph(20, 30, seed=i, section=f"S{i}"), 5) for i in range(4)]
+
+    def seen(seed: int, epoch: int) -> list[torch.Tensor]:
+        return [batch.x for batch in SpotBatches(sections, 8, 1, seed, epoch)]
+
+    assert all(torch.equal(a, b) for a, b in zip(seen(1, 4), seen(1, 4), strict=True))
+    epochs = [views_of(SpotBatches(sections, 8, 1, 1, epoch)) for epoch in range(5)]
+    assert any(each != epochs[0] for each in epochs)
+
+
+def test_a_graph_as_a_view_and_as_it_is():
+    section = with_views(random_graph(9, 20), 3)
+    for view in range(3):
+        shown = as_view(section, view)
+        assert torch.equal(shown.x, section.x_views[:, view])
+        assert shown.x.data_ptr() != section.x.data_ptr()
+        assert "x_views" not in shown
+        assert torch.equal(shown.y, section.y)
+    own = as_view(section, None)
+    assert torch.equal(own.x, section.x)
+    assert "x_views" not in own
+    assert section.x_views.shape == (9, 3, 5)
+
+
+def test_views_are_cut_with_their_spots():
+    section = with_views(random_graph(30, 60), 2)
+    part = cut_out(section, torch.tensor([4, 9]), 1)
+    added = torch.tensor([1000.0, 2000.0])[:, None].expand_as(part.x_views)
+    torch.testing.assert_close(part.x_views - part.x[:, None], added)
+    assert part.x_views.shape == (part.num_nodes, 2, 5)

@@ -170,6 +170,7 @@ class TestConfiguration:
             {"patch_um": "auto"},
             {"views": 8},
             {"stain": "macenko"},
+            {"stain_views": 3},
             {"finetune": True, "encoder": "timm:resnet18"},
             {"floor_centres": True},
         ],

@@ -8,9 +8,10 @@ import torch
 from anndata import AnnData
 from numpy.testing import assert_allclose, assert_array_equal
 
-from nh2st_graph import DataError, ImageError
+from nh2st_graph import Config, DataError, ImageError, im
+from nh2st_graph.im._jitter import section_jitters
 from nh2st_graph.section import library_size, panel_counts, section_name, targets
-from nh2st_graph.train import Standardizer, _complete
+from nh2st_graph.train import Preparation, Standardizer, _complete, image_only
 
 from ..prepared import complete_section, section_graph
 
@@ -200,3 +201,67 @@ class TestSectionGraph:
     def test_few_spots_are_told(self, section, tiny_config, caplog):
         section_graph(complete_section(section[:5].copy(), tiny_config), tiny_config, Standardizer())
         assert "section 'S1' has 5 spots, too few for statistics of its own" in caplog.text
+
+
+class TestViews:
+    """Training sections in other stains."""
+
+    @pytest.fixture(scope="class")
+    def config(self, tiny_config) -> Config:
+        return tiny_config.override(["features.stain_views=2", "features.stain_jitter=0.2"])
+
+    @pytest.fixture(scope="class")
+    def sections(self, tiny_sections) -> list[dict[str, AnnData]]:
+        """Training sections and a test section; those with features, too."""
+        return [{name: tiny_sections[name] for name in names} for names in (("S1",), ("S3",))]
+
+    @pytest.fixture(scope="class")
+    def learned(self, config, sections):
+        return Preparation.learn(config, *sections, genes=GENES)
+
+    def test_are_features_of_the_section_in_other_stains_each_standardised(self, learned, config):
+        (prepared,) = learned.train
+        graph, section = prepared.measured, prepared.section
+        assert graph.x_views.shape == (section.n_obs, 2, graph.x.shape[1])
+        assert graph.x_views.dtype == torch.float32
+        assert_allclose(graph.x_views.mean(dim=0), 0, atol=1e-5)
+        for i, jitter in enumerate(section_jitters(section, 2, 0.2)):
+            alone = im.features(section, "squidpy:summary", 112, stain=jitter, progress=False, copy=True)
+            assert_array_equal(graph.x_views[:, i], Standardizer()(alone.obsm["X_image"]))
+            assert not np.allclose(graph.x_views[:, i], graph.x, atol=1e-3)
+
+    def test_are_of_training_alone(self, learned):
+        (train,), (test,) = learned.train, learned.tests
+        assert "x_views" not in test.graph
+        assert "x_views" not in image_only(train.measured)
+        assert "x_views" not in learned.preparation.prepare(train.section).graph
+
+    def test_without_them_nothing_changes(self, learned, config, sections):
+        plain = Preparation.learn(config.override(["features.stain_views=0"]), *sections, genes=GENES)
+        graph, with_views = plain.train[0].measured, learned.train[0].measured
+        assert set(with_views.keys()) - set(graph.keys()) == {"x_views"}
+        assert_array_equal(graph.x, with_views.x)
+        assert_array_equal(plain.train[0].section.uns["X_image"]["cache_key"], self.keys(learned))
+
+    def keys(self, learned) -> np.ndarray:
+        return learned.train[0].section.uns["X_image"]["cache_key"]
+
+    def test_by_the_statistics_of_training_sections_a_shift_stays(self, config, sections):
+        done = Preparation.learn(config.override(["features.standardize=train"]), *sections, genes=GENES)
+        assert np.abs(done.train[0].graph.x_views.mean(dim=0)).max() > 0.1
+
+    def test_features_that_are_there_need_the_image_for_them(self, learned, config, sections, tmp_path):
+        known = learned.train[0].section.copy()
+        again = Preparation.learn(config, {"S1": known}, sections[1], genes=GENES)
+        assert_array_equal(again.train[0].graph.x_views, learned.train[0].graph.x_views)
+        (entry,) = known.uns["spatial"].values()
+        entry["metadata"]["source_image_path"] = str(tmp_path / "gone.png")
+        with pytest.raises(ImageError, match=r"stain_views=2 .*'S1'.*gone\.png"):
+            Preparation.learn(config, {"S1": known}, sections[1], genes=GENES)
+
+    def test_features_in_another_stain_are_not_the_sections_own(self, sections, tiny_config):
+        section = im.features(
+            sections[0]["S1"], "squidpy:summary", 112, stain=im.StainJitter(), progress=False, copy=True
+        )
+        done = complete_section(section, tiny_config)
+        assert "stain" not in done.uns["X_image"]
