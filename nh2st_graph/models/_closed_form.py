@@ -20,6 +20,7 @@ __all__ = [
     "PATIENTS",
     "PENALTIES",
     "ClosedForm",
+    "by_patient",
     "described_spots",
     "fit_closed_form",
     "from_tensors",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 #: Penalties to choose from, in units of the number of spots.
-PENALTIES: tuple[float, ...] = tuple(np.geomspace(1e-4, 1.0, 12).tolist())
+PENALTIES: tuple[float, ...] = tuple(np.geomspace(3e-5, 1.0, 12).tolist())
 
 #: Kernels to choose from: linear, and the sharpness of a Gaussian.
 _KERNELS = (0.0, 0.2)
@@ -122,36 +123,46 @@ def fit_closed_form(sections: Sequence[Data], n_components: int, depth_power: fl
     patients = patients_of(sections)
     several = len(set(patients)) > 1
     spots = described_spots(description, sections)
+    sizes = [int(section.num_nodes or 0) for section in sections]
     library = torch.cat([section.library[:, 0] for section in sections]).double()
     known = fit_component_ridge(
-        spots._replace(weights=library**depth_power),
+        spots._replace(weights=(library**depth_power).repeat(len(spots.weights) // len(library))),
         sharpness=_KERNELS,
         n_components=[n_components],
         penalties=PENALTIES,
         by_component=True,
     )
     new = fit_component_ridge(
-        spots._replace(folds=_by_patient(sections, patients)) if several else spots,
+        spots._replace(folds=by_patient(patients)[spots.sections]) if several else spots,
         sharpness=_KERNELS if several else (0.0,),
         n_components=[n_components],
         penalties=PENALTIES if several else (_CAUTIOUS,),
         by_component=True,
     )
-    held_out = known.held_out.float().split([int(section.num_nodes or 0) for section in sections])
+    held_out = known.held_out[: sum(sizes)].float().split(sizes)
     form = ClosedForm(description, known.ridge, new.ridge, frozenset(map(_digest, patients)))
     return FittedForm(form, list(held_out), {"known": known.chosen, "new": new.chosen})
 
 
 def described_spots(description: Description, sections: Sequence[Data]) -> RidgeSpots:
-    """Join the spots of training sections, with equal weights; each section, or band of a single one, is a fold."""
+    """Join the spots of training sections, with equal weights; each section, or band of a single one, is a fold.
+
+    Views of the sections in other stains (``x_views``) follow, as more spots of the same sections and folds.
+    """
     sizes = [int(section.num_nodes or 0) for section in sections]
-    return RidgeSpots(
+    own = RidgeSpots(
         torch.cat([description(section.x, section.edge_index) for section in sections]),
         torch.cat([section.y for section in sections]).double(),
         torch.arange(len(sections)).repeat_interleave(torch.tensor(sizes)),
         torch.from_numpy(section_groups(sections)),
         torch.ones(sum(sizes), dtype=torch.float64),
     )
+    n_views = min(section.x_views.shape[1] if "x_views" in section else 0 for section in sections)
+    views = [
+        own._replace(described=torch.cat([description(each.x_views[:, k], each.edge_index) for each in sections]))
+        for k in range(n_views)
+    ]
+    return RidgeSpots(*(torch.cat(parts) for parts in zip(own, *views, strict=True)))
 
 
 def groups_of(section: Data) -> Tensor | None:
@@ -197,8 +208,7 @@ def _digest(patient: str) -> bytes:
     return hashlib.sha256(patient.encode()).digest()[:16]
 
 
-def _by_patient(sections: Sequence[Data], patients: Sequence[str]) -> Tensor:
-    """Number the spots by patient."""
+def by_patient(patients: Sequence[str]) -> Tensor:
+    """Number each section by its patient."""
     names = sorted(set(patients))
-    numbers = torch.tensor([names.index(patient) for patient in patients])
-    return numbers.repeat_interleave(torch.tensor([int(section.num_nodes or 0) for section in sections]))
+    return torch.tensor([names.index(patient) for patient in patients])
