@@ -25,6 +25,7 @@ IMAGES, GENES = (set(names) for names in zip(*EMBEDDINGS.values(), strict=True))
 NUMBERS = {
     "width": (WIDTH,),
     "n_components": (3, 5),
+    "depth_power": (0.0, 0.5),
     "n_hidden": (3, 5),
     "hops": (1, 2, 3),
     "heads": (1, 2, 4),
