@@ -175,7 +175,10 @@ def description_in(memory: Memory) -> Description:
 
 
 def ridge_tensors(ridge: ComponentRidge, name: str) -> Memory:
-    """Give a ridge regression as tensors; points and basis are float32, the rest as it was."""
+    """Give a ridge regression as tensors; points and basis are float32, the rest as it was.
+
+    They are contiguous, as after loading: products of other layouts are rounded otherwise.
+    """
     parts = {
         "sharpness": torch.tensor(ridge.sharpness, dtype=torch.float64),
         "points": ridge.points.float(),
@@ -184,7 +187,7 @@ def ridge_tensors(ridge: ComponentRidge, name: str) -> Memory:
         "mean": ridge.mean,
         "basis": ridge.basis.float(),
     }
-    return {f"{name}.{part}": value for part, value in parts.items()}
+    return {f"{name}.{part}": value.contiguous() for part, value in parts.items()}
 
 
 def ridge_in(memory: Memory, name: str) -> ComponentRidge:
