@@ -17,6 +17,8 @@ LABELS = {
     "mean": "training mean",
     "ridge": "ridge, own features",
     "ridge_neighbours": "ridge, own + neighbours",
+    "reduced_rank_ridge": "reduced-rank ridge",
+    "kernel_ridge": "kernel ridge (RBF)",
     "knn": "kNN in features",
     "depth_oracle": "(reference) depth alone",
     "neighbour_mean": "(reference) true neighbours' mean",

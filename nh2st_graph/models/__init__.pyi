@@ -22,6 +22,7 @@ from ._network import EMBEDDINGS, OF_TRAINING, Estimator, Memory, Network
 from ._nh2st import NH2ST, NH2STOutputs
 from ._nh2st_graph import ImageSide, NH2STGraph
 from ._reads import check_encoder, check_method, check_settings, is_foreign
+from ._reduced_rank import KernelRidge, ReducedRankRidge
 from ._registry import ENTRY_POINTS, find_method, known_methods, register_method
 from ._settings import MethodConfig, ModelConfig
 from ._stgchb import STGCHB
@@ -45,6 +46,7 @@ __all__ = [
     "HisToGene",
     "Hist2ST",
     "ImageSide",
+    "KernelRidge",
     "MclSTExp",
     "Memory",
     "MethodConfig",
@@ -57,6 +59,7 @@ __all__ = [
     "OwnRidge",
     "PCARidge",
     "RandomForest",
+    "ReducedRankRidge",
     "STNet",
     "TrainingMean",
     "check_device",

@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 #: Baselines that every model is compared with.
-BASELINES = ("mean", "ridge", "ridge_neighbours", "knn")
+BASELINES = ("mean", "ridge", "ridge_neighbours", "reduced_rank_ridge", "kernel_ridge", "knn")
 
 #: Largest number of folds of the cross-validation; if there are more sections, a fold holds out several.
 _MOST_FOLDS = 5
@@ -65,6 +65,8 @@ class Baseline(Estimator):
     A saved baseline holds its training data and the chosen value, and is fitted again when it is loaded: on the same
     data in the same order, so that its predictions are the same.
     """
+
+    baseline: ClassVar[bool] = True
 
     def __init__(self, settings: Any, seed: int = 0) -> None:
         super().__init__(settings, seed)
@@ -107,10 +109,7 @@ class Baseline(Estimator):
 
     def restore(self, memory: Memory) -> None:
         """Fit on ``memory`` again, with the chosen value."""
-        chosen = {
-            name.removeprefix(_CHOSEN): value.item() for name, value in memory.items() if name.startswith(_CHOSEN)
-        }
-        self._learn(memory["x"].numpy(), memory["y"].numpy(), chosen)
+        self._learn(memory["x"].numpy(), memory["y"].numpy(), chosen_in(memory))
 
     def _choose(self, x: NDArray[Any], y: NDArray[Any], groups: NDArray[np.int64]) -> dict[str, Any]:
         grid = self.grid()
@@ -129,9 +128,18 @@ class Baseline(Estimator):
 
     def _learn(self, x: NDArray[Any], y: NDArray[Any], chosen: dict[str, Any]) -> None:
         self.chosen = chosen
-        self._memory = {"x": torch.from_numpy(x), "y": torch.from_numpy(y)}
-        self._memory |= {f"{_CHOSEN}{name}": torch.from_numpy(np.asarray(value)) for name, value in chosen.items()}
+        self._memory = {"x": torch.from_numpy(x), "y": torch.from_numpy(y)} | chosen_tensors(chosen)
         self._fitted = self.regression().set_params(**chosen).fit(_numbers(x), _targets(y))
+
+
+def chosen_tensors(chosen: Mapping[str, Any]) -> Memory:
+    """Give what was chosen as tensors of a memory."""
+    return {f"{_CHOSEN}{name}": torch.from_numpy(np.asarray(value)) for name, value in chosen.items()}
+
+
+def chosen_in(memory: Memory) -> dict[str, Any]:
+    """Read what :func:`chosen_tensors` gave from a memory."""
+    return {name.removeprefix(_CHOSEN): value.item() for name, value in memory.items() if name.startswith(_CHOSEN)}
 
 
 def own_features(section: Data) -> NDArray[Any]:
@@ -381,13 +389,13 @@ class RandomForest(Baseline):
         return {"min_samples_leaf": self.config.min_leaf}
 
 
-def make_baseline(name: str, seed: int = 0) -> Baseline:
+def make_baseline(name: str, seed: int = 0) -> Estimator:
     """Make a baseline with its default settings.
 
     Parameters
     ----------
     name
-        One of :data:`BASELINES`, or another method that is a :class:`Baseline` (``pca_ridge``, ``random_forest``).
+        One of :data:`BASELINES`, or another estimator that is a ``baseline`` (``pca_ridge``, ``random_forest``).
     seed
         Seed of a baseline that draws random numbers.
 
@@ -401,6 +409,6 @@ def make_baseline(name: str, seed: int = 0) -> Baseline:
         If the method is unknown, or is no baseline.
     """
     method = find_method(name)
-    if not issubclass(method, Baseline):
+    if not (issubclass(method, Estimator) and method.baseline):
         raise ConfigError(f"{setting('name', name)} is no baseline; choose one of {', '.join(BASELINES)}")
     return method(method.Settings.model_validate({}), seed)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph.models._groups import section_groups
+from nh2st_graph.models._groups import patient_groups, patients_of, section_groups
 from nh2st_graph.models._network import Memory
 from nh2st_graph.nn import ComponentRidge, Description, RidgeSpots, fit_component_ridge
 
@@ -20,12 +20,12 @@ __all__ = [
     "PATIENTS",
     "PENALTIES",
     "ClosedForm",
-    "by_patient",
     "described_spots",
+    "description_in",
+    "description_tensors",
     "fit_closed_form",
-    "from_tensors",
     "groups_of",
-    "patients_of",
+    "ridge_in",
     "ridge_tensors",
 ]
 
@@ -41,6 +41,10 @@ _CAUTIOUS = 0.15
 
 #: Name of the tensor of the training patients.
 PATIENTS = "patients"
+
+#: Prefix and parts of the tensors of a description.
+_FEATURES = "features"
+_DESCRIPTION = ("mean", "std", "weight")
 
 
 @dataclass(frozen=True)
@@ -87,16 +91,16 @@ class ClosedForm:
         """Give tensors for :meth:`restore`."""
         return {
             PATIENTS: torch.tensor([list(each) for each in sorted(self.patients)], dtype=torch.uint8),
-            **ridge_tensors(self.description, self.known, "known"),
-            **ridge_tensors(self.description, self.new, "new"),
+            **description_tensors(self.description),
+            **ridge_tensors(self.known, "known"),
+            **ridge_tensors(self.new, "new"),
         }
 
     @classmethod
     def restore(cls, memory: Memory) -> ClosedForm:
         """Restore what gave ``memory``."""
-        description, known = from_tensors(memory, "known")
         patients = frozenset(bytes(row) for row in memory[PATIENTS].tolist())
-        return cls(description, known, from_tensors(memory, "new")[1], patients)
+        return cls(description_in(memory), ridge_in(memory, "known"), ridge_in(memory, "new"), patients)
 
 
 class FittedForm(NamedTuple):
@@ -125,15 +129,16 @@ def fit_closed_form(sections: Sequence[Data], n_components: int, depth_power: fl
     spots = described_spots(description, sections)
     sizes = [int(section.num_nodes or 0) for section in sections]
     library = torch.cat([section.library[:, 0] for section in sections]).double()
+    views = len(spots.weights) // len(library)
     known = fit_component_ridge(
-        spots._replace(weights=(library**depth_power).repeat(len(spots.weights) // len(library))),
+        spots._replace(weights=(library**depth_power).repeat(views)),
         sharpness=_KERNELS,
         n_components=[n_components],
         penalties=PENALTIES,
         by_component=True,
     )
     new = fit_component_ridge(
-        spots._replace(folds=by_patient(patients)[spots.sections]) if several else spots,
+        spots._replace(folds=torch.from_numpy(patient_groups(sections)).repeat(views)),
         sharpness=_KERNELS if several else (0.0,),
         n_components=[n_components],
         penalties=PENALTIES if several else (_CAUTIOUS,),
@@ -170,13 +175,21 @@ def groups_of(section: Data) -> Tensor | None:
     return section.x_groups[0] if "x_groups" in section else None
 
 
-def patients_of(sections: Sequence[Data]) -> list[str]:
-    """Name each section's patient; a section without one is its own."""
-    return [str(section.patient if "patient" in section else section.section) for section in sections]
+def description_tensors(description: Description) -> Memory:
+    """Give a description as tensors, which all regressions on it share."""
+    return {f"{_FEATURES}.{part}": getattr(description, part) for part in _DESCRIPTION}
 
 
-def ridge_tensors(description: Description, ridge: ComponentRidge, name: str) -> Memory:
-    """Give a ridge regression and its description as tensors; expression is float32, the rest as it was."""
+def description_in(memory: Memory) -> Description:
+    """Read what :func:`description_tensors` gave."""
+    return Description(*(memory[f"{_FEATURES}.{part}"].cpu().double() for part in _DESCRIPTION))
+
+
+def ridge_tensors(ridge: ComponentRidge, name: str) -> Memory:
+    """Give a ridge regression as tensors; points and basis are float32, the rest as it was.
+
+    They are contiguous, as after loading: products of other layouts are rounded otherwise.
+    """
     parts = {
         "sharpness": torch.tensor(ridge.sharpness, dtype=torch.float64),
         "points": ridge.points.float(),
@@ -184,31 +197,19 @@ def ridge_tensors(description: Description, ridge: ComponentRidge, name: str) ->
         "intercept": ridge.intercept,
         "mean": ridge.mean,
         "basis": ridge.basis.float(),
-        "features.mean": description.mean,
-        "features.std": description.std,
-        "features.weight": description.weight,
     }
-    return {f"{name}.{part}": value for part, value in parts.items()}
+    return {f"{name}.{part}": value.contiguous() for part, value in parts.items()}
 
 
-def from_tensors(memory: Memory, name: str) -> tuple[Description, ComponentRidge]:
+def ridge_in(memory: Memory, name: str) -> ComponentRidge:
     """Read what :func:`ridge_tensors` gave."""
 
     def part(key: str) -> Tensor:
         return memory[f"{name}.{key}"].cpu().double()
 
-    description = Description(*(part(f"features.{key}") for key in ("mean", "std", "weight")))
-    ridge = ComponentRidge(
-        float(part("sharpness")), *(part(key) for key in ("points", "coefficients", "intercept", "mean", "basis"))
-    )
-    return description, ridge
+    parts = (part(key) for key in ("points", "coefficients", "intercept", "mean", "basis"))
+    return ComponentRidge(float(part("sharpness")), *parts)
 
 
 def _digest(patient: str) -> bytes:
     return hashlib.sha256(patient.encode()).digest()[:16]
-
-
-def by_patient(patients: Sequence[str]) -> Tensor:
-    """Number each section by its patient."""
-    names = sorted(set(patients))
-    return torch.tensor([names.index(patient) for patient in patients])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-__all__ = ["section_groups"]
+__all__ = ["patient_groups", "patients_of", "section_groups"]
 
 
 def section_groups(sections: Sequence[Data], n_bands: int = 3) -> NDArray[np.int64]:
@@ -29,6 +29,20 @@ def section_groups(sections: Sequence[Data], n_bands: int = 3) -> NDArray[np.int
     if len(sections) == 1:
         return np.asarray(_bands(sections[0].pos, n_bands))
     return np.repeat(np.arange(len(sections)), [int(section.num_nodes or 0) for section in sections])
+
+
+def patients_of(sections: Sequence[Data]) -> list[str]:
+    """Name each section's patient; a section without one is its own."""
+    return [str(section.patient if "patient" in section else section.section) for section in sections]
+
+
+def patient_groups(sections: Sequence[Data]) -> NDArray[np.int64]:
+    """Number the spots of the joined sections by patient; as :func:`section_groups` if there is only one patient."""
+    patients = patients_of(sections)
+    _, numbers = np.unique(patients, return_inverse=True)
+    if len(set(patients)) == 1:
+        return section_groups(sections)
+    return np.repeat(numbers, [int(section.num_nodes or 0) for section in sections])
 
 
 def _bands(position: Tensor, n_bands: int) -> Tensor:

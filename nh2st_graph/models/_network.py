@@ -189,6 +189,8 @@ class Estimator(ABC):
         As in :class:`Network`.
     random
         Whether the fit depends on the seed.
+    baseline
+        Whether a benchmark counts the method among the baselines that others are compared with.
     chosen
         Hyper-parameters that the fit chose, for the record.
     """
@@ -196,6 +198,7 @@ class Estimator(ABC):
     Settings: ClassVar[type[MethodConfig]] = MethodConfig
     needs: ClassVar[frozenset[str]] = frozenset()
     random: ClassVar[bool] = False
+    baseline: ClassVar[bool] = False
 
     def __init__(self, settings: Any, seed: int = 0) -> None:
         self.config, self.seed = settings, seed

@@ -204,7 +204,7 @@ def _fit(
     else:
         totals = torch.stack([errors[:, :k].sum(dim=1) + unpredicted[k:].sum() for k in n_components], dim=1)
         place = int(totals.flip(0).argmin())
-        kept = n_components[place % len(n_components)]
+        kept = min(n_components[place % len(n_components)], scores.shape[1])
         chosen = torch.full((kept,), len(penalties) - 1 - place // len(n_components))
     column = torch.arange(kept)
     slope = slopes[chosen, column]
@@ -227,7 +227,7 @@ def _fit(
         ridge,
         held_out,
         float(error),
-        {"sharpness": sharpness, "components": float(kept), "penalty": numbers if by_component else numbers[0]},
+        {"sharpness": sharpness, "components": kept, "penalty": numbers if by_component else numbers[0]},
     )
 
 

@@ -234,11 +234,12 @@ def _check_early(base: Config, given: Mapping[str, Mapping[str, Any]], path: Pat
 
 def _as_method(variant: Variant) -> Variant:
     """Add the role in a benchmark, and whether anything is random: a network is, and an estimator that says so."""
-    from nh2st_graph.models import Baseline, Estimator, find_method
+    from nh2st_graph.models import Estimator, find_method
 
     method = find_method(variant.config.model.name)
-    role = "baseline" if issubclass(method, Baseline) else "method"
-    return replace(variant, role=role, random=not issubclass(method, Estimator) or method.random)
+    if not issubclass(method, Estimator):
+        return replace(variant, role="method", random=True)
+    return replace(variant, role="baseline" if method.baseline else "method", random=method.random)
 
 
 @contextmanager

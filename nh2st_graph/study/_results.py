@@ -21,7 +21,7 @@ from nh2st_graph.study._plan import METRICS, PlannedRun, Study
 __all__ = ["PLACE", "Results", "StudyResult", "collect", "references", "seen_sections"]
 
 #: Baselines that a table shows below the variants of an ablation study.
-_BASELINES = ("ridge", "ridge_neighbours")
+_BASELINES = ("ridge", "ridge_neighbours", "reduced_rank_ridge")
 #: Columns that say where a score was measured.
 PLACE = ("split", "variant", "fold", "section", "seed")
 #: Errors, with the power of the unit of expression that they are in.

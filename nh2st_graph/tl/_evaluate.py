@@ -29,7 +29,7 @@ from nh2st_graph.metrics import (
     score_section,
     share_of_ceiling,
 )
-from nh2st_graph.models import BASELINES, Baseline, make_baseline
+from nh2st_graph.models import BASELINES, Estimator, make_baseline
 from nh2st_graph.read import Sections, documented, sections_by_name
 from nh2st_graph.section import (
     Key,
@@ -207,7 +207,7 @@ class _Scored(NamedTuple):
     seconds: float
 
 
-def _fit_baselines(graphs: list[Data]) -> dict[str, Baseline]:
+def _fit_baselines(graphs: list[Data]) -> dict[str, Estimator]:
     """Fit every baseline; none without graphs."""
     baselines = {name: make_baseline(name) for name in BASELINES} if graphs else {}
     for baseline in baselines.values():
@@ -215,7 +215,7 @@ def _fit_baselines(graphs: list[Data]) -> dict[str, Baseline]:
     return baselines
 
 
-def _score_one(model: FittedModel, baselines: Mapping[str, Baseline], prepared: PreparedSection) -> _Scored:
+def _score_one(model: FittedModel, baselines: Mapping[str, Estimator], prepared: PreparedSection) -> _Scored:
     """Score model, baselines and references on one section; the prediction has its spots in the order given."""
     graph, observed, completed = prepared.measured, prepared.observed, prepared.section
     start = time.perf_counter()

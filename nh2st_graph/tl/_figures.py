@@ -10,7 +10,7 @@ from nh2st_graph.train import FittedModel
 
 __all__ = ["write_figures"]
 
-_SHOWN_BASELINES = ("ridge", "ridge_neighbours")
+_SHOWN_BASELINES = ("ridge_neighbours", "reduced_rank_ridge")
 
 
 def write_figures(model: FittedModel, evaluation: Evaluation, folder: Path) -> list[Path]:

@@ -13,10 +13,10 @@ from torch_geometric.data import Data
 
 from nh2st_graph import ConfigError, DataError
 from nh2st_graph.config import Config
-from nh2st_graph.models import BASELINES, Baseline, find_method, make_baseline, section_groups
+from nh2st_graph.models import BASELINES, Estimator, find_method, make_baseline, section_groups
 from nh2st_graph.models._baselines import own_features, with_neighbours
 
-ALL = ("mean", "ridge", "ridge_neighbours", "pca_ridge", "knn", "random_forest")
+ALL = ("mean", "ridge", "ridge_neighbours", "reduced_rank_ridge", "kernel_ridge", "pca_ridge", "knn", "random_forest")
 
 WEIGHTS = np.random.default_rng(7).normal(size=(6, 3))
 
@@ -32,6 +32,7 @@ def make_section(n: int, seed: int, noise: float = 1.0, n_genes: int = 3) -> Dat
         y=torch.tensor(y, dtype=torch.float32),
         pos=torch.tensor(np.column_stack([np.arange(n), np.zeros(n)])),
         edge_index=torch.tensor(np.hstack([[left, left + 1], [left + 1, left]])),
+        section=f"s{seed}",
     )
 
 
@@ -40,7 +41,7 @@ def sections() -> list[Data]:
     return [make_section(n, seed) for seed, n in enumerate((20, 30, 25))]
 
 
-def fitted(name: str, sections: list[Data], seed: int = 0, **settings: Any) -> Baseline:
+def fitted(name: str, sections: list[Data], seed: int = 0, **settings: Any) -> Estimator:
     method = find_method(name)
     baseline = method(method.Settings(**settings), seed)
     baseline.fit(sections)

@@ -25,6 +25,7 @@ IMAGES, GENES = (set(names) for names in zip(*EMBEDDINGS.values(), strict=True))
 NUMBERS = {
     "width": (WIDTH,),
     "n_components": (3, 5),
+    "depth_power": (0.0, 0.5),
     "n_hidden": (3, 5),
     "hops": (1, 2, 3),
     "heads": (1, 2, 4),
@@ -105,7 +106,16 @@ def over_one_key(name: str) -> bool:
 def test_losses_are_finite_and_every_weight_learns(config, model_of, section_of):
     section = section_of(14, isolated=1)
     section.seeds = torch.arange(1, 14)
-    model = model_of(config).train()
+    still = {name for name, _ in model_of(config).named_parameters()}
+    for seed in range(5):  # rectified units may all be off in one draw of the weights
+        still &= without_gradient(config, model_of(config, seed=seed).train(), section)
+        if not still:
+            return
+    pytest.fail(f"never learn: {still}")
+
+
+def without_gradient(config: ModelConfig, model: NH2STGraph, section) -> set[str]:
+    """Check a model's losses; name the weights that get no gradient although they should."""
     torch.manual_seed(0)
     losses = model.losses(section)
     assert set(losses) <= {"loss", *model.loss_parts}
@@ -120,13 +130,15 @@ def test_losses_are_finite_and_every_weight_learns(config, model_of, section_of)
     torch.testing.assert_close(losses["loss"], total)
 
     losses["loss"].backward()
+    still = set()
     for name, weight in model.named_parameters():
         most = 0.0 if weight.grad is None else float(weight.grad.abs().max())
         assert weight.grad is None or torch.isfinite(weight.grad).all(), name
         if name.startswith(silent(config)) or over_one_key(name):
             assert most < 1e-12, name
-        elif config.regression != "pearson" or not name.endswith("bias"):  # r does not see a shift
-            assert most > 0, name
+        elif most == 0 and (config.regression != "pearson" or not name.endswith("bias")):  # r does not see a shift
+            still.add(name)
+    return still
 
 
 @any_setting
