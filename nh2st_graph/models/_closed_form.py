@@ -44,7 +44,7 @@ PATIENTS = "patients"
 
 #: Prefix and parts of the tensors of a description.
 _FEATURES = "features"
-_DESCRIPTION = ("mean", "std", "weight")
+_DESCRIPTION = ("mean", "std", "weight", "parts")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ class FittedForm(NamedTuple):
     chosen: dict[str, Any]
 
 
-def fit_closed_form(sections: Sequence[Data], n_components: int, depth_power: float) -> FittedForm:
+def fit_closed_form(
+    sections: Sequence[Data], n_components: int, depth_power: float, *, own: bool = True, around: bool = True
+) -> FittedForm:
     """Fit the closed form of training sections.
 
     Parameters
@@ -122,8 +124,11 @@ def fit_closed_form(sections: Sequence[Data], n_components: int, depth_power: fl
         Number of components of expression.
     depth_power
         Within training patients, a spot counts with this power of its library size: a spot of few counts says little.
+    own, around
+        Whether spots are described by their own features and by their neighbours'.
     """
-    description = Description.fit([section.x for section in sections], groups_of(sections[0]))
+    features = [section.x for section in sections]
+    description = Description.fit(features, groups_of(sections[0]), own=own, around=around)
     patients = patients_of(sections)
     several = len(set(patients)) > 1
     spots = described_spots(description, sections)

@@ -188,7 +188,11 @@ class NH2STGraph(Network):
         """Take scale and components of expression from the training sections, and fit the closed form."""
         self.set_targets(torch.cat([section.y for section in sections]))
         if self.config.closed_form:
-            fitted = fit_closed_form(sections, self.config.n_components, self.config.depth_power)
+            config = self.config
+            around = config.neighbours and config.operator != "none"
+            # Without neighbours' features, the control of equal size is the spot alone.
+            own = config.query or not around
+            fitted = fit_closed_form(sections, config.n_components, config.depth_power, own=own, around=around)
             self.memory, self.chosen = fitted.form.memory(), fitted.chosen
             self._held_out = fitted.held_out
 
@@ -203,12 +207,19 @@ class NH2STGraph(Network):
 
     def predict(self, data: Data) -> Tensor:
         """Predict a whole section from its image; see :class:`Network`."""
-        side = self(self.image_input(data), data.edge_index, data.edge_attr)
-        form = self.closed_form
+        return self._predict(data, around=True)
+
+    def predict_alone(self, data: Data) -> Tensor:
+        """Predict a whole section as if no spot had neighbours, ``(n_spots, n_genes)``."""
+        return self._predict(data, around=False)
+
+    def _predict(self, data: Data, around: bool) -> Tensor:
+        side, form = self(self.image_input(data), data.edge_index, data.edge_attr), self.closed_form
+        decoded = self._decode(side.query, side.neighbourhood if around else torch.zeros_like(side.neighbourhood))
         if form is None:
-            return side.expression
-        correction = self._correction(self._decode(side.query, side.neighbourhood))
-        return self._positive(form(data) + self._size(data) * correction)
+            return self._positive(decoded)
+        base = form(data) if around else form.own(data)
+        return self._positive(base + self._size(data) * self._correction(decoded))
 
     @property
     def closed_form(self) -> ClosedForm | None:

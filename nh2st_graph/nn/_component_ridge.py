@@ -34,15 +34,21 @@ class Description:
     mean, std
         Statistics of the training spots, ``(n_features,)``.
     weight
-        Factor on each z-score, ``(n_features,)``; their squares add up to one half.
+        Factor on each z-score, ``(n_features,)``; their squares add up to 1.
+    parts
+        Factors of a spot's own features and of its neighbours', ``(2,)``; their squares add up to 1. 0 leaves a part
+        out.
     """
 
     mean: Tensor
     std: Tensor
     weight: Tensor
+    parts: Tensor
 
     @classmethod
-    def fit(cls, features: Sequence[Tensor], groups: Tensor | None = None) -> Description:
+    def fit(
+        cls, features: Sequence[Tensor], groups: Tensor | None = None, *, own: bool = True, around: bool = True
+    ) -> Description:
         """Take statistics from the features of training sections.
 
         Parameters
@@ -51,6 +57,8 @@ class Description:
             ``(n_spots, n_features)`` for each section.
         groups
             Number of each feature's group, ``(n_features,)``; one group if None.
+        own, around
+            Whether a spot's own features and its neighbours' are part of the description.
         """
         joined = torch.cat([each.double() for each in features])
         mean, std = joined.mean(dim=0), joined.std(dim=0, correction=0)
@@ -58,14 +66,15 @@ class Description:
         std = torch.where(std > 1e-7 * mean.abs().clamp_min(1.0), std, torch.inf)
         groups = torch.zeros(len(mean), dtype=torch.int64) if groups is None else groups
         _, group, size = groups.unique(return_inverse=True, return_counts=True)
-        return cls(mean, std, (2.0 * len(size) * size[group]).double().rsqrt())
+        weight = (len(size) * size[group]).double().rsqrt()
+        return cls(mean, std, weight, torch.tensor([own, around]).double() / (own + around) ** 0.5)
 
     def __call__(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """Describe the spots of one whole section, ``(n_spots, 2 n_features)`` float64; zeros without neighbours."""
         own = ((x.double() - self.mean) / self.std).clamp(-_CUT, _CUT) * self.weight
         sender, receiver = edge_index
         around = scatter(own[sender], receiver, dim=0, dim_size=len(own), reduce="mean")
-        return torch.cat([own, around], dim=1)
+        return torch.cat([own * self.parts[0], around * self.parts[1]], dim=1)
 
 
 @dataclass(frozen=True)

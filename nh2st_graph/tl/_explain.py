@@ -40,7 +40,8 @@ def explain(
     r"""Explain what a model takes from each spot's neighbourhood: attention, shares, and the gain of each gene.
 
     Let :math:`\hat y_i` be the prediction of spot :math:`i`, and :math:`\hat y^\circ_i` the prediction of the same
-    model with the neighbourhood's embedding set to zero. Then :math:`\Delta_i = \hat y_i - \hat y^\circ_i` is what the
+    model as if no spot had neighbours: the neighbourhood's embedding is zero, and so is the neighbours' mean that the
+    closed form reads (``model.closed_form``). Then :math:`\Delta_i = \hat y_i - \hat y^\circ_i` is what the
     neighbour branch changes. A constant in :math:`\Delta` says nothing about a neighbourhood, since training is free to
     move it between the two branches. So everything is measured from the section's mean, marked by a tilde:
 
@@ -100,7 +101,9 @@ def explain(
     ``model.operator = "attention"`` starts as the plain mean over the neighbours, 1 / degree, and moves away from it
     only as far as the data require. After some tens of epochs on a few sections, most weights are within a quarter of
     1 / degree: compare them with it, as :func:`nh2st_graph.pl.attention` does. Attention shows where a branch looks,
-    not what it gains there; the share and the gain measure effects. With more than one hop, a neighbour's embedding
+    not what it gains there; the share and the gain measure effects. The branch is part of the network, whose correction
+    of the closed form may have the factor 0 (``model.module.chosen["correction"]``): then attention does not matter to
+    the prediction, and all that neighbours bring is their mean. With more than one hop, a neighbour's embedding
     holds the neighbour's own neighbourhood from the second hop on.
 
     ``gain`` is what this model loses without its neighbour branch. A model that is trained without the branch makes up
@@ -160,8 +163,7 @@ def _with_and_without(model: FittedModel, graph: Data) -> tuple[NDArray[np.float
     """Predict with and without the neighbour branch, ``(n_spots, n_genes)`` each, in the graph's order."""
     module = model.nh2st_graph
     with one_thread():
-        side = module(module.image_input(graph), graph.edge_index, graph.edge_attr)
-        return side.expression.numpy(), module.own_expression(side).numpy()
+        return module.predict(graph).numpy(), module.predict_alone(graph).numpy()
 
 
 @torch.no_grad()
