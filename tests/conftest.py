@@ -115,6 +115,19 @@ def her2st_crops(shared_data: Path, shared_by_all: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_visium(shared_data: Path, shared_by_all: Path) -> Path:
+    """A section of Visium, 100 spots on smaller images, as Space Ranger's folder. Copy what you change."""
+    from .real import shrink_visium
+
+    folder, done = shared_by_all / "visium", shared_by_all / "visium.done"
+    with FileLock(shared_by_all / "visium.lock"):
+        if not done.exists():
+            shrink_visium(shared_data / "visium_tiny", folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def after_the_readme(shared_data: Path, her2st_crops: Path, shared_by_all: Path) -> Path:
     """A folder where every command of the README was typed in order, except studies. Copy what you change."""
     from .readme import follow_the_readme

@@ -365,13 +365,8 @@ class TestVisium:
     """Copies of a real section."""
 
     @pytest.fixture
-    def folder(self, shared_data, tmp_path) -> Path:
-        folder = tmp_path / "V1"
-        for path in (shared_data / "visium_tiny").rglob("*.*"):
-            target = folder / path.relative_to(shared_data / "visium_tiny")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-        return folder
+    def folder(self, small_visium, tmp_path) -> Path:
+        return Path(shutil.copytree(small_visium, tmp_path / "V1"))
 
     @pytest.mark.parametrize(
         ("spoil", "parts"),
