@@ -113,6 +113,34 @@ def _without_a_compiler() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _tissue_is_drawn_once() -> Iterator[None]:
+    """Keep the synthetic sections of runs: to draw their images takes longer than to train for a few epochs."""
+    from nh2st_graph.section import library
+    from nh2st_graph.tl import _run
+
+    draw = _run._synthetic
+    drawn: dict[str, dict[str, tuple[AnnData, bytes]]] = {}
+
+    def kept(config: Config, folder: Path | None) -> dict[str, AnnData]:
+        key = config.data.synthetic.model_dump_json()
+        if folder is None or key not in drawn:
+            made = draw(config, folder)
+            drawn[key] = {n: (adata.copy(), Path(library(adata).source).read_bytes()) for n, adata in made.items()}
+            return made
+        sections = {name: adata.copy() for name, (adata, _) in drawn[key].items()}
+        folder = Path(folder).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, adata in sections.items():
+            (folder / f"{name}.jpg").write_bytes(drawn[key][name][1])
+            library(adata).metadata["source_image_path"] = str(folder / f"{name}.jpg")
+        return sections
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_run, "_synthetic", kept)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _figures_are_closed() -> Iterator[None]:
     """Leave no figure open for the tests after this one."""
