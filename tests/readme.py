@@ -95,7 +95,7 @@ def part_of_a_section(source: Path, image: Path, target: Path, spots: list[str])
     for path in source.glob("*.h5"):
         (target / path.name).write_bytes(path.read_bytes())
     factors = json.loads((source / "spatial" / "scalefactors_json.json").read_text())
-    scale = factors["tissue_hires_scalef"] / 4  # a sixteenth of the pixels
+    scale = factors["tissue_hires_scalef"] / 2  # a quarter of the pixels
     factors = {key: value * scale for key, value in factors.items() if "diameter" in key} | {
         "tissue_hires_scalef": 1.0,
         "tissue_lowres_scalef": 0.3,
@@ -110,7 +110,7 @@ def part_of_a_section(source: Path, image: Path, target: Path, spots: list[str])
     positions[[4, 5]] = np.rint(positions[[4, 5]] * scale).astype(int)
     positions.to_csv(target / "spatial" / "tissue_positions_list.csv", header=False, index=False)
     with Image.open(source / "spatial" / "tissue_hires_image.png") as hires, Image.open(image) as tissue:
-        small = tissue.convert("RGB").resize((hires.width // 4, hires.height // 4))
+        small = tissue.convert("RGB").resize((hires.width // 2, hires.height // 2))
     small.save(target / "slide.tif")
     small.save(target / "spatial" / "tissue_hires_image.png")
     small.resize((3 * small.width // 10, 3 * small.height // 10)).save(target / "spatial" / "tissue_lowres_image.png")
