@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
 # Libraries read these when they are loaded; numba would give its number to torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+# To compile what scanpy and squidpy count with takes each process half a minute, and Python a moment for a few spots.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
+# Garbage is searched for all the time with Python's own threshold, which is of smaller programs.
+gc.set_threshold(20_000, 20, 20)
 
 # The suite draws the same examples on every machine. A long run draws new ones, and more of them:
 # uv run pytest -m hypothesis --hypothesis-profile=long
@@ -53,6 +60,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+def pytest_collection_finish() -> None:
+    """Leave what libraries made when they were loaded out of each search for garbage, a tenth of the suite's time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let libraries find that all of theirs is gone, or they complain."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the feature cache of whoever runs the tests out of them."""
@@ -73,6 +91,53 @@ def _coarse_figures() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", coarse)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_a_compiler() -> Iterator[None]:
+    """Let scanpy do as Python what it does compiled, and cluster by its quicker kernel; CI's demo compiles all."""
+    import scanpy as sc
+    from scanpy.preprocessing import _normalization
+
+    normalize = _normalization._normalize_csr
+
+    def defined(*args: Any, exclude_highly_expressed: bool, max_fraction: float, **kwargs: Any) -> Any:
+        # One of the two results is of this branch alone, and in Python not there without it.
+        share = max_fraction if exclude_highly_expressed else float("inf")
+        return normalize(*args, exclude_highly_expressed=True, max_fraction=share, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_normalization, "_normalize_csr", defined)
+        patch.setattr(sc.pp, "neighbors", partial(sc.pp.neighbors, method="gauss"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tissue_is_drawn_once() -> Iterator[None]:
+    """Keep the synthetic sections of runs: to draw their images takes longer than to train for a few epochs."""
+    from nh2st_graph.section import library
+    from nh2st_graph.tl import _run
+
+    draw = _run._synthetic
+    drawn: dict[str, dict[str, tuple[AnnData, bytes]]] = {}
+
+    def kept(config: Config, folder: Path | None) -> dict[str, AnnData]:
+        key = config.data.synthetic.model_dump_json()
+        if folder is None or key not in drawn:
+            made = draw(config, folder)
+            drawn[key] = {n: (adata.copy(), Path(library(adata).source).read_bytes()) for n, adata in made.items()}
+            return made
+        sections = {name: adata.copy() for name, (adata, _) in drawn[key].items()}
+        folder = Path(folder).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, adata in sections.items():
+            (folder / f"{name}.jpg").write_bytes(drawn[key][name][1])
+            library(adata).metadata["source_image_path"] = str(folder / f"{name}.jpg")
+        return sections
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_run, "_synthetic", kept)
         yield
 
 
@@ -110,6 +175,19 @@ def her2st_crops(shared_data: Path, shared_by_all: Path) -> Path:
         if not done.exists():
             for name in ("B4", "C3", "C4", "C5", "C6"):
                 crop(shared_data / "her2st" / "data", folder / "data", name)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_visium(shared_data: Path, shared_by_all: Path) -> Path:
+    """A section of Visium, 100 spots on smaller images, as Space Ranger's folder. Copy what you change."""
+    from .real import shrink_visium
+
+    folder, done = shared_by_all / "visium", shared_by_all / "visium.done"
+    with FileLock(shared_by_all / "visium.lock"):
+        if not done.exists():
+            shrink_visium(shared_data / "visium_tiny", folder)
             done.touch()
     return folder
 

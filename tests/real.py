@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import shutil
 import zlib
 from pathlib import Path
 
@@ -41,3 +43,19 @@ def crop(source: Path, target: Path, name: str) -> None:
     with Image.open(scan) as whole:
         whole.draft("RGB", (whole.width // SHRINK, whole.height // SHRINK))
         whole.crop((left, top, right, bottom)).save(image, quality=90)
+
+
+def shrink_visium(source: Path, target: Path, pixels: int = 500) -> None:
+    """Copy a Space Ranger folder, its ``hires`` image ``pixels`` wide, the full one twice as wide and not there."""
+    shutil.copytree(source, target)
+    spatial = target / "spatial"
+    factors = json.loads((spatial / "scalefactors_json.json").read_text())
+    with Image.open(spatial / "tissue_hires_image.png") as hires:
+        scale = 2 * pixels / hires.width * factors["tissue_hires_scalef"]
+        hires.resize((pixels, pixels * hires.height // hires.width)).save(spatial / "tissue_hires_image.png")
+    factors = {name: value * (scale if "diameter" in name else 1 / scale) for name, value in factors.items()}
+    factors["tissue_hires_scalef"] = 0.5
+    (spatial / "scalefactors_json.json").write_text(json.dumps(factors))
+    positions = pd.read_csv(spatial / "tissue_positions_list.csv", header=None)
+    positions[[4, 5]] *= scale
+    positions.to_csv(spatial / "tissue_positions_list.csv", header=False, index=False)

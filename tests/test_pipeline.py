@@ -1,11 +1,10 @@
-"""Real sections, cut down, all the way: train, predict, evaluate; HER2ST by the commands that the README gives."""
+"""Real sections, cut down, all the way by the commands that the README gives: prepare, train, predict, evaluate."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
@@ -23,15 +22,6 @@ from nh2st_graph.models import BASELINES
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: What makes a run on a few dozen spots take seconds.
-QUICK = {
-    "features.encoder": "squidpy:summary",
-    "data.panel": "hvg:30",
-    "train.max_epochs": 3,
-    "train.folds": 2,
-    "train.device": "cpu",
-    "train.progress": "false",
-}
 FIXED = {"config.yaml", "model.safetensors", "checkpoints", "log.csv", "metrics.json", "metrics_per_gene.csv"}
 
 
@@ -41,13 +31,9 @@ def command(*arguments: object) -> None:
     assert end.value.code == 0
 
 
-def settings(changes: dict[str, object]) -> list[str]:
-    return [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
-
-
-def check_run(folder: Path, section: str, n_spots: int) -> None:
+def check_run(folder: Path, section: str, n_spots: int, figures: bool = True) -> None:
     """Look for what every run leaves, with numbers that can be."""
-    assert {path.name for path in folder.iterdir()} >= FIXED | {"predictions", "figures"}
+    assert {path.name for path in folder.iterdir()} >= FIXED | {"predictions"} | ({"figures"} if figures else set())
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics["sections"]) == {section}
     scores = metrics["sections"][section]
@@ -65,7 +51,7 @@ def check_run(folder: Path, section: str, n_spots: int) -> None:
     assert prediction.shape == (n_spots, scores["n_genes"])
     assert np.isfinite(prediction.X).all()
     assert (prediction.X.std(axis=0) > 0).all()
-    for image in (folder / "figures").iterdir():
+    for image in (folder / "figures").iterdir() if figures else ():
         with Image.open(image) as opened:
             assert len(opened.convert("L").reduce(2).getcolors()) > 50, image
 
@@ -152,62 +138,41 @@ class TestHer2st:
 
 @pytest.mark.slow
 class TestVisium:
-    """A section of 100 spots, as two of 50."""
+    """Sections of 25 spots."""
 
     @pytest.fixture(scope="class")
-    def spaceranger(self, shared_data, tmp_path_factory) -> Path:
-        root = tmp_path_factory.mktemp("visium")
-        spots = list(read.visium_section(shared_data / "visium_tiny").obs_names)
-        for name, half in (("V1", spots[:50]), ("V2", spots[50:])):
-            copy(shared_data / "visium_tiny", root / name, lambda table, half=half: only(table, half))
-        return root
+    def run(self, after_the_readme) -> Path:
+        return after_the_readme / "runs" / "first"
 
     @pytest.fixture(scope="class")
-    def done(self, spaceranger, tmp_path_factory) -> Path:
-        folder = tmp_path_factory.mktemp("done")
-        (folder / "config.yaml").write_text("seed: 3\n")
-        source = {"data.format": "visium", "data.root": spaceranger, "data.train": "[V1]", "data.test": "[V2]"}
-        command("train", folder / "config.yaml", *settings(source | QUICK), "--out", folder / "run")
-        command("prepare", folder / "config.yaml", *settings(source | QUICK), "--out", folder / "sections")
-        command("predict", folder / "run", folder / "sections" / "V2.h5ad", "--out", folder / "predicted")
-        return folder
+    def spaceranger(self, after_the_readme) -> Path:
+        return after_the_readme / "sections" / "D1"
 
-    def test_a_run_is_whole(self, done):
-        check_run(done / "run", "V2", 50)
-        protocol = json.loads((done / "run" / "metrics.json").read_text())["protocol"]
+    def test_a_run_is_whole(self, run):
+        check_run(run, "D1", 25, figures=False)
+        protocol = json.loads((run / "metrics.json").read_text())["protocol"]
         assert protocol["split"] == "patients unknown"
 
-    def test_a_prediction_of_the_command_is_that_of_the_run(self, done):
-        first, second = (ad.read_h5ad(done / part / "V2.h5ad") for part in ("run/predictions", "predicted"))
+    def test_a_prediction_of_the_command_is_that_of_the_run(self, run, after_the_readme, tmp_path):
+        command("predict", run, after_the_readme / "prepared" / "D1.h5ad", "--out", tmp_path)
+        first, second = (ad.read_h5ad(folder / "D1.h5ad") for folder in (run / "predictions", tmp_path))
         assert_array_equal(second[first.obs_names].X, first.X)
 
     @pytest.mark.usefixtures("without_figures")
-    def test_evaluating_again_gives_the_same_scores(self, done):
-        before = (done / "run" / "metrics.json").read_text()
-        command("evaluate", done / "run")
-        assert (done / "run" / "metrics.json").read_text() == before
+    def test_evaluating_again_gives_the_same_scores(self, run, after_the_readme, monkeypatch, tmp_path):
+        monkeypatch.chdir(after_the_readme)
+        copied = shutil.copytree(run, tmp_path / "run")
+        (copied / "metrics.json").unlink()
+        command("evaluate", copied)
+        assert (copied / "metrics.json").read_text() == (run / "metrics.json").read_text()
 
-    def test_rows_of_the_positions_in_another_order_change_nothing(self, done, spaceranger, tmp_path):
-        model = tl.load(done / "run")
-        copy(spaceranger / "V2", tmp_path / "V2", lambda table: table.sample(frac=1, random_state=0))
-        shuffled = tl.predict(read.visium_section(tmp_path / "V2"), model)
-        expected = tl.predict(read.visium_section(spaceranger / "V2"), model)
+    def test_rows_of_the_positions_in_another_order_change_nothing(self, run, spaceranger, tmp_path):
+        model = tl.load(run)
+        shutil.copytree(spaceranger, tmp_path / "D1")
+        file = tmp_path / "D1" / "spatial" / "tissue_positions_list.csv"
+        pd.read_csv(file, header=None).sample(frac=1, random_state=0).to_csv(file, header=False, index=False)
+        shuffled = tl.predict(read.visium_section(tmp_path / "D1"), model)
+        expected = tl.predict(read.visium_section(spaceranger), model)
         assert list(shuffled.obs_names) == list(expected.obs_names)
         assert_array_equal(shuffled.X, expected.X)
-        assert_array_equal(tl.predict(without_genes(read.visium_section(spaceranger / "V2")), model).X, expected.X)
-
-
-def only(positions: pd.DataFrame, barcodes: list[str]) -> pd.DataFrame:
-    """Say of all other spots that they are not in tissue."""
-    changed = positions.copy()
-    changed.loc[~changed[0].isin(barcodes), 1] = 0
-    return changed
-
-
-def copy(source: Path, target: Path, positions: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-    """Copy a Space Ranger folder with its positions changed."""
-    (target / "spatial").mkdir(parents=True)
-    for path in [*source.glob("*.h5"), *(source / "spatial").iterdir()]:
-        (target / path.relative_to(source)).write_bytes(path.read_bytes())
-    file = target / "spatial" / "tissue_positions_list.csv"
-    positions(pd.read_csv(file, header=None)).to_csv(file, header=False, index=False)
+        assert_array_equal(tl.predict(without_genes(read.visium_section(spaceranger)), model).X, expected.X)

@@ -203,9 +203,17 @@ def test_every_function_that_takes_sections_is_here() -> None:
     assert {name for name, given in parameters.items() if "copy" in given} == set(WRITE)
 
 
-@pytest.mark.parametrize("kind", ["circles", "points"])
+#: Functions for which spots are points too: the sections that all are given are made in one place.
+POINTS = ("gr.spatial_graph", "im.features", "im.patches", "tl.predict", "pl.section")
+
+
+def by_kind(functions: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each function with spots as circles, and some with points."""
+    return [*((name, "circles") for name in functions), *((name, "points") for name in functions if name in POINTS)]
+
+
 class TestSpatialDataGetsWhatAnnDataGets:
-    @pytest.mark.parametrize("name", WRITE)
+    @pytest.mark.parametrize(("name", "kind"), by_kind(WRITE))
     def test_written_into_it(self, hold, name: str, kind: str) -> None:
         inside = []
         for held in (hold("anndata"), hold(kind)):
@@ -215,7 +223,7 @@ class TestSpatialDataGetsWhatAnnDataGets:
         assert any(inside[0].values())
         assert_same(inside[1], inside[0])
 
-    @pytest.mark.parametrize("name", GIVE)
+    @pytest.mark.parametrize(("name", "kind"), by_kind(GIVE))
     def test_returned(self, hold, of_anndata: dict[str, Any], name: str, kind: str) -> None:
         if name not in of_anndata:
             of_anndata[name] = GIVE[name](hold("anndata"))

@@ -116,7 +116,7 @@ class TestTells:
         assert found["A1"][:5] == ["A", "24", "5", "5", "200"]
         assert found["A1"][-1] == "0"
         assert found["A3"][-1] == "2"
-        assert "dropped 2 (positions without counts)" in err
+        assert re.search(r"'A3'.* 22 spots.* 2 \(", " ".join(err.split()))
         assert [line for line in err.splitlines() if line.startswith("[")] == [f"[{i}/3] done: A{i}" for i in (1, 2, 3)]
 
     def test_spots_off_the_tissue(self, repository, tmp_path):
@@ -147,9 +147,9 @@ class TestTells:
             section.obs["patient"] = unknown_patient(name)
             read.write_h5ad(section, tmp_path / "saved" / f"{name}.h5ad")
         _, out, _ = run("h5ad", tmp_path / "saved", "--out", tmp_path / "prepared")
-        assert "The patients of 3 sections (A1, A2, A3) are unknown" in " ".join(out.split())
+        assert "3 sections (A1, A2, A3)" in " ".join(out.split())
         _, out, _ = run("h5ad", tmp_path / "saved", "--section", "A1", "--out", tmp_path / "one")
-        assert "are unknown" not in out
+        assert "sections (" not in out
 
 
 class TestBroken:
@@ -160,7 +160,7 @@ class TestBroken:
         code, out, err = run(*given)
         assert code == 1
         (line,) = [line for line in out.splitlines() if line.startswith("failed: ")]
-        assert re.match(r"failed: A3: .*scan\.jpg is cut off or damaged", line)
+        assert re.match(r"failed: A3: .*scan\.jpg", line)
         assert "[3/3] failed: A3" in err
         assert set(tree(tmp_path / "prepared")) == {"A1.h5ad", "A2.h5ad"}
 
@@ -169,13 +169,13 @@ class TestBroken:
         code, out, _ = run(*given, "--resume")
         assert code == 0
         assert [Path(path).name for path in written(out)] == ["A3.h5ad"]
-        assert "Kept, since they exist: 2 sections (A1, A2)" in out
+        assert "2 sections (A1, A2)" in out
         after = tree(tmp_path / "prepared")
         assert {name: after[name] for name in before} == before
 
         code, out, _ = run(*given, "--resume")
         assert code == 0
-        assert "Kept, since they exist: 3 sections (A1, A2, A3)" in out
+        assert "3 sections (A1, A2, A3)" in out
         assert tree(tmp_path / "prepared") == after
 
     def test_all_leave_nothing(self, run, repository, tmp_path):
@@ -189,7 +189,7 @@ class TestBroken:
     def test_the_only_one_is_the_error(self, refuse, repository, tmp_path):
         cut(repository.image)
         line = refuse("prepare", "her2st", tmp_path / "her2st", "--section", "A3", "--out", tmp_path / "prepared")
-        assert "A3/scan.jpg is cut off or damaged" in line
+        assert "A3/scan.jpg" in line
 
 
 class TestRefuses:
@@ -198,49 +198,45 @@ class TestRefuses:
         (tmp_path / "prepared").mkdir()
         (tmp_path / "prepared" / "A2.h5ad").write_text("mine")
         line = refuse(*given)
-        assert "prepared/A2.h5ad exists already; keep what is there with --resume" in line
+        assert "prepared/A2.h5ad" in line
+        assert "--resume" in line
         (tmp_path / "prepared" / "A1.h5ad").write_text("mine")
-        assert "A1.h5ad exists already (and 1 more)" in refuse(*given)
+        line = refuse(*given)
+        assert "prepared/A1.h5ad" in line
+        assert "1 more" in line
 
     @pytest.mark.parametrize(
-        ("arguments", "says"),
+        ("arguments", "named"),
         [
-            (["visum", "ROOT"], "unknown format 'visum'; did you mean 'visium' or 'visium_hd'?"),
-            (["visum"], "unknown format 'visum'; did you mean 'visium' or 'visium_hd'?"),
-            (["her2st"], "nh2st-graph prepare her2st ROOT --out"),
-            (["her2st", "ROOT/nowhere"], "nowhere does not exist"),
-            (["her2st", "ROOT", "--section", "A9"], "no section 'A9' in"),
-            (["her2st", "ROOT", "--option", "image=he"], "format 'her2st' takes no --option image"),
-            (
-                ["visium_hd", "ROOT", "--option", "bin=8"],
-                "takes no --option bin; did you mean 'bin_um'?",
-            ),
-            (["visium_hd", "ROOT", "--option", "bin_um=small"], "--option bin_um=small; expected a valid integer"),
-            (["visium_hd", "ROOT", "--option", "bin_um"], "--option bin_um: expected KEY=VALUE"),
-            (["visium_hd", "ROOT", "--option", "bin_um=["], "--option bin_um=[: expected KEY=VALUE"),
-            (["her2st", "ROOT", "--set", "seed=1"], "--set changes a configuration; with FORMAT ROOT give --option"),
-            (
-                ["CONFIG", "ROOT"],
-                "config.yaml is a configuration, which names its sections itself; give --set data.root=",
-            ),
-            (
-                ["CONFIG", "--section", "A1"],
-                "--section goes with FORMAT ROOT; with a configuration give --set data.train",
-            ),
-            (["CONFIG", "--option", "a=1"], "--option goes with FORMAT ROOT; with a configuration give --set data.opt"),
-            (["CONFIG", "--resume"], "--resume goes with FORMAT ROOT"),
+            (["visum", "ROOT"], ("'visum'", "'visium'", "'visium_hd'")),
+            (["visum"], ("'visum'", "'visium'", "'visium_hd'")),
+            (["her2st"], ("nh2st-graph prepare her2st ROOT --out",)),
+            (["her2st", "ROOT/nowhere"], ("nowhere",)),
+            (["her2st", "ROOT", "--section", "A9"], ("'A9'",)),
+            (["her2st", "ROOT", "--option", "image=he"], ("'her2st'", "--option image")),
+            (["visium_hd", "ROOT", "--option", "bin=8"], ("--option bin", "'bin_um'")),
+            (["visium_hd", "ROOT", "--option", "bin_um=small"], ("--option bin_um=small", "integer")),
+            (["visium_hd", "ROOT", "--option", "bin_um"], ("--option bin_um", "KEY=VALUE")),
+            (["visium_hd", "ROOT", "--option", "bin_um=["], ("--option bin_um=[", "KEY=VALUE")),
+            (["her2st", "ROOT", "--set", "seed=1"], ("--set", "FORMAT ROOT", "--option")),
+            (["CONFIG", "ROOT"], ("config.yaml", "--set data.root=")),
+            (["CONFIG", "--section", "A1"], ("--section", "FORMAT ROOT", "--set data.train")),
+            (["CONFIG", "--option", "a=1"], ("--option", "FORMAT ROOT", "--set data.opt")),
+            (["CONFIG", "--resume"], ("--resume", "FORMAT ROOT")),
             (
                 ["CONFIG", "--no-check-placement"],
-                "--no-check-placement goes with FORMAT ROOT; with a configuration give --set features.check_placement",
+                ("--no-check-placement", "FORMAT ROOT", "--set features.check_placement"),
             ),
-            (["nowhere.yaml"], "nowhere.yaml cannot be read"),
+            (["nowhere.yaml"], ("nowhere.yaml",)),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )
-    def test_arguments_that_do_not_go_together(self, refuse, repository, config, tmp_path, arguments, says):
+    def test_arguments_that_do_not_go_together(self, refuse, repository, config, tmp_path, arguments, named):
         places = {"ROOT": str(tmp_path / "her2st"), "CONFIG": str(config)}
         given = [re.sub("^(ROOT|CONFIG)", lambda match: places[match[0]], each) for each in arguments]
-        assert says in refuse("prepare", *given, "--out", tmp_path / "prepared")
+        line = refuse("prepare", *given, "--out", tmp_path / "prepared")
+        for each in named:
+            assert each in line
 
 
 class TestMisplaced:
@@ -305,7 +301,7 @@ class TestAdvice:
         read.write_h5ad(triangle, tmp_path / "A1.h5ad")
         code, _, err = run("h5ad", tmp_path / "A1.h5ad", "--out", tmp_path / "out")
         assert code == 0
-        assert "can be predicted, but not trained on: X has counts that are not integers" in " ".join(err.split())
+        assert {"'A1'", "X", "integers"} <= set(re.findall(r"'A1'|\w+", err))
         given = ["prepare", "anndata", tmp_path / "A1.h5ad", "--out", tmp_path / "other"]
         assert "--option genes=false" in refuse(*given)
         assert run(*given[1:], "--option", "genes=no")[0] == 0
@@ -327,7 +323,7 @@ def test_what_a_table_does_not_fit_is_said_once(run, repository, tmp_path):
     (tmp_path / "her2st" / "ids.csv").write_text("sample_id,patient\nA1,P\nA2,P\nA03,Q\n")
     code, out, err = run("her2st", tmp_path / "her2st", "--out", tmp_path / "prepared")
     assert code == 0
-    assert " ".join(err.split()).count("no section is named 'A03' (did you mean 'A3'?)") == 1
+    assert len(re.findall("'A03'.*'A3'", " ".join(err.split()))) == err.count("'A03'") == 1
     assert [cells[0] for name, cells in rows(out).items() if name in {"A1", "A2", "A3"}] == ["P", "P", "A"]
 
 

@@ -38,7 +38,7 @@ STUDIES = sorted((FOLDER / "ablations").glob("*.yaml"))
 BENCHMARKS = [path for path in sorted((FOLDER / "benchmarks").glob("*.yaml")) if "splits" in path.read_text()]
 N_FEATURES, N_GENES = 12, 15
 #: Spots of the section that methods predict, and pixels of the patches that a network of any input size is given.
-N_PREDICTED, N_PIXELS = 6, 64
+N_PREDICTED, N_PIXELS = 6, 32
 
 
 def configurations():
@@ -100,6 +100,7 @@ def drawn_features(config: Config, n_spots: int, encoder: PatchEncoder | None) -
 def graph_of(config: Config, adata: AnnData, encoder: PatchEncoder | None) -> Data:
     """A section as a model would read it; ``adata`` is changed."""
     adata.obsm[Key.obsm.image] = drawn_features(config, adata.n_obs, encoder)
+    adata.uns[Key.uns.image] = {}
     if encoder is not None:
         (known,) = [m.pretrained_cfg for m in encoder.modules() if hasattr(m, "pretrained_cfg")]
         # A map's length follows from the size of the patch; a mean over its places does not.
@@ -136,7 +137,8 @@ def test_it_builds_and_every_part_learns(config, section):
     batch = cut_out(graph, some_spots(config, section), model.receptive_hops)
     parts = {name.partition(".")[0] for name, _ in model.named_parameters()}
     assert parts == {name.partition(".")[0] for name in reached(model, batch)}
-    expression = model.eval()(model.image_input(batch), batch.edge_index, batch.edge_attr).expression
+    with torch.no_grad():
+        expression = model.eval()(model.image_input(batch), batch.edge_index, batch.edge_attr).expression
     assert expression.shape == (batch.num_nodes, N_GENES)
     assert torch.isfinite(expression).all()
 

@@ -17,13 +17,13 @@ NAME = "V1_Human_Heart"
 
 
 @pytest.fixture
-def spaceranger(tmp_path, shared_data):
+def spaceranger(tmp_path, small_visium):
     """A real section under a published name, with an image that stands for the full one."""
     folder = tmp_path / "local" / NAME
-    shutil.copytree(shared_data / "visium_tiny", folder)
+    shutil.copytree(small_visium, folder)
     size = Image.open(folder / "spatial" / "tissue_hires_image.png").size
     scale = json.loads((folder / "spatial" / "scalefactors_json.json").read_text())["tissue_hires_scalef"]
-    # large, and only its size is looked at
+    # only its size is looked at
     Image.new("1", [round(side / scale) for side in size]).save(folder / "image.tif")
     return folder
 

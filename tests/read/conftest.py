@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,9 +22,20 @@ PITCH_PX = 40.0  # pixels between ST spots; 200 um, so 5 um per pixel
 GENES = ["GAPDH", "ERBB2", "HLA-A", "FO538757.1"]
 
 
-def _image(width: int, height: int, seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(120, 255, (height, width, 3), dtype=np.uint8)
+@cache
+def _image(width: int, height: int) -> Image.Image:
+    noise = np.random.default_rng(0).integers(120, 255, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(noise)
+
+
+@cache
+def _encoded(format: str, width: int, height: int, scale: float = 1.0) -> bytes:
+    """Noise as a file holds it, made smaller by ``scale``: to encode it takes longer than all the rest of a section."""
+    file = io.BytesIO()
+    image = _image(width, height)
+    image = image if scale == 1 else image.resize((round(width * scale), round(height * scale)))
+    image.save(file, format, **({"compression": "tiff_lzw"} if format == "TIFF" else {}))
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -71,7 +84,7 @@ def write_her2st(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         text = tables.counts.to_csv(sep="\t").encode()
         counts.write_bytes(gzip.compress(text) if packed else text)
         tables.spots.to_csv(spots, sep="\t", index=False)
-        _image(*size).save(image)
+        image.write_bytes(_encoded("JPEG", *size))
         return SimpleNamespace(root=data.parent, data=data, counts=counts, spots=spots, image=image)
 
     return write
@@ -120,12 +133,10 @@ def write_visium(tmp_path: Path) -> Callable[..., SimpleNamespace]:
             "tissue_lowres_scalef": hires_scale / 4,
         }
         (folder / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
-        full = _image(480, 440)
         for level, scale in (("hires", hires_scale), ("lowres", hires_scale / 4)):
-            small = full.resize((round(480 * scale), round(440 * scale)))
-            small.save(folder / "spatial" / f"tissue_{level}_image.png")
+            (folder / "spatial" / f"tissue_{level}_image.png").write_bytes(_encoded("PNG", 480, 440, scale))
         image = tmp_path / f"{name}_full.png"
-        full.save(image)
+        image.write_bytes(_encoded("PNG", 480, 440))
         return SimpleNamespace(
             folder=folder,
             root=tmp_path / "spaceranger",
@@ -238,7 +249,7 @@ def write_hest(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         if "st" in parts:
             adata.write_h5ad(paths.st)
         if "wsis" in parts:
-            slide.save(paths.wsis, compression="tiff_lzw")
+            paths.wsis.write_bytes(_encoded("TIFF", 500, 400))
         if "metadata" in parts:
             about = {"id": name, "patient": patient, "st_technology": "Spatial Transcriptomics"}
             about |= {"pixel_size_um_embedded": 1.0, "pixel_size_um_estimated": 2.0, "spot_diameter": 100.0}
@@ -277,9 +288,8 @@ def write_visium_hd(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         change: Callable[[pd.DataFrame], pd.DataFrame] = lambda positions: positions,
     ) -> SimpleNamespace:
         outs = tmp_path / "hd" / name / "outs"
-        full = _image(480, 440)
         image = tmp_path / f"{name}_full.png"
-        full.save(image)
+        image.write_bytes(_encoded("PNG", 480, 440))
         bins = {}
         for bin_um in (8, 16):
             step = 16 // bin_um
@@ -313,8 +323,7 @@ def write_visium_hd(tmp_path: Path) -> Callable[..., SimpleNamespace]:
             }
             (folder / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors))
             for level, scale in (("hires", hires_scale), ("lowres", hires_scale / 4)):
-                small = full.resize((round(480 * scale), round(440 * scale)))
-                small.save(folder / "spatial" / f"tissue_{level}_image.png")
+                (folder / "spatial" / f"tissue_{level}_image.png").write_bytes(_encoded("PNG", 480, 440, scale))
             bins[bin_um] = SimpleNamespace(
                 folder=folder,
                 positions=positions.set_index("barcode"),

@@ -254,44 +254,45 @@ class TestPatients:
         return request.param, folder, folder / ("A1.zarr" if request.param == "spatialdata" else "A1.h5ad")
 
     @staticmethod
-    def patients(*arguments, **options):
-        found = sections(*arguments, **options)
+    def patients(found):
         assert all(section.obs["patient"].dtype == "category" for section in found.values())
         return {name: set(section.obs["patient"]) for name, section in found.items()}
 
     def test_table_beside_the_sections(self, cohort, caplog):
         format, root, first = cohort
         (root / "ids.csv").write_text("sample_id,patient\nA1,P\nA2,P\n")
-        assert self.patients(format, root) == {"A1": {"P"}, "A2": {"P"}}
-        assert self.patients(format, first) == {"A1": {"P"}}
+        assert self.patients(sections(format, root)) == {"A1": {"P"}, "A2": {"P"}}
+        assert self.patients(sections(format, first)) == {"A1": {"P"}}
         assert "patients" not in caplog.text
 
     def test_a_patient_may_be_called_as_the_section_is(self, cohort, caplog):
         format, root, _ = cohort
         (root / "ids.csv").write_text("sample_id,patient\nA1,A1\nA2,A2\n")
-        assert self.patients(format, root) == {"A1": {"A1"}, "A2": {"A2"}}
+        found = sections(format, root)
+        assert self.patients(found) == {"A1": {"A1"}, "A2": {"A2"}}
         assert "patients" not in caplog.text
-        assert len(leave_one_patient_out(sections(format, root))) == 2
+        assert len(leave_one_patient_out(found)) == 2
 
     def test_table_by_another_name(self, cohort, tmp_path):
         format, root, _ = cohort
         (tmp_path / "who.csv").write_text("sample_id,patient\nA1,Q\nA2,R\n")
         for table in (str(tmp_path / "who.csv"), os.path.relpath(tmp_path / "who.csv", root)):
-            assert self.patients(format, root, patients=table) == {"A1": {"Q"}, "A2": {"R"}}
+            assert self.patients(sections(format, root, ["A2"], patients=table)) == {"A2": {"R"}}
         assert section_names(format, root, patients="who.csv") == ["A1", "A2"]
         with pytest.raises(DataError, match=r"none\.csv cannot be read"):
             sections(format, root, patients="none.csv")
 
     def test_that_nothing_tells_them_is_told_once(self, cohort, caplog):
         format, root, _ = cohort
-        assert self.patients(format, root) == {"A1": {"unknown (A1)"}, "A2": {"unknown (A2)"}}
+        found = sections(format, root)
+        assert self.patients(found) == {"A1": {"unknown (A1)"}, "A2": {"unknown (A2)"}}
         (said,) = [message for message in caplog.messages if "patients" in message]
         assert "patients of 2 sections are unknown (A1, A2)" in said
         assert str(root / "ids.csv") in said
         with pytest.raises(DataError, match="patient of A1, A2"):
-            leave_one_patient_out(sections(format, root))
+            leave_one_patient_out(found)
 
     def test_a_table_that_names_some(self, cohort, caplog):
         format, root, _ = cohort
         (root / "ids.csv").write_text("sample_id,patient\nA2,P\n")
-        assert self.patients(format, root) == {"A1": {"unknown (A1)"}, "A2": {"P"}}
+        assert self.patients(sections(format, root)) == {"A1": {"unknown (A1)"}, "A2": {"P"}}

@@ -35,8 +35,12 @@ class TestKilled:
     """For real: a process that runs ``nh2st-graph train``, and SIGKILL."""
 
     @pytest.fixture(scope="class")
-    def config(self, tiny_config: Config) -> Config:
+    def config(self, tiny_config: Config, tiny_run, tmp_path_factory) -> Config:
+        # Genes that are chosen would have each process compile scanpy's functions.
+        panel = tmp_path_factory.mktemp("panel") / "panel.txt"
+        panel.write_text("\n".join(tiny_run.model.genes))
         changes = [
+            f"data.panel={panel}",
             f"train.max_epochs={MANY_EPOCHS}",
             f"train.patience={MANY_EPOCHS}",
             "evaluate.figures=false",
@@ -119,9 +123,9 @@ class TestAnyMoment:
         """Held-out error rises early here, so that folds stop and their best epoch is not their last."""
         changes = [
             "train.max_epochs=12",
-            "train.patience=2",
+            "train.patience=1",
             "train.learning_rate=0.03",
-            "train.ema_decay=0.3",
+            "train.ema_decay=0.1",
             EACH_EPOCH,
         ]
         return tiny_config.override(changes)
