@@ -1,0 +1,280 @@
+"""Measure every attempt at accuracy on the splits of ``her2st_mini``: features, closed form, graph, contrast.
+
+    python benchmarks/accuracy.py --data DIR --out FOLDER [--jobs 2] [--cache DIR] [--only NAME ...] [--tiny]
+
+``DIR`` holds ``her2st/`` (the repository almaan/her2st) and ``gene_panels/her_hvg_cut_1000.txt``. Each entry of
+:data:`ATTEMPTS` is trained on each split of :data:`SPLITS`, with each of its seeds. ``FOLDER`` keeps what is done (each
+gene's r), so that the script continues; the tables go to ``benchmarks/results/accuracy``.
+
+A difference between two attempts is paired over sections and genes, with a 95 % bootstrap interval
+(:func:`nh2st_graph.metrics.paired_bootstrap`); seeds are averaged first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import platform
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+import nh2st_graph as ng
+from nh2st_graph.config import load_config
+from nh2st_graph.metrics import paired_bootstrap, partial_pearson, pearson
+from nh2st_graph.section import library_size, panel_counts, targets
+
+HERE = Path(__file__).resolve().parent
+PATIENT_C = ("C3", "C4", "C5", "C6")
+#: Splits of the protocol: training and test sections.
+SPLITS = {
+    "loso": [(tuple(each for each in PATIENT_C if each != test), (test,)) for test in PATIENT_C],
+    "C_to_B": [(PATIENT_C, ("B4",))],
+    "B_to_C": [(("B4",), PATIENT_C)],
+}
+HEADINGS = {"loso": "C3 to C6, each from the other three", "C_to_B": "C to B", "B_to_C": "B to C"}
+
+SCALES = (112, 224, 448)
+OLD = [["squidpy:summary+texture+histogram", 224]]
+HANDCRAFTED = [["handcrafted", um] for um in SCALES]
+EFFICIENTNET = [["efficientnet-lite0", um] for um in SCALES]
+BOTH = [*HANDCRAFTED, *EFFICIENTNET]
+
+
+class Attempt(NamedTuple):
+    """What was tried: settings, why, what it is compared with, whether it was kept, and the number of seeds."""
+
+    settings: dict[str, Any]
+    why: str
+    against: str | None = None
+    kept: str = ""
+    seeds: int = 1
+
+
+def on(encoders: list[list[Any]], **model: Any) -> dict[str, Any]:
+    """Settings of a model on some features."""
+    return {"features.encoders": encoders, **{f"model.{key}": value for key, value in model.items()}}
+
+
+ALONE = {"closed_form": False}
+NETWORK, DEFAULT, WITHOUT = "network alone, handcrafted", "NH2ST-Graph", "NH2ST-Graph without [imagenet]"
+
+ATTEMPTS: dict[str, Attempt] = {
+    "ridge": Attempt(on(BOTH, name="ridge"), "baseline on the default's features"),
+    "ridge with neighbours": Attempt(on(BOTH, name="ridge_neighbours"), "baseline on the default's features"),
+    "kNN": Attempt(on(BOTH, name="knn"), "baseline on the default's features"),
+    "mean colour + ridge": Attempt(
+        {"features.encoder": "pixels:1", "features.patch_um": 112, "model.name": "ridge"}, "three numbers a spot"
+    ),
+    "reduced-rank ridge": Attempt(on(BOTH, name="reduced_rank_ridge"), "few components, one penalty by folds"),
+    "kernel ridge": Attempt(on(BOTH, name="kernel_ridge"), "the same with a Gaussian kernel"),
+    "reduced-rank ridge, handcrafted": Attempt(on(HANDCRAFTED, name="reduced_rank_ridge"), "without [imagenet]"),
+    "kernel ridge, handcrafted": Attempt(on(HANDCRAFTED, name="kernel_ridge"), "without [imagenet]"),
+    "reduced-rank ridge, earlier features": Attempt(on(OLD, name="reduced_rank_ridge"), "on what was the default"),
+    "kernel ridge, earlier features": Attempt(on(OLD, name="kernel_ridge"), "on what was the default"),
+    "network alone, earlier features": Attempt(on(OLD, **ALONE), "the default of before", kept="no"),
+    NETWORK: Attempt(on(HANDCRAFTED, **ALONE), "richer features", "network alone, earlier features", "no", 3),
+    "network alone": Attempt(on(BOTH, **ALONE), "and pretrained ones", NETWORK, "no"),
+    "closed form, earlier features": Attempt(on(OLD), "start from ridge", "network alone, earlier features", "yes"),
+    WITHOUT: Attempt(on(HANDCRAFTED), "richer features for the closed form", "closed form, earlier features", "yes", 3),
+    DEFAULT: Attempt(on(BOTH), "and pretrained ones", WITHOUT, "yes", 3),
+    "and earlier features beside": Attempt(on([*OLD, *BOTH]), "all features", DEFAULT, "no"),
+    "every spot counts alike": Attempt(on(BOTH, depth_power=0), "depth_power: 0", DEFAULT, "no"),
+    "4 components": Attempt(on(BOTH, n_components=4), "fewer components", DEFAULT, "no"),
+    "16 components": Attempt(on(BOTH, n_components=16), "more components", DEFAULT, "no"),
+    "without neighbours": Attempt(on(BOTH, neighbours=False), "what neighbours are worth", DEFAULT, "no"),
+    "two rings": Attempt({**on(BOTH), "graph.n_rings": 2}, "a wider mean over neighbours", DEFAULT, "no"),
+    "three rings": Attempt({**on(BOTH), "graph.n_rings": 3}, "a wider mean over neighbours", DEFAULT, "no"),
+    "random neighbours": Attempt({**on(BOTH), "graph.mode": "random"}, "control of the graph", DEFAULT, "no"),
+    "three stains": Attempt(
+        {**on(HANDCRAFTED), "features.stain_views": 3}, "training sections in other stains", WITHOUT, "no"
+    ),
+    "five stains, stronger": Attempt(
+        {**on(HANDCRAFTED), "features.stain_views": 5, "features.stain_jitter": 0.2},
+        "training sections in other stains",
+        WITHOUT,
+        "no",
+    ),
+    "network alone, mean of neighbours": Attempt(
+        on(HANDCRAFTED, **ALONE, operator="sage", edge_features="none"), "attention against the mean", NETWORK, "no", 3
+    ),
+    "network alone, without neighbours": Attempt(
+        on(HANDCRAFTED, **ALONE, neighbours=False), "what the neighbour branch is worth", NETWORK, "no", 3
+    ),
+    "network alone, two hops": Attempt(on(HANDCRAFTED, **ALONE, hops=2), "farther messages", NETWORK, "no"),
+    "network alone, no contrast": Attempt(
+        on(HANDCRAFTED, **ALONE, contrast="none"), "what the contrast brings to prediction", NETWORK, "no", 3
+    ),
+    "network alone, negatives of the section": Attempt(
+        on(HANDCRAFTED, **ALONE, negatives="section"), "more negatives", NETWORK, "no"
+    ),
+    "network alone, contrast as published": Attempt(
+        on(HANDCRAFTED, **ALONE, contrast_on="attended", cross_attention="single", symmetric=False, projection=False),
+        "what has seen the other side",
+        NETWORK,
+        "no",
+    ),
+}
+
+Sections = Mapping[str, AnnData]
+Task = tuple[str, str, int, int]
+
+
+@cache
+def sections(data: Path) -> dict[str, AnnData]:
+    """Read the sections once a process."""
+    return ng.read.sections("her2st", data / "her2st", ("B4", *PATIENT_C))
+
+
+def measure(task: Task, data: Path, folder: Path, cached: Path | None, tiny: bool) -> str:
+    """Train and score one attempt on one split; keep each gene's r, given nothing and given depth."""
+    logging.getLogger("nh2st_graph").setLevel(logging.ERROR)
+    name, split, number, seed = task
+    train, tests = SPLITS[split][number]
+    panel = data / "gene_panels" / "her_hvg_cut_1000.txt"
+    quiet = {"train.progress": False, "evaluate.baselines": False, "evaluate.figures": False, "seed": seed}
+    quiet |= {"train.max_epochs": 2} if tiny else {}
+    config = load_config(HERE.parent / "configs" / "her2st_mini.yaml").change(
+        {
+            "data.train": [],
+            "data.test": [],
+            "data.panel": str(panel),
+            "features.cache": None if cached is None else str(cached),
+            **quiet,
+            **ATTEMPTS[name].settings,
+        }
+    )
+    there = sections(data)
+    model = ng.tl.fit({each: there[each] for each in train}, config)
+    rows = []
+    for each in tests:
+        observed = targets(there[each], model.genes, normalize="panel")
+        predicted = ng.tl.predict(there[each], model).to_df().loc[observed.index, observed.columns]
+        depth = np.log1p(library_size(there[each]))
+        panel_depth = np.log1p(panel_counts(there[each], model.genes).to_numpy().sum(axis=1))
+        scores = {
+            "r": pearson(predicted, observed),
+            "given depth": partial_pearson(predicted, observed, depth),
+            "given panel depth": partial_pearson(predicted, observed, panel_depth),
+        }
+        rows.append(pd.DataFrame({"section": each, "gene": observed.columns, **scores}))
+    chosen = getattr(model.module, "chosen", {}).get("correction", {})
+    found = pd.concat(rows).assign(
+        attempt=name, split=split, seed=seed, correction=chosen.get("known" if split == "loso" else "new")
+    )
+    aside = folder / f"{_file(task)}.part"
+    found.to_csv(aside, index=False)
+    aside.replace(folder / f"{_file(task)}.csv")
+    return f"{name}: {split} {'+'.join(tests)}, seed {seed}: r {found['r'].mean():.4f}"
+
+
+def _file(task: Task) -> str:
+    return "--".join(str(each) for each in task).replace("/", "_")
+
+
+def per_gene(scores: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Average a score over seeds, sections x genes."""
+    return scores.pivot_table(index="section", columns="gene", values=score, dropna=False)
+
+
+def summary(scores: pd.DataFrame) -> pd.DataFrame:
+    """Average over genes and sections: one row for each attempt, split and seed."""
+    names = ["r", "given depth", "given panel depth", "correction"]
+    return scores.groupby(["attempt", "split", "seed"], sort=False)[names].mean().reset_index()
+
+
+def difference(scores: pd.DataFrame, a: str, b: str, split: str) -> str:
+    """Compare the mean r of two attempts on a split, as text with the interval."""
+    parts = [
+        per_gene(scores[(scores["attempt"] == each) & (scores["split"] == split)], "r").fillna(0.0) for each in (a, b)
+    ]
+    found = paired_bootstrap(*parts)
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def as_text(scores: pd.DataFrame) -> str:
+    """Write the table of attempts."""
+    means = summary(scores)
+    done = [name for name in ATTEMPTS if name in set(means["attempt"])]
+    lines = [
+        "# Every attempt at accuracy",
+        "",
+        f"By `python benchmarks/accuracy.py`, Python {platform.python_version()}. Sections of `her2st_mini`, panel of "
+        "785 genes, not smoothed. Mean r over genes and sections; in brackets r given the log of the panel's counts, "
+        "then given the log of all counts. Means over seeds. Differences of mean r are paired over sections and genes, "
+        "with 95 % intervals; with one test section (C to B) they cover the choice of genes only.",
+        "",
+        f"| attempt | why | seeds | {' | '.join(HEADINGS.values())} | kept |",
+        "| --- | --- | ---: |" + " --- |" * (len(HEADINGS) + 1),
+    ]
+    for name in done:
+        attempt, own = ATTEMPTS[name], means[means["attempt"] == name]
+        cells = []
+        for split in SPLITS:
+            each = own[own["split"] == split].mean(numeric_only=True)
+            text = f"{each['r']:.4f} ({each['given panel depth']:.4f}, {each['given depth']:.4f})"
+            if attempt.against in done:
+                text += f"<br>{difference(scores, name, str(attempt.against), split)}"
+            cells.append(text)
+        versus = f"; against *{attempt.against}*" if attempt.against in done else ""
+        lines.append(
+            f"| {name} | {attempt.why}{versus} | {own['seed'].nunique()} | {' | '.join(cells)} | {attempt.kept} |"
+        )
+    lines += ["", "## NH2ST-Graph against each baseline", "", f"| | {' | '.join(HEADINGS.values())} |"]
+    lines.append("| --- |" + " --- |" * len(HEADINGS))
+    for model, against in itertools.product((DEFAULT, WITHOUT), done):
+        fair = ATTEMPTS[against].settings.get("model.name") is not None
+        if model in done and fair:
+            cells = [difference(scores, model, against, split) for split in SPLITS]
+            lines.append(f"| {model} - {against} | {' | '.join(cells)} |")
+    lines += ["", "## How much of the network's correction was added", "", "| attempt | split | seed | factor |"]
+    lines.append("| --- | --- | ---: | ---: |")
+    for row in means.dropna(subset="correction").itertuples():
+        lines.append(f"| {row.attempt} | {HEADINGS[row.split]} | {row.seed} | {row.correction:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def tasks(names: Iterable[str]) -> list[Task]:
+    """List all runs of some attempts."""
+    return [
+        (name, split, number, seed)
+        for name in names
+        for seed in range(ATTEMPTS[name].seeds)
+        for split, pairs in SPLITS.items()
+        for number in range(len(pairs))
+    ]
+
+
+def main() -> None:
+    """Run what is not done yet, and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of her2st and gene_panels")
+    parser.add_argument("--out", type=Path, required=True, help="folder of what is done")
+    parser.add_argument("--results", type=Path, default=HERE / "results" / "accuracy", help="folder of the tables")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--cache", type=Path, help="folder of the feature cache")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(ATTEMPTS), help="some attempts")
+    parser.add_argument("--tiny", action="store_true", help="two epochs, to try the script")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    wanted = tasks(options.only or ATTEMPTS)
+    left = [task for task in wanted if not (options.out / f"{_file(task)}.csv").exists()]
+    with ProcessPoolExecutor(options.jobs, max_tasks_per_child=20) as pool:
+        runs = [pool.submit(measure, t, options.data, options.out, options.cache, options.tiny) for t in left]
+        for run in runs:
+            print(run.result(), flush=True)
+    scores = pd.concat([pd.read_csv(options.out / f"{_file(task)}.csv") for task in wanted])
+    options.results.mkdir(parents=True, exist_ok=True)
+    (options.results / "attempts.md").write_text(as_text(scores), encoding="utf-8")
+    summary(scores).to_csv(options.results / "scores.csv", index=False, float_format="%.5f")
+
+
+if __name__ == "__main__":
+    main()
