@@ -10,6 +10,7 @@ from ._baselines import (
     make_baseline,
 )
 from ._bleep import BLEEP
+from ._closed_form import ClosedForm
 from ._device import check_device
 from ._eggn import EGGN
 from ._egn import EGN
@@ -42,6 +43,7 @@ __all__ = [
     "STGCHB",
     "TRIPLEX",
     "Baseline",
+    "ClosedForm",
     "Estimator",
     "HisToGene",
     "Hist2ST",

@@ -1,0 +1,259 @@
+"""The closed form of NH2ST-Graph: which regression predicts whom, what is saved, and how much the network may add."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from safetensors.torch import load, save
+from torch_geometric.data import Data
+
+from nh2st_graph.config import ModelConfig
+from nh2st_graph.models import ClosedForm, NH2STGraph
+from nh2st_graph.models._closed_form import PENALTIES, described_spots, fit_closed_form
+from nh2st_graph.nn import fit_component_ridge
+
+N_FEATURES, N_GENES, N_COMPONENTS = 5, 6, 3
+
+
+def make_section(seed: int, patient: str | None = "Ada", n: int = 18, slope: float = 1.0) -> Data:
+    """A row of spots whose expression follows the first features; the slope of one of them is the patient's own."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, N_FEATURES))
+    means = np.column_stack([x[:, 0], slope * x[:, 1]])
+    y = 2 + means @ np.random.default_rng(99).normal(size=(2, N_GENES)) + 0.5 * rng.normal(size=(n, N_GENES))
+    left = np.arange(n - 1)
+    section = Data(
+        x=torch.tensor(x, dtype=torch.float32),
+        y=torch.tensor(y, dtype=torch.float32),
+        library=torch.tensor(rng.uniform(100, 1000, size=(n, 1)), dtype=torch.float32),
+        pos=torch.tensor(np.column_stack([np.arange(n), np.zeros(n)])),
+        edge_index=torch.tensor(np.hstack([[left, left + 1], [left + 1, left]])),
+        edge_attr=torch.zeros(2 * (n - 1), 3),
+        section=f"s{seed}",
+    )
+    if patient is not None:
+        section.patient = patient
+    return section
+
+
+@pytest.fixture(scope="module")
+def sections() -> list[Data]:
+    """Two patients, of whom the second has one feature the other way round."""
+    return [make_section(0), make_section(1), make_section(2, "Bob", slope=-1), make_section(3, "Bob", slope=-1)]
+
+
+@pytest.fixture(scope="module")
+def form(sections) -> ClosedForm:
+    return fit_closed_form(sections, N_COMPONENTS, 0.5).form
+
+
+def of(section: Data, patient: str | None) -> Data:
+    section = section.clone()
+    del section.patient
+    if patient is not None:
+        section.patient = patient
+    return section
+
+
+# Which regression predicts whom
+
+
+def test_training_patients_have_one_regression_and_all_others_another(form):
+    section = make_section(7)
+    described = form.description(section.x, section.edge_index)
+    known, new = form.known(described).float(), form.new(described).float()
+    assert (known - new).abs().max() > 0.01
+    for patient, expected in (("Ada", known), ("Bob", known), ("Eve", new), (None, new)):
+        assert torch.equal(form(of(section, patient)), expected)
+
+
+def test_the_regression_for_new_patients_is_chosen_on_held_out_patients(sections):
+    fitted = fit_closed_form(sections, N_COMPONENTS, 0.5)
+    spots = described_spots(fitted.form.description, sections)
+    expected = fit_component_ridge(
+        spots._replace(folds=torch.tensor([0, 1]).repeat_interleave(36)),
+        sharpness=(0.0, 0.2),
+        n_components=[N_COMPONENTS],
+        penalties=PENALTIES,
+        by_component=True,
+    )
+    assert fitted.chosen["new"] == expected.chosen
+    assert torch.equal(fitted.form.new.coefficients, expected.ridge.coefficients)
+
+
+def test_what_is_the_other_way_round_in_another_patient_is_not_predicted_of_new_ones():
+    opposed = [make_section(0, "Ada"), make_section(1, "Bob")]
+    for section, slope in zip(opposed, (1, -1), strict=True):
+        section.y = slope * section.x[:, :1] * torch.arange(1, N_GENES + 1)
+    new = fit_closed_form(opposed, 1, 0.5).form.new
+    assert float(new.coefficients.abs().max()) == 0
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_single_patient_says_nothing_of_others(sections, n):
+    chosen = fit_closed_form(sections[:n], N_COMPONENTS, 0.5).chosen
+    assert chosen["new"]["sharpness"] == 0
+    assert set(chosen["new"]["penalty"]) == {0.15}
+    assert set(chosen["known"]["penalty"]) <= set(PENALTIES)
+
+
+def test_sections_of_nobody_are_patients_of_their_own(sections):
+    named = [of(section, str(section.section)) for section in sections]
+    nameless = [of(section, None) for section in sections]
+    before, after = (fit_closed_form(each, N_COMPONENTS, 0.5) for each in (named, nameless))
+    assert before.chosen == after.chosen
+
+
+def test_own_leaves_out_the_neighbours(form):
+    section = make_section(7)
+    alone = section.clone()
+    alone.edge_index = section.edge_index[:, :0]
+    assert torch.equal(form.own(section), form(alone))
+    assert (form.own(section) - form(section)).abs().max() > 1e-3
+
+
+def test_predictions_read_no_gene_of_the_section(form):
+    section = make_section(7)
+    expected, changed = form(section), section.clone()
+    changed.y, changed.library = -section.y, 7 * section.library
+    assert torch.equal(form(changed), expected)
+    del changed.y, changed.library
+    assert torch.equal(form(changed), expected)
+
+
+def test_held_out_expression_is_of_regressions_that_did_not_see_it(sections):
+    before = fit_closed_form(sections, N_COMPONENTS, 0.5)
+    assert [each.shape for each in before.held_out] == [section.y.shape for section in sections]
+    errors = [(found - section.y).square().mean() for found, section in zip(before.held_out, sections, strict=True)]
+    seen = [(before.form(section) - section.y).square().mean() for section in sections]
+    assert sum(seen) < sum(errors)
+
+
+# What is saved
+
+
+def test_a_restored_form_predicts_the_same_bits(form, sections):
+    memory = form.memory()
+    kept, loaded = ClosedForm.restore(memory), ClosedForm.restore(load(save(memory)))
+    for section in (*sections, make_section(7, "Eve")):
+        assert torch.equal(kept(section), loaded(section))
+        assert_allclose(kept(section), form(section), atol=1e-5)
+
+
+def test_no_name_of_a_patient_is_saved(form):
+    written = save(form.memory())
+    assert form.patients
+    assert b"Ada" not in written
+    assert b"Bob" not in written
+
+
+# How much of the network's correction is added
+
+
+def make_model(sections, **switches) -> NH2STGraph:
+    torch.manual_seed(0)
+    config = ModelConfig(width=8, n_components=N_COMPONENTS, heads=2, **switches)
+    model = NH2STGraph(config, N_FEATURES, N_GENES)
+    model.prepare(sections)
+    return model.eval()
+
+
+def told(model: NH2STGraph, corrections: dict[str, torch.Tensor]) -> NH2STGraph:
+    """A copy of a model that corrects by what it is told, in the order of the sections."""
+    model = copy.copy(model)
+    model.memory = dict(model.memory)
+    waiting = iter(corrections.values())
+    object.__setattr__(model, "_correction", lambda _: next(waiting))
+    return model
+
+
+def settled(model: NH2STGraph, sections: list[Data], corrections) -> dict[str, float]:
+    """Hold out each section once, and say what each was corrected by."""
+    folds = [
+        (told(model, {"": correction}), [section]) for section, correction in zip(sections, corrections, strict=True)
+    ]
+    model.settle(folds)
+    for network, _ in folds:
+        assert torch.equal(network.memory["correction"], model.memory["correction"])
+    return model.chosen["correction"]
+
+
+def left(model: NH2STGraph, section: Data) -> torch.Tensor:
+    return section.y - model.closed_form(section)
+
+
+@pytest.fixture
+def held_out() -> list[Data]:
+    return [make_section(seed, patient, slope=2.0) for seed in range(10, 13) for patient in ("Ada", "Eve")]
+
+
+def test_a_perfect_correction_is_added_whole(sections, held_out):
+    model = make_model(sections)
+    found = settled(model, held_out, [left(model, section) for section in held_out])
+    assert found == pytest.approx({"known": 1, "new": 1})
+    assert settled(model, held_out, [left(model, section) / 4 for section in held_out]) == pytest.approx(found)
+    doubled = settled(model, held_out, [2 * left(model, section) + 5 for section in held_out])
+    assert doubled == pytest.approx({"known": 0.5, "new": 0.5})  # an offset is none of its business
+
+
+def test_a_wrong_correction_and_noise_are_left_out(sections, held_out):
+    model = make_model(sections)
+    assert settled(model, held_out, [-left(model, section) for section in held_out]) == {"known": 0, "new": 0}
+    factors = []
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        noise = [10 * torch.randn(section.y.shape, generator=draw) for section in held_out]
+        factors += settled(model, held_out, noise).values()
+    assert np.median(factors) == 0
+    assert max(factors) < 0.1
+
+
+def test_new_patients_get_what_held_for_new_patients(sections, held_out):
+    model = make_model(sections)
+    corrections = [left(model, section) if section.patient == "Ada" else -left(model, section) for section in held_out]
+    assert settled(model, held_out, corrections) == pytest.approx({"known": 1, "new": 0})
+    # Of known patients alone, nothing is known of others; of new ones alone, it is taken for known ones.
+    known, new = held_out[::2], held_out[1::2]
+    assert settled(model, known, corrections[::2]) == pytest.approx({"known": 1, "new": 0})
+    perfect = [left(model, section) for section in new]
+    assert settled(model, new, perfect) == pytest.approx({"known": 1, "new": 1})
+
+
+def test_a_prediction_is_the_form_and_as_much_of_the_correction(sections, held_out):
+    model = make_model(sections)
+    section = held_out[0]
+    side = model(section.x, section.edge_index, section.edge_attr)
+    correction = side.expression - model.decoder.mean
+    with torch.no_grad():
+        for known, new in ((0.0, 1.0), (0.5, 0.0)):
+            model.memory["correction"] = torch.tensor([known, new])
+            for patient, factor in (("Ada", known), ("Eve", new)):
+                each = of(section, patient)
+                expected = model.closed_form(each) + factor * correction
+                torch.testing.assert_close(model.predict(each), expected)
+                if factor == 0:
+                    assert torch.equal(model.predict(each), model.closed_form(each))
+
+
+def test_without_a_closed_form_the_network_predicts_alone(sections, held_out):
+    model = make_model(sections, closed_form=False)
+    assert model.memory == {}
+    assert model.closed_form is None
+    assert model.training_graphs(sections) is sections
+    model.settle([(model, held_out)])
+    assert model.memory == model.chosen == {}
+    section = held_out[0]
+    side = model(section.x, section.edge_index, section.edge_attr)
+    assert torch.equal(model.predict(section), side.expression)
+
+
+def test_training_starts_from_what_was_held_out(sections):
+    model = make_model(sections)
+    expected = fit_closed_form(sections, N_COMPONENTS, model.config.depth_power).held_out
+    for graph, section, base in zip(model.training_graphs(sections), sections, expected, strict=True):
+        assert torch.equal(graph.base, base)
+        assert "base" not in section
