@@ -123,7 +123,7 @@ def measure(slide: Path, run: Path, out: Path, pitch_um: float) -> tuple[Steps, 
     with steps.measured("spots"):
         section = tl.slide_section(slide, model, **lattice)
     with steps.measured("features"):
-        im.features(section, features.encoder, features.patch_um, batch_size=features.batch_size, cache=features.cache)
+        im.features(section, features.blocks, batch_size=features.batch_size, cache=features.cache)
     with steps.measured("predict, h5ad and SpatialData"):
         tl.predict_run(run, [slide], out, spatialdata=True, **lattice)
     return steps, section.n_obs

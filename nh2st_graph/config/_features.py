@@ -35,12 +35,23 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",")]
+
+
 def _in_um(size: PatchSize) -> str:
     return size if isinstance(size, str) else f"{size:g} um"
 
 
 #: Side of a patch in um, or the side that the encoder was trained at.
 PatchSize = Annotated[float | Literal["auto"], PlainValidator(_patch_size)]
+
+#: Stands for the encoders that nh2st_graph.im chooses when a run begins.
+_AUTO = "auto"
+#: Side of patches where nothing is said, in um.
+_SIZE = 224.0
+#: Encoders that were the default, now and in earlier versions: whoever wrote them down may not have chosen them.
+_DEFAULTS = (_AUTO, "squidpy:summary+texture+histogram")
 
 #: Options of an encoder, which stand in its name: ``uni2-h?size=448&mean=0.7/0.5/0.6``.
 _OPTIONS = ("pooling", "size", "mean", "std", "precision", "remote_code")
@@ -100,8 +111,12 @@ class FeaturesConfig(Section):
         entry is a name, a name and a size (``[uni2-h, 112]``), or keys and values; see :class:`BlockConfig`.
     encoder
         Encoder names joined by commas; see :func:`nh2st_graph.im.features`. With ``encoders``, the names of these.
+        ``auto`` is the best without a download: ``handcrafted`` at 112, 224 and 448 um, and beside it
+        ``efficientnet-lite0`` at these scales where its weights are installed (the extra ``imagenet``). A run chooses
+        when it begins, and its ``config.yaml`` and its model have the choice as ``encoders``.
     patch_um
-        Side of a patch on the tissue, in um; ``auto`` is the side that the encoder was trained at.
+        Side of a patch on the tissue, in um; ``auto`` is the side that the encoder was trained at. If None, 224, or the
+        three scales of ``encoder: auto``, for which a size given here is the only one.
     embeddings
         Features that another package computed, in place of encoders: a folder or a pattern of files, such as
         ``embeddings/{section}.h5``, or ``obsm:KEY``, an entry of each section; see :func:`nh2st_graph.im.embeddings`.
@@ -140,8 +155,8 @@ class FeaturesConfig(Section):
 
     # Before `encoder`, which reads it.
     encoders: Annotated[tuple[BlockConfig, ...], Field(min_length=1)] | None = None
-    encoder: str = "squidpy:summary+texture+histogram"
-    patch_um: PatchSize = 224.0
+    encoder: str = _AUTO
+    patch_um: PatchSize | None = None
     embeddings: Annotated[str, Field(min_length=1)] | None = None
     missing: Literal["fail", "drop"] = "fail"
     views: Literal[1, 4, 8] = 1
@@ -161,14 +176,21 @@ class FeaturesConfig(Section):
         blocks: tuple[BlockConfig, ...] | None = info.data.get("encoders")
         return value if blocks is None else ",".join(block.encoder for block in blocks)
 
+    @field_validator("patch_um")
+    @classmethod
+    def _default_size(cls, value: PatchSize | None, info: ValidationInfo) -> PatchSize | None:
+        """Write the size down, unless ``auto`` has its own."""
+        chosen = value is not None or _AUTO in _split(str(info.data.get("encoder", "")))
+        return value if chosen else _SIZE
+
     @property
     def blocks(self) -> list[tuple[str, PatchSize]]:
-        """Name and patch of each encoder; empty with embeddings."""
+        """Name and patch of each encoder; empty with embeddings. ``auto`` stays as it is."""
         if self.embeddings is not None:
             return []
-        if self.encoders is None:
-            return [(name.strip(), self.patch_um) for name in self.encoder.split(",")]
-        return [(each.encoder, self.patch_um if each.patch_um is None else each.patch_um) for each in self.encoders]
+        given = [(name, None) for name in _split(self.encoder)]
+        named = given if self.encoders is None else [(each.encoder, each.patch_um) for each in self.encoders]
+        return [(name, size or self.patch_um or ("auto" if name == _AUTO else _SIZE)) for name, size in named]
 
     @property
     def names(self) -> str:
@@ -178,17 +200,13 @@ class FeaturesConfig(Section):
     @property
     def smallest_patch_um(self) -> float:
         """Side of the smallest patch of a trained model, in um."""
-        return min((float(size) for _, size in self.blocks), default=float(self.patch_um))
+        return min((float(size) for _, size in self.blocks), default=float(self.patch_um or _SIZE))
 
     @property
     def stated(self) -> tuple[str | None, float | None]:
         """What the configuration says of embeddings: the name of their encoder and the side of patches, in um."""
-        default = type(self).model_fields
-        encoder, patch_um = (
-            value if value != default[name].default else None
-            for name, value in (("encoder", self.encoder), ("patch_um", self.patch_um))
-        )
-        return None if encoder is None else str(encoder), None if patch_um is None else float(patch_um)
+        encoder = None if self.encoder in _DEFAULTS else self.encoder
+        return encoder, None if self.patch_um in {None, _SIZE} else float(self.patch_um or _SIZE)
 
     @property
     def described(self) -> str:

@@ -389,18 +389,21 @@ class Config(Section):
         """
         return self._with(flatten(changes).items(), source)
 
-    def with_patches(self, sizes: Sequence[float]) -> Config:
-        """Return a copy whose patches have these sides, in um, in place of ``auto``; one for each encoder."""
-        blocks = self.features.blocks
-        if all(size != "auto" for _, size in blocks):
+    def with_blocks(self, blocks: Sequence[tuple[str, float]]) -> Config:
+        """Return a copy with these encoders and sides of patches, in um, in place of ``auto``."""
+        before = self.features.blocks
+        if before == list(blocks):
             return self
-        changes: dict[str, Any] = {"features.patch_um": sizes[0]}
-        if self.features.encoders is not None or len(set(sizes)) > 1:
-            changes["features.encoders"] = [[name, size] for (name, _), size in zip(blocks, sizes, strict=True)]
+        sizes, same = [size for _, size in blocks], len(before) == len(blocks) and "auto" not in dict(before)
+        changes: dict[str, Any] = {"features.patch_um": sizes[0]} if same or self.features.patch_um == "auto" else {}
+        if self.features.encoders is not None or len(set(sizes)) > 1 or not same:
+            changes["features.encoders"] = [list(block) for block in blocks]
         return self.change(changes)
 
     def _with(self, changes: Iterable[tuple[str, Any]], source: str) -> Config:
-        values = self.model_dump(mode="json")
+        values, changes = self.model_dump(mode="json"), list(changes)
+        if any(key == "features.encoder" and value == "auto" for key, value in changes):  # at its own scales
+            values["features"]["patch_um"] = None
         # The method comes first: another method has other settings, with their own defaults.
         for key, value in sorted(changes, key=lambda change: change[0] != "model.name"):
             if key == "features.encoder":  # takes the place of blocks that were there before

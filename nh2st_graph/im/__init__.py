@@ -1,7 +1,8 @@
 """Image features of spots: patches of a physical size, encoders by name, a cache; and sections from whole slides."""
 
 from nh2st_graph.im import _known  # noqa: F401, it registers the names of the table of encoders
-from nh2st_graph.im._blocks import sizes_in_um as sizes_in_um
+from nh2st_graph.im._blocks import explicit_blocks as explicit_blocks
+from nh2st_graph.im._default import in_full as in_full
 from nh2st_graph.im._embeddings import add_embeddings as add_embeddings
 from nh2st_graph.im._embeddings import embedding_file as embedding_file
 from nh2st_graph.im._embeddings import embeddings

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anndata import AnnData
 
 from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph.im._default import default_size, in_full
 from nh2st_graph.im._encoders import Encoder, make_encoders
-from nh2st_graph.im._names import split_names, split_options
+from nh2st_graph.im._names import PatchSize, split_names, split_options
 from nh2st_graph.im._patches import microns_per_pixel
 from nh2st_graph.im._recipes import Recipe, recipes
 from nh2st_graph.im._stain import StainChange, stain_digest
@@ -25,13 +26,11 @@ __all__ = [
     "BlockLike",
     "PatchSize",
     "coarse_slide",
+    "explicit_blocks",
     "make_blocks",
     "off_scale",
     "sizes_in_um",
 ]
-
-#: Side of a patch in um, or the side that the encoder was trained at.
-PatchSize = float | Literal["auto"]
 
 #: An encoder, or an encoder and its patch.
 BlockLike = str | Encoder | tuple[str | Encoder, PatchSize]
@@ -65,7 +64,7 @@ class Block(NamedTuple):
 
 
 def make_blocks(
-    encoder: str | Sequence[BlockLike], patch_um: PatchSize = 224.0, views: int = 1, device: str = "auto"
+    encoder: str | Sequence[BlockLike], patch_um: PatchSize | None = None, views: int = 1, device: str = "auto"
 ) -> list[Block]:
     """Make blocks of features.
 
@@ -79,13 +78,12 @@ def make_blocks(
     ConfigError
         If an encoder cannot be made, or its scale is needed and unknown, or a block occurs twice.
     """
-    given: list[tuple[str | Encoder, PatchSize]]
-    if isinstance(encoder, str):
-        given = [(name, patch_um) for name in split_names(encoder)]
-        names = encoder
-    else:
-        given = [(each, patch_um) if isinstance(each, str | Encoder) else (each[0], each[1]) for each in encoder]
-        names = ",".join(dict.fromkeys(each for each, _ in given if isinstance(each, str)))
+    named: Sequence[BlockLike] = split_names(encoder) if isinstance(encoder, str) else encoder
+    sized: list[tuple[str | Encoder, PatchSize]] = [
+        (each[0], each[1]) if isinstance(each, tuple) else (each, patch_um or default_size(each)) for each in named
+    ]
+    given = in_full(sized)
+    names = ",".join(dict.fromkeys(each for each, _ in given if isinstance(each, str)))
     # Before encoders are made, since their weights may be large.
     sizes = sizes_in_um(given)
     made = dict(zip(split_names(names), make_encoders(names, device), strict=True)) if names else {}
@@ -100,6 +98,18 @@ def make_blocks(
     if not blocks:
         raise ConfigError(f"{setting('features.encoder')} names none; give at least one encoder")
     return blocks
+
+
+def explicit_blocks(blocks: Sequence[tuple[str, PatchSize]]) -> list[tuple[str, float]]:
+    """Put encoders in the place of ``auto``, and sizes in um in the place of ``auto``.
+
+    Raises
+    ------
+    ConfigError
+        If the scale of an encoder is needed and unknown, or a size is no number.
+    """
+    full = in_full(blocks)
+    return [(name, size) for (name, _), size in zip(full, sizes_in_um(full), strict=True)]
 
 
 def sizes_in_um(blocks: Sequence[tuple[str | Encoder, PatchSize]]) -> list[float]:

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, ModelError, nearest, setting
+from nh2st_graph.im._default import AUTO
 from nh2st_graph.im._names import allowed_options, split_names
 from nh2st_graph.im._recipes import recipes
 
 __all__ = [
     "KNOWN",
     "Encoder",
+    "full_names",
     "make_encoders",
     "needs_network",
     "other_kinds",
@@ -214,11 +216,19 @@ def other_kinds(names: str, fingerprints: Sequence[Mapping[str, Any]]) -> list[s
     return found
 
 
+def full_names(names: str) -> list[str]:
+    """Split names of encoders, and write all parts behind a prefix that stands alone; unknown names stay."""
+    parts = {name: getattr(_REGISTRY.get(name), "all_parts", None) for name in split_names(names)}
+    return [name if parts[name] is None else f"{name}:{parts[name]}" for name in split_names(names)]
+
+
 def _named(names: str) -> list[tuple[Factory, str]]:
     """Look up the factory of each name, and what follows its prefix."""
     parts, found, where = split_names(names), [], setting("features.encoder", names)
     for i, part in enumerate(parts):
         prefix, colon, rest = part.partition(":")
+        if part == AUTO:
+            raise ConfigError(f"{where}: auto stands for several encoders with patches of their own; name one of them")
         if _model(part) in recipes():
             prefix, rest = KNOWN, part
         elif prefix not in _REGISTRY or prefix == KNOWN:

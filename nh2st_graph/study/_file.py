@@ -194,17 +194,19 @@ def _read(
     given = _changes(file, path, base)
     check_only(only, [*([reference] if reference is not None else []), *given], path.stem)
     _check_early(base, given, path, reference)
+    from nh2st_graph import tl
+
     phase("loading PyTorch and other libraries")  # settings of other methods stand beside their networks
-    variants = [] if reference is None else [Variant(reference, {}, base, "base")]
+    variants = [] if reference is None else [Variant(reference, {}, tl.explicit(base), "base")]
     for name, changes in given.items():
         source = f"{path}: variant {name!r}"
-        variant = Variant(name, changes, base.change(changes, source))
+        variant = Variant(name, changes, tl.explicit(base.change(changes, source)))
         variants.append(_as_method(variant) if reference is None else variant)
     if not variants:
         raise ConfigError(f"{path}: there are no methods; name at least one, such as ridge: {{model.name: ridge}}")
     key = "splits" if "splits" in values else "folds"
     folds = read_folds(file.folds, base, f"{path}: {key}", ranked=reference is None)
-    study = Study(path.stem, tuple(variants), folds, file.seeds, base, reference)
+    study = Study(path.stem, tuple(variants), folds, file.seeds, tl.explicit(base), reference)
     check_runs(study, str(path))
     return study
 

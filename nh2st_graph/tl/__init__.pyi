@@ -3,7 +3,7 @@ from ._explain import explain
 from ._fit import fit
 from ._folder import check_evaluation, check_folder, check_prediction, check_preparation, check_run
 from ._model import FittedModel, load
-from ._named import check_devices, check_named, check_root
+from ._named import check_devices, check_named, check_root, explicit
 from ._predict import embed, predict
 from ._predict_run import predict_run
 from ._retrieve import Retrieval, embed_profiles, retrieve
@@ -30,6 +30,7 @@ __all__ = [
     "evaluate",
     "evaluate_run",
     "explain",
+    "explicit",
     "fit",
     "load",
     "load_sections",

@@ -14,7 +14,7 @@ from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, 
 from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
 from nh2st_graph.config import Config, changes, load_config, read_yaml
 from nh2st_graph.models import check_method
-from nh2st_graph.tl._named import check_cache, check_named, check_named_encoder, check_root
+from nh2st_graph.tl._named import check_cache, check_named, check_named_encoder, check_root, explicit
 
 __all__ = [
     "absolute",
@@ -124,7 +124,7 @@ def check_begun(config: Config, out: Path, *, resume: bool) -> None:
 
 
 def absolute(config: Config) -> Config:
-    """Make the paths of a configuration absolute, and put sizes in the place of ``auto``, as a run folder keeps them.
+    """Make the paths of a configuration absolute, and resolve ``auto``, as a run folder keeps them.
 
     Raises
     ------
@@ -132,9 +132,9 @@ def absolute(config: Config) -> Config:
         If the scale of an encoder is asked for and unknown.
     """
     from nh2st_graph.datasets import is_published
-    from nh2st_graph.im import in_obsm, sizes_in_um
+    from nh2st_graph.im import in_obsm
 
-    config = config.with_patches(sizes_in_um(config.features.blocks))
+    config = explicit(config)
     data = config.data
     in_data: dict[str, object] = {}
     if data.root is not None:

@@ -9,7 +9,7 @@ from nh2st_graph._errors import ConfigError, DataError, nearest, said_of, settin
 from nh2st_graph.config import Config, DataConfig
 from nh2st_graph.models import check_device
 
-__all__ = ["check_cache", "check_devices", "check_named", "check_named_encoder", "check_root"]
+__all__ = ["check_cache", "check_devices", "check_named", "check_named_encoder", "check_root", "explicit"]
 
 #: Formats of raw files, in which no section has image features.
 _WITHOUT_FEATURES = {"synthetic", "her2st", "hest", "skin", "stimage", "stnet", "triplex", "visium", "visium_hd"}
@@ -82,13 +82,26 @@ def check_devices(config: Config) -> None:
     if config.features.embeddings is not None:
         _check_embeddings(config.features.embeddings, [*config.data.train, *config.data.test])
         return
-    from nh2st_graph.im import check_encoders, sizes_in_um
+    from nh2st_graph.im import check_encoders, in_full
 
     # Sections may bring the features of weights that are gone.
-    names = config.features.names
+    names = ",".join(dict.fromkeys(name for name, _ in in_full(config.features.blocks)))
     with said_of("features.encoders", "features.encoder", when=config.features.encoders is not None):
         check_encoders(names, files=not _brings_features(config.data, names))
-    sizes_in_um(config.features.blocks)
+    explicit(config)
+
+
+def explicit(config: Config) -> Config:
+    """Put encoders, and sizes of patches, in the place of ``auto``.
+
+    Raises
+    ------
+    ConfigError
+        If the scale of an encoder is asked for and unknown.
+    """
+    from nh2st_graph.im import explicit_blocks
+
+    return config.with_blocks(explicit_blocks(config.features.blocks))
 
 
 def _check_embeddings(place: str, names: Sequence[str]) -> None:

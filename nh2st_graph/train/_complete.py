@@ -19,8 +19,8 @@ from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, 
 from nh2st_graph.config import Config, FeaturesConfig, GraphConfig
 from nh2st_graph.gr import graph_keys, has_graph
 from nh2st_graph.gr._build import connect
-from nh2st_graph.im._blocks import Block, coarse_slide, off_scale, sizes_in_um
-from nh2st_graph.im._encoders import needs_network, other_kinds, outside_places, refuse_places
+from nh2st_graph.im._blocks import Block, coarse_slide, explicit_blocks, off_scale
+from nh2st_graph.im._encoders import full_names, needs_network, other_kinds, outside_places, refuse_places
 from nh2st_graph.im._features import add_features, feature_bar, feature_keys, view_features, warn_once
 from nh2st_graph.im._jitter import section_jitters
 from nh2st_graph.im._made_from import (
@@ -115,7 +115,7 @@ class Completer:
         expected: Sequence[Fingerprint] | None = None,
         stain: StainReference | None = None,
     ) -> None:
-        self.config = config.with_patches(sizes_in_um(config.features.blocks))
+        self.config = config.with_blocks(explicit_blocks(config.features.blocks))
         self.sources, self.expected, self.stain = sources or Sources(), expected, stain
         self._said: set[str] = set()
         self._embeddings = Embeddings(config.features, self.sources.embeddings, self.sources.trust, expected)
@@ -222,7 +222,8 @@ class Completer:
             slide = stack.enter_context(open_image(section))
         except (DataError, ImageError) as error:
             if not stale:
-                raise
+                other = _stored_features(section) if self.expected is None else ""
+                raise type(error)(error.args[0] + other) from None
             raise DataError(
                 f"section {section_name(section)!r}: its stored image features were made from other content "
                 f"({', '.join(stale)}), and cannot be computed again: {error.args[0]}"
@@ -311,7 +312,8 @@ class Completer:
         wanted = self.config.features
         own, given = _own_names(wanted), split_names(self.sources.encoder or wanted.names)
         blocks = [(own.index(name), size) for name, size in wanted.blocks]
-        names = [[each[i] for i, _ in blocks] for each in (own, given) if len(each) == len(own)]
+        named = (full_names(",".join(each)) for each in (own, given) if len(each) == len(own))
+        names = [[each[i] for i, _ in blocks] for each in named]
         sizes = [size for _, size in blocks]
         for key in (Key.obsm.image, *section.obsm):
             # A prediction has an entry in uns with an encoder too, but without a patch size.
@@ -319,7 +321,7 @@ class Completer:
             if (
                 isinstance(known, Mapping)
                 and key in section.obsm
-                and split_names(str(known.get(Key.features.encoder))) in names
+                and full_names(str(known.get(Key.features.encoder))) in names
                 and _close(known.get(Key.features.patch_um, np.nan), sizes)
                 and int(known.get(Key.features.views, 1)) == wanted.views
                 and str(known.get(Key.features.stain, {}).get("method", "none")) == wanted.stain
@@ -389,6 +391,18 @@ class Completed(NamedTuple):
 
     section: AnnData
     views: NDArray[np.float32 | np.uint8] | None = None
+
+
+def _stored_features(section: AnnData) -> str:
+    """Say which features a section has, and how to use them; nothing if it has none that an encoder has made."""
+    known = section.uns.get(Key.uns.image)
+    if Key.obsm.image not in section.obsm or not isinstance(known, Mapping) or Key.features.encoder not in known:
+        return ""
+    names, sizes = str(known[Key.features.encoder]), np.atleast_1d(known.get(Key.features.patch_um, np.nan)).tolist()
+    asked = [setting("features.encoder", names), setting("features.patch_um", sizes[0])]
+    if len(sizes) > 1:
+        asked = [setting("features.encoders", [list(block) for block in zip(split_names(names), sizes, strict=True)])]
+    return f"; to take the features that it has, give {' and '.join(asked)}"
 
 
 def _has_image(section: AnnData) -> bool:

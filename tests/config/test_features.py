@@ -41,7 +41,8 @@ def test_without_blocks_encoder_and_patch_are_those_of_before():
     features = FeaturesConfig(encoder="a, b", patch_um=112)
     assert features.blocks == [("a", 112.0), ("b", 112.0)]
     assert features.names == features.described == features.encoder == "a, b"
-    assert FeaturesConfig(patch_um="auto").blocks == [("squidpy:summary+texture+histogram", "auto")]
+    assert FeaturesConfig(encoder="a", patch_um="auto").blocks == [("a", "auto")]
+    assert FeaturesConfig(encoder="a").patch_um == 224
 
 
 def test_an_encoder_of_several_scales_has_one_name():
@@ -59,18 +60,57 @@ def test_the_later_of_encoder_and_blocks_counts():
 
 
 @pytest.mark.parametrize(
-    ("changes", "sizes", "expected"),
+    ("changes", "expected"),
     [
-        (["features.encoder=a"], [3], [("a", 224.0)]),
-        (["features.encoder='a,b'", "features.patch_um=auto"], [3, 3], [("a", 3.0), ("b", 3.0)]),
-        (["features.encoder='a,b'", "features.patch_um=auto"], [3, 4], [("a", 3.0), ("b", 4.0)]),
-        (["features.encoders=[[a, auto], [b, 7], c]"], [3, 7, 224], [("a", 3.0), ("b", 7.0), ("c", 224.0)]),
+        (["features.encoder=a"], [("a", 224.0)]),
+        (["features.encoder='a,b'", "features.patch_um=auto"], [("a", 3.0), ("b", 3.0)]),
+        (["features.encoder='a,b'", "features.patch_um=auto"], [("a", 3.0), ("b", 4.0)]),
+        (["features.encoders=[[a, auto], [b, 7], c]"], [("a", 3.0), ("b", 7.0), ("c", 224.0)]),
+        ([], [("a", 112.0)]),
+        (["features.patch_um=auto"], [("a", 112.0), ("a", 224.0)]),
     ],
 )
-def test_sizes_take_the_place_of_auto(changes, sizes, expected):
-    found = Config().override(changes).with_patches(sizes).features
-    assert found.blocks == expected
-    assert found.patch_um != "auto"
+def test_blocks_take_the_place_of_auto(changes, expected):
+    config = Config().override(changes)
+    found = config.with_blocks(expected)
+    assert found.features.blocks == expected
+    assert found.features.patch_um != "auto"
+    assert found.with_blocks(expected) is found
+    assert Config.parse(parse_yaml(found.to_yaml())) == found
+
+
+class TestAuto:
+    def test_is_the_default_with_scales_of_its_own(self):
+        assert FeaturesConfig() == FeaturesConfig(encoder="auto", patch_um=None)
+        assert FeaturesConfig().blocks == FeaturesConfig(patch_um="auto").blocks == [("auto", "auto")]
+        assert FeaturesConfig(patch_um=56).blocks == [("auto", 56.0)]
+
+    def test_stands_beside_other_encoders(self):
+        expected = [("auto", "auto"), ("a", 224.0)]
+        assert FeaturesConfig(encoder="auto,a").blocks == blocks("[auto, a]").blocks == expected
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [
+            (["features.encoder=a"], ("a", 224.0)),
+            (["features.encoder=a", "features.encoder=auto"], ("auto", "auto")),
+            (["features.encoder=a", "features.patch_um=56"], ("a", 56.0)),
+            (["features.patch_um=56", "features.encoder=auto"], ("auto", 56.0)),
+        ],
+    )
+    def test_is_left_and_taken_by_a_change(self, changes, expected):
+        assert Config().override(changes).features.blocks == [expected]
+
+    def test_a_change_to_it_forgets_the_size_of_the_encoder_before(self):
+        config = Config().override(["features.encoder=a", "features.patch_um=56"])
+        assert config.override(["features.encoder=auto"]).features == FeaturesConfig()
+
+    @pytest.mark.parametrize("encoder", ["auto", "squidpy:summary+texture+histogram"])
+    def test_a_default_says_nothing_of_embeddings(self, encoder):
+        """The second was the default of earlier versions, whose models have it written down."""
+        for size in (None, 224.0):
+            assert FeaturesConfig(encoder=encoder, patch_um=size, embeddings="obsm:a").stated == (None, None)
+        assert FeaturesConfig(encoder="uni2-h", patch_um=112, embeddings="obsm:a").stated == ("uni2-h", 112.0)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +124,6 @@ def test_sizes_take_the_place_of_auto(changes, sizes, expected):
         ("features.encoders=[[a, 5], [a, 5.0]]", "names a at 5 um twice"),
         ("features.encoders=['a,b']", "'a,b' joins encoders"),
         ("features.patch_um=own", "patch_um = 'own'; give a size in um above 0, or auto"),
-        ("features.patch_um=null", "patch_um = None; give a size"),
         ("features.patch_um=.inf", "patch_um = inf; give a size"),
         ("features.views=3", "features.views = 3; allowed: 1, 4 or 8"),
     ],
