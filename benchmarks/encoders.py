@@ -33,7 +33,7 @@ SPLITS = {
 METHODS = {"ridge": {"model.name": "ridge"}, "NH2ST-Graph": {}}
 
 COMMAND = "python benchmarks/encoders.py --root DIR --panel FILE --out FOLDER"
-DEFAULT = "squidpy:summary+texture+histogram"
+COLOUR = "squidpy:summary+texture+histogram"
 SCALES = (112, 224, 448)
 
 
@@ -44,17 +44,17 @@ def blocks(*names: str, scales: tuple[float, ...] = (224,), **more: Any) -> dict
 
 #: What is compared: a name, and its settings.
 FEATURES = {
-    "default (colour and texture)": blocks(DEFAULT),
-    "default, 112 um": blocks(DEFAULT, scales=(112,)),
-    "default, three scales": blocks(DEFAULT, scales=SCALES),
+    "colour and texture": blocks(COLOUR),
+    "colour and texture, 112 um": blocks(COLOUR, scales=(112,)),
+    "colour and texture, three scales": blocks(COLOUR, scales=SCALES),
     "EfficientNet-Lite0, random weights": blocks("timm:tf_efficientnet_lite0@random"),
     "EfficientNet-Lite0": blocks("efficientnet-lite0"),
     "EfficientNet-Lite0, 112 um": blocks("efficientnet-lite0", scales=(112,)),
     "EfficientNet-Lite0, three scales": blocks("efficientnet-lite0", scales=SCALES),
     "EfficientNet-Lite0, 8 views": blocks("efficientnet-lite0", **{"features.views": 8}),
     "EfficientNet-Lite2": blocks("efficientnet-lite2"),
-    "default and EfficientNet-Lite0": blocks(DEFAULT, "efficientnet-lite0"),
-    "default and EfficientNet-Lite0, three scales": blocks(DEFAULT, "efficientnet-lite0", scales=SCALES),
+    "colour and texture and EfficientNet-Lite0": blocks(COLOUR, "efficientnet-lite0"),
+    "colour and texture and EfficientNet-Lite0, three scales": blocks(COLOUR, "efficientnet-lite0", scales=SCALES),
 }
 
 

@@ -20,12 +20,12 @@ from anndata import AnnData
 
 import nh2st_graph as ng
 
-DEFAULT = "squidpy:summary+texture+histogram"
+COLOUR = "squidpy:summary+texture+histogram"
 SCALES = (112.0, 224.0, 448.0)
 
 #: What is encoded: names of encoders, each with the side of its patch in um.
 WAYS: dict[str, list[tuple[str, float]]] = {
-    f"`{DEFAULT}`, 224 um": [(DEFAULT, 224.0)],
+    f"`{COLOUR}`, 224 um": [(COLOUR, 224.0)],
     "`handcrafted`, 224 um": [("handcrafted", 224.0)],
     "`handcrafted`, 112, 224 and 448 um": [("handcrafted", um) for um in SCALES],
     "`pixels:112`, 224 um": [("pixels:112", 224.0)],

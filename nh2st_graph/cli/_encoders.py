@@ -20,6 +20,8 @@ __all__ = ["run_encoders"]
 
 #: Other names that ``features.encoder`` takes.
 _PREFIXES = {
+    "auto": "the default: the best without a download",
+    "handcrafted": "colour, stain and texture",
     "timm:NAME": "any model of timm",
     "timm-map:NAME": "its last feature map",
     "hf:ORG/NAME": "a model of transformers",

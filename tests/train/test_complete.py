@@ -13,8 +13,11 @@ from anndata import AnnData
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from nh2st_graph import DataError, im, load, read, tl
+from nh2st_graph import ConfigError, DataError, ImageError, im, load, read, tl
 from nh2st_graph.config import Config
+from nh2st_graph.im import _default, _weights
+from nh2st_graph.train import Sources
+from nh2st_graph.train._complete import Completer
 
 from ..prepared import complete_section
 
@@ -174,3 +177,51 @@ def test_a_section_without_features_gets_them_from_the_encoder_of_training(
     expected = tl.predict(complete_section(tiny_sections["S3"], config), model)
     for each in (model, load(tmp_path / "model")):
         assert_array_equal(tl.predict(tiny_sections["S3"], each).X, expected.X)
+
+
+class TestAuto:
+    """Encoders that nobody named."""
+
+    @pytest.fixture(autouse=True)
+    def without_the_extra(self, monkeypatch):
+        for file in (_default, _weights):
+            monkeypatch.setattr(file, "is_packaged", lambda package: False)
+
+    @pytest.fixture
+    def config(self, tiny_config: Config) -> Config:
+        return tiny_config.override(["features.encoder=auto", "model.name=ridge"])
+
+    def test_a_model_says_what_was_chosen(self, tiny_sections, config, tmp_path, monkeypatch):
+        tl.fit({"S1": tiny_sections["S1"]}, config).save(tmp_path)
+        monkeypatch.setattr(_default, "is_packaged", lambda package: True)  # installed meanwhile
+        model = load(tmp_path)
+        assert model.config.features.blocks == [("handcrafted", size) for size in (112, 224, 448)]
+        assert tl.predict(tiny_sections["S3"], model).n_obs == tiny_sections["S3"].n_obs
+
+    def test_takes_the_features_of_im(self, tiny_sections, config):
+        section = tiny_sections["S1"].copy()
+        im.features(section, progress=False, device="cpu")
+        section.obsm["X_image"] += MARK
+        assert kept(section, config)
+        assert not kept(section, config.override(["features.encoders=[[handcrafted, 112], [handcrafted, 224]]"]))
+
+    def test_a_model_of_the_extra_needs_it(self, tiny_sections, config):
+        theirs = config.change({"features.encoders": [["handcrafted", 112], ["efficientnet-lite0", 112]]})
+        expected = [{"encoder": "handcrafted"}, {"encoder": "timm", "architecture": "tf_efficientnet_lite0"}]
+        completer = Completer(theirs, Sources(trust=False), expected)
+        with pytest.raises(ConfigError, match=r"the model's encoder 'efficientnet-lite0'.*nh2st-graph\[imagenet\]"):
+            completer.make_encoders([tiny_sections["S1"]])
+
+    @pytest.mark.parametrize(
+        ("sizes", "says"),
+        [
+            (112.0, "encoder='squidpy:summary' and patch_um=112.0"),
+            ((112.0, 56.0), r"encoders=\[\['squidpy:summary', 112"),
+        ],
+    )
+    def test_other_features_of_a_section_without_image_are_named(self, tiny_sections, config, tmp_path, sizes, says):
+        section = tiny_sections["S1"].copy()
+        im.features(section, [("squidpy:summary", size) for size in np.atleast_1d(sizes)], progress=False)
+        metadata(section)["source_image_path"] = str(tmp_path / "gone.png")
+        with pytest.raises(ImageError, match=rf"gone\.png.*the features that it has, give {says}"):
+            complete_section(section, config)
