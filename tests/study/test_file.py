@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nh2st_graph import ConfigError
 from nh2st_graph.config import Config, builtin_config
+from nh2st_graph.im import _default
 from nh2st_graph.study import Fold, Study, Variant, read_benchmark, read_study
 
 ABLATIONS = sorted((Path(__file__).resolve().parents[2] / "configs" / "ablations").glob("*.yaml"))
@@ -49,6 +50,14 @@ class TestVariants:
         # a nested key leaves the rest of its part as the base has it, here a width that is not the default
         assert base.override(["model.hops=2", "model.jumping=cat"]) == deep
         assert deep.model.width == base.model.width != Config().model.width
+
+    def test_each_has_the_encoders_that_auto_chose(self, study_file, monkeypatch):
+        monkeypatch.setattr(_default, "is_packaged", lambda package: False)
+        variants = {"one": {"features.patch_um": 56}, "colour": {"features.encoder": "squidpy:summary"}}
+        study = read_study(study_file(set={"features.encoder": "auto"}, variants=variants))
+        scales = [[size for _, size in variant.config.features.blocks] for variant in study.variants]
+        assert scales == [[112, 224, 448], [56], [224]]
+        assert study.config == study.variants[0].config
 
     def test_a_base_ships_with_the_package_or_lies_beside_the_study(self, study_file, tmp_path):
         (tmp_path / "s.yaml").write_text("base: demo")

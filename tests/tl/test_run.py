@@ -14,6 +14,7 @@ from numpy.testing import assert_array_equal
 
 from nh2st_graph import ConfigError, DataError, RunError, read, tl
 from nh2st_graph.config import Config, load_config
+from nh2st_graph.im import _default
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.tl import Run, _folder, _run
 from nh2st_graph.train import log_columns
@@ -252,6 +253,16 @@ class TestSections:
         features = tiny_config.features.model_copy(update={"encoder": encoder})
         config = _folder.absolute(tiny_config.model_copy(update={"features": features}))
         assert config.features.encoder == stored
+
+    @pytest.mark.parametrize(
+        ("changes", "sizes"), [(["features.encoder=auto"], [112, 224, 448]), (["features.patch_um=56"], [56])]
+    )
+    def test_names_the_encoders_that_auto_chose(self, tiny_config, monkeypatch, changes, sizes):
+        monkeypatch.setattr(_default, "is_packaged", lambda package: False)
+        config = _folder.absolute(tiny_config.override(["features.encoder=auto", *changes]))
+        assert config.features.blocks == [("handcrafted", size) for size in sizes]
+        monkeypatch.setattr(_default, "is_packaged", lambda package: True)
+        assert _folder.absolute(config) == config
 
 
 class TestPanel:
