@@ -215,19 +215,19 @@ def test_quiet_where_there_is_no_terminal(make_section, capfd):
 def test_bad_input(make_section, own_cache):
     adata = make_section()
     with pytest.raises(ConfigError, match="batch_size=0"):
-        ng.im.features(adata, batch_size=0)
+        ng.im.features(adata, SQUIDPY, batch_size=0)
     with pytest.raises(ConfigError, match="less than one pixel"):
-        ng.im.features(adata, patch_um=0.1)
+        ng.im.features(adata, SQUIDPY, 0.1)
     path = Path(full_image(adata).path)
     path.write_bytes(path.read_bytes()[:4000])
     with pytest.raises(ImageError, match="cut off or damaged"):
-        ng.im.features(adata, progress=False)
+        ng.im.features(adata, SQUIDPY, progress=False)
     path.unlink()
     with pytest.raises(ImageError, match="does not exist"):
-        ng.im.features(adata)
+        ng.im.features(adata, SQUIDPY)
     del adata.uns[Key.uns.spatial]
     with pytest.raises(DataError, match="has 0 libraries"):
-        ng.im.features(adata)
+        ng.im.features(adata, SQUIDPY)
     assert Key.obsm.image not in adata.obsm
     assert not own_cache.exists()
 
