@@ -20,6 +20,8 @@ __all__ = [
     "PATIENTS",
     "PENALTIES",
     "ClosedForm",
+    "correction_factor",
+    "correction_gain",
     "described_spots",
     "description_in",
     "description_tensors",
@@ -152,6 +154,26 @@ def fit_closed_form(
     held_out = known.held_out[: sum(sizes)].float().split(sizes)
     form = ClosedForm(description, known.ridge, new.ridge, frozenset(map(_digest, patients)))
     return FittedForm(form, list(held_out), {"known": known.chosen, "new": new.chosen})
+
+
+def correction_gain(correction: Tensor, left: Tensor) -> tuple[float, float]:
+    """Compute what a correction explains of the closed form's error on a section, and the correction's own size.
+
+    Both are ``(n_spots, n_genes)``, and are taken without offsets of the whole section, which no correlation sees.
+    """
+    correction, left = (each.double() - each.double().mean(dim=0) for each in (correction, left))
+    return float((correction * left).mean()), float(correction.square().mean())
+
+
+def correction_factor(gains: Sequence[tuple[float, float]]) -> float:
+    """Choose the factor of a correction from the gains of held-out sections; see :meth:`NH2STGraph.settle`."""
+    if not gains:
+        return 0.0
+    product, square = (torch.tensor(each, dtype=torch.float64) for each in zip(*gains, strict=True))
+    factor = float((product.sum() / square.sum().clamp_min(1e-300)).clamp(0.0, 1.0))
+    fall = 2 * factor * product - factor**2 * square
+    error = float(fall.std() / len(fall) ** 0.5) if len(fall) > 1 else 0.0
+    return factor if float(fall.mean()) > error else 0.0
 
 
 def described_spots(description: Description, sections: Sequence[Data]) -> RidgeSpots:

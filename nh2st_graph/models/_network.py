@@ -111,6 +111,10 @@ class Network(nn.Module, ABC):
         """
         return sections
 
+    def held_out_graphs(self, sections: Sequence[Data]) -> Sequence[Data]:
+        """Give held-out sections with what does not change while the network learns, to compute it once."""
+        return sections
+
     def settle(self, folds: Sequence[tuple[Network, Sequence[Data]]]) -> None:
         """Set what held-out sections decide after training; by default nothing.
 

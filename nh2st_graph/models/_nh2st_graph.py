@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from nh2st_graph._settings import TARGET_SUM
-from nh2st_graph.models._closed_form import PATIENTS, ClosedForm, fit_closed_form
+from nh2st_graph.models._closed_form import PATIENTS, ClosedForm, correction_factor, correction_gain, fit_closed_form
 from nh2st_graph.models._contrast import LETTERS, Contrast, Pairs, scales
-from nh2st_graph.models._network import EMBEDDINGS, OF_TRAINING, Network
+from nh2st_graph.models._network import EMBEDDINGS, OF_TRAINING, Memory, Network
+from nh2st_graph.models._parts import EDGE_DIM, make_decoder, make_embedder, make_neighbour_branch
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.models._settings import ModelConfig
 from nh2st_graph.nn import (
@@ -22,9 +23,7 @@ from nh2st_graph.nn import (
     CrossEncoder,
     EgoHyperedges,
     EgoHypergraph,
-    FeatureEncoder,
     GatedSum,
-    LinearDecoder,
     NeighbourBranch,
     PatchEncoder,
     SpatialAttention,
@@ -35,9 +34,6 @@ from nh2st_graph.nn import (
 )
 
 __all__ = ["ImageSide", "NH2STGraph"]
-
-#: Number of columns of ``gr.EDGE_FEATURES`` that each value of ``edge_features`` reads.
-_EDGE_DIM = {"none": 0, "distance": 1, "direction": 3}
 
 #: Operators that reach beyond a spot's own edges: to all spots, or to all regions that the spot is in.
 _WHOLE_SECTION = {"global", "hypergraph", "hypergraph_similarity"}
@@ -134,23 +130,26 @@ class NH2STGraph(Network):
         self, config: ModelConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
     ) -> None:
         super().__init__(config, n_features, n_genes, patch_encoder)
-        self.image_encoder = _embedder(config, n_features)
-        self.image_neighbours = _neighbour_branch(config, n_features)
+        self._form: tuple[Memory, ClosedForm] | None = None
+        self.image_encoder = make_embedder(config, n_features)
+        self.image_neighbours = make_neighbour_branch(config, n_features)
         gated = config.decoder_input == "gated"
         self.gate = GatedSum(config.width) if gated else None
-        self.decoder = _decoder(config, 1 if gated else len(config.decoded), n_genes)
+        self.decoder = make_decoder(config, 1 if gated else len(config.decoded), n_genes)
         self.log_dispersion = nn.Parameter(torch.zeros(n_genes)) if config.counts else None
         self.extra_zeros = nn.Parameter(torch.full((n_genes,), _FEW_DROPOUTS)) if config.regression == "zinb" else None
         contrasted = scales(config)
         attended = contrasted if config.contrast_on == "attended" else ()
         # Build only modules that a loss reads: others would never learn, and would count among the weights.
         if self.reads_genes:
-            self.gene_encoder = _embedder(config, self.decoder.gene_input_dim)
-            self.gene_neighbours = _neighbour_branch(config, config.width) if "neighbourhood" in contrasted else None
+            self.gene_encoder = make_embedder(config, self.decoder.gene_input_dim)
+            self.gene_neighbours = (
+                make_neighbour_branch(config, config.width) if "neighbourhood" in contrasted else None
+            )
             self.contrast = Contrast(config)
         if config.cross_attention == "neighbourhood":
             layer = partial(
-                SpatialAttention, config.width, config.heads, _EDGE_DIM[config.edge_features], config.dropout
+                SpatialAttention, config.width, config.heads, EDGE_DIM[config.edge_features], config.dropout
             )
             filling = ("p", "P") if config.neighbours else ("p",)
             genes = [LETTERS[EMBEDDINGS[scale][1]] for scale in attended]
@@ -205,6 +204,16 @@ class NH2STGraph(Network):
             graph.base = base
         return graphs
 
+    def held_out_graphs(self, sections: Sequence[Data]) -> Sequence[Data]:
+        """Add ``form``: what the closed form predicts of each spot from the image, ``(n_spots, n_genes)``."""
+        form = self.closed_form
+        if form is None:
+            return sections
+        graphs = [section.clone() for section in sections]
+        for graph in graphs:
+            graph.form = form(graph)
+        return graphs
+
     def predict(self, data: Data) -> Tensor:
         """Predict a whole section from its image; see :class:`Network`."""
         return self._predict(data, around=True)
@@ -218,13 +227,17 @@ class NH2STGraph(Network):
         decoded = self._decode(side.query, side.neighbourhood if around else torch.zeros_like(side.neighbourhood))
         if form is None:
             return self._positive(decoded)
-        base = form(data) if around else form.own(data)
+        base = (data.form if "form" in data else form(data)) if around else form.own(data)
         return self._positive(base + self._size(data) * self._correction(decoded))
 
     @property
     def closed_form(self) -> ClosedForm | None:
         """The closed form that the network corrects; None without one."""
-        return ClosedForm.restore(self.memory) if PATIENTS in self.memory else None
+        if PATIENTS not in self.memory:
+            return None
+        if self._form is None or self._form[0] is not self.memory:
+            self._form = self.memory, ClosedForm.restore(self.memory)
+        return self._form[1]
 
     @torch.no_grad()
     def settle(self, folds: Sequence[tuple[Network, Sequence[Data]]]) -> None:
@@ -241,7 +254,7 @@ class NH2STGraph(Network):
             assert isinstance(network, NH2STGraph)
             for section in sections:
                 gains[network._knows(section)].append(network._gain(section))
-        known, new = _factor(gains[True] or gains[False]), _factor(gains[False])
+        known, new = correction_factor(gains[True] or gains[False]), correction_factor(gains[False])
         for network in (self, *(network for network, _ in folds)):
             network.memory[_SIZE] = torch.tensor([known, new])
         self.chosen |= {"correction": {"known": known, "new": new}}
@@ -251,16 +264,12 @@ class NH2STGraph(Network):
         return form is not None and form.knows(section)
 
     def _gain(self, section: Data) -> tuple[float, float]:
-        """Compute what the correction explains of the closed form's error, and the correction's own size."""
         form = self.closed_form
         assert form is not None
         image = Data(**{key: value for key, value in section.to_dict().items() if key not in OF_TRAINING})
         side = self(self.image_input(image), image.edge_index, image.edge_attr)
-        correction = self._correction(self._decode(side.query, side.neighbourhood)).double()
-        left = section.y.double() - form(image).double()
-        # Without offsets of the whole section, which no correlation sees.
-        correction, left = correction - correction.mean(dim=0), left - left.mean(dim=0)
-        return float((correction * left).mean()), float(correction.square().mean())
+        correction = self._correction(self._decode(side.query, side.neighbourhood))
+        return correction_gain(correction, section.y - form(image))
 
     def _size(self, data: Data) -> float:
         """Give the factor of the correction; 1 until it is settled."""
@@ -471,46 +480,3 @@ class NH2STGraph(Network):
             genes = {gene: self.cross_single(pairs[gene], images[image]) for image, gene in EMBEDDINGS.values()}
             return images | genes
         return pairs
-
-
-def _factor(gains: Sequence[tuple[float, float]]) -> float:
-    """Choose the factor of the correction from each held-out section's products; see :meth:`NH2STGraph.settle`."""
-    if not gains:
-        return 0.0
-    product, square = (torch.tensor(each, dtype=torch.float64) for each in zip(*gains, strict=True))
-    factor = float((product.sum() / square.sum().clamp_min(1e-300)).clamp(0.0, 1.0))
-    fall = 2 * factor * product - factor**2 * square
-    error = float(fall.std() / len(fall) ** 0.5) if len(fall) > 1 else 0.0
-    return factor if float(fall.mean()) > error else 0.0
-
-
-def _embedder(config: ModelConfig, n_inputs: int) -> nn.Module:
-    if config.embedding == "linear":
-        return nn.Linear(n_inputs, config.width)
-    return FeatureEncoder(n_inputs, config.width, config.dropout)
-
-
-def _neighbour_branch(config: ModelConfig, n_inputs: int) -> nn.Module | None:
-    """Make the neighbour branch of one modality; ``n_inputs`` is the input size of the published operator."""
-    if not config.neighbours:
-        return None
-    if config.operator == "hypergraph_ego":
-        return EgoHypergraph(n_inputs, 2 * config.width, config.width)
-    return NeighbourBranch(
-        config.width,
-        config.heads,
-        config.hops,
-        _EDGE_DIM[config.edge_features],
-        config.dropout,
-        operator=config.operator,
-        self_loops=config.self_loops,
-        jumping=config.jumping,
-        residual=config.residual,
-        activation=config.activation,
-    )
-
-
-def _decoder(config: ModelConfig, n_inputs: int, n_genes: int) -> ComponentDecoder | LinearDecoder:
-    if config.decoder == "components":
-        return ComponentDecoder(config.width, n_inputs, n_genes, config.n_components)
-    return LinearDecoder(config.width, n_inputs, n_genes, config.n_hidden, activation=config.decoder == "mlp")

@@ -164,7 +164,7 @@ class _Stages:
         self.inputs, self.config, self.folder, self.resume = inputs, config, folder, resume
         self.encoder = _trained_encoder(inputs, config)
         # Checked before anything is trained; what a network needs may depend on its settings.
-        module = self._new_module(inputs.graphs, config.seed)
+        module = self._new_network(inputs.graphs, config.seed)
         for graph in [*inputs.graphs, *inputs.tests]:
             module.check(image_only(graph))
         self.log_path = folder / "log.csv"
@@ -238,10 +238,13 @@ class _Stages:
         text.seek(0)
         return pd.read_csv(text)
 
-    def _new_module(self, graphs: Sequence[Data], seed: int) -> Network:
+    def _new_network(self, graphs: Sequence[Data], seed: int) -> Network:
         torch.manual_seed(seed)
         encoder = copy.deepcopy(self.encoder)
-        module = new_network(self.config, int(graphs[0].x.shape[1]), len(self.inputs.preparation.genes), encoder)
+        return new_network(self.config, int(graphs[0].x.shape[1]), len(self.inputs.preparation.genes), encoder)
+
+    def _new_module(self, graphs: Sequence[Data], seed: int) -> Network:
+        module = self._new_network(graphs, seed)
         module.prepare(graphs)
         return module
 
@@ -274,7 +277,7 @@ class _Stages:
         done, last, kept = folder / _DONE, folder / LAST, self.kept.get(folder.name)
         rows = [] if kept is None else kept.rows or stage_rows(read_rows(self.log_path), stage)
         if not (rows and done.is_file()):
-            train = module.training_graphs(train)
+            train, validation = module.training_graphs(train), module.held_out_graphs(validation)
             callbacks = self._callbacks(stage, folder, bool(validation), max_epochs)
             trainer = L.Trainer(
                 max_epochs=max_epochs,

@@ -80,7 +80,7 @@ def test_a_wider_group_counts_no_more():
         for each, groups in ((x, torch.tensor([7, 7, 1, 1, 1])), (twice, torch.tensor([7, 7, 1, 1, 1, 1, 1, 1])))
     )
     assert_allclose(described @ described.T, again @ again.T, atol=1e-12)
-    assert_allclose(Description.fit([x]).weight.square().sum(), 0.5)
+    assert_allclose(Description.fit([x]).weight.square().sum(), 1.0)
 
 
 # Against slow formulations
