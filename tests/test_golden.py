@@ -113,4 +113,5 @@ def test_a_study_goes_on_and_finds_its_runs_done(golden, capfd):
     assert not list(Path("small_study").glob("runs/*/*/model.safetensors"))
     for table in ("scores.csv", "table.csv"):
         after, before = (pd.read_csv(folder / "small_study" / table) for folder in (golden, GOLDEN))
+        after = after[after["variant"].isin(before["variant"])].reset_index(drop=True)  # baselines were added
         pd.testing.assert_frame_equal(after[before.columns], before, rtol=CLOSE["rtol"], atol=CLOSE["atol"])
