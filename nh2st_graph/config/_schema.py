@@ -448,8 +448,11 @@ def completed_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     -------
     Dotted.
     """
-    defaults = flatten(Config().model_dump(mode="json", exclude={"model"}))
-    return {**defaults, **current_keys(values)}
+    defaults, current = flatten(Config().model_dump(mode="json", exclude={"model"})), current_keys(values)
+    if current.get("model.name") == ModelConfig().name:
+        # Before there was a closed form, there was none.
+        defaults |= flatten({"model": ModelConfig(closed_form=False).model_dump(mode="json")})
+    return {**defaults, **current}
 
 
 def other_keys() -> list[str]:

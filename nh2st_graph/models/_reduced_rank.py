@@ -57,9 +57,9 @@ class _ComponentBaseline(Estimator):
     def fit(self, sections: Sequence[Data]) -> None:
         """Choose the hyper-parameters and fit; see :meth:`Estimator.fit`."""
         description = Description.fit([section.x for section in sections], groups_of(sections[0]))
-        folds = torch.from_numpy(patient_groups(sections) % _MOST_FOLDS)
+        spots, folds = described_spots(description, sections), torch.from_numpy(patient_groups(sections) % _MOST_FOLDS)
         fitted = fit_component_ridge(
-            described_spots(description, sections)._replace(folds=folds),
+            spots._replace(folds=folds.repeat(len(spots.weights) // len(folds))),  # once for each view
             sharpness=self.kernels(),
             n_components=self.config.components,
             penalties=self.config.penalties,

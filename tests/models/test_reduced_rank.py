@@ -132,6 +132,20 @@ def test_many_patients_are_held_out_several_at_a_time(monkeypatch):
     assert seen[0].tolist() == np.repeat(np.arange(12) % 5, 3).tolist()
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_views_in_other_stains_are_more_spots_of_the_same_patients(name):
+    sections = [make_section(seed, patient, n=8) for seed, patient in enumerate(("Ada", "Bob", "Bob"))]
+    viewed = [section.clone() for section in sections]
+    for section in viewed:
+        section.x_views = section.x[:, None].repeat(1, 2, 1)
+    before, after = (fitted(name, each) for each in (sections, viewed))
+    assert before.chosen == after.chosen
+    test = make_section(5)
+    assert_allclose(
+        after.predict(test), before.predict(test), rtol=1e-4
+    )  # each spot three times, of a third the weight
+
+
 @pytest.mark.parametrize("settings", [{"components": ()}, {"components": (0,)}, {"penalties": (0.0,)}])
 def test_settings_are_checked(settings):
     for name in BOTH:

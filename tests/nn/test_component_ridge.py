@@ -80,7 +80,18 @@ def test_a_wider_group_counts_no_more():
         for each, groups in ((x, torch.tensor([7, 7, 1, 1, 1])), (twice, torch.tensor([7, 7, 1, 1, 1, 1, 1, 1])))
     )
     assert_allclose(described @ described.T, again @ again.T, atol=1e-12)
-    assert_allclose(Description.fit([x]).weight.square().sum(), 1.0)
+
+
+@pytest.mark.parametrize(("own", "around"), [(True, True), (True, False), (False, True)])
+def test_a_description_may_leave_out_a_part(own, around):
+    x, edge_index = torch.randn(10, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([[1, 2], [0, 0]])
+    description = Description.fit([x], own=own, around=around)
+    described, both = description(x, edge_index), Description.fit([x])(x, edge_index)
+    factor = 1 if own and around else 2**0.5
+    assert_allclose(described[:, :4], own * factor * both[:, :4])
+    assert_allclose(described[:, 4:], around * factor * both[:, 4:])
+    assert_allclose(description.weight.square().sum(), 1)
+    assert_allclose(description.parts.square().sum(), 1)
 
 
 # Against slow formulations

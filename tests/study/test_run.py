@@ -59,7 +59,7 @@ class TestRuns:
         result, folder, _ = finished
         scores = result.results.scores.set_index(["variant", "fold", "section", "seed"])
         assert scores.index.is_unique
-        assert len(scores) == 2 * 2 + 2 * 2  # two variants that ran and two baselines, two seeds, one section
+        assert len(scores) == 2 * 2 + 3 * 2  # two variants that ran and three baselines, two seeds, one section
         for run in tiny_study.runs(folder):
             if run.variant == "no panel":
                 continue
@@ -92,8 +92,8 @@ class TestRuns:
 class TestTable:
     def test_says_what_came_out(self, finished):
         table = finished[0].table.set_index("variant")
-        assert table["finished"].tolist() == [2, 2, 0, 2, 2]
-        assert table["planned"].tolist() == [2, 2, 2, 0, 0]
+        assert table["finished"].tolist() == [2, 2, 0, 2, 2, 2]
+        assert table["planned"].tolist() == [2, 2, 2, 0, 0, 0]
         assert table.loc["no panel", "reason"].startswith("gene panel")
         assert table.loc[["base", "no neighbours"], ["pcc_mean", "pcc_partial", "seconds"]].notna().all(axis=None)
         assert table.loc["no panel", ["pcc_mean", "pcc_mean_difference", "parameters"]].isna().all()
