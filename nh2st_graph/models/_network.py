@@ -160,6 +160,16 @@ class Network(nn.Module, ABC):
     def remember(self, sections: Sequence[Data]) -> None:
         """Fill :attr:`memory` from the training sections; called before every validation and after training."""
 
+    def recall(self, memory: Memory) -> None:
+        """Take :attr:`memory` from a saved model.
+
+        Raises
+        ------
+        KeyError
+            If it lacks a tensor that prediction needs.
+        """
+        self.memory = memory
+
     def alignment(self, data: Data) -> dict[str, float]:
         """Score how well a held-out section's genes are found from its image (``retrieval_spot``); empty by default."""
         del data

@@ -239,6 +239,12 @@ class NH2STGraph(Network):
             self._form = self.memory, ClosedForm.restore(self.memory)
         return self._form[1]
 
+    def recall(self, memory: Memory) -> None:
+        """Take the closed form and the factors of its correction from a saved model; see :class:`Network`."""
+        super().recall(memory)
+        if self.config.closed_form:
+            ClosedForm.restore(memory), memory[_SIZE]
+
     @torch.no_grad()
     def settle(self, folds: Sequence[tuple[Network, Sequence[Data]]]) -> None:
         """Choose how much of the network's correction is added, for training patients and for new ones.

@@ -230,7 +230,8 @@ def _fit(
         basis[:kept],
     )
     held_out = ridge.mean + (paths[chosen, :, column].T * slope) @ ridge.basis
-    error = errors[chosen, column].sum() + unpredicted[kept:].sum() + (weights[:, None] * centred.square()).sum()
+    beyond = (weights[:, None] * (centred.square().sum(dim=1) - scores.square().sum(dim=1))[:, None]).sum()
+    error = errors[chosen, column].sum() + unpredicted[kept:].sum() + beyond
     numbers = [float(penalties[int(i)]) for i in chosen]
     return RidgeFit(
         ridge,

@@ -357,7 +357,7 @@ def _restored(
     encoder = patch_encoder(config.features, trained=False, name=name, size=size)
     network = new_network(config, description["n_features"], len(description["genes"]), encoder)
     network.load_state_dict(weights)
-    network.memory = memory
+    network.recall(memory)
     network.chosen = dict(description["chosen"])
     return network.eval()
 

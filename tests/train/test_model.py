@@ -267,6 +267,13 @@ class TestDamage:
             save_file(changed, file)
             assert "model.safetensors or model.json is damaged or incomplete" in refused(folder)
 
+    @pytest.mark.parametrize("lost", ["patients", "correction", "features.mean", "known.coefficients", "new.basis"])
+    def test_a_closed_form_that_lost_a_part(self, folder, lost):
+        file = folder / "model.safetensors"
+        weights = load_file(file)
+        save_file({key: value for key, value in weights.items() if key != f"memory.{lost}"}, file)
+        assert lost in refused(folder)
+
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(share=st.floats(0, 1, exclude_max=True), name=st.sampled_from(["model.safetensors", "model.json"]))
     def test_a_file_cut_off_anywhere(self, folder, tiny_run, share, name):
