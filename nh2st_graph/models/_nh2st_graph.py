@@ -259,13 +259,14 @@ class NH2STGraph(Network):
         for network, sections in folds:
             assert isinstance(network, NH2STGraph)
             for section in sections:
-                gains[network._knows(section)].append(network._gain(section))
+                gains[network.knows(section)].append(network._gain(section))
         known, new = correction_factor(gains[True] or gains[False]), correction_factor(gains[False])
         for network in (self, *(network for network, _ in folds)):
             network.memory[_SIZE] = torch.tensor([known, new])
         self.chosen |= {"correction": {"known": known, "new": new}}
 
-    def _knows(self, section: Data) -> bool:
+    def knows(self, section: Data) -> bool:
+        """Whether a section is of a training patient, so that it gets the regression for these."""
         form = self.closed_form
         return form is not None and form.knows(section)
 
@@ -281,7 +282,7 @@ class NH2STGraph(Network):
         """Give the factor of the correction; 1 until it is settled."""
         if _SIZE not in self.memory:
             return 1.0
-        return float(self.memory[_SIZE][0 if self._knows(data) else 1])
+        return float(self.memory[_SIZE][0 if self.knows(data) else 1])
 
     def _correction(self, decoded: Tensor) -> Tensor:
         """Take the training mean off what was decoded, if the decoder adds it: the closed form has it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph import __version__
 from nh2st_graph._errors import DataError, ModelError, RenamedWarning, setting
-from nh2st_graph.models import EMBEDDINGS, Estimator, Network
+from nh2st_graph.models import EMBEDDINGS, Estimator, Network, NH2STGraph
 from nh2st_graph.read import SpatialObject, annotate, documented, given_sections, is_spatialdata
 from nh2st_graph.section import Key, libraries, library_id, section_digest
 from nh2st_graph.tl._order import data_first
@@ -33,6 +34,8 @@ __all__ = [
     "predicted_expression",
     "prediction_origin",
 ]
+
+logger = logging.getLogger("nh2st_graph")
 
 #: Keys that no prediction may take: they hold a section's coordinates and features, or mark an AnnData as predicted.
 _TAKEN = {key for slot in (Key.obsm, Key.uns) for name, key in vars(slot).items() if not name.startswith("_")}
@@ -51,6 +54,9 @@ def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
         If the method gave another shape, or values that are not finite.
     """
     image = image_only(graph)
+    if isinstance(model.module, NH2STGraph) and model.module.closed_form is not None:
+        known = "a training patient" if model.module.knows(image) else "a new patient, or of an unknown one"
+        logger.info("section %r: predicted as of %s", graph.section, known)
     with one_thread():
         given = model.module.predict(image)
     predicted = np.asarray(given, dtype=np.float32)

@@ -28,7 +28,7 @@ def sections(tiny_sections: dict[str, AnnData]) -> dict[str, AnnData]:
 def joined(sections: dict[str, AnnData]) -> AnnData:
     """Both in one, as squidpy's users hold them, their spots in no order."""
     both = ad.concat(sections, label="library", index_unique="-", uns_merge="unique", pairwise=True)
-    del both.obs["section"], both.obs["patient"]
+    del both.obs["section"]
     both.obs["library"] = both.obs["library"].astype("category")
     return both[np.random.default_rng(0).permutation(both.n_obs)].copy()
 
