@@ -19,6 +19,7 @@ import platform
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -266,7 +267,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     wanted = tasks(options.only or ATTEMPTS)
     left = [task for task in wanted if not (options.out / f"{_file(task)}.csv").exists()]
-    with ProcessPoolExecutor(options.jobs, max_tasks_per_child=20) as pool:
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         runs = [pool.submit(measure, t, options.data, options.out, options.cache, options.tiny) for t in left]
         for run in runs:
             print(run.result(), flush=True)
