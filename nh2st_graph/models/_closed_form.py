@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -40,6 +41,9 @@ _KERNELS = (0.0, 0.2)
 #: Penalty for new patients if training has a single one, whose sections cannot tell what is its own: so strong that a
 #: component follows each feature by its own covariance, more than by what features say together.
 _CAUTIOUS = 0.15
+
+#: Certainty that a correction lowers the error on held-out sections, for it to be added.
+_CERTAIN = 0.95
 
 #: Name of the tensor of the training patients.
 PATIENTS = "patients"
@@ -156,24 +160,29 @@ def fit_closed_form(
     return FittedForm(form, list(held_out), {"known": known.chosen, "new": new.chosen})
 
 
-def correction_gain(correction: Tensor, left: Tensor) -> tuple[float, float]:
+def correction_gain(correction: Tensor, left: Tensor, observed: Tensor) -> tuple[float, float]:
     """Compute what a correction explains of the closed form's error on a section, and the correction's own size.
 
-    Both are ``(n_spots, n_genes)``, and are taken without offsets of the whole section, which no correlation sees.
+    All are ``(n_spots, n_genes)``, and are taken without offsets of the whole section, which no correlation sees, and
+    in units of each gene's variance, as all genes count alike in scores.
     """
-    correction, left = (each.double() - each.double().mean(dim=0) for each in (correction, left))
-    return float((correction * left).mean()), float(correction.square().mean())
+    correction, left, observed = (each.double() - each.double().mean(dim=0) for each in (correction, left, observed))
+    variance = observed.square().mean(dim=0)
+    varies = variance > 0
+    size = (correction.square().mean(dim=0) / variance)[varies].mean() if varies.any() else torch.zeros(())
+    gain = ((correction * left).mean(dim=0) / variance)[varies].mean() if varies.any() else torch.zeros(())
+    return float(gain), float(size)
 
 
 def correction_factor(gains: Sequence[tuple[float, float]]) -> float:
     """Choose the factor of a correction from the gains of held-out sections; see :meth:`NH2STGraph.settle`."""
-    if not gains:
+    if len(gains) < 2:
         return 0.0
-    product, square = (torch.tensor(each, dtype=torch.float64) for each in zip(*gains, strict=True))
-    factor = float((product.sum() / square.sum().clamp_min(1e-300)).clamp(0.0, 1.0))
+    product, square = np.array(gains).T
+    factor = float(np.clip(product.sum() / max(square.sum(), 1e-300), 0.0, 1.0))
     fall = 2 * factor * product - factor**2 * square
-    error = float(fall.std() / len(fall) ** 0.5) if len(fall) > 1 else 0.0
-    return factor if float(fall.mean()) > error else 0.0
+    least = fall.mean() - student.ppf(_CERTAIN, len(fall) - 1) * fall.std(ddof=1) / len(fall) ** 0.5
+    return factor if least > 0 else 0.0
 
 
 def described_spots(description: Description, sections: Sequence[Data]) -> RidgeSpots:

@@ -191,7 +191,7 @@ class NH2STGraph(Network):
             around = config.neighbours and config.operator != "none"
             # Without neighbours' features, the control of equal size is the spot alone.
             own = config.query or not around
-            fitted = fit_closed_form(sections, config.n_components, config.depth_power, own=own, around=around)
+            fitted = fit_closed_form(sections, 2 * config.n_components, config.depth_power, own=own, around=around)
             self.memory, self.chosen = fitted.form.memory(), fitted.chosen
             self._held_out = fitted.held_out
 
@@ -249,9 +249,9 @@ class NH2STGraph(Network):
     def settle(self, folds: Sequence[tuple[Network, Sequence[Data]]]) -> None:
         """Choose how much of the network's correction is added, for training patients and for new ones.
 
-        It is the factor, of 0 to 1, with the smallest squared error over the held-out sections; and 0 unless the error
-        falls by more than its standard error over sections. Where only one kind of patient was held out, new patients
-        get the factor of new ones, or 0; training patients get that of either.
+        It is the factor, of 0 to 1, with the smallest squared error over the held-out sections, in units of each gene's
+        variance; and 0 unless the error falls on more of them than by chance (one-sided, 95 %). Where only one kind of
+        patient was held out, new patients get the factor of new ones, or 0; training patients get that of either.
         """
         if not self.config.closed_form:
             return
@@ -276,7 +276,7 @@ class NH2STGraph(Network):
         image = Data(**{key: value for key, value in section.to_dict().items() if key not in OF_TRAINING})
         side = self(self.image_input(image), image.edge_index, image.edge_attr)
         correction = self._correction(self._decode(side.query, side.neighbourhood))
-        return correction_gain(correction, section.y - form(image))
+        return correction_gain(correction, section.y - form(image), section.y)
 
     def _size(self, data: Data) -> float:
         """Give the factor of the correction; 1 until it is settled."""

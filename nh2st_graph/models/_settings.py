@@ -40,7 +40,8 @@ class ModelConfig(MethodConfig):
     width
         Size of embeddings.
     n_components
-        Principal components of the training expression that are predicted (``decoder: components``).
+        Principal components of the training expression that are predicted (``decoder: components``). The closed form
+        takes twice as many, and leaves out those that held-out parts do not predict.
     n_hidden
         Hidden units of the other decoders.
     embedding

@@ -253,7 +253,7 @@ def test_without_a_closed_form_the_network_predicts_alone(sections, held_out):
 
 def test_training_starts_from_what_was_held_out(sections):
     model = make_model(sections)
-    expected = fit_closed_form(sections, N_COMPONENTS, model.config.depth_power).held_out
+    expected = fit_closed_form(sections, 2 * N_COMPONENTS, model.config.depth_power).held_out
     for graph, section, base in zip(model.training_graphs(sections), sections, expected, strict=True):
         assert torch.equal(graph.base, base)
         assert "base" not in section
