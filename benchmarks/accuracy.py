@@ -81,38 +81,25 @@ ATTEMPTS: dict[str, Attempt] = {
     "reduced-rank ridge, earlier features": Attempt(on(OLD, name="reduced_rank_ridge"), "on what was the default"),
     "kernel ridge, earlier features": Attempt(on(OLD, name="kernel_ridge"), "on what was the default"),
     "network alone, earlier features": Attempt(on(OLD, **ALONE), "the default of before", kept="no"),
-    NETWORK: Attempt(on(HANDCRAFTED, **ALONE), "richer features", "network alone, earlier features", "no", 2),
+    NETWORK: Attempt(on(HANDCRAFTED, **ALONE), "richer features", "network alone, earlier features", "no"),
     "closed form, earlier features": Attempt(on(OLD), "start from ridge", "network alone, earlier features", "yes"),
     WITHOUT: Attempt(on(HANDCRAFTED), "richer features for the closed form", "closed form, earlier features", "yes", 3),
     DEFAULT: Attempt(on(BOTH), "and pretrained ones", WITHOUT, "yes", 3),
     "every spot counts alike": Attempt(on(HANDCRAFTED, depth_power=0), "depth_power: 0", WITHOUT, "no"),
     "4 components": Attempt(on(HANDCRAFTED, n_components=4), "fewer components", WITHOUT, "no"),
-    "16 components": Attempt(on(HANDCRAFTED, n_components=16), "more components", WITHOUT, "no"),
     "without neighbours": Attempt(on(HANDCRAFTED, neighbours=False), "what neighbours are worth", WITHOUT, "no"),
     "two rings": Attempt({**on(HANDCRAFTED), "graph.n_rings": 2}, "a wider mean over neighbours", WITHOUT, "no"),
     "three stains": Attempt(
         {**on(HANDCRAFTED), "features.stain_views": 3}, "training sections in other stains", WITHOUT, "no"
     ),
-    "five stains, stronger": Attempt(
-        {**on(HANDCRAFTED), "features.stain_views": 5, "features.stain_jitter": 0.2},
-        "training sections in other stains",
-        WITHOUT,
-        "no",
-    ),
     "network alone, mean of neighbours": Attempt(
-        on(HANDCRAFTED, **ALONE, operator="sage", edge_features="none"), "attention against the mean", NETWORK, "no", 2
+        on(HANDCRAFTED, **ALONE, operator="sage", edge_features="none"), "attention against the mean", NETWORK, "no"
     ),
     "network alone, without neighbours": Attempt(
-        on(HANDCRAFTED, **ALONE, neighbours=False), "what the neighbour branch is worth", NETWORK, "no", 2
+        on(HANDCRAFTED, **ALONE, neighbours=False), "what the neighbour branch is worth", NETWORK, "no"
     ),
     "network alone, no contrast": Attempt(
-        on(HANDCRAFTED, **ALONE, contrast="none"), "what the contrast brings to prediction", NETWORK, "no", 2
-    ),
-    "network alone, contrast as published": Attempt(
-        on(HANDCRAFTED, **ALONE, contrast_on="attended", cross_attention="single", symmetric=False, projection=False),
-        "what has seen the other side",
-        NETWORK,
-        "no",
+        on(HANDCRAFTED, **ALONE, contrast="none"), "what the contrast brings to prediction", NETWORK, "no"
     ),
 }
 
