@@ -108,6 +108,14 @@ def test_sections_of_nobody_are_patients_of_their_own(sections):
     assert before.chosen == after.chosen
 
 
+def test_a_section_of_nobody_is_new_even_if_one_of_its_name_was_trained_on(sections):
+    form = fit_closed_form([of(sections[0], None), sections[2]], N_COMPONENTS, 0.5).form
+    assert not form.knows(of(sections[0], None))
+    assert not form.knows(of(sections[0], str(sections[0].section)))
+    assert form.knows(sections[3])
+    assert not ClosedForm.restore(load(save(fit_closed_form([of(sections[0], None)], 2, 0.5).form.memory()))).patients
+
+
 def test_own_leaves_out_the_neighbours(form):
     section = make_section(7)
     alone = section.clone()
