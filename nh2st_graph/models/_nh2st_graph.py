@@ -398,7 +398,9 @@ class NH2STGraph(Network):
         return self.contrast.projected({"image": side.query, "image_neighbourhood": side.neighbourhood})
 
     def _features(self, x: Tensor) -> Tensor:
-        encoded: Tensor = x if self.patch_encoder is None else self.patch_encoder(x)
+        if self.patch_encoder is None:
+            return x if x.is_floating_point() else x.float()  # pixels that nothing standardises are bytes
+        encoded: Tensor = self.patch_encoder(x)
         return encoded
 
     def _graph(self, features: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> _Graph:

@@ -162,6 +162,18 @@ def test_no_name_of_a_patient_is_saved(form):
 # How much of the network's correction is added
 
 
+def test_features_may_be_bytes(sections):
+    """Pixels that nothing standardises are."""
+    as_bytes = [each.clone() for each in sections[:2]]
+    for each in as_bytes:
+        each.x = (100 + 20 * each.x).to(torch.uint8)
+    as_floats = [each.clone() for each in as_bytes]
+    for each in as_floats:
+        each.x = each.x.float()
+    models = [make_model(given) for given in (as_bytes, as_floats)]
+    assert torch.equal(models[0].predict(as_bytes[0]), models[1].predict(as_floats[0]))
+
+
 def make_model(sections, **switches) -> NH2STGraph:
     torch.manual_seed(0)
     config = ModelConfig(width=8, n_components=N_COMPONENTS, heads=2, **switches)
