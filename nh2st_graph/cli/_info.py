@@ -166,9 +166,10 @@ def _chosen(chosen: Mapping[str, Any]) -> Facts:
     facts: Facts = {}
     for who, label in (("known", "for training patients"), ("new", "for other patients")):
         kernel = "Gaussian kernel" if chosen[who]["sharpness"] else "linear"
-        added = f"{shared[who]:.2g} of" if shared[who] else "none of"
+        added = f"{shared[who]:.0%}" if shared[who] else "nothing"
         facts[label] = (
-            f"ridge regression ({kernel}, {chosen[who]['components']} components), and {added} the network's correction"
+            f"ridge regression ({kernel}, {chosen[who]['components']} components), and {added} of the network's "
+            "correction"
         )
     return facts
 

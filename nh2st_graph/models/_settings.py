@@ -40,7 +40,7 @@ class ModelConfig(MethodConfig):
     width
         Size of embeddings.
     n_components
-        Principal components of the training expression that are predicted (``decoder: components``).
+        Principal components of the training expression that are predicted (``closed_form``, ``decoder: components``).
     n_hidden
         Hidden units of the other decoders.
     embedding
