@@ -268,7 +268,7 @@ class NH2STGraph(Network):
             network.memory[_SIZE] = torch.tensor([known, new])
         self.chosen |= {"correction": {"known": known, "new": new}}
         logger.info(
-            "of the network's correction, held-out sections add %s for training patients and %s for others",
+            "held-out sections add %s of the network's correction for training patients, and %s for others",
             *(f"{factor:.0%}" if factor else "nothing" for factor in (known, new)),
         )
 

@@ -237,7 +237,7 @@ def test_new_patients_get_what_held_for_new_patients(sections, held_out, caplog)
     corrections = [left(model, section) if section.patient == "Ada" else -left(model, section) for section in held_out]
     with caplog.at_level("INFO"):
         assert settled(model, held_out, corrections) == pytest.approx({"known": 1, "new": 0})
-    assert "add 100% for training patients and nothing for others" in caplog.text
+    assert "100% of the network's correction for training patients, and nothing for others" in caplog.text
     # Of known patients alone, nothing is known of others; of new ones alone, it is taken for known ones.
     known, new = held_out[::2], held_out[1::2]
     assert settled(model, known, corrections[::2]) == pytest.approx({"known": 1, "new": 0})
