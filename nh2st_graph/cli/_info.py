@@ -131,6 +131,7 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             + (", code of a file or module: to use it, give --trust" if is_foreign(method) else ""),
             "trained on": f"{_listed(about['train_sections'])} ({config['data']['format']})",
             "epochs": about["selected_epochs"] or "-",
+            **_chosen(about.get("chosen") or {}),
             "genes": f"{len(genes)} ({config['data']['panel']}): {_listed(genes)}",
             "best on held-out": _listed(about["hpg50"]),
             "targets": f"log counts, normalised by {config['data']['normalize']}"
@@ -154,6 +155,23 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     else:
         below.append(Text("No scores: the run had no test section, or is not finished.", style="dim"))
     return title, facts, below
+
+
+def _chosen(chosen: Mapping[str, Any]) -> Facts:
+    """Say what training chose: the regressions that NH2ST-Graph starts from, or the settings of a method."""
+    shared = chosen.get("correction")
+    if shared is None:
+        shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in chosen.items()}
+        return {"chosen": ", ".join(f"{name} {value}" for name, value in shown.items())}
+    facts: Facts = {}
+    for who, label in (("known", "for training patients"), ("new", "for other patients")):
+        kernel = "Gaussian kernel" if chosen[who]["sharpness"] else "linear"
+        added = f"{shared[who]:.0%}" if shared[who] else "nothing"
+        facts[label] = (
+            f"ridge regression ({kernel}, {chosen[who]['components']} components), and {added} of the network's "
+            "correction"
+        )
+    return facts
 
 
 def _encoders(features: Mapping[str, Any], about: Mapping[str, Any]) -> str:

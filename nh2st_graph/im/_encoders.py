@@ -229,6 +229,9 @@ def _named(names: str) -> list[tuple[Factory, str]]:
         prefix, colon, rest = part.partition(":")
         if part == AUTO:
             raise ConfigError(f"{where}: auto stands for several encoders with patches of their own; name one of them")
+        plain, mark, options = part.partition("?")
+        if mark and (plain == AUTO or hasattr(_REGISTRY.get(plain), "all_parts")):
+            raise ConfigError(f"{where}: {plain!r} takes no options; leave {mark + options!r} out")
         if _model(part) in recipes():
             prefix, rest = KNOWN, part
         elif prefix not in _REGISTRY or prefix == KNOWN:

@@ -17,7 +17,7 @@ LABELS = {
     "mean": "training mean",
     "ridge": "ridge, own features",
     "ridge_neighbours": "ridge, own + neighbours",
-    "reduced_rank_ridge": "reduced-rank ridge",
+    "reduced_rank_ridge": "ridge, reduced rank",
     "kernel_ridge": "kernel ridge (RBF)",
     "knn": "kNN in features",
     "depth_oracle": "(reference) depth alone",

@@ -14,7 +14,7 @@ from ._closed_form import ClosedForm
 from ._device import check_device
 from ._eggn import EGGN
 from ._egn import EGN
-from ._groups import section_groups
+from ._groups import patients_of, section_groups
 from ._hggep import HGGEP
 from ._hist2st import Hist2ST
 from ._histogene import HisToGene
@@ -72,6 +72,7 @@ __all__ = [
     "is_foreign",
     "known_methods",
     "make_baseline",
+    "patients_of",
     "register_method",
     "section_groups",
 ]

@@ -135,8 +135,7 @@ def fit_closed_form(
     """
     features = [section.x for section in sections]
     description = Description.fit(features, groups_of(sections[0]), own=own, around=around)
-    patients = patients_of(sections)
-    several = len(set(patients)) > 1
+    several = len(set(patients_of(sections))) > 1
     spots = described_spots(description, sections)
     sizes = [int(section.num_nodes or 0) for section in sections]
     library = torch.cat([section.library[:, 0] for section in sections]).double()
@@ -156,7 +155,8 @@ def fit_closed_form(
         by_component=True,
     )
     held_out = known.held_out[: sum(sizes)].float().split(sizes)
-    form = ClosedForm(description, known.ridge, new.ridge, frozenset(map(_digest, patients)))
+    named = frozenset(_digest(str(section.patient)) for section in sections if "patient" in section)
+    form = ClosedForm(description, known.ridge, new.ridge, named)
     return FittedForm(form, list(held_out), {"known": known.chosen, "new": new.chosen})
 
 

@@ -32,8 +32,8 @@ def section_groups(sections: Sequence[Data], n_bands: int = 3) -> NDArray[np.int
 
 
 def patients_of(sections: Sequence[Data]) -> list[str]:
-    """Name each section's patient; a section without one is its own."""
-    return [str(section.patient if "patient" in section else section.section) for section in sections]
+    """Name each section's patient; a section without one is a patient of its own, whom no other section names."""
+    return [str(each.patient) if "patient" in each else f"unknown ({each.section})" for each in sections]
 
 
 def patient_groups(sections: Sequence[Data]) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar, NamedTuple
@@ -34,6 +35,8 @@ from nh2st_graph.nn import (
 )
 
 __all__ = ["ImageSide", "NH2STGraph"]
+
+logger = logging.getLogger("nh2st_graph")
 
 #: Operators that reach beyond a spot's own edges: to all spots, or to all regions that the spot is in.
 _WHOLE_SECTION = {"global", "hypergraph", "hypergraph_similarity"}
@@ -264,6 +267,10 @@ class NH2STGraph(Network):
         for network in (self, *(network for network, _ in folds)):
             network.memory[_SIZE] = torch.tensor([known, new])
         self.chosen |= {"correction": {"known": known, "new": new}}
+        logger.info(
+            "held-out sections add %s of the network's correction for training patients, and %s for others",
+            *(f"{factor:.0%}" if factor else "nothing" for factor in (known, new)),
+        )
 
     def knows(self, section: Data) -> bool:
         """Whether a section is of a training patient, so that it gets the regression for these."""
@@ -398,7 +405,9 @@ class NH2STGraph(Network):
         return self.contrast.projected({"image": side.query, "image_neighbourhood": side.neighbourhood})
 
     def _features(self, x: Tensor) -> Tensor:
-        encoded: Tensor = x if self.patch_encoder is None else self.patch_encoder(x)
+        if self.patch_encoder is None:
+            return x if x.is_floating_point() else x.float()  # pixels that nothing standardises are bytes
+        encoded: Tensor = self.patch_encoder(x)
         return encoded
 
     def _graph(self, features: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> _Graph:

@@ -55,8 +55,9 @@ def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
     """
     image = image_only(graph)
     if isinstance(model.module, NH2STGraph) and model.module.closed_form is not None:
-        known = "a training patient" if model.module.knows(image) else "a new patient, or of an unknown one"
-        logger.info("section %r: predicted as of %s", graph.section, known)
+        known = "a training patient" if model.module.knows(image) else "a new patient"
+        why = "" if "patient" in image else f", since obs['{Key.obs.patient}'] names none"
+        logger.info("section %r: predicted as of %s%s", graph.section, known, why)
     with one_thread():
         given = model.module.predict(image)
     predicted = np.asarray(given, dtype=np.float32)

@@ -12,7 +12,7 @@ from sklearn.model_selection import GroupKFold
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.models import section_groups
+from nh2st_graph.models import patients_of, section_groups
 
 __all__ = ["Fold", "make_folds"]
 
@@ -31,7 +31,7 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
     Parameters
     ----------
     sections
-        Training sections, in any order. Each needs a ``patient`` if folds go by patient.
+        Training sections, in any order. One without a ``patient`` is a patient of its own.
     kind
         ``"patient"``: all sections of a patient. Each patient is held out once; more than ``n_folds`` patients are
         joined to groups of about as many spots. With a single patient, sections are held out. ``"section"``: whole
@@ -52,7 +52,7 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
     """
     sections = sorted(sections, key=lambda section: str(section.section))
     if kind != "blocks" and len(sections) > 1:
-        by_patient = kind == "patient" and len({section.patient for section in sections}) > 1
+        by_patient = kind == "patient" and len(set(patients_of(sections))) > 1
         held_out = _patients_apart(sections, n_folds) if by_patient else _sections_apart(sections, n_folds)
         return [
             Fold(
@@ -86,7 +86,7 @@ def _sections_apart(sections: Sequence[Data], n_folds: int) -> list[NDArray[np.i
 
 def _patients_apart(sections: Sequence[Data], n_folds: int) -> list[NDArray[np.int64]]:
     """Give the positions of the sections that each fold holds out: all sections of its patients."""
-    names, patients = np.unique([section.patient for section in sections], return_inverse=True)
+    names, patients = np.unique(patients_of(sections), return_inverse=True)
     of_spots = np.repeat(patients, [int(section.num_nodes or 0) for section in sections])
     folds = GroupKFold(min(n_folds, len(names))).split(of_spots, groups=of_spots)
     held_out = [np.flatnonzero(np.isin(patients, of_spots[held])) for _, held in folds]

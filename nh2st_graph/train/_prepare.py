@@ -31,6 +31,7 @@ from nh2st_graph.section import (
     find_genes,
     library_size,
     panel_counts,
+    patient_name,
     patients_in,
     section_digest,
     section_name,
@@ -248,6 +249,7 @@ class PreparedSection:
     def graph(self) -> Data:
         """The graph that a model reads: the image side, as from :func:`nh2st_graph.gr.to_pyg`, with ``patient``.
 
+        A section whose patient is unknown has no ``patient``: two sections of the same name may be of two patients.
         If the encoder is fine-tuned, the graph also has ``patches``, ``(n_spots, size, size, 3)`` uint8. With views in
         other stains, a training section has ``x_views``, ``(n_spots, n_views, n_features)``, each view standardised
         like the section.
@@ -280,7 +282,9 @@ class PreparedSection:
         if self.views is not None:
             values["x_views"] = np.stack([standardize(view) for view in self.views.swapaxes(0, 1)], axis=1)
         graph = as_data(self.section, standardize(features), neighbors_key=Key.uns.neighbors, **values)
-        graph.patient = " + ".join(patients_in(self.section))
+        named = [name for name in patients_in(self.section) if patient_name(name) is not None]
+        if named:
+            graph.patient = " + ".join(named)
         graph.x_groups = _groups(self.section.uns[Key.uns.image], features.shape[1])
         return graph
 

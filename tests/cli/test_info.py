@@ -91,6 +91,19 @@ class TestRun:
         assert "(reference) depth alone" in facts["all"]
         assert "depth_oracle" not in facts["all"]
 
+    def test_a_run_shows_what_it_chose(self, info, tiny_run, tmp_path):
+        chosen = json.loads((tiny_run.folder / "model.json").read_text())["chosen"]
+        facts = info(tiny_run.folder)
+        for who, label in (("known", "for training patients"), ("new", "for other patients")):
+            kernel = "Gaussian" if chosen[who]["sharpness"] else "linear"
+            assert facts[label].startswith(f"ridge regression ({kernel}")
+        for chosen, expected in (({"alpha": 1000.0, "kernel": "rbf"}, "alpha 1000, kernel rbf"), ({}, None)):
+            about = json.loads((tiny_run.folder / "model.json").read_text()) | {"chosen": chosen}
+            (tmp_path / "model.json").write_text(json.dumps(about))
+            facts = info(tmp_path)
+            assert facts.get("chosen") == expected
+            assert "for other patients" not in facts
+
     def test_a_model_of_several_scales_names_them(self, info, tiny_run, tmp_path):
         tiny_run.model.save(tmp_path)
         about = json.loads((tmp_path / "model.json").read_text())

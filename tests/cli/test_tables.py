@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from nh2st_graph.cli._tables import print_cells, print_paths, print_run, print_table
+from nh2st_graph.cli._tables import COLUMNS, print_cells, print_paths, print_run, print_table
 from nh2st_graph.tl import LABELS, Run
 
 
@@ -22,6 +22,12 @@ def _wide(monkeypatch) -> None:
 
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in re.split("[│┃]", line) if cell.strip()]
+
+
+def test_names_of_baselines_have_no_word_that_a_usual_terminal_cuts(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    print_table(pd.DataFrame(0.123, index=list(LABELS.values()), columns=list(COLUMNS.values())), "")
+    assert "…" not in capsys.readouterr().out
 
 
 class TestRun:

@@ -217,6 +217,8 @@ def test_the_prefix_alone_is_all_parts():
         ("handcrafted:color", "encoder='handcrafted:color'.*'colour'"),
         ("handcrafted:stain+stain", "'stain' occurs twice"),
         ("handcrafted:", "names no encoder"),
+        ("handcrafted?size=64", "'handcrafted' takes no options"),
+        ("auto?size=64", "'auto' takes no options"),
         ("handcrafted:stain?size=64", "takes no option 'size'"),
     ],
 )

@@ -108,6 +108,14 @@ def test_sections_of_nobody_are_patients_of_their_own(sections):
     assert before.chosen == after.chosen
 
 
+def test_a_section_of_nobody_is_new_even_if_one_of_its_name_was_trained_on(sections):
+    form = fit_closed_form([of(sections[0], None), sections[2]], N_COMPONENTS, 0.5).form
+    assert not form.knows(of(sections[0], None))
+    assert not form.knows(of(sections[0], str(sections[0].section)))
+    assert form.knows(sections[3])
+    assert not ClosedForm.restore(load(save(fit_closed_form([of(sections[0], None)], 2, 0.5).form.memory()))).patients
+
+
 def test_own_leaves_out_the_neighbours(form):
     section = make_section(7)
     alone = section.clone()
@@ -152,6 +160,18 @@ def test_no_name_of_a_patient_is_saved(form):
 
 
 # How much of the network's correction is added
+
+
+def test_features_may_be_bytes(sections):
+    """Pixels that nothing standardises are."""
+    as_bytes = [each.clone() for each in sections[:2]]
+    for each in as_bytes:
+        each.x = (100 + 20 * each.x).to(torch.uint8)
+    as_floats = [each.clone() for each in as_bytes]
+    for each in as_floats:
+        each.x = each.x.float()
+    models = [make_model(given) for given in (as_bytes, as_floats)]
+    assert torch.equal(models[0].predict(as_bytes[0]), models[1].predict(as_floats[0]))
 
 
 def make_model(sections, **switches) -> NH2STGraph:
@@ -212,10 +232,12 @@ def test_a_wrong_correction_and_noise_are_left_out(sections, held_out):
     assert max(factors) < 0.1
 
 
-def test_new_patients_get_what_held_for_new_patients(sections, held_out):
+def test_new_patients_get_what_held_for_new_patients(sections, held_out, caplog):
     model = make_model(sections)
     corrections = [left(model, section) if section.patient == "Ada" else -left(model, section) for section in held_out]
-    assert settled(model, held_out, corrections) == pytest.approx({"known": 1, "new": 0})
+    with caplog.at_level("INFO"):
+        assert settled(model, held_out, corrections) == pytest.approx({"known": 1, "new": 0})
+    assert "100% of the network's correction for training patients, and nothing for others" in caplog.text
     # Of known patients alone, nothing is known of others; of new ones alone, it is taken for known ones.
     known, new = held_out[::2], held_out[1::2]
     assert settled(model, known, corrections[::2]) == pytest.approx({"known": 1, "new": 0})

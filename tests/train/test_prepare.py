@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
@@ -10,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from nh2st_graph import Config, DataError, ImageError, im
 from nh2st_graph.im._jitter import section_jitters
+from nh2st_graph.models import patients_of
 from nh2st_graph.section import library_size, panel_counts, section_name, targets
 from nh2st_graph.train import Preparation, Standardizer, _complete, image_only
 
@@ -166,6 +168,14 @@ class TestSectionGraph:
         config = tiny_config.override([f"data.normalize={normalize}"])
         graph = section_graph(section, config, Standardizer(), GENES)
         assert_allclose(np.expm1(graph.y) / 1e4 * graph.library, graph.counts, rtol=1e-4)
+
+    def test_names_a_patient_that_is_known(self, section, tiny_config):
+        assert section_graph(section, tiny_config, Standardizer()).patient == "P1"
+        nameless = section.copy()
+        nameless.obs["patient"] = pd.Categorical(["unknown (S1)"] * nameless.n_obs)
+        graph = section_graph(nameless, tiny_config, Standardizer())
+        assert "patient" not in graph
+        assert patients_of([graph]) == ["unknown (S1)"]
 
     def test_without_genes_looks_at_no_count(self, section, tiny_config):
         graph = section_graph(section[:, :0].copy(), tiny_config, Standardizer())
