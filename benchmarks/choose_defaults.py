@@ -1,4 +1,4 @@
-"""Choose settings for HER2ST on training sections only, run by run.
+"""Choose settings of the network for HER2ST on training sections only, run by run.
 
     python benchmarks/choose_defaults.py --root DIR --panel FILE
 
@@ -20,6 +20,9 @@ from nh2st_graph.config import load_config
 
 HERE = Path(__file__).resolve().parent
 SECTIONS = ("C3", "C4", "C5", "C6")
+
+#: What the candidates share: the network alone, on one scale of colour and texture.
+SHARED = ["model.closed_form=false", "features.encoder=squidpy:summary+texture+histogram", "features.patch_um=224"]
 
 #: The candidates: name, and the settings that it changes.
 CANDIDATES = {
@@ -50,7 +53,13 @@ def main() -> None:
     options = parser.parse_args()
     base = load_config(
         HERE.parent / "configs" / "her2st_mini.yaml",
-        [f"data.root={options.root}", f"data.panel={options.panel}", "train.refit=false", "train.progress=false"],
+        [
+            f"data.root={options.root}",
+            f"data.panel={options.panel}",
+            "train.refit=false",
+            "train.progress=false",
+            *SHARED,
+        ],
     )
     head = "| test section of the run | candidate | held-out squared error | held-out r | epoch |"
     lines = [head, "| --- " * 5 + "|"]

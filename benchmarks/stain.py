@@ -5,10 +5,10 @@
 ``DIR`` holds ``her2st/`` (the repository almaan/her2st) and ``gene_panels/her_hvg_cut_1000.txt``. The splits are those
 of ``configs/benchmarks/her2st_mini.yaml`` between the two patients; and synthetic tissue, where a model learns from
 four sections of two patients, and is tested on two of a third as the same scanner shows them, and as two others do.
-Stains differ between sections there too. Each model is ridge or NH2ST-Graph with its default settings, without stain
-normalisation and with each method, whose reference comes from the training sections. ``features.standardize: section``,
-the default, removes each section's mean and spread of features, and so much of the stain; ridge is also fitted with
-``train``, which does not.
+Stains differ between sections there too. Each model is ridge or the network of NH2ST-Graph, on colour and texture,
+without stain normalisation and with each method, whose reference comes from the training sections.
+``features.standardize: section``, the default, removes each section's mean and spread of features, and so much of the
+stain; ridge is also fitted with ``train``, which does not.
 
 The table shows mean r and r given depth over genes, averaged over test sections. ``--tiny`` tries the script in a
 minute or two.
@@ -39,7 +39,7 @@ C = ("C3", "C4", "C5", "C6")
 MODELS: dict[str, dict[str, Any]] = {
     "ridge, z-scores of each section": {"model": {"name": "ridge"}},
     "ridge, z-scores of training": {"model": {"name": "ridge"}, "features.standardize": "train"},
-    "NH2ST-Graph": {},
+    "NH2ST-Graph": {"model.closed_form": False},
 }
 SCANNERS = {0: "the same scanner", 1: "scanner 1", 2: "scanner 2"}
 
@@ -86,7 +86,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the table")
     parser.add_argument("--tiny", action="store_true", help="small sections and few epochs, to try the script")
     options = parser.parse_args()
-    quiet = {"train.progress": False, "evaluate.baselines": False, **({"train.max_epochs": 2} if options.tiny else {})}
+    colour = {"features.encoder": "squidpy:summary+texture+histogram", "features.patch_um": 224}
+    quiet = {
+        "train.progress": False,
+        "evaluate.baselines": False,
+        **colour,
+        **({"train.max_epochs": 2} if options.tiny else {}),
+    }
     panel = str(options.data / "gene_panels" / "her_hvg_cut_1000.txt")
     real = load_config(HERE.parent / "configs" / "her2st_mini.yaml").change(
         {**quiet, "data.train": [], "data.test": [], "data.panel": panel}
