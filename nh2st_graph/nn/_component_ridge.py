@@ -18,7 +18,7 @@ _CUT = 3.0
 _RANK = 1e-10
 #: Most spots that span the solution; beyond, evenly drawn ones stand for all (Nyström's approximation).
 _MOST_POINTS = 2000
-#: Rows of a kernel that are computed at a time.
+#: Spots that are computed with at a time.
 _ROWS = 8192
 
 
@@ -260,8 +260,10 @@ def _mapped(described: Tensor, points: Tensor, sharpness: float) -> tuple[Tensor
     values, vectors = torch.linalg.eigh(_kernel(points, points, sharpness))
     kept = values > _RANK * values[-1].clamp_min(1e-300)
     whitening = vectors[:, kept] / values[kept].sqrt()
-    mapped = [_kernel(rows, points, sharpness) @ whitening for rows in described.split(_ROWS)]
-    return torch.cat(mapped), whitening
+    mapped = torch.empty(len(described), whitening.shape[1]).double()
+    for rows, place in zip(described.split(_ROWS), mapped.split(_ROWS), strict=True):
+        place.copy_(_kernel(rows, points, sharpness) @ whitening)
+    return mapped, whitening
 
 
 def _path(phi: Tensor, scores: Tensor, weights: Tensor, penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -273,9 +275,14 @@ def _path(phi: Tensor, scores: Tensor, weights: Tensor, penalties: Sequence[floa
     """
     total = weights.sum().clamp_min(1e-300)
     centre, level = weights @ phi / total, weights @ scores / total
-    weighted = (phi - centre) * weights[:, None]
-    values, vectors = torch.linalg.eigh(weighted.T @ (phi - centre))
-    moment = vectors.T @ (weighted.T @ (scores - level))
+    rank = phi.shape[1]
+    gram, product = torch.zeros(rank, rank).double(), torch.zeros(rank, scores.shape[1]).double()
+    for rows, wanted, weight in zip(phi.split(_ROWS), scores.split(_ROWS), weights.split(_ROWS), strict=True):
+        weighted = (rows - centre) * weight[:, None]
+        gram += weighted.T @ (rows - centre)
+        product += weighted.T @ (wanted - level)
+    values, vectors = torch.linalg.eigh(gram)
+    moment = vectors.T @ product
     found = torch.stack([vectors @ (moment / (values.clamp_min(0.0) + p * total)[:, None]) for p in penalties])
     return found, level - centre @ found
 
