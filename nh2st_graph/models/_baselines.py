@@ -24,7 +24,7 @@ from torch_geometric.utils import scatter
 
 from nh2st_graph._errors import ConfigError, DataError, setting
 from nh2st_graph._settings import Positive
-from nh2st_graph.models._groups import section_groups
+from nh2st_graph.models._groups import MOST_FOLDS, section_groups
 from nh2st_graph.models._network import Estimator, Memory
 from nh2st_graph.models._registry import find_method, register_method
 from nh2st_graph.models._settings import MethodConfig
@@ -43,9 +43,6 @@ __all__ = [
 
 #: Baselines that every model is compared with.
 BASELINES = ("mean", "ridge", "ridge_neighbours", "reduced_rank_ridge", "kernel_ridge", "knn")
-
-#: Largest number of folds of the cross-validation; if there are more sections, a fold holds out several.
-_MOST_FOLDS = 5
 
 #: Prefix of a chosen hyper-parameter in a baseline's memory.
 _CHOSEN = "chosen."
@@ -121,7 +118,7 @@ class Baseline(Estimator):
                 f"method {self.config.name!r}: {len(x)} training spots are too few to hold out some and choose "
                 f"{', '.join(grid)}; give more sections, or a single value"
             )
-        folds = GroupKFold(min(n_groups, _MOST_FOLDS))
+        folds = GroupKFold(min(n_groups, MOST_FOLDS))
         search = GridSearchCV(self.regression(), dict(grid), cv=folds, scoring="neg_mean_squared_error", refit=False)
         search.fit(_numbers(x), _targets(y), groups=groups)
         return {name: np.asarray(value).item() for name, value in search.best_params_.items()}

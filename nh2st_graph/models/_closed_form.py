@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph.models._groups import patient_groups, patients_of, section_groups
+from nh2st_graph.models._groups import MOST_FOLDS, patient_groups, patients_of, section_groups
 from nh2st_graph.models._network import Memory
 from nh2st_graph.nn import ComponentRidge, Description, RidgeSpots, fit_component_ridge
 
@@ -148,7 +148,7 @@ def fit_closed_form(
         by_component=True,
     )
     new = fit_component_ridge(
-        spots._replace(folds=torch.from_numpy(patient_groups(sections)).repeat(views)),
+        spots._replace(folds=torch.from_numpy(patient_groups(sections) % MOST_FOLDS).repeat(views)),
         sharpness=_KERNELS if several else (0.0,),
         n_components=[n_components],
         penalties=PENALTIES if several else (_CAUTIOUS,),
@@ -186,7 +186,7 @@ def correction_factor(gains: Sequence[tuple[float, float]]) -> float:
 
 
 def described_spots(description: Description, sections: Sequence[Data]) -> RidgeSpots:
-    """Join the spots of training sections, with equal weights; each section, or band of a single one, is a fold.
+    """Join the spots of training sections, with equal weights, in folds of sections, or of bands of a single one.
 
     Views of the sections in other stains (``x_views``) follow, as more spots of the same sections and folds.
     """
@@ -195,7 +195,7 @@ def described_spots(description: Description, sections: Sequence[Data]) -> Ridge
         torch.cat([description(section.x, section.edge_index) for section in sections]),
         torch.cat([section.y for section in sections]).double(),
         torch.arange(len(sections)).repeat_interleave(torch.tensor(sizes)),
-        torch.from_numpy(section_groups(sections)),
+        torch.from_numpy(section_groups(sections) % MOST_FOLDS),
         torch.ones(sum(sizes), dtype=torch.float64),
     )
     n_views = min(section.x_views.shape[1] if "x_views" in section else 0 for section in sections)

@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-__all__ = ["patient_groups", "patients_of", "section_groups"]
+__all__ = ["MOST_FOLDS", "patient_groups", "patients_of", "section_groups"]
+
+
+#: Largest number of parts that are held out in turn; if there are more sections or patients, a part is several of them.
+MOST_FOLDS = 5
 
 
 def section_groups(sections: Sequence[Data], n_bands: int = 3) -> NDArray[np.int64]:

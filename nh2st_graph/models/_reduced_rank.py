@@ -22,16 +22,13 @@ from nh2st_graph.models._closed_form import (
     ridge_in,
     ridge_tensors,
 )
-from nh2st_graph.models._groups import patient_groups
+from nh2st_graph.models._groups import MOST_FOLDS, patient_groups
 from nh2st_graph.models._network import Estimator, Memory
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.models._settings import MethodConfig
 from nh2st_graph.nn import Description, fit_component_ridge
 
 __all__ = ["KernelRidge", "ReducedRankRidge"]
-
-#: Largest number of parts that are held out in turn; if there are more patients or sections, a part has several.
-_MOST_FOLDS = 5
 
 #: Name of the regression in the memory.
 _RIDGE = "ridge"
@@ -57,7 +54,7 @@ class _ComponentBaseline(Estimator):
     def fit(self, sections: Sequence[Data]) -> None:
         """Choose the hyper-parameters and fit; see :meth:`Estimator.fit`."""
         description = Description.fit([section.x for section in sections], groups_of(sections[0]))
-        spots, folds = described_spots(description, sections), torch.from_numpy(patient_groups(sections) % _MOST_FOLDS)
+        spots, folds = described_spots(description, sections), torch.from_numpy(patient_groups(sections) % MOST_FOLDS)
         fitted = fit_component_ridge(
             spots._replace(folds=folds.repeat(len(spots.weights) // len(folds))),  # once for each view
             sharpness=self.kernels(),
