@@ -64,7 +64,7 @@ WRITE: dict[str, Callable[..., AnnData | None]] = {
 #: What returns something, or draws it.
 GIVE: dict[str, Callable[[Held], Any]] = {
     "im.patches": lambda held: np.stack(list(ng.im.patches(held.raw, size_px=16))),
-    "im.jitter_stain": lambda held: ng.im.jitter_stain(held.raw, ng.im.StainJitter("hed", 0.1, 0), 40),
+    "im.jitter_stain": lambda held: ng.im.jitter_stain(held.raw, ng.im.StainJitter("hed", 0.1, 0), 40).shape,
     "im.stain_reference": lambda held: ng.im.stain_reference(held.raw).stain_matrix,
     "im.check_placement": lambda held: ng.im.check_placement(held.raw),
     "tl.fit": lambda held: weights(ng.tl.fit(held.train, quick(held.model), test_sections=held.raw)),
