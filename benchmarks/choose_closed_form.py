@@ -23,13 +23,12 @@ from torch_geometric.data import Data
 import nh2st_graph as ng
 from nh2st_graph.config import load_config
 from nh2st_graph.metrics import pearson
-from nh2st_graph.models import section_groups
-from nh2st_graph.nn import Description, RidgeSpots, fit_component_ridge
+from nh2st_graph.models._closed_form import PENALTIES, described_spots
+from nh2st_graph.nn import Description, fit_component_ridge
 from nh2st_graph.train import Preparation
 
 HERE = Path(__file__).resolve().parent
 SECTIONS = ("C3", "C4", "C5", "C6")
-PENALTIES = tuple(np.geomspace(3e-5, 1.0, 12).tolist())
 
 #: The candidates: what each changes.
 CANDIDATES: dict[str, dict[str, Any]] = {
@@ -58,14 +57,8 @@ def held_out(
 ) -> float:
     """Fit on some sections; give the mean r over genes on another."""
     description = Description.fit([each.x for each in train], around=around)
-    sizes = torch.tensor([len(each.y) for each in train])
-    spots = RidgeSpots(
-        torch.cat([description(each.x, each.edge_index) for each in train]),
-        torch.cat([each.y for each in train]).double(),
-        torch.arange(len(train)).repeat_interleave(sizes),
-        torch.from_numpy(section_groups(train)),
-        torch.cat([each.library[:, 0] for each in train]).double() ** power,
-    )
+    counts = torch.cat([each.library[:, 0] for each in train]).double()
+    spots = described_spots(description, train)._replace(weights=counts**power)
     fit = fit_component_ridge(
         spots, sharpness=sharpness, n_components=[components], penalties=PENALTIES, by_component=by_component
     )

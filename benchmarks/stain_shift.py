@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
 import nh2st_graph as ng
 from nh2st_graph.config import load_config
 from nh2st_graph.metrics import pearson
-from nh2st_graph.models import section_groups
+from nh2st_graph.models._closed_form import described_spots
 from nh2st_graph.nn import Description, RidgeSpots, fit_component_ridge
 from nh2st_graph.train import Preparation
 
@@ -44,12 +43,11 @@ def score(train: RidgeSpots, tests: Sequence[tuple[Tensor, Tensor]], sharpness: 
 def measure(train: Sequence[Data], tests: Sequence[Data], sharpness: float) -> dict[str, list[float]]:
     """Give r for every penalty: held out as it is, in other stains, and on the other patient."""
     describe = Description.fit([each.x for each in train])
-    own = torch.cat([describe(each.x, each.edge_index) for each in train])
-    views = [torch.cat([describe(each.x_views[:, k], each.edge_index) for each in train]) for k in range(VIEWS)]
-    y = torch.cat([each.y for each in train]).double()
-    folds = torch.from_numpy(section_groups(train))
-    numbers = torch.arange(len(train)).repeat_interleave(torch.tensor([len(each.y) for each in train]))
-    spots = RidgeSpots(own, y, numbers, folds, torch.ones(len(y), dtype=torch.float64))
+    joined = described_spots(describe, train)  # the sections as they are, and then each of their views
+    n_spots = sum(len(each.y) for each in train)
+    own, *views = joined.described.split(n_spots)
+    spots = RidgeSpots(*(part[:n_spots] for part in joined))
+    y, folds = spots.targets, spots.folds
     others = [(describe(each.x, each.edge_index), each.y.double()) for each in tests]
     found: dict[str, list[float]] = {"held out": [], "held out, other stain": [], "other patient": []}
     for penalty in PENALTIES:
