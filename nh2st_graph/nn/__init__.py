@@ -24,12 +24,14 @@ from nh2st_graph.nn._patch_encoder import PatchEncoder
 from nh2st_graph.nn._projection import ProjectionHead
 from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
 from nh2st_graph.nn._retrieval import Averaging, Similarity, Weighting, nearest, partner_rank, retrieve
+from nh2st_graph.nn._rows import LARGE, Rows, blocks_of, dense
 from nh2st_graph.nn._sage import SAGEBlock
 from nh2st_graph.nn._token_block import TokenBlock
 from nh2st_graph.nn._transformer import ArrayEmbedding, SelfAttentionBlock
 from nh2st_graph.nn._trunk import BlockAttention, ShuffleTrunk
 
 __all__ = [
+    "LARGE",
     "OPERATORS",
     "ArrayConvolution",
     "ArrayEmbedding",
@@ -50,6 +52,7 @@ __all__ = [
     "ProjectionHead",
     "RidgeFit",
     "RidgeSpots",
+    "Rows",
     "SAGEBlock",
     "SelfAttentionBlock",
     "ShuffleTrunk",
@@ -59,8 +62,10 @@ __all__ = [
     "Weighting",
     "WindowEncoder",
     "array_window",
+    "blocks_of",
     "chance_level",
     "collapse_level",
+    "dense",
     "fit_component_ridge",
     "hsic",
     "huber",
