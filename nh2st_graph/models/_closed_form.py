@@ -110,7 +110,7 @@ class ClosedForm:
 
 
 class FittedForm(NamedTuple):
-    """A closed form, the held-out expression of each training section, and what was chosen."""
+    """A closed form, the held-out component scores of each training section by ``form.known``, and what was chosen."""
 
     form: ClosedForm
     held_out: list[Tensor]

@@ -20,7 +20,7 @@ __all__ = ["EMBEDDINGS", "OF_TRAINING", "Estimator", "Memory", "Network"]
 EMBEDDINGS = {"spot": ("image", "gene"), "neighbourhood": ("image_neighbourhood", "gene_neighbourhood")}
 
 #: Attributes of a graph that only training has: measured genes, what was made of them, and other views of the image.
-OF_TRAINING = frozenset({"y", "counts", "library", "base", "x_views"})
+OF_TRAINING = frozenset({"y", "counts", "library", "scores", "base", "x_views"})
 
 #: Tensors that a method keeps of the training sections for prediction, by name.
 Memory = dict[str, Tensor]

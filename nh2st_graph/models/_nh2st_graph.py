@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -28,6 +29,7 @@ from nh2st_graph.nn import (
     NeighbourBranch,
     PatchEncoder,
     SpatialAttention,
+    blocks_of,
     huber,
     negative_binomial_nll,
     one_minus_pearson,
@@ -199,12 +201,22 @@ class NH2STGraph(Network):
             self._held_out = fitted.held_out
 
     def training_graphs(self, sections: Sequence[Data]) -> Sequence[Data]:
-        """Add ``base``: what the closed form predicts of each spot if it has not seen it, ``(n_spots, n_genes)``."""
-        if not self.config.closed_form:
-            return sections
-        graphs = [section.clone() for section in sections]
-        for graph, base in zip(graphs, self._held_out, strict=True):
-            graph.base = base
+        """Put what the losses read in place of the measured genes, so that a batch takes no more of them than it needs.
+
+        ``base``, ``(n_spots, n_scores)``, are the component scores that the closed form predicts of each spot if it has
+        not seen it. ``scores``, ``(n_spots, n_components)``, are those of the targets; losses that compare genes keep
+        the targets too.
+        """
+        graphs = [copy.copy(section) for section in sections]
+        for i, graph in enumerate(graphs):
+            if self.config.closed_form:
+                graph.base = self._held_out[i]
+            if self._by_components:
+                graph.scores = torch.cat([self.decoder.gene_input(rows) for rows in blocks_of(graph.y)])
+                del graph.y
+            for key in ("counts", "library"):
+                if not self.config.counts and key in graph:
+                    del graph[key]
         return graphs
 
     def held_out_graphs(self, sections: Sequence[Data]) -> Sequence[Data]:
@@ -226,12 +238,15 @@ class NH2STGraph(Network):
         return self._predict(data, around=False)
 
     def _predict(self, data: Data, around: bool) -> Tensor:
-        side, form = self(self.image_input(data), data.edge_index, data.edge_attr), self.closed_form
+        form, size = self.closed_form, self._size(data)
+        base = None
+        if form is not None:
+            base = (data.form if "form" in data else form(data)) if around else form.own(data)
+            if not size:
+                return self._positive(base)
+        side = self(self.image_input(data), data.edge_index, data.edge_attr)
         decoded = self._decode(side.query, side.neighbourhood if around else torch.zeros_like(side.neighbourhood))
-        if form is None:
-            return self._positive(decoded)
-        base = (data.form if "form" in data else form(data)) if around else form.own(data)
-        return self._positive(base + self._size(data) * self._correction(decoded))
+        return self._positive(decoded if base is None else base + size * self._correction(decoded))
 
     @property
     def closed_form(self) -> ClosedForm | None:
@@ -338,34 +353,30 @@ class NH2STGraph(Network):
         Parameters
         ----------
         data
-            A graph with ``x`` (or ``patches``), ``edge_index``, ``edge_attr``, ``y`` (targets), ``counts`` and
-            ``library`` (for likelihoods of counts), and ``seeds``: the spots of the losses. All other spots are their
-            surroundings.
+            A graph with ``x`` (or ``patches``), ``edge_index``, ``edge_attr``, ``y`` (targets) or what
+            :meth:`training_graphs` has in its place, ``counts`` and ``library`` (for likelihoods of counts), and
+            ``seeds``: the spots of the losses. All other spots are their surroundings.
 
         Returns
         -------
         ``loss``, the weighted sum, and its parts: ``regression``, and ``contrast_spot``, ``contrast_neighbourhood`` and
         ``cross`` if they are on; for each contrast also the chance level and the share of pairs among the nearest ten.
         """
-        features = self._features(self.image_input(data))
+        features, seeds = self._features(self.image_input(data)), data.seeds
         graph = self._graph(features, data.edge_index, data.edge_attr)
-        image = self._image_side(features, graph)
-        expression = image.expression[data.seeds]
-        if "base" in data:
-            decoded = self._decode(image.query[data.seeds], image.neighbourhood[data.seeds])
-            expression = self._positive(data.base[data.seeds] + self._correction(decoded))
-        parts = {"regression": self._regression(expression, data)}
+        query, neighbourhood = self._image_embeddings(features, graph)
+        parts = {"regression": self._regression(query[seeds], neighbourhood[seeds], data)}
         total = parts["regression"]
         if not self.reads_genes:
             return {"loss": total, **parts}
-        independent = self._pairs(image, data.y, graph)
+        scores = data.scores if "scores" in data else self.decoder.gene_input(data.y)
+        independent = self._pairs(query, neighbourhood, scores, graph)
         attended = self._attend(independent, graph)
         if self.config.cross_attention == "neighbourhood":
             images = (image for image, _ in EMBEDDINGS.values())
-            filling = [attended[name][data.seeds] for name in images if LETTERS[name] in self.cross]
+            filling = [attended[name][seeds] for name in images if LETTERS[name] in self.cross]
             filled_in = self.cross_head(torch.cat(filling, dim=1))
-            wanted = self.decoder.gene_input(data.y[data.seeds])
-            parts["cross"] = self.decoder.squared_error(filled_in, wanted)
+            parts["cross"] = self.decoder.squared_error(filled_in, scores[seeds])
             total = total + self.config.weight_cross * parts["cross"]
         pairs = attended if self.config.contrast_on == "attended" else independent
         contrast, weighted = self.contrast(pairs, data)
@@ -418,13 +429,16 @@ class NH2STGraph(Network):
         assert isinstance(self.image_neighbours, EgoHypergraph)
         return self.image_neighbours.hyperedges(edge_index, features.detach())
 
-    def _image_side(self, features: Tensor, graph: _Graph) -> ImageSide:
+    def _image_embeddings(self, features: Tensor, graph: _Graph) -> tuple[Tensor, Tensor]:
         query = self.image_encoder(features)
-        neighbourhood = self._around(self.image_neighbours, query, features, graph)
+        return query, self._around(self.image_neighbours, query, features, graph)
+
+    def _image_side(self, features: Tensor, graph: _Graph) -> ImageSide:
+        query, neighbourhood = self._image_embeddings(features, graph)
         return ImageSide(query, neighbourhood, self._positive(self._decode(query, neighbourhood)))
 
-    def _gene_side(self, targets: Tensor, graph: _Graph) -> GeneSide:
-        query = self.gene_encoder(self.decoder.gene_input(targets))
+    def _gene_side(self, scores: Tensor, graph: _Graph) -> GeneSide:
+        query = self.gene_encoder(scores)
         return GeneSide(query, self._around(self.gene_neighbours, query, query, graph))
 
     def _around(self, branch: nn.Module | None, own: Tensor, raw: Tensor, graph: _Graph) -> Tensor:
@@ -442,38 +456,55 @@ class NH2STGraph(Network):
     def _section_pairs(self, data: Data) -> tuple[Pairs, _Graph]:
         features = self._features(self.image_input(data))
         graph = self._graph(features, data.edge_index, data.edge_attr)
-        return self._pairs(self._image_side(features, graph), data.y, graph), graph
+        scores = self.decoder.gene_input(data.y)
+        return self._pairs(*self._image_embeddings(features, graph), scores, graph), graph
 
-    def _pairs(self, image: ImageSide, targets: Tensor, graph: _Graph) -> Pairs:
-        """Embed both modalities at both scales."""
-        gene = self._gene_side(targets, graph)
+    def _pairs(self, query: Tensor, neighbourhood: Tensor, scores: Tensor, graph: _Graph) -> Pairs:
+        """Embed both modalities at both scales; ``scores`` are the input of the gene encoder."""
+        gene = self._gene_side(scores, graph)
         return {
-            "image": image.query,
-            "image_neighbourhood": image.neighbourhood,
+            "image": query,
+            "image_neighbourhood": neighbourhood,
             "gene": gene.query,
             "gene_neighbourhood": gene.neighbourhood,
         }
 
-    def _decode(self, query: Tensor, neighbourhood: Tensor) -> Tensor:
+    def _read(self, query: Tensor, neighbourhood: Tensor) -> list[Tensor]:
+        """List the embeddings that the decoder reads."""
         if self.gate is not None:
-            read = [self.gate(query, neighbourhood)]
-        else:
-            read = [{"query": query, "neighbourhood": neighbourhood}[branch] for branch in self.config.decoded]
-        decoded: Tensor = self.decoder(*read)
+            return [self.gate(query, neighbourhood)]
+        return [{"query": query, "neighbourhood": neighbourhood}[branch] for branch in self.config.decoded]
+
+    def _decode(self, query: Tensor, neighbourhood: Tensor) -> Tensor:
+        decoded: Tensor = self.decoder(*self._read(query, neighbourhood))
         return decoded
 
     def _positive(self, expression: Tensor) -> Tensor:
         """Keep the mean of a likelihood of counts above zero."""
         return F.softplus(expression, beta=_SHARPNESS) if self.config.counts else expression
 
-    def _regression(self, expression: Tensor, data: Data) -> Tensor:
-        seeds, observed = data.seeds, data.y[data.seeds]
+    @property
+    def _by_components(self) -> bool:
+        """Whether the regression compares component scores, and no gene by itself."""
+        return self.config.regression == "mse" and isinstance(self.decoder, ComponentDecoder)
+
+    def _regression(self, query: Tensor, neighbourhood: Tensor, data: Data) -> Tensor:
+        """Compute the regression of the seeds, whose embeddings are given."""
+        seeds, form = data.seeds, self.closed_form if "base" in data else None
+        base = None if form is None else form.known.expand(data.base[seeds])
+        if isinstance(self.decoder, ComponentDecoder) and self.config.regression == "mse":
+            predicted = self.decoder.scores(*self._read(query, neighbourhood))
+            predicted = predicted if base is None else predicted + self.decoder.gene_input(base)
+            wanted = data.scores[seeds] if "scores" in data else self.decoder.gene_input(data.y[seeds])
+            return self.decoder.squared_error(predicted, wanted)
+        decoded, observed = self._decode(query, neighbourhood), data.y[seeds]
+        expression = self._positive(decoded if base is None else base + self._correction(decoded))
         if self.config.regression == "huber":
             return huber(expression, observed)
         if self.config.regression == "pearson":
             return one_minus_pearson(expression, observed)
         if self.log_dispersion is None:
-            return self.decoder.squared_error(self.decoder.gene_input(expression), self.decoder.gene_input(observed))
+            return self.decoder.squared_error(expression, observed)
         mean = (data.library[seeds] * torch.expm1(expression) / TARGET_SUM).clamp_min(1e-8)
         counts = data.counts[seeds]
         if self.extra_zeros is None:

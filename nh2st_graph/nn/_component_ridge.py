@@ -112,9 +112,13 @@ class ComponentRidge:
         parts = [_kernel(rows, self.points, self.sharpness) @ self.coefficients for rows in described.split(_ROWS)]
         return torch.cat(parts) + self.intercept
 
+    def expand(self, scores: Tensor) -> Tensor:
+        """Compute expression from component scores, ``(n_spots, n_genes)``, in their precision and on their device."""
+        return self.mean.to(scores) + scores @ self.basis.to(scores)
+
     def __call__(self, described: Tensor) -> Tensor:
         """Predict expression, ``(n_spots, n_genes)``."""
-        return self.mean + self.scores(described) @ self.basis
+        return self.expand(self.scores(described))
 
 
 class RidgeSpots(NamedTuple):
@@ -140,7 +144,7 @@ class RidgeSpots(NamedTuple):
 
 
 class RidgeFit(NamedTuple):
-    """A ridge regression, its held-out expression, ``(n_spots, n_genes)``, their squared error, and what was chosen."""
+    """A ridge regression, its held-out component scores, their squared error, and what was chosen."""
 
     ridge: ComponentRidge
     held_out: Tensor
@@ -229,7 +233,7 @@ def _fit(
         targets.mean(dim=0),
         basis[:kept],
     )
-    held_out = ridge.mean + (paths[chosen, :, column].T * slope) @ ridge.basis
+    held_out = paths[chosen, :, column].T * slope
     beyond = (weights[:, None] * (centred.square().sum(dim=1) - scores.square().sum(dim=1))[:, None]).sum()
     error = errors[chosen, column].sum() + unpredicted[kept:].sum() + beyond
     numbers = [float(penalties[int(i)]) for i in chosen]

@@ -99,12 +99,16 @@ class ComponentDecoder(nn.Module):
         """Compute expression from component scores, ``(n, n_genes)``; the inverse of :meth:`gene_input`."""
         return self.mean + (scores * self.scale) @ self.loadings
 
-    def forward(self, *embeddings: Tensor) -> Tensor:
-        """Decode embeddings. See the class for shapes."""
-        scores = self.heads[0](embeddings[0])
+    def scores(self, *embeddings: Tensor) -> Tensor:
+        """Compute component scores from embeddings, ``(n, n_components)``, in units of ``scale``."""
+        scores: Tensor = self.heads[0](embeddings[0])
         for head, embedding in zip(self.heads[1:], embeddings[1:], strict=True):
             scores = scores + head(embedding)
-        return self.expression(scores)
+        return scores
+
+    def forward(self, *embeddings: Tensor) -> Tensor:
+        """Decode embeddings. See the class for shapes."""
+        return self.expression(self.scores(*embeddings))
 
     def squared_error(self, predicted: Tensor, wanted: Tensor) -> Tensor:
         """Compute the squared error of component scores, relative to that of the training mean (0 is perfect).

@@ -1,6 +1,6 @@
 """The engine: prepare sections, train in stages, and keep a fitted model."""
 
-from nh2st_graph.train._batches import SpotBatches, as_view, cut_out
+from nh2st_graph.train._batches import SpotBatches, Surroundings, as_view, cut_out
 from nh2st_graph.train._checkpoints import averaged_weights
 from nh2st_graph.train._complete import Sources
 from nh2st_graph.train._encoder import patch_encoder, section_patches
@@ -26,6 +26,7 @@ __all__ = [
     "Sources",
     "SpotBatches",
     "Standardizer",
+    "Surroundings",
     "as_view",
     "averaged_weights",
     "check_method",

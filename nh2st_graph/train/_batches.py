@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+import math
+import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from torch_geometric.data import Data
-from torch_geometric.utils import k_hop_subgraph
 
-__all__ = ["SpotBatches", "as_view", "cut_out"]
+from nh2st_graph.nn import LARGE, Rows
+
+__all__ = ["SpotBatches", "Surroundings", "as_view", "cut_out", "pieces", "surroundings"]
 
 
 def as_view(graph: Data, view: int | None) -> Data:
@@ -35,6 +41,91 @@ def as_view(graph: Data, view: int | None) -> Data:
     return part
 
 
+class Surroundings:
+    """Cuts parts out of one section, each in a time that depends on the part alone.
+
+    Parameters
+    ----------
+    section
+        A graph, whose values of spots are tensors or :class:`~nh2st_graph.nn.Rows`.
+
+    Attributes
+    ----------
+    section
+        The graph.
+    """
+
+    def __init__(self, section: Data) -> None:
+        self.section = section
+        sender, receiver = section.edge_index.numpy()
+        ordered = bool((receiver[1:] >= receiver[:-1]).all())
+        #: Positions of the edges in the order of their receivers; None if they are in this order.
+        self._edges = None if ordered else np.argsort(receiver, kind="stable")
+        self._sender = sender if self._edges is None else sender[self._edges]
+        n_spots = int(section.num_nodes or 0)
+        self._start = np.concatenate([[0], np.cumsum(np.bincount(receiver, minlength=n_spots))])
+        self._scratch = threading.local()
+
+    def cut(self, seeds: Tensor, hops: int | None, *, shown: Data | None = None, lean: bool = False) -> Data:
+        """Cut out some spots with everything within ``hops`` edges upstream; None keeps all of the section.
+
+        Parameters
+        ----------
+        seeds
+            Positions of the wanted spots.
+        hops
+            Width of the surroundings.
+        shown
+            The same section with other values of spots.
+        lean
+            Leave out edges between spots of the outermost ring, which no message to a seed passes. Then the part has
+            only what the seeds need; otherwise all edges between its spots.
+        """
+        section = self.section if shown is None else shown
+        if hops is None:
+            part = copy.copy(section)
+            part.seeds = seeds
+            return part
+        wanted, place = seeds.numpy(), self._places()
+        inside, spots = wanted, [wanted]
+        place[wanted] = 0
+        for _ in range(hops):
+            senders = self._sender[self._into(spots[-1])]
+            spots.append(np.unique(senders[place[senders] < 0]))
+            place[spots[-1]] = 0
+            inside = np.concatenate(spots[:-1])
+        index = np.sort(np.concatenate(spots))
+        place[index] = np.arange(len(index))
+        edges = self._into(np.sort(inside) if lean else index)
+        edges = edges[place[self._sender[edges]] >= 0]
+        in_part = place[np.stack([self._sender[edges], self._receivers(edges)])]
+        seeds_in_part = place[wanted]
+        place[index] = -1
+        chosen = edges if self._edges is None else np.sort(self._edges[edges])
+        if self._edges is not None:
+            in_part = in_part[:, np.argsort(self._edges[edges])]
+        part = _part(section, torch.from_numpy(index), torch.from_numpy(chosen))
+        part.edge_index = torch.from_numpy(in_part)
+        part.seeds = torch.from_numpy(seeds_in_part)
+        return part
+
+    def _places(self) -> NDArray[np.int64]:
+        """Give the places of spots in a part, -1 for all between two cuts; each thread has its own."""
+        if not hasattr(self._scratch, "places"):
+            self._scratch.places = np.full(len(self._start) - 1, -1, dtype=np.int64)
+        places: NDArray[np.int64] = self._scratch.places
+        return places
+
+    def _into(self, spots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """List the edges into some spots, by their place in the order of receivers."""
+        first, many = self._start[spots], self._start[spots + 1] - self._start[spots]
+        before = np.cumsum(many) - many
+        return np.arange(int(many.sum())) + np.repeat(first - before, many)
+
+    def _receivers(self, edges: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.searchsorted(self._start, edges, side="right") - 1
+
+
 def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
     """Cut some spots out of a section, with everything within ``hops`` edges upstream; None keeps all of it.
 
@@ -44,62 +135,130 @@ def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
     -------
     The part of the graph. Its ``seeds`` are the positions of the wanted spots.
     """
-    if hops is None:
-        part, place = copy.copy(section), seeds
-    else:
-        index, _, place, _ = k_hop_subgraph(seeds, hops, section.edge_index, num_nodes=section.num_nodes)
-        part = section.subgraph(index)
-    part.seeds = place
-    return part
+    return Surroundings(section).cut(seeds, hops)
+
+
+def _part(section: Data, spots: Tensor, edges: Tensor) -> Data:
+    """Take some spots and edges; ``edge_index`` is left out."""
+    part: dict[str, Any] = {}
+    for key, value in section.to_dict().items():
+        if key in ("edge_index", "num_nodes"):
+            continue
+        if isinstance(value, Rows) or (isinstance(value, Tensor) and section.is_node_attr(key)):
+            part[key] = value[spots]
+        elif isinstance(value, Tensor) and section.is_edge_attr(key):
+            part[key] = value[edges]
+        else:
+            part[key] = value
+    return Data(**part, num_nodes=len(spots))
 
 
 class SpotBatches(IterableDataset[Data]):
     """Batches that hold every spot of every section once an epoch; each batch is from one section.
 
-    Within one section, stain and depth cannot tell a spot's partner from its negatives. A section with views in other
-    stains (``x_views``) shows one of them in each epoch, or itself as it is, all with equal chance. Order and views of
-    an epoch are drawn from the seed and the epoch's number alone, so that a resumed run sees the same batches.
+    Within one section, stain and depth cannot tell a spot's partner from its negatives. A batch of a large section is a
+    piece of tissue, whose surroundings are a rim around it; pieces are cut anew, in another direction, at each epoch. A
+    section with views in other stains (``x_views``) shows one of them in each epoch, or itself as it is, all with equal
+    chance. Order, pieces and views of an epoch are drawn from the seed and the epoch's number alone, so that a resumed
+    run sees the same batches.
 
     Parameters
     ----------
     sections
-        Training graphs.
+        Training graphs; or what cuts them, if it is there already.
     batch_spots
         Most spots of a batch. A section is split into batches of equal size.
     hops
         Width of the surroundings, in edges; None for the whole section.
     seed, epoch
-        Numbers that order and views are drawn from.
+        Numbers that order, pieces and views are drawn from.
+    large
+        Number of spots from which on batches are pieces.
     """
 
     def __init__(
-        self, sections: Sequence[Data], batch_spots: int, hops: int | None, seed: int = 0, epoch: int = 0
+        self,
+        sections: Sequence[Data | Surroundings],
+        batch_spots: int,
+        hops: int | None,
+        seed: int = 0,
+        epoch: int = 0,
+        *,
+        large: int = LARGE,
     ) -> None:
-        # No network reads the names of spots, and each batch would have to cut them too.
-        self.sections = [_without_names(section) for section in sections]
+        self.sections = [each if isinstance(each, Surroundings) else surroundings(each) for each in sections]
         self.batch_spots = batch_spots
         self.hops = hops
         self.seed = seed
         self.epoch = epoch
-
-    def _n_batches(self, section: Data) -> int:
-        return -(-int(section.num_nodes or 0) // self.batch_spots)
+        self.large = large
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
-        return sum(self._n_batches(section) for section in self.sections)
+        return sum(self._n_batches(each.section) for each in self.sections)
 
     def __iter__(self) -> Iterator[Data]:
         """Yield the batches of the epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        batches: list[tuple[Data, Tensor]] = []
-        for section in self.sections:
-            order = torch.randperm(int(section.num_nodes or 0), generator=generator)
-            shown = _drawn_view(section, generator)
-            batches += [(shown, seeds) for seeds in order.tensor_split(self._n_batches(section))]
+        batches: list[tuple[Surroundings, Data, Tensor]] = []
+        for each in self.sections:
+            seeds = self._seeds(each.section, generator)
+            shown = _drawn_view(each.section, generator)
+            batches += [(each, shown, part) for part in seeds]
         for i in torch.randperm(len(batches), generator=generator).tolist():
-            section, seeds = batches[i]
-            yield cut_out(section, seeds, self.hops)
+            each, shown, seeds_of = batches[i]
+            yield each.cut(seeds_of, self.hops, shown=shown, lean=self._is_large(each.section))
+
+    def _n_batches(self, section: Data) -> int:
+        return -(-int(section.num_nodes or 0) // self.batch_spots)
+
+    def _is_large(self, section: Data) -> bool:
+        return int(section.num_nodes or 0) >= self.large
+
+    def _seeds(self, section: Data, generator: torch.Generator) -> Sequence[Tensor]:
+        if self._is_large(section) and self.hops is not None:
+            angle = 2 * math.pi * float(torch.rand((), generator=generator))
+            return pieces(section.pos, self._n_batches(section), angle)
+        order = torch.randperm(int(section.num_nodes or 0), generator=generator)
+        return order.tensor_split(self._n_batches(section))
+
+
+def surroundings(section: Data) -> Surroundings:
+    """Prepare a training graph for cutting."""
+    # No network reads the names of spots, and each batch would have to cut them too.
+    section = copy.copy(section)
+    if "spots" in section:
+        del section.spots
+    return Surroundings(section)
+
+
+def pieces(pos: Tensor, n_pieces: int, angle: float = 0.0) -> Sequence[Tensor]:
+    """Cut tissue into compact pieces of equal numbers of spots.
+
+    The tissue is cut into strips. A walk goes up one strip and down the next, and is cut into equal lengths.
+
+    Parameters
+    ----------
+    pos
+        Positions, ``(n_spots, 2)``.
+    n_pieces
+        Number of pieces.
+    angle
+        Direction of the strips, in radians.
+
+    Returns
+    -------
+    Positions of the spots of each piece.
+    """
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    across, along = (pos.numpy().astype(np.float64) @ turn).T
+    shape = np.ptp(across) / max(np.ptp(along), 1e-300)
+    n_strips = int(np.clip(round(math.sqrt(n_pieces * shape)), 1, n_pieces))
+    rank = np.empty(len(across), dtype=np.int64)
+    rank[np.argsort(across, kind="stable")] = np.arange(len(across))
+    strip = rank * n_strips // len(across)
+    walk = np.lexsort([np.where(strip % 2, -along, along), strip])
+    return torch.from_numpy(walk).tensor_split(n_pieces)
 
 
 def _drawn_view(section: Data, generator: torch.Generator) -> Data:
@@ -108,10 +267,3 @@ def _drawn_view(section: Data, generator: torch.Generator) -> Data:
         return section
     drawn = int(torch.randint(section.x_views.shape[1] + 1, (), generator=generator))
     return as_view(section, drawn - 1 if drawn else None)
-
-
-def _without_names(section: Data) -> Data:
-    part = copy.copy(section)
-    if "spots" in part:
-        del part.spots
-    return part

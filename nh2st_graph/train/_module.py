@@ -25,7 +25,7 @@ from nh2st_graph._errors import ModelError, setting
 from nh2st_graph.config import TrainConfig
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import Network
-from nh2st_graph.train._batches import SpotBatches
+from nh2st_graph.train._batches import SpotBatches, surroundings
 from nh2st_graph.train._checkpoints import ORIGIN
 from nh2st_graph.train._prepare import image_only
 
@@ -165,11 +165,12 @@ class SectionData(L.LightningDataModule):
         super().__init__()
         self.train, self.validation = train, validation
         self.batch_spots, self.hops, self.seed = batch_spots, hops, seed
+        self._cut = [surroundings(section) for section in train]
 
     def train_dataloader(self) -> DataLoader[Data]:
         """Give the batches of the current epoch; the trainer asks for them at every epoch."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        return DataLoader(SpotBatches(self.train, self.batch_spots, self.hops, self.seed, epoch), batch_size=None)
+        return DataLoader(SpotBatches(self._cut, self.batch_spots, self.hops, self.seed, epoch), batch_size=None)
 
     def val_dataloader(self) -> Any:
         """Give the held-out graphs, whole."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 from torch_geometric.data import Data
 
 from nh2st_graph.config import ModelConfig
 from nh2st_graph.models import NH2STGraph
-from nh2st_graph.train import SpotBatches, as_view, cut_out
+from nh2st_graph.nn import Rows
+from nh2st_graph.train import SpotBatches, Surroundings, as_view, cut_out
 
 
 def random_graph(n_spots: int, n_edges: int, seed: int = 0, section: str = "S") -> Data:
@@ -162,3 +166,92 @@ def test_views_are_cut_with_their_spots():
     added = torch.tensor([1000.0, 2000.0])[:, None].expand_as(part.x_views)
     torch.testing.assert_close(part.x_views - part.x[:, None], added)
     assert part.x_views.shape == (part.num_nodes, 2, 5)
+
+
+# Large sections
+
+
+def grid(side: int, section: str = "S") -> Data:
+    """Spots of a square grid, each with its four neighbours as senders, in the order of receivers."""
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    pos = torch.stack([x.flatten(), y.flatten()], dim=1)
+    near = (pos[:, None] - pos).abs().sum(dim=2) == 1
+    receiver, sender = near.nonzero().T
+    made = random_graph(side * side, 1, section=section)
+    made.pos, made.edge_index = pos.float(), torch.stack([sender, receiver])
+    made.edge_attr = torch.rand(len(sender), 3, generator=torch.Generator().manual_seed(1))
+    return made
+
+
+@given(st.integers(3, 12), st.integers(1, 30), st.integers(0, 3))
+def test_pieces_hold_every_spot_once_in_equal_numbers(side, batch_spots, epoch):
+    section = grid(side)
+    batches = list(SpotBatches([section], batch_spots, 1, seed=2, epoch=epoch, large=1))
+    found = [spot for batch in batches for spot in seeds_of(batch)]
+    assert Counter(found) == Counter(section.library[:, 0].tolist())
+    sizes = [len(batch.seeds) for batch in batches]
+    assert max(sizes) <= batch_spots
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_pieces_are_compact_and_others_at_each_epoch():
+    section = grid(30)
+    epochs = [list(SpotBatches([section], 25, 1, seed=0, epoch=epoch, large=1)) for epoch in (0, 2)]
+    for batches in epochs:
+        assert max(len(batch.x) for batch in batches) <= 25 + 4 * 11
+        extents = [batch.pos[batch.seeds].std(dim=0).max() for batch in batches]
+        assert sum(extents) / len(extents) < 3  # of 8.7 if spots were drawn from the whole section
+    cut = [{tuple(sorted(seeds_of(batch))) for batch in batches} for batches in epochs]
+    assert len(cut[0] & cut[1]) < 5
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+def test_gradients_of_a_section_are_the_sum_over_its_pieces(hops):
+    section = grid(9)
+    torch.manual_seed(0)
+    settings = ModelConfig(width=8, heads=2, hops=hops, dropout=0.0, closed_form=False, contrast="none")
+    model = NH2STGraph(settings, 5, 7).double()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    section = section.apply(lambda value: value.double() if value.is_floating_point() else value)
+    model.set_targets(section.y)
+
+    def gradients(part: Data, weight: float) -> list[torch.Tensor]:
+        losses = model.losses(part)["loss"] * weight
+        return list(torch.autograd.grad(losses, list(model.parameters())))
+
+    whole = cut_out(section, torch.arange(81), None)
+    expected = gradients(whole, 1.0)
+    summed = [torch.zeros_like(each) for each in expected]
+    for batch in SpotBatches([section], 10, model.receptive_hops, seed=3, large=1):
+        for total, part in zip(summed, gradients(batch, len(batch.seeds) / 81), strict=True):
+            total += part
+    for found, wanted in zip(summed, expected, strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-12)
+
+
+@given(st.integers(1, 3), st.integers(0, 50))
+def test_a_lean_part_has_the_edges_that_reach_its_seeds(hops, seed):
+    section = random_graph(40, 90, seed)
+    seeds = torch.randperm(40, generator=torch.Generator().manual_seed(seed))[:5]
+    lean = Surroundings(section).cut(seeds, hops, lean=True)
+    whole = cut_out(section, seeds, hops)
+    assert torch.equal(lean.x, whole.x)
+    assert torch.equal(lean.seeds, whole.seeds)
+    near = torch.zeros(len(lean.x), dtype=torch.bool)
+    near[lean.seeds] = True
+    for _ in range(hops - 1):
+        near[whole.edge_index[0, near[whole.edge_index[1]]]] = True
+    kept = near[whole.edge_index[1]]
+    assert torch.equal(lean.edge_index, whole.edge_index[:, kept])
+    assert torch.equal(lean.edge_attr, whole.edge_attr[kept])
+
+
+def test_values_that_are_sparse_or_on_disk_become_dense_in_a_batch(tmp_path):
+    section = grid(9)
+    held = copy.copy(section)
+    np.save(tmp_path / "x.npy", section.x.numpy())
+    held.x, held.counts = Rows(np.load(tmp_path / "x.npy", mmap_mode="r")), Rows(sparse.csr_matrix(section.counts))
+    for batch, dense in zip(SpotBatches([held], 10, 1, large=1), SpotBatches([section], 10, 1, large=1), strict=True):
+        assert torch.equal(batch.x, dense.x)
+        assert torch.equal(batch.counts, dense.counts)

@@ -1,0 +1,100 @@
+"""Large sections: predict them in pieces, hold out a sample of them, and take parts without copying their values."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from nh2st_graph.models import Network
+from nh2st_graph.nn import LARGE, Rows, dense
+from nh2st_graph.train._batches import pieces, surroundings
+
+__all__ = ["dense_graph", "held_out_sample", "part_of", "predict_section"]
+
+#: Spots of a piece that is predicted at a time, without its rim.
+_PIECE = 8192
+
+#: Most spots of a held-out part that choose the number of epochs, in pieces of this many.
+_MOST_HELD_OUT, _SAMPLED = 20_000, 2_000
+
+
+def dense_graph(section: Data) -> Data:
+    """Give a graph whose values of spots are all tensors."""
+    whole = copy.copy(section)
+    for key, value in section.to_dict().items():
+        if isinstance(value, Rows):
+            whole[key] = dense(value)
+    return whole
+
+
+def part_of(section: Data, inside: Tensor) -> Data:
+    """Take some spots of a section with the edges between them, ``inside`` being ``(n_spots,)`` bool."""
+    part = section.subgraph(inside)
+    for key, value in section.to_dict().items():
+        if isinstance(value, Rows):
+            part[key] = value.take(inside.nonzero()[:, 0])
+    return part
+
+
+def held_out_sample(section: Data, hops: int | None, *, large: int = LARGE) -> Data:
+    """Take evenly spread pieces of a large held-out section, with all that their prediction reads.
+
+    Returns
+    -------
+    A dense graph with ``seeds``, the spots to score. A section that is not large, or is read as a whole, as it is.
+    """
+    n_spots = int(section.num_nodes or 0)
+    if n_spots < large or hops is None:
+        return dense_graph(section)
+    parts = pieces(section.pos, -(-n_spots // _SAMPLED))
+    every = -(-n_spots // _MOST_HELD_OUT)
+    part = surroundings(section).cut(torch.cat([*parts[every // 2 :: every]]), hops, lean=True)
+    return part
+
+
+@torch.no_grad()
+def predict_section(network: Network, section: Data, *, threads: int = 1, large: int = LARGE) -> Tensor:
+    """Predict a section from its image; see :meth:`nh2st_graph.models.Network.predict`.
+
+    A large section is predicted in pieces with their surroundings, so that no more than a piece for each thread is in
+    memory beside the result. The result does not depend on the number of threads.
+
+    Parameters
+    ----------
+    network
+        The network, in evaluation.
+    section
+        A graph without genes.
+    threads
+        Number of pieces that are predicted at a time.
+    large
+        Number of spots from which on a section is predicted in pieces.
+    """
+    n_spots, hops = int(section.num_nodes or 0), network.receptive_hops
+    if n_spots < large or hops is None:
+        return network.predict(dense_graph(section))
+    whole = surroundings(section)
+    predicted = torch.empty(n_spots, network.n_genes)
+
+    @torch.no_grad()
+    def predict(seeds: Tensor) -> None:
+        part = whole.cut(seeds, hops, lean=True)
+        predicted[seeds] = network.predict(part)[part.seeds]
+
+    _each(predict, pieces(section.pos, -(-n_spots // _PIECE)), threads)
+    return predicted
+
+
+def _each(work: Callable[[Tensor], None], parts: Sequence[Tensor], threads: int) -> None:
+    """Do each part of a task, some at a time; an operation on a part has one thread."""
+    if threads == 1:
+        for part in parts:
+            work(part)
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(work, parts))
