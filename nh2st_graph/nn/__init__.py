@@ -16,6 +16,7 @@ from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, 
 from nh2st_graph.nn._convmixer import ConvMixerBlock
 from nh2st_graph.nn._cross_encoder import CrossEncoder
 from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
+from nh2st_graph.nn._dropout import Dropout
 from nh2st_graph.nn._hsic import hsic, normalized_hsic
 from nh2st_graph.nn._hypergraph import EgoHyperedges, EgoHypergraph, similarity_hyperedges
 from nh2st_graph.nn._likelihood import negative_binomial_nll, zero_inflated_negative_binomial_nll
@@ -42,6 +43,7 @@ __all__ = [
     "ConvMixerBlock",
     "CrossEncoder",
     "Description",
+    "Dropout",
     "EgoHyperedges",
     "EgoHypergraph",
     "FeatureEncoder",

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import softmax
 
 from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph.nn._dropout import Dropout
+from nh2st_graph.nn._segments import segment_attention
 
 __all__ = ["DotProductAttention", "SpatialAttention", "edge_features", "head_width"]
+
+#: From this number of edges on, one pass over sorted edges is worth compiling it: batches of large sections.
+_MANY_EDGES = 8192
 
 
 def head_width(width: int, heads: int) -> int:
@@ -52,7 +58,7 @@ class DotProductAttention(MessagePassing):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.edge_bias = nn.Linear(edge_dim, heads, bias=False) if edge_dim else None
-        self.attention_dropout = nn.Dropout(dropout)
+        self.attention_dropout = Dropout(dropout)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -76,12 +82,32 @@ class DotProductAttention(MessagePassing):
 
     def messages(self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
         """Sum the senders' values by their weights, ``(n, width)``."""
+        if len(edge_index[0]) >= _MANY_EDGES and receivers.device.type == "cpu" and receivers.dtype == torch.float32:
+            return self._in_one_pass(receivers, senders, edge_index, edge_attr)
         weights = self.attention_dropout(self.weights(receivers, senders, edge_index, edge_attr))
         received = self.propagate(
             edge_index,
             value=self._split(self.value(senders)),
             weights=weights,
             size=(len(senders), len(receivers)),
+        )
+        return received.flatten(start_dim=1)
+
+    def _in_one_pass(self, receivers: Tensor, senders: Tensor, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
+        """Give the same messages without a value for each edge."""
+        (sender, receiver), features = edge_index, edge_features(edge_attr, self.edge_dim)
+        if not bool((receiver[1:] >= receiver[:-1]).all()):
+            order = receiver.argsort(stable=True)
+            sender, receiver, features = sender[order], receiver[order], None if features is None else features[order]
+        ones = receivers.new_ones(len(sender), self.heads)
+        received, _ = segment_attention(
+            self._split(self.query(receivers)),
+            self._split(self.key(senders)),
+            self._split(self.value(senders)),
+            torch.zeros_like(ones) if self.edge_bias is None else self.edge_bias(features),
+            self.attention_dropout(ones),
+            sender,
+            torch.searchsorted(receiver.contiguous(), torch.arange(len(receivers) + 1)),
         )
         return received.flatten(start_dim=1)
 

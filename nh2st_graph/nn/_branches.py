@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.utils import add_self_loops
 
 from nh2st_graph._errors import ConfigError, nearest, setting
+from nh2st_graph.nn._dropout import Dropout
 from nh2st_graph.nn._operators import Operator, make_operator
 
 __all__ = ["JUMPING", "FeatureEncoder", "NeighbourBranch"]
@@ -43,10 +44,10 @@ class FeatureEncoder(nn.Module):
 
     def __init__(self, n_features: int, width: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(n_features, width)
         self.hidden = nn.Sequential(
-            nn.LayerNorm(n_features), nn.Linear(n_features, width), nn.GELU(), nn.Dropout(dropout)
+            nn.LayerNorm(n_features), nn.Linear(n_features, width), nn.GELU(), Dropout(dropout)
         )
         self.out = nn.Linear(width, width)
         self.reset_parameters()

@@ -62,7 +62,7 @@ class Rows:
         """Read some rows."""
         wanted = index.numpy() if isinstance(index, Tensor) else index
         found = self.source[wanted if self.index is None else self.index[wanted]]
-        values = found.toarray() if sparse.issparse(found) else np.asarray(found)
+        values: NDArray[Any] = np.asarray(found.todense() if sparse.issparse(found) else found)
         if self.mean is not None and self.std is not None:
             left = values.astype(np.float64) - self.mean
             values = np.divide(left, self.std, out=np.zeros_like(left), where=self.std > 0)
