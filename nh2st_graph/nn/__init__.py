@@ -12,7 +12,7 @@ from nh2st_graph.nn._component_ridge import (
     RidgeSpots,
     fit_component_ridge,
 )
-from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, retrieval_at_k
+from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, info_nce_and_ranks, retrieval_at_k
 from nh2st_graph.nn._convmixer import ConvMixerBlock
 from nh2st_graph.nn._cross_encoder import CrossEncoder
 from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
@@ -70,6 +70,7 @@ __all__ = [
     "hsic",
     "huber",
     "info_nce",
+    "info_nce_and_ranks",
     "mse",
     "nearest",
     "negative_binomial_nll",
