@@ -22,6 +22,7 @@ from nh2st_graph.nn._likelihood import negative_binomial_nll, zero_inflated_nega
 from nh2st_graph.nn._operators import OPERATORS
 from nh2st_graph.nn._patch_encoder import PatchEncoder
 from nh2st_graph.nn._projection import ProjectionHead
+from nh2st_graph.nn._ranks import gathered
 from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
 from nh2st_graph.nn._retrieval import Averaging, Similarity, Weighting, nearest, partner_rank, retrieve
 from nh2st_graph.nn._rows import LARGE, Rows, blocks_of, dense
@@ -67,6 +68,7 @@ __all__ = [
     "collapse_level",
     "dense",
     "fit_component_ridge",
+    "gathered",
     "hsic",
     "huber",
     "info_nce",
