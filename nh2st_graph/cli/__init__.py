@@ -19,7 +19,7 @@ from nh2st_graph import __version__
 from nh2st_graph._errors import NO_SET, NH2STGraphError, RenamedWarning
 from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
 from nh2st_graph.cli._help import Command, Group
-from nh2st_graph.cli._working import working
+from nh2st_graph.cli._working import silent, working
 
 __all__ = ["app", "main"]
 
@@ -184,8 +184,13 @@ def train(
     from nh2st_graph.cli._tables import print_run
     from nh2st_graph.config import load_config
 
-    tl.check_folder(out, resume=resume)
+    if tl.is_first():
+        tl.check_folder(out, resume=resume)
     loaded = load_config(config, overrides or [])
+    if not tl.is_first(loaded.train):  # the first process checks, writes and tells
+        with silent():
+            tl.train_run(loaded, out, resume=resume)
+        return
     tl.check_run(loaded, out, resume=resume)
     with working(resumable=True):
         run = tl.train_run(loaded, out, resume=resume)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import typer
 
-from nh2st_graph._progress import phase
+from nh2st_graph._progress import phase, phases
 
-__all__ = ["interruptible", "working"]
+__all__ = ["interruptible", "silent", "working"]
 
 
 @contextmanager
@@ -29,6 +30,19 @@ def working(resumable: bool = False) -> Iterator[None]:
             yield
     finally:
         phase()
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Show errors alone, in a process beside the one that is watched."""
+    phase()
+    logging.disable(logging.WARNING)
+    phases.disabled = True
+    try:
+        yield
+    finally:
+        phases.disabled = False
+        logging.disable(logging.NOTSET)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PlainValidator,
     SerializeAsAny,
     ValidationError,
     model_validator,
@@ -85,6 +86,12 @@ def _known_panel(panel: str) -> str:
             f"{setting('data.panel', panel)}: expected a file of gene symbols, or hvg:N with a number N above 0"
         )
     return panel
+
+
+def _known_devices(given: Any) -> Any:
+    if given == "auto" or (isinstance(given, int) and not isinstance(given, bool) and given > 0):
+        return given
+    raise SettingError(f"{setting('train.devices', given)}: expected a number of processes above 0, or auto")
 
 
 class SyntheticConfig(Section):
@@ -218,6 +225,10 @@ class TrainConfig(Section):
         Minimum time between the checkpoints that a resumed run continues from; 0 writes one after every epoch.
     device, precision
         Device and precision; ``auto`` uses a GPU with mixed precision if there is one.
+    devices, nodes
+        Number of processes on each machine, and of machines, that train together; ``auto`` takes one process a GPU, or
+        as many as torchrun or SLURM started. Each takes its share of an epoch's batches, and a step is one of the
+        joined batch.
     progress
         Show progress bars.
     """
@@ -238,6 +249,8 @@ class TrainConfig(Section):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)] = "auto"
+    devices: Annotated[int | Literal["auto"], PlainValidator(_known_devices)] = 1
+    nodes: Positive = 1
     progress: bool = True
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch_geometric.data import Data
 
 from nh2st_graph.models._network import EMBEDDINGS
 from nh2st_graph.models._settings import ModelConfig
-from nh2st_graph.nn import chance_level, info_nce, retrieval_at_k
+from nh2st_graph.nn import chance_level, gathered, info_nce, info_nce_and_ranks, retrieval_at_k
 
 __all__ = ["LETTERS", "Contrast", "Pairs"]
 
@@ -22,6 +23,9 @@ LETTERS = {"image": "p", "gene": "q", "image_neighbourhood": "P", "gene_neighbou
 
 #: Lower bound of a learned temperature, at which logits are a hundred times cosines (Radford et al., 2021).
 _COLDEST = 0.01
+
+#: A partner is found if it is among so many nearest.
+_NEAREST = 10
 
 
 class Contrast(nn.Module):
@@ -69,7 +73,7 @@ class Contrast(nn.Module):
         """Compute the share of spots whose gene embedding is among the ten nearest to their image's, by scale."""
         found = self.projected(pairs)
         return {
-            f"retrieval_{scale}": retrieval_at_k(found[image], found[gene])
+            f"retrieval_{scale}": retrieval_at_k(found[image], found[gene], _NEAREST)
             for scale, (image, gene) in EMBEDDINGS.items()
             if scale in self.scales
         }
@@ -83,40 +87,56 @@ class Contrast(nn.Module):
             Embeddings of all spots of ``data``.
         data
             A graph with ``seeds``, the spots whose partner is looked for, and ``edge_index``, which defines neighbours.
-            It is the whole section if negatives are not from the batch.
+            It is the whole section if negatives are not from the batch. With ``seeds_of_ranks``, the numbers of seeds
+            in the batches of all processes, negatives are from the batches of all.
 
         Returns
         -------
         For each scale the loss, its chance level and the share of partners among the nearest ten of the batch; and the
         weighted sum of the losses.
         """
-        seeds = data.seeds
-        beyond_batch = self.config.negatives != "batch"
-        excluded = data.edge_index if self.config.negatives == "distant" else None
-        anchors = seeds if beyond_batch else None
-        found = self.projected(pairs)
-        of_seeds = {name: h[seeds] for name, h in found.items()}
-        candidates = found if beyond_batch else of_seeds
+        compared = self._in_section if self.config.negatives != "batch" else self._in_batch
         weights = {"spot": self.config.weight_spot, "neighbourhood": self.config.weight_neighbourhood}
         parts: dict[str, Tensor] = {}
-        weighted = torch.zeros((), device=seeds.device)
-        for scale in self.scales:
-            image, gene = EMBEDDINGS[scale]
-            loss = info_nce(
-                candidates[image],
-                candidates[gene],
-                self.temperature,
-                symmetric=self.config.symmetric,
-                negative_weight=self.config.negative_weight,
-                anchors=anchors,
-                excluded=excluded,
-            )
-            chance = chance_level(len(candidates[image]), anchors=anchors, excluded=excluded)
+        weighted = torch.zeros((), device=data.seeds.device)
+        for scale, (loss, chance, retrieval) in compared(pairs, data).items():
             weighted = weighted + weights[scale] * loss
             parts[f"contrast_{scale}"] = loss
             parts[f"contrast_{scale}_chance"] = loss.new_tensor(chance)
-            parts[f"retrieval_{scale}"] = loss.new_tensor(retrieval_at_k(of_seeds[image], of_seeds[gene]))
+            parts[f"retrieval_{scale}"] = loss.new_tensor(retrieval)
         return parts, weighted
+
+    def _in_batch(self, pairs: Pairs, data: Data) -> dict[str, tuple[Tensor, float, float]]:
+        """Compare seeds with those of the batch; give loss, chance level and retrieval by scale."""
+        names = [name for scale in self.scales for name in EMBEDDINGS[scale]]
+        found, anchors = self.projected({name: pairs[name][data.seeds] for name in names}), None
+        if names and "seeds_of_ranks" in data:
+            rank, sizes = distributed.get_rank(), data.seeds_of_ranks
+            anchors = torch.arange(sizes[rank], device=data.seeds.device) + sum(sizes[:rank])
+            # In one message.
+            joined = gathered(torch.cat([found[name] for name in names], dim=1), sizes)
+            found = dict(zip(names, joined.chunk(len(names), dim=1), strict=True))
+        told = {}
+        for scale in self.scales:
+            image, gene = (found[name] for name in EMBEDDINGS[scale])
+            loss, ranks = info_nce_and_ranks(image, gene, self.temperature, **self._form, anchors=anchors)
+            told[scale] = loss, chance_level(len(image)), float((ranks <= _NEAREST).float().mean())
+        return told
+
+    def _in_section(self, pairs: Pairs, data: Data) -> dict[str, tuple[Tensor, float, float]]:
+        """Compare seeds with the spots of their section; retrieval is among the seeds."""
+        found, seeds, told = self.projected(pairs), data.seeds, {}
+        excluded = data.edge_index if self.config.negatives == "distant" else None
+        for scale in self.scales:
+            image, gene = (found[name] for name in EMBEDDINGS[scale])
+            loss = info_nce(image, gene, self.temperature, **self._form, anchors=seeds, excluded=excluded)
+            chance = chance_level(len(image), anchors=seeds, excluded=excluded)
+            told[scale] = loss, chance, retrieval_at_k(image[seeds], gene[seeds], _NEAREST)
+        return told
+
+    @property
+    def _form(self) -> dict[str, Any]:
+        return {"symmetric": self.config.symmetric, "negative_weight": self.config.negative_weight}
 
 
 def scales(config: ModelConfig) -> tuple[str, ...]:

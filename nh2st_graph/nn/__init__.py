@@ -12,7 +12,7 @@ from nh2st_graph.nn._component_ridge import (
     RidgeSpots,
     fit_component_ridge,
 )
-from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, retrieval_at_k
+from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, info_nce_and_ranks, retrieval_at_k
 from nh2st_graph.nn._convmixer import ConvMixerBlock
 from nh2st_graph.nn._cross_encoder import CrossEncoder
 from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
@@ -23,6 +23,7 @@ from nh2st_graph.nn._likelihood import negative_binomial_nll, zero_inflated_nega
 from nh2st_graph.nn._operators import OPERATORS
 from nh2st_graph.nn._patch_encoder import PatchEncoder
 from nh2st_graph.nn._projection import ProjectionHead
+from nh2st_graph.nn._ranks import gathered
 from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
 from nh2st_graph.nn._retrieval import Averaging, Similarity, Weighting, nearest, partner_rank, retrieve
 from nh2st_graph.nn._rows import LARGE, Rows, blocks_of, dense
@@ -69,9 +70,11 @@ __all__ = [
     "collapse_level",
     "dense",
     "fit_component_ridge",
+    "gathered",
     "hsic",
     "huber",
     "info_nce",
+    "info_nce_and_ranks",
     "mse",
     "nearest",
     "negative_binomial_nll",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Averaging", "Similarity", "Weighting", "nearest", "partner_rank", "retrieve"]
+__all__ = ["AT_ONCE", "Averaging", "Similarity", "Weighting", "nearest", "partner_rank", "rank_of", "retrieve"]
 
 Similarity = Literal["cosine", "dot", "euclidean"]
 Averaging = Literal["simple", "average", "weighted_average"]
@@ -18,7 +18,7 @@ Averaging = Literal["simple", "average", "weighted_average"]
 Weighting = Callable[[Tensor, Tensor], Tensor]
 
 #: Values that are computed at a time, of similarities or of the bank: 64 MiB in float32.
-_AT_ONCE = 2**24
+AT_ONCE = 2**24
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def nearest(
     if not len(keys) or k < 1 or block < 1:
         raise ValueError(f"{len(keys)} keys, k={k}, block={block}; give at least one of each")
     k = min(k, len(keys))
-    queries = _prepared(query, query, similarity).split(max(1, _AT_ONCE // min(block, len(keys))))
+    queries = _prepared(query, query, similarity).split(max(1, AT_ONCE // min(block, len(keys))))
     nothing = queries[0].new_empty(0)
     best = [(nothing.expand(len(rows), 0), nothing.long().expand(len(rows), 0)) for rows in queries]
     # Mixed precision would round similarities to three digits and make ties.
@@ -93,10 +93,14 @@ def partner_rank(query: Tensor, keys: Tensor, partner: Tensor | None = None) -> 
     partner = torch.arange(len(query), device=query.device) if partner is None else partner.to(query.device)
     towards = F.normalize(keys.to(query), dim=-1).T
     ranks = []
-    for rows, own in zip(*(t.split(max(1, _AT_ONCE // max(1, len(keys)))) for t in (query, partner)), strict=True):
-        similarity = F.normalize(rows, dim=-1) @ towards
-        ranks.append((~(similarity < similarity.gather(1, own.unsqueeze(1)))).sum(dim=1))
+    for rows, own in zip(*(t.split(max(1, AT_ONCE // max(1, len(keys)))) for t in (query, partner)), strict=True):
+        ranks.append(rank_of(F.normalize(rows, dim=-1) @ towards, own))
     return torch.cat(ranks)
+
+
+def rank_of(similarity: Tensor, partner: Tensor) -> Tensor:
+    """Compute the rank of each row's partner, a column of similarities ``(n, m)``; ties and NaN count against it."""
+    return (~(similarity < similarity.gather(1, partner.unsqueeze(1)))).sum(dim=1)
 
 
 def _prepared(vectors: Tensor, like: Tensor, similarity: Similarity) -> Tensor:
@@ -172,7 +176,7 @@ def retrieve(
         raise ValueError(f"{len(keys)} keys and {len(values)} values; give one value for each key")
     _, index = nearest(query, keys, 1 if how == "simple" else k, similarity=similarity, block=block)
     precise = query.to(torch.promote_types(query.dtype, torch.float32))
-    rows = max(1, _AT_ONCE // (index.shape[1] * max(keys.shape[1], values.shape[1])))
+    rows = max(1, AT_ONCE // (index.shape[1] * max(keys.shape[1], values.shape[1])))
     return torch.cat(
         [_averaged(q, keys, values, i, how) for q, i in zip(precise.split(rows), index.split(rows), strict=True)]
     )

@@ -1,7 +1,7 @@
 from ._evaluate import LABELS, REFERENCES, Evaluation, evaluate
 from ._explain import explain
 from ._fit import fit
-from ._folder import check_evaluation, check_folder, check_prediction, check_preparation, check_run
+from ._folder import check_evaluation, check_folder, check_prediction, check_preparation, check_run, is_first
 from ._model import FittedModel, load
 from ._named import check_devices, check_named, check_root, explicit
 from ._predict import embed, predict
@@ -32,6 +32,7 @@ __all__ = [
     "explain",
     "explicit",
     "fit",
+    "is_first",
     "load",
     "load_sections",
     "predict",

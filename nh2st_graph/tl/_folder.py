@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 from nh2st_graph._atomic import check_place
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, setting
 from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
-from nh2st_graph.config import Config, changes, load_config, read_yaml
+from nh2st_graph.config import Config, TrainConfig, changes, load_config, read_yaml
 from nh2st_graph.models import check_method
 from nh2st_graph.tl._named import check_cache, check_named, check_named_encoder, check_root, explicit
 
@@ -25,6 +26,7 @@ __all__ = [
     "check_prediction",
     "check_preparation",
     "check_run",
+    "is_first",
     "output_files",
     "refuse_existing",
     "refuse_existing_sections",
@@ -35,6 +37,20 @@ __all__ = [
 #: A path in an encoder's name: a file of weights after ``@`` (for hub models, a revision stands there), or a folder.
 #: Options follow it.
 _ENCODER_PATH = re.compile(r"((?:timm(?:-map)?:)?[^:@?]+@|timm(?:-map)?:local-dir:)(?!random(?:\?|$))([^?]+)(\?.*)?")
+
+
+def is_first(config: TrainConfig | None = None) -> bool:
+    """Whether nothing says that this process was started beside the first of a training run, which writes it.
+
+    Parameters
+    ----------
+    config
+        Settings of the run; if it is of one process, that is the first.
+    """
+    if config is not None and config.devices == config.nodes == 1:
+        return True
+    started = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in started)
 
 
 def check_folder(out: Path, *, resume: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,7 @@ from nh2st_graph.tl._figures import write_figures
 from nh2st_graph.tl._folder import (
     absolute,
     check_begun,
+    is_first,
     refuse_existing_sections,
     stored_config,
     without_test,
@@ -35,9 +37,11 @@ from nh2st_graph.train import (
     FittedModel,
     Learned,
     Preparation,
+    Processes,
     Standardizer,
     check_precision,
     fit_prepared,
+    start_processes,
 )
 
 __all__ = ["Run", "evaluate_run", "load_sections", "prepare_sections", "train_run"]
@@ -161,13 +165,18 @@ def train_run(
         If the loss is not finite at some step of training.
     """
     out, config = Path(out), absolute(config)
-    check_begun(config, out, resume=resume)
+    if is_first(config.train):
+        check_begun(config, out, resume=resume)
+    processes = start_processes(config.train)
+    if not processes.main:
+        return _join_run(config, out, processes, resume, sections)
     with nullcontext() if resume else _removed_on_bad_input(out), owned(out, "run folder"):
         if resume:  # again, now that no other process writes into it
             check_begun(config, out, resume=resume)
         write_text(out / CONFIG_FILE, config.to_yaml())
         loaded = load_sections(config, out / _TISSUE) if sections is None else sections
-        prepared = _prepare(config, loaded, checked=sections is None)
+        with processes.main_first():
+            prepared = _prepare(config, loaded, checked=sections is None)
         phase("training")
         start = time.perf_counter()
         model = fit_prepared(prepared, out=out, resume=resume)
@@ -178,6 +187,16 @@ def train_run(
         if evaluation is not None:
             _write(model, evaluation, out)
     return Run(out, model, evaluation, seconds)
+
+
+def _join_run(
+    config: Config, out: Path, processes: Processes, resume: bool, sections: Mapping[str, AnnData] | None
+) -> Run:
+    """Train with the first process, which writes the run; features are in its cache by then."""
+    with tempfile.TemporaryDirectory() as folder, processes.main_first():
+        loaded = load_sections(config, folder) if sections is None else sections
+        prepared = _prepare(config, loaded, checked=sections is None)
+    return Run(out, fit_prepared(prepared, out=out, resume=resume), None)
 
 
 def _prepare(config: Config, sections: Mapping[str, AnnData], *, checked: bool) -> Learned:

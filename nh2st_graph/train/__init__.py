@@ -11,6 +11,7 @@ from nh2st_graph.train._module import EpochLog, Keep, log_columns
 from nh2st_graph.train._origin import prepared_digest
 from nh2st_graph.train._panel import choose_panel
 from nh2st_graph.train._prepare import Learned, Preparation, PreparedSection, image_only
+from nh2st_graph.train._processes import Processes, start_processes
 from nh2st_graph.train._stages import check_precision, fit_prepared
 from nh2st_graph.train._standardize import Standardizer
 from nh2st_graph.train._threads import one_thread
@@ -23,6 +24,7 @@ __all__ = [
     "Learned",
     "Preparation",
     "PreparedSection",
+    "Processes",
     "Sources",
     "SpotBatches",
     "Standardizer",
@@ -43,6 +45,7 @@ __all__ = [
     "patch_encoder",
     "prepared_digest",
     "section_patches",
+    "start_processes",
     "training_lattice",
     "weights_digest",
 ]

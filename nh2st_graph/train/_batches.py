@@ -6,6 +6,7 @@ import copy
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,9 @@ class SpotBatches(IterableDataset[Data]):
         Width of the surroundings, in edges; None for the whole section.
     seed, epoch
         Numbers that order, pieces and views are drawn from.
+    rank, ranks
+        Number of this process, and of all that share an epoch. Each has as many batches; if they do not come out even,
+        the first ones of the epoch are taken again.
     large
         Number of spots from which on batches are pieces.
     """
@@ -184,6 +188,8 @@ class SpotBatches(IterableDataset[Data]):
         seed: int = 0,
         epoch: int = 0,
         *,
+        rank: int = 0,
+        ranks: int = 1,
         large: int = LARGE,
     ) -> None:
         self.sections = [each if isinstance(each, Surroundings) else surroundings(each) for each in sections]
@@ -191,11 +197,12 @@ class SpotBatches(IterableDataset[Data]):
         self.hops = hops
         self.seed = seed
         self.epoch = epoch
+        self.rank, self.ranks = rank, ranks
         self.large = large
 
     def __len__(self) -> int:
-        """Count the batches of an epoch."""
-        return sum(self._n_batches(each.section) for each in self.sections)
+        """Count the batches of an epoch in this process."""
+        return -(-sum(self._n_batches(each.section) for each in self.sections) // self.ranks)
 
     def __iter__(self) -> Iterator[Data]:
         """Yield the batches of the epoch."""
@@ -205,7 +212,8 @@ class SpotBatches(IterableDataset[Data]):
             seeds = self._seeds(each.section, generator)
             shown = _drawn_view(each.section, generator)
             batches += [(each, shown, part) for part in seeds]
-        for i in torch.randperm(len(batches), generator=generator).tolist():
+        order = torch.randperm(len(batches), generator=generator).tolist()
+        for i in islice(cycle(order), self.rank, len(self) * self.ranks, self.ranks):
             each, shown, seeds_of = batches[i]
             yield each.cut(seeds_of, self.hops, shown=shown, lean=self._is_large(each.section))
 

@@ -47,6 +47,9 @@ __all__ = [
 
 _TRAINING, _HELD_OUT = ("stage", "epoch", "step", "train_loss"), ("val_loss", "val_pcc")
 
+#: Distance between the random numbers of processes that train together.
+_APART = 2**40
+
 #: Columns of every ``log.csv``, one row an epoch of a stage (a fold, or the final fit).
 LOG_COLUMNS = _TRAINING + _HELD_OUT
 
@@ -95,22 +98,38 @@ class TrainingModule(L.LightningModule):
     def training_step(self, batch: Data, _: int) -> Tensor:
         """Take one step, and stop the run if the loss is not finite."""
         # At every step: in the first epoch after resuming, Lightning's loaders draw from the generator at another time.
-        _seed(self.seed * 1_000_003 + self.global_step, self.device)
+        _seed(self.seed * 1_000_003 + self.global_step + _APART * self.global_rank, self.device)
+        share = self._share(batch)
         losses = self.model.losses(batch)
         if not torch.isfinite(losses["loss"]):
             raise ModelError(
                 f"training loss is {float(losses['loss'].detach())} at step {self.global_step} "
                 f"(epoch {self.current_epoch}); lower {setting('train.learning_rate')}, or check the features"
             )
-        self._steps.append({name: value.detach() for name, value in losses.items()})
+        self._steps.append({name: share * value.detach() for name, value in losses.items()})
         if self.trainer.is_last_batch:
             self._log_means()
-        return losses["loss"]
+        return share * losses["loss"]
+
+    def _share(self, batch: Data) -> float:
+        """Weigh the losses of this process's batch, and note the sizes of all for losses over them.
+
+        Losses are means over seeds, and gradients are averaged over processes: with these weights, they are those of
+        the joined batch.
+        """
+        if self.trainer.world_size == 1:
+            return 1.0
+        size = torch.tensor([len(batch.seeds)], device=self.device)
+        sizes: list[int] = self.trainer.strategy.all_gather(size).flatten().tolist()
+        batch.seeds_of_ranks = sizes
+        return sizes[self.global_rank] * len(sizes) / sum(sizes)
 
     def _log_means(self) -> None:
         """Log each part's mean over the steps that had it, once an epoch: Lightning takes long to log every step."""
         parts = dict.fromkeys(name for step in self._steps for name in step)
         means = {name: torch.stack([step[name] for step in self._steps if name in step]).mean() for name in parts}
+        if self.trainer.world_size > 1:
+            means = _joined(means)
         self.log_dict(
             {"train_loss" if name == "loss" else name: mean for name, mean in means.items()},
             on_step=False,
@@ -134,7 +153,16 @@ class TrainingModule(L.LightningModule):
             "val_pcc": float(np.mean(pearson(predicted.float().cpu().numpy(), observed.cpu().numpy()))),
             **{f"val_{name}": value for name, value in self.model.alignment(section).items()},
         }
-        self.log_dict(scores, on_step=False, on_epoch=True, batch_size=1)
+        # All processes score all held-out graphs, and agree to the last digit by their mean.
+        self.log_dict(scores, on_step=False, on_epoch=True, batch_size=1, sync_dist=self.trainer.world_size > 1)
+
+
+def _joined(means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Average over the processes that have a part."""
+    told: list[dict[str, float]] = [{} for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(told, {name: float(mean) for name, mean in means.items()})
+    names = dict.fromkeys(name for each in told for name in each)
+    return {name: torch.tensor([each[name] for each in told if name in each]).mean() for name in names}
 
 
 def _seed(seed: int, device: torch.device) -> None:
@@ -169,8 +197,10 @@ class SectionData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Data]:
         """Give the batches of the current epoch; the trainer asks for them at every epoch."""
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        return DataLoader(SpotBatches(self._cut, self.batch_spots, self.hops, self.seed, epoch), batch_size=None)
+        trainer = self.trainer
+        epoch, rank, ranks = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)
+        batches = SpotBatches(self._cut, self.batch_spots, self.hops, self.seed, epoch, rank=rank, ranks=ranks)
+        return DataLoader(batches, batch_size=None)
 
     def val_dataloader(self) -> Any:
         """Give the held-out graphs, whole."""
@@ -202,12 +232,14 @@ class EpochLog(L.Callback):
         self.rows: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep what other stages and earlier epochs wrote."""
+        """Keep what other stages and earlier epochs wrote; only the first process writes."""
         if isinstance(pl_module, TrainingModule):
             self.first = log_columns(pl_module.model)
         there = read_rows(self.path)
         if not self.rows:  # a checkpoint of an earlier version has none
             self.rows = stage_rows(there, self.stage, trainer.current_epoch)
+        if not trainer.is_global_zero:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._rewrite([*(row for row in there if row["stage"] != self.stage), *self.rows])
 
@@ -216,6 +248,8 @@ class EpochLog(L.Callback):
         values = {name: f"{float(value):.6g}" for name, value in trainer.callback_metrics.items()}
         row = {**values, "stage": self.stage, "epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         self.rows.append(row)
+        if not trainer.is_global_zero:
+            return
         if not row.keys() <= set(self.columns):
             self._rewrite([*read_rows(self.path), row])
             return
@@ -334,7 +368,9 @@ class Keep(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write if it is time. This callback stands last, so that the others have finished the epoch."""
         ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if ends or time.monotonic() - self._written >= self.seconds:
+        due = time.monotonic() - self._written >= self.seconds
+        # All processes take part in writing, and their clocks differ.
+        if ends or trainer.strategy.reduce_boolean_decision(due, all=False):
             super().on_train_epoch_end(trainer, pl_module)
             self._written = time.monotonic()
 

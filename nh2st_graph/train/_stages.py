@@ -60,6 +60,7 @@ from nh2st_graph.train._module import (
 )
 from nh2st_graph.train._origin import mismatches, origin_of
 from nh2st_graph.train._prepare import Learned, Preparation, PreparedSection, image_only
+from nh2st_graph.train._processes import Processes, start_processes
 from nh2st_graph.train._threads import one_thread
 
 __all__ = ["check_precision", "fit_prepared"]
@@ -74,17 +75,19 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
     """Train the method of a configuration on prepared sections; see :func:`nh2st_graph.tl.fit`."""
     inputs, config = _inputs(prepared), prepared.preparation.config
     method = find_method(config.model.name)
+    processes = start_processes(config.train)
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(owned(folder, "folder"))
+        if processes.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(owned(folder, "folder"))
         stack.enter_context(one_thread())
         stack.enter_context(_settings_restored())
         stack.enter_context(_quiet_lightning())
         if issubclass(method, Estimator):
             learned = _fit_estimator(method, inputs, config)
         else:
-            learned = _Stages(inputs, config, folder, resume).run()
+            learned = _Stages(inputs, config, folder, resume, processes).run()
     genes = inputs.preparation.genes
     train_mean = np.vstack([graph.y for graph in inputs.graphs]).astype(np.float64).mean(axis=0)
     return FittedModel(
@@ -160,8 +163,11 @@ def _fit_estimator(method: type[Estimator], inputs: _Inputs, config: Config) -> 
 class _Stages:
     """The folds and the final fit, each a Lightning run with its own folder of checkpoints."""
 
-    def __init__(self, inputs: _Inputs, config: Config, folder: Path, resume: bool) -> None:
+    def __init__(
+        self, inputs: _Inputs, config: Config, folder: Path, resume: bool, processes: Processes | None = None
+    ) -> None:
         self.inputs, self.config, self.folder, self.resume = inputs, config, folder, resume
+        self.processes = processes or Processes()
         self.encoder = _trained_encoder(inputs, config)
         # Checked before anything is trained; what a network needs may depend on its settings.
         module = self._new_network(inputs.graphs, config.seed)
@@ -169,8 +175,8 @@ class _Stages:
             module.check(image_only(graph))
         self.log_path = folder / "log.csv"
         self.rows: list[dict[str, Any]] = []
-        self.kept = self._read_kept() if resume else {}
-        if not resume:
+        self.kept = self.processes.share(self._read_kept() if resume and self.processes.main else {})
+        if not resume and self.processes.main:
             self.log_path.unlink(missing_ok=True)
             for path in folder.glob(f"checkpoints/*/{_DONE}"):  # of an earlier fit
                 path.unlink()
@@ -182,7 +188,7 @@ class _Stages:
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
             console=console(),
-            disable=not (config.train.progress and console().is_terminal),
+            disable=not (config.train.progress and console().is_terminal and self.processes.main),
             transient=True,
         )
 
@@ -276,7 +282,8 @@ class _Stages:
         folder = self.folder / "checkpoints" / stage.partition(":")[0]
         done, last, kept = folder / _DONE, folder / LAST, self.kept.get(folder.name)
         rows = [] if kept is None else kept.rows or stage_rows(read_rows(self.log_path), stage)
-        if not (rows and done.is_file()):
+        rows, finished = self.processes.share((rows, bool(rows) and done.is_file()))
+        if not finished:
             train, validation = module.training_graphs(train), module.held_out_graphs(validation)
             callbacks = self._callbacks(stage, folder, bool(validation), max_epochs)
             trainer = L.Trainer(
@@ -286,7 +293,7 @@ class _Stages:
                 logger=TensorBoardLogger(self.folder / "tensorboard", name=folder.name, version=""),
                 default_root_dir=self.folder,
                 accelerator="gpu" if config.device == "cuda" else config.device,
-                devices=1,
+                **self.processes.trainer_options(),
                 precision=check_precision(config),
                 gradient_clip_val=1.0,
                 deterministic="warn",
@@ -307,7 +314,8 @@ class _Stages:
                 )
             for task in self.progress.task_ids:
                 self.progress.update(task, visible=False)
-            write_text(done, json.dumps({"epochs": trainer.current_epoch}) + "\n")
+            if self.processes.main:
+                write_text(done, json.dumps({"epochs": trainer.current_epoch}) + "\n")
             rows = next(each.rows for each in callbacks if isinstance(each, EpochLog))
             if validation:
                 best = next(each.best for each in callbacks if isinstance(each, Averaging))

@@ -10,8 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from nh2st_graph.nn import chance_level, collapse_level, info_nce, retrieval_at_k
+from nh2st_graph.nn import _contrastive as contrastive
+from nh2st_graph.nn import (
+    chance_level,
+    collapse_level,
+    info_nce,
+    info_nce_and_ranks,
+    partner_rank,
+    retrieval_at_k,
+)
 
 
 def embeddings(n, width, seed=0):
@@ -254,7 +263,75 @@ def test_descent_finds_the_partners():
     assert retrieval_at_k(a, b, k=1) == 1
 
 
+# Many spots: in tiles
+
+
+def with_gradients(setting, symmetric, seed=0, dtype=torch.float64, width=3):
+    """The loss, and its gradients of both embeddings and of a learned temperature."""
+    n, options = setting
+    a, b = (each.to(dtype).requires_grad_() for each in embeddings(n, width, seed))
+    temperature = torch.tensor(options["temperature"], dtype=dtype, requires_grad=True)
+    loss = info_nce(a, b, **{**options, "temperature": temperature}, symmetric=symmetric)
+    loss.backward()
+    return loss.detach(), a.grad, b.grad, temperature.grad
+
+
+@given(setting=switches(), symmetric=st.booleans(), tile=st.integers(1, 4), seed=st.integers(0, 10**6))
+def test_tiles_give_the_loss_and_the_gradients_of_all_similarities_at_once(setting, symmetric, tile, seed):
+    expected = with_gradients(setting, symmetric, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contrastive, "AT_ONCE", 0)
+        patch.setattr(contrastive, "_TILE", tile)
+        found = with_gradients(setting, symmetric, seed)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1])
+def test_tiles_are_as_good_in_single_precision(temperature, monkeypatch):
+    excluded = torch.randint(300, (2, 900))
+    setting = (300, {"temperature": temperature, "negative_weight": 0.5, "excluded": excluded})
+    dense, exact = (with_gradients(setting, True, dtype=dtype, width=64) for dtype in (torch.float32, torch.float64))
+    monkeypatch.setattr(contrastive, "AT_ONCE", 0)
+    monkeypatch.setattr(contrastive, "_TILE", 64)
+    found = with_gradients(setting, True, dtype=torch.float32, width=64)
+    for one, other, best in zip(found, dense, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6 / temperature, atol=1e-6)
+        torch.testing.assert_close(one.double(), best, rtol=1e-6 / temperature, atol=1e-6)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_many_spots_need_no_matrix_of_all_pairs(every):
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found = func(*args, **(kwargs or {}))
+            sizes.extend(each.numel() for each in torch.utils._pytree.tree_leaves(found) if torch.is_tensor(each))
+            return found
+
+    n = 4200 * every
+    a, b = (torch.randn(n, 2, requires_grad=True) for _ in "ab")
+    with Sizes():
+        info_nce(a, b, anchors=torch.arange(0, n, every) if every > 1 else None, symmetric=every == 1).backward()
+    assert a.grad.any()
+    assert b.grad.any()
+    assert max(sizes) == contrastive._TILE**2 < n * n / 16
+
+
 # Retrieval
+
+
+@given(setting=switches(), seed=st.integers(0, 10**6), at_once=st.sampled_from([0, 10**6]))
+def test_ranks_are_told_with_the_loss(setting, seed, at_once):
+    n, options = setting
+    a, b = embeddings(n, 3, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contrastive, "AT_ONCE", at_once)
+        loss, ranks = info_nce_and_ranks(a, b, **options)
+        assert torch.equal(loss, info_nce(a, b, **options))
+    own = torch.arange(n) if options["anchors"] is None else options["anchors"]
+    assert torch.equal(ranks, partner_rank(a[own], b, own))
 
 
 @given(n=st.integers(1, 9), k=st.integers(1, 10), seed=st.integers(0, 10**6))

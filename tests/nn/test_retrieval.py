@@ -55,7 +55,7 @@ def test_exact_ties_go_to_the_lowest_number_whatever_the_blocks(n_keys, k, block
     # Small whole numbers: scalar products are exact, and most of them ties.
     query, keys = (torch.randint(-1, 2, (n, 2), generator=generator).double() for n in (6, n_keys))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "_AT_ONCE", at_once)
+        patch.setattr(retrieval, "AT_ONCE", at_once)
         found, index = nearest(query, keys, k, similarity="dot", block=block)
     pairs = query @ keys.T
     assert index.tolist() == [best_of(row, k) for row in pairs]
@@ -91,7 +91,7 @@ def in_words(query, keys, values, k, how):
 def test_averages_are_those_of_the_published_code(how, block, k, at_once):
     query, keys, values = drawn(6, 4, 0), drawn(N_KEYS, 4, 1), drawn(N_KEYS, 7, 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "_AT_ONCE", at_once)
+        patch.setattr(retrieval, "AT_ONCE", at_once)
         averaged = retrieve(query, keys, values, k, how=how, block=block)
     torch.testing.assert_close(averaged, in_words(query, keys, values, k, how), rtol=1e-10, atol=1e-12)
 
@@ -144,7 +144,7 @@ def test_no_matrix_of_all_pairs_is_made(monkeypatch):
         return whole(query, keys, similarity)
 
     monkeypatch.setattr(retrieval, "_similarities", watched)
-    monkeypatch.setattr(retrieval, "_AT_ONCE", 64)
+    monkeypatch.setattr(retrieval, "AT_ONCE", 64)
     nearest(drawn(50, 2, 0), drawn(100, 2, 1), 3, block=16)
     assert max(n_keys for _, n_keys in seen) == 16
     assert max(n_queries * n_keys for n_queries, n_keys in seen) <= 64
@@ -184,7 +184,7 @@ def test_rank_of_a_partner_is_its_place_among_all_keys(n, m, seed):
 def test_ranks_do_not_depend_on_how_many_queries_meet_the_keys_at_once(monkeypatch):
     query, keys = drawn(50, 4, 0), drawn(50, 4, 1)
     expected = partner_rank(query, keys)
-    monkeypatch.setattr(retrieval, "_AT_ONCE", 120)
+    monkeypatch.setattr(retrieval, "AT_ONCE", 120)
     assert torch.equal(partner_rank(query, keys), expected)
 
 
