@@ -11,7 +11,14 @@ from torch_geometric.data import Data
 
 from nh2st_graph.models._network import EMBEDDINGS
 from nh2st_graph.models._settings import ModelConfig
-from nh2st_graph.nn import chance_level, gathered, info_nce, info_nce_and_ranks, retrieval_at_k
+from nh2st_graph.nn import (
+    chance_level,
+    gathered,
+    grouped_info_nce_and_ranks,
+    info_nce,
+    info_nce_and_ranks,
+    retrieval_at_k,
+)
 
 __all__ = ["LETTERS", "Contrast", "Pairs"]
 
@@ -20,6 +27,9 @@ Pairs = dict[str, Tensor]
 
 #: Letters of embeddings in the formulas of :class:`NH2STGraph`, which are also in the names of saved weights.
 LETTERS = {"image": "p", "gene": "q", "image_neighbourhood": "P", "gene_neighbourhood": "Q"}
+
+#: Candidates of a spot in a batch of a large section, which holds several times as many spots.
+_CANDIDATES = 256
 
 #: Lower bound of a learned temperature, at which logits are a hundred times cosines (Radford et al., 2021).
 _COLDEST = 0.01
@@ -116,11 +126,24 @@ class Contrast(nn.Module):
             # In one message.
             joined = gathered(torch.cat([found[name] for name in names], dim=1), sizes)
             found = dict(zip(names, joined.chunk(len(names), dim=1), strict=True))
+        elif names and len(data.seeds) >= 2 * _CANDIDATES:
+            return self._in_groups(found)
         told = {}
         for scale in self.scales:
             image, gene = (found[name] for name in EMBEDDINGS[scale])
             loss, ranks = info_nce_and_ranks(image, gene, self.temperature, **self._form, anchors=anchors)
             told[scale] = loss, chance_level(len(image)), float((ranks <= _NEAREST).float().mean())
+        return told
+
+    def _in_groups(self, found: Pairs) -> dict[str, tuple[Tensor, float, float]]:
+        """Compare the seeds of a batch of a large section in groups, drawn anew at each step."""
+        first = next(iter(found.values()))
+        size = len(first) // (len(first) // _CANDIDATES)
+        order, told = torch.randperm(len(first)).to(first.device), {}
+        for scale in self.scales:
+            image, gene = (found[name][order] for name in EMBEDDINGS[scale])
+            loss, ranks = grouped_info_nce_and_ranks(image, gene, size, self.temperature, **self._form)
+            told[scale] = loss, chance_level(size), float((ranks <= _NEAREST).float().mean())
         return told
 
     def _in_section(self, pairs: Pairs, data: Data) -> dict[str, tuple[Tensor, float, float]]:

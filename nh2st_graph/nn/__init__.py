@@ -17,6 +17,7 @@ from nh2st_graph.nn._convmixer import ConvMixerBlock
 from nh2st_graph.nn._cross_encoder import CrossEncoder
 from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
 from nh2st_graph.nn._dropout import Dropout
+from nh2st_graph.nn._grouped_contrast import grouped_info_nce_and_ranks
 from nh2st_graph.nn._hsic import hsic, normalized_hsic
 from nh2st_graph.nn._hypergraph import EgoHyperedges, EgoHypergraph, similarity_hyperedges
 from nh2st_graph.nn._likelihood import negative_binomial_nll, zero_inflated_negative_binomial_nll
@@ -71,6 +72,7 @@ __all__ = [
     "dense",
     "fit_component_ridge",
     "gathered",
+    "grouped_info_nce_and_ranks",
     "hsic",
     "huber",
     "info_nce",
