@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -213,7 +214,8 @@ class TrainConfig(Section):
         Multiply the learning rate by ``decay_factor`` every ``decay_epochs`` epochs (torch's StepLR); never if None.
         Published for NH2ST, Hist2ST and TRIPLEX: 50 and 0.9.
     batch_spots
-        Maximum number of spots in a batch; all are of one section.
+        Maximum number of spots in a batch; all are of one section. ``auto``: 256, or a 25th of a section of 50,000
+        spots or more, between 2,048 and 8,192 in pieces of tissue.
     ema_decay
         Decay of the exponential moving average (EMA) of the weights; the averaged weights are kept.
     validation, folds
@@ -229,6 +231,9 @@ class TrainConfig(Section):
         Number of processes on each machine, and of machines, that train together; ``auto`` takes one process a GPU, or
         as many as torchrun or SLURM started. Each takes its share of an epoch's batches, and a step is one of the
         joined batch.
+    threads
+        Threads of the CPU: of encoding, and of training on and predicting sections of 50,000 spots or more; ``auto``
+        takes all cores. Results do not depend on it.
     progress
         Show progress bars.
     """
@@ -240,7 +245,7 @@ class TrainConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     decay_epochs: Positive | None = None
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.9
-    batch_spots: Positive = 256
+    batch_spots: Positive | Literal["auto"] = "auto"
     patience: Positive = 15
     ema_decay: Share = 0.95
     validation: Literal["patient", "section", "blocks"] = "patient"
@@ -251,7 +256,15 @@ class TrainConfig(Section):
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)] = "auto"
     devices: Annotated[int | Literal["auto"], PlainValidator(_known_devices)] = 1
     nodes: Positive = 1
+    threads: Positive | Literal["auto"] = "auto"
     progress: bool = True
+
+    @property
+    def n_threads(self) -> int:
+        """Number of threads."""
+        if self.threads != "auto":
+            return self.threads
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class EvaluateConfig(Section):

@@ -17,6 +17,7 @@ from nh2st_graph.nn import (
     grouped_info_nce_and_ranks,
     info_nce,
     info_nce_and_ranks,
+    own_generator,
     retrieval_at_k,
 )
 
@@ -139,7 +140,7 @@ class Contrast(nn.Module):
         """Compare the seeds of a batch of a large section in groups, drawn anew at each step."""
         first = next(iter(found.values()))
         size = len(first) // (len(first) // _CANDIDATES)
-        order, told = torch.randperm(len(first)).to(first.device), {}
+        order, told = torch.randperm(len(first), generator=own_generator()).to(first.device), {}
         for scale in self.scales:
             image, gene = (found[name][order] for name in EMBEDDINGS[scale])
             loss, ranks = grouped_info_nce_and_ranks(image, gene, size, self.temperature, **self._form)

@@ -52,6 +52,9 @@ class Network(nn.Module, ABC):
         of the method. A method without settings leaves this out.
     needs
         Requirements of a section; ``"array"`` is known.
+    threaded
+        Whether :meth:`losses` may run on several threads at a time: all it draws is from
+        :func:`nh2st_graph.nn.own_generator`.
     loss_parts
         Names of what :meth:`losses` may return besides ``loss``: columns of ``log.csv``, in this order. Other parts get
         columns when they first occur.
@@ -77,6 +80,7 @@ class Network(nn.Module, ABC):
     alignment_parts: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[Mapping[str, Any]] = {}
     log_base: Any = None
+    threaded: bool = False
 
     def __init__(self, settings: Any, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None) -> None:
         super().__init__()

@@ -136,6 +136,8 @@ class NH2STGraph(Network):
     ) -> None:
         super().__init__(config, n_features, n_genes, patch_encoder)
         self._form: tuple[Memory, ClosedForm] | None = None
+        # Layers of PyG and the published operators draw from torch's own generator.
+        self.threaded = config.operator == "attention" and config.cross_attention != "single"
         self.image_encoder = make_embedder(config, n_features)
         self.image_neighbours = make_neighbour_branch(config, n_features)
         gated = config.decoder_input == "gated"

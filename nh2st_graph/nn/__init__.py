@@ -16,7 +16,7 @@ from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, 
 from nh2st_graph.nn._convmixer import ConvMixerBlock
 from nh2st_graph.nn._cross_encoder import CrossEncoder
 from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
-from nh2st_graph.nn._dropout import Dropout
+from nh2st_graph.nn._dropout import Dropout, drawing_from, own_generator
 from nh2st_graph.nn._grouped_contrast import grouped_info_nce_and_ranks
 from nh2st_graph.nn._hsic import hsic, normalized_hsic
 from nh2st_graph.nn._hypergraph import EgoHyperedges, EgoHypergraph, similarity_hyperedges
@@ -70,6 +70,7 @@ __all__ = [
     "chance_level",
     "collapse_level",
     "dense",
+    "drawing_from",
     "fit_component_ridge",
     "gathered",
     "grouped_info_nce_and_ranks",
@@ -82,6 +83,7 @@ __all__ = [
     "negative_binomial_nll",
     "normalized_hsic",
     "one_minus_pearson",
+    "own_generator",
     "partner_rank",
     "random_views",
     "read_window",

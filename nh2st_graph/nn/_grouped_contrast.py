@@ -87,7 +87,7 @@ class _Loss(torch.autograd.Function):
         return total / n, found
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         to_rows, to_columns = ctx.saved_tensors
         factor = grad * ctx.factor

@@ -49,6 +49,10 @@ class Rows:
     ) -> None:
         self.source = source
         self.index, self.mean, self.std = index, mean, std
+        self._scale = None
+        if mean is not None and std is not None:
+            factor = np.divide(1.0, std, out=np.zeros_like(std, dtype=np.float64), where=std > 0)
+            self._scale = np.asarray(mean, dtype=np.float32), factor.astype(np.float32)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,11 +65,10 @@ class Rows:
     def __getitem__(self, index: Tensor | NDArray[np.int64] | slice) -> Tensor:
         """Read some rows."""
         wanted = index.numpy() if isinstance(index, Tensor) else index
-        found = self.source[wanted if self.index is None else self.index[wanted]]
-        values: NDArray[Any] = np.asarray(found.todense() if sparse.issparse(found) else found)
-        if self.mean is not None and self.std is not None:
-            left = values.astype(np.float64) - self.mean
-            values = np.divide(left, self.std, out=np.zeros_like(left), where=self.std > 0)
+        found: Any = self.source[wanted if self.index is None else self.index[wanted]]
+        values = found.toarray() if sparse.issparse(found) else np.asarray(found)
+        if self._scale is not None:
+            values = (values - self._scale[0]) * self._scale[1]
         kept = np.uint8 if values.dtype == np.uint8 else np.float32
         return torch.from_numpy(np.array(values, dtype=kept))
 

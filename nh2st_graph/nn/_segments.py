@@ -28,7 +28,7 @@ def _kernels(heads: int, size: int) -> tuple[_Kernel, _Kernel]:
     scale = np.float32(1 / np.sqrt(size))
     zero, one = np.float32(0), np.float32(1)
 
-    @njit(nogil=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+    @njit(nogil=True, fastmath=True, cache=True)
     def forward(
         query: Any, key: Any, value: Any, bias: Any, kept: Any, sender: Any, start: Any, weights: Any, out: Any
     ) -> None:
@@ -58,7 +58,7 @@ def _kernels(heads: int, size: int) -> tuple[_Kernel, _Kernel]:
                     for d in range(size):
                         out[i, h, d] += weight * row[h, d]
 
-    @njit(nogil=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+    @njit(nogil=True, fastmath=True, cache=True)
     def backward(
         grad: Any,
         query: Any,
@@ -109,19 +109,19 @@ class _SegmentAttention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         query, key, value, bias, kept = (each.contiguous() for each in (query, key, value, bias, kept))
         weights, out = torch.empty_like(bias), torch.zeros_like(query)
-        run, _ = _kernels(*query.shape[1:])
+        run = _kernels(*query.shape[1:])[0]
         run(*(each.numpy() for each in (query, key, value, bias, kept, sender, start, weights, out)))
         ctx.save_for_backward(query, key, value, kept, sender, start, weights)
         ctx.mark_non_differentiable(weights)
         return out, weights
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, kept, sender, start, weights = ctx.saved_tensors
         to = [torch.zeros_like(each) for each in (query, key, value)]
         to_bias = torch.empty_like(weights)
         given = (grad.contiguous(), query, key, value, kept, sender, start, weights, *to, to_bias)
-        _, run = _kernels(*query.shape[1:])
+        run = _kernels(*query.shape[1:])[1]
         run(*(each.numpy() for each in given))
         return (*to, to_bias, None, None, None)
 

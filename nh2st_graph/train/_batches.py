@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +18,14 @@ from torch_geometric.data import Data
 
 from nh2st_graph.nn import LARGE, Rows
 
-__all__ = ["SpotBatches", "Surroundings", "as_view", "cut_out", "pieces", "surroundings"]
+__all__ = ["Batch", "SpotBatches", "Surroundings", "as_view", "cut_out", "pieces", "surroundings"]
+
+
+#: A graph with seeds, or several pieces of one section.
+Batch: TypeAlias = Data | list[Data]
+
+#: Spots of a batch of a section that is not large; of a piece of a large one; and batches of a large one in an epoch.
+_FEW, _PIECE, _STEPS = 256, 2048, 25
 
 
 def as_view(graph: Data, view: int | None) -> Data:
@@ -154,11 +161,12 @@ def _part(section: Data, spots: Tensor, edges: Tensor) -> Data:
     return Data(**part, num_nodes=len(spots))
 
 
-class SpotBatches(IterableDataset[Data]):
+class SpotBatches(IterableDataset[Batch]):
     """Batches that hold every spot of every section once an epoch; each batch is from one section.
 
-    Within one section, stain and depth cannot tell a spot's partner from its negatives. A batch of a large section is a
-    piece of tissue, whose surroundings are a rim around it; pieces are cut anew, in another direction, at each epoch. A
+    Within one section, stain and depth cannot tell a spot's partner from its negatives. A batch of a large section is
+    a list of pieces of tissue, whose surroundings are a rim around each; pieces are cut anew, in another direction, at
+    each epoch. A
     section with views in other stains (``x_views``) shows one of them in each epoch, or itself as it is, all with equal
     chance. Order, pieces and views of an epoch are drawn from the seed and the epoch's number alone, so that a resumed
     run sees the same batches.
@@ -168,7 +176,8 @@ class SpotBatches(IterableDataset[Data]):
     sections
         Training graphs; or what cuts them, if it is there already.
     batch_spots
-        Most spots of a batch. A section is split into batches of equal size.
+        Most spots of a batch, or ``"auto"``: 256; of a large section a 25th of its spots, between 2,048 and 8,192. A
+        section is split into batches of equal size, and a batch of a large one into pieces of up to 2,048 spots.
     hops
         Width of the surroundings, in edges; None for the whole section.
     seed, epoch
@@ -183,7 +192,7 @@ class SpotBatches(IterableDataset[Data]):
     def __init__(
         self,
         sections: Sequence[Data | Surroundings],
-        batch_spots: int,
+        batch_spots: int | Literal["auto"],
         hops: int | None,
         seed: int = 0,
         epoch: int = 0,
@@ -204,31 +213,43 @@ class SpotBatches(IterableDataset[Data]):
         """Count the batches of an epoch in this process."""
         return -(-sum(self._n_batches(each.section) for each in self.sections) // self.ranks)
 
-    def __iter__(self) -> Iterator[Data]:
+    def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        batches: list[tuple[Surroundings, Data, Tensor]] = []
+        batches: list[tuple[Surroundings, Data, Sequence[Tensor]]] = []
         for each in self.sections:
             seeds = self._seeds(each.section, generator)
             shown = _drawn_view(each.section, generator)
-            batches += [(each, shown, part) for part in seeds]
+            batches += [(each, shown, parts) for parts in seeds]
         order = torch.randperm(len(batches), generator=generator).tolist()
         for i in islice(cycle(order), self.rank, len(self) * self.ranks, self.ranks):
-            each, shown, seeds_of = batches[i]
-            yield each.cut(seeds_of, self.hops, shown=shown, lean=self._is_large(each.section))
+            each, shown, parts = batches[i]
+            lean = self._in_pieces(each.section)
+            cut = [each.cut(part, self.hops, shown=shown, lean=lean) for part in parts]
+            yield cut if lean else cut[0]
 
     def _n_batches(self, section: Data) -> int:
-        return -(-int(section.num_nodes or 0) // self.batch_spots)
+        n_spots, most = int(section.num_nodes or 0), _FEW
+        if self.batch_spots != "auto":
+            most = self.batch_spots
+        elif self._in_pieces(section):
+            most = min(max(n_spots // _STEPS, _PIECE), 4 * _PIECE)
+        return -(-n_spots // most)
 
-    def _is_large(self, section: Data) -> bool:
-        return int(section.num_nodes or 0) >= self.large
+    def _in_pieces(self, section: Data) -> bool:
+        return int(section.num_nodes or 0) >= self.large and self.hops is not None
 
-    def _seeds(self, section: Data, generator: torch.Generator) -> Sequence[Tensor]:
-        if self._is_large(section) and self.hops is not None:
-            angle = 2 * math.pi * float(torch.rand((), generator=generator))
-            return pieces(section.pos, self._n_batches(section), angle)
-        order = torch.randperm(int(section.num_nodes or 0), generator=generator)
-        return order.tensor_split(self._n_batches(section))
+    def _seeds(self, section: Data, generator: torch.Generator) -> Sequence[Sequence[Tensor]]:
+        """Give the spots of each batch, in one part or in several pieces."""
+        n_batches, n_spots = self._n_batches(section), int(section.num_nodes or 0)
+        if not self._in_pieces(section):
+            return [[part] for part in torch.randperm(n_spots, generator=generator).tensor_split(n_batches)]
+        angle = 2 * math.pi * float(torch.rand((), generator=generator))
+        of_batch = -(-n_spots // (n_batches * _PIECE))
+        parts = pieces(section.pos, n_batches * of_batch, angle)
+        # Pieces of a batch are from anywhere in the tissue.
+        order = torch.randperm(len(parts), generator=generator).view(n_batches, of_batch).tolist()
+        return [[parts[i] for i in row] for row in order]
 
 
 def surroundings(section: Data) -> Surroundings:

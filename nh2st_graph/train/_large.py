@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -13,6 +11,7 @@ from torch_geometric.data import Data
 from nh2st_graph.models import Network
 from nh2st_graph.nn import LARGE, Rows, dense
 from nh2st_graph.train._batches import pieces, surroundings
+from nh2st_graph.train._parallel import on_threads
 
 __all__ = ["dense_graph", "held_out_sample", "part_of", "predict_section"]
 
@@ -86,15 +85,5 @@ def predict_section(network: Network, section: Data, *, threads: int = 1, large:
         part = whole.cut(seeds, hops, lean=True)
         predicted[seeds] = network.predict(part)[part.seeds]
 
-    _each(predict, pieces(section.pos, -(-n_spots // _PIECE)), threads)
+    on_threads(predict, pieces(section.pos, -(-n_spots // _PIECE)), threads)
     return predicted
-
-
-def _each(work: Callable[[Tensor], None], parts: Sequence[Tensor], threads: int) -> None:
-    """Do each part of a task, some at a time; an operation on a part has one thread."""
-    if threads == 1:
-        for part in parts:
-            work(part)
-        return
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(work, parts))

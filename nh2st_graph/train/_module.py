@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import lightning.pytorch as L
 import numpy as np
@@ -25,8 +25,9 @@ from nh2st_graph._errors import ModelError, setting
 from nh2st_graph.config import TrainConfig
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import Network
-from nh2st_graph.train._batches import SpotBatches, surroundings
+from nh2st_graph.train._batches import Batch, SpotBatches, surroundings
 from nh2st_graph.train._checkpoints import ORIGIN
+from nh2st_graph.train._parallel import losses_of_pieces
 from nh2st_graph.train._prepare import image_only
 
 __all__ = [
@@ -95,12 +96,15 @@ class TrainingModule(L.LightningModule):
         """Note what the weights rest on."""
         checkpoint[ORIGIN] = json.dumps(self.origin)
 
-    def training_step(self, batch: Data, _: int) -> Tensor:
+    def training_step(self, batch: Batch, _: int) -> Tensor:
         """Take one step, and stop the run if the loss is not finite."""
         # At every step: in the first epoch after resuming, Lightning's loaders draw from the generator at another time.
         _seed(self.seed * 1_000_003 + self.global_step + _APART * self.global_rank, self.device)
         share = self._share(batch)
-        losses = self.model.losses(batch)
+        if isinstance(batch, Data):
+            losses = self.model.losses(batch)
+        else:
+            losses = losses_of_pieces(self.model, batch, self.config.n_threads)
         if not torch.isfinite(losses["loss"]):
             raise ModelError(
                 f"training loss is {float(losses['loss'].detach())} at step {self.global_step} "
@@ -111,7 +115,7 @@ class TrainingModule(L.LightningModule):
             self._log_means()
         return share * losses["loss"]
 
-    def _share(self, batch: Data) -> float:
+    def _share(self, batch: Batch) -> float:
         """Weigh the losses of this process's batch, and note the sizes of all for losses over them.
 
         Losses are means over seeds, and gradients are averaged over processes: with these weights, they are those of
@@ -119,9 +123,11 @@ class TrainingModule(L.LightningModule):
         """
         if self.trainer.world_size == 1:
             return 1.0
-        size = torch.tensor([len(batch.seeds)], device=self.device)
+        n_seeds = len(batch.seeds) if isinstance(batch, Data) else sum(len(piece.seeds) for piece in batch)
+        size = torch.tensor([n_seeds], device=self.device)
         sizes: list[int] = self.trainer.strategy.all_gather(size).flatten().tolist()
-        batch.seeds_of_ranks = sizes
+        if isinstance(batch, Data):  # pieces have their candidates in their own process
+            batch.seeds_of_ranks = sizes
         return sizes[self.global_rank] * len(sizes) / sum(sizes)
 
     def _log_means(self) -> None:
@@ -188,14 +194,19 @@ class SectionData(L.LightningDataModule):
     """
 
     def __init__(
-        self, train: Sequence[Data], validation: Sequence[Data], batch_spots: int, hops: int | None, seed: int
+        self,
+        train: Sequence[Data],
+        validation: Sequence[Data],
+        batch_spots: int | Literal["auto"],
+        hops: int | None,
+        seed: int,
     ) -> None:
         super().__init__()
         self.train, self.validation = train, validation
         self.batch_spots, self.hops, self.seed = batch_spots, hops, seed
         self._cut = [surroundings(section) for section in train]
 
-    def train_dataloader(self) -> DataLoader[Data]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Give the batches of the current epoch; the trainer asks for them at every epoch."""
         trainer = self.trainer
         epoch, rank, ranks = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)

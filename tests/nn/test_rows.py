@@ -28,7 +28,7 @@ def test_rows_are_those_of_the_dense_array(index, as_sparse, scaled):
     wanted = np.array(index, dtype=np.int64)
     found = rows[torch.from_numpy(wanted)]
     assert found.dtype == torch.float32
-    assert torch.equal(found, torch.from_numpy(expected[wanted].astype(np.float32)))
+    torch.testing.assert_close(found, torch.from_numpy(expected[wanted].astype(np.float32)))
 
 
 def test_some_of_the_spots_of_some(values):

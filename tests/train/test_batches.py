@@ -186,7 +186,7 @@ def grid(side: int, section: str = "S") -> Data:
 @given(st.integers(3, 12), st.integers(1, 30), st.integers(0, 3))
 def test_pieces_hold_every_spot_once_in_equal_numbers(side, batch_spots, epoch):
     section = grid(side)
-    batches = list(SpotBatches([section], batch_spots, 1, seed=2, epoch=epoch, large=1))
+    batches = [piece for (piece,) in SpotBatches([section], batch_spots, 1, seed=2, epoch=epoch, large=1)]
     found = [spot for batch in batches for spot in seeds_of(batch)]
     assert Counter(found) == Counter(section.library[:, 0].tolist())
     sizes = [len(batch.seeds) for batch in batches]
@@ -196,7 +196,7 @@ def test_pieces_hold_every_spot_once_in_equal_numbers(side, batch_spots, epoch):
 
 def test_pieces_are_compact_and_others_at_each_epoch():
     section = grid(30)
-    epochs = [list(SpotBatches([section], 25, 1, seed=0, epoch=epoch, large=1)) for epoch in (0, 2)]
+    epochs = [[piece for (piece,) in SpotBatches([section], 25, 1, 0, epoch, large=1)] for epoch in (0, 2)]
     for batches in epochs:
         assert max(len(batch.x) for batch in batches) <= 25 + 4 * 11
         extents = [batch.pos[batch.seeds].std(dim=0).max() for batch in batches]
@@ -223,7 +223,7 @@ def test_gradients_of_a_section_are_the_sum_over_its_pieces(hops):
     whole = cut_out(section, torch.arange(81), None)
     expected = gradients(whole, 1.0)
     summed = [torch.zeros_like(each) for each in expected]
-    for batch in SpotBatches([section], 10, model.receptive_hops, seed=3, large=1):
+    for (batch,) in SpotBatches([section], 10, model.receptive_hops, seed=3, large=1):
         for total, part in zip(summed, gradients(batch, len(batch.seeds) / 81), strict=True):
             total += part
     for found, wanted in zip(summed, expected, strict=True):
@@ -252,6 +252,19 @@ def test_values_that_are_sparse_or_on_disk_become_dense_in_a_batch(tmp_path):
     held = copy.copy(section)
     np.save(tmp_path / "x.npy", section.x.numpy())
     held.x, held.counts = Rows(np.load(tmp_path / "x.npy", mmap_mode="r")), Rows(sparse.csr_matrix(section.counts))
-    for batch, dense in zip(SpotBatches([held], 10, 1, large=1), SpotBatches([section], 10, 1, large=1), strict=True):
+    for (batch,), (dense,) in zip(
+        SpotBatches([held], 10, 1, large=1), SpotBatches([section], 10, 1, large=1), strict=True
+    ):
         assert torch.equal(batch.x, dense.x)
         assert torch.equal(batch.counts, dense.counts)
+
+
+def test_a_large_batch_is_several_pieces_of_equal_size():
+    section = grid(75)
+    batches = list(SpotBatches([section], 5000, 1, large=1))
+    assert [len(batch) for batch in batches] == [2, 2]
+    sizes = {len(piece.seeds) for batch in batches for piece in batch}
+    assert max(sizes) <= 2048
+    assert max(sizes) - min(sizes) <= 1
+    assert len(list(SpotBatches([section], "auto", 1, large=1))) == 3
+    assert len(list(SpotBatches([section], "auto", 1))) == 22
