@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -107,8 +107,7 @@ def synthetic_hd(
         If the folder has a section that was made with other arguments, or is something else.
     """
     asked = _Asked(n_bins, seed, n_own, n_noise, float(microns_per_pixel))
-    if isinstance(n_sections, bool) or not isinstance(n_sections, Integral) or n_sections < 1:
-        raise ConfigError(f"{setting('n_sections', n_sections)}; allowed: integers from 1")
+    _check_number("n_sections", n_sections)
     folder = Path(folder).resolve()
     genes = _draw_genes(asked)
     names = [f"H{number}" for number in range(1, n_sections + 1)]
@@ -133,10 +132,8 @@ class _Asked:
     microns_per_pixel: float
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            least = _LEAST.get(name)
-            if least is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < least):
-                raise ConfigError(f"{setting(name, value)}; allowed: integers from {least}")
+        for name in ("n_bins", "seed", "n_own", "n_noise"):
+            _check_number(name, getattr(self, name))
         if not self.n_own + self.n_noise:
             raise ConfigError("n_own and n_noise are both 0; ask for some genes")
         if self.microns_per_pixel not in _SCALES:
@@ -146,6 +143,11 @@ class _Asked:
     def generator(self, *place: int) -> np.random.Generator:
         """Make a random stream for a part, so that no part changes another."""
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=place))
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < _LEAST[name]:
+        raise ConfigError(f"{setting(name, value)}; allowed: integers from {_LEAST[name]}")
 
 
 class _Genes(NamedTuple):
@@ -244,25 +246,25 @@ def _write_counts(
     name: str,
 ) -> None:
     """Write Space Ranger's HDF5 layout: genes x barcodes, barcode by barcode."""
-    packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     with h5py.File(path, "w") as file:
         file.attrs.update(chemistry_description="Visium HD v1", software_version="spaceranger-3.1.0")
         file.attrs.update(filetype="matrix", version=2, library_ids=np.array([name], dtype="S"))
         matrix = file.create_group("matrix")
         matrix.create_dataset("barcodes", data=barcodes, **packed)
         matrix.create_dataset("shape", data=np.array([len(genes), len(barcodes)], dtype=np.int32))
-        kinds = {"data": np.int32, "indices": np.int64}
         stored = [
             matrix.create_dataset(key, (0,), kind, chunks=(_CHUNK,), maxshape=(None,), **packed)
-            for key, kind in kinds.items()
+            for key, kind in (("data", np.int32), ("indices", np.int64))
         ]
         n_genes = [np.zeros(1, dtype=np.int64)]
-        for *parts, per_bin in counts:
+        n_stored = 0
+        for data, indices, per_bin in counts:
             n_genes.append(per_bin)
-            for dataset, part in zip(stored, parts, strict=True):
-                before = len(dataset)
-                dataset.resize((before + len(part),))
-                dataset[before:] = part
+            for dataset, part in zip(stored, (data, indices), strict=True):
+                dataset.resize((n_stored + len(data),))
+                dataset[n_stored:] = part
+            n_stored += len(data)
         matrix.create_dataset("indptr", data=np.cumsum(np.concatenate(n_genes)), **packed)
         features = matrix.create_group("features")
         features["id"] = np.array([f"ENSG{i:011d}" for i in range(len(genes))], dtype="S")
@@ -321,7 +323,12 @@ def _write_image(
             padded = np.pad(strip, [*missing, (0, 0)], mode="edge")
             yield from (padded[:, left : left + _TILE] for left in range(0, width, _TILE))
 
-    how = {"photometric": "rgb", "tile": (_TILE, _TILE), "compression": "jpeg", "compressionargs": {"level": 90}}
+    how: dict[str, Any] = {
+        "photometric": "rgb",
+        "tile": (_TILE, _TILE),
+        "compression": "jpeg",
+        "compressionargs": {"level": 90},
+    }
     per_cm = 1e4 / microns_per_pixel
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         tiff.write(
