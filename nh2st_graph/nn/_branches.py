@@ -46,9 +46,7 @@ class FeatureEncoder(nn.Module):
         super().__init__()
         self.dropout = Dropout(dropout)
         self.linear = nn.Linear(n_features, width)
-        self.hidden = nn.Sequential(
-            nn.LayerNorm(n_features), nn.Linear(n_features, width), nn.GELU(), Dropout(dropout)
-        )
+        self.hidden = nn.Sequential(nn.LayerNorm(n_features), nn.Linear(n_features, width), nn.GELU(), Dropout(dropout))
         self.out = nn.Linear(width, width)
         self.reset_parameters()
 
