@@ -13,6 +13,7 @@ from nh2st_graph.datasets._splits import (
     patients_of,
 )
 from nh2st_graph.datasets._synthetic import synthetic_tissue
+from nh2st_graph.datasets._synthetic_hd import synthetic_hd
 from nh2st_graph.datasets._truth import KINDS as KINDS
 from nh2st_graph.datasets._visium import visium
 
@@ -27,6 +28,7 @@ __all__ = [
     "leave_one_section_out",
     "patients_of",
     "read_panel",
+    "synthetic_hd",
     "synthetic_tissue",
     "visium",
 ]

@@ -7,7 +7,7 @@ a spot's surroundings are no function of the spot.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,17 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from scipy.special import softmax
 
-__all__ = ["DOMAINS", "FIRST_SPOT_UM", "LATTICE_UM", "PITCH_UM", "Ellipses", "Tissue", "grow_tissue"]
+__all__ = [
+    "DOMAINS",
+    "FIRST_SPOT_UM",
+    "LATTICE_UM",
+    "PITCH_UM",
+    "Ellipses",
+    "Tissue",
+    "grow_lattice",
+    "grow_tissue",
+    "smooth_field",
+]
 
 Floats = NDArray[np.float32]
 
@@ -110,6 +120,15 @@ class Tissue:
     nuclei: Ellipses
     holes: Ellipses
 
+    def rows(self, start: int, stop: int, halo: int) -> Tissue:
+        """Cut out some rows of the lattice, and up to ``halo`` rows on either side of them."""
+        first, last = max(0, start - halo), min(len(self.cover), stop + halo)
+        low, high = (row * LATTICE_UM for row in (first, last))
+        fields = ("domains", "cover", "eosin", "haze", "fibre_phase", "fibre_strength")
+        objects = (each[(each.y >= low) & (each.y < high)] for each in (self.nuclei, self.holes))
+        nuclei, holes = (replace(each, y=each.y - np.float32(low)) for each in objects)
+        return Tissue(**{name: getattr(self, name)[..., first:last, :] for name in fields}, nuclei=nuclei, holes=holes)
+
     @property
     def size_um(self) -> tuple[float, float]:
         """Height and width in um."""
@@ -132,11 +151,16 @@ def grow_tissue(rng: np.random.Generator, n_rows: int, n_cols: int) -> Tissue:
     The tissue. Its outline is irregular and may cut off spots at the array's corners.
     """
     sides = ((n - 1) * PITCH_UM + 2 * FIRST_SPOT_UM for n in (n_rows, n_cols))
-    shape = tuple(int(np.ceil(side / LATTICE_UM)) for side in sides)
-    slow = np.stack([_field(rng, shape, _DOMAIN_UM) + 0.2 * _field(rng, shape, _LOCAL_UM) for _ in DOMAINS])
+    height, width = (int(np.ceil(side / LATTICE_UM)) for side in sides)
+    return grow_lattice(rng, (height, width))
+
+
+def grow_lattice(rng: np.random.Generator, shape: tuple[int, int]) -> Tissue:
+    """Draw the tissue of a section on a lattice of this shape; see :func:`grow_tissue`."""
+    slow = np.stack([smooth_field(rng, shape, _DOMAIN_UM) + 0.2 * smooth_field(rng, shape, _LOCAL_UM) for _ in DOMAINS])
     share = np.array([d.share for d in DOMAINS.values()])[:, None, None]
     domains = softmax(_SHARPNESS * (slow + share), axis=0).astype(np.float32)
-    local = {name: _field(rng, shape, _LOCAL_UM) for name in ("density", "size", "eosin", "haze", "holes")}
+    local = {name: smooth_field(rng, shape, _LOCAL_UM) for name in ("density", "size", "eosin", "haze", "holes")}
     phase = _fibres(rng, shape)
     holes = _holes(rng, domains, local["holes"])
     nuclei = _nuclei(rng, domains, local["density"], local["size"], phase)
@@ -153,7 +177,7 @@ def grow_tissue(rng: np.random.Generator, n_rows: int, n_cols: int) -> Tissue:
     )
 
 
-def _field(rng: np.random.Generator, shape: tuple[int, ...], length_um: float) -> Floats:
+def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], length_um: float) -> Floats:
     """Draw a smooth Gaussian random field of mean 0 and variance 1 over the lattice."""
     noise = rng.standard_normal(shape, dtype=np.float32)
     smooth = gaussian_filter(noise, length_um / LATTICE_UM, mode="reflect", truncate=3.0)
@@ -170,7 +194,7 @@ def _outline(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
     """Draw a rounded outline with an uneven edge, in the proportions of the lattice."""
     v, u = (np.abs(np.linspace(-1, 1, n)) for n in shape)
     radius = (u[None, :] ** 4 + v[:, None] ** 4) ** 0.25
-    edge = 0.965 + 0.03 * _field(rng, shape, 160.0) + 0.006 * _field(rng, shape, 24.0)
+    edge = 0.965 + 0.03 * smooth_field(rng, shape, 160.0) + 0.006 * smooth_field(rng, shape, 24.0)
     sharp = min(shape) * LATTICE_UM / 2 / 10.0  # fades out over 10 um
     return np.clip((np.minimum(edge, 0.99) - radius) * sharp + 0.5, 0, 1).astype(np.float32)
 
@@ -179,7 +203,7 @@ def _fibres(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
     """Draw the phase of parallel fibres, which smooth fields bend."""
     turn = rng.uniform(0, np.pi)
     y, x = np.indices(shape, dtype=np.float32) * LATTICE_UM / _FIBRE_UM
-    bent = 7.0 * _field(rng, shape, 190.0) + 0.9 * _field(rng, shape, 30.0)
+    bent = 7.0 * smooth_field(rng, shape, 190.0) + 0.9 * smooth_field(rng, shape, 30.0)
     return (x * np.cos(turn) + y * np.sin(turn) + bent).astype(np.float32)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ EDGE_FEATURES = ("distance", "direction_x", "direction_y")
 
 #: Values of a graph that have one row for each spot.
 NODE_VALUES = ("x", "x_views", "patches", "pos", "array", "y", "counts", "library")
+
+#: Edges whose features are computed at a time.
+_EDGES = 2**20
 
 
 def spatial_edges(adata: AnnData, neighbors_key: str = Key.uns.neighbors) -> tuple[Tensor, Tensor]:
@@ -53,17 +57,23 @@ def spatial_edges(adata: AnnData, neighbors_key: str = Key.uns.neighbors) -> tup
 
 
 def _edges(adata: AnnData, neighbors_key: str) -> tuple[Tensor, Tensor]:
-    connectivities = sparse.coo_matrix(adata.obsp[graph_keys(adata, neighbors_key)[0]])
+    connectivities = sparse.csr_matrix(adata.obsp[graph_keys(adata, neighbors_key)[0]])
+    receiver = np.repeat(np.arange(adata.n_obs, dtype=np.int64), np.diff(connectivities.indptr))
     # squidpy stores explicit zeros on the diagonal.
-    edges = (connectivities.data != 0) & (connectivities.row != connectivities.col)
-    receiver, sender = connectivities.row[edges], connectivities.col[edges]
-    position = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) / spot_pitch(adata)
-    step = position[sender] - position[receiver]
-    length = np.linalg.norm(step, axis=1, keepdims=True)
-    direction = np.divide(step, length, out=np.zeros_like(step), where=length > 0)
-    edge_index = torch.from_numpy(np.stack([sender, receiver]).astype(np.int64))
-    edge_attr = torch.from_numpy(np.hstack([length, direction]).astype(np.float32))
-    return edge_index, edge_attr
+    edges = (connectivities.data != 0) & (connectivities.indices != receiver)
+    edge_index = np.stack([connectivities.indices[edges], receiver[edges]], dtype=np.int64)
+    del receiver
+    x, y = (np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) / spot_pitch(adata)).T
+    edge_attr = np.zeros((edge_index.shape[1], len(EDGE_FEATURES)), dtype=np.float32)
+    for start in range(0, len(edge_attr), _EDGES):
+        part = slice(start, start + _EDGES)
+        sender, receiving = edge_index[:, part]
+        steps = x[sender] - x[receiving], y[sender] - y[receiving]
+        length = np.sqrt(steps[0] ** 2 + steps[1] ** 2)
+        edge_attr[part, 0] = length
+        for column, step in enumerate(steps, start=1):
+            np.divide(step, length, out=edge_attr[part, column], where=length > 0, casting="same_kind")
+    return torch.from_numpy(edge_index), torch.from_numpy(edge_attr)
 
 
 def graph_keys(adata: AnnData, neighbors_key: str = Key.uns.neighbors) -> tuple[str, str]:
@@ -122,21 +132,26 @@ def to_pyg(
         x = np.asarray(adata.obsm[Key.obsm.image])
     else:
         check_section(adata)
-    return as_data(adata, x, neighbors_key=neighbors_key, **node_values)
+    arrays = {name: np.asarray(value) for name, value in node_values.items()}
+    return as_data(adata, np.asarray(x), neighbors_key=neighbors_key, **arrays)
 
 
-def as_data(adata: AnnData, x: NDArray[Any], *, neighbors_key: str, **node_values: NDArray[Any]) -> Data:
-    """Convert a checked section to PyG; see :func:`to_pyg`."""
+def as_data(adata: AnnData, x: NDArray[Any] | Sized, *, neighbors_key: str, **node_values: NDArray[Any]) -> Data:
+    """Convert a checked section to PyG; see :func:`to_pyg`.
+
+    Values may be any object with one row for each spot: what is no array is stored as it is.
+    """
     edge_index, edge_attr = _edges(adata, neighbors_key)
     position = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) / spot_pitch(adata)
-    values = {"x": x, "pos": position, **node_values}
+    values: dict[str, Any] = {"x": x, "pos": position, **node_values}
     for name, value in values.items():
         if len(value) != adata.n_obs:
             raise DataError(
                 f"section {section_name(adata)!r}: {name} has {len(value)} rows for {adata.n_obs} spots; "
                 "give one row for each spot, in the section's order"
             )
-    tensors = {name: _tensor(np.asarray(value)) for name, value in values.items()}
+    # Values that are read where they are asked for stay as they are.
+    tensors = {name: _tensor(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
     array = array_positions(adata)
     if array is not None:
         tensors["array"] = torch.from_numpy(array)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,25 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from nh2st_graph._atomic import cache_root, written_aside
 from nh2st_graph.section import Key
 
-__all__ = ["FeatureBlock", "FeatureCache", "cache_folder", "cache_key"]
+__all__ = ["MAPPED_BYTES", "FeatureBlock", "FeatureCache", "cache_folder", "cache_key", "listed_spots"]
 
 logger = logging.getLogger(__name__)
 
 #: Part of every key. Raise it when what is stored, or how patches are cut, changes.
 FORMAT = 3
+
+#: Spots that are written as text at a time, and bytes that are read at a time.
+_SPOTS, _BYTES = 2**16, 2**24
+
+#: Features of this many bytes and more stay in their file, and are read where they are asked for.
+MAPPED_BYTES = 2**27
+
+#: safetensors' names of the types.
+_TYPES = {"F32": np.dtype(np.float32), "U8": np.dtype(np.uint8)}
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class FeatureBlock:
     names
         Feature names, one for each column.
     values
-        ``(n_spots, n_features)``, float32 or uint8.
+        ``(n_spots, n_features)``, float32 or uint8; large ones from the cache are mapped from their file, read-only.
     """
 
     spots: list[str]
@@ -63,24 +71,43 @@ def cache_key(
     microns_per_pixel: float,
     fingerprint: Mapping[str, Any],
     downsample: float = 1.0,
+    spots: Sequence[str] | None = None,
 ) -> str:
     """Hash everything that the features of a section depend on (SHA-256).
 
     The key depends neither on the order of the spots nor on the place of a file. ``downsample`` is the downsampling
-    factor of the slide's level that patches are cut from.
+    factor of the slide's level that patches are cut from; ``spots`` is :func:`listed_spots` of the section, for several
+    keys of one section.
     """
-    centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64).tolist()
     content = {
         "format": FORMAT,
         "image": image_hash,
-        "spots": sorted([str(name), x, y] for name, (x, y) in zip(adata.obs_names, centres, strict=True)),
         "patch_um": float(patch_um),
         "microns_per_pixel": float(microns_per_pixel),
         "encoder": fingerprint,
     }
     if downsample != 1:
         content["downsample"] = downsample
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    # The spots come last in the order of the keys: they are written by blocks, and the rest stays short.
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True)[:-1].encode())
+    digest.update(b', "spots": [')
+    for block in listed_spots(adata) if spots is None else spots:
+        digest.update(block.encode())
+    digest.update(b"]}")
+    return digest.hexdigest()
+
+
+def listed_spots(adata: AnnData) -> list[str]:
+    """List the name, x and y of each spot as JSON without the outer brackets, in order of the names, by blocks."""
+    names = adata.obs_names.to_numpy(dtype=str)
+    order = np.argsort(names, kind="stable")
+    x, y = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)[order].T
+    blocks = []
+    for start in range(0, len(order), _SPOTS):
+        part = slice(start, start + _SPOTS)
+        rows = zip(names[order[part]].tolist(), x[part].tolist(), y[part].tolist(), strict=True)
+        blocks.append((", " if start else "") + json.dumps(list(rows))[1:-1])
+    return blocks
 
 
 class FeatureCache:
@@ -104,12 +131,12 @@ class FeatureCache:
             return None
         try:
             with safe_open(path, framework="numpy") as file:
-                about, values = file.metadata() or {}, file.get_tensor("features")
-            digest = _digest(key, about["spots"], about["names"], values)
+                about, stored = file.metadata() or {}, file.get_slice("features")
+                shape, type_ = stored.get_shape(), _TYPES.get(stored.get_dtype())
             # The digest covers the bytes alone, so the type is checked by itself.
-            if values.dtype not in (np.float32, np.uint8) or about["digest"] != digest:
+            if type_ is None or about["digest"] != _digest(key, about["spots"], about["names"], shape, _bytes(path)):
                 raise ValueError("its content does not match its digest")
-            block = FeatureBlock(json.loads(about["spots"]), json.loads(about["names"]), values)
+            block = FeatureBlock(json.loads(about["spots"]), json.loads(about["names"]), _values(path, shape, type_))
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -117,21 +144,31 @@ class FeatureCache:
             return None
         return block
 
-    def write(self, key: str, block: FeatureBlock) -> None:
-        """Store a block atomically.
+    def write(self, key: str, *blocks: FeatureBlock) -> None:
+        """Store a block atomically, or several of the same spots side by side.
 
         Warn if the folder is not writable: features are then computed again in the next run.
         """
         path = self.path(key)
         if path is None:
             return
-        values = np.ascontiguousarray(block.values)
-        about = {"spots": json.dumps(block.spots), "names": json.dumps(block.names)}
-        about["digest"] = _digest(key, about["spots"], about["names"], values)
+        shape = (len(blocks[0].spots), sum(len(block.names) for block in blocks))
+        type_ = np.result_type(*(block.values.dtype for block in blocks))
+        step = max(1, _BYTES // max(1, shape[1] * type_.itemsize))
+
+        def rows() -> Iterator[bytes]:
+            for start in range(0, shape[0], step):
+                parts = [block.values[start : start + step] for block in blocks]
+                yield np.hstack(parts, dtype=type_, casting="unsafe").tobytes()
+
+        names = [name for block in blocks for name in block.names]
+        about = {"spots": json.dumps(blocks[0].spots), "names": json.dumps(names)}
+        about["digest"] = _digest(key, about["spots"], about["names"], shape, rows())
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with written_aside(path) as aside:
-                aside.write_bytes(save({"features": values}, metadata=about))
+            with written_aside(path) as aside, aside.open("wb") as file:
+                file.write(_header(about, shape, type_))
+                file.writelines(rows())
         except OSError as error:
             logger.warning("features cannot be cached in %s (%s); choose another folder", path.parent, error)
 
@@ -143,8 +180,40 @@ class FeatureCache:
                 path.unlink(missing_ok=True)
 
 
-def _digest(key: str, spots: str, names: str, values: NDArray[np.float32 | np.uint8]) -> str:
+def _header(about: Mapping[str, str], shape: tuple[int, int], type_: np.dtype[Any]) -> bytes:
+    """Write the beginning of a safetensors file: its length, and JSON that ends at a multiple of 8 bytes."""
+    name = next(name for name, known in _TYPES.items() if known == type_)
+    features = {"dtype": name, "shape": shape, "data_offsets": [0, shape[0] * shape[1] * type_.itemsize]}
+    text = json.dumps({"__metadata__": about, "features": features}).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _start(path: Path) -> int:
+    """Find the first byte of the numbers in a file that safetensors opens: all of its one tensor."""
+    with path.open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
+def _bytes(path: Path) -> Iterator[bytes]:
+    """Read the numbers of a file some at a time; a mapped file would count as memory once it is read."""
+    with path.open("rb") as file:
+        file.seek(_start(path))
+        while block := file.read(_BYTES):
+            yield block
+
+
+def _values(path: Path, shape: Sequence[int], type_: np.dtype[Any]) -> NDArray[np.float32 | np.uint8]:
+    """Give the numbers of a file: mapped and read-only if they are large."""
+    start = _start(path)
+    if shape[0] * shape[1] * type_.itemsize < MAPPED_BYTES:
+        return np.fromfile(path, dtype=type_, offset=start).reshape(shape)
+    return np.asarray(np.memmap(path, dtype=type_, mode="r", offset=start, shape=(shape[0], shape[1])))
+
+
+def _digest(key: str, spots: str, names: str, shape: Sequence[int], values: Iterable[bytes]) -> str:
     """Hash a file's content and its key (SHA-256)."""
-    digest = hashlib.sha256("\n".join((key, spots, names, str(values.shape))).encode())
-    digest.update(values.tobytes())
+    digest = hashlib.sha256("\n".join((key, spots, names, str(tuple(shape)))).encode())
+    for block in values:
+        digest.update(block)
     return digest.hexdigest()

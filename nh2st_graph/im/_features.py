@@ -21,7 +21,7 @@ from rich.progress import Progress
 from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph._progress import console
 from nh2st_graph.im._blocks import Block, BlockLike, PatchSize, coarse_slide, make_blocks, off_scale
-from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
+from nh2st_graph.im._cache import MAPPED_BYTES, FeatureBlock, FeatureCache, cache_folder, cache_key, listed_spots
 from nh2st_graph.im._default import AUTO
 from nh2st_graph.im._encoders import Encoder
 from nh2st_graph.im._made_from import floored, made_from
@@ -30,7 +30,16 @@ from nh2st_graph.im._reading import read_ahead
 from nh2st_graph.im._stain import Recolour, Reference, SlideColours, StainChange, as_stain, stain_values
 from nh2st_graph.im._views import number_of_views
 from nh2st_graph.read import SpatialObject, documented, given_sections
-from nh2st_graph.section import Key, changed_entry, check_on_tissue, check_section, library, open_image, section_name
+from nh2st_graph.section import (
+    Key,
+    changed_entry,
+    check_on_tissue,
+    check_section,
+    content_digest,
+    library,
+    open_image,
+    section_name,
+)
 from nh2st_graph.slide import ImageSource, Slide, placed_image
 
 __all__ = ["add_features", "feature_bar", "feature_keys", "features", "on_image", "view_features"]
@@ -213,7 +222,7 @@ def add_features(
     image_hash = slide.content_hash
     colours = SlideColours(source, slide)
     keys, found = _found(source, colours, slide, image_hash, blocks, batch_size, bar, store, check_placement)
-    _write(section, found, blocks, keys, key_added)
+    _write(section, _joined(section, found, store, keys), found, blocks, keys, key_added)
     prints = [block.fingerprint for block in blocks]
     section.uns[key_added][Key.features.made_from] = made_from(section, prints, image_hash if own else None)
     if floor_centres:
@@ -253,8 +262,8 @@ def view_features(
     colours, image_hash, views = SlideColours(source, slide), slide.content_hash, []
     for jitter in jitters:
         jittered = [block._replace(stain=jitter) for block in blocks]
-        _, found = _found(source, colours, slide, image_hash, jittered, batch_size, bar, store, check=False)
-        views.append(_joined(section, found))
+        keys, found = _found(source, colours, slide, image_hash, jittered, batch_size, bar, store, check=False)
+        views.append(_joined(section, found, store, keys))
     return np.stack(views, axis=1)
 
 
@@ -320,8 +329,9 @@ def feature_keys(
     """
     scale = microns_per_pixel(adata)
     levels = [patch_cutter(adata, patch_um, slide).level(size) for size, _, patch_um in blocks]
+    spots = listed_spots(adata)
     return [
-        cache_key(adata, image_hash, patch_um, scale, fingerprint, slide.downsamples[level])
+        cache_key(adata, image_hash, patch_um, scale, fingerprint, slide.downsamples[level], spots)
         for level, (_, fingerprint, patch_um) in zip(levels, blocks, strict=True)
     ]
 
@@ -374,7 +384,8 @@ def _compute(
     store.write(key, block)
     for start in starts:
         parts.remove(_part_key(key, start, step))
-    return block
+    # Large features stay in their file from here on.
+    return (store.read(key) if block.values.nbytes >= MAPPED_BYTES else None) or block
 
 
 def _part_key(key: str, start: int, step: int) -> str:
@@ -382,9 +393,14 @@ def _part_key(key: str, start: int, step: int) -> str:
 
 
 def _write(
-    adata: AnnData, found: Sequence[FeatureBlock], blocks: Sequence[Block], keys: Sequence[str], key_added: str
+    adata: AnnData,
+    values: NDArray[np.float32 | np.uint8],
+    found: Sequence[FeatureBlock],
+    blocks: Sequence[Block],
+    keys: Sequence[str],
+    key_added: str,
 ) -> None:
-    adata.obsm[key_added] = _joined(adata, found)
+    adata.obsm[key_added] = values
     encoders, sizes = [block.encoder for block in blocks], [float(block.patch_um) for block in blocks]
     adata.uns[key_added] = {
         "encoder": ",".join(encoder.name for encoder in encoders),
@@ -402,10 +418,26 @@ def _write(
         adata.uns[key_added][Key.features.stain] = stain_values(stain)
 
 
-def _joined(adata: AnnData, found: Sequence[FeatureBlock]) -> NDArray[np.float32 | np.uint8]:
-    """Join blocks of features, with spots in the order of the section."""
+def _joined(
+    adata: AnnData, found: Sequence[FeatureBlock], store: FeatureCache, keys: Sequence[str]
+) -> NDArray[np.float32 | np.uint8]:
+    """Join blocks of features, with spots in the order of the section.
+
+    Large blocks are joined in a file of the cache, and mapped from there.
+    """
     rows = [pd.Index(each.spots).get_indexer(adata.obs_names) for each in found]
-    return np.hstack([each.values[r] for each, r in zip(found, rows, strict=True)])
+    if not all(np.array_equal(each, np.arange(adata.n_obs)) for each in rows):
+        return np.hstack([each.values[r] for each, r in zip(found, rows, strict=True)])
+    if len(found) == 1:
+        return found[0].values
+    if sum(each.values.nbytes for each in found) >= MAPPED_BYTES:
+        key = content_digest(["joined", *keys], [])
+        if (joined := store.read(key)) is None:
+            store.write(key, *found)
+            joined = store.read(key)
+        if joined is not None:
+            return joined.values
+    return np.hstack([each.values for each in found])
 
 
 def _unique_names(found: Sequence[FeatureBlock], blocks: Sequence[Block]) -> list[str]:

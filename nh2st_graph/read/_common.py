@@ -247,7 +247,7 @@ def folder_above(path: Path) -> Path:
 def in_array_order(adata: AnnData) -> AnnData:
     """Sort spots by array row, then column, so the order of rows in files does not matter."""
     order = np.lexsort((adata.obs[Key.obs.array_col], adata.obs[Key.obs.array_row]))
-    return adata[order].copy()
+    return adata if np.array_equal(order, np.arange(adata.n_obs)) else adata[order].copy()
 
 
 def report_dropped(adata: AnnData, section: str, dropped: Mapping[str, int]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import warnings
@@ -15,7 +14,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from PIL import Image
-from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, listed, reason, setting
 from nh2st_graph.read._common import (
@@ -29,6 +27,7 @@ from nh2st_graph.read._common import (
     report_dropped,
 )
 from nh2st_graph.read._counts import open_text
+from nh2st_graph.read._tenx import TenX, read_tenx
 from nh2st_graph.section import VISIUM_PITCH_UM, Key, changed_entry, check_section, report_pitch, unknown_patient
 from nh2st_graph.slide import image_size, slide_size, thumbnail
 
@@ -39,6 +38,7 @@ COUNTS = "filtered_feature_bc_matrix.h5"
 
 _SCALES, _HIRES = "scalefactors_json.json", "tissue_hires_image.png"
 _BARCODE, _X, _Y = "barcode", "pxl_col_in_fullres", "pxl_row_in_fullres"
+_ROW = "row"
 _COLUMNS = [Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col, _Y, _X]
 
 #: What tools append to a barcode: the number of the well, or of the sample.
@@ -57,7 +57,6 @@ _TURNS = {
 }
 #: Names that are looked for in the names of another file, before these count as different.
 _TRIED = 10
-_GENES = "Gene Expression"
 
 
 class Assay(NamedTuple):
@@ -109,7 +108,7 @@ def read_spots(
         positions,
         *(spatial_file(folder, [file], name) for file in (_SCALES, _HIRES, "tissue_lowres_image.png")),
     )
-    adata, dropped = _joined(_read_counts(counts, name), counts, _read_positions(positions, name), positions, name)
+    adata, dropped = _joined(read_tenx(counts, name), counts, _read_positions(positions, name), positions, name)
     adata.obs[Key.obs.section] = pd.Categorical([name] * adata.n_obs)
     adata.obs[Key.obs.patient] = pd.Categorical([patient or unknown_patient(name)] * adata.n_obs)
     source = _image_beside(outs, name) if source_image is None else Path(source_image)
@@ -201,66 +200,6 @@ def counts_path(folder: Path, counts_file: str, name: str) -> Path:
     raise DataError(f"section {name!r}: {folder / counts_file} is missing; {cure}")
 
 
-def _read_counts(path: Path, name: str) -> AnnData:
-    """Read counts and the chemistry of the assay: HDF5 with squidpy, a folder with scipy."""
-    try:
-        if path.is_dir():
-            adata = _read_folder(path, name)
-        else:
-            import squidpy as sq
-
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Variable names are not unique")  # make_unique follows
-                adata = sq.read.visium(path.parent, counts_file=path.name, library_id=name, load_images=False)
-    except DataError:
-        raise
-    except Exception as error:  # scanpy raises plain Exception on an HDF5 file that is not 10x's
-        raise DataError(
-            f"section {name!r}: {path} cannot be read as Space Ranger's counts "
-            f"({type(error).__name__}: {reason(error)}); copy it again"
-        ) from error
-    adata.X = sparse.csr_matrix(adata.X)
-    adata.var_names_make_unique()
-    return adata
-
-
-def _read_folder(folder: Path, name: str) -> AnnData:
-    """Read ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` (or ``genes.tsv``), each packed or not."""
-    from scipy.io import mmread
-
-    matrix, barcodes, features = (
-        _one_of(folder, files, name) for files in (["matrix.mtx"], ["barcodes.tsv"], ["features.tsv", "genes.tsv"])
-    )
-    genes, spots = (
-        pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
-        for path in (features, barcodes)
-    )
-    counts = sparse.csr_matrix(mmread(matrix), dtype=np.float32).T.tocsr()
-    if counts.shape != (len(spots), len(genes)):
-        raise DataError(
-            f"section {name!r}: {matrix} has {counts.shape[1]} genes and {counts.shape[0]} barcodes, {features} has "
-            f"{len(genes)} and {barcodes} has {len(spots)}; copy them again"
-        )
-    names = genes[1] if genes.shape[1] > 1 else genes[0]
-    columns = {"gene_ids": genes[0].to_numpy()} | ({"feature_types": genes[2].to_numpy()} if genes.shape[1] > 2 else {})
-    var = pd.DataFrame(columns, index=pd.Index(names.to_numpy(), dtype=object))
-    adata = AnnData(counts, obs=pd.DataFrame(index=pd.Index(spots[0].to_numpy(), dtype=object)), var=var)
-    adata.uns[Key.uns.spatial] = {name: {Key.library.metadata: {}}}
-    if genes.shape[1] > 2 and (genes[2] == _GENES).any():
-        adata = adata[:, (genes[2] == _GENES).to_numpy()].copy()
-    return adata
-
-
-def _one_of(folder: Path, names: Sequence[str], section: str) -> Path:
-    there = [path for name in names for ending in ("", ".gz") for path in sorted(folder.glob(f"*{name}{ending}"))]
-    if not there:
-        raise DataError(
-            f"section {section!r}: {folder} cannot be read as Space Ranger's counts: {names[0]} (or .gz) is missing; "
-            "copy it again"
-        )
-    return there[0]
-
-
 def _read_positions(path: Path, name: str) -> pd.DataFrame:
     """Read positions by barcode; Space Ranger's CSV has a header and another name from version 2 on.
 
@@ -294,8 +233,8 @@ def _read_positions(path: Path, name: str) -> pd.DataFrame:
         )
     table = table[[_BARCODE, *_COLUMNS]]
     table = table.assign(**{_BARCODE: table[_BARCODE].astype(str).str.strip()}).set_index(_BARCODE)
-    twice = table.index[table.index.duplicated()]
-    if len(twice):
+    if not table.index.is_unique:
+        twice = table.index[table.index.duplicated()]
         raise DataError(f"{where}: barcode {twice[0]!r} occurs more than once in {path}; keep one row of each")
     return table
 
@@ -310,33 +249,42 @@ def _read_text(path: Path) -> pd.DataFrame:
 
 
 def _joined(
-    adata: AnnData, counts: Path, table: pd.DataFrame, positions: Path, name: str
+    given: TenX, counts: Path, table: pd.DataFrame, positions: Path, name: str
 ) -> tuple[AnnData, dict[str, int]]:
-    """Keep spots that have a position and lie in tissue; count the others by reason."""
-    placed = np.flatnonzero(adata.obs_names.isin(table.index))
-    if not len(placed):
-        table = _named_alike(adata.obs_names, table, f"section {name!r}")
-        placed = np.flatnonzero(adata.obs_names.isin(table.index))
+    """Keep spots that have a position and lie in tissue, in order of the array; count the others by reason."""
+    rows = table.index.get_indexer(given.barcodes)
+    if not (rows >= 0).any():
+        table = _named_alike(given.barcodes, table, f"section {name!r}")
+        rows = table.index.get_indexer(given.barcodes)
+    placed = np.flatnonzero(rows >= 0)
     if not len(placed):
         raise DataError(
-            f"section {name!r}: {counts} and {positions} have no barcode in common (such as {adata.obs_names[0]!r} and "
+            f"section {name!r}: {counts} and {positions} have no barcode in common (such as {given.barcodes[0]!r} and "
             f"{table.index[0]!r}); check that both belong to this section, and that what stands before or after the "
             "barcodes is the same in all of one file"
         )
-    table = table.loc[adata.obs_names[placed]].apply(pd.to_numeric, errors="coerce")
+    table = table.iloc[rows[placed]].apply(pd.to_numeric, errors="coerce")
     bad = ~np.isfinite(table.to_numpy(np.float64)).all(axis=1)
     if bad.any():
         raise DataError(
             f"section {name!r}: {positions} has a position that is not a number "
             f"(barcode {table.index[bad][0]!r}); correct or remove that row"
         )
-    without = adata.n_obs - len(placed)
-    adata = adata[placed].copy()
-    adata.obs = table[[Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col]]
-    adata.obsm[Key.obsm.spatial] = table[[_X, _Y]].to_numpy(np.float64)
-    adata, dropped = keep_in_tissue(adata, name, f"in_tissue = 1 in {positions}", "spot with counts")
-    adata.obs = adata.obs.astype(int)
-    return in_array_order(adata), {"counts_without_position": without, "not_in_tissue": 0, **dropped}
+    # The counts come last, and are copied at most once: they are by far the largest.
+    obs = table[[Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col]].set_axis(given.barcodes[placed])
+    spots = AnnData(obs=obs.assign(**{_ROW: placed}), obsm={Key.obsm.spatial: table[[_X, _Y]].to_numpy(np.float64)})
+    spots, dropped = keep_in_tissue(spots, name, f"in_tissue = 1 in {positions}", "spot with counts")
+    spots = in_array_order(spots)
+    obs = spots.obs.astype(int)
+    kept = obs.pop(_ROW).to_numpy()
+    whole = np.array_equal(kept, np.arange(len(given.barcodes)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Variable names are not unique")  # make_unique follows
+        adata = AnnData(given.matrix if whole else given.matrix[kept], obs=obs, var=given.var, obsm=dict(spots.obsm))
+    adata.var_names_make_unique()
+    adata.uns[Key.uns.spatial] = {name: {Key.library.metadata: given.metadata}}
+    without = len(given.barcodes) - len(placed)
+    return adata, {"counts_without_position": without, "not_in_tissue": 0, **dropped}
 
 
 def _named_alike(barcodes: pd.Index, table: pd.DataFrame, where: str) -> pd.DataFrame:

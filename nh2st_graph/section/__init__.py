@@ -26,6 +26,7 @@ from nh2st_graph.section._contract import (
     open_image,
     refuse_backed,
 )
+from nh2st_graph.section._counts import count_blocks, library_size
 from nh2st_graph.section._digest import (
     DIGITS,
     content_digest,
@@ -62,10 +63,11 @@ from nh2st_graph.section._targets import (
     LogBase,
     absent_genes,
     absent_message,
-    library_size,
     normalize_counts,
     panel_counts,
+    panel_matrix,
     split_half_normalizer,
+    target_matrix,
     targets,
 )
 
@@ -98,6 +100,7 @@ __all__ = [
     "check_pitch",
     "check_section",
     "content_digest",
+    "count_blocks",
     "counts_mistake",
     "find_genes",
     "fit_array",
@@ -122,6 +125,7 @@ __all__ = [
     "open_image",
     "other_sections",
     "panel_counts",
+    "panel_matrix",
     "patient_name",
     "patient_of",
     "patients_in",
@@ -134,6 +138,7 @@ __all__ = [
     "split_half_normalizer",
     "spot_digests",
     "spot_pitch",
+    "target_matrix",
     "targets",
     "unknown_patient",
     "unknown_patients",

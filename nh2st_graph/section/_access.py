@@ -85,8 +85,10 @@ def in_tissue(adata: AnnData, where: str | None = None) -> NDArray[np.bool_] | N
     if Key.obs.in_tissue not in adata.obs or adata.obs[Key.obs.in_tissue].isna().all():
         return None
     given = adata.obs[Key.obs.in_tissue]
-    inside = [_IN_TISSUE.get((as_name(value) or "").strip().lower()) for value in given]
-    unclear = np.array([each is None for each in inside])
+    # A section has a million values, and few different ones.
+    codes, values = pd.factorize(given, use_na_sentinel=False)
+    meant = [_IN_TISSUE.get((as_name(value) or "").strip().lower()) for value in values]
+    unclear = np.array([each is None for each in meant])[codes]
     if unclear.any():
         where = where or f"section {section_name(adata)!r}"
         first = adata.obs_names[unclear][0], as_name(given[unclear].iloc[0])
@@ -95,7 +97,7 @@ def in_tissue(adata: AnnData, where: str | None = None) -> NDArray[np.bool_] | N
             f"(first: {first[0]!r} has {'no value' if first[1] is None else repr(first[1])}); "
             "write 1 for spots in tissue and 0 for others, or delete the column to keep every spot"
         )
-    return np.array(inside, dtype=bool)
+    return np.array(meant, dtype=bool)[codes]
 
 
 def array_positions(adata: AnnData) -> NDArray[np.int64] | None:

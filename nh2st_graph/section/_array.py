@@ -132,7 +132,8 @@ def check_array(adata: AnnData) -> None:
     if positions is None:
         return
     where, columns = f"section {section_name(adata)!r}", f"obs['{Key.obs.array_row}'] and obs['{Key.obs.array_col}']"
-    taken = pd.MultiIndex.from_arrays(list(positions.T)).duplicated()
+    width = int(np.ptp(positions[:, 1])) + 1
+    taken = pd.Series((positions[:, 0] - positions[:, 0].min()) * width + positions[:, 1]).duplicated().to_numpy()
     if taken.any():
         again = int(np.flatnonzero(taken)[0])
         first = int(np.flatnonzero((positions == positions[again]).all(axis=1))[0])

@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 from anndata import AnnData
-from scipy import sparse
+from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, setting
 from nh2st_graph.section._access import section_name
 from nh2st_graph.section._array import check_array
+from nh2st_graph.section._counts import count_blocks
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import full_image, libraries
 from nh2st_graph.section._pitch import check_pitch
@@ -20,6 +21,9 @@ from nh2st_graph.section._placement import likely_mistake
 from nh2st_graph.slide import Slide, open_slide
 
 __all__ = ["Need", "check_features", "check_parts", "check_section", "counts_mistake", "open_image", "refuse_backed"]
+
+#: Counts that are checked at a time.
+_SOME = 2**22
 
 #: Parts of a section that a caller may need, besides spot positions.
 Need = Literal["genes", "image", "graph", "features"]
@@ -134,22 +138,38 @@ def counts_mistake(adata: AnnData) -> str | None:
         return f"gene {twice!r} occurs more than once; call adata.var_names_make_unique()"
     if adata.X is None:
         return f"{adata.n_vars} genes are named but X is missing; put raw counts into X"
-    values = adata.X.data if sparse.issparse(adata.X) else np.asarray(adata.X)
-    if not np.isfinite(values).all():
-        bad = values[~np.isfinite(values)]
+    lowest = 0.0
+    bad: list[NDArray[np.generic]] = []
+    broken: list[np.generic] = []
+    for values in _values(adata):
+        if values.dtype.kind != "f":
+            lowest = min(lowest, float(values.min(initial=0)))
+            continue
+        finite = np.isfinite(values)
+        bad += [values[~finite]] if not finite.all() else []
+        lowest = min(lowest, float(values.min(initial=0)))
+        if not broken and not np.array_equal(values, np.rint(values), equal_nan=True):
+            broken = [values[values != np.rint(values)][0]]
+    if bad:
         return (
-            f"X has counts that are not numbers ({bad.size:,}, NaN or infinite; first: {bad[0]}); correct or remove "
-            "these spots or genes, or put raw counts into X"
+            f"X has counts that are not numbers ({sum(map(len, bad)):,}, NaN or infinite; first: {bad[0][0]}); correct "
+            "or remove these spots or genes, or put raw counts into X"
         )
-    if values.size and values.min() < 0:
-        return f"X has negative counts (lowest {values.min():g}); put raw counts into X, not scaled values"
-    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
-        first = values[values != np.rint(values)][0]
+    if lowest < 0:
+        return f"X has negative counts (lowest {lowest:g}); put raw counts into X, not scaled values"
+    if broken:
         return (
-            f"X has counts that are not integers (for example {first:g}); put raw counts into X{_raw_counts(adata)}, "
-            f"this package normalises them ({setting('data.normalize')})"
+            f"X has counts that are not integers (for example {broken[0]:g}); put raw counts into "
+            f"X{_raw_counts(adata)}, this package normalises them ({setting('data.normalize')})"
         )
     return None
+
+
+def _values(adata: AnnData) -> Iterator[NDArray[np.generic]]:
+    """Give the counts that are not zero some at a time, so that what is computed of them takes little memory."""
+    for block in count_blocks(adata):
+        for start in range(0, len(block.data), _SOME):
+            yield block.data[start : start + _SOME]
 
 
 def _raw_counts(adata: AnnData) -> str:

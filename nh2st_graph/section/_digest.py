@@ -13,7 +13,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.section._access import array_positions, as_csr
+from nh2st_graph.section._access import array_positions
+from nh2st_graph.section._counts import count_blocks
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import library, library_id
 from nh2st_graph.section._patients import patients_in
@@ -36,6 +37,9 @@ DIGITS = 16
 
 #: Stands for the counts of a section without genes.
 _NO_COUNTS = "none"
+
+#: Spots whose counts are hashed at a time.
+_BLOCK = 2**14
 
 
 def section_digest(adata: AnnData, *, counts: bool = True) -> dict[str, str]:
@@ -70,11 +74,22 @@ def _counts(adata: AnnData, spots: NDArray[np.intp], names: list[str]) -> str:
     if not adata.n_vars or adata.X is None:
         return _NO_COUNTS
     genes = np.argsort(adata.var_names.to_numpy(dtype=str), kind="stable")
-    counts = as_csr(adata.X)[spots][:, genes]
-    counts.sum_duplicates()
-    counts.eliminate_zeros()
-    arrays = (counts.data.astype(np.float64), counts.indices.astype(np.int64), counts.indptr.astype(np.int64))
-    return content_digest([*names, "", *map(str, adata.var_names[genes])], arrays)
+    digest = hashlib.sha256("\n".join([*names, "", *map(str, adata.var_names[genes])]).encode())
+    small = np.uint16 if len(genes) <= 2**16 else np.int32
+    indices, stored = [], [np.zeros(1, dtype=np.int64)]
+    for block in count_blocks(adata, spots, _BLOCK):
+        # Two transpositions sort the genes of each spot faster than sorting does.
+        counts = block.tocsc()[:, genes].tocsr()
+        counts.sum_duplicates()
+        counts.eliminate_zeros()
+        digest.update(counts.data.astype(np.float64))
+        # All counts come before the first index, which waits in few bytes.
+        indices.append(counts.indices.astype(small))
+        stored.append(np.diff(counts.indptr))
+    for each in indices:
+        digest.update(each.astype(np.int64))
+    digest.update(np.cumsum(np.concatenate(stored), dtype=np.int64))
+    return digest.hexdigest()[:DIGITS]
 
 
 def content_digest(names: Iterable[str], arrays: Iterable[NDArray[Any]]) -> str:
@@ -114,11 +129,13 @@ def _hash_of(source: str, size: int, modified: int) -> str:
 
 def spot_digests(adata: AnnData) -> NDArray[np.uint64]:
     """Compute a digest of each spot's name and position, ``(n_spots,)``, so that some of the spots can be compared."""
-    positions = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
-    each = (
-        hashlib.blake2b(str(name).encode() + b"\0" + place.tobytes(), digest_size=8).digest()
-        for name, place in zip(adata.obs_names, positions, strict=True)
-    )
+    # One buffer for all positions: a section may have a million spots.
+    places = np.ascontiguousarray(adata.obsm[Key.obsm.spatial], dtype=np.float64).tobytes()
+    hashed, size = hashlib.blake2b, 16
+    each = [
+        hashed(str(name).encode() + b"\0" + places[i * size : (i + 1) * size], digest_size=8).digest()
+        for i, name in enumerate(adata.obs_names)
+    ]
     return np.frombuffer(b"".join(each), dtype="<u8").astype(np.uint64)
 
 

@@ -13,8 +13,9 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph._settings import TARGET_SUM
-from nh2st_graph.section._access import array_positions, as_csr, section_name
+from nh2st_graph.section._access import array_positions, section_name
 from nh2st_graph.section._array import adjacent_steps, fit_array
+from nh2st_graph.section._counts import count_blocks, library_size
 from nh2st_graph.section._genes import find_genes, mismatch
 from nh2st_graph.section._keys import Key
 
@@ -22,10 +23,11 @@ __all__ = [
     "LogBase",
     "absent_genes",
     "absent_message",
-    "library_size",
     "normalize_counts",
     "panel_counts",
+    "panel_matrix",
     "split_half_normalizer",
+    "target_matrix",
     "targets",
 ]
 
@@ -36,9 +38,32 @@ LogBase = Literal["e", 10]
 _REST = "(all other genes)"
 
 
-def library_size(adata: AnnData) -> NDArray[np.float64]:
-    """Sum the counts of each spot over all measured genes, ``(n_spots,)``."""
-    return np.asarray(as_csr(adata.X).sum(axis=1), dtype=np.float64).ravel()
+def panel_matrix(adata: AnnData, genes: Sequence[str]) -> sparse.csr_matrix:
+    """Look up the raw counts of a panel, ``(n_spots, n_genes)`` CSR, float32.
+
+    Parameters
+    ----------
+    adata
+        One section with raw counts, which may stay on disk (:func:`~nh2st_graph.section.count_blocks`).
+    genes
+        The panel.
+
+    Raises
+    ------
+    DataError
+        If the section lacks a gene.
+    """
+    return sparse.csr_matrix(_panel(adata, genes), dtype=np.float32)
+
+
+def _panel(adata: AnnData, genes: Sequence[str]) -> sparse.csr_matrix:
+    """Look up the raw counts of a panel, in the type of ``X``."""
+    found = find_genes(adata, genes)
+    if not found.all_there:
+        absent = absent_genes(adata, genes, found.positions, "the panel")
+        raise DataError(absent_message(section_name(adata), absent))
+    parts = [block[:, found.positions] for block in count_blocks(adata)]
+    return parts[0] if len(parts) == 1 else sparse.csr_matrix(sparse.vstack(parts))
 
 
 def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
@@ -49,11 +74,7 @@ def panel_counts(adata: AnnData, genes: Sequence[str]) -> pd.DataFrame:
     DataError
         If the section lacks a gene.
     """
-    found = find_genes(adata, genes)
-    if not found.all_there:
-        absent = absent_genes(adata, genes, found.positions, "the panel")
-        raise DataError(absent_message(section_name(adata), absent))
-    counts = as_csr(adata.X)[:, found.positions].toarray().astype(np.float64)
+    counts = _panel(adata, genes).toarray().astype(np.float64)
     return pd.DataFrame(counts, index=adata.obs_names, columns=list(genes))
 
 
@@ -131,6 +152,43 @@ def targets(
     if smooth == "3x3":
         values = _array_mean(adata) @ values
     return pd.DataFrame(values, index=counts.index, columns=counts.columns)
+
+
+def target_matrix(
+    adata: AnnData,
+    genes: Sequence[str],
+    *,
+    normalize: str = "total",
+    smooth: str = "none",
+    log_base: LogBase = "e",
+) -> sparse.csr_matrix | NDArray[np.float32]:
+    """Compute the targets of :func:`targets` without a dense table: a count of zero is a target of zero.
+
+    Parameters
+    ----------
+    adata, genes, normalize, smooth, log_base
+        As for :func:`targets`. The counts may stay on disk.
+
+    Returns
+    -------
+    ``(n_spots, n_genes)`` float32: CSR, or an array for ``normalize="residuals"``, where no target is zero.
+
+    Raises
+    ------
+    DataError
+        As :func:`targets` does.
+    """
+    if normalize == "residuals":
+        return targets(adata, genes, normalize=normalize, smooth=smooth).to_numpy(np.float32)
+    counts = _panel(adata, genes).astype(np.float64)
+    size = np.asarray(counts.sum(axis=1)).ravel() if normalize == "panel" else library_size(adata)
+    counts.data *= TARGET_SUM
+    counts.data /= np.repeat(np.where(size > 0, size, 1.0), np.diff(counts.indptr))
+    np.log1p(counts.data, out=counts.data)
+    if log_base != "e":
+        counts.data /= np.log(log_base)
+    values = sparse.csr_matrix(_array_mean(adata) @ counts) if smooth == "3x3" else counts
+    return values.astype(np.float32)
 
 
 def split_half_normalizer(

@@ -10,8 +10,8 @@ from nh2st_graph.datasets._tissue import (
     PITCH_UM,
     Tissue,
     _at,
-    _field,
     grow_tissue,
+    smooth_field,
 )
 
 
@@ -47,7 +47,7 @@ def test_outline_leaves_glass_at_the_rim_and_tissue_in_the_middle(tissue: Tissue
 
 def test_fields_lose_their_correlation_within_one_pitch() -> None:
     # White noise smoothed by a Gaussian of width s has the correlation exp(-d^2 / (4 s^2)) at distance d.
-    field = _field(np.random.default_rng(0), (700, 700), 70.0)
+    field = smooth_field(np.random.default_rng(0), (700, 700), 70.0)
     step = round(PITCH_UM / LATTICE_UM)
     r = np.corrcoef(field[:, :-step].ravel(), field[:, step:].ravel())[0, 1]
     assert r == pytest.approx(np.exp(-((step * LATTICE_UM) ** 2) / (4 * 70.0**2)), abs=0.06)

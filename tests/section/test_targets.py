@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +20,16 @@ from scipy import sparse
 from nh2st_graph import ConfigError, DataError
 from nh2st_graph.config import Config, DataConfig
 from nh2st_graph.metrics import noise_ceiling
-from nh2st_graph.section import library_size, normalize_counts, panel_counts, split_half_normalizer, targets
+from nh2st_graph.section import (
+    count_blocks,
+    library_size,
+    normalize_counts,
+    panel_counts,
+    panel_matrix,
+    split_half_normalizer,
+    target_matrix,
+    targets,
+)
 from nh2st_graph.train import Preparation, choose_panel
 
 COUNTS = arrays(np.int64, st.tuples(st.integers(1, 6), st.integers(2, 6)), elements=st.integers(0, 50))
@@ -157,6 +167,46 @@ class TestSmoothing:
         section = make_section(np.ones((2, 2)), array=np.array([[3, 4], [3, 4]]))
         with pytest.raises(DataError, match="two spots share a position"):
             targets(section, ["g1"], smooth="3x3")
+
+
+class TestMatrices:
+    """Without a dense table, the counts and targets are the same, wherever the counts are kept."""
+
+    @pytest.mark.parametrize("normalize", ["total", "panel", "residuals"])
+    @pytest.mark.parametrize("smooth", ["none", "3x3"])
+    @pytest.mark.parametrize("log_base", ["e", 10])
+    def test_are_the_tables(self, normalize, smooth, log_base):
+        section = poisson_section(n_spots=36)
+        section.obs["array_row"], section.obs["array_col"] = np.divmod(np.arange(36), 6)
+        section.X = section.X.multiply((np.arange(36) != 7)[:, None]).tocsr()  # a spot without counts
+        genes, asked = ["g5", "g0", "g11"], {"normalize": normalize, "smooth": smooth, "log_base": log_base}
+        found, expected = target_matrix(section, genes, **asked), targets(section, genes, **asked).to_numpy()
+        assert sparse.issparse(found) == (normalize != "residuals")
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found.toarray() if sparse.issparse(found) else found, expected, rtol=1e-6)
+        counts = panel_matrix(section, genes)
+        assert (counts.format, counts.dtype) == ("csr", np.float32)
+        np.testing.assert_array_equal(counts.toarray(), panel_counts(section, genes))
+
+    def test_an_absent_gene_is_named(self):
+        with pytest.raises(DataError, match=r"section 'A': panel gene NOPE not measured"):
+            target_matrix(poisson_section(), ["g1", "NOPE"])
+
+    @pytest.mark.parametrize("kept", ["csr", "csc", "dense"])
+    def test_of_counts_on_disk_read_by_blocks(self, kept, tmp_path, monkeypatch):
+        monkeypatch.setattr("nh2st_graph.section._counts._VALUES", 300)  # ten spots
+        section, genes = poisson_section(), ["g5", "g0"]
+        stored = section.copy()
+        stored.X = stored.X.toarray() if kept == "dense" else stored.X.asformat(kept)
+        stored.write_h5ad(tmp_path / "A.h5ad")
+        backed = ad.read_h5ad(tmp_path / "A.h5ad", backed="r")
+        sizes = [block.shape for block in count_blocks(backed)]
+        assert sizes == ([section.shape] if kept == "csc" else [(10, 30)] * 4)
+        np.testing.assert_array_equal(library_size(backed), library_size(section))
+        pd.testing.assert_frame_equal(panel_counts(backed, genes), panel_counts(section, genes))
+        for normalize in ("total", "panel"):
+            found, expected = (target_matrix(each, genes, normalize=normalize) for each in (backed, section))
+            np.testing.assert_array_equal(found.toarray(), expected.toarray())
 
 
 class TestSplitHalf:

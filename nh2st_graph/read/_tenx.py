@@ -1,0 +1,204 @@
+"""Read the counts that Cell Ranger and Space Ranger write: HDF5, or a folder with ``matrix.mtx``."""
+
+from __future__ import annotations
+
+import csv
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nh2st_graph._errors import DataError, reason
+
+__all__ = ["TenX", "read_tenx"]
+
+#: Columns of ``var``, and the kind of feature that is kept.
+_IDS, _TYPES, _GENES = "gene_ids", "feature_types", "Gene Expression"
+
+#: Datasets of a file's features that become no column of their own name.
+_TAKEN = {"id", "gene_id", "feature_type", "name", "_all_tag_keys"}
+
+#: What a file says of itself that a section keeps.
+_METADATA = ("chemistry_description", "software_version")
+
+#: Numbers of HDF5's filters, and the chunks that are unpacked at a time; more than a few threads wait for the file.
+_DEFLATE, _SHUFFLE, _AHEAD, _THREADS = 1, 2, 64, 4
+
+#: Numbers that are read at a time where chunks cannot be unpacked here.
+_BLOCK = 2**22
+
+
+class TenX(NamedTuple):
+    """Counts of genes, as in their file.
+
+    Attributes
+    ----------
+    matrix
+        ``(n_spots, n_genes)`` CSR, float32.
+    barcodes
+        Names of the spots.
+    var
+        Genes by symbol, which may occur twice, with ``gene_ids`` and, where the file has them, ``feature_types`` and
+        more.
+    metadata
+        What the file says of the assay.
+    """
+
+    matrix: sparse.csr_matrix
+    barcodes: pd.Index
+    var: pd.DataFrame
+    metadata: dict[str, str]
+
+
+def read_tenx(path: Path, name: str) -> TenX:
+    """Read a section's counts. Features other than genes are left out.
+
+    Parameters
+    ----------
+    path
+        The HDF5 file, or a folder with ``matrix.mtx``, packed or not.
+    name
+        The section, which an error names.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, or something else.
+    """
+    try:
+        if path.is_dir():
+            return _read_folder(path, name)
+        with h5py.File(path) as file:
+            if "matrix" in file:
+                return _read_file(file)
+        return _read_legacy(path)
+    except DataError:
+        raise
+    except Exception as error:  # h5py and scanpy raise nearly any class on an HDF5 file that is damaged or not 10x's
+        raise DataError(
+            f"section {name!r}: {path} cannot be read as Space Ranger's counts "
+            f"({type(error).__name__}: {reason(error)}); copy it again"
+        ) from error
+
+
+def _read_file(file: h5py.File) -> TenX:
+    """Read the layout of version 3 and later: genes x barcodes, barcode by barcode.
+
+    scanpy's reader holds the counts three times over (their positions in int64, and a copy without other features).
+    """
+    group, features = file["matrix"], file["matrix/features"]
+    n_genes, n_spots = (int(size) for size in group["shape"][()])
+    ends = group["indptr"][()]
+    columns: dict[str, Any] = {_IDS: _text(features["gene_id" if "gene_id" in features else "id"])}
+    if "gene_id" in features:
+        columns["probe_ids"] = _text(features["id"])
+    columns[_TYPES] = _text(features["feature_type"])
+    for key in features:
+        if isinstance(features[key], h5py.Dataset) and key not in _TAKEN:
+            columns[key] = features[key][()] if features[key].dtype.kind == "b" else _text(features[key])
+    var = pd.DataFrame(columns, index=pd.Index(_text(features["name"]), dtype=object))
+    number = np.int32 if max(ends[-1], n_genes) < 2**31 else np.int64
+    parts = _stored(group["data"], np.float32), _stored(group["indices"], number), ends.astype(number)
+    matrix = sparse.csr_matrix(parts, shape=(n_spots, n_genes))
+    metadata = {key: _attribute(file.attrs[key]) for key in _METADATA if key in file.attrs}
+    return _of_genes(TenX(matrix, pd.Index(_text(group["barcodes"]), dtype=object), var, metadata))
+
+
+def _text(dataset: h5py.Dataset) -> NDArray[np.object_]:
+    return dataset[()].astype(str).astype(object)
+
+
+def _attribute(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _stored(dataset: h5py.Dataset, kind: type[np.generic]) -> NDArray[Any]:
+    """Read a column of numbers in another type; several threads unpack it, since HDF5 itself uses one."""
+    found = np.empty(len(dataset), dtype=kind)
+    plan = dataset.id.get_create_plist()
+    filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+    if filters in ([_DEFLATE], [_SHUFFLE, _DEFLATE]) and dataset.dtype.isnative:
+        (step,) = dataset.chunks
+        starts = range(0, len(dataset), step)
+
+        def fill(start: int, packed: bytes) -> None:
+            values = np.frombuffer(zlib.decompress(packed), dtype=np.uint8)
+            if _SHUFFLE in filters:  # first bytes of all numbers, then second bytes, ...
+                values = values.reshape(dataset.dtype.itemsize, -1).T.copy().ravel()
+            part = found[start : start + step]
+            part[:] = values.view(dataset.dtype)[: len(part)]
+
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+            for some in _batches(starts):
+                chunks = [dataset.id.read_direct_chunk((start,)) for start in some]
+                if any(skipped for skipped, _ in chunks):
+                    break
+                list(pool.map(fill, some, (packed for _, packed in chunks)))
+            else:
+                return found
+    for start in range(0, len(dataset), _BLOCK):
+        found[start : start + _BLOCK] = dataset[start : start + _BLOCK]
+    return found
+
+
+def _batches(starts: range) -> Iterator[range]:
+    return (starts[i : i + _AHEAD] for i in range(0, len(starts), _AHEAD))
+
+
+def _of_genes(counts: TenX) -> TenX:
+    """Leave out features that are not genes."""
+    genes = (counts.var[_TYPES] == _GENES).to_numpy()
+    return counts if genes.all() else counts._replace(matrix=counts.matrix[:, genes], var=counts.var[genes])
+
+
+def _read_legacy(path: Path) -> TenX:
+    """Read the layout before version 3, with a group for each genome."""
+    import scanpy as sc
+
+    adata = sc.read_10x_h5(path)
+    metadata = {}
+    with h5py.File(path) as file:
+        metadata = {key: _attribute(file.attrs[key]) for key in _METADATA if key in file.attrs}
+    return TenX(sparse.csr_matrix(adata.X), adata.obs_names, adata.var, metadata)
+
+
+def _read_folder(folder: Path, name: str) -> TenX:
+    """Read ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` (or ``genes.tsv``), each packed or not."""
+    from scipy.io import mmread
+
+    matrix, barcodes, features = (
+        _one_of(folder, files, name) for files in (["matrix.mtx"], ["barcodes.tsv"], ["features.tsv", "genes.tsv"])
+    )
+    genes, spots = (
+        pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
+        for path in (features, barcodes)
+    )
+    counts = sparse.csr_matrix(mmread(matrix), dtype=np.float32).T.tocsr()
+    if counts.shape != (len(spots), len(genes)):
+        raise DataError(
+            f"section {name!r}: {matrix} has {counts.shape[1]} genes and {counts.shape[0]} barcodes, {features} has "
+            f"{len(genes)} and {barcodes} has {len(spots)}; copy them again"
+        )
+    names = genes[1] if genes.shape[1] > 1 else genes[0]
+    columns = {_IDS: genes[0].to_numpy()} | ({_TYPES: genes[2].to_numpy()} if genes.shape[1] > 2 else {})
+    var = pd.DataFrame(columns, index=pd.Index(names.to_numpy(), dtype=object))
+    found = TenX(counts, pd.Index(spots[0].to_numpy(), dtype=object), var, {})
+    return _of_genes(found) if genes.shape[1] > 2 and (genes[2] == _GENES).any() else found
+
+
+def _one_of(folder: Path, names: Sequence[str], section: str) -> Path:
+    there = [path for name in names for ending in ("", ".gz") for path in sorted(folder.glob(f"*{name}{ending}"))]
+    if not there:
+        raise DataError(
+            f"section {section!r}: {folder} cannot be read as Space Ranger's counts: {names[0]} (or .gz) is missing; "
+            "copy it again"
+        )
+    return there[0]
