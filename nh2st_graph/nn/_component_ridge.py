@@ -19,8 +19,8 @@ __all__ = ["ComponentRidge", "RidgeFit", "RidgeSpots", "fit_component_ridge"]
 _RANK = 1e-10
 #: Most spots that span the solution; beyond, evenly drawn ones stand for all (Nyström's approximation).
 _MOST_POINTS = 2000
-#: Spots that are computed with at a time.
-_ROWS = 8192
+#: Spots that are computed with at a time: as many as a processor's cache holds the kernel of.
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
