@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import t as student
 from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph.models._groups import MOST_FOLDS, patient_groups, patients_of, section_groups
+from nh2st_graph.models._groups import MOST_FOLDS, drawn_spots, patient_groups, patients_of, section_groups
 from nh2st_graph.models._network import Memory
-from nh2st_graph.nn import ComponentRidge, Description, RidgeSpots, fit_component_ridge
+from nh2st_graph.nn import ComponentRidge, Description, RidgeSpots, Rows, components, fit_component_ridge
 
 __all__ = [
+    "MOST_SPOTS",
     "PATIENTS",
     "PENALTIES",
     "ClosedForm",
@@ -28,12 +31,16 @@ __all__ = [
     "description_tensors",
     "fit_closed_form",
     "groups_of",
+    "predict_spots",
     "ridge_in",
     "ridge_tensors",
 ]
 
 #: Penalties to choose from, in units of the number of spots.
 PENALTIES: tuple[float, ...] = tuple(np.geomspace(3e-5, 1.0, 12).tolist())
+
+#: Most spots that a regression is fitted on; of more, evenly drawn ones. Their maps by the kernel are held at once.
+MOST_SPOTS = 20_000
 
 #: Kernels to choose from: linear, and the sharpness of a Gaussian.
 _KERNELS = (0.0, 0.2)
@@ -78,10 +85,8 @@ class ClosedForm:
 
     def __call__(self, section: Data) -> Tensor:
         """Predict expression of a whole section, ``(n_spots, n_genes)`` float32."""
-        device = section.x.device
-        described = self.description(section.x.cpu(), section.edge_index.cpu())
         ridge = self.known if self.knows(section) else self.new
-        return ridge(described).float().to(device)
+        return predict_spots(self.description, ridge, section).to(section.edge_index.device)
 
     def knows(self, section: Data) -> bool:
         """Whether a section is of a training patient; if nobody says, it is of another."""
@@ -89,7 +94,7 @@ class ClosedForm:
 
     def own(self, section: Data) -> Tensor:
         """Predict from the spots' own features, as if none had neighbours."""
-        alone = section.clone()
+        alone = copy.copy(section)
         alone.edge_index = section.edge_index[:, :0]
         return self(alone)
 
@@ -118,9 +123,18 @@ class FittedForm(NamedTuple):
 
 
 def fit_closed_form(
-    sections: Sequence[Data], n_components: int, depth_power: float, *, own: bool = True, around: bool = True
+    sections: Sequence[Data],
+    n_components: int,
+    depth_power: float,
+    *,
+    own: bool = True,
+    around: bool = True,
+    most_spots: int = MOST_SPOTS,
 ) -> FittedForm:
     """Fit the closed form of training sections.
+
+    Of very many spots, an even sample is fitted and chooses penalties. Features are standardised by all spots, all
+    spots say the components of expression, and each is predicted by a regression that has not seen its part.
 
     Parameters
     ----------
@@ -132,32 +146,52 @@ def fit_closed_form(
         Within training patients, a spot counts with this power of its library size: a spot of few counts says little.
     own, around
         Whether spots are described by their own features and by their neighbours'.
+    most_spots
+        Number of spots to fit.
     """
-    features = [section.x for section in sections]
-    description = Description.fit(features, groups_of(sections[0]), own=own, around=around)
+    description = Description.fit([each.x for each in sections], groups_of(sections[0]), own=own, around=around)
     several = len(set(patients_of(sections))) > 1
-    spots = described_spots(description, sections)
     sizes = [int(section.num_nodes or 0) for section in sections]
-    library = torch.cat([section.library[:, 0] for section in sections]).double()
-    views = len(spots.weights) // len(library)
+    counted = [section.library[:, 0].double() ** depth_power for section in sections]
+    folds, patients = (joined(sections) % MOST_FOLDS for joined in (section_groups, patient_groups))
+    drawn = drawn_spots(sections, most_spots)
+    of_all = len(drawn) == sum(sizes)
+    spots = described_spots(description, sections, drawn)
+    views = len(spots.weights) // len(drawn)
+
+    def basis(weights: Sequence[Tensor] | None) -> Tensor | None:
+        """Find the components of all spots, if the regression does not see them all."""
+        if of_all:
+            return None
+        return components([each.y for each in sections], n_components, apart=True, weights=weights).loadings
+
     known = fit_component_ridge(
-        spots._replace(weights=(library**depth_power).repeat(views)),
+        spots._replace(weights=torch.cat(counted)[drawn].repeat(views)),
         sharpness=_KERNELS,
         n_components=[n_components],
         penalties=PENALTIES,
         by_component=True,
+        basis=basis(counted),
     )
     new = fit_component_ridge(
-        spots._replace(folds=torch.from_numpy(patient_groups(sections) % MOST_FOLDS).repeat(views)),
+        spots._replace(folds=torch.from_numpy(patients[drawn]).repeat(views)),
         sharpness=_KERNELS if several else (0.0,),
         n_components=[n_components],
         penalties=PENALTIES if several else (_CAUTIOUS,),
         by_component=True,
+        basis=basis(None),
     )
-    held_out = known.held_out[: sum(sizes)].float().split(sizes)
+    if of_all:
+        held_out = list(known.held_out[: sum(sizes)].float().split(sizes))
+    else:
+        parts = torch.from_numpy(folds).split(sizes)
+        held_out = [
+            known.held_out_scores(description.of(each.x, each.edge_index).blocks(torch.float32), part)
+            for each, part in zip(sections, parts, strict=True)
+        ]
     named = frozenset(_digest(str(section.patient)) for section in sections if "patient" in section)
     form = ClosedForm(description, known.ridge, new.ridge, named)
-    return FittedForm(form, list(held_out), {"known": known.chosen, "new": new.chosen})
+    return FittedForm(form, held_out, {"known": known.chosen, "new": new.chosen})
 
 
 def correction_gain(correction: Tensor, left: Tensor, observed: Tensor) -> tuple[float, float]:
@@ -185,24 +219,61 @@ def correction_factor(gains: Sequence[tuple[float, float]]) -> float:
     return factor if least > 0 else 0.0
 
 
-def described_spots(description: Description, sections: Sequence[Data]) -> RidgeSpots:
+def predict_spots(description: Description, ridge: ComponentRidge, section: Data) -> Tensor:
+    """Predict expression of a whole section, ``(n_spots, n_genes)`` float32, some spots at a time.
+
+    With a linear kernel, products are float32. With a Gaussian and a weak penalty, large terms of both signs cancel,
+    so that float32 would be wrong by up to 5e-4 of a prediction's standard deviation.
+    """
+    x = section.x if isinstance(section.x, Rows) else section.x.cpu()
+    expression = torch.empty(len(x), ridge.basis.shape[1])
+    start = 0
+    precision = torch.float64 if ridge.sharpness else torch.float32
+    for rows in description.of(x, section.edge_index.cpu()).blocks(precision):
+        expression[start : start + len(rows)] = ridge(rows)
+        start += len(rows)
+    return expression
+
+
+def described_spots(
+    description: Description, sections: Sequence[Data], drawn: NDArray[np.int64] | None = None
+) -> RidgeSpots:
     """Join the spots of training sections, with equal weights, in folds of sections, or of bands of a single one.
 
     Views of the sections in other stains (``x_views``) follow, as more spots of the same sections and folds.
+
+    Parameters
+    ----------
+    description
+        Describes spots.
+    sections
+        Training sections.
+    drawn
+        Positions of the wanted spots among the joined ones, ascending; None for all.
     """
     sizes = [int(section.num_nodes or 0) for section in sections]
+    drawn = np.arange(sum(sizes)) if drawn is None else drawn
+    wanted = np.split(drawn, np.searchsorted(drawn, np.cumsum(sizes)[:-1]))
+    wanted = [each - start for each, start in zip(wanted, np.cumsum(sizes) - sizes, strict=True)]
+
+    def described(features: Sequence[Tensor | Rows]) -> Tensor:
+        joined = [
+            description.of(x, section.edge_index).read(spots)
+            for x, section, spots in zip(features, sections, wanted, strict=True)
+        ]
+        return torch.cat(joined)
+
     own = RidgeSpots(
-        torch.cat([description(section.x, section.edge_index) for section in sections]),
-        torch.cat([section.y for section in sections]).double(),
-        torch.arange(len(sections)).repeat_interleave(torch.tensor(sizes)),
-        torch.from_numpy(section_groups(sections) % MOST_FOLDS),
-        torch.ones(sum(sizes), dtype=torch.float64),
+        described([section.x for section in sections]),
+        torch.cat(
+            [section.y[torch.from_numpy(spots)] for section, spots in zip(sections, wanted, strict=True)]
+        ).double(),
+        torch.arange(len(sections)).repeat_interleave(torch.tensor(sizes))[drawn],
+        torch.from_numpy(section_groups(sections) % MOST_FOLDS)[drawn],
+        torch.ones(len(drawn), dtype=torch.float64),
     )
     n_views = min(section.x_views.shape[1] if "x_views" in section else 0 for section in sections)
-    views = [
-        own._replace(described=torch.cat([description(each.x_views[:, k], each.edge_index) for each in sections]))
-        for k in range(n_views)
-    ]
+    views = [own._replace(described=described([each.x_views[:, k] for each in sections])) for k in range(n_views)]
     return RidgeSpots(*(torch.cat(parts) for parts in zip(own, *views, strict=True)))
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-__all__ = ["MOST_FOLDS", "patient_groups", "patients_of", "section_groups"]
+__all__ = ["MOST_FOLDS", "drawn_spots", "patient_groups", "patients_of", "section_groups"]
 
 
 #: Largest number of parts that are held out in turn; if there are more sections or patients, a part is several of them.
@@ -47,6 +47,40 @@ def patient_groups(sections: Sequence[Data]) -> NDArray[np.int64]:
     if len(set(patients)) == 1:
         return section_groups(sections)
     return np.repeat(numbers, [int(section.num_nodes or 0) for section in sections])
+
+
+def drawn_spots(sections: Sequence[Data], most: int) -> NDArray[np.int64]:
+    """Draw spots of the sections, as many of each as its share of all spots, evenly over its tissue.
+
+    Spots are taken at equal steps along a curve that fills the plane (of Morton order), so that no row or column of an
+    array is preferred. Nothing is random.
+
+    Parameters
+    ----------
+    sections
+        Training sections, with ``pos``.
+    most
+        Number of spots to draw.
+
+    Returns
+    -------
+    Positions among the spots of the joined sections, ascending; all of them if there are no more than ``most``.
+    """
+    sizes = [int(section.num_nodes or 0) for section in sections]
+    if sum(sizes) <= most:
+        return np.arange(sum(sizes))
+    start = np.cumsum(sizes) - sizes
+    curve = np.concatenate([_along_curve(each.pos) + first for each, first in zip(sections, start, strict=True)])
+    return np.sort(curve[np.linspace(0, sum(sizes) - 1, most).round().astype(np.int64)])
+
+
+def _along_curve(position: Tensor) -> NDArray[np.int64]:
+    """Order spots along the curve of Morton (1966): by their coordinates with the bits interleaved."""
+    left = (position - position.min(dim=0).values).double().numpy()
+    cells = (left / max(float(left.max()), 1e-300) * (2**16 - 1)).astype(np.uint64)
+    for shift, mask in ((8, 0x00FF00FF), (4, 0x0F0F0F0F), (2, 0x33333333), (1, 0x55555555)):
+        cells = (cells | cells << np.uint64(shift)) & np.uint64(mask)
+    return np.asarray(np.argsort(cells[:, 0] | cells[:, 1] << np.uint64(1), kind="stable"))
 
 
 def _bands(position: Tensor, n_bands: int) -> Tensor:

@@ -28,6 +28,7 @@ from nh2st_graph.nn import (
     GatedSum,
     NeighbourBranch,
     PatchEncoder,
+    Rows,
     SpatialAttention,
     blocks_of,
     huber,
@@ -186,13 +187,19 @@ class NH2STGraph(Network):
         # Cross-attention reads the neighbours' own embeddings, before message passing.
         return max(rounds, int(config.cross_attention == "neighbourhood"))
 
-    def set_targets(self, targets: Tensor) -> None:
-        """Take scale and components of expression from training targets, ``(n_spots, n_genes)``, before training."""
-        self.decoder.set_targets(targets)
+    def set_targets(self, *targets: Tensor | Rows) -> None:
+        """Take scale and components of expression from training targets before training.
+
+        Parameters
+        ----------
+        targets
+            ``(n_spots, n_genes)`` of each section.
+        """
+        self.decoder.set_targets(*targets)
 
     def prepare(self, sections: Sequence[Data]) -> None:
         """Take scale and components of expression from the training sections, and fit the closed form."""
-        self.set_targets(torch.cat([section.y for section in sections]))
+        self.set_targets(*(section.y for section in sections))
         if self.config.closed_form:
             config = self.config
             around = config.neighbours and config.operator != "none"

@@ -14,15 +14,17 @@ from torch_geometric.data import Data
 
 from nh2st_graph.models._baselines import Counts, Penalties, chosen_in, chosen_tensors
 from nh2st_graph.models._closed_form import (
+    MOST_SPOTS,
     PENALTIES,
     described_spots,
     description_in,
     description_tensors,
     groups_of,
+    predict_spots,
     ridge_in,
     ridge_tensors,
 )
-from nh2st_graph.models._groups import MOST_FOLDS, patient_groups
+from nh2st_graph.models._groups import MOST_FOLDS, drawn_spots, patient_groups
 from nh2st_graph.models._network import Estimator, Memory
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.models._settings import MethodConfig
@@ -54,7 +56,9 @@ class _ComponentBaseline(Estimator):
     def fit(self, sections: Sequence[Data]) -> None:
         """Choose the hyper-parameters and fit; see :meth:`Estimator.fit`."""
         description = Description.fit([section.x for section in sections], groups_of(sections[0]))
-        spots, folds = described_spots(description, sections), torch.from_numpy(patient_groups(sections) % MOST_FOLDS)
+        drawn = drawn_spots(sections, MOST_SPOTS)
+        spots = described_spots(description, sections, drawn)
+        folds = torch.from_numpy(patient_groups(sections) % MOST_FOLDS)[drawn]
         fitted = fit_component_ridge(
             spots._replace(folds=folds.repeat(len(spots.weights) // len(folds))),  # once for each view
             sharpness=self.kernels(),
@@ -68,9 +72,9 @@ class _ComponentBaseline(Estimator):
         ridge = ridge_tensors(fitted.ridge, _RIDGE)
         self.restore({**description_tensors(description), **ridge, **chosen_tensors(chosen)})
 
-    def predict(self, section: Data) -> NDArray[np.float64]:
+    def predict(self, section: Data) -> NDArray[np.float32]:
         """Predict expression, ``(n_spots, n_genes)``."""
-        return np.asarray(self._ridge(self._description(section.x, section.edge_index)).numpy())
+        return np.asarray(predict_spots(self._description, self._ridge, section).numpy())
 
     def memory(self) -> Memory | None:
         """Return the regression and what was chosen; None before fitting."""

@@ -7,15 +7,16 @@ from nh2st_graph.nn._augmentation import random_views
 from nh2st_graph.nn._branches import FeatureEncoder, NeighbourBranch
 from nh2st_graph.nn._component_ridge import (
     ComponentRidge,
-    Description,
     RidgeFit,
     RidgeSpots,
     fit_component_ridge,
 )
+from nh2st_graph.nn._components import Components, components
 from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, info_nce_and_ranks, retrieval_at_k
 from nh2st_graph.nn._convmixer import ConvMixerBlock
 from nh2st_graph.nn._cross_encoder import CrossEncoder
 from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
+from nh2st_graph.nn._description import DescribedSpots, Description
 from nh2st_graph.nn._dropout import Dropout, drawing_from, own_generator
 from nh2st_graph.nn._grouped_contrast import grouped_info_nce_and_ranks
 from nh2st_graph.nn._hsic import hsic, normalized_hsic
@@ -42,8 +43,10 @@ __all__ = [
     "BlockAttention",
     "ComponentDecoder",
     "ComponentRidge",
+    "Components",
     "ConvMixerBlock",
     "CrossEncoder",
+    "DescribedSpots",
     "Description",
     "Dropout",
     "EgoHyperedges",
@@ -69,6 +72,7 @@ __all__ = [
     "blocks_of",
     "chance_level",
     "collapse_level",
+    "components",
     "dense",
     "drawing_from",
     "fit_component_ridge",

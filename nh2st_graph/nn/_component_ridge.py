@@ -2,79 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.utils import scatter
 
-__all__ = ["ComponentRidge", "Description", "RidgeFit", "RidgeSpots", "fit_component_ridge"]
+from nh2st_graph.nn._components import leading
 
-#: Z-scores are cut off here, so that a rare value (a speck of dust, an empty bin of a histogram) is not far from all.
-_CUT = 3.0
+__all__ = ["ComponentRidge", "RidgeFit", "RidgeSpots", "fit_component_ridge"]
+
 #: Directions of a kernel with less than this share of the largest variance are rounding errors.
 _RANK = 1e-10
 #: Most spots that span the solution; beyond, evenly drawn ones stand for all (Nyström's approximation).
 _MOST_POINTS = 2000
-#: Spots that are computed with at a time.
-_ROWS = 8192
-
-
-@dataclass(frozen=True)
-class Description:
-    """Describes a spot by its own image features and by the mean of its neighbours'.
-
-    Features become z-scores by the training spots, cut off at 3. Each group of features (those of one encoder, at any
-    scale) has the same weight in distances and products, so that an encoder does not count more for being wider.
-
-    Attributes
-    ----------
-    mean, std
-        Statistics of the training spots, ``(n_features,)``.
-    weight
-        Factor on each z-score, ``(n_features,)``; their squares add up to 1.
-    parts
-        Factors of a spot's own features and of its neighbours', ``(2,)``; their squares add up to 1. 0 leaves a part
-        out.
-    """
-
-    mean: Tensor
-    std: Tensor
-    weight: Tensor
-    parts: Tensor
-
-    @classmethod
-    def fit(
-        cls, features: Sequence[Tensor], groups: Tensor | None = None, *, own: bool = True, around: bool = True
-    ) -> Description:
-        """Take statistics from the features of training sections.
-
-        Parameters
-        ----------
-        features
-            ``(n_spots, n_features)`` for each section.
-        groups
-            Number of each feature's group, ``(n_features,)``; one group if None.
-        own, around
-            Whether a spot's own features and its neighbours' are part of the description.
-        """
-        joined = torch.cat([each.double() for each in features])
-        mean, std = joined.mean(dim=0), joined.std(dim=0, correction=0)
-        # Rounding gives a constant column a standard deviation of about its size times the machine's precision.
-        std = torch.where(std > 1e-7 * mean.abs().clamp_min(1.0), std, torch.inf)
-        groups = torch.zeros(len(mean), dtype=torch.int64) if groups is None else groups
-        _, group, size = groups.unique(return_inverse=True, return_counts=True)
-        weight = (len(size) * size[group]).double().rsqrt()
-        return cls(mean, std, weight, torch.tensor([own, around]).double() / (own + around) ** 0.5)
-
-    def __call__(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        """Describe the spots of one whole section, ``(n_spots, 2 n_features)`` float64; zeros without neighbours."""
-        own = ((x.double() - self.mean) / self.std).clamp(-_CUT, _CUT) * self.weight
-        sender, receiver = edge_index
-        around = scatter(own[sender], receiver, dim=0, dim_size=len(own), reduce="mean")
-        return torch.cat([own * self.parts[0], around * self.parts[1]], dim=1)
+#: Spots that are computed with at a time: as many as a processor's cache holds the kernel of.
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -106,11 +52,13 @@ class ComponentRidge:
     basis: Tensor
 
     def scores(self, described: Tensor) -> Tensor:
-        """Predict component scores of described spots, ``(n_spots, n_components)``."""
+        """Predict component scores of described spots, ``(n_spots, n_components)``, in their precision."""
+        coefficients, intercept = self.coefficients.to(described), self.intercept.to(described)
         if not self.sharpness:
-            return described @ self.coefficients + self.intercept
-        parts = [_kernel(rows, self.points, self.sharpness) @ self.coefficients for rows in described.split(_ROWS)]
-        return torch.cat(parts) + self.intercept
+            return described @ coefficients + intercept
+        points = self.points.to(described)
+        parts = [_kernel(rows, points, self.sharpness) @ coefficients for rows in described.split(_ROWS)]
+        return torch.cat(parts) + intercept
 
     def expand(self, scores: Tensor) -> Tensor:
         """Compute expression from component scores, ``(n_spots, n_genes)``, in their precision and on their device."""
@@ -144,12 +92,49 @@ class RidgeSpots(NamedTuple):
 
 
 class RidgeFit(NamedTuple):
-    """A ridge regression, its held-out component scores, their squared error, and what was chosen."""
+    """A ridge regression, and how it predicts spots that it has not seen.
+
+    Attributes
+    ----------
+    ridge
+        The regression.
+    without
+        The regressions that have not seen a part, by the number of the part; empty if there is a single one.
+    held_out
+        Component scores of the spots by the regressions without their parts, ``(n_spots, n_components)``.
+    error
+        Squared error of ``held_out``.
+    chosen
+        Kernel, number of components and penalties.
+    """
 
     ridge: ComponentRidge
+    without: dict[int, ComponentRidge]
     held_out: Tensor
     error: float
     chosen: dict[str, float | list[float]]
+
+    def held_out_scores(self, described: Iterable[Tensor], folds: Tensor) -> Tensor:
+        """Predict other spots, each by the regression that has not seen its part.
+
+        Parameters
+        ----------
+        described
+            Descriptions in blocks, ``(n, d)`` each.
+        folds
+            Number of each spot's part, ``(n_spots,)``. No fitted spot is of a part that :attr:`without` lacks.
+
+        Returns
+        -------
+        Component scores, ``(n_spots, n_components)`` float32.
+        """
+        scores, start = torch.empty(len(folds), len(self.ridge.basis)), 0
+        for rows in described:
+            found, part = scores[start : start + len(rows)], folds[start : start + len(rows)]
+            for fold in part.unique().tolist():
+                found[part == fold] = self.without.get(fold, self.ridge).scores(rows[part == fold]).float()
+            start += len(rows)
+        return scores
 
 
 def fit_component_ridge(
@@ -159,6 +144,7 @@ def fit_component_ridge(
     n_components: Sequence[int],
     penalties: Sequence[float],
     by_component: bool,
+    basis: Tensor | None = None,
 ) -> RidgeFit:
     r"""Fit ridge regressions, and choose kernel, components and penalty on held-out parts.
 
@@ -179,32 +165,51 @@ def fit_component_ridge(
     by_component
         Choose a penalty for each component, and multiply each component by the slope that fits held-out scores best,
         so that a component that cannot be predicted is left out. Otherwise, all components share a penalty.
+    basis
+        The components, ``(n_components, n_genes)``, if more spots say them than are fitted; None takes those of the
+        training spots.
     """
-    fits = [_fit(spots, each, n_components, sorted(penalties), by_component) for each in sharpness]
+    total = spots.weights.double().sum()
+    targets = spots.targets.double()
+    even = torch.ones(len(targets), dtype=torch.float64)
+    weights = spots.weights.double() / total * len(targets) if total > 0 else even
+    centred = _centred(targets, spots.sections, even)
+    if basis is None:
+        basis = _components(centred, targets, weights, max(n_components))
+    # Of constant targets there is no component; a component of zeros predicts their mean.
+    basis = basis if len(basis) else torch.zeros_like(centred[:1])
+    exact = spots._replace(targets=targets, weights=weights)
+    fits = (_fit(exact, centred, basis, each, n_components, sorted(penalties), by_component) for each in sharpness)
     return min(fits, key=lambda fit: fit.error)
 
 
 def _fit(
-    spots: RidgeSpots, sharpness: float, n_components: Sequence[int], penalties: Sequence[float], by_component: bool
+    spots: RidgeSpots,
+    centred: Tensor,
+    basis: Tensor,
+    sharpness: float,
+    n_components: Sequence[int],
+    penalties: Sequence[float],
+    by_component: bool,
 ) -> RidgeFit:
-    targets = spots.targets.double()
-    total = spots.weights.double().sum()
-    weights = spots.weights.double() / total * len(targets) if total > 0 else torch.ones(len(targets)).double()
-    centred = _centred(targets, spots.sections, torch.ones_like(weights))
-    basis = _components(centred * weights.sqrt()[:, None], max(n_components))
-    scores = centred @ basis.T
+    targets, weights, scores = spots.targets, spots.weights, centred @ basis.T
     points = _points(spots.described)
     phi, whitening = _mapped(spots.described, points, sharpness)
 
     paths = torch.zeros(len(penalties), *scores.shape, dtype=torch.float64)
-    for fold in spots.folds.unique() if len(spots.folds.unique()) > 1 else ():
-        out = spots.folds == fold
-        found, intercepts = _path(phi[~out], scores[~out], weights[~out], penalties)
-        paths[:, out] = phi[out] @ found + intercepts[:, None]
+    numbers, part = spots.folds.unique(return_inverse=True)
+    moments = [_Moments.of(phi, scores, weights, part == i) for i in range(len(numbers))]
+    learned = (
+        [_path(moments[:i] + moments[i + 1 :], penalties) for i in range(len(moments))] if len(moments) > 1 else []
+    )
+    for i, (found, intercepts) in enumerate(learned):
+        # As one product: many small ones would copy the maps for each penalty.
+        together = phi[part == i] @ found.permute(1, 0, 2).flatten(1)
+        paths[:, part == i] = together.unflatten(1, (len(penalties), -1)).transpose(0, 1) + intercepts[:, None]
     # Offsets between sections, or between the bands of one, are not what is predicted.
-    _, part = torch.stack([spots.sections, spots.folds]).unique(dim=1, return_inverse=True)
-    compared = torch.stack([_centred(each, part, weights) for each in paths])
-    wanted = _centred(scores, part, weights)
+    _, compared_in = torch.stack([spots.sections, spots.folds]).unique(dim=1, return_inverse=True)
+    compared = torch.stack([_centred(each, compared_in, weights) for each in paths])
+    wanted = _centred(scores, compared_in, weights)
     slopes = torch.ones(len(penalties), scores.shape[1], dtype=torch.float64)
     if by_component:
         down = (weights[:, None] * compared.square()).sum(dim=1)
@@ -222,34 +227,38 @@ def _fit(
     column = torch.arange(kept)
     slope = slopes[chosen, column]
 
-    found, intercepts = _path(phi, scores[:, :kept], weights, penalties)
-    solution = found[chosen, :, column].T * slope
-    coefficients = whitening @ solution
-    ridge = ComponentRidge(
-        sharpness,
-        points if sharpness else points[:0],
-        coefficients if sharpness else points.T @ coefficients,
-        intercepts[chosen, column] * slope,
-        targets.mean(dim=0),
-        basis[:kept],
-    )
-    held_out = paths[chosen, :, column].T * slope
+    def regression(found: Tensor, intercepts: Tensor) -> ComponentRidge:
+        coefficients = whitening @ (found[chosen, :, column].T * slope)
+        return ComponentRidge(
+            sharpness,
+            points if sharpness else points[:0],
+            coefficients if sharpness else points.T @ coefficients,
+            intercepts[chosen, column] * slope,
+            targets.mean(dim=0),
+            basis[:kept],
+        )
+
     beyond = (weights[:, None] * (centred.square().sum(dim=1) - scores.square().sum(dim=1))[:, None]).sum()
     error = errors[chosen, column].sum() + unpredicted[kept:].sum() + beyond
-    numbers = [float(penalties[int(i)]) for i in chosen]
+    penalty = [float(penalties[int(i)]) for i in chosen]
     return RidgeFit(
-        ridge,
-        held_out,
+        regression(*_path(moments, penalties)),
+        {int(numbers[i]): regression(*each) for i, each in enumerate(learned)},
+        paths[chosen, :, column].T * slope,
         float(error),
-        {"sharpness": sharpness, "components": kept, "penalty": numbers if by_component else numbers[0]},
+        {"sharpness": sharpness, "components": kept, "penalty": penalty if by_component else penalty[0]},
     )
 
 
 def _kernel(a: Tensor, b: Tensor, sharpness: float) -> Tensor:
     if not sharpness:
         return a @ b.T
-    apart = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1) - 2 * a @ b.T
-    return torch.exp(-sharpness * apart.clamp_min(0.0))
+    # One product gives the exponent: -sharpness * (|a|^2 + |b|^2 - 2 a b).
+    left = torch.cat(
+        [2 * sharpness * a, -sharpness * a.square().sum(dim=1, keepdim=True), torch.ones_like(a[:, :1])], 1
+    )
+    right = torch.cat([b, torch.ones_like(b[:, :1]), -sharpness * b.square().sum(dim=1, keepdim=True)], 1)
+    return (left @ right.T).clamp_max_(0.0).exp_()
 
 
 def _points(described: Tensor) -> Tensor:
@@ -261,7 +270,7 @@ def _points(described: Tensor) -> Tensor:
 
 def _mapped(described: Tensor, points: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
     """Map spots so that products are the kernel, ``(n_spots, rank)``; and the map from products with the points."""
-    values, vectors = torch.linalg.eigh(_kernel(points, points, sharpness))
+    values, vectors = _eigh(_kernel(points, points, sharpness))
     kept = values > _RANK * values[-1].clamp_min(1e-300)
     whitening = vectors[:, kept] / values[kept].sqrt()
     mapped = torch.empty(len(described), whitening.shape[1]).double()
@@ -270,25 +279,49 @@ def _mapped(described: Tensor, points: Tensor, sharpness: float) -> tuple[Tensor
     return mapped, whitening
 
 
-def _path(phi: Tensor, scores: Tensor, weights: Tensor, penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Solve weighted ridge regressions with intercept for every penalty.
+class _Moments(NamedTuple):
+    """Weighted sums over spots, relative to the means of all: of 1, of maps and scores, and of their products."""
+
+    total: Tensor
+    phi: Tensor
+    scores: Tensor
+    gram: Tensor
+    product: Tensor
+    centre: Tensor
+    level: Tensor
+
+    @classmethod
+    def of(cls, phi: Tensor, scores: Tensor, weights: Tensor, inside: Tensor) -> _Moments:
+        """Sum over the spots of ``inside``, ``(n_spots,)`` bool."""
+        total = weights.sum().clamp_min(1e-300)
+        centre, level = weights @ phi / total, weights @ scores / total
+        rank, n_components = phi.shape[1], scores.shape[1]
+        gram, product = np.zeros((rank, rank)), torch.zeros(rank, n_components).double()
+        sums = torch.zeros(rank).double(), torch.zeros(n_components).double()
+        for spots in inside.nonzero()[:, 0].split(_ROWS):
+            root = weights[spots, None].sqrt()
+            rows, wanted = (phi[spots] - centre) * root, (scores[spots] - level) * root
+            sums[0].add_(root[:, 0] @ rows)
+            sums[1].add_(root[:, 0] @ wanted)
+            # A matrix times its own transpose, which numpy computes by half.
+            gram += rows.numpy().T @ rows.numpy()
+            product += rows.T @ wanted
+        return cls(weights[inside].sum(), *sums, torch.from_numpy(gram), product, centre, level)
+
+
+def _path(moments: Sequence[_Moments], penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Solve weighted ridge regressions with intercept for every penalty, over parts whose moments are given.
 
     Returns
     -------
     Solutions, ``(n_penalties, rank, n_components)``, and intercepts, ``(n_penalties, n_components)``.
     """
-    total = weights.sum().clamp_min(1e-300)
-    centre, level = weights @ phi / total, weights @ scores / total
-    rank = phi.shape[1]
-    gram, product = torch.zeros(rank, rank).double(), torch.zeros(rank, scores.shape[1]).double()
-    for rows, wanted, weight in zip(phi.split(_ROWS), scores.split(_ROWS), weights.split(_ROWS), strict=True):
-        weighted = (rows - centre) * weight[:, None]
-        gram += weighted.T @ (rows - centre)
-        product += weighted.T @ (wanted - level)
-    values, vectors = torch.linalg.eigh(gram)
-    moment = vectors.T @ product
+    total, phi, scores, gram, product = (sum(part[1:], start=part[0]) for part in list(zip(*moments, strict=True))[:5])
+    total = total.clamp_min(1e-300)
+    values, vectors = _eigh(gram - torch.outer(phi, phi) / total)
+    moment = vectors.T @ (product - torch.outer(phi, scores) / total)
     found = torch.stack([vectors @ (moment / (values.clamp_min(0.0) + p * total)[:, None]) for p in penalties])
-    return found, level - centre @ found
+    return found, moments[0].level + scores / total - (moments[0].centre + phi / total) @ found
 
 
 def _centred(values: Tensor, sections: Tensor, weights: Tensor) -> Tensor:
@@ -299,10 +332,13 @@ def _centred(values: Tensor, sections: Tensor, weights: Tensor) -> Tensor:
     return values - means[section]
 
 
-def _components(centred: Tensor, n_components: int) -> Tensor:
-    """Find the leading right singular vectors, ``(n_components, n_genes)`` or as many as there are."""
-    _, singular, loadings = torch.linalg.svd(centred, full_matrices=False)
-    kept = max(min(n_components, int((singular > 1e-9 * centred.norm()).sum())), 1)
-    # The sign of a component is arbitrary: make the largest loading positive, so that all machines agree.
-    flip = torch.sign(loadings.gather(1, loadings.abs().argmax(dim=1, keepdim=True)))
-    return (loadings * torch.where(flip == 0, 1.0, flip))[:kept]
+def _components(centred: Tensor, targets: Tensor, weights: Tensor, n_components: int) -> Tensor:
+    """Find the leading components, ``(n_components, n_genes)`` or as many as there are."""
+    root = weights.sqrt()[:, None]
+    return leading(centred * root, n_components, float((targets * root).norm()))[1]
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Decompose a symmetric matrix; numpy's LAPACK takes two thirds of the time of torch's."""
+    values, vectors = np.linalg.eigh(matrix.numpy())
+    return torch.from_numpy(values), torch.from_numpy(vectors)

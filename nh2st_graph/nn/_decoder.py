@@ -7,10 +7,14 @@ A decoder turns embeddings into expression (``forward``), measured expression in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from nh2st_graph.nn._components import components
 from nh2st_graph.nn._regression import mse
+from nh2st_graph.nn._rows import LARGE, Rows, blocks_of, dense
 
 __all__ = ["ComponentDecoder", "GatedSum", "LinearDecoder"]
 
@@ -70,25 +74,24 @@ class ComponentDecoder(nn.Module):
             nn.init.normal_(weight, std=0.02)
 
     @torch.no_grad()
-    def set_targets(self, targets: Tensor) -> None:
-        """Take mean, loadings and scale from training targets, ``(n_spots, n_genes)``.
+    def set_targets(self, *targets: Tensor | Rows) -> None:
+        """Take mean, loadings and scale from training targets, ``(n_spots, n_genes)`` of each section.
 
-        Components beyond the rank of the targets stay zero. The scale is the standard deviation of the first component
-        and brings scores to the order of 1. ``total_variance`` is the mean squared length of the scores on the training
-        spots, which is the error of the training mean.
+        Components beyond the rank of the targets stay zero; see :func:`~nh2st_graph.nn.components`. The scale is the
+        standard deviation of the first component and brings scores to the order of 1. ``total_variance`` is the mean
+        squared length of the scores on the training spots, which is the error of the training mean.
         """
-        exact = targets.double()
-        mean = exact.mean(dim=0)
-        _, singular, loadings = torch.linalg.svd(exact - mean, full_matrices=False)
-        # Relative to the size of the targets, since all deviations of constant targets are rounding errors.
-        kept = min(self.n_components, int((singular > 1e-9 * exact.norm()).sum()))
-        # The sign of a component is arbitrary: make the largest loading positive, so that all machines agree.
-        flip = torch.sign(loadings.gather(1, loadings.abs().argmax(dim=1, keepdim=True)))
+        n_spots = sum(len(each) for each in targets)
+        parts: Sequence[Tensor | Rows] = targets
+        if n_spots < LARGE:
+            parts = [torch.cat([dense(each) for each in targets])]
+        mean, singular, loadings = components(parts, self.n_components)
         self.mean.copy_(mean)
         self.loadings.zero_()
-        self.loadings[:kept] = (loadings * flip)[:kept].to(self.loadings.dtype)
-        self.scale.fill_(float(singular[0]) / len(targets) ** 0.5 if kept else 1.0)
-        variance = float(self.gene_input(targets).square().sum(dim=1).mean())
+        self.loadings[: len(loadings)] = loadings.to(self.loadings.dtype)
+        self.scale.fill_(float(singular[0]) / n_spots**0.5 if len(singular) else 1.0)
+        lengths = [self.gene_input(rows).square().sum(dim=1) for each in parts for rows in blocks_of(each)]
+        variance = float(torch.cat(lengths).mean())
         self.total_variance.fill_(variance if variance > 0 else 1.0)
 
     def gene_input(self, targets: Tensor) -> Tensor:
@@ -164,7 +167,7 @@ class LinearDecoder(nn.Module):
         self.hidden.reset_parameters()
         self.out.reset_parameters()
 
-    def set_targets(self, targets: Tensor) -> None:
+    def set_targets(self, *targets: Tensor | Rows) -> None:
         """Do nothing: the layers learn everything from data."""
 
     def forward(self, *embeddings: Tensor) -> Tensor:

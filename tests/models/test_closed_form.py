@@ -9,12 +9,14 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from safetensors.torch import load, save
+from scipy import sparse
 from torch_geometric.data import Data
 
 from nh2st_graph.config import ModelConfig
 from nh2st_graph.models import ClosedForm, NH2STGraph
 from nh2st_graph.models._closed_form import PENALTIES, described_spots, fit_closed_form
-from nh2st_graph.nn import fit_component_ridge
+from nh2st_graph.models._groups import drawn_spots
+from nh2st_graph.nn import Rows, fit_component_ridge
 
 N_FEATURES, N_GENES, N_COMPONENTS = 5, 6, 3
 
@@ -68,7 +70,7 @@ def test_training_patients_have_one_regression_and_all_others_another(form):
     known, new = form.known(described).float(), form.new(described).float()
     assert (known - new).abs().max() > 0.01
     for patient, expected in (("Ada", known), ("Bob", known), ("Eve", new), (None, new)):
-        assert torch.equal(form(of(section, patient)), expected)
+        torch.testing.assert_close(form(of(section, patient)), expected)
 
 
 def test_the_regression_for_new_patients_is_chosen_on_held_out_patients(sections):
@@ -140,6 +142,64 @@ def test_held_out_expression_is_of_regressions_that_did_not_see_it(sections):
     errors = [(found - section.y).square().mean() for found, section in zip(held_out, sections, strict=True)]
     seen = [(before.form(section) - section.y).square().mean() for section in sections]
     assert sum(seen) < sum(errors)
+
+
+# Very many spots
+
+
+def as_rows(section: Data) -> Data:
+    """Hold the values of spots as those of a large section."""
+    held = copy.copy(section)
+    held.x, held.y = Rows(section.x.numpy()), Rows(sparse.csr_matrix(section.y.numpy()))
+    held.num_nodes = len(section.x)
+    return held
+
+
+def test_rows_give_what_tensors_give(sections):
+    before = fit_closed_form(sections, N_COMPONENTS, 0.5)
+    after = fit_closed_form([as_rows(each) for each in sections], N_COMPONENTS, 0.5)
+    assert before.chosen == after.chosen
+    for few, many, section in zip(before.held_out, after.held_out, sections, strict=True):
+        assert torch.equal(few, many)
+        assert torch.equal(after.form(as_rows(section)), before.form(section))
+
+
+def test_a_sample_of_many_spots_comes_close_to_all_of_them():
+    sections = [make_section(seed, patient, n=150) for seed, patient in enumerate(("Ada", "Ada", "Bob"))]
+    whole = fit_closed_form(sections, N_COMPONENTS, 0.5)
+    part = fit_closed_form(sections, N_COMPONENTS, 0.5, most_spots=150)
+    again = fit_closed_form([as_rows(each) for each in sections], N_COMPONENTS, 0.5, most_spots=150)
+    for i, section in enumerate(sections):
+        assert part.held_out[i].shape == (150, N_COMPONENTS)
+        assert torch.equal(part.held_out[i], again.held_out[i])
+        near, exact = (each.form.known.expand(each.held_out[i]) for each in (part, whole))
+        assert (near - exact).square().mean() < 0.05 * section.y.var(dim=0).mean()
+    assert len(part.form.known.points) in (0, 150)
+
+
+def test_no_spot_of_a_sampled_section_is_predicted_by_a_regression_that_has_seen_it():
+    sections = [make_section(seed, n=60) for seed in range(3)]
+    before = fit_closed_form(sections, N_COMPONENTS, 0.0, most_spots=60)
+    spots = described_spots(before.form.description, sections, drawn_spots(sections, 60))
+    basis = before.form.known.basis
+    fit = fit_component_ridge(
+        spots, sharpness=(0.0, 0.2), n_components=[3], penalties=PENALTIES, by_component=True, basis=basis
+    )
+    for i, section in enumerate(sections):
+        expected = fit.without[i].scores(before.form.description(section.x, section.edge_index))
+        assert_allclose(before.held_out[i], expected, atol=1e-4)
+
+
+def test_views_of_a_sample_follow_it(sections):
+    viewed = [copy.copy(each) for each in sections]
+    for each in viewed:
+        each.x_views = torch.stack([each.x, 2 * each.x], dim=1)
+    description = fit_closed_form(sections, N_COMPONENTS, 0.5).form.description
+    drawn = drawn_spots(sections, 10)
+    few, whole = described_spots(description, viewed, drawn), described_spots(description, viewed)
+    places = np.concatenate([drawn, 72 + drawn, 144 + drawn])
+    for part, all_of_it in zip(few, whole, strict=True):
+        assert torch.equal(part, all_of_it[places])
 
 
 # What is saved

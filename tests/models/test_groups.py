@@ -7,6 +7,7 @@ import torch
 from torch_geometric.data import Data
 
 from nh2st_graph.models import section_groups
+from nh2st_graph.models._groups import drawn_spots
 
 
 def grid(n_rows: int, n_columns: int, seed: int = 0) -> Data:
@@ -32,3 +33,26 @@ def test_a_single_section_falls_into_bands_across_its_longer_side():
 def test_uneven_bands_differ_by_one_spot_at_most():
     assert np.ptp(np.bincount(section_groups([grid(1, 11)]))) == 1
     assert section_groups([grid(1, 1)]).tolist() == [0]
+
+
+def test_drawn_spots_are_spread_over_the_tissue_in_proportion():
+    sections = [grid(32, 32), grid(16, 16, seed=1)]
+    assert drawn_spots(sections, 2000).tolist() == list(range(1280))
+    drawn = drawn_spots(sections, 80)
+    assert (np.diff(drawn) > 0).all()
+    of_first = drawn[drawn < 1024]
+    assert len(drawn) == 80
+    assert len(of_first) == 64
+    # One in each square of four by four spots.
+    squares = (sections[0].pos[of_first] // 4).long()
+    assert len(squares.unique(dim=0)) > 60
+    assert drawn_spots(sections, 80).tolist() == drawn.tolist()
+    # No column of the array is preferred, whatever the step.
+    columns = np.bincount(sections[0].pos[drawn_spots(sections[:1], 32)][:, 0].long().numpy(), minlength=32)
+    assert columns.max() <= 4
+
+
+def test_spots_at_one_place_are_drawn_too():
+    section = grid(4, 4)
+    section.pos = torch.zeros_like(section.pos)
+    assert len(drawn_spots([section], 5)) == 5

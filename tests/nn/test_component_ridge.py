@@ -15,7 +15,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import KernelCenterer
 
-from nh2st_graph.nn import Description, RidgeSpots, fit_component_ridge
+from nh2st_graph.nn import RidgeSpots, fit_component_ridge
 
 SIZES, N_FEATURES, N_GENES = (14, 9, 11), 6, 4
 PENALTIES = (0.001, 0.03, 0.5)
@@ -53,45 +53,6 @@ def centred(values, groups, weights=None):
 def as_numpy(spots: RidgeSpots):
     h, y, section, fold, w = (each.numpy() for each in spots)
     return h, y, section, fold, w / w.sum() * len(w)
-
-
-# Descriptions
-
-
-def test_a_description_is_z_scores_cut_off_and_the_mean_of_senders():
-    x = torch.tensor([[0.0, 5.0], [0.0, 5.0], [0.0, 5.0], [1.0, 5.0]]).repeat(5, 1)
-    x[-1, 0] = 100.0
-    description = Description.fit([x[:11], x[11:]])
-    section, edge_index = x[-4:], torch.tensor([[1, 3, 3], [0, 0, 1]])
-    described = description(section, edge_index)
-    own = ((section[:, 0].double().numpy() - x[:, 0].numpy().mean()) / x[:, 0].double().numpy().std()).clip(-3, 3) / 2
-    assert own[3] == 1.5
-    assert_allclose(described[:, 0], own)
-    assert_allclose(described[:, 2], [(own[1] + own[3]) / 2, own[3], 0, 0])
-    assert (described[:, [1, 3]] == 0).all()  # a constant feature says nothing
-
-
-def test_a_wider_group_counts_no_more():
-    x = torch.randn(10, 5, generator=torch.Generator().manual_seed(0))
-    edge_index = torch.randint(10, (2, 20), generator=torch.Generator().manual_seed(1))
-    twice = torch.cat([x, x[:, 2:]], dim=1)
-    described, again = (
-        Description.fit([each], groups)(each, edge_index)
-        for each, groups in ((x, torch.tensor([7, 7, 1, 1, 1])), (twice, torch.tensor([7, 7, 1, 1, 1, 1, 1, 1])))
-    )
-    assert_allclose(described @ described.T, again @ again.T, atol=1e-12)
-
-
-@pytest.mark.parametrize(("own", "around"), [(True, True), (True, False), (False, True)])
-def test_a_description_may_leave_out_a_part(own, around):
-    x, edge_index = torch.randn(10, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([[1, 2], [0, 0]])
-    description = Description.fit([x], own=own, around=around)
-    described, both = description(x, edge_index), Description.fit([x])(x, edge_index)
-    factor = 1 if own and around else 2**0.5
-    assert_allclose(described[:, :4], own * factor * both[:, :4])
-    assert_allclose(described[:, 4:], around * factor * both[:, 4:])
-    assert_allclose(description.weight.square().sum(), 1)
-    assert_allclose(description.parts.square().sum(), 1)
 
 
 # Against slow formulations
@@ -193,6 +154,29 @@ def test_a_penalty_and_a_slope_for_each_component():
     assert alive
     assert [fit.chosen["penalty"][k] for k in alive] == [chosen[k] for k in alive]
     assert_allclose(fit.held_out, np.column_stack(columns), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 0.2])
+def test_other_spots_are_predicted_by_the_regression_without_their_part(sharpness):
+    spots = make_spots(noise=5.0)
+    fit = fitted(spots, sharpness, penalties=PENALTIES, by_component=True)
+    assert sorted(fit.without) == [0, 1, 2]
+    found = fit.held_out_scores(spots.described.split(10), spots.folds)
+    assert_allclose(found, fit.held_out, atol=1e-5)
+    # A part that no fitted spot is of has not been seen by any regression.
+    found = fit.held_out_scores(spots.described.float().split(10), torch.full_like(spots.folds, 7))
+    assert_allclose(found, fit.ridge.scores(spots.described), atol=1e-4)
+
+
+def test_given_components_are_kept():
+    spots = make_spots()
+    own = fitted(spots, n_components=2)
+    turned = own.ridge.basis.flip(0)
+    fit = fit_component_ridge(
+        spots, sharpness=[0.0], n_components=[2], penalties=[0.03], by_component=False, basis=turned
+    )
+    assert torch.equal(fit.ridge.basis, turned)
+    assert_allclose(fit.ridge(spots.described), own.ridge(spots.described))
 
 
 # Fewer points than spots

@@ -1,0 +1,85 @@
+"""Descriptions of spots against plain formulas, read whole and in parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from nh2st_graph.nn import Description, Rows
+
+
+def test_a_description_is_z_scores_cut_off_and_the_mean_of_senders():
+    x = torch.tensor([[0.0, 5.0], [0.0, 5.0], [0.0, 5.0], [1.0, 5.0]]).repeat(5, 1)
+    x[-1, 0] = 100.0
+    description = Description.fit([x[:11], x[11:]])
+    section, edge_index = x[-4:], torch.tensor([[1, 3, 3], [0, 0, 1]])
+    described = description(section, edge_index)
+    own = ((section[:, 0].double().numpy() - x[:, 0].numpy().mean()) / x[:, 0].double().numpy().std()).clip(-3, 3) / 2
+    assert own[3] == 1.5
+    assert_allclose(described[:, 0], own)
+    assert_allclose(described[:, 2], [(own[1] + own[3]) / 2, own[3], 0, 0])
+    assert (described[:, [1, 3]] == 0).all()  # a constant feature says nothing
+
+
+def test_a_wider_group_counts_no_more():
+    x = torch.randn(10, 5, generator=torch.Generator().manual_seed(0))
+    edge_index = torch.randint(10, (2, 20), generator=torch.Generator().manual_seed(1))
+    twice = torch.cat([x, x[:, 2:]], dim=1)
+    described, again = (
+        Description.fit([each], groups)(each, edge_index)
+        for each, groups in ((x, torch.tensor([7, 7, 1, 1, 1])), (twice, torch.tensor([7, 7, 1, 1, 1, 1, 1, 1])))
+    )
+    assert_allclose(described @ described.T, again @ again.T, atol=1e-12)
+
+
+@pytest.mark.parametrize(("own", "around"), [(True, True), (True, False), (False, True)])
+def test_a_description_may_leave_out_a_part(own, around):
+    x, edge_index = torch.randn(10, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([[1, 2], [0, 0]])
+    description = Description.fit([x], own=own, around=around)
+    described, both = description(x, edge_index), Description.fit([x])(x, edge_index)
+    factor = 1 if own and around else 2**0.5
+    assert_allclose(described[:, :4], own * factor * both[:, :4])
+    assert_allclose(described[:, 4:], around * factor * both[:, 4:])
+    assert_allclose(description.weight.square().sum(), 1)
+    assert_allclose(description.parts.square().sum(), 1)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 12),
+    n_edges=st.integers(0, 40),
+    wanted=st.lists(st.integers(0, 11), max_size=12),
+)
+def test_some_spots_are_described_as_in_the_whole(seed, n, n_edges, wanted):
+    draw = torch.Generator().manual_seed(seed)
+    x, edge_index = torch.randn(n, 3, generator=draw), torch.randint(n, (2, n_edges), generator=draw)
+    description = Description.fit([x])
+    z = description.own(x)
+    whole = torch.zeros(n, 6, dtype=torch.float64)
+    for i in range(n):
+        senders = edge_index[0, edge_index[1] == i]
+        whole[i, :3] = z[i] * 0.5**0.5
+        whole[i, 3:] = z[senders].mean(dim=0) * 0.5**0.5 if len(senders) else 0
+    torch.testing.assert_close(description(x, edge_index), whole)
+    spots = np.array([i for i in wanted if i < n], dtype=np.int64)
+    described = description.of(Rows(x.numpy()), edge_index)
+    torch.testing.assert_close(described.read(spots), whole[spots])
+    torch.testing.assert_close(described.read(spots, torch.float32), whole[spots].float())
+
+
+def test_blocks_are_the_whole_and_statistics_are_those_of_all_sections(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    x, edge_index = 5 + torch.randn(50, 3, generator=draw), torch.randint(50, (2, 200), generator=draw)
+    before = Description.fit([x])
+    assert_allclose(before.mean, x.double().mean(dim=0))
+    assert_allclose(before.std, x.double().std(dim=0, correction=0))
+    monkeypatch.setattr("nh2st_graph.nn._description._ROWS", 7)
+    after = Description.fit([Rows(x.numpy(), np.arange(20)), x[20:]])
+    assert_allclose(after.std, before.std)
+    blocks = list(after.of(Rows(x.numpy()), edge_index).blocks())
+    assert [len(each) for each in blocks] == [7] * 7 + [1]
+    assert_allclose(torch.cat(blocks), before(x, edge_index))
