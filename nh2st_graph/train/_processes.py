@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +15,10 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from nh2st_graph._errors import ConfigError, reason, setting
+from nh2st_graph._errors import ConfigError, RunError, reason, setting
 from nh2st_graph.config import TrainConfig
 
-__all__ = ["Processes", "start_processes"]
+__all__ = ["Processes", "quiet_lightning", "start_processes"]
 
 T = TypeVar("T")
 
@@ -51,11 +53,20 @@ class Processes:
         return self.rank == 0
 
     def share(self, value: T) -> T:
-        """Give the value that the first process has; all processes must ask."""
+        """Give the value that the first process has; all processes must ask.
+
+        Raises
+        ------
+        RunError
+            If another process has ended.
+        """
         if self.size == 1:
             return value
         box = [value]
-        distributed.broadcast_object_list(box)
+        try:
+            distributed.broadcast_object_list(box)
+        except RuntimeError as error:
+            raise RunError("another process of this run has ended; its own message says why") from error
         return box[0]
 
     @contextmanager
@@ -123,7 +134,8 @@ def _join(device: str, devices: int, nodes: int) -> Processes:
                 num_nodes=nodes,
                 strategy=DDPStrategy(timeout=_PATIENCE),
             )
-            fabric.launch()
+            with quiet_lightning():
+                fabric.launch()
         except (ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"{setting('train.devices', devices)}, {setting('train.nodes', nodes)} and "
@@ -137,3 +149,21 @@ def _strategy() -> Any:
 
     # Some weights have no part in some losses.
     return DDPStrategy(find_unused_parameters=True, timeout=_PATIENCE)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's notes on hardware, processes and workers, which do not concern the user's data."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*deterministic.*")
+        try:
+            yield
+        finally:
+            for each, level in zip(loggers, levels, strict=True):
+                each.setLevel(level)

@@ -8,7 +8,6 @@ import json
 import logging
 import signal
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -60,7 +59,7 @@ from nh2st_graph.train._module import (
 )
 from nh2st_graph.train._origin import mismatches, origin_of
 from nh2st_graph.train._prepare import Learned, Preparation, PreparedSection, image_only
-from nh2st_graph.train._processes import Processes, start_processes
+from nh2st_graph.train._processes import Processes, quiet_lightning, start_processes
 from nh2st_graph.train._threads import one_thread
 
 __all__ = ["check_precision", "fit_prepared"]
@@ -83,7 +82,7 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
             stack.enter_context(owned(folder, "folder"))
         stack.enter_context(one_thread())
         stack.enter_context(_settings_restored())
-        stack.enter_context(_quiet_lightning())
+        stack.enter_context(quiet_lightning())
         if issubclass(method, Estimator):
             learned = _fit_estimator(method, inputs, config)
         else:
@@ -398,21 +397,3 @@ def _interruptible() -> Iterator[None]:
     except SystemExit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from None
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's notes on hardware and workers, which do not concern the user's data."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*deterministic.*")
-        try:
-            yield
-        finally:
-            for each, level in zip(loggers, levels, strict=True):
-                each.setLevel(level)
