@@ -52,6 +52,8 @@ class Network(nn.Module, ABC):
         of the method. A method without settings leaves this out.
     needs
         Requirements of a section; ``"array"`` is known.
+    reads_rows
+        Whether it trains on sections whose values are :class:`~nh2st_graph.nn.Rows`; others get tensors.
     threaded
         Whether :meth:`losses` may run on several threads at a time: all it draws is from
         :func:`nh2st_graph.nn.own_generator`.
@@ -80,6 +82,7 @@ class Network(nn.Module, ABC):
     alignment_parts: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[Mapping[str, Any]] = {}
     log_base: Any = None
+    reads_rows: ClassVar[bool] = False
     threaded: bool = False
 
     def __init__(self, settings: Any, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None) -> None:
@@ -203,7 +206,7 @@ class Estimator(ABC):
 
     Attributes
     ----------
-    Settings, needs
+    Settings, needs, reads_rows
         As in :class:`Network`.
     random
         Whether the fit depends on the seed.
@@ -215,6 +218,7 @@ class Estimator(ABC):
 
     Settings: ClassVar[type[MethodConfig]] = MethodConfig
     needs: ClassVar[frozenset[str]] = frozenset()
+    reads_rows: ClassVar[bool] = False
     random: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
 

@@ -131,6 +131,7 @@ class NH2STGraph(Network):
         "retrieval_neighbourhood",
     )
     alignment_parts = ("retrieval_spot", "retrieval_neighbourhood")
+    reads_rows = True
 
     def __init__(
         self, config: ModelConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
@@ -307,7 +308,9 @@ class NH2STGraph(Network):
         image = Data(**{key: value for key, value in section.to_dict().items() if key not in OF_TRAINING})
         side = self(self.image_input(image), image.edge_index, image.edge_attr)
         correction = self._correction(self._decode(side.query, side.neighbourhood))
-        return correction_gain(correction, section.y - form(image), section.y)
+        found = correction, section.y - form(image), section.y
+        # Of a sample of a large section, the spots that are scored.
+        return correction_gain(*(each[section.seeds] if "seeds" in section else each for each in found))
 
     def _size(self, data: Data) -> float:
         """Give the factor of the correction; 1 until it is settled."""

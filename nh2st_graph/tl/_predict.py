@@ -59,7 +59,10 @@ def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
         why = "" if "patient" in image else f", since obs['{Key.obs.patient}'] names none"
         logger.info("section %r: predicted as of %s%s", graph.section, known, why)
     with one_thread():
-        given = model.module.predict(image)
+        if isinstance(model.module, Estimator):
+            given = model.module.predict(dense_graph(image))
+        else:
+            given = predict_section(model.module, image, threads=model.config.train.n_threads)
     predicted = np.asarray(given, dtype=np.float32)
     expected = (image.num_nodes, len(model.genes))
     if predicted.shape != expected or not np.isfinite(predicted).all():

@@ -13,6 +13,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError
 from nh2st_graph.models import patients_of, section_groups
+from nh2st_graph.train._large import part_of
 
 __all__ = ["Fold", "make_folds"]
 
@@ -72,8 +73,8 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
     return [
         Fold(
             f"band{k + 1}",
-            [section.subgraph(band != k) for section, band in zip(sections, bands, strict=True)],
-            [section.subgraph(band == k) for section, band in zip(sections, bands, strict=True)],
+            [part_of(section, band != k) for section, band in zip(sections, bands, strict=True)],
+            [part_of(section, band == k) for section, band in zip(sections, bands, strict=True)],
         )
         for k in range(n_folds)
     ]

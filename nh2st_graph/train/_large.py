@@ -13,7 +13,7 @@ from nh2st_graph.nn import LARGE, Rows, dense
 from nh2st_graph.train._batches import pieces, surroundings
 from nh2st_graph.train._parallel import on_threads
 
-__all__ = ["dense_graph", "held_out_sample", "part_of", "predict_section"]
+__all__ = ["dense_graph", "held_out_sample", "part_of", "predict_section", "scored"]
 
 #: Spots of a piece that is predicted at a time, without its rim.
 _PIECE = 8192
@@ -52,8 +52,12 @@ def held_out_sample(section: Data, hops: int | None, *, large: int = LARGE) -> D
         return dense_graph(section)
     parts = pieces(section.pos, -(-n_spots // _SAMPLED))
     every = -(-n_spots // _MOST_HELD_OUT)
-    part = surroundings(section).cut(torch.cat([*parts[every // 2 :: every]]), hops, lean=True)
-    return part
+    return surroundings(section).cut(torch.cat([*parts[every // 2 :: every]]), hops, lean=True)
+
+
+def scored(section: Data, values: Tensor) -> Tensor:
+    """Take the values of the spots that are scored: all, or the ``seeds`` of a sample."""
+    return values[section.seeds] if "seeds" in section else values
 
 
 @torch.no_grad()

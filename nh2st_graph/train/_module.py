@@ -27,6 +27,7 @@ from nh2st_graph.metrics import pearson
 from nh2st_graph.models import Network
 from nh2st_graph.train._batches import Batch, SpotBatches, surroundings
 from nh2st_graph.train._checkpoints import ORIGIN
+from nh2st_graph.train._large import scored
 from nh2st_graph.train._parallel import losses_of_pieces
 from nh2st_graph.train._prepare import image_only
 
@@ -152,8 +153,8 @@ class TrainingModule(L.LightningModule):
 
     def validation_step(self, section: Data, _: int) -> None:
         """Score a held-out graph like a test section: from its image, over all genes."""
-        predicted = self.model.predict(image_only(section))
-        observed = section.y
+        predicted = scored(section, self.model.predict(image_only(section)))
+        observed = scored(section, section.y)
         scores = {
             "val_loss": float(torch.nn.functional.mse_loss(predicted, observed)),
             "val_pcc": float(np.mean(pearson(predicted.float().cpu().numpy(), observed.cpu().numpy()))),

@@ -41,7 +41,7 @@ def origin_of(learned: Learned) -> dict[str, Any]:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    values = config.model_dump(mode="json", exclude={"evaluate": True, "data": _OF_FILES})
+    values = config.model_dump(mode="json", exclude={"evaluate": True, "data": _OF_FILES, "train": {"threads"}})
     return dict(values)
 
 

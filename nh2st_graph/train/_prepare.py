@@ -22,6 +22,7 @@ from nh2st_graph.config import Config
 from nh2st_graph.gr._pyg import as_data
 from nh2st_graph.im._made_from import Fingerprint, other_encoders, stored_encoders
 from nh2st_graph.models import OF_TRAINING
+from nh2st_graph.nn import LARGE, Rows
 from nh2st_graph.section import (
     Key,
     Need,
@@ -31,10 +32,12 @@ from nh2st_graph.section import (
     find_genes,
     library_size,
     panel_counts,
+    panel_matrix,
     patient_name,
     patients_in,
     section_digest,
     section_name,
+    target_matrix,
     targets,
 )
 from nh2st_graph.train._complete import Completed, Completer, Sources
@@ -245,6 +248,11 @@ class PreparedSection:
         """Name of the section."""
         return section_name(self.section)
 
+    @property
+    def is_large(self) -> bool:
+        """Whether the graph reads its values where a batch asks for them (:class:`~nh2st_graph.nn.Rows`)."""
+        return self.section.n_obs >= LARGE
+
     @cached_property
     def graph(self) -> Data:
         """The graph that a model reads: the image side, as from :func:`nh2st_graph.gr.to_pyg`, with ``patient``.
@@ -263,8 +271,8 @@ class PreparedSection:
         config, standardize = self.preparation.config, self.preparation.standardize
         if standardize.mean is None:
             self._refuse_one_spot()
-        features = np.asarray(self.section.obsm[Key.obsm.image])
-        if features.dtype != np.uint8:
+        features = np.asanyarray(self.section.obsm[Key.obsm.image])
+        if features.dtype != np.uint8 and not self.is_large:
             features = features.astype(np.float32, copy=False)
         if standardize.mean is not None and features.shape[1] != len(standardize.mean):
             raise DataError(
@@ -281,7 +289,8 @@ class PreparedSection:
         values = {"patches": section_patches(self.section, config.features)} if config.features.finetune else {}
         if self.views is not None:
             values["x_views"] = np.stack([standardize(view) for view in self.views.swapaxes(0, 1)], axis=1)
-        graph = as_data(self.section, standardize(features), neighbors_key=Key.uns.neighbors, **values)
+        x = standardize.rows(features) if self.is_large else standardize(features)
+        graph = as_data(self.section, x, neighbors_key=Key.uns.neighbors, **values)
         named = [name for name in patients_in(self.section) if patient_name(name) is not None]
         if named:
             graph.patient = " + ".join(named)
@@ -322,7 +331,7 @@ class PreparedSection:
         """The graph with the measured genes.
 
         It also holds ``y`` (targets) and ``counts``, both ``(n_spots, n_genes)``, and ``library``, ``(n_spots, 1)``,
-        the library size that targets are relative to.
+        the library size that targets are relative to. Values of a large section (:attr:`is_large`) are sparse.
 
         Raises
         ------
@@ -330,14 +339,19 @@ class PreparedSection:
             As :attr:`graph` and :attr:`observed`, and for a single spot, which shows no relation to other spots.
         """
         self._refuse_one_spot()
-        counts = panel_counts(self.section, self.preparation.genes).to_numpy()
+        graph = Data(**self.graph.to_dict())
         # Over the genes that targets are relative to, so that library size and targets give expected counts.
         by_panel = self.preparation.config.data.normalize == "panel"
-        library = counts.sum(axis=1) if by_panel else library_size(self.section)
-        values: dict[str, NDArray[Any]] = {"y": self.observed.to_numpy(), "counts": counts, "library": library[:, None]}
-        graph = Data(**self.graph.to_dict())
-        for name, value in values.items():
-            graph[name] = _float_tensor(value)
+        if self.is_large:
+            matrix = panel_matrix(self.section, self.preparation.genes)
+            target = target_matrix(self.section, self.preparation.genes, **self.preparation.config.data.target)
+            graph.y, graph.counts = Rows(target), Rows(matrix)
+            library = np.asarray(matrix.sum(axis=1)).ravel() if by_panel else library_size(self.section)
+        else:
+            counts = panel_counts(self.section, self.preparation.genes).to_numpy()
+            library = counts.sum(axis=1) if by_panel else library_size(self.section)
+            graph.y, graph.counts = _float_tensor(self.observed.to_numpy()), _float_tensor(counts)
+        graph.library = _float_tensor(library[:, None])
         return graph
 
     def _refuse_one_spot(self) -> None:

@@ -28,7 +28,7 @@ from nh2st_graph._progress import console
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
 from nh2st_graph.models import Estimator, Network, check_device, find_method
-from nh2st_graph.nn import PatchEncoder
+from nh2st_graph.nn import PatchEncoder, blocks_of
 from nh2st_graph.section import Key, say_same_sections
 from nh2st_graph.train._checkpoints import (
     LAST,
@@ -41,6 +41,7 @@ from nh2st_graph.train._checkpoints import (
 )
 from nh2st_graph.train._encoder import patch_encoder
 from nh2st_graph.train._folds import Fold, make_folds
+from nh2st_graph.train._large import dense_graph, held_out_sample, scored
 from nh2st_graph.train._lattice import training_lattice
 from nh2st_graph.train._model import FittedModel, new_network
 from nh2st_graph.train._module import (
@@ -88,7 +89,8 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         else:
             learned = _Stages(inputs, config, folder, resume, processes).run()
     genes = inputs.preparation.genes
-    train_mean = np.vstack([graph.y for graph in inputs.graphs]).astype(np.float64).mean(axis=0)
+    sums = [rows.double().sum(dim=0) for graph in inputs.graphs for rows in blocks_of(graph.y)]
+    train_mean = (torch.stack(sums).sum(dim=0) / sum(len(graph.y) for graph in inputs.graphs)).numpy()
     return FittedModel(
         module=learned.module,
         config=config,
@@ -127,9 +129,9 @@ class _Outcome(NamedTuple):
 
 def _inputs(prepared: Learned) -> _Inputs:
     """Make the graphs, and refuse a section that lacks what the method needs before anything is trained."""
-    graphs = [each.measured for each in prepared.train]
-    tests = [each.graph for each in prepared.tests]
     method = find_method(prepared.preparation.config.model.name)
+    graphs = [each.measured if method.reads_rows else dense_graph(each.measured) for each in prepared.train]
+    tests = [each.graph for each in prepared.tests]
     for graph in [*graphs, *tests]:
         _check_needs(method, graph)
     origin = origin_of(prepared)
@@ -195,7 +197,11 @@ class _Stages:
         """Fit every fold; with ``train.refit``, then fit all sections for as many epochs as suit the folds best."""
         train, graphs = self.config.train, self.inputs.graphs
         with self.progress:
-            folds = make_folds(graphs, train.validation, train.folds)
+            hops = self._new_network(graphs, self.config.seed).receptive_hops
+            folds = [
+                fold._replace(validation=[held_out_sample(section, hops) for section in fold.validation])
+                for fold in make_folds(graphs, train.validation, train.folds)
+            ]
             results = [self._fold(i, fold) for i, fold in enumerate(folds)]
             if train.refit:
                 shortest = min(len(curve) for _, curve in results)
@@ -358,7 +364,10 @@ def _remember(module: Network, graphs: Sequence[Data]) -> None:
 @torch.no_grad()
 def _held_out(network: Network, sections: Sequence[Data]) -> NDArray[np.float64]:
     """Score a fold's network on its held-out sections: each gene's mean r."""
-    scores = [pearson(network.predict(image_only(each)).numpy(), each.y.numpy()) for each in sections]
+    scores = [
+        pearson(scored(each, network.predict(image_only(each))).numpy(), scored(each, each.y).numpy())
+        for each in sections
+    ]
     return np.asarray(np.mean(scores, axis=0))
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nh2st_graph.nn import LARGE, Rows
+
 __all__ = ["Standardizer"]
+
+#: Spots that are read at a time.
+_BLOCK = 16_384
 
 
 @dataclass(frozen=True)
@@ -36,19 +42,45 @@ class Standardizer:
         if mode == "none":
             n_features = next(iter(features)).shape[1]
             return cls(np.zeros(n_features, np.float32), np.ones(n_features, np.float32))
-        joined = np.vstack(list(features)).astype(np.float64)
-        return cls(joined.mean(axis=0).astype(np.float32), joined.std(axis=0).astype(np.float32))
+        mean, std = _moments(np.vstack(list(features)))
+        return cls(mean.astype(np.float32), std.astype(np.float32))
 
     def __call__(self, features: NDArray[np.float32 | np.uint8]) -> NDArray[np.float32 | np.uint8]:
         """Standardise one section's features, ``(n_spots, n_features)``. A constant feature becomes zero."""
-        if self.mean is not None and self.std is not None and not self.mean.any() and (self.std == 1).all():
+        if self._as_given:
             return features
         values = features.astype(np.float64)
+        mean, std = self._statistics(values)
+        scores = np.divide(values - mean, std, out=np.zeros_like(values), where=std > 0)
+        return scores.astype(np.float32)
+
+    def rows(self, features: NDArray[np.float32 | np.uint8]) -> Rows:
+        """Standardise one section's features where they are read."""
+        if self._as_given:
+            return Rows(features)
+        mean, std = self._statistics(features)
+        return Rows(features, mean=mean, std=std)
+
+    @property
+    def _as_given(self) -> bool:
+        return self.mean is not None and self.std is not None and not self.mean.any() and bool((self.std == 1).all())
+
+    def _statistics(self, features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Give mean and standard deviation; the latter is 0 for a constant feature."""
         if self.mean is None or self.std is None:
-            mean, std = values.mean(axis=0), values.std(axis=0)
+            mean, std = _moments(features)
         else:
             mean, std = self.mean.astype(np.float64), self.std.astype(np.float64)
         # Rounding gives a constant column a standard deviation of about its size times the machine's precision.
-        varies = std > 1e-7 * np.maximum(np.abs(mean), 1.0)
-        scores = np.divide(values - mean, std, out=np.zeros_like(values), where=varies)
-        return scores.astype(np.float32)
+        return mean, np.where(std > 1e-7 * np.maximum(np.abs(mean), 1.0), std, 0.0)
+
+
+def _moments(features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute mean and standard deviation of each column; of many rows some at a time."""
+    if len(features) < LARGE:
+        values = features.astype(np.float64, copy=False)
+        return values.mean(axis=0), values.std(axis=0)
+    parts = range(0, len(features), _BLOCK)
+    mean = sum(features[i : i + _BLOCK].sum(axis=0, dtype=np.float64) for i in parts) / len(features)
+    squares = sum(np.square(features[i : i + _BLOCK] - mean).sum(axis=0) for i in parts)
+    return mean, np.sqrt(squares / len(features))
