@@ -24,6 +24,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from nh2st_graph._deferred import defer
 from nh2st_graph._errors import (
     ConfigError,
     DataError,
@@ -68,6 +69,9 @@ try:
     __version__ = version("nh2st-graph")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
+
+# PyTorch Geometric imports them, and with them transformers: two seconds that no prediction needs.
+defer("torch._dynamo", "torch_geometric.datasets", "torch_geometric.profile")
 
 _ROOMS = {"config", "datasets", "gr", "im", "metrics", "models", "nn", "pl", "read", "study", "tl"}
 _SHORTCUTS = {"Config": "config", "FittedModel": "tl", "load": "tl"}

@@ -70,7 +70,7 @@ _BELOW = {
 }
 
 #: Private files beside the rooms, which all of them may import.
-_BESIDE = {"_atomic", "_errors", "_progress", "_settings"}
+_BESIDE = {"_atomic", "_deferred", "_errors", "_progress", "_settings"}
 
 
 def test_rooms_are_all_there_is():
@@ -118,6 +118,55 @@ def test_no_files_import_each_other_in_a_circle():
     TopologicalSorter(graph).prepare()
 
 
+#: Files that a command or function loads first, and libraries that it does without: each takes a second or more.
+_LIGHT = {
+    "tl._predict": {"lightning", "squidpy", "scanpy", "spatialdata", "timm", "matplotlib"},
+    "tl._predict_run": {"lightning", "squidpy", "scanpy", "spatialdata", "timm", "matplotlib"},
+    "tl._fit": {"squidpy", "scanpy", "spatialdata", "timm", "matplotlib"},
+    "cli._info": {"torch", "lightning", "squidpy", "scanpy", "spatialdata", "timm", "matplotlib"},
+}
+
+
+@pytest.mark.parametrize("first", _LIGHT)
+def test_heavy_libraries_are_loaded_by_those_who_use_them(first):
+    """Follow imports that stand outside of functions, through the names of packages that load on first use."""
+    modules = {module_name(path): path for path in sources()}
+    seen, waiting, outside = set(), [f"nh2st_graph.{first}"], {}
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        for name in at_the_top(modules[module]):
+            if not name.startswith("nh2st_graph"):
+                outside.setdefault(name.partition(".")[0], module)
+                continue
+            package, _, last = name.rpartition(".")
+            stub = modules[package].with_suffix(".pyi") if package in modules else Path()
+            waiting += {name, package, f"{package}.{where_listed(stub).get(last, '')}"} & modules.keys()
+    assert not {library: outside[library] for library in _LIGHT[first] & outside.keys()}
+
+
+def at_the_top(path: Path) -> list[str]:
+    """Every module or name that a file imports when it is loaded."""
+    statements = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    found: list[str] = []
+    for node in statements:
+        if isinstance(node, ast.If | ast.Try) and "TYPE_CHECKING" not in ast.unparse(getattr(node, "test", node)):
+            statements += node.body
+        found += names_in(node)
+    return found
+
+
+@cache
+def where_listed(stub: Path) -> dict[str, str]:
+    """File of each name that a package lists; none if it loads all of them."""
+    if not stub.is_file():
+        return {}
+    lines = ast.parse(stub.read_text(encoding="utf-8")).body
+    return {each.name: line.module for line in lines if isinstance(line, ast.ImportFrom) for each in line.names}
+
+
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -135,13 +184,17 @@ def imported(path: Path) -> list[str]:
     }
     names: list[str] = []
     for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        names += [] if id(node) in for_types else names_in(node)
     return [name for name in names if name != "nh2st_graph"]
+
+
+def names_in(node: ast.AST) -> list[str]:
+    """Modules or names of one import statement."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [*(f"{node.module}.{alias.name}" for alias in node.names), node.module]
+    return []
 
 
 def test_files_stay_short():

@@ -1,0 +1,49 @@
+from ._batches import SpotBatches, Surroundings, as_view, cut_out
+from ._checkpoints import averaged_weights
+from ._complete import Sources
+from ._encoder import patch_encoder, section_patches
+from ._folds import Fold, make_folds
+from ._lattice import training_lattice
+from ._model import FittedModel, check_method, load, new_network, weights_digest
+from ._module import EpochLog, Keep, log_columns
+from ._origin import prepared_digest
+from ._panel import choose_panel
+from ._prepare import Learned, Preparation, PreparedSection, image_only
+from ._processes import Processes, start_processes
+from ._stages import check_precision, fit_prepared
+from ._standardize import Standardizer
+from ._threads import one_thread
+
+__all__ = [
+    "EpochLog",
+    "FittedModel",
+    "Fold",
+    "Keep",
+    "Learned",
+    "Preparation",
+    "PreparedSection",
+    "Processes",
+    "Sources",
+    "SpotBatches",
+    "Standardizer",
+    "Surroundings",
+    "as_view",
+    "averaged_weights",
+    "check_method",
+    "check_precision",
+    "choose_panel",
+    "cut_out",
+    "fit_prepared",
+    "image_only",
+    "load",
+    "log_columns",
+    "make_folds",
+    "new_network",
+    "one_thread",
+    "patch_encoder",
+    "prepared_digest",
+    "section_patches",
+    "start_processes",
+    "training_lattice",
+    "weights_digest",
+]

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+
+import pytest
+
+from nh2st_graph._deferred import defer
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package that counts how often it is loaded, deferred."""
+    name = f"deferred_{tmp_path.name}"
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "import builtins\nbuiltins.loads.append(__name__)\nfrom .part import x\ny = 1\n"
+    )
+    (folder / "part.py").write_text("x = 2\n")
+    monkeypatch.setattr("builtins.loads", [], raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = list(sys.meta_path)
+    defer(name)
+    yield name, sys.modules["builtins"].loads
+    sys.meta_path[:] = before
+    for each in (name, f"{name}.part"):
+        sys.modules.pop(each, None)
+
+
+def test_loads_on_first_use(package):
+    name, loads = package
+    module = importlib.import_module(name)
+    assert inspect.getmodule(test_loads_on_first_use) is sys.modules[__name__]  # it asks every module for its file
+    assert not hasattr(module, "__unheard__")
+    assert loads == []
+    assert (module.y, module.x, module.y) == (1, 2, 1)
+    assert loads == [name]
+    with pytest.raises(AttributeError, match="no attribute 'z'"):
+        module.z  # noqa: B018
+
+
+def test_from_import_and_submodules_load_it(package):
+    name, loads = package
+    importlib.import_module(name)
+    assert importlib.import_module(f"{name}.part").x == 2
+    assert loads == [name]
+    found: dict[str, int] = {}
+    exec(f"from {name} import y", found)
+    assert found["y"] == 1
+    assert importlib.reload(sys.modules[name]).x == 2
+
+
+def test_a_module_that_is_there_stays(package):
+    name, loads = package
+    assert importlib.import_module(name).y == 1
+    defer(name)
+    assert sys.modules[name].y == 1
+    assert loads == [name]
