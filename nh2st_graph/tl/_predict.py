@@ -21,7 +21,15 @@ from nh2st_graph.models import EMBEDDINGS, Estimator, Network, NH2STGraph
 from nh2st_graph.read import SpatialObject, annotate, documented, given_sections, is_spatialdata
 from nh2st_graph.section import Key, libraries, library_id, section_digest
 from nh2st_graph.tl._order import data_first
-from nh2st_graph.train import FittedModel, PreparedSection, image_only, one_thread, weights_digest
+from nh2st_graph.train import (
+    FittedModel,
+    PreparedSection,
+    dense_graph,
+    image_only,
+    one_thread,
+    predict_section,
+    weights_digest,
+)
 
 __all__ = [
     "embed",
@@ -60,10 +68,10 @@ def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
         logger.info("section %r: predicted as of %s%s", graph.section, known, why)
     with one_thread():
         if isinstance(model.module, Estimator):
-            given = model.module.predict(dense_graph(image))
+            predicted = np.asarray(model.module.predict(dense_graph(image)), dtype=np.float32)
         else:
             given = predict_section(model.module, image, threads=model.config.train.n_threads)
-    predicted = np.asarray(given, dtype=np.float32)
+            predicted = np.asarray(given, dtype=np.float32)
     expected = (image.num_nodes, len(model.genes))
     if predicted.shape != expected or not np.isfinite(predicted).all():
         what = f"shape {predicted.shape}" if predicted.shape != expected else "values that are not finite"

@@ -196,7 +196,7 @@ def a_row(stage: str, epoch: int) -> dict[str, object]:
 
 
 def trainer(epoch: int, **metrics: float) -> SimpleNamespace:
-    return SimpleNamespace(current_epoch=epoch, global_step=3, callback_metrics=metrics)
+    return SimpleNamespace(current_epoch=epoch, global_step=3, callback_metrics=metrics, is_global_zero=True)
 
 
 @pytest.fixture
