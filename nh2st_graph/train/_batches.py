@@ -237,7 +237,9 @@ class SpotBatches(IterableDataset[Batch]):
         return -(-n_spots // most)
 
     def _in_pieces(self, section: Data) -> bool:
-        return int(section.num_nodes or 0) >= self.large and self.hops is not None
+        # A part of a large section may have fewer spots.
+        is_large = int(section.num_nodes or 0) >= self.large or isinstance(section.to_dict().get("x"), Rows)
+        return is_large and self.hops is not None
 
     def _seeds(self, section: Data, generator: torch.Generator) -> Sequence[Sequence[Tensor]]:
         """Give the spots of each batch, in one part or in several pieces."""

@@ -19,7 +19,7 @@ __all__ = ["dense_graph", "held_out_sample", "part_of", "predict_section", "scor
 _PIECE = 8192
 
 #: Most spots of a held-out part that choose the number of epochs, in pieces of this many.
-_MOST_HELD_OUT, _SAMPLED = 20_000, 2_000
+_MOST_HELD_OUT, _SAMPLED = 10_000, 1_000
 
 
 def dense_graph(section: Data) -> Data:
@@ -48,7 +48,7 @@ def held_out_sample(section: Data, hops: int | None, *, large: int = LARGE) -> D
     A dense graph with ``seeds``, the spots to score. A section that is not large, or is read as a whole, as it is.
     """
     n_spots = int(section.num_nodes or 0)
-    if n_spots < large or hops is None:
+    if (n_spots < large and not isinstance(section.x, Rows)) or hops is None:
         return dense_graph(section)
     parts = pieces(section.pos, -(-n_spots // _SAMPLED))
     every = -(-n_spots // _MOST_HELD_OUT)
