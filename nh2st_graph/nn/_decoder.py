@@ -90,8 +90,8 @@ class ComponentDecoder(nn.Module):
         self.loadings.zero_()
         self.loadings[: len(loadings)] = loadings.to(self.loadings.dtype)
         self.scale.fill_(float(singular[0]) / n_spots**0.5 if len(singular) else 1.0)
-        lengths = [self.gene_input(rows).square().sum(dim=1) for each in parts for rows in blocks_of(each)]
-        variance = float(torch.cat(lengths).mean())
+        blocks = (self.gene_input(rows) for each in parts for rows in blocks_of(each))
+        variance = sum(float(scores.square().sum(dim=1).sum()) for scores in blocks) / n_spots
         self.total_variance.fill_(variance if variance > 0 else 1.0)
 
     def gene_input(self, targets: Tensor) -> Tensor:
