@@ -16,6 +16,7 @@ from nh2st_graph.section._array import (
     nearest_distances,
     neighbour_distance,
     on_one_colour,
+    spots_at,
 )
 from nh2st_graph.section._contract import (
     Need,
@@ -138,6 +139,7 @@ __all__ = [
     "split_half_normalizer",
     "spot_digests",
     "spot_pitch",
+    "spots_at",
     "target_matrix",
     "targets",
     "unknown_patient",
