@@ -27,7 +27,7 @@ from nh2st_graph.section._contract import (
     open_image,
     refuse_backed,
 )
-from nh2st_graph.section._counts import count_blocks, library_size
+from nh2st_graph.section._counts import copy_of, count_blocks, library_size, on_disk
 from nh2st_graph.section._digest import (
     DIGITS,
     content_digest,
@@ -101,6 +101,7 @@ __all__ = [
     "check_pitch",
     "check_section",
     "content_digest",
+    "copy_of",
     "count_blocks",
     "counts_mistake",
     "find_genes",
@@ -122,6 +123,7 @@ __all__ = [
     "nearest_distances",
     "neighbour_distance",
     "normalize_counts",
+    "on_disk",
     "on_one_colour",
     "open_image",
     "other_sections",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +35,7 @@ from nh2st_graph.im._made_from import (
 from nh2st_graph.im._names import split_names
 from nh2st_graph.im._views import in_views
 from nh2st_graph.nn import LARGE
-from nh2st_graph.section import Key, check_features, full_image, open_image, section_name
+from nh2st_graph.section import Key, check_features, copy_of, full_image, open_image, section_name
 from nh2st_graph.slide import Slide, content_hash, image_exists
 from nh2st_graph.train._embeddings import Embeddings
 
@@ -397,14 +395,14 @@ class Completed(NamedTuple):
 
 
 def _sorted_by_name(adata: AnnData) -> AnnData:
-    """Copy a section with spots in order of their names; a large one that has this order shares its values."""
+    """Copy a section with spots in order of their names.
+
+    If it has this order already, counts on disk stay there, and a large section shares its values.
+    """
     names = adata.obs_names.to_numpy(dtype=str)
-    if adata.n_obs < LARGE or adata.is_view or not (names[1:] >= names[:-1]).all():
+    if adata.is_view or not (names[1:] >= names[:-1]).all() or (adata.n_obs < LARGE and hasattr(adata.X, "copy")):
         return adata[np.argsort(names, kind="stable")].copy()
-    shared = {name: dict(getattr(adata, name)) for name in ("obsm", "varm", "obsp", "varp", "layers")}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Variable names are not unique")  # as they were
-        return AnnData(adata.X, adata.obs.copy(), adata.var.copy(), deepcopy(dict(adata.uns)), raw=adata.raw, **shared)
+    return copy_of(adata, share=True)
 
 
 def _stored_features(section: AnnData) -> str:
