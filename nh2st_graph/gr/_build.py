@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.spatial import QhullError
 
 from nh2st_graph._errors import ConfigError, DataError, nearest, setting
+from nh2st_graph.gr._lattice import array_builder, numbered_rings
 from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import (
     Key,
@@ -189,7 +190,12 @@ def _call_squidpy(
 
     most = adata.n_obs - 1
     if mode == "grid":
-        around = min(n_neighs or lattice_neighbours(adata), most)
+        array = fit_array(adata)
+        around = min(n_neighs or lattice_neighbours(adata, array), most)
+        builder = None if array is None else array_builder(adata, array, around, n_rings)
+        if builder is not None:
+            sq.gr.spatial_neighbors_from_builder(adata, builder, key_added=key_added)
+            return
         sq.gr.spatial_neighbors_grid(adata, n_neighs=around, n_rings=n_rings, key_added=key_added)
         _cut(adata, _longest_px(adata, n_neighs), n_rings, key_added)
     elif mode == "knn":
@@ -211,9 +217,11 @@ def _longest_px(adata: AnnData, n_neighs: int | None) -> float:
 
     It is squidpy's cut-off on a full array: its factor times the distance to the last of the neighbours.
     """
-    if adata.n_obs < 2 or not (fit_array(adata) or _regular(np.asarray(adata.obsm[Key.obsm.spatial], np.float64))):
+    array = fit_array(adata) if adata.n_obs > 1 else None
+    spatial = np.asarray(adata.obsm[Key.obsm.spatial], np.float64)
+    if adata.n_obs < 2 or (array is None and not _regular(spatial)):
         return float("inf")
-    around = lattice_neighbours(adata)
+    around = lattice_neighbours(adata, array)
     wanted = n_neighs or around
     half = int(wanted**0.5) + 2
     x, y = np.meshgrid(*[np.arange(-half, half + 1, dtype=np.float64)] * 2)
@@ -222,7 +230,7 @@ def _longest_px(adata: AnnData, n_neighs: int | None) -> float:
     distances = np.sort(np.hypot(x, y), axis=None)  # in pitches; the first is the spot itself
     reach = distances[wanted]
     following = distances[distances > 1.01 * reach][0]
-    return float(f"{min(_CUT_OFF * reach, _BEFORE_NEXT * following) * spot_pitch(adata):.6g}")
+    return float(f"{min(_CUT_OFF * reach, _BEFORE_NEXT * following) * spot_pitch(adata, array):.6g}")
 
 
 def _regular(centres: NDArray[np.float64]) -> bool:
@@ -244,7 +252,7 @@ def _cut(adata: AnnData, longest_px: float, n_rings: int, key_added: str) -> Non
         return
     dtype = rings.dtype
     ring = sparse.csr_matrix((np.ones(kept.sum(), dtype=dtype), (row[kept], col[kept])), rings.shape)
-    adata.obsp[keys[1]] = _rings(ring, n_rings)
+    adata.obsp[keys[1]] = numbered_rings(ring, n_rings)
     adata.obsp[keys[0]] = (adata.obsp[keys[1]] > 0).astype(dtype)
     logger.warning(
         "section %r: %d of %d edges between neighbours jumped over missing spots (more than %.4g px) and are left out; "
@@ -256,19 +264,6 @@ def _cut(adata: AnnData, longest_px: float, n_rings: int, key_added: str) -> Non
         int((np.diff(ring.indptr) == 0).sum()),
         adata.n_obs,
     )
-
-
-def _rings(ring: sparse.csr_matrix, n_rings: int) -> sparse.csr_matrix:
-    """Number the spots that are up to ``n_rings`` steps of the first ring away."""
-    step = ring + sparse.identity(ring.shape[0], dtype=ring.dtype, format="csr")
-    seen, rings = step, ring
-    for number in range(2, n_rings + 1):
-        reached = ((seen @ step) > 0).astype(ring.dtype)
-        rings = rings + number * (reached - seen)
-        seen = reached
-    rings.eliminate_zeros()
-    rings.sort_indices()
-    return sparse.csr_matrix(rings)
 
 
 def _radius_px(adata: AnnData, radius_um: float | None) -> float:

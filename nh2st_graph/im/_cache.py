@@ -33,7 +33,7 @@ _SPOTS, _BYTES = 2**16, 2**24
 MAPPED_BYTES = 2**27
 
 #: safetensors' names of the types.
-_TYPES = {"F32": np.dtype(np.float32), "U8": np.dtype(np.uint8)}
+_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "U8": np.dtype(np.uint8)}
 
 
 @dataclass(frozen=True)

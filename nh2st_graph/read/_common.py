@@ -14,7 +14,7 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError, ImageError, nearest, reason, setting
-from nh2st_graph.section import Key, as_name, in_tissue, patient_name, patient_of, unknown_patient
+from nh2st_graph.section import Key, as_name, in_tissue, on_disk, patient_name, patient_of, unknown_patient
 from nh2st_graph.slide import IMAGE_ENDINGS
 
 logger = logging.getLogger("nh2st_graph")
@@ -49,8 +49,8 @@ def check_exists(path: Path, argument: str = "root") -> None:
         raise DataError(f"{path} does not exist; check {setting('data.root', argument=argument)}")
 
 
-def stored_anndata(path: Path) -> AnnData:
-    """Read an h5ad file.
+def stored_anndata(path: Path, *, backed: bool = False) -> AnnData:
+    """Read an h5ad file; with ``backed``, ``X`` stays in it.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def stored_anndata(path: Path) -> AnnData:
         If it is damaged, or not h5ad.
     """
     try:
-        return ad.read_h5ad(path)
+        return on_disk(ad.read_h5ad(path, backed="r")) if backed else ad.read_h5ad(path)
     except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
         raise _damaged(path, error) from error
 

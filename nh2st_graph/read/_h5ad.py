@@ -28,7 +28,7 @@ from nh2st_graph.slide import image_exists
 __all__ = ["h5ad_section", "write_h5ad"]
 
 
-def h5ad_section(path: str | Path) -> AnnData:
+def h5ad_section(path: str | Path, *, backed: bool = False) -> AnnData:
     """Read a section that was saved as h5ad, and check it.
 
     Parameters
@@ -38,6 +38,9 @@ def h5ad_section(path: str | Path) -> AnnData:
         :func:`~nh2st_graph.tl.predict`. A relative ``source_image_path`` starts at the file's folder if the image
         exists there, so that a section and its image can be moved together. A table ``ids.csv``
         (``sample_id,patient``) beside the file overrides its patient.
+    backed
+        Leave ``X`` in the file, from which some spots at a time are read where counts are needed. It should be stored
+        by spots (CSR or dense), and the spots be in the order of their names: else all of it is read for training.
 
     Returns
     -------
@@ -49,7 +52,7 @@ def h5ad_section(path: str | Path) -> AnnData:
         If the file is missing, is not h5ad, or breaks the section contract.
     """
     path = Path(path)
-    adata = _stored(path)
+    adata = _stored(path, backed)
     name = section_name(adata)
     patient = patient_beside(name, path.parent)
     if patient is not None:
@@ -57,10 +60,10 @@ def h5ad_section(path: str | Path) -> AnnData:
     return adata
 
 
-def _stored(path: Path) -> AnnData:
+def _stored(path: Path, backed: bool = False) -> AnnData:
     """Read and check a section, with the patient that the file says."""
     check_exists(path, "path")
-    return _checked(stored_anndata(path), path)
+    return _checked(stored_anndata(path, backed=backed), path)
 
 
 def _checked(adata: AnnData, path: Path) -> AnnData:
@@ -127,16 +130,24 @@ def _names(root: Path, library_key: str | None = None) -> list[str]:
 
 @register_format("h5ad", _names)
 def _sections(
-    root: Path, names: Sequence[str] | None = None, *, library_key: str | None = None, patients: str = PATIENTS
+    root: Path,
+    names: Sequence[str] | None = None,
+    *,
+    library_key: str | None = None,
+    backed: bool = False,
+    patients: str = PATIENTS,
 ) -> dict[str, AnnData]:
-    """Read one file, or a folder of ``{section}.h5ad``; or files of several sections, by a column of ``obs``."""
+    """Read one file, or a folder of ``{section}.h5ad``; or files of several sections, by a column of ``obs``.
+
+    With ``backed``, the counts of files of one section stay in their file.
+    """
     check_exists(root)
-    alone = _stored(root) if root.is_file() and library_key is None else None
+    alone = _stored(root, backed) if root.is_file() and library_key is None else None
     found = {section_name(alone): (root, None)} if alone is not None else sections_in(h5ad_files(root), library_key)
 
     def read(name: str, patient: str | None) -> AnnData:
         path, part = found[name]
-        adata = alone if alone is not None else _named(path, name) if part is None else _checked(part(), path)
+        adata = alone if alone is not None else _named(path, name, backed) if part is None else _checked(part(), path)
         patient_in_obs(adata, patient, name)
         return adata
 
@@ -144,8 +155,8 @@ def _sections(
     return read_each(wanted_names(names, found, root), found, beside, patients, read, alone=alone is not None)
 
 
-def _named(path: Path, name: str) -> AnnData:
-    adata = _stored(path)
+def _named(path: Path, name: str, backed: bool) -> AnnData:
+    adata = _stored(path, backed)
     inside = section_name(adata)
     if inside != name:
         raise DataError(

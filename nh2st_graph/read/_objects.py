@@ -17,7 +17,16 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph.read._common import open_h5ad, section_in_obs
 from nh2st_graph.read._spatialdata import ATTRS, region_key, spatialdata_section, table_name
-from nh2st_graph.section import Key, as_name, libraries, library_id, refuse_backed, section_name, unknown_patient
+from nh2st_graph.section import (
+    Key,
+    as_name,
+    libraries,
+    library_id,
+    on_disk,
+    refuse_backed,
+    section_name,
+    unknown_patient,
+)
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -190,12 +199,13 @@ def given_sections(
         return _of_spatialdata(adata, library_key, table_key, copy, image)
     if not isinstance(adata, AnnData):
         raise DataError(f"{type(adata).__name__} is neither AnnData nor SpatialData; read the files with ng.read")
-    refuse_backed(adata)
     if table_key is not None:
         raise DataError(f"table_key={table_key!r} is for SpatialData, and this is AnnData; leave it out")
+    if copy:
+        refuse_backed(adata)
     table = adata.copy() if copy else adata
     if library_key is None:
-        section = _named(table)
+        section = _named(on_disk(table))
         return Given(table, {section_name(section): section}, {section_name(section): np.arange(table.n_obs)})
     rows = _rows_by(table, library_key)
     return Given(table, {name: _part(table, each, name, rows) for name, each in rows.items()}, rows)

@@ -16,6 +16,7 @@ from nh2st_graph.section._array import (
     nearest_distances,
     neighbour_distance,
     on_one_colour,
+    spots_at,
 )
 from nh2st_graph.section._contract import (
     Need,
@@ -26,7 +27,7 @@ from nh2st_graph.section._contract import (
     open_image,
     refuse_backed,
 )
-from nh2st_graph.section._counts import count_blocks, library_size
+from nh2st_graph.section._counts import copy_of, count_blocks, library_size, on_disk
 from nh2st_graph.section._digest import (
     DIGITS,
     content_digest,
@@ -100,6 +101,7 @@ __all__ = [
     "check_pitch",
     "check_section",
     "content_digest",
+    "copy_of",
     "count_blocks",
     "counts_mistake",
     "find_genes",
@@ -121,6 +123,7 @@ __all__ = [
     "nearest_distances",
     "neighbour_distance",
     "normalize_counts",
+    "on_disk",
     "on_one_colour",
     "open_image",
     "other_sections",
@@ -138,6 +141,7 @@ __all__ = [
     "split_half_normalizer",
     "spot_digests",
     "spot_pitch",
+    "spots_at",
     "target_matrix",
     "targets",
     "unknown_patient",

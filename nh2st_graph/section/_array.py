@@ -28,6 +28,7 @@ __all__ = [
     "nearest_distances",
     "neighbour_distance",
     "on_one_colour",
+    "spots_at",
 ]
 
 #: The array of 1007 spots: a square lattice with a spot at every position (Stahl et al. 2016, Andersson et al. 2021).
@@ -57,6 +58,9 @@ _JITTER = 0.2
 #: less than this, the positions are of other spots. A few spots are not compared.
 _UNRELATED = 0.5
 _FEWEST_TO_COMPARE = 20
+
+#: Positions of an array for each of its spots, up to which a table of all positions is made.
+_SPARSE = 50
 
 #: Steps (columns, rows) from a position to the four across its corners, and to the four along its sides.
 _CORNERS = np.array([(-1, -1), (1, -1), (-1, 1), (1, 1)])
@@ -189,6 +193,33 @@ def adjacent_steps(array: Array | None) -> NDArray[np.int64]:
     if array.hexagonal:
         sides = sides[:2] if array.column < array.row else sides[2:]
     return np.concatenate([_CORNERS, sides])
+
+
+def spots_at(positions: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.int32] | None:
+    """Find the spot at each of some steps from each spot.
+
+    Parameters
+    ----------
+    positions
+        Array positions, ``(n_spots, 2)``.
+    steps
+        ``(n_steps, 2)``, in the same order of axes.
+
+    Returns
+    -------
+    Numbers of the spots, ``(n_steps, n_spots)``; -1 where there is none. None if two spots share a position.
+    """
+    # Number the positions row by row, with room at the ends so that no step leads into another row.
+    rim = int(np.abs(steps).max(initial=0))
+    placed = positions - positions.min(axis=0) + rim
+    across, along = (placed.max(axis=0) + rim + 1).tolist()
+    number, step = placed @ np.array([1, across]), steps @ np.array([1, across])
+    if across * along > _SPARSE * len(positions):
+        places = pd.Index(number)
+        return np.stack([places.get_indexer(number + by) for by in step]) if places.is_unique else None
+    there = np.full(across * along, -1, dtype=np.int32)
+    there[number] = np.arange(len(positions))
+    return there[number + step[:, None]] if (there[number] == np.arange(len(positions))).all() else None
 
 
 def nearest_distances(centres: NDArray[np.float64], k: int = 1) -> NDArray[np.float64]:

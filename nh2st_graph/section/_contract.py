@@ -180,7 +180,7 @@ def _raw_counts(adata: AnnData) -> str:
 
 
 def refuse_backed(adata: AnnData) -> None:
-    """Refuse an AnnData whose ``X`` stays in its file: it can be neither copied nor written to.
+    """Refuse an AnnData in backed mode: it can be neither copied nor written to (see :func:`on_disk`).
 
     Raises
     ------

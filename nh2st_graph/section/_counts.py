@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph.section._access import as_csr
 
-__all__ = ["count_blocks", "library_size"]
+__all__ = ["copy_of", "count_blocks", "library_size", "on_disk"]
 
 #: Values that are read at a time; of a sparse matrix on disk, about a hundredth of them are stored.
 _VALUES = 100_000_000
@@ -62,6 +65,38 @@ def _rows(values: Any, rows: slice | NDArray[np.intp]) -> Any:
         order = np.argsort(rows)
         part = values[rows[order]][np.argsort(order)]
     return part.compute() if hasattr(part, "compute") else part
+
+
+def on_disk(adata: AnnData) -> AnnData:
+    """Give an AnnData in backed mode as one in memory whose ``X`` stays in its file; another one as it is.
+
+    Values in memory are shared. Views of the result have their part of ``X`` in memory; a copy of all of it is made by
+    :func:`copy_of`.
+    """
+    return _shared(adata, adata.obs, adata.var, dict(adata.uns)) if adata.isbacked else adata
+
+
+def copy_of(adata: AnnData, *, share: bool = False) -> AnnData:
+    """Copy a section, whose ``X`` may stay on disk.
+
+    Parameters
+    ----------
+    adata
+        The section.
+    share
+        Copy ``obs``, ``var`` and ``uns`` alone, and share the values. So it is for ``X`` on disk.
+    """
+    if share or not hasattr(adata.X, "copy"):
+        return _shared(adata, adata.obs.copy(), adata.var.copy(), deepcopy(dict(adata.uns)))
+    return adata.copy()
+
+
+def _shared(adata: AnnData, obs: pd.DataFrame, var: pd.DataFrame, uns: dict[str, Any]) -> AnnData:
+    slots = {name: dict(getattr(adata, name)) for name in ("obsm", "varm", "obsp", "varp", "layers")}
+    raw = None if adata.isbacked else adata.raw
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Variable names are not unique")  # as they were
+        return AnnData(adata.X, obs=obs, var=var, uns=uns, raw=raw, **slots)
 
 
 def library_size(adata: AnnData) -> NDArray[np.float64]:

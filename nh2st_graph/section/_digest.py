@@ -88,7 +88,7 @@ def _counts(adata: AnnData, spots: NDArray[np.intp], names: list[str]) -> str:
         stored.append(np.diff(counts.indptr))
     for each in indices:
         digest.update(each.astype(np.int64))
-    digest.update(np.cumsum(np.concatenate(stored), dtype=np.int64))
+    digest.update(np.cumsum(np.concatenate(stored), dtype=np.int64).tobytes())
     return digest.hexdigest()[:DIGITS]
 
 

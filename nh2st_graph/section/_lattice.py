@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError
 from nh2st_graph.section._access import section_name
-from nh2st_graph.section._array import adjacent_steps, fit_array, nearest_distances, neighbour_distance
+from nh2st_graph.section._array import Array, adjacent_steps, fit_array, nearest_distances, neighbour_distance
 from nh2st_graph.section._keys import Key
 
 __all__ = ["lattice_neighbours", "spot_pitch"]
@@ -22,12 +22,19 @@ _SQUARE_FROM = 1.2
 _SHELL, _FEW = 0.14, 0.1
 
 
-def spot_pitch(adata: AnnData) -> float:
+def spot_pitch(adata: AnnData, array: Array | None = None) -> float:
     """Compute the distance between adjacent spots, in full-resolution pixels.
 
     It comes from ``obs["array_row"]`` and ``obs["array_col"]`` if the section has them, else it is the median distance
     from a spot to its nearest other spot. On a chessboard (arrays of 1934 spots, such as GSE144240's), where only every
     second position has a spot, adjacent spots lie across a corner, 1.41 steps of the array apart.
+
+    Parameters
+    ----------
+    adata
+        One section.
+    array
+        Its array, if :func:`fit_array` has found it already.
 
     Returns
     -------
@@ -38,7 +45,7 @@ def spot_pitch(adata: AnnData) -> float:
     DataError
         If most spots share their position with another, or array positions are not whole numbers.
     """
-    array = fit_array(adata)
+    array = array or fit_array(adata)
     if array is not None:
         return array.pitch
     spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
@@ -53,19 +60,24 @@ def spot_pitch(adata: AnnData) -> float:
     return pitch
 
 
-def lattice_neighbours(adata: AnnData) -> int:
+def lattice_neighbours(adata: AnnData, array: Array | None = None) -> int:
     """Count the neighbours of a spot in the first ring: 8 on a square array (ST), 6 on a hexagonal one (Visium).
 
     The kind of array comes from the steps between array rows and columns if the section has them, else from the nearest
     spots. A chessboard is a square array turned by 45 degrees. Its ring has the four spots across the corners, one
     pitch away, and the four two steps along rows and columns, 1.41 pitches away.
 
+    Parameters
+    ----------
+    adata, array
+        As for :func:`spot_pitch`.
+
     Raises
     ------
     DataError
         If array positions are not whole numbers.
     """
-    array = fit_array(adata)
+    array = array or fit_array(adata)
     if array is not None:
         return len(adjacent_steps(array))
     spatial = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)

@@ -14,7 +14,7 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph._settings import TARGET_SUM
 from nh2st_graph.section._access import array_positions, section_name
-from nh2st_graph.section._array import adjacent_steps, fit_array
+from nh2st_graph.section._array import adjacent_steps, fit_array, spots_at
 from nh2st_graph.section._counts import count_blocks, library_size
 from nh2st_graph.section._genes import find_genes, mismatch
 from nh2st_graph.section._keys import Key
@@ -233,17 +233,12 @@ def _array_mean(adata: AnnData) -> sparse.csr_matrix:
             f"section {section_name(adata)!r}: {setting('data.smooth', '3x3')} needs array positions "
             f"(obs['{Key.obs.array_row}'], obs['{Key.obs.array_col}']); use {setting('data.smooth', 'none')}"
         )
-    steps = np.concatenate([[(0, 0)], adjacent_steps(fit_array(adata))])
-    # Number the positions row by row, with room at the ends so that no step leads into another row.
-    length = np.ptp(positions[:, 0]) + 1 + 2 * np.abs(steps).max()
-    number = np.array([1, length])
-    places = pd.Index(positions @ number)
-    if not places.is_unique:
+    adjacent = spots_at(positions, np.concatenate([[(0, 0)], adjacent_steps(fit_array(adata))]))
+    if adjacent is None:
         raise DataError(
             f"section {section_name(adata)!r}: two spots share a position of the array, so "
             f"{setting('data.smooth', '3x3')} cannot tell their neighbours; use {setting('data.smooth', 'none')}"
         )
-    adjacent = np.stack([places.get_indexer(places + step) for step in steps @ number])
     _, spot = taken = np.nonzero(adjacent >= 0)
     ones = sparse.csr_matrix((np.ones(len(spot)), (spot, adjacent[taken])), shape=(adata.n_obs, adata.n_obs))
     return sparse.diags(1.0 / np.asarray(ones.sum(axis=1)).ravel()) @ ones

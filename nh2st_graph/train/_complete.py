@@ -34,7 +34,8 @@ from nh2st_graph.im._made_from import (
 )
 from nh2st_graph.im._names import split_names
 from nh2st_graph.im._views import in_views
-from nh2st_graph.section import Key, check_features, full_image, open_image, section_name
+from nh2st_graph.nn import LARGE
+from nh2st_graph.section import Key, check_features, copy_of, full_image, open_image, section_name
 from nh2st_graph.slide import Slide, content_hash, image_exists
 from nh2st_graph.train._embeddings import Embeddings
 
@@ -202,7 +203,7 @@ class Completer:
 
         With embeddings, no image is. For views in other stains, it always is.
         """
-        section = adata[np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")].copy()
+        section = _sorted_by_name(adata)
         if self.sources.without_encoders(self.config.features):
             self._embeddings.add(section)
             yield Opened(section, Key.obsm.image, None, ExitStack())
@@ -391,6 +392,17 @@ class Completed(NamedTuple):
 
     section: AnnData
     views: NDArray[np.float32 | np.uint8] | None = None
+
+
+def _sorted_by_name(adata: AnnData) -> AnnData:
+    """Copy a section with spots in order of their names.
+
+    If it has this order already, counts on disk stay there, and a large section shares its values.
+    """
+    names = adata.obs_names.to_numpy(dtype=str)
+    if adata.is_view or not (names[1:] >= names[:-1]).all() or (adata.n_obs < LARGE and hasattr(adata.X, "copy")):
+        return adata[np.argsort(names, kind="stable")].copy()
+    return copy_of(adata, share=True)
 
 
 def _stored_features(section: AnnData) -> str:

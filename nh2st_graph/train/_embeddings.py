@@ -14,7 +14,7 @@ from nh2st_graph._errors import ModelError, setting
 from nh2st_graph.config import FeaturesConfig
 from nh2st_graph.im import add_embeddings, embedding_file, in_obsm, source_of
 from nh2st_graph.im._made_from import EMBEDDINGS, Fingerprint, other_encoders, stored_encoders
-from nh2st_graph.section import Key, section_name
+from nh2st_graph.section import Key, copy_of, section_name
 
 __all__ = ["Embeddings"]
 
@@ -64,7 +64,7 @@ class Embeddings:
         """Leave out the spots without an embedding, if the configuration says so."""
         if self.features.missing == "fail":
             return section
-        joined = section.copy()
+        joined = copy_of(section)
         without = self._join(joined, "drop")
         if not len(without):
             return section

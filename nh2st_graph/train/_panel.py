@@ -14,11 +14,14 @@ from nh2st_graph._errors import DataError
 from nh2st_graph._settings import TARGET_SUM
 from nh2st_graph.config import DataConfig
 from nh2st_graph.datasets import fetch_panel, is_published, read_panel
-from nh2st_graph.section import Key, absent_genes, absent_message, find_genes, genes_by_name, species
+from nh2st_graph.section import Key, absent_genes, absent_message, count_blocks, find_genes, genes_by_name, species
 
 __all__ = ["choose_panel"]
 
 logger = logging.getLogger("nh2st_graph")
+
+#: The genes that vary most are chosen on an even sample of a section with more than this many spots.
+_MOST_SPOTS = 100_000
 
 
 def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], data: DataConfig) -> list[str]:
@@ -33,7 +36,8 @@ def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], da
     data
         ``panel`` is a file of symbols, the name of a published panel
         (:data:`~nh2st_graph.datasets.PUBLISHED_PANELS`), or ``hvg:N``: the ``N`` genes that vary most over the training
-        sections (scanpy's dispersions, section by section). ``missing_genes`` says what happens with a gene that a
+        sections (scanpy's dispersions, section by section; of a section of more than 100,000 spots, over an even sample
+        of 50,000 and more). ``missing_genes`` says what happens with a gene that a
         section lacks. A file may also hold Ensembl ids. Sections may name genes in the other way, if a column of
         ``var`` maps the names.
 
@@ -88,11 +92,10 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
         logger.info("%s", said)
     # Sorted, so that the panel does not depend on the order of genes, spots or sections.
     genes = sorted(shared)
-    parts = {name: train[name][sorted(train[name].obs_names), positions[name][genes]].X for name in sorted(train)}
     joined = ad.concat(
         {
-            name: AnnData(sparse.csr_matrix(part, dtype=np.float32), var=pd.DataFrame(index=genes))
-            for name, part in parts.items()
+            name: AnnData(_counts(train[name], positions[name][genes]), var=pd.DataFrame(index=genes))
+            for name in sorted(train)
         },
         label=Key.obs.section,
         index_unique="-",
@@ -105,3 +108,11 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
     wanted = min(int(panel.removeprefix("hvg:")), joined.n_vars)
     sc.pp.highly_variable_genes(joined, n_top_genes=wanted, batch_key=Key.obs.section, flavor="seurat")
     return sorted(joined.var_names[joined.var["highly_variable"]])
+
+
+def _counts(section: AnnData, genes: pd.Series) -> sparse.csr_matrix:
+    """Look up the counts of genes by position, with spots in order of their names; of very many, an even sample."""
+    spots = np.argsort(section.obs_names.to_numpy(dtype=str), kind="stable")
+    spots = spots[:: -(-len(spots) // _MOST_SPOTS)]
+    parts = [block[:, genes.to_numpy()] for block in count_blocks(section, spots)]
+    return sparse.csr_matrix(sparse.vstack(parts), dtype=np.float32)

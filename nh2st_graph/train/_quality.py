@@ -8,7 +8,7 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph.im._quality import FLAWS, add_quality
-from nh2st_graph.section import Key, open_image, section_name
+from nh2st_graph.section import Key, copy_of, open_image, section_name
 
 __all__ = ["good_spots", "with_quality"]
 
@@ -27,7 +27,7 @@ def with_quality(section: AnnData) -> AnnData:
     """
     if Key.obs.quality in section.obs and section.obs[Key.obs.quality].notna().all():
         return section
-    measured = section.copy()
+    measured = copy_of(section)
     with open_image(measured) as slide:
         add_quality(measured, slide)
     return measured

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
 from nh2st_graph.section import Key
@@ -68,6 +71,30 @@ def test_a_file_of_another_type_is_not_used(cache, type_, other):
     assert cache.read("k") is None
 
 
+def test_blocks_are_stored_side_by_side(cache):
+    other = FeatureBlock(BLOCK.spots, ["v"], np.array([[7], [200]], dtype=np.uint8))
+    cache.write("k", BLOCK, other)
+    back = cache.read("k")
+    assert back.names == ["x", "y", "z", "v"]
+    np.testing.assert_array_equal(back.values, np.hstack([BLOCK.values, other.values]))
+    assert back.values.dtype == np.float32
+
+
+def test_large_features_stay_in_their_file_and_are_checked_all_the_same(cache, monkeypatch):
+    monkeypatch.setattr("nh2st_graph.im._cache.MAPPED_BYTES", 1)
+    monkeypatch.setattr("nh2st_graph.im._cache._BYTES", 12)  # a row
+    cache.write("k", BLOCK)
+    assert safetensors.numpy.load_file(cache.path("k"))["features"].tolist() == BLOCK.values.tolist()
+    values = cache.read("k").values
+    assert type(values) is np.ndarray
+    assert isinstance(values.base, np.memmap)
+    np.testing.assert_array_equal(values, BLOCK.values)
+    with pytest.raises(ValueError, match="read-only"):
+        values[0] = 0
+    damage_flip(cache.path("k"))
+    assert cache.read("k") is None
+
+
 def test_a_file_under_another_key_is_not_used(cache):
     cache.write("k", BLOCK)
     cache.path("k").rename(cache.path("other"))
@@ -106,6 +133,26 @@ def test_where_the_folder_is(tmp_path, own_cache, monkeypatch):
     folder = cache_folder(None)
     assert folder.is_absolute()
     assert folder.parts[-2:] == ("nh2st_graph", "features")
+
+
+@pytest.mark.parametrize("block", [2, 2**16])
+def test_the_key_is_that_of_all_spots_as_one_text(make_section, monkeypatch, block):
+    """Whatever the block: features that are cached stay."""
+    monkeypatch.setattr("nh2st_graph.im._cache._SPOTS", block)
+    adata = make_section()[::-1].copy()
+    adata.obs_names = [f'ö"{name}' for name in adata.obs_names]
+    centres = adata.obsm[Key.obsm.spatial].tolist()
+    content = {
+        "format": 3,
+        "image": "hash",
+        "spots": sorted([name, x, y] for name, (x, y) in zip(adata.obs_names, centres, strict=True)),
+        "patch_um": 112.0,
+        "microns_per_pixel": 1.0,
+        "encoder": {"encoder": "ü"},
+        "downsample": 2.0,
+    }
+    expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    assert cache_key(adata, "hash", 112.0, 1.0, {"encoder": "ü"}, 2.0) == expected
 
 
 def test_the_key_holds_what_the_features_depend_on(make_section):

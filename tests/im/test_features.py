@@ -255,3 +255,21 @@ def test_real_tissue(make_section, shared_data):
         patch = image[round(y - half) : round(y + half), round(x - half) : round(x + half)]
         means = [value[names.index(f"summary_ch-{c}_mean")] for c in range(3)]
         np.testing.assert_allclose(means, patch.mean(axis=(0, 1)), atol=1)
+
+
+def test_large_features_of_several_blocks_are_mapped_from_one_file(make_section, tmp_path, monkeypatch):
+    adata, cache = make_section(), tmp_path / "cache"
+    blocks = [(SQUIDPY, 112), (SQUIDPY, 224)]
+    expected = image_features(adata, blocks, cache=cache)
+    monkeypatch.setattr("nh2st_graph.im._features.MAPPED_BYTES", 1)
+    monkeypatch.setattr("nh2st_graph.im._cache.MAPPED_BYTES", 1)
+    for _ in range(2):
+        assert (image_features(adata, blocks, cache=cache) == expected).all()
+        assert isinstance(adata.obsm[Key.obsm.image].base, np.memmap)
+        assert len(list(cache.iterdir())) == 3
+    adata.write_h5ad(tmp_path / "section.h5ad")
+    assert (ad.read_h5ad(tmp_path / "section.h5ad").obsm[Key.obsm.image] == expected).all()
+    # Spots in another order than that of the file, and no cache, have their features in memory.
+    other = adata[::-1].copy()
+    assert (image_features(other, blocks, cache=cache) == expected[::-1]).all()
+    assert (image_features(adata, blocks, cache=False) == expected).all()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -220,9 +222,18 @@ def test_a_backed_file(plain, image, tmp_path):
     backed = ad.read_h5ad(tmp_path / "T.h5ad", backed="r")
     section = anndata_section(backed, image, 0.5, section="T")
     np.testing.assert_array_equal(section.X.toarray(), plain.X.toarray())
-    for use in (lambda: check_section(backed), lambda: features(backed), lambda: spatial_graph(backed)):
-        with pytest.raises(DataError, match=r"backed by .*T\.h5ad; load it: adata = adata\.to_memory\(\)"):
-            use()
+    # A copy cannot be made; results alone are written into the object, and counts stay in the file.
+    section.write_h5ad(tmp_path / "S.h5ad")
+    backed, whole = ad.read_h5ad(tmp_path / "S.h5ad", backed="r"), section.copy()
+    for use in (check_section, partial(features, encoder="squidpy:summary", copy=True)):
+        with pytest.raises(DataError, match=r"backed by .*S\.h5ad; load it: adata = adata\.to_memory\(\)"):
+            use(backed)
+    for each in (backed, whole):
+        features(each, "squidpy:summary", 20, progress=False, check_placement=False)
+        spatial_graph(each)
+    assert backed.isbacked
+    np.testing.assert_array_equal(backed.obsm["X_image"], whole.obsm["X_image"])
+    assert (backed.obsp["spatial_connectivities"] != whole.obsp["spatial_connectivities"]).nnz == 0
 
 
 class TestAnalysed:

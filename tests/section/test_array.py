@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph import DataError
-from nh2st_graph.section import Array, adjacent_steps, check_array, fit_array, on_one_colour
+from nh2st_graph.section import Array, adjacent_steps, check_array, fit_array, on_one_colour, spots_at
 
 #: Columns and rows in pixels; hexagonal arrays are numbered as Space Ranger does, and the same with x and y exchanged.
 STEPS = {
@@ -108,3 +108,20 @@ def test_sections_joined_into_one_are_refused():
     joined = ad.concat([section_of("hexagonal"), section_of("hexagonal")], index_unique="-")
     with pytest.raises(DataError, match=r"41 of 82 spots .*'s0-0' and 's0-1' at row 0, column 0.*library_key='COLUMN'"):
         check_array(joined)
+
+
+PLACES = st.lists(st.tuples(st.integers(-4, 5), st.integers(0, 300)), min_size=1, max_size=20, unique=True)
+
+
+@given(PLACES, st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2)), min_size=1, max_size=5))
+def test_spots_at_steps_are_found_by_position(places, steps):
+    found = spots_at(np.array(places), np.array(steps))
+    for step, others in zip(steps, found, strict=True):
+        for (x, y), other in zip(places, others, strict=True):
+            there = (x + step[0], y + step[1])
+            assert other == (places.index(there) if there in places else -1)
+
+
+@pytest.mark.parametrize("far", [0, 1000])
+def test_no_spot_is_found_where_two_share_a_position(far):
+    assert spots_at(np.array([(1, 1), (1, 1), (far, far)]), np.array([(0, 1)])) is None

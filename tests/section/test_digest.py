@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,6 +43,24 @@ def test_order_and_storage_do_not_matter(section):
     assert digest.keys() == PARTS
     assert section_digest(shuffled) == section_digest(dense) == digest
     assert section_digest(stored) == section_digest(other)
+
+
+def test_counts_are_hashed_by_blocks_as_at_once(section, monkeypatch, tmp_path):
+    """Whatever the block: digests of earlier versions stay."""
+    spots, genes = np.argsort(section.obs_names), np.argsort(section.var_names)
+    counts = section.X[spots][:, genes]
+    counts.sort_indices()
+    content = "\n".join([*section.obs_names[spots], "", *section.var_names[genes]]).encode()
+    arrays = (counts.data.astype(np.float64), counts.indices.astype(np.int64), counts.indptr.astype(np.int64))
+    expected = hashlib.sha256(content + b"".join(each.tobytes() for each in arrays)).hexdigest()[:16]
+    assert section_digest(section)["counts"] == expected
+    monkeypatch.setattr("nh2st_graph.section._digest._BLOCK", 4)
+    shuffled = section[np.random.default_rng(2).permutation(6)].copy()
+    for dense in (False, True):
+        shuffled.X = shuffled.X.toarray() if dense else shuffled.X
+        shuffled.write_h5ad(tmp_path / f"{dense}.h5ad")
+        on_disk = ad.read_h5ad(tmp_path / f"{dense}.h5ad", backed="r")
+        assert section_digest(shuffled)["counts"] == section_digest(on_disk)["counts"] == expected
 
 
 @pytest.mark.parametrize(

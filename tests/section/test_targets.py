@@ -312,6 +312,14 @@ class TestMostVariableGenes:
         other = {n: train[n][shuffled(train[n].obs_names), shuffled(train[n].var_names)].copy() for n in ("B", "A")}
         assert choose_panel(other, {}, DataConfig(panel="hvg:8")) == expected
 
+    def test_of_very_many_spots_are_chosen_on_an_even_sample(self, monkeypatch):
+        train = {"A": poisson_section("A", n_spots=100, seed=1)}
+        sample = {"A": train["A"][sorted(train["A"].obs_names)[::3]].copy()}
+        expected = choose_panel(sample, {}, DataConfig(panel="hvg:8"))
+        assert choose_panel(train, {}, DataConfig(panel="hvg:8")) != expected
+        monkeypatch.setattr("nh2st_graph.train._panel._MOST_SPOTS", 40)
+        assert choose_panel(train, {}, DataConfig(panel="hvg:8")) == expected
+
     def test_read_no_count_of_a_test_section(self):
         train, test = self.train(), poisson_section("C", seed=3)
         expected = choose_panel(train, {"C": test}, DataConfig(panel="hvg:8"))

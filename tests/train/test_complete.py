@@ -32,6 +32,21 @@ def done(tiny_sections, tiny_config) -> AnnData:
     return section
 
 
+def test_a_large_section_in_order_of_its_names_is_not_copied(tiny_sections, tiny_config, monkeypatch):
+    monkeypatch.setattr("nh2st_graph.train._complete.LARGE", 1)
+    given = tiny_sections["S1"]
+    given = given[np.argsort(given.obs_names)].copy()
+    held = [(part, list(getattr(given, part))) for part in ("obs", "obsm", "obsp", "uns")]
+    found = complete_section(given, tiny_config)
+    assert np.shares_memory(found.X.data, given.X.data)
+    assert [(part, list(getattr(given, part))) for part, _ in held] == held  # nothing is written into it
+    copied = complete_section(given[::-1].copy(), tiny_config)
+    assert not np.shares_memory(copied.X.data, given.X.data)
+    assert list(copied.obs_names) == list(found.obs_names) == list(given.obs_names)
+    assert (copied.X != found.X).nnz == 0
+    assert_array_equal(copied.obsm["X_image"], found.obsm["X_image"])
+
+
 def kept(section: AnnData, config: Config) -> bool:
     return bool((complete_section(section, config).obsm["X_image"] > MARK / 2).all())
 
