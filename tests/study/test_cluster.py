@@ -17,13 +17,12 @@ from nh2st_graph import _cluster as cluster_of
 from nh2st_graph._cluster import check_scheduler, on_cluster
 from nh2st_graph.study import read_benchmark, run_study
 
-#: What workers import: tasks, and a method that dies once.
+#: What workers import: tasks, and in another file, since it takes long, a method that dies once.
 TASKS = """
 import os, signal
 from pathlib import Path
 
-from methods_of_a_test import Pls
-from nh2st_graph import DataError
+from nh2st_graph._errors import DataError
 
 
 def square(x):
@@ -38,6 +37,12 @@ def die(times, folder):
         Path(folder, str(died)).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return died
+"""
+DYING = """
+import os, signal
+from pathlib import Path
+
+from methods_of_a_test import Pls
 
 
 class DiesOnce(Pls):
@@ -53,17 +58,30 @@ class DiesOnce(Pls):
 @pytest.fixture(scope="module")
 def tasks(here: Path) -> Any:
     (here / "tasks_of_a_test.py").write_text(TASKS)
+    (here / "dying_method_of_a_test.py").write_text(DYING)
     return importlib.import_module("tasks_of_a_test")
 
 
 @pytest.fixture(scope="module")
-def scheduler(tasks: Any) -> Iterator[str]:
-    """Address of a cluster of two workers, on which a task may die twice."""
+def cluster(tasks: Any) -> Iterator[LocalCluster]:
+    """Two workers; a task may die once."""
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster,
     ):
-        yield cluster.scheduler_address
+        yield cluster
+
+
+@pytest.fixture
+def scheduler(cluster: LocalCluster) -> str:
+    return cluster.scheduler_address
+
+
+@pytest.fixture
+def with_one_worker(cluster: LocalCluster, scheduler: str) -> str:
+    """It takes some seconds until a worker has loaded the libraries of a run."""
+    cluster.scale(1)
+    return scheduler
 
 
 def test_what_is_no_address_is_refused():
@@ -104,12 +122,12 @@ class TestCluster:
         with pytest.raises(RunError, match="died"):
             ended[1]()
 
-    def test_a_study_is_the_serial_study_though_a_worker_dies(self, scheduler, study_file, tmp_path, monkeypatch):
+    def test_a_study_is_the_serial_study_though_a_worker_dies(self, with_one_worker, study_file, tmp_path, monkeypatch):
         monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
         methods = {
             "graph": {"model.name": "nh2st_graph"},
             "pls": {"model.name": "methods_of_a_test:Pls"},
-            "dies": {"model.name": "tasks_of_a_test:DiesOnce"},
+            "dies": {"model.name": "dying_method_of_a_test:DiesOnce"},
             "missing": {"data.panel": "nowhere.txt"},
         }
         splits = {"one": {"train": ["S1", "S2"], "test": ["S3"]}}
@@ -119,7 +137,7 @@ class TestCluster:
         result = run_study(
             study,
             tmp_path / "there",
-            scheduler=scheduler,
+            scheduler=with_one_worker,
             watch=lambda run, outcome: told.append((run.variant, outcome)),
         )
         assert (tmp_path / "cache" / "died").exists()
@@ -133,11 +151,11 @@ class TestCluster:
                     assert (other / name).read_text() == (run.folder / name).read_text()
         assert result.failures.keys() != alone.failures.keys()
 
-    def test_workers_encode_and_the_run_reads(self, scheduler, tiny_config, root, tmp_path, monkeypatch):
+    def test_workers_encode_and_the_run_reads(self, with_one_worker, tiny_config, root, tmp_path, monkeypatch):
         monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
         changes = ["data.format=h5ad", f"data.root={root}", "data.train=[S1,S2]", "data.test=[S3]"]
         config = tiny_config.override(changes)
-        tl.encode_on(scheduler, config, config.override(["model.hops=2"]))
+        tl.encode_on(with_one_worker, config, config.override(["model.hops=2"]))
         monkeypatch.setattr("nh2st_graph.im._squidpy.SquidpyEncoder.encode", None)
         written = tl.prepare_sections(config, tmp_path / "prepared")
         assert sorted(path.name for path in written) == ["S1.h5ad", "S2.h5ad", "S3.h5ad"]
