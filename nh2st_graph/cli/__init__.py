@@ -16,9 +16,27 @@ import typer
 from typer.core import TyperGroup
 
 from nh2st_graph import __version__
+from nh2st_graph._cluster import check_scheduler
 from nh2st_graph._errors import NO_SET, NH2STGraphError, RenamedWarning
 from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
 from nh2st_graph.cli._help import Command, Group
+from nh2st_graph.cli._options import (
+    Bars,
+    Cache,
+    ConfigFile,
+    Embeddings,
+    Encoder,
+    EncodingScheduler,
+    Jobs,
+    Only,
+    Overrides,
+    Resume,
+    RunFolder,
+    Scheduler,
+    Seeds,
+    StudyFolder,
+    Trust,
+)
 from nh2st_graph.cli._working import silent, working
 
 __all__ = ["app", "main"]
@@ -33,46 +51,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-_SET_HELP = "Change a configuration key: [bold]KEY=VALUE[/], the value in YAML. May be given several times."
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML); see configs/.")]
-Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N,N", help="Seeds to use instead of those in the file.")]
-Only = Annotated[
-    list[str] | None,
-    typer.Option("--only", metavar="NAME", help="Run only this variant or method. May be given several times."),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")]
-StudyFolder = Annotated[
-    Path, typer.Option("--out", metavar="FOLDER", help="Folder of the study; must not exist, unless --resume.")
-]
-Jobs = Annotated[int | None, typer.Option("--jobs", metavar="N", help="Number of processes; by default one a core.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'train' wrote.")]
-Trust = Annotated[
-    bool,
-    typer.Option(
-        "--trust",
-        help="Do what the saved model names: import its method, open its encoder's file or hub, use its cache folder. "
-        "Only for models whose origin you know.",
-    ),
-]
-Encoder = Annotated[
-    str | None,
-    typer.Option("--encoder", metavar="NAME", help="Encoder with the weights of training, where it is now."),
-]
-Cache = Annotated[
-    Path | None, typer.Option("--cache", metavar="DIR", help="Folder of cached features; by default the user's.")
-]
-Embeddings = Annotated[
-    str | None,
-    typer.Option(
-        "--embeddings",
-        metavar="PLACE",
-        help="Features that another package computed, for a model trained on such: a folder, a pattern such as "
-        "'embeddings/{section}.h5', a file, or obsm:KEY.",
-    ),
-]
-Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars on a terminal.")]
 
 
 def _show_version(value: bool) -> None:
@@ -146,6 +124,7 @@ def prepare(
         ),
     ] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Keep sections that exist in the folder.")] = False,
+    scheduler: EncodingScheduler = None,
     overrides: Overrides = None,
 ) -> None:
     """Read sections of any format, show what is in them, and write them as h5ad.
@@ -160,7 +139,8 @@ def prepare(
     phase("checking the arguments", brief=True)
     from nh2st_graph.cli._prepare import Options, run_prepare
 
-    run_prepare(source, root, out, Options(sections or [], options or [], check_placement, resume, overrides or []))
+    given = Options(sections or [], options or [], check_placement, resume, overrides or [], scheduler)
+    run_prepare(source, root, out, given)
 
 
 @app.command(cls=Command)
@@ -173,6 +153,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of the same configuration.")
     ] = False,
+    scheduler: EncodingScheduler = None,
 ) -> None:
     """Train on sections, score on others, and write model, predictions and figures.
 
@@ -191,9 +172,10 @@ def train(
         with silent():
             tl.train_run(loaded, out, resume=resume)
         return
+    check_scheduler(scheduler)
     tl.check_run(loaded, out, resume=resume)
     with working(resumable=True):
-        run = tl.train_run(loaded, out, resume=resume)
+        run = tl.train_run(loaded, out, resume=resume, scheduler=scheduler)
     print_run(run)
 
 
@@ -247,6 +229,7 @@ def predict(
         bool, typer.Option("--spatialdata", help="Also write a SpatialData store (zarr) beside each h5ad.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Keep outputs that exist in the folder.")] = False,
+    scheduler: EncodingScheduler = None,
     trust: Trust = False,
     encoder: Encoder = None,
     cache: Cache = None,
@@ -264,6 +247,7 @@ def predict(
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_paths
 
+    check_scheduler(scheduler)
     tl.check_prediction(
         run,
         sections,
@@ -299,6 +283,7 @@ def predict(
             cache=cache,
             embeddings=embeddings,
             progress=progress,
+            scheduler=scheduler,
         )
     if written:
         print_paths(written)
@@ -379,6 +364,7 @@ def ablate(
     seeds: Seeds = None,
     only: Only = None,
     jobs: Jobs = None,
+    scheduler: Scheduler = None,
     resume: Resume = False,
 ) -> None:
     """Train variants of a configuration over folds and seeds, and compare each with the base.
@@ -393,7 +379,8 @@ def ablate(
     from nh2st_graph.cli._runs import run_many
     from nh2st_graph.study import read_study
 
-    run_many(read_study, study, out, overrides or [], seeds, only=only or [], jobs=jobs, resume=resume)
+    how = {"only": only or [], "jobs": jobs, "scheduler": scheduler, "resume": resume}
+    run_many(read_study, study, out, overrides or [], seeds, **how)
 
 
 @app.command(cls=Command)
@@ -406,6 +393,7 @@ def benchmark(
     seeds: Seeds = None,
     only: Only = None,
     jobs: Jobs = None,
+    scheduler: Scheduler = None,
     resume: Resume = False,
 ) -> None:
     """Train methods over splits and seeds under one protocol, and rank them beside the baselines.
@@ -420,7 +408,8 @@ def benchmark(
     from nh2st_graph.cli._runs import run_many
     from nh2st_graph.study import read_benchmark
 
-    run_many(read_benchmark, benchmark, out, overrides or [], seeds, only=only or [], jobs=jobs, resume=resume)
+    how = {"only": only or [], "jobs": jobs, "scheduler": scheduler, "resume": resume}
+    run_many(read_benchmark, benchmark, out, overrides or [], seeds, **how)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

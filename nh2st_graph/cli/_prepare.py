@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nh2st_graph import read
 from nh2st_graph._atomic import check_place, owned_new
+from nh2st_graph._cluster import check_scheduler
 from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError, listed
 from nh2st_graph._progress import console, phase
 from nh2st_graph.cli._working import interruptible, working
@@ -50,6 +51,7 @@ class Options(NamedTuple):
     check_placement: bool
     resume: bool
     overrides: list[str]
+    scheduler: str | None = None
 
 
 def run_prepare(source: str, root: Path | None, out: Path, given: Options) -> None:
@@ -91,9 +93,10 @@ def _from_config(source: str, out: Path, given: Options) -> None:
         raise ConfigError("--resume goes with FORMAT ROOT; leave it out with a configuration")
     config = load_config(path, given.overrides)
     try:
+        check_scheduler(given.scheduler)
         tl.check_preparation(config, out)
         with working():
-            written = tl.prepare_sections(config, out)
+            written = tl.prepare_sections(config, out, scheduler=given.scheduler)
     except NH2STGraphError as error:
         # The flags of FORMAT ROOT do not go with a configuration.
         raise type(error)(error.at("flag", {"out"})) from None
@@ -103,6 +106,8 @@ def _from_config(source: str, out: Path, given: Options) -> None:
 def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
     if Path(format).suffix in _YAML:
         raise ConfigError(f"{format} is a configuration, which names its sections itself; give --set data.root={root}")
+    if given.scheduler is not None:
+        raise ConfigError("--scheduler computes image features, which goes with a configuration; leave it out")
     if given.overrides:
         raise ConfigError("--set changes a configuration; with FORMAT ROOT give --option KEY=VALUE")
     check_place(out)

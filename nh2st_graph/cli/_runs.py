@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from nh2st_graph import study
+from nh2st_graph._cluster import check_scheduler
 from nh2st_graph._errors import ConfigError
 from nh2st_graph._progress import console, phase, phases
 from nh2st_graph.cli._working import interruptible
@@ -41,6 +42,7 @@ def run_many(
     """
     numbers = _numbers(seeds)
     study.check_jobs(how.get("jobs"))
+    check_scheduler(how.get("scheduler"), how.get("jobs"))
     if "resume" in how:
         study.check_folder(out, resume=how["resume"])
     with interruptible():

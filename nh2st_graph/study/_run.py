@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nh2st_graph._atomic import owned
+from nh2st_graph._cluster import check_scheduler
 from nh2st_graph.study._folder import holds_study, open_folder
 from nh2st_graph.study._plan import PlannedRun, Study, check_jobs
 from nh2st_graph.study._report import write_reports
@@ -26,6 +27,7 @@ def run_study(
     out: str | Path,
     *,
     jobs: int | None = None,
+    scheduler: str | None = None,
     only: Iterable[str] = (),
     resume: bool = False,
     watch: Watch | None = None,
@@ -43,6 +45,9 @@ def run_study(
         The study folder. It must not exist, unless ``resume``.
     jobs
         Number of processes; one for each core where None. With 1 the runs are done in this process.
+    scheduler
+        Address of a Dask scheduler (``tcp://host:8786``, or the file that it wrote): its workers do the runs in place
+        of processes of this machine. All must have this package, and see the same files under the same paths.
     only
         Variants to run now, beside the reference; all where empty. Tables also show earlier runs of the others.
     resume
@@ -59,11 +64,13 @@ def run_study(
     Raises
     ------
     ConfigError
-        If ``only`` names no variant, or ``jobs`` is not positive.
+        If ``only`` names no variant, ``jobs`` is not positive, or ``scheduler`` is no address.
     RunError
-        If the folder exists, or with ``resume`` is the folder of another study; or if another process works in it.
+        If there is no scheduler; if the folder exists, or with ``resume`` is the folder of another study; or if another
+        process works in it.
     """
     check_jobs(jobs)
+    check_scheduler(scheduler, jobs)
     out, jobs = Path(out), _cores() if jobs is None else jobs
     wanted, planned = study.runs(out, only), study.runs(out)
     with ExitStack() as stack:
@@ -72,7 +79,8 @@ def run_study(
         open_folder(study, out, resume=resume)
         stack.enter_context(owned(out, "study folder"))
         left = [run for run in wanted if not run.finished]
-        outcomes = run_all(left, jobs, watch, seen_sections([run for run in planned if run.finished]))
+        seen = seen_sections([run for run in planned if run.finished])
+        outcomes = run_all(left, jobs, watch, seen, scheduler)
         return _tabulated(study, planned, outcomes, out)
 
 

@@ -1,4 +1,4 @@
-"""Run the runs of a study: one after the other, or on processes that each load their libraries once."""
+"""Run the runs of a study: one after the other, on processes that each load their libraries once, or on a cluster."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 from pebble import ProcessExpired, ProcessPool
 
+from nh2st_graph._cluster import on_cluster
 from nh2st_graph._errors import NH2STGraphError, RunError, setting
 from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config, DataConfig
@@ -66,8 +67,16 @@ class Outcome:
 Watch = Callable[[PlannedRun, Outcome | None], None]
 
 
+#: What happens to runs, in order: a run begins (None), or has ended.
+_News = Generator[tuple[PlannedRun, Outcome | None], None, None]
+
+
 def run_all(
-    runs: Sequence[PlannedRun], jobs: int, watch: Watch | None, seen: Mapping[str, Mapping[str, str]] | None = None
+    runs: Sequence[PlannedRun],
+    jobs: int,
+    watch: Watch | None,
+    seen: Mapping[str, Mapping[str, str]] | None = None,
+    scheduler: str | None = None,
 ) -> list[Outcome]:
     """Do all runs. A run that fails stops no other, even if its process dies.
 
@@ -82,6 +91,8 @@ def run_all(
         Called in this process at every beginning and end.
     seen
         Digests of the sections of finished runs, by section: a run whose sections have other content fails.
+    scheduler
+        Address of a Dask scheduler, whose workers do the runs. A run whose worker dies goes on elsewhere.
 
     Returns
     -------
@@ -90,32 +101,54 @@ def run_all(
     Raises
     ------
     RunError
-        If the processes cannot begin.
+        If the processes cannot begin, or there is no scheduler.
     """
     outcomes: list[Outcome] = []
+    if scheduler is not None:
+        news = _on_cluster(runs, seen, scheduler)
+    else:
+        news = _here(runs, seen) if jobs == 1 or len(runs) < 2 else _on_processes(runs, seen, jobs)
+    with closing(news):
+        for run, outcome in news:
+            outcomes.extend([outcome] if outcome is not None else [])
+            if watch is not None:
+                watch(run, outcome)
+    return outcomes
 
-    def tell(run: PlannedRun, outcome: Outcome | None = None) -> None:
-        outcomes.extend([outcome] if outcome is not None else [])
-        if watch is not None:
-            watch(run, outcome)
 
-    if jobs == 1 or len(runs) < 2:
-        for run in runs:
-            tell(run)
-            tell(run, attempt(run, seen))
-        return outcomes
+def _here(runs: Sequence[PlannedRun], seen: Mapping[str, Mapping[str, str]] | None) -> _News:
+    for run in runs:
+        yield run, None
+        yield run, attempt(run, seen)
+
+
+def _on_cluster(runs: Sequence[PlannedRun], seen: Mapping[str, Mapping[str, str]] | None, scheduler: str) -> _News:
+    from nh2st_graph import tl
+
+    # Paths of this folder, since workers have another.
+    tl.encode_on(scheduler, *(run.config for run in runs), strict=False)
+    sent = [replace(run, config=tl.absolute(run.config), folder=run.folder.absolute()) for run in runs]
+    for number, result in on_cluster(scheduler, attempt, [(run, seen) for run in sent]):
+        run = runs[number]
+        try:
+            outcome = None if result is None else replace(result(), run=run)
+        except Exception as error:  # of Dask, or of a worker without this package: the other runs are not to be lost
+            outcome = Outcome(run, _said(error))
+        yield run, outcome
+
+
+def _on_processes(runs: Sequence[PlannedRun], seen: Mapping[str, Mapping[str, str]] | None, jobs: int) -> _News:
     queue, under_way = deque(runs), dict[Future[Outcome], PlannedRun]()
     with _processes(min(jobs, len(runs))) as pool:
         while queue or under_way:
             # No more than there are processes, so that a run that was handed over has begun.
             while queue and len(under_way) < jobs:
                 run = queue.popleft()
-                tell(run)
+                yield run, None
                 under_way[pool.schedule(attempt, [run, seen])] = run
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                 run = under_way.pop(future)
-                tell(run, _outcome(future, run))
-    return outcomes
+                yield run, _outcome(future, run)
 
 
 def _outcome(future: Future[Outcome], run: PlannedRun) -> Outcome:
@@ -134,12 +167,18 @@ def attempt(run: PlannedRun, seen: Mapping[str, Mapping[str, str]] | None = None
     """Do one run; an error becomes its outcome."""
     try:
         _train(run, seen or {})
-    except NH2STGraphError as error:
-        return Outcome(run, _one_line(error.at("key")))
     except Exception as error:  # whatever it is, the other runs are not to be lost
-        logger.debug("%s", traceback.format_exc())
-        return Outcome(run, f"{type(error).__name__}: {_one_line(str(error))}")
+        if not isinstance(error, NH2STGraphError):
+            logger.debug("%s", traceback.format_exc())
+        return Outcome(run, _said(error))
     return Outcome(run)
+
+
+def _said(error: Exception) -> str:
+    """Say what happened in one line."""
+    if isinstance(error, NH2STGraphError):
+        return _one_line(error.at("key"))
+    return f"{type(error).__name__}: {_one_line(str(error))}"
 
 
 def _one_line(text: str) -> str:

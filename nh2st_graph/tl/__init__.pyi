@@ -1,7 +1,8 @@
+from ._encode import encode_on
 from ._evaluate import LABELS, REFERENCES, Evaluation, evaluate
 from ._explain import explain
 from ._fit import fit
-from ._folder import check_evaluation, check_folder, check_prediction, check_preparation, check_run, is_first
+from ._folder import absolute, check_evaluation, check_folder, check_prediction, check_preparation, check_run, is_first
 from ._model import FittedModel, load
 from ._named import check_devices, check_named, check_root, explicit
 from ._predict import embed, predict
@@ -17,6 +18,7 @@ __all__ = [
     "FittedModel",
     "Retrieval",
     "Run",
+    "absolute",
     "check_devices",
     "check_evaluation",
     "check_folder",
@@ -27,6 +29,7 @@ __all__ = [
     "check_run",
     "embed",
     "embed_profiles",
+    "encode_on",
     "evaluate",
     "evaluate_run",
     "explain",

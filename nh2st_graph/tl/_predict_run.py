@@ -15,6 +15,7 @@ from nh2st_graph._errors import RunError, setting
 from nh2st_graph._progress import phase
 from nh2st_graph.section import Key, Need, changed_entry, check_section, library, section_name
 from nh2st_graph.slide import chosen_scale
+from nh2st_graph.tl._encode import encode_all
 from nh2st_graph.tl._folder import check_one_file, check_prediction, output_files, refuse_existing
 from nh2st_graph.tl._predict import in_given_order, predict_prepared, prediction_origin
 from nh2st_graph.tl._slides import slide_section
@@ -43,6 +44,7 @@ def predict_run(
     encoder: str | None = None,
     cache: str | Path | Literal[False] | None = None,
     embeddings: str | Path | None = None,
+    scheduler: str | None = None,
 ) -> list[Path]:
     """Predict sections and slides from files with the model of a run.
 
@@ -74,6 +76,9 @@ def predict_run(
         Show a progress bar on a terminal, whatever the setting of the run.
     trust, encoder, cache, embeddings
         As for :func:`nh2st_graph.load`.
+    scheduler
+        Address of a Dask scheduler, or its file: its workers compute the features, a file each, into the cache. They
+        must see the same files under the same paths.
 
     Returns
     -------
@@ -108,9 +113,14 @@ def predict_run(
         cache=cache,
         embeddings=embeddings,
     )
-    model = load_to_predict(folder, progress, trust=trust, encoder=encoder, cache=cache, embeddings=embeddings)
-    preparation, predicted = model.preparation, {}
+    how = {"trust": trust, "encoder": encoder, "cache": cache, "embeddings": embeddings}
     on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue}
+    if scheduler is not None:
+        reading = (microns_per_pixel, library_key, table, on_slides)
+        tasks = [(Path(folder).absolute(), path.absolute(), how, reading) for path in files]
+        encode_all(scheduler, _encode_input, tasks, [path.name for path in files])
+    model = load_to_predict(folder, progress, **how)
+    preparation, predicted = model.preparation, {}
     sections: dict[str, AnnData] = {}
     for path in files:
         phase(f"reading {path.name}")
@@ -131,6 +141,13 @@ def predict_run(
         for path in missing[name]:
             _write(prediction, path)
     return [path for paths_left in missing.values() for path in paths_left]
+
+
+def _encode_input(folder: Path, path: Path, how: Mapping[str, Any], reading: tuple[Any, ...]) -> None:
+    """Fill the cache with the features of the sections of one input."""
+    model = load_to_predict(folder, False, **how)
+    for section in _input_sections(model, path, *reading):
+        model.preparation.prepare(model.preparation.kept(section))
 
 
 def load_to_predict(folder: str | Path, progress: bool, **how: Any) -> FittedModel:

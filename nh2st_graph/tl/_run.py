@@ -21,6 +21,7 @@ from nh2st_graph._progress import phase
 from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config
 from nh2st_graph.section import Need
+from nh2st_graph.tl._encode import encode_on
 from nh2st_graph.tl._evaluate import Evaluation, evaluate, evaluate_prepared
 from nh2st_graph.tl._figures import write_figures
 from nh2st_graph.tl._folder import (
@@ -133,7 +134,12 @@ def _split(config: Config, sections: Mapping[str, AnnData]) -> tuple[dict[str, A
 
 
 def train_run(
-    config: Config, out: str | Path, *, resume: bool = False, sections: Mapping[str, AnnData] | None = None
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    sections: Mapping[str, AnnData] | None = None,
+    scheduler: str | None = None,
 ) -> Run:
     """Train on sections, score on others, and write everything into a folder.
 
@@ -147,6 +153,9 @@ def train_run(
         Go on with an interrupted run of the same configuration.
     sections
         The sections, if :func:`load_sections` has read them already; they do not change.
+    scheduler
+        Address of a Dask scheduler, or its file: its workers compute the features, a section each; see
+        :func:`encode_on`.
 
     Returns
     -------
@@ -176,6 +185,8 @@ def train_run(
         write_text(out / CONFIG_FILE, config.to_yaml())
         loaded = load_sections(config, out / _TISSUE) if sections is None else sections
         with processes.main_first():
+            if scheduler is not None:
+                encode_on(scheduler, config)
             prepared = _prepare(config, loaded, checked=sections is None)
         phase("training")
         start = time.perf_counter()
@@ -256,8 +267,18 @@ def evaluate_run(
     return Run(folder, model, evaluation)
 
 
-def prepare_sections(config: Config, out: str | Path) -> list[Path]:
+def prepare_sections(config: Config, out: str | Path, *, scheduler: str | None = None) -> list[Path]:
     """Read sections, compute their features and graph, and write them as h5ad.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    out
+        Folder of the files.
+    scheduler
+        Address of a Dask scheduler, or its file: its workers compute the features, a section each; see
+        :func:`encode_on`.
 
     Returns
     -------
@@ -280,6 +301,8 @@ def prepare_sections(config: Config, out: str | Path) -> list[Path]:
         sections = load_sections(config, out / _TISSUE)
         paths = {name: out / f"{name}.h5ad" for name in sections}
         refuse_existing_sections(paths.values())
+        if scheduler is not None:
+            encode_on(scheduler, config)
         phase("computing image features and graphs")
         preparation = Preparation.of(config, [], Standardizer())
         prepared = {name: preparation.prepare(preparation.kept(section)) for name, section in sections.items()}

@@ -1,0 +1,80 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "Bars",
+    "Cache",
+    "ConfigFile",
+    "Embeddings",
+    "Encoder",
+    "EncodingScheduler",
+    "Jobs",
+    "Only",
+    "Overrides",
+    "Resume",
+    "RunFolder",
+    "Scheduler",
+    "Seeds",
+    "StudyFolder",
+    "Trust",
+]
+
+_SET_HELP = "Change a configuration key: [bold]KEY=VALUE[/], the value in YAML. May be given several times."
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_SET_HELP)]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML); see configs/.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N,N", help="Seeds to use instead of those in the file.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="NAME", help="Run only this variant or method. May be given several times."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")]
+StudyFolder = Annotated[
+    Path, typer.Option("--out", metavar="FOLDER", help="Folder of the study; must not exist, unless --resume.")
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", metavar="N", help="Number of processes; by default one a core.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler", metavar="ADDRESS", help="Dask cluster that does the runs: tcp://HOST:PORT, or its .json."
+    ),
+]
+EncodingScheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Dask cluster that computes image features: tcp://HOST:PORT.",
+    ),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'train' wrote.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Do what the saved model names: import its method, open its encoder's file or hub, use its cache folder. "
+        "Only for models whose origin you know.",
+    ),
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option("--encoder", metavar="NAME", help="Encoder with the weights of training, where it is now."),
+]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", metavar="DIR", help="Folder of cached features; by default the user's.")
+]
+Embeddings = Annotated[
+    str | None,
+    typer.Option(
+        "--embeddings",
+        metavar="PLACE",
+        help="Features that another package computed, for a model trained on such: a folder, a pattern such as "
+        "'embeddings/{section}.h5', a file, or obsm:KEY.",
+    ),
+]
+Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars on a terminal.")]

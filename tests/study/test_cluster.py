@@ -1,0 +1,161 @@
+"""Work on a Dask cluster of real processes: studies, encoding, and workers that die."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+from distributed import LocalCluster
+
+from nh2st_graph import ConfigError, DataError, RunError, tl
+from nh2st_graph import _cluster as cluster_of
+from nh2st_graph._cluster import check_scheduler, on_cluster
+from nh2st_graph.study import read_benchmark, run_study
+
+#: What workers import: tasks, and in another file, since it takes long, a method that dies once.
+TASKS = """
+import os, signal
+from pathlib import Path
+
+from nh2st_graph._errors import DataError
+
+
+def square(x):
+    if x < 0:
+        raise DataError(f"{x} has no root")
+    return x * x, os.getpid()
+
+
+def die(times, folder):
+    died = len(list(Path(folder).iterdir()))
+    if died < times:
+        Path(folder, str(died)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return died
+"""
+DYING = """
+import os, signal
+from pathlib import Path
+
+from methods_of_a_test import Pls
+
+
+class DiesOnce(Pls):
+    def fit(self, sections):
+        died = Path(os.environ["NH2ST_GRAPH_CACHE"], "died")
+        if not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().fit(sections)
+"""
+
+
+@pytest.fixture(scope="module")
+def tasks(here: Path) -> Any:
+    (here / "tasks_of_a_test.py").write_text(TASKS)
+    (here / "dying_method_of_a_test.py").write_text(DYING)
+    return importlib.import_module("tasks_of_a_test")
+
+
+@pytest.fixture(scope="module")
+def cluster(tasks: Any) -> Iterator[LocalCluster]:
+    """Two workers; a task may die once."""
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture
+def scheduler(cluster: LocalCluster) -> str:
+    return cluster.scheduler_address
+
+
+@pytest.fixture
+def with_one_worker(cluster: LocalCluster, scheduler: str) -> str:
+    """It takes some seconds until a worker has loaded the libraries of a run."""
+    cluster.scale(1)
+    return scheduler
+
+
+def test_what_is_no_address_is_refused():
+    check_scheduler(None, 2)
+    check_scheduler("tcp://host:8786")
+    check_scheduler("scheduler.json")
+    with pytest.raises(ConfigError, match=r"scheduler.*host:8786"):
+        check_scheduler("host:8786")
+    with pytest.raises(ConfigError, match=r"jobs.*2.*scheduler"):
+        check_scheduler("tcp://host:8786", jobs=2)
+
+
+def test_no_scheduler_is_an_error_that_names_it(monkeypatch):
+    monkeypatch.setattr(cluster_of, "_PATIENCE", 0.1)
+    with pytest.raises(RunError, match=r"scheduler.*tcp://127\.0\.0\.1:9"):
+        next(on_cluster("tcp://127.0.0.1:9", print, [()]))
+
+
+@pytest.mark.slow
+class TestCluster:
+    def test_tasks_begin_and_end_on_workers_and_none_stops_the_rest(self, scheduler, tasks):
+        news = list(on_cluster(scheduler, tasks.square, [(2,), (-1,), (3,)]))
+        ended = {number: result for number, result in news if result is not None}
+        assert sorted(number for number, result in news if result is None) == sorted(ended) == [0, 1, 2]
+        assert all(news.index((number, None)) < news.index((number, result)) for number, result in ended.items())
+        assert [ended[0]()[0], ended[2]()[0]] == [4, 9]
+        assert os.getpid() not in {ended[0]()[1], ended[2]()[1]}
+        with pytest.raises(DataError, match="-1 has no root"):
+            ended[1]()
+
+    def test_a_task_whose_worker_dies_is_tried_elsewhere_or_fails(self, scheduler, tasks, tmp_path):
+        once, always = tmp_path / "once", tmp_path / "always"
+        once.mkdir()
+        always.mkdir()
+        given = [(1, str(once)), (9, str(always))]
+        ended = {number: result for number, result in on_cluster(scheduler, tasks.die, given) if result is not None}
+        assert ended[0]() == 1
+        with pytest.raises(RunError, match="died"):
+            ended[1]()
+
+    def test_a_study_is_the_serial_study_though_a_worker_dies(self, with_one_worker, study_file, tmp_path, monkeypatch):
+        monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
+        methods = {
+            "graph": {"model.name": "nh2st_graph"},
+            "pls": {"model.name": "methods_of_a_test:Pls"},
+            "dies": {"model.name": "dying_method_of_a_test:DiesOnce"},
+            "missing": {"data.panel": "nowhere.txt"},
+        }
+        splits = {"one": {"train": ["S1", "S2"], "test": ["S3"]}}
+        plain = {name: {**changes, "evaluate.downstream": False} for name, changes in methods.items()}
+        study = read_benchmark(study_file(methods=plain, splits=splits))
+        there, told = tmp_path / "there", []
+        result = run_study(
+            study,
+            tmp_path / "there",
+            scheduler=with_one_worker,
+            watch=lambda run, outcome: told.append((run.variant, outcome)),
+        )
+        assert (tmp_path / "cache" / "died").exists()
+        assert sorted(name for name, outcome in told if outcome is None) == sorted(methods)
+        assert {run.variant for run in result.failures} == {"missing"}
+        alone = run_study(study, tmp_path / "here", jobs=1)
+        for run in study.runs(tmp_path / "here"):
+            if run.variant != "missing":
+                other = there / run.folder.relative_to(tmp_path / "here")
+                for name in ("metrics.json", "metrics_per_gene.csv"):
+                    assert (other / name).read_text() == (run.folder / name).read_text()
+        assert result.failures.keys() != alone.failures.keys()
+
+    def test_workers_encode_and_the_run_reads(self, with_one_worker, tiny_config, root, tmp_path, monkeypatch):
+        monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
+        changes = ["data.format=h5ad", f"data.root={root}", "data.train=[S1,S2]", "data.test=[S3]"]
+        config = tiny_config.override(changes)
+        tl.encode_on(with_one_worker, config, config.override(["model.hops=2"]))
+        monkeypatch.setattr("nh2st_graph.im._squidpy.SquidpyEncoder.encode", None)
+        written = tl.prepare_sections(config, tmp_path / "prepared")
+        assert sorted(path.name for path in written) == ["S1.h5ad", "S2.h5ad", "S3.h5ad"]
