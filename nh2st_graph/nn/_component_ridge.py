@@ -197,12 +197,14 @@ def _fit(
     phi, whitening = _mapped(spots.described, points, sharpness)
 
     paths = torch.zeros(len(penalties), *scores.shape, dtype=torch.float64)
+    levels = torch.zeros_like(scores)
     numbers, part = spots.folds.unique(return_inverse=True)
     moments = [_Moments.of(phi, scores, weights, part == i) for i in range(len(numbers))]
     learned = (
         [_path(moments[:i] + moments[i + 1 :], penalties) for i in range(len(moments))] if len(moments) > 1 else []
     )
-    for i, (found, intercepts) in enumerate(learned):
+    for i, (found, intercepts, level) in enumerate(learned):
+        levels[part == i] = level
         # As one product: many small ones would copy the maps for each penalty.
         together = phi[part == i] @ found.permute(1, 0, 2).flatten(1)
         paths[:, part == i] = together.unflatten(1, (len(penalties), -1)).transpose(0, 1) + intercepts[:, None]
@@ -227,13 +229,14 @@ def _fit(
     column = torch.arange(kept)
     slope = slopes[chosen, column]
 
-    def regression(found: Tensor, intercepts: Tensor) -> ComponentRidge:
+    def regression(found: Tensor, intercepts: Tensor, level: Tensor) -> ComponentRidge:
         coefficients = whitening @ (found[chosen, :, column].T * slope)
         return ComponentRidge(
             sharpness,
             points if sharpness else points[:0],
             coefficients if sharpness else points.T @ coefficients,
-            intercepts[chosen, column] * slope,
+            # The slope is about the mean: a steep one would turn it into an offset.
+            level[:kept] + (intercepts[chosen, column] - level[:kept]) * slope,
             targets.mean(dim=0),
             basis[:kept],
         )
@@ -244,7 +247,7 @@ def _fit(
     return RidgeFit(
         regression(*_path(moments, penalties)),
         {int(numbers[i]): regression(*each) for i, each in enumerate(learned)},
-        paths[chosen, :, column].T * slope,
+        levels[:, :kept] + (paths[chosen, :, column].T - levels[:, :kept]) * slope,
         float(error),
         {"sharpness": sharpness, "components": kept, "penalty": penalty if by_component else penalty[0]},
     )
@@ -309,19 +312,21 @@ class _Moments(NamedTuple):
         return cls(weights[inside].sum(), *sums, torch.from_numpy(gram), product, centre, level)
 
 
-def _path(moments: Sequence[_Moments], penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
+def _path(moments: Sequence[_Moments], penalties: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
     """Solve weighted ridge regressions with intercept for every penalty, over parts whose moments are given.
 
     Returns
     -------
-    Solutions, ``(n_penalties, rank, n_components)``, and intercepts, ``(n_penalties, n_components)``.
+    Solutions, ``(n_penalties, rank, n_components)``; intercepts, ``(n_penalties, n_components)``; and the mean scores,
+    ``(n_components,)``, which are the prediction of a mean spot.
     """
     total, phi, scores, gram, product = (sum(part[1:], start=part[0]) for part in list(zip(*moments, strict=True))[:5])
     total = total.clamp_min(1e-300)
     values, vectors = _eigh(gram - torch.outer(phi, phi) / total)
     moment = vectors.T @ (product - torch.outer(phi, scores) / total)
     found = torch.stack([vectors @ (moment / (values.clamp_min(0.0) + p * total)[:, None]) for p in penalties])
-    return found, moments[0].level + scores / total - (moments[0].centre + phi / total) @ found
+    level = moments[0].level + scores / total
+    return found, level - (moments[0].centre + phi / total) @ found, level
 
 
 def _centred(values: Tensor, sections: Tensor, weights: Tensor) -> Tensor:

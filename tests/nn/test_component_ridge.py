@@ -98,14 +98,18 @@ def test_components_are_singular_vectors_within_sections():
 
 
 def held_out(spots: RidgeSpots, sharpness: float, penalty: float):
-    """Predict every fold's scores from the other folds, in a loop, and centre them; also what was to be predicted."""
+    """Predict every fold's scores from the other folds, in a loop, and centre them; also what was to be predicted.
+
+    The last value is the prediction of a mean spot.
+    """
     h, y, section, fold, w = as_numpy(spots)
     _, _, loadings = np.linalg.svd(np.sqrt(w)[:, None] * centred(y, section), full_matrices=False)
     signs = np.sign(np.take_along_axis(loadings, np.abs(loadings).argmax(axis=1)[:, None], axis=1))
     scores = centred(y, section) @ (signs * loadings).T
-    predicted = np.zeros_like(scores)
+    predicted, level = np.zeros_like(scores), np.zeros_like(scores)
     for out in np.unique(fold):
         learn, alpha = fold != out, penalty * w[fold != out].sum()
+        level[~learn] = np.average(scores[learn], axis=0, weights=w[learn])
         if sharpness:
             kernel = rbf_kernel(h[learn], gamma=sharpness) + alpha * np.diag(1 / w[learn])
             ones = np.ones((learn.sum(), 1))
@@ -116,7 +120,7 @@ def held_out(spots: RidgeSpots, sharpness: float, penalty: float):
         else:
             predicted[~learn] = Ridge(alpha).fit(h[learn], scores[learn], sample_weight=w[learn]).predict(h[~learn])
     part = section * 100 + fold
-    return predicted, centred(predicted, part, w), centred(scores, part, w), w
+    return predicted, centred(predicted, part, w), centred(scores, part, w), w, level
 
 
 @pytest.mark.parametrize("noise", [0.3, 3.0, 30.0])
@@ -127,7 +131,7 @@ def test_kernel_components_and_penalty_are_those_of_an_explicit_loop(noise, band
         spots = spots._replace(folds=torch.arange(len(spots.targets)) % 3)
     errors = {}
     for sharpness, k, penalty in product((0.0, 0.3), (1, 2, 4), PENALTIES):
-        _, found, wanted, w = held_out(spots, sharpness, penalty)
+        _, found, wanted, w, _ = held_out(spots, sharpness, penalty)
         found[:, k:] = 0
         errors[sharpness, k, penalty] = np.sum(w[:, None] * (found - wanted) ** 2)
     best = min(errors, key=errors.get)
@@ -143,14 +147,15 @@ def test_a_penalty_and_a_slope_for_each_component():
     chosen, columns = [], []
     for k in range(N_GENES):
         errors, predictions = [], []
-        for predicted, found, wanted, w in parts:
+        for predicted, found, wanted, w, level in parts:
             slope = max(np.sum(w * found[:, k] * wanted[:, k]) / np.sum(w * found[:, k] ** 2), 0)
             errors.append(np.sum(w * (slope * found[:, k] - wanted[:, k]) ** 2))
-            predictions.append(slope * predicted[:, k])
+            predictions.append(level[:, k] + slope * (predicted - level)[:, k])
         chosen.append(PENALTIES[int(np.argmin(errors))])
         columns.append(predictions[int(np.argmin(errors))])
     fit = fitted(spots, penalties=PENALTIES, by_component=True)
-    alive = [k for k in range(N_GENES) if np.any(columns[k])]  # without, all penalties are as good
+    level = parts[0][-1]
+    alive = [k for k in range(N_GENES) if np.any(columns[k] != level[:, k])]  # without, all penalties are as good
     assert alive
     assert [fit.chosen["penalty"][k] for k in alive] == [chosen[k] for k in alive]
     assert_allclose(fit.held_out, np.column_stack(columns), rtol=1e-7, atol=1e-9)
@@ -276,3 +281,13 @@ def test_spots_that_are_all_alike_give_the_mean():
         for described in (torch.zeros_like(spots.described), torch.ones_like(spots.described)):
             ridge = fitted(spots._replace(described=described), sharpness, penalties=PENALTIES).ridge
             assert_allclose(ridge(described), spots.targets.mean(dim=0).expand_as(spots.targets), atol=1e-8)
+
+
+def test_a_steep_slope_does_not_move_the_mean():
+    """A penalty so strong that the slope is in thousands, and bands whose means differ."""
+    spots = make_spots(sizes=(60,), noise=0.1)
+    spots = spots._replace(
+        folds=torch.arange(60) // 20, targets=spots.targets + (torch.arange(60) // 20)[:, None] * 3.0
+    )
+    fit = fitted(spots, penalties=(1e4,), by_component=True)
+    assert fit.held_out.abs().max() < 3 * (spots.targets - spots.targets.mean(dim=0)).norm(dim=1).max()
