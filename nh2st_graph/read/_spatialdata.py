@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from anndata.io import read_elem, sparse_dataset
 
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import DataError, reason, setting
@@ -44,6 +45,7 @@ from nh2st_graph.section import (
     as_csr,
     as_name,
     check_section,
+    copy_of,
     library,
     library_entry,
     neighbour_distance,
@@ -75,6 +77,7 @@ def spatialdata_section(
     microns_per_pixel: float | None = None,
     section: str | None = None,
     patient: str | None = None,
+    backed: bool = False,
 ) -> AnnData:
     """Read one section from SpatialData, on disk or in memory.
 
@@ -103,6 +106,9 @@ def spatialdata_section(
         Names. By default those in ``obs``, if they are the same for all rows. Else the section is named after the store
         (in memory: after the region), and the patient is the one in the table
         ``ids.csv`` (``sample_id,patient``) beside the store, which overrides ``obs``, or unknown.
+    backed
+        Leave the counts of a store in it, from which some spots at a time are read where counts are needed. So they
+        stay where the section has all rows of the table; else its rows are read.
 
     Returns
     -------
@@ -126,7 +132,7 @@ def spatialdata_section(
     not depend on the store. The file is named by a digest of the pixels, which are read at every call, so it never
     holds an outdated image.
     """
-    sdata, store = _open(path_or_object)
+    sdata, store = _open(path_or_object, backed)
     where = f"SpatialData {store}" if store else "the SpatialData object"
     everything = sdata.tables[table_name(sdata, table, where)]
     counts, region, instances = _rows(everything, region, where)
@@ -150,9 +156,9 @@ def spatialdata_section(
     diameter = spot_diameter(spots, element, centres, system, where)
     scale = microns_per_pixel_of(element, microns_per_pixel, region, spots, diameter, where)
 
-    adata = counts[known].copy()
+    adata = copy_of(everything) if backed and counts.n_obs == everything.n_obs and known.all() else counts[known].copy()
     adata.uns.pop(ATTRS, None)
-    if adata.X is not None:
+    if adata.X is not None and hasattr(adata.X, "copy"):
         adata.X = as_csr(adata.X)
     adata.obsm[Key.obsm.spatial] = centres
     name = section_in_obs(adata, section, store.stem if store else region)
@@ -211,7 +217,7 @@ def _found(root: Path, table: str | None = None, region: str | None = None) -> d
     if not is_store(root):
         stores = [path for path in root.iterdir() if is_store(path) and not path.name.startswith(".")]
         return {path.stem: (path, region) for path in stores}
-    sdata, _ = _open(root)
+    sdata, _ = _open(root, backed=True)
     where = f"SpatialData {root}"
     known = regions(sdata, table, where)
     if region is not None:
@@ -241,6 +247,7 @@ def _sections(
     coordinate_system: str | None = None,
     region: str | None = None,
     microns_per_pixel: float | None = None,
+    backed: bool = False,
     patients: str = PATIENTS,
 ) -> dict[str, AnnData]:
     """Read one store, a section for each region of its table, or a folder of ``{section}.zarr``."""
@@ -257,6 +264,7 @@ def _sections(
             microns_per_pixel=microns_per_pixel,
             section=name,
             patient=patient,
+            backed=backed,
         )
 
     beside = root.parent if is_store(root) else root
@@ -269,7 +277,8 @@ def is_store(path: Path) -> bool:
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
-def _open(given: str | Path | SpatialData) -> tuple[SpatialData, Path | None]:
+def _open(given: str | Path | SpatialData, backed: bool) -> tuple[SpatialData, Path | None]:
+    """Open a store; with ``backed``, the counts of its tables stay there."""
     if not isinstance(given, str | Path):
         if not hasattr(given, "coordinate_systems"):
             raise DataError(f"{type(given).__name__} is not SpatialData; give a store's path or a SpatialData object")
@@ -279,11 +288,35 @@ def _open(given: str | Path | SpatialData) -> tuple[SpatialData, Path | None]:
     import spatialdata as sd
 
     try:
-        return sd.read_zarr(path), path
+        if not backed:
+            return sd.read_zarr(path), path
+        sdata = sd.read_zarr(path, selection=("images", "labels", "points", "shapes"))
+        for name, table in _tables(path).items():
+            sdata.tables[name] = table
+        return sdata, path
     except Exception as error:  # zarr, ome-zarr and anndata raise nearly any class on a damaged store
         raise DataError(
             f"{path} cannot be read as SpatialData ({type(error).__name__}: {reason(error)}); write it again"
         ) from error
+
+
+def _tables(store: Path) -> dict[str, AnnData]:
+    """Read the tables of a store but for their counts."""
+    import zarr
+
+    tables = {}
+    for path in sorted((store / "tables").iterdir()) if (store / "tables").is_dir() else ():
+        if not is_store(path):
+            continue
+        group = zarr.open_group(path, mode="r")
+        parts = {key: read_elem(group[key]) for key in group if key not in {"X", "raw"}}
+        if "X" in group:
+            parts["X"] = sparse_dataset(group["X"]) if isinstance(group["X"], zarr.Group) else group["X"]
+        attrs = parts.get("uns", {}).get(ATTRS, {})
+        if isinstance(attrs.get("region"), np.ndarray):  # SpatialData wants it as it was written
+            attrs["region"] = attrs["region"].tolist()
+        tables[path.name] = AnnData(**parts)
+    return tables
 
 
 def table_name(sdata: SpatialData, table: str | None = None, where: str = "the SpatialData object") -> str:

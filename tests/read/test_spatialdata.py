@@ -12,7 +12,7 @@ from PIL import Image
 
 from nh2st_graph import DataError, ImageError
 from nh2st_graph.read import her2st, section_names, sections, spatialdata_section, write_spatialdata
-from nh2st_graph.section import check_section, library
+from nh2st_graph.section import check_section, library, panel_counts, section_digest
 
 from .stores import (
     SIDE,
@@ -50,6 +50,20 @@ class TestRoundTrip:
         for name in ("spot_diameter", "hires_scale", "microns_per_pixel"):
             assert getattr(b, name) == pytest.approx(getattr(a, name))
         np.testing.assert_array_equal(pixels_of(a.source), pixels_of(b.source))
+
+    @pytest.mark.parametrize("kept", ["csr", "dense"])
+    def test_counts_may_stay_in_the_store(self, section, tmp_path, kept):
+        section.X = section.X.toarray() if kept == "dense" else section.X
+        write_spatialdata(section, tmp_path / "store.zarr")
+        whole = spatialdata_section(tmp_path / "store.zarr")
+        for backed in (
+            spatialdata_section(tmp_path / "store.zarr", backed=True),
+            *sections("spatialdata", tmp_path / "store.zarr", backed=True).values(),
+        ):
+            assert not hasattr(backed.X, "copy")
+            assert section_digest(backed) == section_digest(whole)
+            genes = list(whole.var_names[[2, 0]])
+            pd.testing.assert_frame_equal(panel_counts(backed, genes), panel_counts(whole, genes))
 
     @pytest.mark.parametrize("matrix", [np.diag([0.1, 0.1, 1]), TURNED], ids=["scale", "affine"])
     def test_a_store_that_was_moved_gives_the_same_section(self, section, tmp_path, matrix):
