@@ -232,7 +232,8 @@ def _read_positions(path: Path, name: str) -> pd.DataFrame:
             f"{where}: {path} has no column {', '.join(missing)} (there: {listed(table.columns, 10)}); name it so"
         )
     table = table[[_BARCODE, *_COLUMNS]]
-    table = table.assign(**{_BARCODE: table[_BARCODE].astype(str).str.strip()}).set_index(_BARCODE)
+    barcodes = table[_BARCODE].astype(str)
+    table = table.assign(**{_BARCODE: barcodes if parquet else barcodes.str.strip()}).set_index(_BARCODE)
     if not table.index.is_unique:
         twice = table.index[table.index.duplicated()]
         raise DataError(f"{where}: barcode {twice[0]!r} occurs more than once in {path}; keep one row of each")

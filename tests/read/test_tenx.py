@@ -65,6 +65,24 @@ def test_is_what_scanpy_reads(how, tmp_path):
     assert found.metadata == {"chemistry_description": "Visium HD v1", "software_version": "spaceranger-4.0.1"}
 
 
+def test_large_counts_and_many_genes_are_exact(tmp_path):
+    counts = sparse.csr_matrix(([3, 70_000, 2**23 + 1], ([0, 1, 2], [0, 69_999, 300])), shape=(40, 70_000))
+    write(tmp_path / "counts.h5", **CHUNKED, compression="gzip", shuffle=True)
+    with h5py.File(tmp_path / "counts.h5", "a") as file:
+        matrix = file["matrix"]
+        matrix["shape"][...] = [70_000, 40]
+        matrix["indptr"][...] = counts.indptr
+        for key in ("data", "indices"):
+            matrix[key].resize((3,))
+            matrix[key][...] = getattr(counts, key)
+        for key in list(matrix["features"]):
+            values = matrix["features"][key][()]
+            del matrix["features"][key]
+            matrix["features"][key] = np.resize(values, 70_000)
+    found = read_tenx(tmp_path / "counts.h5", "A").matrix
+    assert (found != counts).nnz == 0
+
+
 def test_of_version_2_has_a_group_for_the_genome(tmp_path):
     counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, (5, 3)))
     with h5py.File(tmp_path / "old.h5", "w") as file:
