@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +19,9 @@ __all__ = ["check_scheduler", "on_cluster"]
 
 #: Seconds to find the scheduler.
 _PATIENCE = 10.0
+
+#: How often a task is begun whose workers die, and how often it is sent to the scheduler.
+_TRIES, _SENT = 3, 10
 
 #: A task has its process to itself, whatever the number of threads of a worker.
 _ALONE = threading.Lock()
@@ -50,7 +54,7 @@ def on_cluster(
 ) -> Generator[tuple[int, Callable[[], Any] | None], None, None]:
     """Call a function for each task on the workers of a Dask cluster.
 
-    A task whose worker dies is tried on another one, as often as the scheduler allows
+    A task whose worker dies is tried on another one, at least three times, and more often if the scheduler allows it
     (``distributed.scheduler.allowed-failures``). Workers may come and go. Tasks that have not begun are given up if the
     generator is closed.
 
@@ -88,17 +92,26 @@ def on_cluster(
     cache = str(cache_root().absolute())
     with client:
         client.subscribe_topic(topic, lambda event: news.put((event[1], False)))
-        futures = [
-            client.submit(_alone, topic, number, cache, function, arguments, key=f"{topic}-{number}", pure=False)
-            for number, arguments in enumerate(tasks)
-        ]
-        for number, future in enumerate(futures):
-            future.add_done_callback(lambda _, number=number: news.put((number, True)))
-        left, begun = len(tasks), set[int]()
+        begun, sent = Counter[int](), Counter[int]()
+
+        def send(number: int) -> Any:
+            sent[number] += 1
+            key = f"{topic}-{number}-{sent[number]}"
+            future = client.submit(_alone, topic, number, cache, function, tasks[number], key=key, pure=False)
+            future.add_done_callback(lambda _: news.put((number, True)))
+            return future
+
+        futures = [send(number) for number in range(len(tasks))]
+        left, told = len(tasks), set[int]()
         while left:
             number, ended = news.get()
-            if number not in begun:
-                begun.add(number)
+            begun[number] += not ended
+            if ended and _died(futures[number]) and begun[number] < _TRIES and sent[number] < _SENT:
+                # Dask blames every task that a dead worker had, also those that waited for another one to end.
+                futures[number] = send(number)
+                continue
+            if number not in told:
+                told.add(number)
                 yield number, None
             if ended:
                 left -= 1
@@ -127,6 +140,12 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+
+
+def _died(future: Any) -> bool:
+    from distributed import KilledWorker
+
+    return future.status == "error" and isinstance(future.exception(), KilledWorker)
 
 
 def _fetched(future: Any) -> Callable[[], Any]:

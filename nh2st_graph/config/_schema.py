@@ -233,7 +233,7 @@ class TrainConfig(Section):
         joined batch.
     threads
         Threads of the CPU: of encoding, and of training on and predicting sections of 50,000 spots or more; ``auto``
-        takes all cores. Results do not depend on it.
+        takes all cores, or fewer if ``OMP_NUM_THREADS`` says so. Results do not depend on it.
     progress
         Show progress bars.
     """
@@ -264,7 +264,10 @@ class TrainConfig(Section):
         """Number of threads."""
         if self.threads != "auto":
             return self.threads
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        # Whoever starts several processes on a machine says here how many threads each may have.
+        wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        return min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) else cores
 
 
 class EvaluateConfig(Section):

@@ -101,9 +101,10 @@ def _one_by_one(config: Config) -> list[tuple[Config, str, bool]]:
 
 def _encode(config: Config, training: bool) -> None:
     """Fill the cache with the features of the section that a configuration names."""
-    from nh2st_graph.tl._run import load_sections
     from nh2st_graph.train import Preparation, Standardizer
 
-    preparation = Preparation.of(config, [], Standardizer())
-    for section in load_sections(config).values():
+    preparation, data = Preparation.of(config, [], Standardizer()), config.data
+    assert data.root is not None
+    options = read.check_options(data.format, data.options)
+    for section in read.sections(data.format, data.root, data.train, **options).values():
         preparation.prepare(preparation.kept(section), training=training)

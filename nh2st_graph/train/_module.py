@@ -124,10 +124,12 @@ class TrainingModule(L.LightningModule):
         """
         if self.trainer.world_size == 1:
             return 1.0
-        n_seeds = len(batch.seeds) if isinstance(batch, Data) else sum(len(piece.seeds) for piece in batch)
-        size = torch.tensor([n_seeds], device=self.device)
-        sizes: list[int] = self.trainer.strategy.all_gather(size).flatten().tolist()
-        if isinstance(batch, Data):  # pieces have their candidates in their own process
+        parts = [batch] if isinstance(batch, Data) else batch
+        own = [sum(len(part.seeds) for part in parts), int(isinstance(batch, Data))]
+        told = self.trainer.strategy.all_gather(torch.tensor(own, device=self.device))
+        sizes: list[int] = told[:, 0].tolist()
+        # Pieces have their candidates in their own process; then no other process can have theirs.
+        if isinstance(batch, Data) and told[:, 1].all():
             batch.seeds_of_ranks = sizes
         return sizes[self.global_rank] * len(sizes) / sum(sizes)
 

@@ -12,6 +12,7 @@ from nh2st_graph import ConfigError, RenamedWarning
 from nh2st_graph.config import (
     Config,
     ModelConfig,
+    TrainConfig,
     builtin_config,
     changes,
     current_keys,
@@ -399,3 +400,12 @@ def test_earlier_keys_are_read_as_those_that_replaced_them():
     assert Config().change(current_keys(earlier)) == config
     with pytest.raises(ConfigError, match="'average' is the earlier name of 'ema_decay', and both are given"):
         Config.parse({"train": {"average": 0.5, "ema_decay": 0.5}})
+
+
+@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("1,2", 1), ("", None), ("0", None), ("100000", None)])
+def test_threads_are_all_cores_or_those_that_the_environment_leaves(said, threads, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = TrainConfig().n_threads
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert TrainConfig().n_threads == (threads or cores)
+    assert TrainConfig(threads=3).n_threads == 3

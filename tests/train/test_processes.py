@@ -76,8 +76,9 @@ class TestTwo:
             rows = pd.DataFrame(each["rows"]).astype(float, errors="ignore")
             pd.testing.assert_frame_equal(rows, log, rtol=1e-5, check_like=True)
 
-    def test_processes_agree_where_each_has_a_section_of_its_own(self, found):
-        first, second = (process["section"] for process in found)
+    @pytest.mark.parametrize("how", ["section", "pieces"])
+    def test_processes_agree_where_each_has_candidates_of_its_own(self, how, found):
+        first, second = (process[how] for process in found)
         torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
         assert first["rows"] == second["rows"]
 

@@ -38,6 +38,7 @@ def graph(n_spots: int, seed: int) -> Data:
         y=(x @ torch.randn(5, 7, generator=generator)).double(),
         edge_index=edges,
         edge_attr=torch.rand(edges.shape[1], 3, generator=generator).double(),
+        pos=torch.rand(n_spots, 2, generator=generator).double(),
         section=f"S{seed}",
         num_nodes=n_spots,
     )
@@ -89,6 +90,15 @@ class JoinedData(SectionData):
     def train_dataloader(self) -> Any:
         how = (self._cut, self.batch_spots, self.hops, self.seed, self.trainer.current_epoch)
         return DataLoader(Joined([SpotBatches(*how, rank=rank, ranks=2) for rank in range(2)]), batch_size=None)
+
+
+class InPieces(SectionData):
+    """The larger section is cut into pieces, the other is not."""
+
+    def train_dataloader(self) -> Any:
+        how = (self._cut, self.batch_spots, self.hops, self.seed, self.trainer.current_epoch)
+        ranks = {"rank": self.trainer.global_rank, "ranks": self.trainer.world_size}
+        return DataLoader(SpotBatches(*how, **ranks, large=max(SIZES)), batch_size=None)
 
 
 def steps(folder: Path, negatives: str, data: type[SectionData] = SectionData, **options: Any) -> dict[str, Any]:
@@ -153,6 +163,7 @@ def main() -> None:
     found: dict[str, Any] = {
         negatives: steps(out, negatives, **processes.trainer_options()) for negatives in ("batch", "section")
     }
+    found["pieces"] = steps(out, "batch", InPieces, **processes.trainer_options())
     found["gradient"] = gradient_of_gathered(processes.rank)
     torch.save(found, out / f"rank{processes.rank}.pt")
     whole_run(out, load_config(out / "config.yaml"))
