@@ -81,7 +81,8 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         if processes.main:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(owned(folder, "folder"))
-        stack.enter_context(one_thread())
+        if not config.features.finetune:
+            stack.enter_context(one_thread())
         stack.enter_context(_settings_restored())
         stack.enter_context(quiet_lightning())
         if issubclass(method, Estimator):
@@ -319,6 +320,10 @@ class _Stages:
                 )
             for task in self.progress.task_ids:
                 self.progress.update(task, visible=False)
+            # Trainer and callbacks refer to each other, and what they hold would stay until Python looks for circles.
+            data.train, data.validation = [], []
+            trainer.strategy.optimizers = []
+            next(each for each in callbacks if isinstance(each, Averaging)).release()
             if self.processes.main:
                 write_text(done, json.dumps({"epochs": trainer.current_epoch}) + "\n")
             rows = next(each.rows for each in callbacks if isinstance(each, EpochLog))

@@ -1,4 +1,4 @@
-"""Limit the CPU threads of small networks."""
+"""Limit the threads of the CPU that libraries use."""
 
 from __future__ import annotations
 
@@ -6,8 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
-__all__ = ["one_thread"]
+__all__ = ["one_thread", "use_threads"]
+
+
+@contextmanager
+def use_threads(threads: int) -> Iterator[None]:
+    """Let torch, and the linear algebra of numpy and scipy, use so many threads of the CPU while the block runs.
+
+    With another number, sums may be rounded otherwise; with the same, results are equal to the last bit.
+    """
+    before = torch.get_num_threads()
+    try:
+        with threadpool_limits(limits=threads):
+            torch.set_num_threads(threads)
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
