@@ -24,6 +24,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import DataError, RunError, setting
+from nh2st_graph._memory import give_back
 from nh2st_graph._progress import console
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
@@ -256,6 +257,7 @@ class _Stages:
         return new_network(self.config, int(graphs[0].x.shape[1]), len(self.inputs.preparation.genes), encoder)
 
     def _new_module(self, graphs: Sequence[Data], seed: int) -> Network:
+        give_back()
         module = self._new_network(graphs, seed)
         module.prepare(graphs)
         return module
