@@ -100,13 +100,19 @@ class Network(nn.Module, ABC):
 
     def image_input(self, data: Data) -> Tensor:
         """Give the input of a section's image: patches if they are encoded here, else features."""
-        return data.x if self.patch_encoder is None else data.patches
+        if self.patch_encoder is None:
+            return data.x
+        return data.encoded if "encoded" in data else data.patches
 
     def features(self, data: Data) -> Tensor:
         """Compute image features of a section's spots, ``(n_spots, n_features)`` float."""
         given = self.image_input(data)
         encoded: Tensor = given.float() if self.patch_encoder is None else self.patch_encoder(given)
         return encoded
+
+    def encoded(self, data: Data) -> Data:
+        """Give a section with what several calls would encode again; by default as it is."""
+        return data
 
     def prepare(self, sections: Sequence[Data]) -> None:
         """Compute what is fixed before training from the training sections, such as the scale of the targets."""

@@ -394,6 +394,10 @@ class NH2STGraph(Network):
         contrast, weighted = self.contrast(pairs, data)
         return {"loss": total + weighted, **parts, **contrast}
 
+    def encoded(self, data: Data) -> Data:
+        """Encode patches once for a prediction and an alignment."""
+        return data if self.patch_encoder is None else Data(**data.to_dict(), encoded=self.patch_encoder(data.patches))
+
     @torch.no_grad()
     def alignment(self, data: Data) -> dict[str, float]:
         """Compute the share of spots with their gene embedding among the ten nearest to their image embedding.
@@ -428,7 +432,7 @@ class NH2STGraph(Network):
         return self.contrast.projected({"image": side.query, "image_neighbourhood": side.neighbourhood})
 
     def _features(self, x: Tensor) -> Tensor:
-        if self.patch_encoder is None:
+        if self.patch_encoder is None or x.is_floating_point():
             return x if x.is_floating_point() else x.float()  # pixels that nothing standardises are bytes
         encoded: Tensor = self.patch_encoder(x)
         return encoded

@@ -14,6 +14,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph import __version__
 from nh2st_graph._errors import DataError, listed, setting
+from nh2st_graph._memory import give_back
 from nh2st_graph.metrics import (
     LABELS,
     METHOD_LABELS,
@@ -29,7 +30,7 @@ from nh2st_graph.metrics import (
     score_section,
     share_of_ceiling,
 )
-from nh2st_graph.models import BASELINES, Estimator, make_baseline
+from nh2st_graph.models import BASELINES, make_baseline
 from nh2st_graph.read import Sections, documented, sections_by_name
 from nh2st_graph.section import (
     Key,
@@ -180,10 +181,11 @@ def evaluate_prepared(
 ) -> Evaluation:
     """Score a model on prepared sections; see :func:`evaluate`."""
     _say_other_data(model, tests, train)
-    baselines = _fit_baselines([each.measured for each in train] if model.config.evaluate.baselines else [])
-    results = {each.name: _score_one(model, baselines, each) for each in tests}
+    graphs = [each.measured for each in train] if model.config.evaluate.baselines else []
+    baselines = _score_baselines(model, graphs, tests)
+    results = {each.name: _score_one(model, baselines.scores[each.name], each) for each in tests}
     metrics = _assemble({name: each.scores for name, each in results.items()})
-    metrics["baselines_chosen"] = {name: baseline.chosen for name, baseline in baselines.items() if baseline.chosen}
+    metrics["baselines_chosen"] = baselines.chosen
     metrics["protocol"] = _protocol(model, tests, train)
     per_gene = pd.concat({name: each.per_gene for name, each in results.items()}, names=["section", "gene"])
     predictions = {name: each.prediction for name, each in results.items()}
@@ -207,37 +209,56 @@ class _Scored(NamedTuple):
     seconds: float
 
 
-def _fit_baselines(graphs: list[Data]) -> dict[str, Estimator]:
-    """Fit every baseline; none without graphs."""
-    baselines = {name: make_baseline(name) for name in BASELINES} if graphs else {}
-    for baseline in baselines.values():
+class _Baselines(NamedTuple):
+    """What the baselines reach: the scores of each by section, and what each chose."""
+
+    scores: dict[str, dict[str, Scores]]
+    chosen: dict[str, dict[str, Any]]
+
+
+def _score_baselines(model: FittedModel, graphs: Sequence[Data], tests: Sequence[PreparedSection]) -> _Baselines:
+    """Score every baseline on each test section; none without graphs to fit them on."""
+    found = _Baselines({each.name: {} for each in tests}, {})
+    for name in BASELINES if graphs else ():
+        # One after the other, since each keeps what it learned from.
+        baseline = make_baseline(name)
         baseline.fit(graphs)
-    return baselines
+        for test in tests:
+            graph = test.measured
+            predicted = pd.DataFrame(baseline.predict(graph), index=graph.spots, columns=model.genes)
+            found.scores[test.name][name] = _score(model, test, predicted)
+        if baseline.chosen:
+            found.chosen[name] = baseline.chosen
+        del baseline
+        give_back()
+    return found
 
 
-def _score_one(model: FittedModel, baselines: Mapping[str, Estimator], prepared: PreparedSection) -> _Scored:
+def _score(model: FittedModel, prepared: PreparedSection, predicted: pd.DataFrame) -> Scores:
+    subsets = {"heg50": model.heg50, "hpg50": model.hpg50}
+    return score_section(predicted, prepared.observed, depth=_depth(prepared), **subsets)
+
+
+def _depth(prepared: PreparedSection) -> pd.Series:
+    return pd.Series(library_size(prepared.section), index=prepared.section.obs_names)
+
+
+def _score_one(model: FittedModel, baselines: Mapping[str, Scores], prepared: PreparedSection) -> _Scored:
     """Score model, baselines and references on one section; the prediction has its spots in the order given."""
-    graph, observed, completed = prepared.measured, prepared.observed, prepared.section
+    observed, completed = prepared.observed, prepared.section
     start = time.perf_counter()
     prediction = predict_prepared(model, prepared)
     seconds = time.perf_counter() - start
-    depth = pd.Series(library_size(completed), index=completed.obs_names)
-    subsets = {"heg50": model.heg50, "hpg50": model.hpg50}
-
-    def score(predicted: pd.DataFrame) -> Scores:
-        return score_section(predicted, observed, depth=depth, **subsets)
-
-    scores = {"model": score(prediction.to_df())}
+    scores: dict[str, Any] = {"model": _score(model, prepared, prediction.to_df())}
     if model.config.evaluate.downstream:
         found = downstream_scores(prediction, seed=model.config.seed)
         scores["model"] = replace(scores["model"], summary={**scores["model"].summary, **found})
-    scores |= {
-        name: score(pd.DataFrame(baseline.predict(graph), index=graph.spots, columns=model.genes))
-        for name, baseline in baselines.items()
-    }
+    scores |= baselines
+    depth, subsets = _depth(prepared), {"heg50": model.heg50, "hpg50": model.hpg50}
     scores["depth_oracle"] = depth_oracle(depth, observed, **subsets)
     around = neighbour_mean(observed.to_numpy(), completed.obsp[Key.obsp.connectivities])
-    scores["neighbour_mean"] = score(pd.DataFrame(around, index=observed.index, columns=observed.columns))
+    means = pd.DataFrame(around, index=observed.index, columns=observed.columns)
+    scores["neighbour_mean"] = _score(model, prepared, means)
     ceiling = noise_ceiling_interval(
         *split_half_normalizer(completed, model.genes, **model.config.data.target), seed=model.config.seed
     )

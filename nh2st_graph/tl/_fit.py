@@ -10,7 +10,7 @@ from nh2st_graph._errors import DataError, setting
 from nh2st_graph.config import Config, with_arguments
 from nh2st_graph.models import find_method
 from nh2st_graph.read import Sections, documented, sections_by_name
-from nh2st_graph.train import FittedModel, Preparation, check_precision, fit_prepared
+from nh2st_graph.train import FittedModel, Preparation, check_precision, fit_prepared, use_threads
 
 __all__ = ["fit"]
 
@@ -95,4 +95,5 @@ def fit(
             f"no training section given; name at least one in {setting('data.train', argument='train_sections')}"
         )
     others = sections_by_name(test_sections, library_key=library_key, table_key=table_key, shared=True)
-    return fit_prepared(Preparation.learn(config, sections, others, genes=genes), out=out, resume=resume)
+    with use_threads(config.train.n_threads):
+        return fit_prepared(Preparation.learn(config, sections, others, genes=genes), out=out, resume=resume)

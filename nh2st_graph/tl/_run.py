@@ -43,6 +43,7 @@ from nh2st_graph.train import (
     check_precision,
     fit_prepared,
     start_processes,
+    use_threads,
 )
 
 __all__ = ["Run", "evaluate_run", "load_sections", "prepare_sections", "train_run"]
@@ -179,7 +180,8 @@ def train_run(
     processes = start_processes(config.train)
     if not processes.main:
         return _join_run(config, out, processes, resume, sections)
-    with nullcontext() if resume else _removed_on_bad_input(out), owned(out, "run folder"):
+    removed = nullcontext() if resume else _removed_on_bad_input(out)
+    with removed, owned(out, "run folder"), use_threads(config.train.n_threads):
         if resume:  # again, now that no other process writes into it
             check_begun(config, out, resume=resume)
         write_text(out / CONFIG_FILE, config.to_yaml())
@@ -204,10 +206,11 @@ def _join_run(
     config: Config, out: Path, processes: Processes, resume: bool, sections: Mapping[str, AnnData] | None
 ) -> Run:
     """Train with the first process, which writes the run; features are in its cache by then."""
-    with tempfile.TemporaryDirectory() as folder, processes.main_first():
-        loaded = load_sections(config, folder) if sections is None else sections
-        prepared = _prepare(config, loaded, checked=sections is None)
-    return Run(out, fit_prepared(prepared, out=out, resume=resume), None)
+    with use_threads(config.train.n_threads):
+        with tempfile.TemporaryDirectory() as folder, processes.main_first():
+            loaded = load_sections(config, folder) if sections is None else sections
+            prepared = _prepare(config, loaded, checked=sections is None)
+        return Run(out, fit_prepared(prepared, out=out, resume=resume), None)
 
 
 def _prepare(config: Config, sections: Mapping[str, AnnData], *, checked: bool) -> Learned:

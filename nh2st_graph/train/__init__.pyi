@@ -13,7 +13,7 @@ from ._prepare import Learned, Preparation, PreparedSection, image_only
 from ._processes import Processes, start_processes
 from ._stages import check_precision, fit_prepared
 from ._standardize import Standardizer
-from ._threads import one_thread
+from ._threads import one_thread, use_threads
 
 __all__ = [
     "EpochLog",
@@ -48,5 +48,6 @@ __all__ = [
     "section_patches",
     "start_processes",
     "training_lattice",
+    "use_threads",
     "weights_digest",
 ]

@@ -210,7 +210,8 @@ def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # numpy has no bfloat16
-        digest.update(name.encode() + bits.numpy().tobytes())
+        digest.update(name.encode())
+        digest.update(bits.numpy().data)
     return digest.hexdigest()[:16]
 
 

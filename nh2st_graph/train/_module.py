@@ -155,6 +155,7 @@ class TrainingModule(L.LightningModule):
 
     def validation_step(self, section: Data, _: int) -> None:
         """Score a held-out graph like a test section: from its image, over all genes."""
+        section = self.model.encoded(section)
         predicted = scored(section, self.model.predict(image_only(section)))
         observed = scored(section, section.y)
         scores = {
@@ -346,6 +347,10 @@ class Averaging(WeightAveraging):
         self.lowest = float(trainer.callback_metrics[self.monitor])
         state = self._average_model.module.state_dict()
         self.best = {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def release(self) -> None:
+        """Forget the average, which is a whole model, but not the best weights."""
+        self._average_model = None
 
     def state_dict(self) -> dict[str, Any]:
         """Save the best weights beside the average."""

@@ -24,6 +24,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import DataError, RunError, setting
+from nh2st_graph._memory import give_back
 from nh2st_graph._progress import console
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
@@ -81,7 +82,8 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         if processes.main:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(owned(folder, "folder"))
-        stack.enter_context(one_thread())
+        if not config.features.finetune:
+            stack.enter_context(one_thread())
         stack.enter_context(_settings_restored())
         stack.enter_context(quiet_lightning())
         if issubclass(method, Estimator):
@@ -255,6 +257,7 @@ class _Stages:
         return new_network(self.config, int(graphs[0].x.shape[1]), len(self.inputs.preparation.genes), encoder)
 
     def _new_module(self, graphs: Sequence[Data], seed: int) -> Network:
+        give_back()
         module = self._new_network(graphs, seed)
         module.prepare(graphs)
         return module
@@ -319,6 +322,10 @@ class _Stages:
                 )
             for task in self.progress.task_ids:
                 self.progress.update(task, visible=False)
+            # Trainer and callbacks refer to each other, and what they hold would stay until Python looks for circles.
+            data.train, data.validation = [], []
+            trainer.strategy.optimizers = []
+            next(each for each in callbacks if isinstance(each, Averaging)).release()
             if self.processes.main:
                 write_text(done, json.dumps({"epochs": trainer.current_epoch}) + "\n")
             rows = next(each.rows for each in callbacks if isinstance(each, EpochLog))

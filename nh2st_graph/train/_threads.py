@@ -1,25 +1,35 @@
-"""Limit the CPU threads of small networks."""
+"""Limit the threads of the CPU that libraries use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
-__all__ = ["one_thread"]
+__all__ = ["one_thread", "use_threads"]
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one CPU thread while the block runs.
+def use_threads(threads: int) -> Iterator[None]:
+    """Let torch, and the linear algebra of numpy and scipy, use so many threads of the CPU while the block runs.
+
+    With another number, sums may be rounded otherwise; with the same, results are equal to the last bit.
+    """
+    before = torch.get_num_threads()
+    try:
+        with threadpool_limits(limits=threads):
+            torch.set_num_threads(threads)
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Let torch and linear algebra use one CPU thread while the block runs.
 
     A section's matrices are too small to split: threads wait for each other longer than they compute, and twenty times
     as long if another process has one of the cores. Results also do not depend on the number of cores.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return use_threads(1)

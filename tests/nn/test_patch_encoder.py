@@ -94,7 +94,9 @@ def test_features_can_be_read_as_they_come():
     assert torch.equal(encoder(drawn_patches(5)).detach(), raw)
 
 
-def test_gradients_are_those_of_one_pass_without_chunks(encoder):
+@pytest.mark.parametrize("room", [1e12, 0], ids=["kept", "recomputed"])
+def test_gradients_are_those_of_one_pass_without_chunks(encoder, room, monkeypatch):
+    monkeypatch.setattr("nh2st_graph.nn._patch_encoder._room", lambda device: room)
     patches = drawn_patches(AT_ONCE + 5)
     wanted = torch.randn(len(patches), 4)
     (encoder.eval()(patches) * wanted).sum().backward()
@@ -103,6 +105,27 @@ def test_gradients_are_those_of_one_pass_without_chunks(encoder):
     for (name, weight), direct in zip(encoder.model.named_parameters(), model.parameters(), strict=True):
         assert weight.grad.count_nonzero() > 0, name
         torch.testing.assert_close(weight.grad, direct.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_activations_are_kept_as_far_as_memory_is_free(encoder, monkeypatch):
+    passes, saved, gradients = [], [], []
+    patches = drawn_patches(5 * AT_ONCE)
+    images = patches[:AT_ONCE].permute(0, 3, 1, 2) / 255
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: saved.append(each) or each, lambda each: each):
+        encoder.model(images)
+    storages = [each.untyped_storage() for each in saved if not isinstance(each, nn.Parameter)]
+    a_chunk = sum({each.data_ptr(): each.nbytes() for each in storages}.values())
+    encoder.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    # The first chunk is kept, for there must be room for one in any case. Beside what is kept, one is recomputed.
+    for room, recomputed in ((0, 4), (4.2 * a_chunk, 2), (100 * a_chunk, 0)):
+        monkeypatch.setattr("nh2st_graph.nn._patch_encoder._room", lambda device, room=room: room)
+        passes.clear()
+        encoder.zero_grad()
+        torch.manual_seed(2)
+        encoder(patches).square().sum().backward()
+        assert len(passes) == 5 + recomputed
+        gradients.append(encoder.model[0].weight.grad.clone())
+    assert all(torch.equal(each, gradients[0]) for each in gradients)
 
 
 def test_weights_of_a_frozen_model_are_trained():

@@ -1,13 +1,20 @@
-"""One thread while a block runs."""
+"""Threads while a block runs, and the same numbers on any number of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from threadpoolctl import threadpool_info
+from torch_geometric.data import Data
 
-from nh2st_graph.train import one_thread
+from nh2st_graph import im, metrics
+from nh2st_graph.models import make_baseline
+from nh2st_graph.nn import RidgeSpots, fit_component_ridge
+from nh2st_graph.train import one_thread, use_threads
 
 
 @pytest.fixture(params=[1, 3])
@@ -31,3 +38,80 @@ def test_an_error_leaves_none_behind(threads):
     with pytest.raises(KeyError), one_thread():
         raise KeyError
     assert torch.get_num_threads() == threads
+
+
+def test_linear_algebra_of_numpy_has_as_many(threads):
+    def pools():
+        return {each["filepath"]: each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+
+    before = pools()
+    with use_threads(2):
+        assert torch.get_num_threads() == 2
+        assert {*pools().values()} == {2}
+    assert (torch.get_num_threads(), pools()) == (threads, before)
+
+
+def encoded(name):
+    (encoder,) = im.make_encoders(name, "cpu")
+    size = encoder.input_size
+    return encoder.encode(np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8))
+
+
+def sections(n_spots=40, n_features=6, n_genes=10):
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(n_features, n_genes, generator=generator)
+    ring = torch.arange(n_spots)
+    for name in "abc":
+        x = torch.randn(n_spots, n_features, generator=generator)
+        yield Data(
+            x=x,
+            y=x @ weights + torch.randn(n_spots, n_genes, generator=generator),
+            library=torch.rand(n_spots, 1, generator=generator) * 100 + 1,
+            edge_index=torch.stack([ring, ring.roll(1)]),
+            section=name,
+            patient="p",
+        )
+
+
+def closed_form():
+    """Component scores of held-out spots, whose regressions are solved by eigenvalues."""
+    generator = torch.Generator().manual_seed(0)
+    described, targets = (torch.randn(60, width, generator=generator).double() for width in (8, 12))
+    part = torch.arange(60) % 3
+    spots = RidgeSpots(described, targets + described @ torch.ones(8, 12).double(), part, part, torch.ones(60).double())
+    chosen = {"sharpness": [0.2], "n_components": [3], "penalties": [0.01, 0.1], "by_component": True}
+    return fit_component_ridge(spots, **chosen).held_out
+
+
+def baseline():
+    *train, test = sections()
+    ridge = make_baseline("ridge_neighbours")
+    ridge.fit(train)
+    return ridge.predict(test)
+
+
+def scores():
+    generator = np.random.default_rng(0)
+    observed = pd.DataFrame(generator.poisson(3, (200, 30)).astype(float)).rename(index=str, columns=str)
+    predicted = observed + generator.normal(size=observed.shape)
+    return (
+        metrics.score_section(predicted, observed, depth=observed.sum(axis=1))
+        .per_gene.select_dtypes("number")
+        .to_numpy()
+    )
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [lambda: encoded("timm:test_resnet@random"), lambda: encoded("handcrafted"), closed_form, baseline, scores],
+    ids=["network", "handcrafted", "closed form", "ridge", "scores"],
+)
+def test_results_do_not_depend_on_threads(compute):
+    found = []
+    for number in (1, 2, 4):
+        with use_threads(number):
+            first, again = np.asarray(compute()), np.asarray(compute())
+        np.testing.assert_array_equal(first, again)
+        found.append(first)
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-6, atol=1e-6)
