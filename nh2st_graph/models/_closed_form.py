@@ -39,8 +39,8 @@ __all__ = [
 #: Penalties to choose from, in units of the number of spots.
 PENALTIES: tuple[float, ...] = tuple(np.geomspace(3e-5, 1.0, 12).tolist())
 
-#: Most spots that a regression is fitted on; of more, evenly drawn ones. Their maps by the kernel are held at once.
-MOST_SPOTS = 20_000
+#: Most spots that a regression is fitted on; of more, evenly drawn ones.
+MOST_SPOTS = 30_000
 
 #: Kernels to choose from: linear, and the sharpness of a Gaussian.
 _KERNELS = (0.0, 0.2)
