@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -20,14 +20,14 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch_geometric.data import Data
-from torch_geometric.utils import scatter
 
 from nh2st_graph._errors import ConfigError, DataError, setting
 from nh2st_graph._settings import Positive
-from nh2st_graph.models._groups import MOST_FOLDS, section_groups
+from nh2st_graph.models._groups import MOST_FOLDS, by_section, drawn_spots, section_groups
 from nh2st_graph.models._network import Estimator, Memory
 from nh2st_graph.models._registry import find_method, register_method
 from nh2st_graph.models._settings import MethodConfig
+from nh2st_graph.nn import LARGE, own_and_around, senders_of
 
 __all__ = [
     "BASELINES",
@@ -47,6 +47,12 @@ BASELINES = ("mean", "ridge", "ridge_neighbours", "reduced_rank_ridge", "kernel_
 #: Prefix of a chosen hyper-parameter in a baseline's memory.
 _CHOSEN = "chosen."
 
+#: Spots that are predicted at a time.
+_ROWS = 8192
+
+#: Reads features of some spots, given their positions: ``(n, d)``, float or uint8.
+Features = Callable[[NDArray[np.int64]], NDArray[Any]]
+
 Counts = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Penalties = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
@@ -57,7 +63,8 @@ class Baseline(Estimator):
     """A scikit-learn regression on a spot's features, with a hyper-parameter that is chosen by cross-validation.
 
     Folds hold out whole sections, several at a time if there are more than five, and bands of a single section. The
-    value with the smallest squared error on held-out spots is chosen, and the regression is fitted on all spots.
+    value with the smallest squared error on held-out spots is chosen, and the regression is fitted on all spots; on an
+    even sample of them, if there are very many.
 
     A saved baseline holds its training data and the chosen value, and is fitted again when it is loaded: on the same
     data in the same order, so that its predictions are the same.
@@ -78,8 +85,8 @@ class Baseline(Estimator):
         """List the values to choose from, by the name of the regression's parameter; empty if there is no choice."""
         return {}
 
-    def features(self, section: Data) -> NDArray[Any]:
-        """Give the features of the regression, ``(n_spots, d)``, float or uint8."""
+    def features(self, section: Data) -> Features:
+        """Give what reads the features of the regression for some spots of a section."""
         return own_features(section)
 
     def fit(self, sections: Sequence[Data]) -> None:
@@ -90,15 +97,21 @@ class Baseline(Estimator):
         DataError
             If there is a choice, and too few spots to hold some out.
         """
-        x = np.vstack([self.features(section) for section in sections])
-        y = np.vstack([section.y.numpy() for section in sections])
-        self._learn(x, y, self._choose(x, y, section_groups(sections)))
+        drawn = drawn_spots(sections, LARGE)
+        parts = list(zip(sections, by_section(drawn, sections), strict=True))
+        x = np.vstack([self.features(section)(spots) for section, spots in parts])
+        y = np.vstack([section.y[torch.from_numpy(spots)].numpy() for section, spots in parts])
+        self._learn(x, y, self._choose(x, y, section_groups(sections)[drawn]))
 
-    def predict(self, section: Data) -> NDArray[np.float64]:
-        """Predict expression, ``(n_spots, n_genes)``."""
-        predicted = np.asarray(self._fitted.predict(_numbers(self.features(section))))
-        # For a panel of one gene, scikit-learn drops the axis of genes.
-        return predicted.reshape(len(predicted), -1)
+    def predict(self, section: Data) -> NDArray[np.floating]:
+        """Predict expression, ``(n_spots, n_genes)``; float32 for a large section."""
+        n_spots, read = len(section.x), self.features(section)
+        predicted = np.empty((n_spots, self._n_genes), np.float32 if n_spots >= LARGE else np.float64)
+        for start in range(0, n_spots, _ROWS):
+            spots = np.arange(start, min(start + _ROWS, n_spots))
+            # For a panel of one gene, scikit-learn drops the axis of genes.
+            predicted[spots] = np.reshape(self._fitted.predict(_numbers(read(spots))), (len(spots), -1))
+        return predicted
 
     def memory(self) -> Memory | None:
         """Return the training features ``x``, targets ``y`` and what was chosen; None before fitting."""
@@ -124,7 +137,7 @@ class Baseline(Estimator):
         return {name: np.asarray(value).item() for name, value in search.best_params_.items()}
 
     def _learn(self, x: NDArray[Any], y: NDArray[Any], chosen: dict[str, Any]) -> None:
-        self.chosen = chosen
+        self.chosen, self._n_genes = chosen, y.shape[1]
         self._memory = {"x": torch.from_numpy(x), "y": torch.from_numpy(y)} | chosen_tensors(chosen)
         self._fitted = self.regression().set_params(**chosen).fit(_numbers(x), _targets(y))
 
@@ -139,17 +152,15 @@ def chosen_in(memory: Memory) -> dict[str, Any]:
     return {name.removeprefix(_CHOSEN): value.item() for name, value in memory.items() if name.startswith(_CHOSEN)}
 
 
-def own_features(section: Data) -> NDArray[Any]:
-    """Give a spot's own image features, ``(n_spots, d)``."""
-    return np.asarray(section.x.numpy())
+def own_features(section: Data) -> Features:
+    """Read spots' own image features, ``(n, d)``."""
+    return lambda spots: np.asarray(section.x[torch.from_numpy(spots)].numpy())
 
 
-def with_neighbours(section: Data) -> NDArray[np.float64]:
-    """Give a spot's own features and the mean of its neighbours, ``(n_spots, 2 d)``; zeros without neighbours."""
-    sender, receiver = section.edge_index
-    x = section.x.double()
-    around = scatter(x[sender], receiver, dim=0, dim_size=section.num_nodes, reduce="mean")
-    return np.hstack([x.numpy(), around.numpy()])
+def with_neighbours(section: Data) -> Features:
+    """Read spots' own features and the mean of their neighbours, ``(n, 2 d)``; zeros without neighbours."""
+    senders = senders_of(section.edge_index, len(section.x))
+    return lambda spots: np.hstack([each.numpy() for each in own_and_around(section.x, senders, spots)])
 
 
 def _numbers(features: NDArray[Any]) -> NDArray[np.float64]:
@@ -173,9 +184,9 @@ class TrainingMean(Baseline):
 
     Settings: ClassVar[type[MethodConfig]] = MeanConfig
 
-    def features(self, section: Data) -> NDArray[np.float64]:
-        """Give no feature; see :meth:`Baseline.features`."""
-        return np.empty((len(section.x), 0))
+    def features(self, section: Data) -> Features:
+        """Read no feature; see :meth:`Baseline.features`."""
+        return lambda spots: np.empty((len(spots), 0))
 
     def regression(self) -> DummyRegressor:
         """Make the mean; see :meth:`Baseline.regression`."""
@@ -229,8 +240,8 @@ class NeighbourRidge(OwnRidge):
 
     Settings: ClassVar[type[MethodConfig]] = RidgeNeighboursConfig
 
-    def features(self, section: Data) -> NDArray[np.float64]:
-        """Give own and neighbours' features; see :meth:`Baseline.features`."""
+    def features(self, section: Data) -> Features:
+        """Read own and neighbours' features; see :meth:`Baseline.features`."""
         return with_neighbours(section)
 
 

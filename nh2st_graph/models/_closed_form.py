@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph.models._groups import MOST_FOLDS, drawn_spots, patient_groups, patients_of, section_groups
+from nh2st_graph.models._groups import MOST_FOLDS, by_section, drawn_spots, patient_groups, patients_of, section_groups
 from nh2st_graph.models._network import Memory
 from nh2st_graph.nn import ComponentRidge, Description, RidgeSpots, Rows, components, fit_component_ridge
 
@@ -39,8 +39,8 @@ __all__ = [
 #: Penalties to choose from, in units of the number of spots.
 PENALTIES: tuple[float, ...] = tuple(np.geomspace(3e-5, 1.0, 12).tolist())
 
-#: Most spots that a regression is fitted on; of more, evenly drawn ones. Their maps by the kernel are held at once.
-MOST_SPOTS = 20_000
+#: Most spots that a regression is fitted on; of more, evenly drawn ones.
+MOST_SPOTS = 30_000
 
 #: Kernels to choose from: linear, and the sharpness of a Gaussian.
 _KERNELS = (0.0, 0.2)
@@ -219,17 +219,18 @@ def correction_factor(gains: Sequence[tuple[float, float]]) -> float:
     return factor if least > 0 else 0.0
 
 
-def predict_spots(description: Description, ridge: ComponentRidge, section: Data) -> Tensor:
-    """Predict expression of a whole section, ``(n_spots, n_genes)`` float32, some spots at a time.
+def predict_spots(
+    description: Description, ridge: ComponentRidge, section: Data, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Predict expression of a whole section, ``(n_spots, n_genes)``, some spots at a time.
 
-    With a linear kernel, products are float32. With a Gaussian and a weak penalty, large terms of both signs cancel,
-    so that float32 would be wrong by up to 5e-4 of a prediction's standard deviation.
+    Float32 has float32 products if the kernel is linear. With a Gaussian and a weak penalty, large terms of both signs
+    cancel, so that such products would be wrong by up to 5e-4 of a prediction's standard deviation.
     """
     x = section.x if isinstance(section.x, Rows) else section.x.cpu()
-    expression = torch.empty(len(x), ridge.basis.shape[1])
+    expression = torch.empty(len(x), ridge.basis.shape[1], dtype=dtype)
     start = 0
-    precision = torch.float64 if ridge.sharpness else torch.float32
-    for rows in description.of(x, section.edge_index.cpu()).blocks(precision):
+    for rows in description.of(x, section.edge_index.cpu()).blocks(torch.float64 if ridge.sharpness else dtype):
         expression[start : start + len(rows)] = ridge(rows)
         start += len(rows)
     return expression
@@ -253,8 +254,7 @@ def described_spots(
     """
     sizes = [int(section.num_nodes or 0) for section in sections]
     drawn = np.arange(sum(sizes)) if drawn is None else drawn
-    wanted = np.split(drawn, np.searchsorted(drawn, np.cumsum(sizes)[:-1]))
-    wanted = [each - start for each, start in zip(wanted, np.cumsum(sizes) - sizes, strict=True)]
+    wanted = by_section(drawn, sections)
 
     def described(features: Sequence[Tensor | Rows]) -> Tensor:
         joined = [

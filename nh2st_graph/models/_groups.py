@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-__all__ = ["MOST_FOLDS", "drawn_spots", "patient_groups", "patients_of", "section_groups"]
+__all__ = ["MOST_FOLDS", "by_section", "drawn_spots", "patient_groups", "patients_of", "section_groups"]
 
 
 #: Largest number of parts that are held out in turn; if there are more sections or patients, a part is several of them.
@@ -72,6 +72,14 @@ def drawn_spots(sections: Sequence[Data], most: int) -> NDArray[np.int64]:
     start = np.cumsum(sizes) - sizes
     curve = np.concatenate([_along_curve(each.pos) + first for each, first in zip(sections, start, strict=True)])
     return np.sort(curve[np.linspace(0, sum(sizes) - 1, most).round().astype(np.int64)])
+
+
+def by_section(drawn: NDArray[np.int64], sections: Sequence[Data]) -> list[NDArray[np.int64]]:
+    """Give the positions of drawn spots in each section, from ascending positions among the joined spots."""
+    sizes = [int(section.num_nodes or 0) for section in sections]
+    ends = np.cumsum(sizes)
+    parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
+    return [part - (end - size) for part, end, size in zip(parts, ends, sizes, strict=True)]
 
 
 def _along_curve(position: Tensor) -> NDArray[np.int64]:

@@ -28,7 +28,7 @@ from nh2st_graph.models._groups import MOST_FOLDS, drawn_spots, patient_groups
 from nh2st_graph.models._network import Estimator, Memory
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.models._settings import MethodConfig
-from nh2st_graph.nn import Description, fit_component_ridge
+from nh2st_graph.nn import LARGE, Description, fit_component_ridge
 
 __all__ = ["KernelRidge", "ReducedRankRidge"]
 
@@ -72,9 +72,10 @@ class _ComponentBaseline(Estimator):
         ridge = ridge_tensors(fitted.ridge, _RIDGE)
         self.restore({**description_tensors(description), **ridge, **chosen_tensors(chosen)})
 
-    def predict(self, section: Data) -> NDArray[np.float32]:
-        """Predict expression, ``(n_spots, n_genes)``."""
-        return np.asarray(predict_spots(self._description, self._ridge, section).numpy())
+    def predict(self, section: Data) -> NDArray[np.floating]:
+        """Predict expression, ``(n_spots, n_genes)``; float32 for a large section."""
+        dtype = torch.float32 if len(section.x) >= LARGE else torch.float64
+        return np.asarray(predict_spots(self._description, self._ridge, section, dtype).numpy())
 
     def memory(self) -> Memory | None:
         """Return the regression and what was chosen; None before fitting."""

@@ -16,7 +16,7 @@ from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, 
 from nh2st_graph.nn._convmixer import ConvMixerBlock
 from nh2st_graph.nn._cross_encoder import CrossEncoder
 from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
-from nh2st_graph.nn._description import DescribedSpots, Description
+from nh2st_graph.nn._description import DescribedSpots, Description, own_and_around, senders_of
 from nh2st_graph.nn._dropout import Dropout, drawing_from, own_generator
 from nh2st_graph.nn._grouped_contrast import grouped_info_nce_and_ranks
 from nh2st_graph.nn._hsic import hsic, normalized_hsic
@@ -87,12 +87,14 @@ __all__ = [
     "negative_binomial_nll",
     "normalized_hsic",
     "one_minus_pearson",
+    "own_and_around",
     "own_generator",
     "partner_rank",
     "random_views",
     "read_window",
     "retrieval_at_k",
     "retrieve",
+    "senders_of",
     "similarity_hyperedges",
     "zero_inflated_negative_binomial_nll",
 ]

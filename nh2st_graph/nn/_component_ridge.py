@@ -196,20 +196,23 @@ def _fit(
 ) -> RidgeFit:
     targets, weights, scores = spots.targets, spots.weights, centred @ basis.T
     points = _points(spots.described)
-    phi, whitening = _mapped(spots.described, points, sharpness)
+    mapping = _Mapping.of(points, sharpness)
 
     paths = torch.zeros(len(penalties), *scores.shape, dtype=torch.float64)
     levels = torch.zeros_like(scores)
     numbers, part = spots.folds.unique(return_inverse=True)
-    moments = [_Moments.of(phi, scores, weights, part == i) for i in range(len(numbers))]
+    parts = [(part == i).nonzero()[:, 0] for i in range(len(numbers))]
+    moments = [_Moments.of(mapping, spots.described, scores, weights, inside) for inside in parts]
     learned = (
         [_path(moments[:i] + moments[i + 1 :], penalties) for i in range(len(moments))] if len(moments) > 1 else []
     )
-    for i, (found, intercepts, level) in enumerate(learned):
-        levels[part == i] = level
-        # As one product: many small ones would copy the maps for each penalty.
-        together = phi[part == i] @ found.permute(1, 0, 2).flatten(1)
-        paths[:, part == i] = together.unflatten(1, (len(penalties), -1)).transpose(0, 1) + intercepts[:, None]
+    for inside, (found, intercepts, level) in zip(parts, learned, strict=False):
+        levels[inside] = level
+        # As one product for all penalties, and without the maps, which were too many to keep.
+        together = mapping.whitening @ found.permute(1, 0, 2).flatten(1)
+        for rows in inside.split(_ROWS):
+            predicted = _kernel(spots.described[rows], points, sharpness) @ together
+            paths[:, rows] = predicted.unflatten(1, (len(penalties), -1)).transpose(0, 1) + intercepts[:, None]
     # Offsets between sections, or between the bands of one, are not what is predicted.
     _, compared_in = torch.stack([spots.sections, spots.folds]).unique(dim=1, return_inverse=True)
     compared = torch.stack([_centred(each, compared_in, weights) for each in paths])
@@ -232,7 +235,7 @@ def _fit(
     slope = slopes[chosen, column]
 
     def regression(found: Tensor, intercepts: Tensor, level: Tensor) -> ComponentRidge:
-        coefficients = whitening @ (found[chosen, :, column].T * slope)
+        coefficients = mapping.whitening @ (found[chosen, :, column].T * slope)
         return ComponentRidge(
             sharpness,
             points if sharpness else points[:0],
@@ -273,56 +276,72 @@ def _points(described: Tensor) -> Tensor:
     return described[torch.linspace(0, len(described) - 1, _MOST_POINTS).round().long()]
 
 
-def _mapped(described: Tensor, points: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
-    """Map spots so that products are the kernel, ``(n_spots, rank)``; and the map from products with the points."""
-    if not sharpness and points.shape[1] < len(points):
-        # The smaller of two matrices with the same eigenvalues.
-        values, vectors = _eigh(points.T @ points)
-        kept = values > _RANK * values[-1].clamp_min(1e-300)
-        return described @ vectors[:, kept], points @ (vectors[:, kept] / values[kept])
-    products = _kernel(points, points, sharpness)
-    root, failed = torch.linalg.cholesky_ex(products)
-    if not failed and root.diagonal().min().square() > _FULL * len(points):
-        # Any root maps to the same products, and this one takes a tenth of the time.
-        whitening = torch.linalg.solve_triangular(root, torch.eye(len(points)).double(), upper=False).T.contiguous()
-    else:
+class _Mapping(NamedTuple):
+    """Maps spots so that products are the kernel: products with the points, times ``whitening``.
+
+    ``centre`` is the mean map of the points, so that sums relative to it are small. With ``directions``, ``(d, rank)``,
+    these are the map of a linear kernel by themselves.
+    """
+
+    points: Tensor
+    sharpness: float
+    whitening: Tensor
+    centre: Tensor
+    directions: Tensor | None = None
+
+    @classmethod
+    def of(cls, points: Tensor, sharpness: float) -> _Mapping:
+        """Find the directions that the points span, ``(n_points, rank)``."""
+        if not sharpness and points.shape[1] < len(points):
+            # The smaller of two matrices with the same eigenvalues.
+            values, vectors = _eigh(points.T @ points)
+            kept = values > _RANK * values[-1].clamp_min(1e-300)
+            values, vectors = values[kept], vectors[:, kept]
+            return cls(points, sharpness, points @ (vectors / values), points.mean(dim=0) @ vectors, vectors)
+        products = _kernel(points, points, sharpness)
+        root, failed = torch.linalg.cholesky_ex(products)
+        if not failed and root.diagonal().min().square() > _FULL * len(points):
+            # Any root maps to the same products, and this one takes a tenth of the time.
+            identity = torch.eye(len(points)).double()
+            whitening = torch.linalg.solve_triangular(root, identity, upper=False).T.contiguous()
+            return cls(points, sharpness, whitening, root.mean(dim=0))
         values, vectors = _eigh(products)
         kept = values > _RANK * values[-1].clamp_min(1e-300)
-        whitening = vectors[:, kept] / values[kept].sqrt()
-    mapped = torch.empty(len(described), whitening.shape[1]).double()
-    for rows, place in zip(described.split(_ROWS), mapped.split(_ROWS), strict=True):
-        place.copy_(_kernel(rows, points, sharpness) @ whitening)
-    return mapped, whitening
+        values, vectors = values[kept].sqrt(), vectors[:, kept]
+        return cls(points, sharpness, vectors / values, vectors.mean(dim=0) * values)
+
+    def __call__(self, described: Tensor) -> Tensor:
+        """Map spots relative to the centre, ``(n_spots, rank)``."""
+        if self.directions is not None:
+            return described @ self.directions - self.centre
+        return _kernel(described, self.points, self.sharpness) @ self.whitening - self.centre
 
 
 class _Moments(NamedTuple):
-    """Weighted sums over spots, relative to the means of all: of 1, of maps and scores, and of their products."""
+    """Weighted sums over spots: of 1, of maps relative to ``centre`` and scores, and of their products."""
 
     total: Tensor
-    phi: Tensor
+    maps: Tensor
     scores: Tensor
     gram: Tensor
     product: Tensor
     centre: Tensor
-    level: Tensor
 
     @classmethod
-    def of(cls, phi: Tensor, scores: Tensor, weights: Tensor, inside: Tensor) -> _Moments:
-        """Sum over the spots of ``inside``, ``(n_spots,)`` bool."""
-        total = weights.sum().clamp_min(1e-300)
-        centre, level = weights @ phi / total, weights @ scores / total
-        rank, n_components = phi.shape[1], scores.shape[1]
+    def of(cls, mapping: _Mapping, described: Tensor, scores: Tensor, weights: Tensor, inside: Tensor) -> _Moments:
+        """Sum over the spots at some positions, ``inside``."""
+        rank, n_components = len(mapping.centre), scores.shape[1]
         gram, product = np.zeros((rank, rank)), torch.zeros(rank, n_components).double()
         sums = torch.zeros(rank).double(), torch.zeros(n_components).double()
-        for spots in inside.nonzero()[:, 0].split(_ROWS):
+        for spots in inside.split(_ROWS):
             root = weights[spots, None].sqrt()
-            rows, wanted = (phi[spots] - centre) * root, (scores[spots] - level) * root
+            rows, wanted = mapping(described[spots]) * root, scores[spots] * root
             sums[0].add_(root[:, 0] @ rows)
             sums[1].add_(root[:, 0] @ wanted)
             # A matrix times its own transpose, which numpy computes by half.
             gram += rows.numpy().T @ rows.numpy()
             product += rows.T @ wanted
-        return cls(weights[inside].sum(), *sums, torch.from_numpy(gram), product, centre, level)
+        return cls(weights[inside].sum(), *sums, torch.from_numpy(gram), product, mapping.centre)
 
 
 def _path(moments: Sequence[_Moments], penalties: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
@@ -333,13 +352,13 @@ def _path(moments: Sequence[_Moments], penalties: Sequence[float]) -> tuple[Tens
     Solutions, ``(n_penalties, rank, n_components)``; intercepts, ``(n_penalties, n_components)``; and the mean scores,
     ``(n_components,)``, which are the prediction of a mean spot.
     """
-    total, phi, scores, gram, product = (sum(part[1:], start=part[0]) for part in list(zip(*moments, strict=True))[:5])
+    total, maps, scores, gram, product = (sum(part[1:], start=part[0]) for part in list(zip(*moments, strict=True))[:5])
     total = total.clamp_min(1e-300)
-    values, vectors = _eigh(gram - torch.outer(phi, phi) / total)
-    moment = vectors.T @ (product - torch.outer(phi, scores) / total)
+    values, vectors = _eigh(gram - torch.outer(maps, maps) / total)
+    moment = vectors.T @ (product - torch.outer(maps, scores) / total)
     found = torch.stack([vectors @ (moment / (values.clamp_min(0.0) + p * total)[:, None]) for p in penalties])
-    level = moments[0].level + scores / total
-    return found, level - (moments[0].centre + phi / total) @ found, level
+    level = scores / total
+    return found, level - (moments[0].centre + maps / total) @ found, level
 
 
 def _centred(values: Tensor, sections: Tensor, weights: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nh2st_graph.nn._rows import Rows, blocks_of
 
-__all__ = ["DescribedSpots", "Description"]
+__all__ = ["DescribedSpots", "Description", "own_and_around", "senders_of"]
 
 #: Z-scores are cut off here, so that a rare value (a speck of dust, an empty bin of a histogram) is not far from all.
 _CUT = 3.0
@@ -75,7 +75,7 @@ class Description:
 
     def of(self, x: Tensor | Rows, edge_index: Tensor) -> DescribedSpots:
         """Describe the spots of one whole section when they are read."""
-        return DescribedSpots(self, x, _senders(edge_index, len(x)))
+        return DescribedSpots(self, x, senders_of(edge_index, len(x)))
 
     def __call__(self, x: Tensor | Rows, edge_index: Tensor) -> Tensor:
         """Describe the spots of one whole section, ``(n_spots, 2 n_features)`` float64; zeros without neighbours."""
@@ -104,7 +104,7 @@ class DescribedSpots:
     x
         Image features, ``(n_spots, n_features)``.
     senders
-        Each spot's senders as the columns of its row, ``(n_spots, n_spots)``; values are 1.
+        Each spot's senders; see :func:`senders_of`.
     """
 
     description: Description
@@ -116,21 +116,9 @@ class DescribedSpots:
 
     def read(self, spots: NDArray[np.int64] | slice, dtype: torch.dtype = torch.float64) -> Tensor:
         """Describe some spots, ``(n, 2 n_features)``."""
-        part, asked = self.senders[spots], np.arange(len(self))[spots]
-        # Only features of these spots and of their neighbours are read, each once.
-        inside = np.zeros(len(self), dtype=bool)
-        inside[asked] = inside[part.indices] = True
-        read = np.flatnonzero(inside)
-        place = np.empty(len(self), dtype=part.indices.dtype)
-        place[read] = np.arange(len(read))
-        features = self.description.own(self.x[torch.from_numpy(read)]).to(dtype)
-        own, joined = features[torch.from_numpy(place[asked])], features.numpy()
-        of_read = sparse.csr_array(
-            (part.data.astype(joined.dtype), place[part.indices], part.indptr), shape=(len(asked), len(read))
-        )
-        many = torch.from_numpy(np.diff(part.indptr)).clamp_min(1)[:, None].to(dtype)
+        own, around = own_and_around(self.x, self.senders, spots, lambda x: self.description.own(x).to(dtype))
         parts = self.description.parts.to(dtype)
-        return torch.cat([own * parts[0], torch.from_numpy(of_read @ joined) / many * parts[1]], dim=1)
+        return torch.cat([own * parts[0], around * parts[1]], dim=1)
 
     def blocks(self, dtype: torch.dtype = torch.float64) -> Iterator[Tensor]:
         """Describe all spots in order, some at a time."""
@@ -138,7 +126,7 @@ class DescribedSpots:
             yield self.read(slice(start, min(start + _ROWS, len(self))), dtype)
 
 
-def _senders(edge_index: Tensor, n_spots: int) -> sparse.csr_array:
+def senders_of(edge_index: Tensor, n_spots: int) -> sparse.csr_array:
     """Give each spot's senders as the columns of its row, ``(n_spots, n_spots)`` int8; values are 1."""
     sender, receiver = edge_index.numpy()
     if not (receiver[1:] >= receiver[:-1]).all():
@@ -147,3 +135,36 @@ def _senders(edge_index: Tensor, n_spots: int) -> sparse.csr_array:
     kind = np.int32 if max(n_spots, len(sender)) < 2**31 else np.int64
     start = np.concatenate([[0], np.cumsum(np.bincount(receiver, minlength=n_spots))]).astype(kind)
     return sparse.csr_array((np.ones(len(sender), np.int8), sender.astype(kind), start), shape=(n_spots, n_spots))
+
+
+def own_and_around(
+    x: Tensor | Rows,
+    senders: sparse.csr_array,
+    spots: NDArray[np.int64] | slice,
+    prepare: Callable[[Tensor], Tensor] = Tensor.double,
+) -> tuple[Tensor, Tensor]:
+    """Give some spots' features and the means of their neighbours', ``(n, d)`` each; zeros without neighbours.
+
+    Parameters
+    ----------
+    x
+        Features of all spots, of which only those of these spots and of their neighbours are read, each once.
+    senders
+        See :func:`senders_of`.
+    spots
+        Positions of the spots.
+    prepare
+        What becomes of features before the mean is taken.
+    """
+    part, asked = senders[spots], np.arange(len(x))[spots]
+    inside = np.zeros(len(x), dtype=bool)
+    inside[asked] = inside[part.indices] = True
+    read = np.flatnonzero(inside)
+    place = np.empty(len(x), dtype=part.indices.dtype)
+    place[read] = np.arange(len(read))
+    features = prepare(x[torch.from_numpy(read)])
+    joined = features.numpy()
+    shape = len(asked), len(read)
+    of_read = sparse.csr_array((part.data.astype(joined.dtype), place[part.indices], part.indptr), shape=shape)
+    many = torch.from_numpy(np.diff(part.indptr)).clamp_min(1)[:, None].to(features.dtype)
+    return features[torch.from_numpy(place[asked])], torch.from_numpy(of_read @ joined) / many

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
+from scipy import sparse
 from sklearn.linear_model import Ridge
 from torch_geometric.data import Data
 
@@ -15,6 +17,7 @@ from nh2st_graph import ConfigError, DataError
 from nh2st_graph.config import Config
 from nh2st_graph.models import BASELINES, Estimator, find_method, make_baseline, section_groups
 from nh2st_graph.models._baselines import own_features, with_neighbours
+from nh2st_graph.nn import Rows
 
 ALL = ("mean", "ridge", "ridge_neighbours", "reduced_rank_ridge", "kernel_ridge", "pca_ridge", "knn", "random_forest")
 
@@ -55,18 +58,45 @@ def joined(sections, name):
 # What is read
 
 
+def read(features, section: Data) -> np.ndarray:
+    """Read the features of all spots."""
+    return features(section)(np.arange(len(section.x)))
+
+
 def test_neighbours_are_averaged_by_receiver_and_isolated_spots_get_zeros():
     """Spot 0 hears 1 and 2, spot 1 hears 2, spots 2 and 3 hear nobody."""
     x = torch.tensor([[1.0, 10.0], [2.0, 20.0], [6.0, 60.0], [5.0, 50.0]])
     section = Data(x=x, edge_index=torch.tensor([[1, 2, 2], [0, 0, 1]]))
-    np.testing.assert_array_equal(own_features(section), x)
-    np.testing.assert_array_equal(with_neighbours(section)[:, :2], x)
-    np.testing.assert_array_equal(with_neighbours(section)[:, 2:], [[4, 40], [6, 60], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(read(own_features, section), x)
+    np.testing.assert_array_equal(read(with_neighbours, section)[:, :2], x)
+    np.testing.assert_array_equal(read(with_neighbours, section)[:, 2:], [[4, 40], [6, 60], [0, 0], [0, 0]])
 
 
 def test_without_any_edge_all_surroundings_are_zeros():
     section = Data(x=torch.ones(3, 2), edge_index=torch.zeros(2, 0, dtype=torch.long))
-    np.testing.assert_array_equal(with_neighbours(section), [[1, 1, 0, 0]] * 3)
+    np.testing.assert_array_equal(read(with_neighbours, section), [[1, 1, 0, 0]] * 3)
+
+
+# Large sections
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_large_section_is_learned_from_a_sample_and_predicted_in_parts(name, monkeypatch):
+    first, second = make_section(60, 0, noise=0.1), make_section(90, 1, noise=0.1)
+    rows = copy.copy(second)
+    rows.x, rows.y = Rows(second.x.numpy()), Rows(sparse.csr_matrix(second.y.numpy()))
+    rows.num_nodes = 90
+    for part in ("_baselines.LARGE", "_reduced_rank.LARGE", "_reduced_rank.MOST_SPOTS"):
+        monkeypatch.setattr(f"nh2st_graph.models.{part}", 80)
+    dense, held = (fitted(name, [first, each]) for each in (second, rows))
+    assert dense.chosen == held.chosen
+    expected = dense.predict(second)
+    monkeypatch.setattr("nh2st_graph.models._baselines._ROWS", 7)
+    predicted = held.predict(rows)
+    np.testing.assert_allclose(predicted, expected, rtol=1e-5)
+    assert predicted.dtype == np.float32
+    kept = held.memory()
+    assert all(len(kept[key]) == 80 for key in ("x", "y") if key in kept)
 
 
 # Against scikit-learn and numpy
@@ -82,7 +112,7 @@ def test_mean_is_the_training_mean(sections):
 @pytest.mark.parametrize(("name", "features"), [("ridge", own_features), ("ridge_neighbours", with_neighbours)])
 def test_ridge_equals_the_normal_equations_at_the_penalty_of_an_explicit_loop(sections, name, features):
     groups, y = section_groups(sections), joined(sections, "y")
-    x = np.vstack([features(section) for section in sections]).astype(np.float64)
+    x = np.vstack([read(features, section) for section in sections]).astype(np.float64)
     errors = {}
     for alpha in np.logspace(0, 5, 11).tolist():
         squared = []
@@ -97,7 +127,7 @@ def test_ridge_equals_the_normal_equations_at_the_penalty_of_an_explicit_loop(se
     test = make_section(12, 9)
     centred = x - x.mean(axis=0)
     weights = np.linalg.solve(centred.T @ centred + alpha * np.eye(x.shape[1]), centred.T @ (y - y.mean(axis=0)))
-    expected = (features(test) - x.mean(axis=0)) @ weights + y.mean(axis=0)
+    expected = (read(features, test) - x.mean(axis=0)) @ weights + y.mean(axis=0)
     np.testing.assert_allclose(baseline.predict(test), expected, rtol=1e-8)
 
 
@@ -116,7 +146,7 @@ def test_nearest_spots_equal_a_loop_at_the_number_of_an_explicit_loop(sections):
     baseline = fitted("knn", sections)
     assert baseline.chosen == {"n_neighbors": k}
     test = make_section(12, 9)
-    np.testing.assert_allclose(baseline.predict(test), nearest(x, y, own_features(test), k))
+    np.testing.assert_allclose(baseline.predict(test), nearest(x, y, read(own_features, test), k))
 
 
 def test_fewer_spots_than_nearest_spots_give_the_mean_of_all():
@@ -138,7 +168,7 @@ def test_the_penalty_follows_the_noise():
 def by_singular_values(sections, test, n_components):
     """Standardised features and their leading components, of training and of test spots."""
     x, y = joined(sections, "x"), joined(sections, "y")
-    scaled, of_test = ((each - x.mean(axis=0)) / x.std(axis=0) for each in (x, own_features(test)))
+    scaled, of_test = ((each - x.mean(axis=0)) / x.std(axis=0) for each in (x, read(own_features, test)))
     _, _, directions = np.linalg.svd(scaled, full_matrices=False)
     return scaled @ directions[:n_components].T, of_test @ directions[:n_components].T, y
 
