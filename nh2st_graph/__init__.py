@@ -24,7 +24,6 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from nh2st_graph._deferred import defer
 from nh2st_graph._errors import (
     ConfigError,
     DataError,
@@ -34,6 +33,7 @@ from nh2st_graph._errors import (
     RenamedWarning,
     RunError,
 )
+from nh2st_graph.train._deferred import defer
 
 if TYPE_CHECKING:
     from nh2st_graph import config, datasets, gr, im, metrics, models, nn, pl, read, study, tl

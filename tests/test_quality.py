@@ -70,7 +70,7 @@ _BELOW = {
 }
 
 #: Private files beside the rooms, which all of them may import.
-_BESIDE = {"_atomic", "_cluster", "_deferred", "_errors", "_memory", "_progress", "_settings"}
+_BESIDE = {"_atomic", "_errors", "_progress", "_settings"}
 
 
 def test_rooms_are_all_there_is():

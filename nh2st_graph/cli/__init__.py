@@ -16,7 +16,6 @@ import typer
 from typer.core import TyperGroup
 
 from nh2st_graph import __version__
-from nh2st_graph._cluster import check_scheduler
 from nh2st_graph._errors import NO_SET, NH2STGraphError, RenamedWarning
 from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
 from nh2st_graph.cli._help import Command, Group
@@ -38,6 +37,7 @@ from nh2st_graph.cli._options import (
     Trust,
 )
 from nh2st_graph.cli._working import silent, working
+from nh2st_graph.tl._cluster import check_scheduler
 
 __all__ = ["app", "main"]
 

@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nh2st_graph import read
 from nh2st_graph._atomic import check_place, owned_new
-from nh2st_graph._cluster import check_scheduler
 from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError, listed
 from nh2st_graph._progress import console, phase
 from nh2st_graph.cli._working import interruptible, working
@@ -35,6 +34,7 @@ from nh2st_graph.section import (
     spot_pitch,
     unknown_patient,
 )
+from nh2st_graph.tl._cluster import check_scheduler
 
 __all__ = ["Options", "run_prepare", "summary"]
 

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from nh2st_graph import study
-from nh2st_graph._cluster import check_scheduler
 from nh2st_graph._errors import ConfigError
 from nh2st_graph._progress import console, phase, phases
 from nh2st_graph.cli._working import interruptible
+from nh2st_graph.tl._cluster import check_scheduler
 
 __all__ = ["run_many"]
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from nh2st_graph._atomic import owned
-from nh2st_graph._cluster import check_scheduler
 from nh2st_graph.study._folder import holds_study, open_folder
 from nh2st_graph.study._plan import PlannedRun, Study, check_jobs
 from nh2st_graph.study._report import write_reports
@@ -18,6 +17,7 @@ from nh2st_graph.study._results import StudyResult, collect, references, seen_se
 from nh2st_graph.study._table import compare
 from nh2st_graph.study._words import explain, under_trained, verdict
 from nh2st_graph.study._workers import Outcome, Watch, run_all
+from nh2st_graph.tl._cluster import check_scheduler
 
 __all__ = ["run_study"]
 

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 
 from pebble import ProcessExpired, ProcessPool
 
-from nh2st_graph._cluster import on_cluster
 from nh2st_graph._errors import NH2STGraphError, RunError, setting
 from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config, DataConfig
 from nh2st_graph.study._folder import RunRecord, read_record, write_record
 from nh2st_graph.study._memory import peak_memory
 from nh2st_graph.study._plan import PlannedRun
+from nh2st_graph.tl._cluster import on_cluster
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -8,9 +8,9 @@ from contextlib import closing
 from typing import Any
 
 from nh2st_graph import read
-from nh2st_graph._cluster import on_cluster
 from nh2st_graph._progress import phase
 from nh2st_graph.config import Config, DataConfig, GraphConfig
+from nh2st_graph.tl._cluster import on_cluster
 from nh2st_graph.tl._folder import absolute
 from nh2st_graph.tl._named import check_root
 

@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph import __version__
 from nh2st_graph._errors import DataError, listed, setting
-from nh2st_graph._memory import give_back
+from nh2st_graph.train._memory import give_back
 from nh2st_graph.metrics import (
     LABELS,
     METHOD_LABELS,

@@ -24,7 +24,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import DataError, RunError, setting
-from nh2st_graph._memory import give_back
+from nh2st_graph.train._memory import give_back
 from nh2st_graph._progress import console
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson

@@ -14,8 +14,8 @@ from distributed import LocalCluster
 
 from nh2st_graph import ConfigError, DataError, RunError, tl
 from nh2st_graph import _cluster as cluster_of
-from nh2st_graph._cluster import check_scheduler, on_cluster
 from nh2st_graph.study import read_benchmark, run_study
+from nh2st_graph.tl._cluster import check_scheduler, on_cluster
 
 #: What workers import: tasks, and in another file, since it takes long, a method that dies once.
 TASKS = """

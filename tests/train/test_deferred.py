@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nh2st_graph._deferred import defer
+from nh2st_graph.train._deferred import defer
 
 
 @pytest.fixture
