@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar, NamedTuple
@@ -14,9 +13,10 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from nh2st_graph._settings import TARGET_SUM
-from nh2st_graph.models._closed_form import PATIENTS, ClosedForm, correction_factor, correction_gain, fit_closed_form
+from nh2st_graph.models._closed_form import fit_closed_form
 from nh2st_graph.models._contrast import LETTERS, Contrast, Pairs, scales
-from nh2st_graph.models._network import EMBEDDINGS, OF_TRAINING, Memory, Network
+from nh2st_graph.models._corrected_form import CorrectedForm
+from nh2st_graph.models._network import EMBEDDINGS
 from nh2st_graph.models._parts import EDGE_DIM, make_decoder, make_embedder, make_neighbour_branch
 from nh2st_graph.models._registry import register_method
 from nh2st_graph.models._settings import ModelConfig
@@ -39,8 +39,6 @@ from nh2st_graph.nn import (
 
 __all__ = ["ImageSide", "NH2STGraph"]
 
-logger = logging.getLogger("nh2st_graph")
-
 #: Operators that reach beyond a spot's own edges: to all spots, or to all regions that the spot is in.
 _WHOLE_SECTION = {"global", "hypergraph", "hypergraph_similarity"}
 
@@ -49,9 +47,6 @@ _SHARPNESS = 5.0
 
 #: Initial log odds of extra zeros, so that at first most zeros are those of the negative binomial.
 _FEW_DROPOUTS = -3.0
-
-#: Tensor of the memory with the factors of the correction, for training patients and for new ones.
-_SIZE = "correction"
 
 
 class ImageSide(NamedTuple):
@@ -78,7 +73,7 @@ class _Graph(NamedTuple):
 
 
 @register_method
-class NH2STGraph(Network):
+class NH2STGraph(CorrectedForm):
     r"""Spatial gene expression from image features over a graph of spots.
 
     For spot :math:`i` with image features :math:`x_i` and, in training, expression :math:`g_i`:
@@ -137,7 +132,6 @@ class NH2STGraph(Network):
         self, config: ModelConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
     ) -> None:
         super().__init__(config, n_features, n_genes, patch_encoder)
-        self._form: tuple[Memory, ClosedForm] | None = None
         # Layers of PyG and the published operators draw from torch's own generator.
         self.threaded = config.operator == "attention" and config.cross_attention != "single"
         self.image_encoder = make_embedder(config, n_features)
@@ -229,98 +223,18 @@ class NH2STGraph(Network):
                     del graph[key]
         return graphs
 
-    def held_out_graphs(self, sections: Sequence[Data]) -> Sequence[Data]:
-        """Add ``form``: what the closed form predicts of each spot from the image, ``(n_spots, n_genes)``."""
-        form = self.closed_form
-        if form is None:
-            return sections
-        graphs = [section.clone() for section in sections]
-        for graph in graphs:
-            graph.form = form(graph)
-        return graphs
-
-    def predict(self, data: Data) -> Tensor:
-        """Predict a whole section from its image; see :class:`Network`."""
-        return self._predict(data, around=True)
-
-    def predict_alone(self, data: Data) -> Tensor:
-        """Predict a whole section as if no spot had neighbours, ``(n_spots, n_genes)``."""
-        return self._predict(data, around=False)
-
-    def _predict(self, data: Data, around: bool) -> Tensor:
-        form, size = self.closed_form, self._size(data)
-        base = None
-        if form is not None:
-            base = (data.form if "form" in data else form(data)) if around else form.own(data)
-            if not size:
-                return self._positive(base)
+    def decoded(self, data: Data, around: bool = True) -> Tensor:
+        """Decode the expression of a section by the network alone; see :class:`CorrectedForm`."""
         side = self(self.image_input(data), data.edge_index, data.edge_attr)
-        decoded = self._decode(side.query, side.neighbourhood if around else torch.zeros_like(side.neighbourhood))
-        return self._positive(decoded if base is None else base + size * self._correction(decoded))
+        return self._decode(side.query, side.neighbourhood if around else torch.zeros_like(side.neighbourhood))
 
-    @property
-    def closed_form(self) -> ClosedForm | None:
-        """The closed form that the network corrects; None without one."""
-        if PATIENTS not in self.memory:
-            return None
-        if self._form is None or self._form[0] is not self.memory:
-            self._form = self.memory, ClosedForm.restore(self.memory)
-        return self._form[1]
-
-    def recall(self, memory: Memory) -> None:
-        """Take the closed form and the factors of its correction from a saved model; see :class:`Network`."""
-        super().recall(memory)
-        if self.config.closed_form:
-            ClosedForm.restore(memory), memory[_SIZE]
-
-    @torch.no_grad()
-    def settle(self, folds: Sequence[tuple[Network, Sequence[Data]]]) -> None:
-        """Choose how much of the network's correction is added, for training patients and for new ones.
-
-        It is the factor, of 0 to 1, with the smallest squared error over the held-out sections, in units of each gene's
-        variance; and 0 unless the error falls on more of them than by chance (one-sided, 95 %). Where only one kind of
-        patient was held out, new patients get the factor of new ones, or 0; training patients get that of either.
-        """
-        if not self.config.closed_form:
-            return
-        gains: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-        for network, sections in folds:
-            assert isinstance(network, NH2STGraph)
-            for section in sections:
-                gains[network.knows(section)].append(network._gain(section))
-        known, new = correction_factor(gains[True] or gains[False]), correction_factor(gains[False])
-        for network in (self, *(network for network, _ in folds)):
-            network.memory[_SIZE] = torch.tensor([known, new])
-        self.chosen |= {"correction": {"known": known, "new": new}}
-        logger.info(
-            "held-out sections add %s of the network's correction for training patients, and %s for others",
-            *(f"{factor:.0%}" if factor else "nothing" for factor in (known, new)),
-        )
-
-    def knows(self, section: Data) -> bool:
-        """Whether a section is of a training patient, so that it gets the regression for these."""
-        form = self.closed_form
-        return form is not None and form.knows(section)
-
-    def _gain(self, section: Data) -> tuple[float, float]:
-        form = self.closed_form
-        assert form is not None
-        image = Data(**{key: value for key, value in section.to_dict().items() if key not in OF_TRAINING})
-        side = self(self.image_input(image), image.edge_index, image.edge_attr)
-        correction = self._correction(self._decode(side.query, side.neighbourhood))
-        found = correction, section.y - form(image), section.y
-        # Of a sample of a large section, the spots that are scored.
-        return correction_gain(*(each[section.seeds] if "seeds" in section else each for each in found))
-
-    def _size(self, data: Data) -> float:
-        """Give the factor of the correction; 1 until it is settled."""
-        if _SIZE not in self.memory:
-            return 1.0
-        return float(self.memory[_SIZE][0 if self.knows(data) else 1])
-
-    def _correction(self, decoded: Tensor) -> Tensor:
+    def correction(self, decoded: Tensor) -> Tensor:
         """Take the training mean off what was decoded, if the decoder adds it: the closed form has it."""
         return decoded - self.decoder.mean if isinstance(self.decoder, ComponentDecoder) else decoded
+
+    def positive(self, expression: Tensor) -> Tensor:
+        """Keep the mean of a likelihood of counts above zero."""
+        return F.softplus(expression, beta=_SHARPNESS) if self.config.counts else expression
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> ImageSide:
         """Predict the spots of one section from the image side, by the network alone, without its closed form.
@@ -346,7 +260,7 @@ class NH2STGraph(Network):
 
         As :meth:`forward`, this is the network without its closed form.
         """
-        return self._positive(self._decode(side.query, torch.zeros_like(side.neighbourhood)))
+        return self.positive(self._decode(side.query, torch.zeros_like(side.neighbourhood)))
 
     def attention(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None = None) -> Tensor | None:
         """Compute the attention of the image's neighbour branch over edges, ``(hops, n_edges, heads)``.
@@ -451,7 +365,7 @@ class NH2STGraph(Network):
 
     def _image_side(self, features: Tensor, graph: _Graph) -> ImageSide:
         query, neighbourhood = self._image_embeddings(features, graph)
-        return ImageSide(query, neighbourhood, self._positive(self._decode(query, neighbourhood)))
+        return ImageSide(query, neighbourhood, self.positive(self._decode(query, neighbourhood)))
 
     def _gene_side(self, scores: Tensor, graph: _Graph) -> GeneSide:
         query = self.gene_encoder(scores)
@@ -495,10 +409,6 @@ class NH2STGraph(Network):
         decoded: Tensor = self.decoder(*self._read(query, neighbourhood))
         return decoded
 
-    def _positive(self, expression: Tensor) -> Tensor:
-        """Keep the mean of a likelihood of counts above zero."""
-        return F.softplus(expression, beta=_SHARPNESS) if self.config.counts else expression
-
     @property
     def _by_components(self) -> bool:
         """Whether the regression compares component scores, and no gene by itself."""
@@ -514,7 +424,7 @@ class NH2STGraph(Network):
             wanted = data.scores[seeds] if "scores" in data else self.decoder.gene_input(data.y[seeds])
             return self.decoder.squared_error(predicted, wanted)
         decoded, observed = self._decode(query, neighbourhood), data.y[seeds]
-        expression = self._positive(decoded if base is None else base + self._correction(decoded))
+        expression = self.positive(decoded if base is None else base + self.correction(decoded))
         if self.config.regression == "huber":
             return huber(expression, observed)
         if self.config.regression == "pearson":

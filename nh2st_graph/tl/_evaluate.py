@@ -14,7 +14,6 @@ from torch_geometric.data import Data
 
 from nh2st_graph import __version__
 from nh2st_graph._errors import DataError, listed, setting
-from nh2st_graph.train._memory import give_back
 from nh2st_graph.metrics import (
     LABELS,
     METHOD_LABELS,
@@ -47,6 +46,7 @@ from nh2st_graph.section import (
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import in_given_order, predict_prepared
 from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest
+from nh2st_graph.train._memory import give_back
 
 __all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
 

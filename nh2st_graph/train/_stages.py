@@ -24,7 +24,6 @@ from torch_geometric.data import Data
 
 from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import DataError, RunError, setting
-from nh2st_graph.train._memory import give_back
 from nh2st_graph._progress import console
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
@@ -44,6 +43,7 @@ from nh2st_graph.train._encoder import patch_encoder
 from nh2st_graph.train._folds import Fold, make_folds
 from nh2st_graph.train._large import dense_graph, held_out_sample, scored
 from nh2st_graph.train._lattice import training_lattice
+from nh2st_graph.train._memory import give_back
 from nh2st_graph.train._model import FittedModel, new_network
 from nh2st_graph.train._module import (
     Averaging,

@@ -248,7 +248,7 @@ def told(model: NH2STGraph, corrections: dict[str, torch.Tensor]) -> NH2STGraph:
     model = copy.copy(model)
     model.memory = dict(model.memory)
     waiting = iter(corrections.values())
-    object.__setattr__(model, "_correction", lambda _: next(waiting))
+    object.__setattr__(model, "correction", lambda _: next(waiting))
     return model
 
 
