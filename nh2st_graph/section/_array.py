@@ -62,6 +62,9 @@ _FEWEST_TO_COMPARE = 20
 #: Positions of an array for each of its spots, up to which a table of all positions is made.
 _SPARSE = 50
 
+#: From this number of spots on, the nearest ones are searched for by all cores.
+_MANY = 20_000
+
 #: Steps (columns, rows) from a position to the four across its corners, and to the four along its sides.
 _CORNERS = np.array([(-1, -1), (1, -1), (-1, 1), (1, 1)])
 _SIDES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
@@ -238,7 +241,8 @@ def nearest_distances(centres: NDArray[np.float64], k: int = 1) -> NDArray[np.fl
     """
     from scipy.spatial import cKDTree  # takes half a second to import, and few sections need it
 
-    distances, _ = cKDTree(centres).query(centres, k=k + 1)
+    workers = -1 if len(centres) > _MANY else 1  # threads cost more than they save on few spots
+    distances, _ = cKDTree(centres).query(centres, k=k + 1, workers=workers)
     return np.asarray(distances[:, 1:], dtype=np.float64)
 
 
