@@ -178,9 +178,16 @@ def check_jobs(jobs: int | None) -> None:
 
 
 def check_runs(study: Study, source: str) -> None:
-    """Refuse a study whose runs would share a folder, or have no valid configuration."""
+    """Refuse a study whose runs would share a folder, have no valid configuration, or take several processes each."""
     _check_slugs("variants", [variant.name for variant in study.variants], source)
     _check_slugs("folds", [fold.name for fold in study.folds], source)
+    for variant in study.variants:
+        train = variant.config.train
+        if not train.devices == train.nodes == 1:
+            raise ConfigError(
+                f"{source}: variant {variant.name!r} has {setting('train.devices', train.devices)} and "
+                f"{setting('train.nodes', train.nodes)}; a run of a study has one process: leave them out"
+            )
     for variant, fold in itertools.product(study.variants, study.folds):
         _on_fold(variant.config, fold, study.seeds[0], f"{source}: variant {variant.name!r} on fold {fold.name!r}")
 

@@ -20,7 +20,7 @@ __all__ = ["check_scheduler", "on_cluster"]
 #: Seconds to find the scheduler.
 _PATIENCE = 10.0
 
-#: How often a task is begun whose workers die, and how often it is sent to the scheduler.
+#: How many workers may die of a task, and how often it is sent to the scheduler.
 _TRIES, _SENT = 3, 10
 
 #: A task has its process to itself, whatever the number of threads of a worker.
@@ -79,7 +79,8 @@ def on_cluster(
     """
     from distributed import Client
 
-    news: SimpleQueue[tuple[int, bool]] = SimpleQueue()
+    # A task, and whether it begins (1) or ends (-1) on a worker, or has ended for good (0).
+    news: SimpleQueue[tuple[int, int]] = SimpleQueue()
     topic = f"nh2st-graph-{uuid.uuid4().hex}"
     where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
     try:
@@ -91,29 +92,29 @@ def on_cluster(
         ) from error
     cache = str(cache_root().absolute())
     with client:
-        client.subscribe_topic(topic, lambda event: news.put((event[1], False)))
-        begun, sent = Counter[int](), Counter[int]()
+        client.subscribe_topic(topic, lambda event: news.put(event[1]))
+        under_way, sent = Counter[int](), Counter[int]()
 
         def send(number: int) -> Any:
             sent[number] += 1
             key = f"{topic}-{number}-{sent[number]}"
             future = client.submit(_alone, topic, number, cache, function, tasks[number], key=key, pure=False)
-            future.add_done_callback(lambda _: news.put((number, True)))
+            future.add_done_callback(lambda _: news.put((number, 0)))
             return future
 
         futures = [send(number) for number in range(len(tasks))]
         left, told = len(tasks), set[int]()
         while left:
-            number, ended = news.get()
-            begun[number] += not ended
-            if ended and _died(futures[number]) and begun[number] < _TRIES and sent[number] < _SENT:
+            number, step = news.get()
+            under_way[number] += step
+            if step == 0 and _died(futures[number]) and under_way[number] < _TRIES and sent[number] < _SENT:
                 # Dask blames every task that a dead worker had, also those that waited for another one to end.
                 futures[number] = send(number)
                 continue
             if number not in told:
                 told.add(number)
                 yield number, None
-            if ended:
+            if step == 0:
                 left -= 1
                 yield number, _fetched(futures[number])
                 futures[number].release()
@@ -124,8 +125,11 @@ def _alone(topic: str, number: int, cache: str, function: Callable[..., Any], ar
     from distributed import get_worker
 
     with _ALONE, _environment({"MPLBACKEND": "Agg", ENVIRONMENT: cache}):
-        get_worker().log_event(topic, number)
-        return function(*arguments)
+        get_worker().log_event(topic, (number, 1))
+        try:
+            return function(*arguments)
+        finally:
+            get_worker().log_event(topic, (number, -1))
 
 
 @contextmanager

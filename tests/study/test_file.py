@@ -243,6 +243,11 @@ def test_errors_name_the_file_and_the_key(study_file, read, keys, message):
     ("read", "keys", "message"),
     [
         (read_study, {"variants": {"base": {}}}, r"variants 'base' and 'base' would share the folder"),
+        (
+            read_study,
+            {"variants": {"a": {"train.devices": 2}}},
+            r"variant 'a' has .*devices.*2 and .*nodes.*one process",
+        ),
         (read_study, {"base_nam": "x"}, r"unknown key 'base_nam'; did you mean 'base_name'"),
         (read_study, {"set": {"data.test": []}}, r"the base's data\.test: nothing can be scored; give folds"),
         (read_benchmark, {"base_name": "x", "methods": RIDGE}, r"unknown key 'base_name'"),
