@@ -187,8 +187,8 @@ def report(times: dict[str, list[float]], options: argparse.Namespace) -> str:
     ]
     return "\n".join(
         [
-            f"{options.encoder}, {side * side} spots, patches of {options.size} px, {where}, torch {torch.__version__}; "
-            "medians of a step over all spots:",
+            f"{options.encoder}, {side * side} spots, patches of {options.size} px, {where}, "
+            f"torch {torch.__version__}; medians of a step over all spots:",
             "",
             "| | seconds | fastest to slowest | times the bare encoder | literal form over this |",
             "| --- | ---: | --- | ---: | ---: |",

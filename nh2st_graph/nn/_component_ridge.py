@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_geometric.utils import scatter
 
 from nh2st_graph.nn._components import leading
+from nh2st_graph.nn._shifted import solve_shifted
 
 __all__ = ["ComponentRidge", "RidgeFit", "RidgeSpots", "fit_component_ridge"]
 
@@ -151,7 +152,7 @@ def fit_component_ridge(
     r"""Fit ridge regressions, and choose kernel, components and penalty on held-out parts.
 
     Components are the leading right singular vectors of the targets, centred within each section, so that a difference
-    between sections is no component. A penalty is in units of the weighted number of spots. One eigendecomposition
+    between sections is no component. A penalty is in units of the weighted number of spots. One decomposition
     serves all penalties (Hastie et al., *The Elements of Statistical Learning*, 2009, section 3.4.1).
 
     Parameters
@@ -354,9 +355,8 @@ def _path(moments: Sequence[_Moments], penalties: Sequence[float]) -> tuple[Tens
     """
     total, maps, scores, gram, product = (sum(part[1:], start=part[0]) for part in list(zip(*moments, strict=True))[:5])
     total = total.clamp_min(1e-300)
-    values, vectors = _eigh(gram - torch.outer(maps, maps) / total)
-    moment = vectors.T @ (product - torch.outer(maps, scores) / total)
-    found = torch.stack([vectors @ (moment / (values.clamp_min(0.0) + p * total)[:, None]) for p in penalties])
+    shifts = [float(penalty * total) for penalty in penalties]
+    found = solve_shifted(gram - torch.outer(maps, maps) / total, product - torch.outer(maps, scores) / total, shifts)
     level = scores / total
     return found, level - (moments[0].centre + maps / total) @ found, level
 
