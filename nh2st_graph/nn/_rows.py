@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ __all__ = ["LARGE", "Rows", "blocks_of", "dense"]
 
 #: From this number of spots on, a section is large: its values are :class:`Rows`, and its batches pieces of tissue.
 LARGE = 50_000
+
+#: Bytes of a memory map that are read before its pages are given back.
+_MOST_MAPPED = 2**27
 
 #: Spots that are made dense at a time.
 _BLOCK = 8192
@@ -49,6 +53,7 @@ class Rows:
     ) -> None:
         self.source = source
         self.index, self.mean, self.std = index, mean, std
+        self._map, self._read = _map_under(source), 0
         self._scale = None
         if mean is not None and std is not None:
             factor = np.divide(1.0, std, out=np.zeros_like(std, dtype=np.float64), where=std > 0)
@@ -67,10 +72,18 @@ class Rows:
         wanted = index.numpy() if isinstance(index, Tensor) else index
         found: Any = self.source[wanted if self.index is None else self.index[wanted]]
         values = found.toarray() if sparse.issparse(found) else np.asarray(found)
+        self._let_go(values.nbytes)
         if self._scale is not None:
             values = (values - self._scale[0]) * self._scale[1]
         kept = np.uint8 if values.dtype == np.uint8 else np.float32
         return torch.from_numpy(np.array(values, dtype=kept))
+
+    def _let_go(self, n_bytes: int) -> None:
+        """Give pages of a memory map back from time to time: else all that was ever read stays in memory."""
+        self._read += n_bytes
+        if self._map is not None and self._read > _MOST_MAPPED and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._read = 0
 
     def take(self, index: Tensor | NDArray[np.int64]) -> Rows:
         """Give some of the spots, in this order, without reading them."""
@@ -82,6 +95,15 @@ class Rows:
         """Read all rows in order, some at a time."""
         for start in range(0, len(self), n_rows):
             yield self[slice(start, start + n_rows)]
+
+
+def _map_under(source: object) -> mmap.mmap | None:
+    """Find the memory map that an array is a view of, if nothing can be written to it."""
+    if isinstance(source, np.ndarray) and source.flags.writeable:
+        return None
+    while isinstance(source, np.ndarray):
+        source = source.base
+    return source if isinstance(source, mmap.mmap) else None
 
 
 def blocks_of(values: Tensor | Rows, n_rows: int = _BLOCK) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from nh2st_graph._errors import DataError
 from nh2st_graph.models import patients_of, section_groups
 from nh2st_graph.train._large import part_of
 
-__all__ = ["Fold", "make_folds"]
+__all__ = ["Fold", "each_fold", "make_folds"]
 
 
 class Fold(NamedTuple):
@@ -51,18 +51,22 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
     DataError
         If a section has too few spots for bands.
     """
+    return list(each_fold(sections, kind, n_folds))
+
+
+def each_fold(sections: Sequence[Data], kind: str, n_folds: int) -> Iterator[Fold]:
+    """Make one fold after the other, so that a large section is not there for each; see :func:`make_folds`."""
     sections = sorted(sections, key=lambda section: str(section.section))
     if kind != "blocks" and len(sections) > 1:
         by_patient = kind == "patient" and len(set(patients_of(sections))) > 1
         held_out = _patients_apart(sections, n_folds) if by_patient else _sections_apart(sections, n_folds)
-        return [
-            Fold(
+        for held in held_out:
+            yield Fold(
                 "+".join(sections[i].section for i in held),
                 [section for i, section in enumerate(sections) if i not in held],
                 [sections[i] for i in held],
             )
-            for held in held_out
-        ]
+        return
     for section in sections:
         if int(section.num_nodes or 0) < 2 * n_folds:
             raise DataError(
@@ -70,14 +74,12 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
                 f"{n_folds} bands of them; give more sections, or a larger one"
             )
     bands = [torch.from_numpy(section_groups([section], n_folds)) for section in sections]
-    return [
-        Fold(
+    for k in range(n_folds):
+        yield Fold(
             f"band{k + 1}",
             [part_of(section, band != k) for section, band in zip(sections, bands, strict=True)],
             [part_of(section, band == k) for section, band in zip(sections, bands, strict=True)],
         )
-        for k in range(n_folds)
-    ]
 
 
 def _sections_apart(sections: Sequence[Data], n_folds: int) -> list[NDArray[np.int64]]:

@@ -40,7 +40,7 @@ from nh2st_graph.train._checkpoints import (
     set_aside,
 )
 from nh2st_graph.train._encoder import patch_encoder
-from nh2st_graph.train._folds import Fold, make_folds
+from nh2st_graph.train._folds import Fold, each_fold
 from nh2st_graph.train._large import dense_graph, held_out_sample, scored
 from nh2st_graph.train._lattice import training_lattice
 from nh2st_graph.train._memory import give_back
@@ -154,7 +154,7 @@ def _check_needs(method: type[Network] | type[Estimator], graph: Data) -> None:
 def _fit_estimator(method: type[Estimator], inputs: _Inputs, config: Config) -> _Outcome:
     """Fit an estimator on each fold for held-out scores, and then on all sections."""
     scores = []
-    for fold in make_folds(inputs.graphs, config.train.validation, config.train.folds):
+    for fold in each_fold(inputs.graphs, config.train.validation, config.train.folds):
         estimator = method(config.model, config.seed)
         estimator.fit(fold.train)
         scores += [pearson(estimator.predict(image_only(g)), g.y.numpy()) for g in fold.validation]
@@ -200,11 +200,11 @@ class _Stages:
         train, graphs = self.config.train, self.inputs.graphs
         with self.progress:
             hops = self._new_network(graphs, self.config.seed).receptive_hops
-            folds = [
-                fold._replace(validation=[held_out_sample(section, hops) for section in fold.validation])
-                for fold in make_folds(graphs, train.validation, train.folds)
-            ]
-            results = [self._fold(i, fold) for i, fold in enumerate(folds)]
+            results, held_out_in = [], []
+            for i, fold in enumerate(each_fold(graphs, train.validation, train.folds)):
+                sample = [held_out_sample(section, hops) for section in fold.validation]
+                results.append(self._fold(i, fold._replace(validation=sample)))
+                held_out_in.append(sample)
             if train.refit:
                 shortest = min(len(curve) for _, curve in results)
                 mean_curve = np.mean([curve[:shortest] for _, curve in results], axis=0)
@@ -213,7 +213,7 @@ class _Stages:
                 _remember(module, graphs)
             else:
                 module, epochs = results[0][0], int(np.argmin(results[0][1])) + 1
-        trained = [(network, fold.validation) for (network, _), fold in zip(results, folds, strict=True)]
+        trained = [(network, sample) for (network, _), sample in zip(results, held_out_in, strict=True)]
         module.eval().settle(trained)
         held_out = np.mean([_held_out(network, sections) for network, sections in trained], axis=0)
         return _Outcome(module, epochs, held_out, self._log(module))
@@ -260,6 +260,7 @@ class _Stages:
         give_back()
         module = self._new_network(graphs, seed)
         module.prepare(graphs)
+        give_back()
         return module
 
     def _fold(self, number: int, fold: Fold) -> tuple[Network, list[float]]:

@@ -50,5 +50,17 @@ def test_a_memory_map_is_read_by_row(values, tmp_path):
     assert torch.equal(rows[torch.tensor([4, 4])], torch.from_numpy(values[[4, 4]]).float())
 
 
+def test_a_map_is_the_same_after_its_pages_went_back(values, tmp_path, monkeypatch):
+    monkeypatch.setattr("nh2st_graph.nn._rows._MOST_MAPPED", 100)
+    np.save(tmp_path / "x.npy", values.astype(np.float32))
+    for mode in ("r", "c"):
+        mapped = np.load(tmp_path / "x.npy", mmap_mode=mode)
+        if mode == "c":
+            mapped[3] = 7  # in memory alone
+        rows = Rows(mapped)
+        for _ in range(3):
+            assert torch.equal(dense(rows), torch.from_numpy(np.array(mapped)))
+
+
 def test_bytes_stay_bytes():
     assert Rows(np.arange(6, dtype=np.uint8).reshape(3, 2))[torch.tensor([1])].dtype == torch.uint8
