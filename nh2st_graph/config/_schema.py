@@ -233,7 +233,7 @@ class TrainConfig(Section):
         joined batch.
     threads
         Threads of the CPU: of encoding, and of training on and predicting sections of 50,000 spots or more; ``auto``
-        takes all cores, or fewer if ``OMP_NUM_THREADS`` says so. Results do not depend on it.
+        takes all cores, or fewer if ``OMP_NUM_THREADS`` says so. Another number rounds results otherwise.
     progress
         Show progress bars.
     """

@@ -45,7 +45,7 @@ from nh2st_graph.section import (
 )
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import in_given_order, predict_prepared
-from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest
+from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest, use_threads
 from nh2st_graph.train._memory import give_back
 
 __all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
@@ -182,8 +182,10 @@ def evaluate_prepared(
     """Score a model on prepared sections; see :func:`evaluate`."""
     _say_other_data(model, tests, train)
     graphs = [each.measured for each in train] if model.config.evaluate.baselines else []
-    baselines = _score_baselines(model, graphs, tests)
-    results = {each.name: _score_one(model, baselines.scores[each.name], each) for each in tests}
+    # A regression is rounded otherwise on another number of threads.
+    with use_threads(model.config.train.n_threads):
+        baselines = _score_baselines(model, graphs, tests)
+        results = {each.name: _score_one(model, baselines.scores[each.name], each) for each in tests}
     metrics = _assemble({name: each.scores for name, each in results.items()})
     metrics["baselines_chosen"] = baselines.chosen
     metrics["protocol"] = _protocol(model, tests, train)
