@@ -4,8 +4,8 @@
 
 The section is :func:`nh2st_graph.datasets.synthetic_hd`; 255 features a bin are drawn and written to the cache, as in
 ``benchmarks/reading.py``. Training chooses a panel of 250 genes, fits the closed form, trains three folds and then all
-bins, for ``--epochs`` epochs each, and saves the model; prediction writes an ``.h5ad``. Each command is a process of its
-own, whose largest resident set is read from the kernel. A panel that is a file leaves out the choice of genes.
+bins, for ``--epochs`` epochs each, and saves the model; prediction writes an ``.h5ad``. Each command is a process of
+its own, whose largest resident set is read from the kernel.
 """
 
 from __future__ import annotations

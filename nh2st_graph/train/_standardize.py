@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nh2st_graph.nn import LARGE, Rows
 
 __all__ = ["Standardizer"]
-
-#: Spots that are read at a time.
-_BLOCK = 16_384
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,8 @@ def _moments(features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.fl
     if len(features) < LARGE:
         values = features.astype(np.float64, copy=False)
         return values.mean(axis=0), values.std(axis=0)
-    parts = range(0, len(features), _BLOCK)
-    mean = sum(features[i : i + _BLOCK].sum(axis=0, dtype=np.float64) for i in parts) / len(features)
-    squares = sum(np.square(features[i : i + _BLOCK] - mean).sum(axis=0) for i in parts)
-    return mean, np.sqrt(squares / len(features))
+    rows = Rows(features)
+    sums = [part.double().sum(dim=0) for part in rows.blocks()]
+    mean = torch.stack(sums).sum(dim=0) / len(features)
+    squares = [(part.double() - mean).square().sum(dim=0) for part in rows.blocks()]
+    return mean.numpy(), (torch.stack(squares).sum(dim=0) / len(features)).sqrt().numpy()
