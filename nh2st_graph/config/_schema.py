@@ -215,7 +215,7 @@ class TrainConfig(Section):
         Published for NH2ST, Hist2ST and TRIPLEX: 50 and 0.9.
     batch_spots
         Maximum number of spots in a batch; all are of one section. ``auto``: 256, or a 25th of a section of 50,000
-        spots or more, between 2,048 and 8,192 in pieces of tissue.
+        spots or more, between 2,000 and 16,384 in pieces of tissue.
     ema_decay
         Decay of the exponential moving average (EMA) of the weights; the averaged weights are kept.
     validation, folds

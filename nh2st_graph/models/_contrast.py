@@ -120,15 +120,16 @@ class Contrast(nn.Module):
     def _in_batch(self, pairs: Pairs, data: Data) -> dict[str, tuple[Tensor, float, float]]:
         """Compare seeds with those of the batch; give loss, chance level and retrieval by scale."""
         names = [name for scale in self.scales for name in EMBEDDINGS[scale]]
+        several = "seeds_of_ranks" in data
+        if names and not several and len(data.seeds) >= 4 * _CANDIDATES:
+            return self._in_groups({name: pairs[name] for name in names}, data.seeds)
         found, anchors = self.projected({name: pairs[name][data.seeds] for name in names}), None
-        if names and "seeds_of_ranks" in data:
+        if names and several:
             rank, sizes = distributed.get_rank(), data.seeds_of_ranks
             anchors = torch.arange(sizes[rank], device=data.seeds.device) + sum(sizes[:rank])
             # In one message.
             joined = gathered(torch.cat([found[name] for name in names], dim=1), sizes)
             found = dict(zip(names, joined.chunk(len(names), dim=1), strict=True))
-        elif names and len(data.seeds) >= 2 * _CANDIDATES:
-            return self._in_groups(found)
         told = {}
         for scale in self.scales:
             image, gene = (found[name] for name in EMBEDDINGS[scale])
@@ -136,13 +137,18 @@ class Contrast(nn.Module):
             told[scale] = loss, chance_level(len(image)), float((ranks <= _NEAREST).float().mean())
         return told
 
-    def _in_groups(self, found: Pairs) -> dict[str, tuple[Tensor, float, float]]:
-        """Compare the seeds of a batch of a large section in groups, drawn anew at each step."""
-        first = next(iter(found.values()))
-        size = len(first) // (len(first) // _CANDIDATES)
-        order, told = torch.randperm(len(first), generator=own_generator()).to(first.device), {}
+    def _in_groups(self, pairs: Pairs, seeds: Tensor) -> dict[str, tuple[Tensor, float, float]]:
+        """Compare a random half of the seeds of a large batch in groups, drawn anew at each step.
+
+        The mean over half of them is as true on average, and takes half of the time, which is a fifth of a step's.
+        """
+        half = len(seeds) // 2
+        size = half // (half // _CANDIDATES)
+        drawn = torch.randperm(len(seeds), generator=own_generator())[:half].to(seeds.device)
+        chosen, told = seeds[drawn], {}
+        found = self.projected({name: h.index_select(0, chosen) for name, h in pairs.items()})
         for scale in self.scales:
-            image, gene = (found[name][order] for name in EMBEDDINGS[scale])
+            image, gene = (found[name] for name in EMBEDDINGS[scale])
             loss, ranks = grouped_info_nce_and_ranks(image, gene, size, self.temperature, **self._form)
             told[scale] = loss, chance_level(size), float((ranks <= _NEAREST).float().mean())
         return told

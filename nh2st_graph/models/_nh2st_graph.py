@@ -291,7 +291,9 @@ class NH2STGraph(CorrectedForm):
         features, seeds = self._features(self.image_input(data)), data.seeds
         graph = self._graph(features, data.edge_index, data.edge_attr)
         query, neighbourhood = self._image_embeddings(features, graph)
-        parts = {"regression": self._regression(query[seeds], neighbourhood[seeds], data)}
+        parts = {
+            "regression": self._regression(*(each.index_select(0, seeds) for each in (query, neighbourhood)), data)
+        }
         total = parts["regression"]
         if not self.reads_genes:
             return {"loss": total, **parts}
@@ -300,7 +302,7 @@ class NH2STGraph(CorrectedForm):
         attended = self._attend(independent, graph)
         if self.config.cross_attention == "neighbourhood":
             images = (image for image, _ in EMBEDDINGS.values())
-            filling = [attended[name][seeds] for name in images if LETTERS[name] in self.cross]
+            filling = [attended[name].index_select(0, seeds) for name in images if LETTERS[name] in self.cross]
             filled_in = self.cross_head(torch.cat(filling, dim=1))
             parts["cross"] = self.decoder.squared_error(filled_in, scores[seeds])
             total = total + self.config.weight_cross * parts["cross"]

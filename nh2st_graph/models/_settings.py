@@ -74,7 +74,7 @@ class ModelConfig(MethodConfig):
     temperature, learn_temperature
         Temperature of the contrast, and whether it is learned, with a lower bound of 0.01.
     negatives, negative_weight
-        Candidates besides a spot's partner: the ``batch`` (one of 512 spots or more is compared in random groups of
+        Candidates besides a spot's partner: the ``batch`` (of one of 1,024 spots or more a random half, in groups of
         about 256), its whole ``section``, or its section without its spatial neighbours (``distant``); and the factor
         on their logits (published: 0.1).
     weight_spot, weight_neighbourhood, weight_cross

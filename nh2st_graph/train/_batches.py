@@ -24,8 +24,10 @@ __all__ = ["Batch", "SpotBatches", "Surroundings", "as_view", "cut_out", "pieces
 #: A graph with seeds, or several pieces of one section.
 Batch: TypeAlias = Data | list[Data]
 
-#: Spots of a batch of a section that is not large; of a piece of a large one; and batches of a large one in an epoch.
-_FEW, _PIECE, _STEPS = 256, 2048, 25
+#: Spots of a batch of a section that is not large, and most of a large one; batches of a large section in an epoch.
+_FEW, _MOST, _STEPS = 256, 16_384, 25
+#: Spots of a piece, fewest and most.
+_PIECE = 2000, 4096
 
 
 def as_view(graph: Data, view: int | None) -> Data:
@@ -176,8 +178,8 @@ class SpotBatches(IterableDataset[Batch]):
     sections
         Training graphs; or what cuts them, if it is there already.
     batch_spots
-        Most spots of a batch, or ``"auto"``: 256; of a large section a 25th of its spots, between 2,048 and 8,192. A
-        section is split into batches of equal size, and a batch of a large one into pieces of up to 2,048 spots.
+        Most spots of a batch, or ``"auto"``: 256; of a large section a 25th of its spots, between 2,000 and 16,384. A
+        section is split into batches of equal size, and a batch of a large one into pieces of 2,000 to 4,096 spots.
     hops
         Width of the surroundings, in edges; None for the whole section.
     seed, epoch
@@ -233,7 +235,7 @@ class SpotBatches(IterableDataset[Batch]):
         if self.batch_spots != "auto":
             most = self.batch_spots
         elif self._in_pieces(section):
-            most = min(max(n_spots // _STEPS, _PIECE), 4 * _PIECE)
+            most = min(max(n_spots // _STEPS, _PIECE[0]), _MOST)
         return -(-n_spots // most)
 
     def _in_pieces(self, section: Data) -> bool:
@@ -247,7 +249,8 @@ class SpotBatches(IterableDataset[Batch]):
         if not self._in_pieces(section):
             return [[part] for part in torch.randperm(n_spots, generator=generator).tensor_split(n_batches)]
         angle = 2 * math.pi * float(torch.rand((), generator=generator))
-        of_batch = -(-n_spots // (n_batches * _PIECE))
+        size = -(-n_spots // n_batches)
+        of_batch = max(-(-size // _PIECE[1]), min(size // _PIECE[0], 4))
         parts = pieces(section.pos, n_batches * of_batch, angle)
         # Pieces of a batch are from anywhere in the tissue.
         order = torch.randperm(len(parts), generator=generator).view(n_batches, of_batch).tolist()

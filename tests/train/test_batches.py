@@ -262,9 +262,11 @@ def test_values_that_are_sparse_or_on_disk_become_dense_in_a_batch(tmp_path):
 def test_a_large_batch_is_several_pieces_of_equal_size():
     section = grid(75)
     batches = list(SpotBatches([section], 5000, 1, large=1))
-    assert [len(batch) for batch in batches] == [2, 2]
-    sizes = {len(piece.seeds) for batch in batches for piece in batch}
-    assert max(sizes) <= 2048
-    assert max(sizes) - min(sizes) <= 1
+    assert [len(batch) for batch in batches] == [1, 1]
+    whole = list(SpotBatches([section], 5625, 1, large=1))
+    assert [len(batch) for batch in whole] == [2]
+    sizes = {len(piece.seeds) for batch in (*batches, *whole) for piece in batch}
+    assert max(sizes) <= 4096
+    assert max(sizes) - min(sizes) <= 2
     assert len(list(SpotBatches([section], "auto", 1, large=1))) == 3
     assert len(list(SpotBatches([section], "auto", 1))) == 22
