@@ -24,10 +24,10 @@ __all__ = ["Batch", "SpotBatches", "Surroundings", "as_view", "cut_out", "pieces
 #: A graph with seeds, or several pieces of one section.
 Batch: TypeAlias = Data | list[Data]
 
-#: Spots of a batch of a section that is not large, and most of a large one; batches of a large section in an epoch.
-_FEW, _MOST, _STEPS = 256, 16_384, 25
+#: Spots of a batch: of a section that is not large; fewest and most of a large one. And its batches in an epoch.
+_FEW, _FEWEST, _MOST, _STEPS = 256, 2000, 16_384, 25
 #: Spots of a piece, fewest and most.
-_PIECE = 2000, 4096
+_PIECE = 1536, 4096
 
 
 def as_view(graph: Data, view: int | None) -> Data:
@@ -179,7 +179,7 @@ class SpotBatches(IterableDataset[Batch]):
         Training graphs; or what cuts them, if it is there already.
     batch_spots
         Most spots of a batch, or ``"auto"``: 256; of a large section a 25th of its spots, between 2,000 and 16,384. A
-        section is split into batches of equal size, and a batch of a large one into pieces of 2,000 to 4,096 spots.
+        section is split into batches of equal size, and a batch of a large one into pieces of 1,536 to 4,096 spots.
     hops
         Width of the surroundings, in edges; None for the whole section.
     seed, epoch
@@ -235,7 +235,7 @@ class SpotBatches(IterableDataset[Batch]):
         if self.batch_spots != "auto":
             most = self.batch_spots
         elif self._in_pieces(section):
-            most = min(max(n_spots // _STEPS, _PIECE[0]), _MOST)
+            most = min(max(n_spots // _STEPS, _FEWEST), _MOST)
         return -(-n_spots // most)
 
     def _in_pieces(self, section: Data) -> bool:

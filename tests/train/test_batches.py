@@ -264,7 +264,7 @@ def test_a_large_batch_is_several_pieces_of_equal_size():
     batches = list(SpotBatches([section], 5000, 1, large=1))
     assert [len(batch) for batch in batches] == [1, 1]
     whole = list(SpotBatches([section], 5625, 1, large=1))
-    assert [len(batch) for batch in whole] == [2]
+    assert [len(batch) for batch in whole] == [3]
     sizes = {len(piece.seeds) for batch in (*batches, *whole) for piece in batch}
     assert max(sizes) <= 4096
     assert max(sizes) - min(sizes) <= 2
