@@ -56,6 +56,9 @@ _RINGS = 5
 #: Certainty that a correction lowers the error on held-out sections, for it to be added.
 _CERTAIN = 0.95
 
+#: Spots from which on descriptions by several rings are not held to predict from them.
+_MANY = 4096
+
 #: Name of the tensor of the training patients.
 PATIENTS = "patients"
 
@@ -257,8 +260,9 @@ def predict_spots(
     """
     x = section.x if isinstance(section.x, Rows) else section.x.cpu()
     spots = description.of(x, section.edge_index.cpu())
-    if description.n_rings > 1 and not ridge.sharpness:
-        found = (ridge.expand(each + ridge.intercept.to(each)) for each in spots.products(ridge.coefficients, dtype))
+    if description.n_rings > 1 and not ridge.sharpness and len(x) >= _MANY:
+        scores = spots.products(ridge.coefficients, dtype) + ridge.intercept.to(dtype)
+        found = (ridge.expand(each) for each in scores.split(_MANY))
     else:
         found = (ridge(each) for each in spots.blocks(torch.float64 if ridge.sharpness else dtype))
     expression, start = torch.empty(len(x), ridge.basis.shape[1], dtype=dtype), 0

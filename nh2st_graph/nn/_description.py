@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from nh2st_graph.nn._rings import add_ring_means, rings_of, senders_of
 from nh2st_graph.nn._rows import Rows, blocks_of
 
-__all__ = ["DescribedSpots", "Description", "own_and_around", "senders_of"]
+__all__ = ["DescribedSpots", "Description", "own_and_around"]
 
 #: Z-scores are cut off here, so that a rare value (a speck of dust, an empty bin of a histogram) is not far from all.
 _CUT = 3.0
@@ -148,11 +149,11 @@ class DescribedSpots:
 
     def blocks(self, dtype: torch.dtype = torch.float64) -> Iterator[Tensor]:
         """Describe all spots in order, some at a time."""
-        for spots in self._parts():
-            yield self.read(spots, dtype)
+        for start in range(0, len(self), _ROWS):
+            yield self.read(slice(start, min(start + _ROWS, len(self))), dtype)
 
-    def products(self, coefficients: Tensor, dtype: torch.dtype = torch.float64) -> Iterator[Tensor]:
-        """Multiply the descriptions of all spots by a matrix, in order, some spots at a time.
+    def products(self, coefficients: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Multiply the descriptions of all spots by a matrix, without holding them.
 
         Features are multiplied before means are taken of the products, which are fewer.
 
@@ -163,9 +164,9 @@ class DescribedSpots:
         dtype
             Precision.
 
-        Yields
-        ------
-        Products, ``(n, k)``.
+        Returns
+        -------
+        Products, ``(n_spots, k)``.
         """
         parts = self.description.parts[:, None, None]
         by_part = parts * coefficients.double().unflatten(0, (len(parts), -1))
@@ -175,56 +176,8 @@ class DescribedSpots:
             found = self.description.own(x).to(dtype) @ together
             products[:, start : start + len(x)] = found.unflatten(1, (len(parts), -1)).transpose(0, 1)
             start += len(x)
-        for spots in self._parts():
-            whole = products[0, spots].clone()
-            for ring, values in zip(rings_of(self.senders, spots, len(parts) - 1), products[1:], strict=True):
-                whole += _means(ring, values)
-            yield whole
-
-    def _parts(self) -> Iterator[slice]:
-        return (slice(start, min(start + _ROWS, len(self))) for start in range(0, len(self), _ROWS))
-
-
-def senders_of(edge_index: Tensor, n_spots: int) -> sparse.csr_array:
-    """Give each spot's senders as the columns of its row, ``(n_spots, n_spots)`` int8; values are 1."""
-    sender, receiver = edge_index.numpy()
-    if not (receiver[1:] >= receiver[:-1]).all():
-        order = np.argsort(receiver, kind="stable")
-        sender, receiver = sender[order], receiver[order]
-    kind = np.int32 if max(n_spots, len(sender)) < 2**31 else np.int64
-    start = np.concatenate([[0], np.cumsum(np.bincount(receiver, minlength=n_spots))]).astype(kind)
-    return sparse.csr_array((np.ones(len(sender), np.int8), sender.astype(kind), start), shape=(n_spots, n_spots))
-
-
-def rings_of(senders: sparse.csr_array, spots: NDArray[np.int64] | slice, n_rings: int) -> Iterator[sparse.csr_array]:
-    """Give the rings around some spots, each as a matrix ``(n, n_spots)`` whose values are 1 or true.
-
-    The first has the senders as they are given. The k-th has the spots from which the shortest way has k edges.
-
-    Parameters
-    ----------
-    senders
-        See :func:`senders_of`.
-    spots
-        Positions of the spots.
-    n_rings
-        Number of rings.
-    """
-    first, asked = senders[spots], np.arange(senders.shape[0])[spots]
-    yield first
-    if n_rings == 1:
-        return
-    onward = sparse.csr_array((senders.data.astype(bool), senders.indices, senders.indptr), shape=senders.shape)
-    ring = first.astype(bool)
-    ring.sum_duplicates()
-    themselves = np.ones(len(asked), dtype=bool), asked.astype(ring.indices.dtype), np.arange(len(asked) + 1)
-    seen = ring + sparse.csr_array(themselves, shape=ring.shape)
-    for _ in range(n_rings - 1):
-        ring = ring @ onward
-        ring.sort_indices()  # comparing takes long otherwise
-        ring = ring > seen
-        seen = seen + ring
-        yield ring
+        add_ring_means(self.senders, products[1:], products[0])
+        return products[0]
 
 
 def own_and_around(

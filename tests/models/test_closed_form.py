@@ -150,8 +150,10 @@ def test_the_reach_is_that_of_the_regression(sections, form, form_of_one):
         assert bool((apart.own(new) == apart.own(new)[0]).all()) == ("own" in switches)
 
 
+@pytest.mark.parametrize("many", [5000, 1])
 @pytest.mark.parametrize("patient", ["Ada", "Eve"])
-def test_a_part_with_a_rim_as_wide_as_the_reach_is_exact(form_of_one, patient):
+def test_a_part_with_a_rim_as_wide_as_the_reach_is_exact(form_of_one, patient, many, monkeypatch):
+    monkeypatch.setattr("nh2st_graph.models._closed_form._MANY", many)
     section, seeds = make_section(7, patient, n=40), torch.arange(17, 23)
     reach = form_of_one.reach(section)
     whole = form_of_one(section)[seeds]
@@ -217,15 +219,20 @@ def as_rows(section: Data) -> Data:
 
 
 @pytest.mark.parametrize("n", [1, 4])
-def test_rows_give_what_tensors_give(sections, n):
+def test_rows_give_what_tensors_give(sections, n, monkeypatch):
     sections = sections[:n]
     before = fit_closed_form(sections, N_COMPONENTS, 0.5)
     after = fit_closed_form([as_rows(each) for each in sections], N_COMPONENTS, 0.5)
     assert before.chosen == after.chosen
     for few, many, section in zip(before.held_out, after.held_out, sections, strict=True):
         assert torch.equal(few, many)
-        for each in (section, of(section, "Eve")):
+        other = of(section, "Eve")
+        for each in (section, other):
             assert torch.equal(after.form(as_rows(each)), before.form(each))
+        expected = before.form(other)
+        monkeypatch.setattr("nh2st_graph.models._closed_form._MANY", 7)
+        torch.testing.assert_close(after.form(as_rows(other)), expected)
+        monkeypatch.undo()
 
 
 def test_a_sample_of_many_spots_comes_close_to_all_of_them():

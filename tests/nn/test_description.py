@@ -49,12 +49,14 @@ def test_a_description_may_leave_out_a_part(own, around):
 
 
 def described_one_by_one(description: Description, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
-    """Describe each spot by a walk against the edges, one ring after the other."""
+    """Describe each spot by a walk against the edges, one ring after the other; a single ring counts edges."""
     z, (sender, receiver) = description.own(x), edge_index.tolist()
+    single = description.n_rings == 1
     whole = torch.zeros(len(x), len(description.parts), x.shape[1], dtype=torch.float64)
     for i in range(len(x)):
         whole[i, 0] = z[i] * description.parts[0]
         ring = [s for s, r in zip(sender, receiver, strict=True) if r == i]
+        ring = ring if single else sorted({*ring} - {i})
         seen = {i, *ring}
         for k in range(1, len(description.parts)):
             if ring:
@@ -81,8 +83,15 @@ def test_some_spots_are_described_as_in_the_whole(seed, n, n_edges, n_rings, wan
     described = description.of(Rows(x.numpy()), edge_index)
     torch.testing.assert_close(described.read(spots), whole[spots])
     torch.testing.assert_close(described.read(spots, torch.float32), whole[spots].float())
-    coefficients = torch.randn(3 * (1 + n_rings), 2, generator=draw).double()
-    torch.testing.assert_close(torch.cat(list(described.products(coefficients))), whole @ coefficients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_are_those_of_the_descriptions(dtype):
+    draw = torch.Generator().manual_seed(0)
+    x, edge_index = torch.randn(40, 3, generator=draw), torch.randint(40, (2, 90), generator=draw)
+    description, coefficients = Description.fit([x]).with_rings(5), torch.randn(18, 4, generator=draw).double()
+    products = description.of(Rows(x.numpy()), edge_index).products(coefficients, dtype)
+    torch.testing.assert_close(products, (description(x, edge_index) @ coefficients).to(dtype))
 
 
 @pytest.mark.parametrize(("own", "around"), [(True, True), (True, False), (False, True)])
@@ -109,7 +118,3 @@ def test_blocks_are_the_whole_and_statistics_are_those_of_all_sections(monkeypat
     blocks = list(after.of(Rows(x.numpy()), edge_index).blocks())
     assert [len(each) for each in blocks] == [7] * 7 + [1]
     assert_allclose(torch.cat(blocks), before(x, edge_index))
-    wide, coefficients = before.with_rings(3), torch.randn(12, 2, generator=draw).double()
-    products = list(wide.of(Rows(x.numpy()), edge_index).products(coefficients))
-    assert [len(each) for each in products] == [7] * 7 + [1]
-    assert_allclose(torch.cat(products), wide(x, edge_index) @ coefficients, atol=1e-12)
