@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,8 +49,15 @@ _KERNELS = (0.0, 0.2)
 #: component follows each feature by its own covariance, more than by what features say together.
 _CAUTIOUS = 0.15
 
+#: Rings that describe a spot to that regression. Held-out bands of a section of one patient want five or six, held-out
+#: sections of another seven or eight, by little.
+_RINGS = 5
+
 #: Certainty that a correction lowers the error on held-out sections, for it to be added.
 _CERTAIN = 0.95
+
+#: Spots from which on descriptions by several rings are not held to predict from them.
+_MANY = 4096
 
 #: Name of the tensor of the training patients.
 PATIENTS = "patients"
@@ -59,6 +66,9 @@ PATIENTS = "patients"
 _FEATURES = "features"
 _DESCRIPTION = ("mean", "std", "weight", "parts")
 
+#: Name of the tensor of the factors of a description to the regression for new patients.
+_PARTS = "new.parts"
+
 
 @dataclass(frozen=True)
 class ClosedForm:
@@ -66,14 +76,16 @@ class ClosedForm:
 
     Within a patient, a kernel and a weak penalty find more than a line does. Another patient's tissue is not where such
     a function was learned. So the regression for new patients is chosen on held-out patients; and if training has only
-    one, it is linear with a strong penalty.
+    one, it is linear with a strong penalty, and reads means of five rings around a spot.
 
     Attributes
     ----------
     description
-        Describes spots.
+        Describes spots to ``known``.
     known, new
         The regressions.
+    new_parts
+        Factors of a spot's own features and of the rings around it to ``new``; see :class:`Description`.
     patients
         Digests of the names of the training patients: a model file names nobody.
     """
@@ -81,16 +93,24 @@ class ClosedForm:
     description: Description
     known: ComponentRidge
     new: ComponentRidge
+    new_parts: Tensor
     patients: frozenset[bytes]
 
     def __call__(self, section: Data) -> Tensor:
         """Predict expression of a whole section, ``(n_spots, n_genes)`` float32."""
         ridge = self.known if self.knows(section) else self.new
-        return predict_spots(self.description, ridge, section).to(section.edge_index.device)
+        return predict_spots(self._describes(section), ridge, section).to(section.edge_index.device)
 
     def knows(self, section: Data) -> bool:
         """Whether a section is of a training patient; if nobody says, it is of another."""
         return "patient" in section and _digest(str(section.patient)) in self.patients
+
+    def reach(self, section: Data) -> int:
+        """Count the edges within which the prediction of a spot of this section reads features."""
+        return self._describes(section).reach
+
+    def _describes(self, section: Data) -> Description:
+        return self.description if self.knows(section) else replace(self.description, parts=self.new_parts)
 
     def own(self, section: Data) -> Tensor:
         """Predict from the spots' own features, as if none had neighbours."""
@@ -105,13 +125,18 @@ class ClosedForm:
             **description_tensors(self.description),
             **ridge_tensors(self.known, "known"),
             **ridge_tensors(self.new, "new"),
+            _PARTS: self.new_parts.clone(),
         }
 
     @classmethod
     def restore(cls, memory: Memory) -> ClosedForm:
-        """Restore what gave ``memory``."""
+        """Restore what gave ``memory``; an earlier one describes spots to both regressions alike."""
         patients = frozenset(bytes(row) for row in memory[PATIENTS].tolist())
-        return cls(description_in(memory), ridge_in(memory, "known"), ridge_in(memory, "new"), patients)
+        description, new = description_in(memory), ridge_in(memory, "new")
+        parts = memory[_PARTS].cpu().double() if _PARTS in memory else description.parts
+        if new.n_inputs != len(parts) * len(description.mean):
+            raise KeyError(_PARTS)
+        return cls(description, ridge_in(memory, "known"), new, parts, patients)
 
 
 class FittedForm(NamedTuple):
@@ -151,6 +176,7 @@ def fit_closed_form(
     """
     description = Description.fit([each.x for each in sections], groups_of(sections[0]), own=own, around=around)
     several = len(set(patients_of(sections))) > 1
+    wide = description if several else description.with_rings(_RINGS)
     sizes = [int(section.num_nodes or 0) for section in sections]
     counted = [section.library[:, 0].double() ** depth_power for section in sections]
     folds, patients = (joined(sections) % MOST_FOLDS for joined in (section_groups, patient_groups))
@@ -161,7 +187,7 @@ def fit_closed_form(
 
     def basis(weights: Sequence[Tensor] | None) -> Tensor | None:
         """Find the components of all spots, if the regression does not see them all."""
-        if of_all:
+        if len(drawn) == sum(sizes):
             return None
         return components([each.y for each in sections], n_components, apart=True, weights=weights).loadings
 
@@ -173,6 +199,11 @@ def fit_closed_form(
         by_component=True,
         basis=basis(counted),
     )
+    if wide is not description:
+        # More numbers a spot, of fewer spots, are not more to hold.
+        del spots
+        drawn = drawn_spots(sections, most_spots * len(description.parts) // len(wide.parts))
+        spots = described_spots(wide, sections, drawn)
     new = fit_component_ridge(
         spots._replace(folds=torch.from_numpy(patients[drawn]).repeat(views)),
         sharpness=_KERNELS if several else (0.0,),
@@ -190,7 +221,7 @@ def fit_closed_form(
             for each, part in zip(sections, parts, strict=True)
         ]
     named = frozenset(_digest(str(section.patient)) for section in sections if "patient" in section)
-    form = ClosedForm(description, known.ridge, new.ridge, named)
+    form = ClosedForm(description, known.ridge, new.ridge, wide.parts, named)
     return FittedForm(form, held_out, {"known": known.chosen, "new": new.chosen})
 
 
@@ -228,10 +259,15 @@ def predict_spots(
     cancel, so that such products would be wrong by up to 5e-4 of a prediction's standard deviation.
     """
     x = section.x if isinstance(section.x, Rows) else section.x.cpu()
-    expression = torch.empty(len(x), ridge.basis.shape[1], dtype=dtype)
-    start = 0
-    for rows in description.of(x, section.edge_index.cpu()).blocks(torch.float64 if ridge.sharpness else dtype):
-        expression[start : start + len(rows)] = ridge(rows)
+    spots = description.of(x, section.edge_index.cpu())
+    if description.n_rings > 1 and not ridge.sharpness and len(x) >= _MANY:
+        scores = spots.products(ridge.coefficients, dtype) + ridge.intercept.to(dtype)
+        found = (ridge.expand(each) for each in scores.split(_MANY))
+    else:
+        found = (ridge(each) for each in spots.blocks(torch.float64 if ridge.sharpness else dtype))
+    expression, start = torch.empty(len(x), ridge.basis.shape[1], dtype=dtype), 0
+    for rows in found:
+        expression[start : start + len(rows)] = rows
         start += len(rows)
     return expression
 
@@ -257,11 +293,11 @@ def described_spots(
     wanted = by_section(drawn, sections)
 
     def described(features: Sequence[Tensor | Rows]) -> Tensor:
-        joined = [
-            description.of(x, section.edge_index).read(spots)
-            for x, section, spots in zip(features, sections, wanted, strict=True)
-        ]
-        return torch.cat(joined)
+        joined = torch.empty(len(drawn), len(description.parts) * features[0].shape[1], dtype=torch.float64)
+        rows = joined.split([len(spots) for spots in wanted])
+        for part, x, section, spots in zip(rows, features, sections, wanted, strict=True):
+            part.copy_(description.of(x, section.edge_index).read(spots))
+        return joined
 
     own = RidgeSpots(
         described([section.x for section in sections]),
@@ -274,7 +310,7 @@ def described_spots(
     )
     n_views = min(section.x_views.shape[1] if "x_views" in section else 0 for section in sections)
     views = [own._replace(described=described([each.x_views[:, k] for each in sections])) for k in range(n_views)]
-    return RidgeSpots(*(torch.cat(parts) for parts in zip(own, *views, strict=True)))
+    return RidgeSpots(*(torch.cat(parts) for parts in zip(own, *views, strict=True))) if views else own
 
 
 def groups_of(section: Data) -> Tensor | None:

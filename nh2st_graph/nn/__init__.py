@@ -16,7 +16,7 @@ from nh2st_graph.nn._contrastive import chance_level, collapse_level, info_nce, 
 from nh2st_graph.nn._convmixer import ConvMixerBlock
 from nh2st_graph.nn._cross_encoder import CrossEncoder
 from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
-from nh2st_graph.nn._description import DescribedSpots, Description, own_and_around, senders_of
+from nh2st_graph.nn._description import DescribedSpots, Description, own_and_around
 from nh2st_graph.nn._dropout import Dropout, drawing_from, own_generator
 from nh2st_graph.nn._grouped_contrast import grouped_info_nce_and_ranks
 from nh2st_graph.nn._hsic import hsic, normalized_hsic
@@ -28,6 +28,7 @@ from nh2st_graph.nn._projection import ProjectionHead
 from nh2st_graph.nn._ranks import gathered
 from nh2st_graph.nn._regression import huber, mse, one_minus_pearson
 from nh2st_graph.nn._retrieval import Averaging, Similarity, Weighting, nearest, partner_rank, retrieve
+from nh2st_graph.nn._rings import senders_of
 from nh2st_graph.nn._rows import LARGE, Rows, blocks_of, dense
 from nh2st_graph.nn._sage import SAGEBlock
 from nh2st_graph.nn._token_block import TokenBlock

@@ -54,6 +54,11 @@ class ComponentRidge:
     mean: Tensor
     basis: Tensor
 
+    @property
+    def n_inputs(self) -> int:
+        """Length of a description."""
+        return int(self.points.shape[1])
+
     def scores(self, described: Tensor) -> Tensor:
         """Predict component scores of described spots, ``(n_spots, n_components)``, in their precision."""
         coefficients, intercept = self.coefficients.to(described), self.intercept.to(described)

@@ -1,9 +1,9 @@
-"""Descriptions of spots by their own image features and their neighbours'."""
+"""Descriptions of spots by their own image features and those around them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from nh2st_graph.nn._rings import add_ring_means, rings_of, senders_of
 from nh2st_graph.nn._rows import Rows, blocks_of
 
-__all__ = ["DescribedSpots", "Description", "own_and_around", "senders_of"]
+__all__ = ["DescribedSpots", "Description", "own_and_around"]
 
 #: Z-scores are cut off here, so that a rare value (a speck of dust, an empty bin of a histogram) is not far from all.
 _CUT = 3.0
@@ -23,7 +24,10 @@ _ROWS = 8192
 
 @dataclass(frozen=True)
 class Description:
-    """Describes a spot by its own image features and by the mean of its neighbours'.
+    """Describes a spot by its own image features and by the means of the rings around it.
+
+    The first ring are a spot's senders, its neighbours. A further one are the spots whose shortest way to it has that
+    many edges. The mean over a wide ring has less noise of single patches than one over the neighbours alone.
 
     Features become z-scores by the training spots, cut off at 3. Each group of features (those of one encoder, at any
     scale) has the same weight in distances and products, so that an encoder does not count more for being wider.
@@ -35,8 +39,8 @@ class Description:
     weight
         Factor on each z-score, ``(n_features,)``; their squares add up to 1.
     parts
-        Factors of a spot's own features and of its neighbours', ``(2,)``; their squares add up to 1. 0 leaves a part
-        out.
+        Factors of a spot's own features and of the mean of each ring, ``(1 + n_rings,)``; their squares add up to 1. 0
+        leaves a part out.
     """
 
     mean: Tensor
@@ -48,7 +52,7 @@ class Description:
     def fit(
         cls, features: Sequence[Tensor | Rows], groups: Tensor | None = None, *, own: bool = True, around: bool = True
     ) -> Description:
-        """Take statistics from the features of training sections.
+        """Take statistics from the features of training sections, for a description with one ring.
 
         Parameters
         ----------
@@ -73,12 +77,32 @@ class Description:
         weight = (len(size) * size[group]).double().rsqrt()
         return cls(mean, std, weight, torch.tensor([own, around]).double() / (own + around) ** 0.5)
 
+    @property
+    def n_rings(self) -> int:
+        """Number of rings."""
+        return len(self.parts) - 1
+
+    @property
+    def reach(self) -> int:
+        """Number of edges within which a description reads features."""
+        return self.n_rings if self.parts[1:].any() else 0
+
+    def with_rings(self, n_rings: int) -> Description:
+        """Divide the weight of the surroundings equally over some rings; without surroundings, nothing changes."""
+        if not self.reach:
+            return self
+        each = self.parts[1:].norm() / n_rings**0.5
+        return replace(self, parts=torch.cat([self.parts[:1], each.expand(n_rings)]))
+
     def of(self, x: Tensor | Rows, edge_index: Tensor) -> DescribedSpots:
         """Describe the spots of one whole section when they are read."""
         return DescribedSpots(self, x, senders_of(edge_index, len(x)))
 
     def __call__(self, x: Tensor | Rows, edge_index: Tensor) -> Tensor:
-        """Describe the spots of one whole section, ``(n_spots, 2 n_features)`` float64; zeros without neighbours."""
+        """Describe the spots of one whole section, ``(n_spots, (1 + n_rings) n_features)`` float64.
+
+        The mean of a ring without spots is zero.
+        """
         return self.of(x, edge_index).read(slice(0, len(x)))
 
     def own(self, x: Tensor) -> Tensor:
@@ -115,26 +139,45 @@ class DescribedSpots:
         return len(self.x)
 
     def read(self, spots: NDArray[np.int64] | slice, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Describe some spots, ``(n, 2 n_features)``."""
-        own, around = own_and_around(self.x, self.senders, spots, lambda x: self.description.own(x).to(dtype))
-        parts = self.description.parts.to(dtype)
-        return torch.cat([own * parts[0], around * parts[1]], dim=1)
+        """Describe some spots, ``(n, (1 + n_rings) n_features)``."""
+        of, many = self.description, len(np.arange(len(self))[spots])
+        described = torch.empty(many, of.n_rings + 1, self.x.shape[1], dtype=dtype)
+        found = own_and_around(self.x, self.senders, spots, lambda x: of.own(x).to(dtype), of.n_rings)
+        for i, (features, factor) in enumerate(zip(found, of.parts.to(dtype), strict=True)):
+            torch.mul(features, factor, out=described[:, i])
+        return described.flatten(1)
 
     def blocks(self, dtype: torch.dtype = torch.float64) -> Iterator[Tensor]:
         """Describe all spots in order, some at a time."""
         for start in range(0, len(self), _ROWS):
             yield self.read(slice(start, min(start + _ROWS, len(self))), dtype)
 
+    def products(self, coefficients: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Multiply the descriptions of all spots by a matrix, without holding them.
 
-def senders_of(edge_index: Tensor, n_spots: int) -> sparse.csr_array:
-    """Give each spot's senders as the columns of its row, ``(n_spots, n_spots)`` int8; values are 1."""
-    sender, receiver = edge_index.numpy()
-    if not (receiver[1:] >= receiver[:-1]).all():
-        order = np.argsort(receiver, kind="stable")
-        sender, receiver = sender[order], receiver[order]
-    kind = np.int32 if max(n_spots, len(sender)) < 2**31 else np.int64
-    start = np.concatenate([[0], np.cumsum(np.bincount(receiver, minlength=n_spots))]).astype(kind)
-    return sparse.csr_array((np.ones(len(sender), np.int8), sender.astype(kind), start), shape=(n_spots, n_spots))
+        Features are multiplied before means are taken of the products, which are fewer.
+
+        Parameters
+        ----------
+        coefficients
+            ``((1 + n_rings) n_features, k)``.
+        dtype
+            Precision.
+
+        Returns
+        -------
+        Products, ``(n_spots, k)``.
+        """
+        parts = self.description.parts[:, None, None]
+        by_part = parts * coefficients.double().unflatten(0, (len(parts), -1))
+        together = by_part.transpose(0, 1).flatten(1).to(dtype)
+        products, start = torch.empty(len(parts), len(self), coefficients.shape[1], dtype=dtype), 0
+        for x in blocks_of(self.x, _ROWS):
+            found = self.description.own(x).to(dtype) @ together
+            products[:, start : start + len(x)] = found.unflatten(1, (len(parts), -1)).transpose(0, 1)
+            start += len(x)
+        add_ring_means(self.senders, products[1:], products[0])
+        return products[0]
 
 
 def own_and_around(
@@ -142,29 +185,40 @@ def own_and_around(
     senders: sparse.csr_array,
     spots: NDArray[np.int64] | slice,
     prepare: Callable[[Tensor], Tensor] = Tensor.double,
-) -> tuple[Tensor, Tensor]:
-    """Give some spots' features and the means of their neighbours', ``(n, d)`` each; zeros without neighbours.
+    n_rings: int = 1,
+) -> Iterator[Tensor]:
+    """Give some spots' features, then the mean over each ring around them, ``(n, d)`` each; zeros of an empty ring.
 
     Parameters
     ----------
     x
-        Features of all spots, of which only those of these spots and of their neighbours are read, each once.
+        Features of all spots, of which only those of these spots and of their rings are read, each once.
     senders
         See :func:`senders_of`.
     spots
         Positions of the spots.
     prepare
-        What becomes of features before the mean is taken.
+        What becomes of features before means are taken.
+    n_rings
+        Number of rings; see :func:`rings_of`.
     """
-    part, asked = senders[spots], np.arange(len(x))[spots]
+    rings, asked = list(rings_of(senders, spots, n_rings)), np.arange(len(x))[spots]
     inside = np.zeros(len(x), dtype=bool)
-    inside[asked] = inside[part.indices] = True
+    for positions in (asked, *(ring.indices for ring in rings)):
+        inside[positions] = True
     read = np.flatnonzero(inside)
-    place = np.empty(len(x), dtype=part.indices.dtype)
+    place = np.empty(len(x), dtype=rings[0].indices.dtype)
     place[read] = np.arange(len(read))
     features = prepare(x[torch.from_numpy(read)])
-    joined = features.numpy()
-    shape = len(asked), len(read)
-    of_read = sparse.csr_array((part.data.astype(joined.dtype), place[part.indices], part.indptr), shape=shape)
-    many = torch.from_numpy(np.diff(part.indptr)).clamp_min(1)[:, None].to(features.dtype)
-    return features[torch.from_numpy(place[asked])], torch.from_numpy(of_read @ joined) / many
+    yield features[torch.from_numpy(place[asked])]
+    for ring in rings:
+        shape = len(asked), len(read)
+        yield _means(sparse.csr_array((ring.data, place[ring.indices], ring.indptr), shape=shape), features)
+
+
+def _means(ring: sparse.csr_array, values: Tensor) -> Tensor:
+    """Take the mean of values, ``(n_spots, d)``, over the spots of each row; zeros of an empty row."""
+    many = torch.from_numpy(np.diff(ring.indptr)).clamp_min(1)[:, None].to(values.dtype)
+    joined = values.numpy()
+    summed = sparse.csr_array((ring.data.astype(joined.dtype), ring.indices, ring.indptr), shape=ring.shape) @ joined
+    return torch.from_numpy(summed) / many

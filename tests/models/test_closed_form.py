@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from nh2st_graph.models import ClosedForm, NH2STGraph
 from nh2st_graph.models._closed_form import PENALTIES, described_spots, fit_closed_form
 from nh2st_graph.models._groups import drawn_spots
 from nh2st_graph.nn import Rows, fit_component_ridge
+from nh2st_graph.train import cut_out
 
 N_FEATURES, N_GENES, N_COMPONENTS = 5, 6, 3
 
@@ -51,6 +53,12 @@ def sections() -> list[Data]:
 @pytest.fixture(scope="module")
 def form(sections) -> ClosedForm:
     return fit_closed_form(sections, N_COMPONENTS, 0.5).form
+
+
+@pytest.fixture(scope="module")
+def form_of_one(sections) -> ClosedForm:
+    """The form of two sections of a single patient."""
+    return fit_closed_form(sections[:2], N_COMPONENTS, 0.5).form
 
 
 def of(section: Data, patient: str | None) -> Data:
@@ -103,6 +111,59 @@ def test_a_single_patient_says_nothing_of_others(sections, n):
     assert set(chosen["known"]["penalty"]) <= set(PENALTIES)
 
 
+def five_rings_of_a_row(z: torch.Tensor) -> torch.Tensor:
+    """Describe each spot of a row by itself and by the spots one to five places away."""
+    parts = [z / 2**0.5]
+    for k in range(1, 6):
+        rings = [z[[j for j in (i - k, i + k) if 0 <= j < len(z)]] for i in range(len(z))]
+        parts.append(torch.stack([ring.mean(dim=0) for ring in rings]) / 10**0.5)
+    return torch.cat(parts, dim=1)
+
+
+def test_new_patients_are_described_by_five_rings_if_training_has_one(sections, form_of_one):
+    description = form_of_one.description
+    narrow = described_spots(description, sections[:2])
+    wide = [five_rings_of_a_row(description.own(section.x)) for section in sections[:2]]
+    settings = {"n_components": [N_COMPONENTS], "by_component": True}
+    new = fit_component_ridge(
+        narrow._replace(described=torch.cat(wide)), sharpness=[0.0], penalties=[0.15], **settings
+    ).ridge
+    torch.testing.assert_close(form_of_one(of(sections[0], "Eve")), new(wide[0]).float())
+    # The regression for training patients is that of one ring.
+    weights = torch.cat([section.library[:, 0] for section in sections[:2]]).double().sqrt()
+    known = fit_component_ridge(
+        narrow._replace(weights=weights), sharpness=(0.0, 0.2), penalties=PENALTIES, **settings
+    ).ridge
+    assert torch.equal(form_of_one.known.coefficients, known.coefficients)
+    torch.testing.assert_close(form_of_one(sections[0]), known(narrow.described[:18]).float())
+
+
+def test_the_reach_is_that_of_the_regression(sections, form, form_of_one):
+    known, new = sections[0], make_section(7, "Eve")
+    assert (form.reach(known), form.reach(new)) == (1, 1)
+    assert (form_of_one.reach(known), form_of_one.reach(new)) == (1, 5)
+    for switches, reach in (({"around": False}, 0), ({"own": False}, 5)):
+        apart = fit_closed_form(sections[:1], N_COMPONENTS, 0.5, **switches).form
+        assert apart.reach(new) == reach
+        assert bool((apart.own(new) == apart(new)).all()) == (reach == 0)
+        # A mean spot without neighbours.
+        assert bool((apart.own(new) == apart.own(new)[0]).all()) == ("own" in switches)
+
+
+@pytest.mark.parametrize("many", [5000, 1])
+@pytest.mark.parametrize("patient", ["Ada", "Eve"])
+def test_a_part_with_a_rim_as_wide_as_the_reach_is_exact(form_of_one, patient, many, monkeypatch):
+    monkeypatch.setattr("nh2st_graph.models._closed_form._MANY", many)
+    section, seeds = make_section(7, patient, n=40), torch.arange(17, 23)
+    reach = form_of_one.reach(section)
+    whole = form_of_one(section)[seeds]
+    part = cut_out(section, seeds, reach)
+    assert part.num_nodes == len(seeds) + 2 * reach
+    torch.testing.assert_close(form_of_one(part)[part.seeds], whole)
+    part = cut_out(section, seeds, reach - 1)
+    assert (form_of_one(part)[part.seeds] - whole).abs().max() > 1e-4
+
+
 def test_sections_of_nobody_are_patients_of_their_own(sections):
     named = [of(section, str(section.section)) for section in sections]
     nameless = [of(section, None) for section in sections]
@@ -126,8 +187,10 @@ def test_own_leaves_out_the_neighbours(form):
     assert (form.own(section) - form(section)).abs().max() > 1e-3
 
 
-def test_predictions_read_no_gene_of_the_section(form):
-    section = make_section(7)
+@pytest.mark.parametrize("which", ["form", "form_of_one"])
+@pytest.mark.parametrize("patient", ["Ada", "Eve"])
+def test_predictions_read_no_gene_of_the_section(request, which, patient):
+    form, section = request.getfixturevalue(which), make_section(7, patient)
     expected, changed = form(section), section.clone()
     changed.y, changed.library = -section.y, 7 * section.library
     assert torch.equal(form(changed), expected)
@@ -155,13 +218,21 @@ def as_rows(section: Data) -> Data:
     return held
 
 
-def test_rows_give_what_tensors_give(sections):
+@pytest.mark.parametrize("n", [1, 4])
+def test_rows_give_what_tensors_give(sections, n, monkeypatch):
+    sections = sections[:n]
     before = fit_closed_form(sections, N_COMPONENTS, 0.5)
     after = fit_closed_form([as_rows(each) for each in sections], N_COMPONENTS, 0.5)
     assert before.chosen == after.chosen
     for few, many, section in zip(before.held_out, after.held_out, sections, strict=True):
         assert torch.equal(few, many)
-        assert torch.equal(after.form(as_rows(section)), before.form(section))
+        other = of(section, "Eve")
+        for each in (section, other):
+            assert torch.equal(after.form(as_rows(each)), before.form(each))
+        expected = before.form(other)
+        monkeypatch.setattr("nh2st_graph.models._closed_form._MANY", 7)
+        torch.testing.assert_close(after.form(as_rows(other)), expected)
+        monkeypatch.undo()
 
 
 def test_a_sample_of_many_spots_comes_close_to_all_of_them():
@@ -175,6 +246,24 @@ def test_a_sample_of_many_spots_comes_close_to_all_of_them():
         near, exact = (each.form.known.expand(each.held_out[i]) for each in (part, whole))
         assert (near - exact).square().mean() < 0.05 * section.y.var(dim=0).mean()
     assert len(part.form.known.points) in (0, 150)
+
+
+def test_a_wider_description_is_fitted_on_fewer_spots():
+    """So that no more numbers are held than of a narrow one."""
+    section = make_section(0, n=90)
+    form = fit_closed_form([section], N_COMPONENTS, 0.5, most_spots=90).form
+    wide = replace(form.description, parts=form.new_parts)
+    drawn = drawn_spots([section], 30)
+    expected = fit_component_ridge(
+        described_spots(wide, [section], drawn),
+        sharpness=[0.0],
+        n_components=[N_COMPONENTS],
+        penalties=[0.15],
+        by_component=True,
+        basis=form.new.basis,
+    ).ridge
+    assert len(form.known.points) in (0, 90)
+    assert torch.equal(form.new.coefficients, expected.coefficients)
 
 
 def test_no_spot_of_a_sampled_section_is_predicted_by_a_regression_that_has_seen_it():
@@ -205,12 +294,26 @@ def test_views_of_a_sample_follow_it(sections):
 # What is saved
 
 
-def test_a_restored_form_predicts_the_same_bits(form, sections):
+@pytest.mark.parametrize("which", ["form", "form_of_one"])
+def test_a_restored_form_predicts_the_same_bits(request, which, sections):
+    form = request.getfixturevalue(which)
     memory = form.memory()
     kept, loaded = ClosedForm.restore(memory), ClosedForm.restore(load(save(memory)))
     for section in (*sections, make_section(7, "Eve")):
         assert torch.equal(kept(section), loaded(section))
         assert_allclose(kept(section), form(section), atol=1e-5)
+
+
+def test_a_form_of_before_has_one_description_for_both_regressions(form, form_of_one):
+    memory = form.memory()
+    expected = ClosedForm.restore(memory)
+    del memory["new.parts"]
+    section = make_section(7, "Eve")
+    assert torch.equal(ClosedForm.restore(memory)(section), expected(section))
+    memory = form_of_one.memory()
+    del memory["new.parts"]
+    with pytest.raises(KeyError, match=r"new\.parts"):
+        ClosedForm.restore(memory)
 
 
 def test_no_name_of_a_patient_is_saved(form):

@@ -48,27 +48,62 @@ def test_a_description_may_leave_out_a_part(own, around):
     assert_allclose(description.parts.square().sum(), 1)
 
 
+def described_one_by_one(description: Description, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+    """Describe each spot by a walk against the edges, one ring after the other; a single ring counts edges."""
+    z, (sender, receiver) = description.own(x), edge_index.tolist()
+    single = description.n_rings == 1
+    whole = torch.zeros(len(x), len(description.parts), x.shape[1], dtype=torch.float64)
+    for i in range(len(x)):
+        whole[i, 0] = z[i] * description.parts[0]
+        ring = [s for s, r in zip(sender, receiver, strict=True) if r == i]
+        ring = ring if single else sorted({*ring} - {i})
+        seen = {i, *ring}
+        for k in range(1, len(description.parts)):
+            if ring:
+                whole[i, k] = z[ring].mean(dim=0) * description.parts[k]
+            ring = sorted({s for s, r in zip(sender, receiver, strict=True) if r in ring} - seen)
+            seen.update(ring)
+    return whole.flatten(1)
+
+
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(1, 12),
     n_edges=st.integers(0, 40),
+    n_rings=st.integers(1, 5),
     wanted=st.lists(st.integers(0, 11), max_size=12),
 )
-def test_some_spots_are_described_as_in_the_whole(seed, n, n_edges, wanted):
+def test_some_spots_are_described_as_in_the_whole(seed, n, n_edges, n_rings, wanted):
     draw = torch.Generator().manual_seed(seed)
     x, edge_index = torch.randn(n, 3, generator=draw), torch.randint(n, (2, n_edges), generator=draw)
-    description = Description.fit([x])
-    z = description.own(x)
-    whole = torch.zeros(n, 6, dtype=torch.float64)
-    for i in range(n):
-        senders = edge_index[0, edge_index[1] == i]
-        whole[i, :3] = z[i] * 0.5**0.5
-        whole[i, 3:] = z[senders].mean(dim=0) * 0.5**0.5 if len(senders) else 0
+    description = Description.fit([x]).with_rings(n_rings)
+    whole = described_one_by_one(description, x, edge_index)
     torch.testing.assert_close(description(x, edge_index), whole)
     spots = np.array([i for i in wanted if i < n], dtype=np.int64)
     described = description.of(Rows(x.numpy()), edge_index)
     torch.testing.assert_close(described.read(spots), whole[spots])
     torch.testing.assert_close(described.read(spots, torch.float32), whole[spots].float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_are_those_of_the_descriptions(dtype):
+    draw = torch.Generator().manual_seed(0)
+    x, edge_index = torch.randn(40, 3, generator=draw), torch.randint(40, (2, 90), generator=draw)
+    description, coefficients = Description.fit([x]).with_rings(5), torch.randn(18, 4, generator=draw).double()
+    products = description.of(Rows(x.numpy()), edge_index).products(coefficients, dtype)
+    torch.testing.assert_close(products, (description(x, edge_index) @ coefficients).to(dtype))
+
+
+@pytest.mark.parametrize(("own", "around"), [(True, True), (True, False), (False, True)])
+def test_rings_share_the_weight_of_the_surroundings(own, around):
+    narrow = Description.fit([torch.randn(10, 4, generator=torch.Generator().manual_seed(0))], own=own, around=around)
+    assert narrow.reach == around
+    wide = narrow.with_rings(5)
+    assert wide.reach == 5 * around
+    assert wide.parts[0] == narrow.parts[0]
+    assert_allclose(wide.parts[1:], narrow.parts[1] / wide.n_rings**0.5)
+    assert_allclose(wide.parts.square().sum(), 1)
+    assert_allclose(wide.with_rings(1).parts, narrow.parts)
 
 
 def test_blocks_are_the_whole_and_statistics_are_those_of_all_sections(monkeypatch):
