@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing as mp
 import os
 import pickle
 import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing import forkserver as server
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +150,15 @@ def _figures_are_closed() -> Iterator[None]:
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> ForkServerContext:
+    """Start processes in no time: a server has loaded everything once, has used no thread yet, and is copied."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["nh2st_graph.cli", "nh2st_graph.tl", "squidpy", "distributed"])
+    server.ensure_running()  # now, since Dask has libraries of its own for it
+    return context
 
 
 @pytest.fixture(scope="session")

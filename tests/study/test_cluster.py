@@ -13,8 +13,8 @@ import pytest
 from distributed import LocalCluster
 
 from nh2st_graph import ConfigError, DataError, RunError, tl
-from nh2st_graph import _cluster as cluster_of
 from nh2st_graph.study import read_benchmark, run_study
+from nh2st_graph.tl import _cluster as cluster_of
 from nh2st_graph.tl._cluster import check_scheduler, on_cluster
 
 #: What workers import: tasks, and in another file, since it takes long, a method that dies once.
@@ -64,25 +64,14 @@ def tasks(here: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def cluster(tasks: Any) -> Iterator[LocalCluster]:
-    """Two workers; a task may die once."""
+def scheduler(tasks: Any, forkserver: Any) -> Iterator[str]:
+    """Address of a cluster of two workers, where a task may die once. Workers start with all libraries loaded."""
+    settings = {"scheduler.allowed-failures": 1, "worker.multiprocessing-method": "forkserver"}
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        dask.config.set({f"distributed.{name}": value for name, value in settings.items()}),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
     ):
-        yield cluster
-
-
-@pytest.fixture
-def scheduler(cluster: LocalCluster) -> str:
-    return cluster.scheduler_address
-
-
-@pytest.fixture
-def with_one_worker(cluster: LocalCluster, scheduler: str) -> str:
-    """It takes some seconds until a worker has loaded the libraries of a run."""
-    cluster.scale(1)
-    return scheduler
+        yield cluster.scheduler_address
 
 
 def test_what_is_no_address_is_refused():
@@ -123,11 +112,10 @@ class TestCluster:
         with pytest.raises(RunError, match="died"):
             ended[1]()
 
-    def test_a_study_is_the_serial_study_though_a_worker_dies(self, with_one_worker, study_file, tmp_path, monkeypatch):
+    def test_a_study_is_the_serial_study_though_a_worker_dies(self, scheduler, study_file, tmp_path, monkeypatch):
         monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
         methods = {
             "graph": {"model.name": "nh2st_graph"},
-            "pls": {"model.name": "methods_of_a_test:Pls"},
             "dies": {"model.name": "dying_method_of_a_test:DiesOnce"},
             "missing": {"data.panel": "nowhere.txt"},
         }
@@ -138,7 +126,7 @@ class TestCluster:
         result = run_study(
             study,
             tmp_path / "there",
-            scheduler=with_one_worker,
+            scheduler=scheduler,
             watch=lambda run, outcome: told.append((run.variant, outcome)),
         )
         assert (tmp_path / "cache" / "died").exists()
@@ -152,11 +140,11 @@ class TestCluster:
                     assert (other / name).read_text() == (run.folder / name).read_text()
         assert result.failures.keys() != alone.failures.keys()
 
-    def test_workers_encode_and_the_run_reads(self, with_one_worker, tiny_config, root, tmp_path, monkeypatch):
+    def test_workers_encode_and_the_run_reads(self, scheduler, tiny_config, root, tmp_path, monkeypatch):
         monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
         changes = ["data.format=h5ad", f"data.root={root}", "data.train=[S1,S2]", "data.test=[S3]"]
         config = tiny_config.override(changes)
-        tl.encode_on(with_one_worker, config, config.override(["model.hops=2"]))
+        tl.encode_on(scheduler, config, config.override(["model.hops=2"]))
         monkeypatch.setattr("nh2st_graph.im._squidpy.SquidpyEncoder.encode", None)
         written = tl.prepare_sections(config, tmp_path / "prepared")
         assert sorted(path.name for path in written) == ["S1.h5ad", "S2.h5ad", "S3.h5ad"]

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -129,18 +130,23 @@ def test_processes_that_cannot_begin_are_an_error(runs):
         workers._outcome(future, runs[0])
 
 
-def test_a_run_on_a_process_of_one_thread_is_as_in_this_one(study_file, here, tmp_path):
+def test_processes_have_one_thread_and_leave_ctrl_c_to_this_one(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    with workers._processes(1) as pool:
+        threads = pool.schedule(os.getenv, ["OMP_NUM_THREADS"])
+        ctrl_c = pool.schedule(signal.getsignal, [signal.SIGINT])
+        assert (threads.result(), ctrl_c.result()) == ("1", signal.SIG_IGN)
+
+
+def test_a_run_on_another_process_is_as_in_this_one(study_file, here, tmp_path, forkserver, monkeypatch):
+    """The process is of a server that has loaded the libraries, which takes as long as all the rest."""
+    monkeypatch.setattr(workers, "multiprocessing", SimpleNamespace(get_context=lambda _method: forkserver))
     methods = {"mine": {"model.name": "methods_of_a_test:Pls", "evaluate.downstream": False}}
     study = read_benchmark(study_file(methods=methods, splits={"one": {"train": ["S1"], "test": ["S3"]}}))
     (one,), (other,) = study.runs(tmp_path / "here"), study.runs(tmp_path / "there")
     with workers._processes(1) as pool:
         done = pool.schedule(attempt, [other])
-        threads, ctrl_c = (
-            pool.schedule(os.getenv, ["OMP_NUM_THREADS"]),
-            pool.schedule(signal.getsignal, [signal.SIGINT]),
-        )
         assert attempt(one).reason is done.result().reason is None
-        assert (threads.result(), ctrl_c.result()) == ("1", signal.SIG_IGN)
     assert one.finished
     for name in ("metrics.json", "metrics_per_gene.csv"):
         assert (one.folder / name).read_text() == (other.folder / name).read_text()
