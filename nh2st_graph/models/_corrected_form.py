@@ -56,6 +56,11 @@ class CorrectedForm(Network):
             graph.form = form(graph)
         return graphs
 
+    def prediction_hops(self, data: Data) -> int | None:
+        """Reach of a spot's prediction by network and closed form, in edges; see :class:`Network`."""
+        form, hops = self.closed_form, self.receptive_hops
+        return hops if form is None or hops is None else max(hops, form.reach(data))
+
     def predict(self, data: Data) -> Tensor:
         """Predict a whole section from its image; see :class:`Network`."""
         return self._predict(data, around=True)

@@ -98,6 +98,11 @@ class Network(nn.Module, ABC):
         """Reach of a spot's loss in edges; 0 for the spot itself, None for the whole section."""
         return None
 
+    def prediction_hops(self, data: Data) -> int | None:
+        """Reach of a spot's prediction in a section, in edges; None for the whole section."""
+        del data
+        return self.receptive_hops
+
     def image_input(self, data: Data) -> Tensor:
         """Give the input of a section's image: patches if they are encoded here, else features."""
         if self.patch_encoder is None:

@@ -291,9 +291,8 @@ class NH2STGraph(CorrectedForm):
         features, seeds = self._features(self.image_input(data)), data.seeds
         graph = self._graph(features, data.edge_index, data.edge_attr)
         query, neighbourhood = self._image_embeddings(features, graph)
-        parts = {
-            "regression": self._regression(*(each.index_select(0, seeds) for each in (query, neighbourhood)), data)
-        }
+        own, around = query.index_select(0, seeds), neighbourhood.index_select(0, seeds)
+        parts = {"regression": self._regression(own, around, data)}
         total = parts["regression"]
         if not self.reads_genes:
             return {"loss": total, **parts}

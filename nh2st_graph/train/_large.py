@@ -40,14 +40,14 @@ def part_of(section: Data, inside: Tensor) -> Data:
     return part
 
 
-def held_out_sample(section: Data, hops: int | None, *, large: int = LARGE) -> Data:
+def held_out_sample(section: Data, network: Network, *, large: int = LARGE) -> Data:
     """Take evenly spread pieces of a large held-out section, with all that their prediction reads.
 
     Returns
     -------
     A dense graph with ``seeds``, the spots to score. A section that is not large, or is read as a whole, as it is.
     """
-    n_spots = int(section.num_nodes or 0)
+    n_spots, hops = int(section.num_nodes or 0), network.prediction_hops(section)
     if (n_spots < large and not isinstance(section.x, Rows)) or hops is None:
         return dense_graph(section)
     parts = pieces(section.pos, -(-n_spots // _SAMPLED))
@@ -78,7 +78,7 @@ def predict_section(network: Network, section: Data, *, threads: int = 1, large:
     large
         Number of spots from which on a section is predicted in pieces.
     """
-    n_spots, hops = int(section.num_nodes or 0), network.receptive_hops
+    n_spots, hops = int(section.num_nodes or 0), network.prediction_hops(section)
     if n_spots < large or hops is None:
         return network.predict(dense_graph(section))
     whole = surroundings(section)

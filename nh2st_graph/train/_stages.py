@@ -199,11 +199,10 @@ class _Stages:
         """Fit every fold; with ``train.refit``, then fit all sections for as many epochs as suit the folds best."""
         train, graphs = self.config.train, self.inputs.graphs
         with self.progress:
-            hops = self._new_network(graphs, self.config.seed).receptive_hops
             results, held_out_in = [], []
             for i, fold in enumerate(each_fold(graphs, train.validation, train.folds)):
-                sample = [held_out_sample(section, hops) for section in fold.validation]
-                results.append(self._fold(i, fold._replace(validation=sample)))
+                module, curve, sample = self._fold(i, fold)
+                results.append((module, curve))
                 held_out_in.append(sample)
             if train.refit:
                 shortest = min(len(curve) for _, curve in results)
@@ -263,16 +262,17 @@ class _Stages:
         give_back()
         return module
 
-    def _fold(self, number: int, fold: Fold) -> tuple[Network, list[float]]:
-        """Train one fold; return its best model and its validation curve."""
+    def _fold(self, number: int, fold: Fold) -> tuple[Network, list[float], list[Data]]:
+        """Train one fold; return its best model, its validation curve, and what was held out (a sample, if large)."""
         seed = self.config.seed + 1 + number
         module = self._new_module(fold.train, seed)
+        held_out = [held_out_sample(section, module) for section in fold.validation]
         stage = f"fold{number + 1}:{fold.name}"
-        rows = self._train(stage, module, fold.train, fold.validation, seed, self.config.train.max_epochs)
+        rows = self._train(stage, module, fold.train, held_out, seed, self.config.train.max_epochs)
         # The log of a saved model has an empty cell for NaN.
         curve = [float(row["val_loss"] or "nan") for row in rows]
         _remember(module, fold.train)
-        return module, curve
+        return module, curve, held_out
 
     def _train(
         self,

@@ -266,7 +266,8 @@ def test_a_large_batch_is_several_pieces_of_equal_size():
     whole = list(SpotBatches([section], 5625, 1, large=1))
     assert [len(batch) for batch in whole] == [3]
     sizes = {len(piece.seeds) for batch in whole for piece in batch}
-    assert max(sizes) <= 4096 and len(batches[0][0].seeds) == 2813
+    assert max(sizes) <= 4096
+    assert len(batches[0][0].seeds) == 2813
     assert max(sizes) - min(sizes) <= 2
     assert len(list(SpotBatches([section], "auto", 1, large=1))) == 3
     assert len(list(SpotBatches([section], "auto", 1))) == 22
