@@ -235,7 +235,7 @@ def test_bad_input(make_section, own_cache):
 def test_real_tissue(make_section, shared_data):
     """A crop of a HER2+ section: its features, also of a pretrained network, describe the tissue under each spot."""
     folder = shared_data / "her2st" / "data"
-    spots = pd.read_csv(folder / "ST-spotfiles" / "C6_selection.tsv", sep="\t").iloc[40:70]
+    spots = pd.read_csv(folder / "ST-spotfiles" / "C6_selection.tsv", sep="\t").iloc[40:56]
     with open_full(next((folder / "ST-imgs" / "C" / "C6").glob("*.jpg"))) as full:
         left, top = spots.pixel_x.min() - 60, spots.pixel_y.min() - 60  # the outer patches reach beyond
         box = (left, top, spots.pixel_x.max() + 60, spots.pixel_y.max() + 60)
@@ -243,14 +243,14 @@ def test_real_tissue(make_section, shared_data):
     centres = spots[["pixel_x", "pixel_y"]].to_numpy(float) - [int(left), int(top)]
     adata = make_section(0.69, centres * 0.69, image)
     values = image_features(adata, "squidpy:summary+texture+histogram,efficientnet-lite0", patch_um=112.0)
-    assert values.shape == (30, 105 + 1280)
+    assert values.shape == (16, 105 + 1280)
     assert np.isfinite(values).all()
     alike = np.corrcoef(values[:, 105:])  # one tissue, but no two patches are the same
-    assert 0.2 < alike[~np.eye(30, dtype=bool)].mean() < 0.95
+    assert 0.2 < alike[~np.eye(16, dtype=bool)].mean() < 0.95
     names = list(adata.uns[Key.uns.image]["feature_names"])
     half = 56 / 0.69
     inside = ((centres > half) & (centres < np.array(image.shape[1::-1]) - half)).all(axis=1)
-    assert 0 < inside.sum() < 30
+    assert 0 < inside.sum() < 16
     for x, y, value in zip(*centres[inside].T, values[inside], strict=True):
         patch = image[round(y - half) : round(y + half), round(x - half) : round(x + half)]
         means = [value[names.index(f"summary_ch-{c}_mean")] for c in range(3)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing as mp
 import shutil
 import signal
 import time
@@ -18,7 +17,7 @@ import yaml
 from anndata import AnnData
 from safetensors.torch import load_file
 
-from nh2st_graph import RunError, pl, tl
+from nh2st_graph import RunError, pl, read, tl
 from nh2st_graph.cli import main
 from nh2st_graph.config import Config
 from nh2st_graph.tl import FittedModel
@@ -35,12 +34,16 @@ class TestKilled:
     """For real: a process that runs ``nh2st-graph train``, and SIGKILL."""
 
     @pytest.fixture(scope="class")
-    def config(self, tiny_config: Config, tiny_run, tmp_path_factory) -> Config:
-        # Genes that are chosen would have each process compile scanpy's functions.
-        panel = tmp_path_factory.mktemp("panel") / "panel.txt"
-        panel.write_text("\n".join(tiny_run.model.genes))
+    def config(self, tiny_config: Config, tiny_run, tiny_sections, tmp_path_factory) -> Config:
+        # Each process would draw the tissue of a synthetic run, and compile what scanpy chooses genes with.
+        folder = tmp_path_factory.mktemp("given")
+        (folder / "panel.txt").write_text("\n".join(tiny_run.model.genes))
+        for name, section in tiny_sections.items():
+            read.write_h5ad(section, folder / "sections" / f"{name}.h5ad")
         changes = [
-            f"data.panel={panel}",
+            "data.format=h5ad",
+            f"data.root={folder / 'sections'}",
+            f"data.panel={folder / 'panel.txt'}",
             f"train.max_epochs={MANY_EPOCHS}",
             f"train.patience={MANY_EPOCHS}",
             "evaluate.figures=false",
@@ -53,14 +56,11 @@ class TestKilled:
         return tl.train_run(config, tmp_path_factory.mktemp("whole") / "run").folder
 
     @pytest.fixture(scope="class")
-    def train_until(self) -> Callable[..., None]:
+    def train_until(self, forkserver) -> Callable[..., None]:
         """Run ``train`` in a process of its own, and kill it when a stage has logged some epochs."""
-        # A server that has loaded everything once and used no thread yet starts each process in no time.
-        context = mp.get_context("forkserver")
-        context.set_forkserver_preload(["nh2st_graph.cli", "nh2st_graph.tl", "squidpy"])
 
         def run(arguments: list[str], folder: Path, stage: str, epochs: int) -> None:
-            process = context.Process(target=main, args=(arguments,))
+            process = forkserver.Process(target=main, args=(arguments,))
             process.start()
             deadline = time.monotonic() + 120
             while process.is_alive() and time.monotonic() < deadline and logged(folder, stage) < epochs:

@@ -21,13 +21,14 @@ from nh2st_graph.train import training_lattice
 
 from ..slides import philips, tissue_image, write_pyramid
 
-MPP = 2.0
+#: Pixels of a slide, and um of each.
+SIDE, MPP = 1024, 4.0
 
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory) -> Path:
     """4 mm of slide, a disc of tissue of 2 mm, no gene."""
-    return write_pyramid(tmp_path_factory.mktemp("slides") / "new.tif", 2048, MPP)
+    return write_pyramid(tmp_path_factory.mktemp("slides") / "new.tif", SIDE, MPP)
 
 
 class TestLattice:
@@ -105,7 +106,7 @@ class TestPredict:
         assert predicted.X.std() > 0
         assert not predicted.layers, "nothing is observed"
         assert predicted.obsp[Key.obsp.connectivities].nnz
-        radius = np.hypot(*((predicted.obsm["spatial"] - [0.4 * 2048, 1024]).T)) * MPP
+        radius = np.hypot(*((predicted.obsm["spatial"] - [0.4 * SIDE, SIDE / 2]).T)) * MPP
         assert (radius < 1024 + 50).all()
         (entry,) = predicted.uns["spatial"].values()
         assert entry["metadata"]["source_image_path"] == str(slide)
@@ -131,14 +132,17 @@ class TestPredict:
         ("name", "tags"),
         [
             ("philips.tif", philips(MPP)),
-            ("aperio.svs", {"description": f"Aperio Image Library v11\r\n2048x2048 (256x256)|AppMag = 5|MPP = {MPP}"}),
+            (
+                "aperio.svs",
+                {"description": f"Aperio Image Library v11\r\n{SIDE}x{SIDE} (256x256)|AppMag = 2.5|MPP = {MPP}"},
+            ),
         ],
     )
     def test_a_scanners_slide_by_the_extra(self, tiny_run, tmp_path, name, tags):
         """wsidata reads it and knows its scale, LazySlide finds its tissue: as of a TIFF that all can read."""
-        shared = {"image": tissue_image(2048, MPP), "compression": "jpeg", "apart": True}
-        plain = write_pyramid(tmp_path / "plain.tif", 2048, MPP, **shared)
-        scanned = write_pyramid(tmp_path / name, 2048, **shared, **tags)
+        shared = {"image": tissue_image(SIDE, MPP), "compression": "jpeg", "apart": True}
+        plain = write_pyramid(tmp_path / "plain.tif", SIDE, MPP, **shared)
+        scanned = write_pyramid(tmp_path / name, SIDE, **shared, **tags)
         with open_slide(scanned) as opened:
             assert isinstance(opened, WsiSlide)
         ours, theirs = map(ad.read_h5ad, tl.predict_run(tiny_run.folder, [plain, scanned], tmp_path / "out"))

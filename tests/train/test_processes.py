@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def folder(
-    tiny_config: Config, tiny_run: tl.Run, tiny_sections: dict[str, AnnData], tmp_path_factory: pytest.TempPathFactory
+    tiny_config: Config,
+    tiny_run: tl.Run,
+    tiny_sections: dict[str, AnnData],
+    tmp_path_factory: pytest.TempPathFactory,
+    forkserver: ForkServerContext,
 ) -> Path:
     """What two processes left: Lightning starts the second by running the script again."""
     out = tmp_path_factory.mktemp("together")
@@ -45,17 +47,10 @@ def folder(
         "evaluate.figures=false",
     ]
     (out / "config.yaml").write_text(tiny_config.override(changes).to_yaml())
-    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
-    paths = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, together.__file__, str(out)],
-        env={**environment, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    process = forkserver.Process(target=together.run_as_script, args=(out, ROOT))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
     return out
 
 

@@ -1,7 +1,8 @@
-"""Two processes that train together: a script that the tests start, and parts that they also use in one process."""
+"""Two processes that train together: a script that the tests run, and parts that they also use in one process."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,6 +155,14 @@ def whole_run(out: Path, config: Config) -> None:
     except StoppedError:
         EpochLog.on_train_epoch_end = write  # type: ignore[method-assign]
         tl.train_run(config, out / "stopped", resume=True)
+
+
+def run_as_script(out: Path, root: Path) -> None:
+    """Be the command that runs this file, in a process that has loaded the libraries already."""
+    sys.argv = [__file__, str(out)]
+    os.environ.pop("LOCAL_RANK", None)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    main()
 
 
 def main() -> None:
