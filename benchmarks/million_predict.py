@@ -4,9 +4,9 @@
 
 The section is that of ``benchmarks/million_epoch.py``: a grid with eight neighbours, 105 features a spot, 250 genes.
 The model has the default settings; its closed form was fitted to 4,096 spots, and all of the network's correction is
-added. Three predictions are measured: by the network alone, of a new patient, and of a training patient (whose
-regression compares with 2,000 spots). Memory is the largest resident set during the prediction, above that before it, and holds
-the result, 1 GB for a million spots. Each measurement is a process of its own; the checkouts take turns.
+added. Three predictions are measured: by the network alone, of a new patient, and of a training patient, whose
+regression compares with 2,000 spots. Memory is the largest resident set during the prediction, above that before it,
+and holds the result, 1 GB for a million spots. Each measurement is a process of its own. The checkouts take turns.
 """
 
 from __future__ import annotations
