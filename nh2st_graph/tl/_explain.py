@@ -17,7 +17,7 @@ from nh2st_graph.metrics import pearson
 from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import Key, find_genes, section_name
 from nh2st_graph.tl._order import data_first
-from nh2st_graph.train import FittedModel, PreparedSection, one_thread
+from nh2st_graph.train import FittedModel, PreparedSection, dense_graph, one_thread
 
 __all__ = ["explain"]
 
@@ -127,7 +127,7 @@ def explain(
 
 def _explain(model: FittedModel, adata: AnnData, prepared: PreparedSection, key_added: str) -> None:
     network, attention_key = model.nh2st_graph, Key.under(Key.obsp.attention, key_added)
-    graph = prepared.graph
+    graph = dense_graph(prepared.graph)
     full, own = _with_and_without(model, graph)
     attention = _attention(model, graph, adata.obs_names)
     if attention is None:

@@ -268,7 +268,7 @@ def _embedding_keys(prefix: str) -> tuple[str, str, str]:
 
 
 def _embed(model: FittedModel, adata: AnnData, prepared: PreparedSection, key_added: str) -> None:
-    embeddings = embedded(model, prepared.measured if prepared.has_panel else prepared.graph)
+    embeddings = embedded(model, dense_graph(prepared.measured if prepared.has_panel else prepared.graph))
     rows = prepared.section.obs_names.get_indexer(adata.obs_names)
     image, gene, entry = _embedding_keys(key_added)
     for key, names in zip((image, gene), zip(*EMBEDDINGS.values(), strict=True), strict=True):
