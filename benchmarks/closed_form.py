@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from turns import in_process
 
 N_FEATURES, N_GENES, N_COMPONENTS = 105, 250, 16
 
@@ -93,18 +92,6 @@ def measure(n_spots: int, threads: int) -> dict[str, float]:
     return found
 
 
-def in_process(checkout: Path, n_spots: int, threads: int) -> dict[str, float]:
-    """Measure in a separate process, with the package of a checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    environment |= {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
-    command = [sys.executable, __file__, "--one", str(n_spots), str(threads)]
-    run = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise SystemExit(run.stderr)
-    found: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
-    return found
-
-
 def main() -> None:
     """Measure in turns, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,7 +113,7 @@ def main() -> None:
         for name, checkout in builds.items():
             if name == "before" and n_spots > options.most_before:
                 continue
-            found = in_process(checkout, n_spots, options.threads)
+            found = in_process(__file__, checkout, n_spots, options.threads, threads=options.threads)
             cells = [f"{found[key]:.2f}" for key in ("fit", "fit_gb", "known", "new")]
             print("| " + " | ".join([str(n_spots), name, *cells]) + " |", flush=True)
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from turns import in_process
 
 N_GENES, N_COMPONENTS = 250, 8
 
@@ -70,18 +69,6 @@ def measure(n_spots: int, threads: int, kind: str, out: Path) -> dict[str, float
     return found
 
 
-def in_process(checkout: Path, n_spots: int, threads: int, kind: str, out: Path) -> dict[str, float]:
-    """Measure in a separate process, with the package of a checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    environment |= {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
-    command = [sys.executable, __file__, "--one", str(n_spots), str(threads), kind, str(out)]
-    run = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise SystemExit(run.stderr)
-    found: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
-    return found
-
-
 def main() -> None:
     """Measure in turns, and print the table."""
     import numpy as np
@@ -110,7 +97,9 @@ def main() -> None:
             for _ in range(options.repeats):
                 for name, (checkout, kind) in builds.items():
                     out = Path(folder) / "loadings.npy"
-                    found[name].append(in_process(checkout, n_spots, options.threads, kind, out))
+                    found[name].append(
+                        in_process(__file__, checkout, n_spots, options.threads, kind, out, threads=options.threads)
+                    )
                     loadings = np.load(out).astype(np.float64)
                     projectors[name] = loadings.T @ loadings
             first = next(iter(builds))

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from turns import in_process
 
 N_FEATURES, N_GENES, WARM = 105, 250, 20
 
@@ -117,18 +116,6 @@ def rows_in(graph: Any) -> bool:
     return not hasattr(graph.y, "numpy")
 
 
-def in_process(checkout: Path, n_spots: int, threads: int, seconds: float) -> dict[str, float]:
-    """Measure in a separate process, with the package of a checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": str(threads)}
-    environment["MKL_NUM_THREADS"] = str(threads)
-    command = [sys.executable, __file__, "--one", str(n_spots), str(threads), str(seconds)]
-    run = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise SystemExit(run.stderr)
-    found: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
-    return found
-
-
 def main() -> None:
     """Measure in turns, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -151,7 +138,9 @@ def main() -> None:
             found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
             for _ in range(options.repeats):
                 for name in names:
-                    found[name].append(in_process(builds[name], n_spots, threads, options.seconds))
+                    found[name].append(
+                        in_process(__file__, builds[name], n_spots, threads, options.seconds, threads=threads)
+                    )
             median = {name: statistics.median(each["epoch"] for each in values) for name, values in found.items()}
             for name, values in found.items():
                 step = statistics.median(each["step_ms"] for each in values)

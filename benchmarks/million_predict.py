@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 from million_epoch import N_FEATURES, N_GENES, section
+from turns import in_process
 
 KINDS = ("network alone", "new patient", "training patient")
 
@@ -78,18 +75,6 @@ def measure(n_spots: int, kind: str, threads: int) -> dict[str, float]:
     return {"seconds": seconds, "above": (most[0] - before) / 1e9, "peak": peak / 1e9}
 
 
-def in_process(checkout: Path, n_spots: int, kind: str, threads: int) -> dict[str, float]:
-    """Measure in a separate process, with the package of a checkout."""
-    paths = f"{checkout}{os.pathsep}{Path(__file__).parent}"
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, __file__, "--one", str(n_spots), kind, str(threads)]
-    run: Any = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise SystemExit(run.stderr)
-    found: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
-    return found
-
-
 def main() -> None:
     """Measure in turns, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -111,7 +96,9 @@ def main() -> None:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in builds}
         for _ in range(options.repeats):
             for name, checkout in builds.items():
-                found[name].append(in_process(checkout, options.size, kind, options.threads))
+                found[name].append(
+                    in_process(__file__, checkout, options.size, kind, options.threads, threads=options.threads)
+                )
         median = {
             name: {what: statistics.median(each[what] for each in values) for what in values[0]}
             for name, values in found.items()

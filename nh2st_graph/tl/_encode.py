@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from nh2st_graph import read
+from nh2st_graph._errors import reason
 from nh2st_graph._progress import phase
 from nh2st_graph.config import Config, DataConfig, GraphConfig
 from nh2st_graph.tl._cluster import on_cluster
@@ -68,9 +69,14 @@ def encode_all(
             done += 1
             try:
                 result()
-            except Exception:
+            except Exception as error:
                 if strict:
                     raise
+                logger.warning(
+                    "image features of %s were not computed on the cluster (%s); the run that needs them tries again",
+                    names[number],
+                    reason(error),
+                )
                 continue
             logger.info("image features of %s are there (%d of %d)", names[number], done, len(tasks))
 
