@@ -2,3 +2,7 @@
 
 Numbers in, numbers out: this room reads no files, makes no graphs, and knows no networks.
 """
+
+from __future__ import annotations
+
+__all__: list[str] = []

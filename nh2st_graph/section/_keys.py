@@ -25,6 +25,7 @@ class Key:
         domain = "domain"
         neighbour_share = "nh2st_neighbour_share"
         quality = "quality"
+        familiarity = "familiarity"
 
     class var:
         """Columns of ``var``."""
@@ -33,6 +34,15 @@ class Key:
         neighbour_gain = "nh2st_neighbour_gain"
         neighbour_change = "nh2st_neighbour_change"
         varies = "nh2st_varies"
+        reliable = "reliable"
+        held_out_r = "held_out_pcc"
+        held_out_low = "held_out_low"
+        held_out_high = "held_out_high"
+        held_out_partial = "held_out_pcc_partial"
+        held_out_ceiling = "held_out_ceiling"
+        held_out_share = "held_out_share_of_ceiling"
+        n_sections = "n_sections"
+        n_patients = "n_patients"
 
     class varm:
         """Entries of ``varm``."""
@@ -120,4 +130,7 @@ class Key:
         """Entries of ``layers``."""
 
         observed = "observed"
+        lower = "lower"
+        upper = "upper"
+        sd = "sd"
         truth_mean = "truth_mean"
