@@ -26,6 +26,8 @@ from nh2st_graph.cli._options import (
     Embeddings,
     Encoder,
     EncodingScheduler,
+    Genes,
+    Intervals,
     Jobs,
     Only,
     Overrides,
@@ -35,6 +37,7 @@ from nh2st_graph.cli._options import (
     Seeds,
     StudyFolder,
     Trust,
+    genes_named,
 )
 from nh2st_graph.cli._working import silent, working
 from nh2st_graph.tl._cluster import check_scheduler
@@ -228,6 +231,8 @@ def predict(
     spatialdata: Annotated[
         bool, typer.Option("--spatialdata", help="Also write a SpatialData store (zarr) beside each h5ad.")
     ] = False,
+    genes: Genes = None,
+    intervals: Intervals = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep outputs that exist in the folder.")] = False,
     scheduler: EncodingScheduler = None,
     trust: Trust = False,
@@ -248,6 +253,7 @@ def predict(
     from nh2st_graph.cli._tables import print_paths
 
     check_scheduler(scheduler)
+    wanted = genes_named(genes)
     tl.check_prediction(
         run,
         sections,
@@ -259,6 +265,7 @@ def predict(
         spot_um=spot_um,
         min_tissue=min_tissue,
         spatialdata=spatialdata,
+        genes=wanted,
         resume=resume,
         trust=trust,
         encoder=encoder,
@@ -277,6 +284,8 @@ def predict(
             spot_um=spot_um,
             min_tissue=min_tissue,
             spatialdata=spatialdata,
+            genes=wanted,
+            intervals=intervals,
             resume=resume,
             trust=trust,
             encoder=encoder,

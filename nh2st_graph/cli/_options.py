@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from nh2st_graph.tl._named import RELIABLE
+
 __all__ = [
     "Bars",
     "Cache",
@@ -14,6 +16,8 @@ __all__ = [
     "Embeddings",
     "Encoder",
     "EncodingScheduler",
+    "Genes",
+    "Intervals",
     "Jobs",
     "Only",
     "Overrides",
@@ -23,6 +27,7 @@ __all__ = [
     "Seeds",
     "StudyFolder",
     "Trust",
+    "genes_named",
 ]
 
 _SET_HELP = "Change a configuration key: [bold]KEY=VALUE[/], the value in YAML. May be given several times."
@@ -77,4 +82,32 @@ Embeddings = Annotated[
         "'embeddings/{section}.h5', a file, or obsm:KEY.",
     ),
 ]
+Genes = Annotated[
+    str | None,
+    typer.Option(
+        "--genes",
+        metavar="reliable|GENE,GENE|FILE",
+        help="Genes to keep: the reliable ones, some by name, or those of a file, one a line. The default keeps all.",
+    ),
+]
+Intervals = Annotated[
+    bool | None,
+    typer.Option(
+        "--intervals/--no-intervals",
+        help="Write layers lower, upper (evaluate.coverage of measured values lie between) and sd. The default writes "
+        "them for sections of fewer than 50,000 spots.",
+        show_default=False,
+    ),
+]
 Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars on a terminal.")]
+
+
+def genes_named(text: str | None) -> str | list[str] | None:
+    """Read the value of ``--genes``: a word, a file, or names with commas between."""
+    if text is None or text == RELIABLE:
+        return text
+    if Path(text).is_file():
+        from nh2st_graph.datasets import read_panel
+
+        return read_panel(text)
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -5,4 +5,24 @@ Numbers in, numbers out: this room reads no files, makes no graphs, and knows no
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from nh2st_graph.confidence._calibration import Calibration, Coverage
+from nh2st_graph.confidence._calls import CHANCES, CallTables, call_tables, called
+from nh2st_graph.confidence._confidence import Confidence, Evidence
+from nh2st_graph.confidence._held_out import HeldOut, joined, units_of
+from nh2st_graph.confidence._reliable import gene_table, misplaced
+
+__all__ = [
+    "CHANCES",
+    "Calibration",
+    "CallTables",
+    "Confidence",
+    "Coverage",
+    "Evidence",
+    "HeldOut",
+    "call_tables",
+    "called",
+    "gene_table",
+    "joined",
+    "misplaced",
+    "units_of",
+]

@@ -223,6 +223,9 @@ class TrainConfig(Section):
         each section), and the number of turns. With one patient, ``patient`` holds out sections.
     refit
         Train on all training sections for the chosen number of epochs. Otherwise keep the first fold's model.
+    keep_folds
+        Keep the models of the folds beside the final one, so that predictions come with the standard deviation between
+        them. A model folder is larger by about its own size for each fold.
     checkpoint_seconds
         Minimum time between the checkpoints that a resumed run continues from; 0 writes one after every epoch.
     device, precision
@@ -251,6 +254,7 @@ class TrainConfig(Section):
     validation: Literal["patient", "section", "blocks"] = "patient"
     folds: Annotated[int, Field(ge=2)] = 3
     refit: bool = True
+    keep_folds: bool = True
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)] = "auto"
@@ -281,6 +285,8 @@ class EvaluateConfig(Section):
         Also score downstream uses: spatially variable genes, clusters, gene-gene correlation.
     figures
         Draw maps, r by gene, scores beside the baselines, and training curves.
+    coverage
+        Share of measured values that the intervals of a prediction are to hold.
     """
 
     renamed: ClassVar[Mapping[str, tuple[str, ...]]] = {"floors": ("baselines",)}
@@ -288,6 +294,7 @@ class EvaluateConfig(Section):
     baselines: bool = True
     downstream: bool = False
     figures: bool = True
+    coverage: Annotated[float, Field(ge=0.5, le=0.99)] = 0.9
 
 
 def _settings(given: Any) -> Any:

@@ -11,6 +11,7 @@ from ._baselines import (
 )
 from ._bleep import BLEEP
 from ._closed_form import ClosedForm
+from ._corrected_form import CorrectedForm
 from ._device import check_device
 from ._eggn import EGGN
 from ._egn import EGN
@@ -44,6 +45,7 @@ __all__ = [
     "TRIPLEX",
     "Baseline",
     "ClosedForm",
+    "CorrectedForm",
     "Estimator",
     "HisToGene",
     "Hist2ST",

@@ -120,6 +120,7 @@ class Given:
         table = AnnData(obs=_joined_obs([part.obs for part in each]).iloc[np.argsort(rows)], var=first.var.copy())
         place = pd.Index(np.sort(rows))
         result = Given(table, dict(parts), {name: place.get_indexer(self.rows[name]) for name in self.sections})
+        table.varm.update(first.varm)
         table.X = result._stacked("X", lambda part: {"X": part.X})
         for layer in first.layers:
             if all(layer in part.layers for part in each):

@@ -43,11 +43,14 @@ class Key:
         held_out_share = "held_out_share_of_ceiling"
         n_sections = "n_sections"
         n_patients = "n_patients"
+        cut = "call_cut"
 
     class varm:
         """Entries of ``varm``."""
 
         truth_loadings = "truth_loadings"
+        call_high = "call_high"
+        call_low = "call_low"
 
     class obsm:
         """Entries of ``obsm``."""
@@ -112,6 +115,8 @@ class Key:
         """Entries of ``uns["nh2st_prediction"]`` that the package reads again."""
 
         origin = "origin"
+        evidence = "evidence"
+        coverage = "coverage"
 
     class library:
         """Entries of ``uns["spatial"][library_id]``."""

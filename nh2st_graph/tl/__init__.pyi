@@ -1,3 +1,4 @@
+from ._believe import call
 from ._encode import encode_on
 from ._evaluate import LABELS, REFERENCES, Evaluation, evaluate
 from ._explain import explain
@@ -19,6 +20,7 @@ __all__ = [
     "Retrieval",
     "Run",
     "absolute",
+    "call",
     "check_devices",
     "check_evaluation",
     "check_folder",

@@ -44,7 +44,7 @@ from nh2st_graph.section import (
     unknown_patients,
 )
 from nh2st_graph.tl._order import data_first
-from nh2st_graph.tl._predict import in_given_order, predict_prepared
+from nh2st_graph.tl._predict import finished, predict_prepared
 from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest, use_threads
 from nh2st_graph.train._memory import give_back
 
@@ -273,7 +273,7 @@ def _score_one(model: FittedModel, baselines: Mapping[str, Scores], prepared: Pr
     share = share_of_ceiling(scores["model"].per_gene["pcc"], ceiling)
     summary["share_of_ceiling"] = share
     prediction.var = prediction.var.join(per_gene)
-    return _Scored(summary, per_gene, in_given_order(prediction, prepared), seconds)
+    return _Scored(summary, per_gene, finished(prediction, model, prepared), seconds)
 
 
 def _without(ceiling: pd.DataFrame) -> list[str]:

@@ -15,7 +15,15 @@ from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, 
 from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
 from nh2st_graph.config import Config, TrainConfig, changes, load_config, read_yaml
 from nh2st_graph.models import check_method
-from nh2st_graph.tl._named import check_cache, check_named, check_named_encoder, check_root, explicit
+from nh2st_graph.tl._named import (
+    RELIABLE,
+    check_cache,
+    check_named,
+    check_named_encoder,
+    check_root,
+    checked_genes,
+    explicit,
+)
 
 __all__ = [
     "absolute",
@@ -223,6 +231,7 @@ def check_prediction(
     spot_um: float | None = None,
     min_tissue: float = 0.5,
     spatialdata: bool = False,
+    genes: str | Sequence[str] | None = None,
     resume: bool = False,
     trust: bool = False,
     encoder: str | None = None,
@@ -233,20 +242,22 @@ def check_prediction(
 
     Parameters
     ----------
-    folder, paths, out, microns_per_pixel, library_key, table, pitch_um, spot_um, min_tissue, spatialdata, resume, trust
+    folder, paths, out, microns_per_pixel, library_key, table, pitch_um, spot_um, min_tissue, spatialdata, genes, resume
         As for :func:`predict_run`.
-    encoder, cache, embeddings
+    trust, encoder, cache, embeddings
         As for :func:`predict_run`.
 
     Raises
     ------
     ModelError, RunError, ConfigError, DataError, ImageError
-        If there is no model, or it needs your word; if an input is missing, an output exists, or a slide's file
+        If there is no model, or it needs your word, or does not predict a gene; if an input is missing, an output exists, or a slide's file
         contradicts the resolution.
     """
     from nh2st_graph.slide import check_scale, check_share, image_exists
 
     about = _check_model(Path(folder), trust)
+    if genes is not None and genes != RELIABLE and isinstance(about.get("genes"), list):
+        checked_genes(genes, about["genes"])
     files, out = [Path(path) for path in paths], Path(out)
     check_place(out)
     _check_lengths(pitch_um=pitch_um, spot_um=spot_um)

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nh2st_graph._errors import ConfigError, DataError, nearest, said_of, setting
+from nh2st_graph._errors import ConfigError, DataError, ModelError, nearest, said_of, setting
 from nh2st_graph.config import Config, DataConfig
 from nh2st_graph.models import check_device
 
-__all__ = ["check_cache", "check_devices", "check_named", "check_named_encoder", "check_root", "explicit"]
+__all__ = [
+    "RELIABLE",
+    "check_cache",
+    "check_devices",
+    "check_named",
+    "check_named_encoder",
+    "check_root",
+    "checked_genes",
+    "explicit",
+]
+
+#: Word for the genes that are reliable.
+RELIABLE = "reliable"
 
 #: Formats of raw files, in which no section has image features.
 _WITHOUT_FEATURES = {"synthetic", "her2st", "hest", "skin", "stimage", "stnet", "triplex", "visium", "visium_hd"}
@@ -178,3 +190,19 @@ def check_named_encoder(encoder: str | None, *, files: bool) -> None:
         from nh2st_graph.im import check_encoders
 
         check_encoders(encoder, files=files)
+
+
+def checked_genes(genes: str | Sequence[str], known: Sequence[str]) -> list[str]:
+    """Give the genes by name.
+
+    Raises
+    ------
+    ModelError
+        If one is not known.
+    """
+    names = [genes] if isinstance(genes, str) else list(genes)
+    there = set(known)
+    for gene in names:
+        if gene not in there:
+            raise ModelError(f"{setting('genes')}: the model does not predict {gene!r}; {nearest(gene, known)}")
+    return names

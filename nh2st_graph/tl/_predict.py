@@ -20,6 +20,7 @@ from nh2st_graph._errors import DataError, ModelError, RenamedWarning, setting
 from nh2st_graph.models import EMBEDDINGS, Estimator, Network, NH2STGraph
 from nh2st_graph.read import SpatialObject, annotate, documented, given_sections, is_spatialdata
 from nh2st_graph.section import Key, libraries, library_id, section_digest
+from nh2st_graph.tl._believe import believe, blank_barely_measured, chosen_genes, of_training_patient
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.train import (
     FittedModel,
@@ -27,7 +28,7 @@ from nh2st_graph.train import (
     dense_graph,
     image_only,
     one_thread,
-    predict_section,
+    predict_graph,
     weights_digest,
 )
 
@@ -35,7 +36,7 @@ __all__ = [
     "embed",
     "embedded",
     "embedding_entry",
-    "in_given_order",
+    "finished",
     "network",
     "predict",
     "predict_prepared",
@@ -52,7 +53,6 @@ _TAKEN = {key for slot in (Key.obsm, Key.uns) for name, key in vars(slot).items(
 _EARLIER = {"p": "image", "q": "gene", "P": "image_neighbourhood", "Q": "gene_neighbourhood"}
 
 
-@torch.no_grad()
 def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
     """Predict over a prepared graph, ``(n_spots, n_genes)`` float32. The method does not get the graph's genes.
 
@@ -66,12 +66,7 @@ def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
         known = "a training patient" if model.module.knows(image) else "a new patient"
         why = "" if "patient" in image else f", since obs['{Key.obs.patient}'] names none"
         logger.info("section %r: predicted as of %s%s", graph.section, known, why)
-    with one_thread():
-        if isinstance(model.module, Estimator):
-            predicted = np.asarray(model.module.predict(dense_graph(image)), dtype=np.float32)
-        else:
-            given = predict_section(model.module, image, threads=model.config.train.n_threads)
-            predicted = np.asarray(given, dtype=np.float32)
+    predicted = predict_graph(model.module, image, model.config.train.n_threads)
     expected = (image.num_nodes, len(model.genes))
     if predicted.shape != expected or not np.isfinite(predicted).all():
         what = f"shape {predicted.shape}" if predicted.shape != expected else "values that are not finite"
@@ -90,8 +85,10 @@ def predict(
     library_key: str | None = None,
     table_key: str | None = None,
     key_added: str | None = None,
+    genes: str | Sequence[str] | None = None,
+    intervals: bool | None = None,
 ) -> AnnData:
-    """Predict the expression of a section from its image.
+    """Predict the expression of a section from its image, and say how far to believe it.
 
     Parameters
     ----------
@@ -107,6 +104,10 @@ def predict(
         name of a table, which annotates the same shapes as the section's own table, so that spatialdata-plot draws it.
         In AnnData, this is a key of ``obsm`` for a table with one column a gene, from which ``sq.pl.extract`` takes
         genes to draw; ``uns[key_added]`` describes the prediction.
+    genes
+        Names of genes to keep; ``"reliable"`` keeps the reliable ones; None keeps all.
+    intervals
+        Write the layers ``lower``, ``upper`` and ``sd``; None writes them for sections of fewer than 50,000 spots.
 
     Returns
     -------
@@ -114,6 +115,15 @@ def predict(
     ``uns["nh2st_prediction"]["log_base"]``), ``layers["observed"]`` if the whole panel was measured (raw counts), and
     the section's ``obs``, ``obsm["spatial"]``, graph and ``uns["spatial"]``, so that squidpy and scanpy run on it.
     Several sections have one ``uns["spatial"]`` entry each and no edge between them.
+
+    ``var`` holds what held-out training data said of each gene, for slides of a training patient or of a new one:
+    ``held_out_pcc``, ``held_out_pcc_partial`` (given depth) with its interval ``held_out_low`` and ``held_out_high``,
+    ``held_out_ceiling`` and ``held_out_share_of_ceiling``, ``n_sections``, ``n_patients``, and ``reliable``
+    (:func:`nh2st_graph.confidence.gene_table` has the rule). A gene that was detected in fewer than ten training spots
+    is NaN. ``layers["lower"]`` and ``layers["upper"]`` are intervals that are to hold ``evaluate.coverage`` of the
+    measured values in a whole new section (:class:`nh2st_graph.confidence.Calibration`);
+    ``uns["nh2st_prediction"]["coverage"]`` says how far that is known. ``layers["sd"]`` is the standard deviation
+    between the models of the folds. :func:`call` finds the spots where a gene is high or low.
 
     ``var["nh2st_varies"]`` says which genes vary over the spots. squidpy and scanpy need them left out that do not:
     one such gene takes the FDR of Moran's I from all genes, and ``sc.pp.scale`` makes it NaN. A value of ``X`` can be
@@ -125,7 +135,8 @@ def predict(
     DataError, ImageError
         If the section breaks the contract, or ``key_added`` is a key that AnnData has for something else.
     ModelError
-        If the method gave another shape, or values that are not finite.
+        If the method gave another shape, or values that are not finite; if a gene is none of the model's, or
+        none is reliable.
 
     Examples
     --------
@@ -142,11 +153,12 @@ def predict(
     given = given_sections(adata, library_key=library_key, table_key=table_key)
     if key_added in _TAKEN and not is_spatialdata(adata):
         raise DataError(f"{setting('key_added', key_added)} is the key of something else in AnnData; give another")
-    preparation = model.preparation
-    parts = {}
+    preparation, prepared, parts = model.preparation, {}, {}
     for name, section in given.sections.items():
-        prepared = preparation.prepare(section)
-        parts[name] = in_given_order(predict_prepared(model, prepared), prepared)
+        prepared[name] = preparation.prepare(section)
+    known = all(of_training_patient(model, each) for each in prepared.values())
+    for name, each in prepared.items():
+        parts[name] = finished(predict_prepared(model, each, intervals=intervals, known=known), model, each, genes)
     predicted = given.joined(parts)
     predicted.var[Key.var.varies] = _varies(predicted.X)
     if is_spatialdata(adata):
@@ -159,13 +171,19 @@ def predict(
     return predicted
 
 
-def in_given_order(predicted: AnnData, prepared: PreparedSection) -> AnnData:
-    """Put the spots of a prediction in the order in which the section was given."""
-    return predicted[prepared.spots].copy()
+def finished(
+    predicted: AnnData, model: FittedModel, prepared: PreparedSection, genes: str | Sequence[str] | None = None
+) -> AnnData:
+    """Put the spots in the order in which the section was given, keep some genes, and make NaN what nobody can know."""
+    done = predicted[prepared.spots].copy()
+    blank_barely_measured(done, model)
+    return done if genes is None else done[:, chosen_genes(done, model, genes)].copy()
 
 
-def predict_prepared(model: FittedModel, prepared: PreparedSection) -> AnnData:
-    """Predict a prepared section, with spots in its order."""
+def predict_prepared(
+    model: FittedModel, prepared: PreparedSection, *, intervals: bool | None = None, known: bool | None = None
+) -> AnnData:
+    """Predict a prepared section, with spots in its order, and say how far to believe it."""
     completed = prepared.section
     predicted = AnnData(
         X=predicted_expression(model, prepared.graph),
@@ -193,6 +211,9 @@ def predict_prepared(model: FittedModel, prepared: PreparedSection) -> AnnData:
         predicted.uns[Key.uns.log] = {"base": float(model.config.data.log_base)}
     if prepared.has_panel:
         predicted.layers[Key.layers.observed] = prepared.observed.to_numpy().astype(np.float32)
+    believe(
+        predicted, model, prepared, intervals=not prepared.is_large if intervals is None else intervals, known=known
+    )
     return predicted
 
 

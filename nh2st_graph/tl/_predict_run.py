@@ -17,7 +17,7 @@ from nh2st_graph.section import Key, Need, changed_entry, check_section, library
 from nh2st_graph.slide import chosen_scale
 from nh2st_graph.tl._encode import encode_all
 from nh2st_graph.tl._folder import check_one_file, check_prediction, output_files, refuse_existing
-from nh2st_graph.tl._predict import in_given_order, predict_prepared, prediction_origin
+from nh2st_graph.tl._predict import finished, predict_prepared, prediction_origin
 from nh2st_graph.tl._slides import slide_section
 from nh2st_graph.train import FittedModel, load
 
@@ -38,6 +38,8 @@ def predict_run(
     spot_um: float | None = None,
     min_tissue: float = 0.5,
     spatialdata: bool = False,
+    genes: str | Sequence[str] | None = None,
+    intervals: bool | None = None,
     resume: bool = False,
     progress: bool = True,
     trust: bool = False,
@@ -69,6 +71,8 @@ def predict_run(
     spatialdata
         Also write a SpatialData store beside each h5ad, under the same name with ``.zarr``. The store holds the small
         image, not the slide.
+    genes, intervals
+        As for :func:`nh2st_graph.tl.predict`.
     resume
         Go on after an interruption, and keep the files that exist: they are complete. The feature cache keeps encoded
         patches in any case. A file that another model predicted, or of other positions, is an error.
@@ -107,6 +111,7 @@ def predict_run(
         spot_um=spot_um,
         min_tissue=min_tissue,
         spatialdata=spatialdata,
+        genes=genes,
         resume=resume,
         trust=trust,
         encoder=encoder,
@@ -135,7 +140,7 @@ def predict_run(
         if missing[name]:
             phase(f"predicting {name}")
             prepared = preparation.prepare(section)
-            predicted[name] = in_given_order(predict_prepared(model, prepared), prepared)
+            predicted[name] = finished(predict_prepared(model, prepared, intervals=intervals), model, prepared, genes)
     phase("writing")
     for name, prediction in predicted.items():
         for path in missing[name]:

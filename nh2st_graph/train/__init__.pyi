@@ -3,7 +3,7 @@ from ._checkpoints import averaged_weights
 from ._complete import Sources
 from ._encoder import patch_encoder, section_patches
 from ._folds import Fold, make_folds
-from ._large import dense_graph, predict_section
+from ._large import dense_graph, predict_graph, predict_section
 from ._lattice import training_lattice
 from ._model import FittedModel, check_method, load, new_network, weights_digest
 from ._module import EpochLog, Keep, log_columns
@@ -43,6 +43,7 @@ __all__ = [
     "new_network",
     "one_thread",
     "patch_encoder",
+    "predict_graph",
     "predict_section",
     "prepared_digest",
     "section_patches",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph.models import Network
+from nh2st_graph.models import Estimator, Network
 from nh2st_graph.nn import LARGE, Rows, dense
 from nh2st_graph.train._batches import pieces, surroundings
 from nh2st_graph.train._parallel import on_threads
+from nh2st_graph.train._threads import one_thread
 
-__all__ = ["dense_graph", "held_out_sample", "part_of", "predict_section", "scored"]
+__all__ = ["dense_graph", "held_out_sample", "part_of", "predict_graph", "predict_section", "scored"]
 
 #: Spots of a piece that is predicted at a time, without its rim.
 _PIECE = 8192
@@ -91,3 +94,12 @@ def predict_section(network: Network, section: Data, *, threads: int = 1, large:
 
     on_threads(predict, pieces(section.pos, -(-n_spots // _PIECE)), threads)
     return predicted
+
+
+@torch.no_grad()
+def predict_graph(module: Network | Estimator, graph: Data, threads: int = 1) -> NDArray[np.float32]:
+    """Predict a graph without genes by a network or an estimator, ``(n_spots, n_genes)``."""
+    with one_thread():
+        if isinstance(module, Estimator):
+            return np.asarray(module.predict(dense_graph(graph)), dtype=np.float32)
+        return np.asarray(predict_section(module, graph, threads=threads), dtype=np.float32)

@@ -20,6 +20,7 @@ from nh2st_graph import __version__
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
 from nh2st_graph._settings import MODEL_FILE
+from nh2st_graph.confidence import Confidence
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
 from nh2st_graph.im._made_from import public
@@ -39,11 +40,12 @@ __all__ = ["FittedModel", "check_method", "load", "new_network", "weights_digest
 logger = logging.getLogger("nh2st_graph")
 
 _WEIGHTS = "model.safetensors"
+_FOLDS = "folds.safetensors"
 _LOG = "log.csv"
 #: Model folders carry this number; a change that makes older folders unreadable raises it.
 MODEL_FORMAT = 1
 #: Prefixes of the names of tensors in the file.
-_MODULE, _MEMORY = "module.", "memory."
+_MODULE, _MEMORY, _CONFIDENCE = "module.", "memory.", "confidence."
 
 
 @dataclass
@@ -82,6 +84,11 @@ class FittedModel:
     stain
         squidpy's stain reference, fitted on the training sections, that the colours of patches are brought to; None
         without ``features.stain``.
+    confidence
+        What held-out training data say of predictions; None for a model of an earlier version.
+    folds
+        The models of the folds, whose predictions spread where the training data leave room; none with
+        ``train.keep_folds: false``.
 
     Raises
     ------
@@ -103,6 +110,8 @@ class FittedModel:
     origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
     sources: Sources = field(default_factory=Sources, repr=False)
     stain: StainReference | None = None
+    confidence: Confidence | None = field(default=None, repr=False)
+    folds: Sequence[Network | Estimator] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         base = getattr(self.module, "log_base", None)
@@ -113,7 +122,9 @@ class FittedModel:
             )
 
     def save(self, folder: str | Path) -> None:
-        """Write ``model.safetensors``, ``model.json`` and, if there is a log, ``log.csv``, for :func:`load`.
+        """Write ``model.safetensors``, ``model.json`` and, if they are there, ``folds.safetensors`` and ``log.csv``.
+
+        :func:`load` reads them; without ``folds.safetensors``, the model only does not say how its folds spread.
 
         Warn if the method cannot be saved.
 
@@ -126,13 +137,17 @@ class FittedModel:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self._tensors()
         if tensors is None:
-            for name in (_WEIGHTS, MODEL_FILE, _LOG):
+            for name in (_WEIGHTS, MODEL_FILE, _FOLDS, _LOG):
                 (folder / name).unlink(missing_ok=True)
             logger.warning("method %r cannot be saved; only its predictions and scores can", self.config.model.name)
             return
         if self.standardize.mean is not None and self.standardize.std is not None:
             tensors["features.mean"] = torch.from_numpy(self.standardize.mean)
             tensors["features.std"] = torch.from_numpy(self.standardize.std)
+        facts: dict[str, Any] = {}
+        if self.confidence is not None:
+            arrays, facts = self.confidence.state()
+            tensors |= {f"{_CONFIDENCE}{name}": torch.from_numpy(array) for name, array in arrays.items()}
         description = {
             "format": MODEL_FORMAT,
             "version": __version__,
@@ -146,12 +161,25 @@ class FittedModel:
             "lattice": asdict(self.lattice) if self.lattice else None,
             **({"stain": _as_json(self.stain)} if self.stain is not None else {}),
             **({"origin": dict(self.origin)} if self.origin else {}),
+            **({"confidence": facts} if facts else {}),
+            **({"folds": [each.chosen for each in self.folds]} if self.folds else {}),
             "config": self.config.model_dump(mode="json"),
         }
         with written_aside(folder / MODEL_FILE) as described, written_aside(folder / _WEIGHTS) as weights:
             save_file(tensors, weights)
             described.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        self._save_folds(folder / _FOLDS)
         self._save_log(folder / _LOG)
+
+    def _save_folds(self, path: Path) -> None:
+        if not self.folds:
+            path.unlink(missing_ok=True)
+            return
+        tensors: dict[str, torch.Tensor] = {}
+        for number, module in enumerate(self.folds):
+            tensors |= {f"{number}.{name}": value for name, value in (_tensors_of(module) or {}).items()}
+        with written_aside(path) as aside:
+            save_file(tensors, aside)
 
     def _save_log(self, path: Path) -> None:
         if self.log.empty:
@@ -163,15 +191,7 @@ class FittedModel:
 
     def _tensors(self) -> dict[str, torch.Tensor] | None:
         """Collect all that prediction reads; None if the method cannot be saved."""
-        if isinstance(self.module, Estimator):
-            weights, memory = {}, self.module.memory()
-            if memory is None:
-                return None
-        else:
-            weights, memory = self.module.state_dict(), self.module.memory
-        named = {f"{_MODULE}{name}": value for name, value in weights.items()}
-        named |= {f"{_MEMORY}{name}": value for name, value in memory.items()}
-        return {name: value.detach().cpu().contiguous() for name, value in named.items()}
+        return _tensors_of(self.module)
 
     @property
     def digest(self) -> str:
@@ -203,6 +223,19 @@ class FittedModel:
                 f"train with {setting('model.name', 'nh2st_graph', argument='model')}"
             )
         return self.module
+
+
+def _tensors_of(module: Network | Estimator) -> dict[str, torch.Tensor] | None:
+    """Collect weights and memory of a network or an estimator; None if it cannot be saved."""
+    if isinstance(module, Estimator):
+        weights, memory = {}, module.memory()
+        if memory is None:
+            return None
+    else:
+        weights, memory = module.state_dict(), module.memory
+    named = {f"{_MODULE}{name}": value for name, value in weights.items()}
+    named |= {f"{_MEMORY}{name}": value for name, value in memory.items()}
+    return {name: value.detach().cpu().contiguous() for name, value in named.items()}
 
 
 def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -239,7 +272,8 @@ def load(
     Parameters
     ----------
     folder
-        Folder of a run or of a saved model, with ``model.safetensors``, ``model.json`` and perhaps ``log.csv``.
+        Folder of a run or of a saved model, with ``model.safetensors``, ``model.json`` and perhaps
+        ``folds.safetensors`` and ``log.csv``.
     trust
         Do what the model names: import its method (``module:Class``), open its encoder's file, folder or hub, and read
         and write its feature cache. Only for models whose origin you know.
@@ -279,7 +313,9 @@ def load(
             description["config"]["model"].setdefault("closed_form", False)
         config = Config.parse(description["config"], str(folder / MODEL_FILE))
         tensors = load_file(folder / _WEIGHTS)
-        module = _restored(config, description, tensors, sources)
+        module = _restored(config, description, tensors, sources, description["chosen"])
+        confidence = _confidence(description, tensors)
+        folds = _read_folds(folder / _FOLDS, config, description, sources)
         fields = {name: description[name] for name in _FIELDS}
         # The first models do not have it.
         lattice = Lattice(**description["lattice"]) if description.get("lattice") else None
@@ -304,6 +340,8 @@ def load(
         origin=origin,
         sources=sources,
         stain=stain,
+        confidence=confidence,
+        folds=folds,
         **fields,
     )
 
@@ -340,8 +378,39 @@ def _say_origin(folder: Path, origin: Mapping[str, Any]) -> None:
         logger.info("model %s was trained with torch %s; this is %s", folder, origin.get("torch"), torch.__version__)
 
 
+def _confidence(description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Confidence | None:
+    """Restore what held-out data say, of a model that has it."""
+    facts = description.get("confidence")
+    if facts is None:
+        return None
+    arrays = {
+        name.removeprefix(_CONFIDENCE): value.numpy() for name, value in tensors.items() if name.startswith(_CONFIDENCE)
+    }
+    return Confidence.restore(description["genes"], arrays, facts)
+
+
+def _read_folds(
+    path: Path, config: Config, description: Mapping[str, Any], sources: Sources
+) -> list[Network | Estimator]:
+    """Restore the models of the folds, if they are there."""
+    if not path.is_file():
+        return []
+    tensors = load_file(path)
+    found = []
+    for number, chosen in enumerate(description.get("folds", [])):
+        own = {
+            name.removeprefix(f"{number}."): value for name, value in tensors.items() if name.startswith(f"{number}.")
+        }
+        found.append(_restored(config, description, own, sources, chosen))
+    return found
+
+
 def _restored(
-    config: Config, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], sources: Sources
+    config: Config,
+    description: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    sources: Sources,
+    chosen: Mapping[str, Any],
 ) -> Network | Estimator:
     weights, memory = (
         {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
@@ -350,7 +419,7 @@ def _restored(
     method = find_method(config.model.name)
     if issubclass(method, Estimator):
         estimator = method(config.model, config.seed)
-        estimator.chosen = dict(description["chosen"])
+        estimator.chosen = dict(chosen)
         estimator.restore(memory)
         return estimator
     known = (description.get("origin") or {}).get("encoders") or [{}]
@@ -359,7 +428,7 @@ def _restored(
     network = new_network(config, description["n_features"], len(description["genes"]), encoder)
     network.load_state_dict(weights)
     network.recall(memory)
-    network.chosen = dict(description["chosen"])
+    network.chosen = dict(chosen)
     return network.eval()
 
 

@@ -10,6 +10,7 @@ import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,13 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
 from torch_geometric.data import Data
 
 from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import DataError, RunError, setting
 from nh2st_graph._progress import console
+from nh2st_graph.confidence import HeldOut
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
 from nh2st_graph.models import Estimator, Network, check_device, find_method
@@ -41,6 +44,7 @@ from nh2st_graph.train._checkpoints import (
 )
 from nh2st_graph.train._encoder import patch_encoder
 from nh2st_graph.train._folds import Fold, each_fold
+from nh2st_graph.train._held_out import Tested, held_out, tested_networks, weigh
 from nh2st_graph.train._large import dense_graph, held_out_sample, scored
 from nh2st_graph.train._lattice import training_lattice
 from nh2st_graph.train._memory import give_back
@@ -107,6 +111,8 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         lattice=training_lattice(each.section for each in prepared.train),
         origin={name: inputs.origin[name] for name in ("torch", "encoders", "train", "tests")},
         stain=inputs.preparation.stain,
+        confidence=weigh(prepared, inputs.graphs, learned.tested),
+        folds=learned.folds if config.train.keep_folds else (),
     )
 
 
@@ -121,12 +127,17 @@ class _Inputs(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """Result of learning: the model, its number of epochs, each gene's mean held-out r, and the log."""
+    """Result of learning.
+
+    The model, its number of epochs, each gene's mean held-out r, the log, what was held out, and the folds' models.
+    """
 
     module: Network | Estimator
     epochs: int
     held_out: NDArray[np.float64]
     log: pd.DataFrame
+    tested: Tested
+    folds: list[Any]
 
 
 def _inputs(prepared: Learned) -> _Inputs:
@@ -153,14 +164,21 @@ def _check_needs(method: type[Network] | type[Estimator], graph: Data) -> None:
 
 def _fit_estimator(method: type[Estimator], inputs: _Inputs, config: Config) -> _Outcome:
     """Fit an estimator on each fold for held-out scores, and then on all sections."""
-    scores = []
+    parts: list[HeldOut] = []
+    folds: list[Estimator] = []
     for fold in each_fold(inputs.graphs, config.train.validation, config.train.folds):
         estimator = method(config.model, config.seed)
         estimator.fit(fold.train)
-        scores += [pearson(estimator.predict(image_only(g)), g.y.numpy()) for g in fold.validation]
+        parts += held_out(partial(_estimated, estimator), fold.validation, fold.name)
+        folds.append(estimator)
     estimator = method(config.model, config.seed)
     estimator.fit(inputs.graphs)
-    return _Outcome(estimator, 0, np.mean(scores, axis=0), pd.DataFrame())
+    scores = [pearson(each.predicted, each.observed) for each in parts]
+    return _Outcome(estimator, 0, np.mean(scores, axis=0), pd.DataFrame(), Tested(parts, []), folds)
+
+
+def _estimated(estimator: Estimator, graph: Data) -> Tensor:
+    return torch.as_tensor(estimator.predict(graph))
 
 
 class _Stages:
@@ -199,8 +217,9 @@ class _Stages:
         """Fit every fold; with ``train.refit``, then fit all sections for as many epochs as suit the folds best."""
         train, graphs = self.config.train, self.inputs.graphs
         with self.progress:
-            results, held_out_in = [], []
+            results, held_out_in, names = [], [], []
             for i, fold in enumerate(each_fold(graphs, train.validation, train.folds)):
+                names.append(fold.name)
                 module, curve, sample = self._fold(i, fold)
                 results.append((module, curve))
                 held_out_in.append(sample)
@@ -214,8 +233,11 @@ class _Stages:
                 module, epochs = results[0][0], int(np.argmin(results[0][1])) + 1
         trained = [(network, sample) for (network, _), sample in zip(results, held_out_in, strict=True)]
         module.eval().settle(trained)
-        held_out = np.mean([_held_out(network, sections) for network, sections in trained], axis=0)
-        return _Outcome(module, epochs, held_out, self._log(module))
+        held_out_r = np.mean([_held_out(network, sections) for network, sections in trained], axis=0)
+        tested = tested_networks(trained, names)
+        return _Outcome(
+            module, epochs, held_out_r, self._log(module), tested, [network.eval() for network, _ in results]
+        )
 
     def _read_kept(self) -> dict[str, Kept]:
         """Read the checkpoints of all stages, by their folders, and refuse those that rest on something else.

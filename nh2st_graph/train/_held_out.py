@@ -1,0 +1,119 @@
+"""Predict what folds hold out, for all that says how far a prediction can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from nh2st_graph.confidence import Confidence, HeldOut
+from nh2st_graph.metrics import noise_ceiling_interval
+from nh2st_graph.models import CorrectedForm, Network
+from nh2st_graph.nn import blocks_of
+from nh2st_graph.section import split_half_normalizer
+from nh2st_graph.train._batches import pieces
+from nh2st_graph.train._large import scored
+from nh2st_graph.train._prepare import Learned, PreparedSection, image_only
+
+__all__ = ["Tested", "held_out", "tested_networks", "weigh"]
+
+#: Most spots of a section that its noise ceiling is measured on.
+_MOST_SPOTS = 5000
+
+#: Blocks of tissue of a held-out section, by which the error of its scores is estimated.
+_BLOCKS = 16
+
+
+@torch.no_grad()
+def held_out(predict: Callable[[Data], Tensor], sections: Sequence[Data], part: str) -> list[HeldOut]:
+    """Predict a fold's held-out sections from their images.
+
+    Parameters
+    ----------
+    predict
+        Gives ``(n_spots, n_genes)`` of a graph without genes.
+    sections
+        Held-out graphs with their targets; of a sample of a large section, the spots that are scored are taken.
+    part
+        Name of the fold.
+    """
+    found = []
+    for section in sections:
+        predicted, pos = scored(section, predict(image_only(section))), scored(section, section.pos)
+        blocks = np.empty(len(pos), dtype=np.int64)
+        for number, block in enumerate(pieces(pos, min(_BLOCKS, len(pos)))):
+            blocks[block] = number
+        observed, depth = scored(section, section.y), scored(section, section.library)[:, 0]
+        found.append(
+            HeldOut(
+                section=str(section.section),
+                patient=str(section.patient) if "patient" in section else "",
+                part=part,
+                predicted=predicted.numpy(),
+                observed=observed.numpy(),
+                depth=depth.numpy(),
+                blocks=blocks,
+                pos=pos.numpy(),
+            )
+        )
+    return found
+
+
+class Tested(NamedTuple):
+    """What was held out, predicted as sections of new patients are, and, where networks know patients, of theirs."""
+
+    new: list[HeldOut]
+    known: list[HeldOut]
+
+
+def tested_networks(folds: Sequence[tuple[Network, Sequence[Data]]], names: Sequence[str]) -> Tested:
+    """Predict each fold's held-out sections by its network.
+
+    A section of a patient whom the network knows is predicted twice: as what it is, and as if it were of a new patient.
+    """
+    found = Tested([], [])
+    for (network, sections), name in zip(folds, names, strict=True):
+        known = [section for section in sections if isinstance(network, CorrectedForm) and network.knows(section)]
+        found.known.extend(held_out(network.predict, known, name))
+        found.new.extend(held_out(partial(_predict_as_new, network), sections, name))
+    return found
+
+
+def _predict_as_new(network: Network, section: Data) -> Tensor:
+    """Predict a section that does not say whose it is."""
+    return network.predict(Data(**{key: value for key, value in section.to_dict().items() if key != "patient"}))
+
+
+def weigh(prepared: Learned, graphs: Sequence[Data], tested: Tested) -> Confidence:
+    """Weigh what was held out against what was measured there; see :class:`nh2st_graph.confidence.Confidence`."""
+    config = prepared.preparation.config
+    detected = np.zeros(len(prepared.preparation.genes), dtype=np.int64)
+    for graph in graphs:
+        for rows in blocks_of(graph.counts):
+            detected += (rows > 0).sum(dim=0).numpy()
+    return Confidence.fit(
+        prepared.preparation.genes,
+        tested.new,
+        tested.known,
+        detected,
+        ceilings={each.name: ceiling for each in prepared.train if (ceiling := _ceiling(each)) is not None},
+        least=None if config.data.normalize == "residuals" else 0.0,
+        seed=config.seed,
+    )
+
+
+def _ceiling(prepared: PreparedSection) -> pd.DataFrame | None:
+    """Measure the noise ceiling of a section, of evenly drawn spots if they are very many."""
+    config, section = prepared.preparation.config, prepared.section
+    if section.n_obs > _MOST_SPOTS:
+        if config.data.smooth != "none":  # a target is a mean over spots that would not be drawn
+            return None
+        section = section[np.linspace(0, section.n_obs - 1, _MOST_SPOTS).astype(int)].copy()
+    halves = split_half_normalizer(section, prepared.preparation.genes, **config.data.target)
+    return noise_ceiling_interval(*halves, seed=config.seed)
