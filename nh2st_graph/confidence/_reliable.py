@@ -58,7 +58,7 @@ def gene_table(
     rng = np.random.default_rng(seed)
     plain = np.mean([pearson(each.predicted, each.observed) for each in sections], axis=0)
     scores = [_Moments.of(each) for each in sections]
-    r = np.mean([each.r(np.ones(len(each.n))) for each in scores], axis=0)
+    r = np.mean([each.r(np.ones((1, len(each.n))))[0] for each in scores], axis=0)
     low, high = np.quantile(_drawn(parts, sections, scores, rng), [_TAIL, 1 - _TAIL], axis=0)
     chance = np.quantile(_by_chance(sections, rng), 1 - _TAIL, axis=0)
     detected = np.array([(each.observed > each.observed.min(axis=0)).any(axis=0) for each in sections])
@@ -106,8 +106,9 @@ class _Moments:
         return cls(member.sum(axis=1), *(member @ each for each in (a, b, a * a, b * b, a * b)))
 
     def r(self, weights: Floats) -> Floats:
-        """Give r of each gene over blocks that count so many times each."""
-        n = weights @ self.n
+        """Give r of each gene, ``(n_draws, n_genes)``, over blocks that count ``weights`` times, ``(n_draws, n_blocks)``."""
+        n = (weights @ self.n)[:, None]
+        n = np.where(n > 0, n, 1.0)
         p, o, pp, oo, po = (weights @ each / n for each in (self.p, self.o, self.pp, self.oo, self.po))
         spread = (pp - p * p).clip(0) * (oo - o * o).clip(0)
         safe = np.where(spread > 1e-18, spread, 1.0)
@@ -128,20 +129,17 @@ def _drawn(
         )
         for section in sections
     ]
-    found = []
-    for _ in range(_DRAWS):
-        times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))
-        total, weight = np.zeros(scores[0].p.shape[1]), 0.0
-        for score, units in zip(scores, of_blocks, strict=True):
-            drawn = np.zeros(len(units))
-            for unit in np.unique(units):
-                own = units == unit
-                drawn[own] = times[unit] * rng.multinomial(own.sum(), np.full(own.sum(), 1 / own.sum()))
-            share = drawn.sum() / len(drawn)
-            if share:
-                total, weight = total + share * score.r(drawn / drawn.sum()), weight + share
-        found.append(total / weight)
-    return np.asarray(found)
+    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_DRAWS)
+    total, weight = np.zeros((_DRAWS, scores[0].p.shape[1])), np.zeros((_DRAWS, 1))
+    for score, units in zip(scores, of_blocks, strict=True):
+        drawn = np.zeros((_DRAWS, len(units)))
+        for unit in np.unique(units):
+            own = np.flatnonzero(units == unit)
+            drawn[:, own] = times[:, [unit]] * rng.multinomial(len(own), np.full(len(own), 1 / len(own)), size=_DRAWS)
+        share = drawn.sum(axis=1, keepdims=True) / len(units)
+        total += share * score.r(drawn)
+        weight += share
+    return total / weight
 
 
 def residuals(values: Floats, depth: Floats) -> Floats:

@@ -1,0 +1,127 @@
+"""Reliable genes: what follows tissue is found, what is smooth in the wrong place is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nh2st_graph.confidence import Confidence, HeldOut, gene_table, joined, misplaced
+from nh2st_graph.metrics import partial_pearson
+
+GENES = ["true", "weak", "smooth", "noise", "depth"]
+
+
+def section(seed: int, name: str, n_side: int = 18, patient: str = "P") -> HeldOut:
+    """Make a section whose first genes are predicted, the third by something as smooth, the last by depth alone."""
+    rng = np.random.default_rng(seed)
+    pos = np.stack(np.meshgrid(np.arange(n_side), np.arange(n_side)), axis=-1).reshape(-1, 2).astype(float)
+    n = len(pos)
+
+    def smooth() -> np.ndarray:
+        waves = rng.uniform(0.2, 0.6, size=(6, 2)), rng.uniform(0, 6.3, size=6)
+        field = np.cos(pos @ waves[0].T + waves[1]).sum(axis=1)
+        return (field - field.mean()) / field.std()
+
+    signal, other = smooth(), smooth()
+    depth = np.exp(rng.normal(7, 0.5, n))
+    predicted = np.stack([signal, signal, smooth(), rng.normal(size=n), np.log1p(depth)], axis=1)
+    observed = np.stack(
+        [
+            signal + rng.normal(0, 0.7, n),
+            0.6 * signal + rng.normal(0, 1, n),
+            other + rng.normal(0, 0.7, n),
+            rng.normal(size=n),
+            np.log1p(depth) + rng.normal(0, 0.3, n),
+        ],
+        axis=1,
+    )
+    # Blocks of tissue: squares.
+    blocks = (pos[:, 0] * 4 // n_side * 4 + pos[:, 1] * 4 // n_side).astype(np.int64)
+    return HeldOut(name, patient, name, predicted, observed - observed.min() + 0.1, depth, blocks, pos)
+
+
+def test_genes_that_follow_the_tissue_are_reliable_and_no_others():
+    found = pd.concat([gene_table([section(10 * i + s, f"S{s}") for s in range(4)], GENES, {}) for i in range(4)])
+    reliable = found.groupby(level=0)["reliable"].mean()
+    assert reliable["true"] == 1
+    assert reliable["weak"] >= 0.75
+    assert reliable["smooth"] <= 0.25
+    assert reliable["noise"] <= 0.25
+    assert reliable["depth"] == 0
+
+
+def test_scores_are_means_over_sections():
+    parts = [section(s, f"S{s}") for s in range(3)]
+    table = gene_table(parts, GENES, {})
+    expected = np.mean([partial_pearson(p.predicted, p.observed, np.log1p(p.depth)) for p in parts], axis=0)
+    np.testing.assert_allclose(table["held_out_pcc_partial"], expected, atol=1e-9)
+    assert (table["held_out_low"] <= table["held_out_pcc_partial"] + 1e-9).all()
+    assert (table["held_out_high"] >= table["held_out_pcc_partial"] - 1e-9).all()
+    assert (table["n_sections"] == 3).all()
+    assert (table["n_patients"] == 1).all()
+
+
+def test_bands_of_a_section_are_scored_as_a_whole():
+    whole = section(0, "S")
+    bands = np.digitize(whole.pos[:, 0], [6, 12])
+    parts = [
+        HeldOut(
+            "S",
+            "P",
+            f"band{k}",
+            *(getattr(whole, name)[bands == k] for name in ("predicted", "observed", "depth")),
+            np.unique(whole.blocks[bands == k], return_inverse=True)[1],
+            whole.pos[bands == k],
+        )
+        for k in range(3)
+    ]
+    one, together = gene_table([whole], GENES, {}), gene_table(parts, GENES, {})
+    np.testing.assert_allclose(one["held_out_pcc"], together["held_out_pcc"], atol=1e-9)
+    assert len(joined(parts)) == 1
+    assert joined(parts)[0].blocks.max() + 1 == sum(part.blocks.max() + 1 for part in parts)
+
+
+def test_shares_of_ceilings_are_of_measurable_ones():
+    parts = [section(0, "S0"), section(1, "S1")]
+    ceiling = pd.DataFrame({"ceiling": 0.8, "ceiling_low": [0.7, 0.7, 0.7, 0.0, 0.7], "ceiling_high": 0.9}, GENES)
+    table = gene_table(parts, GENES, {"S0": ceiling, "S1": ceiling})
+    assert table.loc["true", "held_out_ceiling"] == pytest.approx(0.8)
+    assert table.loc["true", "held_out_share_of_ceiling"] == pytest.approx(table.loc["true", "held_out_pcc"] / 0.8)
+    assert np.isnan(table.loc["noise", "held_out_ceiling"])
+
+
+def test_misplaced_maps_keep_nearly_all_spots_and_leave_none_in_place():
+    pos = section(0, "S").pos
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        source = misplaced(pos, rng)
+        assert len(np.unique(source)) > 0.55 * len(pos)
+        assert np.mean(source == np.arange(len(pos))) < 0.2
+
+
+def test_one_patient_says_nothing_of_another_and_of_itself_all():
+    parts = [section(s, f"S{s}") for s in range(3)]
+    detected = np.array([100, 100, 100, 9, 100])
+    found = Confidence.fit(GENES, parts, parts, detected, ceilings={})
+    assert not found.of(known=False).genes["reliable"].any()
+    assert found.of(known=True).genes.loc["true", "reliable"]
+    assert list(found.barely_measured) == [False, False, False, True, False]
+    several = [replace(part, patient=f"P{i}") for i, part in enumerate(parts)]
+    found = Confidence.fit(GENES, several, [], detected, ceilings={})
+    assert found.of(known=False).genes.loc["true", "reliable"]
+    assert found.n_patients == 3
+    # Held-out sections were all of new patients: these are the evidence for a training patient's slide too.
+    assert found.of(known=True) is found.of(known=False)
+
+
+def test_what_is_saved_is_what_was_found():
+    parts = [section(s, f"S{s}") for s in range(2)]
+    found = Confidence.fit(GENES, parts, parts, np.full(5, 50), ceilings={})
+    again = Confidence.restore(GENES, *found.state())
+    for known in (False, True):
+        pd.testing.assert_frame_equal(again.of(known=known).genes, found.of(known=known).genes)
+        np.testing.assert_array_equal(again.of(known=known).calls.high, found.of(known=known).calls.high)
+    assert again.n_patients == found.n_patients
