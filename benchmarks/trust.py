@@ -178,7 +178,7 @@ def as_text(rows: pd.DataFrame) -> str:
         "",
         "## Reliable genes: share with a positive r given depth on the test section",
         "",
-        "Aim: 0.90. *For its own patient* is the verdict for slides of the training patients: to another patient, it is "
+        "Aim: 0.90. *For its own patient* is the verdict for slides of training patients; to another patient, it is "
         "shown to say how little it would hold there.",
         "",
         "| split | test | reliable | positive | others positive | r of reliable | r of others | for its own patient | "
