@@ -1,0 +1,163 @@
+"""What a prediction says of itself: in its file, through a saved model, and by calls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from numpy.testing import assert_array_equal
+
+import nh2st_graph as ng
+from nh2st_graph import DataError, ModelError, tl
+from nh2st_graph.confidence import Confidence
+from nh2st_graph.section import targets
+from nh2st_graph.tl import FittedModel, Run
+
+EVIDENCE = (
+    "held_out_pcc",
+    "held_out_pcc_partial",
+    "held_out_low",
+    "held_out_high",
+    "held_out_ceiling",
+    "held_out_share_of_ceiling",
+    "n_sections",
+    "n_patients",
+    "reliable",
+)
+
+
+@pytest.fixture(scope="module")
+def prediction(tiny_run: Run, tiny_sections: dict[str, AnnData]) -> AnnData:
+    return tl.predict(tiny_sections["S3"], tiny_run.model)
+
+
+def test_each_gene_has_its_evidence(prediction: AnnData):
+    assert set(EVIDENCE) <= set(prediction.var)
+    assert (prediction.var["n_sections"] == 2).all()
+    about = prediction.uns["nh2st_prediction"]
+    assert about["coverage"]["level"] == 0.9
+    assert about["coverage"]["n_units"] == 2
+    assert about["coverage"]["guaranteed"] < 0.9
+
+
+def test_intervals_hold_the_prediction_and_most_of_the_measurement(prediction: AnnData, tiny_run, tiny_sections):
+    lower, upper, sd = (prediction.layers[name] for name in ("lower", "upper", "sd"))
+    assert (lower >= 0).all()
+    assert (upper >= lower).all()
+    assert (sd >= 0).all()
+    assert sd.any()
+    observed = targets(tiny_sections["S3"], tiny_run.model.genes, **tiny_run.model.config.data.target)
+    inside = (observed.loc[prediction.obs_names] >= lower) & (observed.loc[prediction.obs_names] <= upper)
+    assert inside.to_numpy().mean() > 0.75
+
+
+def test_a_saved_model_says_the_same(prediction: AnnData, tiny_run: Run, tiny_sections, tmp_path: Path):
+    tiny_run.model.save(tmp_path)
+    again = tl.predict(tiny_sections["S3"], ng.load(tmp_path))
+    for name in ("lower", "upper", "sd"):
+        assert_array_equal(again.layers[name], prediction.layers[name])
+    assert again.var.equals(prediction.var)
+    assert_array_equal(again.varm["call_high"], prediction.varm["call_high"])
+    (tmp_path / "folds.safetensors").unlink()
+    without = tl.predict(tiny_sections["S3"], ng.load(tmp_path))
+    assert set(without.layers) == {"lower", "upper", "observed"}
+
+
+def test_genes_of_the_test_section_reach_none_of_it(prediction: AnnData, tiny_run: Run, tiny_sections):
+    section = tiny_sections["S3"].copy()
+    section.X = section.X[:, ::-1].copy()
+    other = tl.predict(section, tiny_run.model)
+    for name in ("lower", "upper", "sd"):
+        assert_array_equal(other.layers[name], prediction.layers[name])
+    assert other.var.equals(prediction.var)
+
+
+def test_layers_are_left_out_on_request(tiny_run: Run, tiny_sections):
+    small = tl.predict(tiny_sections["S3"], tiny_run.model, intervals=False)
+    assert set(small.layers) == {"observed"}
+    assert set(EVIDENCE) <= set(small.var)
+
+
+def test_genes_are_chosen_by_name_and_by_worth(prediction: AnnData, tiny_run: Run, tiny_sections):
+    first, second = tiny_run.model.genes[:2]
+    chosen = tl.predict(tiny_sections["S3"], tiny_run.model, genes=[second, first])
+    assert list(chosen.var_names) == [first, second]
+    reliable = prediction.var_names[prediction.var["reliable"]]
+    model = with_reliable(tiny_run.model, tiny_run.model.genes[2:4])
+    found = tl.predict(tiny_sections["S3"], model, genes="reliable")
+    assert set(found.var_names) == set(tiny_run.model.genes[2:4])
+    assert len(reliable) <= len(tiny_run.model.genes)
+    with pytest.raises(ModelError, match="XYZ"):
+        tl.predict(tiny_sections["S3"], tiny_run.model, genes=["XYZ"])
+
+
+def with_reliable(model: FittedModel, genes: list[str]) -> FittedModel:
+    """Give a model with the genes that are said to be reliable."""
+    assert model.confidence is not None
+    found = []
+    for evidence in (model.confidence.new, model.confidence.known):
+        if evidence is not None:
+            table = evidence.genes.assign(reliable=evidence.genes.index.isin(genes))
+            evidence = replace(evidence, genes=table)
+        found.append(evidence)
+    confidence = Confidence(found[0], found[1], model.confidence.detected, model.confidence.n_patients)
+    return replace(model, confidence=confidence)
+
+
+def test_no_reliable_gene_is_an_error_that_says_why(tiny_run: Run, tiny_sections):
+    model = with_reliable(tiny_run.model, [])
+    with pytest.raises(ModelError, match="S3"):
+        tl.predict(tiny_sections["S3"], model, genes="reliable")
+    with pytest.raises(ModelError, match="earlier version"):
+        tl.predict(tiny_sections["S3"], replace(tiny_run.model, confidence=None), genes="reliable")
+
+
+def test_a_model_of_before_predicts_without_evidence(tiny_run: Run, tiny_sections, prediction: AnnData):
+    earlier = tl.predict(tiny_sections["S3"], replace(tiny_run.model, confidence=None, folds=()))
+    assert_array_equal(earlier.X, prediction.X)
+    assert set(earlier.layers) == {"observed"}
+    with pytest.raises(DataError):
+        tl.call(earlier, earlier.var_names[0])
+
+
+def test_genes_that_were_barely_measured_are_nan(tiny_run: Run, tiny_sections, caplog):
+    assert tiny_run.model.confidence is not None
+    few = tiny_run.model.confidence.detected.copy()
+    few[3] = 9
+    model = replace(tiny_run.model, confidence=replace(tiny_run.model.confidence, detected=few))
+    found = tl.predict(tiny_sections["S3"], model)
+    blank = np.isnan(found.X).any(axis=0)
+    assert list(np.flatnonzero(blank)) == [3]
+    assert np.isnan(found.layers["lower"][:, 3]).all()
+    assert tiny_run.model.genes[3] in caplog.text
+    assert not found.var["nh2st_varies"].iloc[3]
+
+
+def test_calls_are_of_spots_and_can_be_kept(prediction: AnnData):
+    best = prediction.var["held_out_pcc_partial"].idxmax()
+    found = tl.call(prediction, best, level=0.5, key_added="high_or_low")
+    assert list(found.index) == list(prediction.obs_names)
+    assert (prediction.obs["high_or_low"] == found).all()
+    assert set(found.cat.categories) == {"high", "low", "not called"}
+    high = prediction.to_df().loc[found == "high", best]
+    assert high.empty or high.min() >= prediction.to_df().loc[found != "high", best].max()
+    with pytest.raises(DataError, match="level"):
+        tl.call(prediction, best, level=0.0)
+    with pytest.raises(DataError, match="XYZ"):
+        tl.call(prediction, "XYZ")
+
+
+def test_several_sections_keep_what_calls_rest_on(tiny_run: Run, tiny_sections):
+    import anndata as ad
+
+    both = ad.concat(
+        {name: tiny_sections[name] for name in ("S2", "S3")}, label="part", uns_merge="unique", index_unique="-"
+    )
+    both.obs["part"] = both.obs["part"].astype("category")
+    found = tl.predict(both, tiny_run.model, library_key="part")
+    assert set(EVIDENCE) <= set(found.var)
+    assert found.layers["lower"].shape == found.shape
+    tl.call(found, found.var_names[0])
