@@ -61,6 +61,11 @@ def run_info(path: Path) -> None:
 
 
 def _described(path: Path) -> tuple[str, Facts, list[RenderableType]]:
+    from nh2st_graph.tl import find_model, is_archive
+
+    path = find_model(path)
+    if is_archive(path) and path.is_file():
+        return _model(path)
     if path.is_dir():
         return _folder(path)
     suffix = path.suffix.lower()
@@ -120,8 +125,9 @@ def _json(path: Path) -> dict[str, Any]:
 def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     from nh2st_graph.metrics import METHOD_LABELS
     from nh2st_graph.models import is_foreign
+    from nh2st_graph.tl import read_description
 
-    about = _json(path / _MODEL)
+    about = read_description(path)
     try:
         config, genes = about["config"], about["genes"]
         method = config["model"]["name"]
