@@ -11,11 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import pandas as pd
-
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
 from nh2st_graph._settings import MODEL_FILE
-from nh2st_graph.im._hub import access_to
 from nh2st_graph.train._archive import (
     CARD,
     FOLDS,
@@ -28,9 +25,10 @@ from nh2st_graph.train._archive import (
     read_file,
     write_archive,
 )
-from nh2st_graph.train._card import model_card, n_patients
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from nh2st_graph.train._model import FittedModel
 
 __all__ = ["HUB", "Scored", "find_model", "push_to_hub", "save"]
@@ -190,6 +188,8 @@ def shared_files(
 
     They lie in a folder ``beside`` the output, or of the system.
     """
+    from nh2st_graph.train._card import model_card
+
     metrics, per_gene = _scores(model, scores)
     card = model_card(model, name, place=place, licence=licence, metrics=metrics, per_gene=per_gene)
     with tempfile.TemporaryDirectory(prefix=".nh2st_graph_", dir=beside) as made:
@@ -217,6 +217,8 @@ def _as_json(values: Mapping[str, Any]) -> bytes:
 
 def _public_description(description: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a model without names of patients, paths, and options of its files; prediction reads none of them."""
+    from nh2st_graph.train._card import n_patients
+
     config = {part: dict(each) if isinstance(each, dict) else each for part, each in description["config"].items()}
     config["data"] |= {"root": None, "options": {}}
     config["features"] |= {"cache": None}
@@ -269,6 +271,8 @@ def _scores(
     ModelError
         If they are missing, damaged or of another model.
     """
+    import pandas as pd
+
     per_gene: pd.DataFrame | None
     if scores is not None and not isinstance(scores, str | Path):
         metrics, per_gene = scores.metrics, scores.per_gene.reset_index()
@@ -311,6 +315,8 @@ def find_model(model: str | Path) -> Path:
     name = model.as_posix() if isinstance(model, Path) else model
     if not name.startswith(HUB):
         return Path(model)
+    from nh2st_graph.im._hub import access_to
+
     repository, revision = _parts(name)
     try:
         with access_to(repository, f"model {name}", instead=_ELSE):
