@@ -82,6 +82,8 @@ class Hub:
             repository = path.removeprefix("/api/models/").partition("/tree/")[0]
             files = [each for each in (self.folder / repository).rglob("*") if each.is_file()]
             return 200, "", json.dumps([_listed(each, self.folder / repository) for each in files]).encode()
+        if path.removeprefix("/api/models/") in self.refused:
+            return *self.refused[path.removeprefix("/api/models/")], b"{}"
         if "/resolve/" not in path:
             return 200, "", b""
         repository, _, file = path.strip("/").partition("/resolve/")

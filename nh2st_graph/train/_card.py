@@ -65,7 +65,7 @@ def model_card(
         _metadata(licence),
         f"# {name}",
         f"Predicts the expression of {len(model.genes):,} genes from an H&E image. Method: {_method(model)} of "
-        f"[nh2st-graph](https://pypi.org/project/nh2st-graph/) {__version__}. For research; not for diagnosis.",
+        f"nh2st-graph {__version__}. For research; not for diagnosis.",
         f'```python\nimport nh2st_graph as ng\n\nmodel = ng.load("{place}")  # runs no code of the model\n'
         "prediction = ng.tl.predict(section, model)\n```",
         "## Image encoder",
@@ -119,7 +119,9 @@ def _encoders(model: FittedModel) -> Iterator[str]:
         plain = name.partition("@")[0].partition("?")[0]
         recipe = known.get(plain)
         if recipe is None:
-            facts = ["computed by this package" if plain.startswith(("handcrafted", "squidpy:", "pixels:")) else ""]
+            facts = [
+                "none: this package computes it" if plain.startswith(("handcrafted", "squidpy:", "pixels:")) else ""
+            ]
             facts = [*(facts if facts[0] else ["see its authors"]), "", ""]
         else:
             use = _USES[recipe.commercial] + ("; the hub asks for access" if recipe.gated else "")
