@@ -45,7 +45,8 @@ def check_format(
     NH2STGraphError
         If format or version is later than this version's, or is none.
     """
-    format, version = about.get("format"), about.get("version")
+    format = about.get("format")
+    version = None if about.get("version") is None else " ".join(str(about["version"]).split())
     number = 0 if isinstance(format, bool) or not isinstance(format, Integral) else int(format)
     release, own = _release(version), _release(__version__)
     later = release is not None and own is not None and release > own
@@ -56,15 +57,15 @@ def check_format(
     else:
         return
     written = f"written in format {format!r}" if "format" in about else "written"
-    by = "of an unknown version" if version is None else version
+    by = version or "of an unknown version"
     raise error(
         f"{where}: {written} by nh2st-graph {by}; this is version {__version__}, which reads format {reads}: {todo}"
     )
 
 
-def _release(version: object) -> Version | None:
+def _release(version: str | None) -> Version | None:
     """Read a version; None if it is none, or unknown."""
     try:
-        return Version(str(version)) if version not in (None, _UNKNOWN) else None
+        return Version(version) if version not in {None, _UNKNOWN} else None
     except InvalidVersion:
         return None

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
+from nh2st_graph._formats import check_format
 from nh2st_graph._settings import MODEL_FILE
+from nh2st_graph.config import RUN_FORMAT
 from nh2st_graph.train._archive import (
     CARD,
     FOLDS,
@@ -294,6 +296,7 @@ def _scores(
         protocol = metrics["protocol"]
         ours = (sorted(model.train_sections), model.config.model.name, len(model.genes))
         theirs = (sorted(protocol["train"]), protocol["method"], protocol["n_genes"])
+        check_format(where, {"version": protocol.get("version")}, RUN_FORMAT, ModelError)
         metrics["mean"], metrics["references"], protocol["test"], protocol["split"]
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{where}: its scores are incomplete ({reason(error)}); score the run again") from None
