@@ -11,6 +11,7 @@ from nh2st_graph import __version__
 from nh2st_graph._errors import listed
 from nh2st_graph.im import recipes
 from nh2st_graph.metrics import LABELS, METHOD_LABELS, REFERENCES
+from nh2st_graph.section import Key
 
 if TYPE_CHECKING:
     from nh2st_graph.train._model import FittedModel
@@ -142,6 +143,13 @@ def _panel(model: FittedModel) -> Iterator[str]:
     data = model.config.data
     smooth = ", smoothed 3x3" if data.smooth == "3x3" else ""
     yield f"Targets: log counts (base {data.log_base}), normalised by `{data.normalize}`{smooth}."
+    if model.confidence is not None:
+        reliable = model.confidence.new.genes[Key.var.reliable].astype(bool)
+        names = [gene for gene, good in zip(model.genes, reliable, strict=True) if good]
+        yield (
+            f"On slides of new patients, {len(names):,} of {len(model.genes):,} genes are reliable, as held-out training "
+            f"tissue says: {listed(names, _NAMED) or 'none'}. Do not trust the others."
+        )
     shown = f"{', '.join(model.genes[:_NAMED])}" + (" and more" if len(model.genes) > _NAMED else "")
     yield f"<details><summary>All {len(model.genes):,} genes</summary>\n\n{shown}\n\n</details>"
 
@@ -151,6 +159,8 @@ def _data(model: FittedModel) -> Iterator[str]:
     sections: Mapping[str, Mapping[str, str]] = model.origin.get("train", {})
     n = len(model.train_sections)
     patients = n_patients(model.origin)
+    if patients is None and model.confidence is not None and model.confidence.n_patients:
+        patients = model.confidence.n_patients
     of = "an unknown number of patients" if patients is None else _count(patients, "patient")
     yield f"{_count(n, 'section')} of {of}, read as `{model.config.data.format}`; {model.selected_epochs} epochs."
     if model.lattice is not None:

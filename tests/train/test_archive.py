@@ -51,6 +51,7 @@ def refused(path: Path) -> str:
 class TestSave:
     def test_an_archive_holds_what_a_folder_holds(self, saved, tiny_run, tiny_sections):
         again = ng.load(saved)
+        assert len(again.folds) == len(tiny_run.model.folds) > 0
         assert again.digest == tiny_run.model.digest
         assert again.config == tiny_run.model.config
         pd.testing.assert_frame_equal(again.log, ng.load(tiny_run.folder).log)
@@ -58,7 +59,8 @@ class TestSave:
         assert_array_equal(tl.predict(section, again).X, tl.predict(section, tiny_run.model).X)
 
     def test_it_has_the_card_first_and_the_scores(self, saved):
-        assert names(saved) == ["README.md", *MODEL, "metrics.json", "metrics_per_gene.csv"]
+        files = ["README.md", *MODEL[:2], "folds.safetensors", "log.csv", "metrics.json", "metrics_per_gene.csv"]
+        assert names(saved) == files
         assert sorted(saved.parent.iterdir()) == [saved]
 
     def test_the_same_model_gives_the_same_bytes(self, saved, tmp_path, monkeypatch):
@@ -68,7 +70,8 @@ class TestSave:
 
     def test_a_folder_is_as_save_writes_it(self, tiny_run, tmp_path):
         ng.save(tiny_run.model, tmp_path / "model")
-        assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted(MODEL)
+        files = sorted(path.name for path in (tmp_path / "model").iterdir())
+        assert files == sorted([*MODEL, "folds.safetensors"])
 
     def test_an_archive_is_replaced_whole(self, saved, tiny_run, tmp_path, monkeypatch):
         path = Path(shutil.copy(saved, tmp_path))

@@ -49,7 +49,8 @@ class TestLoad:
         assert model.digest == ng.load(GOLDEN / "mlp").digest
         assert len(model.log)
         assert sorted(path.name for path in (tmp_path / "hub-cache").rglob("snapshots/*/*")) == READ
-        assert {Path(path).name for path in shared.asked if "/resolve/" in path} == set(READ)
+        asked = {Path(path).name for path in shared.asked if "/resolve/" in path}
+        assert asked == {*READ, "folds.safetensors"}
 
     def test_a_revision_is_asked_for_and_then_its_commit(self, shared):
         assert find_model("hf-hub:org/model@v1.0/a").name == COMMIT
@@ -159,7 +160,7 @@ class TestPush:
         (run / "training_args.bin").write_bytes(b"\x80\x04N.")
         ng.load(run).push_to_hub("org/new")
         files = sorted(path.name for path in (hub.folder / "org/new").iterdir())
-        assert files == sorted(["README.md", *READ, "metrics.json", "metrics_per_gene.csv"])
+        assert files == sorted(["README.md", "folds.safetensors", *READ, "metrics.json", "metrics_per_gene.csv"])
 
     def test_no_patient_and_no_path_goes_up(self, hub, run, tmp_path):
         about = json.loads((run / "model.json").read_text())
@@ -257,6 +258,10 @@ class TestCard:
         assert f"| worst | {per_gene.idxmin()} | " in card
         failed = int((per_gene.fillna(0) <= 0).sum())
         assert f"**{failed} of 12 genes are not predicted at all**" in card
+
+    def test_reliable_genes_are_named(self, card, run):
+        reliable = ng.load(run).confidence.new.genes["reliable"].astype(bool)
+        assert f"{reliable.sum()} of 12 genes are reliable" in card
 
     def test_data_are_numbers_and_digests(self, card, run):
         assert "2 sections of 2 patients" in card
