@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CARD",
     "FOLDS",
+    "KNOWN",
     "LOG",
     "METRICS",
     "MODEL_FORMAT",
@@ -44,7 +45,15 @@ METRICS, PER_GENE = "metrics.json", "metrics_per_gene.csv"
 MODEL_FORMAT = 1
 
 #: The files that a shared model may have, and the most bytes of each. The largest known encoder has 5 GB of weights.
-_MOST = {CARD: 2**22, MODEL_FILE: 2**26, WEIGHTS: 2**34, FOLDS: 2**35, LOG: 2**26, METRICS: 2**26, PER_GENE: 2**28}
+KNOWN: dict[str, int] = {
+    CARD: 2**22,
+    MODEL_FILE: 2**26,
+    WEIGHTS: 2**34,
+    FOLDS: 2**35,
+    LOG: 2**26,
+    METRICS: 2**26,
+    PER_GENE: 2**28,
+}
 
 #: A packed file may grow by this factor, if it is of this many bytes or more. Weights hardly shrink; text does by 20.
 _RATIO, _SMALL = 100, 2**20
@@ -71,9 +80,9 @@ def check_size(where: str, name: str, size: int) -> None:
     ModelError
         If it is.
     """
-    if size > _MOST[name]:
+    if size > KNOWN[name]:
         raise ModelError(
-            f"{where}: {name} has {size:,} bytes, and no model has more than {_MOST[name]:,} there; do not use it"
+            f"{where}: {name} has {size:,} bytes, and no model has more than {KNOWN[name]:,} there; do not use it"
         )
 
 
@@ -158,9 +167,9 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> Mapping[str, zipfile.ZipIn
     found: dict[str, zipfile.ZipInfo] = {}
     for each in archive.infolist():
         name = each.orig_filename  # the other one ends at a zero byte
-        if name not in _MOST:
+        if name not in KNOWN:
             raise ModelError(
-                f"model {path}: the archive holds {name!r}, and a model's holds {', '.join(_MOST)} alone; {_SAVE}"
+                f"model {path}: the archive holds {name!r}, and a model's holds {', '.join(KNOWN)} alone; {_SAVE}"
             )
         if name in found:
             raise ModelError(f"model {path}: the archive holds {name} twice; {_SAVE}")
@@ -196,7 +205,7 @@ def write_archive(path: Path, files: Mapping[str, bytes | Path]) -> None:
     if path.is_dir():
         raise RunError(f"{path} is a folder; give another name as {setting('path')}, or remove it")
     with written_aside(path) as aside, zipfile.ZipFile(aside, "w") as archive:
-        for name in [each for each in _MOST if each in files]:
+        for name in [each for each in KNOWN if each in files]:
             content = files[name]
             about = zipfile.ZipInfo(name, _TIME)
             about.external_attr = (stat.S_IFREG | 0o644) << 16

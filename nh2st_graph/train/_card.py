@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,7 +18,7 @@ from nh2st_graph.section import Key
 if TYPE_CHECKING:
     from nh2st_graph.train._model import FittedModel
 
-__all__ = ["model_card"]
+__all__ = ["model_card", "n_patients", "without_paths"]
 
 #: Scores of a row of the table of scores, and of the table of genes, with their headings.
 _SCORES = {
@@ -32,6 +34,9 @@ _SHOWN, _NAMED = 10, 1000
 
 #: What the hub files a model under; it has no task of this kind.
 _TAGS = ["spatial-transcriptomics", "histology", "gene-expression", "pathology", "graph-neural-network"]
+
+#: A path behind an encoder's name.
+_PATH_OF_ENCODER = re.compile(r"(?<=[@:])(?:~|/(?!/)|[A-Za-z]:[\\/])[^,?]*")
 
 _USES = {True: "commercial use is allowed", False: "no commercial use"}
 
@@ -116,7 +121,7 @@ def _encoders(model: FittedModel) -> Iterator[str]:
         )
         return
     rows = []
-    for name, size in features.blocks:
+    for name, size in without_paths(features.blocks):
         plain = name.partition("@")[0].partition("?")[0]
         recipe = known.get(plain)
         if recipe is None:
@@ -135,6 +140,19 @@ def _encoders(model: FittedModel) -> Iterator[str]:
         yield f"Colours are brought to the stain of the training sections ({features.stain})."
 
 
+def without_paths(value: Any) -> Any:
+    """Leave the last part of each absolute path in text, lists and mappings."""
+    if isinstance(value, Mapping):
+        return {key: without_paths(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    if Path(value).is_absolute() or value.startswith("~"):
+        return Path(value).name
+    return _PATH_OF_ENCODER.sub(lambda found: Path(found[0]).name, value)
+
+
 def _in_um(size: object) -> str:
     return f"{size:g}" if isinstance(size, float) else str(size)
 
@@ -147,8 +165,8 @@ def _panel(model: FittedModel) -> Iterator[str]:
         reliable = model.confidence.new.genes[Key.var.reliable].astype(bool)
         names = [gene for gene, good in zip(model.genes, reliable, strict=True) if good]
         yield (
-            f"On slides of new patients, {len(names):,} of {len(model.genes):,} genes are reliable, as held-out training "
-            f"tissue says: {listed(names, _NAMED) or 'none'}. Do not trust the others."
+            f"On slides of new patients, {len(names):,} of {len(model.genes):,} genes are reliable, as held-out "
+            f"training tissue says: {listed(names, _NAMED) or 'none'}. Do not trust the others."
         )
     shown = f"{', '.join(model.genes[:_NAMED])}" + (" and more" if len(model.genes) > _NAMED else "")
     yield f"<details><summary>All {len(model.genes):,} genes</summary>\n\n{shown}\n\n</details>"

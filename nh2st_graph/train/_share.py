@@ -18,6 +18,7 @@ from nh2st_graph.config import RUN_FORMAT
 from nh2st_graph.train._archive import (
     CARD,
     FOLDS,
+    KNOWN,
     LOG,
     METRICS,
     PER_GENE,
@@ -46,9 +47,6 @@ _READ = {MODEL_FILE: True, WEIGHTS: True, FOLDS: False, LOG: False}
 
 #: Files of weights that are pickles, which can hold code.
 _PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
-
-#: A path behind an encoder's name, and a path of its own.
-_PATH_OF_ENCODER = re.compile(r"(?<=[@:])(?:[~/]|[A-Za-z]:[\\/])[^,?]*")
 
 _ELSE = "give the model's folder or .zip"
 
@@ -135,7 +133,7 @@ def push_to_hub(
     ModelError
         If the hub does not take it, the method cannot be saved, or the scores are of another model.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     name, named = _parts(repository if repository.startswith(HUB) else f"{HUB}{repository}")
     if revision is not None and named not in {None, revision}:
@@ -147,10 +145,13 @@ def push_to_hub(
         hub.create_repo(name, private=private, exist_ok=True)
         if branch is not None:
             hub.create_branch(name, branch=branch, exist_ok=True)
-        added = [CommitOperationAdd(path_in_repo=file, path_or_fileobj=content) for file, content in files.items()]
-        done = hub.create_commit(
-            name, added, commit_message=message or "Model of nh2st-graph", revision=branch, repo_type="model"
-        )
+        # Of an earlier model that is replaced, nothing stays beside this one.
+        gone = {*KNOWN}.intersection(hub.list_repo_files(name, revision=branch)) - files.keys()
+        changes: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(path_in_repo=file, path_or_fileobj=content) for file, content in files.items()
+        ]
+        changes += [CommitOperationDelete(path_in_repo=file) for file in sorted(gone)]
+        done = hub.create_commit(name, changes, commit_message=message or "Model of nh2st-graph", revision=branch)
     return f"{HUB}{name}@{done.oid}"
 
 
@@ -219,7 +220,7 @@ def _as_json(values: Mapping[str, Any]) -> bytes:
 
 def _public_description(description: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a model without names of patients, paths, and options of its files; prediction reads none of them."""
-    from nh2st_graph.train._card import n_patients
+    from nh2st_graph.train._card import n_patients, without_paths
 
     config = {part: dict(each) if isinstance(each, dict) else each for part, each in description["config"].items()}
     config["data"] |= {"root": None, "options": {}}
@@ -229,38 +230,25 @@ def _public_description(description: Mapping[str, Any]) -> dict[str, Any]:
     if origin:
         origin |= {part: _unnamed(origin.get(part, {})) for part in ("train", "tests")}
         origin |= {} if patients is None else {"n_patients": patients}
-    public: dict[str, Any] = _without_paths({**description, "config": config, **({"origin": origin} if origin else {})})
-    return public
+    return {**description, "config": without_paths(config), **({"origin": origin} if origin else {})}
 
 
 def _public_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the scores without names of patients."""
+    """Give the scores without names of patients, and paths."""
+    from nh2st_graph.train._card import without_paths
+
     protocol = dict(metrics["protocol"])
     both = protocol.pop("patients_in_both", [])
     protocol["n_patients_in_both"] = len(both) if isinstance(both, list) else both
     if "sections" in protocol:
         protocol["sections"] = _unnamed(protocol["sections"])
-    public: dict[str, Any] = _without_paths({**metrics, "protocol": protocol})
-    return public
+    return {**metrics, "protocol": without_paths(protocol)}
 
 
 def _unnamed(digests: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
     return {
         section: {part: value for part, value in each.items() if part != "patient"} for section, each in digests.items()
     }
-
-
-def _without_paths(value: Any) -> Any:
-    """Leave the last part of each absolute path."""
-    if isinstance(value, Mapping):
-        return {key: _without_paths(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_paths(each) for each in value]
-    if not isinstance(value, str):
-        return value
-    if Path(value).is_absolute() or value.startswith("~"):
-        return Path(value).name
-    return _PATH_OF_ENCODER.sub(lambda found: Path(found[0]).name, value)
 
 
 def _scores(

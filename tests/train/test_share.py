@@ -16,6 +16,7 @@ import nh2st_graph as ng
 from nh2st_graph import ModelError, tl
 from nh2st_graph.cli import main
 from nh2st_graph.train import _archive, find_model
+from nh2st_graph.train._card import without_paths
 
 from ..hub import COMMIT, Hub
 
@@ -104,7 +105,7 @@ class TestLoad:
         assert "damaged" in refused("hf-hub:org/model")
 
     def test_a_file_that_is_too_large_is_not_downloaded(self, shared, tmp_path, monkeypatch):
-        monkeypatch.setitem(_archive._MOST, "model.safetensors", 100)
+        monkeypatch.setitem(_archive.KNOWN, "model.safetensors", 100)
         assert "model.safetensors has 12,048 bytes, and no model has more than 100 there" in refused("hf-hub:org/model")
         assert not list((tmp_path / "hub-cache").rglob("snapshots/*/model.safetensors"))
 
@@ -134,6 +135,7 @@ def run(tmp_path, tiny_run, tiny_sections) -> Path:
         for i, each in enumerate(about["origin"][part].values()):
             each["patient"] = f"Jane Doe {part} {i}"
     about["config"]["data"]["root"] = str(tmp_path / "hospital" / "sections")
+    about["config"]["data"]["panel"] = str(tmp_path / "hospital" / "panel.txt")
     about["config"]["features"]["cache"] = str(tmp_path / "hospital" / "cache")
     (folder / "model.json").write_text(json.dumps(about))
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -184,6 +186,17 @@ class TestPush:
             if path.name != "metrics.json":  # its floats are the same, as another program may write them
                 assert path.read_bytes() == first[path.name], path.name
 
+    def test_nothing_of_an_earlier_model_stays(self, hub, run):
+        ng.load(run).push_to_hub("org/new")
+        (hub.folder / "org/new/notes.txt").touch()
+        ng.load(GOLDEN / "ridge_neighbours").push_to_hub("org/new")
+        (deleted,) = [
+            {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
+            for path, lines in hub.told[-1:]
+            if "/commit/" in path
+        ]
+        assert deleted == {"folds.safetensors", "log.csv", "metrics.json", "metrics_per_gene.csv"}
+
     def test_a_branch(self, hub, run):
         ng.load(run).push_to_hub("org/new", revision="v2", message="Second")
         paths = [path for path, _ in hub.told]
@@ -228,6 +241,22 @@ class TestScores:
         folder = ng.load(tmp_path / "model.zip").sources.folder
         stored = json.loads(_archive.read_file(folder, "metrics.json"))
         assert stored["mean"] == tiny_run.evaluation.metrics["mean"]
+
+
+@pytest.mark.parametrize(
+    ("value", "public"),
+    [
+        ("timm:resnet18@/home/ann/w.pth?size=112", "timm:resnet18@w.pth?size=112"),
+        ("squidpy:summary,timm:local-dir:/home/ann/vit,uni@~/w.bin", "squidpy:summary,timm:local-dir:vit,uni@w.bin"),
+        ("/home/ann/panel.txt", "panel.txt"),
+        ("~/panel.txt", "panel.txt"),
+        ("https://example.org/a", "https://example.org/a"),
+        ("timm:hf-hub:org/name@v1", "timm:hf-hub:org/name@v1"),
+        ({"a": ["/b/c", 1, None]}, {"a": ["c", 1, None]}),
+    ],
+)
+def test_paths_are_left_out(value, public):
+    assert without_paths(value) == public
 
 
 class TestCard:
