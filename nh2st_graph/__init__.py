@@ -38,7 +38,7 @@ from nh2st_graph.train._deferred import defer
 if TYPE_CHECKING:
     from nh2st_graph import config, datasets, gr, im, metrics, models, nn, pl, read, study, tl
     from nh2st_graph.config import Config
-    from nh2st_graph.tl import FittedModel, load
+    from nh2st_graph.tl import FittedModel, load, save
 
 __all__ = [
     "Config",
@@ -61,6 +61,7 @@ __all__ = [
     "nn",
     "pl",
     "read",
+    "save",
     "study",
     "tl",
 ]
@@ -74,7 +75,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 defer("torch._dynamo", "torch_geometric.datasets", "torch_geometric.profile")
 
 _ROOMS = {"config", "datasets", "gr", "im", "metrics", "models", "nn", "pl", "read", "study", "tl"}
-_SHORTCUTS = {"Config": "config", "FittedModel": "tl", "load": "tl"}
+_SHORTCUTS = {"Config": "config", "FittedModel": "tl", "load": "tl", "save": "tl"}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from nh2st_graph.config import Config
     from nh2st_graph.tl import Run
 
+    from .hub import Hub
+
 # Matrices of the tests are tiny, and threads that wait for each other on a busy machine take far longer than they.
 # Libraries read these when they are loaded; numba would give its number to torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -267,6 +269,16 @@ def tiny_run(_tiny: tuple[Run, dict[str, AnnData]]) -> Run:
 def tiny_sections(_tiny: tuple[Run, dict[str, AnnData]]) -> dict[str, AnnData]:
     """The sections of ``tiny_run``, as they were read. They are shared: copy what you change."""
     return _tiny[1]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A small Hugging Face hub in place of the real one, with an empty cache."""
+    from .hub import start_hub
+
+    made = start_hub(tmp_path / "hub", tmp_path / "hub-cache", monkeypatch)
+    yield made
+    made.stop()
 
 
 @pytest.fixture

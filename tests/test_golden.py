@@ -18,6 +18,7 @@ import pytest
 
 import nh2st_graph as ng
 from nh2st_graph.cli import main
+from nh2st_graph.train._checkpoints import read_kept
 
 GOLDEN = Path(__file__).parent / "golden"
 MODELS = ("run", "mlp", "linear", "ridge_neighbours", "bleep", "stnet")
@@ -81,6 +82,26 @@ def test_a_model_embeds_what_it_embedded():
     for key in ("X_nh2st_image", "X_nh2st_gene"):
         expected = np.loadtxt(GOLDEN / "run" / f"{key}.csv", delimiter=",")
         np.testing.assert_allclose(section.obsm[key], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("model", ["run", "model.zip"])
+def test_a_model_of_the_first_format_predicts_what_it_predicted(model):
+    folder = GOLDEN / "format_1"
+    predicted = ng.tl.predict(ng.read.h5ad_section(folder / "S3.h5ad"), ng.load(folder / model)).to_df()
+    expected = pd.read_csv(folder / "predicted.csv", index_col=0)
+    assert list(predicted.columns) == list(expected.columns)
+    np.testing.assert_allclose(predicted.loc[expected.index], expected, **CLOSE)
+    written = ng.read.h5ad_section(folder / "run" / "predictions" / "S3.h5ad").to_df()
+    np.testing.assert_allclose(written.loc[expected.index], expected, **CLOSE)
+
+
+def test_a_run_and_a_checkpoint_of_the_first_format_are_read():
+    folder = GOLDEN / "format_1"
+    config = ng.config.load_config(folder / "run" / "config.yaml")
+    assert config.data.train == ("S1", "S2")
+    kept = read_kept(folder / "last.ckpt")
+    assert set(kept.origin["train"]) == {"S1", "S2"}
+    assert kept.rows
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -23,12 +23,14 @@ from nh2st_graph.cli._options import (
     Bars,
     Cache,
     ConfigFile,
+    Described,
     Embeddings,
     Encoder,
     EncodingScheduler,
     Genes,
     Intervals,
     Jobs,
+    Model,
     Only,
     Overrides,
     Resume,
@@ -184,7 +186,7 @@ def train(
 
 @app.command(cls=Command)
 def predict(
-    run: RunFolder,
+    run: Model,
     sections: Annotated[
         list[Path],
         typer.Argument(
@@ -247,13 +249,15 @@ def predict(
     command with --resume goes on: it keeps written outputs, and the cache keeps encoded patches.
 
     Example: nh2st-graph predict RUN new_section.h5ad slide.svs --out predicted
+
+    Example: nh2st-graph predict hf-hub:ORG/NAME slide.svs --out predicted
     """
     phase("checking the arguments", brief=True)
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_paths
 
     check_scheduler(scheduler)
-    wanted = genes_named(genes)
+    wanted, run = genes_named(genes), tl.find_model(run)
     tl.check_prediction(
         run,
         sections,
@@ -319,15 +323,7 @@ def evaluate(
 
 
 @app.command(cls=Command)
-def info(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN|MODEL|FILE",
-            help="Folder of a run or a saved model, a section (.h5ad), or a slide (any image that 'predict' takes).",
-        ),
-    ],
-) -> None:
+def info(path: Described) -> None:
     """Show what a run, model, section or slide is, in one screen. Nothing is computed, and nothing is written.
 
     Of a section, this shows spots, genes, patient, resolution, image, features, and what is missing; of a slide, its

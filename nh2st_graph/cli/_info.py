@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, listed, reason
+from nh2st_graph._formats import check_format
 from nh2st_graph._progress import phase
 from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
 
@@ -61,6 +62,11 @@ def run_info(path: Path) -> None:
 
 
 def _described(path: Path) -> tuple[str, Facts, list[RenderableType]]:
+    from nh2st_graph.tl import find_model, is_archive
+
+    path = find_model(path)
+    if is_archive(path) and path.is_file():
+        return _model(path)
     if path.is_dir():
         return _folder(path)
     suffix = path.suffix.lower()
@@ -120,8 +126,9 @@ def _json(path: Path) -> dict[str, Any]:
 def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     from nh2st_graph.metrics import METHOD_LABELS
     from nh2st_graph.models import is_foreign
+    from nh2st_graph.tl import read_description
 
-    about = _json(path / _MODEL)
+    about = read_description(path)
     try:
         config, genes = about["config"], about["genes"]
         method = config["model"]["name"]
@@ -206,10 +213,12 @@ def _changed(config: Mapping[str, Any]) -> list[str]:
 
 def _scores(metrics: Mapping[str, Any], path: Path) -> RenderableType:
     from nh2st_graph.cli._tables import COLUMNS
+    from nh2st_graph.config import RUN_FORMAT
     from nh2st_graph.metrics import LABELS, METHOD_LABELS
 
     try:
         protocol = metrics["protocol"]
+        check_format(str(path / _SCORES), {"version": protocol.get("version")}, RUN_FORMAT, RunError)
         rows = {METHOD_LABELS.get(protocol["method"], protocol["method"]): metrics["mean"]}
         rows |= {LABELS.get(name, name): each["mean"] for name, each in metrics["baselines"].items()}
         rows |= {LABELS.get(name, name): each["mean"] for name, each in metrics["references"].items()}

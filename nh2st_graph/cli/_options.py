@@ -13,12 +13,14 @@ __all__ = [
     "Bars",
     "Cache",
     "ConfigFile",
+    "Described",
     "Embeddings",
     "Encoder",
     "EncodingScheduler",
     "Genes",
     "Intervals",
     "Jobs",
+    "Model",
     "Only",
     "Overrides",
     "Resume",
@@ -58,6 +60,20 @@ EncodingScheduler = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'train' wrote.")]
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN|MODEL", help="Folder that 'train' wrote; or a saved model: a folder, a .zip, or hf-hub:ORG/NAME."
+    ),
+]
+Described = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN|MODEL|FILE",
+        help="Folder of a run, a saved model (folder, .zip or hf-hub:ORG/NAME), a section (.h5ad), or a slide (any "
+        "image that 'predict' takes).",
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option(

@@ -8,7 +8,7 @@ from nh2st_graph._settings import Positive, Share
 from nh2st_graph.config._arguments import with_arguments
 from nh2st_graph.config._changes import changes, flatten
 from nh2st_graph.config._features import BlockConfig, FeaturesConfig, PatchSize
-from nh2st_graph.config._load import builtin_config, load_config, read_config
+from nh2st_graph.config._load import RUN_FORMAT, builtin_config, load_config, read_config, stored_yaml
 from nh2st_graph.config._schema import (
     FORMATS,
     Config,
@@ -27,6 +27,7 @@ from nh2st_graph.models import MethodConfig, ModelConfig
 
 __all__ = [
     "FORMATS",
+    "RUN_FORMAT",
     "BlockConfig",
     "Config",
     "DataConfig",
@@ -51,5 +52,6 @@ __all__ = [
     "parse_yaml",
     "read_config",
     "read_yaml",
+    "stored_yaml",
     "with_arguments",
 ]

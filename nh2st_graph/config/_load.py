@@ -7,14 +7,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from nh2st_graph._errors import ConfigError
+from nh2st_graph._formats import check_format, stamp
 from nh2st_graph.config._changes import flatten
 from nh2st_graph.config._messages import parse_assignment
 from nh2st_graph.config._schema import Config, in_keys, other_keys
 from nh2st_graph.config._yaml import as_mapping, read_yaml
 from nh2st_graph.models import check_encoder, check_settings
 
-__all__ = ["builtin_config", "load_config", "read_config"]
+__all__ = ["RUN_FORMAT", "builtin_config", "load_config", "read_config", "stored_yaml"]
+
+#: The format of run folders, which their configuration says.
+RUN_FORMAT = 1
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -30,8 +36,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises
     ------
     ConfigError
-        If the file is missing, is not YAML, gives a key twice, describes a study, or does not fit the schema; or if the
-        method cannot read the encoder's features.
+        If the file is missing, is not YAML, gives a key twice, describes a study, or does not fit the schema; if it is
+        of a run of a later version; or if the method cannot read the encoder's features.
     """
     overrides = list(overrides)
     values = _of_one_run(Path(path))
@@ -54,7 +60,11 @@ def read_config(path: str | Path) -> Config:
 
 def _of_one_run(path: Path) -> Mapping[str, Any]:
     """Read the values of a configuration; refuse a study file, which is read by other functions."""
-    values = read_yaml(path)
+    written = read_yaml(path)
+    check_format(
+        str(path), {key: written[key] for key in ("format", "version") if key in written}, RUN_FORMAT, ConfigError
+    )
+    values = {key: value for key, value in written.items() if key not in {"format", "version"}}
     if "base" in values and not Config.model_fields.keys() & values.keys():
         methods = {"methods", "splits"} & values.keys()
         raise ConfigError(
@@ -62,6 +72,11 @@ def _of_one_run(path: Path) -> Mapping[str, Any]:
             f"'nh2st-graph {'benchmark' if methods else 'ablate'}', or name the configuration of a run here"
         )
     return values
+
+
+def stored_yaml(config: Config) -> str:
+    """Write a configuration as YAML, with the format and version of the run whose folder it describes."""
+    return yaml.safe_dump(stamp(RUN_FORMAT), sort_keys=False) + config.to_yaml()
 
 
 def builtin_config(name: str, overrides: Iterable[str] = ()) -> Config:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nh2st_graph._atomic import cache_root
 from nh2st_graph._errors import DataError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["data_folder", "fetch_file", "file_list"]
 
 _GIT = "git:"
 _CHUNK_BYTES = 2**18
+
+#: The most bytes of a file; the largest image of the public sections has 3 GB.
+_MOST_BYTES = 2**34
 
 
 def data_folder(name: str) -> Path:
@@ -53,7 +60,7 @@ def fetch_file(url: str, path: Path, digest: str | None = None, *, instead: str,
     Raises
     ------
     DataError
-        If the file cannot be fetched, or differs from the published one.
+        If the file cannot be fetched, differs from the published one, or is larger than any of these.
     """
     if path.is_file():
         return path
@@ -94,7 +101,7 @@ def _fetch_rest(url: str, part: Path, progress: bool) -> None:
 def _append(url: str, part: Path, progress: bool) -> None:
     import pooch
 
-    with part.open("ab") as file:
+    with _Limited(part, url) as file:
 
         def begin(response: Any, *_: Any, **__: Any) -> None:
             if response.status_code == 200:  # a server without ranges sends the whole file
@@ -106,6 +113,23 @@ def _append(url: str, part: Path, progress: bool) -> None:
             progressbar=progress, chunk_size=_CHUNK_BYTES, headers=headers, hooks={"response": begin}
         )
         fetch(url, file, None)
+
+
+class _Limited(io.FileIO):
+    """A file that is removed with an error once it is longer than any may be."""
+
+    def __init__(self, path: Path, url: str) -> None:
+        super().__init__(path, "ab")
+        self.path, self.url = path, url
+
+    def write(self, content: Buffer) -> int:
+        """Append bytes."""
+        if self.tell() + len(memoryview(content)) > _MOST_BYTES:
+            self.path.unlink()
+            raise DataError(
+                f"{self.url} sends more than {_MOST_BYTES:,} bytes, which no file of a data set has; it is not kept"
+            )
+        return super().write(content)
 
 
 def _status(error: Exception) -> int | None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tarfile
-import uuid
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +10,7 @@ from anndata import AnnData
 from nh2st_graph import read
 from nh2st_graph._errors import DataError, nearest
 from nh2st_graph.datasets._download import data_folder, fetch_file, file_list
+from nh2st_graph.datasets._unpack import unpack
 from nh2st_graph.section import Key
 
 __all__ = ["visium"]
@@ -45,7 +43,8 @@ def visium(name: str, *, folder: str | Path | None = None, progress: bool = True
     Raises
     ------
     DataError
-        If the name is unknown, or a file cannot be fetched or differs from the published one.
+        If the name is unknown; a file cannot be fetched, or differs from the published one; or an archive holds what it
+        should not.
     """
     known = file_list("visium")
     if folder is not None:
@@ -55,23 +54,10 @@ def visium(name: str, *, folder: str | Path | None = None, progress: bool = True
         for file, digest in zip((_COUNTS, _SPATIAL, _IMAGE), known[name][1:], strict=True):
             url = f"{_HOST}/{name}/{name}_{file}"
             fetch_file(url, root / file, f"sha256:{digest}", instead=_INSTEAD, progress=progress)
-        _unpack(root)
+        unpack(root / _SPATIAL, root / "spatial", known[name][2])
         adata = read.visium_section(root, section=name, source_image=root / _IMAGE)
     else:
         raise DataError(f"no public Visium section {name!r}; {nearest(name, known)}")
     if name in known:  # that of another section is what the reader found, which may be nobody
         adata.obs[Key.obs.patient] = pd.Categorical([known[name][0]] * adata.n_obs)
     return adata
-
-
-def _unpack(root: Path) -> None:
-    """Unpack ``spatial/`` atomically, so that the folder is always complete."""
-    if (root / "spatial").is_dir():
-        return
-    aside = root / f".{uuid.uuid4().hex}.tmp"
-    try:
-        with tarfile.open(root / _SPATIAL) as archive:
-            archive.extractall(aside, filter="data")
-        (aside / "spatial").rename(root / "spatial")
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

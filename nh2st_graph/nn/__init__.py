@@ -31,9 +31,12 @@ from nh2st_graph.nn._retrieval import Averaging, Similarity, Weighting, nearest,
 from nh2st_graph.nn._rings import senders_of
 from nh2st_graph.nn._rows import LARGE, Rows, blocks_of, dense
 from nh2st_graph.nn._sage import SAGEBlock
+from nh2st_graph.nn._templates import leave_no_files
 from nh2st_graph.nn._token_block import TokenBlock
 from nh2st_graph.nn._transformer import ArrayEmbedding, SelfAttentionBlock
 from nh2st_graph.nn._trunk import BlockAttention, ShuffleTrunk
+
+leave_no_files()
 
 __all__ = [
     "LARGE",

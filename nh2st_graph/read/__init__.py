@@ -26,6 +26,7 @@ from nh2st_graph.read._objects import (
 )
 from nh2st_graph.read._objects import annotate as annotate
 from nh2st_graph.read._objects import is_spatialdata as is_spatialdata
+from nh2st_graph.read._packed import open_packed as open_packed
 from nh2st_graph.read._patients import PATIENTS as PATIENTS
 from nh2st_graph.read._registry import check_names as check_names
 from nh2st_graph.read._registry import check_options, known_formats, register_format, section_names, sections

@@ -14,10 +14,14 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError, ImageError, nearest, reason, setting
+from nh2st_graph._formats import check_format
 from nh2st_graph.section import Key, as_name, in_tissue, on_disk, patient_name, patient_of, unknown_patient
 from nh2st_graph.slide import IMAGE_ENDINGS
 
 logger = logging.getLogger("nh2st_graph")
+
+#: The format of sections and predictions as h5ad and SpatialData.
+SECTION_FORMAT = 1
 
 
 def wanted_names(names: str | Sequence[str] | None, known: Iterable[str], root: Path) -> list[str]:
@@ -55,12 +59,29 @@ def stored_anndata(path: Path, *, backed: bool = False) -> AnnData:
     Raises
     ------
     DataError
-        If it is damaged, or not h5ad.
+        If it is damaged, not h5ad, or a later version wrote it.
     """
     try:
-        return on_disk(ad.read_h5ad(path, backed="r")) if backed else ad.read_h5ad(path)
+        adata = on_disk(ad.read_h5ad(path, backed="r")) if backed else ad.read_h5ad(path)
     except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
         raise _damaged(path, error) from error
+    check_written(adata, str(path))
+    adata.uns.pop(Key.uns.format, None)
+    return adata
+
+
+def check_written(adata: AnnData, where: str) -> None:
+    """Refuse a section or prediction that a later version wrote.
+
+    Raises
+    ------
+    DataError
+        If one did.
+    """
+    about, predicted = (adata.uns.get(key, {}) for key in (Key.uns.format, Key.uns.prediction))
+    check_format(where, about if isinstance(about, Mapping) else {"format": about}, SECTION_FORMAT, DataError)
+    if isinstance(predicted, Mapping):
+        check_format(where, {"version": predicted.get("version")}, SECTION_FORMAT, DataError)
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
@@ -83,7 +104,7 @@ def open_h5ad(path: str | Path) -> Iterator[AnnData]:
     Raises
     ------
     DataError
-        If the file is missing or is not h5ad.
+        If the file is missing, is not h5ad, or a later version wrote it.
     """
     path = Path(path)
     check_exists(path, "path")
@@ -92,6 +113,8 @@ def open_h5ad(path: str | Path) -> Iterator[AnnData]:
     except Exception as error:
         raise _damaged(path, error) from error
     try:
+        check_written(adata, str(path))
+        adata.uns.pop(Key.uns.format, None)
         yield adata
     finally:
         adata.file.close()

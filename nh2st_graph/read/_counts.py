@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, reason
+from nh2st_graph.read._packed import open_packed
 
 __all__ = ["ARRAY_NAME", "Counts", "array_positions", "open_text", "read_counts", "refuse_duplicates", "to_csr"]
 
@@ -65,8 +66,8 @@ def read_counts(path: Path, where: str) -> Counts:
 
 
 def open_text(path: Path) -> IO[str]:
-    """Open a text file; a name that ends in ``.gz`` means gzip."""
-    return gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
+    """Open a text file; a name that ends in ``.gz`` means gzip, which is read up to a limit."""
+    return io.TextIOWrapper(open_packed(path))
 
 
 def to_csr(values: NDArray[np.generic]) -> sparse.csr_matrix:

@@ -9,7 +9,9 @@ from anndata import AnnData
 
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import DataError, setting
+from nh2st_graph._formats import stamp
 from nh2st_graph.read._common import (
+    SECTION_FORMAT,
     check_exists,
     h5ad_files,
     keep_in_tissue,
@@ -49,7 +51,7 @@ def h5ad_section(path: str | Path, *, backed: bool = False) -> AnnData:
     Raises
     ------
     DataError
-        If the file is missing, is not h5ad, or breaks the section contract.
+        If the file is missing, is not h5ad, breaks the section contract, or a later version wrote it.
     """
     path = Path(path)
     adata = _stored(path, backed)
@@ -98,6 +100,7 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
     """
     path = Path(path)
     plain = plain_anndata(adata)
+    plain.uns[Key.uns.format] = stamp(SECTION_FORMAT)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
         plain.write_h5ad(aside)

@@ -6,7 +6,6 @@ cell type interactions", Nature Communications 12:6012.
 
 from __future__ import annotations
 
-import gzip
 import io
 import zlib
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, ImageError, reason
 from nh2st_graph.read._assemble import add_names
 from nh2st_graph.read._common import check_exists, image_in, report_dropped, wanted_names
+from nh2st_graph.read._packed import open_packed
 from nh2st_graph.read._patients import PATIENTS, patient_in_name, read_each
 from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import Key, check_section, library_entry
@@ -195,8 +195,8 @@ def _read_spots(path: Path) -> pd.DataFrame:
 def _read_counts(path: Path) -> tuple[pd.DataFrame, pd.Index]:
     """Read a counts file as a table, indexed by ``{x}x{y}`` with numbered columns, and its gene names."""
     try:
-        packed = path.read_bytes()
-        content = gzip.decompress(packed) if path.suffix == ".gz" else packed
+        with open_packed(path) as file:
+            content = file.read()
         header = content.partition(b"\n")[0].decode().rstrip("\r").split("\t")
         # With the header, pandas would rename genes that occur twice; with types of the 15,000 columns, it would take
         # two to ten times as long.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import warnings
 import zlib
@@ -27,6 +26,7 @@ from nh2st_graph.read._common import (
     report_dropped,
 )
 from nh2st_graph.read._counts import open_text
+from nh2st_graph.read._packed import open_packed
 from nh2st_graph.read._tenx import TenX, read_tenx
 from nh2st_graph.section import VISIUM_PITCH_UM, Key, changed_entry, check_section, report_pitch, unknown_patient
 from nh2st_graph.slide import image_size, slide_size, thumbnail
@@ -37,6 +37,8 @@ __all__ = ["COUNTS", "Assay", "counts_path", "folder_name", "read_spots", "spati
 COUNTS = "filtered_feature_bc_matrix.h5"
 
 _SCALES, _HIRES = "scalefactors_json.json", "tissue_hires_image.png"
+#: The most bytes of the former when it is unpacked; it has 200.
+_FACTORS_BYTES = 2**20
 _BARCODE, _X, _Y = "barcode", "pxl_col_in_fullres", "pxl_row_in_fullres"
 _ROW = "row"
 _COLUMNS = [Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col, _Y, _X]
@@ -359,8 +361,8 @@ def _set_library(adata: AnnData, files: _Files, source: Path | None, assay: Assa
 def _scalefactors(path: Path, name: str) -> dict[str, float]:
     """Read the factors in pixels or per pixel. Visium HD's file also has sizes in um, which do not scale."""
     try:
-        text = path.read_bytes()
-        factors = dict(json.loads(gzip.decompress(text) if path.suffix == ".gz" else text))
+        with open_packed(path, _FACTORS_BYTES) as file:
+            factors = dict(json.loads(file.read()))
     except (OSError, EOFError, zlib.error, TypeError, ValueError) as error:
         raise DataError(f"section {name!r}: {path} cannot be read ({reason(error)}); copy it again") from None
     for key in (Key.library.spot_diameter, Key.library.hires_scale):

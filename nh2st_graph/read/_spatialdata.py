@@ -15,8 +15,11 @@ from anndata.io import read_elem, sparse_dataset
 
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import DataError, reason, setting
+from nh2st_graph._formats import stamp
 from nh2st_graph.read._common import (
+    SECTION_FORMAT,
     check_exists,
+    check_written,
     keep_in_tissue,
     logger,
     patient_in_obs,
@@ -135,6 +138,7 @@ def spatialdata_section(
     sdata, store = _open(path_or_object, backed)
     where = f"SpatialData {store}" if store else "the SpatialData object"
     everything = sdata.tables[table_name(sdata, table, where)]
+    check_written(everything, where)
     counts, region, instances = _rows(everything, region, where)
     others = set(regions(sdata, table, where)) - {region}
     if region not in sdata:
@@ -157,7 +161,8 @@ def spatialdata_section(
     scale = microns_per_pixel_of(element, microns_per_pixel, region, spots, diameter, where)
 
     adata = copy_of(everything) if backed and counts.n_obs == everything.n_obs and known.all() else counts[known].copy()
-    adata.uns.pop(ATTRS, None)
+    for key in (ATTRS, Key.uns.format):
+        adata.uns.pop(key, None)
     if adata.X is not None and hasattr(adata.X, "copy"):
         adata.X = as_csr(adata.X)
     adata.obsm[Key.obsm.spatial] = centres
@@ -205,6 +210,8 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
     if path.exists() and not is_store(path):
         raise DataError(f"{path} exists and is not a SpatialData store; give another path")
     sdata = to_spatialdata(adata, image=image)
+    for table in sdata.tables.values():
+        table.uns[Key.uns.format] = stamp(SECTION_FORMAT)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
         sdata.write(aside)

@@ -79,6 +79,7 @@ class Key:
         prediction = "nh2st_prediction"
         explain = "nh2st_explain"
         embed = "nh2st_embed"
+        format = "nh2st_format"
         log = "log1p"  # scanpy's, for the base of the logarithm
         dropped = "nh2st_dropped"
         truth = "nh2st_truth"

@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from nh2st_graph import __version__
 from nh2st_graph._atomic import check_place, write_text
 from nh2st_graph._errors import RunError, setting
+from nh2st_graph._formats import check_format, stamp
 from nh2st_graph.config import changes, completed_keys, current_keys, parse_yaml
 from nh2st_graph.study._plan import RECORD, Study
 
 __all__ = ["RunRecord", "check_folder", "holds_study", "open_folder", "read_record", "write_record"]
 
 _STUDY = "study.yaml"
+#: The format of study folders, which that file says.
+_FORMAT = 1
 _ANOTHER = f"choose another {setting('out')}"
 
 
@@ -110,7 +112,7 @@ def _record(study: Study) -> dict[str, Any]:
     """Everything that the runs of a study depend on."""
     return {
         "study": study.name,
-        "version": __version__,
+        **stamp(_FORMAT),
         "seeds": list(study.seeds),
         "folds": {f.name: {"train": list(f.train), "test": list(f.test), "split": f.split} for f in study.folds},
         "base": study.reference,
@@ -127,6 +129,9 @@ def _read(folder: Path) -> dict[str, Any]:
         record = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         record = None
+    if isinstance(record, dict):
+        said = {key: record[key] for key in ("format", "version") if key in record}
+        check_format(f"study {path}", said, _FORMAT, RunError, _ANOTHER)
     if not isinstance(record, dict) or not set(record) >= {"version", "seeds", "folds", "base", "variants", "config"}:
         raise RunError(f"{path} is damaged; {_ANOTHER}")
     return record

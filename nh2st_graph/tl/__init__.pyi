@@ -3,8 +3,19 @@ from ._encode import encode_on
 from ._evaluate import LABELS, REFERENCES, Evaluation, evaluate
 from ._explain import explain
 from ._fit import fit
-from ._folder import absolute, check_evaluation, check_folder, check_prediction, check_preparation, check_run, is_first
-from ._model import FittedModel, load
+from ._folder import (
+    absolute,
+    check_evaluation,
+    check_folder,
+    check_prediction,
+    check_preparation,
+    check_run,
+    find_model,
+    is_archive,
+    is_first,
+    read_description,
+)
+from ._model import FittedModel, load, save
 from ._named import check_devices, check_named, check_root, explicit
 from ._predict import embed, predict
 from ._predict_run import predict_run
@@ -36,14 +47,18 @@ __all__ = [
     "evaluate_run",
     "explain",
     "explicit",
+    "find_model",
     "fit",
+    "is_archive",
     "is_first",
     "load",
     "load_sections",
     "predict",
     "predict_run",
     "prepare_sections",
+    "read_description",
     "retrieve",
+    "save",
     "slide_section",
     "train_run",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from nh2st_graph._atomic import check_place
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, setting
-from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
+from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config, TrainConfig, changes, load_config, read_yaml
 from nh2st_graph.models import check_method
 from nh2st_graph.tl._named import (
@@ -24,6 +23,7 @@ from nh2st_graph.tl._named import (
     checked_genes,
     explicit,
 )
+from nh2st_graph.train import find_model, is_archive, read_description
 
 __all__ = [
     "absolute",
@@ -34,8 +34,11 @@ __all__ = [
     "check_prediction",
     "check_preparation",
     "check_run",
+    "find_model",
+    "is_archive",
     "is_first",
     "output_files",
+    "read_description",
     "refuse_existing",
     "refuse_existing_sections",
     "stored_config",
@@ -255,7 +258,7 @@ def check_prediction(
     """
     from nh2st_graph.slide import check_scale, check_share, image_exists
 
-    about = _check_model(Path(folder), trust)
+    about = _check_model(find_model(folder), trust)
     if genes is not None and genes != RELIABLE and isinstance(about.get("genes"), list):
         checked_genes(genes, about["genes"])
     files, out = [Path(path) for path in paths], Path(out)
@@ -430,14 +433,6 @@ def _check_model(folder: Path, trust: bool) -> Mapping[str, Any]:
 
     What is damaged in it is said when it is loaded.
     """
-    file = folder / MODEL_FILE
-    if not file.is_file():
-        raise ModelError(f"model {folder}: no {MODEL_FILE} there; give the folder of a finished run")
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ModelError(f"model {folder}: {MODEL_FILE} is not valid JSON; copy the folder again") from None
-    if not isinstance(about, dict):
-        raise ModelError(f"model {folder}: {MODEL_FILE} does not describe a model; copy the folder again")
+    about = read_description(folder)
     check_method(about.get("config"), f"model {folder}", trust)
     return about

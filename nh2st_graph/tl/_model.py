@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from nh2st_graph.train import FittedModel, load
+from nh2st_graph.train import FittedModel, load, save
 
-__all__ = ["FittedModel", "load"]
+__all__ = ["FittedModel", "load", "save"]

@@ -19,7 +19,7 @@ from nh2st_graph.tl._encode import encode_all
 from nh2st_graph.tl._folder import check_one_file, check_prediction, output_files, refuse_existing
 from nh2st_graph.tl._predict import finished, predict_prepared, prediction_origin
 from nh2st_graph.tl._slides import slide_section
-from nh2st_graph.train import FittedModel, load
+from nh2st_graph.train import FittedModel, find_model, load
 
 __all__ = ["load_to_predict", "predict_run"]
 
@@ -53,7 +53,7 @@ def predict_run(
     Parameters
     ----------
     folder
-        The run, or any folder with a model.
+        The run, or any folder, ``.zip`` or name of the hub (``hf-hub:ORG/NAME``) with a model.
     paths
         Sections as h5ad or SpatialData stores (folders, with a section for each region), whose genes may be absent; or
         slides: on the tissue of any other file, virtual spots are laid.
@@ -99,7 +99,7 @@ def predict_run(
     ConfigError, DataError, ImageError
         If an input cannot be used or has no resolution, a slide has no tissue, or no installed reader opens it.
     """
-    files, out = [Path(path) for path in paths], Path(out)
+    folder, files, out = find_model(folder), [Path(path) for path in paths], Path(out)
     check_prediction(
         folder,
         files,
@@ -122,7 +122,7 @@ def predict_run(
     on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue}
     if scheduler is not None:
         reading = (microns_per_pixel, library_key, table, on_slides)
-        tasks = [(Path(folder).absolute(), path.absolute(), how, reading) for path in files]
+        tasks = [(folder.absolute(), path.absolute(), how, reading) for path in files]
         encode_all(scheduler, _encode_input, tasks, [path.name for path in files])
     model = load_to_predict(folder, progress, **how)
     preparation, predicted = model.preparation, {}

@@ -19,7 +19,7 @@ from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest, setting
 from nh2st_graph._progress import phase
 from nh2st_graph._settings import CONFIG_FILE
-from nh2st_graph.config import Config
+from nh2st_graph.config import Config, stored_yaml
 from nh2st_graph.section import Need
 from nh2st_graph.tl._encode import encode_on
 from nh2st_graph.tl._evaluate import Evaluation, evaluate, evaluate_prepared
@@ -184,7 +184,7 @@ def train_run(
     with removed, owned(out, "run folder"), use_threads(config.train.n_threads):
         if resume:  # again, now that no other process writes into it
             check_begun(config, out, resume=resume)
-        write_text(out / CONFIG_FILE, config.to_yaml())
+        write_text(out / CONFIG_FILE, stored_yaml(config))
         loaded = load_sections(config, out / _TISSUE) if sections is None else sections
         with processes.main_first():
             if scheduler is not None:

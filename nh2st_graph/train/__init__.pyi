@@ -1,3 +1,4 @@
+from ._archive import is_archive, read_description
 from ._batches import SpotBatches, Surroundings, as_view, cut_out
 from ._checkpoints import averaged_weights
 from ._complete import Sources
@@ -11,6 +12,7 @@ from ._origin import prepared_digest
 from ._panel import choose_panel
 from ._prepare import Learned, Preparation, PreparedSection, image_only
 from ._processes import Processes, start_processes
+from ._share import find_model, save
 from ._stages import check_precision, fit_prepared
 from ._standardize import Standardizer
 from ._threads import one_thread, use_threads
@@ -35,8 +37,10 @@ __all__ = [
     "choose_panel",
     "cut_out",
     "dense_graph",
+    "find_model",
     "fit_prepared",
     "image_only",
+    "is_archive",
     "load",
     "log_columns",
     "make_folds",
@@ -46,6 +50,8 @@ __all__ = [
     "predict_graph",
     "predict_section",
     "prepared_digest",
+    "read_description",
+    "save",
     "section_patches",
     "start_processes",
     "training_lattice",

@@ -16,13 +16,28 @@ from torch import Tensor
 
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import RunError, reason, setting
+from nh2st_graph._formats import check_format
 
-__all__ = ["LAST", "ORIGIN", "Kept", "WholeCheckpoints", "averaged_weights", "own_names", "read_kept", "set_aside"]
+__all__ = [
+    "CHECKPOINT_FORMAT",
+    "LAST",
+    "ORIGIN",
+    "WRITTEN",
+    "Kept",
+    "WholeCheckpoints",
+    "averaged_weights",
+    "own_names",
+    "read_kept",
+    "set_aside",
+]
 
 logger = logging.getLogger("nh2st_graph")
 
 #: Name of the file, and the key of what its weights rest on (JSON, so that reading it runs no code).
 LAST, ORIGIN = "last.ckpt", "nh2st_origin"
+
+#: Key of the format and version (JSON), and the format.
+WRITTEN, CHECKPOINT_FORMAT = "nh2st_format", 1
 
 #: What a checkpoint must hold, so that training can go on from it.
 _PARTS = {"callbacks", "epoch", "global_step", "loops", "optimizer_states", "state_dict"}
@@ -81,13 +96,18 @@ def read_kept(path: Path) -> Kept:
     ------
     ValueError
         If it is damaged, incomplete, or no checkpoint.
+    RunError
+        If a later version wrote it.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        check_format(f"checkpoint {path}", json.loads(content.get(WRITTEN, "{}")), CHECKPOINT_FORMAT, RunError)
         missing = _PARTS - content.keys()
         if missing or "best" not in content["callbacks"][_AVERAGING]:
             raise ValueError(f"it lacks {min(missing, default='the averaged weights')!r}")
         return Kept(json.loads(content.get(ORIGIN, "{}")), list(content["callbacks"].get(_LOG, {}).get("rows", [])))
+    except RunError:
+        raise
     except Exception as error:  # torch raises anything on damaged files
         raise ValueError(reason(error)) from error
 

@@ -62,12 +62,15 @@ class Sources:
         Folder of cached features in place of the configuration's; False for none.
     embeddings
         Where features of another package are, in place of the configuration's.
+    folder
+        Folder or archive that the model was loaded from; None if it was not.
     """
 
     trust: bool = True
     encoder: str | None = None
     cache: Path | Literal[False] | None = None
     embeddings: str | None = None
+    folder: Path | None = None
 
     def without_encoders(self, features: FeaturesConfig) -> bool:
         """Whether features are those of another package, so that neither encoders nor images are needed."""

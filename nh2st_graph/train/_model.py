@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from nh2st_graph import __version__
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
+from nh2st_graph._formats import stamp
 from nh2st_graph._settings import MODEL_FILE
 from nh2st_graph.confidence import Confidence
 from nh2st_graph.config import Config
@@ -27,9 +28,21 @@ from nh2st_graph.im._made_from import public
 from nh2st_graph.im._stain import as_reference, stain_digest, stain_values
 from nh2st_graph.models import Estimator, Network, NH2STGraph, check_method, find_method
 from nh2st_graph.nn import PatchEncoder
+from nh2st_graph.train._archive import (
+    FOLDS,
+    LOG,
+    MODEL_FORMAT,
+    WEIGHTS,
+    holds,
+    read_description,
+    read_file,
+    read_tensors,
+)
 from nh2st_graph.train._complete import Sources
 from nh2st_graph.train._encoder import named_elsewhere, patch_encoder
 from nh2st_graph.train._prepare import Preparation
+from nh2st_graph.train._share import find_model
+from nh2st_graph.train._share import push_to_hub as upload
 from nh2st_graph.train._standardize import Standardizer
 
 if TYPE_CHECKING:
@@ -39,11 +52,6 @@ __all__ = ["FittedModel", "check_method", "load", "new_network", "weights_digest
 
 logger = logging.getLogger("nh2st_graph")
 
-_WEIGHTS = "model.safetensors"
-_FOLDS = "folds.safetensors"
-_LOG = "log.csv"
-#: Model folders carry this number; a change that makes older folders unreadable raises it.
-MODEL_FORMAT = 1
 #: Prefixes of the names of tensors in the file.
 _MODULE, _MEMORY, _CONFIDENCE = "module.", "memory.", "confidence."
 
@@ -137,7 +145,7 @@ class FittedModel:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self._tensors()
         if tensors is None:
-            for name in (_WEIGHTS, MODEL_FILE, _FOLDS, _LOG):
+            for name in (WEIGHTS, MODEL_FILE, FOLDS, LOG):
                 (folder / name).unlink(missing_ok=True)
             logger.warning("method %r cannot be saved; only its predictions and scores can", self.config.model.name)
             return
@@ -149,8 +157,7 @@ class FittedModel:
             arrays, facts = self.confidence.state()
             tensors |= {f"{_CONFIDENCE}{name}": torch.from_numpy(array) for name, array in arrays.items()}
         description = {
-            "format": MODEL_FORMAT,
-            "version": __version__,
+            **stamp(MODEL_FORMAT),
             "n_features": self.n_features,
             "genes": self.genes,
             "heg50": self.heg50,
@@ -165,11 +172,13 @@ class FittedModel:
             **({"folds": [each.chosen for each in self.folds]} if self.folds else {}),
             "config": self.config.model_dump(mode="json"),
         }
-        with written_aside(folder / MODEL_FILE) as described, written_aside(folder / _WEIGHTS) as weights:
+        with written_aside(folder / MODEL_FILE) as described, written_aside(folder / WEIGHTS) as weights:
             save_file(tensors, weights)
             described.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        self._save_folds(folder / _FOLDS)
-        self._save_log(folder / _LOG)
+        self._save_folds(folder / FOLDS)
+        self._save_log(folder / LOG)
+
+    push_to_hub = upload
 
     def _save_folds(self, path: Path) -> None:
         if not self.folds:
@@ -273,7 +282,8 @@ def load(
     ----------
     folder
         Folder of a run or of a saved model, with ``model.safetensors``, ``model.json`` and perhaps
-        ``folds.safetensors`` and ``log.csv``.
+        ``folds.safetensors`` and ``log.csv``; a ``.zip`` of :func:`save`; or ``hf-hub:ORG/NAME`` or
+        ``hf-hub:ORG/NAME@REVISION``, a model of the Hugging Face hub, of which these files alone are downloaded.
     trust
         Do what the model names: import its method (``module:Class``), open its encoder's file, folder or hub, and read
         and write its feature cache. Only for models whose origin you know.
@@ -292,19 +302,13 @@ def load(
     Raises
     ------
     ModelError
-        If the folder holds no model, one of another format, or a damaged one; or if the model names a method or an
-        encoder that needs your word.
+        If there is no model, one of another format, or a damaged one; if the hub does not give it, or an archive holds
+        something else; or if the model names a method or an encoder that needs your word.
     """
-    folder = Path(folder)
-    description = _read_description(folder)
-    if description.get("format") != MODEL_FORMAT:
-        raise ModelError(
-            f"model {folder}: written in format {description.get('format')!r} by nh2st-graph "
-            f"{description.get('version', 'of an unknown version')}; this is version {__version__}, which reads format "
-            f"{MODEL_FORMAT}: train again, or install the version that wrote it"
-        )
+    folder = find_model(folder)
+    description = read_description(folder)
     folder_of_cache = Path(cache).expanduser() if isinstance(cache, str | Path) else cache
-    sources = Sources(trust, encoder, folder_of_cache, None if embeddings is None else str(embeddings))
+    sources = Sources(trust, encoder, folder_of_cache, None if embeddings is None else str(embeddings), folder)
     try:
         check_method(description["config"], f"model {folder}", trust)
         _check_description(description)
@@ -312,10 +316,10 @@ def load(
             # Models of before have no closed form, and do not say so.
             description["config"]["model"].setdefault("closed_form", False)
         config = Config.parse(description["config"], str(folder / MODEL_FILE))
-        tensors = load_file(folder / _WEIGHTS)
+        tensors = read_tensors(folder, WEIGHTS)
         module = _restored(config, description, tensors, sources, description["chosen"])
         confidence = _confidence(description, tensors)
-        folds = _read_folds(folder / _FOLDS, config, description, sources)
+        folds = _read_folds(folder, config, description, sources)
         fields = {name: description[name] for name in _FIELDS}
         # The first models do not have it.
         lattice = Lattice(**description["lattice"]) if description.get("lattice") else None
@@ -327,7 +331,7 @@ def load(
         ) from None
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         raise ModelError(
-            f"model {folder}: {_WEIGHTS} or {MODEL_FILE} is damaged or incomplete ({reason(error)}); "
+            f"model {folder}: {WEIGHTS} or {MODEL_FILE} is damaged or incomplete ({reason(error)}); "
             "copy the folder again"
         ) from error
     _say_origin(folder, origin)
@@ -390,12 +394,12 @@ def _confidence(description: Mapping[str, Any], tensors: Mapping[str, torch.Tens
 
 
 def _read_folds(
-    path: Path, config: Config, description: Mapping[str, Any], sources: Sources
+    folder: Path, config: Config, description: Mapping[str, Any], sources: Sources
 ) -> list[Network | Estimator]:
     """Restore the models of the folds, if they are there."""
-    if not path.is_file():
+    if not holds(folder, FOLDS):
         return []
-    tensors = load_file(path)
+    tensors = read_tensors(folder, FOLDS)
     found = []
     for number, chosen in enumerate(description.get("folds", [])):
         own = {
@@ -444,19 +448,6 @@ _PARTS = ("data", "features", "graph", "model", "train")
 _FIELDS: Sequence[str] = ("n_features", "genes", "heg50", "hpg50", "train_sections", "selected_epochs")
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / MODEL_FILE
-    if not path.is_file():
-        raise ModelError(f"model {folder}: no {MODEL_FILE} there; give the folder of a finished run")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ModelError(f"model {folder}: {MODEL_FILE} is not valid JSON; copy the folder again") from None
-    if not isinstance(description, dict):
-        raise ModelError(f"model {folder}: {MODEL_FILE} does not describe a model; copy the folder again")
-    return description
-
-
 def _check_description(description: Mapping[str, Any]) -> None:
     """Refuse a description that lost a part whose defaults would stand in for it, or that has a gene twice.
 
@@ -486,5 +477,5 @@ def _array(tensors: dict[str, torch.Tensor], name: str) -> np.ndarray | None:
 
 
 def _read_log(folder: Path) -> pd.DataFrame:
-    path = folder / _LOG
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    content = read_file(folder, LOG)
+    return pd.DataFrame() if content is None else pd.read_csv(io.BytesIO(content))

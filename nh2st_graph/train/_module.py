@@ -22,11 +22,12 @@ from torch_geometric.data import Data
 
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ModelError, setting
+from nh2st_graph._formats import stamp
 from nh2st_graph.config import TrainConfig
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import Network
 from nh2st_graph.train._batches import Batch, SpotBatches, surroundings
-from nh2st_graph.train._checkpoints import ORIGIN
+from nh2st_graph.train._checkpoints import CHECKPOINT_FORMAT, ORIGIN, WRITTEN
 from nh2st_graph.train._large import scored
 from nh2st_graph.train._parallel import losses_of_pieces
 from nh2st_graph.train._prepare import image_only
@@ -95,7 +96,7 @@ class TrainingModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the weights rest on."""
-        checkpoint[ORIGIN] = json.dumps(self.origin)
+        checkpoint[ORIGIN], checkpoint[WRITTEN] = json.dumps(self.origin), json.dumps(stamp(CHECKPOINT_FORMAT))
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Take one step, and stop the run if the loss is not finite."""

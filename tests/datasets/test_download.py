@@ -126,3 +126,17 @@ def test_lists_of_files(name, words, sections):
     listed = file_list(name)
     assert len(listed) == sections
     assert all(len(each) == words for each in listed.values())
+
+
+def test_a_file_without_an_end_is_not_kept(fetch, tmp_path, monkeypatch):
+    monkeypatch.setattr(_download, "_MOST_BYTES", 5000)
+    with pytest.raises(DataError, match=r"file sends more than 5,000 bytes"):
+        fetch()
+    assert not list((tmp_path / "got").iterdir())
+
+
+def test_a_partial_file_counts(fetch, tmp_path, monkeypatch):
+    monkeypatch.setattr(_download, "_MOST_BYTES", len(CONTENT))
+    (tmp_path / "got").mkdir()
+    (tmp_path / "got" / "file.part").write_bytes(CONTENT[:9000])
+    assert fetch().read_bytes() == CONTENT

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from unittest import mock
 
 import huggingface_hub
@@ -18,65 +13,8 @@ from safetensors.torch import save_file
 from nh2st_graph import ConfigError
 from nh2st_graph.im import make_encoders
 
+from ..hub import Hub
 from .small_recipes import FACTS, SWIGLU, model
-
-
-class Hub:
-    """Files by ``ORG/NAME``, and repositories that refuse."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.refused, self.asked = folder, {"org/gated": (403, "GatedRepo")}, []
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                hub.asked.append(self.path)
-                self.answer(body=False)
-
-            def do_GET(self) -> None:
-                self.answer(body=True)
-
-            def answer(self, *, body: bool) -> None:
-                status, code, content = hub.find(self.path)
-                self.send_response(status)
-                if code:
-                    self.send_header("X-Error-Code", code)
-                self.send_header("X-Repo-Commit", "0" * 40)
-                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                if body:
-                    self.wfile.write(content)
-
-            def log_message(self, *args: object) -> None:
-                """Say nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def find(self, path: str) -> tuple[int, str, bytes]:
-        if "/resolve/" not in path:
-            return 200, "", b""
-        repository, _, file = path.strip("/").partition("/resolve/")
-        if repository in self.refused:
-            return *self.refused[repository], b""
-        if not (self.folder / repository).is_dir():
-            return 401, "RepoNotFound", b""  # what the real one says of a repository that is not there
-        place = self.folder / repository / file.partition("/")[2]
-        return (200, "", place.read_bytes()) if place.is_file() else (404, "EntryNotFound", b"")
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
-    made = Hub(tmp_path / "hub")
-    address = f"http://127.0.0.1:{made.server.server_port}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
 
 
 def put(hub: Hub, repository: str, network: torch.nn.Module, config: dict | None = None) -> None:
@@ -125,8 +63,7 @@ def test_a_repository_without_weights(hub):
 
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:hf-hub:org/small", "hf:org/small", "phikon", "uni"])
 def test_no_network_is_said_at_once(name, hub):
-    hub.server.shutdown()
-    hub.server.server_close()
+    hub.stop()
     refused(name, r"not in .*hub-cache, and the hub http://127.0.0.1:.* does not answer \(.*\); connect")
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
@@ -149,8 +86,7 @@ def test_a_recipe_loads_from_its_repository_and_then_from_the_cache(hub, own_rec
     (second,) = make_encoders("timm:hf-hub:org/small", "cpu")
     assert first.fingerprint == second.fingerprint
     assert (second.um_per_px, second.input_size) == (0.5, 96)
-    hub.server.shutdown()
-    hub.server.server_close()
+    hub.stop()
     (again,) = make_encoders("small", "cpu")
     assert again.fingerprint == first.fingerprint
 

@@ -179,14 +179,21 @@ class TestCode:
 
 
 class TestAnotherVersion:
-    @pytest.mark.parametrize("change", [lambda ours: ours + 1, lambda ours: ours - 1, lambda _: None, str])
+    @pytest.mark.parametrize("change", [lambda ours: ours - 1, lambda _: None, str])
     def test_of_the_format_is_named_with_what_wrote_it(self, folder, change):
         ours = json.loads((folder / "model.json").read_text())["format"]
         number = change(ours)
-        described(folder, lambda d: d.update(format=number, version="9.8.7"))
+        described(folder, lambda d: d.update(format=number, version="0.0.1"))
         line = refused(folder)
-        assert f"written in format {number!r} by nh2st-graph 9.8.7" in line
+        assert f"written in format {number!r} by nh2st-graph 0.0.1" in line
         assert f"version {__version__}, which reads format {ours}: train again" in line
+
+    @pytest.mark.parametrize(
+        ("change", "todo"), [({"format": 2}, "a later version"), ({"version": "99.0"}, "nh2st-graph 99.0")]
+    )
+    def test_that_is_later_is_to_be_installed(self, folder, change, todo):
+        described(folder, lambda d: d.update(change))
+        assert refused(folder).endswith(f"install {todo}")
 
     def test_that_does_not_say_which(self, folder):
         described(folder, lambda d: [d.pop("format"), d.pop("version")])
