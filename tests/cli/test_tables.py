@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from nh2st_graph.cli._tables import COLUMNS, print_cells, print_paths, print_run, print_table
+from nh2st_graph.cli._tables import print_cells, print_paths, print_run, print_table
+from nh2st_graph.metrics import RUN_SCORES
 from nh2st_graph.tl import LABELS, Run
 
 
@@ -26,7 +27,7 @@ def cells(line: str) -> list[str]:
 
 def test_names_of_baselines_have_no_word_that_a_usual_terminal_cuts(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    print_table(pd.DataFrame(0.123, index=list(LABELS.values()), columns=list(COLUMNS.values())), "")
+    print_table(pd.DataFrame(0.123, index=list(LABELS.values()), columns=list(RUN_SCORES.values())), "")
     assert "…" not in capsys.readouterr().out
 
 
