@@ -78,6 +78,17 @@ class TestRun:
         assert tiny_run.folder / "metrics.json" in shown
         assert all(path.exists() for path in shown)
 
+    def test_says_in_plain_words_what_was_found_and_where_it_is_seen(self, printed, tiny_run):
+        lines = printed.splitlines()
+        start = lines.index("Written:")
+        found = tiny_run.findings()
+        assert len(found) == 3
+        assert lines[start - 4 : start] == [
+            *(f"{each}." for each in found),
+            f"Open {tiny_run.folder / 'report.html'} to see all of it.",
+        ]
+        assert "12 genes can be read from slides of the training patient; best: OWN" in printed
+
     def test_smoothed_targets_are_told(self, tiny_run, capsys):
         evaluation = tiny_run.evaluation
         protocol = {**evaluation.metrics["protocol"], "smooth": "3x3"}
@@ -99,7 +110,7 @@ class TestRun:
 
     def test_without_scores_there_are_paths_alone(self, tiny_run, tmp_path, capsys):
         (tmp_path / "log.csv").touch()
-        print_run(Run(tmp_path, tiny_run.model, None))
+        print_run(Run(tmp_path, replace(tiny_run.model, confidence=None), None))
         assert capsys.readouterr().out == f"Written:\n  {tmp_path / 'log.csv'}\n"
 
 
