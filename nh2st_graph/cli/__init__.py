@@ -160,7 +160,7 @@ def train(
     ] = False,
     scheduler: EncodingScheduler = None,
 ) -> None:
-    """Train on sections, score on others, and write model, predictions and figures.
+    """Train on sections, score on others, and write model, predictions, figures and a report.
 
     Example: nh2st-graph train configs/her2st_mini.yaml --set data.root=DIR --set data.train=[C3,C4,C5]
     --set data.test=[C6] --out RUN
@@ -311,7 +311,7 @@ def evaluate(
     embeddings: Embeddings = None,
     progress: Bars = True,
 ) -> None:
-    """Score the test sections of a run again, and rewrite its scores, predictions and figures."""
+    """Score the test sections of a run again, and rewrite its scores, predictions, figures and report."""
     phase("checking the arguments", brief=True)
     from nh2st_graph import tl
     from nh2st_graph.cli._tables import print_run

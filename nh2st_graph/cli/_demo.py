@@ -10,7 +10,7 @@ from rich.console import Console
 from nh2st_graph import tl
 from nh2st_graph._errors import ConfigError, RunError
 from nh2st_graph._progress import phase
-from nh2st_graph.cli._tables import print_paths, print_table
+from nh2st_graph.cli._tables import print_findings, print_paths, print_table
 from nh2st_graph.cli._working import working
 from nh2st_graph.config import builtin_config
 
@@ -71,6 +71,7 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     # A method a row, the model first: names of methods are short, and fit beside numbers on any terminal.
     rows = table.rename(index=KINDS).T.sort_index(key=lambda names: names != _MODEL, kind="stable")
     print_table(rows, f"Mean r on {', '.join(config.data.test)}, which no model has seen")
+    print_findings(full)
     print_paths([out / "by_kind.csv", *full.outputs(), alone.folder, mean.folder])
 
 

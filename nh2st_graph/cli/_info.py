@@ -212,9 +212,8 @@ def _changed(config: Mapping[str, Any]) -> list[str]:
 
 
 def _scores(metrics: Mapping[str, Any], path: Path) -> RenderableType:
-    from nh2st_graph.cli._tables import COLUMNS
     from nh2st_graph.config import RUN_FORMAT
-    from nh2st_graph.metrics import LABELS, METHOD_LABELS
+    from nh2st_graph.metrics import LABELS, METHOD_LABELS, RUN_SCORES
 
     try:
         protocol = metrics["protocol"]
@@ -227,10 +226,10 @@ def _scores(metrics: Mapping[str, Any], path: Path) -> RenderableType:
         raise RunError(f"{path / _SCORES} is incomplete ({reason(error)} is missing); score the run again") from None
     shown = Table(title=Text(title), title_justify="left", header_style="bold")
     shown.add_column("")
-    for label in COLUMNS.values():
+    for label in RUN_SCORES.values():
         shown.add_column(label, justify="right")
     for i, (name, row) in enumerate(rows.items()):
-        cells = [row.get(key) for key in COLUMNS]
+        cells = [row.get(key) for key in RUN_SCORES]
         shown.add_row(
             Text(name), *("-" if cell is None else f"{cell:.3f}" for cell in cells), style="bold" if i == 0 else None
         )

@@ -18,17 +18,8 @@ if TYPE_CHECKING:
 
     from nh2st_graph.tl import Evaluation, Run
 
-__all__ = ["COLUMNS", "print_cells", "print_paths", "print_run", "print_table"]
+__all__ = ["print_cells", "print_findings", "print_paths", "print_run", "print_table"]
 
-#: Scores of a run, and their headers.
-COLUMNS = {
-    "pcc_mean": "mean r",
-    "pcc_partial": "mean r\ngiven depth",
-    "pcc_heg50": "50 highest\nexpressed",
-    "pcc_hpg50": "50 best on\nheld-out",
-    "mse": "MSE",
-    "mae": "MAE",
-}
 #: A name longer than this is broken between words, so that a narrow terminal holds numbers beside it.
 _NAME_WIDTH = 24
 #: Genes without a measurable noise ceiling that are named.
@@ -38,7 +29,9 @@ _PADDING, _EDGES = 3, 2
 
 
 def print_run(run: Run) -> None:
-    """Print a run's scores beside the baselines and references, and its files."""
+    """Print a run's scores beside the baselines and references, what was found, and the run's files."""
+    from nh2st_graph.metrics import RUN_SCORES
+
     evaluation = run.evaluation
     if evaluation is not None:
         protocol = evaluation.metrics["protocol"]
@@ -47,15 +40,26 @@ def print_run(run: Run) -> None:
             f"{protocol['split']}; {protocol['n_genes']} genes, normalised by {protocol['normalize']}"
             + (", targets smoothed 3x3)" if protocol["smooth"] == "3x3" else ")")
         )
-        table = evaluation.table().reindex(columns=list(COLUMNS)).rename(index=evaluation.labels, columns=COLUMNS)
-        print_table(table, title)
+        table = evaluation.table().reindex(columns=list(RUN_SCORES))
+        print_table(table.rename(index=evaluation.labels, columns=RUN_SCORES), title)
         Console().print(
             "r is a gene's correlation over the spots of a section, averaged over genes. 'Given depth' takes out what "
             "the number of counts in a spot explains. The noise ceiling estimates what a perfect predictor would "
             f"score; by chance, single genes pass theirs.{_without_ceiling(evaluation)}",
             style="dim",
         )
+    print_findings(run)
     print_paths(run.outputs())
+
+
+def print_findings(run: Run) -> None:
+    """Print which genes can be read from which slides, and where all of it is seen."""
+    console = Console(soft_wrap=True)
+    found = run.findings()
+    for sentence in found:
+        console.print(f"{sentence}.", markup=False, highlight=False)
+    if found and run.report.exists():
+        console.print(f"Open {run.report} to see all of it.", markup=False, highlight=False)
 
 
 def _without_ceiling(evaluation: Evaluation) -> str:

@@ -106,7 +106,7 @@ class _Moments:
         return cls(member.sum(axis=1), *(member @ each for each in (a, b, a * a, b * b, a * b)))
 
     def r(self, weights: Floats) -> Floats:
-        """Give r of each gene, ``(n_draws, n_genes)``, over blocks that count ``weights`` times, ``(n_draws, n_blocks)``."""
+        """Give r of each gene, ``(n_draws, n_genes)``, if blocks count ``weights`` times, ``(n_draws, n_blocks)``."""
         n = (weights @ self.n)[:, None]
         n = np.where(n > 0, n, 1.0)
         p, o, pp, oo, po = (weights @ each / n for each in (self.p, self.o, self.pp, self.oo, self.po))

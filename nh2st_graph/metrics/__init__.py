@@ -5,7 +5,7 @@ from __future__ import annotations
 from nh2st_graph.metrics._ceiling import noise_ceiling, noise_ceiling_interval, share_of_ceiling
 from nh2st_graph.metrics._compare import PairedDifference, aggregate, paired_bootstrap
 from nh2st_graph.metrics._downstream import downstream_scores
-from nh2st_graph.metrics._names import GENE_SCORES, LABELS, METHOD_LABELS, REFERENCES, SCORES
+from nh2st_graph.metrics._names import GENE_SCORES, LABELS, METHOD_LABELS, REFERENCES, RUN_SCORES, SCORES
 from nh2st_graph.metrics._references import neighbour_mean
 from nh2st_graph.metrics._scores import (
     Scores,
@@ -25,6 +25,7 @@ __all__ = [
     "LABELS",
     "METHOD_LABELS",
     "REFERENCES",
+    "RUN_SCORES",
     "SCORES",
     "PairedDifference",
     "Scores",

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["GENE_SCORES", "LABELS", "METHOD_LABELS", "REFERENCES", "SCORES"]
+__all__ = ["GENE_SCORES", "LABELS", "METHOD_LABELS", "REFERENCES", "RUN_SCORES", "SCORES"]
 
 #: Main scores of a section; r is the correlation of a gene over spots, and the mean is over genes.
 SCORES = {"pcc_mean": "mean r", "pcc_partial": "mean r given depth"}
 #: The same scores of one gene, by their columns in a table of genes.
 GENE_SCORES = {"pcc": "r", "pcc_partial": "r given depth"}
+
+#: Scores of a run, and the headers of their columns.
+RUN_SCORES = {
+    "pcc_mean": "mean r",
+    "pcc_partial": "mean r\ngiven depth",
+    "pcc_heg50": "50 highest\nexpressed",
+    "pcc_hpg50": "50 best on\nheld-out",
+    "mse": "MSE",
+    "mae": "MAE",
+}
 
 #: Rows of a table that read the test section's own genes.
 REFERENCES = ("depth_oracle", "neighbour_mean", "noise_ceiling")

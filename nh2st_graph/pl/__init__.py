@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from nh2st_graph.pl._calibration import calibration
 from nh2st_graph.pl._compare import gene_scatter, learning_curves
 from nh2st_graph.pl._explain import attention, neighbour_gain, neighbour_share
 from nh2st_graph.pl._forest import forest
-from nh2st_graph.pl._maps import gene_maps, section
+from nh2st_graph.pl._maps import UNFAMILIAR, familiarity, gene_maps, section, unfamiliar_spots
+from nh2st_graph.pl._page import as_data_uri, write_page
 from nh2st_graph.pl._save import save
 from nh2st_graph.pl._scores import pcc_histogram, score_bars
 from nh2st_graph.pl._training import fold_curves, training_curves
 
 __all__ = [
+    "UNFAMILIAR",
+    "as_data_uri",
     "attention",
+    "calibration",
+    "familiarity",
     "fold_curves",
     "forest",
     "gene_maps",
@@ -24,4 +30,6 @@ __all__ = [
     "score_bars",
     "section",
     "training_curves",
+    "unfamiliar_spots",
+    "write_page",
 ]

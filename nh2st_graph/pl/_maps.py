@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -18,19 +19,26 @@ from skimage.transform import downscale_local_mean
 
 from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph.metrics import pearson
-from nh2st_graph.pl._style import EXPRESSION, SEQUENTIAL, colour_bar, finish_map, given_or_new
+from nh2st_graph.pl._style import EXPRESSION, HALO, ORANGE, SEQUENTIAL, colour_bar, finish_map, given_or_new
 from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, changed_entry, library, section_name
 
-__all__ = ["gene_maps", "section"]
+__all__ = ["UNFAMILIAR", "familiarity", "gene_maps", "section", "unfamiliar_spots"]
+
+#: A spot is unlike training if its familiarity is below this: of training's own spots, as small a share is.
+UNFAMILIAR = 0.01
 
 #: Size of one map, and of the colour bar, row name and title around it.
 _PANEL_INCHES, _BAR_INCHES, _LABEL_INCHES, _TITLE_INCHES = 3.0, 1.05, 0.5, 0.4
+#: A second line of a title.
+_LINE_INCHES = 0.2
 #: Margin around the spots as a share of their extent, and the wide margin of :func:`section`.
 _MARGIN, _WIDE_MARGIN = 0.06, 0.25
 #: Percentiles at the ends of a colour range, so that one outlier does not flatten a map.
 _ROBUST = (2.0, 98.0)
 _GENE_COLUMN = "pcc"
+#: Over spots whose value means little: most of their colour goes, and hatching shows where they are many.
+_FADED = {"facecolor": (1.0, 1.0, 1.0, 0.6), "edgecolor": "0.25", "linewidth": 0.0}
 _SCALE_BAR = {"location": "lower left", "border_pad": 0.5, "box_alpha": 0.7, "font_properties": {"size": "small"}}
 #: Pixels along the longer side of the drawn image.
 _IMAGE_PIXELS = 900
@@ -43,9 +51,12 @@ def section(
     library_key: str | None = None,
     library_id: str | None = None,
     table_key: str | None = None,
+    unfamiliar: float = UNFAMILIAR,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the spots of a section on its H&E image, to see whether they lie on tissue.
+
+    Spots of a prediction that are unlike training (``obs["familiarity"]``) are orange and hatched.
 
     Parameters
     ----------
@@ -55,6 +66,8 @@ def section(
     %(library_key)s
     %(library_id)s
     %(table_key)s
+    unfamiliar
+        Familiarity below which a spot is unlike training; 0 marks none.
     %(ax)s
 
     Returns
@@ -72,8 +85,87 @@ def section(
     ax = given_or_new(ax, 6, 0.3 + 6 * _aspect(adata, _WIDE_MARGIN))
     _draw(adata, ax, margin=_WIDE_MARGIN, alpha=1.0, na_color="white")
     ax.collections[-1].set(facecolor="none", edgecolor="black", linewidth=0.8)
-    ax.set_title(f"section {section_name(adata)}: {adata.n_obs} spots")
+    unlike = unfamiliar_spots(adata, unfamiliar)
+    _hatch(adata, ax, unlike, facecolor="none", edgecolor=ORANGE, linewidth=1.2)
+    title = f"section {section_name(adata)}: {adata.n_obs} spots"
+    ax.set_title(_marked(title, "orange", unlike, unfamiliar))
     return ax
+
+
+@documented
+def familiarity(
+    prediction: SpatialObject,
+    *,
+    library_key: str | None = None,
+    library_id: str | None = None,
+    table_key: str | None = None,
+    unfamiliar: float = UNFAMILIAR,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how familiar each spot of a prediction is to its model.
+
+    Parameters
+    ----------
+    prediction
+        A predicted section with ``obs["familiarity"]``: 1 is as familiar as training's own spots, 0 is further from
+        training than all of them.
+    %(library_key)s
+    %(library_id)s
+    %(table_key)s
+    unfamiliar
+        Familiarity below which spots are hatched; 0 hatches none.
+    %(ax)s
+
+    Returns
+    -------
+    The axes, in pixels of the image in ``uns["spatial"]``.
+
+    Raises
+    ------
+    DataError
+        If the prediction does not say how familiar its spots are.
+    """
+    prediction = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key)
+    key, name = Key.obs.familiarity, section_name(prediction)
+    if key not in prediction.obs:
+        raise DataError(f"section {name!r} has no obs[{key!r}]; predict it with a model that says it")
+    prediction = _with_small_image(prediction)
+    ax = given_or_new(ax, 4.6 + _BAR_INCHES, 0.6 + 4.2 * _aspect(prediction))
+    _draw(prediction, ax, color=key, alpha=0.5, img_cmap="gray", cmap=SEQUENTIAL, norm=Normalize(0, 1))
+    colour_bar(ax, ax.collections[-1], "familiarity")
+    unlike = unfamiliar_spots(prediction, unfamiliar)
+    _hatch(prediction, ax, unlike, **_FADED)
+    ax.set_title(_marked(f"section {name}", "hatched", unlike, unfamiliar), fontsize="medium")
+    return ax
+
+
+def unfamiliar_spots(adata: AnnData, below: float = UNFAMILIAR) -> NDArray[np.bool_]:
+    """Find the spots that are unlike training, ``(n_spots,)``; none where familiarity is not known."""
+    if Key.obs.familiarity not in adata.obs:
+        return np.zeros(adata.n_obs, dtype=bool)
+    return np.asarray(adata.obs[Key.obs.familiarity], dtype=np.float64) < below
+
+
+def _marked(title: str, mark: str, unlike: NDArray[np.bool_], below: float) -> str:
+    """Say below a title how many spots are unlike training, if any, and how they are marked."""
+    number, n_spots = int(unlike.sum()), len(unlike)
+    if not number:
+        return title
+    return f"{title}\n{mark}: {number} of {n_spots} spots unlike training (familiarity below {below:g})"
+
+
+def _hatch(adata: AnnData, ax: Axes, spots: NDArray[np.bool_], **style: Any) -> None:
+    """Hatch some spots over what is drawn there."""
+    if not spots.any():
+        return
+    drawn = _drawable(adata)
+    side = np.full(int(spots.sum()), drawn.spot_diameter * drawn.hires_scale)
+    centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)[spots] * drawn.hires_scale
+    circles = EllipseCollection(
+        side, side, np.zeros(len(side)), units="xy", offsets=centres, offset_transform=ax.transData, **style
+    )
+    circles.set_hatch("/" * 6)
+    ax.add_collection(circles, autolim=False)
 
 
 @documented
@@ -85,12 +177,18 @@ def gene_maps(
     library_key: str | None = None,
     library_id: str | None = None,
     table_key: str | None = None,
+    unfamiliar: float = UNFAMILIAR,
 ) -> Figure:
     """Draw observed and predicted expression side by side over the H&E image, one gene per row.
 
     Each map has its own colour bar, whose range is from the 2nd to the 98th percentile of its spots. Predictions are
     shrunken towards the mean and would look empty on a common range: compare patterns in the maps, and sizes by the
     colour bars. CP10k are counts per ten thousand counts of a spot, of all genes or of the panel.
+
+    The title of a predicted map says the gene's r in held-out training tissue, and if the gene is not reliable
+    (``var["held_out_pcc"]`` and ``var["reliable"]``, as :func:`nh2st_graph.tl.predict` writes them). Predicted spots
+    that are unlike training (``obs["familiarity"]``) are faded and hatched. A gene that is not predicted (NaN) has no
+    spots.
 
     Parameters
     ----------
@@ -104,6 +202,8 @@ def gene_maps(
     %(library_key)s
     %(library_id)s
     %(table_key)s
+    unfamiliar
+        Familiarity below which a spot is unlike training; 0 marks none.
 
     Returns
     -------
@@ -122,21 +222,34 @@ def gene_maps(
     if measured:
         columns.insert(0, ("observed", Key.layers.observed))
 
+    held_out = Key.var.held_out_r in prediction.var
+    title_inches = _TITLE_INCHES + (_LINE_INCHES if held_out else 0.0)
     width = _LABEL_INCHES + _PANEL_INCHES + (_PANEL_INCHES + _BAR_INCHES) * len(columns)
-    height = _TITLE_INCHES + (_PANEL_INCHES * _aspect(prediction) + _TITLE_INCHES) * len(rows)
+    height = _TITLE_INCHES + (_PANEL_INCHES * _aspect(prediction) + title_inches) * len(rows)
     prediction = _with_small_image(prediction)
+    unlike = unfamiliar_spots(prediction, unfamiliar)
     shape = (len(rows), 1 + len(columns))
     figure, grid = plt.subplots(*shape, figsize=(width, height), squeeze=False, layout="compressed")
     for axes, (gene, kind) in zip(grid, rows, strict=True):
         _draw(prediction, axes[0], alpha=1.0, spots=False)
         _name_row(axes[0], f"{kind}\n{gene}" if kind else gene)
         for ax, (name, layer) in zip(axes[1:], columns, strict=True):
-            _draw_gene(prediction, ax, gene, layer)
-            r = "" if pcc is None or layer is not None else f", r = {pcc[gene]:.2f}"
-            ax.set_title(f"{name}{r}")
+            there = _draw_gene(prediction, ax, gene, layer)
+            if layer is None and there:
+                _hatch(prediction, ax, unlike, **_FADED)
+                name += "" if pcc is None else f", r = {pcc[gene]:.2f}"
+                name += f"\n{_held_out(prediction.var.loc[gene])}" if held_out else ""
+            ax.set_title(name)
         axes[0].set_title("H&E")
-    figure.suptitle(f"section {section_name(prediction)}: each map with its own colour range")
+    title = f"section {section_name(prediction)}: each map with its own colour range"
+    figure.suptitle(_marked(title, "hatched", unlike, unfamiliar))
     return figure
+
+
+def _held_out(gene: pd.Series) -> str:
+    """Say what held-out training tissue says of a gene."""
+    reliable = bool(gene.get(Key.var.reliable, True))
+    return f"held-out r = {gene[Key.var.held_out_r]:.2f}{'' if reliable else ', not reliable'}"
 
 
 def _name_row(ax: Axes, name: str) -> None:
@@ -154,24 +267,31 @@ def _name_row(ax: Axes, name: str) -> None:
     )
 
 
-def _draw_gene(prediction: AnnData, ax: Axes, gene: str, layer: str | None) -> None:
+def _draw_gene(prediction: AnnData, ax: Axes, gene: str, layer: str | None) -> bool:
+    """Draw a gene; where it has no values, say so, and give False."""
     values = np.asarray(prediction.obs_vector(gene, layer=layer), dtype=np.float64)
+    if np.isnan(values).all():
+        _draw(prediction, ax, alpha=0.5, img_cmap="gray", spots=False)
+        said = "not predicted:\nbarely measured in training" if layer is None else "not measured"
+        ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", path_effects=HALO)
+        return False
     low, high = _colour_range(values)
     norm = Normalize(low, high)
     _draw(prediction, ax, color=gene, layer=layer, alpha=0.5, img_cmap="gray", cmap=SEQUENTIAL, norm=norm)
     outside = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
-    extend = outside[bool(values.min() < low), bool(values.max() > high)]
+    extend = outside[bool(np.nanmin(values) < low), bool(np.nanmax(values) > high)]
     about = prediction.uns.get(Key.uns.prediction, {})
     label = EXPRESSION.get(about.get("normalize"), "log-expression")
     label = label.replace("log(", f"log{about['log_base']}(") if about.get("log_base", "e") != "e" else label
     bar = colour_bar(ax, ax.collections[-1], label, extend=extend)
     bar.ax.yaxis.label.set_fontsize("small")
+    return True
 
 
 def _colour_range(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(values, _ROBUST)
+    low, high = np.nanpercentile(values, _ROBUST)
     if low == high:  # expressed in a few spots only
-        low, high = values.min(), values.max()
+        low, high = np.nanmin(values), np.nanmax(values)
     if low == high:  # constant
         low, high = low - 0.5, high + 0.5
     return float(low), float(high)
@@ -298,7 +418,8 @@ def _best_median_worst(prediction: AnnData, pcc: pd.Series | None, n: int) -> li
             f"section {section_name(prediction)!r}: no layers['{Key.layers.observed}'] to rank genes by; "
             f"give {setting('genes')}"
         )
-    ranked = pcc.dropna().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
+    given = ~np.isnan(_dense(prediction.X)).all(axis=0)
+    ranked = pcc[given].dropna().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
     n = max(1, min(n, len(ranked) // 3))
     middle = (len(ranked) - n) // 2
     kinds = {"median": ranked[middle : middle + n], "worst": ranked[-n:], "best": ranked[:n]}

@@ -68,6 +68,7 @@ from nh2st_graph.section._targets import (
     panel_counts,
     panel_matrix,
     split_half_normalizer,
+    target_in_words,
     target_matrix,
     targets,
 )
@@ -142,6 +143,7 @@ __all__ = [
     "spot_digests",
     "spot_pitch",
     "spots_at",
+    "target_in_words",
     "target_matrix",
     "targets",
     "unknown_patient",

@@ -27,6 +27,7 @@ __all__ = [
     "panel_counts",
     "panel_matrix",
     "split_half_normalizer",
+    "target_in_words",
     "target_matrix",
     "targets",
 ]
@@ -34,8 +35,20 @@ __all__ = [
 #: Base of the logarithm of targets.
 LogBase = Literal["e", 10]
 
+_NORMALISED = {
+    "total": "counts over a spot's library size (all genes) to 1e4, log1p",
+    "panel": "counts over a spot's library size (genes of the panel) to 1e4, log1p",
+    "residuals": "analytic Pearson residuals",
+}
+
 #: Name of the column that sums all genes outside the panel.
 _REST = "(all other genes)"
+
+
+def target_in_words(normalize: str, log_base: LogBase) -> str:
+    """Say what is predicted, by ``data.normalize`` and ``data.log_base``."""
+    words = _NORMALISED.get(normalize, normalize)
+    return words if log_base == "e" else words.replace("log1p", f"log{log_base}(1 + x)")
 
 
 def panel_matrix(adata: AnnData, genes: Sequence[str]) -> sparse.csr_matrix:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nh2st_graph import __version__
-from nh2st_graph._atomic import write_text
 from nh2st_graph.metrics import GENE_SCORES, SCORES
 from nh2st_graph.study._results import StudyResult
 from nh2st_graph.study._table import forest_rows
 from nh2st_graph.study._text import VIEWS, cells
 from nh2st_graph.study._words import protocol, under_trained
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure, SubFigure
 
 __all__ = ["write_html"]
 
@@ -30,14 +24,13 @@ _GAINS = {f"{label}: over the best baseline": score for score, label in SCORES.i
 def write_html(path: Path, result: StudyResult) -> Path:
     """Write the report of a benchmark.
 
-    The file names no other: figures, styles and the script that sorts tables and draws genes are in it, and its content
-    policy forbids it to load anything. All names and texts are escaped.
+    The file names no other; see :func:`nh2st_graph.pl.write_page`.
 
     Returns
     -------
     The path.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from nh2st_graph import pl
 
     study, table, results = result.study, result.table, result.results
     late, splits, genes = under_trained(study, results.curves), [], {}
@@ -54,15 +47,10 @@ def write_html(path: Path, result: StudyResult) -> Path:
         }
         splits.append(shown)
         genes[name] = _genes(part, results.per_gene[results.per_gene["split"] == split])
-    environment = Environment(
-        loader=PackageLoader("nh2st_graph", "study"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {}  # by default, splits and methods would be sorted by name
-    page = environment.get_template("report.html.j2").render(
+    return pl.write_page(
+        path,
+        "study",
+        "report.html.j2",
         title=f"Benchmark {study.name}",
         version=__version__,
         protocol=protocol(study),
@@ -71,8 +59,6 @@ def write_html(path: Path, result: StudyResult) -> Path:
         genes={split: found for split, found in genes.items() if found["methods"]},
         failures=table[table["reason"] != ""].to_dict("records"),
     )
-    write_text(path, page)
-    return path
 
 
 def _table(board: pd.DataFrame, view: str) -> dict[str, Any]:
@@ -128,7 +114,7 @@ def _forest(board: pd.DataFrame) -> str | None:
     table = forest_rows(board)
     if table[[f"{score}_difference" for score in SCORES]].isna().all(axis=None):
         return None
-    return _image(pl.forest(table, base="the best baseline").figure)
+    return pl.as_data_uri(pl.forest(table, base="the best baseline").figure)
 
 
 def _curves(curves: pd.DataFrame) -> str | None:
@@ -136,18 +122,4 @@ def _curves(curves: pd.DataFrame) -> str | None:
 
     if curves[["val_pcc", "val_loss"]].isna().all(axis=None):
         return None
-    return _image(pl.learning_curves(curves.rename(columns={"variant": "method"})))
-
-
-def _image(figure: Figure | SubFigure) -> str:
-    """Write a figure into an address (a data URI); the same numbers give the same text."""
-    from matplotlib import pyplot as plt
-    from matplotlib import rc_context
-    from matplotlib.figure import SubFigure
-
-    whole = figure.figure if isinstance(figure, SubFigure) else figure
-    buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "nh2st_graph"}):
-        whole.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(whole)
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return pl.as_data_uri(pl.learning_curves(curves.rename(columns={"variant": "method"})))

@@ -9,17 +9,12 @@ import numpy as np
 import pandas as pd
 
 from nh2st_graph.metrics import SCORES
-from nh2st_graph.section import LogBase
+from nh2st_graph.section import target_in_words
 from nh2st_graph.study._plan import Fold, Study
 from nh2st_graph.study._text import signed
 
 __all__ = ["explain", "protocol", "under_trained", "verdict"]
 
-_NORMALISED = {
-    "total": "counts over a spot's library size (all genes) to 1e4, log1p",
-    "panel": "counts over a spot's library size (genes of the panel) to 1e4, log1p",
-    "residuals": "analytic Pearson residuals",
-}
 #: A split of up to this number of folds is listed fold by fold.
 _LISTED = 8
 #: The beginning of references' names, which a sentence about them need not repeat.
@@ -64,8 +59,7 @@ def protocol(study: Study) -> dict[str, str]:
     chosen = f"{number} highly variable genes of the training sections"
     words["panel"] = chosen if kind == "hvg" else f"genes of {Path(data.panel).name}"
     smoothed = "averaged with the spot's array neighbours, in the test sections too" if data.smooth != "none" else "not"
-    normalised = _NORMALISED.get(data.normalize, data.normalize)
-    words["targets"] = f"{_of_base(normalised, data.log_base)}; smoothed: {smoothed}"
+    words["targets"] = f"{target_in_words(data.normalize, data.log_base)}; smoothed: {smoothed}"
     others = [each.name for each in study.variants if each.config.data.log_base != data.log_base]
     if others:
         words["targets"] += f". {_listed(others)} learn another base of the logarithm; their errors are converted"
@@ -79,10 +73,6 @@ def protocol(study: Study) -> dict[str, str]:
         f" (the first alone for {_listed(fixed)}, in which nothing is random)" if fixed and len(study.seeds) > 1 else ""
     )
     return words
-
-
-def _of_base(normalised: str, log_base: LogBase) -> str:
-    return normalised if log_base == "e" else normalised.replace("log1p", f"log{log_base}(1 + x)")
 
 
 def _folds(folds: Collection[Fold]) -> str:

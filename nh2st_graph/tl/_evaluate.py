@@ -43,6 +43,7 @@ from nh2st_graph.section import (
     split_half_normalizer,
     unknown_patients,
 )
+from nh2st_graph.tl._found import trust_scores
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import finished, predict_prepared
 from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest, use_threads
@@ -270,10 +271,11 @@ def _score_one(model: FittedModel, baselines: Mapping[str, Scores], prepared: Pr
         **{f"{r}_{name}": each.per_gene[r] for r in _PER_GENE for name, each in scores.items() if name != "model"},
         **ceiling,
     )
-    share = share_of_ceiling(scores["model"].per_gene["pcc"], ceiling)
-    summary["share_of_ceiling"] = share
+    summary["share_of_ceiling"] = share_of_ceiling(scores["model"].per_gene["pcc"], ceiling)
     prediction.var = prediction.var.join(per_gene)
-    return _Scored(summary, per_gene, finished(prediction, model, prepared), seconds)
+    prediction = finished(prediction, model, prepared)
+    summary["trust"] = trust_scores(model, prediction)
+    return _Scored(summary, per_gene, prediction, seconds)
 
 
 def _without(ceiling: pd.DataFrame) -> list[str]:
@@ -302,6 +304,7 @@ def _assemble(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         metrics["sections"][section] = {
             **metrics["sections"][section],
             "share_of_ceiling": scores["share_of_ceiling"],
+            **scores["trust"],
         }
     metrics |= aggregate(metrics["sections"])
     metrics["baselines"] = {name: part(name) for name in BASELINES if name in next(iter(results.values()))}

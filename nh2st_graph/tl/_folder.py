@@ -253,8 +253,8 @@ def check_prediction(
     Raises
     ------
     ModelError, RunError, ConfigError, DataError, ImageError
-        If there is no model, or it needs your word, or does not predict a gene; if an input is missing, an output exists, or a slide's file
-        contradicts the resolution.
+        If there is no model, or it needs your word, or does not predict a gene; if an input is missing, an output
+        exists, or a slide's file contradicts the resolution.
     """
     from nh2st_graph.slide import check_scale, check_share, image_exists
 

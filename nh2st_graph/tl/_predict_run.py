@@ -11,12 +11,13 @@ from typing import Any, Literal
 from anndata import AnnData
 
 from nh2st_graph import read
-from nh2st_graph._errors import RunError, setting
+from nh2st_graph._errors import RunError, listed, setting
 from nh2st_graph._progress import phase
 from nh2st_graph.section import Key, Need, changed_entry, check_section, library, section_name
 from nh2st_graph.slide import chosen_scale
 from nh2st_graph.tl._encode import encode_all
 from nh2st_graph.tl._folder import check_one_file, check_prediction, output_files, refuse_existing
+from nh2st_graph.tl._found import of_known, readable
 from nh2st_graph.tl._predict import finished, predict_prepared, prediction_origin
 from nh2st_graph.tl._slides import slide_section
 from nh2st_graph.train import FittedModel, find_model, load
@@ -145,7 +146,16 @@ def predict_run(
     for name, prediction in predicted.items():
         for path in missing[name]:
             _write(prediction, path)
+    _say_findings(model, predicted)
     return [path for paths_left in missing.values() for path in paths_left]
+
+
+def _say_findings(model: FittedModel, predicted: Mapping[str, AnnData]) -> None:
+    """Say which genes can be read from the sections that were predicted."""
+    for known in (True, False) if model.confidence is not None else ():
+        names = [name for name, prediction in predicted.items() if of_known(prediction) == known]
+        if names:
+            logger.info("%s: %s", listed(names), readable(model, known=known))
 
 
 def _encode_input(folder: Path, path: Path, how: Mapping[str, Any], reading: tuple[Any, ...]) -> None:

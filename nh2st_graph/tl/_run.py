@@ -32,8 +32,10 @@ from nh2st_graph.tl._folder import (
     stored_config,
     without_test,
 )
+from nh2st_graph.tl._found import findings
 from nh2st_graph.tl._named import check_root
 from nh2st_graph.tl._predict_run import load_to_predict
+from nh2st_graph.tl._report import evidence_table, write_report
 from nh2st_graph.train import (
     FittedModel,
     Learned,
@@ -52,6 +54,7 @@ _METRICS = "metrics.json"
 _PER_GENE = "metrics_per_gene.csv"
 _PREDICTIONS = "predictions"
 _FIGURES = "figures"
+_REPORT, _GENES = "report.html", "genes.csv"
 _TISSUE = "tissue"
 
 #: What errors call the training and test sections of a configuration.
@@ -76,8 +79,17 @@ class Run:
 
     def outputs(self) -> list[Path]:
         """List the files and folders that a user opens, as far as they exist."""
-        names = ("model.safetensors", "log.csv", _METRICS, _PER_GENE, _PREDICTIONS, _FIGURES)
+        names = (_REPORT, "model.safetensors", "log.csv", _METRICS, _PER_GENE, _GENES, _PREDICTIONS, _FIGURES)
         return [self.folder / name for name in names if (self.folder / name).exists()]
+
+    @property
+    def report(self) -> Path:
+        """The page that shows everything."""
+        return self.folder / _REPORT
+
+    def findings(self) -> list[str]:
+        """Say in plain words which genes can be read from which slides; sentences without a full stop."""
+        return findings(self.model, self.evaluation)
 
 
 def load_sections(config: Config, folder: str | Path | None = None) -> dict[str, AnnData]:
@@ -161,7 +173,8 @@ def train_run(
     Returns
     -------
     The run. ``out`` holds ``config.yaml``, ``model.safetensors`` and ``model.json``, ``checkpoints/``, ``log.csv`` and
-    ``tensorboard/``. If ``data.test`` names a section, it also holds ``metrics.json``, ``metrics_per_gene.csv``,
+    ``tensorboard/``; ``genes.csv``, what held-out training data say of each gene; and ``report.html``, which says all
+    of it in one page. If ``data.test`` names a section, it also holds ``metrics.json``, ``metrics_per_gene.csv``,
     ``predictions/{section}.h5ad`` and ``figures/``.
 
     Raises
@@ -197,8 +210,7 @@ def train_run(
         phase("scoring")
         model.save(out)
         evaluation = evaluate_prepared(model, prepared.tests, prepared.train) if prepared.tests else None
-        if evaluation is not None:
-            _write(model, evaluation, out)
+        _write(model, evaluation, out)
     return Run(out, model, evaluation, seconds)
 
 
@@ -334,13 +346,20 @@ def _removed_on_bad_input(folder: Path) -> Iterator[None]:
         raise
 
 
-def _write(model: FittedModel, evaluation: Evaluation, out: Path) -> None:
-    """Write predictions, figures and scores into the run folder."""
-    for name, prediction in evaluation.predictions.items():
-        read.write_h5ad(prediction, out / _PREDICTIONS / f"{name}.h5ad")
-    if model.config.evaluate.figures:
+def _write(model: FittedModel, evaluation: Evaluation | None, out: Path) -> None:
+    """Write predictions, figures, report and scores into the run folder."""
+    figures = model.config.evaluate.figures
+    if figures:
         phase("drawing figures")
-        write_figures(model, evaluation, out / _FIGURES)
-    write_text(out / _PER_GENE, evaluation.per_gene.to_csv(float_format="%.6g"))
-    # Written last: a run with metrics.json is complete.
-    write_text(out / _METRICS, json.dumps(evaluation.metrics, indent=1, allow_nan=False) + "\n")
+    if evaluation is not None:
+        for name, prediction in evaluation.predictions.items():
+            read.write_h5ad(prediction, out / _PREDICTIONS / f"{name}.h5ad")
+        if figures:
+            write_figures(model, evaluation, out / _FIGURES)
+        write_text(out / _PER_GENE, evaluation.per_gene.to_csv(float_format="%.6g"))
+    if model.confidence is not None:
+        write_text(out / _GENES, evidence_table(model.confidence).to_csv(float_format="%.6g"))
+    write_report(model, evaluation, out / _REPORT, figures=figures)
+    if evaluation is not None:
+        # Written last: a run with metrics.json is complete.
+        write_text(out / _METRICS, json.dumps(evaluation.metrics, indent=1, allow_nan=False) + "\n")

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from nh2st_graph.cli._tables import COLUMNS, print_cells, print_paths, print_run, print_table
+from nh2st_graph.cli._tables import print_cells, print_paths, print_run, print_table
+from nh2st_graph.metrics import RUN_SCORES
 from nh2st_graph.tl import LABELS, Run
 
 
@@ -26,7 +27,7 @@ def cells(line: str) -> list[str]:
 
 def test_names_of_baselines_have_no_word_that_a_usual_terminal_cuts(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    print_table(pd.DataFrame(0.123, index=list(LABELS.values()), columns=list(COLUMNS.values())), "")
+    print_table(pd.DataFrame(0.123, index=list(LABELS.values()), columns=list(RUN_SCORES.values())), "")
     assert "…" not in capsys.readouterr().out
 
 
@@ -77,6 +78,17 @@ class TestRun:
         assert tiny_run.folder / "metrics.json" in shown
         assert all(path.exists() for path in shown)
 
+    def test_says_in_plain_words_what_was_found_and_where_it_is_seen(self, printed, tiny_run):
+        lines = printed.splitlines()
+        start = lines.index("Written:")
+        found = tiny_run.findings()
+        assert len(found) == 3
+        assert lines[start - 4 : start] == [
+            *(f"{each}." for each in found),
+            f"Open {tiny_run.folder / 'report.html'} to see all of it.",
+        ]
+        assert "12 genes can be read from slides of the training patient; best: OWN" in printed
+
     def test_smoothed_targets_are_told(self, tiny_run, capsys):
         evaluation = tiny_run.evaluation
         protocol = {**evaluation.metrics["protocol"], "smooth": "3x3"}
@@ -98,7 +110,7 @@ class TestRun:
 
     def test_without_scores_there_are_paths_alone(self, tiny_run, tmp_path, capsys):
         (tmp_path / "log.csv").touch()
-        print_run(Run(tmp_path, tiny_run.model, None))
+        print_run(Run(tmp_path, replace(tiny_run.model, confidence=None), None))
         assert capsys.readouterr().out == f"Written:\n  {tmp_path / 'log.csv'}\n"
 
 

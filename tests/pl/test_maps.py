@@ -164,6 +164,63 @@ def test_view_ends_with_the_image_but_never_hides_a_spot(prediction: AnnData) ->
     assert pl.section(prediction).get_xlim()[0] <= -900 * SCALE
 
 
+class TestTrust:
+    """What a prediction says of itself is drawn."""
+
+    @pytest.fixture
+    def judged(self, prediction: AnnData) -> AnnData:
+        prediction.var["held_out_pcc"] = np.linspace(0.9, -0.1, 9)
+        prediction.var["reliable"] = [True] * 2 + [False] * 7
+        prediction.obs["familiarity"] = [0.0, 0.004, *np.linspace(0.01, 1, 28)]
+        return prediction
+
+    def test_the_title_says_what_held_out_tissue_said_of_the_gene(self, judged: AnnData) -> None:
+        rows = rows_of(pl.gene_maps(judged, ["g0", "g4"]))
+        assert [row[2].get_title() for row in rows] == [
+            "predicted, r = 1.00\nheld-out r = 0.90",
+            "predicted, r = 0.00\nheld-out r = 0.40, not reliable",
+        ]
+        assert rows[0][1].get_title() == "observed"
+
+    def test_predicted_spots_unlike_training_are_hatched(self, judged: AnnData) -> None:
+        figure = pl.gene_maps(judged, ["g3"])
+        (row,) = rows_of(figure)
+        assert len(row[1].collections) == 1, "what was measured is as good as it was"
+        _, over = row[2].collections
+        assert over.get_hatch()
+        np.testing.assert_allclose(over.get_offsets(), judged.obsm["spatial"][:2] * SCALE)
+        assert "hatched: 2 of 30 spots unlike training (familiarity below 0.01)" in figure.get_suptitle()
+
+    def test_the_cut_can_be_chosen(self, judged: AnnData) -> None:
+        (row,) = rows_of(pl.gene_maps(judged, ["g3"], unfamiliar=0))
+        assert len(row[2].collections) == 1
+        ax = pl.section(judged, unfamiliar=2)
+        assert len(ax.collections[1].get_offsets()) == 30
+        assert ax.get_title() == "section C6: 30 spots\norange: 30 of 30 spots unlike training (familiarity below 2)"
+
+    def test_a_gene_that_is_not_predicted_has_no_spots(self, judged: AnnData) -> None:
+        judged.X[:, 4] = np.nan
+        (row,) = rows_of(pl.gene_maps(judged, ["g4"]))
+        assert not row[2].collections
+        assert "not predicted" in row[2].texts[0].get_text()
+        assert row[2].get_title() == "predicted"
+        assert "median\ng4" not in names_of(rows_of(pl.gene_maps(judged, n=3)))
+
+    def test_a_spot_without_a_value_does_not_take_the_range(self, judged: AnnData) -> None:
+        judged.X[0, 3] = np.nan
+        (row,) = rows_of(pl.gene_maps(judged, ["g3"]))
+        assert np.isfinite(row[2].collections[0].get_clim()).all()
+
+    def test_familiarity_is_a_map_from_0_to_1(self, judged: AnnData) -> None:
+        ax = pl.familiarity(judged)
+        np.testing.assert_allclose(ax.collections[0].get_array(), judged.obs["familiarity"])
+        assert ax.collections[0].get_clim() == (0, 1)
+        assert len(ax.collections[1].get_offsets()) == 2
+        del judged.obs["familiarity"]
+        with pytest.raises(DataError, match=r"'C6'.*familiarity"):
+            pl.familiarity(judged)
+
+
 def test_section_draws_where_it_is_told(prediction: AnnData) -> None:
     figure = Figure()  # not one of pyplot's
     ax = figure.add_subplot()

@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,6 +15,8 @@ from nh2st_graph.study import Fold, Results, Study, StudyResult, Variant, cells
 from nh2st_graph.study._html import write_html
 from nh2st_graph.study._table import compare
 from nh2st_graph.study._words import under_trained, verdict
+
+from ..pages import Page
 
 EVIL = "</script><img src=x onerror=alert(1)>&\"'"
 ROLES = {
@@ -59,39 +60,6 @@ def frames() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         ]
     )
     return scores, per_gene, curves
-
-
-class Page(HTMLParser):
-    """What a browser would find: tags with their attributes, the text of tables, scripts and everything else."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.text, self.scripts, self.open = "", [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in {"td", "th"}:
-            self.rows[-1].append("")
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        while self.open and self.open.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if "script" in self.open:
-            self.scripts[-1] += data
-        elif {"td", "th"} & {*self.open}:
-            self.rows[-1][-1] += data
-        else:
-            self.text += data
 
 
 def result_of(board: pd.DataFrame, per_gene: pd.DataFrame, curves: pd.DataFrame) -> StudyResult:

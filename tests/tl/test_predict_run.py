@@ -19,6 +19,7 @@ from tifffile import TiffWriter
 from nh2st_graph import ConfigError, DataError, ImageError, ModelError, RunError, read, tl
 from nh2st_graph.slide import _tiff
 from nh2st_graph.study._memory import peak_memory
+from nh2st_graph.tl._found import readable
 from nh2st_graph.train import Standardizer
 
 from ..prepared import complete_section
@@ -132,9 +133,15 @@ class TestScenes:
 
 
 class TestPredictFiles:
-    def test_one_file_a_section_by_its_name(self, tiny_run, tiny_sections, write, tmp_path):
+    def test_one_file_a_section_by_its_name_and_at_the_end_what_can_be_read(
+        self, tiny_run, tiny_sections, write, tmp_path, caplog
+    ):
         paths = [write("first", tiny_sections["S1"]), write("second", tiny_sections["S3"][:, :0].copy())]
-        written = tl.predict_run(tiny_run.folder, paths, tmp_path / "out" / "there")
+        with caplog.at_level("INFO", logger="nh2st_graph"):
+            written = tl.predict_run(tiny_run.folder, paths, tmp_path / "out" / "there")
+        said = [record.getMessage() for record in caplog.records if record.name == "nh2st_graph"]
+        assert said[-2] == f"S1: {readable(tiny_run.model, known=True)}"
+        assert said[-1] == f"S3: {readable(tiny_run.model, known=False)}"
         assert written == [tmp_path / "out" / "there" / f"{name}.h5ad" for name in ("S1", "S3")]
         stored = ad.read_h5ad(written[1])
         assert_array_equal(stored.X, tiny_run.evaluation.predictions["S3"].X)

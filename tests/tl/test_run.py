@@ -31,6 +31,9 @@ FIXED = {
     "figures",
 }
 
+#: Beside them: the report and its table, what rebuilds the model, TensorBoard's log, and images of synthetic tissue.
+BESIDE = {"report.html", "genes.csv", "model.json", "folds.safetensors", "tensorboard", "tissue"}
+
 
 @pytest.fixture
 def copied(tiny_run, tmp_path) -> Path:
@@ -53,8 +56,7 @@ def files(folder: Path) -> dict[str, bytes]:
 class TestFolder:
     def test_holds_the_fixed_names_and_nothing_half_written(self, tiny_run):
         names = {path.name for path in tiny_run.folder.iterdir()}
-        # Beside them: what rebuilds the model, TensorBoard's log, and the images of synthetic tissue.
-        assert names == FIXED | {"model.json", "tensorboard", "tissue"}
+        assert names == FIXED | BESIDE
         assert not [path for path in tiny_run.folder.rglob("*") if path.suffix in {".part", ".tmp"}]
         assert not list(tiny_run.folder.rglob(".*"))
         assert {path.name for path in tiny_run.outputs()} <= names
@@ -95,7 +97,7 @@ class TestFolder:
         run = tl.train_run(config, tmp_path / "a" / "run")
         assert run.evaluation is None
         names = {path.name for path in run.folder.iterdir()}
-        assert names == (FIXED | {"model.json", "tensorboard", "tissue"}) - {
+        assert names == (FIXED | BESIDE) - {
             "metrics.json",
             "metrics_per_gene.csv",
             "predictions",
@@ -108,15 +110,17 @@ class TestFolder:
 class TestEvaluateAgain:
     def test_gives_the_same_scores_predictions_and_figures_wherever_the_run_lies(self, copied, tiny_run):
         before = files(copied)
-        for name in ("metrics.json", "metrics_per_gene.csv", "predictions", "figures"):
+        for name in ("metrics.json", "metrics_per_gene.csv", "genes.csv", "report.html", "predictions", "figures"):
             path = copied / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         run = tl.evaluate_run(copied)
         assert run.evaluation.metrics == tiny_run.evaluation.metrics
         after = files(copied)
         assert after.keys() == before.keys()
-        for name in ("metrics.json", "metrics_per_gene.csv", "model.safetensors", "config.yaml", "log.csv"):
+        kept = ("metrics.json", "metrics_per_gene.csv", "genes.csv", "model.safetensors", "config.yaml", "log.csv")
+        for name in kept:
             assert after[name] == before[name], name
+        assert after["report.html"] == before["report.html"].replace(b"Run tiny", b"Run copied")
         again = ad.read_h5ad(copied / "predictions" / "S3.h5ad")
         assert_array_equal(again.X, tiny_run.evaluation.predictions["S3"].X)
 

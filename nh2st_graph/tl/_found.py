@@ -1,0 +1,164 @@
+"""Say in plain words which genes can be read from slides, and check what was said on sections that were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from nh2st_graph.confidence import Calibration, Evidence
+from nh2st_graph.section import Key
+from nh2st_graph.train import FittedModel
+
+if TYPE_CHECKING:
+    from nh2st_graph.tl._evaluate import Evaluation
+
+__all__ = ["best_reliable", "covered", "evidence_of", "findings", "of_known", "readable", "trust_scores"]
+
+#: Genes that a sentence names.
+_NAMED = 3
+#: Most spots of a section on which coverage is measured.
+_MOST_SPOTS = 20_000
+
+
+def of_known(prediction: AnnData) -> bool:
+    """Whether a prediction was judged by the evidence for slides of training patients."""
+    return str(prediction.uns[Key.uns.prediction].get(Key.prediction.evidence)) == "training patients"
+
+
+def evidence_of(model: FittedModel, prediction: AnnData) -> Evidence | None:
+    """Give the evidence that a prediction was judged by; None if the model has none."""
+    return None if model.confidence is None else model.confidence.of(known=of_known(prediction))
+
+
+def covered(calibration: Calibration, prediction: AnnData, levels: Sequence[float]) -> NDArray[np.float64]:
+    """Measure what share of a measured section's values lies within intervals of each level.
+
+    Parameters
+    ----------
+    calibration
+        What sets the intervals.
+    prediction
+        A predicted section with ``layers["observed"]``; genes that are not predicted are left out.
+    levels
+        Levels of the intervals.
+
+    Returns
+    -------
+    Shares, ``(n_levels,)``. Of a very large section, evenly drawn spots are looked at.
+    """
+    n_spots = min(prediction.n_obs, _MOST_SPOTS)
+    rows = np.linspace(0, prediction.n_obs - 1, n_spots).round().astype(int)
+    predicted, observed = np.asarray(prediction.X)[rows], np.asarray(prediction.layers[Key.layers.observed])[rows]
+    there = ~np.isnan(predicted).all(axis=0)
+    found = []
+    for level in levels:
+        low, high = calibration.intervals(predicted, level)
+        found.append(((observed >= low) & (observed <= high))[:, there].mean() if there.any() else np.nan)
+    return np.array(found)
+
+
+def trust_scores(model: FittedModel, prediction: AnnData) -> dict[str, float | int | None]:
+    """Score on a measured section what the model said of its own prediction.
+
+    Parameters
+    ----------
+    model
+        The model; one of an earlier version said nothing.
+    prediction
+        The predicted section, with its scores in ``var``.
+
+    Returns
+    -------
+    ``coverage``, the share of measured values within the intervals of ``evaluate.coverage``; ``n_reliable``, the number
+    of genes that are called reliable for such a section; and ``reliable_positive``, the share of them with a positive r
+    given depth.
+    """
+    evidence = evidence_of(model, prediction)
+    if evidence is None:
+        return {}
+    (coverage,) = covered(evidence.calibration, prediction, [model.config.evaluate.coverage])
+    r = prediction.var.loc[np.asarray(prediction.var[Key.var.reliable], dtype=bool), "pcc_partial"]
+    return {
+        "coverage": None if np.isnan(coverage) else float(coverage),
+        "n_reliable": len(r),
+        "reliable_positive": float((r > 0).mean()) if len(r) else None,
+    }
+
+
+def best_reliable(genes: pd.DataFrame, n: int) -> list[str]:
+    """Name the ``n`` reliable genes with the highest r given depth in held-out tissue."""
+    reliable = genes[genes[Key.var.reliable].astype(bool)]
+    return [str(gene) for gene in reliable[Key.var.held_out_partial].nlargest(n).index]
+
+
+def readable(model: FittedModel, *, known: bool) -> str:
+    """Say which genes can be read from slides of training patients (``known``), or of new ones."""
+    assert model.confidence is not None
+    confidence = model.confidence
+    genes = confidence.of(known=known).genes
+    n_reliable, n_genes = int(genes[Key.var.reliable].sum()), len(genes)
+    own = known and confidence.known is not None
+    if own:
+        slides = "slides of the training patient" + ("s" if confidence.n_patients > 1 else "")
+    else:
+        slides = "slides of new patients" if confidence.n_patients else "other slides (no patient is named)"
+    if not n_reliable and not own and confidence.n_patients == 1:
+        return (
+            f"No gene can be called reliable for {slides}: all training sections are of one patient, and what is this "
+            "patient's own cannot be told from what patients share. Train on sections of several patients"
+        )
+    if not n_reliable:
+        return (
+            f"None of {n_genes} genes can be read from {slides}: in held-out tissue, none is surely predicted better "
+            "than by chance"
+        )
+    best = best_reliable(genes, _NAMED)
+    r = genes.loc[best, Key.var.held_out_partial]
+    first, *others = (f"{gene} ({value:.2f})" for gene, value in r.items())
+    named = ", ".join([first.replace("(", "(held-out r given depth "), *others])
+    verb = "gene can" if n_genes == 1 else "genes can"
+    return f"{n_reliable} of {n_genes} {verb} be read from {slides}; best: {named}"
+
+
+def findings(model: FittedModel, evaluation: Evaluation | None = None) -> list[str]:
+    """Say what was found: which genes can be read from which slides, and how far that held on the test sections.
+
+    Parameters
+    ----------
+    model
+        The model; of one without evidence nothing is said.
+    evaluation
+        Its scores on test sections.
+
+    Returns
+    -------
+    Sentences without a full stop, those first that count for the test sections.
+    """
+    if model.confidence is None:
+        return []
+    kinds = [False] if model.confidence.known is None else [True, False]
+    if evaluation is not None and not any(map(of_known, evaluation.predictions.values())):
+        kinds.reverse()
+    return [readable(model, known=known) for known in kinds] + _on_tests(model, evaluation)
+
+
+def _on_tests(model: FittedModel, evaluation: Evaluation | None) -> list[str]:
+    found = []
+    for name, scores in evaluation.metrics["sections"].items() if evaluation is not None else ():
+        if scores.get("coverage") is None:
+            continue
+        text = (
+            f"On {name}, the {model.config.evaluate.coverage:.0%} intervals held {scores['coverage']:.0%} of the "
+            "measured values"
+        )
+        number = scores["n_reliable"]
+        if number:
+            positive = round(number * scores["reliable_positive"])
+            text += f", and {positive} of {number} reliable genes had a positive r given depth"
+        found.append(text)
+    return found

@@ -1,0 +1,328 @@
+"""Write the report of a run: one HTML file that opens offline and says how far the model can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from nh2st_graph import __version__, pl
+from nh2st_graph.confidence import Confidence, Evidence
+from nh2st_graph.metrics import LABELS, METHOD_LABELS, REFERENCES, RUN_SCORES
+from nh2st_graph.section import Key, target_in_words
+from nh2st_graph.tl._evaluate import Evaluation
+from nh2st_graph.tl._found import best_reliable, covered, evidence_of, findings, of_known
+from nh2st_graph.train import FittedModel
+
+__all__ = ["evidence_table", "write_report"]
+
+#: Genes whose maps are drawn, and most test sections with maps.
+_MAPPED, _MOST_MAPS = 3, 4
+#: Levels of the table of coverage.
+_LEVELS = (0.5, 0.8, 0.9, 0.95)
+#: Coverage of a test section that is this much below the level is warned of.
+_SHORTFALL = 0.05
+#: Spots of a test section of which more than this share are unlike training are warned of.
+_MANY_UNLIKE = 0.05
+#: Columns of the evidence on genes, and how their values are written.
+_EVIDENCE = {
+    Key.var.held_out_r: ("r", "{:.3f}"),
+    Key.var.held_out_partial: ("r given depth", "{:.3f}"),
+    Key.var.held_out_ceiling: ("noise ceiling", "{:.3f}"),
+    Key.var.held_out_share: ("share of ceiling", "{:.0%}"),
+}
+
+
+class _Cell(NamedTuple):
+    """A text, and the value that it is sorted by if it begins with no number."""
+
+    text: str
+    value: float | None = None
+
+
+class _Table(NamedTuple):
+    """Columns beside the first, and rows: a name, a role, and cells."""
+
+    columns: list[str]
+    rows: list[tuple[str, str, list[_Cell]]]
+
+
+def evidence_table(confidence: Confidence) -> pd.DataFrame:
+    """Put the evidence for slides of training patients and of new ones side by side.
+
+    Returns
+    -------
+    A row for each gene, those with the highest r given depth first: ``detected_spots``, then the columns of
+    :func:`nh2st_graph.confidence.gene_table` under ``training_patients_`` (where there is such evidence) and
+    ``new_patients_``.
+    """
+    kinds = {"training_patients_": confidence.known, "new_patients_": confidence.new}
+    parts = [evidence.genes.add_prefix(prefix) for prefix, evidence in kinds.items() if evidence is not None]
+    table = pd.concat([pd.Series(confidence.detected, parts[0].index, name="detected_spots"), *parts], axis=1)
+    first = (confidence.known or confidence.new).genes
+    return table.loc[_ordered(first)]
+
+
+def _ordered(genes: pd.DataFrame) -> pd.Index:
+    """Order genes: the reliable ones first, and each of both by r given depth."""
+    return genes.sort_values([Key.var.reliable, Key.var.held_out_partial], ascending=False, kind="stable").index
+
+
+def write_report(model: FittedModel, evaluation: Evaluation | None, path: Path, *, figures: bool) -> Path:
+    """Write the report of a run.
+
+    Parameters
+    ----------
+    model
+        The model; one of an earlier version has no evidence on genes and intervals, and the page says so.
+    evaluation
+        Its scores on test sections, if there are any.
+    path
+        The file.
+    figures
+        Whether to draw maps and curves; numbers are in tables in any case.
+
+    Returns
+    -------
+    The path.
+    """
+    predictions = {} if evaluation is None else evaluation.predictions
+    known = any(map(of_known, predictions.values())) if predictions else _known_first(model)
+    evidence = None if model.confidence is None else model.confidence.of(known=known)
+    curve, tests = _curves(model, evidence, evaluation)
+    return pl.write_page(
+        path,
+        "tl",
+        "report.html.j2",
+        title=f"Run {path.absolute().parent.name}",
+        version=__version__,
+        findings=findings(model, evaluation),
+        warnings=_warnings(model, evaluation),
+        protocol=_protocol(model, evaluation),
+        kind=_kind(model.confidence, known=known),
+        coverage=None if evidence is None else str(evidence.calibration.coverage(model.config.evaluate.coverage)),
+        calibration=None if curve is None else _calibration(curve, tests),
+        calibration_figure=(
+            pl.as_data_uri(pl.calibration(curve, tests).figure) if figures and curve is not None else None
+        ),
+        sections=None if evaluation is None else _sections(evaluation),
+        scores=None if evaluation is None else _scores(evaluation),
+        familiarity=_familiarity(evaluation) if figures else [],
+        maps=_maps(model, evaluation) if figures else [],
+        genes=None if model.confidence is None else _genes(model.confidence, known, evaluation),
+        n_reliable=0 if evidence is None else int(evidence.genes[Key.var.reliable].sum()),
+    )
+
+
+def _known_first(model: FittedModel) -> bool:
+    """Whether to show the evidence for training patients where no test section says which counts."""
+    confidence = model.confidence
+    return confidence is not None and confidence.known is not None and confidence.n_patients == 1
+
+
+def _kind(confidence: Confidence | None, *, known: bool) -> str:
+    """Name the slides that evidence is for."""
+    if confidence is None or not confidence.n_patients:
+        return "other slides"
+    return "slides of training patients" if known and confidence.known is not None else "slides of new patients"
+
+
+def _curves(
+    model: FittedModel, evidence: Evidence | None, evaluation: Evaluation | None
+) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+    """Give nominal against measured coverage, of held-out units and of test sections."""
+    if evidence is None:
+        return None, None
+    curve, tests = evidence.calibration.curve(), {}
+    for name, prediction in evaluation.predictions.items() if evaluation is not None else ():
+        own = evidence_of(model, prediction)
+        assert own is not None
+        tests[name] = covered(own.calibration, prediction, [float(level) for level in curve.index])
+    return curve, pd.DataFrame(tests, index=curve.index) if tests else None
+
+
+def _calibration(curve: pd.DataFrame, tests: pd.DataFrame | None) -> _Table:
+    """Tabulate coverage at some levels."""
+    units = curve.drop(columns="measured")
+    shown = {"held out, mean": curve["measured"], "held out, lowest": units.min(axis=1)}
+    shown["held out, highest"] = units.max(axis=1)
+    shown |= {f"test section {name}": tests[name] for name in tests} if tests is not None else {}
+    levels = [level for level in _LEVELS if level in curve.index]
+    rows = [(f"{level:.0%}", "", [_Cell(f"{each[level]:.1%}") for each in shown.values()]) for level in levels]
+    return _Table(list(shown), rows)
+
+
+def _sections(evaluation: Evaluation) -> _Table:
+    """Tabulate test sections: how they were predicted, and how far what was said of them held."""
+    columns = [
+        "spots",
+        "predicted as of",
+        "mean r",
+        "mean r given depth",
+        "coverage of intervals",
+        "reliable genes",
+        "of them with positive r given depth",
+    ]
+    known = [each for each in evaluation.predictions.values() if Key.obs.familiarity in each.obs]
+    columns += ["spots unlike training"] if known else []
+    rows = []
+    for name, scores in evaluation.metrics["sections"].items():
+        prediction = evaluation.predictions[name]
+        cells = [
+            str(prediction.n_obs),
+            "a training patient" if of_known(prediction) else "a new patient",
+            _number(scores["pcc_mean"]),
+            _number(scores["pcc_partial"]),
+            _number(scores.get("coverage"), "{:.1%}"),
+            _number(scores.get("n_reliable"), "{:.0f}"),
+            _number(scores.get("reliable_positive"), "{:.0%}"),
+        ]
+        cells += [f"{pl.unfamiliar_spots(prediction).mean():.1%}"] if known else []
+        rows.append((str(name), "", [_Cell(cell) for cell in cells]))
+    return _Table(columns, rows)
+
+
+def _scores(evaluation: Evaluation) -> _Table:
+    """Tabulate the scores of the model beside baselines and references."""
+    table, labels = evaluation.table().reindex(columns=list(RUN_SCORES)), evaluation.labels
+    rows = []
+    for name, row in table.iterrows():
+        role = "method" if name == "model" else "reference" if name in REFERENCES else "baseline"
+        rows.append((labels.get(str(name), str(name)), role, [_Cell(_number(value)) for value in row]))
+    return _Table(list(RUN_SCORES.values()), rows)
+
+
+def _genes(confidence: Confidence, known: bool, evaluation: Evaluation | None) -> _Table:
+    """Tabulate genes: the evidence for one kind of slide, what the other kind would say, and the test scores."""
+    genes = confidence.of(known=known).genes
+    columns = {"reliable": [_yes(value) for value in genes[Key.var.reliable]]}
+    for i in np.flatnonzero(confidence.barely_measured):
+        columns["reliable"][i] = _Cell("not predicted", -1.0)
+    for key, (header, form) in _EVIDENCE.items():
+        columns[header] = [_Cell(_number(value, form)) for value in genes[key]]
+        if key == Key.var.held_out_partial:
+            ends = zip(genes[Key.var.held_out_low], genes[Key.var.held_out_high], strict=True)
+            columns["its 95% interval"] = [
+                _Cell(f"[{low:.2f}, {high:.2f}]", round(float(low), 4)) for low, high in ends
+            ]
+    columns["sections"] = [_Cell(str(n)) for n in genes[Key.var.n_sections]]
+    columns["patients"] = [_Cell(str(n)) for n in genes[Key.var.n_patients]] if confidence.n_patients else []
+    columns["training spots with a count"] = [_Cell(str(n)) for n in confidence.detected]
+    if confidence.known is not None:
+        other, of = (confidence.new, "new patients") if known else (confidence.known, "training patients")
+        columns[f"reliable for {of}"] = [_yes(value) for value in other.genes[Key.var.reliable]]
+        columns[f"r given depth for {of}"] = [_Cell(_number(r)) for r in other.genes[Key.var.held_out_partial]]
+    if evaluation is not None:
+        tested = evaluation.per_gene[["pcc", "pcc_partial"]].groupby("gene").mean().loc[genes.index]
+        columns["test r"] = [_Cell(_number(value)) for value in tested["pcc"]]
+        columns["test r given depth"] = [_Cell(_number(value)) for value in tested["pcc_partial"]]
+    columns = {header: cells for header, cells in columns.items() if cells}
+    roles = ["reliable" if value else "" for value in genes[Key.var.reliable]]
+    by_gene = dict(zip(genes.index, zip(roles, *columns.values(), strict=True), strict=True))
+    rows = [(str(gene), by_gene[gene][0], list(by_gene[gene][1:])) for gene in _ordered(genes)]
+    return _Table(list(columns), rows)
+
+
+def _yes(value: object) -> _Cell:
+    return _Cell("yes", 1.0) if value else _Cell("no", 0.0)
+
+
+def _number(value: Any, form: str = "{:.3f}") -> str:
+    return "" if value is None or np.isnan(value) else form.format(value)
+
+
+def _maps(model: FittedModel, evaluation: Evaluation | None) -> list[dict[str, str]]:
+    """Draw the best reliable genes on some test sections."""
+    shown = []
+    for name, prediction in list(evaluation.predictions.items())[:_MOST_MAPS] if evaluation is not None else ():
+        evidence = evidence_of(model, prediction)
+        best = [] if evidence is None else best_reliable(evidence.genes, _MAPPED)
+        if best:
+            image = pl.as_data_uri(pl.gene_maps(prediction, best), photo=True)
+            alt = f"Section {name}: H&E image, measured and predicted expression of {', '.join(best)}"
+            shown.append({"name": str(name), "image": image, "alt": alt})
+    return shown
+
+
+def _familiarity(evaluation: Evaluation | None) -> list[dict[str, str]]:
+    """Draw how familiar the spots of some test sections are."""
+    shown = []
+    for name, prediction in list(evaluation.predictions.items())[:_MOST_MAPS] if evaluation is not None else ():
+        if Key.obs.familiarity in prediction.obs:
+            image = pl.as_data_uri(pl.familiarity(prediction).figure, photo=True)
+            share = float(pl.unfamiliar_spots(prediction).mean())
+            alt = f"Section {name}: familiarity of each spot on the tissue; {share:.1%} of them are unlike training"
+            shown.append({"name": str(name), "image": image, "alt": alt})
+    return shown
+
+
+def _protocol(model: FittedModel, evaluation: Evaluation | None) -> dict[str, str]:
+    """Say what was trained on what."""
+    config, train = model.config, model.origin.get("train", {})
+    patients = sorted({each["patient"] for each in train.values() if each.get("patient")})
+    method = config.model.name
+    words = {
+        "trained on": _listed(model.train_sections) + (f" (patients: {_listed(patients)})" if patients else ""),
+        "scored on": "no section",
+        "method": METHOD_LABELS.get(method, LABELS.get(method, method)),
+        "image features": config.features.described,
+        "genes": f"{len(model.genes)} ({Path(config.data.panel).name})",
+        "targets": target_in_words(config.data.normalize, config.data.log_base)
+        + ("; smoothed 3x3" if config.data.smooth != "none" else ""),
+        "held out in training": f"{config.train.validation}, {config.train.folds} folds at most; "
+        f"{model.selected_epochs} epochs were chosen by it",
+        "intervals": f"{config.evaluate.coverage:.0%} of measured values",
+        "seed": str(config.seed),
+        "versions": f"nh2st_graph {__version__}"
+        + (f", torch {model.origin['torch']}" if "torch" in model.origin else ""),
+    }
+    if evaluation is not None:
+        protocol = evaluation.metrics["protocol"]
+        words["scored on"] = f"{_listed(protocol['test'])} ({protocol['split']})"
+    return words
+
+
+def _warnings(model: FittedModel, evaluation: Evaluation | None) -> list[str]:
+    """Say what a reader must know before believing the page."""
+    confidence = model.confidence
+    if confidence is None:
+        return ["The model is of an earlier version, and says nothing of its genes and intervals. Train again."]
+    found = []
+    if not confidence.n_patients:
+        found.append("No section names its patient: sections of one patient may count as independent ones.")
+    barely = [gene for gene, few in zip(model.genes, confidence.barely_measured, strict=True) if few]
+    if barely:
+        found.append(
+            f"{len(barely)} of {len(model.genes)} genes were detected in too few training spots and are not predicted: "
+            f"{_listed(barely[:8])}{' and others' if len(barely) > 8 else ''}."
+        )
+    if evaluation is not None:
+        found += _warnings_on_tests(model, evaluation)
+    return found
+
+
+def _warnings_on_tests(model: FittedModel, evaluation: Evaluation) -> list[str]:
+    found, level = [], model.config.evaluate.coverage
+    shared = evaluation.metrics["protocol"]["patients_in_both"]
+    if shared:
+        found.append(
+            f"Training and test sections share a patient ({_listed(shared)}): on another patient, scores can be lower."
+        )
+    for name, scores in evaluation.metrics["sections"].items():
+        coverage = scores.get("coverage")
+        if coverage is not None and coverage < level - _SHORTFALL:
+            found.append(
+                f"On {name}, the {level:.0%} intervals held only {coverage:.0%} of the measured values: it is not like "
+                "the held-out sections that set them."
+            )
+        unlike = float(pl.unfamiliar_spots(evaluation.predictions[name]).mean())
+        if unlike > _MANY_UNLIKE:
+            found.append(f"{unlike:.0%} of the spots of {name} are unlike all training spots.")
+    return found
+
+
+def _listed(names: Sequence[object]) -> str:
+    return ", ".join(map(str, names))
