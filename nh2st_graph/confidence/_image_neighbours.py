@@ -54,7 +54,9 @@ def expression_predictability(
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise DataError(f"features of shape {x.shape} and expression of {y.shape}; give those of the same spots")
     if len(x) <= n_neighbours:
-        raise DataError(f"{len(x)} spots are too few for {setting('n_neighbours', n_neighbours)}; give fewer neighbours")
+        raise DataError(
+            f"{len(x)} spots are too few for {setting('n_neighbours', n_neighbours)}; give fewer neighbours"
+        )
     length = np.linalg.norm(x, axis=1, keepdims=True)
     found = NearestNeighbors(n_neighbors=n_neighbours).fit(x / np.where(length == 0, 1.0, length))
     nearest = found.kneighbors(return_distance=False)  # of other spots, since none are given

@@ -6,6 +6,7 @@ from nh2st_graph.pl._compare import gene_scatter, learning_curves
 from nh2st_graph.pl._explain import attention, neighbour_gain, neighbour_share
 from nh2st_graph.pl._forest import forest
 from nh2st_graph.pl._maps import gene_maps, section
+from nh2st_graph.pl._predictability import predictability
 from nh2st_graph.pl._save import save
 from nh2st_graph.pl._scores import pcc_histogram, score_bars
 from nh2st_graph.pl._training import fold_curves, training_curves
@@ -20,6 +21,7 @@ __all__ = [
     "neighbour_gain",
     "neighbour_share",
     "pcc_histogram",
+    "predictability",
     "save",
     "score_bars",
     "section",

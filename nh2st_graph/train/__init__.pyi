@@ -1,9 +1,10 @@
-from ._batches import SpotBatches, Surroundings, as_view, cut_out
+from ._batches import SpotBatches, Surroundings, as_view, cut_out, pieces
 from ._checkpoints import averaged_weights
 from ._complete import Sources
 from ._encoder import patch_encoder, section_patches
 from ._folds import Fold, make_folds
 from ._large import dense_graph, predict_graph, predict_section
+from ._held_out import held_out
 from ._lattice import training_lattice
 from ._model import FittedModel, check_method, load, new_network, weights_digest
 from ._module import EpochLog, Keep, log_columns
@@ -36,6 +37,7 @@ __all__ = [
     "cut_out",
     "dense_graph",
     "fit_prepared",
+    "held_out",
     "image_only",
     "load",
     "log_columns",
@@ -43,6 +45,7 @@ __all__ = [
     "new_network",
     "one_thread",
     "patch_encoder",
+    "pieces",
     "predict_graph",
     "predict_section",
     "prepared_digest",
