@@ -50,7 +50,7 @@ def predictability(
     predictor would score. A gene without one is noise, and no model will predict it: leave it out of the panel.
 
     The panel is the 250 most variable genes; --set data.panel=FILE or hvg:N takes another, --set features.encoder=NAME
-    another encoder. Features are cached for 'train'. Of a section of 50,000 spots or more, 5,000 are encoded and read.
+    another encoder. Features are cached for 'train'. Of a section of 50,000 spots or more, 3,000 are encoded and read.
 
     Example: nh2st-graph predictability sections/*.h5ad --out readable
 

@@ -44,10 +44,10 @@ logger = logging.getLogger("nh2st_graph")
 _READERS = ("ridge_neighbours", "reduced_rank_ridge", "kernel_ridge")
 
 #: Training spots from which on the first, which is solved anew for each penalty, would take many minutes.
-_MANY = 4_000
+_MANY = 1_000
 
 #: Spots that are read of a large section, and those of a piece of it.
-_SAMPLE, _PIECE = 5_000, 500
+_SAMPLE, _PIECE = 3_000, 500
 
 #: Spots of a block of tissue, and the least number of blocks of a section.
 _BLOCK, _FEWEST = 16, 5
@@ -159,7 +159,7 @@ def predictability(
     of the spot and its neighbours. This takes about a minute once features are in the cache. A trained model may read
     more; a gene without a noise ceiling, none.
 
-    Of a section of 50,000 spots or more, 5,000 are read, in pieces spread evenly over the tissue.
+    Of a section of 50,000 spots or more, 3,000 are read, in pieces spread evenly over the tissue.
 
     Parameters
     ----------
