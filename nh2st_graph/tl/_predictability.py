@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +13,13 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from numpy.typing import NDArray
+from torch import Tensor
 from torch_geometric.data import Data
 
 from nh2st_graph._atomic import write_text
 from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph._progress import phase
-from nh2st_graph.confidence import expression_predictability
+from nh2st_graph.confidence import HeldOut, expression_predictability, gene_table, joined
 from nh2st_graph.config import Config, DataConfig, with_arguments
 from nh2st_graph.metrics import neighbour_mean, noise_ceiling_interval, partial_pearson, pearson
 from nh2st_graph.models import make_baseline, patients_of
@@ -27,13 +28,20 @@ from nh2st_graph.read import Sections, documented, sections_by_name
 from nh2st_graph.section import (
     Key,
     check_section,
-    library_size,
     panel_matrix,
     say_same_sections,
     split_half_normalizer,
 )
-from nh2st_graph.tl._readable import HeldOut, readable_genes, varies
-from nh2st_graph.train import Fold, Preparation, PreparedSection, choose_panel, make_folds, pieces, use_threads
+from nh2st_graph.train import (
+    Fold,
+    Preparation,
+    PreparedSection,
+    choose_panel,
+    held_out,
+    make_folds,
+    pieces,
+    use_threads,
+)
 from nh2st_graph.train._memory import give_back
 
 __all__ = ["Predictability", "predictability"]
@@ -49,11 +57,17 @@ _MANY = 1_000
 #: Spots that are read of a large section, and those of a piece of it.
 _SAMPLE, _PIECE = 3_000, 500
 
-#: Spots of a block of tissue, and the least number of blocks of a section.
-_BLOCK, _FEWEST = 16, 5
-
 #: Nearest images of a spot, as ExpressionCopilot takes by default.
 _NEAREST = 5
+
+#: Columns of the table of genes, by their names in a prediction.
+_COLUMNS = {
+    Key.var.reliable: "readable",
+    Key.var.held_out_r: "pcc",
+    Key.var.held_out_partial: "pcc_partial",
+    Key.var.held_out_low: "low",
+    Key.var.held_out_high: "high",
+}
 
 #: Genes that are named in words.
 _NAMED = 5
@@ -66,16 +80,15 @@ class Predictability:
     Attributes
     ----------
     genes
-        A row for each gene, the best first. Scores are means over the sections where the gene varies.
+        A row for each gene, the best first.
 
         ``readable``
-            its held-out r given depth lies above chance
-        ``pcc``, ``pcc_partial``
-            held-out r, and r given depth
-        ``low``, ``high``, ``chance``
-            95 % interval of ``pcc_partial`` by blocks of tissue, and what shifted sections give
+            its held-out r given depth lies above chance, by the rule of :func:`nh2st_graph.confidence.gene_table`
+        ``pcc``, ``pcc_partial``, ``low``, ``high``
+            held-out r, and r given depth with its 95 % interval, as means over all sections
         ``ceiling``, ``ceiling_low``, ``ceiling_high``, ``share_of_ceiling``
-            noise ceiling of r with its 95 % interval, and the share of it that ``pcc`` reaches
+            noise ceiling of r with its 95 % interval, over the sections where the gene varies, and the share of it
+            that ``pcc`` reaches
         ``pcc_neighbour_mean``, ``pcc_partial_neighbour_mean``
             what the measured mean of the neighbours says: the gene's structure in space, image or not
         ``pcc_partial_ridge_neighbours``, ...
@@ -205,24 +218,23 @@ def predictability(
         sampled, genes = _sampled(given, config.data, genes)
         prepared = Preparation.learn(config, sampled, {}, genes=genes).train
         say_same_sections({each.name: each.digest for each in prepared})
-        graphs = [_graph(each) for each in prepared]
-        by_part = _read(graphs, make_folds(graphs, config.train.validation, config.train.folds))
+        graphs = [each.measured for each in prepared]
+        read = _read(make_folds(graphs, config.train.validation, config.train.folds))
         phase("estimating noise ceilings")
         own = {each.name: _own_scores(each, config.seed) for each in prepared}
     panel = pd.Index(prepared[0].preparation.genes, name="gene")
     patients = dict(zip((each.name for each in prepared), patients_of(graphs), strict=True))
     return Predictability(
-        _by_gene(by_part, own, patients, panel, config.seed),
-        _by_section(by_part, own, patients, {name: given[name].n_obs for name in patients}),
+        _by_gene(read, own, patients, panel, config.seed),
+        _by_section(read, own, patients, {name: given[name].n_obs for name in patients}),
         _kind(config, patients),
     )
 
 
-class _Part(NamedTuple):
-    """A held-out section or band: what the regressions said together, and r given depth of each."""
+class _HeldOut(NamedTuple):
+    """What was held out, as the regressions said together, and r given depth of each over whole sections."""
 
-    section: str
-    held_out: HeldOut
+    parts: list[HeldOut]
     partial: dict[str, NDArray[np.float64]]
 
 
@@ -256,46 +268,40 @@ def _sample(section: AnnData) -> AnnData:
     return section[np.sort(np.concatenate([parts[i].numpy() for i in taken]))].copy()
 
 
-def _graph(prepared: PreparedSection) -> Data:
-    """Make a section's graph with the depth of its spots, so that folds cut it too."""
-    graph = prepared.measured.clone()
-    graph.depth = torch.from_numpy(np.log1p(library_size(prepared.section)))
-    return graph
-
-
-def _read(graphs: Sequence[Data], folds: Sequence[Fold]) -> list[_Part]:
+def _read(folds: Sequence[Fold]) -> _HeldOut:
     """Predict what each fold holds out."""
-    found = []
+    n_spots = max(sum(int(each.num_nodes or 0) for each in fold.train) for fold in folds)
+    by_reader: dict[str, list[HeldOut]] = {name: [] for name in (_READERS if n_spots < _MANY else _READERS[1:])}
     for number, fold in enumerate(folds, start=1):
         phase(f"reading genes from images, part {number} of {len(folds)}")
-        n_spots = sum(int(each.num_nodes or 0) for each in fold.train)
-        readers = _READERS if n_spots < _MANY else _READERS[1:]
-        predicted: list[dict[str, NDArray[np.floating]]] = [{} for _ in fold.validation]
-        for name in readers:
+        for name, parts in by_reader.items():
             # One after the other, since each keeps what it learned from.
-            reader = make_baseline(name)
-            reader.fit(fold.train)
-            for each, section in zip(predicted, fold.validation, strict=True):
-                each[name] = reader.predict(section)
-            del reader
+            parts += held_out(_fitted(name, fold.train), fold.validation, fold.name)
             give_back()
-        found += [_part(section, each) for section, each in zip(fold.validation, predicted, strict=True)]
-    return sorted(found, key=lambda part: part.section)
+    together = [
+        replace(same[0], predicted=np.mean([each.predicted for each in same], axis=0))
+        for same in zip(*by_reader.values(), strict=True)
+    ]
+    return _HeldOut(together, {name: _given_depth(joined(parts)) for name, parts in by_reader.items()})
 
 
-def _part(section: Data, predicted: Mapping[str, NDArray[np.floating]]) -> _Part:
-    n_spots = int(section.num_nodes or 0)
-    observed, depth = section.y.numpy().astype(np.float64), section.depth.numpy()
-    blocks = [piece.numpy() for piece in pieces(section.pos, min(n_spots, max(_FEWEST, round(n_spots / _BLOCK))))]
-    together = np.asarray(np.mean([*predicted.values()], axis=0), dtype=np.float64)
-    partial = {name: partial_pearson(each, observed, depth) for name, each in predicted.items()}
-    return _Part(section.section, HeldOut(together, observed, depth, blocks), partial)
+def _fitted(name: str, train: Sequence[Data]) -> Callable[[Data], Tensor]:
+    reader = make_baseline(name)
+    reader.fit(train)
+    return lambda section: torch.from_numpy(np.asarray(reader.predict(section), dtype=np.float64))
+
+
+def _given_depth(sections: Sequence[HeldOut]) -> NDArray[np.float64]:
+    """Compute each gene's mean r given depth."""
+    scores = [partial_pearson(each.predicted, each.observed, np.log1p(each.depth)) for each in sections]
+    return np.asarray(np.mean(scores, axis=0))
 
 
 def _own_scores(prepared: PreparedSection, seed: int) -> _Own:
     """Compute the noise ceiling, what neighbours' measured genes say, and the score by nearest images."""
     section, genes, config = prepared.section, prepared.preparation.genes, prepared.preparation.config
-    observed, depth = prepared.observed.to_numpy(), np.log1p(library_size(section))
+    graph, observed = prepared.measured, prepared.observed.to_numpy()
+    depth = np.log1p(graph.library[:, 0].numpy())
     # Counts are split in order of names, so that the order of the panel does not matter.
     halves = split_half_normalizer(section, sorted(genes), **config.data.target)
     scores = noise_ceiling_interval(*halves, seed=seed).loc[genes]
@@ -303,25 +309,17 @@ def _own_scores(prepared: PreparedSection, seed: int) -> _Own:
     scores["pcc_neighbour_mean"] = pearson(around, observed)
     scores["pcc_partial_neighbour_mean"] = partial_pearson(around, observed, depth)
     n_neighbours = min(_NEAREST, section.n_obs - 1)
-    scores["eps"] = expression_predictability(prepared.graph.x.numpy(), observed, n_neighbours=n_neighbours)
+    scores["eps"] = expression_predictability(graph.x.numpy(), observed, n_neighbours=n_neighbours)
     counts = panel_matrix(section, genes)
     detected, total = np.asarray((counts > 0).sum(axis=0)).ravel(), np.asarray(counts.sum(axis=0)).ravel()
-    return _Own(scores, section.n_obs, detected, total, varies(observed))
+    return _Own(scores, section.n_obs, detected, total, np.ptp(observed, axis=0) > 0)
 
 
 def _by_gene(
-    parts: Sequence[_Part], own: Mapping[str, _Own], patients: Mapping[str, str], genes: pd.Index, seed: int
+    read: _HeldOut, own: Mapping[str, _Own], patients: Mapping[str, str], genes: pd.Index, seed: int
 ) -> pd.DataFrame:
-    held_out = [part.held_out for part in parts]
-    there = np.stack([varies(each.observed) for each in held_out])
-    scores = pd.DataFrame(index=genes)
-    scores["readable"] = False  # its place, the first
-    scores["pcc"] = _mean([pearson(each.predicted, each.observed) for each in held_out], there)
-    partial = [partial_pearson(each.predicted, each.observed, each.depth) for each in held_out]
-    scores["pcc_partial"] = _mean(partial, there)
-    chance = readable_genes(held_out, seed=seed)
-    for name in chance:
-        scores[str(name)] = chance[name].to_numpy()
+    table = gene_table(read.parts, list(genes), {}, seed=seed)
+    scores = table[list(_COLUMNS)].rename(columns=_COLUMNS)
     in_section = np.stack([each.varies for each in own.values()])
     ceiling = _mean_ceiling([each.scores for each in own.values()], in_section)
     for name in ceiling:
@@ -330,11 +328,8 @@ def _by_gene(
     scores["share_of_ceiling"] = scores["pcc"] / measurable
     for name in ("pcc_neighbour_mean", "pcc_partial_neighbour_mean"):
         scores[name] = _mean([each.scores[name].to_numpy() for each in own.values()], in_section)
-    for name in _READERS:
-        known = np.array([name in part.partial for part in parts])
-        if known.any():
-            each = [part.partial[name] for part in parts if name in part.partial]
-            scores[f"pcc_partial_{name}"] = _mean(each, there[known])
+    for name, partial in read.partial.items():
+        scores[f"pcc_partial_{name}"] = partial
     scores["eps"] = _mean([each.scores["eps"].to_numpy() for each in own.values()], in_section)
     n_spots = sum(each.n_spots for each in own.values())
     scores["detection"] = np.sum([each.detected for each in own.values()], axis=0) / n_spots
@@ -342,24 +337,24 @@ def _by_gene(
     scores["n_sections"] = in_section.sum(axis=0)
     of_patient = pd.DataFrame(in_section, index=[patients[name] for name in own]).groupby(level=0).any()
     scores["n_patients"] = of_patient.to_numpy().sum(axis=0)
+    of_readers = ["pcc", "pcc_partial", "low", "high", *(f"pcc_partial_{name}" for name in read.partial)]
+    scores.loc[scores["n_sections"] == 0, of_readers] = np.nan
     # Ties by name, so that the order of the panel does not matter.
     return scores.sort_index().sort_values("pcc_partial", ascending=False, kind="stable", na_position="last")
 
 
 def _by_section(
-    parts: Sequence[_Part], own: Mapping[str, _Own], patients: Mapping[str, str], of_spots: Mapping[str, int]
+    read: _HeldOut, own: Mapping[str, _Own], patients: Mapping[str, str], of_spots: Mapping[str, int]
 ) -> pd.DataFrame:
     rows = {}
-    for name, each in own.items():
-        inside = [part.held_out for part in parts if part.section == name]
-        rows[name] = {
-            "patient": patients[name],
+    for section in joined(read.parts):
+        each = own[section.section]
+        rows[section.section] = {
+            "patient": patients[section.section],
             "n_spots": each.n_spots,
-            "of_spots": of_spots[name],
-            "pcc": np.mean([pearson(part.predicted, part.observed).mean() for part in inside]),
-            "pcc_partial": np.mean(
-                [partial_pearson(part.predicted, part.observed, part.depth).mean() for part in inside]
-            ),
+            "of_spots": of_spots[section.section],
+            "pcc": pearson(section.predicted, section.observed).mean(),
+            "pcc_partial": _given_depth([section]).mean(),
             "ceiling": each.scores["ceiling"].mean(),
             "pcc_partial_neighbour_mean": each.scores["pcc_partial_neighbour_mean"].mean(),
         }

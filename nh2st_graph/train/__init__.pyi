@@ -3,8 +3,8 @@ from ._checkpoints import averaged_weights
 from ._complete import Sources
 from ._encoder import patch_encoder, section_patches
 from ._folds import Fold, make_folds
-from ._large import dense_graph, predict_graph, predict_section
 from ._held_out import held_out
+from ._large import dense_graph, predict_graph, predict_section
 from ._lattice import training_lattice
 from ._model import FittedModel, check_method, load, new_network, weights_digest
 from ._module import EpochLog, Keep, log_columns
