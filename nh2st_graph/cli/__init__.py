@@ -1,4 +1,4 @@
-"""The command line: ``nh2st-graph`` with demo, prepare, train, predict, evaluate, info, encoders, ablate, benchmark."""
+"""The command line: ``nh2st-graph`` with demo, prepare, predictability, train and others."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ from nh2st_graph.cli._options import (
     Trust,
     genes_named,
 )
+from nh2st_graph.cli._predictability import predictability
 from nh2st_graph.cli._working import silent, working
 from nh2st_graph.tl._cluster import check_scheduler
 
@@ -146,6 +147,9 @@ def prepare(
 
     given = Options(sections or [], options or [], check_placement, resume, overrides or [], scheduler)
     run_prepare(source, root, out, given)
+
+
+app.command(cls=Command)(predictability)
 
 
 @app.command(cls=Command)

@@ -9,6 +9,7 @@ from nh2st_graph.confidence._calibration import Calibration, Coverage
 from nh2st_graph.confidence._calls import CHANCES, CallTables, call_tables, called
 from nh2st_graph.confidence._confidence import Confidence, Evidence
 from nh2st_graph.confidence._held_out import HeldOut, joined, units_of
+from nh2st_graph.confidence._image_neighbours import expression_predictability
 from nh2st_graph.confidence._reliable import gene_table, misplaced
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "HeldOut",
     "call_tables",
     "called",
+    "expression_predictability",
     "gene_table",
     "joined",
     "misplaced",

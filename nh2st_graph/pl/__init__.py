@@ -8,6 +8,7 @@ from nh2st_graph.pl._explain import attention, neighbour_gain, neighbour_share
 from nh2st_graph.pl._forest import forest
 from nh2st_graph.pl._maps import UNFAMILIAR, familiarity, gene_maps, section, unfamiliar_spots
 from nh2st_graph.pl._page import as_data_uri, write_page
+from nh2st_graph.pl._predictability import predictability
 from nh2st_graph.pl._save import save
 from nh2st_graph.pl._scores import pcc_histogram, score_bars
 from nh2st_graph.pl._training import fold_curves, training_curves
@@ -26,6 +27,7 @@ __all__ = [
     "neighbour_gain",
     "neighbour_share",
     "pcc_histogram",
+    "predictability",
     "save",
     "score_bars",
     "section",

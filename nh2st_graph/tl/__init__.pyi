@@ -19,6 +19,7 @@ from ._model import FittedModel, load, save
 from ._named import check_devices, check_named, check_root, explicit
 from ._predict import embed, predict
 from ._predict_run import predict_run
+from ._predictability import Predictability, predictability
 from ._retrieve import Retrieval, embed_profiles, retrieve
 from ._run import Run, evaluate_run, load_sections, prepare_sections, train_run
 from ._slides import slide_section
@@ -28,6 +29,7 @@ __all__ = [
     "REFERENCES",
     "Evaluation",
     "FittedModel",
+    "Predictability",
     "Retrieval",
     "Run",
     "absolute",
@@ -55,6 +57,7 @@ __all__ = [
     "load_sections",
     "predict",
     "predict_run",
+    "predictability",
     "prepare_sections",
     "read_description",
     "retrieve",

@@ -1,9 +1,10 @@
 from ._archive import is_archive, read_description
-from ._batches import SpotBatches, Surroundings, as_view, cut_out
+from ._batches import SpotBatches, Surroundings, as_view, cut_out, pieces
 from ._checkpoints import averaged_weights
 from ._complete import Sources
 from ._encoder import patch_encoder, section_patches
 from ._folds import Fold, make_folds
+from ._held_out import held_out
 from ._large import dense_graph, predict_graph, predict_section
 from ._lattice import training_lattice
 from ._model import FittedModel, check_method, load, new_network, weights_digest
@@ -39,6 +40,7 @@ __all__ = [
     "dense_graph",
     "find_model",
     "fit_prepared",
+    "held_out",
     "image_only",
     "is_archive",
     "load",
@@ -47,6 +49,7 @@ __all__ = [
     "new_network",
     "one_thread",
     "patch_encoder",
+    "pieces",
     "predict_graph",
     "predict_section",
     "prepared_digest",

@@ -1,0 +1,114 @@
+"""Plot which genes can be read from images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from nh2st_graph._errors import DataError
+from nh2st_graph.pl._style import BLUE, GREY, PEARSON, finish, legend_above
+
+__all__ = ["predictability"]
+
+_PALE = "0.75"
+_NEEDED = ("readable", "pcc", "pcc_partial", "low", "high", "ceiling")
+#: Genes that are named where there are more than a figure holds the names of.
+_NAMED, _MOST_NAMES = 12, 60
+#: Size of a name on the axes of r and ceiling.
+_WIDTH, _HEIGHT = 0.15, 0.035
+
+
+def predictability(genes: pd.DataFrame) -> Figure:
+    """Draw the genes of :func:`nh2st_graph.tl.predictability` in order, and their r beside their noise ceiling.
+
+    Parameters
+    ----------
+    genes
+        A row for each gene: ``readable``, ``pcc``, ``pcc_partial``, ``low``, ``high`` and ``ceiling``, as in
+        :attr:`nh2st_graph.tl.Predictability.genes`. A gene without scores is left out.
+
+    Returns
+    -------
+    The figure. On the left, each gene's held-out r given depth with its 95 % interval, the best first, readable genes
+    in colour, and the noise ceiling of its r above it. On the right, r against the noise ceiling.
+
+    Raises
+    ------
+    DataError
+        If a column is missing, or no gene has a score.
+    """
+    missing = [name for name in _NEEDED if name not in genes]
+    if missing:
+        raise DataError(f"genes lack {', '.join(missing)}; give the genes of ng.tl.predictability")
+    shown = genes.dropna(subset=["pcc_partial"]).sort_values("pcc_partial", ascending=False, kind="stable")
+    if shown.empty:
+        raise DataError("no gene has a held-out score to draw; give genes that vary in a section")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), width_ratios=(1.7, 1), layout="constrained")
+    readable = shown["readable"].to_numpy(dtype=bool)
+    _ranked(left, shown, readable)
+    _beside_ceiling(right, shown, readable)
+    return figure
+
+
+def _ranked(ax: Axes, genes: pd.DataFrame, readable: NDArray[np.bool_]) -> None:
+    rank = np.arange(len(genes))
+    low, high, r = (genes[name].to_numpy(dtype=np.float64) for name in ("low", "high", "pcc_partial"))
+    size = float(np.clip(400 / len(genes), 3, 24))
+    ax.scatter(rank, genes["ceiling"], size, color=GREY, marker="_", linewidths=0.9, zorder=1)
+    for of, colour in ((~readable, _PALE), (readable, BLUE)):
+        ax.vlines(
+            rank[of], low[of], high[of], color=colour, linewidth=float(np.clip(250 / len(genes), 0.5, 2)), alpha=0.6
+        )
+        ax.scatter(rank[of], r[of], size, color=colour, zorder=3)
+    ax.axhline(0, color="black", linewidth=0.8)
+    if len(genes) <= _MOST_NAMES:
+        ax.set_xticks(rank, [str(gene) for gene in genes.index], rotation=90, fontsize="small")
+        ax.set_xlabel("gene")
+    else:
+        ax.set_xlabel("genes, the best first")
+        best = ", ".join(str(gene) for gene in genes.index[readable][:_NAMED])
+        if best:
+            more = int(readable.sum()) - _NAMED
+            text = f"best: {best}" + (f" and {more} more" if more > 0 else "")
+            ax.text(0.99, 0.02, text, transform=ax.transAxes, ha="right", va="bottom", fontsize="small", wrap=True)
+    ax.set_ylabel(f"held-out {PEARSON}, given depth")
+    ax.margins(x=0.01)
+    finish(ax, grid="y")
+    _legend(ax, readable, ["noise ceiling of r"])
+
+
+def _legend(ax: Axes, readable: NDArray[np.bool_], others: Sequence[str]) -> None:
+    dots = [(BLUE, f"can be read ({readable.sum()} of {len(readable)})"), (_PALE, "not beyond chance")]
+    handles = [Line2D([], [], color=colour, marker="o", markersize=4, label=label) for colour, label in dots]
+    handles += [Line2D([], [], color=GREY, marker="_", linestyle="none", label=label) for label in others]
+    legend_above(ax, ncols=3, handles=handles)
+
+
+def _beside_ceiling(ax: Axes, genes: pd.DataFrame, readable: NDArray[np.bool_]) -> None:
+    ceiling, r = genes["ceiling"].to_numpy(dtype=np.float64), genes["pcc"].to_numpy(dtype=np.float64)
+    for of, colour in ((~readable, _PALE), (readable, BLUE)):
+        ax.scatter(ceiling[of], r[of], 12, color=colour, zorder=2)
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, zorder=1)
+    ax.axhline(0, color="black", linewidth=0.8)
+    for place in _apart(ceiling, r, readable):
+        text = str(genes.index[place])
+        ax.annotate(text, (ceiling[place], r[place]), (3, 3), textcoords="offset points", fontsize="x-small")
+    ax.set(xlabel="noise ceiling of r", ylabel=f"held-out {PEARSON}", xlim=(-0.02, 1.02))
+    finish(ax, grid="both")
+
+
+def _apart(x: NDArray[np.float64], y: NDArray[np.float64], readable: NDArray[np.bool_]) -> list[int]:
+    """Choose the genes with the highest r whose names do not run into each other."""
+    chosen: list[int] = []
+    for place in np.argsort(-y, kind="stable"):
+        near = any(abs(x[place] - x[each]) < _WIDTH and abs(y[place] - y[each]) < _HEIGHT for each in chosen)
+        if readable[place] and not near and len(chosen) < _NAMED:
+            chosen.append(int(place))
+    return chosen

@@ -1,0 +1,79 @@
+"""What the figure of readable genes shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from nh2st_graph import DataError, pl
+
+BLUE = "#0072b2"
+
+
+def table(n: int) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    r = rng.permutation(np.linspace(-0.1, 0.6, n))
+    return pd.DataFrame(
+        {
+            "readable": r > 0.2,
+            "pcc": r + 0.1,
+            "pcc_partial": r,
+            "low": r - 0.1,
+            "high": r + 0.1,
+            "ceiling": np.clip(r + 0.3, 0, 1),
+        },
+        index=[f"G{i}" for i in range(n)],
+    )
+
+
+def points(ax, colour: str) -> np.ndarray:
+    (found,) = (each for each in ax.collections if hasattr(each, "get_sizes") and each.get_sizes().size
+                and to_hex(each.get_facecolor()[0]) == colour)  # fmt: skip
+    return np.asarray(found.get_offsets())
+
+
+def test_genes_are_ranked_and_those_that_can_be_read_coloured():
+    genes = table(20)
+    left, right = pl.predictability(genes).axes
+    readable = genes[genes["readable"]].sort_values("pcc_partial", ascending=False)
+    assert points(left, BLUE).tolist() == [[i, r] for i, r in enumerate(readable["pcc_partial"])]
+    assert points(right, BLUE).tolist() == readable[["ceiling", "pcc"]].to_numpy().tolist()
+    assert [label.get_text() for label in left.get_xticklabels()] == [
+        *genes.sort_values("pcc_partial", ascending=False).index
+    ]
+    legend = [text.get_text() for text in left.get_legend().get_texts()]
+    assert legend == [f"can be read ({len(readable)} of 20)", "not beyond chance", "noise ceiling of r"]
+
+
+def test_of_many_genes_the_best_are_named():
+    genes = table(200)
+    left, _ = pl.predictability(genes).axes
+    best = genes["pcc_partial"].nlargest(12).index
+    more = genes["readable"].sum() - 12
+    assert left.texts[0].get_text() == f"best: {', '.join(best)} and {more} more"
+    assert left.get_xlabel() == "genes, the best first"
+
+
+def test_names_beside_the_ceiling_do_not_run_into_each_other():
+    _, right = pl.predictability(table(200)).axes
+    places = [each.xy for each in right.texts]
+    assert 2 <= len(places) <= 12
+    for i, (x, y) in enumerate(places):
+        assert all(abs(x - a) >= 0.15 or abs(y - b) >= 0.035 for a, b in places[:i])
+
+
+def test_a_gene_without_scores_is_left_out_and_none_may_be_readable():
+    genes = table(5).assign(readable=False)
+    genes.iloc[0, 1:] = np.nan
+    left, _ = pl.predictability(genes).axes
+    assert len(left.get_xticklabels()) == 4
+    assert "0 of 4" in left.get_legend().get_texts()[0].get_text()
+
+
+def test_tables_of_other_things_are_refused():
+    with pytest.raises(DataError, match="ceiling"):
+        pl.predictability(table(3).drop(columns="ceiling"))
+    with pytest.raises(DataError, match="no gene"):
+        pl.predictability(table(3).assign(pcc_partial=np.nan))
