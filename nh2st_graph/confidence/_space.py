@@ -27,8 +27,8 @@ _NEAREST = 5
 _NOISE = 1e-3
 #: Standard deviations beyond which a feature counts no more: one odd number does not make a spot another tissue.
 _FARTHEST = 10.0
-#: Spots that are read at a time.
-_BLOCK = 8192
+#: Spots that are read at a time, so that what is computed from them stays in a core's cache.
+_BLOCK = 512
 
 
 def most_components(n_spots: int, n_columns: int) -> int:
@@ -86,13 +86,16 @@ class Space:
         varies = std > 1e-6 * np.maximum(np.abs(mean), 1e-6)
         scale = np.divide(1.0, std, out=np.zeros_like(std), where=varies)
         scaled = np.clip((values - mean) * scale, -_FARTHEST, _FARTHEST) * weight
-        degrees = max(len(values) - 1, 1)
-        n = max(1, min(n_components, degrees, int(varies.sum())))
-        pca = PCA(n, random_state=0, svd_solver="auto" if varies.any() else "full").fit(scaled)
-        left = max(float(scaled.var(axis=0, ddof=1 if len(values) > 1 else 0).sum() - pca.explained_variance_.sum()), 0)
-        variance = np.append(pca.explained_variance_, left / max(min(degrees, int(varies.sum())) - n, 1))
+        degrees, n_varying = max(len(values) - 1, 1), int(varies.sum())
+        n = max(1, min(n_components, degrees, n_varying))
+        components, variance = np.zeros((n, len(columns))), np.zeros(n + 1)
+        if n_varying:
+            pca = PCA(n, random_state=0).fit(scaled)
+            left = max(float(scaled.var(axis=0, ddof=1).sum() - pca.explained_variance_.sum()), 0.0)
+            components = pca.components_
+            variance = np.append(pca.explained_variance_, left / max(min(degrees, n_varying) - n, 1))
         spread = np.sqrt(variance + _NOISE * variance.max())
-        numbers = (mean, scale, weight, pca.components_, np.where(spread > 0, spread, 1.0), np.zeros((0, n + 1)))
+        numbers = (mean, scale, weight, components, np.where(spread > 0, spread, 1.0), np.zeros((0, n + 1)))
         empty = cls(columns.astype(np.int32), *(each.astype(np.float32) for each in numbers))
         return replace(empty, reference=empty.project(features))
 
@@ -107,11 +110,21 @@ class Space:
 
     def project(self, features: NDArray[Any]) -> Floats:
         """Bring spots, ``(n_spots, n_features)``, into the space, ``(n_spots, n_components + 1)``."""
-        values = features[:, self.columns].astype(np.float32)
-        scaled = np.clip((values - self.mean) * self.scale, -_FARTHEST, _FARTHEST) * self.weight
+        return self._projected(self._chosen(features))
+
+    def _projected(self, chosen: NDArray[Any]) -> Floats:
+        scaled = chosen.astype(np.float32)
+        # In place: most of the time goes into passes over wide features.
+        scaled -= self.mean
+        scaled *= self.scale
+        np.clip(scaled, -_FARTHEST, _FARTHEST, out=scaled)
+        scaled *= self.weight
         along = scaled @ self.components.T
-        left = np.sqrt(np.maximum((scaled**2).sum(axis=1) - (along**2).sum(axis=1), 0))
-        return np.asarray(np.column_stack([along, left]) / self.spread, dtype=np.float32)
+        left = np.einsum("ij,ij->i", scaled, scaled) - np.einsum("ij,ij->i", along, along)
+        return np.asarray(np.column_stack([along, np.sqrt(np.maximum(left, 0))]) / self.spread, dtype=np.float32)
+
+    def _chosen(self, features: NDArray[Any]) -> NDArray[Any]:
+        return features if len(self.columns) == features.shape[1] else features[:, self.columns]
 
     def distances(self, features: NDArray[Any]) -> Floats:
         """Compute the mean distance of spots to the nearest training spots, ``(n_spots,)``.
@@ -124,11 +137,11 @@ class Space:
         """
         found = np.empty(len(features), dtype=np.float32)
         for start in range(0, len(features), _BLOCK):
-            part = np.asarray(features[start : start + _BLOCK])
-            finite = np.isfinite(part[:, self.columns]).all(axis=1)
+            part = self._chosen(np.asarray(features[start : start + _BLOCK]))
+            finite = np.isfinite(part.sum(axis=1, dtype=np.float64))
             near = np.full(len(part), np.inf, dtype=np.float32)
             if finite.any():
-                near[finite] = self._search.kneighbors(self.project(part[finite]))[0].mean(axis=1)
+                near[finite] = self._search.kneighbors(self._projected(part[finite]))[0].mean(axis=1)
             found[start : start + _BLOCK] = near
         return found
 
