@@ -86,7 +86,7 @@ class _Judge:
         return float(t), float(stats.t.sf(t, degrees))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Familiarity:
     """How near image features are to those of training, measured spot by spot, and for a whole section.
 
@@ -242,6 +242,14 @@ class Familiarity:
         scales = ScaleShift.restore(under("scales")) if facts["scales"] else None
         numbers = int(facts["n_units"]), int(facts["n_features"])
         return cls(facts["held_out_by"], *numbers, arrays["distances"], judges, scales)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Familiarity):
+            return NotImplemented
+        (arrays, facts), (others, other_facts) = self.state(), other.state()
+        return facts == other_facts and all(np.array_equal(each, others[name]) for name, each in arrays.items())
+
+    __hash__ = None  # type: ignore[assignment]
 
     def _space(self, features: NDArray[Any]) -> Space:
         if features.shape[1] != self.n_features:

@@ -167,6 +167,8 @@ class TestState:
     def test_is_kept_by_arrays_and_facts(self, known):
         arrays, facts = known.state()
         again = Familiarity.restore(load(save(arrays)), json.loads(json.dumps(facts)))
+        assert again == known
+        assert again != fitted(drawn(200, 1))
         spots = drawn(30, 3)
         assert_array_equal(again.of(spots), known.of(spots))
         assert again.judge(spots) == known.judge(spots)
