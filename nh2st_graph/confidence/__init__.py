@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from nh2st_graph.confidence._calibration import Calibration, Coverage
 from nh2st_graph.confidence._calls import CHANCES, CallTables, call_tables, called
+from nh2st_graph.confidence._columns import FeatureColumns
 from nh2st_graph.confidence._confidence import Confidence, Evidence
+from nh2st_graph.confidence._familiarity import Familiarity, HeldOutBy, Verdict
 from nh2st_graph.confidence._held_out import HeldOut, joined, units_of
 from nh2st_graph.confidence._image_neighbours import expression_predictability
 from nh2st_graph.confidence._reliable import gene_table, misplaced
@@ -19,7 +21,11 @@ __all__ = [
     "Confidence",
     "Coverage",
     "Evidence",
+    "Familiarity",
+    "FeatureColumns",
     "HeldOut",
+    "HeldOutBy",
+    "Verdict",
     "call_tables",
     "called",
     "expression_predictability",

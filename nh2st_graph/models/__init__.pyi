@@ -15,7 +15,7 @@ from ._corrected_form import CorrectedForm
 from ._device import check_device
 from ._eggn import EGGN
 from ._egn import EGN
-from ._groups import patients_of, section_groups
+from ._groups import drawn_spots, patients_of, section_groups
 from ._hggep import HGGEP
 from ._hist2st import Hist2ST
 from ._histogene import HisToGene
@@ -70,6 +70,7 @@ __all__ = [
     "check_encoder",
     "check_method",
     "check_settings",
+    "drawn_spots",
     "find_method",
     "is_foreign",
     "known_methods",

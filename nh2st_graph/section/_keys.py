@@ -108,6 +108,7 @@ class Key:
         floor_centres = "floor_centres"
         made_from = "made_from"
         n_features = "n_features"
+        names = "feature_names"
         patch_um = "patch_um"
         stain = "stain"
         views = "views"
@@ -118,6 +119,7 @@ class Key:
         origin = "origin"
         evidence = "evidence"
         coverage = "coverage"
+        familiarity = "familiarity"
 
     class library:
         """Entries of ``uns["spatial"][library_id]``."""

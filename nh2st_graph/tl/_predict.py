@@ -25,6 +25,7 @@ from nh2st_graph.tl._order import data_first
 from nh2st_graph.train import (
     FittedModel,
     PreparedSection,
+    add_familiarity,
     dense_graph,
     image_only,
     one_thread,
@@ -125,6 +126,11 @@ def predict(
     ``uns["nh2st_prediction"]["coverage"]`` says how far that is known. ``layers["sd"]`` is the standard deviation
     between the models of the folds. :func:`call` finds the spots where a gene is high or low.
 
+    ``obs["familiarity"]`` says how near the image features of a spot are to those of training spots, from 0 to 1: one
+    half is what a usual spot of another section like those of training has, and 0 is farther than all of them were. A
+    warning names a section that is unlike all training: of another stain, tissue or resolution.
+    ``uns["nh2st_prediction"]["familiarity"]`` holds the judgement.
+
     ``var["nh2st_varies"]`` says which genes vary over the spots. squidpy and scanpy need them left out that do not:
     one such gene takes the FDR of Moran's I from all genes, and ``sc.pp.scale`` makes it NaN. A value of ``X`` can be
     below 0, as of no count; functions that take the logarithm back, such as ``sc.tl.rank_genes_groups``, need it
@@ -207,6 +213,7 @@ def predict_prepared(
         "train_sections": list(model.train_sections),
         Key.prediction.origin: prediction_origin(completed, model),
     }
+    add_familiarity(predicted, model.familiarity, prepared)
     if model.config.data.log_base != "e":
         predicted.uns[Key.uns.log] = {"base": float(model.config.data.log_base)}
     if prepared.has_panel:

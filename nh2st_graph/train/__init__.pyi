@@ -3,6 +3,7 @@ from ._batches import SpotBatches, Surroundings, as_view, cut_out, pieces
 from ._checkpoints import averaged_weights
 from ._complete import Sources
 from ._encoder import patch_encoder, section_patches
+from ._familiar import add_familiarity, learn_familiarity
 from ._folds import Fold, make_folds
 from ._held_out import held_out
 from ._large import dense_graph, predict_graph, predict_section
@@ -31,6 +32,7 @@ __all__ = [
     "SpotBatches",
     "Standardizer",
     "Surroundings",
+    "add_familiarity",
     "as_view",
     "averaged_weights",
     "check_method",
@@ -43,6 +45,7 @@ __all__ = [
     "held_out",
     "image_only",
     "is_archive",
+    "learn_familiarity",
     "load",
     "log_columns",
     "make_folds",

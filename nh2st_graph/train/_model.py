@@ -21,7 +21,7 @@ from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
 from nh2st_graph._formats import stamp
 from nh2st_graph._settings import MODEL_FILE
-from nh2st_graph.confidence import Confidence
+from nh2st_graph.confidence import Confidence, Familiarity
 from nh2st_graph.config import Config
 from nh2st_graph.im import Lattice
 from nh2st_graph.im._made_from import public
@@ -40,6 +40,7 @@ from nh2st_graph.train._archive import (
 )
 from nh2st_graph.train._complete import Sources
 from nh2st_graph.train._encoder import named_elsewhere, patch_encoder
+from nh2st_graph.train._familiar import familiarity_state, read_familiarity
 from nh2st_graph.train._prepare import Preparation
 from nh2st_graph.train._share import find_model
 from nh2st_graph.train._share import push_to_hub as upload
@@ -97,6 +98,9 @@ class FittedModel:
     folds
         The models of the folds, whose predictions spread where the training data leave room; none with
         ``train.keep_folds: false``.
+    familiarity
+        How near the features of training sections are to each other, which those of other sections are compared with;
+        None for a model of an earlier version.
 
     Raises
     ------
@@ -120,6 +124,7 @@ class FittedModel:
     stain: StainReference | None = None
     confidence: Confidence | None = field(default=None, repr=False)
     folds: Sequence[Network | Estimator] = field(default=(), repr=False)
+    familiarity: Familiarity | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         base = getattr(self.module, "log_base", None)
@@ -156,6 +161,8 @@ class FittedModel:
         if self.confidence is not None:
             arrays, facts = self.confidence.state()
             tensors |= {f"{_CONFIDENCE}{name}": torch.from_numpy(array) for name, array in arrays.items()}
+        familiar, entry = familiarity_state(self.familiarity)
+        tensors |= familiar
         description = {
             **stamp(MODEL_FORMAT),
             "n_features": self.n_features,
@@ -170,6 +177,7 @@ class FittedModel:
             **({"origin": dict(self.origin)} if self.origin else {}),
             **({"confidence": facts} if facts else {}),
             **({"folds": [each.chosen for each in self.folds]} if self.folds else {}),
+            **entry,
             "config": self.config.model_dump(mode="json"),
         }
         with written_aside(folder / MODEL_FILE) as described, written_aside(folder / WEIGHTS) as weights:
@@ -325,6 +333,7 @@ def load(
         lattice = Lattice(**description["lattice"]) if description.get("lattice") else None
         origin = dict(description.get("origin") or {})
         stain = _stain(config, description)
+        familiarity = read_familiarity(tensors, description)
     except ConfigError as error:
         raise ModelError(
             f"model {folder}: {error.args[0]}; train again, or install the version that wrote it"
@@ -346,6 +355,7 @@ def load(
         stain=stain,
         confidence=confidence,
         folds=folds,
+        familiarity=familiarity,
         **fields,
     )
 

@@ -43,6 +43,7 @@ from nh2st_graph.train._checkpoints import (
     set_aside,
 )
 from nh2st_graph.train._encoder import patch_encoder
+from nh2st_graph.train._familiar import learn_familiarity
 from nh2st_graph.train._folds import Fold, each_fold
 from nh2st_graph.train._held_out import Tested, held_out, tested_networks, weigh
 from nh2st_graph.train._large import dense_graph, held_out_sample, scored
@@ -113,6 +114,7 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         stain=inputs.preparation.stain,
         confidence=weigh(prepared, inputs.graphs, learned.tested),
         folds=learned.folds if config.train.keep_folds else (),
+        familiarity=learn_familiarity(prepared.train, inputs.graphs),
     )
 
 

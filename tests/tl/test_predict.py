@@ -283,7 +283,7 @@ class TestPrediction:
         assert list(prediction.obs_names) == list(section.obs_names)
         observed = targets(section, model.genes, **tiny_config.data.target)
         assert_array_equal(prediction.layers["observed"], observed.to_numpy().astype(np.float32))
-        assert prediction.obs.equals(section.obs)
+        assert prediction.obs.drop(columns="familiarity").equals(section.obs)
         assert_array_equal(prediction.obsm["spatial"], section.obsm["spatial"])
         assert prediction.obsm["spatial"].dtype == np.float64
         assert prediction.uns["spatial"]["S3"]["metadata"] == section.uns["spatial"]["S3"]["metadata"]
