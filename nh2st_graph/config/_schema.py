@@ -224,8 +224,7 @@ class TrainConfig(Section):
     refit
         Train on all training sections for the chosen number of epochs. Otherwise keep the first fold's model.
     keep_folds
-        Keep the models of the folds beside the final one, so that predictions come with the standard deviation between
-        them. A model folder is larger by about its own size for each fold.
+        Keep the folds' models too, for the standard deviation between predictions; each is about as large as the model.
     checkpoint_seconds
         Minimum time between the checkpoints that a resumed run continues from; 0 writes one after every epoch.
     device, precision
