@@ -409,13 +409,18 @@ def _read_folds(
     """Restore the models of the folds, if they are there."""
     if not holds(folder, FOLDS):
         return []
-    tensors = read_tensors(folder, FOLDS)
     found = []
-    for number, chosen in enumerate(description.get("folds", [])):
-        own = {
-            name.removeprefix(f"{number}."): value for name, value in tensors.items() if name.startswith(f"{number}.")
-        }
-        found.append(_restored(config, description, own, sources, chosen))
+    try:
+        tensors = read_tensors(folder, FOLDS)
+        for number, chosen in enumerate(description.get("folds", [])):
+            start = f"{number}."
+            own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+            found.append(_restored(config, description, own, sources, chosen))
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+        raise ModelError(
+            f"model {folder}: {FOLDS} is damaged or incomplete ({reason(error)}); copy it again, or remove it: "
+            "predictions then come without the standard deviation between folds"
+        ) from error
     return found
 
 

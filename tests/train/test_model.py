@@ -24,7 +24,7 @@ import nh2st_graph as ng
 from nh2st_graph import ModelError, __version__, tl
 from nh2st_graph.config import Config
 
-FILES = ["log.csv", "model.json", "model.safetensors"]
+FILES = ["folds.safetensors", "log.csv", "model.json", "model.safetensors"]
 
 
 @pytest.fixture(params=["section", "train"])
@@ -44,10 +44,17 @@ def test_a_loaded_model_is_the_same_bit_by_bit(model, tiny_sections, tmp_path):
     for name, value in again.module.state_dict().items():
         assert torch.equal(value, state[name]), name
     for each in fields(model):
-        if each.name not in {"module", "standardize", "log", "sources"}:
+        if each.name not in {"module", "standardize", "log", "sources", "confidence", "folds", "familiarity"}:
             assert getattr(again, each.name) == getattr(model, each.name), each.name
     pd.testing.assert_frame_equal(again.log, model.log, check_exact=True)
     assert len(again.log)
+    for kept in ("confidence", "familiarity"):
+        (arrays, facts), (others, said) = (getattr(each, kept).state() for each in (again, model))
+        assert arrays.keys() == others.keys()
+        assert facts == said
+        for name, value in arrays.items():
+            assert_array_equal(value, others[name], err_msg=name)
+    assert len(again.folds) == len(model.folds) == 2
     for name in ("mean", "std"):
         assert_array_equal(getattr(again.standardize, name), getattr(model.standardize, name))
     section = tiny_sections["S3"]
@@ -87,6 +94,16 @@ def test_saving_replaces_an_older_model(model, tiny_run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
+def test_damaged_folds_are_named_and_can_be_done_without(tiny_run, tmp_path):
+    tiny_run.model.save(tmp_path)
+    file = tmp_path / "folds.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ModelError, match="folds.safetensors"):
+        tl.load(tmp_path)
+    file.unlink()
+    assert not tl.load(tmp_path).folds
+
+
 class TestOverANetwork:
     """What stands in the folder of a network when a method without a log is saved there."""
 
@@ -98,7 +115,7 @@ class TestOverANetwork:
     def test_its_log_goes(self, estimator, tiny_run, tmp_path):
         tiny_run.model.save(tmp_path)
         estimator.save(tmp_path)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [name for name in FILES if name != "log.csv"]
         again = tl.load(tmp_path)
         assert again.log.empty
         assert again.config.model.name == "ridge"
