@@ -6,8 +6,7 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +16,7 @@ from typer.core import TyperGroup
 
 from nh2st_graph import __version__
 from nh2st_graph._errors import NO_SET, NH2STGraphError, RenamedWarning
-from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
+from nh2st_graph._progress import phase
 from nh2st_graph.cli._help import Command, Group
 from nh2st_graph.cli._options import (
     Bars,
@@ -42,7 +41,7 @@ from nh2st_graph.cli._options import (
     genes_named,
 )
 from nh2st_graph.cli._predictability import predictability
-from nh2st_graph.cli._working import silent, working
+from nh2st_graph.cli._working import shown_messages, silent, working
 from nh2st_graph.tl._cluster import check_scheduler
 
 __all__ = ["app", "main"]
@@ -433,7 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     try:
-        with _logging(debug, as_process=arguments is None), warnings.catch_warnings():
+        with shown_messages(debug, as_process=arguments is None), warnings.catch_warnings():
             if not debug:
                 # Libraries' warnings to developers do not concern the user's data.
                 warnings.simplefilter("ignore")
@@ -467,32 +466,3 @@ def _flags(given: Sequence[str]) -> set[str]:
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     logging.getLogger("nh2st_graph").warning("warning: %s", message)
-
-
-@contextmanager
-def _logging(debug: bool, as_process: bool) -> Iterator[None]:
-    """Show messages of the package, one line each, and warnings of other packages; as a process also what it does."""
-    handler, shown = LogHandler(), PhaseHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("nh2st_graph"))
-    root, own = logging.getLogger(), logging.getLogger("nh2st_graph")
-    before = own.level
-    own.setLevel(logging.DEBUG if debug else logging.INFO)
-    # Some packages have their own handlers, and set their level on import.
-    for noisy in ("squidpy", "spatialdata._logging", "timm"):
-        logging.getLogger(noisy).addFilter(_only_warnings)
-    root.addHandler(handler)
-    if as_process:
-        phases.setLevel(logging.DEBUG)
-        phases.addHandler(shown)
-    try:
-        yield
-    finally:
-        phases.removeHandler(shown)
-        shown.close()
-        root.removeHandler(handler)
-        own.setLevel(before)
-
-
-def _only_warnings(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING

@@ -43,14 +43,14 @@ def predictability(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Find out before training which genes can be read from these images. Takes about a minute once they are encoded.
+    """Find out before training which genes can be read from these images. Takes about a minute for a thousand spots.
 
     Patients, sections or bands of the tissue are held out in turn and predicted by ridge regressions. A gene can be
     read if its r given depth lies above what shifted sections give. Beside it stands the noise ceiling: what a perfect
     predictor would score. A gene without one is noise, and no model will predict it: leave it out of the panel.
 
     The panel is the 250 most variable genes; --set data.panel=FILE or hvg:N takes another, --set features.encoder=NAME
-    another encoder. Features are cached for 'train'. Of a section of 50,000 spots or more, 3,000 are encoded and read.
+    another encoder. Features are cached for 'train'. Of a section of 50,000 spots or more, 1,500 are encoded and read.
 
     Example: nh2st-graph predictability sections/*.h5ad --out readable
 

@@ -1,4 +1,4 @@
-"""Show that a command works, and handle Ctrl-C in one that can be resumed."""
+"""Show what a command does and says, and handle Ctrl-C in one that can be resumed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager, nullcontext
 
 import typer
 
-from nh2st_graph._progress import phase, phases
+from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
 
-__all__ = ["interruptible", "silent", "working"]
+__all__ = ["interruptible", "shown_messages", "silent", "working"]
 
 
 @contextmanager
@@ -60,3 +60,32 @@ def interruptible() -> Iterator[None]:
         phase()
         typer.echo("interrupted; go on with the same command and --resume", err=True)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def shown_messages(debug: bool, as_process: bool) -> Iterator[None]:
+    """Show messages of the package, one line each, and warnings of other packages; as a process also what it does."""
+    handler, shown = LogHandler(), PhaseHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith("nh2st_graph"))
+    root, own = logging.getLogger(), logging.getLogger("nh2st_graph")
+    before = own.level
+    own.setLevel(logging.DEBUG if debug else logging.INFO)
+    # Some packages have their own handlers, and set their level on import.
+    for noisy in ("squidpy", "spatialdata._logging", "timm"):
+        logging.getLogger(noisy).addFilter(_only_warnings)
+    root.addHandler(handler)
+    if as_process:
+        phases.setLevel(logging.DEBUG)
+        phases.addHandler(shown)
+    try:
+        yield
+    finally:
+        phases.removeHandler(shown)
+        shown.close()
+        root.removeHandler(handler)
+        own.setLevel(before)
+
+
+def _only_warnings(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING

@@ -55,7 +55,7 @@ _READERS = ("ridge_neighbours", "reduced_rank_ridge", "kernel_ridge")
 _MANY = 1_000
 
 #: Spots that are read of a large section, and those of a piece of it.
-_SAMPLE, _PIECE = 3_000, 500
+_SAMPLE, _PIECE = 1_500, 250
 
 #: Nearest images of a spot, as ExpressionCopilot takes by default.
 _NEAREST = 5
@@ -169,10 +169,11 @@ def predictability(
 
     Sections are prepared as for training. Patients, sections or bands of the tissue are held out in turn, as
     ``train.validation`` and ``train.folds`` say, and predicted by the mean of three ridge regressions on image features
-    of the spot and its neighbours. This takes about a minute once features are in the cache. A trained model may read
-    more; a gene without a noise ceiling, none.
+    of the spot and its neighbours. Once features are in the cache, this takes about a minute for a thousand spots, and
+    longer for many thousands, which two of the regressions read. A trained model may read more; a gene without a noise
+    ceiling, none.
 
-    Of a section of 50,000 spots or more, 3,000 are read, in pieces spread evenly over the tissue.
+    Of a section of 50,000 spots or more, 1,500 are read, in pieces spread evenly over the tissue.
 
     Parameters
     ----------
