@@ -32,7 +32,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, listed, reason, setting
-from nh2st_graph.read import is_spatialdata
+from nh2st_graph.read import is_spatialdata, open_packed
 from nh2st_graph.read._spatialdata import ATTRS
 from nh2st_graph.section import Key, as_name, content_digest
 
@@ -355,9 +355,11 @@ def _of_table(path: Path, ending: str) -> EmbeddingFile:
 
 
 def _read_text(path: Path, separator: str) -> pd.DataFrame:
-    header = pd.read_csv(path, sep=separator, nrows=0).columns
+    with open_packed(path) as file:
+        header = pd.read_csv(file, sep=separator, nrows=0).columns
     named = {column: str for column in header if column.lower() in _NAME_COLUMNS}
-    return pd.read_csv(path, sep=separator, converters=named)  # text as it is: 007, NA
+    with open_packed(path) as file:
+        return pd.read_csv(file, sep=separator, converters=named)  # text as it is: 007, NA
 
 
 def _features(table: pd.DataFrame, path: Path) -> tuple[NDArray[np.float32], list[str] | None]:

@@ -247,7 +247,8 @@ def _read_text(path: Path) -> pd.DataFrame:
     with open_text(path) as lines:
         first = lines.readline()
     separator = max(",;\t", key=first.count)
-    table = pd.read_csv(path, header=None, dtype=str, sep=separator)
+    with open_packed(path) as file:
+        table = pd.read_csv(file, header=None, dtype=str, sep=separator)
     return table.replace(",", ".", regex=True) if separator == ";" else table
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, reason
+from nh2st_graph.read._packed import open_packed
 
 __all__ = ["TenX", "read_tenx"]
 
@@ -191,11 +192,9 @@ def _read_folder(folder: Path, name: str) -> TenX:
     matrix, barcodes, features = (
         _one_of(folder, files, name) for files in (["matrix.mtx"], ["barcodes.tsv"], ["features.tsv", "genes.tsv"])
     )
-    genes, spots = (
-        pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
-        for path in (features, barcodes)
-    )
-    counts = sparse.csr_matrix(mmread(matrix), dtype=np.float32).T.tocsr()
+    genes, spots = (_read_names(path) for path in (features, barcodes))
+    with open_packed(matrix) as file:
+        counts = sparse.csr_matrix(mmread(file), dtype=np.float32).T.tocsr()
     if counts.shape != (len(spots), len(genes)):
         raise DataError(
             f"section {name!r}: {matrix} has {counts.shape[1]} genes and {counts.shape[0]} barcodes, {features} has "
@@ -206,6 +205,11 @@ def _read_folder(folder: Path, name: str) -> TenX:
     var = pd.DataFrame(columns, index=pd.Index(names.to_numpy(), dtype=object))
     found = TenX(counts, pd.Index(spots[0].to_numpy(), dtype=object), var, {})
     return _of_genes(found) if genes.shape[1] > 2 and (genes[2] == _GENES).any() else found
+
+
+def _read_names(path: Path) -> pd.DataFrame:
+    with open_packed(path) as file:
+        return pd.read_csv(file, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
 
 
 def _one_of(folder: Path, names: Sequence[str], section: str) -> Path:

@@ -116,6 +116,8 @@ class TestRoundTrip:
         assert "elsewhere.jpg does not exist; the small one is written" in caplog.text
         stored = sd.read_zarr(tmp_path / "store.zarr")
         assert list(stored.images) == ["A1_image"]
+        assert stored["table"].uns["nh2st_format"]["format"] == 1
+        assert "nh2st_format" not in prediction.uns
         np.testing.assert_array_equal(stored["table"].X, prediction.X)
         np.testing.assert_array_equal(stored["table"].layers["observed"], prediction.layers["observed"])
         np.testing.assert_array_equal(stored["table"].obsm["spatial"], prediction.obsm["spatial"])
