@@ -159,7 +159,7 @@ def _sections(evaluation: Evaluation) -> _Table:
     """Tabulate test sections: how they were predicted, and how far what was said of them held."""
     columns = [
         "spots",
-        "predicted as of",
+        "judged by what is known for",
         "mean r",
         "mean r given depth",
         "coverage of intervals",
@@ -173,7 +173,7 @@ def _sections(evaluation: Evaluation) -> _Table:
         prediction = evaluation.predictions[name]
         cells = [
             str(prediction.n_obs),
-            "a training patient" if of_known(prediction) else "a new patient",
+            "training patients" if of_known(prediction) else "new patients",
             _number(scores["pcc_mean"]),
             _number(scores["pcc_partial"]),
             _number(scores.get("coverage"), "{:.1%}"),
