@@ -318,9 +318,16 @@ def _warnings_on_tests(model: FittedModel, evaluation: Evaluation) -> list[str]:
                 f"On {name}, the {level:.0%} intervals held only {coverage:.0%} of the measured values: it is not like "
                 "the held-out sections that set them."
             )
-        unlike = float(pl.unfamiliar_spots(evaluation.predictions[name]).mean())
+        prediction = evaluation.predictions[name]
+        verdict = prediction.uns[Key.uns.prediction].get(Key.prediction.familiarity, {})
+        if verdict.get("unlike"):
+            found.append(
+                f"{name} is unlike the training sections: {verdict['reasons']}. Its predictions may be worse than "
+                "held-out scores say."
+            )
+        unlike = float(pl.unfamiliar_spots(prediction).mean())
         if unlike > _MANY_UNLIKE:
-            found.append(f"{unlike:.0%} of the spots of {name} are unlike all training spots.")
+            found.append(f"{unlike:.0%} of the spots of {name} are unlike training.")
     return found
 
 
