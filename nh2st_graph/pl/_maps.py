@@ -25,7 +25,7 @@ from nh2st_graph.section import Key, changed_entry, library, section_name
 
 __all__ = ["UNFAMILIAR", "familiarity", "gene_maps", "section", "unfamiliar_spots"]
 
-#: A spot is unlike training if its familiarity is below this: of training's own spots, as small a share is.
+#: A spot is unlike training if its familiarity is below this: as small a share of held-out training spots is.
 UNFAMILIAR = 0.01
 
 #: Size of one map, and of the colour bar, row name and title around it.
@@ -107,8 +107,8 @@ def familiarity(
     Parameters
     ----------
     prediction
-        A predicted section with ``obs["familiarity"]``: 1 is as familiar as training's own spots, 0 is further from
-        training than all of them.
+        A predicted section with ``obs["familiarity"]``: one half is what a usual spot of a section like those of
+        training has, and 0 is farther from training than all of them were.
     %(library_key)s
     %(library_id)s
     %(table_key)s

@@ -159,7 +159,7 @@ def _sections(evaluation: Evaluation) -> _Table:
     """Tabulate test sections: how they were predicted, and how far what was said of them held."""
     columns = [
         "spots",
-        "predicted as of",
+        "judged by what is known for",
         "mean r",
         "mean r given depth",
         "coverage of intervals",
@@ -173,7 +173,7 @@ def _sections(evaluation: Evaluation) -> _Table:
         prediction = evaluation.predictions[name]
         cells = [
             str(prediction.n_obs),
-            "a training patient" if of_known(prediction) else "a new patient",
+            "training patients" if of_known(prediction) else "new patients",
             _number(scores["pcc_mean"]),
             _number(scores["pcc_partial"]),
             _number(scores.get("coverage"), "{:.1%}"),
@@ -318,9 +318,16 @@ def _warnings_on_tests(model: FittedModel, evaluation: Evaluation) -> list[str]:
                 f"On {name}, the {level:.0%} intervals held only {coverage:.0%} of the measured values: it is not like "
                 "the held-out sections that set them."
             )
-        unlike = float(pl.unfamiliar_spots(evaluation.predictions[name]).mean())
+        prediction = evaluation.predictions[name]
+        verdict = prediction.uns[Key.uns.prediction].get(Key.prediction.familiarity, {})
+        if verdict.get("unlike"):
+            found.append(
+                f"{name} is unlike the training sections: {verdict['reasons']}. Its predictions may be worse than "
+                "held-out scores say."
+            )
+        unlike = float(pl.unfamiliar_spots(prediction).mean())
         if unlike > _MANY_UNLIKE:
-            found.append(f"{unlike:.0%} of the spots of {name} are unlike all training spots.")
+            found.append(f"{unlike:.0%} of the spots of {name} are unlike training.")
     return found
 
 

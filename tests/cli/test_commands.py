@@ -44,8 +44,10 @@ def run(capsys, monkeypatch) -> Run:
 
 
 def unexpected(err: str) -> str:
-    """Leave out the lines that say what a model chose."""
-    return re.sub(r".*(of the network's correction|: predicted as of a).*\n", "", err)
+    """Leave out the lines that say what a model chose, and what can be read from a slide."""
+    return re.sub(
+        r".*(of the network's correction|: predicted as of a|: \d+ of \d+ genes can|: No gene can).*\n", "", err
+    )
 
 
 def plain(text: str) -> str:
@@ -191,7 +193,11 @@ class TestWork:
         source = ["--set", "data.format=h5ad", "--set", "data.root=sections"]
         code, out, err = run("train", "tiny.yaml", *source, "--set", "data.test=[]", "--out", "run")
         assert (code, unexpected(err)) == (0, "")
-        assert [line.strip() for line in out.splitlines()] == ["Written:", "run/model.safetensors", "run/log.csv"]
+        said, _, written = out.partition("Written:\n")
+        assert "12 genes can be read from slides of the training patient; best: OWN" in said
+        assert "Open run/report.html" in said
+        names = ("report.html", "model.safetensors", "log.csv", "genes.csv")
+        assert written.split() == [f"run/{name}" for name in names]
         for name in ("model.safetensors", "log.csv"):
             assert (files / "run" / name).read_bytes() == (tiny_run.folder / name).read_bytes()
 

@@ -139,11 +139,14 @@ class TestPage:
         section = {**evaluation.metrics["sections"]["S3"], "coverage": 0.6}
         run = replace(run, evaluation=replace(evaluation, metrics={**evaluation.metrics, "sections": {"S3": section}}))
         run.evaluation.predictions["S3"].obs["familiarity"] = 0.0
+        about = run.evaluation.predictions["S3"].uns["nh2st_prediction"]
+        about["familiarity"] = {"unlike": True, "reasons": "other colours"}
         found = written(run, tmp_path / "r.html")
         for part in (
             f"1 of 12 genes were detected in too few training spots and are not predicted: {run.model.genes[0]}",
             "On S3, the 90% intervals held only 60%",
-            "100% of the spots of S3 are unlike all training spots",
+            "100% of the spots of S3 are unlike training",
+            "S3 is unlike the training sections: other colours",
         ):
             assert part in found.text
         (row,) = [row for row in found.rows if row[0] == run.model.genes[0]]
