@@ -34,6 +34,7 @@ from nh2st_graph.nn._sage import SAGEBlock
 from nh2st_graph.nn._token_block import TokenBlock
 from nh2st_graph.nn._transformer import ArrayEmbedding, SelfAttentionBlock
 from nh2st_graph.nn._trunk import BlockAttention, ShuffleTrunk
+from nh2st_graph.nn._workers import on_threads
 
 __all__ = [
     "LARGE",
@@ -87,6 +88,7 @@ __all__ = [
     "nearest",
     "negative_binomial_nll",
     "normalized_hsic",
+    "on_threads",
     "one_minus_pearson",
     "own_and_around",
     "own_generator",
