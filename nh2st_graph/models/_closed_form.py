@@ -351,12 +351,12 @@ def ridge_tensors(ridge: ComponentRidge, name: str) -> Memory:
 
 def ridge_in(memory: Memory, name: str) -> ComponentRidge:
     """Read what :func:`ridge_tensors` gave."""
-
-    def part(key: str) -> Tensor:
-        return memory[f"{name}.{key}"].cpu().double()
-
-    parts = (part(key) for key in ("points", "coefficients", "intercept", "mean", "basis"))
-    return ComponentRidge(float(part("sharpness")), *parts)
+    # Points and basis stay as they were saved: they are the most, and are computed with in other precision anyway.
+    points, basis = (memory[f"{name}.{key}"].cpu() for key in ("points", "basis"))
+    coefficients, intercept, mean, sharpness = (
+        memory[f"{name}.{key}"].cpu().double() for key in ("coefficients", "intercept", "mean", "sharpness")
+    )
+    return ComponentRidge(float(sharpness), points, coefficients, intercept, mean, basis)
 
 
 def _digest(patient: str) -> bytes:

@@ -15,9 +15,6 @@ from nh2st_graph.nn._ridge_paths import Kernel, Path, solve_paths
 
 __all__ = ["ComponentRidge", "RidgeFit", "RidgeSpots", "fit_component_ridge"]
 
-#: Spots that are computed with at a time.
-_ROWS = 1024
-
 
 @dataclass(frozen=True)
 class ComponentRidge:
@@ -203,13 +200,9 @@ def _fit(
 
     paths = torch.zeros(len(penalties), *scores.shape, dtype=torch.float64)
     levels = torch.zeros_like(scores)
-    for inside, (coefficients, intercepts, level) in zip(parts, learned, strict=False):
-        levels[inside] = level
-        # As one product for all penalties.
-        together = coefficients.permute(1, 0, 2).flatten(1)
-        for rows in inside.split(_ROWS):
-            predicted = kernel.predict(spots.described[rows], together).unflatten(1, (len(penalties), -1))
-            paths[:, rows] = predicted.transpose(0, 1) + intercepts[:, None]
+    for inside, path in zip(parts, learned, strict=False):
+        levels[inside] = path.level
+        paths[:, inside] = path.held_out
     # Offsets between sections, or between the bands of one, are not what is predicted.
     _, compared_in = torch.stack([spots.sections, spots.folds]).unique(dim=1, return_inverse=True)
     compared = torch.stack([_centred(each, compared_in, weights) for each in paths])
@@ -236,7 +229,7 @@ def _fit(
         return ComponentRidge(
             sharpness,
             kernel.points if sharpness else kernel.points[:0],
-            path.coefficients[chosen, :, column].T.contiguous() * slope,
+            path.coefficients(path.found[chosen, :, column].T * slope).contiguous(),
             # The slope is about the mean: a steep one would turn it into an offset.
             level + (path.intercepts[chosen, column] - level) * slope,
             targets.mean(dim=0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,14 +47,12 @@ class Kernel(NamedTuple):
 
     def products(self, described: Tensor) -> Tensor:
         """Compute the kernel of spots with the points, ``(n_spots, n_points)``."""
-        points, sharpness = self.points, self.sharpness
-        if not sharpness:
-            return described @ points.T
-        # One product gives the exponent: -sharpness * (|a|^2 + |b|^2 - 2 a b).
-        squares = described.square().sum(dim=1, keepdim=True), points.square().sum(dim=1, keepdim=True)
-        left = torch.cat([2 * sharpness * described, -sharpness * squares[0], torch.ones_like(squares[0])], 1)
-        right = torch.cat([points, torch.ones_like(squares[1]), -sharpness * squares[1]], 1)
-        return (left @ right.T).clamp_max_(0.0).exp_()
+        if not self.sharpness:
+            return described @ self.points.T
+        # The exponent: -sharpness * (|a|^2 + |b|^2 - 2 a b).
+        squares = (self.points.square().sum(dim=1), described.square().sum(dim=1, keepdim=True))
+        exponent = torch.addmm(-self.sharpness * squares[0], described, self.points.T, alpha=2 * self.sharpness)
+        return exponent.sub_(self.sharpness * squares[1]).clamp_max_(0.0).exp_()
 
     def predict(self, described: Tensor, coefficients: Tensor) -> Tensor:
         """Compute a prediction but for its intercept, ``(n_spots, n_outputs)``.
@@ -76,17 +74,23 @@ class Path(NamedTuple):
 
     Attributes
     ----------
-    coefficients
-        ``(n_penalties, n_inputs, n_outputs)``, for :meth:`Kernel.predict`.
+    found
+        ``(n_penalties, rank, n_outputs)``.
     intercepts
         ``(n_penalties, n_outputs)``.
     level
         The weighted mean of what was wanted, which is the prediction of a mean spot, ``(n_outputs,)``.
+    held_out
+        Predictions of the spots that were not seen, ``(n_penalties, n_held_out, n_outputs)``.
+    coefficients
+        Gives the coefficients for :meth:`Kernel.predict`, ``(n_inputs, n)``, of columns of ``found``, ``(rank, n)``.
     """
 
-    coefficients: Tensor
+    found: Tensor
     intercepts: Tensor
     level: Tensor
+    held_out: Tensor
+    coefficients: Callable[[Tensor], Tensor]
 
 
 class _Problem(NamedTuple):
@@ -128,23 +132,28 @@ def solve_paths(
     The path of all spots, and the paths without each part; none if there is a single part.
     """
     problem = _Problem(kernel, described, wanted, weights, penalties)
-    kept = [[k for k in range(len(parts)) if k != out] for out in range(len(parts))] if len(parts) > 1 else []
-    chosen = [list(range(len(parts))), *kept]  # the largest first, so that threads end together
+    of_all = torch.arange(len(described))
+    # All spots first: it takes longest, and threads end together.
+    held_out = [of_all[:0], *(parts if len(parts) > 1 else [])]
     n_points, d = kernel.points.shape
     if len(described) == n_points and (kernel.sharpness or d >= n_points):
         # Every spot is a point: without a part, the solution is in the span of the others.
         products = kernel.products(described)
-        seen = [torch.cat([parts[k] for k in each]).sort().values for each in chosen]
-        paths = on_threads(lambda spots: _of_spots(problem, products, spots), seen, threads)
+        paths = on_threads(lambda out: _of_spots(problem, products, out), held_out, threads)
     else:
         mapping = _Mapping.of(kernel)
         moments = on_threads(lambda inside: _Moments.of(mapping, problem, inside), parts, threads)
-        paths = on_threads(lambda each: _of_moments(problem, mapping, [moments[k] for k in each]), chosen, threads)
+        seen = [moments, *(moments[:k] + moments[k + 1 :] for k in range(len(held_out) - 1))]
+        pairs = list(zip(held_out, seen, strict=True))
+        paths = on_threads(lambda each: _of_moments(problem, mapping, *each), pairs, threads)
     return paths[0], paths[1:]
 
 
-def _of_spots(problem: _Problem, products: Tensor, seen: Tensor) -> Path:
-    """Fit some spots by the products of each with each: as many equations as spots."""
+def _of_spots(problem: _Problem, products: Tensor, held_out: Tensor) -> Path:
+    """Fit all spots but some by the products of each with each: as many equations as spots."""
+    inside = torch.ones(len(products), dtype=torch.bool)
+    inside[held_out] = False
+    seen = inside.nonzero()[:, 0]
     weights, wanted = problem.weights[seen], problem.wanted[seen]
     total = weights.sum().clamp_min(1e-300)
     mean, root = weights / total, weights.sqrt()
@@ -156,18 +165,20 @@ def _of_spots(problem: _Problem, products: Tensor, seen: Tensor) -> Path:
     system *= root[:, None]
     system *= root
     level = mean @ wanted
-    found = solve_shifted(system, root[:, None] * (wanted - level), [float(p * total) for p in problem.penalties])
-    found *= root[:, None]
-    intercepts = level - row @ found
-    if problem.kernel.sharpness:
-        coefficients = found.new_zeros(len(found), len(products), found.shape[2])
-        coefficients[:, seen] = found
-    else:
-        coefficients = problem.described[seen].T @ found
-    return Path(coefficients, intercepts, level)
+    solved = solve_shifted(system, root[:, None] * (wanted - level), [float(p * total) for p in problem.penalties])
+    solved *= root[:, None]
+    intercepts = level - row @ solved
+    found = solved.new_zeros(len(solved), len(products), solved.shape[2])
+    found[:, seen] = solved
+
+    def coefficients(columns: Tensor) -> Tensor:
+        return columns if problem.kernel.sharpness else problem.described.T @ columns
+
+    predicted = products[held_out] @ found + intercepts[:, None]
+    return Path(found, intercepts, level, predicted, coefficients)
 
 
-def _of_moments(problem: _Problem, mapping: _Mapping, moments: Sequence[_Moments]) -> Path:
+def _of_moments(problem: _Problem, mapping: _Mapping, held_out: Tensor, moments: Sequence[_Moments]) -> Path:
     """Fit parts whose moments are given: as many equations as the points span directions."""
     first, *others = moments
     total, maps, scores, gram, product = (each.clone() for each in first)
@@ -179,7 +190,15 @@ def _of_moments(problem: _Problem, mapping: _Mapping, moments: Sequence[_Moments
     product.addr_(maps, scores, alpha=float(-1 / total))
     found = solve_shifted(gram, product, [float(penalty * total) for penalty in problem.penalties])
     level = scores / total
-    return Path(mapping.coefficients(found), level - (mapping.centre + maps / total) @ found, level)
+    intercepts = level - (mapping.centre + maps / total) @ found
+    predicted = found.new_empty(len(found), len(held_out), found.shape[2])
+    if len(held_out):
+        # As one product for all penalties, and without the maps, which were too many to keep.
+        together = mapping.coefficients(found.permute(1, 0, 2).flatten(1))
+        for rows, into in zip(held_out.split(_ROWS), predicted.split(_ROWS, dim=1), strict=True):
+            scored = problem.kernel.predict(problem.described[rows], together).unflatten(1, (len(found), -1))
+            into.copy_(scored.transpose(0, 1) + intercepts[:, None])
+    return Path(found, intercepts, level, predicted, mapping.coefficients)
 
 
 class _Mapping(NamedTuple):
@@ -225,19 +244,16 @@ class _Mapping(NamedTuple):
         assert self.whitening is not None
         return products @ self.whitening - self.centre
 
-    def coefficients(self, found: Tensor) -> Tensor:
-        """Give the coefficients of solutions in the mapped space, ``(n_penalties, rank, n_outputs)``."""
-        columns = found.permute(1, 0, 2).flatten(1)
+    def coefficients(self, columns: Tensor) -> Tensor:
+        """Give the coefficients of solutions in the mapped space, ``(rank, n)``."""
         if self.directions is not None:
-            solved = self.directions @ columns
+            return self.directions @ columns
+        if self.triangle is not None:
+            solved = torch.linalg.solve_triangular(self.triangle, columns, upper=True)
         else:
-            if self.triangle is not None:
-                solved = torch.linalg.solve_triangular(self.triangle, columns, upper=True)
-            else:
-                assert self.whitening is not None
-                solved = self.whitening @ columns
-            solved = solved if self.kernel.sharpness else self.kernel.points.T @ solved
-        return solved.unflatten(1, (len(found), -1)).transpose(0, 1)
+            assert self.whitening is not None
+            solved = self.whitening @ columns
+        return solved if self.kernel.sharpness else self.kernel.points.T @ solved
 
 
 class _Moments(NamedTuple):

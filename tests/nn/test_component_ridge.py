@@ -207,8 +207,7 @@ def test_fewer_points_come_close(monkeypatch):
 def test_rows_are_computed_in_parts(monkeypatch):
     spots = make_spots()
     whole = fitted(spots, 0.2).ridge
-    for module in ("_component_ridge", "_ridge_paths"):
-        monkeypatch.setattr(f"nh2st_graph.nn.{module}._ROWS", 10)
+    monkeypatch.setattr("nh2st_graph.nn._ridge_paths._ROWS", 10)
     parts = fitted(spots, 0.2).ridge
     assert_allclose(parts(spots.described), whole(spots.described), rtol=1e-8)
 
