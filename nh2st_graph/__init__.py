@@ -33,7 +33,7 @@ from nh2st_graph._errors import (
     RenamedWarning,
     RunError,
 )
-from nh2st_graph.train._deferred import defer
+from nh2st_graph.train._deferred import defer, load_uncollected
 
 if TYPE_CHECKING:
     from nh2st_graph import config, datasets, gr, im, metrics, models, nn, pl, read, study, tl
@@ -73,6 +73,23 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 # PyTorch Geometric imports them, and with them transformers: two seconds that no prediction needs.
 defer("torch._dynamo", "torch_geometric.datasets", "torch_geometric.profile")
+# squidpy imports them, and its graphs need none: a third of a second.
+defer(*(f"squidpy.{room}" for room in ("datasets", "experimental", "im", "pl", "read", "tl")))
+load_uncollected(
+    "anndata",
+    "lightning",
+    "pandas",
+    "scanpy",
+    "scipy",
+    "sklearn",
+    "spatialdata",
+    "squidpy",
+    "timm",
+    "torch",
+    "torch_geometric",
+    "transformers",
+    "wsidata",
+)
 
 _ROOMS = {"config", "datasets", "gr", "im", "metrics", "models", "nn", "pl", "read", "study", "tl"}
 _SHORTCUTS = {"Config": "config", "FittedModel": "tl", "load": "tl", "save": "tl"}

@@ -155,6 +155,7 @@ def fit_closed_form(
     own: bool = True,
     around: bool = True,
     most_spots: int = MOST_SPOTS,
+    threads: int = 1,
 ) -> FittedForm:
     """Fit the closed form of training sections.
 
@@ -173,6 +174,8 @@ def fit_closed_form(
         Whether spots are described by their own features and by their neighbours'.
     most_spots
         Number of spots to fit.
+    threads
+        Regressions that are fitted at a time. Numbers do not depend on it.
     """
     description = Description.fit([each.x for each in sections], groups_of(sections[0]), own=own, around=around)
     several = len(set(patients_of(sections))) > 1
@@ -198,6 +201,7 @@ def fit_closed_form(
         penalties=PENALTIES,
         by_component=True,
         basis=basis(counted),
+        threads=threads,
     )
     if wide is not description:
         # More numbers a spot, of fewer spots, are not more to hold.
@@ -211,6 +215,7 @@ def fit_closed_form(
         penalties=PENALTIES if several else (_CAUTIOUS,),
         by_component=True,
         basis=basis(None),
+        threads=threads,
     )
     if of_all:
         held_out = list(known.held_out[: sum(sizes)].float().split(sizes))
@@ -346,12 +351,12 @@ def ridge_tensors(ridge: ComponentRidge, name: str) -> Memory:
 
 def ridge_in(memory: Memory, name: str) -> ComponentRidge:
     """Read what :func:`ridge_tensors` gave."""
-
-    def part(key: str) -> Tensor:
-        return memory[f"{name}.{key}"].cpu().double()
-
-    parts = (part(key) for key in ("points", "coefficients", "intercept", "mean", "basis"))
-    return ComponentRidge(float(part("sharpness")), *parts)
+    # Points and basis stay as they were saved: they are the most, and are computed with in other precision anyway.
+    points, basis = (memory[f"{name}.{key}"].cpu() for key in ("points", "basis"))
+    coefficients, intercept, mean, sharpness = (
+        memory[f"{name}.{key}"].cpu().double() for key in ("coefficients", "intercept", "mean", "sharpness")
+    )
+    return ComponentRidge(float(sharpness), points, coefficients, intercept, mean, basis)
 
 
 def _digest(patient: str) -> bytes:

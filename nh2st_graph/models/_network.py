@@ -74,6 +74,8 @@ class Network(nn.Module, ABC):
         Tensors of the training sections that prediction reads, such as a bank for retrieval; saved with the weights.
     chosen
         Hyper-parameters that the method chose on training sections, for the record.
+    threads
+        Threads of the CPU that :meth:`prepare` may use; no number depends on it.
     """
 
     Settings: ClassVar[type[MethodConfig]] = MethodConfig
@@ -84,6 +86,7 @@ class Network(nn.Module, ABC):
     log_base: Any = None
     reads_rows: ClassVar[bool] = False
     threaded: bool = False
+    threads: int = 1
 
     def __init__(self, settings: Any, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None) -> None:
         super().__init__()

@@ -200,7 +200,9 @@ class NH2STGraph(CorrectedForm):
             around = config.neighbours and config.operator != "none"
             # Without neighbours' features, the control of equal size is the spot alone.
             own = config.query or not around
-            fitted = fit_closed_form(sections, 2 * config.n_components, config.depth_power, own=own, around=around)
+            fitted = fit_closed_form(
+                sections, 2 * config.n_components, config.depth_power, own=own, around=around, threads=self.threads
+            )
             self.memory, self.chosen = fitted.form.memory(), fitted.chosen
             self._held_out = fitted.held_out
 

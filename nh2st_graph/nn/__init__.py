@@ -35,6 +35,7 @@ from nh2st_graph.nn._templates import leave_no_files
 from nh2st_graph.nn._token_block import TokenBlock
 from nh2st_graph.nn._transformer import ArrayEmbedding, SelfAttentionBlock
 from nh2st_graph.nn._trunk import BlockAttention, ShuffleTrunk
+from nh2st_graph.nn._workers import on_threads
 
 leave_no_files()
 
@@ -90,6 +91,7 @@ __all__ = [
     "nearest",
     "negative_binomial_nll",
     "normalized_hsic",
+    "on_threads",
     "one_minus_pearson",
     "own_and_around",
     "own_generator",

@@ -6,24 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.utils import scatter
 
 from nh2st_graph.nn._components import leading
-from nh2st_graph.nn._shifted import solve_shifted
+from nh2st_graph.nn._ridge_paths import Kernel, Path, solve_paths
 
 __all__ = ["ComponentRidge", "RidgeFit", "RidgeSpots", "fit_component_ridge"]
-
-#: Directions of a kernel with less than this share of the largest variance are rounding errors.
-_RANK = 1e-10
-#: Share of the trace of a kernel from which on a pivot of its Cholesky factor is far from rounding.
-_FULL = 1e-8
-#: Most spots that span the solution; beyond, evenly drawn ones stand for all (Nyström's approximation).
-_MOST_POINTS = 2000
-#: Spots that are computed with at a time: as many as a processor's cache holds the kernel of.
-_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -62,11 +52,7 @@ class ComponentRidge:
     def scores(self, described: Tensor) -> Tensor:
         """Predict component scores of described spots, ``(n_spots, n_components)``, in their precision."""
         coefficients, intercept = self.coefficients.to(described), self.intercept.to(described)
-        if not self.sharpness:
-            return described @ coefficients + intercept
-        points = self.points.to(described)
-        parts = [_kernel(rows, points, self.sharpness) @ coefficients for rows in described.split(_ROWS)]
-        return torch.cat(parts) + intercept
+        return Kernel(self.sharpness, self.points.to(described)).predict(described, coefficients) + intercept
 
     def expand(self, scores: Tensor) -> Tensor:
         """Compute expression from component scores, ``(n_spots, n_genes)``, in their precision and on their device."""
@@ -153,6 +139,7 @@ def fit_component_ridge(
     penalties: Sequence[float],
     by_component: bool,
     basis: Tensor | None = None,
+    threads: int = 1,
 ) -> RidgeFit:
     r"""Fit ridge regressions, and choose kernel, components and penalty on held-out parts.
 
@@ -176,6 +163,8 @@ def fit_component_ridge(
     basis
         The components, ``(n_components, n_genes)``, if more spots say them than are fitted; None takes those of the
         training spots.
+    threads
+        Regressions that are fitted at a time. Numbers do not depend on it.
     """
     total = spots.weights.double().sum()
     targets = spots.targets.double()
@@ -187,7 +176,9 @@ def fit_component_ridge(
     # Of constant targets there is no component; a component of zeros predicts their mean.
     basis = basis if len(basis) else torch.zeros_like(centred[:1])
     exact = spots._replace(targets=targets, weights=weights)
-    fits = (_fit(exact, centred, basis, each, n_components, sorted(penalties), by_component) for each in sharpness)
+    fits = (
+        _fit(exact, centred, basis, each, n_components, sorted(penalties), by_component, threads) for each in sharpness
+    )
     return min(fits, key=lambda fit: fit.error)
 
 
@@ -199,26 +190,19 @@ def _fit(
     n_components: Sequence[int],
     penalties: Sequence[float],
     by_component: bool,
+    threads: int,
 ) -> RidgeFit:
     targets, weights, scores = spots.targets, spots.weights, centred @ basis.T
-    points = _points(spots.described)
-    mapping = _Mapping.of(points, sharpness)
+    kernel = Kernel.over(spots.described, sharpness)
+    numbers, part = spots.folds.unique(return_inverse=True)
+    parts = [(part == i).nonzero()[:, 0] for i in range(len(numbers))]
+    whole, learned = solve_paths(kernel, spots.described, scores, weights, parts, penalties, threads)
 
     paths = torch.zeros(len(penalties), *scores.shape, dtype=torch.float64)
     levels = torch.zeros_like(scores)
-    numbers, part = spots.folds.unique(return_inverse=True)
-    parts = [(part == i).nonzero()[:, 0] for i in range(len(numbers))]
-    moments = [_Moments.of(mapping, spots.described, scores, weights, inside) for inside in parts]
-    learned = (
-        [_path(moments[:i] + moments[i + 1 :], penalties) for i in range(len(moments))] if len(moments) > 1 else []
-    )
-    for inside, (found, intercepts, level) in zip(parts, learned, strict=False):
-        levels[inside] = level
-        # As one product for all penalties, and without the maps, which were too many to keep.
-        together = mapping.whitening @ found.permute(1, 0, 2).flatten(1)
-        for rows in inside.split(_ROWS):
-            predicted = _kernel(spots.described[rows], points, sharpness) @ together
-            paths[:, rows] = predicted.unflatten(1, (len(penalties), -1)).transpose(0, 1) + intercepts[:, None]
+    for inside, path in zip(parts, learned, strict=False):
+        levels[inside] = path.level
+        paths[:, inside] = path.held_out
     # Offsets between sections, or between the bands of one, are not what is predicted.
     _, compared_in = torch.stack([spots.sections, spots.folds]).unique(dim=1, return_inverse=True)
     compared = torch.stack([_centred(each, compared_in, weights) for each in paths])
@@ -240,14 +224,14 @@ def _fit(
     column = torch.arange(kept)
     slope = slopes[chosen, column]
 
-    def regression(found: Tensor, intercepts: Tensor, level: Tensor) -> ComponentRidge:
-        coefficients = mapping.whitening @ (found[chosen, :, column].T * slope)
+    def regression(path: Path) -> ComponentRidge:
+        level = path.level[:kept]
         return ComponentRidge(
             sharpness,
-            points if sharpness else points[:0],
-            coefficients if sharpness else points.T @ coefficients,
+            kernel.points if sharpness else kernel.points[:0],
+            path.coefficients(path.found[chosen, :, column].T * slope).contiguous(),
             # The slope is about the mean: a steep one would turn it into an offset.
-            level[:kept] + (intercepts[chosen, column] - level[:kept]) * slope,
+            level + (path.intercepts[chosen, column] - level) * slope,
             targets.mean(dim=0),
             basis[:kept],
         )
@@ -256,114 +240,12 @@ def _fit(
     error = errors[chosen, column].sum() + unpredicted[kept:].sum() + beyond
     penalty = [float(penalties[int(i)]) for i in chosen]
     return RidgeFit(
-        regression(*_path(moments, penalties)),
-        {int(numbers[i]): regression(*each) for i, each in enumerate(learned)},
+        regression(whole),
+        {int(numbers[i]): regression(each) for i, each in enumerate(learned)},
         levels[:, :kept] + (paths[chosen, :, column].T - levels[:, :kept]) * slope,
         float(error),
         {"sharpness": sharpness, "components": kept, "penalty": penalty if by_component else penalty[0]},
     )
-
-
-def _kernel(a: Tensor, b: Tensor, sharpness: float) -> Tensor:
-    if not sharpness:
-        return a @ b.T
-    # One product gives the exponent: -sharpness * (|a|^2 + |b|^2 - 2 a b).
-    left = torch.cat(
-        [2 * sharpness * a, -sharpness * a.square().sum(dim=1, keepdim=True), torch.ones_like(a[:, :1])], 1
-    )
-    right = torch.cat([b, torch.ones_like(b[:, :1]), -sharpness * b.square().sum(dim=1, keepdim=True)], 1)
-    return (left @ right.T).clamp_max_(0.0).exp_()
-
-
-def _points(described: Tensor) -> Tensor:
-    """Take the spots that span the solution: all, or as many evenly spaced ones as there may be."""
-    if len(described) <= _MOST_POINTS:
-        return described
-    return described[torch.linspace(0, len(described) - 1, _MOST_POINTS).round().long()]
-
-
-class _Mapping(NamedTuple):
-    """Maps spots so that products are the kernel: products with the points, times ``whitening``.
-
-    ``centre`` is the mean map of the points, so that sums relative to it are small. With ``directions``, ``(d, rank)``,
-    these are the map of a linear kernel by themselves.
-    """
-
-    points: Tensor
-    sharpness: float
-    whitening: Tensor
-    centre: Tensor
-    directions: Tensor | None = None
-
-    @classmethod
-    def of(cls, points: Tensor, sharpness: float) -> _Mapping:
-        """Find the directions that the points span, ``(n_points, rank)``."""
-        if not sharpness and points.shape[1] < len(points):
-            # The smaller of two matrices with the same eigenvalues.
-            values, vectors = _eigh(points.T @ points)
-            kept = values > _RANK * values[-1].clamp_min(1e-300)
-            values, vectors = values[kept], vectors[:, kept]
-            return cls(points, sharpness, points @ (vectors / values), points.mean(dim=0) @ vectors, vectors)
-        products = _kernel(points, points, sharpness)
-        root, failed = torch.linalg.cholesky_ex(products)
-        if not failed and root.diagonal().min().square() > _FULL * len(points):
-            # Any root maps to the same products, and this one takes a tenth of the time.
-            identity = torch.eye(len(points)).double()
-            whitening = torch.linalg.solve_triangular(root, identity, upper=False).T.contiguous()
-            return cls(points, sharpness, whitening, root.mean(dim=0))
-        values, vectors = _eigh(products)
-        kept = values > _RANK * values[-1].clamp_min(1e-300)
-        values, vectors = values[kept].sqrt(), vectors[:, kept]
-        return cls(points, sharpness, vectors / values, vectors.mean(dim=0) * values)
-
-    def __call__(self, described: Tensor) -> Tensor:
-        """Map spots relative to the centre, ``(n_spots, rank)``."""
-        if self.directions is not None:
-            return described @ self.directions - self.centre
-        return _kernel(described, self.points, self.sharpness) @ self.whitening - self.centre
-
-
-class _Moments(NamedTuple):
-    """Weighted sums over spots: of 1, of maps relative to ``centre`` and scores, and of their products."""
-
-    total: Tensor
-    maps: Tensor
-    scores: Tensor
-    gram: Tensor
-    product: Tensor
-    centre: Tensor
-
-    @classmethod
-    def of(cls, mapping: _Mapping, described: Tensor, scores: Tensor, weights: Tensor, inside: Tensor) -> _Moments:
-        """Sum over the spots at some positions, ``inside``."""
-        rank, n_components = len(mapping.centre), scores.shape[1]
-        gram, product = np.zeros((rank, rank)), torch.zeros(rank, n_components).double()
-        sums = torch.zeros(rank).double(), torch.zeros(n_components).double()
-        for spots in inside.split(_ROWS):
-            root = weights[spots, None].sqrt()
-            rows, wanted = mapping(described[spots]) * root, scores[spots] * root
-            sums[0].add_(root[:, 0] @ rows)
-            sums[1].add_(root[:, 0] @ wanted)
-            # A matrix times its own transpose, which numpy computes by half.
-            gram += rows.numpy().T @ rows.numpy()
-            product += rows.T @ wanted
-        return cls(weights[inside].sum(), *sums, torch.from_numpy(gram), product, mapping.centre)
-
-
-def _path(moments: Sequence[_Moments], penalties: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Solve weighted ridge regressions with intercept for every penalty, over parts whose moments are given.
-
-    Returns
-    -------
-    Solutions, ``(n_penalties, rank, n_components)``; intercepts, ``(n_penalties, n_components)``; and the mean scores,
-    ``(n_components,)``, which are the prediction of a mean spot.
-    """
-    total, maps, scores, gram, product = (sum(part[1:], start=part[0]) for part in list(zip(*moments, strict=True))[:5])
-    total = total.clamp_min(1e-300)
-    shifts = [float(penalty * total) for penalty in penalties]
-    found = solve_shifted(gram - torch.outer(maps, maps) / total, product - torch.outer(maps, scores) / total, shifts)
-    level = scores / total
-    return found, level - (moments[0].centre + maps / total) @ found, level
 
 
 def _centred(values: Tensor, sections: Tensor, weights: Tensor) -> Tensor:
@@ -378,9 +260,3 @@ def _components(centred: Tensor, targets: Tensor, weights: Tensor, n_components:
     """Find the leading components, ``(n_components, n_genes)`` or as many as there are."""
     root = weights.sqrt()[:, None]
     return leading(centred * root, n_components, float((targets * root).norm()))[1]
-
-
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Decompose a symmetric matrix; numpy's LAPACK takes two thirds of the time of torch's."""
-    values, vectors = np.linalg.eigh(matrix.numpy())
-    return torch.from_numpy(values), torch.from_numpy(vectors)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.linalg import LinAlgError, lapack, solveh_banded
+from scipy.linalg import LinAlgError, solveh_banded
 from torch import Tensor
+
+from nh2st_graph.nn._lapack import Tridiagonal
 
 __all__ = ["solve_shifted"]
 
@@ -35,7 +37,7 @@ def solve_shifted(matrix: Tensor, wanted: Tensor, shifts: Sequence[float]) -> Te
     """
     if len(matrix) >= _SMALL:
         try:
-            return torch.from_numpy(_by_tridiagonal(matrix.numpy(), wanted.numpy(), shifts))
+            return torch.from_numpy(_by_tridiagonal(np.array(matrix.numpy(), order="C"), wanted.numpy(), shifts))
         except LinAlgError:  # a shift within the rounding of the eigenvalues
             pass
     values, vectors = np.linalg.eigh(matrix.numpy())
@@ -45,21 +47,9 @@ def solve_shifted(matrix: Tensor, wanted: Tensor, shifts: Sequence[float]) -> Te
 
 
 def _by_tridiagonal(matrix: np.ndarray, wanted: np.ndarray, shifts: Sequence[float]) -> np.ndarray:
-    room = int(lapack.dsytrd_lwork(len(matrix), lower=1)[0])
-    # The transpose of a C array is LAPACK's order, and it is symmetric. The result holds the turn as reflectors.
-    turned, diagonal, beside, scale, failed = lapack.dsytrd(matrix.T, lower=1, lwork=room)
-    if failed:
-        raise LinAlgError
-    reflectors = np.asfortranarray(turned[1:, :-1])
-
-    def turn(columns: np.ndarray, transposed: str) -> np.ndarray:
-        rest = np.asfortranarray(columns[1:])
-        rest, _, failed = lapack.dormqr("L", transposed, reflectors, scale, rest, lwork=64 * rest.shape[1])
-        if failed:
-            raise LinAlgError
-        return np.concatenate([columns[:1], rest])
-
-    columns = turn(wanted, "T")
-    bands = [np.stack([diagonal + shift, np.append(beside, 0.0)]) for shift in shifts]
-    found = turn(np.concatenate([solveh_banded(band, columns, lower=True) for band in bands], axis=1), "N")
+    form = Tridiagonal(matrix)
+    columns = form.turn(wanted)
+    bands = [np.stack([form.diagonal + shift, np.append(form.beside, 0.0)]) for shift in shifts]
+    solved = np.concatenate([solveh_banded(band, columns, lower=True) for band in bands], axis=1)
+    found = form.turn(solved, back=True)
     return np.ascontiguousarray(found.reshape(len(found), len(shifts), -1).transpose(1, 0, 2))

@@ -47,6 +47,7 @@ from nh2st_graph.train import (
     start_processes,
     use_threads,
 )
+from nh2st_graph.train._memory import give_back
 
 __all__ = ["Run", "evaluate_run", "load_sections", "prepare_sections", "train_run"]
 
@@ -203,6 +204,7 @@ def train_run(
             if scheduler is not None:
                 encode_on(scheduler, config)
             prepared = _prepare(config, loaded, checked=sections is None)
+        give_back()
         phase("training")
         start = time.perf_counter()
         model = fit_prepared(prepared, out=out, resume=resume)
@@ -232,6 +234,7 @@ def _prepare(config: Config, sections: Mapping[str, AnnData], *, checked: bool) 
     for name, section in test.items():
         if section.n_obs == 1:
             raise DataError(f"section {name!r}: one spot alone cannot be scored; choose another in {_TEST}")
+    give_back()
     phase("computing image features and graphs")
     need: tuple[Need, ...] = ("genes", "image")
     prepared = Preparation.learn(config, train, test, need=need, test_need=need, checked=checked)

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from nh2st_graph.models import Estimator, Network
-from nh2st_graph.nn import LARGE, Rows, dense
+from nh2st_graph.nn import LARGE, Rows, dense, on_threads
 from nh2st_graph.train._batches import pieces, surroundings
-from nh2st_graph.train._parallel import on_threads
 from nh2st_graph.train._threads import one_thread
 
 __all__ = ["dense_graph", "held_out_sample", "part_of", "predict_graph", "predict_section", "scored"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,9 +10,9 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from nh2st_graph.models import Network
-from nh2st_graph.nn import drawing_from
+from nh2st_graph.nn import drawing_from, on_threads
 
-__all__ = ["losses_of_pieces", "on_threads"]
+__all__ = ["losses_of_pieces"]
 
 
 def losses_of_pieces(network: Network, pieces: Sequence[Data], threads: int) -> dict[str, Tensor]:
@@ -51,19 +49,6 @@ def losses_of_pieces(network: Network, pieces: Sequence[Data], threads: int) -> 
     told = _mean([losses for losses, _ in done], shares)
     summed = [_sum(each) for each in zip(*(gradients for _, gradients in done), strict=True)]
     return {**told, "loss": _Ready.apply(told["loss"], summed, *weights)}
-
-
-def on_threads(work: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
-    """Do work on items, some at a time; an operation on one item has one thread. Results are in order."""
-    if threads == 1 or len(items) == 1:
-        return [work(item) for item in items]
-    return list(_pool(threads).map(work, items))
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    # A new thread has the number of threads of the process, not of its parent.
-    return ThreadPoolExecutor(threads, "nh2st_graph", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _mean(losses: Sequence[dict[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:

@@ -282,6 +282,7 @@ class _Stages:
     def _new_module(self, graphs: Sequence[Data], seed: int) -> Network:
         give_back()
         module = self._new_network(graphs, seed)
+        module.threads = self.config.train.n_threads
         module.prepare(graphs)
         give_back()
         return module

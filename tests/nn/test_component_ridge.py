@@ -190,14 +190,14 @@ def test_given_components_are_kept():
 def test_a_linear_solution_is_exact_on_any_points_that_span_it(monkeypatch):
     spots = make_spots(sizes=(40, 40))
     exact = fitted(spots).ridge(spots.described)
-    monkeypatch.setattr("nh2st_graph.nn._component_ridge._MOST_POINTS", 20)
+    monkeypatch.setattr("nh2st_graph.nn._ridge_paths._MOST_POINTS", 20)
     assert_allclose(fitted(spots).ridge(spots.described), exact, rtol=1e-8)
 
 
 def test_fewer_points_come_close(monkeypatch):
     spots, new = make_spots(sizes=(150, 150)), make_spots(seed=1).described
     exact = fitted(spots, 0.05).ridge
-    monkeypatch.setattr("nh2st_graph.nn._component_ridge._MOST_POINTS", 100)
+    monkeypatch.setattr("nh2st_graph.nn._ridge_paths._MOST_POINTS", 100)
     close = fitted(spots, 0.05).ridge
     assert close.points.shape == (100, N_FEATURES)
     spread = (exact(new) - exact.mean).square().mean()
@@ -207,12 +207,22 @@ def test_fewer_points_come_close(monkeypatch):
 def test_rows_are_computed_in_parts(monkeypatch):
     spots = make_spots()
     whole = fitted(spots, 0.2).ridge
-    monkeypatch.setattr("nh2st_graph.nn._component_ridge._ROWS", 10)
+    monkeypatch.setattr("nh2st_graph.nn._ridge_paths._ROWS", 10)
     parts = fitted(spots, 0.2).ridge
     assert_allclose(parts(spots.described), whole(spots.described), rtol=1e-8)
 
 
 # What changes nothing
+
+
+@pytest.mark.parametrize("most_points", [20, 400])
+def test_the_number_of_threads_changes_no_bit(monkeypatch, most_points):
+    monkeypatch.setattr("nh2st_graph.nn._ridge_paths._MOST_POINTS", most_points)
+    spots = make_spots(sizes=(130, 140, 130))  # so many that LAPACK's tridiagonal form is taken
+    options = {"sharpness": [0.2], "n_components": [3], "penalties": PENALTIES, "by_component": True}
+    one, three = (fit_component_ridge(spots, **options, threads=threads) for threads in (1, 3))
+    assert torch.equal(three.held_out, one.held_out)
+    assert torch.equal(three.ridge.coefficients, one.ridge.coefficients)
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 0.2])

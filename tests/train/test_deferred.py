@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import sys
 
 import pytest
 
-from nh2st_graph.train._deferred import defer
+from nh2st_graph.train._deferred import defer, load_uncollected
 
 
 @pytest.fixture
@@ -58,3 +59,21 @@ def test_a_module_that_is_there_stays(package):
     defer(name)
     assert sys.modules[name].y == 1
     assert loads == [name]
+
+
+def test_no_garbage_is_looked_for_while_a_library_loads(tmp_path, monkeypatch):
+    name = f"uncollected_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text("import gc\nenabled = gc.isenabled()\nif not known:\n    1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    load_uncollected(name)
+    with pytest.raises(NameError):
+        importlib.import_module(name)
+    assert gc.isenabled()
+    assert name not in sys.modules
+    monkeypatch.setattr("builtins.known", True, raising=False)
+    module = importlib.import_module(name)
+    assert (module.enabled, gc.isenabled()) == (False, True)
+    assert importlib.reload(module) is module
+    assert "uncollected" not in repr(module.__spec__.loader).lower().replace(name, "")
+    del sys.modules[name]
