@@ -15,6 +15,7 @@ from ._folder import (
     is_first,
     read_description,
 )
+from ._impute import impute
 from ._model import FittedModel, load, save
 from ._named import check_devices, check_named, check_root, explicit
 from ._predict import embed, predict
@@ -51,6 +52,7 @@ __all__ = [
     "explicit",
     "find_model",
     "fit",
+    "impute",
     "is_archive",
     "is_first",
     "load",
