@@ -1,3 +1,4 @@
+from ._adapt import adapt
 from ._believe import call
 from ._encode import encode_on
 from ._evaluate import LABELS, REFERENCES, Evaluation, evaluate
@@ -34,6 +35,7 @@ __all__ = [
     "Retrieval",
     "Run",
     "absolute",
+    "adapt",
     "call",
     "check_devices",
     "check_evaluation",
