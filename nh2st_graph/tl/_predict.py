@@ -216,6 +216,7 @@ def as_prediction(model: FittedModel, prepared: PreparedSection, expression: NDA
     predicted.var[Key.var.varies] = varies(predicted.X)
     predicted.uns[Key.uns.prediction] = {
         "section": prepared.name,
+        Key.prediction.mode: "image",
         "version": __version__,
         "normalize": model.config.data.normalize,
         "smooth": model.config.data.smooth,

@@ -14,13 +14,14 @@ from nh2st_graph.confidence import HeldOut, joined
 from nh2st_graph.config import DataConfig
 from nh2st_graph.nn import MaskedGenes, MeasuredSpots, fit_masked_genes
 from nh2st_graph.train._batches import pieces
+from nh2st_graph.train._threads import one_thread
 
 __all__ = ["Imputation", "imputation_state", "learn_imputation", "read_imputation"]
 
 #: Prefix of the names of tensors in a model's file.
 _PREFIX = "imputation."
-#: Most spots of a block that is filled in at a time, and most spots of all blocks.
-_BLOCK, _MOST = 300, 2000
+#: Most spots of a block that is filled in at a time, most spots of all blocks, and most sections.
+_BLOCK, _MOST, _SECTIONS = 300, 1500, 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,23 +100,25 @@ def learn_imputation(new: Sequence[HeldOut], known: Sequence[HeldOut], data: Dat
     -------
     What was learned; None if held-out tissue has too few spots with counts.
     """
-    fitted = fit_masked_genes(_blocks(new))
+    with one_thread():
+        fitted, of_known = fit_masked_genes(_blocks(new)), fit_masked_genes(_blocks(known))
     if fitted is None:
         return None
     observed = np.concatenate([each.observed[each.depth > 0] for each in new]).astype(np.float64)
     shares = np.zeros(observed.shape[1])
     if data.normalize != "residuals":
         shares = np.expm1(observed if data.log_base == "e" else observed * np.log(10.0)).mean(axis=0) / TARGET_SUM
-    return Imputation(fitted, fit_masked_genes(_blocks(known)), torch.from_numpy(shares).float().double())
+    return Imputation(fitted, of_known, torch.from_numpy(shares).float().double())
 
 
 def _blocks(parts: Sequence[HeldOut]) -> list[MeasuredSpots]:
-    """Cut sections into compact blocks, of which many are left out evenly."""
+    """Cut sections into compact blocks, of which many are left out evenly, and so are many sections."""
     sections, found = joined(parts), []
-    most = max(1, _MOST // _BLOCK // max(len(sections), 1))
+    sections = sections[:: -(-len(sections) // _SECTIONS) or 1]
+    of_each = _MOST // max(len(sections), 1)
     for each in sections:
-        cut = pieces(torch.from_numpy(each.pos), -(-len(each.pos) // _BLOCK))
-        every = -(-len(cut) // most)
+        cut = pieces(torch.from_numpy(each.pos), -(-len(each.pos) // min(_BLOCK, of_each)))
+        every = -(-len(cut) // max(1, of_each // _BLOCK))
         for spots in (part.numpy() for part in cut[every // 2 :: every]):
             error = each.observed[spots].astype(np.float64) - each.predicted[spots]
             found.append(MeasuredSpots(*map(torch.from_numpy, (each.pos[spots], error, each.depth[spots]))))

@@ -58,7 +58,7 @@ def test_the_output_says_what_it_is(model, section, some, tmp_path):
     assert_array_equal(filled.obs["nh2st_measured"], some.astype(float))
     assert_allclose(filled.var["nh2st_measured"], some.mean())
     image = tl.predict(section, model)
-    assert image.uns["nh2st_prediction"].get("mode") != "imputed"
+    assert image.uns["nh2st_prediction"]["mode"] == "image"
     assert about["origin"] != image.uns["nh2st_prediction"]["origin"]
     assert not {"lower", "upper", "sd"} & filled.layers.keys(), "intervals are of predictions from the image"
     assert "reliable" not in filled.var
