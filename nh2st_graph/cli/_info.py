@@ -267,6 +267,7 @@ def _section(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             "predicted by": None
             if predicted is None
             else f"a model of {_listed(list(predicted.get('train_sections', [])))}, "
+            f"{'from measured genes too, ' if predicted.get(Key.prediction.mode) == 'imputed' else ''}"
             f"{predicted.get('encoder', '?')}, nh2st-graph {predicted.get('version', '?')}",
             "missing": "; ".join(_missing(adata, names, found, len(known), predicted is not None)) or "nothing",
         }

@@ -10,7 +10,7 @@ from ._baselines import (
     make_baseline,
 )
 from ._bleep import BLEEP
-from ._closed_form import ClosedForm
+from ._closed_form import PENALTIES, ClosedForm
 from ._corrected_form import CorrectedForm
 from ._device import check_device
 from ._eggn import EGGN
@@ -41,6 +41,7 @@ __all__ = [
     "HGGEP",
     "NH2ST",
     "OF_TRAINING",
+    "PENALTIES",
     "STGCHB",
     "TRIPLEX",
     "Baseline",

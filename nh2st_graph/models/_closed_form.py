@@ -98,8 +98,11 @@ class ClosedForm:
 
     def __call__(self, section: Data) -> Tensor:
         """Predict expression of a whole section, ``(n_spots, n_genes)`` float32."""
-        ridge = self.known if self.knows(section) else self.new
-        return predict_spots(self._describes(section), ridge, section).to(section.edge_index.device)
+        return predict_spots(self._describes(section), self.ridge(section), section).to(section.edge_index.device)
+
+    def ridge(self, section: Data) -> ComponentRidge:
+        """Give the regression that predicts a section."""
+        return self.known if self.knows(section) else self.new
 
     def knows(self, section: Data) -> bool:
         """Whether a section is of a training patient; if nobody says, it is of another."""
@@ -111,6 +114,15 @@ class ClosedForm:
 
     def _describes(self, section: Data) -> Description:
         return self.description if self.knows(section) else replace(self.description, parts=self.new_parts)
+
+    def described(self, section: Data, spots: NDArray[np.int64]) -> Tensor:
+        """Describe some spots of a whole section to the regression that predicts it, ``(n, d)`` float64."""
+        return self._describes(section).of(section.x, section.edge_index).read(spots)
+
+    def corrected(self, section: Data, error: ComponentRidge) -> ClosedForm:
+        """Give the closed form that adds an error to what it predicts of sections like this one."""
+        ridge = self.ridge(section).plus(error)
+        return replace(self, known=ridge) if self.knows(section) else replace(self, new=ridge)
 
     def own(self, section: Data) -> Tensor:
         """Predict from the spots' own features, as if none had neighbours."""

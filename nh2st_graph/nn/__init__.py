@@ -22,6 +22,7 @@ from nh2st_graph.nn._grouped_contrast import grouped_info_nce_and_ranks
 from nh2st_graph.nn._hsic import hsic, normalized_hsic
 from nh2st_graph.nn._hypergraph import EgoHyperedges, EgoHypergraph, similarity_hyperedges
 from nh2st_graph.nn._likelihood import negative_binomial_nll, zero_inflated_negative_binomial_nll
+from nh2st_graph.nn._masked_genes import MaskedGenes, MeasuredSpots, fit_masked_genes
 from nh2st_graph.nn._operators import OPERATORS
 from nh2st_graph.nn._patch_encoder import PatchEncoder
 from nh2st_graph.nn._projection import ProjectionHead
@@ -59,6 +60,8 @@ __all__ = [
     "FeatureEncoder",
     "GatedSum",
     "LinearDecoder",
+    "MaskedGenes",
+    "MeasuredSpots",
     "NeighbourBranch",
     "PatchEncoder",
     "ProjectionHead",
@@ -81,6 +84,7 @@ __all__ = [
     "dense",
     "drawing_from",
     "fit_component_ridge",
+    "fit_masked_genes",
     "gathered",
     "grouped_info_nce_and_ranks",
     "hsic",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -61,6 +61,17 @@ class ComponentRidge:
     def __call__(self, described: Tensor) -> Tensor:
         """Predict expression, ``(n_spots, n_genes)``."""
         return self.expand(self.scores(described))
+
+    def plus(self, other: ComponentRidge) -> ComponentRidge:
+        """Give the regression that predicts the sum of both, which have kernel, inputs and components in common."""
+        joined = torch.cat if self.sharpness else (lambda parts: parts[0] + parts[1])
+        return replace(
+            self,
+            points=torch.cat([self.points, other.points]),
+            coefficients=joined([self.coefficients, other.coefficients]),
+            intercept=self.intercept + other.intercept,
+            mean=self.mean + other.mean,
+        )
 
 
 class RidgeSpots(NamedTuple):

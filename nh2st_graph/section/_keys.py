@@ -26,6 +26,7 @@ class Key:
         neighbour_share = "nh2st_neighbour_share"
         quality = "quality"
         familiarity = "familiarity"
+        measured = "nh2st_measured"
 
     class var:
         """Columns of ``var``."""
@@ -34,6 +35,7 @@ class Key:
         neighbour_gain = "nh2st_neighbour_gain"
         neighbour_change = "nh2st_neighbour_change"
         varies = "nh2st_varies"
+        measured = "nh2st_measured"
         reliable = "reliable"
         held_out_r = "held_out_pcc"
         held_out_low = "held_out_low"
@@ -117,6 +119,7 @@ class Key:
         """Entries of ``uns["nh2st_prediction"]`` that the package reads again."""
 
         origin = "origin"
+        mode = "mode"
         evidence = "evidence"
         coverage = "coverage"
         familiarity = "familiarity"
@@ -138,6 +141,7 @@ class Key:
         """Entries of ``layers``."""
 
         observed = "observed"
+        measured = "measured"
         lower = "lower"
         upper = "upper"
         sd = "sd"

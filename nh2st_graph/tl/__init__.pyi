@@ -1,3 +1,4 @@
+from ._adapt import adapt
 from ._believe import call
 from ._encode import encode_on
 from ._evaluate import LABELS, REFERENCES, Evaluation, evaluate
@@ -15,6 +16,7 @@ from ._folder import (
     is_first,
     read_description,
 )
+from ._impute import impute
 from ._model import FittedModel, load, save
 from ._named import check_devices, check_named, check_root, explicit
 from ._predict import embed, predict
@@ -33,6 +35,7 @@ __all__ = [
     "Retrieval",
     "Run",
     "absolute",
+    "adapt",
     "call",
     "check_devices",
     "check_evaluation",
@@ -51,6 +54,7 @@ __all__ = [
     "explicit",
     "find_model",
     "fit",
+    "impute",
     "is_archive",
     "is_first",
     "load",

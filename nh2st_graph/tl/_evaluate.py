@@ -140,7 +140,7 @@ def evaluate(
     train = sections_by_name(train_sections, library_key=library_key, table_key=table_key)
     if not test:
         raise DataError(f"no test section given; name at least one in {_TESTS}")
-    seen = sorted(set(test) & set(model.train_sections))
+    seen = sorted(set(test) & {*model.train_sections, *model.origin.get("adapted", {}).get("sections", ())})
     if seen:
         raise DataError(f"section {seen[0]!r} was trained on; a score on it says nothing: choose another in {_TESTS}")
     if sorted(train) != sorted(model.train_sections):

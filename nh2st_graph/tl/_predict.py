@@ -34,6 +34,7 @@ from nh2st_graph.train import (
 )
 
 __all__ = [
+    "as_prediction",
     "embed",
     "embedded",
     "embedding_entry",
@@ -43,6 +44,7 @@ __all__ = [
     "predict_prepared",
     "predicted_expression",
     "prediction_origin",
+    "varies",
 ]
 
 logger = logging.getLogger("nh2st_graph")
@@ -166,7 +168,7 @@ def predict(
     for name, each in prepared.items():
         parts[name] = finished(predict_prepared(model, each, intervals=intervals, known=known), model, each, genes)
     predicted = given.joined(parts)
-    predicted.var[Key.var.varies] = _varies(predicted.X)
+    predicted.var[Key.var.varies] = varies(predicted.X)
     if is_spatialdata(adata):
         annotate(predicted, given.table)
         if key_added is not None:
@@ -190,9 +192,18 @@ def predict_prepared(
     model: FittedModel, prepared: PreparedSection, *, intervals: bool | None = None, known: bool | None = None
 ) -> AnnData:
     """Predict a prepared section, with spots in its order, and say how far to believe it."""
+    predicted = as_prediction(model, prepared, predicted_expression(model, prepared.graph))
+    believe(
+        predicted, model, prepared, intervals=not prepared.is_large if intervals is None else intervals, known=known
+    )
+    return predicted
+
+
+def as_prediction(model: FittedModel, prepared: PreparedSection, expression: NDArray[np.float32]) -> AnnData:
+    """Put expression, ``(n_spots, n_genes)`` in the order of a prepared section, beside all that goes with it."""
     completed = prepared.section
     predicted = AnnData(
-        X=predicted_expression(model, prepared.graph),
+        X=expression,
         obs=completed.obs.copy(),
         var=pd.DataFrame(index=pd.Index(model.genes, name="gene")),
         obsm={Key.obsm.spatial: np.asarray(completed.obsm[Key.obsm.spatial], dtype=np.float64)},
@@ -202,9 +213,10 @@ def predict_prepared(
     own = library_id(completed)
     if own is not None:
         predicted.uns[Key.uns.spatial] = {own: libraries(completed)[own]}
-    predicted.var[Key.var.varies] = _varies(predicted.X)
+    predicted.var[Key.var.varies] = varies(predicted.X)
     predicted.uns[Key.uns.prediction] = {
         "section": prepared.name,
+        Key.prediction.mode: "image",
         "version": __version__,
         "normalize": model.config.data.normalize,
         "smooth": model.config.data.smooth,
@@ -218,9 +230,6 @@ def predict_prepared(
         predicted.uns[Key.uns.log] = {"base": float(model.config.data.log_base)}
     if prepared.has_panel:
         predicted.layers[Key.layers.observed] = prepared.observed.to_numpy().astype(np.float32)
-    believe(
-        predicted, model, prepared, intervals=not prepared.is_large if intervals is None else intervals, known=known
-    )
     return predicted
 
 
@@ -233,11 +242,11 @@ def prediction_origin(section: AnnData, model: FittedModel) -> dict[str, str]:
     return {"model": model.digest, "positions": digest["positions"], "resolution": digest["resolution"]}
 
 
-def _varies(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+def varies(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Whether a gene varies over spots by more than the rounding of its values."""
     spread, largest = np.ptp(values, axis=0), np.abs(values).max(axis=0, initial=0.0)
-    varies: NDArray[np.bool_] = spread > 1e-6 * largest
-    return varies
+    found: NDArray[np.bool_] = spread > 1e-6 * largest
+    return found
 
 
 @documented

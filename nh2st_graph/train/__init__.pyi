@@ -6,6 +6,7 @@ from ._encoder import patch_encoder, section_patches
 from ._familiar import add_familiarity, learn_familiarity
 from ._folds import Fold, make_folds
 from ._held_out import held_out
+from ._imputation import Imputation
 from ._large import dense_graph, predict_graph, predict_section
 from ._lattice import training_lattice
 from ._model import FittedModel, check_method, load, new_network, weights_digest
@@ -23,6 +24,7 @@ __all__ = [
     "EpochLog",
     "FittedModel",
     "Fold",
+    "Imputation",
     "Keep",
     "Learned",
     "Preparation",

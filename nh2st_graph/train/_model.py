@@ -41,6 +41,7 @@ from nh2st_graph.train._archive import (
 from nh2st_graph.train._complete import Sources
 from nh2st_graph.train._encoder import named_elsewhere, patch_encoder
 from nh2st_graph.train._familiar import familiarity_state, read_familiarity
+from nh2st_graph.train._imputation import Imputation, imputation_state, read_imputation
 from nh2st_graph.train._prepare import Preparation
 from nh2st_graph.train._share import find_model
 from nh2st_graph.train._share import push_to_hub as upload
@@ -101,6 +102,8 @@ class FittedModel:
     familiarity
         How near the features of training sections are to each other, which those of other sections are compared with;
         None for a model of an earlier version.
+    imputation
+        How measured genes correct predictions (:func:`nh2st_graph.tl.impute`); None for a model of an earlier version.
 
     Raises
     ------
@@ -125,6 +128,7 @@ class FittedModel:
     confidence: Confidence | None = field(default=None, repr=False)
     folds: Sequence[Network | Estimator] = field(default=(), repr=False)
     familiarity: Familiarity | None = field(default=None, repr=False)
+    imputation: Imputation | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         base = getattr(self.module, "log_base", None)
@@ -163,6 +167,7 @@ class FittedModel:
             tensors |= {f"{_CONFIDENCE}{name}": torch.from_numpy(array) for name, array in arrays.items()}
         familiar, entry = familiarity_state(self.familiarity)
         tensors |= familiar
+        tensors |= imputation_state(self.imputation)
         description = {
             **stamp(MODEL_FORMAT),
             "n_features": self.n_features,
@@ -328,6 +333,7 @@ def load(
         module = _restored(config, description, tensors, sources, description["chosen"])
         confidence = _confidence(description, tensors)
         folds = _read_folds(folder, config, description, sources)
+        imputation = read_imputation(tensors)
         fields = {name: description[name] for name in _FIELDS}
         # The first models do not have it.
         lattice = Lattice(**description["lattice"]) if description.get("lattice") else None
@@ -356,6 +362,7 @@ def load(
         confidence=confidence,
         folds=folds,
         familiarity=familiarity,
+        imputation=imputation,
         **fields,
     )
 
@@ -392,14 +399,17 @@ def _say_origin(folder: Path, origin: Mapping[str, Any]) -> None:
         logger.info("model %s was trained with torch %s; this is %s", folder, origin.get("torch"), torch.__version__)
 
 
+def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Take the tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def _confidence(description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Confidence | None:
     """Restore what held-out data say, of a model that has it."""
     facts = description.get("confidence")
     if facts is None:
         return None
-    arrays = {
-        name.removeprefix(_CONFIDENCE): value.numpy() for name, value in tensors.items() if name.startswith(_CONFIDENCE)
-    }
+    arrays = {name: value.numpy() for name, value in _part(tensors, _CONFIDENCE).items()}
     return Confidence.restore(description["genes"], arrays, facts)
 
 
@@ -413,13 +423,10 @@ def _read_folds(
     try:
         tensors = read_tensors(folder, FOLDS)
         for number, chosen in enumerate(description.get("folds", [])):
-            start = f"{number}."
-            own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-            found.append(_restored(config, description, own, sources, chosen))
+            found.append(_restored(config, description, _part(tensors, f"{number}."), sources, chosen))
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         raise ModelError(
-            f"model {folder}: {FOLDS} is damaged or incomplete ({reason(error)}); copy it again, or remove it: "
-            "predictions then come without the standard deviation between folds"
+            f"model {folder}: {FOLDS} is damaged or incomplete ({reason(error)}); copy it again, or do without it"
         ) from error
     return found
 
@@ -431,10 +438,7 @@ def _restored(
     sources: Sources,
     chosen: Mapping[str, Any],
 ) -> Network | Estimator:
-    weights, memory = (
-        {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
-        for part in (_MODULE, _MEMORY)
-    )
+    weights, memory = _part(tensors, _MODULE), _part(tensors, _MEMORY)
     method = find_method(config.model.name)
     if issubclass(method, Estimator):
         estimator = method(config.model, config.seed)

@@ -46,6 +46,7 @@ from nh2st_graph.train._encoder import patch_encoder
 from nh2st_graph.train._familiar import learn_familiarity
 from nh2st_graph.train._folds import Fold, each_fold
 from nh2st_graph.train._held_out import Tested, held_out, tested_networks, weigh
+from nh2st_graph.train._imputation import learn_imputation
 from nh2st_graph.train._large import dense_graph, held_out_sample, scored
 from nh2st_graph.train._lattice import training_lattice
 from nh2st_graph.train._memory import give_back
@@ -113,6 +114,7 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         origin={name: inputs.origin[name] for name in ("torch", "encoders", "train", "tests")},
         stain=inputs.preparation.stain,
         confidence=weigh(prepared, inputs.graphs, learned.tested),
+        imputation=learn_imputation(*learned.tested, config.data),
         folds=learned.folds if config.train.keep_folds else (),
         familiarity=learn_familiarity(prepared.train, inputs.graphs),
     )

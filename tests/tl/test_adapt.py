@@ -1,0 +1,185 @@
+"""A model is adapted to sections of one's own where held-out blocks of them say that this gains something."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from numpy.testing import assert_allclose, assert_array_equal
+
+from nh2st_graph import DataError, ModelError, load, tl
+from nh2st_graph.nn import ComponentRidge
+from nh2st_graph.tl import FittedModel
+from nh2st_graph.tl._adapt import _fit, _held_out, _spots
+from nh2st_graph.tl._measured import measured_entries, measured_values
+from nh2st_graph.train import image_only
+
+from ..prepared import complete_section
+from .test_impute import counted
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run) -> FittedModel:
+    return tiny_run.model
+
+
+@pytest.fixture(scope="module")
+def section(tiny_sections, tiny_config) -> AnnData:
+    return complete_section(tiny_sections["S3"], tiny_config)
+
+
+@pytest.fixture(scope="module")
+def others(section) -> AnnData:
+    """The section as another laboratory measures it: half of the genes ten times as often."""
+    counts = section.X.toarray()
+    counts[:, ::2] *= 10
+    return counted(section, counts)
+
+
+@pytest.fixture(scope="module")
+def adapted(model, others) -> FittedModel:
+    return tl.adapt(model, others)
+
+
+def test_it_says_what_it_was_adapted_on_and_what_was_gained(model, adapted):
+    about = adapted.origin["adapted"]
+    assert list(about["sections"]) == ["S3"]
+    assert about["sections"]["S3"]["counts"]
+    assert (about["n_spots"], about["n_blocks"], about["offset"]) == (64, 8, True)
+    assert about["mse"][1] < 0.5 * about["mse"][0]
+    low, high = about["pcc_gain"][1:]
+    assert low <= about["pcc_gain"][0] <= high
+    assert "adapted" not in model.origin
+    assert adapted.digest != model.digest
+    assert len(adapted.folds) == 0
+
+
+def test_it_predicts_better_what_was_measured_alike(model, adapted, others):
+    errors = [tl.predict(others, each) for each in (model, adapted)]
+    before, after = (np.square(each.X - each.layers["observed"]).mean() for each in errors)
+    assert after < 0.5 * before
+
+
+def test_the_gain_is_of_blocks_that_were_held_out(model, others):
+    """Their own genes are not read: one block at a time, against fits without it."""
+    form, prepared = model.nh2st_graph.closed_form, model.preparation.prepare(others)
+    whole = measured_entries(prepared.section, np.ones(64, dtype=bool))
+    values = measured_values(prepared.section, whole, model.genes, model.config.data, np.zeros(len(model.genes)))
+    spots = _spots(model, form, [prepared], [values])
+    assert spots.blocks.bincount().tolist() == [8] * 8
+    ridge = form.ridge(image_only(prepared.graph))
+    gain = _held_out(spots, ridge)
+    inside = spots.blocks == 3
+    fitted = _fit(spots, ~inside, ridge)
+    expected = fitted(spots.described[inside]) if gain.weights else fitted.mean.expand(8, -1)
+    torch.testing.assert_close(gain.error[inside], expected)
+    changed = spots._replace(observed=torch.where(inside[:, None], 7.0, spots.observed))
+    found = _held_out(changed, ridge)
+    if (found.offset, found.weights) == (gain.offset, gain.weights):
+        torch.testing.assert_close(found.error[inside], gain.error[inside])
+
+
+def test_it_is_the_model_and_the_error_that_was_fitted(model, adapted, others):
+    """The last layer alone differs, by a sum of two regressions."""
+    before, after = model.nh2st_graph.closed_form, adapted.nh2st_graph.closed_form
+    graph = image_only(model.preparation.prepare(others).graph)
+    assert torch.equal(before.description.weight, after.description.weight)
+    known = before.knows(graph)
+    kept, moved = (before.new, before.known) if known else (before.known, before.new)
+    same, other = (after.new, after.known) if known else (after.known, after.new)
+    assert torch.equal(kept.coefficients, same.coefficients)
+    assert torch.equal(kept.mean, same.mean)
+    assert not torch.equal(moved.mean, other.mean)
+    for name, weight in model.module.state_dict().items():
+        assert torch.equal(weight, adapted.module.state_dict()[name]), name
+
+
+def test_without_a_gain_the_model_stays_as_it_is(model, section, caplog):
+    """Here the genes are what the model says, and noise."""
+    expected = np.expm1(np.maximum(tl.predict(section, model).X, 0)) / 1e4
+    counts = np.zeros(section.shape)
+    counts[:, section.var_names.get_indexer(model.genes)] = expected
+    rest = section.var_names.get_indexer(section.var_names.difference(model.genes))
+    counts[:, rest] = ((1 - expected.sum(axis=1)) / len(rest))[:, None].clip(0)
+    noisy = counted(section, np.random.default_rng(0).poisson(1e5 * counts))
+    with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
+        assert tl.adapt(model, noisy) is model
+    assert "S3" in caplog.text
+
+
+def test_genes_of_spots_that_were_not_measured_are_not_read(model, others):
+    measured = np.arange(64) % 64 < 40
+    expected = tl.adapt(model, others, measured=measured)
+    counts = others.X.toarray()
+    changed = counted(others, np.where(measured[:, None], counts, np.random.default_rng(0).poisson(9, counts.shape)))
+    found = tl.adapt(model, changed, measured={"S3": measured})
+    assert found.digest == expected.digest
+    assert expected.origin["adapted"]["n_spots"] == 40
+
+
+def test_the_order_of_spots_decides_nothing(model, adapted, others):
+    shuffled = others[np.random.default_rng(1).permutation(64)].copy()
+    assert tl.adapt(model, shuffled).digest == adapted.digest
+
+
+def test_it_is_saved_with_its_provenance(model, adapted, others, tmp_path):
+    adapted.save(tmp_path)
+    again = load(tmp_path)
+    assert_array_equal(tl.predict(others, again).X, tl.predict(others, adapted).X)
+    assert again.origin["adapted"] == adapted.origin["adapted"]
+    spots = np.arange(64) % 3 == 0
+    assert np.isfinite(tl.impute(others, again, measured=spots).X).all()
+
+
+def test_genes_never_reach_its_predictions(adapted, others):
+    expected = tl.predict(others, adapted).X
+    assert_array_equal(tl.predict(others[:, :0].copy(), adapted).X, expected)
+
+
+def test_a_section_that_it_was_adapted_on_is_not_scored(adapted, others, tiny_sections):
+    with pytest.raises(DataError, match="S3"):
+        tl.evaluate({"S3": others}, adapted, {name: tiny_sections[name] for name in ("S1", "S2")})
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 0.3])
+def test_regressions_add_up(sharpness):
+    torch.manual_seed(0)
+    n_points, d, k, n_genes = 5, 4, 2, 6
+    basis, parts = torch.randn(k, n_genes).double(), []
+    for _ in range(2):
+        points = torch.randn(n_points if sharpness else 0, d).double()
+        coefficients = torch.randn(n_points if sharpness else d, k).double()
+        parts.append(
+            ComponentRidge(
+                sharpness, points, coefficients, torch.randn(k).double(), torch.randn(n_genes).double(), basis
+            )
+        )
+    described = torch.randn(7, d).double()
+    assert_allclose(parts[0].plus(parts[1])(described), parts[0](described) + parts[1](described), rtol=1e-9)
+
+
+class TestRefusals:
+    def test_of_a_model_without_a_closed_form(self, model, section):
+        other = replace(model, module=model.module.__class__(model.config.model, model.n_features, len(model.genes)))
+        with pytest.raises(ModelError, match="closed_form=True"):
+            tl.adapt(other, section)
+
+    def test_of_too_few_spots(self, model, section):
+        with pytest.raises(DataError, match=r"section 'S3': 12 measured spots"):
+            tl.adapt(model, section, measured=np.arange(64) < 12)
+
+    def test_of_a_panel_that_is_not_there(self, model, section):
+        with pytest.raises(DataError, match=rf"section 'S3': panel gene {model.genes[0]} not measured"):
+            tl.adapt(model, section[:, section.var_names != model.genes[0]].copy())
+
+    def test_of_masks_of_other_sections(self, model, section):
+        with pytest.raises(DataError, match="measured is not of sections S3"):
+            tl.adapt(model, section, measured={"S1": np.ones(64, dtype=bool)})
+
+    def test_of_no_section(self, model):
+        with pytest.raises(DataError, match="no section given"):
+            tl.adapt(model, {})
