@@ -20,6 +20,9 @@ __all__ = ["believe", "blank_barely_measured", "call", "chosen_genes", "of_train
 
 logger = logging.getLogger("nh2st_graph")
 
+#: Whose slides the evidence is of.
+_OF_KNOWN, _OF_NEW = "training patients", "new patients"
+
 _HIGH, _LOW, _NEITHER = "high", "low", "not called"
 
 
@@ -61,7 +64,7 @@ def believe(
     predicted.varm[Key.varm.call_low] = evidence.calls.low
     coverage = evidence.calibration.coverage(level)
     about = predicted.uns[Key.uns.prediction]
-    about[Key.prediction.evidence] = "training patients" if known and model.confidence.known else "new patients"
+    about[Key.prediction.evidence] = _OF_KNOWN if known and model.confidence.known else _OF_NEW
     about[Key.prediction.coverage] = {
         "level": level,
         "measured": coverage.measured,
@@ -118,7 +121,7 @@ def _why_none(predicted: AnnData, model: FittedModel) -> str:
     about = predicted.uns[Key.uns.prediction]
     name = f"section {about['section']!r}"
     assert model.confidence is not None
-    if about[Key.prediction.evidence] == "new patients" and model.confidence.n_patients == 1:
+    if about[Key.prediction.evidence] == _OF_NEW and model.confidence.n_patients == 1:
         return f"{name}, which is of another patient than the only one in training"
     return name
 
@@ -166,7 +169,17 @@ def call(prediction: AnnData, gene: str, level: float = 0.1, *, key_added: str |
         raise DataError("the prediction is of a model without evidence from held-out tissue; train and predict again")
     place = prediction.var_names.get_loc(gene)
     if not prediction.var[Key.var.reliable].iloc[place]:
-        logger.warning("gene %r is not reliable (var[%r]): calls of it are few or by chance", gene, Key.var.reliable)
+        about = prediction.uns.get(Key.uns.prediction, {}).get(Key.prediction.evidence)
+        alone = about == _OF_NEW and int(prediction.var[Key.var.n_patients].max()) == 1
+        logger.warning(
+            "gene %r is not reliable (var[%r])%s",
+            gene,
+            Key.var.reliable,
+            ": the slide is of another patient than the only one in training, and the stated rate of false calls may "
+            "not hold"
+            if alone
+            else ": calls of it are few",
+        )
     values = np.asarray(prediction.X[:, place], dtype=np.float32)
     high, low = (np.asarray(prediction.varm[key])[place] for key in (Key.varm.call_high, Key.varm.call_low))
     codes = called(values, high, low, level)
