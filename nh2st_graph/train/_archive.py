@@ -30,6 +30,7 @@ __all__ = [
     "PER_GENE",
     "WEIGHTS",
     "check_size",
+    "check_written",
     "holds",
     "is_archive",
     "read_description",
@@ -104,9 +105,20 @@ def read_description(model: Path) -> dict[str, Any]:
         raise ModelError(f"model {model}: {MODEL_FILE} is not valid JSON; {again}") from None
     if not isinstance(description, dict):
         raise ModelError(f"model {model}: {MODEL_FILE} does not describe a model; {again}")
-    otherwise = "train again, or install the version that wrote it"
-    check_format(f"model {model}", {"format": None, **description}, MODEL_FORMAT, ModelError, otherwise)
+    check_written(model, description)
     return description
+
+
+def check_written(model: Path, description: Mapping[str, Any]) -> None:
+    """Refuse the description of a model that a later version wrote.
+
+    Raises
+    ------
+    ModelError
+        If one did, or its format is none.
+    """
+    otherwise = "train again, or install the version that wrote it"
+    check_format(f"model {model}", description, MODEL_FORMAT, ModelError, otherwise)
 
 
 def read_file(model: Path, name: str) -> bytes | None:
