@@ -6,7 +6,7 @@ from nh2st_graph.pl._calibration import calibration
 from nh2st_graph.pl._compare import gene_scatter, learning_curves
 from nh2st_graph.pl._explain import attention, neighbour_gain, neighbour_share
 from nh2st_graph.pl._forest import forest
-from nh2st_graph.pl._maps import UNFAMILIAR, familiarity, gene_maps, section, unfamiliar_spots
+from nh2st_graph.pl._maps import familiarity, gene_maps, section, unfamiliar_spots
 from nh2st_graph.pl._page import as_data_uri, write_page
 from nh2st_graph.pl._predictability import predictability
 from nh2st_graph.pl._save import save
@@ -14,7 +14,6 @@ from nh2st_graph.pl._scores import pcc_histogram, score_bars
 from nh2st_graph.pl._training import fold_curves, training_curves
 
 __all__ = [
-    "UNFAMILIAR",
     "as_data_uri",
     "attention",
     "calibration",

@@ -49,14 +49,37 @@ def log() -> pd.DataFrame:
     return pd.DataFrame({"epoch": epoch, "step": 3 * epoch, **losses, **scores})
 
 
+def coverage() -> pd.DataFrame:
+    levels = pd.Index([0.5, 0.9], name="level")
+    return pd.DataFrame({"measured": [0.5, 0.88], "section 1": 0.4, "section 2": 0.9}, index=levels)
+
+
+def readable() -> pd.DataFrame:
+    genes = per_gene().drop_duplicates("gene").set_index("gene")
+    return genes.assign(low=genes["pcc_partial"] - 0.1, high=genes["pcc_partial"] + 0.1, readable=genes["pcc"] > 0.4)
+
+
+def judged(section: AnnData) -> AnnData:
+    """A section that says how familiar its spots are, and how far its genes can be believed."""
+    section.obs["familiarity"] = np.linspace(0, 1, section.n_obs)
+    section.var["held_out_pcc"], section.var["reliable"] = 0.25, False
+    section.X[:, 4] = np.nan
+    return section
+
+
 #: How each public function is called, in the ways in which it draws different things.
 DRAWN: dict[str, list[Callable[[AnnData], Axes | Figure]]] = {
     "attention": [pl.attention, lambda section: pl.attention(section, "2x2")],
+    "calibration": [lambda _: pl.calibration(coverage(), coverage()[["section 1"]])],
+    "familiarity": [lambda section: pl.familiarity(judged(section))],
     "forest": [
         lambda _: pl.forest(differences()),
         lambda _: pl.forest(differences(), scores={"pcc_partial": "mean r given depth"}, base="the best baseline"),
     ],
-    "gene_maps": [lambda section: pl.gene_maps(section, ["g3", "g4"])],
+    "gene_maps": [
+        lambda section: pl.gene_maps(section, ["g3", "g4"]),
+        lambda section: pl.gene_maps(judged(section), ["g3", "g4"]),
+    ],
     "gene_scatter": [
         lambda _: pl.gene_scatter(per_gene(), *METHODS[:2]),
         lambda _: pl.gene_scatter(per_gene(), *METHODS[:2], score="pcc_partial", colour="better"),
@@ -68,11 +91,12 @@ DRAWN: dict[str, list[Callable[[AnnData], Axes | Figure]]] = {
         lambda _: pl.pcc_histogram(by_method(), ceiling=per_gene().groupby("gene")["ceiling"].mean()),
         lambda _: pl.pcc_histogram(per_gene()),
     ],
+    "predictability": [lambda _: pl.predictability(readable())],
     "score_bars": [lambda _: pl.score_bars(scores(), spread=scores() / 9, references=METHODS[2:])],
-    "section": [pl.section],
+    "section": [pl.section, lambda section: pl.section(judged(section), unfamiliar=0.5)],
     "training_curves": [lambda _: pl.training_curves(log(), selected=3)],
 }
-NO_FIGURE = {"fold_curves", "save"}
+NO_FIGURE = {"as_data_uri", "fold_curves", "save", "unfamiliar_spots", "write_page"}
 
 
 @pytest.mark.parametrize("name", [name for name in pl.__all__ if name not in NO_FIGURE])
