@@ -8,7 +8,8 @@ from nh2st_graph._settings import Positive, Share
 from nh2st_graph.config._arguments import with_arguments
 from nh2st_graph.config._changes import changes, flatten
 from nh2st_graph.config._features import BlockConfig, FeaturesConfig, PatchSize
-from nh2st_graph.config._load import RUN_FORMAT, builtin_config, load_config, read_config, stored_yaml
+from nh2st_graph.config._load import builtin_config, load_config, read_config, stored_yaml
+from nh2st_graph.config._messages import RUN_FORMAT
 from nh2st_graph.config._schema import (
     FORMATS,
     Config,

@@ -10,17 +10,14 @@ from typing import Any
 import yaml
 
 from nh2st_graph._errors import ConfigError
-from nh2st_graph._formats import check_format, stamp
+from nh2st_graph._formats import stamp
 from nh2st_graph.config._changes import flatten
-from nh2st_graph.config._messages import parse_assignment
+from nh2st_graph.config._messages import RUN_FORMAT, parse_assignment, settings_of
 from nh2st_graph.config._schema import Config, in_keys, other_keys
 from nh2st_graph.config._yaml import as_mapping, read_yaml
 from nh2st_graph.models import check_encoder, check_settings
 
-__all__ = ["RUN_FORMAT", "builtin_config", "load_config", "read_config", "stored_yaml"]
-
-#: The format of run folders, which their configuration says.
-RUN_FORMAT = 1
+__all__ = ["builtin_config", "load_config", "read_config", "stored_yaml"]
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -60,11 +57,7 @@ def read_config(path: str | Path) -> Config:
 
 def _of_one_run(path: Path) -> Mapping[str, Any]:
     """Read the values of a configuration; refuse a study file, which is read by other functions."""
-    written = read_yaml(path)
-    check_format(
-        str(path), {key: written[key] for key in ("format", "version") if key in written}, RUN_FORMAT, ConfigError
-    )
-    values = {key: value for key, value in written.items() if key not in {"format", "version"}}
+    values = settings_of(read_yaml(path), str(path))
     if "base" in values and not Config.model_fields.keys() & values.keys():
         methods = {"methods", "splits"} & values.keys()
         raise ConfigError(

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
 from nh2st_graph._errors import ConfigError
+from nh2st_graph._formats import check_format
 from nh2st_graph._settings import Section, known_keys, unknown_key
 from nh2st_graph.config._yaml import parse_yaml
 
-__all__ = ["assign", "parse_assignment"]
+__all__ = ["RUN_FORMAT", "assign", "parse_assignment", "settings_of"]
+
+#: The format of run folders, which their configuration says.
+RUN_FORMAT = 1
+
+#: What a stored configuration says beside its settings.
+_STAMP = ("format", "version")
+
+
+def settings_of(written: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Take the settings out of a configuration that may be of a run; ``source`` is what an error calls it.
+
+    Raises
+    ------
+    ConfigError
+        If it is of a run of a later version.
+    """
+    check_format(source, {key: written[key] for key in _STAMP if key in written}, RUN_FORMAT, ConfigError)
+    return {key: value for key, value in written.items() if key not in _STAMP}
 
 
 def parse_assignment(assignment: str, source: str) -> tuple[str, Any]:

@@ -22,7 +22,7 @@ from nh2st_graph._errors import ConfigError, nearest, setting
 from nh2st_graph._settings import Positive, Section, SettingError, Share, explain, known_keys
 from nh2st_graph.config._changes import flatten
 from nh2st_graph.config._features import FeaturesConfig
-from nh2st_graph.config._messages import assign, parse_assignment
+from nh2st_graph.config._messages import assign, parse_assignment, settings_of
 from nh2st_graph.config._yaml import as_written
 from nh2st_graph.models import MethodConfig, ModelConfig
 
@@ -373,7 +373,7 @@ class Config(Section):
         ConfigError
             Naming the key, the value and what is allowed, or the nearest known key.
         """
-        values = dict(values)
+        values = settings_of(values, source)
         try:
             # First, since its schema depends on the method and errors name that method's keys.
             if isinstance(values.get("model"), Mapping):

@@ -30,7 +30,6 @@ __all__ = [
     "PER_GENE",
     "WEIGHTS",
     "check_size",
-    "check_written",
     "holds",
     "is_archive",
     "read_description",
@@ -87,8 +86,8 @@ def check_size(where: str, name: str, size: int) -> None:
         )
 
 
-def read_description(model: Path) -> dict[str, Any]:
-    """Read ``model.json`` of a folder or archive.
+def read_description(model: Path, *, whole: bool = False) -> dict[str, Any]:
+    """Read ``model.json`` of a folder or archive; if it is to be ``whole``, its format must be there.
 
     Raises
     ------
@@ -105,20 +104,10 @@ def read_description(model: Path) -> dict[str, Any]:
         raise ModelError(f"model {model}: {MODEL_FILE} is not valid JSON; {again}") from None
     if not isinstance(description, dict):
         raise ModelError(f"model {model}: {MODEL_FILE} does not describe a model; {again}")
-    check_written(model, description)
-    return description
-
-
-def check_written(model: Path, description: Mapping[str, Any]) -> None:
-    """Refuse the description of a model that a later version wrote.
-
-    Raises
-    ------
-    ModelError
-        If one did, or its format is none.
-    """
     otherwise = "train again, or install the version that wrote it"
-    check_format(f"model {model}", description, MODEL_FORMAT, ModelError, otherwise)
+    about = {"format": None, **description} if whole else description
+    check_format(f"model {model}", about, MODEL_FORMAT, ModelError, otherwise)
+    return description
 
 
 def read_file(model: Path, name: str) -> bytes | None:

@@ -319,7 +319,7 @@ def load(
         something else; or if the model names a method or an encoder that needs your word.
     """
     folder = find_model(folder)
-    description = read_description(folder)
+    description = read_description(folder, whole=True)
     folder_of_cache = Path(cache).expanduser() if isinstance(cache, str | Path) else cache
     sources = Sources(trust, encoder, folder_of_cache, None if embeddings is None else str(embeddings), folder)
     try:

@@ -17,7 +17,7 @@ import yaml
 from anndata import AnnData
 from safetensors.torch import load_file
 
-from nh2st_graph import RunError, pl, read, tl
+from nh2st_graph import RunError, __version__, pl, read, tl
 from nh2st_graph.cli import main
 from nh2st_graph.config import Config
 from nh2st_graph.tl import FittedModel
@@ -320,6 +320,7 @@ def test_killed_while_it_scores(tiny_config, tiny_run, tmp_path, monkeypatch):
 def test_the_configuration_of_a_run_is_complete(tiny_run):
     stored = yaml.safe_load((tiny_run.folder / "config.yaml").read_text())
     assert Config.parse(stored) == tiny_run.model.config
+    assert {key: stored.pop(key) for key in ("format", "version")} == {"format": 1, "version": __version__}
     assert stored == tiny_run.model.config.model_dump(mode="json")
     assert load_file(tiny_run.folder / "model.safetensors")
 
