@@ -44,7 +44,16 @@ def test_a_loaded_model_is_the_same_bit_by_bit(model, tiny_sections, tmp_path):
     for name, value in again.module.state_dict().items():
         assert torch.equal(value, state[name]), name
     for each in fields(model):
-        if each.name not in {"module", "standardize", "log", "sources", "confidence", "folds", "familiarity"}:
+        if each.name not in {
+            "module",
+            "standardize",
+            "log",
+            "sources",
+            "confidence",
+            "folds",
+            "familiarity",
+            "imputation",
+        }:
             assert getattr(again, each.name) == getattr(model, each.name), each.name
     pd.testing.assert_frame_equal(again.log, model.log, check_exact=True)
     assert len(again.log)
