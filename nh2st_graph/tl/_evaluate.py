@@ -67,7 +67,9 @@ class Evaluation:
     Attributes
     ----------
     metrics
-        Content of ``metrics.json``.
+        Content of ``metrics.json``. A section also has ``coverage``, the share of its measured values within the
+        model's intervals; ``n_reliable``, the number of genes that are called reliable for it; and
+        ``reliable_positive``, the share of them with a positive r given depth.
     per_gene
         One row for each section and gene: the model's scores, ``pcc`` and ``pcc_partial`` of each baseline and
         reference (``pcc_ridge``, ``pcc_partial_depth_oracle``, ...), and the noise ceiling with its 95 % interval
