@@ -39,7 +39,8 @@ class Coverage:
     level
         The level asked for.
     measured
-        Mean share of measured values within the intervals of this level, over units that did not set them.
+        Mean share of measured values within the intervals of this level, over units that did not set them: those are
+        set by one unit fewer, and fall rather shorter.
     guaranteed
         Smallest expected share in a new unit that is exchangeable with these: with few of them it is small, whatever
         was measured.
@@ -163,9 +164,14 @@ class Calibration:
         return low.T, high.T
 
     def _own_level(self, level: float) -> float:
-        """Find the level of quantiles whose intervals held ``level`` of the values of units that did not set them."""
+        """Find the level of quantiles whose intervals are to hold ``level`` of the values of a new unit.
+
+        Units that did not set them are held short of it, or long, by what units have of their own. All units together
+        fall less short than all but one: the variance that they miss falls as one by their number.
+        """
         mean = np.maximum.accumulate(self.measured.mean(axis=0))
-        return float(np.interp(level, mean, LEVELS))
+        own = float(np.interp(level, mean, LEVELS))
+        return own if own <= level else level + (own - level) * (1 - 1 / self.n_units)
 
     @property
     def weights(self) -> Floats:
