@@ -224,7 +224,7 @@ def _fit(spots: _Spots, inside: torch.Tensor, ridge: ComponentRidge) -> Componen
         n_components=[len(ridge.basis)],
         penalties=PENALTIES,
         by_component=True,
-        basis=ridge.basis,
+        basis=ridge.basis.double(),
     ).ridge
 
 
