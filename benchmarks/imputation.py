@@ -12,7 +12,7 @@ random, with each seed of :data:`SEEDS`. Scores are of the other spots. Rivals r
   and noise, by marginal likelihood).
 
 Nothing here was chosen on the spots or genes that are scored: each model chooses all of it by masks of its own training
-sections. ``FOLDER`` keeps the models; with them, the script takes two minutes. It writes
+sections. ``FOLDER`` keeps the models; with them, the script takes a minute of one core. It writes
 ``benchmarks/results/trust/imputation.md`` and ``imputation.csv``, and prints the former.
 """
 

@@ -63,6 +63,8 @@ def test_a_loaded_model_is_the_same_bit_by_bit(model, tiny_sections, tmp_path):
         assert facts == said
         for name, value in arrays.items():
             assert_array_equal(value, others[name], err_msg=name)
+    learned = model.imputation.memory()
+    assert all(torch.equal(value, learned[name]) for name, value in again.imputation.memory().items())
     assert len(again.folds) == len(model.folds) == 2
     for name in ("mean", "std"):
         assert_array_equal(getattr(again.standardize, name), getattr(model.standardize, name))
