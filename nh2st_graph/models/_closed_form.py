@@ -313,7 +313,7 @@ def described_spots(
         joined = torch.empty(len(drawn), len(description.parts) * features[0].shape[1], dtype=torch.float64)
         rows = joined.split([len(spots) for spots in wanted])
         for part, x, section, spots in zip(rows, features, sections, wanted, strict=True):
-            part.copy_(description.of(x, section.edge_index).read(spots))
+            description.of(x, section.edge_index).write(spots, part)
         return joined
 
     own = RidgeSpots(

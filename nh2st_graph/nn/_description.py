@@ -141,11 +141,17 @@ class DescribedSpots:
     def read(self, spots: NDArray[np.int64] | slice, dtype: torch.dtype = torch.float64) -> Tensor:
         """Describe some spots, ``(n, (1 + n_rings) n_features)``."""
         of, many = self.description, len(np.arange(len(self))[spots])
-        described = torch.empty(many, of.n_rings + 1, self.x.shape[1], dtype=dtype)
+        described = torch.empty(many, (of.n_rings + 1) * self.x.shape[1], dtype=dtype)
+        self.write(spots, described)
+        return described
+
+    def write(self, spots: NDArray[np.int64] | slice, described: Tensor) -> None:
+        """Write what :meth:`read` gives, in the precision of ``described``."""
+        of, dtype = self.description, described.dtype
+        by_part = described.unflatten(1, (of.n_rings + 1, -1))
         found = own_and_around(self.x, self.senders, spots, lambda x: of.own(x).to(dtype), of.n_rings)
         for i, (features, factor) in enumerate(zip(found, of.parts.to(dtype), strict=True)):
-            torch.mul(features, factor, out=described[:, i])
-        return described.flatten(1)
+            torch.mul(features, factor, out=by_part[:, i])
 
     def blocks(self, dtype: torch.dtype = torch.float64) -> Iterator[Tensor]:
         """Describe all spots in order, some at a time."""

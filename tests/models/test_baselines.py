@@ -109,8 +109,20 @@ def test_mean_is_the_training_mean(sections):
     assert baseline.chosen == {}
 
 
+def widened(section: Data, width: int = 3000) -> Data:
+    """Give a spot far more features than there are spots, about a mean that is not 0."""
+    wide = copy.copy(section)
+    turn = torch.from_numpy(np.random.default_rng(3).normal(size=(6, width))).float()
+    wide.x = 5 + torch.tanh(section.x @ turn)
+    return wide
+
+
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize(("name", "features"), [("ridge", own_features), ("ridge_neighbours", with_neighbours)])
-def test_ridge_equals_the_normal_equations_at_the_penalty_of_an_explicit_loop(sections, name, features):
+def test_ridge_equals_the_normal_equations_at_the_penalty_of_an_explicit_loop(sections, name, features, wide):
+    test = make_section(12, 9)
+    if wide:
+        *sections, test = (widened(each) for each in (*sections, test))
     groups, y = section_groups(sections), joined(sections, "y")
     x = np.vstack([read(features, section) for section in sections]).astype(np.float64)
     errors = {}
@@ -124,9 +136,8 @@ def test_ridge_equals_the_normal_equations_at_the_penalty_of_an_explicit_loop(se
     alpha = min(errors, key=errors.get)
     assert baseline.chosen == {"alpha": alpha}
 
-    test = make_section(12, 9)
     centred = x - x.mean(axis=0)
-    weights = np.linalg.solve(centred.T @ centred + alpha * np.eye(x.shape[1]), centred.T @ (y - y.mean(axis=0)))
+    weights = centred.T @ np.linalg.solve(centred @ centred.T + alpha * np.eye(len(x)), y - y.mean(axis=0))
     expected = (read(features, test) - x.mean(axis=0)) @ weights + y.mean(axis=0)
     np.testing.assert_allclose(baseline.predict(test), expected, rtol=1e-8)
 
