@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph.section._keys import Key
 
-__all__ = ["array_positions", "as_csr", "as_name", "in_tissue", "section_name"]
+__all__ = ["array_positions", "as_csr", "as_name", "in_tissue", "is_real", "section_name"]
 
 
 #: Words for a spot in tissue, and for one off it; Space Ranger writes 1 and 0.
@@ -28,11 +29,11 @@ def as_name(value: object) -> str | None:
 
     Joining tables makes numbers of names, and fractions of numbers: a whole number is written as one.
     """
-    if value is None or value is pd.NA or value is pd.NaT or value != value:
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, Real) and value != value):
         return None
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def section_name(adata: AnnData) -> str:
@@ -63,8 +64,21 @@ def section_name(adata: AnnData) -> str:
 
 
 def as_csr(values: Any) -> sparse.csr_matrix:
-    """Convert counts, dense or sparse, to CSR; half precision, which SciPy does not know, becomes float32."""
+    """Convert counts, dense or sparse, to CSR; half precision, which SciPy does not know, becomes float32.
+
+    Raises
+    ------
+    DataError
+        If they are not real numbers.
+    """
+    if not is_real(values.dtype):
+        raise DataError(f"X holds {values.dtype}, not real numbers; put raw counts there")
     return sparse.csr_matrix(values.astype(np.float32) if values.dtype == np.float16 else values)
+
+
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Say whether a type is of real numbers; text, dates and complex numbers are no counts."""
+    return np.dtype(dtype).kind in "biuf"
 
 
 def in_tissue(adata: AnnData, where: str | None = None) -> NDArray[np.bool_] | None:

@@ -11,7 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, setting
-from nh2st_graph.section._access import section_name
+from nh2st_graph.section._access import is_real, section_name
 from nh2st_graph.section._array import check_array
 from nh2st_graph.section._counts import count_blocks
 from nh2st_graph.section._keys import Key
@@ -24,6 +24,9 @@ __all__ = ["Need", "check_features", "check_parts", "check_section", "counts_mis
 
 #: Counts that are checked at a time.
 _SOME = 2**22
+
+#: A count above this is no number of reads, and sums of such are not exact.
+MOST_READS = 2**31
 
 #: Parts of a section that a caller may need, besides spot positions.
 Need = Literal["genes", "image", "graph", "features"]
@@ -138,22 +141,28 @@ def counts_mistake(adata: AnnData) -> str | None:
         return f"gene {twice!r} occurs more than once; call adata.var_names_make_unique()"
     if adata.X is None:
         return f"{adata.n_vars} genes are named but X is missing; put raw counts into X"
-    lowest = 0.0
+    if not is_real(adata.X.dtype):
+        return f"X holds {adata.X.dtype}, not real numbers; put raw counts into X"
+    lowest = highest = 0.0
     bad: list[NDArray[np.generic]] = []
     broken: list[np.generic] = []
     for values in _values(adata):
+        lowest, highest = min(lowest, float(values.min(initial=0))), max(highest, float(values.max(initial=0)))
         if values.dtype.kind != "f":
-            lowest = min(lowest, float(values.min(initial=0)))
             continue
         finite = np.isfinite(values)
         bad += [values[~finite]] if not finite.all() else []
-        lowest = min(lowest, float(values.min(initial=0)))
         if not broken and not np.array_equal(values, np.rint(values), equal_nan=True):
             broken = [values[values != np.rint(values)][0]]
     if bad:
         return (
             f"X has counts that are not numbers ({sum(map(len, bad)):,}, NaN or infinite; first: {bad[0][0]}); correct "
             "or remove these spots or genes, or put raw counts into X"
+        )
+    if highest > MOST_READS:
+        return (
+            f"X has a count of {highest:.3g}, and no gene of a spot has more than {MOST_READS:,} reads; correct or "
+            "remove it in the source"
         )
     if lowest < 0:
         return f"X has negative counts (lowest {lowest:g}); put raw counts into X, not scaled values"

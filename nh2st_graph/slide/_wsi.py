@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from nh2st_graph._errors import ImageError, listed, reason
+from nh2st_graph._json import parse_json
 from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._resolution import agreed, plausible_scale
 
@@ -100,8 +100,8 @@ class WsiSlide(Slide):
 
 def _scale(about: Any) -> float | None:
     """Read um per pixel. wsidata gives one number, of x or y; OpenSlide's own properties have both."""
-    raw = json.loads(getattr(about, "raw", None) or "{}")
     try:
+        raw = parse_json(getattr(about, "raw", None) or "{}")
         return agreed((float(raw["openslide.mpp-x"]), float(raw["openslide.mpp-y"])))
     except (KeyError, TypeError, ValueError):
         return plausible_scale(about.mpp)
