@@ -155,7 +155,8 @@ def full_image(adata: AnnData) -> FullImage:
     found, where = library(adata), f"section {section_name(adata)!r}"
     if found.source is None:
         there = found.metadata.get(Key.library.source_image)
-        wrong = "is missing" if there is None else f"is {shortened(there)}, not text"
+        missing = there is None or (isinstance(there, str) and not there)
+        wrong = "is missing" if missing else f"is {shortened(there)}, not text"
         raise ImageError(
             f"{where}: metadata['{Key.library.source_image}'] {wrong}; give the path of the full-resolution image"
         )
