@@ -21,6 +21,7 @@ from nh2st_graph.section._array import (
 from nh2st_graph.section._contract import (
     Need,
     check_features,
+    check_finite,
     check_parts,
     check_section,
     counts_mistake,
@@ -97,6 +98,7 @@ __all__ = [
     "changed_entry",
     "check_array",
     "check_features",
+    "check_finite",
     "check_on_tissue",
     "check_parts",
     "check_pitch",

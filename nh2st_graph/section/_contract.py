@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from anndata import AnnData
@@ -20,10 +20,22 @@ from nh2st_graph.section._pitch import check_pitch
 from nh2st_graph.section._placement import likely_mistake
 from nh2st_graph.slide import Slide, open_slide
 
-__all__ = ["Need", "check_features", "check_parts", "check_section", "counts_mistake", "open_image", "refuse_backed"]
+__all__ = [
+    "Need",
+    "check_features",
+    "check_finite",
+    "check_parts",
+    "check_section",
+    "counts_mistake",
+    "open_image",
+    "refuse_backed",
+]
 
 #: Counts that are checked at a time.
 _SOME = 2**22
+
+#: Spots whose features are checked at a time.
+_ROWS = 2**14
 
 #: A count above this is no number of reads, and sums of such are not exact.
 MOST_READS = 2**31
@@ -260,6 +272,33 @@ def check_features(adata: AnnData) -> None:
     if Key.obsm.image not in adata.obsm:
         present = ", ".join(adata.obsm.keys())
         raise DataError(f"{where}: no obsm['{Key.obsm.image}'] (there: {present}); run ng.im.features(adata) first")
-    features = np.asarray(adata.obsm[Key.obsm.image])
-    if features.dtype != np.uint8 and not np.isfinite(features).all():
-        raise DataError(f"{where}: obsm['{Key.obsm.image}'] has values that are not numbers; compute it again")
+    check_finite(np.asarray(adata.obsm[Key.obsm.image]), list(adata.obs_names), f"{where}: obsm['{Key.obsm.image}']")
+
+
+def check_finite(features: NDArray[Any], spots: Sequence[str], what: str) -> None:
+    """Refuse features that are NaN or infinite; they may be mapped from a file.
+
+    Parameters
+    ----------
+    features
+        ``(n_spots, n_features)``.
+    spots
+        Names of the spots.
+    what
+        The features, to start an error message with.
+
+    Raises
+    ------
+    DataError
+        If there are any; the message names the first spot and feature.
+    """
+    if features.dtype.kind not in "biuf":
+        raise DataError(f"{what} holds {features.dtype}, not real numbers; compute it again")
+    for start in range(0, len(features), _ROWS) if features.dtype.kind == "f" else ():
+        finite = np.isfinite(features[start : start + _ROWS])
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0][:2]
+            raise DataError(
+                f"{what} has values that are not numbers (first: {features[start + row, column]}, feature {column} of "
+                f"spot {spots[start + row]!r}); compute it again, or check the encoder and its weights"
+            )
