@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, reason
 from nh2st_graph._json import parse_json, positive
 from nh2st_graph.read._assemble import add_names, in_order, one_file
-from nh2st_graph.read._common import check_exists, keep_in_tissue, logger, report_dropped, wanted_names
+from nh2st_graph.read._common import backed_anndata, check_exists, keep_in_tissue, logger, report_dropped, wanted_names
 from nh2st_graph.read._counts import refuse_duplicates, to_csr
 from nh2st_graph.read._patches import PATCH_UM, mosaic, patch_names, slide_scale
 from nh2st_graph.read._patients import PATIENTS, read_each
@@ -194,7 +193,7 @@ def _slide(root: Path, name: str, patches: Path) -> Path | None:
 def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:
     """Read the parts of a section, with counts as CSR, and the file's entry for the image."""
     try:
-        stored = ad.read_h5ad(path, backed="r")
+        stored = backed_anndata(path)
         try:
             counts = _read_counts(stored)
         finally:
@@ -204,7 +203,12 @@ def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:
     columns = {
         column: pd.to_numeric(stored.obs[column], errors="coerce") for column in _COLUMNS if column in stored.obs
     }
-    whole = {column: values.astype(int) for column, values in columns.items() if values.notna().all()}
+    whole = {
+        # What is no whole number stays, and is refused by its name.
+        column: values.astype(int) if (values.abs() < 2**31).all() and (values == values.round()).all() else values
+        for column, values in columns.items()
+        if values.notna().all()
+    }
     inside = in_tissue(stored, f"{where}: {path}")
     if inside is not None:
         whole[Key.obs.in_tissue] = pd.Series(inside.astype(int), index=stored.obs_names)

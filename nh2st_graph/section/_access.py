@@ -17,6 +17,9 @@ from nh2st_graph.section._keys import Key
 __all__ = ["array_positions", "as_csr", "as_name", "in_tissue", "is_real", "section_name"]
 
 
+#: No row or column has a number as large.
+_FARTHEST = 2**31
+
 #: Words for a spot in tissue, and for one off it; Space Ranger writes 1 and 0.
 _IN_TISSUE = {
     **dict.fromkeys(("1", "1.0", "true", "t", "yes", "y"), True),
@@ -136,9 +139,11 @@ def array_positions(adata: AnnData) -> NDArray[np.int64] | None:
 def _whole_numbers(adata: AnnData, key: str) -> NDArray[np.int64]:
     given = adata.obs[key]
     if isinstance(given.dtype, np.dtype) and given.dtype.kind in "iu":  # as readers write it, and much asked for
-        return given.to_numpy(np.int64)
+        numbers = given.to_numpy()
+        if not len(numbers) or (numbers.min() > -_FARTHEST and numbers.max() < _FARTHEST):
+            return numbers.astype(np.int64)
     values = pd.to_numeric(given, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    whole = np.isfinite(values) & (values == np.rint(values))
+    whole = (np.abs(values) < _FARTHEST) & (values == np.rint(values))
     if not whole.all():
         raise DataError(
             f"section {section_name(adata)!r}: obs['{key}'] of {int((~whole).sum())} spots is not a whole number "

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
+from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, setting
 from nh2st_graph.section._access import is_real, section_name
@@ -36,6 +37,9 @@ _SOME = 2**22
 
 #: Spots whose features are checked at a time.
 _ROWS = 2**14
+
+#: No coordinate is as large, in pixels.
+_FARTHEST = 2**31
 
 #: A count above this is no number of reads, and sums of such are not exact.
 MOST_READS = 2**31
@@ -128,15 +132,17 @@ def _check_spots(adata: AnnData, where: str) -> None:
             raise DataError(f"{where}: obs['{column}'] must be categorical; adata.obs['{column}'].astype('category')")
     if Key.obsm.spatial not in adata.obsm:
         raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] is missing; give spot centres (x, y) in image pixels")
+    if sparse.issparse(adata.obsm[Key.obsm.spatial]):
+        raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] is a sparse matrix; call its toarray()")
     spatial = np.asarray(adata.obsm[Key.obsm.spatial])
     if spatial.shape != (adata.n_obs, 2):
         raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] has shape {spatial.shape}, expected ({adata.n_obs}, 2)")
     if spatial.dtype.kind not in "fiu":
         raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] holds {spatial.dtype}, not numbers; give x, y in pixels")
-    finite = np.isfinite(spatial).all(axis=1)
+    finite = (np.abs(spatial) < _FARTHEST).all(axis=1)  # not so for NaN
     if not finite.all():
         raise DataError(
-            f"{where}: {int((~finite).sum())} spots have coordinates that are not numbers "
+            f"{where}: {int((~finite).sum())} spots have coordinates that are not numbers, or beyond any image "
             f"(first: {adata.obs_names[~finite][0]!r}); correct or drop them in the source"
         )
     check_array(adata)
