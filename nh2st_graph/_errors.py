@@ -111,6 +111,12 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def shortened(value: object) -> str:
+    """Write a value of any kind into a message, on one line of at most 60 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def listed(names: Iterable[object], most: int = 5) -> str:
     """List names in a message, the first of many: ``a, b, c, d, e and 3 more``."""
     given = [str(name) for name in names]

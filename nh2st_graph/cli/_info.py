@@ -15,6 +15,7 @@ from rich.text import Text
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, listed, reason
 from nh2st_graph._formats import check_format
+from nh2st_graph._json import parse_json
 from nh2st_graph._progress import phase
 from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
 
@@ -115,7 +116,7 @@ def _format(path: Path) -> str | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is damaged ({reason(error)}); copy the folder again") from None
     if not isinstance(values, dict):

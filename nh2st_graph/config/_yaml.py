@@ -9,12 +9,16 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from nh2st_graph._errors import ConfigError
+from nh2st_graph._errors import ConfigError, reason
 
 __all__ = ["as_mapping", "as_written", "parse_yaml", "read_yaml"]
 
 _MERGE, _TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
 _BOOL, _DATE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
+
+
+#: No configuration is nested as deeply, or holds as many values.
+_DEEPEST, _MOST_VALUES = 50, 1_000_000
 
 
 class WrittenInt(int):
@@ -45,8 +49,25 @@ class _Loader(yaml.SafeLoader):
     """The safe loader, less three habits: of two values of a key it keeps the last, keys and dates lose their text.
 
     A key is always text. Of YAML's words for true and false only these two are values: ``no`` and ``on`` may be names,
-    and a field that wants true or false takes them too.
+    and a field that wants true or false takes them too. A text that is nested too deeply, or whose aliases stand for
+    too many values, is refused.
     """
+
+    _depth = 0
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _n_values(node, {}) > _MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases (*name) stand for more than {_MOST_VALUES:,} values")
+        return node
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise yaml.YAMLError(f"values are nested more than {_DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
@@ -61,9 +82,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _n_values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """Count the values of a node; those of an alias count wherever it stands."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if node not in known:
+        known[node] = _MOST_VALUES + 1  # of a node that holds itself
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [each for pair in node.value for each in pair]
+        known[node] = 1 + sum(_n_values(part, known) for part in parts)
+    return known[node]
+
+
 def _written(kind: type[Written], construct: Any) -> Any:
     def constructed(loader: _Loader, node: yaml.ScalarNode) -> Written:
-        number = kind(construct(loader, node))
+        given = construct(loader, node)
+        float(given)  # refuses a whole number that no setting and no name is
+        number = kind(given)
         number.text = str(node.value)
         return number
 
@@ -102,9 +136,14 @@ def parse_yaml(text: str) -> Any:
     Raises
     ------
     yaml.YAMLError
-        If the text is not YAML, or gives a key twice.
+        If the text is not YAML, gives a key twice, or holds a value that is none.
     """
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of values with a tag
+        raise yaml.YAMLError(f"a value is not of the type that it says ({reason(error)})") from None
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 from nh2st_graph._errors import DataError
+from nh2st_graph._json import parse_json
 from nh2st_graph.section import SYMBOL_COLUMNS
 
 __all__ = ["read_panel"]
@@ -91,7 +91,7 @@ def _in_table(lines: list[tuple[int, str]], separator: str, path: Path) -> list[
 def _in_json(text: str, path: Path) -> list[tuple[int, str]]:
     """Give the genes of a JSON list, or of the list under a key such as ``genes``, numbered from 1."""
     try:
-        given: Any = json.loads(text)
+        given: Any = parse_json(text)
     except ValueError as error:
         raise DataError(f"gene panel {path} is not valid JSON ({error}); give a list of gene symbols") from None
     if isinstance(given, dict):

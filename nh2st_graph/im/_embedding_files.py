@@ -18,7 +18,6 @@ The layouts, as their own code writes them:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, listed, reason, setting
+from nh2st_graph._json import parse_json
 from nh2st_graph.read import is_spatialdata, open_packed
 from nh2st_graph.read._spatialdata import ATTRS
 from nh2st_graph.section import Key, as_name, content_digest
@@ -228,7 +228,7 @@ def _of_arrays(path: Path) -> EmbeddingFile:
     stored = _load(path)
     beside = path.with_suffix(".meta.json")
     if beside.is_file():
-        return _of_slide2vec(path, stored, json.loads(beside.read_text("utf-8")))
+        return _of_slide2vec(path, stored, parse_json(beside.read_bytes()))
     parts = stored if isinstance(stored, Mapping) else {}
     values, names = (next((key for key in keys if key in parts), None) for keys in (_VALUES, _NAMES))
     if values is None or names is None:
@@ -260,7 +260,7 @@ def _of_slide2vec(path: Path, stored: Any, about: Mapping[str, Any]) -> Embeddin
         raise DataError(f"{path}: the positions of its tiles are missing; copy {places[-1]} too")
     at = _load(tiles)
     beside = tiles.with_suffix(".meta.json")
-    slide = json.loads(beside.read_text("utf-8")).get("slide", {}) if beside.is_file() else {}
+    slide = parse_json(beside.read_bytes()).get("slide", {}) if beside.is_file() else {}
     requested = [_number(about.get(key)) for key in ("requested_tile_size_px", "requested_spacing_um")]
     return EmbeddingFile(
         str(path),

@@ -33,6 +33,7 @@ from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import (
     Key,
     changed_entry,
+    check_finite,
     check_on_tissue,
     check_section,
     content_digest,
@@ -375,7 +376,9 @@ def _compute(
                     advance(len(batch))
                 values = np.concatenate(encoded)
                 values = values if values.dtype == np.uint8 else values.astype(np.float32, copy=False)
-                part = FeatureBlock(names[start : start + step], encoder.feature_names, values)
+                own = names[start : start + step]
+                check_finite(values, own, f"section {section_name(adata)!r}: what encoder {encoder.name} gives")
+                part = FeatureBlock(own, encoder.feature_names, values)
                 parts.write(_part_key(key, start, step), part)
             else:
                 advance(len(part.spots))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nh2st_graph._errors import ConfigError, listed, setting
+from nh2st_graph._json import parse_json
 from nh2st_graph.im._default import is_packaged
 from nh2st_graph.im._network import UNREADABLE, unreadable
 from nh2st_graph.im._timm_build import Wanted, loading, pretrained_cfg
@@ -278,7 +278,7 @@ def _told(path: Path, architecture: str) -> dict[str, Any]:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 

@@ -34,6 +34,7 @@ from nh2st_graph.section import (
     check_pitch,
     check_section,
     counts_mistake,
+    is_real,
     libraries,
     library_entry,
     library_id,
@@ -209,6 +210,11 @@ def _with_counts(adata: AnnData, layer: str | None, where: str) -> AnnData:
     if adata.X is None:
         raise DataError(
             f"{where}: X is missing; name the layer with raw counts: {setting('data.options.layer', 'NAME')}"
+        )
+    if not is_real(adata.X.dtype):
+        raise DataError(
+            f"{where}: {'X' if layer is None else f'layer {layer!r}'} holds {adata.X.dtype}, not real numbers; name "
+            f"the layer with raw counts: {setting('data.options.layer', 'NAME')}"
         )
     adata.X = as_csr(adata.X)
     if not np.isfinite(adata.X.data).all():

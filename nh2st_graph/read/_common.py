@@ -62,11 +62,29 @@ def stored_anndata(path: Path, *, backed: bool = False) -> AnnData:
         If it is damaged, not h5ad, or a later version wrote it.
     """
     try:
-        adata = on_disk(ad.read_h5ad(path, backed="r")) if backed else ad.read_h5ad(path)
+        adata = on_disk(backed_anndata(path)) if backed else ad.read_h5ad(path)
     except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
         raise _damaged(path, error) from error
     check_written(adata, str(path))
     adata.uns.pop(Key.uns.format, None)
+    return adata
+
+
+def backed_anndata(path: Path) -> AnnData:
+    """Open an h5ad file without reading ``X``; anndata's and h5py's errors are not caught.
+
+    Raises
+    ------
+    ValueError
+        If ``X`` has another shape than the names of spots and genes, which anndata checks only if it reads ``X``.
+    """
+    adata = ad.read_h5ad(path, backed="r")
+    found = getattr(adata.X, "shape", adata.shape)
+    if tuple(found) != adata.shape:
+        adata.file.close()
+        raise ValueError(
+            f"X has shape {tuple(found)}, and obs and var name {adata.n_obs} spots and {adata.n_vars} genes"
+        )
     return adata
 
 
@@ -109,7 +127,7 @@ def open_h5ad(path: str | Path) -> Iterator[AnnData]:
     path = Path(path)
     check_exists(path, "path")
     try:
-        adata = ad.read_h5ad(path, backed="r")
+        adata = backed_anndata(path)
     except Exception as error:
         raise _damaged(path, error) from error
     try:

@@ -18,6 +18,7 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, reason
 from nh2st_graph.read._packed import open_packed
+from nh2st_graph.section import is_real
 
 __all__ = ["ARRAY_NAME", "Counts", "array_positions", "open_text", "read_counts", "refuse_duplicates", "to_csr"]
 
@@ -71,7 +72,15 @@ def open_text(path: Path) -> IO[str]:
 
 
 def to_csr(values: NDArray[np.generic]) -> sparse.csr_matrix:
-    """Convert dense counts to CSR, float32."""
+    """Convert dense counts to CSR, float32.
+
+    Raises
+    ------
+    DataError
+        If they are not real numbers.
+    """
+    if not is_real(values.dtype):
+        raise DataError(f"counts are of type {values.dtype}, not real numbers")
     return sparse.csr_matrix(np.asarray(values, dtype=np.float32))
 
 

@@ -5,13 +5,10 @@ Jaume et al. 2024, "HEST-1k: A dataset for spatial transcriptomics and histology
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
@@ -21,8 +18,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, reason
+from nh2st_graph._json import parse_json, positive
 from nh2st_graph.read._assemble import add_names, in_order, one_file
-from nh2st_graph.read._common import check_exists, keep_in_tissue, logger, report_dropped, wanted_names
+from nh2st_graph.read._common import backed_anndata, check_exists, keep_in_tissue, logger, report_dropped, wanted_names
 from nh2st_graph.read._counts import refuse_duplicates, to_csr
 from nh2st_graph.read._patches import PATCH_UM, mosaic, patch_names, slide_scale
 from nh2st_graph.read._patients import PATIENTS, read_each
@@ -30,6 +28,7 @@ from nh2st_graph.read._registry import register_format
 from nh2st_graph.section import (
     Key,
     Library,
+    as_csr,
     check_section,
     in_tissue,
     libraries,
@@ -127,11 +126,11 @@ def metadata(root: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"section {name!r}: {path} is missing; download it too, for the resolution and the patient")
     try:
-        about = json.loads(path.read_text())
+        about = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"section {name!r}: {path} cannot be read ({reason(error)}); download it again") from None
     scale = about.get(SCALE) if isinstance(about, dict) else None
-    if not isinstance(scale, Real) or not 0 < float(scale) < np.inf:
+    if positive(scale) is None:
         raise DataError(
             f"section {name!r}: {path} has {SCALE} = {scale!r}; give um per pixel of the slide there, above 0"
         )
@@ -194,7 +193,7 @@ def _slide(root: Path, name: str, patches: Path) -> Path | None:
 def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:
     """Read the parts of a section, with counts as CSR, and the file's entry for the image."""
     try:
-        stored = ad.read_h5ad(path, backed="r")
+        stored = backed_anndata(path)
         try:
             counts = _read_counts(stored)
         finally:
@@ -204,7 +203,12 @@ def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:
     columns = {
         column: pd.to_numeric(stored.obs[column], errors="coerce") for column in _COLUMNS if column in stored.obs
     }
-    whole = {column: values.astype(int) for column, values in columns.items() if values.notna().all()}
+    whole = {
+        # What is no whole number stays, and is refused by its name.
+        column: values.astype(int) if (values.abs() < 2**31).all() and (values == values.round()).all() else values
+        for column, values in columns.items()
+        if values.notna().all()
+    }
     inside = in_tissue(stored, f"{where}: {path}")
     if inside is not None:
         whole[Key.obs.in_tissue] = pd.Series(inside.astype(int), index=stored.obs_names)
@@ -223,7 +227,7 @@ def _read_counts(stored: AnnData) -> sparse.csr_matrix:
     if isinstance(counts, h5py.Dataset):
         starts = range(0, stored.n_obs, _ROWS)
         return sparse.vstack([to_csr(counts[start : start + _ROWS]) for start in starts], format="csr")
-    return sparse.csr_matrix(counts.to_memory()).astype(np.float32)
+    return as_csr(counts.to_memory()).astype(np.float32)
 
 
 def _spatial(stored: AnnData, path: Path, where: str) -> NDArray[np.float64]:
@@ -235,7 +239,13 @@ def _spatial(stored: AnnData, path: Path, where: str) -> NDArray[np.float64]:
             "spot centres in pixels of the slide are missing: download it again"
         )
     given = stored.obsm[Key.obsm.spatial] if Key.obsm.spatial in stored.obsm else stored.obs[list(_PIXELS)]
-    return pd.DataFrame(np.asarray(given)).apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    given = given.toarray() if sparse.issparse(given) else np.asarray(given)
+    if given.shape != (stored.n_obs, 2):
+        raise DataError(
+            f"{where}: obsm['{Key.obsm.spatial}'] of {path} has shape {given.shape}, expected ({stored.n_obs}, 2): x "
+            "and y of each spot; download it again"
+        )
+    return pd.DataFrame(given).apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
 
 
 def _centres(adata: AnnData) -> NDArray[np.float64]:
@@ -265,4 +275,4 @@ def _small(entry: dict[str, Any]) -> tuple[NDArray[np.uint8], float] | None:
     scale = Library.of(entry).scalefactors.get(_SMALL_SCALE)
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8):
         return None
-    return (image, float(scale)) if isinstance(scale, Real) and 0 < float(scale) < np.inf else None
+    return None if (factor := positive(scale)) is None else (image, factor)

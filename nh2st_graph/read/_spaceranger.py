@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from anndata import AnnData
 from PIL import Image
 
 from nh2st_graph._errors import DataError, ImageError, listed, reason, setting
+from nh2st_graph._json import parse_json, positive
 from nh2st_graph.read._common import (
     as_given,
     folder_above,
@@ -363,18 +363,22 @@ def _scalefactors(path: Path, name: str) -> dict[str, float]:
     """Read the factors in pixels or per pixel. Visium HD's file also has sizes in um, which do not scale."""
     try:
         with open_packed(path, _FACTORS_BYTES) as file:
-            factors = dict(json.loads(file.read()))
+            factors = dict(parse_json(file.read()))
     except (OSError, EOFError, zlib.error, TypeError, ValueError) as error:
         raise DataError(f"section {name!r}: {path} cannot be read ({reason(error)}); copy it again") from None
-    for key in (Key.library.spot_diameter, Key.library.hires_scale):
-        value = factors.get(key)
-        if not isinstance(value, int | float) or not value > 0:
-            raise DataError(f"section {name!r}: {path} has {key} = {value!r}, expected a number above 0; copy it again")
-    return {
-        key: float(value)
+    needed = (Key.library.spot_diameter, Key.library.hires_scale)
+    given = {key: factors.get(key) for key in needed} | {
+        key: value
         for key, value in factors.items()
         if isinstance(value, int | float) and ("diameter" in key or key.endswith("scalef"))
     }
+    found = {key: positive(value) for key, value in given.items()}
+    for key, number in found.items():
+        if number is None:
+            raise DataError(
+                f"section {name!r}: {path} has {key} = {given[key]!r}, expected a number above 0; copy it again"
+            )
+    return {key: number for key, number in found.items() if number is not None}
 
 
 def _check_source(source: Path, hires_file: Path, hires_scale: float, name: str) -> None:

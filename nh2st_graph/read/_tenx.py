@@ -17,6 +17,7 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, reason
 from nh2st_graph.read._packed import open_packed
+from nh2st_graph.section import as_csr
 
 __all__ = ["TenX", "read_tenx"]
 
@@ -182,7 +183,7 @@ def _read_legacy(path: Path) -> TenX:
     metadata = {}
     with h5py.File(path) as file:
         metadata = {key: _attribute(file.attrs[key]) for key in _METADATA if key in file.attrs}
-    return TenX(sparse.csr_matrix(adata.X), adata.obs_names, adata.var, metadata)
+    return TenX(as_csr(adata.X), adata.obs_names, adata.var, metadata)
 
 
 def _read_folder(folder: Path, name: str) -> TenX:
@@ -194,7 +195,7 @@ def _read_folder(folder: Path, name: str) -> TenX:
     )
     genes, spots = (_read_names(path) for path in (features, barcodes))
     with open_packed(matrix) as file:
-        counts = sparse.csr_matrix(mmread(file), dtype=np.float32).T.tocsr()
+        counts = as_csr(mmread(file)).astype(np.float32).T.tocsr()
     if counts.shape != (len(spots), len(genes)):
         raise DataError(
             f"section {name!r}: {matrix} has {counts.shape[1]} genes and {counts.shape[0]} barcodes, {features} has "

@@ -1,6 +1,6 @@
 """The section contract: what one tissue section holds, and how to look it up. This room knows no file format."""
 
-from nh2st_graph.section._access import array_positions, as_csr, as_name, in_tissue, section_name
+from nh2st_graph.section._access import array_positions, as_csr, as_name, in_tissue, is_real, section_name
 from nh2st_graph.section._array import (
     CHESSBOARD_NEIGHBOUR_UM,
     CHESSBOARD_SPOT_UM,
@@ -21,6 +21,7 @@ from nh2st_graph.section._array import (
 from nh2st_graph.section._contract import (
     Need,
     check_features,
+    check_finite,
     check_parts,
     check_section,
     counts_mistake,
@@ -97,6 +98,7 @@ __all__ = [
     "changed_entry",
     "check_array",
     "check_features",
+    "check_finite",
     "check_on_tissue",
     "check_parts",
     "check_pitch",
@@ -111,6 +113,7 @@ __all__ = [
     "genes_by_name",
     "image_digest",
     "in_tissue",
+    "is_real",
     "lattice_neighbours",
     "libraries",
     "library",

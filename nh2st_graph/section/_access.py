@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph.section._keys import Key
 
-__all__ = ["array_positions", "as_csr", "as_name", "in_tissue", "section_name"]
+__all__ = ["array_positions", "as_csr", "as_name", "in_tissue", "is_real", "section_name"]
 
+
+#: No row or column has a number as large.
+_FARTHEST = 2**31
 
 #: Words for a spot in tissue, and for one off it; Space Ranger writes 1 and 0.
 _IN_TISSUE = {
@@ -28,11 +32,11 @@ def as_name(value: object) -> str | None:
 
     Joining tables makes numbers of names, and fractions of numbers: a whole number is written as one.
     """
-    if value is None or value is pd.NA or value is pd.NaT or value != value:
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, Real) and value != value):
         return None
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def section_name(adata: AnnData) -> str:
@@ -63,8 +67,21 @@ def section_name(adata: AnnData) -> str:
 
 
 def as_csr(values: Any) -> sparse.csr_matrix:
-    """Convert counts, dense or sparse, to CSR; half precision, which SciPy does not know, becomes float32."""
+    """Convert counts, dense or sparse, to CSR; half precision, which SciPy does not know, becomes float32.
+
+    Raises
+    ------
+    DataError
+        If they are not real numbers.
+    """
+    if not is_real(values.dtype):
+        raise DataError(f"X holds {values.dtype}, not real numbers; put raw counts there")
     return sparse.csr_matrix(values.astype(np.float32) if values.dtype == np.float16 else values)
+
+
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Say whether a type is of real numbers; text, dates and complex numbers are no counts."""
+    return np.dtype(dtype).kind in "biuf"
 
 
 def in_tissue(adata: AnnData, where: str | None = None) -> NDArray[np.bool_] | None:
@@ -122,9 +139,11 @@ def array_positions(adata: AnnData) -> NDArray[np.int64] | None:
 def _whole_numbers(adata: AnnData, key: str) -> NDArray[np.int64]:
     given = adata.obs[key]
     if isinstance(given.dtype, np.dtype) and given.dtype.kind in "iu":  # as readers write it, and much asked for
-        return given.to_numpy(np.int64)
+        numbers = given.to_numpy()
+        if not len(numbers) or (numbers.min() > -_FARTHEST and numbers.max() < _FARTHEST):
+            return numbers.astype(np.int64)
     values = pd.to_numeric(given, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    whole = np.isfinite(values) & (values == np.rint(values))
+    whole = (np.abs(values) < _FARTHEST) & (values == np.rint(values))
     if not whole.all():
         raise DataError(
             f"section {section_name(adata)!r}: obs['{key}'] of {int((~whole).sum())} spots is not a whole number "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
+from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, setting
-from nh2st_graph.section._access import section_name
+from nh2st_graph.section._access import is_real, section_name
 from nh2st_graph.section._array import check_array
 from nh2st_graph.section._counts import count_blocks
 from nh2st_graph.section._keys import Key
@@ -20,10 +21,28 @@ from nh2st_graph.section._pitch import check_pitch
 from nh2st_graph.section._placement import likely_mistake
 from nh2st_graph.slide import Slide, open_slide
 
-__all__ = ["Need", "check_features", "check_parts", "check_section", "counts_mistake", "open_image", "refuse_backed"]
+__all__ = [
+    "Need",
+    "check_features",
+    "check_finite",
+    "check_parts",
+    "check_section",
+    "counts_mistake",
+    "open_image",
+    "refuse_backed",
+]
 
 #: Counts that are checked at a time.
 _SOME = 2**22
+
+#: Spots whose features are checked at a time.
+_ROWS = 2**14
+
+#: No coordinate is as large, in pixels.
+_FARTHEST = 2**31
+
+#: A count above this is no number of reads, and sums of such are not exact.
+MOST_READS = 2**31
 
 #: Parts of a section that a caller may need, besides spot positions.
 Need = Literal["genes", "image", "graph", "features"]
@@ -113,15 +132,17 @@ def _check_spots(adata: AnnData, where: str) -> None:
             raise DataError(f"{where}: obs['{column}'] must be categorical; adata.obs['{column}'].astype('category')")
     if Key.obsm.spatial not in adata.obsm:
         raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] is missing; give spot centres (x, y) in image pixels")
+    if sparse.issparse(adata.obsm[Key.obsm.spatial]):
+        raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] is a sparse matrix; call its toarray()")
     spatial = np.asarray(adata.obsm[Key.obsm.spatial])
     if spatial.shape != (adata.n_obs, 2):
         raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] has shape {spatial.shape}, expected ({adata.n_obs}, 2)")
     if spatial.dtype.kind not in "fiu":
         raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] holds {spatial.dtype}, not numbers; give x, y in pixels")
-    finite = np.isfinite(spatial).all(axis=1)
+    finite = (np.abs(spatial) < _FARTHEST).all(axis=1)  # not so for NaN
     if not finite.all():
         raise DataError(
-            f"{where}: {int((~finite).sum())} spots have coordinates that are not numbers "
+            f"{where}: {int((~finite).sum())} spots have coordinates that are not numbers, or beyond any image "
             f"(first: {adata.obs_names[~finite][0]!r}); correct or drop them in the source"
         )
     check_array(adata)
@@ -138,22 +159,28 @@ def counts_mistake(adata: AnnData) -> str | None:
         return f"gene {twice!r} occurs more than once; call adata.var_names_make_unique()"
     if adata.X is None:
         return f"{adata.n_vars} genes are named but X is missing; put raw counts into X"
-    lowest = 0.0
+    if not is_real(adata.X.dtype):
+        return f"X holds {adata.X.dtype}, not real numbers; put raw counts into X"
+    lowest = highest = 0.0
     bad: list[NDArray[np.generic]] = []
     broken: list[np.generic] = []
     for values in _values(adata):
+        lowest, highest = min(lowest, float(values.min(initial=0))), max(highest, float(values.max(initial=0)))
         if values.dtype.kind != "f":
-            lowest = min(lowest, float(values.min(initial=0)))
             continue
         finite = np.isfinite(values)
         bad += [values[~finite]] if not finite.all() else []
-        lowest = min(lowest, float(values.min(initial=0)))
         if not broken and not np.array_equal(values, np.rint(values), equal_nan=True):
             broken = [values[values != np.rint(values)][0]]
     if bad:
         return (
             f"X has counts that are not numbers ({sum(map(len, bad)):,}, NaN or infinite; first: {bad[0][0]}); correct "
             "or remove these spots or genes, or put raw counts into X"
+        )
+    if highest > MOST_READS:
+        return (
+            f"X has a count of {highest:.3g}, and no gene of a spot has more than {MOST_READS:,} reads; correct or "
+            "remove it in the source"
         )
     if lowest < 0:
         return f"X has negative counts (lowest {lowest:g}); put raw counts into X, not scaled values"
@@ -251,6 +278,33 @@ def check_features(adata: AnnData) -> None:
     if Key.obsm.image not in adata.obsm:
         present = ", ".join(adata.obsm.keys())
         raise DataError(f"{where}: no obsm['{Key.obsm.image}'] (there: {present}); run ng.im.features(adata) first")
-    features = np.asarray(adata.obsm[Key.obsm.image])
-    if features.dtype != np.uint8 and not np.isfinite(features).all():
-        raise DataError(f"{where}: obsm['{Key.obsm.image}'] has values that are not numbers; compute it again")
+    check_finite(np.asarray(adata.obsm[Key.obsm.image]), list(adata.obs_names), f"{where}: obsm['{Key.obsm.image}']")
+
+
+def check_finite(features: NDArray[Any], spots: Sequence[str], what: str) -> None:
+    """Refuse features that are NaN or infinite; they may be mapped from a file.
+
+    Parameters
+    ----------
+    features
+        ``(n_spots, n_features)``.
+    spots
+        Names of the spots.
+    what
+        The features, to start an error message with.
+
+    Raises
+    ------
+    DataError
+        If there are any; the message names the first spot and feature.
+    """
+    if features.dtype.kind not in "biuf":
+        raise DataError(f"{what} holds {features.dtype}, not real numbers; compute it again")
+    for start in range(0, len(features), _ROWS) if features.dtype.kind == "f" else ():
+        finite = np.isfinite(features[start : start + _ROWS])
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0][:2]
+            raise DataError(
+                f"{what} has values that are not numbers (first: {features[start + row, column]}, feature {column} of "
+                f"spot {spots[start + row]!r}); compute it again, or check the encoder and its weights"
+            )

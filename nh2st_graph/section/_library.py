@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,8 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import DataError, ImageError
+from nh2st_graph._errors import DataError, ImageError, shortened
+from nh2st_graph._json import positive
 from nh2st_graph.section._access import as_name, section_name
 from nh2st_graph.section._keys import Key
 
@@ -64,27 +64,27 @@ class Library:
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Library:
         """Read an entry of ``uns["spatial"]``."""
-        factors, metadata = entry.get(Key.library.scalefactors, {}), entry.get(Key.library.metadata, {})
-        source = metadata.get(Key.library.source_image)
+        factors, metadata = _part(entry, Key.library.scalefactors), _part(entry, Key.library.metadata)
+        source, hires = metadata.get(Key.library.source_image), _part(entry, Key.library.images).get(Key.library.hires)
         return cls(
             entry,
-            source=str(source) if source else None,
-            microns_per_pixel=_positive(metadata.get(Key.library.microns_per_pixel)),
-            spot_diameter=_positive(factors.get(Key.library.spot_diameter)),
-            hires=entry.get(Key.library.images, {}).get(Key.library.hires),
-            hires_scale=_positive(factors.get(Key.library.hires_scale)),
-            array_pitch_um=_positive(metadata.get(Key.library.array_pitch)),
+            source=str(source) if isinstance(source, str | Path) and str(source) else None,
+            microns_per_pixel=positive(metadata.get(Key.library.microns_per_pixel)),
+            spot_diameter=positive(factors.get(Key.library.spot_diameter)),
+            hires=hires if getattr(hires, "ndim", 0) in (2, 3) else None,
+            hires_scale=positive(factors.get(Key.library.hires_scale)),
+            array_pitch_um=positive(metadata.get(Key.library.array_pitch)),
         )
 
     @property
     def scalefactors(self) -> Mapping[str, Any]:
         """All scale factors of the entry."""
-        return self.entry.get(Key.library.scalefactors, {})
+        return _part(self.entry, Key.library.scalefactors)
 
     @property
     def metadata(self) -> Mapping[str, Any]:
         """All metadata of the entry."""
-        return self.entry.get(Key.library.metadata, {})
+        return _part(self.entry, Key.library.metadata)
 
 
 class FullImage(NamedTuple):
@@ -154,13 +154,16 @@ def full_image(adata: AnnData) -> FullImage:
     """
     found, where = library(adata), f"section {section_name(adata)!r}"
     if found.source is None:
+        there = found.metadata.get(Key.library.source_image)
+        missing = there is None or (isinstance(there, str) and not there)
+        wrong = "is missing" if missing else f"is {shortened(there)}, not text"
         raise ImageError(
-            f"{where}: metadata['{Key.library.source_image}'] is missing; give the path of the full-resolution image"
+            f"{where}: metadata['{Key.library.source_image}'] {wrong}; give the path of the full-resolution image"
         )
     if found.microns_per_pixel is None:
         there = found.metadata.get(Key.library.microns_per_pixel)
         raise DataError(
-            f"{where}: metadata['{Key.library.microns_per_pixel}'] is {there!r}; give um per pixel, above 0"
+            f"{where}: metadata['{Key.library.microns_per_pixel}'] is {shortened(there)}; give um per pixel, above 0"
         )
     return FullImage(found.source, found.microns_per_pixel)
 
@@ -208,7 +211,7 @@ def changed_entry(
         As in :class:`Library`.
     """
     images, factors, metadata = (
-        dict(entry.get(part, {})) for part in (Key.library.images, Key.library.scalefactors, Key.library.metadata)
+        dict(_part(entry, part)) for part in (Key.library.images, Key.library.scalefactors, Key.library.metadata)
     )
     if hires is not None:
         images[Key.library.hires], factors[Key.library.hires_scale] = hires
@@ -226,5 +229,7 @@ def changed_entry(
     }
 
 
-def _positive(value: object) -> float | None:
-    return float(value) if isinstance(value, Real) and 0 < float(value) < np.inf else None
+def _part(entry: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Give a part of an entry; an empty one if the entry has something else there."""
+    part = entry.get(key)
+    return part if isinstance(part, Mapping) else {}

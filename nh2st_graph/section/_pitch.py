@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError, setting
+from nh2st_graph._json import positive
 from nh2st_graph.section._access import section_name
 from nh2st_graph.section._array import (
     CHESSBOARD_NEIGHBOUR_UM,
@@ -157,12 +157,14 @@ def _check_overlap(adata: AnnData, factors: Mapping[str, Any] | None) -> None:
     if overlap is None or not overlap.on_array:
         return
     for name, value in (library(adata).scalefactors if factors is None else factors).items():
-        is_scale = name.endswith("scalef") and isinstance(value, Real) and 0 < float(value) < 1
-        if is_scale and _NARROWEST <= float(value) * overlap.diameter / overlap.apart <= 1 + _AGREE:
+        scale = positive(value) if name.endswith("scalef") else None
+        if scale is None or scale >= 1:
+            continue
+        if _NARROWEST <= scale * overlap.diameter / overlap.apart <= 1 + _AGREE:
             raise DataError(
                 f"section {section_name(adata)!r}: spots are {overlap.diameter:.4g} px wide and {overlap.apart:.4g} px "
-                f"apart on the array, as if positions were multiplied by {float(value):.4g} ({name}); multiply "
-                f"obsm['{Key.obsm.spatial}'] by {1 / float(value):.4g}; or, if they are right, correct "
+                f"apart on the array, as if positions were multiplied by {scale:.4g} ({name}); multiply "
+                f"obsm['{Key.obsm.spatial}'] by {1 / scale:.4g}; or, if they are right, correct "
                 f"scalefactors['{Key.library.spot_diameter}']"
             )
 
@@ -189,7 +191,7 @@ def _pitch(adata: AnnData, factors: Mapping[str, Any] | None = None) -> _Pitch |
 def _scaled_by(factor: float, factors: Mapping[str, Any]) -> str | None:
     """Name the scale factor that positions were multiplied by."""
     for name, value in factors.items():
-        is_scale = name.endswith("scalef") and isinstance(value, Real)
-        if is_scale and 0 < float(value) < 1 - 2 * _AGREE and abs(factor / float(value) - 1) <= _AGREE / 2:
+        scale = positive(value) if name.endswith("scalef") else None
+        if scale is not None and scale < 1 - 2 * _AGREE and abs(factor / scale - 1) <= _AGREE / 2:
             return str(name)
     return None

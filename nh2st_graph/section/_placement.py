@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import DataError, ImageError, setting
+from nh2st_graph._json import positive
 from nh2st_graph.section._access import in_tissue, section_name
 from nh2st_graph.section._array import neighbour_distance
 from nh2st_graph.section._keys import Key
@@ -216,9 +216,9 @@ def _known_factors(adata: AnnData, slide: Slide) -> dict[str, float]:
     unnamed = (*slide.downsamples[1:], *_POWERS)
     factors: dict[str, float] = {}
     for name, value in given.items():
-        if isinstance(value, Real) and 0 < float(value) < np.inf:
-            factors[f"{1 / float(value):.4g} (1 / {name})"] = 1 / float(value)
-            factors[f"{float(value):.4g} ({name})"] = float(value)
+        if (scale := positive(value)) is not None:
+            factors[f"{1 / scale:.4g} (1 / {name})"] = 1 / scale
+            factors[f"{scale:.4g} ({name})"] = scale
     for factor in unnamed:
         factors |= {f"{factor:.4g}": factor, f"{1 / factor:.4g}": 1 / factor}
     return factors

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph.slide._layout import Layout
+from nh2st_graph.slide._limits import check_held
 
 __all__ = ["Box", "Slide"]
 
@@ -105,6 +106,7 @@ class Slide(ABC):
 
     def whole(self) -> Image.Image:
         """Decode the full resolution, of which the caller is the owner."""
+        check_held(self.path, self.sizes[0])
         return self.region(0, (0, 0, *self.sizes[0]))[0]
 
     def close(self) -> None:  # noqa: B027 - a slide may have nothing to close

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from numbers import Real
 from typing import Any
 
 from nh2st_graph._errors import ConfigError, DataError, setting
+from nh2st_graph._json import positive
 
 __all__ = ["check_scale", "chosen_scale"]
 
@@ -29,14 +29,15 @@ def check_scale(where: str, found: Any, given: float) -> None:
     """
     if not (math.isfinite(given) and given > 0):
         raise ConfigError(f"{setting('microns_per_pixel', given)}; give um per pixel, above 0")
-    if not (isinstance(found, Real) and float(found) > 0):
+    stated = positive(found)
+    if stated is None:
         return
-    factor = given / float(found)
+    factor = given / stated
     if not 1 / _SLIP < factor < _SLIP:
         times = f"{factor:.3g} times that" if factor > 1 else f"{factor:.2g} of that"
         raise ConfigError(
-            f"{where}: the file says {float(found):.4g} um per pixel, and {setting('microns_per_pixel', given)} is "
-            f"{times}; leave it out to use {float(found):.4g}, or save the image without its resolution if the file is "
+            f"{where}: the file says {stated:.4g} um per pixel, and {setting('microns_per_pixel', given)} is "
+            f"{times}; leave it out to use {stated:.4g}, or save the image without its resolution if the file is "
             "wrong (um per pixel is about 10 divided by the magnification: 0.5 at 20x, 0.25 at 40x)"
         )
 
@@ -69,6 +70,7 @@ def chosen_scale(where: str, found: Any, given: float | None, advice: str = "") 
             )
         return found
     check_scale(where, found, given)
-    if isinstance(found, Real) and not abs(float(found) - given) <= _AGREE * given:
+    stated = positive(found)
+    if stated is not None and abs(stated - given) > _AGREE * given:
         logger.warning("%s: the file says %.4g um per pixel; the given %.4g is used", where, found, given)
     return float(given)

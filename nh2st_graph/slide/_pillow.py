@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import struct
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,10 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from nh2st_graph._errors import ImageError
+from nh2st_graph._errors import ImageError, reason
 from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._colour import Colour
 from nh2st_graph.slide._layout import EXPORT, Layout, UnreadableError, pillow_layout
+from nh2st_graph.slide._limits import check_held
 
 __all__ = ["HeldImage", "open_plain"]
 
@@ -25,6 +28,9 @@ logger = logging.getLogger("nh2st_graph")
 
 #: An image with more pixels than this, of three bytes each, takes gigabytes.
 _MANY_PIXELS = 2**29
+
+#: Errors of Pillow on a damaged file.
+_DAMAGE = (OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, struct.error, zlib.error)
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -76,11 +82,15 @@ def _open(path: Path) -> Iterator[ImageFile]:
             raise ImageError(f"image {path} cannot be read as an image; give a JPEG, PNG or TIFF") from None
         except OSError as error:
             raise ImageError(f"image {path} cannot be opened ({error}); check that it can be read") from error
+        except _DAMAGE as error:
+            raise ImageError(f"image {path} is damaged ({reason(error)}); copy or download it again") from error
         with handle:
             try:
                 yield handle
-            except (OSError, SyntaxError, EOFError) as error:
-                raise ImageError(f"image {path} is cut off or damaged ({error}); copy or download it again") from error
+            except _DAMAGE as error:
+                raise ImageError(
+                    f"image {path} is cut off or damaged ({reason(error)}); copy or download it again"
+                ) from error
 
 
 def open_plain(path: Path) -> HeldImage:
@@ -89,9 +99,10 @@ def open_plain(path: Path) -> HeldImage:
     Raises
     ------
     ImageError
-        If the file is missing or no image, or its pixels cannot be shown rightly.
+        If the file is missing or no image, declares too many pixels, or its pixels cannot be shown rightly.
     """
     with _open(path) as image:
+        check_held(path, image.size)
         try:
             layout = pillow_layout(image)
         except UnreadableError as error:
@@ -171,6 +182,7 @@ class HeldImage(Slide):
 
     def whole(self) -> Image.Image:
         """Decode the image, of which the caller is the owner."""
+        check_held(self.path, self.sizes[0])
         width, height = self.sizes[0]
         if width * height > _MANY_PIXELS:
             logger.warning(

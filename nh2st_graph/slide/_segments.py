@@ -132,7 +132,8 @@ def _decode(page: TiffPage, index: int) -> NDArray[Any] | None:
     decode, handle = None if special else page.decode, page.parent.filehandle
     # Seek last: the first access to an attribute of the page moves the file position.
     handle.seek(page.dataoffsets[index])
-    data = handle.read(n_bytes)
+    # A file that declares more bytes than it has would be given the memory for them.
+    data = handle.read(min(n_bytes, max(0, handle.size - page.dataoffsets[index])))
     if page.compression in JPEG_2000:
         return _jpeg_2000(data, of_luma(page))
     if decode is None:

@@ -14,6 +14,7 @@ from nh2st_graph._errors import ImageError
 from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._colour import stored_box, turned
 from nh2st_graph.slide._layout import EXPORT, Layout, UnreadableError
+from nh2st_graph.slide._limits import check_held, check_windows
 from nh2st_graph.slide._log import tifffile_said
 from nh2st_graph.slide._pages import OwnReaderError, ScenesError, tiff_layout
 from nh2st_graph.slide._pillow import HeldImage
@@ -21,7 +22,7 @@ from nh2st_graph.slide._segments import DAMAGE, grid, segment, window
 from nh2st_graph.slide._wsi import EXTRA, has_extra
 
 if TYPE_CHECKING:
-    from tifffile import TiffFile
+    from tifffile import TiffFile, TiffPage
 
 __all__ = ["TiffSlide", "open_tiff"]
 
@@ -33,6 +34,9 @@ _HELD_PIXELS = 2**28
 
 #: A strip of more bytes than this holds so much of the image that windows save nothing.
 _STRIP_BYTES = 2**26
+
+#: So does a tile of more than this.
+_TILE_BYTES = 2**28
 
 
 class TiffSlide(Slide):
@@ -67,12 +71,18 @@ class TiffSlide(Slide):
     @property
     def in_windows(self) -> bool:
         """Whether windows of the slide save decoding the rest of it."""
-        page = self._pages[0]
-        if page.is_tiled:
-            return True
-        width, height, *_ = grid(page)
-        small = page.imagewidth * page.imagelength <= _HELD_PIXELS
-        return not small and width * height * page.samplesperpixel <= _STRIP_BYTES
+        return _in_windows(self._pages[0])
+
+    def check(self) -> None:
+        """Refuse it by the sizes that its pages declare.
+
+        Raises
+        ------
+        ImageError
+            If it declares too many pixels.
+        """
+        for page, size in zip(self._pages, self.sizes, strict=True):
+            (check_windows if _in_windows(page) else check_held)(self.path, size)
 
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
         """Assemble the box from its tiles; see :meth:`Slide.region`."""
@@ -83,6 +93,7 @@ class TiffSlide(Slide):
 
     def whole(self) -> Image.Image:
         """Decode the full resolution, one row of tiles or strips in memory at a time."""
+        check_held(self.path, self.sizes[0])
         orientation = self.layout.orientation
         image = Image.new("RGB", self.sizes[0])
         page = self._pages[0]
@@ -133,10 +144,18 @@ def open_tiff(path: Path, scene: str | None = None) -> Slide | None:
     Raises
     ------
     ImageError
-        If its pixels cannot be shown rightly, or it has several images of equal standing, or none of that name.
+        If its pixels cannot be shown rightly, it declares too many of them, or it has several images of equal standing,
+        or none of that name.
     """
     slide = _open(path, scene)
-    if slide is None or slide.in_windows:
+    if slide is None:
+        return None
+    try:
+        slide.check()
+    except ImageError:
+        slide.close()
+        raise
+    if slide.in_windows:
         return slide
     slide.close()
 
@@ -151,6 +170,15 @@ def open_tiff(path: Path, scene: str | None = None) -> Slide | None:
             again.close()
 
     return HeldImage(path, slide.layout, decode)
+
+
+def _in_windows(page: TiffPage) -> bool:
+    width, height, *_ = grid(page)
+    n_bytes = width * height * page.samplesperpixel
+    if page.is_tiled:
+        return n_bytes <= _TILE_BYTES
+    small = page.imagewidth * page.imagelength <= _HELD_PIXELS
+    return not small and n_bytes <= _STRIP_BYTES
 
 
 def _open(path: Path, scene: str | None) -> TiffSlide | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 from nh2st_graph._errors import ImageError, listed, reason
+from nh2st_graph._json import parse_json
 from nh2st_graph.slide._base import Box, Slide
+from nh2st_graph.slide._limits import check_windows
 from nh2st_graph.slide._resolution import agreed, plausible_scale
 
 __all__ = ["APERIO", "EXTRA", "OTHER_PACKAGES", "SCANNERS", "WsiSlide", "has_extra"]
@@ -78,6 +79,11 @@ class WsiSlide(Slide):
                 "the one that you mean as a tiled TIFF"
             )
         self.sizes = [(int(width), int(height)) for height, width in about.level_shape]
+        try:
+            check_windows(path, self.sizes[0])
+        except ImageError:
+            self.close()
+            raise
         # The reader's own factors: those of narrow slides differ from ours, and it divides corners by them.
         self._factors = [float(factor) for factor in about.level_downsample]
         self.microns_per_pixel = _scale(about)
@@ -100,8 +106,8 @@ class WsiSlide(Slide):
 
 def _scale(about: Any) -> float | None:
     """Read um per pixel. wsidata gives one number, of x or y; OpenSlide's own properties have both."""
-    raw = json.loads(getattr(about, "raw", None) or "{}")
     try:
+        raw = parse_json(getattr(about, "raw", None) or "{}")
         return agreed((float(raw["openslide.mpp-x"]), float(raw["openslide.mpp-y"])))
     except (KeyError, TypeError, ValueError):
         return plausible_scale(about.mpp)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import io
+import logging
 import stat
 import zipfile
 import zlib
@@ -12,9 +13,12 @@ from pathlib import Path
 from shutil import copyfileobj
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ModelError, RunError, reason, setting
 from nh2st_graph._formats import check_format
+from nh2st_graph._json import parse_json
 from nh2st_graph._settings import MODEL_FILE
 
 if TYPE_CHECKING:
@@ -34,9 +38,12 @@ __all__ = [
     "is_archive",
     "read_description",
     "read_file",
+    "read_log",
     "read_tensors",
     "write_archive",
 ]
+
+logger = logging.getLogger("nh2st_graph")
 
 WEIGHTS, FOLDS, LOG, CARD = "model.safetensors", "folds.safetensors", "log.csv", "README.md"
 METRICS, PER_GENE = "metrics.json", "metrics_per_gene.csv"
@@ -99,8 +106,8 @@ def read_description(model: Path, *, whole: bool = False) -> dict[str, Any]:
         raise ModelError(f"model {model}: no {MODEL_FILE} there; give the folder of a finished run, or a model's .zip")
     again = f"copy the {'file' if is_archive(model) else 'folder'} again"
     try:
-        description = json.loads(text.decode())
-    except (ValueError, RecursionError):
+        description = parse_json(text)
+    except ValueError:
         raise ModelError(f"model {model}: {MODEL_FILE} is not valid JSON; {again}") from None
     if not isinstance(description, dict):
         raise ModelError(f"model {model}: {MODEL_FILE} does not describe a model; {again}")
@@ -123,6 +130,16 @@ def read_file(model: Path, name: str) -> bytes | None:
     with _opened(model) as archive:
         found = _checked(model, archive).get(name)
         return None if found is None else archive.read(found)
+
+
+def read_log(model: Path) -> pd.DataFrame:
+    """Read the log of a model's training; without rows if it is not there, or cannot be read, which is warned of."""
+    content = read_file(model, LOG)
+    try:
+        return pd.DataFrame() if content is None else pd.read_csv(io.BytesIO(content))
+    except ValueError as error:  # of pandas and of decoding
+        logger.warning("model %s: %s cannot be read (%s), and is left out", model, LOG, reason(error))
+        return pd.DataFrame()
 
 
 @contextmanager

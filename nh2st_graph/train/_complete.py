@@ -256,7 +256,6 @@ class Completer:
             if opened.key is not None:
                 section.obsm[Key.obsm.image] = section.obsm[opened.key]
                 section.uns[Key.uns.image] = section.uns[opened.key]
-                check_features(section)
             else:
                 assert opened.slide is not None
                 self._check_encoders()
@@ -273,6 +272,7 @@ class Completer:
                         check_placement=wanted.check_placement,
                         floor_centres=wanted.floor_centres,
                     )
+            check_features(section)
             if with_views:
                 assert opened.slide is not None
                 views = self._views(section, opened.slide)

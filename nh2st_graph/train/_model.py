@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ from nh2st_graph.train._archive import (
     WEIGHTS,
     holds,
     read_description,
-    read_file,
+    read_log,
     read_tensors,
 )
 from nh2st_graph.train._complete import Sources
@@ -354,7 +353,7 @@ def load(
         module=module,
         config=config,
         standardize=Standardizer(_array(tensors, "features.mean"), _array(tensors, "features.std")),
-        log=_read_log(folder),
+        log=read_log(folder),
         lattice=lattice,
         origin=origin,
         sources=sources,
@@ -493,8 +492,3 @@ def _check_description(description: Mapping[str, Any]) -> None:
 
 def _array(tensors: dict[str, torch.Tensor], name: str) -> np.ndarray | None:
     return tensors[name].numpy() if name in tensors else None
-
-
-def _read_log(folder: Path) -> pd.DataFrame:
-    content = read_file(folder, LOG)
-    return pd.DataFrame() if content is None else pd.read_csv(io.BytesIO(content))

@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
 from nh2st_graph._atomic import written_aside
-from nh2st_graph._errors import ModelError, setting
 from nh2st_graph._formats import stamp
 from nh2st_graph.config import TrainConfig
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import Network
 from nh2st_graph.train._batches import Batch, SpotBatches, surroundings
 from nh2st_graph.train._checkpoints import CHECKPOINT_FORMAT, ORIGIN, WRITTEN
+from nh2st_graph.train._finite import check_gradients, check_loss, check_score, sections_of
 from nh2st_graph.train._large import scored
 from nh2st_graph.train._parallel import losses_of_pieces
 from nh2st_graph.train._prepare import image_only
@@ -80,6 +80,7 @@ class TrainingModule(L.LightningModule):
         self.model = model
         self.config, self.seed, self.origin = config, seed, dict(origin or {})
         self._steps: list[dict[str, Tensor]] = []
+        self._sections: list[str] = []
 
     def configure_optimizers(self) -> Any:
         """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), at a rate that may fall in steps."""
@@ -107,15 +108,18 @@ class TrainingModule(L.LightningModule):
             losses = self.model.losses(batch)
         else:
             losses = losses_of_pieces(self.model, batch, self.config.n_threads)
-        if not torch.isfinite(losses["loss"]):
-            raise ModelError(
-                f"training loss is {float(losses['loss'].detach())} at step {self.global_step} "
-                f"(epoch {self.current_epoch}); lower {setting('train.learning_rate')}, or check the features"
-            )
+        check_loss(losses, batch, self.global_step, self.current_epoch)
+        self._sections = sections_of(batch)
         self._steps.append({name: share * value.detach() for name, value in losses.items()})
         if self.trainer.is_last_batch:
             self._log_means()
         return share * losses["loss"]
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Stop the run if a gradient is not finite; of half precision, the scaler of the loss tries until it is."""
+        del optimizer
+        if self.trainer.precision != "16-mixed":
+            check_gradients(self.model, self._sections, self.global_step, self.current_epoch)
 
     def _share(self, batch: Batch) -> float:
         """Weigh the losses of this process's batch, and note the sizes of all for losses over them.
@@ -164,6 +168,7 @@ class TrainingModule(L.LightningModule):
             "val_pcc": float(np.mean(pearson(predicted.float().cpu().numpy(), observed.cpu().numpy()))),
             **{f"val_{name}": value for name, value in self.model.alignment(section).items()},
         }
+        check_score(scores["val_loss"], section, self.global_step, self.current_epoch)
         # All processes score all held-out graphs, and agree to the last digit by their mean.
         self.log_dict(scores, on_step=False, on_epoch=True, batch_size=1, sync_dist=self.trainer.world_size > 1)
 

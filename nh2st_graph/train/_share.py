@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
 from nh2st_graph._formats import check_format
+from nh2st_graph._json import parse_json
 from nh2st_graph._settings import MODEL_FILE
 from nh2st_graph.config import RUN_FORMAT
 from nh2st_graph.train._archive import (
@@ -276,9 +277,9 @@ def _scores(
             return None, None
         where, table = str(folder), read_file(folder, PER_GENE)
         try:
-            metrics = json.loads(content)
+            metrics = parse_json(content)
             per_gene = None if table is None else pd.read_csv(io.BytesIO(table))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ModelError(f"{folder}: its scores are damaged ({reason(error)}); score the run again") from None
     try:
         protocol = metrics["protocol"]

@@ -44,6 +44,41 @@ def test_any_plain_word_is_a_name_or_is_refused(text):
     assert got in {(text,), tuple(part for part in text.split(",") if part)}
 
 
+#: Each alias stands for ten of the one before: 10^12 values in all.
+_ALIASES = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested more than 50 deep"),
+        ("{a: " * 100_000, "nested more than 50 deep"),
+        ("- " * 50_000, "nested more than 50 deep"),
+        (_ALIASES, "stand for more than 1,000,000 values"),
+        ("a: &b [*b]", "stand for more than 1,000,000 values"),
+        ("seed: !!int text", "not of the type that it says"),
+        ("seed: !!bool text", "not of the type that it says"),
+        ("seed: !!timestamp text", "not of the type that it says"),
+        ("seed: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        (f"seed: {'9' * 5000}", "not of the type that it says"),
+        (f"seed: 0x{'f' * 5000}", "not of the type that it says"),
+        ("seed: \x00", "not valid YAML"),
+    ],
+)
+def test_files_that_no_configuration_is(tmp_path, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "c.yaml")
+
+
+def test_aliases_are_taken():
+    assert parse_yaml("{a: &own [A, B], b: *own, c: {<<: {d: *own}}}") == {
+        "a": ["A", "B"],
+        "b": ["A", "B"],
+        "c": {"d": ["A", "B"]},
+    }
+
+
 @pytest.mark.parametrize(("word", "shown"), [("true", "true"), ("False", "false"), ("null", "null"), ("~", "null")])
 def test_a_name_that_has_to_be_quoted(word, shown):
     with pytest.raises(ConfigError, match=rf"data\.train\.1 = {shown}.*in quotes"):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nh2st_graph import ConfigError
-from nh2st_graph.im import Encoder, _encoders, make_encoders, register_encoder
+from nh2st_graph import ConfigError, DataError
+from nh2st_graph.im import Encoder, _encoders, features, make_encoders, register_encoder
 
 
 class Mean(Encoder):
@@ -90,3 +90,17 @@ def test_names_may_contradict_fingerprints(names, known, other):
     said = ", ".join(_encoders.other_kinds(names, known))
     assert bool(said) == bool(other)
     assert all(part in said for part in other)
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_neither_used_nor_kept(make_section, own_cache, monkeypatch, value):
+    def encode(self, patches):
+        means = patches.mean(axis=(1, 2)).astype(np.float32)
+        means[2, 1] = value
+        return means
+
+    monkeypatch.setattr(Mean, "encode", encode)
+    with pytest.raises(DataError, match=rf"section 'S1'.* encoder mean:a .* {value}, feature 1 of spot 'S1-2'\)"):
+        features(make_section(), "mean:a", patch_um=50)
+    assert not list(own_cache.glob("*"))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -168,6 +169,9 @@ def _unlink(*parts):
     return lambda files: [getattr(files, part).unlink() for part in parts]
 
 
+#: A whole number that no floating-point number is as large as.
+_huge = b'{"pixel_size_um_estimated": 1' + b"0" * 400 + b"}"
+
 BAD_FILES = {
     "no counts": (_unlink("st"), DataError, r"st.SPA1\.h5ad is missing"),
     "no metadata": (_unlink("metadata"), DataError, r"metadata.SPA1\.json is missing"),
@@ -179,6 +183,8 @@ BAD_FILES = {
     "no scale": (_about(pixel_size_um_estimated=None), DataError, r"pixel_size_um_estimated = None"),
     "text as scale": (_about(pixel_size_um_estimated="0.5"), DataError, r"pixel_size_um_estimated = '0\.5'"),
     "scale 0": (_about(pixel_size_um_estimated=0), DataError, r"pixel_size_um_estimated = 0"),
+    "deep metadata": (_spoil("metadata", b"[" * 100_000), DataError, r"SPA1\.json cannot be read .*nested too deeply"),
+    "scale beyond numbers": (_spoil("metadata", _huge), DataError, r"pixel_size_um_estimated = inf"),
     "foreign slide": (_spoil("wsis", b"II"), ImageError, r"SPA1\.tif cannot be read"),
 }
 
@@ -220,7 +226,28 @@ def _shifted(adata):
     return adata
 
 
+def _positions(values):
+    def change(adata):
+        adata.obsm["spatial"] = values(adata.obsm["spatial"])
+        return adata
+
+    return change
+
+
+def _rows(value):
+    def change(adata):
+        adata.obs["array_row"] = [value, *adata.obs["array_row"][1:]]
+        return adata
+
+    return change
+
+
 BAD_SECTIONS = {
+    "a row between rows": (_rows(1.5), r"'SPA1': obs\['array_row'\] of 1 spots is not a whole number"),
+    "an infinite row": (_rows(np.inf), r"'SPA1': obs\['array_row'\] of 1 spots is not a whole number"),
+    "three axes": (_positions(lambda p: np.c_[p, p[:, :1]]), r"SPA1\.h5ad has shape \(12, 3\), expected \(12, 2\)"),
+    "positions far away": (_positions(lambda p: p * 1e30), r"'SPA1': 12 spots have coordinates .* beyond any image"),
+    "a huge count": (_counts(1e30), r"'SPA1': X has a count of 1e\+30"),
     "negative": (_counts(-2), r"'SPA1': X has negative counts"),
     "fraction": (_counts(1.5), r"'SPA1': X has counts that are not integers"),
     "no positions": (_without_positions, r"has neither obsm\['spatial'\] nor obs\['pxl_col_in_fullres'\]"),
@@ -237,6 +264,33 @@ def test_bad_sections_give_one_line(write_hest, case):
     with pytest.raises(DataError, match=message) as caught:
         hest(write_hest(change=change).root)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(("kind", "name"), [("complex64", "complex64"), ("S1", "object|S1")])
+def test_counts_that_are_no_real_numbers(write_hest, dense, kind, name):
+    files = write_hest(dense=dense)
+    with h5py.File(files.st, "r+") as file:
+        place, key = (file, "X") if dense else (file["X"], "data")
+        values, about = place[key][()], dict(place[key].attrs)
+        del place[key]
+        place[key] = values.astype(kind)
+        place[key].attrs.update(about)
+    with pytest.raises(DataError, match=f"'SPA1': .*({name}|cannot be read as h5ad)"):
+        hest(files.root)
+
+
+def test_sparse_positions(write_hest):
+    files = write_hest(change=_positions(sparse.csr_matrix))
+    np.testing.assert_array_equal(hest(files.root)["SPA1"].obsm["spatial"], files.centres)
+
+
+def test_a_file_without_genes_names(write_hest):
+    files = write_hest()
+    with h5py.File(files.st, "r+") as file:
+        del file["var"]
+    with pytest.raises(DataError, match=r"'SPA1': .*SPA1\.h5ad cannot be read as h5ad"):
+        hest(files.root)
 
 
 def test_not_a_download_of_hest(tmp_path):

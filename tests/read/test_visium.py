@@ -246,6 +246,24 @@ def test_negative_counts_are_refused(write_visium):
         visium_section(files.folder)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", "\x00", '"text"', "3"])
+def test_scale_factors_that_are_none(write_visium, text):
+    files = write_visium()
+    (files.folder / "spatial" / "scalefactors_json.json").write_text(text)
+    with pytest.raises(DataError, match=r"'V1': .*scalefactors_json\.json cannot be read"):
+        visium_section(files.folder)
+
+
+@pytest.mark.parametrize("value", [f"1{'0' * 400}", "1e999", "NaN", "-1", "Infinity", f"-{'9' * 5000}"])
+@pytest.mark.parametrize("name", ["spot_diameter_fullres", "tissue_hires_scalef", "fiducial_diameter_fullres"])
+def test_scale_factors_that_no_image_has(write_visium, name, value):
+    files = write_visium()
+    path = files.folder / "spatial" / "scalefactors_json.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: 0.1234}).replace("0.1234", value))
+    with pytest.raises(DataError, match=rf"'V1': .*scalefactors_json\.json has {name} = (-?inf|nan|-1)"):
+        visium_section(files.folder)
+
+
 @pytest.mark.parametrize("text", ["{}", '{"spot_diameter_fullres": 0, "tissue_hires_scalef": 0.2}'])
 def test_scale_factors_that_say_nothing(write_visium, text):
     files = write_visium()

@@ -104,6 +104,14 @@ def _array(rows, columns):
     return spoil
 
 
+def _counts(values):
+    def spoil(adata):
+        # AnnData would refuse some of these; files of others hold them all the same.
+        adata._X = values
+
+    return spoil
+
+
 BROKEN = {
     "no name": (lambda a: a.obs.pop("section"), (), r"obs\['section'\] is missing"),
     "no patient": (lambda a: a.obs.pop("patient"), (), r"'C6': obs\['patient'\] is missing"),
@@ -118,8 +126,15 @@ BROKEN = {
     "no positions": (lambda a: a.obsm.pop("spatial"), (), r"obsm\['spatial'\] is missing"),
     "three axes": (_set("obsm", "spatial", np.ones((4, 3))), (), r"shape \(4, 3\), expected \(4, 2\)"),
     "text positions": (_set("obsm", "spatial", np.full((4, 2), "1")), (), "not numbers; give x, y"),
-    "NaN": (_spatial(np.nan), (), r"1 spots have coordinates that are not numbers \(first: 'C6_2x1'\)"),
+    "NaN": (
+        _spatial(np.nan),
+        (),
+        r"1 spots have coordinates that are not numbers, or beyond any image \(first: 'C6_2x1'\)",
+    ),
     "infinite": (_spatial(np.inf), (), "coordinates that are not numbers"),
+    "far away": (_spatial(1e30), (), r"beyond any image \(first: 'C6_2x1'\)"),
+    "sparse positions": (_set("obsm", "spatial", sparse.csr_matrix(np.ones((4, 2)))), (), "is a sparse matrix"),
+    "array far away": (_array(range(4), [0, 1, 2, 10**15]), (), r"array_col'\].*'C6_3x1' has 1000000000000000"),
     "array between positions": (
         _array([0, 1, 19.05, 3], range(4)),
         (),
@@ -129,6 +144,14 @@ BROKEN = {
     "array position infinite": (_array([0, 1, 2, np.inf], range(4)), (), r"array_row'\].*'C6_3x1' has inf"),
     "array position in words": (_array(range(4), ["0", "A1", "2", "3"]), (), r"array_col'\].*'C6_1x1' has A1"),
     "NaN counts": (lambda a: a.X.data.__setitem__(0, np.nan), ("genes",), "X has counts that are not numbers"),
+    "text as counts": (_counts(np.full((4, 3), "1", dtype=object)), ("genes",), "X holds object, not real numbers"),
+    "complex counts": (_counts(np.full((4, 3), 1 + 2j)), ("genes",), "X holds complex128, not real numbers"),
+    "dates as counts": (_counts(np.full((4, 3), "2020", "M8[D]")), ("genes",), "X holds datetime64"),
+    "a huge count": (
+        lambda a: a.X.data.__setitem__(0, 1e30),
+        ("genes",),
+        r"X has a count of 1e\+30.*2,147,483,648 reads",
+    ),
     "no library": (lambda a: a.uns.pop("spatial"), ("image",), "has 0 libraries, expected 1"),
     "two libraries": (
         lambda a: a.uns.update(spatial={"A": {}, "B": {}}),
@@ -169,9 +192,25 @@ def test_an_empty_section_has_no_spots(section):
 
 
 class TestImage:
+    @pytest.mark.parametrize("path", [5, 1.5, ["a.png", "b.png"], np.array(["a.png", "b.png"]), {"a": 1}, b"a.png"])
+    def test_path_is_no_text(self, section, path):
+        library(section).metadata["source_image_path"] = path
+        with pytest.raises(ImageError, match=r"'C6': metadata\['source_image_path'\] is .*, not text"):
+            check_section(section, need=("image",))
+
     def test_path_missing(self, section):
         library(section).metadata["source_image_path"] = ""
         with pytest.raises(ImageError, match=r"'source_image_path'. is missing"):
+            check_section(section, need=("image",))
+
+    @pytest.mark.parametrize("part", ["metadata", "images", "scalefactors"])
+    @pytest.mark.parametrize("value", [3, "text", [1], np.ones(3), None])
+    def test_parts_of_the_entry_are_no_mappings(self, section, part, value):
+        section.uns["spatial"]["C6"][part] = value
+        if part == "metadata":
+            with pytest.raises(ImageError, match=r"'C6': metadata.'source_image_path'. is missing"):
+                check_section(section, need=("image",))
+        else:
             check_section(section, need=("image",))
 
     def test_file_missing(self, section, tmp_path):

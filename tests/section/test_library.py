@@ -27,7 +27,12 @@ def test_what_is_built_is_read_back(microns_per_pixel, spot_diameter, hires_scal
     assert numbers == (microns_per_pixel, spot_diameter, hires_scale)
 
 
-@given(st.one_of(st.none(), st.text(), st.floats(max_value=0), st.just(float("nan")), st.just(float("inf"))))
+@given(
+    st.one_of(
+        *(st.none(), st.text(), st.floats(max_value=0), st.sampled_from([float("nan"), float("inf"), 10**400, True])),
+        st.lists(st.floats(1, 2)),
+    )
+)
 def test_what_is_no_number_above_zero_is_absent(value):
     entry = {
         "scalefactors": {"spot_diameter_fullres": value, "tissue_hires_scalef": value},

@@ -95,6 +95,15 @@ def test_a_run_brings_its_log(tiny_run):
     assert len(again.log)
 
 
+@pytest.mark.parametrize("content", [b"", b"\n\n", b'stage,epoch\n"', b"\xff\xfe", b"a,b\n1,2,3\n1\n1,2,3,4\n"])
+def test_a_damaged_log_is_left_out(tiny_run, tmp_path, caplog, content):
+    folder = shutil.copytree(tiny_run.folder, tmp_path / "model")
+    (folder / "log.csv").write_bytes(content)
+    with caplog.at_level("WARNING"):
+        assert tl.load(folder).log.empty
+    assert "log.csv cannot be read" in caplog.text
+
+
 def test_saving_replaces_an_older_model(model, tiny_run, tmp_path):
     tiny_run.model.save(tmp_path)
     model.save(tmp_path)

@@ -187,8 +187,19 @@ class TestData:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_training(train, value):
-    with pytest.raises(ModelError, match=r"training loss is nan at step \d \(epoch 0\); lower learning_rate"):
+    where = r"at step \d \(epoch 0\) of section 'S1' \(not finite: input 'x'\); lower learning_rate"
+    with pytest.raises(ModelError, match=f"training loss is nan {where}"):
         train(change=value)
+
+
+def test_a_gradient_that_is_no_number_ends_training(train):
+    class Spoil(L.Callback):
+        def on_after_backward(self, trainer, pl_module) -> None:
+            if trainer.global_step == 2:
+                next(pl_module.model.parameters()).grad[:] = float("inf")
+
+    with pytest.raises(ModelError, match=r"gradient of weight '\S+' is not finite at step 2 \(epoch 0\) of section 'S"):
+        train(Spoil())
 
 
 def a_row(stage: str, epoch: int) -> dict[str, object]:
