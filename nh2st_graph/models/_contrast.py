@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch_geometric.data import Data
 
+from nh2st_graph._errors import ModelError
 from nh2st_graph.models._network import EMBEDDINGS
 from nh2st_graph.models._settings import ModelConfig
 from nh2st_graph.nn import (
@@ -16,6 +17,7 @@ from nh2st_graph.nn import (
     gathered,
     grouped_info_nce_and_ranks,
     info_nce,
+    info_nce_against,
     info_nce_and_ranks,
     own_generator,
     retrieval_at_k,
@@ -47,6 +49,12 @@ class Contrast(nn.Module):
     config
         Settings, of which ``contrast``, ``symmetric``, ``projection``, ``temperature``, ``learn_temperature``,
         ``negatives``, ``negative_weight`` and the weights are read.
+
+    Attributes
+    ----------
+    bank
+        Projected embeddings of the spots that ``same_depth`` of a batch names (``negatives: depth``), without gradient;
+        empty before the first epoch.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -62,6 +70,7 @@ class Contrast(nn.Module):
         )
         learned = config.learn_temperature and self.scales
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature))) if learned else None
+        self.bank: Pairs = {}
 
     @property
     def temperature(self) -> float | Tensor:
@@ -98,15 +107,17 @@ class Contrast(nn.Module):
             Embeddings of all spots of ``data``.
         data
             A graph with ``seeds``, the spots whose partner is looked for, and ``edge_index``, which defines neighbours.
-            It is the whole section if negatives are not from the batch. With ``seeds_of_ranks``, the numbers of seeds
-            in the batches of all processes, negatives are from the batches of all.
+            It is the whole section if negatives are from the section. With ``seeds_of_ranks``, the numbers of seeds
+            in the batches of all processes, negatives of the batch are from the batches of all. If they are of the same
+            depth, ``same_depth`` names them in :attr:`bank`, ``(n, k)``.
 
         Returns
         -------
         For each scale the loss, its chance level and the share of partners among the nearest ten of the batch; and the
         weighted sum of the losses.
         """
-        compared = self._in_section if self.config.negatives != "batch" else self._in_batch
+        by_kind = {"batch": self._in_batch, "depth": self._at_same_depth}
+        compared = by_kind.get(self.config.negatives, self._in_section)
         weights = {"spot": self.config.weight_spot, "neighbourhood": self.config.weight_neighbourhood}
         parts: dict[str, Tensor] = {}
         weighted = torch.zeros((), device=data.seeds.device)
@@ -162,6 +173,21 @@ class Contrast(nn.Module):
             loss = info_nce(image, gene, self.temperature, **self._form, anchors=seeds, excluded=excluded)
             chance = chance_level(len(image), anchors=seeds, excluded=excluded)
             told[scale] = loss, chance, retrieval_at_k(image[seeds], gene[seeds], _NEAREST)
+        return told
+
+    def _at_same_depth(self, pairs: Pairs, data: Data) -> dict[str, tuple[Tensor, float, float]]:
+        """Compare seeds with the spots of the bank that have their depth; retrieval is among the seeds."""
+        names = [name for scale in self.scales for name in EMBEDDINGS[scale]]
+        if names and not self.bank:
+            raise ModelError("the contrast at the same depth has no bank yet; call begin_epoch(sections) first")
+        found = self.projected({name: pairs[name].index_select(0, data.seeds) for name in names})
+        told = {}
+        for scale in self.scales:
+            image, gene = (found[name] for name in EMBEDDINGS[scale])
+            images, genes = (self.bank[name] for name in EMBEDDINGS[scale])
+            negatives = data.same_depth[data.seeds]
+            loss = info_nce_against(image, gene, images, genes, negatives, self.temperature, **self._form)
+            told[scale] = loss, chance_level(negatives.shape[1] + 1), retrieval_at_k(image, gene, _NEAREST)
         return told
 
     @property

@@ -20,7 +20,7 @@ __all__ = ["EMBEDDINGS", "OF_TRAINING", "Estimator", "Memory", "Network"]
 EMBEDDINGS = {"spot": ("image", "gene"), "neighbourhood": ("image_neighbourhood", "gene_neighbourhood")}
 
 #: Attributes of a graph that only training has: measured genes, what was made of them, and other views of the image.
-OF_TRAINING = frozenset({"y", "counts", "library", "scores", "base", "x_views"})
+OF_TRAINING = frozenset({"y", "counts", "library", "scores", "base", "x_views", "same_depth"})
 
 #: Tensors that a method keeps of the training sections for prediction, by name.
 Memory = dict[str, Tensor]
@@ -76,6 +76,8 @@ class Network(nn.Module, ABC):
         Hyper-parameters that the method chose on training sections, for the record.
     threads
         Threads of the CPU that :meth:`prepare` may use; no number depends on it.
+    epoch_spots
+        Spots of each training graph that :meth:`begin_epoch` reads, set by :meth:`training_graphs`; empty if none.
     """
 
     Settings: ClassVar[type[MethodConfig]] = MethodConfig
@@ -95,6 +97,7 @@ class Network(nn.Module, ABC):
         self.patch_encoder = patch_encoder
         self.memory: Memory = {}
         self.chosen: dict[str, Any] = {}
+        self.epoch_spots: Sequence[Tensor] = ()
 
     @property
     def receptive_hops(self) -> int | None:
@@ -131,6 +134,17 @@ class Network(nn.Module, ABC):
         What is added must be named in :data:`OF_TRAINING`, so that no prediction sees it.
         """
         return sections
+
+    def begin_epoch(self, sections: Sequence[Data]) -> None:
+        """Compute what the losses of an epoch read of other sections, with the weights at its start.
+
+        Nothing of it is saved: a resumed run computes it again.
+
+        Parameters
+        ----------
+        sections
+            The training graphs, each cut to ``seeds``, its :attr:`epoch_spots`, and their surroundings.
+        """
 
     def held_out_graphs(self, sections: Sequence[Data]) -> Sequence[Data]:
         """Give held-out sections with what does not change while the network learns, to compute it once."""

@@ -19,6 +19,7 @@ from nh2st_graph.models._corrected_form import CorrectedForm
 from nh2st_graph.models._network import EMBEDDINGS
 from nh2st_graph.models._parts import EDGE_DIM, make_decoder, make_embedder, make_neighbour_branch
 from nh2st_graph.models._registry import register_method
+from nh2st_graph.models._same_depth import find_same_depth
 from nh2st_graph.models._settings import ModelConfig
 from nh2st_graph.nn import (
     ComponentDecoder,
@@ -172,7 +173,7 @@ class NH2STGraph(CorrectedForm):
     def receptive_hops(self) -> int | None:
         """Reach of a spot's loss in edges, which is the halo of an exact cut-out; None for the whole section."""
         config = self.config
-        if scales(config) and config.negatives != "batch":
+        if scales(config) and config.negatives in {"section", "distant"}:
             return None
         if config.neighbours and config.operator in _WHOLE_SECTION:
             return None
@@ -209,11 +210,16 @@ class NH2STGraph(CorrectedForm):
     def training_graphs(self, sections: Sequence[Data]) -> Sequence[Data]:
         """Put what the losses read in place of the measured genes, so that a batch takes no more of them than it needs.
 
+        ``same_depth`` are the negatives of each spot, if these are of its depth; see :func:`find_same_depth`.
         ``base``, ``(n_spots, n_scores)``, are the component scores that the closed form predicts of each spot if it has
         not seen it. ``scores``, ``(n_spots, n_components)``, are those of the targets; losses that compare genes keep
         the targets too.
         """
         graphs = [copy.copy(section) for section in sections]
+        if scales(self.config) and self.config.negatives == "depth":
+            self.epoch_spots, same_depth = find_same_depth(sections)
+            for graph, negatives in zip(graphs, same_depth, strict=True):
+                graph.same_depth = negatives
         for i, graph in enumerate(graphs):
             if self.config.closed_form:
                 graph.base = self._held_out[i]
@@ -224,6 +230,19 @@ class NH2STGraph(CorrectedForm):
                 if not self.config.counts and key in graph:
                     del graph[key]
         return graphs
+
+    @torch.no_grad()
+    def begin_epoch(self, sections: Sequence[Data]) -> None:
+        """Embed the negatives of the epoch, in evaluation mode; see :class:`Network`."""
+        training = self.training
+        self.eval()
+        found = [self.contrast.projected(self._contrasted(section)) for section in sections]
+        self.contrast.bank = {
+            name: torch.cat([each[name][section.seeds] for each, section in zip(found, sections, strict=True)])
+            for scale in self.contrast.scales
+            for name in EMBEDDINGS[scale]
+        }
+        self.train(training)
 
     def decoded(self, data: Data, around: bool = True) -> Tensor:
         """Decode the expression of a section by the network alone; see :class:`CorrectedForm`."""
@@ -298,7 +317,7 @@ class NH2STGraph(CorrectedForm):
         total = parts["regression"]
         if not self.reads_genes:
             return {"loss": total, **parts}
-        scores = data.scores if "scores" in data else self.decoder.gene_input(data.y)
+        scores = self._scores(data)
         independent = self._pairs(query, neighbourhood, scores, graph)
         attended = self._attend(independent, graph)
         if self.config.cross_attention == "neighbourhood":
@@ -328,10 +347,7 @@ class NH2STGraph(CorrectedForm):
         """
         if not scales(self.config):
             return {}
-        pairs, graph = self._section_pairs(data)
-        if self.config.contrast_on == "attended":
-            pairs = self._attend(pairs, graph)
-        return self.contrast.retrieval(pairs)
+        return self.contrast.retrieval(self._contrasted(data))
 
     @torch.no_grad()
     def embeddings(self, data: Data) -> Pairs:
@@ -389,8 +405,17 @@ class NH2STGraph(CorrectedForm):
     def _section_pairs(self, data: Data) -> tuple[Pairs, _Graph]:
         features = self._features(self.image_input(data))
         graph = self._graph(features, data.edge_index, data.edge_attr)
-        scores = self.decoder.gene_input(data.y)
-        return self._pairs(*self._image_embeddings(features, graph), scores, graph), graph
+        return self._pairs(*self._image_embeddings(features, graph), self._scores(data), graph), graph
+
+    def _scores(self, data: Data) -> Tensor:
+        """Give the input of the gene encoder."""
+        scores: Tensor = data.scores if "scores" in data else self.decoder.gene_input(data.y)
+        return scores
+
+    def _contrasted(self, data: Data) -> Pairs:
+        """Embed both modalities as the contrast compares them."""
+        pairs, graph = self._section_pairs(data)
+        return self._attend(pairs, graph) if self.config.contrast_on == "attended" else pairs
 
     def _pairs(self, query: Tensor, neighbourhood: Tensor, scores: Tensor, graph: _Graph) -> Pairs:
         """Embed both modalities at both scales; ``scores`` are the input of the gene encoder."""

@@ -75,8 +75,9 @@ class ModelConfig(MethodConfig):
         Temperature of the contrast, and whether it is learned, with a lower bound of 0.01.
     negatives, negative_weight
         Candidates besides a spot's partner: the ``batch`` (of one of 1,024 spots or more a random half, in groups of
-        about 256), its whole ``section``, or its section without its spatial neighbours (``distant``); and the factor
-        on their logits (published: 0.1).
+        about 256), its whole ``section``, its section without its spatial neighbours (``distant``), or the 32 spots of
+        other training sections with the nearest library size (``depth``), as the network embedded them at the start of
+        the epoch; and the factor on their logits (published: 0.1).
     weight_spot, weight_neighbourhood, weight_cross
         Weights of the losses, against a weight of 1 of the regression.
     decoder
@@ -128,7 +129,7 @@ class ModelConfig(MethodConfig):
     projection: bool = True
     temperature: Annotated[float, Field(gt=0)] = 0.1
     learn_temperature: bool = False
-    negatives: Literal["batch", "section", "distant"] = "batch"
+    negatives: Literal["batch", "section", "distant", "depth"] = "batch"
     negative_weight: Annotated[float, Field(gt=0, le=1)] = 1.0
     weight_spot: Annotated[float, Field(ge=0)] = 0.1
     weight_neighbourhood: Annotated[float, Field(ge=0)] = 0.1

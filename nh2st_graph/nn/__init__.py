@@ -18,6 +18,7 @@ from nh2st_graph.nn._cross_encoder import CrossEncoder
 from nh2st_graph.nn._decoder import ComponentDecoder, GatedSum, LinearDecoder
 from nh2st_graph.nn._description import DescribedSpots, Description, own_and_around
 from nh2st_graph.nn._dropout import Dropout, drawing_from, own_generator
+from nh2st_graph.nn._given_negatives import info_nce_against, nearest_values, nearest_values_apart
 from nh2st_graph.nn._grouped_contrast import grouped_info_nce_and_ranks
 from nh2st_graph.nn._hsic import hsic, normalized_hsic
 from nh2st_graph.nn._hypergraph import EgoHyperedges, EgoHypergraph, similarity_hyperedges
@@ -90,9 +91,12 @@ __all__ = [
     "hsic",
     "huber",
     "info_nce",
+    "info_nce_against",
     "info_nce_and_ranks",
     "mse",
     "nearest",
+    "nearest_values",
+    "nearest_values_apart",
     "negative_binomial_nll",
     "normalized_hsic",
     "on_threads",

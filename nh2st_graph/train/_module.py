@@ -99,6 +99,13 @@ class TrainingModule(L.LightningModule):
         """Note what the weights rest on."""
         checkpoint[ORIGIN], checkpoint[WRITTEN] = json.dumps(self.origin), json.dumps(stamp(CHECKPOINT_FORMAT))
 
+    def on_train_epoch_start(self) -> None:
+        """Show the model the spots that the losses of an epoch compare all batches with."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SectionData) and self.model.epoch_spots:
+            parts = data.cut(self.model.epoch_spots)
+            self.model.begin_epoch([part.to(self.device) for part in parts])
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Take one step, and stop the run if the loss is not finite."""
         # At every step: in the first epoch after resuming, Lightning's loaders draw from the generator at another time.
@@ -215,6 +222,10 @@ class SectionData(L.LightningDataModule):
         self.train, self.validation = train, validation
         self.batch_spots, self.hops, self.seed = batch_spots, hops, seed
         self._cut = [surroundings(section) for section in train]
+
+    def cut(self, spots: Sequence[Tensor]) -> list[Data]:
+        """Cut some spots out of each training graph, with their surroundings; see :class:`SpotBatches`."""
+        return [each.cut(some, self.hops) for each, some in zip(self._cut, spots, strict=True)]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Give the batches of the current epoch; the trainer asks for them at every epoch."""

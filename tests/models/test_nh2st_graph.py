@@ -15,6 +15,8 @@ from torch_geometric.utils import scatter
 
 from nh2st_graph.config import ModelConfig
 from nh2st_graph.models import EMBEDDINGS, NH2STGraph
+from nh2st_graph.models._contrast import scales
+from nh2st_graph.models._same_depth import find_same_depth
 from nh2st_graph.train import cut_out
 
 OPERATORS = get_args(ModelConfig.model_fields["operator"].annotation)
@@ -56,6 +58,19 @@ any_setting = settings(suppress_health_check=[HealthCheck.filter_too_much])
 
 def predicted(model: NH2STGraph, section):
     return model(model.image_input(section), section.edge_index, section.edge_attr)
+
+
+def ready(model: NH2STGraph, section, *others):
+    """Give a section what the losses of an epoch read beside it: negatives of its depth, of others or of itself."""
+    if scales(model.config) and model.config.negatives == "depth":
+        sections = [section, *others]
+        spots, same_depth = find_same_depth(sections)
+        parts = [each.clone() for each in sections]
+        for part, seeds in zip(parts, spots, strict=True):
+            part.seeds = seeds
+        model.begin_epoch(parts)
+        section.same_depth = same_depth[0]
+    return section
 
 
 # Any setting of any switch
@@ -104,11 +119,12 @@ def over_one_key(name: str) -> bool:
 @any_setting
 @given(config=configurations())
 def test_losses_are_finite_and_every_weight_learns(config, model_of, section_of):
-    section = section_of(14, isolated=1)
+    section, other = section_of(14, isolated=1), section_of(10, seed=1)
     section.seeds = torch.arange(1, 14)
     still = {name for name, _ in model_of(config).named_parameters()}
     for seed in range(5):  # rectified units may all be off in one draw of the weights
-        still &= without_gradient(config, model_of(config, seed=seed).train(), section)
+        model = model_of(config, seed=seed).train()
+        still &= without_gradient(config, model, ready(model, section, other))
         if not still:
             return
     pytest.fail(f"never learn: {still}")
@@ -165,7 +181,7 @@ def test_no_prediction_depends_on_a_gene_input(config, seed, model_of, section_o
     own, image = model.own_expression(before), model.embeddings(section)
     attention = model.attention(section.x, section.edge_index, section.edge_attr)
 
-    model.train().losses(changed)
+    model.train().losses(ready(model, changed, other))
     model.eval()
     after = predicted(model, changed)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -190,7 +206,7 @@ def test_one_spot_alone_is_a_section(config, model_of, section_of):
     section = section_of(1)
     model = model_of(config)
     assert torch.isfinite(predicted(model, section).expression).all()
-    losses = model.losses(section)
+    losses = model.losses(ready(model, section))
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert all(losses[name] == 0 for name in losses if name.startswith("contrast"))
     losses["loss"].backward()
@@ -209,8 +225,8 @@ def test_the_order_of_spots_decides_nothing(config, order, model_of, section_of)
     model = model_of(config)
     for a, b in zip(predicted(model, section), predicted(model, moved), strict=True):
         torch.testing.assert_close(b, a[order])
-    expected = model.losses(section)
-    for name, loss in model.losses(moved).items():
+    expected = model.losses(ready(model, section, section_of(12, seed=1)))
+    for name, loss in model.losses(ready(model, moved, section_of(12, seed=1))).items():
         torch.testing.assert_close(loss, expected[name], msg=lambda text, name=name: f"{name}: {text}")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import LambdaCallback
 from matplotlib import pyplot as plt
 from rich.progress import Progress
 from torch.optim.swa_utils import AveragedModel
@@ -62,11 +65,14 @@ def graph(n_spots: int, seed: int, sign: float = 1.0) -> Data:
 def train(tmp_path) -> Callable[..., TrainingModule]:
     """Train a small model on two sections and watch a third, on which it does the worse the more it learns."""
 
-    def run(*callbacks: L.Callback, epochs: int = 4, rate: float = 0.05, change: float | None = None) -> TrainingModule:
+    def run(
+        *callbacks: L.Callback, epochs: int = 4, rate: float = 0.05, change: float | None = None, **switches: Any
+    ) -> TrainingModule:
         torch.manual_seed(0)
         sections = [graph(20, 1), graph(12, 2)]
-        model = NH2STGraph(ModelConfig(width=8, n_components=4, heads=2), 5, 7)
+        model = NH2STGraph(ModelConfig(width=8, n_components=4, heads=2, **switches), 5, 7)
         model.set_targets(torch.cat([section.y for section in sections]))
+        sections = [*model.training_graphs(sections)] if switches else sections
         if change is not None:
             sections[0].x[3, 2] = change
         trainer = L.Trainer(
@@ -183,6 +189,22 @@ class TestData:
 
     def test_nothing_to_watch_is_no_loader(self):
         assert SectionData([graph(20, 1)], [], 8, 1, 0).val_dataloader() == []
+
+
+def test_an_epoch_compares_with_the_embeddings_of_the_weights_that_it_begins_with(train):
+    """Of these alone, so that a run that is resumed after an epoch has the same."""
+    before: list[State] = []
+    watch = LambdaCallback(
+        on_train_epoch_start=lambda _, module: before.append(copy.deepcopy(module.model.state_dict()))
+    )
+    model = train(watch, epochs=2, negatives="depth", closed_form=False).model
+    bank, sections = model.contrast.bank, model.training_graphs([graph(20, 1), graph(12, 2)])
+    model.load_state_dict(before[-1])
+    for section, spots in zip(sections, model.epoch_spots, strict=True):
+        section.seeds = spots
+    model.begin_epoch(sections)
+    assert bank
+    assert all(torch.equal(each, bank[name]) for name, each in model.contrast.bank.items())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
