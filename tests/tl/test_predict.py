@@ -306,7 +306,7 @@ class TestPrediction:
         section = tiny_sections["S3"]
         some = section[:, section.var_names != tiny_run.model.genes[0]].copy()
         for each in (some, section[:, :0].copy()):
-            assert not tl.predict(each, tiny_run.model).layers
+            assert "observed" not in tl.predict(each, tiny_run.model).layers
 
     @pytest.mark.parametrize("stored", [False, True], ids=["in memory", "of a run"])
     def test_squidpy_goes_on_from_it(self, prediction, tiny_run, stored, monkeypatch):
