@@ -182,7 +182,9 @@ def measured_values(
     panel = entries.of_genes(columns) if section.n_vars else np.zeros((section.n_obs, len(genes)), dtype=bool)
     whole, told = entries.whole & there.all(), panel.any(axis=1)
     if not told.any() and entries.any():
-        raise DataError(f"section {name!r}: no measured gene is of the model's panel; give genes of model.genes")
+        raise DataError(
+            f"section {name!r}: no measured gene is one that the model predicts; name some of its panel in {setting('measured')}"
+        )
     values, depth = np.zeros(panel.shape), np.zeros(section.n_obs)
     if whole.any():
         part = section[whole].copy()

@@ -74,7 +74,8 @@ def test_features_are_scaled_by_the_training_sections_before_training(run, confi
 
 def test_the_run_folder_is_a_normal_one(run):
     names = {path.name for path in run.outputs()}
-    assert names == {"model.safetensors", "log.csv", "metrics.json", "metrics_per_gene.csv", "predictions"}
+    tables = {"metrics.json", "metrics_per_gene.csv", "genes.csv"}
+    assert names == {"model.safetensors", "log.csv", "report.html", "predictions", *tables}
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert np.isfinite(metrics["sections"]["S3"]["pcc_mean"])
     assert np.isfinite(run.model.log["train_loss"]).all()

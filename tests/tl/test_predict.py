@@ -342,7 +342,7 @@ class TestVaries:
     )
     def test_more_than_by_rounding(self, gene, varies):
         values = np.array(gene, np.float32)[:, None]
-        assert _predict._varies(values).tolist() == [varies]
+        assert _predict.varies(values).tolist() == [varies]
 
     def test_of_a_section_and_of_several(self, tiny_run, tiny_sections):
         prediction = tl.predict(tiny_sections["S3"], tiny_run.model)
@@ -356,7 +356,7 @@ class TestVaries:
         prediction = tl.predict(tiny_sections["S3"], tiny_run.model)
         prediction.X[:, 0] = np.float32(np.log(2))
         prediction.X[:, 1] -= prediction.X[:, 1].max()
-        prediction.var["nh2st_varies"] = _predict._varies(prediction.X)
+        prediction.var["nh2st_varies"] = _predict.varies(prediction.X)
         varying = prediction[:, prediction.var["nh2st_varies"]].copy()
         assert list(prediction.var_names[:1]) == [
             gene for gene in prediction.var_names if gene not in varying.var_names

@@ -104,7 +104,7 @@ class TestPredict:
         assert list(predicted.var_names) == tiny_run.model.genes
         assert np.isfinite(predicted.X).all()
         assert predicted.X.std() > 0
-        assert not predicted.layers, "nothing is observed"
+        assert "observed" not in predicted.layers
         assert predicted.obsp[Key.obsp.connectivities].nnz
         radius = np.hypot(*((predicted.obsm["spatial"] - [0.4 * SIDE, SIDE / 2]).T)) * MPP
         assert (radius < 1024 + 50).all()
