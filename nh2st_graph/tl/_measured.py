@@ -183,7 +183,8 @@ def measured_values(
     whole, told = entries.whole & there.all(), panel.any(axis=1)
     if not told.any() and entries.any():
         raise DataError(
-            f"section {name!r}: no measured gene is one that the model predicts; name some of its panel in {setting('measured')}"
+            f"section {name!r}: no measured gene is one that the model predicts; name some of its panel in "
+            f"{setting('measured')}"
         )
     values, depth = np.zeros(panel.shape), np.zeros(section.n_obs)
     if whole.any():
