@@ -169,10 +169,13 @@ def _checked(file: EmbeddingFile) -> EmbeddingFile:
             f"{file.place} has neither names nor positions of spots, and rows are not joined by number; {_carry()}"
         )
     for words, rows in (("names", file.names), ("coordinates", file.coords)):
-        if rows is not None and len(rows) != len(file.values):
+        n_rows = 0 if rows is None or not rows.ndim else len(rows)
+        if rows is not None and n_rows != len(file.values):
             raise DataError(
-                f"{file.place} has {len(file.values):,} rows of features and {len(rows):,} {words}; write it again"
+                f"{file.place} has {len(file.values):,} rows of features and {n_rows:,} {words}; write it again"
             )
+    if file.coords is not None and file.coords.shape[1:] != (2,):
+        raise DataError(f"{file.place} has coordinates of shape {file.coords.shape}, expected (n, 2); write it again")
     if file.names is not None and file.names.has_duplicates:
         twice = file.names[file.names.duplicated()].unique()
         raise DataError(f"{file.place} has {len(twice)} names more than once ({listed(twice)}); keep one row of each")

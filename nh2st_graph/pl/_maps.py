@@ -420,6 +420,8 @@ def _best_median_worst(prediction: AnnData, pcc: pd.Series | None, n: int) -> li
         )
     given = ~np.isnan(_dense(prediction.X)).all(axis=0)
     ranked = pcc[given].dropna().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
+    if not ranked:  # none has an r, as where nothing was counted
+        return [(gene, "") for gene in sorted(prediction.var_names)[:n]]
     n = max(1, min(n, len(ranked) // 3))
     middle = (len(ranked) - n) // 2
     kinds = {"median": ranked[middle : middle + n], "worst": ranked[-n:], "best": ranked[:n]}

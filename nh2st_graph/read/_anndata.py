@@ -34,6 +34,7 @@ from nh2st_graph.section import (
     check_pitch,
     check_section,
     counts_mistake,
+    distinct,
     is_real,
     libraries,
     library_entry,
@@ -143,7 +144,7 @@ def anndata_section(
 
 def _only(adata: AnnData) -> str | None:
     """Name of the section in ``obs``, if there is exactly one."""
-    names = list(adata.obs[Key.obs.section].unique()) if Key.obs.section in adata.obs else []
+    names = distinct(adata.obs[Key.obs.section]) if Key.obs.section in adata.obs else []
     return as_name(names[0]) if len(names) == 1 else None
 
 

@@ -12,10 +12,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, nearest, reason, setting
 from nh2st_graph._formats import check_format
-from nh2st_graph.section import Key, as_name, in_tissue, on_disk, patient_name, patient_of, unknown_patient
+from nh2st_graph.section import Key, as_name, distinct, in_tissue, on_disk, patient_name, patient_of, unknown_patient
 from nh2st_graph.slide import IMAGE_ENDINGS
 
 logger = logging.getLogger("nh2st_graph")
@@ -63,11 +64,29 @@ def stored_anndata(path: Path, *, backed: bool = False) -> AnnData:
     """
     try:
         adata = on_disk(backed_anndata(path)) if backed else ad.read_h5ad(path)
+        check_sparse(adata)
     except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
         raise _damaged(path, error) from error
     check_written(adata, str(path))
     adata.uns.pop(Key.uns.format, None)
     return adata
+
+
+def check_sparse(adata: AnnData) -> None:
+    """Refuse sparse matrices in memory whose parts do not belong together; SciPy would read beyond their ends.
+
+    Raises
+    ------
+    ValueError
+        If one is such.
+    """
+    raw = None if adata.raw is None or adata.isbacked else adata.raw.X
+    for name, values in (("X", adata.X), ("raw", raw), *adata.layers.items(), *adata.obsp.items()):
+        if sparse.issparse(values) and values.format in {"csr", "csc"}:
+            try:
+                values.check_format(full_check=True)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name} is damaged: {error}") from None
 
 
 def backed_anndata(path: Path) -> AnnData:
@@ -214,7 +233,7 @@ def section_in_obs(adata: AnnData, given: str | None, default: str | None) -> st
         If ``obs`` names several sections, or nothing names it.
     """
     column = Key.obs.section
-    there = {as_name(value) for value in adata.obs[column].unique()} if column in adata.obs else set()
+    there = {as_name(value) for value in distinct(adata.obs[column])} if column in adata.obs else set()
     known = sorted(name for name in there if name is not None)
     if len(known) > 1:
         raise DataError(
@@ -240,7 +259,7 @@ def patient_in_obs(adata: AnnData, given: str | None, section: str) -> None:
         patient = unknown_patient(section)
     else:
         patient = patient_name(given) or patient_of(adata, section)
-        there = {patient_name(each) for each in adata.obs.get(Key.obs.patient, pd.Series(dtype=object)).unique()}
+        there = {patient_name(each) for each in distinct(adata.obs.get(Key.obs.patient, pd.Series(dtype=object)))}
         if there - {patient, None}:
             others = ", ".join(sorted(each for each in there - {patient, None} if each))
             logger.warning(

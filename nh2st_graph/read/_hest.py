@@ -227,7 +227,9 @@ def _read_counts(stored: AnnData) -> sparse.csr_matrix:
     if isinstance(counts, h5py.Dataset):
         starts = range(0, stored.n_obs, _ROWS)
         return sparse.vstack([to_csr(counts[start : start + _ROWS]) for start in starts], format="csr")
-    return as_csr(counts.to_memory()).astype(np.float32)
+    matrix = counts.to_memory()
+    matrix.check_format(full_check=True)
+    return as_csr(matrix).astype(np.float32)
 
 
 def _spatial(stored: AnnData, path: Path, where: str) -> NDArray[np.float64]:

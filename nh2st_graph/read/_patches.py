@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nh2st_graph._atomic import ENVIRONMENT, cache_root, written_aside
-from nh2st_graph._errors import DataError, ImageError, reason
+from nh2st_graph._errors import DataError, ImageError, NH2STGraphError, reason
 from nh2st_graph.read._counts import refuse_duplicates
+from nh2st_graph.slide import check_windows
 
 __all__ = ["PATCH_UM", "Mosaic", "mosaic", "patch_names", "slide_scale"]
 
@@ -50,6 +52,18 @@ class Mosaic(NamedTuple):
     microns_per_pixel: float
 
 
+@contextmanager
+def _opened(path: Path, where: str) -> Iterator[h5py.File]:
+    """Open a patch file, and say in our words if it is damaged."""
+    try:
+        with h5py.File(path) as file:
+            yield file
+    except NH2STGraphError:
+        raise
+    except Exception as error:  # h5py raises nearly any class on a damaged file
+        raise DataError(f"{where}: {path} cannot be read as HDF5 ({reason(error)}); download it again") from error
+
+
 def patch_names(path: Path, where: str) -> pd.Index:
     """Read the barcodes of the patches in a file.
 
@@ -58,18 +72,15 @@ def patch_names(path: Path, where: str) -> pd.Index:
     DataError
         If the file cannot be read, lacks ``img`` or ``barcode``, has different numbers of them, or has a barcode twice.
     """
-    try:
-        with h5py.File(path) as file:
-            missing = [key for key in ("img", "barcode") if key not in file]
-            if missing:
-                raise DataError(
-                    f"{where}: {path} has no {', '.join(missing)} (there: {', '.join(file)}); "
-                    "a patch file has img, coords and barcode: download it again"
-                )
-            names = [_text(name) for name in np.ravel(file["barcode"][()])]
-            shape = file["img"].shape
-    except OSError as error:
-        raise DataError(f"{where}: {path} cannot be read as HDF5 ({reason(error)}); download it again") from None
+    with _opened(path, where) as file:
+        missing = [key for key in ("img", "barcode") if key not in file]
+        if missing:
+            raise DataError(
+                f"{where}: {path} has no {', '.join(missing)} (there: {', '.join(file)}); "
+                "a patch file has img, coords and barcode: download it again"
+            )
+        names = [_text(name) for name in np.ravel(file["barcode"][()])]
+        shape = file["img"].shape
     if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or shape[0] != len(names):
         raise DataError(
             f"{where}: {path} has patches of shape {shape} and {len(names)} barcodes; "
@@ -105,7 +116,7 @@ def slide_scale(path: Path, names: pd.Index, centres: NDArray[np.float64], where
         raise DataError(f"{where}: um per pixel cannot be computed; {path} is missing, or metadata/{path.stem}.json is")
     stored = patch_names(path, where)
     rows = stored.get_indexer(names)
-    with h5py.File(path) as file:
+    with _opened(path, where) as file:
         coords = np.asarray(file["coords"][()] if "coords" in file else (), dtype=np.float64)
         said = max(float(file[key].attrs.get("patch_size", 0)) for key in ("img", "coords") if key in file)
     if (rows >= 0).any() and coords.shape == (len(stored), 2):
@@ -151,9 +162,11 @@ def mosaic(
     """
     stored = patch_names(path, where)
     rows = stored.get_indexer(barcodes)
-    with h5py.File(path) as file:
+    with _opened(path, where) as file:
         side = int(file["img"].shape[1])
         scale = microns_per_pixel * side / PATCH_UM
+        width, height = np.minimum(np.ptp(centres * scale, axis=0) + side, 2.0**31).astype(int)
+        check_windows(path, (int(width), int(height)))
         corners = np.rint(centres * scale - side / 2).astype(int)
         corners -= corners.min(axis=0)
         width, height = corners.max(axis=0) + side

@@ -261,6 +261,11 @@ def _joined(
         table = _named_alike(given.barcodes, table, f"section {name!r}")
         rows = table.index.get_indexer(given.barcodes)
     placed = np.flatnonzero(rows >= 0)
+    for path, names in ((counts, given.barcodes), (positions, table.index)):
+        if not len(names):
+            raise DataError(
+                f"section {name!r}: {path} has no spots; the section is empty: leave it out or copy it again"
+            )
     if not len(placed):
         raise DataError(
             f"section {name!r}: {counts} and {positions} have no barcode in common (such as {given.barcodes[0]!r} and "

@@ -49,6 +49,7 @@ from nh2st_graph.section import (
     as_name,
     check_section,
     copy_of,
+    distinct,
     library,
     library_entry,
     neighbour_distance,
@@ -238,7 +239,7 @@ def _section_of_each(table: AnnData, known: Sequence[str]) -> list[str]:
     names = []
     for region in known:
         rows = table.obs[table.obs[region_key(table)].astype(str) == region]
-        inside = {as_name(name) for name in rows[Key.obs.section].unique()} if Key.obs.section in rows else set()
+        inside = {as_name(name) for name in distinct(rows[Key.obs.section])} if Key.obs.section in rows else set()
         only = inside.pop() if len(inside) == 1 else None
         names.append(only or region)
     return names if len(set(names)) == len(names) else list(known)

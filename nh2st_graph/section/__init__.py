@@ -1,6 +1,6 @@
 """The section contract: what one tissue section holds, and how to look it up. This room knows no file format."""
 
-from nh2st_graph.section._access import array_positions, as_csr, as_name, in_tissue, is_real, section_name
+from nh2st_graph.section._access import array_positions, as_csr, as_name, distinct, in_tissue, is_real, section_name
 from nh2st_graph.section._array import (
     CHESSBOARD_NEIGHBOUR_UM,
     CHESSBOARD_SPOT_UM,
@@ -107,6 +107,7 @@ __all__ = [
     "copy_of",
     "count_blocks",
     "counts_mistake",
+    "distinct",
     "find_genes",
     "fit_array",
     "full_image",

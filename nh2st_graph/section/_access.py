@@ -14,7 +14,7 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph.section._keys import Key
 
-__all__ = ["array_positions", "as_csr", "as_name", "in_tissue", "is_real", "section_name"]
+__all__ = ["array_positions", "as_csr", "as_name", "distinct", "in_tissue", "is_real", "section_name"]
 
 
 #: No row or column has a number as large.
@@ -39,6 +39,14 @@ def as_name(value: object) -> str | None:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
+def distinct(column: pd.Series) -> list[Any]:
+    """Give each value of a column once, in order; values that cannot be told apart by hash (lists) as text."""
+    try:
+        return list(column.unique())
+    except TypeError:
+        return list(column.map(str).unique())
+
+
 def section_name(adata: AnnData) -> str:
     """Look up the name of the one section that an AnnData holds.
 
@@ -52,7 +60,7 @@ def section_name(adata: AnnData) -> str:
             f"section without a name: obs['{Key.obs.section}'] is missing; "
             f"set adata.obs['{Key.obs.section}'] = 'NAME' or read it with a reader of ng.read"
         )
-    names = [as_name(name) for name in adata.obs[Key.obs.section].unique()]
+    names = [as_name(name) for name in distinct(adata.obs[Key.obs.section])]
     if names == [None]:
         raise DataError(
             f"section without a name: obs['{Key.obs.section}'] is empty; set adata.obs['{Key.obs.section}'] = 'NAME'"
@@ -103,7 +111,10 @@ def in_tissue(adata: AnnData, where: str | None = None) -> NDArray[np.bool_] | N
         return None
     given = adata.obs[Key.obs.in_tissue]
     # A section has a million values, and few different ones.
-    codes, values = pd.factorize(given, use_na_sentinel=False)
+    try:
+        codes, values = pd.factorize(given, use_na_sentinel=False)
+    except TypeError:  # lists
+        codes, values = pd.factorize(given.map(str))
     meant = [_IN_TISSUE.get((as_name(value) or "").strip().lower()) for value in values]
     unclear = np.array([each is None for each in meant])[codes]
     if unclear.any():

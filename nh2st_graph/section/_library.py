@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, shortened
 from nh2st_graph._json import positive
-from nh2st_graph.section._access import as_name, section_name
+from nh2st_graph.section._access import as_name, distinct, section_name
 from nh2st_graph.section._keys import Key
 
 __all__ = [
@@ -121,7 +121,7 @@ def library_id(adata: AnnData, section: str | None = None) -> str | None:
     named = set()
     for column in adata.obs:
         if not pd.api.types.is_float_dtype(adata.obs[column]):
-            values = adata.obs[column].unique()
+            values = distinct(adata.obs[column])
             named |= {as_name(values[0])} & known.keys() if len(values) == 1 else set()
     return named.pop() if len(named) == 1 else None
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.section._access import as_name, section_name
+from nh2st_graph.section._access import as_name, distinct, section_name
 from nh2st_graph.section._keys import Key
 
 __all__ = ["patient_name", "patient_of", "patients_in", "unknown_patient", "unknown_patients"]
@@ -43,7 +43,7 @@ def patients_in(adata: AnnData, section: str | None = None) -> list[str]:
     section
         Its name; by default the one in ``obs``.
     """
-    given = adata.obs[Key.obs.patient].unique() if Key.obs.patient in adata.obs else ()
+    given = distinct(adata.obs[Key.obs.patient]) if Key.obs.patient in adata.obs else ()
     known = {name for name in map(patient_name, given) if name is not None}
     return sorted(known) or [unknown_patient(section_name(adata) if section is None else section)]
 
@@ -73,5 +73,5 @@ def unknown_patients(sections: Mapping[str, AnnData]) -> list[str]:
     return [
         name
         for name, adata in sections.items()
-        if not any(patient_name(value) for value in adata.obs[Key.obs.patient].unique())
+        if not any(patient_name(value) for value in distinct(adata.obs[Key.obs.patient]))
     ]

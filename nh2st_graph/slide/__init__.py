@@ -3,6 +3,7 @@
 from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._chosen import check_scale, chosen_scale
 from nh2st_graph.slide._container import ImageSource, placed_image
+from nh2st_graph.slide._limits import check_windows
 from nh2st_graph.slide._memory import keep_pixels
 from nh2st_graph.slide._open import (
     IMAGE_ENDINGS,
@@ -33,6 +34,7 @@ __all__ = [
     "WsiSlide",
     "aperio_scale",
     "check_scale",
+    "check_windows",
     "chosen_scale",
     "content_hash",
     "find_tissue",

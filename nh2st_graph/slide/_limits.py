@@ -34,7 +34,7 @@ def check_held(path: Path, size: tuple[int, int]) -> None:
     ImageError
         If it is.
     """
-    width, height = size
+    width, height = _shape(path, size)
     if width * height > MOST_HELD:
         raise ImageError(
             f"image {path} declares {width} x {height} px, {width * height * 3 / 1e9:,.0f} GB if it is decoded as a "
@@ -56,8 +56,14 @@ def check_windows(path: Path, size: tuple[int, int]) -> None:
     ImageError
         If it is.
     """
-    if max(size) > LONGEST_SIDE:
+    if max(_shape(path, size)) > LONGEST_SIDE:
         raise ImageError(
             f"image {path} declares {size[0]} x {size[1]} px, and no slide is longer than {LONGEST_SIDE:,} px; copy or "
             "download it again"
         )
+
+
+def _shape(path: Path, size: tuple[int, int]) -> tuple[int, int]:
+    if min(size) < 1:
+        raise ImageError(f"image {path} declares {size[0]} x {size[1]} px; copy or download it again")
+    return size

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph._settings import TARGET_SUM
 from nh2st_graph.config import DataConfig
 from nh2st_graph.datasets import fetch_panel, is_published, read_panel
@@ -103,11 +103,34 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
     sc.pp.filter_genes(joined, min_counts=1)
     if not joined.n_vars:
         raise DataError(f"no gene has counts in the training sections {', '.join(train)}; check their X")
+    wanted = min(int(panel.removeprefix("hvg:")), joined.n_vars)
+    if wanted == joined.n_vars:  # all of them
+        return sorted(joined.var_names)
+    joined = _with_some_genes(joined, panel)
     sc.pp.normalize_total(joined, target_sum=TARGET_SUM)
     sc.pp.log1p(joined)
-    wanted = min(int(panel.removeprefix("hvg:")), joined.n_vars)
     sc.pp.highly_variable_genes(joined, n_top_genes=wanted, batch_key=Key.obs.section, flavor="seurat")
     return sorted(joined.var_names[joined.var["highly_variable"]])
+
+
+def _with_some_genes(joined: AnnData, panel: str) -> AnnData:
+    """Leave out sections with counts of fewer than two genes, which say nothing of what varies."""
+    sections = joined.obs[Key.obs.section]
+    n_genes = {
+        name: len(np.unique(sparse.csr_matrix(joined.X[(sections == name).to_numpy()]).indices))
+        for name in sections.unique()
+    }
+    poor = [str(name) for name, n in n_genes.items() if n < 2]
+    if len(poor) == len(n_genes):
+        raise DataError(
+            f"panel {panel}: no training section ({listed(poor)}) has counts of two genes or more; give more genes or "
+            f"spots, or a file of symbols as {setting('data.panel')}"
+        )
+    if poor:
+        logger.warning("section %s: counts of fewer than two genes, and no say in panel %s", listed(poor), panel)
+        joined = joined[~sections.isin(poor).to_numpy()].copy()
+        joined.obs[Key.obs.section] = joined.obs[Key.obs.section].cat.remove_unused_categories()
+    return joined
 
 
 def _counts(section: AnnData, genes: pd.Series) -> sparse.csr_matrix:

@@ -226,3 +226,8 @@ def test_section_draws_where_it_is_told(prediction: AnnData) -> None:
     ax = figure.add_subplot()
     assert pl.section(prediction, ax=ax) is ax
     assert not plt.get_fignums()
+
+
+def test_genes_without_an_r_are_drawn_by_name(prediction: AnnData) -> None:
+    prediction.var["pcc"] = np.nan
+    assert names_of(rows_of(pl.gene_maps(prediction, n=2))) == ["g0", "g1"]
