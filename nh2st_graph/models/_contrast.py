@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,12 +50,6 @@ class Contrast(nn.Module):
     config
         Settings, of which ``contrast``, ``symmetric``, ``projection``, ``temperature``, ``learn_temperature``,
         ``negatives``, ``negative_weight`` and the weights are read.
-
-    Attributes
-    ----------
-    bank
-        Projected embeddings of the spots that ``same_depth`` of a batch names (``negatives: depth``), without gradient;
-        empty before the first epoch.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -70,7 +65,6 @@ class Contrast(nn.Module):
         )
         learned = config.learn_temperature and self.scales
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature))) if learned else None
-        self.bank: Pairs = {}
 
     @property
     def temperature(self) -> float | Tensor:
@@ -98,7 +92,7 @@ class Contrast(nn.Module):
             if scale in self.scales
         }
 
-    def forward(self, pairs: Pairs, data: Data) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(self, pairs: Pairs, data: Data, others: Pairs | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """Compute the losses on a batch.
 
         Parameters
@@ -109,14 +103,16 @@ class Contrast(nn.Module):
             A graph with ``seeds``, the spots whose partner is looked for, and ``edge_index``, which defines neighbours.
             It is the whole section if negatives are from the section. With ``seeds_of_ranks``, the numbers of seeds
             in the batches of all processes, negatives of the batch are from the batches of all. If they are of the same
-            depth, ``same_depth`` names them in :attr:`bank`, ``(n, k)``.
+            depth, ``same_depth`` names them among ``others``, ``(n, k)``.
+        others
+            Embeddings of the spots that negatives of the same depth are from.
 
         Returns
         -------
         For each scale the loss, its chance level and the share of partners among the nearest ten of the batch; and the
         weighted sum of the losses.
         """
-        by_kind = {"batch": self._in_batch, "depth": self._at_same_depth}
+        by_kind = {"batch": self._in_batch, "depth": partial(self._at_same_depth, others or {})}
         compared = by_kind.get(self.config.negatives, self._in_section)
         weights = {"spot": self.config.weight_spot, "neighbourhood": self.config.weight_neighbourhood}
         parts: dict[str, Tensor] = {}
@@ -175,16 +171,17 @@ class Contrast(nn.Module):
             told[scale] = loss, chance, retrieval_at_k(image[seeds], gene[seeds], _NEAREST)
         return told
 
-    def _at_same_depth(self, pairs: Pairs, data: Data) -> dict[str, tuple[Tensor, float, float]]:
-        """Compare seeds with the spots of the bank that have their depth; retrieval is among the seeds."""
+    def _at_same_depth(self, others: Pairs, pairs: Pairs, data: Data) -> dict[str, tuple[Tensor, float, float]]:
+        """Compare seeds with the other spots that have their depth; retrieval is among the seeds."""
         names = [name for scale in self.scales for name in EMBEDDINGS[scale]]
-        if names and not self.bank:
-            raise ModelError("the contrast at the same depth has no bank yet; call begin_epoch(sections) first")
+        if names and not others:
+            raise ModelError("the contrast has no spots of the same depth; call compare_with(sections) first")
+        bank = self.projected({name: others[name] for name in names})
         found = self.projected({name: pairs[name].index_select(0, data.seeds) for name in names})
         told = {}
         for scale in self.scales:
             image, gene = (found[name] for name in EMBEDDINGS[scale])
-            images, genes = (self.bank[name] for name in EMBEDDINGS[scale])
+            images, genes = (bank[name] for name in EMBEDDINGS[scale])
             negatives = data.same_depth[data.seeds]
             loss = info_nce_against(image, gene, images, genes, negatives, self.temperature, **self._form)
             told[scale] = loss, chance_level(negatives.shape[1] + 1), retrieval_at_k(image, gene, _NEAREST)

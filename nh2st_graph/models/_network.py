@@ -76,8 +76,8 @@ class Network(nn.Module, ABC):
         Hyper-parameters that the method chose on training sections, for the record.
     threads
         Threads of the CPU that :meth:`prepare` may use; no number depends on it.
-    epoch_spots
-        Spots of each training graph that :meth:`begin_epoch` reads, set by :meth:`training_graphs`; empty if none.
+    compared
+        Spots of each training graph that the losses of every batch read, set by :meth:`training_graphs`; empty if none.
     """
 
     Settings: ClassVar[type[MethodConfig]] = MethodConfig
@@ -97,7 +97,7 @@ class Network(nn.Module, ABC):
         self.patch_encoder = patch_encoder
         self.memory: Memory = {}
         self.chosen: dict[str, Any] = {}
-        self.epoch_spots: Sequence[Tensor] = ()
+        self.compared: Sequence[Tensor] = ()
 
     @property
     def receptive_hops(self) -> int | None:
@@ -135,15 +135,13 @@ class Network(nn.Module, ABC):
         """
         return sections
 
-    def begin_epoch(self, sections: Sequence[Data]) -> None:
-        """Compute what the losses of an epoch read of other sections, with the weights at its start.
-
-        Nothing of it is saved: a resumed run computes it again.
+    def compare_with(self, sections: Sequence[Data]) -> None:
+        """Take what the losses of every batch read of other sections; called before training, and with none after.
 
         Parameters
         ----------
         sections
-            The training graphs, each cut to ``seeds``, its :attr:`epoch_spots`, and their surroundings.
+            The training graphs, each cut to ``seeds``, its spots in :attr:`compared`, and their surroundings.
         """
 
     def held_out_graphs(self, sections: Sequence[Data]) -> Sequence[Data]:

@@ -133,6 +133,7 @@ class NH2STGraph(CorrectedForm):
         self, config: ModelConfig, n_features: int, n_genes: int, patch_encoder: PatchEncoder | None = None
     ) -> None:
         super().__init__(config, n_features, n_genes, patch_encoder)
+        self._others: Sequence[Data] = ()
         # Layers of PyG and the published operators draw from torch's own generator.
         self.threaded = config.operator == "attention" and config.cross_attention != "single"
         self.image_encoder = make_embedder(config, n_features)
@@ -217,7 +218,7 @@ class NH2STGraph(CorrectedForm):
         """
         graphs = [copy.copy(section) for section in sections]
         if scales(self.config) and self.config.negatives == "depth":
-            self.epoch_spots, same_depth = find_same_depth(sections)
+            self.compared, same_depth = find_same_depth(sections)
             for graph, negatives in zip(graphs, same_depth, strict=True):
                 graph.same_depth = negatives
         for i, graph in enumerate(graphs):
@@ -231,18 +232,9 @@ class NH2STGraph(CorrectedForm):
                     del graph[key]
         return graphs
 
-    @torch.no_grad()
-    def begin_epoch(self, sections: Sequence[Data]) -> None:
-        """Embed the negatives of the epoch, in evaluation mode; see :class:`Network`."""
-        training = self.training
-        self.eval()
-        found = [self.contrast.projected(self._contrasted(section)) for section in sections]
-        self.contrast.bank = {
-            name: torch.cat([each[name][section.seeds] for each, section in zip(found, sections, strict=True)])
-            for scale in self.contrast.scales
-            for name in EMBEDDINGS[scale]
-        }
-        self.train(training)
+    def compare_with(self, sections: Sequence[Data]) -> None:
+        """Take the spots that negatives of the same depth are from; see :class:`Network`."""
+        self._others = sections
 
     def decoded(self, data: Data, around: bool = True) -> Tensor:
         """Decode the expression of a section by the network alone; see :class:`CorrectedForm`."""
@@ -327,7 +319,7 @@ class NH2STGraph(CorrectedForm):
             parts["cross"] = self.decoder.squared_error(filled_in, scores[seeds])
             total = total + self.config.weight_cross * parts["cross"]
         pairs = attended if self.config.contrast_on == "attended" else independent
-        contrast, weighted = self.contrast(pairs, data)
+        contrast, weighted = self.contrast(pairs, data, self._embedded_others())
         return {"loss": total + weighted, **parts, **contrast}
 
     def encoded(self, data: Data) -> Data:
@@ -411,6 +403,15 @@ class NH2STGraph(CorrectedForm):
         """Give the input of the gene encoder."""
         scores: Tensor = data.scores if "scores" in data else self.decoder.gene_input(data.y)
         return scores
+
+    def _embedded_others(self) -> Pairs:
+        """Embed the spots that negatives are from anew at each step.
+
+        Embeddings that are kept from earlier, without a gradient, let all embeddings drift away from them together.
+        """
+        found = [(self._contrasted(section), section.seeds) for section in self._others]
+        names = found[0][0] if found else ()
+        return {name: torch.cat([pairs[name].index_select(0, seeds) for pairs, seeds in found]) for name in names}
 
     def _contrasted(self, data: Data) -> Pairs:
         """Embed both modalities as the contrast compares them."""

@@ -76,8 +76,8 @@ class ModelConfig(MethodConfig):
     negatives, negative_weight
         Candidates besides a spot's partner: the ``batch`` (of one of 1,024 spots or more a random half, in groups of
         about 256), its whole ``section``, its section without its spatial neighbours (``distant``), or the 32 spots of
-        other training sections with the nearest library size (``depth``), as the network embedded them at the start of
-        the epoch; and the factor on their logits (published: 0.1).
+        other training sections with the nearest library size (``depth``; a step then embeds other sections too); and
+        the factor on their logits (published: 0.1).
     weight_spot, weight_neighbourhood, weight_cross
         Weights of the losses, against a weight of 1 of the regression.
     decoder

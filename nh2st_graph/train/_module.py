@@ -99,12 +99,15 @@ class TrainingModule(L.LightningModule):
         """Note what the weights rest on."""
         checkpoint[ORIGIN], checkpoint[WRITTEN] = json.dumps(self.origin), json.dumps(stamp(CHECKPOINT_FORMAT))
 
-    def on_train_epoch_start(self) -> None:
-        """Show the model the spots that the losses of an epoch compare all batches with."""
+    def on_train_start(self) -> None:
+        """Show the model the spots that it compares all batches with."""
         data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, SectionData) and self.model.epoch_spots:
-            parts = data.cut(self.model.epoch_spots)
-            self.model.begin_epoch([part.to(self.device) for part in parts])
+        if isinstance(data, SectionData) and self.model.compared:
+            self.model.compare_with([part.to(self.device) for part in data.cut(self.model.compared)])
+
+    def on_train_end(self) -> None:
+        """Let go of these spots."""
+        self.model.compare_with([])
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Take one step, and stop the run if the loss is not finite."""

@@ -61,14 +61,14 @@ def predicted(model: NH2STGraph, section):
 
 
 def ready(model: NH2STGraph, section, *others):
-    """Give a section what the losses of an epoch read beside it: negatives of its depth, of others or of itself."""
+    """Give a section what the losses read beside it: negatives of its depth, of others or of itself."""
     if scales(model.config) and model.config.negatives == "depth":
         sections = [section, *others]
         spots, same_depth = find_same_depth(sections)
         parts = [each.clone() for each in sections]
         for part, seeds in zip(parts, spots, strict=True):
             part.seeds = seeds
-        model.begin_epoch(parts)
+        model.compare_with(parts)
         section.same_depth = same_depth[0]
     return section
 

@@ -28,14 +28,14 @@ def sections(section_of):
 
 @pytest.fixture
 def at_depth(model_of, sections):
-    """A model with negatives of the same depth, at the start of an epoch, and the graphs that it trains on."""
+    """A model with negatives of the same depth, and the graphs that it trains on."""
 
     def make(**switches):
         model = model_of(negatives="depth", closed_form=False, **switches)
         graphs = model.training_graphs(sections)
-        if model.epoch_spots:
+        if model.compared:
             hops = model.receptive_hops
-            model.begin_epoch([cut_out(each, s, hops) for each, s in zip(graphs, model.epoch_spots, strict=True)])
+            model.compare_with([cut_out(each, s, hops) for each, s in zip(graphs, model.compared, strict=True)])
         return model, graphs
 
     return make
@@ -109,32 +109,38 @@ def test_a_cut_out_has_the_losses_of_the_whole_section(at_depth, contrast_on):
         torch.testing.assert_close(cut[name], loss)
 
 
-def test_what_an_epoch_begins_with_is_neither_saved_nor_learned_and_changes_no_prediction(at_depth, sections):
+def test_negatives_learn_too(at_depth):
+    """Otherwise all embeddings could drift away from them together, and the loss fall without learning."""
     model, graphs = at_depth()
-    assert not any(each.requires_grad for each in model.contrast.bank.values())
-    assert not any("bank" in name for name in model.state_dict())
+    parts = [copy.copy(part) for part in model._others]
+    for part in parts:
+        part.x = part.x.clone().requires_grad_()
+    model.compare_with(parts)
+    model.losses(graphs[0])["loss"].backward()
+    assert not parts[0].x.grad.any(), "negatives are of other sections"
+    assert all(part.x.grad.any() for part in parts[1:])
+
+
+def test_no_prediction_depends_on_the_genes_of_other_sections(at_depth, sections):
+    model, graphs = at_depth()
     before = model(sections[0].x, sections[0].edge_index).expression
-    model.contrast.bank = {name: 2 - each for name, each in model.contrast.bank.items()}
-    model.losses(graphs[0])
+    loss = model.losses(graphs[0])["contrast_spot"]
+    parts = [copy.copy(part) for part in model._others]
+    for part in parts:
+        part.scores = 2 - part.scores
+    model.compare_with(parts)
+    assert model.losses(graphs[0])["contrast_spot"] != loss
     assert torch.equal(model(sections[0].x, sections[0].edge_index).expression, before)
 
 
-def test_an_epoch_begins_without_dropout_and_leaves_the_mode(at_depth):
-    model, graphs = at_depth(dropout=0.5)
-    expected = model.contrast.bank
-    model.train().begin_epoch(graphs)
-    assert model.training
-    assert all(torch.equal(each, expected[name]) for name, each in model.contrast.bank.items())
-
-
-def test_without_a_contrast_nothing_is_embedded(at_depth):
+def test_without_a_contrast_nothing_is_compared(at_depth):
     model, graphs = at_depth(contrast="none")
-    assert not model.epoch_spots
-    assert not model.contrast.bank
+    assert not model.compared
     assert "same_depth" not in graphs[0]
+    model.losses(graphs[0])
 
 
-def test_losses_before_the_first_epoch_say_what_to_call(model_of, sections):
+def test_losses_without_the_other_sections_say_what_to_call(model_of, sections):
     model = model_of(negatives="depth", closed_form=False)
-    with pytest.raises(ModelError, match="begin_epoch"):
+    with pytest.raises(ModelError, match="compare_with"):
         model.losses(model.training_graphs(sections)[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 from collections.abc import Callable
 from pathlib import Path
@@ -191,20 +190,13 @@ class TestData:
         assert SectionData([graph(20, 1)], [], 8, 1, 0).val_dataloader() == []
 
 
-def test_an_epoch_compares_with_the_embeddings_of_the_weights_that_it_begins_with(train):
-    """Of these alone, so that a run that is resumed after an epoch has the same."""
-    before: list[State] = []
-    watch = LambdaCallback(
-        on_train_epoch_start=lambda _, module: before.append(copy.deepcopy(module.model.state_dict()))
-    )
-    model = train(watch, epochs=2, negatives="depth", closed_form=False).model
-    bank, sections = model.contrast.bank, model.training_graphs([graph(20, 1), graph(12, 2)])
-    model.load_state_dict(before[-1])
-    for section, spots in zip(sections, model.epoch_spots, strict=True):
-        section.seeds = spots
-    model.begin_epoch(sections)
-    assert bank
-    assert all(torch.equal(each, bank[name]) for name, each in model.contrast.bank.items())
+def test_batches_are_compared_with_spots_of_all_sections_in_training_alone(train):
+    seen = []
+    watch = LambdaCallback(on_train_batch_start=lambda _, module, *__: seen.append([*module.model._others]))
+    model = train(watch, epochs=1, negatives="depth", closed_form=False).model
+    assert [len(part.seeds) for part in seen[0]] == [20, 12]
+    assert all(a is b for step in seen for a, b in zip(step, seen[0], strict=True))
+    assert not model._others
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
