@@ -112,8 +112,11 @@ class Contrast(nn.Module):
         For each scale the loss, its chance level and the share of partners among the nearest ten of the batch; and the
         weighted sum of the losses.
         """
-        by_kind = {"batch": self._in_batch, "depth": partial(self._at_same_depth, others or {})}
-        compared = by_kind.get(self.config.negatives, self._in_section)
+        compared = self._in_section
+        if self.config.negatives == "batch":
+            compared = self._in_batch
+        elif self.config.negatives == "depth":
+            compared = partial(self._at_same_depth, others or {})
         weights = {"spot": self.config.weight_spot, "neighbourhood": self.config.weight_neighbourhood}
         parts: dict[str, Tensor] = {}
         weighted = torch.zeros((), device=data.seeds.device)
