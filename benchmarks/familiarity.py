@@ -115,33 +115,43 @@ def auc(like: Sequence[Verdict], shifted: Sequence[Verdict]) -> float:
     return float(roc_auc_score(truth, [score(each) for each in (*like, *shifted)]))
 
 
+def auc_of_medians(like: Sequence[float], shifted: Sequence[float]) -> float:
+    """Compute the same for the median familiarity of a slide's spots, of which low values are shifted."""
+    return float(roc_auc_score([0] * len(like) + [1] * len(shifted), [-each for each in (*like, *shifted)]))
+
+
 def table(title: str, splits: Sequence[Mapping[str, list[tuple[Verdict, float]]]]) -> list[str]:
     """Write the table of one data set, over its splits."""
     found: dict[str, list[tuple[Verdict, float]]] = defaultdict(list)
     for split in splits:
         for kind, each in split.items():
             found[kind] += each
-    like = [verdict for verdict, _ in found[LIKE_TRAINING]]
+    like, medians = (list(each) for each in zip(*found[LIKE_TRAINING], strict=True))
     lines = [
         f"## {title}",
         "",
-        "| slides | number | AUC | called unlike | median familiarity | most frequent reason |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
+        "| slides | number | AUC | called unlike | median familiarity | its AUC | most frequent reason |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for kind, each in found.items():
         verdicts = [verdict for verdict, _ in each]
-        area = "" if kind == LIKE_TRAINING else f"{auc(like, verdicts):.3f}"
+        own = [value for _, value in each]
+        area, other = ("", "")
+        if kind != LIKE_TRAINING:
+            area, other = f"{auc(like, verdicts):.3f}", f"{auc_of_medians(medians, own):.3f}"
         reasons = Counter(verdict.reasons[0].partition(":")[0] for verdict in verdicts if verdict.reasons)
         # Of a resolution, the factor differs by slide.
         reasons = Counter({"another resolution" if "um per" in name else name: n for name, n in reasons.items()})
         most = reasons.most_common(1)[0][0] if reasons else ""
-        share, median = np.mean([verdict.unlike for verdict in verdicts]), np.median([value for _, value in each])
-        lines.append(f"| {kind} | {len(each)} | {area} | {share:.0%} | {median:.2f} | {most} |")
+        share = np.mean([verdict.unlike for verdict in verdicts])
+        lines.append(f"| {kind} | {len(each)} | {area} | {share:.0%} | {np.median(own):.2f} | {other} | {most} |")
     shifted = set(found) - {LIKE_TRAINING, OTHER_PATIENT}
     for name, kinds in (("all shifted", shifted), ("all but the weak stains", shifted - WEAK)):
         verdicts = [verdict for kind in sorted(kinds) for verdict, _ in found[kind]]
         unlike = np.mean([verdict.unlike for verdict in verdicts])
-        lines.append(f"| **{name}** | {len(verdicts)} | **{auc(like, verdicts):.3f}** | {unlike:.0%} | | |")
+        other = f"**{auc_of_medians(medians, [value for kind in sorted(kinds) for _, value in found[kind]]):.3f}**"
+        area = f"**{auc(like, verdicts):.3f}**"
+        lines.append(f"| **{name}** | {len(verdicts)} | {area} | {unlike:.0%} | | {other} | |")
     return [*lines, ""]
 
 
@@ -163,7 +173,8 @@ def main() -> None:
         "# Familiarity: telling shifted slides from those like training",
         "",
         "By `python benchmarks/familiarity.py`. Area under the ROC curve (AUC) of the verdict on a whole slide; 0.5 is",
-        "chance. A slide is called unlike by the limit that the training sections set.",
+        "chance. A slide is called unlike by the limit that the training sections set. *Its AUC*: that of the median",
+        'familiarity of the slide\'s spots, `obs["familiarity"]`.',
         "",
     ]
     real = []
