@@ -27,6 +27,7 @@ import pandas as pd
 from anndata import AnnData
 from PIL import Image
 from scipy import sparse
+from scipy.io import mmwrite
 
 from nh2st_graph import gr
 from nh2st_graph._errors import NH2STGraphError
@@ -38,11 +39,13 @@ from nh2st_graph.read import (
     h5ad_section,
     her2st,
     hest,
+    spatialdata_section,
     stimage,
     stnet,
     visium_hd_section,
     visium_section,
     write_h5ad,
+    write_spatialdata,
 )
 from nh2st_graph.section import check_section, full_image, library
 from nh2st_graph.slide import open_slide
@@ -153,6 +156,23 @@ def seeds(folder: Path) -> dict[str, Seed]:
             lambda adata, need=need: checked_section(adata, need),
         )
     made |= _other_seeds(folder, plain)
+    store = folder / "store" / "S.zarr"
+    write_spatialdata(plain, store, image="hires")
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    section("spatialdata", store, files, spatialdata_section)
+    matrix = folder / "mtx"
+    shutil.copytree(where, matrix)
+    (matrix / visium.counts_file.name).unlink()
+    (matrix / "filtered_feature_bc_matrix").mkdir()
+    files = [matrix / "filtered_feature_bc_matrix" / name for name in ("matrix.mtx", "barcodes.tsv", "features.tsv")]
+    mmwrite(files[0], sparse.coo_matrix(visium.counts.to_numpy().T))
+    files[1].write_text("".join(f"{barcode}\n" for barcode in visium.counts.index))
+    files[2].write_text("".join(f"ENSG{i}\t{gene}\tGene Expression\n" for i, gene in enumerate(visium.counts)))
+    section("visium mtx", matrix, files, visium_section)
+    patients = folder / "patients"
+    shutil.copytree(st.root, patients)
+    (patients / "ids.csv").write_text("sample_id,patient\nA1,P1\nA2,P2\n")
+    section("patients", patients, [patients / "ids.csv"], lambda root: only(her2st(root)))
     return made
 
 
@@ -282,7 +302,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
 def change_file(path: Path, rng: random.Random) -> str:
     """Change a file, by its bytes or by what they mean; say how."""
     name, ways = path.name, [_bytes]
-    if name.endswith((".csv", ".tsv", ".tsv.gz", ".csv.gz", ".txt", ".parquet")):
+    if name.endswith((".csv", ".tsv", ".mtx", ".tsv.gz", ".csv.gz", ".txt", ".parquet")):
         ways += [_table] * 3
     elif name.endswith(".json"):
         ways += [_json] * 3

@@ -17,13 +17,14 @@ FOUND = {
     "h5ad": (175,),
     "image tif": (288,),
     "anndata": (1352, 3494),
-    "visium_hd": (1598,),
+    "visium_hd": (1598, 4937),
+    "spatialdata": (139,),
     "contract": (2624,),
 }
 KINDS = (
     *("her2st", "visium", "visium_hd", "hest", "hest patches", "stimage", "stnet", "h5ad", "anndata"),
     *("configuration", "panel txt", "panel json", "panel csv", "image png", "image jpg", "image tif", "image bmp"),
-    *("embeddings csv", "embeddings npz", "embeddings h5", "contract"),
+    *("embeddings csv", "embeddings npz", "embeddings h5", "contract", "spatialdata", "visium mtx", "patients"),
 )
 
 
