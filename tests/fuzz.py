@@ -6,10 +6,8 @@ A change is drawn from a :class:`random.Random`, which hypothesis can give, so t
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import math
-import os
 import random
 import shutil
 import signal
@@ -208,12 +206,8 @@ def _other_seeds(folder: Path, plain: AnnData) -> dict[str, Seed]:
             root, [root / f"features.{ending}"], lambda r, e=ending: read_embeddings(r / f"features.{e}"), _checked_rows
         )
     plain.write_h5ad(root / "contract.h5ad")
-    made["contract"] = Seed(root, [], lambda r: _kept(r / "contract.h5ad"), checked_section)
+    made["contract"] = Seed(root, [], lambda r: ad.read_h5ad(r / "contract.h5ad"), checked_section)
     return made
-
-
-def _kept(path: Path) -> AnnData:
-    return ad.read_h5ad(path)
 
 
 def _thumbnail(path: Path) -> Any:
@@ -500,9 +494,3 @@ def change_section(adata: AnnData, rng: random.Random) -> str:
     except (ValueError, TypeError, KeyError, OverflowError, IndexError, AttributeError, NotImplementedError) as error:
         return f"{what}: refused by AnnData ({type(error).__name__})"
     return f"{what}: {str(odd)[:20]!r}"
-
-
-def quiet() -> io.StringIO:
-    """Where messages of others go while inputs are tried."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    return io.StringIO()
