@@ -15,7 +15,7 @@ FOUND = {
     "embeddings h5": (19, 733, 3589),
     "hest patches": (67, 697, 1516),
     "h5ad": (175,),
-    "image tif": (288,),
+    "image tif": (288, 21375),
     "anndata": (1352, 3494),
     "visium_hd": (1598, 4937),
     "spatialdata": (139,),
