@@ -6,10 +6,8 @@ A change is drawn from a :class:`random.Random`, which hypothesis can give, so t
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import math
-import os
 import random
 import shutil
 import signal
@@ -27,6 +25,7 @@ import pandas as pd
 from anndata import AnnData
 from PIL import Image
 from scipy import sparse
+from scipy.io import mmwrite
 
 from nh2st_graph import gr
 from nh2st_graph._errors import NH2STGraphError
@@ -38,11 +37,13 @@ from nh2st_graph.read import (
     h5ad_section,
     her2st,
     hest,
+    spatialdata_section,
     stimage,
     stnet,
     visium_hd_section,
     visium_section,
     write_h5ad,
+    write_spatialdata,
 )
 from nh2st_graph.section import check_section, full_image, library
 from nh2st_graph.slide import open_slide
@@ -153,6 +154,23 @@ def seeds(folder: Path) -> dict[str, Seed]:
             lambda adata, need=need: checked_section(adata, need),
         )
     made |= _other_seeds(folder, plain)
+    store = folder / "store" / "S.zarr"
+    write_spatialdata(plain, store, image="hires")
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    section("spatialdata", store, files, spatialdata_section)
+    matrix = folder / "mtx"
+    shutil.copytree(where, matrix)
+    (matrix / visium.counts_file.name).unlink()
+    (matrix / "filtered_feature_bc_matrix").mkdir()
+    files = [matrix / "filtered_feature_bc_matrix" / name for name in ("matrix.mtx", "barcodes.tsv", "features.tsv")]
+    mmwrite(files[0], sparse.coo_matrix(visium.counts.to_numpy().T))
+    files[1].write_text("".join(f"{barcode}\n" for barcode in visium.counts.index))
+    files[2].write_text("".join(f"ENSG{i}\t{gene}\tGene Expression\n" for i, gene in enumerate(visium.counts)))
+    section("visium mtx", matrix, files, visium_section)
+    patients = folder / "patients"
+    shutil.copytree(st.root, patients)
+    (patients / "ids.csv").write_text("sample_id,patient\nA1,P1\nA2,P2\n")
+    section("patients", patients, [patients / "ids.csv"], lambda root: only(her2st(root)))
     return made
 
 
@@ -188,12 +206,8 @@ def _other_seeds(folder: Path, plain: AnnData) -> dict[str, Seed]:
             root, [root / f"features.{ending}"], lambda r, e=ending: read_embeddings(r / f"features.{e}"), _checked_rows
         )
     plain.write_h5ad(root / "contract.h5ad")
-    made["contract"] = Seed(root, [], lambda r: _kept(r / "contract.h5ad"), checked_section)
+    made["contract"] = Seed(root, [], lambda r: ad.read_h5ad(r / "contract.h5ad"), checked_section)
     return made
-
-
-def _kept(path: Path) -> AnnData:
-    return ad.read_h5ad(path)
 
 
 def _thumbnail(path: Path) -> Any:
@@ -282,7 +296,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
 def change_file(path: Path, rng: random.Random) -> str:
     """Change a file, by its bytes or by what they mean; say how."""
     name, ways = path.name, [_bytes]
-    if name.endswith((".csv", ".tsv", ".tsv.gz", ".csv.gz", ".txt", ".parquet")):
+    if name.endswith((".csv", ".tsv", ".mtx", ".tsv.gz", ".csv.gz", ".txt", ".parquet")):
         ways += [_table] * 3
     elif name.endswith(".json"):
         ways += [_json] * 3
@@ -480,9 +494,3 @@ def change_section(adata: AnnData, rng: random.Random) -> str:
     except (ValueError, TypeError, KeyError, OverflowError, IndexError, AttributeError, NotImplementedError) as error:
         return f"{what}: refused by AnnData ({type(error).__name__})"
     return f"{what}: {str(odd)[:20]!r}"
-
-
-def quiet() -> io.StringIO:
-    """Where messages of others go while inputs are tried."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    return io.StringIO()

@@ -15,15 +15,16 @@ FOUND = {
     "embeddings h5": (19, 733, 3589),
     "hest patches": (67, 697, 1516),
     "h5ad": (175,),
-    "image tif": (288,),
+    "image tif": (288, 21375),
     "anndata": (1352, 3494),
-    "visium_hd": (1598,),
+    "visium_hd": (1598, 4937),
+    "spatialdata": (139,),
     "contract": (2624,),
 }
 KINDS = (
     *("her2st", "visium", "visium_hd", "hest", "hest patches", "stimage", "stnet", "h5ad", "anndata"),
     *("configuration", "panel txt", "panel json", "panel csv", "image png", "image jpg", "image tif", "image bmp"),
-    *("embeddings csv", "embeddings npz", "embeddings h5", "contract"),
+    *("embeddings csv", "embeddings npz", "embeddings h5", "contract", "spatialdata", "visium mtx", "patients"),
 )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, reason
 from nh2st_graph.read._packed import open_packed
-from nh2st_graph.section import as_csr
+from nh2st_graph.section import as_csr, is_real
 
 __all__ = ["TenX", "read_tenx"]
 
@@ -35,6 +36,10 @@ _DEFLATE, _SHUFFLE, _AHEAD, _THREADS = 1, 2, 64, 4
 
 #: Numbers that are read at a time where chunks cannot be unpacked here.
 _BLOCK = 2**22
+
+
+#: Matrices of counts that are read: of whole or real numbers, each written out.
+_KINDS = (["integer", "general"], ["real", "general"])
 
 
 class TenX(NamedTuple):
@@ -109,11 +114,14 @@ def _read_file(file: h5py.File) -> TenX:
     number = np.int32 if max(ends[-1], n_genes) < 2**31 else np.int64
     parts = _stored(group["data"], np.float32), _stored(group["indices"], number), ends.astype(number)
     matrix = sparse.csr_matrix(parts, shape=(n_spots, n_genes))
+    matrix.check_format(full_check=True)  # or SciPy would read beyond the ends of parts that do not belong together
     metadata = {key: _attribute(file.attrs[key]) for key in _METADATA if key in file.attrs}
     return _of_genes(TenX(matrix, pd.Index(_text(group["barcodes"]), dtype=object), var, metadata))
 
 
 def _text(dataset: h5py.Dataset) -> NDArray[np.object_]:
+    if dataset.ndim != 1:
+        raise ValueError(f"{dataset.name} has shape {dataset.shape}, expected (n,)")
     return dataset[()].astype(str).astype(object)
 
 
@@ -128,6 +136,8 @@ def _stored(dataset: h5py.Dataset, kind: type[np.generic]) -> NDArray[Any]:
     """
     import imagecodecs
 
+    if not is_real(dataset.dtype):
+        raise ValueError(f"{dataset.name} holds {dataset.dtype}, not real numbers")
     found = np.empty(len(dataset), dtype=kind)
     plan = dataset.id.get_create_plist()
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
@@ -188,14 +198,12 @@ def _read_legacy(path: Path) -> TenX:
 
 def _read_folder(folder: Path, name: str) -> TenX:
     """Read ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` (or ``genes.tsv``), each packed or not."""
-    from scipy.io import mmread
-
     matrix, barcodes, features = (
         _one_of(folder, files, name) for files in (["matrix.mtx"], ["barcodes.tsv"], ["features.tsv", "genes.tsv"])
     )
     genes, spots = (_read_names(path) for path in (features, barcodes))
     with open_packed(matrix) as file:
-        counts = as_csr(mmread(file)).astype(np.float32).T.tocsr()
+        counts = _read_matrix_market(file)
     if counts.shape != (len(spots), len(genes)):
         raise DataError(
             f"section {name!r}: {matrix} has {counts.shape[1]} genes and {counts.shape[0]} barcodes, {features} has "
@@ -206,6 +214,39 @@ def _read_folder(folder: Path, name: str) -> TenX:
     var = pd.DataFrame(columns, index=pd.Index(names.to_numpy(), dtype=object))
     found = TenX(counts, pd.Index(spots[0].to_numpy(), dtype=object), var, {})
     return _of_genes(found) if genes.shape[1] > 2 and (genes[2] == _GENES).any() else found
+
+
+def _read_matrix_market(file: BinaryIO) -> sparse.csr_matrix:
+    """Read a matrix of genes x barcodes, and turn it, ``(n_spots, n_genes)``.
+
+    SciPy's reader of streams ends the whole process on some damaged files.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or of another kind than Cell Ranger writes.
+    """
+    kind = file.readline(1000).decode("ascii", "replace").lower().split()
+    if kind[:3] != ["%%matrixmarket", "matrix", "coordinate"] or kind[3:] not in _KINDS:
+        raise ValueError(f"it is no matrix of counts in coordinates ({' '.join(kind)[:60]!r})")
+    line = file.readline(2**16)
+    while line.startswith(b"%") or (line and not line.strip()):
+        line = file.readline(2**16)
+    n_genes, n_spots, n_values = (int(number) for number in line.split())
+    names = ["gene", "spot", "count"]
+    types = {"gene": np.int64, "spot": np.int64, "count": np.float32}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # of a row with more than three numbers
+        table = pd.read_csv(file, sep=r"\s+", header=None, names=names, dtype=types, index_col=False, comment="%")
+    if table["count"].isna().any():
+        raise ValueError("a count is missing")
+    if len(table) != n_values or n_genes < 0 or n_spots < 0:
+        raise ValueError(f"it says {n_values:,} values and has {len(table):,}")
+    for column, n in (("gene", n_genes), ("spot", n_spots)):
+        if n_values and not 1 <= table[column].min() <= table[column].max() <= n:
+            raise ValueError(f"the number of a {column} is not between 1 and {n:,}")
+    places = table["spot"].to_numpy() - 1, table["gene"].to_numpy() - 1
+    return sparse.csr_matrix((table["count"].to_numpy(), places), shape=(n_spots, n_genes))
 
 
 def _read_names(path: Path) -> pd.DataFrame:

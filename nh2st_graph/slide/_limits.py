@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nh2st_graph._errors import ImageError
 
-__all__ = ["check_held", "check_windows"]
+__all__ = ["LONGEST_SIDE", "MOST_HELD", "check_held", "check_windows"]
 
 #: Most pixels of an image that is decoded as a whole, 6.4 GB as RGB.
 MOST_HELD = 2**31

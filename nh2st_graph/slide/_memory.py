@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nh2st_graph._atomic import cache_root, written_aside
-from nh2st_graph._errors import ImageError
+from nh2st_graph._errors import ImageError, reason
+from nh2st_graph.slide._limits import LONGEST_SIDE, MOST_HELD
 
 __all__ = ["keep_pixels"]
 
@@ -37,7 +38,7 @@ def keep_pixels(image: Any, where: str) -> Path:
     Raises
     ------
     ImageError
-        If the image is not 8-bit RGB or RGBA.
+        If the image is not 8-bit RGB or RGBA, too large, or damaged.
     """
     names = [str(name).lower() for name in image.coords["c"].values] if "c" in image.coords else []
     if set(_CHANNELS[:3]) <= set(names):
@@ -48,9 +49,18 @@ def keep_pixels(image: Any, where: str) -> Path:
             "as uint8; give the H&E image"
         )
     pixels = image.transpose("y", "x", "c").data
+    height, width = pixels.shape[:2]
+    if max(height, width) > LONGEST_SIDE or min(height, width) < 1 or pixels.chunks[0][0] * width > MOST_HELD:
+        raise ImageError(
+            f"{where}: the image declares {width} x {height} px in chunks of {pixels.chunks[0][0]} rows; at most "
+            f"{LONGEST_SIDE:,} px a side and {MOST_HELD:,} px a chunk are read: write it again"
+        )
     digest = hashlib.sha256(str(pixels.shape).encode())
-    for band in _bands(pixels):
-        digest.update(band.tobytes())
+    try:
+        for band in _bands(pixels):
+            digest.update(band.tobytes())
+    except Exception as error:  # each codec of a store has its own errors
+        raise ImageError(f"{where}: the image is damaged ({reason(error)}); copy or write it again") from error
     path = cache_root() / "images" / f"{digest.hexdigest()}.tif"
     if not path.is_file():
         _write(path, pixels)

@@ -46,6 +46,11 @@ def grid(page: TiffPage) -> tuple[int, int, int, int]:
     """Return the width and height of a tile or strip, and how many lie beside and below each other."""
     width, height = int(page.imagewidth), int(page.imagelength)
     tile = (int(page.tilewidth), int(page.tilelength)) if page.is_tiled else (width, int(page.rowsperstrip))
+    if min(tile) < 1:
+        raise ImageError(
+            f"image {page.parent.filehandle.path} declares tiles or strips of {tile[0]} x {tile[1]} px; copy or "
+            "download it again"
+        )
     return *tile, -(-width // tile[0]), -(-height // tile[1])
 
 

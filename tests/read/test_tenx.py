@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import h5py
 import numpy as np
 import pytest
 import scanpy as sc
+from pandas.errors import ParserWarning
 from scipy import sparse
+from scipy.io import mmread
 
 from nh2st_graph import DataError
-from nh2st_graph.read._tenx import read_tenx
+from nh2st_graph.read._tenx import _read_matrix_market, read_tenx
 
 CHUNKED = {"chunks": (50,), "maxshape": (None,)}
 
@@ -120,3 +123,44 @@ def test_a_damaged_chunk_is_an_error(tmp_path):
     (tmp_path / "counts.h5").write_bytes(content)
     with pytest.raises(DataError, match=r"counts\.h5 cannot be read as Space Ranger's counts"):
         read_tenx(tmp_path / "counts.h5", "A")
+
+
+MATRIX = "%%MatrixMarket matrix coordinate integer general\n%metadata\n\n3 2 3\n1 1 5\n3 1 2\n2 2 7\n"
+
+
+class TestMatrixMarket:
+    def test_as_scipy_reads_it(self):
+        found = _read_matrix_market(io.BytesIO(MATRIX.encode()))
+        np.testing.assert_array_equal(found.toarray(), mmread(io.StringIO(MATRIX)).toarray().T)
+        assert found.dtype == np.float32
+
+    def test_nothing_was_counted(self):
+        empty = "%%MatrixMarket matrix coordinate real general\n3 2 0\n"
+        assert _read_matrix_market(io.BytesIO(empty.encode())).shape == (2, 3)
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("%%MatrixMarket", "%%"),
+            ("coordinate", "array"),
+            ("integer", "complex"),
+            ("general", "symmetric"),
+            ("3 2 3", "3 2 4"),
+            ("3 2 3", "3 2"),
+            ("3 2 3", "3 two 3"),
+            ("3 2 3", f"3 {10**30} 3"),
+            ("1 1 5", "0 1 5"),
+            ("1 1 5", "4 1 5"),
+            ("1 1 5", "1 3 5"),
+            ("1 1 5", "1 1 many"),
+            ("1 1 5", "1.5 1 5"),
+            ("1 1 5", "1 1"),
+            ("1 1 5", "1 1 5 6 7"),
+            ("2 2 7\n", "2 2 "),
+            ("1 1 5\n3 1 2\n2 2 7\n", ""),
+        ],
+    )
+    def test_damaged(self, old, new):
+        assert old in MATRIX
+        with pytest.raises((ValueError, OverflowError, ParserWarning)):
+            _read_matrix_market(io.BytesIO(MATRIX.replace(old, new).encode()))
