@@ -17,7 +17,7 @@ import yaml
 
 import nh2st_graph as ng
 from nh2st_graph import ConfigError, DataError, ModelError, RunError, __version__, _formats
-from nh2st_graph._formats import check_format, stamp
+from nh2st_graph._files import check_format, stamp
 from nh2st_graph.cli import main
 from nh2st_graph.study import read_study, run_study
 

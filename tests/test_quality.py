@@ -86,7 +86,7 @@ _BELOW = {
 }
 
 #: Private files beside the rooms, which all of them may import.
-_BESIDE = {"_atomic", "_errors", "_formats", "_json", "_progress", "_settings"}
+_BESIDE = {"_errors", "_files", "_progress", "_settings"}
 
 
 def test_rooms_are_all_there_is():

@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, listed, reason
-from nh2st_graph._formats import check_format
-from nh2st_graph._json import parse_json
+from nh2st_graph._files import check_format, parse_json
 from nh2st_graph._progress import phase
 from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
 

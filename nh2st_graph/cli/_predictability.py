@@ -58,7 +58,7 @@ def predictability(
     --out readable
     """
     phase("checking the arguments", brief=True)
-    from nh2st_graph._atomic import check_place, owned_new
+    from nh2st_graph._files import check_place, owned_new
     from nh2st_graph.cli._tables import print_paths
 
     check_place(out)

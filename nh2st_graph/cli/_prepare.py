@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nh2st_graph import read
-from nh2st_graph._atomic import check_place, owned_new
 from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError, listed
+from nh2st_graph._files import check_place, owned_new
 from nh2st_graph._progress import console, phase
 from nh2st_graph.cli._working import interruptible, working
 from nh2st_graph.config import parse_yaml

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from nh2st_graph._errors import ConfigError
-from nh2st_graph._formats import stamp
+from nh2st_graph._files import stamp
 from nh2st_graph.config._changes import flatten
 from nh2st_graph.config._messages import RUN_FORMAT, parse_assignment, settings_of
 from nh2st_graph.config._schema import Config, in_keys, other_keys

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from nh2st_graph._errors import ConfigError
-from nh2st_graph._formats import check_format
+from nh2st_graph._files import check_format
 from nh2st_graph._settings import Section, known_keys, unknown_key
 from nh2st_graph.config._yaml import parse_yaml
 

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nh2st_graph._atomic import cache_root
 from nh2st_graph._errors import DataError
+from nh2st_graph._files import cache_root
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nh2st_graph._errors import DataError
-from nh2st_graph._json import parse_json
+from nh2st_graph._files import parse_json
 from nh2st_graph.section import SYMBOL_COLUMNS
 
 __all__ = ["read_panel"]

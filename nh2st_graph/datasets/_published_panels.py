@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nh2st_graph._atomic import cache_root
 from nh2st_graph._errors import DataError, nearest, setting
+from nh2st_graph._files import cache_root
 
 __all__ = ["PUBLISHED_PANELS", "fetch_panel", "is_published"]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import csr_matrix
 
-from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ConfigError, ImageError, setting
+from nh2st_graph._files import written_aside
 from nh2st_graph.datasets._stain import draw_stain, render, scan
 from nh2st_graph.datasets._tissue import DOMAINS, FIRST_SPOT_UM, LATTICE_UM, PITCH_UM, Tissue, grow_tissue
 from nh2st_graph.datasets._truth import (

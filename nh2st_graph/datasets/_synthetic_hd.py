@@ -15,8 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ConfigError, DataError, setting
+from nh2st_graph._files import written_aside
 from nh2st_graph.datasets._stain import Stain, draw_stain, render
 from nh2st_graph.datasets._tissue import DOMAINS, LATTICE_UM, Tissue, grow_lattice, smooth_field
 from nh2st_graph.datasets._truth import KINDS

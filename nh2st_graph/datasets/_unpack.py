@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from shutil import copyfileobj
 
-from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import DataError, reason
+from nh2st_graph._files import written_aside
 from nh2st_graph.read import open_packed
 
 __all__ = ["unpack"]

@@ -16,7 +16,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from nh2st_graph._atomic import cache_root, written_aside
+from nh2st_graph._files import cache_root, written_aside
 from nh2st_graph.section import Key
 
 __all__ = ["MAPPED_BYTES", "FeatureBlock", "FeatureCache", "cache_folder", "cache_key", "listed_spots"]

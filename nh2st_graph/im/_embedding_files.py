@@ -31,7 +31,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, listed, reason, setting
-from nh2st_graph._json import parse_json
+from nh2st_graph._files import parse_json
 from nh2st_graph.read import is_spatialdata, open_packed
 from nh2st_graph.read._spatialdata import ATTRS
 from nh2st_graph.section import Key, as_name, content_digest

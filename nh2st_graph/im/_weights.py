@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nh2st_graph._errors import ConfigError, listed, setting
-from nh2st_graph._json import parse_json
+from nh2st_graph._files import parse_json
 from nh2st_graph.im._default import is_packaged
 from nh2st_graph.im._network import UNREADABLE, unreadable
 from nh2st_graph.im._timm_build import Wanted, loading, pretrained_cfg

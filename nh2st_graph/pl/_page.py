@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib import rc_context
 from matplotlib.figure import Figure, SubFigure
 
-from nh2st_graph._atomic import write_text
+from nh2st_graph._files import write_text
 
 __all__ = ["as_data_uri", "write_page"]
 

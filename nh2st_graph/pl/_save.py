@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure, SubFigure
 
-from nh2st_graph._atomic import written_aside
+from nh2st_graph._files import written_aside
 
 __all__ = ["save"]
 

@@ -15,7 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, nearest, reason, setting
-from nh2st_graph._formats import check_format
+from nh2st_graph._files import check_format
 from nh2st_graph.section import Key, as_name, distinct, in_tissue, on_disk, patient_name, patient_of, unknown_patient
 from nh2st_graph.slide import IMAGE_ENDINGS
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from anndata import AnnData
 
-from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import DataError, setting
-from nh2st_graph._formats import stamp
+from nh2st_graph._files import stamp, written_aside
 from nh2st_graph.read._common import (
     SECTION_FORMAT,
     check_exists,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, reason
-from nh2st_graph._json import parse_json, positive
+from nh2st_graph._files import parse_json, positive
 from nh2st_graph.read._assemble import add_names, in_order, one_file
 from nh2st_graph.read._common import backed_anndata, check_exists, keep_in_tissue, logger, report_dropped, wanted_names
 from nh2st_graph.read._counts import refuse_duplicates, to_csr

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nh2st_graph._atomic import ENVIRONMENT, cache_root, written_aside
 from nh2st_graph._errors import DataError, ImageError, NH2STGraphError, reason
+from nh2st_graph._files import ENVIRONMENT, cache_root, written_aside
 from nh2st_graph.read._counts import refuse_duplicates
 from nh2st_graph.slide import check_windows
 

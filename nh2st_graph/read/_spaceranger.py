@@ -14,7 +14,7 @@ from anndata import AnnData
 from PIL import Image
 
 from nh2st_graph._errors import DataError, ImageError, listed, reason, setting
-from nh2st_graph._json import parse_json, positive
+from nh2st_graph._files import parse_json, positive
 from nh2st_graph.read._common import (
     as_given,
     folder_above,

@@ -13,9 +13,8 @@ import pandas as pd
 from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
 
-from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import DataError, reason, setting
-from nh2st_graph._formats import stamp
+from nh2st_graph._files import stamp, written_aside
 from nh2st_graph.read._common import (
     SECTION_FORMAT,
     check_exists,

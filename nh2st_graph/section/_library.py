@@ -13,7 +13,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, shortened
-from nh2st_graph._json import positive
+from nh2st_graph._files import positive
 from nh2st_graph.section._access import as_name, distinct, section_name
 from nh2st_graph.section._keys import Key
 

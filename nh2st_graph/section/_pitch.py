@@ -10,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError, setting
-from nh2st_graph._json import positive
+from nh2st_graph._files import positive
 from nh2st_graph.section._access import section_name
 from nh2st_graph.section._array import (
     CHESSBOARD_NEIGHBOUR_UM,

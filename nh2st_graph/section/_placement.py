@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import DataError, ImageError, setting
-from nh2st_graph._json import positive
+from nh2st_graph._files import positive
 from nh2st_graph.section._access import in_tissue, section_name
 from nh2st_graph.section._array import neighbour_distance
 from nh2st_graph.section._keys import Key

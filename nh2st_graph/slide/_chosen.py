@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from nh2st_graph._errors import ConfigError, DataError, setting
-from nh2st_graph._json import positive
+from nh2st_graph._files import positive
 
 __all__ = ["check_scale", "chosen_scale"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nh2st_graph._atomic import cache_root, written_aside
 from nh2st_graph._errors import ImageError, reason
+from nh2st_graph._files import cache_root, written_aside
 from nh2st_graph.slide._limits import LONGEST_SIDE, MOST_HELD
 
 __all__ = ["keep_pixels"]

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from nh2st_graph._errors import ImageError, listed, reason
-from nh2st_graph._json import parse_json
+from nh2st_graph._files import parse_json
 from nh2st_graph.slide._base import Box, Slide
 from nh2st_graph.slide._limits import check_windows
 from nh2st_graph.slide._resolution import agreed, plausible_scale

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from nh2st_graph._atomic import check_place, write_text
 from nh2st_graph._errors import RunError, setting
-from nh2st_graph._formats import check_format, stamp
+from nh2st_graph._files import check_format, check_place, stamp, write_text
 from nh2st_graph.config import changes, completed_keys, current_keys, parse_yaml
 from nh2st_graph.study._plan import RECORD, Study
 

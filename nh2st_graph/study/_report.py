@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nh2st_graph._atomic import write_text
+from nh2st_graph._files import write_text
 from nh2st_graph.study._html import write_html
 from nh2st_graph.study._plan import slug
 from nh2st_graph.study._results import StudyResult

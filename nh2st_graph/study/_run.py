@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from nh2st_graph._atomic import owned
+from nh2st_graph._files import owned
 from nh2st_graph.study._folder import holds_study, open_folder
 from nh2st_graph.study._plan import PlannedRun, Study, check_jobs
 from nh2st_graph.study._report import write_reports

@@ -12,8 +12,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from nh2st_graph._atomic import ENVIRONMENT, cache_root
 from nh2st_graph._errors import ConfigError, RunError, reason, setting
+from nh2st_graph._files import ENVIRONMENT, cache_root
 
 __all__ = ["check_scheduler", "on_cluster"]
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nh2st_graph._atomic import check_place
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, setting
+from nh2st_graph._files import check_place
 from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config, TrainConfig, changes, load_config, read_yaml
 from nh2st_graph.models import check_method

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph._atomic import write_text
 from nh2st_graph._errors import DataError, listed, setting
+from nh2st_graph._files import write_text
 from nh2st_graph._progress import phase
 from nh2st_graph.confidence import HeldOut, expression_predictability, gene_table, joined
 from nh2st_graph.config import Config, DataConfig, with_arguments

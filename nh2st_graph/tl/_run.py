@@ -15,8 +15,8 @@ from typing import Literal
 from anndata import AnnData
 
 from nh2st_graph import read
-from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest, setting
+from nh2st_graph._files import owned, write_text
 from nh2st_graph._progress import phase
 from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config, stored_yaml

@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ModelError, RunError, reason, setting
-from nh2st_graph._formats import check_format
-from nh2st_graph._json import parse_json
+from nh2st_graph._files import check_format, parse_json, written_aside
 from nh2st_graph._settings import MODEL_FILE
 
 if TYPE_CHECKING:

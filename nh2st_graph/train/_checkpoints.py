@@ -14,9 +14,8 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import RunError, reason, setting
-from nh2st_graph._formats import check_format
+from nh2st_graph._files import check_format, written_aside
 
 __all__ = [
     "CHECKPOINT_FORMAT",

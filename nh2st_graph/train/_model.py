@@ -16,9 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from nh2st_graph._atomic import written_aside
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
-from nh2st_graph._formats import stamp
+from nh2st_graph._files import stamp, written_aside
 from nh2st_graph._settings import MODEL_FILE
 from nh2st_graph.confidence import Confidence, Familiarity
 from nh2st_graph.config import Config

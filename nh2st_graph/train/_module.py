@@ -20,8 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
-from nh2st_graph._atomic import written_aside
-from nh2st_graph._formats import stamp
+from nh2st_graph._files import stamp, written_aside
 from nh2st_graph.config import TrainConfig
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import Network

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
-from nh2st_graph._formats import check_format
-from nh2st_graph._json import parse_json
+from nh2st_graph._files import check_format, parse_json
 from nh2st_graph._settings import MODEL_FILE
 from nh2st_graph.config import RUN_FORMAT
 from nh2st_graph.train._archive import (

@@ -24,8 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph._atomic import owned, write_text
 from nh2st_graph._errors import DataError, RunError, setting
+from nh2st_graph._files import owned, write_text
 from nh2st_graph._progress import console
 from nh2st_graph.confidence import HeldOut
 from nh2st_graph.config import Config, TrainConfig

@@ -14,7 +14,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nh2st_graph import read
-from nh2st_graph._atomic import owned
+from nh2st_graph._files import owned
 from nh2st_graph.cli import main
 from nh2st_graph.cli._prepare import summary
 from nh2st_graph.section import unknown_patient
@@ -59,7 +59,7 @@ class TestWrites:
             assert_allclose(stored.obsm["spatial"], section.obsm["spatial"])
 
     def test_one_command_a_folder(self, run, repository, tmp_path, monkeypatch):
-        monkeypatch.setattr("nh2st_graph._atomic._WAIT", 0.02)
+        monkeypatch.setattr("nh2st_graph._files._WAIT", 0.02)
         (tmp_path / "prepared").mkdir()
         given = ["her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
         with owned(tmp_path / "prepared", "folder"), ThreadPoolExecutor() as pool:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from nh2st_graph import ConfigError, RenamedWarning, RunError, study
-from nh2st_graph._atomic import owned
+from nh2st_graph._files import owned
 from nh2st_graph.config import load_config
 from nh2st_graph.section import section_digest
 from nh2st_graph.study import Fold, run_study
@@ -186,7 +186,7 @@ class TestResuming:
 class TestOneOwner:
     def test_a_second_study_in_the_folder_is_refused(self, tiny_study, copied, monkeypatch):
         before = (copied / "table.csv").read_bytes()
-        monkeypatch.setattr("nh2st_graph._atomic._WAIT", 0.02)
+        monkeypatch.setattr("nh2st_graph._files._WAIT", 0.02)
 
         def other() -> None:
             with pytest.raises(RunError, match=r"^study folder .* is in use by another process") as caught:

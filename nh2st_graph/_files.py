@@ -1,17 +1,36 @@
-"""Write files atomically, give a folder one owner, and find the cache folder."""
+"""Files: written atomically, in folders with one owner, of a known format; and JSON that others wrote."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
-from nh2st_graph._errors import RunError, setting
+from packaging.version import InvalidVersion, Version
 
-__all__ = ["ENVIRONMENT", "cache_root", "check_place", "owned", "owned_new", "write_text", "written_aside"]
+from nh2st_graph import __version__
+from nh2st_graph._errors import NH2STGraphError, RunError, setting
+
+__all__ = [
+    "ENVIRONMENT",
+    "cache_root",
+    "check_format",
+    "check_place",
+    "owned",
+    "owned_new",
+    "parse_json",
+    "positive",
+    "stamp",
+    "write_text",
+    "written_aside",
+]
 
 #: Environment variable with a cache folder, instead of the user's.
 ENVIRONMENT = "NH2ST_GRAPH_CACHE"
@@ -125,3 +144,96 @@ def owned(folder: Path, what: str) -> Iterator[None]:
             with suppress(OSError):
                 Path(lock.lock_file).unlink()
         lock.release()
+
+
+#: Digits of the largest floating-point number; a whole number of more of them is infinite.
+_DIGITS = 309
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read a value from JSON, in which every number fits a float: larger ones are infinite.
+
+    Raises
+    ------
+    ValueError
+        If the text is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _whole(digits: str) -> int | float:
+    if len(digits.lstrip("-")) < _DIGITS:
+        return int(digits)
+    return -math.inf if digits.startswith("-") else math.inf
+
+
+def positive(value: object) -> float | None:
+    """Give a value as a float if it is a finite number above 0; else None."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if 0 < number < math.inf else None
+
+
+#: The version of a source tree that was never installed, which nobody can compare.
+_UNKNOWN = "0+unknown"
+
+
+def stamp(format: int) -> dict[str, Any]:
+    """Say what writes a file: ``format`` and ``version``."""
+    return {"format": format, "version": __version__}
+
+
+def check_format(
+    where: str, about: Mapping[str, Any], reads: int, error: type[NH2STGraphError], otherwise: str = "write it again"
+) -> None:
+    """Refuse what a later version wrote: it may mean something that this one does not know.
+
+    Parameters
+    ----------
+    where
+        What an error names first: the kind of file and its path.
+    about
+        What the file says: ``format`` and ``version``. A file of before there were formats has neither.
+    reads
+        The format that this version writes; it reads all before it.
+    error
+        Class of the error.
+    otherwise
+        What to do about a format that is none.
+
+    Raises
+    ------
+    NH2STGraphError
+        If format or version is later than this version's, or is none.
+    """
+    format = about.get("format")
+    version = None if about.get("version") is None else " ".join(str(about["version"]).split())
+    number = 0 if isinstance(format, bool) or not isinstance(format, Integral) else int(format)
+    release, own = _release(version), _release(__version__)
+    later = release is not None and own is not None and release > own
+    if number > reads or later:
+        todo = f"install nh2st-graph {version}" if later else "install a later version"
+    elif ("format" in about and number < 1) or (version is not None and release is None and version != _UNKNOWN):
+        todo = otherwise
+    else:
+        return
+    written = f"written in format {format!r}" if "format" in about else "written"
+    by = version or "of an unknown version"
+    raise error(
+        f"{where}: {written} by nh2st-graph {by}; this is version {__version__}, which reads format {reads}: {todo}"
+    )
+
+
+def _release(version: str | None) -> Version | None:
+    """Read a version; None if it is none, or unknown."""
+    try:
+        return Version(version) if version not in {None, _UNKNOWN} else None
+    except InvalidVersion:
+        return None

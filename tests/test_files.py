@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nh2st_graph import RunError
-from nh2st_graph._atomic import owned, owned_new, write_text, written_aside
+from nh2st_graph._files import owned, owned_new, write_text, written_aside
 
 
 def names(folder: Path) -> list[str]:
@@ -78,7 +78,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 class TestOwner:
     @pytest.fixture(autouse=True)
     def _impatient(self, monkeypatch):
-        monkeypatch.setattr("nh2st_graph._atomic._WAIT", 0.02)
+        monkeypatch.setattr("nh2st_graph._files._WAIT", 0.02)
 
     def test_a_second_one_is_refused_in_one_line(self, tmp_path):
         def other() -> None:
@@ -99,7 +99,7 @@ class TestOwner:
     def test_one_that_died_does_not_block(self, tmp_path):
         code = (
             "import sys, pathlib\n"
-            "from nh2st_graph._atomic import owned\n"
+            "from nh2st_graph._files import owned\n"
             "with owned(pathlib.Path(sys.argv[1]), 'run folder'):\n"
             "    print('mine', flush=True)\n"
             "    sys.stdin.read()\n"
@@ -118,7 +118,7 @@ class TestOwner:
 
     def test_one_at_a_time_has_it(self, tmp_path, monkeypatch):
         """Also where each that ends removes the file that others are about to lock."""
-        monkeypatch.setattr("nh2st_graph._atomic._WAIT", 20)
+        monkeypatch.setattr("nh2st_graph._files._WAIT", 20)
         inside, most = [], []
 
         def work(number: int) -> None:
