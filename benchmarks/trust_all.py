@@ -2,8 +2,8 @@
 
     python benchmarks/trust_all.py --data DIR --out FOLDER [--cache DIR]
 
-``DIR`` holds ``her2st/`` (the repository almaan/her2st), ``visium_tiny/`` and ``gene_panels/``. ``FOLDER`` keeps trained
-models and scores, so that the command goes on where it stopped.
+``DIR`` holds ``her2st/`` (the repository almaan/her2st), ``visium_tiny/`` and ``gene_panels/``. ``FOLDER`` keeps models
+and scores, so that the command goes on where it stopped.
 """
 
 from __future__ import annotations

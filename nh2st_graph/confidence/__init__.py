@@ -8,7 +8,7 @@ from __future__ import annotations
 from nh2st_graph.confidence._calibration import Calibration, Coverage
 from nh2st_graph.confidence._calls import CHANCES, CallTables, call_tables, called
 from nh2st_graph.confidence._columns import FeatureColumns
-from nh2st_graph.confidence._confidence import Confidence, Evidence
+from nh2st_graph.confidence._confidence import FEW_SPOTS, Confidence, Evidence
 from nh2st_graph.confidence._familiarity import Familiarity, HeldOutBy, Verdict
 from nh2st_graph.confidence._held_out import HeldOut, joined, units_of
 from nh2st_graph.confidence._image_neighbours import expression_predictability
@@ -16,6 +16,7 @@ from nh2st_graph.confidence._reliable import gene_table, misplaced
 
 __all__ = [
     "CHANCES",
+    "FEW_SPOTS",
     "Calibration",
     "CallTables",
     "Confidence",

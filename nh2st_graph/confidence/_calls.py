@@ -38,22 +38,28 @@ class CallTables(NamedTuple):
 
 
 def call_tables(calibration: Calibration) -> CallTables:
-    """Tabulate false calls in held-out tissue, where each unit counts as much."""
+    """Tabulate false calls in held-out tissue: a chance is that of the unit where it is largest.
+
+    With few units their mean chance says little of the next one.
+    """
     predicted, observed, weights = calibration.predicted, calibration.observed, calibration.weights
-    total = weights.sum(axis=1)
-    cut = np.sum(weights * observed, axis=1) / total
-    # One more pair, as likely as the others to be a false call, stands for the spot that is called.
-    one = weights.mean(axis=1)
-    high = _tables(predicted, weights * (observed <= cut[:, None]), one, total)
-    low = -_tables(-predicted[:, ::-1], (weights * (observed >= cut[:, None]))[:, ::-1], one, total)
-    return CallTables(cut, high, low)
+    cut = np.sum(weights * observed, axis=1) / weights.sum(axis=1)
+    n_genes, high, low = len(predicted), [], []
+    for unit in range(calibration.n_units):
+        # Each gene has as many pairs of a unit, still in order of their predictions.
+        inside = calibration.unit_of == unit
+        own, truth = (side[inside].reshape(n_genes, -1) for side in (predicted, observed))
+        high.append(_tables(own, truth <= cut[:, None]))
+        low.append(-_tables(-own[:, ::-1], (truth >= cut[:, None])[:, ::-1]))
+    return CallTables(cut, np.max(high, axis=0), np.min(low, axis=0))
 
 
-def _tables(predicted: Floats, false: Floats, one: Floats, total: Floats) -> Floats:
+def _tables(predicted: Floats, false: NDArray[np.bool_]) -> Floats:
     """Give the smallest prediction whose chance of a false call is at most each of the chances."""
-    # The chance at a prediction counts all that are as large: of equal ones, all.
+    # The chance at a prediction counts all that are as large: of equal ones, all. One more pair, a false call, stands
+    # for the spot that is called.
     above = np.cumsum(false[:, ::-1], axis=1)[:, ::-1]
-    chance = (above + one[:, None]) / (total + one)[:, None]
+    chance = (above + 1) / (predicted.shape[1] + 1)
     found = np.full((len(predicted), len(CHANCES)), np.inf, dtype=np.float32)
     for gene, (values, own) in enumerate(zip(predicted, chance, strict=True)):
         first = np.searchsorted(values, values, side="left")

@@ -17,7 +17,7 @@ from nh2st_graph.confidence._held_out import HeldOut
 from nh2st_graph.confidence._reliable import gene_table
 from nh2st_graph.section import Key
 
-__all__ = ["Confidence", "Evidence"]
+__all__ = ["FEW_SPOTS", "Confidence", "Evidence"]
 
 #: A gene that was detected in fewer training spots than this was barely measured.
 FEW_SPOTS = 10

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from nh2st_graph.confidence._held_out import HeldOut, joined, units_of
-from nh2st_graph.metrics import pearson
+from nh2st_graph.metrics import mean_ceiling, pearson
 from nh2st_graph.section import Key
 
 __all__ = ["gene_table", "misplaced"]
@@ -51,8 +51,8 @@ def gene_table(
     Returns
     -------
     A row for each gene: ``held_out_pcc``, ``held_out_pcc_partial``, ``held_out_low`` and ``held_out_high`` (the
-    interval of the latter), ``held_out_ceiling``, ``held_out_share_of_ceiling``, ``n_sections`` and ``n_patients`` in
-    which the gene was detected, and ``reliable``.
+    interval of the latter), ``held_out_chance`` (what misplaced predictions reach), ``held_out_ceiling``,
+    ``held_out_share_of_ceiling``, ``n_sections`` and ``n_patients`` in which the gene was detected, and ``reliable``.
     """
     sections = joined(parts)
     rng = np.random.default_rng(seed)
@@ -70,6 +70,7 @@ def gene_table(
             Key.var.held_out_partial: r,
             Key.var.held_out_low: low,
             Key.var.held_out_high: high,
+            Key.var.held_out_chance: chance,
             Key.var.n_sections: detected.sum(axis=0),
             Key.var.n_patients: n_patients,
             Key.var.reliable: low > np.maximum(chance, 0.0),
@@ -77,18 +78,19 @@ def gene_table(
         index=pd.Index(genes, name="gene"),
     )
     ceiling = _ceiling(sections, genes, ceilings)
-    table.insert(4, Key.var.held_out_ceiling, ceiling)
-    table.insert(5, Key.var.held_out_share, np.where(ceiling > 0, plain / np.where(ceiling > 0, ceiling, 1), np.nan))
+    table.insert(5, Key.var.held_out_ceiling, ceiling)
+    table.insert(6, Key.var.held_out_share, np.where(ceiling > 0, plain / np.where(ceiling > 0, ceiling, 1), np.nan))
     return table
 
 
 def _ceiling(sections: Sequence[HeldOut], genes: Sequence[str], ceilings: Mapping[str, pd.DataFrame]) -> Floats:
     """Give the mean ceiling over sections; NaN where none can be measured."""
-    found = [ceilings[each.section].loc[list(genes)] for each in sections if each.section in ceilings]
-    if not found:
+    tables = {each.section: ceilings[each.section].loc[list(genes)] for each in sections if each.section in ceilings}
+    if not tables:
         return np.full(len(genes), np.nan)
-    values = np.mean([each["ceiling"] for each in found], axis=0)
-    return np.where(np.mean([each["ceiling_low"] for each in found], axis=0) > 0, values, np.nan)
+    there = [np.ptp(each.observed, axis=0) > 0 for each in sections if each.section in tables]
+    mean = mean_ceiling(list(tables.values()), np.stack(there))
+    return np.where(mean["ceiling_low"] > 0, mean["ceiling"], np.nan)
 
 
 class _Moments:

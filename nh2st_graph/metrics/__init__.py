@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from nh2st_graph.metrics._ceiling import noise_ceiling, noise_ceiling_interval, share_of_ceiling
+from nh2st_graph.metrics._ceiling import (
+    mean_ceiling,
+    mean_where,
+    noise_ceiling,
+    noise_ceiling_interval,
+    share_of_ceiling,
+)
 from nh2st_graph.metrics._compare import PairedDifference, aggregate, paired_bootstrap
 from nh2st_graph.metrics._downstream import downstream_scores
 from nh2st_graph.metrics._names import GENE_SCORES, LABELS, METHOD_LABELS, REFERENCES, RUN_SCORES, SCORES
@@ -35,6 +41,8 @@ __all__ = [
     "downstream_scores",
     "highest_expressed",
     "mae",
+    "mean_ceiling",
+    "mean_where",
     "mse",
     "n_constant",
     "neighbour_mean",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph.metrics._scores import pearson
 
-__all__ = ["noise_ceiling", "noise_ceiling_interval", "share_of_ceiling"]
+__all__ = ["mean_ceiling", "mean_where", "noise_ceiling", "noise_ceiling_interval", "share_of_ceiling"]
 
 #: Standard deviations on each side of the mean that hold 95 % of a normal distribution.
 _WITHIN_95 = 1.96
@@ -214,3 +214,38 @@ def _dense(values: Any) -> NDArray:
     if not np.isfinite(dense).all():
         raise DataError("normalize gave values that are not finite for half of the counts; leave out empty spots")
     return dense
+
+
+def mean_ceiling(tables: Sequence[pd.DataFrame], there: NDArray[np.bool_]) -> pd.DataFrame:
+    """Average noise ceilings over sections as correlations of halves, whose errors add up as those of a mean.
+
+    Ceilings are clipped at 0, so that their own mean would be above 0 for a gene of noise, and the lower half of its
+    error hidden; the upper half is not.
+
+    Parameters
+    ----------
+    tables
+        One of :func:`noise_ceiling_interval` for each section, with the same genes.
+    there
+        Whether a gene varies in a section, ``(n_sections, n_genes)``; others are left out of its mean.
+
+    Returns
+    -------
+    A row for each gene: ``ceiling``, ``ceiling_low`` and ``ceiling_high``, NaN where it varies in no section.
+    """
+    half = [table["ceiling"].to_numpy() ** 2 / (2 - table["ceiling"].to_numpy() ** 2) for table in tables]
+    most = [table["ceiling_high"].to_numpy() ** 2 / (2 - table["ceiling_high"].to_numpy() ** 2) for table in tables]
+    error = [np.square(above - middle) for above, middle in zip(most, half, strict=True)]
+    mean, n = mean_where(half, there), np.maximum(there.sum(axis=0), 1)
+    reach = np.sqrt(mean_where(error, there) / n)
+    ends = {"ceiling": mean, "ceiling_low": mean - reach, "ceiling_high": mean + reach}
+    clipped = {name: np.clip(values, 0.0, 1.0) for name, values in ends.items()}
+    index = tables[0].index
+    return pd.DataFrame({name: np.sqrt(2 * values / (1 + values)) for name, values in clipped.items()}, index=index)
+
+
+def mean_where(values: Sequence[NDArray[np.float64]], there: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Take the mean of each gene over the sections where it is ``there``, NaN if there is none."""
+    n = there.sum(axis=0)
+    total = np.where(there, np.stack(values), 0.0).sum(axis=0)
+    return np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)

@@ -40,6 +40,7 @@ class Key:
         held_out_r = "held_out_pcc"
         held_out_low = "held_out_low"
         held_out_high = "held_out_high"
+        held_out_chance = "held_out_chance"
         held_out_partial = "held_out_pcc_partial"
         held_out_ceiling = "held_out_ceiling"
         held_out_share = "held_out_share_of_ceiling"

@@ -126,14 +126,17 @@ def _why_none(predicted: AnnData, model: FittedModel) -> str:
     return name
 
 
-def call(prediction: AnnData, gene: str, level: float = 0.1, *, key_added: str | None = None) -> pd.Series:
+def call(
+    prediction: AnnData, gene: str, level: float = 0.1, *, unreliable: bool = False, key_added: str | None = None
+) -> pd.Series:
     """Find the spots where a gene is high or low, at a stated rate of false calls.
 
     High is above the gene's mean over the held-out training tissue (``var["call_cut"]``), low is below it. A spot is
     called by conformal selection (Jin & Candès 2023, JMLR 24:244): the chance to meet a prediction like this at a spot
-    that is not high comes from held-out tissue, with each section (or patient) counting as much, and Benjamini and
-    Hochberg's procedure bounds the expected share of false calls. It holds for slides that are exchangeable with the
-    held-out ones; it does not for slides of another stain, depth or tissue.
+    that is not high is that of the held-out section (or patient) where it is largest, and Benjamini and Hochberg's
+    procedure bounds the expected share of false calls. It holds for slides that are exchangeable with the held-out
+    ones; it does not for slides of another stain, depth or tissue. So a gene that is not reliable for the slide is not
+    called anywhere, unless you ask for it.
 
     Parameters
     ----------
@@ -143,6 +146,8 @@ def call(prediction: AnnData, gene: str, level: float = 0.1, *, key_added: str |
         Name of the gene.
     level
         Expected share of false calls among those that are called high, and among those called low.
+    unreliable
+        Call a gene that is not reliable, too (``var["reliable"]``): the rate may not hold.
     key_added
         Column of ``prediction.obs`` to write the result into; None writes nothing.
 
@@ -168,21 +173,20 @@ def call(prediction: AnnData, gene: str, level: float = 0.1, *, key_added: str |
     if Key.varm.call_high not in prediction.varm:
         raise DataError("the prediction is of a model without evidence from held-out tissue; train and predict again")
     place = prediction.var_names.get_loc(gene)
-    if not prediction.var[Key.var.reliable].iloc[place]:
+    values = np.asarray(prediction.X[:, place], dtype=np.float32)
+    high, low = (np.asarray(prediction.varm[key])[place] for key in (Key.varm.call_high, Key.varm.call_low))
+    if prediction.var[Key.var.reliable].iloc[place] or unreliable:
+        codes = called(values, high, low, level)
+    else:
         about = prediction.uns.get(Key.uns.prediction, {}).get(Key.prediction.evidence)
         alone = about == _OF_NEW and int(prediction.var[Key.var.n_patients].max()) == 1
         logger.warning(
-            "gene %r is not reliable (var[%r])%s",
+            "gene %r is not reliable for this slide%s, and is not called; %s calls it all the same",
             gene,
-            Key.var.reliable,
-            ": the slide is of another patient than the only one in training, and the stated rate of false calls may "
-            "not hold"
-            if alone
-            else ": calls of it are few",
+            ", which is of another patient than the only one in training" if alone else "",
+            setting("unreliable", True),
         )
-    values = np.asarray(prediction.X[:, place], dtype=np.float32)
-    high, low = (np.asarray(prediction.varm[key])[place] for key in (Key.varm.call_high, Key.varm.call_low))
-    codes = called(values, high, low, level)
+        codes = np.zeros(len(values), dtype=np.int8)
     words = np.select([codes > 0, codes < 0], [_HIGH, _LOW], _NEITHER)
     result = pd.Series(pd.Categorical(words, [_HIGH, _LOW, _NEITHER]), prediction.obs_names, name=gene)
     if key_added is not None:

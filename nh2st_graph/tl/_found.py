@@ -75,18 +75,20 @@ def trust_scores(model: FittedModel, prediction: AnnData) -> dict[str, float | i
     Returns
     -------
     ``coverage``, the share of measured values within the intervals of ``evaluate.coverage``; ``n_reliable``, the number
-    of genes that are called reliable for such a section; and ``reliable_positive``, the share of them with a positive r
-    given depth.
+    of genes that are called reliable for such a section; ``reliable_positive``, the share of them with a positive r
+    given depth; and ``others_positive``, that of the other genes.
     """
     evidence = evidence_of(model, prediction)
     if evidence is None:
         return {}
     (coverage,) = covered(evidence.calibration, prediction, [model.config.evaluate.coverage])
-    r = prediction.var.loc[np.asarray(prediction.var[Key.var.reliable], dtype=bool), "pcc_partial"]
+    reliable = np.asarray(prediction.var[Key.var.reliable], dtype=bool)
+    r, others = prediction.var.loc[reliable, "pcc_partial"], prediction.var.loc[~reliable, "pcc_partial"]
     return {
         "coverage": None if np.isnan(coverage) else float(coverage),
         "n_reliable": len(r),
         "reliable_positive": float((r > 0).mean()) if len(r) else None,
+        "others_positive": float((others > 0).mean()) if len(others) else None,
     }
 
 
@@ -160,5 +162,7 @@ def _on_tests(model: FittedModel, evaluation: Evaluation | None) -> list[str]:
         if number:
             positive = round(number * scores["reliable_positive"])
             text += f", and {positive} of {number} reliable genes had a positive r given depth"
+            others = scores.get("others_positive")
+            text += f" (of the others {others:.0%})" if others is not None else ""
         found.append(text)
     return found

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from anndata import AnnData
 
 from nh2st_graph import read
@@ -151,11 +152,26 @@ def predict_run(
 
 
 def _say_findings(model: FittedModel, predicted: Mapping[str, AnnData]) -> None:
-    """Say which genes can be read from the sections that were predicted."""
+    """Say which genes can be read from the sections that were predicted, and of which sections that may not hold."""
     for known in (True, False) if model.confidence is not None else ():
         names = [name for name, prediction in predicted.items() if of_known(prediction) == known]
-        if names:
+        if not names:
+            continue
+        kept = predicted[names[0]].var
+        if len(kept) == len(model.genes):
             logger.info("%s: %s", listed(names), readable(model, known=known))
+        else:
+            doubtful = list(kept.index[~kept[Key.var.reliable].astype(bool)])
+            said = f"; not reliable: {listed(doubtful)}" if doubtful else ""
+            logger.info("%s: %d of the %d genes kept are reliable%s", listed(names), *_counts(kept), said)
+    for name, prediction in predicted.items():
+        about = prediction.uns[Key.uns.prediction].get(Key.prediction.familiarity, {})
+        if bool(about.get("unlike", False)):
+            logger.warning("section %r is unlike the training sections, so that none of this may hold for it", name)
+
+
+def _counts(genes: pd.DataFrame) -> tuple[int, int]:
+    return int(genes[Key.var.reliable].sum()), len(genes)
 
 
 def _encode_input(folder: Path, path: Path, how: Mapping[str, Any], reading: tuple[Any, ...]) -> None:

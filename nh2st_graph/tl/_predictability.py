@@ -19,9 +19,16 @@ from torch_geometric.data import Data
 from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph._files import write_text
 from nh2st_graph._progress import phase
-from nh2st_graph.confidence import HeldOut, expression_predictability, gene_table, joined
+from nh2st_graph.confidence import FEW_SPOTS, HeldOut, expression_predictability, gene_table, joined
 from nh2st_graph.config import Config, DataConfig, with_arguments
-from nh2st_graph.metrics import neighbour_mean, noise_ceiling_interval, partial_pearson, pearson
+from nh2st_graph.metrics import (
+    mean_ceiling,
+    mean_where,
+    neighbour_mean,
+    noise_ceiling_interval,
+    partial_pearson,
+    pearson,
+)
 from nh2st_graph.models import make_baseline, patients_of
 from nh2st_graph.nn import LARGE
 from nh2st_graph.read import Sections, documented, sections_by_name
@@ -322,16 +329,19 @@ def _by_gene(
     table = gene_table(read.parts, list(genes), {}, seed=seed)
     scores = table[list(_COLUMNS)].rename(columns=_COLUMNS)
     in_section = np.stack([each.varies for each in own.values()])
-    ceiling = _mean_ceiling([each.scores for each in own.values()], in_section)
+    ceiling = mean_ceiling([each.scores for each in own.values()], in_section)
     for name in ceiling:
         scores[str(name)] = ceiling[name].to_numpy()
+    # What is in a handful of spots splits into halves that agree there, by chance alone.
+    few = np.sum([each.detected for each in own.values()], axis=0) < FEW_SPOTS
+    scores.loc[few, ["ceiling", "ceiling_low"]] = 0.0
     measurable = scores["ceiling"].where(scores["ceiling_low"] > 0)
     scores["share_of_ceiling"] = scores["pcc"] / measurable
     for name in ("pcc_neighbour_mean", "pcc_partial_neighbour_mean"):
-        scores[name] = _mean([each.scores[name].to_numpy() for each in own.values()], in_section)
+        scores[name] = mean_where([each.scores[name].to_numpy() for each in own.values()], in_section)
     for name, partial in read.partial.items():
         scores[f"pcc_partial_{name}"] = partial
-    scores["eps"] = _mean([each.scores["eps"].to_numpy() for each in own.values()], in_section)
+    scores["eps"] = mean_where([each.scores["eps"].to_numpy() for each in own.values()], in_section)
     n_spots = sum(each.n_spots for each in own.values())
     scores["detection"] = np.sum([each.detected for each in own.values()], axis=0) / n_spots
     scores["mean_counts"] = np.sum([each.counts for each in own.values()], axis=0) / n_spots
@@ -360,29 +370,6 @@ def _by_section(
             "pcc_partial_neighbour_mean": each.scores["pcc_partial_neighbour_mean"].mean(),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("section")
-
-
-def _mean(values: Sequence[NDArray[np.float64]], there: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Take the mean of each gene over the sections where it is ``there``, NaN if there is none."""
-    n = there.sum(axis=0)
-    total = np.where(there, np.stack(values), 0.0).sum(axis=0)
-    return np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
-
-
-def _mean_ceiling(tables: Sequence[pd.DataFrame], there: NDArray[np.bool_]) -> pd.DataFrame:
-    """Average noise ceilings over sections as correlations of halves, whose errors add up as those of a mean.
-
-    Ceilings are clipped at 0, so that their own mean would be above 0 for a gene of noise, and the lower half of its
-    error hidden; the upper half is not.
-    """
-    half = [table["ceiling"].to_numpy() ** 2 / (2 - table["ceiling"].to_numpy() ** 2) for table in tables]
-    most = [table["ceiling_high"].to_numpy() ** 2 / (2 - table["ceiling_high"].to_numpy() ** 2) for table in tables]
-    error = [np.square(above - middle) for above, middle in zip(most, half, strict=True)]
-    mean, n = _mean(half, there), np.maximum(there.sum(axis=0), 1)
-    reach = np.sqrt(_mean(error, there) / n)
-    ends = {"ceiling": mean, "ceiling_low": mean - reach, "ceiling_high": mean + reach}
-    clipped = {name: np.clip(values, 0.0, 1.0) for name, values in ends.items()}
-    return pd.DataFrame({name: np.sqrt(2 * values / (1 + values)) for name, values in clipped.items()})
 
 
 def _kind(config: Config, patients: Mapping[str, str]) -> str:

@@ -165,9 +165,16 @@ def _panel(model: FittedModel) -> Iterator[str]:
         reliable = model.confidence.new.genes[Key.var.reliable].astype(bool)
         names = [gene for gene, good in zip(model.genes, reliable, strict=True) if good]
         yield (
-            f"On slides of new patients, {len(names):,} of {len(model.genes):,} genes are reliable, as held-out "
-            f"training tissue says: {listed(names, _NAMED) or 'none'}. Do not trust the others."
+            f"On slides of new patients, held-out training tissue calls {len(names):,} of {len(model.genes):,} genes "
+            f"reliable{': ' + listed(names, _NAMED) if names else ''}. Do not trust other genes."
         )
+        if model.confidence.known is not None:
+            own = model.confidence.known.genes[Key.var.reliable].astype(bool)
+            mine = [gene for gene, good in zip(model.genes, own, strict=True) if good]
+            yield (
+                f"On slides of the training patients, {len(mine):,} are reliable"
+                f"{': ' + listed(mine, _NAMED) if mine else ''}."
+            )
     shown = f"{', '.join(model.genes[:_NAMED])}" + (" and more" if len(model.genes) > _NAMED else "")
     yield f"<details><summary>All {len(model.genes):,} genes</summary>\n\n{shown}\n\n</details>"
 
@@ -180,7 +187,8 @@ def _data(model: FittedModel) -> Iterator[str]:
     if patients is None and model.confidence is not None and model.confidence.n_patients:
         patients = model.confidence.n_patients
     of = "an unknown number of patients" if patients is None else _count(patients, "patient")
-    yield f"{_count(n, 'section')} of {of}, read as `{model.config.data.format}`; {model.selected_epochs} epochs."
+    epochs = _count(model.selected_epochs, "epoch")
+    yield f"{_count(n, 'section')} of {of}, read as `{model.config.data.format}`; {epochs}."
     if model.lattice is not None:
         lattice = model.lattice
         yield f"Spots: {lattice.spot_um:.3g} um wide, {lattice.pitch_um:.4g} um apart, layout {lattice.layout}."

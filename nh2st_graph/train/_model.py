@@ -56,7 +56,7 @@ logger = logging.getLogger("nh2st_graph")
 _MODULE, _MEMORY, _CONFIDENCE = "module.", "memory.", "confidence."
 
 
-@dataclass
+@dataclass(repr=False)
 class FittedModel:
     """A trained model with everything that prediction needs.
 
@@ -127,6 +127,9 @@ class FittedModel:
     folds: Sequence[Network | Estimator] = field(default=(), repr=False)
     familiarity: Familiarity | None = field(default=None, repr=False)
     imputation: Imputation | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"FittedModel({self.config.model.name!r}, {len(self.genes)} genes, trained on {self.train_sections})"
 
     def __post_init__(self) -> None:
         base = getattr(self.module, "log_base", None)

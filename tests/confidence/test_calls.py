@@ -47,12 +47,14 @@ def test_tables_are_chances_counted_one_by_one():
     calibration = Calibration.fit(held_out(4, n=60, genes=2))
     tables = call_tables(calibration)
     for gene in range(2):
-        predicted, observed = calibration.predicted[gene], calibration.observed[gene]
-        n = len(predicted)
-        for chance, smallest in zip(CHANCES, tables.high[gene], strict=True):
-            counted = [(np.sum((predicted >= p) & (observed <= tables.cut[gene])) + 1) / (n + 1) for p in predicted]
-            there = [p for p, c in zip(predicted, counted, strict=True) if c <= chance + 1e-12]
-            assert smallest == (min(there) if there else np.inf)
+        by_unit = []
+        for unit in range(calibration.n_units):
+            own = calibration.unit_of[gene] == unit
+            predicted, false = calibration.predicted[gene, own], calibration.observed[gene, own] <= tables.cut[gene]
+            counted = [(np.sum((predicted >= p) & false) + 1) / (len(predicted) + 1) for p in predicted]
+            smallest = [[p for p, c in zip(predicted, counted, strict=True) if c <= chance] for chance in CHANCES]
+            by_unit.append([min(there, default=np.inf) for there in smallest])
+        np.testing.assert_array_equal(tables.high[gene], np.max(by_unit, axis=0).astype(np.float32))
 
 
 def test_what_is_not_finite_is_not_called():
