@@ -299,7 +299,7 @@ def _reasons(excess: Mapping[str, float], rare: set[str], resolution: float | No
         found.append("its colours are others: another stain or scanner")
     elif structure:
         found.append(
-            "its texture is another: another tissue, a sharper or a blurred image, or a wrong resolution in um per pixel"
+            "its texture is another: another tissue, a sharper or a blurred image, or a wrong number of um per pixel"
         )
     if not found and _ALL in rare:
         found.append("its image features are others: another stain, tissue or resolution")

@@ -208,6 +208,8 @@ def _genes(confidence: Confidence, known: bool, evaluation: Evaluation | None) -
             columns["its 95% interval"] = [
                 _Cell(f"[{low:.2f}, {high:.2f}]", round(float(low), 4)) for low, high in ends
             ]
+            if Key.var.held_out_chance in genes:  # not of the first models with evidence
+                columns["chance reaches"] = [_Cell(_number(value)) for value in genes[Key.var.held_out_chance]]
     columns["sections"] = [_Cell(str(n)) for n in genes[Key.var.n_sections]]
     columns["patients"] = [_Cell(str(n)) for n in genes[Key.var.n_patients]] if confidence.n_patients else []
     columns["training spots with a count"] = [_Cell(str(n)) for n in confidence.detected]

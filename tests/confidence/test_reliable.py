@@ -86,7 +86,8 @@ def test_bands_of_a_section_are_scored_as_a_whole():
 
 def test_shares_of_ceilings_are_of_measurable_ones():
     parts = [section(0, "S0"), section(1, "S1")]
-    ceiling = pd.DataFrame({"ceiling": 0.8, "ceiling_low": [0.7, 0.7, 0.7, 0.0, 0.7], "ceiling_high": 0.9}, GENES)
+    ends = {"ceiling": [0.8, 0.8, 0.8, 0.1, 0.8], "ceiling_low": [0.7, 0.7, 0.7, 0.0, 0.7], "ceiling_high": 0.9}
+    ceiling = pd.DataFrame(ends, GENES)
     table = gene_table(parts, GENES, {"S0": ceiling, "S1": ceiling})
     assert table.loc["true", "held_out_ceiling"] == pytest.approx(0.8)
     assert table.loc["true", "held_out_share_of_ceiling"] == pytest.approx(table.loc["true", "held_out_pcc"] / 0.8)

@@ -21,6 +21,7 @@ EVIDENCE = (
     "held_out_pcc_partial",
     "held_out_low",
     "held_out_high",
+    "held_out_chance",
     "held_out_ceiling",
     "held_out_share_of_ceiling",
     "n_sections",
@@ -138,7 +139,7 @@ def test_genes_that_were_barely_measured_are_nan(tiny_run: Run, tiny_sections, c
 
 def test_calls_are_of_spots_and_can_be_kept(prediction: AnnData):
     best = prediction.var["held_out_pcc_partial"].idxmax()
-    found = tl.call(prediction, best, level=0.5, key_added="high_or_low")
+    found = tl.call(prediction, best, level=0.5, unreliable=True, key_added="high_or_low")
     assert list(found.index) == list(prediction.obs_names)
     assert (prediction.obs["high_or_low"] == found).all()
     assert set(found.cat.categories) == {"high", "low", "not called"}
@@ -148,6 +149,14 @@ def test_calls_are_of_spots_and_can_be_kept(prediction: AnnData):
         tl.call(prediction, best, level=0.0)
     with pytest.raises(DataError, match="XYZ"):
         tl.call(prediction, "XYZ")
+
+
+def test_a_gene_that_is_not_reliable_is_not_called(tiny_run: Run, tiny_sections, caplog):
+    gene = tiny_run.model.genes[0]
+    found = tl.predict(tiny_sections["S3"], with_reliable(tiny_run.model, []))
+    assert (tl.call(found, gene, level=0.9) == "not called").all()
+    assert gene in caplog.text
+    assert (tl.call(found, gene, level=0.9, unreliable=True) != "not called").any()
 
 
 def test_several_sections_keep_what_calls_rest_on(tiny_run: Run, tiny_sections):

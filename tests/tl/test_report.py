@@ -25,6 +25,7 @@ COLUMNS = [
     "held_out_pcc_partial",
     "held_out_low",
     "held_out_high",
+    "held_out_chance",
     "held_out_ceiling",
     "held_out_share_of_ceiling",
     "n_sections",

@@ -290,7 +290,7 @@ class TestCard:
 
     def test_reliable_genes_are_named(self, card, run):
         reliable = ng.load(run).confidence.new.genes["reliable"].astype(bool)
-        assert f"{reliable.sum()} of 12 genes are reliable" in card
+        assert f"calls {reliable.sum()} of 12 genes reliable" in card
 
     def test_data_are_numbers_and_digests(self, card, run):
         assert "2 sections of 2 patients" in card
