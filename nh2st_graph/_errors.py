@@ -196,7 +196,8 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     The end of a sentence: ``"did you mean 'grid'?"``, or all known names if none is close.
     """
     choices = sorted(known)
-    close = get_close_matches(name, choices, n=n, cutoff=0.5)
+    close = [choice for choice in choices if choice.casefold() == name.casefold()][:n]
+    close = close or get_close_matches(name, choices, n=n, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "known: " + ", ".join(choices)

@@ -274,8 +274,8 @@ def _protocol(model: FittedModel, evaluation: Evaluation | None) -> dict[str, st
         "genes": f"{len(model.genes)} ({Path(config.data.panel).name})",
         "targets": target_in_words(config.data.normalize, config.data.log_base)
         + ("; smoothed 3x3" if config.data.smooth != "none" else ""),
-        "held out in training": f"{config.train.validation}, {config.train.folds} folds at most; "
-        f"{model.selected_epochs} epochs were chosen by it",
+        "what predicts": _what_predicts(model),
+        "held out in training": f"{_held_out(model)}; {model.selected_epochs} epochs were chosen by it",
         "intervals": f"{config.evaluate.coverage:.0%} of measured values",
         "seed": str(config.seed),
         "versions": f"nh2st_graph {__version__}"
@@ -331,6 +331,23 @@ def _warnings_on_tests(model: FittedModel, evaluation: Evaluation) -> list[str]:
         if unlike > _MANY_UNLIKE:
             found.append(f"{unlike:.0%} of the spots of {name} are unlike training.")
     return found
+
+
+def _what_predicts(model: FittedModel) -> str:
+    """Say how much of the network's correction held-out tissue adds to the regression in closed form."""
+    added = model.module.chosen.get("correction")
+    if added is None:
+        return "the method alone"
+    shares = (f"{added[key]:.0%} {of}" for key, of in (("known", "for training patients"), ("new", "for new ones")))
+    return f"a ridge regression in closed form, with this much of the network's correction: {', '.join(shares)}"
+
+
+def _held_out(model: FittedModel) -> str:
+    folds = f"in {model.config.train.folds} folds at most"
+    if model.confidence is None:
+        return f"{model.config.train.validation}, {folds}"
+    calibration = model.confidence.new.calibration
+    return f"{calibration.n_units} {calibration.unit}s, {folds}"
 
 
 def _listed(names: Sequence[object]) -> str:
