@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import nh2st_graph as ng
-from nh2st_graph import ConfigError, DataError, ModelError, RunError, __version__, _formats
+from nh2st_graph import ConfigError, DataError, ModelError, RunError, __version__, _files
 from nh2st_graph._files import check_format, stamp
 from nh2st_graph.cli import main
 from nh2st_graph.study import read_study, run_study
@@ -73,7 +73,7 @@ def test_a_version_that_is_none():
 
 
 def test_a_source_tree_reads_all_versions_of_its_format(monkeypatch):
-    monkeypatch.setattr(_formats, "__version__", "0+unknown")
+    monkeypatch.setattr(_files, "__version__", "0+unknown")
     check_format("model m", {"format": 1, "version": "99.0"}, 1, ModelError)
     with pytest.raises(RunError):
         check_format("run r", {"format": 2}, 1, RunError)

@@ -13,13 +13,12 @@ from pathlib import Path
 from shutil import copyfileobj
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from nh2st_graph._errors import ModelError, RunError, reason, setting
 from nh2st_graph._files import check_format, parse_json, written_aside
 from nh2st_graph._settings import MODEL_FILE
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
 __all__ = [
@@ -132,6 +131,8 @@ def read_file(model: Path, name: str) -> bytes | None:
 
 def read_log(model: Path) -> pd.DataFrame:
     """Read the log of a model's training; without rows if it is not there, or cannot be read, which is warned of."""
+    import pandas as pd  # here, since a description alone is read before anything heavy is loaded
+
     content = read_file(model, LOG)
     try:
         return pd.DataFrame() if content is None else pd.read_csv(io.BytesIO(content))
