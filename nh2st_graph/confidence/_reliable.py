@@ -21,6 +21,9 @@ Floats = NDArray[np.floating[Any]]
 #: Draws of blocks, and of misplacements.
 _DRAWS, _MISPLACED = 400, 60
 
+#: Numbers of misplaced predictions that are held at a time.
+_NUMBERS = 4_000_000
+
 #: Share of draws on each side that is outside an interval.
 _TAIL = 0.025
 
@@ -160,17 +163,22 @@ def _by_chance(sections: Sequence[HeldOut], rng: np.random.Generator) -> Floats:
     found = []
     for each in sections:
         a, b = (residuals(side, each.depth) for side in (each.predicted, each.observed))
-        moved = []
-        for _ in range(_MISPLACED):
-            other = a[misplaced(each.pos, rng)]
-            other = other - other.mean(axis=0)
-            length = np.linalg.norm(other, axis=0)
-            moved.append(np.sum(other * b, axis=0) / np.where(length > 1e-12, length, np.inf))
-        found.append(moved)
+        source = misplaced(each.pos, rng, _MISPLACED)
+        at_once = max(1, _NUMBERS // a.size)
+        moved = [_moved(a, b, source[i : i + at_once]) for i in range(0, _MISPLACED, at_once)]
+        found.append(np.concatenate(moved))
     return np.asarray(np.mean(found, axis=0))
 
 
-def misplaced(pos: Floats, rng: np.random.Generator) -> NDArray[np.intp]:
+def _moved(a: Floats, b: Floats, source: NDArray[np.intp]) -> Floats:
+    """Give r of each gene where spots take the prediction of ``source``, ``(n_draws, n_genes)``."""
+    other = a[source]
+    other -= other.mean(axis=1, keepdims=True)
+    length = np.sqrt(np.einsum("dng,dng->dg", other, other))
+    return np.asarray(np.einsum("dng,ng->dg", other, b) / np.where(length > 1e-12, length, np.inf))
+
+
+def misplaced(pos: Floats, rng: np.random.Generator, n_draws: int) -> NDArray[np.intp]:
     """Draw which spot each spot takes its prediction from, if the map of predictions is turned and moved as a whole.
 
     The map is turned by any angle around its middle, perhaps mirrored, moved by up to half its extent, and what leaves
@@ -181,15 +189,19 @@ def misplaced(pos: Floats, rng: np.random.Generator) -> NDArray[np.intp]:
     pos
         Positions, ``(n_spots, 2)``.
     rng
-        Of the draw.
+        Of the draws.
+    n_draws
+        Their number.
+
+    Returns
+    -------
+    Positions of spots, ``(n_draws, n_spots)``.
     """
     pos = np.asarray(pos, dtype=np.float64)
     middle = pos - (pos.max(axis=0) + pos.min(axis=0)) / 2
-    angle = rng.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    if rng.random() < 0.5:
-        turn[:, 0] *= -1
+    angle, side = rng.uniform(0, 2 * np.pi, n_draws), rng.choice([-1.0, 1.0], n_draws)
+    turn = np.array([[side * np.cos(angle), -np.sin(angle)], [side * np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1)
     extent = np.maximum(np.ptp(pos, axis=0), 1e-9) * (1 + 1e-6)
-    to = middle @ turn + rng.uniform(-0.5, 0.5, size=2) * extent
+    to = middle @ turn + rng.uniform(-0.5, 0.5, size=(n_draws, 1, 2)) * extent
     to = (to + extent / 2) % extent - extent / 2
-    return np.asarray(cKDTree(middle).query(to)[1])
+    return np.asarray(cKDTree(middle).query(to.reshape(-1, 2))[1]).reshape(n_draws, len(pos))

@@ -96,9 +96,7 @@ def test_shares_of_ceilings_are_of_measurable_ones():
 
 def test_misplaced_maps_keep_nearly_all_spots_and_leave_none_in_place():
     pos = section(0, "S").pos
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        source = misplaced(pos, rng)
+    for source in misplaced(pos, np.random.default_rng(0), 20):
         assert len(np.unique(source)) > 0.55 * len(pos)
         assert np.mean(source == np.arange(len(pos))) < 0.2
 
