@@ -197,7 +197,7 @@ def as_text(rows: pd.DataFrame) -> str:
         f"## Calls of high and low spots at a rate of {RATE}",
         "",
         "Share of false calls, averaged over all genes (none where none is called), reliable or not "
-        "(`unreliable=True`); *of reliable*: over all calls of reliable genes.",
+        "(`unreliable=True`).",
         "",
         "| split | test | false high | genes | spots a gene | false low | genes | spots a gene | mean of folds, r |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
