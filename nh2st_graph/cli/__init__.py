@@ -29,6 +29,7 @@ from nh2st_graph.cli._options import (
     Genes,
     Intervals,
     Jobs,
+    LibraryKey,
     Model,
     Only,
     Overrides,
@@ -37,6 +38,7 @@ from nh2st_graph.cli._options import (
     Scheduler,
     Seeds,
     StudyFolder,
+    Table,
     Trust,
     genes_named,
 )
@@ -208,13 +210,8 @@ def predict(
             "--microns-per-pixel", metavar="UM", help="Resolution of the images, if files have none or a wrong one."
         ),
     ] = None,
-    library_key: Annotated[
-        str | None,
-        typer.Option("--library-key", metavar="COLUMN", help="Column of obs that names the sections of an h5ad."),
-    ] = None,
-    table: Annotated[
-        str | None, typer.Option("--table", metavar="NAME", help="Table of SpatialData stores that have several.")
-    ] = None,
+    library_key: LibraryKey = None,
+    table: Table = None,
     pitch_um: Annotated[
         float | None,
         typer.Option(

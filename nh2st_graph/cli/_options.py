@@ -20,6 +20,7 @@ __all__ = [
     "Genes",
     "Intervals",
     "Jobs",
+    "LibraryKey",
     "Model",
     "Only",
     "Overrides",
@@ -28,6 +29,7 @@ __all__ = [
     "Scheduler",
     "Seeds",
     "StudyFolder",
+    "Table",
     "Trust",
     "genes_named",
 ]
@@ -114,6 +116,13 @@ Intervals = Annotated[
         "them for sections of fewer than 50,000 spots.",
         show_default=False,
     ),
+]
+LibraryKey = Annotated[
+    str | None,
+    typer.Option("--library-key", metavar="COLUMN", help="Column of obs that names the sections of an h5ad."),
+]
+Table = Annotated[
+    str | None, typer.Option("--table", metavar="NAME", help="Table of SpatialData stores that have several.")
 ]
 Bars = Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress bars on a terminal.")]
 

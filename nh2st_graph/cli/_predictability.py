@@ -9,7 +9,7 @@ import typer
 
 from nh2st_graph._errors import ConfigError, DataError, RunError, setting
 from nh2st_graph._progress import phase
-from nh2st_graph.cli._options import Overrides
+from nh2st_graph.cli._options import LibraryKey, Overrides, Table
 from nh2st_graph.cli._working import working
 
 if TYPE_CHECKING:
@@ -34,20 +34,15 @@ def predictability(
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Folder for predictability.csv and predictability.png.")
     ],
-    library_key: Annotated[
-        str | None,
-        typer.Option("--library-key", metavar="COLUMN", help="Column of obs that names the sections of an h5ad."),
-    ] = None,
-    table: Annotated[
-        str | None, typer.Option("--table", metavar="NAME", help="Table of SpatialData stores that have several.")
-    ] = None,
+    library_key: LibraryKey = None,
+    table: Table = None,
     overrides: Overrides = None,
 ) -> None:
     """Find out before training which genes can be read from these images. Takes about a minute for a thousand spots.
 
     Patients, sections or bands of the tissue are held out in turn and predicted by ridge regressions. A gene can be
-    read if its r given depth lies above what shifted sections give. Beside it stands the noise ceiling: what a perfect
-    predictor would score. A gene without one is noise, and no model will predict it: leave it out of the panel.
+    read if the interval of its r given depth lies above what misplaced predictions reach. Beside it stands the noise
+    ceiling: what a perfect predictor would score. A gene with neither is noise: leave it out of the panel.
 
     The panel is the 250 most variable genes; --set data.panel=FILE or hvg:N takes another, --set features.encoder=NAME
     another encoder. Features are cached for 'train'. Of a section of 50,000 spots or more, 1,500 are encoded and read.
