@@ -1,0 +1,140 @@
+"""Predict sections and slides from the shell: the command and its options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nh2st_graph._progress import phase
+from nh2st_graph.cli._options import (
+    Bars,
+    Cache,
+    Embeddings,
+    Encoder,
+    EncodingScheduler,
+    Genes,
+    Intervals,
+    LibraryKey,
+    Model,
+    Table,
+    Trust,
+    genes_named,
+)
+from nh2st_graph.cli._working import working
+from nh2st_graph.tl._cluster import check_scheduler
+
+__all__ = ["predict"]
+
+
+def predict(
+    run: Model,
+    sections: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SECTION.h5ad|STORE.zarr|SLIDE",
+            help="Sections as h5ad or SpatialData; genes may be absent. Or slides: JPEG, PNG, TIFF, .svs, and with the "
+            "extra 'wsi' .ndpi, .mrxs and others.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="FOLDER", help="Folder for {section}.h5ad; or FILE.h5ad for a single section."),
+    ],
+    microns_per_pixel: Annotated[
+        float | None,
+        typer.Option(
+            "--microns-per-pixel", metavar="UM", help="Resolution of the images, if files have none or a wrong one."
+        ),
+    ] = None,
+    library_key: LibraryKey = None,
+    table: Table = None,
+    pitch_um: Annotated[
+        float | None,
+        typer.Option(
+            "--pitch-um", metavar="UM", help="Distance between spots on a slide; the default is that of training."
+        ),
+    ] = None,
+    spot_um: Annotated[
+        float | None,
+        typer.Option("--spot-um", metavar="UM", help="Diameter of spots on a slide; the default is that of training."),
+    ] = None,
+    min_tissue: Annotated[
+        float,
+        typer.Option(
+            "--min-tissue",
+            metavar="SHARE",
+            help="Share of a spot's patch on a slide that must be tissue; 0 takes all spots.",
+        ),
+    ] = 0.5,
+    spatialdata: Annotated[
+        bool, typer.Option("--spatialdata", help="Also write a SpatialData store (zarr) beside each h5ad.")
+    ] = False,
+    genes: Genes = None,
+    intervals: Intervals = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep outputs that exist in the folder.")] = False,
+    scheduler: EncodingScheduler = None,
+    trust: Trust = False,
+    encoder: Encoder = None,
+    cache: Cache = None,
+    embeddings: Embeddings = None,
+    progress: Bars = True,
+) -> None:
+    """Predict sections and whole slides from their images with a trained model.
+
+    On a slide, spots are laid over the tissue on the lattice of the training sections. After an interruption, the same
+    command with --resume goes on: it keeps written outputs, and the cache keeps encoded patches.
+
+    Example: nh2st-graph predict RUN new_section.h5ad slide.svs --out predicted
+
+    Example: nh2st-graph predict hf-hub:ORG/NAME slide.svs --out predicted
+    """
+    phase("checking the arguments", brief=True)
+    from nh2st_graph import tl
+    from nh2st_graph.cli._tables import print_paths
+
+    check_scheduler(scheduler)
+    wanted, run = genes_named(genes), tl.find_model(run)
+    tl.check_prediction(
+        run,
+        sections,
+        out,
+        microns_per_pixel=microns_per_pixel,
+        library_key=library_key,
+        table=table,
+        pitch_um=pitch_um,
+        spot_um=spot_um,
+        min_tissue=min_tissue,
+        spatialdata=spatialdata,
+        genes=wanted,
+        resume=resume,
+        trust=trust,
+        encoder=encoder,
+        cache=cache,
+        embeddings=embeddings,
+    )
+    with working(resumable=True):
+        written = tl.predict_run(
+            run,
+            sections,
+            out,
+            microns_per_pixel=microns_per_pixel,
+            library_key=library_key,
+            table=table,
+            pitch_um=pitch_um,
+            spot_um=spot_um,
+            min_tissue=min_tissue,
+            spatialdata=spatialdata,
+            genes=wanted,
+            intervals=intervals,
+            resume=resume,
+            trust=trust,
+            encoder=encoder,
+            cache=cache,
+            embeddings=embeddings,
+            progress=progress,
+            scheduler=scheduler,
+        )
+    if written:
+        print_paths(written)
