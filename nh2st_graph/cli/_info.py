@@ -126,7 +126,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     from nh2st_graph.metrics import METHOD_LABELS
     from nh2st_graph.models import is_foreign
-    from nh2st_graph.tl import read_description
+    from nh2st_graph.tl import read_description, reliable_genes
 
     about = read_description(path)
     try:
@@ -140,7 +140,7 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             "epochs": about["selected_epochs"] or "-",
             **_chosen(about.get("chosen") or {}),
             "genes": f"{len(genes)} ({config['data']['panel']}): {_listed(genes)}",
-            "best on held-out": _listed(about["hpg50"]),
+            **_reliable(reliable_genes(path, about), len(genes)),
             "targets": f"log counts, normalised by {config['data']['normalize']}"
             + (", smoothed 3x3" if config["data"]["smooth"] == "3x3" else ""),
             "encoder": _encoders(config["features"], about)
@@ -409,6 +409,15 @@ def _scenes(file: Path) -> tuple[str, ...]:
             return () if slide.layout is None else slide.layout.scenes
     except ImageError:
         return ()
+
+
+def _reliable(found: Mapping[str, Sequence[str]], n_genes: int) -> Facts:
+    """Say which genes a model reads, by whose slides; without named patients, there is one kind of slides."""
+    whose = {"known": "slides of training patients", "new": "slides of new patients" if "known" in found else "slides"}
+    return {
+        f"reliable on {whose[name]}": f"{len(genes)} of {n_genes}" + (f": {_listed(genes)}" if genes else "")
+        for name, genes in found.items()
+    }
 
 
 def _listed(names: Iterable[Any]) -> str:

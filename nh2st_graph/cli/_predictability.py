@@ -32,7 +32,7 @@ def predictability(
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Folder for predictability.csv and predictability.png.")
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder of the table, the figure and readable.txt, a panel.")
     ],
     library_key: LibraryKey = None,
     table: Table = None,
@@ -51,13 +51,16 @@ def predictability(
 
     Example: nh2st-graph predictability configs/her2st_mini.yaml --set data.root=DIR --set data.panel=FILE
     --out readable
+
+    Example: nh2st-graph train configs/her2st_mini.yaml --set data.root=DIR --set data.panel=readable/readable.txt
+    --out RUN
     """
     phase("checking the arguments", brief=True)
     from nh2st_graph._files import check_place, owned_new
     from nh2st_graph.cli._tables import print_paths
 
     check_place(out)
-    for name in ("predictability.csv", "predictability.png"):
+    for name in ("predictability.csv", "predictability.png", "readable.txt"):
         if (out / name).exists():
             raise RunError(f"{out / name} exists already; give another folder as {setting('out')}, or remove it")
     of_config = _is_config(sections)

@@ -15,6 +15,7 @@ from ._folder import (
     is_archive,
     is_first,
     read_description,
+    reliable_genes,
 )
 from ._impute import impute
 from ._model import FittedModel, load, save
@@ -64,6 +65,7 @@ __all__ = [
     "predictability",
     "prepare_sections",
     "read_description",
+    "reliable_genes",
     "retrieve",
     "save",
     "slide_section",

@@ -23,7 +23,7 @@ from nh2st_graph.tl._named import (
     checked_genes,
     explicit,
 )
-from nh2st_graph.train import find_model, is_archive, read_description
+from nh2st_graph.train import find_model, is_archive, read_description, reliable_genes
 
 __all__ = [
     "absolute",
@@ -41,6 +41,7 @@ __all__ = [
     "read_description",
     "refuse_existing",
     "refuse_existing_sections",
+    "reliable_genes",
     "stored_config",
 ]
 
@@ -258,8 +259,16 @@ def check_prediction(
     """
     from nh2st_graph.slide import check_scale, check_share, image_exists
 
-    about = _check_model(find_model(folder), trust)
-    if genes is not None and genes != RELIABLE and isinstance(about.get("genes"), list):
+    model = find_model(folder)
+    about = _check_model(model, trust)
+    if genes == RELIABLE:
+        found = reliable_genes(model, about)
+        if found and not any(found.values()):
+            raise ModelError(
+                f"{setting('genes', RELIABLE)}: model {folder} reads no gene reliably, on no slide; leave "
+                f"{setting('genes')} out"
+            )
+    elif genes is not None and isinstance(about.get("genes"), list):
         checked_genes(genes, about["genes"])
     files, out = [Path(path) for path in paths], Path(out)
     check_place(out)

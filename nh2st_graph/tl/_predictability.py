@@ -148,9 +148,12 @@ class Predictability:
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``predictability.csv`` and ``predictability.png`` into a folder, which is made if it is not there.
 
+        If any gene can be read, ``readable.txt`` names those that can, one a line: a panel to train on
+        (``panel="readable.txt"``).
+
         Returns
         -------
-        The paths of both.
+        The paths of the files.
         """
         from nh2st_graph import pl
 
@@ -159,7 +162,12 @@ class Predictability:
         table = folder / "predictability.csv"
         figure = pl.save(pl.predictability(self.genes), folder / "predictability.png")
         write_text(table, self.genes.to_csv(float_format="%.6g"))
-        return [table, figure]
+        readable = self.genes.index[self.genes["readable"]]
+        if readable.empty:
+            return [table, figure]
+        panel = folder / "readable.txt"
+        write_text(panel, "".join(f"{gene}\n" for gene in readable))
+        return [table, figure, panel]
 
 
 @documented

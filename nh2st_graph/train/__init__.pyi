@@ -1,4 +1,4 @@
-from ._archive import is_archive, read_description
+from ._archive import is_archive, read_description, reliable_genes
 from ._batches import SpotBatches, Surroundings, as_view, cut_out, pieces
 from ._checkpoints import averaged_weights
 from ._complete import Sources
@@ -59,6 +59,7 @@ __all__ = [
     "predict_section",
     "prepared_digest",
     "read_description",
+    "reliable_genes",
     "save",
     "section_patches",
     "start_processes",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nh2st_graph._errors import ModelError, RunError, reason, setting
 from nh2st_graph._files import check_format, parse_json, written_aside
 from nh2st_graph._settings import MODEL_FILE
+from nh2st_graph.section import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CARD",
+    "EVIDENCE",
     "FOLDS",
     "KNOWN",
     "LOG",
@@ -37,6 +39,7 @@ __all__ = [
     "read_file",
     "read_log",
     "read_tensors",
+    "reliable_genes",
     "write_archive",
 ]
 
@@ -44,6 +47,9 @@ logger = logging.getLogger("nh2st_graph")
 
 WEIGHTS, FOLDS, LOG, CARD = "model.safetensors", "folds.safetensors", "log.csv", "README.md"
 METRICS, PER_GENE = "metrics.json", "metrics_per_gene.csv"
+
+#: Under this name the weights' file keeps what held-out data say of genes.
+EVIDENCE = "confidence."
 
 #: Model folders carry this number; a change that makes them unreadable for earlier versions raises it.
 MODEL_FORMAT = 1
@@ -177,6 +183,40 @@ def read_tensors(model: Path, name: str) -> dict[str, Tensor]:
     if content is None:
         raise FileNotFoundError(f"no {name} there")
     return load(content)
+
+
+def reliable_genes(model: Path, description: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Name the genes that a saved model reads reliably, the best first, without loading the model.
+
+    Parameters
+    ----------
+    model
+        Its folder. An archive gives nothing: it would be read whole.
+    description
+        What :func:`read_description` gives.
+
+    Returns
+    -------
+    The genes for slides of ``new`` patients, and, where training has named ones, of ``known`` patients. Empty for a
+    model of an earlier version, and where the file is not there or cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    whose = [name for name in ("new", "known") if name in (description.get("confidence") or {})]
+    if not whose or not (model / WEIGHTS).is_file():
+        return {}
+    found = {}
+    try:
+        with safe_open(model / WEIGHTS, framework="numpy") as file:
+            for name in whose:
+                columns = (Key.var.reliable, Key.var.held_out_partial)
+                good, r = (file.get_tensor(f"{EVIDENCE}{name}.genes.{column}") for column in columns)
+                order = (-r).argsort(kind="stable")
+                found[name] = [description["genes"][i] for i in order if good[i]]
+    except (OSError, SafetensorError, IndexError) as error:
+        logger.warning("model %s: %s cannot be read (%s); copy it again", model, WEIGHTS, reason(error))
+        return {}
+    return found
 
 
 def _checked(path: Path, archive: zipfile.ZipFile) -> Mapping[str, zipfile.ZipInfo]:

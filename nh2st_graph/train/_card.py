@@ -245,16 +245,24 @@ def _scores(model: FittedModel, metrics: Mapping[str, Any] | None, per_gene: pd.
             f"nothing there: {listed(genes, 50)}."
         )
     if per_gene is not None:
-        yield from _genes(per_gene)
+        yield from _genes(per_gene, model)
 
 
-def _genes(per_gene: pd.DataFrame) -> Iterator[str]:
-    """Show genes at both ends, means over the test sections."""
+def _genes(per_gene: pd.DataFrame, model: FittedModel) -> Iterator[str]:
+    """Show genes at both ends of what held-out training tissue says, with their means over the test sections.
+
+    A model of an earlier version has no such evidence, and its genes are ordered by the test sections.
+    """
     columns = [name for name in _GENE_SCORES if name in per_gene]
     means = per_gene.groupby("gene")[columns].mean()
     order = "pcc_partial" if "pcc_partial" in columns else "pcc"
-    means = means.sort_values([order, "gene"], ascending=[False, True], kind="stable", na_position="last")
     failed = int((means[order].fillna(0) <= 0).sum())
+    shown, by = {name: _GENE_SCORES[name] for name in columns}, order
+    if model.confidence is not None:
+        by = Key.var.held_out_partial
+        means[by] = model.confidence.new.genes[by].reindex(means.index)
+        shown = {by: "r given depth, held-out training"} | shown
+    means = means.sort_values([by, "gene"], ascending=[False, True], kind="stable", na_position="last")
     yield (
         f"**{failed:,} of {_count(len(means), 'gene')} are not predicted at all** ({_GENE_SCORES[order]} of 0 or "
         "below, or no score)." + (" Do not use them." if failed else "")
@@ -262,11 +270,11 @@ def _genes(per_gene: pd.DataFrame) -> Iterator[str]:
     n = min(_SHOWN, len(means) // 2) if len(means) < 2 * _SHOWN else _SHOWN
     parts = {"best": means.head(n), "worst": means.tail(n or len(means))}
     rows = [
-        [part, str(gene), *(_number(row[name]) for name in columns)]
+        [part, str(gene), *(_number(row[name]) for name in shown)]
         for part, table in parts.items()
         for gene, row in table.iterrows()
     ]
-    yield _table(["", "gene", *(_GENE_SCORES[name] for name in columns)], rows)
+    yield _table(["", "gene", *shown.values()], rows)
 
 
 def _or_least(value: Any) -> float:

@@ -27,6 +27,7 @@ from nh2st_graph.im._stain import as_reference, stain_digest, stain_values
 from nh2st_graph.models import Estimator, Network, NH2STGraph, check_method, find_method
 from nh2st_graph.nn import PatchEncoder
 from nh2st_graph.train._archive import (
+    EVIDENCE,
     FOLDS,
     LOG,
     MODEL_FORMAT,
@@ -53,7 +54,7 @@ __all__ = ["FittedModel", "check_method", "load", "new_network", "weights_digest
 logger = logging.getLogger("nh2st_graph")
 
 #: Prefixes of the names of tensors in the file.
-_MODULE, _MEMORY, _CONFIDENCE = "module.", "memory.", "confidence."
+_MODULE, _MEMORY = "module.", "memory."
 
 
 @dataclass(repr=False)
@@ -165,7 +166,7 @@ class FittedModel:
         facts: dict[str, Any] = {}
         if self.confidence is not None:
             arrays, facts = self.confidence.state()
-            tensors |= {f"{_CONFIDENCE}{name}": torch.from_numpy(array) for name, array in arrays.items()}
+            tensors |= {f"{EVIDENCE}{name}": torch.from_numpy(array) for name, array in arrays.items()}
         familiar, entry = familiarity_state(self.familiarity)
         tensors |= familiar
         tensors |= imputation_state(self.imputation)
@@ -410,7 +411,7 @@ def _confidence(description: Mapping[str, Any], tensors: Mapping[str, torch.Tens
     facts = description.get("confidence")
     if facts is None:
         return None
-    arrays = {name: value.numpy() for name, value in _part(tensors, _CONFIDENCE).items()}
+    arrays = {name: value.numpy() for name, value in _part(tensors, EVIDENCE).items()}
     return Confidence.restore(description["genes"], arrays, facts)
 
 

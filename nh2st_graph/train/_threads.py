@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 __all__ = ["one_thread", "use_threads"]
 
@@ -19,11 +21,17 @@ def use_threads(threads: int) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     try:
-        with threadpool_limits(limits=threads):
+        with _libraries(len(sys.modules)).limit(limits=threads):
             torch.set_num_threads(threads)
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def _libraries(n_modules: int) -> ThreadpoolController:
+    """Find the libraries that compute on threads; a search takes 10 ms, and a new module may have loaded another."""
+    return ThreadpoolController()
 
 
 def one_thread() -> AbstractContextManager[None]:

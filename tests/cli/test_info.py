@@ -104,6 +104,13 @@ class TestRun:
             assert facts.get("chosen") == expected
             assert "for other patients" not in facts
 
+    def test_a_model_names_the_genes_that_it_reads(self, info, tiny_run):
+        facts, genes = info(tiny_run.folder), tiny_run.model.confidence.known.genes
+        reliable = genes[genes["reliable"]].sort_values("held_out_pcc_partial", ascending=False).index
+        said = facts["reliable on slides of training patients"]
+        assert said.startswith(f"{len(reliable)} of {len(genes)}")
+        assert [gene for gene in said.partition(": ")[2].split(" and ")[0].split(", ") if gene] == list(reliable[:8])
+
     def test_a_model_of_several_scales_names_them(self, info, tiny_run, tmp_path):
         tiny_run.model.save(tmp_path)
         about = json.loads((tmp_path / "model.json").read_text())

@@ -116,6 +116,12 @@ def test_no_reliable_gene_is_an_error_that_says_why(tiny_run: Run, tiny_sections
         tl.predict(tiny_sections["S3"], replace(tiny_run.model, confidence=None), genes="reliable")
 
 
+def test_a_folder_without_a_reliable_gene_is_refused_before_anything_is_predicted(tiny_run: Run, tmp_path):
+    with_reliable(tiny_run.model, []).save(tmp_path / "model")
+    with pytest.raises(ModelError, match="genes='reliable'"):
+        tl.check_prediction(tmp_path / "model", [tmp_path / "none.h5ad"], tmp_path / "out", genes="reliable")
+
+
 def test_a_model_of_before_predicts_without_evidence(tiny_run: Run, tiny_sections, prediction: AnnData):
     earlier = tl.predict(tiny_sections["S3"], replace(tiny_run.model, confidence=None, folds=()))
     assert_array_equal(earlier.X, prediction.X)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from numpy.testing import assert_allclose
 from scipy import ndimage, sparse
 
 from nh2st_graph import ConfigError, DataError
+from nh2st_graph.datasets import read_panel
 from nh2st_graph.metrics import partial_pearson, pearson
 from nh2st_graph.models import make_baseline
 from nh2st_graph.tl import Predictability, _predictability, predictability
@@ -190,12 +193,18 @@ def test_of_a_large_section_even_pieces_are_read_and_that_is_said(monkeypatch):
 
 
 def test_writes_a_table_and_a_figure(found, tmp_path):
-    table, figure = found.save(tmp_path / "new" / "folder")
+    table, figure, panel = found.save(tmp_path / "new" / "folder")
     read = pd.read_csv(table, index_col="gene")
     assert read.index.equals(found.genes.index)
     assert_allclose(read["pcc_partial"], found.genes["pcc_partial"], rtol=1e-5)
     assert read["readable"].tolist() == found.genes["readable"].tolist()
     assert figure.read_bytes().startswith(b"\x89PNG")
+    assert read_panel(panel) == found.genes.index[found.genes["readable"]].tolist()
+
+
+def test_writes_no_panel_where_nothing_can_be_read(found, tmp_path):
+    nothing = replace(found, genes=found.genes.assign(readable=False))
+    assert [path.name for path in nothing.save(tmp_path)] == ["predictability.csv", "predictability.png"]
 
 
 class TestRefuses:
