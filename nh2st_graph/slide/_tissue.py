@@ -106,7 +106,7 @@ def tissue_mask(image: NDArray[np.uint8], microns_per_pixel: float) -> NDArray[n
     -------
     ``(height, width)``, true on tissue; all false if the slide is empty.
     """
-    from scipy.ndimage import binary_fill_holes, label
+    from scipy.ndimage import label
     from skimage.filters import gaussian, threshold_otsu
 
     # NumPy reduces three values at a time ten times slower than two whole channels.
@@ -118,15 +118,17 @@ def tissue_mask(image: NDArray[np.uint8], microns_per_pixel: float) -> NDArray[n
     threshold = float(np.clip(otsu, *_SATURATION))
     smallest = np.pi / 4 * (_PIECE_UM / microns_per_pixel) ** 2
 
-    def without_small(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        pieces, _ = label(mask)
-        large = np.bincount(pieces.ravel()) >= smallest
-        large[0] = False
-        return np.asarray(large[pieces])
-
-    mask = without_small(smooth > threshold)
-    holes = np.asarray(binary_fill_holes(mask)) & ~mask
-    return mask | (holes & ~without_small(holes))
+    pieces, _ = label(smooth > threshold)
+    large = np.bincount(pieces.ravel()) >= smallest
+    large[0] = False
+    mask = np.asarray(large[pieces])
+    glass, n = label(~mask)
+    fill = np.bincount(glass.ravel(), minlength=n + 1) < smallest
+    # What reaches the border of the image is no hole.
+    for border in (glass[0], glass[-1], glass[:, 0], glass[:, -1]):
+        fill[border] = False
+    fill[0] = False
+    return np.asarray(mask | fill[glass])
 
 
 def find_tissue(slide: Slide, microns_per_pixel: float, max_side: int = 2000) -> tuple[TissueMask, NDArray[np.uint8]]:

@@ -79,6 +79,7 @@ class TrainingModule(L.LightningModule):
         self.model = model
         self.config, self.seed, self.origin = config, seed, dict(origin or {})
         self._steps: list[dict[str, Tensor]] = []
+        self._scores: list[dict[str, Tensor]] = []
         self._sections: list[str] = []
 
     def configure_optimizers(self) -> Any:
@@ -153,16 +154,20 @@ class TrainingModule(L.LightningModule):
         means = {name: torch.stack([step[name] for step in self._steps if name in step]).mean() for name in parts}
         if self.trainer.world_size > 1:
             means = _joined(means)
-        self.log_dict(
-            {"train_loss" if name == "loss" else name: mean for name, mean in means.items()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=1,
-        )
+        self._tell({"train_loss" if name == "loss" else name: mean for name, mean in means.items()})
         self._steps.clear()
+
+    def _tell(self, means: Mapping[str, Tensor]) -> None:
+        """Give an epoch's means to callbacks and the logger; Lightning's own log would take a millisecond for each."""
+        self.trainer.callback_metrics.update(means)
+        values = {**{name: float(mean) for name, mean in means.items()}, "epoch": self.current_epoch}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(values, step=self.global_step)
+            logger.save()
 
     def on_validation_epoch_start(self) -> None:
         """Let the model remember the training graphs, now that it has its averaged weights."""
+        self._scores.clear()
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SectionData):
             self.model.remember(data.train)
@@ -178,8 +183,14 @@ class TrainingModule(L.LightningModule):
             **{f"val_{name}": value for name, value in self.model.alignment(section).items()},
         }
         check_score(scores["val_loss"], section, self.global_step, self.current_epoch)
+        self._scores.append({name: torch.tensor(score, dtype=torch.float32) for name, score in scores.items()})
+
+    def on_validation_epoch_end(self) -> None:
+        """Tell the means over the held-out graphs."""
+        n = len(self._scores)
+        means = {name: sum((each[name] for each in self._scores), torch.tensor(0.0)) / n for name in self._scores[0]}
         # All processes score all held-out graphs, and agree to the last digit by their mean.
-        self.log_dict(scores, on_step=False, on_epoch=True, batch_size=1, sync_dist=self.trainer.world_size > 1)
+        self._tell(_joined(means) if self.trainer.world_size > 1 else means)
 
 
 def _joined(means: Mapping[str, Tensor]) -> dict[str, Tensor]:
