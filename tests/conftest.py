@@ -9,7 +9,8 @@ import pickle
 import signal
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
+from importlib import metadata
 from multiprocessing import forkserver as server
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -33,6 +34,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 # To compile what scanpy and squidpy count with takes each process half a minute, and Python a moment for a few spots.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
+# Lightning asks all installed packages for extensions, for every trainer anew: 20 ms.
+metadata.entry_points = cache(metadata.entry_points)
 
 # Garbage is searched for all the time with Python's own threshold, which is of smaller programs.
 gc.set_threshold(20_000, 20, 20)
@@ -158,7 +162,8 @@ def _figures_are_closed() -> Iterator[None]:
 def forkserver() -> ForkServerContext:
     """Start processes in no time: a server has loaded everything once, has used no thread yet, and is copied."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["nh2st_graph.cli", "nh2st_graph.tl", "squidpy", "distributed"])
+    preload = ["nh2st_graph.cli", "nh2st_graph.tl", "squidpy", "distributed", "lightning.pytorch"]
+    context.set_forkserver_preload(preload)
     server.ensure_running()  # now, since Dask has libraries of its own for it
     return context
 

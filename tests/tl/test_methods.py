@@ -119,7 +119,7 @@ def test_no_refit_keeps_the_memory_of_the_first_fold(train, quick):
 
 
 def test_an_estimator_is_fitted_and_scored(tiny_sections, train, quick, tmp_path):
-    config = quick(Pls, "data.train=[S1,S2]", "data.test=[S3]")
+    config = quick(Pls, "data.train=[S1,S2]", "data.test=[S3]", "evaluate.figures=false")
     run = tl.train_run(config, tmp_path / "run", sections=tiny_sections)
     assert run.fit_seconds > 0
     assert run.evaluation.metrics["protocol"]["method"] == config.model.name

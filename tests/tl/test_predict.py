@@ -107,7 +107,7 @@ def drawn(tiny_run, completed, tiny_config) -> MakeModel:
             module.set_targets(graph.y)
             for weight in module.parameters():
                 torch.nn.init.normal_(weight, std=0.3)
-        return replace(tiny_run.model, module=module.eval(), config=config, standardize=standardize)
+        return replace(tiny_run.model, module=module.eval(), folds=[], config=config, standardize=standardize)
 
     return make
 
