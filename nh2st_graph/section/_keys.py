@@ -138,6 +138,15 @@ class Key:
         microns_per_pixel = "microns_per_pixel"
         array_pitch = "array_pitch_um"
 
+    class tables:
+        """Tables of a WSIData, and columns of theirs and of its tiles."""
+
+        prediction = "nh2st_graph"
+        tiles = "tiles"
+        tile_id = "tile_id"
+        tissue_id = "tissue_id"
+        region = "library_id"
+
     class layers:
         """Entries of ``layers``."""
 
