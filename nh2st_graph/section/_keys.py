@@ -86,6 +86,7 @@ class Key:
         log = "log1p"  # scanpy's, for the base of the logarithm
         dropped = "nh2st_dropped"
         truth = "nh2st_truth"
+        histo = "histo"  # OmicVerse's, for predictions from slides
 
     class several:
         """Extra keys of an entry of ``uns``, if one AnnData holds several sections."""

@@ -82,8 +82,8 @@ def predict(
         Key under which the prediction is also written into ``adata``; None writes nothing. In SpatialData, this is the
         name of a table, which annotates the same shapes as the section's own table, so that spatialdata-plot draws it.
         In AnnData, this is a key of ``obsm`` for a table with one column a gene, from which ``sq.pl.extract`` takes
-        genes to draw; ``uns[key_added]`` describes the prediction. Into a WSIData, a table is always written, under
-        LazySlide's name: by default ``nh2st_graph_{tile_key}``.
+        genes to draw; ``uns[key_added]`` describes the prediction. Into a WSIData, a table is always written:
+        ``{key_added}_{tile_key}``, as LazySlide and OmicVerse name it, by default ``nh2st_graph_tiles``.
     genes
         Names of genes to keep; ``"reliable"`` keeps the reliable ones; None keeps all.
     intervals
@@ -139,9 +139,13 @@ def predict(
     """
     adata, model = data_first("predict", adata, model)
     if is_wsidata(adata):
+        if library_key is not None:
+            raise DataError(
+                f"{setting('library_key', library_key)} is for several sections, and a slide is one; leave it out"
+            )
         slide = SlideTiles.of(adata, model, table_key)
         predicted = finished(predict_prepared(model, slide.prepared, intervals=intervals), model, slide.prepared, genes)
-        return slide.written(predicted, key_added)
+        return slide.written(predicted, model, key_added)
     given = given_sections(adata, library_key=library_key, table_key=table_key)
     if key_added in _TAKEN and not is_spatialdata(adata):
         raise DataError(f"{setting('key_added', key_added)} is the key of something else in AnnData; give another")

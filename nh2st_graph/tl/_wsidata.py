@@ -102,13 +102,20 @@ class SlideTiles:
         _write_features(wsi, prepared, tile_key, own)
         return cls(wsi, tile_key, prepared)
 
-    def written(self, predicted: AnnData, key_added: str | None) -> AnnData:
-        """Write a prediction, with rows in the order of the tiles, as a table of the slide."""
+    def written(self, predicted: AnnData, model: FittedModel, key_added: str | None) -> AnnData:
+        """Write a prediction, with rows in the order of the tiles, as a table of the slide.
+
+        It has the columns of LazySlide's tables, and the centres and the entry of ``uns`` of OmicVerse's.
+        """
         from spatialdata.models import TableModel
 
         predicted.obs[Key.tables.tile_id] = _tile_ids(self.wsi, self.tile_key)
         predicted.obs[Key.tables.region] = pd.Categorical([self.tile_key] * predicted.n_obs)
-        key = key_added or f"{Key.tables.prediction}_{self.tile_key}"
+        predicted.uns[Key.uns.histo] = {
+            "method": model.config.model.name,
+            "fm_backbone": features_name(model) or model.config.features.described,
+        }
+        key = (key_added or Key.tables.prediction).removesuffix(f"_{self.tile_key}") + f"_{self.tile_key}"
         self.wsi.tables[key] = TableModel.parse(
             predicted, region=self.tile_key, region_key=Key.tables.region, instance_key=Key.tables.tile_id
         )
