@@ -1,4 +1,4 @@
-"""Slides as LazySlide holds them: what is there is used, what lacks is added, and tables are as LazySlide writes them."""
+"""Slides as LazySlide holds them: what is there is used, what lacks is added, and tables are like LazySlide's."""
 
 from __future__ import annotations
 
