@@ -79,6 +79,11 @@ class SlideTiles:
         if tile_key not in wsi.shapes:
             _lay(wsi, model, tile_key)
         section = _tiles(wsi, tile_key)
+        if "array" in model.module.needs and Key.obs.array_row not in section.obs:
+            raise DataError(
+                f"slide {wsi.name}: the tiles {tile_key!r} have no array positions, which {model.config.model.name} "
+                f"reads; let them be laid: remove these tiles, or name others by {setting('table_key')}"
+            )
         say_other_pitch(section, model.lattice)
         own = f"{features_name(model)}_{tile_key}"
         key = features_key or _there(wsi, model, tile_key, own)

@@ -139,7 +139,7 @@ def as_lazyslide(
     ConfigError
         If LazySlide is not installed, has a model of its own of this name, or the resolution is needed.
     ModelError
-        If the model reads pixels, not features.
+        If the model reads pixels or array positions.
 
     Examples
     --------
@@ -158,6 +158,11 @@ def as_lazyslide(
         raise ModelError(
             "the model fine-tunes its encoder, and reads pixels where LazySlide gives features; predict the slide with "
             "ng.tl.predict(wsi, model)"
+        )
+    if "array" in model.module.needs:
+        raise ModelError(
+            f"the model's method, {model.config.model.name!r}, reads array positions, which tiles of LazySlide do not "
+            "have; predict a slide without tiles with ng.tl.predict(wsi, model)"
         )
     if model.config.graph.mode == "radius" and model.config.graph.radius_um is not None and microns_per_pixel is None:
         raise ConfigError(

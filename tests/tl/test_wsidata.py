@@ -124,6 +124,13 @@ class TestTilesThatAreThere:
         assert found.obsm["spatial"][0, 0] == 200 + TILE / 2
         assert "nh2st_graph_right" in wsi.tables
 
+    def test_without_array_positions_are_not_for_a_method_that_reads_them(self, tiny_run, wsi, tiled, monkeypatch):
+        monkeypatch.setattr(type(tiny_run.model.module), "needs", frozenset({"array"}))
+        with pytest.raises(DataError, match=r"'tiles' have no array positions.*nh2st_graph"):
+            tl.predict(tiled, tiny_run.model)
+        del tiled.shapes["tiles"]
+        assert "array_row" in tl.predict(wsi, tiny_run.model).obs
+
     def test_of_another_pitch_are_warned_of(self, tiny_run, wsi, caplog):
         add_tiles(wsi, np.array([[x, y] for y in range(200, 300, 10) for x in range(150, 250, 10)]))
         tl.predict(wsi, tiny_run.model)
@@ -143,6 +150,16 @@ class TestFeaturesThatAreThere:
         ours = np.column_stack(list(model.as_lazyslide().predict(values, corners).values()))
         assert_allclose(found.X, ours, atol=1e-5)
         assert found.uns[Key.uns.prediction]["section"] == "new"
+
+    @pytest.mark.parametrize("key", ["uni2_tiles", "squidpy-summary_tiles"])
+    def test_stay_those_of_their_tiles_when_these_are_sorted(self, tiny_run, tiled, key):
+        model = tiny_run.model if key.startswith("squidpy") else of_uni2(tiny_run.model)
+        add_features(tiled, model.n_features)
+        first = tl.predict(tiled, model)
+        tiled.shapes["tiles"] = tiled.shapes["tiles"].sort_values("tile_id")
+        again = tl.predict(tiled, model, table_key=key)
+        assert list(again.obs["tile_id"]) == sorted(first.obs["tile_id"])
+        assert_allclose(again[first.obs_names].X, first.X, atol=1e-5)
 
     def test_of_tiles_of_another_size_are_not(self, tiny_run, wsi, monkeypatch, caplog):
         def make(*args):

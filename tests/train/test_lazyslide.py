@@ -131,6 +131,11 @@ class TestRefusals:
         with pytest.raises(ModelError, match=r"ng\.tl\.predict\(wsi, model\)"):
             changed(tiny_run.model, encoder="timm:resnet18", finetune=True).as_lazyslide()
 
+    def test_a_model_that_reads_array_positions(self, tiny_run, monkeypatch):
+        monkeypatch.setattr(type(tiny_run.model.module), "needs", frozenset({"array"}))
+        with pytest.raises(ModelError, match="array positions"):
+            tiny_run.model.as_lazyslide()
+
     def test_a_radius_without_a_resolution(self, tiny_run, corners, features):
         config = tiny_run.model.config
         graph = config.graph.model_copy(update={"mode": "radius", "radius_um": 210.0})
