@@ -73,7 +73,8 @@ def predict(
     adata
         One section; several in one, with ``library_key``; SpatialData; or a slide as the WSIData of LazySlide. Genes
         may be absent; the prediction does not read them. Of a WSIData, the spots are its tiles, and features of the
-        model's encoder that are there are taken; tiles and features that it lacks are added to it.
+        model's encoder that are there are taken; tiles and features that it lacks are added to it. There,
+        ``table_key`` names a table of features, or tiles.
     model
         A model of :func:`fit` or :func:`nh2st_graph.load`.
     %(library_key)s

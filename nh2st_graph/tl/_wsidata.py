@@ -81,17 +81,17 @@ class SlideTiles:
         section = _tiles(wsi, tile_key)
         if "array" in model.module.needs and Key.obs.array_row not in section.obs:
             raise DataError(
-                f"slide {wsi.name}: the tiles {tile_key!r} have no array positions, which {model.config.model.name} "
+                f"{_where(wsi)}: the tiles {tile_key!r} have no array positions, which {model.config.model.name} "
                 f"reads; let them be laid: remove these tiles, or name others by {setting('table_key')}"
             )
         say_other_pitch(section, model.lattice)
         own = f"{features_name(model)}_{tile_key}"
         key = features_key or _there(wsi, model, tile_key, own)
         if key is not None and (mistake := _other_features(wsi, model, key, tile_key)) is not None:
-            raise DataError(f"slide {wsi.name}: {key} has {mistake}; name the table of its encoder, or leave it out")
+            raise DataError(f"{_where(wsi)}: {key} has {mistake}; name the table of its encoder, or leave it out")
         if key is not None and not _is_ours(wsi.tables[key]):
             add_embeddings(section, embedding_file(section, wsi, key), fitted=True)
-            logger.info("slide %s: the features are those of %s", wsi.name, key)
+            logger.info("%s: the features are those of %s", _where(wsi), key)
             features, entry = section.obsm[Key.obsm.image], section.uns[Key.uns.image]
             return cls(wsi, tile_key, model.preparation.with_features(section, features, entry))
         if key is not None:
@@ -99,7 +99,7 @@ class SlideTiles:
         elif model.config.features.embeddings is not None:
             encoder = features_name(model) or "its encoder"
             raise DataError(
-                f"slide {wsi.name} has no table of features of {encoder} for {tile_key!r}, on which the model was "
+                f"{_where(wsi)} has no table of features of {encoder} for {tile_key!r}, on which the model was "
                 f"trained; run zs.tl.feature_extraction, or name the table: {setting('table_key')}"
             )
         # Stored features that no longer agree with the slide are computed again.
@@ -135,18 +135,18 @@ def _named(wsi: WSIData, table_key: str | None) -> tuple[str, str | None]:
             return Key.tables.tiles, None
         if len(specs) > 1:
             raise DataError(
-                f"slide {wsi.name} has several sets of tiles ({listed(specs)}); name one: {setting('table_key')}"
+                f"{_where(wsi)} has several sets of tiles ({listed(specs)}); name one: {setting('table_key')}"
             )
         return specs[0], None
     if table_key in wsi.shapes:
         return table_key, None
     if table_key not in wsi.tables:
         raise DataError(
-            f"slide {wsi.name} has no table or tiles {table_key!r}; {nearest(table_key, [*wsi.tables, *specs])}"
+            f"{_where(wsi)} has no table or tiles {table_key!r}; {nearest(table_key, [*wsi.tables, *specs])}"
         )
     region = wsi.tables[table_key].uns.get(ATTRS, {}).get("region")
     if not isinstance(region, str) or region not in wsi.shapes:
-        raise DataError(f"slide {wsi.name}: table {table_key!r} has no tiles; name a table of features of tiles")
+        raise DataError(f"{_where(wsi)}: table {table_key!r} has no tiles; name a table of features of tiles")
     return region, table_key
 
 
@@ -173,10 +173,20 @@ def _source(wsi: WSIData) -> Path:
     DataError
         If it has none.
     """
-    path = Path(str(wsi.reader.file))
+    path = _file(wsi)
     if not path.exists():
-        raise DataError(f"slide {wsi.name} is not there as a file, so that its tiles cannot be encoded; open the file")
+        raise DataError(f"{_where(wsi)} is not there as a file, so that no tiles can be laid on it; open the file")
     return path
+
+
+def _file(wsi: WSIData) -> Path:
+    """Give the path of a slide; that of an image in memory is only a name."""
+    return Path(str(wsi.reader.file or "slide"))
+
+
+def _where(wsi: WSIData) -> str:
+    """Name a slide in a message."""
+    return f"slide {_file(wsi).name}"
 
 
 def _tile_ids(wsi: WSIData, tile_key: str) -> NDArray[Any]:
@@ -189,7 +199,7 @@ def _tile_ids(wsi: WSIData, tile_key: str) -> NDArray[Any]:
 
 def _tiles(wsi: WSIData, tile_key: str) -> AnnData:
     """Make a section of tiles, with a spot at the centre of each."""
-    shapes, file = wsi.shapes[tile_key], str(wsi.reader.file)
+    shapes, file = wsi.shapes[tile_key], _file(wsi)
     name = image_name(file)
     bounds = shapes.geometry.bounds.to_numpy()
     obs = pd.DataFrame(index=pd.Index(_tile_ids(wsi, tile_key).astype(str)))
@@ -209,7 +219,10 @@ def _tiles(wsi: WSIData, tile_key: str) -> AnnData:
         }
     }
     entry = changed_entry(
-        entry, source=file, microns_per_pixel=scale, hires=(thumbnail, thumbnail.shape[1] / wsi.properties.shape[1])
+        entry,
+        source=file if file.exists() else None,
+        microns_per_pixel=scale,
+        hires=(thumbnail, thumbnail.shape[1] / wsi.properties.shape[1]),
     )
     if scale is not None and Key.obs.array_row in obs:
         entry = changed_entry(entry, array_pitch_um=float(pitch * scale))
@@ -233,7 +246,7 @@ def _there(wsi: WSIData, model: FittedModel, tile_key: str, own: str) -> str | N
         return None
     mistake = _other_features(wsi, model, own, tile_key)
     if mistake is not None and model.config.features.embeddings is None:
-        logger.warning("slide %s: %s has %s; encoding the tiles", wsi.name, own, mistake)
+        logger.warning("%s: %s has %s; encoding the tiles", _where(wsi), own, mistake)
         return None
     return own
 

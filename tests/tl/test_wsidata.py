@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from nh2st_graph import ConfigError, DataError, tl
+from nh2st_graph import ConfigError, DataError, ImageError, tl
 from nh2st_graph.section import Key
 
 from ..slides import write_pyramid
@@ -160,6 +160,18 @@ class TestFeaturesThatAreThere:
         again = tl.predict(tiled, model, table_key=key)
         assert list(again.obs["tile_id"]) == sorted(first.obs["tile_id"])
         assert_allclose(again[first.obs_names].X, first.X, atol=1e-5)
+
+    def test_need_no_file_of_the_slide(self, tiny_run, tiled, monkeypatch):
+        first = tl.predict(tiled, tiny_run.model)
+        for file in ("gone.tif", None):
+            monkeypatch.setattr(tiled.reader, "file", file)
+            assert_array_equal(tl.predict(tiled, tiny_run.model).X, first.X)
+        del tiled.tables["squidpy-summary_tiles"]
+        with pytest.raises(ImageError, match="source_image_path"):
+            tl.predict(tiled, tiny_run.model)
+        del tiled.shapes["tiles"]
+        with pytest.raises(DataError, match="no tiles can be laid"):
+            tl.predict(tiled, tiny_run.model)
 
     def test_of_tiles_of_another_size_are_not(self, tiny_run, wsi, monkeypatch, caplog):
         def make(*args):
