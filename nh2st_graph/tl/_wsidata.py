@@ -102,6 +102,8 @@ class SlideTiles:
                 f"{_where(wsi)} has no table of features of {encoder} for {tile_key!r}, on which the model was "
                 f"trained; run zs.tl.feature_extraction, or name the table: {setting('table_key')}"
             )
+        else:
+            _scale(wsi)
         # Stored features that no longer agree with the slide are computed again.
         prepared = model.preparation.prepare(section)
         _write_features(wsi, prepared, tile_key, own)
@@ -155,14 +157,28 @@ def _lay(wsi: WSIData, model: FittedModel, tile_key: str) -> None:
     from wsidata import TileSpec
     from wsidata.io import add_tiles, update_shapes_data
 
-    section = slide_section(_source(wsi), model, microns_per_pixel=wsi.properties.mpp)
-    scale = next(iter(section.uns[Key.uns.spatial].values()))[Key.library.metadata][Key.library.microns_per_pixel]
+    scale = _scale(wsi)
+    section = slide_section(_source(wsi), model, microns_per_pixel=scale)
     side, stride = (round(um / scale) for um in (model.config.features.smallest_patch_um, spot_pitch(section) * scale))
     spec = TileSpec(side, side, stride, stride, mpp=scale)
     corners = np.asarray(section.obsm[Key.obsm.spatial]) - side / 2
     add_tiles(wsi, tile_key, corners, spec, np.zeros(len(corners), dtype=int))
     array = {column: section.obs[column].to_numpy() for column in (Key.obs.array_row, Key.obs.array_col)}
     update_shapes_data(wsi, tile_key, array)
+
+
+def _scale(wsi: WSIData) -> float:
+    """Give the resolution of a slide, in um per pixel.
+
+    Raises
+    ------
+    DataError
+        If it has none.
+    """
+    scale = wsi.properties.mpp
+    if scale is None:
+        raise DataError(f"{_where(wsi)} has no resolution, and patches of um cannot be cut; give it: wsi.set_mpp(UM)")
+    return float(scale)
 
 
 def _source(wsi: WSIData) -> Path:

@@ -77,6 +77,16 @@ class TestASlideWithoutTiles:
         assert wsi.tile_spec("tiles").width * MPP == pytest.approx(112)
         assert list(wsi.tables) == ["squidpy-summary_tiles", "nh2st_graph_tiles"]
 
+    def test_needs_a_resolution(self, tiny_run, wsi):
+        wsi.set_mpp(None)
+        with pytest.raises(DataError, match=r"wsi\.set_mpp"):
+            tl.predict(wsi, tiny_run.model)
+        add_tiles(wsi, np.array([[x, 200] for x in range(150, 250, STEP)]))
+        with pytest.raises(DataError, match=r"wsi\.set_mpp"):
+            tl.predict(wsi, tiny_run.model)
+        wsi.set_mpp(MPP)
+        assert tl.predict(wsi, tiny_run.model).n_obs == 4
+
     def test_is_a_table_for_lazyslide_and_omicverse(self, tiny_run, wsi):
         found = tl.predict(wsi, tiny_run.model, key_added="breast")
         assert wsi.tables["breast_tiles"] is found
