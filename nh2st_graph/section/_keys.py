@@ -86,6 +86,7 @@ class Key:
         log = "log1p"  # scanpy's, for the base of the logarithm
         dropped = "nh2st_dropped"
         truth = "nh2st_truth"
+        histo = "histo"  # OmicVerse's, for predictions from slides
 
     class several:
         """Extra keys of an entry of ``uns``, if one AnnData holds several sections."""
@@ -137,6 +138,15 @@ class Key:
         source_image = "source_image_path"
         microns_per_pixel = "microns_per_pixel"
         array_pitch = "array_pitch_um"
+
+    class tables:
+        """Tables of a WSIData, and columns of theirs and of its tiles."""
+
+        prediction = "nh2st_graph"
+        tiles = "tiles"
+        tile_id = "tile_id"
+        tissue_id = "tissue_id"
+        region = "library_id"
 
     class layers:
         """Entries of ``layers``."""

@@ -24,8 +24,15 @@ from nh2st_graph.nn import ComponentRidge, RidgeSpots, fit_component_ridge
 from nh2st_graph.read import Sections, documented, sections_by_name
 from nh2st_graph.section import find_genes
 from nh2st_graph.tl._measured import Entries, Measured, MeasuredValues, measured_entries, measured_values
-from nh2st_graph.tl._predict import predicted_expression
-from nh2st_graph.train import FittedModel, PreparedSection, image_only, one_thread, pieces, prepared_digest
+from nh2st_graph.train import (
+    FittedModel,
+    PreparedSection,
+    image_only,
+    one_thread,
+    pieces,
+    predicted_expression,
+    prepared_digest,
+)
 
 __all__ = ["adapt"]
 

@@ -14,8 +14,8 @@ from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import Key, content_digest
 from nh2st_graph.tl._believe import blank_barely_measured, of_training_patient
 from nh2st_graph.tl._measured import Entries, Measured, MeasuredValues, measured_entries, measured_values
-from nh2st_graph.tl._predict import as_prediction, predicted_expression, varies
-from nh2st_graph.train import FittedModel, Imputation, PreparedSection, one_thread, weights_digest
+from nh2st_graph.tl._predict import as_prediction, varies
+from nh2st_graph.train import FittedModel, Imputation, PreparedSection, one_thread, predicted_expression, weights_digest
 
 __all__ = ["impute"]
 

@@ -17,19 +17,19 @@ from torch_geometric.data import Data
 
 from nh2st_graph import __version__
 from nh2st_graph._errors import DataError, ModelError, RenamedWarning, setting
-from nh2st_graph.models import EMBEDDINGS, Estimator, Network, NH2STGraph
+from nh2st_graph.models import EMBEDDINGS, Estimator, Network
 from nh2st_graph.read import SpatialObject, annotate, documented, given_sections, is_spatialdata
 from nh2st_graph.section import Key, libraries, library_id, section_digest
 from nh2st_graph.tl._believe import believe, blank_barely_measured, chosen_genes, of_training_patient
 from nh2st_graph.tl._order import data_first
+from nh2st_graph.tl._wsidata import SlideTiles, is_wsidata
 from nh2st_graph.train import (
     FittedModel,
     PreparedSection,
     add_familiarity,
     dense_graph,
-    image_only,
     one_thread,
-    predict_graph,
+    predicted_expression,
     weights_digest,
 )
 
@@ -42,7 +42,6 @@ __all__ = [
     "network",
     "predict",
     "predict_prepared",
-    "predicted_expression",
     "prediction_origin",
     "varies",
 ]
@@ -54,30 +53,6 @@ _TAKEN = {key for slot in (Key.obsm, Key.uns) for name, key in vars(slot).items(
 
 #: Letters by which a network of another package may still call its embeddings.
 _EARLIER = {"p": "image", "q": "gene", "P": "image_neighbourhood", "Q": "gene_neighbourhood"}
-
-
-def predicted_expression(model: FittedModel, graph: Data) -> np.ndarray:
-    """Predict over a prepared graph, ``(n_spots, n_genes)`` float32. The method does not get the graph's genes.
-
-    Raises
-    ------
-    ModelError
-        If the method gave another shape, or values that are not finite.
-    """
-    image = image_only(graph)
-    if isinstance(model.module, NH2STGraph) and model.module.closed_form is not None:
-        known = "a training patient" if model.module.knows(image) else "a new patient"
-        why = "" if "patient" in image else f", since obs['{Key.obs.patient}'] names none"
-        logger.info("section %r: predicted as of %s%s", graph.section, known, why)
-    predicted = predict_graph(model.module, image, model.config.train.n_threads)
-    expected = (image.num_nodes, len(model.genes))
-    if predicted.shape != expected or not np.isfinite(predicted).all():
-        what = f"shape {predicted.shape}" if predicted.shape != expected else "values that are not finite"
-        raise ModelError(
-            f"method {model.config.model.name!r} predicted {what} for section {graph.section!r}, "
-            f"expected {expected} finite values; mend the method"
-        )
-    return predicted
 
 
 @documented
@@ -96,8 +71,10 @@ def predict(
     Parameters
     ----------
     adata
-        One section; several in one, with ``library_key``; or SpatialData. Genes may be absent; the prediction does not
-        read them.
+        One section; several in one, with ``library_key``; SpatialData; or a slide as the WSIData of LazySlide. Genes
+        may be absent; the prediction does not read them. Of a WSIData, the spots are its tiles, and features of the
+        model's encoder that are there are taken; tiles and features that it lacks are added to it. There,
+        ``table_key`` names a table of features, or tiles.
     model
         A model of :func:`fit` or :func:`nh2st_graph.load`.
     %(library_key)s
@@ -106,7 +83,8 @@ def predict(
         Key under which the prediction is also written into ``adata``; None writes nothing. In SpatialData, this is the
         name of a table, which annotates the same shapes as the section's own table, so that spatialdata-plot draws it.
         In AnnData, this is a key of ``obsm`` for a table with one column a gene, from which ``sq.pl.extract`` takes
-        genes to draw; ``uns[key_added]`` describes the prediction.
+        genes to draw; ``uns[key_added]`` describes the prediction. Into a WSIData, a table is always written:
+        ``{key_added}_{tile_key}``, as LazySlide and OmicVerse name it, by default ``nh2st_graph_tiles``.
     genes
         Names of genes to keep; ``"reliable"`` keeps the reliable ones; None keeps all.
     intervals
@@ -148,7 +126,7 @@ def predict(
 
     Examples
     --------
-    Write a prediction beside the measurement, in SpatialData and in AnnData:
+    Write a prediction beside the measurement, in SpatialData and in AnnData, and beside the tiles of a slide:
 
     >>> import nh2st_graph as ng
     >>> import spatialdata as sd
@@ -156,8 +134,19 @@ def predict(
     >>> prediction = ng.tl.predict(sdata, model, key_added="predicted")
     >>> section = ng.read.sections("visium", "sections")["D1"]
     >>> prediction = ng.tl.predict(section, model, key_added="predicted")  # obsm["predicted"], a column a gene
+    >>> import wsidata
+    >>> wsi = wsidata.open_wsi("slide.svs")
+    >>> prediction = ng.tl.predict(wsi, model)  # wsi.tables["nh2st_graph_tiles"]
     """
     adata, model = data_first("predict", adata, model)
+    if is_wsidata(adata):
+        if library_key is not None:
+            raise DataError(
+                f"{setting('library_key', library_key)} is for several sections, and a slide is one; leave it out"
+            )
+        slide = SlideTiles.of(adata, model, table_key)
+        predicted = finished(predict_prepared(model, slide.prepared, intervals=intervals), model, slide.prepared, genes)
+        return slide.written(predicted, model, key_added)
     given = given_sections(adata, library_key=library_key, table_key=table_key)
     if key_added in _TAKEN and not is_spatialdata(adata):
         raise DataError(f"{setting('key_added', key_added)} is the key of something else in AnnData; give another")

@@ -8,11 +8,13 @@ from ._folds import Fold, make_folds
 from ._held_out import held_out
 from ._imputation import Imputation
 from ._large import dense_graph, predict_graph, predict_section
-from ._lattice import training_lattice
+from ._lattice import say_other_pitch, training_lattice
+from ._lazyslide import LazySlideModel, features_name, lazyslide_encoder
 from ._model import FittedModel, check_method, load, new_network, weights_digest
 from ._module import EpochLog, Keep, log_columns
 from ._origin import prepared_digest
 from ._panel import choose_panel
+from ._predicted import predicted_expression
 from ._prepare import Learned, Preparation, PreparedSection, image_only
 from ._processes import Processes, start_processes
 from ._share import find_model, save
@@ -26,6 +28,7 @@ __all__ = [
     "Fold",
     "Imputation",
     "Keep",
+    "LazySlideModel",
     "Learned",
     "Preparation",
     "PreparedSection",
@@ -42,11 +45,13 @@ __all__ = [
     "choose_panel",
     "cut_out",
     "dense_graph",
+    "features_name",
     "find_model",
     "fit_prepared",
     "held_out",
     "image_only",
     "is_archive",
+    "lazyslide_encoder",
     "learn_familiarity",
     "load",
     "log_columns",
@@ -57,10 +62,12 @@ __all__ = [
     "pieces",
     "predict_graph",
     "predict_section",
+    "predicted_expression",
     "prepared_digest",
     "read_description",
     "reliable_genes",
     "save",
+    "say_other_pitch",
     "section_patches",
     "start_processes",
     "training_lattice",

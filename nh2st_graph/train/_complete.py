@@ -279,6 +279,15 @@ class Completer:
         _add_graph(section, self.config.graph)
         return Completed(section, views)
 
+    def taken(self, section: AnnData, features: NDArray[Any], entry: Mapping[str, Any]) -> AnnData:
+        """Copy a checked section with features that are given, in its order, and with a graph; see :meth:`opened`."""
+        given = AnnData(obs=section.obs, obsm={**section.obsm, Key.obsm.image: features}, uns=dict(section.uns))
+        given.uns[Key.uns.image] = dict(entry)
+        section = _sorted_by_name(given)
+        check_features(section)
+        _add_graph(section, self.config.graph)
+        return section
+
     def _views(self, section: AnnData, slide: Slide) -> NDArray[np.float32 | np.uint8]:
         wanted = self.config.features
         with feature_bar(self.config.train.progress) as bar:

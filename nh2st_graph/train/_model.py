@@ -41,6 +41,7 @@ from nh2st_graph.train._complete import Sources
 from nh2st_graph.train._encoder import named_elsewhere, patch_encoder
 from nh2st_graph.train._familiar import familiarity_state, read_familiarity
 from nh2st_graph.train._imputation import Imputation, imputation_state, read_imputation
+from nh2st_graph.train._lazyslide import as_lazyslide
 from nh2st_graph.train._prepare import Preparation
 from nh2st_graph.train._share import find_model
 from nh2st_graph.train._share import push_to_hub as upload
@@ -193,6 +194,7 @@ class FittedModel:
         self._save_folds(folder / FOLDS)
         self._save_log(folder / LOG)
 
+    as_lazyslide = as_lazyslide
     push_to_hub = upload
 
     def _save_folds(self, path: Path) -> None:

@@ -207,6 +207,30 @@ class Preparation:
         with self._completer.opened(section, "image" in needs) as opened:
             return PreparedSection(self._completer.complete(opened).section, section.obs_names, self)
 
+    def with_features(
+        self, section: AnnData, features: NDArray[Any], entry: Mapping[str, Any] | None = None
+    ) -> PreparedSection:
+        """Prepare a section with features that its caller has: those of the model's encoder, whatever made them.
+
+        No image is opened. The given section does not change.
+
+        Parameters
+        ----------
+        section
+            One tissue section; its genes are not read.
+        features
+            ``(n_spots, n_features)``, in the order of the section.
+        entry
+            What is known of them, as ``uns["X_image"]`` describes features.
+
+        Raises
+        ------
+        DataError
+            If the section breaks the contract, the features are not numbers, or the model's are others in number.
+        """
+        check_section(section)
+        return PreparedSection(self._completer.taken(section, features, entry or {}), section.obs_names, self)
+
 
 class Learned(NamedTuple):
     """A learned preparation and the prepared sections; training sections are in order of their names."""
