@@ -15,11 +15,9 @@ __all__ = ["fold_curves", "training_curves"]
 
 #: Title, name of the y axis, and (column, label, colour) of each line.
 _PANELS = (
-    (
-        "Loss",
-        "loss",
-        (("train_loss", "training (weighted sum)", BLUE), ("val_loss", "held-out (squared error)", ORANGE)),
-    ),
+    # Their units differ: the one is a weighted sum of all parts, the other an error of genes.
+    ("Training loss", "weighted sum of its parts", (("train_loss", "training", BLUE),)),
+    ("Held-out error", "squared error, mean over genes", (("val_loss", "held-out", ORANGE),)),
     ("Held-out score", "Pearson r, mean over genes", (("val_pcc", "held-out", ORANGE),)),
     (
         "Contrastive loss",
@@ -45,7 +43,7 @@ def fold_curves(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure:
-    """Draw loss, held-out score, and contrastive losses with their chance levels, by epoch.
+    """Draw losses, held-out error and score, and contrastive losses with their chance levels, by epoch.
 
     A contrastive loss at its chance level has learned nothing; a loss near 0 after a few epochs has found a shortcut.
 
@@ -61,7 +59,7 @@ def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure
 
     Returns
     -------
-    The figure, with a panel for each of the three groups that has values.
+    The figure, with a panel for each of the four groups that has values.
 
     Raises
     ------

@@ -84,9 +84,12 @@ def blank_barely_measured(predicted: AnnData, model: FittedModel) -> None:
     barely = model.confidence.barely_measured
     for values in (predicted.X, *(predicted.layers[key] for key in _LAYERS if key in predicted.layers)):
         values[:, barely] = np.nan
+    n = int(barely.sum())
     logger.warning(
-        "%d genes were detected in fewer than ten training spots, and are NaN: %s",
-        barely.sum(),
+        "%d %s detected in fewer than ten training spots, and %s NaN: %s",
+        n,
+        "gene was" if n == 1 else "genes were",
+        "is" if n == 1 else "are",
         listed([gene for gene, few in zip(model.genes, barely, strict=True) if few]),
     )
 

@@ -26,19 +26,19 @@ def lines(ax) -> dict[str, list[float]]:
 
 
 def test_panels_hold_the_logged_values_by_epoch(log: pd.DataFrame) -> None:
-    loss, score, contrast = pl.training_curves(log).axes
-    np.testing.assert_allclose(lines(loss)["training (weighted sum)"], [2, 1.9, 1.8, 1.7, 1.6])
-    np.testing.assert_allclose(lines(loss)["held-out (squared error)"], 1.9)
+    loss, error, score, contrast = pl.training_curves(log).axes
+    np.testing.assert_allclose(lines(loss)["training"], [2, 1.9, 1.8, 1.7, 1.6])
+    np.testing.assert_allclose(lines(error)["held-out"], 1.9)
     np.testing.assert_allclose(lines(score)["held-out"], [0, 0.04, 0.08, 0.12, 0.16])
     np.testing.assert_allclose(lines(contrast)["neighbourhood"], 4.0)
-    assert [ax.get_xlabel() for ax in (loss, score, contrast)] == ["epoch"] * 3
-    names = [ax.get_ylabel() for ax in (loss, score, contrast)]
-    assert names == ["loss", "Pearson r, mean over genes", "InfoNCE (nats)"]
+    assert [ax.get_xlabel() for ax in (loss, error, score, contrast)] == ["epoch"] * 4
+    names = [ax.get_ylabel() for ax in (error, score, contrast)]
+    assert names == ["squared error, mean over genes", "Pearson r, mean over genes", "InfoNCE (nats)"]
     np.testing.assert_array_equal(loss.lines[0].get_xdata(), range(5))
 
 
 def test_chance_is_dashed_beside_each_contrastive_loss(log: pd.DataFrame) -> None:
-    contrast = pl.training_curves(log).axes[2]
+    contrast = pl.training_curves(log).axes[3]
     for name in ("spot, chance", "neighbourhood, chance"):
         (line,) = [line for line in contrast.lines if line.get_label() == name]
         np.testing.assert_allclose(line.get_ydata(), np.log(180))
@@ -56,7 +56,7 @@ def test_selected_epoch_is_marked_in_every_panel(log: pd.DataFrame) -> None:
 
 def test_absent_columns_leave_their_panel_out(log: pd.DataFrame) -> None:
     (loss,) = pl.training_curves(log[["epoch", "train_loss"]]).axes
-    assert list(lines(loss)) == ["training (weighted sum)"]
+    assert list(lines(loss)) == ["training"]
     (contrast,) = pl.training_curves(log[["epoch", "contrast_spot"]]).axes
     assert list(lines(contrast)) == ["spot"]
 
@@ -87,8 +87,7 @@ def test_curves_are_the_folds_mean_as_far_as_all_of_them_went() -> None:
     assert list(curves["epoch"]) == [1, 2]
     assert list(curves["val_loss"]) == [5.0, 2.5]
     assert list(curves["train_loss"]) == [2.0, 3.0]
-    score, _ = (axes for axes in pl.training_curves(log.assign(val_pcc=0.1)).axes[:2])
-    assert lines(score)["held-out (squared error)"] == [5.0, 2.5]
+    assert lines(pl.training_curves(log).axes[1])["held-out"] == [5.0, 2.5]
 
 
 def test_a_legend_hides_no_line() -> None:
