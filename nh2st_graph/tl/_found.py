@@ -51,15 +51,29 @@ def covered(calibration: Calibration, prediction: AnnData, levels: Sequence[floa
     -------
     Shares, ``(n_levels,)``. Of a very large section, evenly drawn spots are looked at.
     """
-    n_spots = min(prediction.n_obs, _MOST_SPOTS)
-    rows = np.linspace(0, prediction.n_obs - 1, n_spots).round().astype(int)
-    predicted, observed = np.asarray(prediction.X)[rows], np.asarray(prediction.layers[Key.layers.observed])[rows]
+    predicted, observed = _some(prediction)
     there = ~np.isnan(predicted).all(axis=0)
     found = []
     for level in levels:
         low, high = calibration.intervals(predicted, level)
         found.append(((observed >= low) & (observed <= high))[:, there].mean() if there.any() else np.nan)
     return np.array(found)
+
+
+def _some(prediction: AnnData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Take predicted and observed values of evenly drawn spots."""
+    n_spots = min(prediction.n_obs, _MOST_SPOTS)
+    rows = np.linspace(0, prediction.n_obs - 1, n_spots).round().astype(int)
+    return np.asarray(prediction.X)[rows], np.asarray(prediction.layers[Key.layers.observed])[rows]
+
+
+def _width(calibration: Calibration, prediction: AnnData, level: float) -> float | None:
+    """Measure how wide intervals are, in standard deviations of a gene's measured values: the median over genes."""
+    predicted, observed = _some(prediction)
+    low, high = calibration.intervals(predicted, level)
+    spread = observed.std(axis=0)
+    genes = (spread > 0) & ~np.isnan(predicted).all(axis=0)
+    return float(np.median((high - low)[:, genes].mean(axis=0) / spread[genes])) if genes.any() else None
 
 
 def trust_scores(model: FittedModel, prediction: AnnData) -> dict[str, float | int | None]:
@@ -74,18 +88,21 @@ def trust_scores(model: FittedModel, prediction: AnnData) -> dict[str, float | i
 
     Returns
     -------
-    ``coverage``, the share of measured values within the intervals of ``evaluate.coverage``; ``n_reliable``, the number
+    ``coverage``, the share of measured values within the intervals of ``evaluate.coverage``; ``interval_width``, how
+    wide these are, in standard deviations of a gene's measured values (median over genes); ``n_reliable``, the number
     of genes that are called reliable for such a section; ``reliable_positive``, the share of them with a positive r
     given depth; and ``others_positive``, that of the other genes.
     """
     evidence = evidence_of(model, prediction)
     if evidence is None:
         return {}
-    (coverage,) = covered(evidence.calibration, prediction, [model.config.evaluate.coverage])
+    level = model.config.evaluate.coverage
+    (coverage,) = covered(evidence.calibration, prediction, [level])
     reliable = np.asarray(prediction.var[Key.var.reliable], dtype=bool)
     r, others = prediction.var.loc[reliable, "pcc_partial"], prediction.var.loc[~reliable, "pcc_partial"]
     return {
         "coverage": None if np.isnan(coverage) else float(coverage),
+        "interval_width": _width(evidence.calibration, prediction, level),
         "n_reliable": len(r),
         "reliable_positive": float((r > 0).mean()) if len(r) else None,
         "others_positive": float((others > 0).mean()) if len(others) else None,
@@ -158,6 +175,8 @@ def _on_tests(model: FittedModel, evaluation: Evaluation | None) -> list[str]:
             f"On {name}, the {model.config.evaluate.coverage:.0%} intervals held {scores['coverage']:.0%} of the "
             "measured values"
         )
+        if (width := scores.get("interval_width")) is not None:
+            text += f" (they are {width:.1f} standard deviations of a gene wide)"
         number = scores["n_reliable"]
         if number:
             positive = round(number * scores["reliable_positive"])

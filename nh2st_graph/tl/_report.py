@@ -163,6 +163,7 @@ def _sections(evaluation: Evaluation) -> _Table:
         "mean r",
         "mean r given depth",
         "coverage of intervals",
+        "their width (sd of a gene)",
         "reliable genes",
         "of them with positive r given depth",
     ]
@@ -177,6 +178,7 @@ def _sections(evaluation: Evaluation) -> _Table:
             _number(scores["pcc_mean"]),
             _number(scores["pcc_partial"]),
             _number(scores.get("coverage"), "{:.1%}"),
+            _number(scores.get("interval_width"), "{:.1f}"),
             _number(scores.get("n_reliable"), "{:.0f}"),
             _number(scores.get("reliable_positive"), "{:.0%}"),
         ]
