@@ -45,7 +45,9 @@ napoleon_google_docstring = False
 napoleon_use_ivar = True  # attributes are listed where they stand in the class, once
 napoleon_custom_sections = ["Shapes"]
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent / "tutorials"), *sys.path])
-os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning,ignore::DeprecationWarning,ignore::SyntaxWarning"
+# Of other packages, and of a notebook without widgets.
+_SILENT = ["ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::SyntaxWarning", "ignore:IProgress not found"]
+os.environ["PYTHONWARNINGS"] = ",".join(_SILENT)
 
 
 def setup(app: Sphinx) -> None:

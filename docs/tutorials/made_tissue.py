@@ -18,7 +18,7 @@ import nh2st_graph as ng
 PITCH_UM, SPOT_UM = 100.0, 55.0
 
 
-def visium_folders(folder: str, n_sections: int = 4, n_bins: int = 14_000) -> dict[str, Path]:
+def visium_folders(folder: str, n_sections: int = 4, n_bins: int = 12_000) -> dict[str, Path]:
     """Write Visium sections: bins of 8 um of synthetic Visium HD, summed over a lattice of printed spots."""
     made = ng.datasets.synthetic_hd(n_bins, f"{folder}_bins", n_sections=n_sections, n_own=60, n_noise=40)
     folders = {}
