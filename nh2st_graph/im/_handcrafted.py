@@ -80,9 +80,10 @@ class HandcraftedEncoder(Encoder):
         the share that are white. All of these for the patch, and as the difference between the disc of half its
         diameter and the ring around it. Stains are those of skimage's ``rgb2hed``, by Ruifrok's matrix.
     ``texture`` (106)
-        Of haematoxylin, eosin and grey: six properties (Haralick) of the co-occurrence matrix of 32 levels, pooled over four
-        directions, at 1, 2 and 4 px. Of haematoxylin and grey: shares of the ten uniform local binary patterns (Ojala)
-        of 3 x 3 means over 1 and 2 px; mean and standard deviation of the gradient of means over 1, 2 and 4 px.
+        Of haematoxylin, eosin and grey: six properties (Haralick) of the co-occurrence matrix of 32 levels, pooled
+        over four directions, at 1, 2 and 4 px. Of haematoxylin and grey: shares of the ten uniform local binary
+        patterns (Ojala) of 3 x 3 means over 1 and 2 px; mean and standard deviation of the gradient of means over 1, 2
+        and 4 px.
 
     Patches are first resampled to ``112 x 112`` px. All ranges are fixed. Nearly all numbers come from counts of whole
     numbers, so that no rounding depends on the batch or on how the patch lies.

@@ -49,8 +49,8 @@ class StainJitter(StainChange):
     kind draws from uniform distributions ``U`` whose width is ``strength``, ``s``:
 
     ``"hed"``
-        Optical density is split into haematoxylin, eosin and a residual (Ruifrok). Each is multiplied by ``1 + U(-s, s)``
-        and shifted by ``U(-s / 4, s / 4)``: the amounts of the stains (Tellez).
+        Optical density is split into haematoxylin, eosin and a residual (Ruifrok). Each is multiplied by
+        ``1 + U(-s, s)`` and shifted by ``U(-s / 4, s / 4)``: the amounts of the stains (Tellez).
     ``"reinhard"``
         The mean of each channel of Ruderman's Lab space is shifted by ``U(-s, s)`` of its standard deviations on the
         section's tissue, and the deviation is multiplied by ``1 + U(-s, s)``: light and scanner.
