@@ -36,6 +36,10 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 1800
 nb_merge_streams = True
 os.environ["NH2ST_GRAPH_CACHE"] = str(Path(__file__).parent / "_build" / "cache")
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent / "tutorials"), *sys.path])
+# Of other packages, and of a notebook without widgets.
+_SILENT = ["ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::SyntaxWarning", "ignore:IProgress not found"]
+os.environ["PYTHONWARNINGS"] = ",".join(_SILENT)
 
 autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
@@ -44,10 +48,6 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = False
 napoleon_use_ivar = True  # attributes are listed where they stand in the class, once
 napoleon_custom_sections = ["Shapes"]
-os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent / "tutorials"), *sys.path])
-# Of other packages, and of a notebook without widgets.
-_SILENT = ["ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::SyntaxWarning", "ignore:IProgress not found"]
-os.environ["PYTHONWARNINGS"] = ",".join(_SILENT)
 
 
 def setup(app: Sphinx) -> None:
