@@ -1,4 +1,4 @@
-"""The README's blocks, and a folder in which they run: parts of real sections, and settings that take seconds."""
+"""Blocks of the README and the guide, and a folder in which they run: parts of real sections, settings of seconds."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+#: Pages whose examples go on where the README's end, in this order. (Tutorials run when the documentation is built.)
+GUIDE = ("shell", "python", "encoders", "studies", "large", "numbers")
+TEXT = "\n".join([README, *((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in GUIDE)])
 
 #: What makes a run on a few dozen spots take seconds, and needs no download.
 QUICK = (
@@ -35,14 +38,15 @@ STUDIES = {"ablate", "benchmark"}
 
 
 def python_blocks() -> list[str]:
-    """Blocks that are marked as Python, in order."""
-    return re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    """Blocks that are marked as Python, in order; one that stands twice is one."""
+    return [*dict.fromkeys(re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL))]
 
 
 def shell_commands() -> list[list[str]]:
-    """Arguments of each ``nh2st-graph`` command, its lines joined, in order."""
-    joined = README.replace("\\\n", " ")
-    return [shlex.split(line) for line in re.findall(r"^ {4}nh2st-graph (.*)$", joined, re.MULTILINE)]
+    """Arguments of each ``nh2st-graph`` command, its lines joined, in order; one that stands twice is one."""
+    joined = TEXT.replace("\\\n", " ")
+    found = (shlex.split(line) for line in re.findall(r"^ {4}nh2st-graph (.*)$", joined, re.MULTILINE))
+    return [*map(list, dict.fromkeys(map(tuple, found)))]
 
 
 def set_keys(command: list[str]) -> list[str]:

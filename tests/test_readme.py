@@ -1,4 +1,4 @@
-"""The README keeps what it promises: its commands, its links, its names, and its examples on a real section.
+"""The README and the guide keep what they promise: commands, links, names, and examples on a real section.
 
 Every block runs: the commands in :func:`follow_the_readme`, then Python's, then those of studies.
 """
@@ -14,7 +14,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -27,13 +26,12 @@ import typer
 from anndata import AnnData
 
 import nh2st_graph as ng
-from nh2st_graph import study
 from nh2st_graph.cli import app
 from nh2st_graph.cli._demo import KINDS as KINDS_OF_GENES
 from nh2st_graph.config import Config, builtin_config, load_config
 
 from . import readme
-from .readme import QUICK, README, ROOT, SECTIONS, STUDIES, python_blocks, set_keys, shell_commands
+from .readme import QUICK, README, ROOT, SECTIONS, STUDIES, TEXT, python_blocks, set_keys, shell_commands
 
 #: Python's example on HER2ST leaves out each patient, of which two sections are enough.
 _LEFT_OUT = shutil.ignore_patterns("C4*", "C5*", "C6*")
@@ -61,10 +59,11 @@ class TestWords:
         assert not [each for each in targets if "://" not in each and not (ROOT / each).exists()]
 
     def test_nothing_waits_to_be_filled_in(self):
-        assert not re.findall(r"^[A-Z][A-Z_]{4,}$|TODO|TBD|FIXME", README, re.MULTILINE)
+        assert not re.findall(r"^[A-Z][A-Z_]{4,}$|TODO|TBD|FIXME", TEXT, re.MULTILINE)
 
     def test_every_name_of_the_package_exists(self):
-        names = set(re.findall(r"\bng((?:\.[A-Za-z_]\w*)+)", README))
+        pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
+        names = set(re.findall(r"\bng((?:\.[A-Za-z_]\w*)+)", README + pages))
         assert len(names) > 10
         for name in names:
             each: object = ng
@@ -167,7 +166,7 @@ class TestExamples:
         shutil.copytree((place / "sections").resolve().parent / "her2st", place / "her2st", ignore=_LEFT_OUT)
         with contextlib.chdir(place):
             for block in python_blocks():
-                exec(compile(block, "README.md", "exec"), names)
+                exec(compile(block, "guide", "exec"), names)
         prediction, varying = names["prediction"], names["varying"]
         assert isinstance(prediction, AnnData)
         assert isinstance(varying, AnnData)
@@ -221,23 +220,7 @@ class TestExamples:
             (out,) = [after for before, after in itertools.pairwise(command) if before == "--out"]
             assert len(list(Path(out).rglob("metrics.json"))) == 1
 
-    def test_a_users_own_method_joins_a_benchmark(self, place, monkeypatch):
-        (code,) = [block for block in python_blocks() if block.startswith("# my_method.py")]
-        assert len(code.splitlines()) <= 20
-        (methods,) = re.findall(r"^```yaml\n(methods:\n.*?)^```", README, re.MULTILINE | re.DOTALL)
-        (place / "my_method.py").write_text(code)
-        (place / "base.yaml").write_text(Config().override([*QUICK, "evaluate.figures=false"]).to_yaml())
-        splits = {"one": {"train": list(SECTIONS[:3]), "test": [SECTIONS[3]]}}
-        (place / "mine.yaml").write_text(f"base: base.yaml\n{methods}splits: {json.dumps(splits)}\n")
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        sections = [f"data.root={place / 'sections'}", "data.format=visium", "evaluate.downstream=false"]
-        with contextlib.chdir(place):
-            result = study.run_study(study.read_benchmark("mine.yaml", sections), "out", jobs=1)
-        assert result.failures == {}
-        rows = result.table.set_index("variant")
-        assert rows.loc[["ridge", "kernel ridge"], "role"].tolist() == ["baseline", "method"]
-        assert rows.loc[["ridge", "kernel ridge"], "pcc_mean"].notna().all()
-
     def test_an_entry_point_is_of_the_group_that_is_read(self):
-        (group,) = re.findall(r'^\[project\.entry-points\."(.*)"\]$', README, re.MULTILINE)
+        page = (ROOT / "docs" / "tutorials" / "compare.md").read_text(encoding="utf-8")
+        (group,) = re.findall(r'^\[project\.entry-points\."(.*)"\]$', page, re.MULTILINE)
         assert group == ng.models.ENTRY_POINTS

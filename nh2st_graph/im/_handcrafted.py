@@ -78,21 +78,22 @@ class HandcraftedEncoder(Encoder):
     ``stain`` (74)
         Of haematoxylin and eosin the same, of the residual without bins; the share of pixels that are nuclei-like and
         the share that are white. All of these for the patch, and as the difference between the disc of half its
-        diameter and the ring around it. Stains are those of skimage's ``rgb2hed``, by the matrix of [1]_.
+        diameter and the ring around it. Stains are those of skimage's ``rgb2hed``, by Ruifrok's matrix.
     ``texture`` (106)
-        Of haematoxylin, eosin and grey: six properties [2]_ of the co-occurrence matrix of 32 levels, pooled over four
-        directions, at 1, 2 and 4 px. Of haematoxylin and grey: shares of the ten uniform local binary patterns [3]_
-        of 3 x 3 means over 1 and 2 px; mean and standard deviation of the gradient of means over 1, 2 and 4 px.
+        Of haematoxylin, eosin and grey: six properties (Haralick) of the co-occurrence matrix of 32 levels, pooled
+        over four directions, at 1, 2 and 4 px. Of haematoxylin and grey: shares of the ten uniform local binary
+        patterns (Ojala) of 3 x 3 means over 1 and 2 px; mean and standard deviation of the gradient of means over 1, 2
+        and 4 px.
 
     Patches are first resampled to ``112 x 112`` px. All ranges are fixed. Nearly all numbers come from counts of whole
     numbers, so that no rounding depends on the batch or on how the patch lies.
 
     References
     ----------
-    .. [1] Ruifrok and Johnston, Quantification of histochemical staining by color deconvolution, 2001.
-    .. [2] Haralick, Shanmugam and Dinstein, Textural features for image classification, 1973.
-    .. [3] Ojala, Pietikainen and Maenpaa, Multiresolution gray-scale and rotation invariant texture classification
-        with local binary patterns, 2002.
+    - Ruifrok and Johnston, Quantification of histochemical staining by color deconvolution, 2001.
+    - Haralick, Shanmugam and Dinstein, Textural features for image classification, 1973.
+    - Ojala, Pietikainen and Maenpaa, Multiresolution gray-scale and rotation invariant texture classification
+      with local binary patterns, 2002.
     """
 
     input_size = WORKING_SIZE

@@ -49,8 +49,8 @@ class StainJitter(StainChange):
     kind draws from uniform distributions ``U`` whose width is ``strength``, ``s``:
 
     ``"hed"``
-        Optical density is split into haematoxylin, eosin and a residual [1]_. Each is multiplied by ``1 + U(-s, s)``
-        and shifted by ``U(-s / 4, s / 4)``: the amounts of the stains [2]_.
+        Optical density is split into haematoxylin, eosin and a residual (Ruifrok). Each is multiplied by
+        ``1 + U(-s, s)`` and shifted by ``U(-s / 4, s / 4)``: the amounts of the stains (Tellez).
     ``"reinhard"``
         The mean of each channel of Ruderman's Lab space is shifted by ``U(-s, s)`` of its standard deviations on the
         section's tissue, and the deviation is multiplied by ``1 + U(-s, s)``: light and scanner.
@@ -76,10 +76,10 @@ class StainJitter(StainChange):
 
     References
     ----------
-    .. [1] Ruifrok and Johnston, Quantification of histochemical staining by color deconvolution, 2001.
-    .. [2] Tellez et al., Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference to train
-       distilled stain-invariant convolutional networks, IEEE TMI 2018. There a shift is as wide as ``s``, and patches
-       are drawn one by one.
+    - Ruifrok and Johnston, Quantification of histochemical staining by color deconvolution, 2001.
+    - Tellez et al., Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference to train
+      distilled stain-invariant convolutional networks, IEEE TMI 2018. There a shift is as wide as ``s``, and patches
+      are drawn one by one.
     """
 
     kind: JitterKind = "hed"

@@ -114,13 +114,13 @@ class BenchmarkFile(Part):
 class StudyFile(BenchmarkFile):
     """An ablation study as it is written in YAML: the base is what the variants are compared with.
 
+    The other keys are those of :class:`BenchmarkFile`. Without ``folds``, the base's own ``data.train`` and
+    ``data.test`` are the one fold.
+
     Attributes
     ----------
     base_name
         The name of the base in tables.
-
-    The other keys are those of :class:`BenchmarkFile`. Without ``folds``, the base's own ``data.train`` and
-    ``data.test`` are the one fold.
     """
 
     base_name: str = "base"

@@ -114,7 +114,7 @@ def predict(
     ``var["nh2st_varies"]`` says which genes vary over the spots. squidpy and scanpy need them left out that do not:
     one such gene takes the FDR of Moran's I from all genes, and ``sc.pp.scale`` makes it NaN. A value of ``X`` can be
     below 0, as of no count; functions that take the logarithm back, such as ``sc.tl.rank_genes_groups``, need it
-    clipped at 0. The README shows both.
+    clipped at 0. The guide shows both.
 
     Raises
     ------
