@@ -107,6 +107,7 @@ class _Figures:
         found = []
         for name, row in best.iterrows():
             axes = pl.spot_values(self.prediction, row["column"], label="score")
+            axes.set_title(str(name))
             alt = f"{name}: score of {row['n_reliable']} reliable genes"
             found.append({"image": pl.as_data_uri(axes.figure, photo=True), "alt": alt})
         return found
