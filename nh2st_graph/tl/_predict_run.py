@@ -24,7 +24,7 @@ from nh2st_graph.tl._folder import check_one_file, check_prediction
 from nh2st_graph.tl._found import of_known, readable
 from nh2st_graph.tl._outputs import Outputs, chosen_exports, refuse_existing
 from nh2st_graph.tl._predict import finished, predict_prepared, prediction_origin
-from nh2st_graph.tl._regions import annotated, excluded, in_roi
+from nh2st_graph.tl._regions import annotated, check_regions, excluded, in_roi
 from nh2st_graph.tl._signatures import GeneSets, gene_sets_of, score_signatures
 from nh2st_graph.tl._slides import slide_section
 from nh2st_graph.train import FittedModel, find_model, load
@@ -168,6 +168,7 @@ def predict_run(
                 raise RunError(f"{path}: a section named {name!r} was given already; each needs its own obs['section']")
             sections[name] = model.preparation.kept(section if roi is None else annotated(section, roi))
     check_one_file(out, len(sections))
+    check_regions(len(sections), roi=roi, exclude=exclude)
     outputs = Outputs(out, spatialdata, chosen_exports(export), report)
     origins = {name: _origin(section, model, roi is not None) for name, section in sections.items()}
     missing = {name: _missing_outputs(outputs, name, origins[name], resume) for name in sections}

@@ -101,6 +101,8 @@ def excluded(adata: AnnData, exclude: Place | None) -> AnnData:
         return adata
     drawn, number = _numbered(adata, exclude, "exclude")
     outside = number < 0
+    if outside.all():
+        logger.warning("%s", _all_outside(adata, drawn))
     if not outside.any():
         raise DataError(
             f"section {section_name(adata)!r}: all {adata.n_obs} spots lie in the regions of {drawn.path} "

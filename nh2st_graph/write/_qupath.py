@@ -118,9 +118,11 @@ def _features(
             properties["color"] = colours[i].tolist()
         if classes[i] is not None:
             properties["classification"] = classes[i]
-        numbers = {name: float(f"{value:.{_FIGURES}g}") for name, value in zip(names, values[i], strict=True)}
-        # JSON has no NaN; QuPath takes a measurement that is not there for one.
-        properties["measurements"] = {name: value for name, value in numbers.items() if np.isfinite(value)} | resolution
+        row = _rounded(values[i])
+        numbers = dict(zip(names, row.tolist(), strict=True))
+        if not np.isfinite(row).all():  # JSON has no NaN; QuPath takes a measurement that is not there for one
+            numbers = {name: value for name, value in numbers.items() if np.isfinite(value)}
+        properties["measurements"] = numbers | resolution
         geometry = {"type": "Polygon", "coordinates": [(centres[i] + circle).round(2).tolist()]}
         feature = {
             "type": "Feature",
@@ -129,6 +131,15 @@ def _features(
             "properties": properties,
         }
         yield json.dumps(feature, separators=(",", ":"))
+
+
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round numbers to the figures that are written."""
+    with np.errstate(divide="ignore"):
+        digits = _FIGURES - 1 - np.floor(np.log10(np.abs(values)))
+    scale = 10.0 ** np.where(np.isfinite(digits), digits, 0)
+    rounded: NDArray[np.float64] = np.round(values * scale) / scale
+    return rounded
 
 
 def _origin(source: str | None) -> NDArray[np.float64]:

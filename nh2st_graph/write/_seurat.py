@@ -101,7 +101,7 @@ def _write_packed(path: Path, lines: Iterable[str]) -> None:
     # Without a time, the same prediction gives the same bytes.
     with (
         path.open("wb") as raw,
-        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
         io.TextIOWrapper(packed, encoding="utf-8") as file,
     ):
         file.writelines(lines)

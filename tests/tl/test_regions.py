@@ -86,6 +86,10 @@ class TestCrop:
         with pytest.raises(DataError, match=r"all \d+ spots .* \(exclude\)"):
             tl.crop(section, exclude=draw("all.geojson", Fold=(0, 0, 1e6, 1e6)))
 
+    def test_says_if_nothing_is_excluded(self, section, draw, caplog):
+        assert tl.crop(section, exclude=draw("far.geojson", Fold=(9e4, 9e4, 9.1e4, 9.1e4))).n_obs == section.n_obs
+        assert "none of its" in caplog.text
+
     def test_counts_from_where_qupath_counts(self, section, half, monkeypatch):
         """QuPath draws from the corner of what was scanned, and OpenSlide's pixels begin at the glass."""
         there = tl.crop(section, roi=half)
