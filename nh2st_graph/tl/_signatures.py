@@ -104,7 +104,7 @@ def score_signatures(prediction: AnnData, gene_sets: GeneSets, *, key_added: str
         )
     there = np.isfinite(np.asarray(prediction.X)).all(axis=0)
     reliable = prediction[:, prediction.var[Key.var.reliable].to_numpy(dtype=bool) & there].copy()
-    r, known, rows = reliable.var[Key.var.held_out_partial], set(prediction.var_names), {}
+    r, known, rows = reliable.var[Key.var.held_out_partial], set(prediction.var_names[there]), {}
     for name, genes in sets.items():
         used = list(r.reindex([gene for gene in genes if gene in r.index]).sort_values(ascending=False).index)
         column, reason = f"{key_added}_{name}", ""
@@ -136,7 +136,8 @@ def _scored(reliable: AnnData, genes: list[str], column: str) -> bool:
 
     n_bins = int(np.clip(reliable.n_vars // _A_BIN, 2, _BINS))
     try:
-        with _same_draws():
+        # It warns of each bin without others; where none has any, a set has no score.
+        with _same_draws(), sc.settings.verbosity.override("error"):
             sc.tl.score_genes(reliable, genes, ctrl_as_ref=False, n_bins=n_bins, score_name=column, use_raw=False)
     except RuntimeError:
         return False

@@ -54,6 +54,7 @@ def test_a_gene_that_is_not_predicted_is_not_scored(prediction):
     prediction.X[:, 0] = np.nan
     found = tl.score_signatures(prediction, {"mine": ["G0", "G1", "G2"]})
     assert found.loc["mine", "genes"] == "G1, G2"
+    assert found.loc["mine", "n_predicted"] == 2
     assert prediction.obs["signature_mine"].notna().all()
 
 
