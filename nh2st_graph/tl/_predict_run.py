@@ -13,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st_graph import read
-from nh2st_graph._errors import RunError, listed, setting
+from nh2st_graph._errors import ModelError, RunError, listed, setting
 from nh2st_graph._progress import phase
 from nh2st_graph.section import Key, Need, changed_entry, check_section, library, section_name
 from nh2st_graph.slide import chosen_scale
@@ -159,6 +159,11 @@ def predict_run(
         tasks = [(folder.absolute(), path.absolute(), how, reading) for path in files]
         encode_all(scheduler, _encode_input, tasks, [path.name for path in files])
     model = load_to_predict(folder, progress, **how)
+    if gene_sets is not None and model.confidence is None:
+        raise ModelError(
+            f"{setting('gene_sets')} are scored on reliable genes, and the model in {folder} is of an earlier version, "
+            "which does not say which these are; train again"
+        )
     sections: dict[str, AnnData] = {}
     for path in files:
         phase(f"reading {path.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 import scanpy as sc
 from numpy.testing import assert_allclose
 
-from nh2st_graph import ConfigError, DataError, RunError, pl, read, tl
+from nh2st_graph import ConfigError, DataError, ModelError, RunError, pl, read, tl
 from nh2st_graph.cli import main
 from nh2st_graph.tl._outputs import Outputs
 from nh2st_graph.tl._slide_page import write_slide_page
@@ -123,6 +124,12 @@ def test_is_refused_before_anything_is_loaded(tiny_run, place, tmp_path):
         check(gene_sets=tmp_path / "s.gmt")
     with pytest.raises(DataError, match="do not exist"):
         check(gene_sets=tmp_path / "none.gmt")
+
+
+def test_a_model_without_evidence_scores_no_gene_sets(tiny_run, place, tmp_path):
+    replace(tiny_run.model, confidence=None).save(tmp_path / "model")
+    with pytest.raises(ModelError, match="gene_sets are scored on reliable genes"):
+        tl.predict_run(tmp_path / "model", [place / "S1.h5ad"], tmp_path / "out", gene_sets=place / "sets.gmt")
 
 
 def test_files_of_a_named_file_stand_beside_it(tmp_path):
