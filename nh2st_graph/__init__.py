@@ -13,6 +13,7 @@ The rooms, each a namespace to type and tab in:
 ``study``   many runs that are compared
 ``metrics`` every score
 ``pl``      plots
+``write``   predictions for the tools of others
 ==========  ==============================================================
 
 Rooms load on first use, so that importing the package stays light.
@@ -36,9 +37,10 @@ from nh2st_graph._errors import (
 from nh2st_graph.train._deferred import defer, load_uncollected
 
 if TYPE_CHECKING:
-    from nh2st_graph import config, datasets, gr, im, metrics, models, nn, pl, read, study, tl
+    from nh2st_graph import config, datasets, gr, im, metrics, models, nn, pl, read, study, tl, write
     from nh2st_graph.config import Config
     from nh2st_graph.tl import FittedModel, load, save
+    from nh2st_graph.write import write_csv, write_loupe, write_qupath, write_seurat
 
 __all__ = [
     "Config",
@@ -64,6 +66,11 @@ __all__ = [
     "save",
     "study",
     "tl",
+    "write",
+    "write_csv",
+    "write_loupe",
+    "write_qupath",
+    "write_seurat",
 ]
 
 try:
@@ -91,8 +98,9 @@ load_uncollected(
     "wsidata",
 )
 
-_ROOMS = {"config", "datasets", "gr", "im", "metrics", "models", "nn", "pl", "read", "study", "tl"}
+_ROOMS = {"config", "datasets", "gr", "im", "metrics", "models", "nn", "pl", "read", "study", "tl", "write"}
 _SHORTCUTS = {"Config": "config", "FittedModel": "tl", "load": "tl", "save": "tl"}
+_SHORTCUTS |= {f"write_{kind}": "write" for kind in ("csv", "loupe", "qupath", "seurat")}
 
 
 def __getattr__(name: str) -> Any:

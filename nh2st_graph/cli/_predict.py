@@ -73,6 +73,39 @@ def predict(
     ] = False,
     genes: Genes = None,
     intervals: Intervals = None,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            "--export",
+            metavar="qupath,seurat,loupe,csv",
+            help="Also write {section}.geojson for QuPath, {section}_10x for Seurat, {section}_loupe.csv, "
+            "{section}.csv.",
+        ),
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write a page for each section, {section}.html, which opens offline.")
+    ] = False,
+    gene_sets: Annotated[
+        str | None,
+        typer.Option(
+            "--gene-sets", metavar="FILE.gmt[:NAME,NAME]", help="Score these gene sets on their reliable genes."
+        ),
+    ] = None,
+    roi: Annotated[
+        str | None,
+        typer.Option(
+            "--roi",
+            metavar="FILE.geojson",
+            help="Write only spots in these regions, as QuPath exports annotations; '{section}' in the path stands for "
+            "the name of each section.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        str | None,
+        typer.Option(
+            "--exclude", metavar="FILE.geojson", help="Leave out these regions (folds, ink) before predicting."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep outputs that exist in the folder.")] = False,
     scheduler: EncodingScheduler = None,
     trust: Trust = False,
@@ -89,6 +122,8 @@ def predict(
     Example: nh2st-graph predict RUN new_section.h5ad slide.svs --out predicted
 
     Example: nh2st-graph predict hf-hub:ORG/NAME slide.svs --out predicted
+
+    Example: nh2st-graph predict RUN slide.svs --out predicted --report --export qupath --roi tumour.geojson
     """
     phase("checking the arguments", brief=True)
     from nh2st_graph import tl
@@ -113,6 +148,11 @@ def predict(
         encoder=encoder,
         cache=cache,
         embeddings=embeddings,
+        export=export or (),
+        report=report,
+        gene_sets=gene_sets,
+        roi=roi,
+        exclude=exclude,
     )
     with working(resumable=True):
         written = tl.predict_run(
@@ -133,6 +173,11 @@ def predict(
             encoder=encoder,
             cache=cache,
             embeddings=embeddings,
+            export=export or (),
+            report=report,
+            gene_sets=gene_sets,
+            roi=roi,
+            exclude=exclude,
             progress=progress,
             scheduler=scheduler,
         )

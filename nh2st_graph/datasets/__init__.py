@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nh2st_graph.datasets._gene_sets import read_gene_sets
 from nh2st_graph.datasets._her2st import her2st
 from nh2st_graph.datasets._panels import read_panel
 from nh2st_graph.datasets._published_panels import PUBLISHED_PANELS, fetch_panel, is_published
@@ -27,6 +28,7 @@ __all__ = [
     "leave_one_patient_out",
     "leave_one_section_out",
     "patients_of",
+    "read_gene_sets",
     "read_panel",
     "synthetic_hd",
     "synthetic_tissue",

@@ -23,7 +23,7 @@ from nh2st_graph.pl._style import EXPRESSION, HALO, ORANGE, SEQUENTIAL, colour_b
 from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, changed_entry, library, section_name
 
-__all__ = ["UNFAMILIAR", "familiarity", "gene_maps", "section", "unfamiliar_spots"]
+__all__ = ["UNFAMILIAR", "familiarity", "gene_maps", "section", "spot_values", "unfamiliar_spots"]
 
 #: A spot is unlike training if its familiarity is below this: as small a share of held-out training spots is.
 UNFAMILIAR = 0.01
@@ -126,16 +126,73 @@ def familiarity(
         If the prediction does not say how familiar its spots are.
     """
     prediction = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key)
-    key, name = Key.obs.familiarity, section_name(prediction)
+    key = Key.obs.familiarity
     if key not in prediction.obs:
+        name = section_name(prediction)
         raise DataError(f"section {name!r} has no obs[{key!r}]; predict it with a model that says it")
+    return _draw_column(prediction, key, "familiarity", Normalize(0, 1), unfamiliar, ax)
+
+
+@documented
+def spot_values(
+    prediction: SpatialObject,
+    column: str,
+    *,
+    label: str | None = None,
+    library_key: str | None = None,
+    library_id: str | None = None,
+    table_key: str | None = None,
+    unfamiliar: float = UNFAMILIAR,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a column of numbers in ``obs`` over the H&E image, such as the score of a signature.
+
+    Colours range from the 2nd to the 98th percentile. Spots that are unlike training are faded and hatched.
+
+    Parameters
+    ----------
+    prediction
+        A predicted section.
+    column
+        Column of ``obs``.
+    label
+        Name of the colour bar; by default that of the column.
+    %(library_key)s
+    %(library_id)s
+    %(table_key)s
+    unfamiliar
+        Familiarity below which spots are hatched; 0 hatches none.
+    %(ax)s
+
+    Returns
+    -------
+    The axes, in pixels of the image in ``uns["spatial"]``.
+
+    Raises
+    ------
+    DataError
+        If ``obs`` has no such column of numbers.
+    """
+    prediction = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key)
+    numbers = list(prediction.obs.select_dtypes("number").columns)
+    if column not in numbers:
+        name = section_name(prediction)
+        raise DataError(f"section {name!r}: obs has no column of numbers {column!r}; {nearest(column, numbers)}")
+    norm = Normalize(*_colour_range(prediction.obs[column].to_numpy(dtype=np.float64)))
+    return _draw_column(prediction, column, label or column, norm, unfamiliar, ax)
+
+
+def _draw_column(
+    prediction: AnnData, column: str, label: str, norm: Normalize, unfamiliar: float, ax: Axes | None
+) -> Axes:
+    """Draw a column of ``obs`` over a pale image, with unfamiliar spots hatched."""
     prediction = _with_small_image(prediction)
     ax = given_or_new(ax, 4.6 + _BAR_INCHES, 0.6 + 4.2 * _aspect(prediction))
-    _draw(prediction, ax, color=key, alpha=0.5, img_cmap="gray", cmap=SEQUENTIAL, norm=Normalize(0, 1))
-    colour_bar(ax, ax.collections[-1], "familiarity")
+    _draw(prediction, ax, color=column, alpha=0.5, img_cmap="gray", cmap=SEQUENTIAL, norm=norm)
+    colour_bar(ax, ax.collections[-1], label)
     unlike = unfamiliar_spots(prediction, unfamiliar)
     _hatch(prediction, ax, unlike, **_FADED)
-    ax.set_title(_marked(f"section {name}", "hatched", unlike, unfamiliar), fontsize="medium")
+    ax.set_title(_marked(f"section {section_name(prediction)}", "hatched", unlike, unfamiliar), fontsize="medium")
     return ax
 
 

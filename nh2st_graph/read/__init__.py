@@ -28,6 +28,7 @@ from nh2st_graph.read._objects import annotate as annotate
 from nh2st_graph.read._objects import is_spatialdata as is_spatialdata
 from nh2st_graph.read._packed import open_packed as open_packed
 from nh2st_graph.read._patients import PATIENTS as PATIENTS
+from nh2st_graph.read._regions import Regions, regions
 from nh2st_graph.read._registry import check_names as check_names
 from nh2st_graph.read._registry import check_options, known_formats, register_format, section_names, sections
 from nh2st_graph.read._skin import skin
@@ -40,6 +41,7 @@ from nh2st_graph.read._visium import visium_section
 from nh2st_graph.read._visium_hd import visium_hd_section
 
 __all__ = [
+    "Regions",
     "Sections",
     "SpatialObject",
     "anndata_section",
@@ -51,6 +53,7 @@ __all__ = [
     "known_formats",
     "one_section",
     "open_h5ad",
+    "regions",
     "register_format",
     "section_names",
     "sections",

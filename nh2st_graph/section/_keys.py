@@ -27,6 +27,8 @@ class Key:
         quality = "quality"
         familiarity = "familiarity"
         measured = "nh2st_measured"
+        annotation = "annotation"
+        signature = "signature"
 
     class var:
         """Columns of ``var``."""

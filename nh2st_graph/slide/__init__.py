@@ -12,6 +12,7 @@ from nh2st_graph.slide._open import (
     open_full,
     open_slide,
     scale_advice,
+    scan_origin,
     slide_size,
     thumbnail,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "placed_image",
     "plausible_scale",
     "scale_advice",
+    "scan_origin",
     "slide_size",
     "split_scene",
     "thumbnail",

@@ -37,12 +37,16 @@ class Slide(ABC):
         Resolution of the first level as the file states it; None if it does not.
     layout
         What the image is by the statements of its file; None if only a scanner's own reader knows it.
+    scan_origin
+        Upper left corner of what was scanned, x then y, in full-resolution pixels. OpenSlide counts pixels of some
+        scanners (.mrxs, .scn) from the corner of the glass; QuPath counts from this corner.
     """
 
     path: Path
     sizes: list[tuple[int, int]]
     microns_per_pixel: float | None
     layout: Layout | None = None
+    scan_origin: tuple[int, int] = (0, 0)
 
     @abstractmethod
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:

@@ -25,6 +25,7 @@ __all__ = [
     "open_full",
     "open_slide",
     "scale_advice",
+    "scan_origin",
     "slide_size",
     "thumbnail",
 ]
@@ -101,6 +102,18 @@ def slide_size(path: str | Path) -> tuple[int, int]:
 
 #: The same for a small image.
 image_size = slide_size
+
+
+def scan_origin(path: str | Path) -> tuple[int, int]:
+    """Find the pixel from which QuPath counts, x then y; ``(0, 0)`` also for an image that is not there any more.
+
+    See :class:`Slide`. All other viewers and libraries count from ``(0, 0)``.
+    """
+    try:
+        with open_slide(path) as slide:
+            return slide.scan_origin
+    except ImageError:
+        return 0, 0
 
 
 def thumbnail(path: str | Path, max_side: int = 2000) -> tuple[NDArray[np.uint8], float]:

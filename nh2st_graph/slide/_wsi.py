@@ -87,6 +87,7 @@ class WsiSlide(Slide):
         # The reader's own factors: those of narrow slides differ from ours, and it divides corners by them.
         self._factors = [float(factor) for factor in about.level_downsample]
         self.microns_per_pixel = _scale(about)
+        self.scan_origin = _origin(about)
 
     def region(self, level: int, box: Box) -> tuple[Image.Image, tuple[int, int]]:
         """Read the box; see :meth:`Slide.region`. OpenSlide takes its corner in full-resolution pixels."""
@@ -107,7 +108,21 @@ class WsiSlide(Slide):
 def _scale(about: Any) -> float | None:
     """Read um per pixel. wsidata gives one number, of x or y; OpenSlide's own properties have both."""
     try:
-        raw = parse_json(getattr(about, "raw", None) or "{}")
+        raw = _raw(about)
         return agreed((float(raw["openslide.mpp-x"]), float(raw["openslide.mpp-y"])))
     except (KeyError, TypeError, ValueError):
         return plausible_scale(about.mpp)
+
+
+def _origin(about: Any) -> tuple[int, int]:
+    """Read where the scanned area begins, if OpenSlide says it."""
+    try:
+        raw = _raw(about)
+        x, y, *_ = (int(raw[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height"))
+        return x, y
+    except (KeyError, TypeError, ValueError):
+        return 0, 0
+
+
+def _raw(about: Any) -> Any:
+    return parse_json(getattr(about, "raw", None) or "{}")

@@ -23,8 +23,10 @@ from ._named import check_devices, check_named, check_root, explicit
 from ._predict import embed, predict
 from ._predict_run import predict_run
 from ._predictability import Predictability, predictability
+from ._regions import crop
 from ._retrieve import Retrieval, embed_profiles, retrieve
 from ._run import Run, evaluate_run, load_sections, prepare_sections, train_run
+from ._signatures import score_signatures
 from ._slides import slide_section
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "check_preparation",
     "check_root",
     "check_run",
+    "crop",
     "embed",
     "embed_profiles",
     "encode_on",
@@ -68,6 +71,7 @@ __all__ = [
     "reliable_genes",
     "retrieve",
     "save",
+    "score_signatures",
     "slide_section",
     "train_run",
 ]

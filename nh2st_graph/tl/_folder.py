@@ -23,6 +23,7 @@ from nh2st_graph.tl._named import (
     checked_genes,
     explicit,
 )
+from nh2st_graph.tl._outputs import Outputs, chosen_exports, refuse_existing
 from nh2st_graph.train import find_model, is_archive, read_description, reliable_genes
 
 __all__ = [
@@ -37,9 +38,7 @@ __all__ = [
     "find_model",
     "is_archive",
     "is_first",
-    "output_files",
     "read_description",
-    "refuse_existing",
     "refuse_existing_sections",
     "reliable_genes",
     "stored_config",
@@ -241,6 +240,11 @@ def check_prediction(
     encoder: str | None = None,
     cache: str | Path | bool | None = None,
     embeddings: str | Path | None = None,
+    export: str | Sequence[str] = (),
+    report: bool = False,
+    gene_sets: str | Path | Mapping[str, Sequence[str]] | None = None,
+    roi: str | Path | None = None,
+    exclude: str | Path | None = None,
 ) -> None:
     """Refuse a prediction of files that cannot be made.
 
@@ -248,7 +252,7 @@ def check_prediction(
     ----------
     folder, paths, out, microns_per_pixel, library_key, table, pitch_um, spot_um, min_tissue, spatialdata, genes, resume
         As for :func:`predict_run`.
-    trust, encoder, cache, embeddings
+    trust, encoder, cache, embeddings, export, report, gene_sets, roi, exclude
         As for :func:`predict_run`.
 
     Raises
@@ -277,6 +281,15 @@ def check_prediction(
     check_named_encoder(encoder, files=any(not file.is_dir() and file.suffix != ".h5ad" for file in files))
     check_cache(cache)
     _check_kinds(files, library_key=library_key, table=table)
+    outputs = Outputs(out, spatialdata, chosen_exports(export), report)
+    if gene_sets is not None:
+        from nh2st_graph.tl._signatures import check_gene_sets
+
+        check_gene_sets(gene_sets, about["genes"] if isinstance(about.get("genes"), list) else [])
+    if roi is not None or exclude is not None:
+        from nh2st_graph.tl._regions import check_regions
+
+        check_regions(len(files), roi=roi, exclude=exclude)
     n_sections = 0
     check_one_file(out, len(files))  # the sections in a file are counted when it is read
     if microns_per_pixel is not None:
@@ -300,7 +313,7 @@ def check_prediction(
                 _check_places(about)
         n_sections += len(names)
         for name in names if not resume else ():
-            refuse_existing(output_files(out, name, spatialdata=spatialdata))
+            refuse_existing(outputs.of(name).values())
     check_one_file(out, n_sections)
 
 
@@ -393,28 +406,6 @@ def check_one_file(out: Path, n_sections: int) -> None:
     """
     if out.suffix == ".h5ad" and n_sections != 1:
         raise RunError(f"{setting('out', str(out))} is one file for {n_sections} sections; give a folder")
-
-
-def output_files(out: Path, section: str, *, spatialdata: bool) -> list[Path]:
-    """List the files of a prediction: ``{section}.h5ad`` in a folder, or the file; and the store beside it."""
-    file = out if out.suffix == ".h5ad" else out / f"{section}.h5ad"
-    return [file, file.with_suffix(".zarr")] if spatialdata else [file]
-
-
-def refuse_existing(outputs: Sequence[Path]) -> None:
-    """Refuse to write outputs that exist.
-
-    Raises
-    ------
-    RunError
-        If one exists.
-    """
-    there = [path for path in outputs if path.exists()]
-    if there:
-        raise RunError(
-            f"{there[0]} exists already; keep what is there with {setting('resume', True)}, give another folder as "
-            f"{setting('out')}, or remove it"
-        )
 
 
 def stored_config(folder: Path, trust: bool | str = False) -> Config:

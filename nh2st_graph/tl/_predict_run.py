@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +13,19 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st_graph import read
-from nh2st_graph._errors import RunError, listed, setting
+from nh2st_graph._errors import ModelError, RunError, listed, setting
 from nh2st_graph._progress import phase
 from nh2st_graph.section import Key, Need, changed_entry, check_section, library, section_name
 from nh2st_graph.slide import chosen_scale
+from nh2st_graph.tl._believe import chosen_genes
 from nh2st_graph.tl._encode import encode_all
-from nh2st_graph.tl._folder import check_one_file, check_prediction, output_files, refuse_existing
+from nh2st_graph.tl._export import write_output
+from nh2st_graph.tl._folder import check_one_file, check_prediction
 from nh2st_graph.tl._found import of_known, readable
+from nh2st_graph.tl._outputs import Outputs, chosen_exports, refuse_existing
 from nh2st_graph.tl._predict import finished, predict_prepared, prediction_origin
+from nh2st_graph.tl._regions import annotated, check_regions, excluded, in_roi
+from nh2st_graph.tl._signatures import GeneSets, gene_sets_of, score_signatures
 from nh2st_graph.tl._slides import slide_section
 from nh2st_graph.train import FittedModel, find_model, load
 
@@ -49,6 +55,11 @@ def predict_run(
     cache: str | Path | Literal[False] | None = None,
     embeddings: str | Path | None = None,
     scheduler: str | None = None,
+    export: str | Sequence[str] = (),
+    report: bool = False,
+    gene_sets: GeneSets | None = None,
+    roi: str | Path | None = None,
+    exclude: str | Path | None = None,
 ) -> list[Path]:
     """Predict sections and slides from files with the model of a run.
 
@@ -85,6 +96,22 @@ def predict_run(
     scheduler
         Address of a Dask scheduler, or its file: its workers compute the features, a file each, into the cache. They
         must see the same files under the same paths.
+    export
+        Formats to write beside each h5ad: ``qupath`` (``{section}.geojson``), ``seurat`` (the folder
+        ``{section}_10x``), ``loupe`` (``{section}_loupe.csv``: annotations, familiarity, and the calls of the best
+        reliable genes) and ``csv`` (``{section}.csv``); names, or one text with commas between. See
+        :mod:`nh2st_graph.write`.
+    report
+        Write a page for each section, ``{section}.html``, which opens offline: maps of the genes, those of ``genes`` if
+        they are named and the best reliable ones otherwise, what is reliable, familiarity, and signatures.
+    gene_sets
+        Gene sets to score; see :func:`score_signatures`. The scores are in ``obs`` of each prediction.
+    roi
+        GeoJSON of regions, as QuPath exports annotations: only spots in them are written, with the name of their
+        region in ``obs["annotation"]``. All of the tissue is predicted, so that numbers do not depend on how a region
+        was drawn. Several inputs need ``{section}`` in the path, which stands for the name of each.
+    exclude
+        The same of regions that are left out before anything is predicted, such as folds and ink.
 
     Returns
     -------
@@ -119,36 +146,85 @@ def predict_run(
         encoder=encoder,
         cache=cache,
         embeddings=embeddings,
+        export=export,
+        report=report,
+        gene_sets=gene_sets,
+        roi=roi,
+        exclude=exclude,
     )
     how = {"trust": trust, "encoder": encoder, "cache": cache, "embeddings": embeddings}
     on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue}
+    reading = _Reading(microns_per_pixel, library_key, table, on_slides, exclude)
     if scheduler is not None:
-        reading = (microns_per_pixel, library_key, table, on_slides)
         tasks = [(folder.absolute(), path.absolute(), how, reading) for path in files]
         encode_all(scheduler, _encode_input, tasks, [path.name for path in files])
     model = load_to_predict(folder, progress, **how)
-    preparation, predicted = model.preparation, {}
+    if gene_sets is not None and model.confidence is None:
+        raise ModelError(
+            f"{setting('gene_sets')} are scored on reliable genes, and the model in {folder} is of an earlier version, "
+            "which does not say which these are; train again"
+        )
     sections: dict[str, AnnData] = {}
     for path in files:
         phase(f"reading {path.name}")
-        for section in _input_sections(model, path, microns_per_pixel, library_key, table, on_slides):
+        for section in _input_sections(model, path, reading):
             name = section_name(section)
             if name in sections:
                 raise RunError(f"{path}: a section named {name!r} was given already; each needs its own obs['section']")
-            sections[name] = preparation.kept(section)
+            sections[name] = model.preparation.kept(section if roi is None else annotated(section, roi))
     check_one_file(out, len(sections))
-    missing = {name: _missing_outputs(out, section, model, spatialdata, resume) for name, section in sections.items()}
-    for name, section in sections.items():
-        if missing[name]:
-            phase(f"predicting {name}")
-            prepared = preparation.prepare(section)
-            predicted[name] = finished(predict_prepared(model, prepared, intervals=intervals), model, prepared, genes)
+    check_regions(len(sections), roi=roi, exclude=exclude)
+    outputs = Outputs(out, spatialdata, chosen_exports(export), report)
+    origins = {name: _origin(section, model, roi is not None) for name, section in sections.items()}
+    missing = {name: _missing_outputs(outputs, name, origins[name], resume) for name in sections}
+    sets = None if gene_sets is None else gene_sets_of(gene_sets)
+    predicted = {
+        name: _predicted(model, section, origins[name], intervals, genes, sets, roi is not None)
+        for name, section in sections.items()
+        if missing[name]
+    }
     phase("writing")
-    for name, prediction in predicted.items():
-        for path in missing[name]:
-            _write(prediction, path)
-    _say_findings(model, predicted)
-    return [path for paths_left in missing.values() for path in paths_left]
+    for name, (prediction, signatures) in predicted.items():
+        for kind, path in missing[name].items():
+            if kind == "report":
+                from nh2st_graph.tl._slide_page import write_slide_page
+
+                write_slide_page(model, prediction, path, genes=genes, signatures=signatures)
+            else:
+                write_output(kind, prediction, path)
+    _say_findings(model, {name: prediction for name, (prediction, _) in predicted.items()})
+    return [path for paths_left in missing.values() for path in paths_left.values()]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How inputs are read."""
+
+    microns_per_pixel: float | None
+    library_key: str | None
+    table: str | None
+    on_slides: Mapping[str, Any]
+    exclude: str | Path | None
+
+
+def _predicted(
+    model: FittedModel,
+    section: AnnData,
+    origin: Mapping[str, str],
+    intervals: bool | None,
+    genes: str | Sequence[str] | None,
+    gene_sets: Mapping[str, Sequence[str]] | None,
+    by_region: bool,
+) -> tuple[AnnData, pd.DataFrame | None]:
+    """Predict a section whole, score its signatures, and keep the spots of its regions and the genes asked for."""
+    phase(f"predicting {section_name(section)}")
+    prepared = model.preparation.prepare(section)
+    done = finished(predict_prepared(model, prepared, intervals=intervals), model, prepared)
+    done.uns[Key.uns.prediction][Key.prediction.origin] = dict(origin)
+    signatures = None if gene_sets is None else score_signatures(done, gene_sets)
+    if by_region:
+        done = in_roi(done)
+    return (done if genes is None else done[:, chosen_genes(done, model, genes)].copy()), signatures
 
 
 def _say_findings(model: FittedModel, predicted: Mapping[str, AnnData]) -> None:
@@ -174,10 +250,10 @@ def _counts(genes: pd.DataFrame) -> tuple[int, int]:
     return int(genes[Key.var.reliable].sum()), len(genes)
 
 
-def _encode_input(folder: Path, path: Path, how: Mapping[str, Any], reading: tuple[Any, ...]) -> None:
+def _encode_input(folder: Path, path: Path, how: Mapping[str, Any], reading: _Reading) -> None:
     """Fill the cache with the features of the sections of one input."""
     model = load_to_predict(folder, False, **how)
-    for section in _input_sections(model, path, *reading):
+    for section in _input_sections(model, path, reading):
         model.preparation.prepare(model.preparation.kept(section))
 
 
@@ -189,25 +265,22 @@ def load_to_predict(folder: str | Path, progress: bool, **how: Any) -> FittedMod
     return replace(model, config=model.config.model_copy(update={"train": train}))
 
 
-def _input_sections(
-    model: FittedModel,
-    path: Path,
-    microns_per_pixel: float | None,
-    library_key: str | None,
-    table: str | None,
-    on_slides: Mapping[str, Any],
-) -> list[AnnData]:
-    """Read one input: a SpatialData store, one or several sections, or a slide."""
+def _input_sections(model: FittedModel, path: Path, how: _Reading) -> list[AnnData]:
+    """Read one input: a SpatialData store, one or several sections, or a slide; without what is excluded."""
+    return [excluded(section, how.exclude) for section in _whole_sections(model, path, how)]
+
+
+def _whole_sections(model: FittedModel, path: Path, how: _Reading) -> list[AnnData]:
+    scale = how.microns_per_pixel
     if path.is_dir():
-        stores = read.sections("spatialdata", path, table=table, microns_per_pixel=microns_per_pixel)
-        return list(stores.values())
+        return list(read.sections("spatialdata", path, table=how.table, microns_per_pixel=scale).values())
     if path.suffix == ".h5ad":
         need: tuple[Need, ...] = () if model.sources.without_encoders(model.config.features) else ("image",)
-        if library_key is None:
-            return [_with_scale(read.h5ad_section(path), microns_per_pixel, need)]
-        sections = read.sections("h5ad", path, library_key=library_key)
-        return [_with_scale(section, microns_per_pixel, need) for section in sections.values()]
-    return [slide_section(path, model, microns_per_pixel=microns_per_pixel, **on_slides)]
+        if how.library_key is None:
+            return [_with_scale(read.h5ad_section(path), scale, need)]
+        sections = read.sections("h5ad", path, library_key=how.library_key)
+        return [_with_scale(section, scale, need) for section in sections.values()]
+    return [slide_section(path, model, microns_per_pixel=scale, **how.on_slides)]
 
 
 def _with_scale(section: AnnData, microns_per_pixel: float | None, need: Sequence[Need]) -> AnnData:
@@ -217,38 +290,39 @@ def _with_scale(section: AnnData, microns_per_pixel: float | None, need: Sequenc
     return check_section(section, need=need)
 
 
-def _missing_outputs(out: Path, section: AnnData, model: FittedModel, spatialdata: bool, resume: bool) -> list[Path]:
+def _origin(section: AnnData, model: FittedModel, by_region: bool) -> dict[str, str]:
+    """Describe what a prediction rests on, and which spots of it are written."""
+    origin = prediction_origin(section, model)
+    if by_region:
+        names = section.obs[Key.obs.annotation].astype(str)
+        origin["region"] = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    return origin
+
+
+def _missing_outputs(outputs: Outputs, section: str, origin: Mapping[str, str], resume: bool) -> dict[str, Path]:
     """List the files to write for a section. Files that exist are left out with ``resume``, and refused without."""
-    outputs = output_files(out, section_name(section), spatialdata=spatialdata)
-    there = [path for path in outputs if path.exists()]
+    files = outputs.of(section)
+    there = [path for path in files.values() if path.exists()]
     if not resume:
         refuse_existing(there)
-    if outputs[0].exists():
-        _check_kept(outputs[0], section, model)
+    if files["h5ad"].exists():
+        _check_kept(files["h5ad"], origin)
     if there:
         logger.info("kept, since it exists: %s", ", ".join(map(str, there)))
-    return [path for path in outputs if path not in there]
+    return {kind: path for kind, path in files.items() if path not in there}
 
 
-def _check_kept(path: Path, section: AnnData, model: FittedModel) -> None:
-    """Refuse to keep a prediction of another model, or of a section whose spots were elsewhere."""
+def _check_kept(path: Path, now: Mapping[str, str]) -> None:
+    """Refuse to keep a prediction of another model, of a section whose spots were elsewhere, or of other regions."""
     kept = read.h5ad_section(path)
     about = kept.uns.get(Key.uns.prediction, {})
     origin = about.get(Key.prediction.origin)
     if origin is None:
         logger.warning("%s is of an earlier version; whether this model predicted it cannot be checked", path)
         return
-    now = prediction_origin(section, model)
-    other = [name for name in now if str(origin.get(name)) != now[name]]
+    other = [name for name in dict.fromkeys([*now, *origin]) if str(origin.get(name)) != str(now.get(name))]
     if other:
         raise RunError(
             f"{path} holds the prediction of another {' and another '.join(other)}, and would be kept under this name; "
             f"give another folder as {setting('out')}, or remove it"
         )
-
-
-def _write(prediction: AnnData, path: Path) -> None:
-    if path.suffix == ".zarr":
-        read.write_spatialdata(prediction, path, image="hires")
-    else:
-        read.write_h5ad(prediction, path)

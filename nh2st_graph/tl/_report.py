@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from nh2st_graph import __version__, pl
@@ -15,6 +13,7 @@ from nh2st_graph.metrics import LABELS, METHOD_LABELS, REFERENCES, RUN_SCORES
 from nh2st_graph.section import Key, target_in_words
 from nh2st_graph.tl._evaluate import Evaluation
 from nh2st_graph.tl._found import best_reliable, covered, evidence_of, findings, of_known
+from nh2st_graph.tl._page_tables import Cell, Table, gene_table, number, ordered, slides_in_words
 from nh2st_graph.train import FittedModel
 
 __all__ = ["evidence_table", "write_report"]
@@ -27,27 +26,6 @@ _LEVELS = (0.5, 0.8, 0.9, 0.95)
 _SHORTFALL = 0.05
 #: Spots of a test section of which more than this share are unlike training are warned of.
 _MANY_UNLIKE = 0.05
-#: Columns of the evidence on genes, and how their values are written.
-_EVIDENCE = {
-    Key.var.held_out_r: ("r", "{:.3f}"),
-    Key.var.held_out_partial: ("r given depth", "{:.3f}"),
-    Key.var.held_out_ceiling: ("noise ceiling", "{:.3f}"),
-    Key.var.held_out_share: ("share of ceiling", "{:.0%}"),
-}
-
-
-class _Cell(NamedTuple):
-    """A text, and the value that it is sorted by if it begins with no number."""
-
-    text: str
-    value: float | None = None
-
-
-class _Table(NamedTuple):
-    """Columns beside the first, and rows: a name, a role, and cells."""
-
-    columns: list[str]
-    rows: list[tuple[str, str, list[_Cell]]]
 
 
 def evidence_table(confidence: Confidence) -> pd.DataFrame:
@@ -63,12 +41,7 @@ def evidence_table(confidence: Confidence) -> pd.DataFrame:
     parts = [evidence.genes.add_prefix(prefix) for prefix, evidence in kinds.items() if evidence is not None]
     table = pd.concat([pd.Series(confidence.detected, parts[0].index, name="detected_spots"), *parts], axis=1)
     first = (confidence.known or confidence.new).genes
-    return table.loc[_ordered(first)]
-
-
-def _ordered(genes: pd.DataFrame) -> pd.Index:
-    """Order genes: the reliable ones first, and each of both by r given depth."""
-    return genes.sort_values([Key.var.reliable, Key.var.held_out_partial], ascending=False, kind="stable").index
+    return table.loc[ordered(first)]
 
 
 def write_report(model: FittedModel, evaluation: Evaluation | None, path: Path, *, figures: bool) -> Path:
@@ -102,7 +75,7 @@ def write_report(model: FittedModel, evaluation: Evaluation | None, path: Path, 
         findings=findings(model, evaluation),
         warnings=_warnings(model, evaluation),
         protocol=_protocol(model, evaluation),
-        kind=_kind(model.confidence, known=known),
+        kind=slides_in_words(model.confidence, known=known),
         coverage=None if evidence is None else str(evidence.calibration.coverage(model.config.evaluate.coverage)),
         calibration=None if curve is None else _calibration(curve, tests),
         calibration_figure=(
@@ -112,7 +85,7 @@ def write_report(model: FittedModel, evaluation: Evaluation | None, path: Path, 
         scores=None if evaluation is None else _scores(evaluation),
         familiarity=_familiarity(evaluation) if figures else [],
         maps=_maps(model, evaluation) if figures else [],
-        genes=None if model.confidence is None else _genes(model.confidence, known, evaluation),
+        genes=None if model.confidence is None else gene_table(model.confidence, known, evaluation),
         n_reliable=0 if evidence is None else int(evidence.genes[Key.var.reliable].sum()),
     )
 
@@ -121,13 +94,6 @@ def _known_first(model: FittedModel) -> bool:
     """Whether to show the evidence for training patients where no test section says which counts."""
     confidence = model.confidence
     return confidence is not None and confidence.known is not None and confidence.n_patients == 1
-
-
-def _kind(confidence: Confidence | None, *, known: bool) -> str:
-    """Name the slides that evidence is for."""
-    if confidence is None or not confidence.n_patients:
-        return "other slides"
-    return "slides of training patients" if known and confidence.known is not None else "slides of new patients"
 
 
 def _curves(
@@ -144,18 +110,18 @@ def _curves(
     return curve, pd.DataFrame(tests, index=curve.index) if tests else None
 
 
-def _calibration(curve: pd.DataFrame, tests: pd.DataFrame | None) -> _Table:
+def _calibration(curve: pd.DataFrame, tests: pd.DataFrame | None) -> Table:
     """Tabulate coverage at some levels."""
     units = curve.drop(columns="measured")
     shown = {"held out, mean": curve["measured"], "held out, lowest": units.min(axis=1)}
     shown["held out, highest"] = units.max(axis=1)
     shown |= {f"test section {name}": tests[name] for name in tests} if tests is not None else {}
     levels = [level for level in _LEVELS if level in curve.index]
-    rows = [(f"{level:.0%}", "", [_Cell(f"{each[level]:.1%}") for each in shown.values()]) for level in levels]
-    return _Table(list(shown), rows)
+    rows = [(f"{level:.0%}", "", [Cell(f"{each[level]:.1%}") for each in shown.values()]) for level in levels]
+    return Table(list(shown), rows)
 
 
-def _sections(evaluation: Evaluation) -> _Table:
+def _sections(evaluation: Evaluation) -> Table:
     """Tabulate test sections: how they were predicted, and how far what was said of them held."""
     columns = [
         "spots",
@@ -175,67 +141,26 @@ def _sections(evaluation: Evaluation) -> _Table:
         cells = [
             str(prediction.n_obs),
             "training patients" if of_known(prediction) else "new patients",
-            _number(scores["pcc_mean"]),
-            _number(scores["pcc_partial"]),
-            _number(scores.get("coverage"), "{:.1%}"),
-            _number(scores.get("interval_width"), "{:.1f}"),
-            _number(scores.get("n_reliable"), "{:.0f}"),
-            _number(scores.get("reliable_positive"), "{:.0%}"),
+            number(scores["pcc_mean"]),
+            number(scores["pcc_partial"]),
+            number(scores.get("coverage"), "{:.1%}"),
+            number(scores.get("interval_width"), "{:.1f}"),
+            number(scores.get("n_reliable"), "{:.0f}"),
+            number(scores.get("reliable_positive"), "{:.0%}"),
         ]
         cells += [f"{pl.unfamiliar_spots(prediction).mean():.1%}"] if known else []
-        rows.append((str(name), "", [_Cell(cell) for cell in cells]))
-    return _Table(columns, rows)
+        rows.append((str(name), "", [Cell(cell) for cell in cells]))
+    return Table(columns, rows)
 
 
-def _scores(evaluation: Evaluation) -> _Table:
+def _scores(evaluation: Evaluation) -> Table:
     """Tabulate the scores of the model beside baselines and references."""
     table, labels = evaluation.table().reindex(columns=list(RUN_SCORES)), evaluation.labels
     rows = []
     for name, row in table.iterrows():
         role = "method" if name == "model" else "reference" if name in REFERENCES else "baseline"
-        rows.append((labels.get(str(name), str(name)), role, [_Cell(_number(value)) for value in row]))
-    return _Table(list(RUN_SCORES.values()), rows)
-
-
-def _genes(confidence: Confidence, known: bool, evaluation: Evaluation | None) -> _Table:
-    """Tabulate genes: the evidence for one kind of slide, what the other kind would say, and the test scores."""
-    genes = confidence.of(known=known).genes
-    columns = {"reliable": [_yes(value) for value in genes[Key.var.reliable]]}
-    for i in np.flatnonzero(confidence.barely_measured):
-        columns["reliable"][i] = _Cell("not predicted", -1.0)
-    for key, (header, form) in _EVIDENCE.items():
-        columns[header] = [_Cell(_number(value, form)) for value in genes[key]]
-        if key == Key.var.held_out_partial:
-            ends = zip(genes[Key.var.held_out_low], genes[Key.var.held_out_high], strict=True)
-            columns["its 95% interval"] = [
-                _Cell(f"[{low:.2f}, {high:.2f}]", round(float(low), 4)) for low, high in ends
-            ]
-            if Key.var.held_out_chance in genes:  # not of the first models with evidence
-                columns["chance reaches"] = [_Cell(_number(value)) for value in genes[Key.var.held_out_chance]]
-    columns["sections"] = [_Cell(str(n)) for n in genes[Key.var.n_sections]]
-    columns["patients"] = [_Cell(str(n)) for n in genes[Key.var.n_patients]] if confidence.n_patients else []
-    columns["training spots with a count"] = [_Cell(str(n)) for n in confidence.detected]
-    if confidence.known is not None:
-        other, of = (confidence.new, "new patients") if known else (confidence.known, "training patients")
-        columns[f"reliable for {of}"] = [_yes(value) for value in other.genes[Key.var.reliable]]
-        columns[f"r given depth for {of}"] = [_Cell(_number(r)) for r in other.genes[Key.var.held_out_partial]]
-    if evaluation is not None:
-        tested = evaluation.per_gene[["pcc", "pcc_partial"]].groupby("gene").mean().loc[genes.index]
-        columns["test r"] = [_Cell(_number(value)) for value in tested["pcc"]]
-        columns["test r given depth"] = [_Cell(_number(value)) for value in tested["pcc_partial"]]
-    columns = {header: cells for header, cells in columns.items() if cells}
-    roles = ["reliable" if value else "" for value in genes[Key.var.reliable]]
-    by_gene = dict(zip(genes.index, zip(roles, *columns.values(), strict=True), strict=True))
-    rows = [(str(gene), by_gene[gene][0], list(by_gene[gene][1:])) for gene in _ordered(genes)]
-    return _Table(list(columns), rows)
-
-
-def _yes(value: object) -> _Cell:
-    return _Cell("yes", 1.0) if value else _Cell("no", 0.0)
-
-
-def _number(value: Any, form: str = "{:.3f}") -> str:
-    return "" if value is None or np.isnan(value) else form.format(value)
+        rows.append((labels.get(str(name), str(name)), role, [Cell(number(value)) for value in row]))
+    return Table(list(RUN_SCORES.values()), rows)
 
 
 def _maps(model: FittedModel, evaluation: Evaluation | None) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from anndata import AnnData
 
 from nh2st_graph.im import Lattice, virtual_spots
 from nh2st_graph.tl._order import data_first
+from nh2st_graph.tl._regions import excluded
 from nh2st_graph.train import FittedModel
 
 __all__ = ["slide_section"]
@@ -24,6 +25,7 @@ def slide_section(
     pitch_um: float | None = None,
     spot_um: float | None = None,
     min_tissue: float = 0.5,
+    exclude: str | Path | None = None,
 ) -> AnnData:
     """Make a section of a slide, with virtual spots on the lattice of the model, for :func:`predict`.
 
@@ -41,6 +43,8 @@ def slide_section(
         Diameter of a spot, in um. The default is that of the training sections.
     min_tissue
         Share of a spot's patch that must be tissue.
+    exclude
+        GeoJSON of regions without spots, such as folds and ink; see :func:`crop`.
 
     Raises
     ------
@@ -70,7 +74,7 @@ def slide_section(
             lattice.spot_um,
             lattice.pitch_um,
         )
-    return virtual_spots(
+    section = virtual_spots(
         slide,
         pitch_um=lattice.pitch_um,
         spot_um=lattice.spot_um,
@@ -79,3 +83,4 @@ def slide_section(
         min_tissue=min_tissue,
         microns_per_pixel=microns_per_pixel,
     )
+    return excluded(section, exclude)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nh2st_graph import ImageError
-from nh2st_graph.slide import HeldImage, TiffSlide, WsiSlide, open_slide, open_tiff, slide_size, thumbnail
+from nh2st_graph.slide import HeldImage, TiffSlide, WsiSlide, open_slide, open_tiff, scan_origin, slide_size, thumbnail
 
 from ..slides import halved, philips, tissue_image, write_pyramid
 
@@ -211,6 +211,14 @@ class TestWithTheExtra:
         (tmp_path / "slide.mrxs").write_bytes(b"slide")
         with open_slide(tmp_path / "slide.mrxs") as slide:
             assert slide.microns_per_pixel == expected
+
+    @pytest.mark.parametrize(("left_out", "expected"), [("", (1000, 2000)), ("height", (0, 0))])
+    def test_where_qupath_counts_from(self, reader, tmp_path, left_out, expected):
+        """QuPath cuts a slide to its bounds if OpenSlide states all four."""
+        bounds = {"x": "1000", "y": "2000", "width": "100", "height": "150"}
+        reader._about["raw"] = json.dumps({f"openslide.bounds-{k}": v for k, v in bounds.items() if k != left_out})
+        (tmp_path / "slide.mrxs").write_bytes(b"slide")
+        assert scan_origin(tmp_path / "slide.mrxs") == expected
 
     @pytest.mark.usefixtures("reader")
     @pytest.mark.parametrize(("suffix", "advice"), [(".ndpi", "copy it again"), (".isyntax", "pip install pyisyntax")])

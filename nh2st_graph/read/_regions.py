@@ -1,0 +1,184 @@
+"""Read regions that were drawn on a slide: GeoJSON, as QuPath exports annotations."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nh2st_graph._errors import DataError, listed, reason
+from nh2st_graph._files import parse_json
+
+if TYPE_CHECKING:
+    from shapely import Geometry
+
+__all__ = ["Regions", "regions"]
+
+logger = logging.getLogger("nh2st_graph")
+
+#: How to make such a file.
+_EXPORT = "export annotations as GeoJSON (QuPath: File > Export objects as GeoJSON)"
+#: Objects of QuPath that are found by a program, not drawn as a region.
+_DETECTED = {"detection", "cell", "tile"}
+_UNNAMED = "unnamed"
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Regions of a slide, in its full-resolution pixels.
+
+    Attributes
+    ----------
+    path
+        Their file.
+    names
+        Class of each region; if it has none, its name; else ``"unnamed"``.
+    shapes
+        Polygons and multipolygons of shapely, which may have holes.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    shapes: tuple[Geometry, ...]
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom end of all regions."""
+        import shapely
+
+        left, top, right, bottom = (float(end) for end in shapely.total_bounds(self.shapes))
+        return left, top, right, bottom
+
+    def at(self, centres: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Find the region in which each point lies, by its number; -1 is none.
+
+        Of regions that lie in each other, it is the smallest. The border of a region belongs to it, and that of a hole.
+
+        Parameters
+        ----------
+        centres
+            ``(n, 2)``, x then y, in full-resolution pixels.
+
+        Returns
+        -------
+        ``(n,)``.
+        """
+        import shapely
+
+        found = np.full(len(centres), -1, dtype=np.intp)
+        by_size = np.argsort([-shape.area for shape in self.shapes], kind="stable")
+        # A tree of the regions, not of the points: there are few, and the points are taken in blocks by shapely.
+        point, region = shapely.STRtree(self.shapes).query(shapely.points(centres), predicate="intersects")
+        rank = np.empty(len(by_size), dtype=np.intp)
+        rank[by_size] = np.arange(len(by_size))
+        order = np.argsort(rank[region], kind="stable")
+        found[point[order]] = region[order]
+        return found
+
+
+def regions(path: str | Path, *, origin: tuple[float, float] = (0.0, 0.0)) -> Regions:
+    """Read regions from GeoJSON.
+
+    Parameters
+    ----------
+    path
+        A file of polygons and multipolygons, as QuPath exports its annotations: a feature collection, a list of
+        features, one feature or one geometry. Points and lines, and objects that QuPath detected (cells, tiles), are
+        left out.
+    origin
+        Pixel from which the file counts, x then y; see :func:`nh2st_graph.slide.scan_origin`.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is not GeoJSON, is empty, or has no polygon.
+    """
+    import shapely
+    from shapely.affinity import translate
+
+    path = Path(path)
+    names, shapes, others = [], [], set()
+    for properties, geometry in _features(_parsed(path), path):
+        if properties.get("objectType") in _DETECTED:
+            others.add(str(properties["objectType"]))
+            continue
+        shape = _shape(geometry, path)
+        # Make lines that cross themselves valid, and take the areas of collections.
+        parts = [part for part in shapely.get_parts(shapely.make_valid(shape)) if part.area > 0]
+        if not parts:
+            others.add(shape.geom_type)
+            continue
+        names.append(_name(properties))
+        shapes.append(translate(shapely.union_all(parts), *origin) if any(origin) else shapely.union_all(parts))
+    if not shapes:
+        there = f"only {listed(sorted(others))}" if others else "nothing"
+        raise DataError(f"regions {path} hold {there}, no polygon; draw a region as a polygon, and {_EXPORT}")
+    if others:
+        logger.info("regions %s: left out, since they are no region: %s", path, listed(sorted(others)))
+    return Regions(path, tuple(names), tuple(shapes))
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"regions {path} do not exist; {_EXPORT}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "not a text file"
+        raise DataError(f"regions {path} cannot be read: {said}; {_EXPORT}") from None
+    if not text.strip():
+        raise DataError(f"regions {path} are an empty file; {_EXPORT}")
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise DataError(f"regions {path} are not JSON ({reason(error)}); {_EXPORT}") from None
+
+
+def _features(value: Any, path: Path) -> Iterator[tuple[Mapping[str, Any], Any]]:
+    """List the features of any of the forms that programs write."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _features(each, path)
+        return
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    if kind == "FeatureCollection" and isinstance(value.get("features"), list):
+        yield from _features(value["features"], path)
+    elif kind == "Feature":
+        properties = value.get("properties")
+        if value.get("geometry") is not None:
+            yield properties if isinstance(properties, Mapping) else {}, value["geometry"]
+    elif isinstance(kind, str) and ("coordinates" in value or "geometries" in value):
+        yield {}, value
+    else:
+        raise DataError(f"regions {path} are not GeoJSON: no feature and no geometry; {_EXPORT}")
+
+
+def _shape(geometry: Any, path: Path) -> Geometry:
+    import shapely
+    from shapely.geometry import shape
+
+    try:
+        found = shapely.force_2d(shape(geometry))
+        if np.isfinite(shapely.get_coordinates(found)).all():
+            return found
+        said = "coordinates that are not finite"
+    except Exception as error:  # shapely raises nearly any class on what is no geometry
+        said = reason(error)
+    raise DataError(f"regions {path} hold a geometry that is damaged ({said}); {_EXPORT}")
+
+
+def _name(properties: Mapping[str, Any]) -> str:
+    """Name a region by its class in QuPath (in an old or new form), or by its own name."""
+    given = properties.get("classification")
+    if isinstance(given, Mapping):
+        parts = given.get("names")
+        given = ": ".join(map(str, parts)) if isinstance(parts, list) and parts else given.get("name")
+    for name in (given, properties.get("name")):
+        if isinstance(name, str) and name.strip():
+            return name.strip()
+    return _UNNAMED
