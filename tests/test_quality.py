@@ -84,7 +84,7 @@ _BELOW = {
         "train",
         "write",
     },
-    "study": {"config", "datasets", "metrics", "models", "pl", "section", "tl", "train"},
+    "study": {"config", "datasets", "metrics", "models", "pl", "read", "section", "tl", "train"},
     "cli": {"config", "datasets", "gr", "im", "metrics", "models", "pl", "read", "section", "slide", "study", "tl"},
 }
 

@@ -97,8 +97,8 @@ def prepare(
         str,
         typer.Argument(
             metavar="FORMAT|CONFIG",
-            help="Format of the files: visium, visium_hd, hest, her2st, stimage, skin, stnet, triplex, spatialdata, "
-            "anndata or h5ad. Or a configuration file (YAML), without ROOT.",
+            help="Format of the files: visium, visium_hd, hest, hest_bench, her2st, stimage, skin, stnet, triplex, "
+            "spatialdata, anndata or h5ad. Or a configuration file (YAML), without ROOT.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for {section}.h5ad.")],

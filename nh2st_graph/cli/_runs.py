@@ -128,6 +128,11 @@ def _print(result: study.StudyResult) -> None:
         for sentence in result.verdicts.get(str(split), []):
             _plain(console, f"- {sentence}")
     _plain(console, result.explanation, style="dim")
+    if result.protocols is not None:
+        for title, text in study.protocol_tables(result.protocols).items():
+            print_cells(console, text.set_index(text.columns[0]), [""] * len(text), title)
+        for sentence in result.protocols.notes:
+            _plain(console, f"- {sentence}")
     for run, reason in result.failures.items():
         _plain(console, f"failed: {run}: {reason}", style="red", soft_wrap=True)
     print_paths(result.written)

@@ -48,6 +48,7 @@ FORMATS = (
     "h5ad",
     "her2st",
     "hest",
+    "hest_bench",
     "skin",
     "spatialdata",
     "stimage",

@@ -17,6 +17,12 @@ from nh2st_graph.read._h5ad import section_files as section_files
 from nh2st_graph.read._h5ad import stored_encoders as stored_encoders
 from nh2st_graph.read._her2st import her2st
 from nh2st_graph.read._hest import hest
+from nh2st_graph.read._hest_bench import HEST_GENES as HEST_GENES
+from nh2st_graph.read._hest_bench import KNOWN_SAMPLES as KNOWN_SAMPLES
+from nh2st_graph.read._hest_bench import PublishedSplit as PublishedSplit
+from nh2st_graph.read._hest_bench import hest_bench
+from nh2st_graph.read._hest_bench import patch_order as patch_order
+from nh2st_graph.read._hest_bench import published_splits as published_splits
 from nh2st_graph.read._objects import (
     Sections,
     SpatialObject,
@@ -50,6 +56,7 @@ __all__ = [
     "h5ad_section",
     "her2st",
     "hest",
+    "hest_bench",
     "known_formats",
     "one_section",
     "open_h5ad",

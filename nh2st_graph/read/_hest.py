@@ -138,7 +138,14 @@ def metadata(root: Path, name: str) -> dict[str, Any]:
 
 
 def read_sample(
-    root: Path, folder: str, name: str, patient: str | None, about: dict[str, Any] | None, *, with_patch_only: bool
+    root: Path,
+    folder: str,
+    name: str,
+    patient: str | None,
+    about: dict[str, Any] | None,
+    *,
+    with_patch_only: bool,
+    need_image: bool = True,
 ) -> AnnData:
     """Read one section.
 
@@ -152,15 +159,20 @@ def read_sample(
         Its metadata. Without them, the resolution comes from the side of the patches.
     with_patch_only
         Keep only spots with a patch, even if there is a slide.
+    need_image
+        Refuse a section without slide and patches. Otherwise it has no image.
     """
     where = f"section {name!r}"
     path, patches = root / folder / f"{name}.h5ad", root / "patches" / f"{name}.h5"
     if not path.is_file():
         raise DataError(f"{where}: {path} is missing; download it")
-    slide = _slide(root, name, patches)
+    without = not need_image and not patches.is_file() and not _slides(root, name)
+    slide = None if without else _slide(root, name, patches)
     adata, entry = _read_h5ad(path, where)
     adata.obs = add_names(adata.obs, name, patient)
     check_section(adata)
+    if without:
+        return in_order(adata)
     scale = float(about[SCALE]) if about else slide_scale(patches, adata.obs_names, _centres(adata), where)
     spot_um = (Library.of(entry).spot_diameter or PATCH_UM / scale) * scale
     adata, dropped = keep_in_tissue(adata, name, f"in_tissue = 1 in {path}")
@@ -186,8 +198,12 @@ def read_sample(
 def _slide(root: Path, name: str, patches: Path) -> Path | None:
     """Find the slide; None if there are only patches."""
     missing = f"section {name!r}: no slide; {root / 'wsis' / f'{name}.tif'} (or {patches}) is missing: download it"
-    found = [path for path in (root / "wsis").glob(f"{name}.*") if path.suffix.lower() in IMAGE_ENDINGS]
+    found = _slides(root, name)
     return None if not found and patches.is_file() else one_file(found, missing)
+
+
+def _slides(root: Path, name: str) -> list[Path]:
+    return [path for path in (root / "wsis").glob(f"{name}.*") if path.suffix.lower() in IMAGE_ENDINGS]
 
 
 def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:

@@ -156,8 +156,8 @@ def sections(format: str, root: str | Path, names: Sequence[str] | None = None, 
         ``"spatialdata"`` (one zarr store, in which each region of the table is a section, or a folder of
         ``{section}.zarr``), ``"anndata"`` (one h5ad file with positions and an image beside it, or a folder of them),
         ``"h5ad"`` (sections saved by this package: one file, or a folder of ``{section}.h5ad``), ``"hest"`` (HEST-1k),
-        ``"stimage"`` (STimage-1K4M), ``"skin"`` (GSE144240), ``"stnet"`` (He et al. 2020) or ``"triplex"`` (folders
-        that TRIPLEX prepared).
+        ``"hest_bench"`` (a task of HEST-Benchmark), ``"stimage"`` (STimage-1K4M), ``"skin"`` (GSE144240), ``"stnet"``
+        (He et al. 2020) or ``"triplex"`` (folders that TRIPLEX prepared).
     root
         The file or folder.
     names

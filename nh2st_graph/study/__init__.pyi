@@ -2,6 +2,8 @@ from ._file import BenchmarkFile, StudyFile, read_benchmark, read_study
 from ._folder import check_folder
 from ._folds import FoldEntry
 from ._plan import Fold, PlannedRun, Study, Variant, check_jobs
+from ._protocols import Protocols
+from ._protocols_text import protocol_tables
 from ._results import Results, StudyResult
 from ._run import run_study
 from ._text import cells
@@ -13,6 +15,7 @@ __all__ = [
     "FoldEntry",
     "Outcome",
     "PlannedRun",
+    "Protocols",
     "Results",
     "Study",
     "StudyFile",
@@ -22,6 +25,7 @@ __all__ = [
     "cells",
     "check_folder",
     "check_jobs",
+    "protocol_tables",
     "read_benchmark",
     "read_study",
     "run_study",

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from nh2st_graph._errors import ConfigError, DataError
 from nh2st_graph.config import Config
+from nh2st_graph.study._hest import corrected_folds, is_task
 from nh2st_graph.study._parts import Part, checked, expected
 from nh2st_graph.study._plan import Fold
 
@@ -102,7 +103,8 @@ def read_folds(entries: Mapping[str, Any], base: Config, source: str, *, ranked:
     source
         What an error calls the entries.
     ranked
-        Whether the study is a benchmark: each fold is then a split of its own, and without entries the data decide.
+        Whether the study is a benchmark: each fold is then a split of its own, and without entries the data decide
+        (a task of HEST-Benchmark: its published folds, with patients corrected).
     """
 
     @cache
@@ -113,6 +115,8 @@ def read_folds(entries: Mapping[str, Any], base: Config, source: str, *, ranked:
         if not base.data.test:
             raise ConfigError(f"{source} are empty, and so is the base's data.test: nothing can be scored; give folds")
         return (Fold("+".join(base.data.test), base.data.train, base.data.test, "folds"),)
+    if not entries and is_task(base):
+        return corrected_folds(base)
     folds: list[Fold] = []
     for name, given in (entries or _default(sections(), source)).items():
         where, short = f"{source}.{name}", name == _BY_SECTION and not isinstance(given, Mapping)

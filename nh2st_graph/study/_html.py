@@ -10,6 +10,8 @@ import pandas as pd
 
 from nh2st_graph import __version__
 from nh2st_graph.metrics import GENE_SCORES, SCORES
+from nh2st_graph.study._protocols import Protocols
+from nh2st_graph.study._protocols_text import EXPLANATION, repairs_text, sides_text
 from nh2st_graph.study._results import StudyResult
 from nh2st_graph.study._table import forest_rows
 from nh2st_graph.study._text import VIEWS, cells
@@ -54,6 +56,7 @@ def write_html(path: Path, result: StudyResult) -> Path:
         title=f"Benchmark {study.name}",
         version=__version__,
         protocol=protocol(study),
+        protocols=None if result.protocols is None else _protocols(result.protocols),
         explanation=result.explanation,
         splits=splits,
         genes={split: found for split, found in genes.items() if found["methods"]},
@@ -76,6 +79,19 @@ def _table(board: pd.DataFrame, view: str) -> dict[str, Any]:
         ]
         rows.append({"name": row["variant"], "role": row["role"], "cells": shown})
     return {"columns": list(text), "rows": rows}
+
+
+def _protocols(protocols: Protocols) -> dict[str, Any]:
+    """Take the tables of HEST-Benchmark's protocols."""
+    tables = {}
+    for name, text in (("sides", sides_text(protocols)), ("repairs", repairs_text(protocols))):
+        head, *columns = text.columns
+        rows = [
+            {"name": row[head], "role": "", "cells": [(row[column], "") for column in columns]}
+            for _, row in text.iterrows()
+        ]
+        tables[name] = {"columns": columns, "rows": rows}
+    return {"task": protocols.task, "notes": protocols.notes, "explanation": EXPLANATION, "tables": tables}
 
 
 def _genes(board: pd.DataFrame, per_gene: pd.DataFrame) -> dict[str, Any]:

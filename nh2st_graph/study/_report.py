@@ -9,6 +9,7 @@ import pandas as pd
 from nh2st_graph._files import write_text
 from nh2st_graph.study._html import write_html
 from nh2st_graph.study._plan import slug
+from nh2st_graph.study._protocols_text import write_protocols
 from nh2st_graph.study._results import StudyResult
 from nh2st_graph.study._table import forest_rows
 from nh2st_graph.study._text import VIEWS, cells, markdown_table
@@ -24,13 +25,15 @@ def write_reports(result: StudyResult, folder: Path) -> list[Path]:
     The files written. ``table.md``, ``table.csv``, ``scores.csv`` and, where there is a difference to draw,
     ``forest.png``; of a benchmark ``report.html``, ``leaderboard.md`` and ``.csv``, ``scores.csv``,
     ``per_gene.csv.gz``, ``forest.png``, ``learning_{split}.png`` and ``genes_{split}.png``, with a column ``method`` in
-    place of ``variant``.
+    place of ``variant``; of a task of HEST-Benchmark also ``protocols.md``, ``protocols.csv`` and ``repairs.csv``.
     """
     ranked, stem = result.study.ranked, "leaderboard" if result.study.ranked else "table"
     written = [folder / f"{stem}.md", folder / f"{stem}.csv", folder / "scores.csv"]
     write_text(written[0], _markdown(result))
     for path, table in zip(written[1:], (result.table, result.results.scores), strict=True):
         write_text(path, (_of_methods(table) if ranked else table).to_csv(index=False, float_format="%.6g"))
+    if result.protocols is not None:
+        written += write_protocols(result.protocols, folder)
     if ranked:
         written = [write_html(folder / "report.html", result), *written, folder / "per_gene.csv.gz"]
         _of_methods(result.results.per_gene).to_csv(written[-1], index=False, float_format="%.5g")

@@ -17,6 +17,7 @@ from nh2st_graph.metrics import GENE_SCORES
 from nh2st_graph.section import LogBase
 from nh2st_graph.study._folder import read_record
 from nh2st_graph.study._plan import METRICS, PlannedRun, Study
+from nh2st_graph.study._protocols import Protocols
 
 __all__ = ["PLACE", "Results", "StudyResult", "collect", "references", "seen_sections"]
 
@@ -73,6 +74,8 @@ class StudyResult:
         Runs that failed, and why.
     written
         Tables, figures and report.
+    protocols
+        Of a task of HEST-Benchmark, its published protocol, each repair of it, and ours.
     """
 
     study: Study
@@ -82,6 +85,7 @@ class StudyResult:
     results: Results
     failures: Mapping[PlannedRun, str]
     written: list[Path] = field(default_factory=list)
+    protocols: Protocols | None = None
 
     @property
     def board(self) -> pd.DataFrame:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from nh2st_graph._files import owned
 from nh2st_graph.study._folder import holds_study, open_folder
+from nh2st_graph.study._hest import is_task
 from nh2st_graph.study._plan import PlannedRun, Study, check_jobs
+from nh2st_graph.study._protocols import Protocols, compare_protocols
 from nh2st_graph.study._report import write_reports
 from nh2st_graph.study._results import StudyResult, collect, references, seen_sections
 from nh2st_graph.study._table import compare
@@ -78,13 +80,22 @@ def run_study(
             stack.enter_context(owned(out, "study folder"))
         open_folder(study, out, resume=resume)
         stack.enter_context(owned(out, "study folder"))
+        # First, so that a folder that is not complete is told before hours of training; runs take the features from
+        # the cache.
+        protocols = compare_protocols(study) if study.ranked and is_task(study.config) else None
         left = [run for run in wanted if not run.finished]
         seen = seen_sections([run for run in planned if run.finished])
         outcomes = run_all(left, jobs, watch, seen, scheduler)
-        return _tabulated(study, planned, outcomes, out)
+        return _tabulated(study, planned, outcomes, out, protocols)
 
 
-def _tabulated(study: Study, planned: Sequence[PlannedRun], outcomes: Sequence[Outcome], out: Path) -> StudyResult:
+def _tabulated(
+    study: Study,
+    planned: Sequence[PlannedRun],
+    outcomes: Sequence[Outcome],
+    out: Path,
+    protocols: Protocols | None = None,
+) -> StudyResult:
     """Compare the variants by the finished runs, and write the reports."""
     failures = {outcome.run: outcome.reason for outcome in outcomes if outcome.reason is not None}
     results, below = collect(study, planned), references(study).values()
@@ -102,7 +113,8 @@ def _tabulated(study: Study, planned: Sequence[PlannedRun], outcomes: Sequence[O
         late = under_trained(study, results.curves)
         for split, part in table.groupby("split", sort=False):
             verdicts[str(split)] = verdict(part, late.get(str(split), []))
-    result = StudyResult(study, table, explain(study, results.scores), verdicts, results, failures)
+    beside = None if protocols is None else protocols.beside(table)
+    result = StudyResult(study, table, explain(study, results.scores), verdicts, results, failures, protocols=beside)
     return replace(result, written=write_reports(result, out))
 
 
