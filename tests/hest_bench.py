@@ -28,7 +28,7 @@ def write_task(
     n_features: int = N_FEATURES,
 ) -> Path:
     """Write a task: counts that follow five directions of the embeddings and the depth of a spot."""
-    weights = np.random.default_rng(0).normal(0, 0.4, (5, len(GENES)))
+    weights = np.random.default_rng(0).normal(0, 0.4, (5, len(GENES)))[:n_features]
     for number, (name, n_spots) in enumerate(samples.items()):
         rng = np.random.default_rng(number + 1)
         seen = rng.normal(0, 1, (n_spots, n_features)).astype(np.float32) + np.float32(0.2 * number)

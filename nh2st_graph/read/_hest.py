@@ -5,6 +5,7 @@ Jaume et al. 2024, "HEST-1k: A dataset for spatial transcriptomics and histology
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from nh2st_graph.section import (
 )
 from nh2st_graph.slide import IMAGE_ENDINGS, open_slide
 
-__all__ = ["hest", "metadata", "read_sample"]
+__all__ = ["hest", "metadata", "read_sample", "slide_files"]
 
 #: Name of the resolution in the metadata. It comes from the distances of spots; the slide's own may be wrong.
 SCALE = "pixel_size_um_estimated"
@@ -145,7 +146,7 @@ def read_sample(
     about: dict[str, Any] | None,
     *,
     with_patch_only: bool,
-    need_image: bool = True,
+    with_image: bool = True,
 ) -> AnnData:
     """Read one section.
 
@@ -159,19 +160,18 @@ def read_sample(
         Its metadata. Without them, the resolution comes from the side of the patches.
     with_patch_only
         Keep only spots with a patch, even if there is a slide.
-    need_image
-        Refuse a section without slide and patches. Otherwise it has no image.
+    with_image
+        Read its image too. Otherwise neither slide nor patches are opened, and all spots are kept.
     """
     where = f"section {name!r}"
     path, patches = root / folder / f"{name}.h5ad", root / "patches" / f"{name}.h5"
     if not path.is_file():
         raise DataError(f"{where}: {path} is missing; download it")
-    without = not need_image and not patches.is_file() and not _slides(root, name)
-    slide = None if without else _slide(root, name, patches)
+    slide = _slide(root, name, patches) if with_image else None
     adata, entry = _read_h5ad(path, where)
     adata.obs = add_names(adata.obs, name, patient)
     check_section(adata)
-    if without:
+    if not with_image:
         return in_order(adata)
     scale = float(about[SCALE]) if about else slide_scale(patches, adata.obs_names, _centres(adata), where)
     spot_um = (Library.of(entry).spot_diameter or PATCH_UM / scale) * scale
@@ -180,9 +180,10 @@ def read_sample(
         adata, more = _keep_with_patch(adata, patches, path, where)
         dropped |= more
     if slide is None:
-        logger.warning(
-            "%s: no slide in %s; the image is assembled from the patches in %s", where, root / "wsis", patches
-        )
+        # Slides are a part of HEST-1k, and not of folders that were made from it.
+        level = logging.WARNING if folder == "st" else logging.INFO
+        told = "%s: no slide in %s; the image is assembled from the patches in %s"
+        logger.log(level, told, where, root / "wsis", patches)
         slide, adata.obsm[Key.obsm.spatial], scale = mosaic(patches, adata.obs_names, _centres(adata), scale, where)
         entry = {}  # its small copy shows the slide
     adata = in_order(adata)
@@ -198,11 +199,12 @@ def read_sample(
 def _slide(root: Path, name: str, patches: Path) -> Path | None:
     """Find the slide; None if there are only patches."""
     missing = f"section {name!r}: no slide; {root / 'wsis' / f'{name}.tif'} (or {patches}) is missing: download it"
-    found = _slides(root, name)
+    found = slide_files(root, name)
     return None if not found and patches.is_file() else one_file(found, missing)
 
 
-def _slides(root: Path, name: str) -> list[Path]:
+def slide_files(root: Path, name: str) -> list[Path]:
+    """List the slides of a section."""
     return [path for path in (root / "wsis").glob(f"{name}.*") if path.suffix.lower() in IMAGE_ENDINGS]
 
 

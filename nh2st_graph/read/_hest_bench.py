@@ -16,7 +16,7 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError, listed, reason, setting
 from nh2st_graph.read._common import check_exists, wanted_names
-from nh2st_graph.read._hest import metadata, read_sample
+from nh2st_graph.read._hest import metadata, read_sample, slide_files
 from nh2st_graph.read._patches import patch_names
 from nh2st_graph.read._patients import PATIENTS, read_each
 from nh2st_graph.read._registry import register_format
@@ -103,7 +103,9 @@ def _names(root: Path) -> set[str]:
 
 
 @register_format("hest_bench", _names)
-def hest_bench(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str, AnnData]:
+def hest_bench(
+    root: str | Path, names: str | Sequence[str] | None = None, *, with_image: bool = True
+) -> dict[str, AnnData]:
     """Read samples of one task of HEST-Benchmark.
 
     Parameters
@@ -115,6 +117,8 @@ def hest_bench(root: str | Path, names: str | Sequence[str] | None = None) -> di
         and slides, sections have no image, which is enough for features of another package.
     names
         Ids of the samples to read, in this order; None reads all of ``adata``.
+    with_image
+        Read images where they are there, and keep the spots that have a patch.
 
     Returns
     -------
@@ -137,8 +141,9 @@ def hest_bench(root: str | Path, names: str | Sequence[str] | None = None) -> di
             corrected = KNOWN_SAMPLES.get(name)
             patient = (corrected.patient if corrected else None) or groups.get(name)
         about = metadata(root, name) if (root / "metadata" / f"{name}.json").is_file() else None
-        with_patch_only = (root / "patches" / f"{name}.h5").is_file()
-        return read_sample(root, "adata", name, patient, about, with_patch_only=with_patch_only, need_image=False)
+        patches = (root / "patches" / f"{name}.h5").is_file()
+        image = with_image and (patches or bool(slide_files(root, name)))
+        return read_sample(root, "adata", name, patient, about, with_patch_only=patches, with_image=image)
 
     return read_each(wanted_names(names, known, root), known, root, PATIENTS, read)
 

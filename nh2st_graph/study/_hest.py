@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +77,7 @@ def corrected_folds(config: Config) -> tuple[Fold, ...]:
     from nh2st_graph.read import KNOWN_SAMPLES, published_splits
 
     assert config.data.root is not None
-    splits, sections = published_splits(config.data.root), read_task(config)
+    splits, sections = published_splits(config.data.root), read_task(config, with_image=False)
     patients = patients_of(sections)
     for sentence in known_errors(list(sections)):
         logger.warning("%s: %s", task_name(config), sentence)
@@ -160,13 +159,11 @@ def _copies(sections: Mapping[str, AnnData]) -> dict[str, str]:
     return copies
 
 
-def read_task(config: Config) -> dict[str, AnnData]:
-    """Read all samples that the published folds name."""
-    from nh2st_graph import tl
-    from nh2st_graph.read import published_splits
+def read_task(config: Config, **options: bool) -> dict[str, AnnData]:
+    """Read all samples that the published folds name; ``options`` are those of the reader."""
+    from nh2st_graph.read import check_options, published_splits, sections
 
-    assert config.data.root is not None
-    names = {name: None for split in published_splits(config.data.root) for name in (*split.train, *split.test)}
-    wanted = config.model_copy(update={"data": config.data.model_copy(update={"train": tuple(names), "test": ()})})
-    with tempfile.TemporaryDirectory() as folder:
-        return tl.load_sections(wanted, folder)
+    data = config.data
+    assert data.root is not None
+    names = {name: None for split in published_splits(data.root) for name in (*split.train, *split.test)}
+    return sections(data.format, data.root, list(names), **check_options(data.format, data.options) | options)
