@@ -16,7 +16,8 @@ GENES = [f"G{i:02d}" for i in range(12)]
 COAD = {"TENX111": 300, "TENX147": 100, "TENX148": 100, "TENX149": 100}
 PUBLISHED = [(("TENX147", "TENX148", "TENX149"), ("TENX111",)), (("TENX111",), ("TENX147", "TENX148", "TENX149"))]
 N_FEATURES = 280
-PATCH_PX, PITCH_PX = 16, 20
+#: Sides of patches as they are stored and on the slide, and the pitch of spots on the slide.
+PATCH_PX, SIDE_PX, PITCH_PX = 16, 24, 20
 
 
 def write_task(
@@ -38,7 +39,8 @@ def write_task(
         width = int(np.ceil(np.sqrt(n_spots)))
         array = np.stack(np.divmod(np.arange(n_spots), width), axis=1)
         barcodes = [f"{row:03d}x{col:03d}" for row, col in array]
-        centres = (array[:, ::-1] + 1) * PITCH_PX
+        # Tissue lies anywhere on a slide; the assembled patches begin at 0.
+        centres = (array[:, ::-1] + 1) * PITCH_PX + (500, 9000)
         adata = AnnData(
             np.hstack([counts, others]).astype(np.float32),
             obs=pd.DataFrame({"array_row": array[:, 0], "array_col": array[:, 1], "in_tissue": 1}, index=barcodes),
@@ -60,7 +62,7 @@ def write_task(
                 file["img"] = (shade[:, None, None] + noise).astype(np.uint8)
                 file["coords"] = centres[order][:, ::-1]
                 file["barcode"] = names[:, None]
-                file["img"].attrs["patch_size"] = PATCH_PX
+                file["img"].attrs["patch_size"] = SIDE_PX
         if "embeddings" in parts:
             with h5py.File(root / "embeddings" / f"{name}.h5", "w") as file:
                 file["embeddings"], file["barcodes"] = seen[order], names[:, None]

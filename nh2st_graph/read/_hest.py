@@ -161,7 +161,7 @@ def read_sample(
     with_patch_only
         Keep only spots with a patch, even if there is a slide.
     with_image
-        Read its image too. Otherwise neither slide nor patches are opened, and all spots are kept.
+        Read its image too. Otherwise it has none, and positions are in pixels of the slide.
     """
     where = f"section {name!r}"
     path, patches = root / folder / f"{name}.h5ad", root / "patches" / f"{name}.h5"
@@ -172,6 +172,8 @@ def read_sample(
     adata.obs = add_names(adata.obs, name, patient)
     check_section(adata)
     if not with_image:
+        adata, dropped = _keep_with_patch(adata, patches, path, where) if with_patch_only else (adata, {})
+        adata.uns[Key.uns.dropped] = dropped
         return in_order(adata)
     scale = float(about[SCALE]) if about else slide_scale(patches, adata.obs_names, _centres(adata), where)
     spot_um = (Library.of(entry).spot_diameter or PATCH_UM / scale) * scale

@@ -118,7 +118,8 @@ def hest_bench(
     names
         Ids of the samples to read, in this order; None reads all of ``adata``.
     with_image
-        Read images where they are there, and keep the spots that have a patch.
+        Read images where they are there. Without a slide, positions are then in pixels of the assembled patches;
+        without an image they are in pixels of the slide, as in files of embeddings.
 
     Returns
     -------

@@ -26,7 +26,7 @@ from nh2st_graph.config import (
 )
 from nh2st_graph.models import check_encoder, check_settings
 from nh2st_graph.study._folds import read_folds
-from nh2st_graph.study._hest import with_genes
+from nh2st_graph.study._hest import completed
 from nh2st_graph.study._parts import Part, checked, expected
 from nh2st_graph.study._plan import Study, Variant, check_only, check_runs
 
@@ -191,7 +191,7 @@ def _read(
         )
     file = checked(schema, values, str(path))
     reference = file.base_name if isinstance(file, StudyFile) else None
-    base = with_genes(_base(file, path).change(_SCORED if reference is None else {}).override(overrides))
+    base = completed(_base(file, path).change(_SCORED if reference is None else {}).override(overrides))
     given = _changes(file, path, base)
     check_only(only, [*([reference] if reference is not None else []), *given], path.stem)
     _check_early(base, given, path, reference)

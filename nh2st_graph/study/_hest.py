@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from nh2st_graph.read import PublishedSplit
 
-__all__ = ["corrected_folds", "is_task", "known_errors", "read_task", "task_name", "with_genes"]
+__all__ = ["completed", "corrected_folds", "is_task", "known_errors", "read_task", "task_name"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -36,24 +36,31 @@ def task_name(config: Config) -> str:
     return config.data.root.resolve().name
 
 
-def with_genes(config: Config) -> Config:
-    """Find a panel that is named without a folder in the folder of the task, where the benchmark has it.
+def completed(config: Config) -> Config:
+    """Complete a configuration by what a task brings, if it reads one.
+
+    A panel that is named without a folder is that of the task. With embeddings, images are not read: positions in files
+    of embeddings are in pixels of the slide.
 
     Raises
     ------
     DataError
-        If it is the benchmark's own file, and is not there.
+        If the panel is the benchmark's own file, and is not there.
     """
     from nh2st_graph.read import HEST_GENES
 
     if not is_task(config):
         return config
     assert config.data.root is not None
+    if config.features.embeddings is not None:
+        config = config.change({"data.options": {"with_image": False, **config.data.options}})
     panel = Path(config.data.panel)
     inside = config.data.root / panel
-    if not panel.is_absolute() and not panel.is_file() and inside.is_file():
+    if panel.is_absolute() or panel.is_file():
+        return config
+    if inside.is_file():
         return config.change({"data.panel": str(inside)})
-    if config.data.panel == HEST_GENES and not panel.is_file():
+    if config.data.panel == HEST_GENES:
         raise DataError(
             f"{config.data.root} has no {HEST_GENES}, the genes of the task; download it, or give genes of your own as "
             f"{setting('data.panel')}"
