@@ -293,6 +293,8 @@ def benchmark(
     methods share. The exit code is 1 if a run failed.
 
     Example: nh2st-graph benchmark configs/benchmarks/her2st_mini.yaml --set data.root=DIR --out benchmark
+
+    Example: nh2st-graph benchmark configs/benchmarks/hest.yaml --set data.root=bench_data/IDC --out hest_idc
     """
     phase("checking the arguments", brief=True)
     from nh2st_graph.cli._runs import run_many

@@ -61,13 +61,12 @@ FORMATS = (
 
 
 def _known_format(name: str) -> str:
-    if name in FORMATS:
-        return name
-    from nh2st_graph.read import known_formats  # here, since it also loads the readers of other packages
+    if name not in FORMATS:
+        from nh2st_graph.read import known_formats  # here, since it also loads the readers of other packages
 
-    known = [*known_formats(), "synthetic"]
-    if name not in known:
-        raise ValueError(f"data.format = {name!r} is no known format; {nearest(name, known)}")
+        known = [*known_formats(), "synthetic"]
+        if name not in known:
+            raise ValueError(f"data.format = {name!r} is no known format; {nearest(name, known)}")
     return name
 
 

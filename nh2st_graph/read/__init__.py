@@ -18,11 +18,12 @@ from nh2st_graph.read._h5ad import stored_encoders as stored_encoders
 from nh2st_graph.read._her2st import her2st
 from nh2st_graph.read._hest import hest
 from nh2st_graph.read._hest_bench import HEST_GENES as HEST_GENES
-from nh2st_graph.read._hest_bench import KNOWN_SAMPLES as KNOWN_SAMPLES
 from nh2st_graph.read._hest_bench import PublishedSplit as PublishedSplit
 from nh2st_graph.read._hest_bench import hest_bench
 from nh2st_graph.read._hest_bench import patch_order as patch_order
 from nh2st_graph.read._hest_bench import published_splits as published_splits
+from nh2st_graph.read._hest_known import KNOWN_SAMPLES as KNOWN_SAMPLES
+from nh2st_graph.read._hest_known import known_errors as known_errors
 from nh2st_graph.read._objects import (
     Sections,
     SpatialObject,

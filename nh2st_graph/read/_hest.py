@@ -23,6 +23,7 @@ from nh2st_graph._files import parse_json, positive
 from nh2st_graph.read._assemble import add_names, in_order, one_file
 from nh2st_graph.read._common import backed_anndata, check_exists, keep_in_tissue, logger, report_dropped, wanted_names
 from nh2st_graph.read._counts import refuse_duplicates, to_csr
+from nh2st_graph.read._hest_known import known_errors
 from nh2st_graph.read._patches import PATCH_UM, mosaic, patch_names, slide_scale
 from nh2st_graph.read._patients import PATIENTS, read_each
 from nh2st_graph.read._registry import register_format
@@ -96,7 +97,8 @@ def hest(
     image in the cache folder. Then spots without a patch are left out, and positions are in pixels of that image.
 
     The patient comes from the metadata, which name none for two of three sections. Patients of different studies can
-    share a name, such as ``Patient 1``. They are then held out together, which is safe.
+    share a name, such as ``Patient 1``. They are then held out together, which is safe. Samples with known errors are
+    logged.
 
     In the legacy ST sections of HEST-1k ``array_row`` is the array's x. NH2ST takes pixel rows for x and columns for y
     on these data; here x is the column.
@@ -111,8 +113,10 @@ def hest(
         patient = patient or patient_name(about.get("patient"))
         return read_sample(root, "st", name, patient, about, with_patch_only=with_patch_only)
 
-    known = stored if names is None else stored | others
-    return read_each(wanted_names(names, known, root), stored, root, PATIENTS, read)
+    wanted = wanted_names(names, stored if names is None else stored | others, root)
+    for sentence in known_errors(wanted, corrected=False):
+        logger.warning("HEST-1k: %s", sentence)
+    return read_each(wanted, stored, root, PATIENTS, read)
 
 
 def metadata(root: Path, name: str) -> dict[str, Any]:

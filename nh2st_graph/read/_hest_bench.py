@@ -1,4 +1,4 @@
-"""Read a task of HEST-Benchmark: its sections, its splits, and what is known to be wrong with its samples.
+"""Read a task of HEST-Benchmark: its sections and its splits.
 
 Jaume et al. 2024, "HEST-1k: A dataset for spatial transcriptomics and histology image analysis", NeurIPS; the folders
 are those of the download MahmoodLab/hest-bench, one a task (``IDC``, ``PRAD``, ...).
@@ -17,74 +17,18 @@ from anndata import AnnData
 from nh2st_graph._errors import DataError, listed, reason, setting
 from nh2st_graph.read._common import check_exists, wanted_names
 from nh2st_graph.read._hest import metadata, read_sample, slide_files
+from nh2st_graph.read._hest_known import KNOWN_SAMPLES
 from nh2st_graph.read._patches import patch_names
 from nh2st_graph.read._patients import PATIENTS, read_each
 from nh2st_graph.read._registry import register_format
 
-__all__ = [
-    "HEST_GENES",
-    "KNOWN_SAMPLES",
-    "KnownSample",
-    "PublishedSplit",
-    "hest_bench",
-    "patch_order",
-    "published_splits",
-]
+__all__ = ["HEST_GENES", "PublishedSplit", "hest_bench", "patch_order", "published_splits"]
 
 #: The file of a task's 50 target genes.
 HEST_GENES = "var_50genes.json"
 
 _SPLIT = re.compile(r"(train|test)_(\d+)\.csv")
 _SAMPLE = "sample_id"
-
-
-class KnownSample(NamedTuple):
-    """What is known to be wrong with a sample.
-
-    Attributes
-    ----------
-    sample
-        Its id.
-    patient
-        Its patient, where the published one is wrong or missing.
-    same_as
-        The id of the sample that it is a copy of.
-    what
-        What is wrong, or what to keep in mind, in words.
-    source
-        Where this was reported.
-    """
-
-    sample: str
-    patient: str | None
-    same_as: str | None
-    what: str
-    source: str
-
-
-_CRC = "HEST names one patient for the five samples of this study, and the study names several"
-_SEEN = "a model pretrained on HEST-1k may have learned from the same patient"
-_PIXELS = "its pseudo-spots are 58 um apart, not 100 um, because of a wrong pixel size"
-
-#: Samples with known errors. ``CRC P1`` to ``P5`` are patients of one study, by the names of its samples in HEST's
-#: own metadata (column ``subseries``).
-KNOWN_SAMPLES: dict[str, KnownSample] = {
-    each.sample: each
-    for each in (
-        KnownSample("TENX147", "CRC P5", None, "three patients are one in the splits of COAD", "HEST #133"),
-        KnownSample("TENX148", "CRC P2", None, "three patients are one in the splits of COAD", "HEST #133"),
-        KnownSample("TENX149", "CRC P1", None, "three patients are one in the splits of COAD", "HEST #133"),
-        KnownSample("TENX153", "CRC P3", None, _CRC, "HEST #126"),
-        KnownSample("TENX154", "CRC P5", None, _CRC, "HEST #126"),
-        KnownSample("TENX155", "CRC P2", None, _CRC, "HEST #126"),
-        KnownSample("TENX156", "CRC P1", None, _CRC, "HEST #126"),
-        KnownSample("TENX128", "CRC P2", "TENX155", "it is the sample TENX155 under another name", "HEST #126"),
-        KnownSample("TENX95", None, None, f"{_SEEN} (TENX97)", "STPath #1 and #5"),
-        KnownSample("TENX99", None, None, f"{_SEEN} (TENX98)", "STPath #1 and #5"),
-        KnownSample("NCBI784", None, None, _PIXELS, "HEST #122"),
-        KnownSample("TENX122", None, None, _PIXELS, "HEST #122"),
-    )
-}
 
 
 class PublishedSplit(NamedTuple):
@@ -124,7 +68,7 @@ def hest_bench(
     Returns
     -------
     Sections by id, as from :func:`hest`, with the spots that have a patch. The patient is that of the table ``ids.csv``
-    (``sample_id,patient``), or else of :data:`KNOWN_SAMPLES`, which corrects published errors, or else ``test group i``
+    (``sample_id,patient``), or else of ``KNOWN_SAMPLES``, which corrects published errors, or else ``test group i``
     for all samples that the benchmark tests together in fold i.
 
     Raises
@@ -163,6 +107,7 @@ def published_splits(root: str | Path) -> list[PublishedSplit]:
         If ``splits`` is missing or empty, a table is missing or malformed, or a sample has no file in ``adata``.
     """
     root = Path(root)
+    check_exists(root)
     folder, known = root / "splits", _names(root)
     if not folder.is_dir():
         raise DataError(

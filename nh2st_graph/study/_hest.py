@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from nh2st_graph.read import PublishedSplit
 
-__all__ = ["completed", "corrected_folds", "is_task", "known_errors", "read_task", "task_name"]
+__all__ = ["completed", "corrected_folds", "is_task", "read_task", "task_name"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -47,22 +47,24 @@ def completed(config: Config) -> Config:
     DataError
         If the panel is the benchmark's own file, and is not there.
     """
-    from nh2st_graph.read import HEST_GENES
+    from nh2st_graph.read import HEST_GENES, published_splits
 
     if not is_task(config):
         return config
-    assert config.data.root is not None
+    root = config.data.root
+    assert root is not None
     if config.features.embeddings is not None:
         config = config.change({"data.options": {"with_image": False, **config.data.options}})
     panel = Path(config.data.panel)
-    inside = config.data.root / panel
+    inside = root / panel
     if panel.is_absolute() or panel.is_file():
         return config
     if inside.is_file():
         return config.change({"data.panel": str(inside)})
     if config.data.panel == HEST_GENES:
+        published_splits(root)  # says first what else is missing
         raise DataError(
-            f"{config.data.root} has no {HEST_GENES}, the genes of the task; download it, or give genes of your own as "
+            f"{root} has no {HEST_GENES}, the genes of the task; download it, or give genes of your own as "
             f"{setting('data.panel')}"
         )
     return config
@@ -81,12 +83,12 @@ def corrected_folds(config: Config) -> tuple[Fold, ...]:
         If the folder is not complete, or no fold is left.
     """
     from nh2st_graph.datasets import patients_of
-    from nh2st_graph.read import KNOWN_SAMPLES, published_splits
+    from nh2st_graph.read import KNOWN_SAMPLES, known_errors, published_splits
 
     assert config.data.root is not None
     splits, sections = published_splits(config.data.root), read_task(config, with_image=False)
     patients = patients_of(sections)
-    for sentence in known_errors(list(sections)):
+    for sentence in known_errors(sections, corrected=True):
         logger.warning("%s: %s", task_name(config), sentence)
     copies = _copies(sections)
     for name, first in copies.items():
@@ -106,8 +108,7 @@ def corrected_folds(config: Config) -> tuple[Fold, ...]:
         folds += [_fold(test, split, patients, copies, task_name(config)) for test in groups.values()]
     if not folds:
         raise DataError(f"{config.data.root}: no fold is left, since all test samples are copies; check the splits")
-    published, corrected = _plain(splits), [(frozenset(each.train), frozenset(each.test)) for each in folds]
-    if sorted(map(str, published)) != sorted(map(str, corrected)):
+    if {_parts(each) for each in splits} != {_parts(each) for each in folds}:
         logger.warning(
             "%s: the repaired protocol and ours have %d folds with patients corrected, in place of the %d published",
             task_name(config),
@@ -115,19 +116,6 @@ def corrected_folds(config: Config) -> tuple[Fold, ...]:
             len(splits),
         )
     return tuple(folds)
-
-
-def known_errors(samples: Sequence[str]) -> list[str]:
-    """Say what is known to be wrong with samples, and where this was reported."""
-    from nh2st_graph.read import KNOWN_SAMPLES
-
-    by_what: dict[tuple[str, str], list[str]] = {}
-    for name in samples:
-        known = KNOWN_SAMPLES.get(name)
-        if known:
-            corrected = f" (corrected: patient {known.patient})" if known.patient else ""
-            by_what.setdefault((known.what, known.source), []).append(name + corrected)
-    return [f"{listed(names)}: {what} ({source})" for (what, source), names in by_what.items()]
 
 
 def _fold(
@@ -145,8 +133,8 @@ def _fold(
     return Fold(name, train, tuple(test), task)
 
 
-def _plain(splits: Sequence[PublishedSplit]) -> list[tuple[frozenset[str], frozenset[str]]]:
-    return [(frozenset(each.train), frozenset(each.test)) for each in splits]
+def _parts(fold: PublishedSplit | Fold) -> tuple[frozenset[str], frozenset[str]]:
+    return frozenset(fold.train), frozenset(fold.test)
 
 
 def _copies(sections: Mapping[str, AnnData]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError
 from nh2st_graph._progress import phase
 from nh2st_graph.metrics import partial_pearson, pearson
-from nh2st_graph.study._hest import known_errors, read_task, task_name
+from nh2st_graph.study._hest import read_task, task_name
 from nh2st_graph.study._plan import Study
 
 if TYPE_CHECKING:
@@ -285,7 +285,9 @@ def compare_protocols(study: Study) -> Protocols:
 
 def _notes(task: Task, genes: pd.DataFrame) -> list[str]:
     """Say what is special about a task."""
-    notes = known_errors(list(task.samples))
+    from nh2st_graph.read import known_errors
+
+    notes = known_errors(task.samples, corrected=True)
     if len(task.corrected) != len(task.published) or set(task.corrected) != set(task.published):
         tested = "; ".join(", ".join(fold.test) for fold in task.corrected)
         notes.append(f"the repaired protocol and ours test {tested}, each from the other patients")

@@ -84,6 +84,15 @@ def test_sections_by_name_and_by_format(write_hest):
         hest(files.root, "SPA3")
 
 
+def test_samples_with_known_errors_are_told(write_hest, caplog):
+    for name in ("TENX128", "TENX155"):
+        files = write_hest(name)
+    with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
+        hest(files.root)
+    messages = " ".join(record.getMessage() for record in caplog.records)
+    assert "TENX128: it is the sample TENX155 under another name (HEST #126)" in messages
+
+
 class TestPatients:
     def test_splits_follow_the_metadata(self, write_hest):
         for name, patient in (("A1", "Patient 1"), ("A2", " Patient 1 "), ("B1", "Patient 2")):

@@ -157,6 +157,10 @@ class TestCorrectedFolds:
         (task / "var_50genes.json").unlink()
         with pytest.raises(DataError, match="has no var_50genes"):
             read(task)
+        with pytest.raises(DataError, match="give one task, such as"):
+            read(task.parent)
+        with pytest.raises(DataError, match="does not exist"):
+            read(task / "nowhere")
 
     def test_a_constant_gene_has_no_r_as_published(self, small):
         task = small(["A", "B"], [(["A"], ["B"]), (["B"], ["A"])])
