@@ -1,6 +1,6 @@
 """Lay sections out as tasks of HEST-Benchmark, and score them as published, repaired, and by our protocol.
 
-    python benchmarks/hest.py --data DIR [--task NAME ...] [--public HEST/src] [--out FOLDER]
+    python benchmarks/hest.py --data DIR [--task NAME ...] [--only METHOD ...] [--public HEST/src]
 
 ``DIR`` holds ``her2st/`` (the repository almaan/her2st). Each task has the 50 genes whose logarithm varies most over
 all of its samples: how the benchmark chose its genes is not public, but all samples were read. The tasks:
@@ -145,6 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--task", nargs="+", default=["HER2ST", "HER2ST_SECTIONS", "SYNTHETIC"])
+    parser.add_argument("--only", nargs="*", default=[], help="methods of ours, by their names in the configuration")
     parser.add_argument("--public", type=Path)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "hest")
     given = parser.parse_args()
@@ -161,7 +162,8 @@ def main() -> None:
                 (folder / f"{task}_public").mkdir()
                 rows.append(public_row(root, given.public, folder / f"{task}_public"))
                 continue
-            run_study(read_benchmark(CONFIG, [f"data.root={root}"]), folder / f"{task}_study", jobs=1)
+            study = read_benchmark(CONFIG, [f"data.root={root}", "evaluate.downstream=false"])
+            run_study(study, folder / f"{task}_study", jobs=1, only=given.only)
             target = given.out / task.lower()
             target.mkdir(parents=True, exist_ok=True)
             for file in KEPT:
