@@ -6,17 +6,24 @@ import logging
 import os
 import sys
 from functools import cache
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-__all__ = ["LogHandler", "PhaseHandler", "console", "phase", "phases"]
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+__all__ = ["LogHandler", "PhaseHandler", "bars", "be_quiet", "console", "is_quiet", "phase", "phases"]
 
 #: Its records say what is being done now. They are shown if a :class:`PhaseHandler` listens.
 phases = logging.getLogger("nh2st_graph.phase")
 phases.propagate = False
+
+#: Whether only warnings and errors are shown.
+_quiet = False
 
 #: What a console reads of the environment when it is made.
 _ENVIRONMENT = ("TERM", "COLORTERM", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
@@ -44,7 +51,44 @@ def phase(text: str = "", *, brief: bool = False) -> None:
     brief
         It takes a moment: show it on a terminal, where it goes away again, and leave no line elsewhere.
     """
-    phases.log(logging.DEBUG if brief else logging.INFO, "%s", text)
+    if not _quiet:
+        phases.log(logging.DEBUG if brief else logging.INFO, "%s", text)
+
+
+def be_quiet(quiet: bool) -> None:
+    """Show neither bars, nor what is being done, nor messages, until it is taken back; warnings are shown."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether only warnings and errors are shown."""
+    return _quiet
+
+
+def bars(*columns: ProgressColumn, shown: bool = True) -> Progress:
+    """Make bars that say what is done, how much of it, and the time left. They go away at their end.
+
+    Parameters
+    ----------
+    columns
+        More columns, after the numbers.
+    shown
+        False shows none; so does any place that is no terminal.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("left"),
+        console=console(),
+        disable=not (shown and console().is_terminal and not _quiet),
+        transient=True,
+    )
 
 
 class LogHandler(logging.Handler):
@@ -53,6 +97,8 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record."""
         try:
+            if _quiet and record.levelno < logging.WARNING:
+                return
             console().print(self.format(record), markup=False, highlight=False, emoji=False, soft_wrap=True)
         except Exception:  # as every handler does: a log line that cannot be shown stops no work
             self.handleError(record)

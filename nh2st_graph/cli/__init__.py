@@ -36,6 +36,7 @@ from nh2st_graph.cli._options import (
     StudyFolder,
     Trust,
 )
+from nh2st_graph.cli._output import AsJson, Quiet, conclude, one_command
 from nh2st_graph.cli._predict import predict
 from nh2st_graph.cli._predictability import predictability
 from nh2st_graph.cli._working import shown_messages, silent, working
@@ -159,6 +160,8 @@ def train(
         bool, typer.Option("--resume", help="Go on with an interrupted run of the same configuration.")
     ] = False,
     scheduler: EncodingScheduler = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train on sections, score on others, and write model, predictions, figures and a report.
 
@@ -167,6 +170,7 @@ def train(
     """
     phase("checking the arguments", brief=True)
     from nh2st_graph import tl
+    from nh2st_graph.cli._facts import run_facts
     from nh2st_graph.cli._tables import print_run
     from nh2st_graph.config import load_config
 
@@ -181,7 +185,7 @@ def train(
     tl.check_run(loaded, out, resume=resume)
     with working(resumable=True):
         run = tl.train_run(loaded, out, resume=resume, scheduler=scheduler)
-    print_run(run)
+    conclude(lambda: print_run(run), lambda: run_facts("train", run))
 
 
 app.command(cls=Command)(predict)
@@ -195,16 +199,19 @@ def evaluate(
     cache: Cache = None,
     embeddings: Embeddings = None,
     progress: Bars = True,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score the test sections of a run again, and rewrite its scores, predictions, figures and report."""
     phase("checking the arguments", brief=True)
     from nh2st_graph import tl
+    from nh2st_graph.cli._facts import run_facts
     from nh2st_graph.cli._tables import print_run
 
     tl.check_evaluation(run, trust=trust, encoder=encoder, cache=cache)
     with working():
         done = tl.evaluate_run(run, trust=trust, encoder=encoder, cache=cache, embeddings=embeddings, progress=progress)
-    print_run(done)
+    conclude(lambda: print_run(done), lambda: run_facts("evaluate", done))
 
 
 @app.command(cls=Command)
@@ -256,6 +263,8 @@ def ablate(
     jobs: Jobs = None,
     scheduler: Scheduler = None,
     resume: Resume = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train variants of a configuration over folds and seeds, and compare each with the base.
 
@@ -285,6 +294,8 @@ def benchmark(
     jobs: Jobs = None,
     scheduler: Scheduler = None,
     resume: Resume = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train methods over splits and seeds under one protocol, and rank them beside the baselines.
 
@@ -316,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     try:
-        with shown_messages(debug, as_process=arguments is None), warnings.catch_warnings():
+        with shown_messages(debug, as_process=arguments is None), one_command(), warnings.catch_warnings():
             if not debug:
                 # Libraries' warnings to developers do not concern the user's data.
                 warnings.simplefilter("ignore")

@@ -22,6 +22,7 @@ from nh2st_graph.cli._options import (
     Trust,
     genes_named,
 )
+from nh2st_graph.cli._output import AsJson, Quiet, conclude
 from nh2st_graph.cli._working import working
 from nh2st_graph.tl._cluster import check_scheduler
 
@@ -113,6 +114,8 @@ def predict(
     cache: Cache = None,
     embeddings: Embeddings = None,
     progress: Bars = True,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict sections and whole slides from their images with a trained model.
 
@@ -127,6 +130,7 @@ def predict(
     """
     phase("checking the arguments", brief=True)
     from nh2st_graph import tl
+    from nh2st_graph.cli._facts import prediction_facts
     from nh2st_graph.cli._tables import print_paths
 
     check_scheduler(scheduler)
@@ -181,5 +185,4 @@ def predict(
             progress=progress,
             scheduler=scheduler,
         )
-    if written:
-        print_paths(written)
+    conclude(lambda: print_paths(written), lambda: prediction_facts(written))

@@ -10,6 +10,7 @@ import typer
 from nh2st_graph._errors import ConfigError, DataError, RunError, setting
 from nh2st_graph._progress import phase
 from nh2st_graph.cli._options import LibraryKey, Overrides, Table
+from nh2st_graph.cli._output import AsJson, Quiet, conclude
 from nh2st_graph.cli._working import working
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def predictability(
     library_key: LibraryKey = None,
     table: Table = None,
     overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find out before training which genes can be read from these images. Takes about a minute for a thousand spots.
 
@@ -57,6 +60,7 @@ def predictability(
     """
     phase("checking the arguments", brief=True)
     from nh2st_graph._files import check_place, owned_new
+    from nh2st_graph.cli._facts import predictability_facts
     from nh2st_graph.cli._tables import print_paths
 
     check_place(out)
@@ -76,8 +80,12 @@ def predictability(
             found = tl.predictability(read, config)
             phase("drawing")
             written = found.save(out)
-    typer.echo(found)
-    print_paths(written)
+
+    def words() -> None:
+        typer.echo(found)
+        print_paths(written)
+
+    conclude(words, lambda: predictability_facts(found, written))
 
 
 def _is_config(paths: list[Path]) -> bool:

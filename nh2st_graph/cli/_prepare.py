@@ -14,12 +14,11 @@ import typer
 import yaml
 from anndata import AnnData
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError, listed
 from nh2st_graph._files import check_place, owned_new
-from nh2st_graph._progress import console, phase
+from nh2st_graph._progress import bars, console, phase
 from nh2st_graph.cli._working import interruptible, working
 from nh2st_graph.config import parse_yaml
 from nh2st_graph.read import PATIENTS, wanted_names
@@ -171,8 +170,7 @@ def _written(
     done: dict[str, dict[str, str]] = {}
     failed: dict[str, Exception] = {}
     shown = console()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=shown, disable=not shown.is_terminal, transient=True) as progress:
+    with bars() as progress:
         task = progress.add_task("", total=len(names))
         for i, name in enumerate(names, start=1):
             progress.update(task, description=name)

@@ -9,11 +9,21 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from nh2st_graph import study
 from nh2st_graph._errors import ConfigError
-from nh2st_graph._progress import console, phase, phases
+from nh2st_graph._progress import console, is_quiet, phase, phases
+from nh2st_graph.cli._facts import study_facts
+from nh2st_graph.cli._output import conclude
 from nh2st_graph.cli._working import interruptible
 from nh2st_graph.tl._cluster import check_scheduler
 
@@ -53,7 +63,7 @@ def run_many(
         with _without_phases(), Display(left, console()) as display:
             result = study.run_study(plan, out, watch=display.tell, **how)
     phase()
-    _print(result)
+    conclude(lambda: _print(result), lambda: study_facts(result))
     if result.failures:
         raise typer.Exit(1)
 
@@ -86,8 +96,9 @@ class Display(Progress):
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or is_quiet(),
             transient=True,
         )
         self.total, self.ended = total, 0
@@ -102,7 +113,7 @@ class Display(Progress):
         self.ended += 1
         self.remove_task(self.bars.pop(run.folder))
         self.update(self.all, completed=self.ended)
-        if outcome.reason is not None or self.disable:
+        if outcome.reason is not None or (self.disable and not is_quiet()):
             line = f"done: {run}" if outcome.reason is None else f"failed: {run}: {outcome.reason}"
             _plain(self.console, f"[{self.ended}/{self.total}] {line}", soft_wrap=True)
 
@@ -135,6 +146,11 @@ def _print(result: study.StudyResult) -> None:
             _plain(console, f"- {sentence}")
     for run, reason in result.failures.items():
         _plain(console, f"failed: {run}: {reason}", style="red", soft_wrap=True)
+    for sentence in result.findings:
+        _plain(console, f"{sentence[0].upper()}{sentence[1:]}.", soft_wrap=True)
+    for path in result.written:
+        if str(path).endswith("report.html"):
+            _plain(console, f"Open {path} to see all of it.", soft_wrap=True)
     print_paths(result.written)
 
 

@@ -126,7 +126,9 @@ def _width(column: object, cells: Iterable[str]) -> int:
 
 
 def print_paths(paths: Iterable[Path]) -> None:
-    """Print what was written, one path a line, whole, so that it can be copied."""
+    """Print what was written, one path a line, whole, so that it can be copied; nothing if it is nothing."""
+    if not (paths := list(paths)):
+        return
     console = Console(soft_wrap=True)
     console.print("Written:")
     for path in paths:

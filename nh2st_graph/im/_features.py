@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from nh2st_graph._errors import ConfigError, setting
-from nh2st_graph._progress import console
+from nh2st_graph._progress import bars
 from nh2st_graph.im._blocks import Block, BlockLike, PatchSize, coarse_slide, make_blocks, off_scale
 from nh2st_graph.im._cache import MAPPED_BYTES, FeatureBlock, FeatureCache, cache_folder, cache_key, listed_spots
 from nh2st_graph.im._default import AUTO
@@ -469,4 +469,4 @@ def warn_once(what: str, note: str, said: set[str]) -> None:
 
 def feature_bar(progress: bool) -> Progress:
     """Make the progress bar of encoding, which is shown on a terminal only."""
-    return Progress(console=console(), transient=True, disable=not (progress and console().is_terminal))
+    return bars(shown=progress)

@@ -72,6 +72,8 @@ class StudyResult:
         Scores of every run.
     failures
         Runs that failed, and why.
+    findings
+        What was found, shortly: a sentence for each split, without a full stop.
     written
         Tables, figures and report.
     protocols
@@ -84,6 +86,7 @@ class StudyResult:
     verdicts: Mapping[str, list[str]]
     results: Results
     failures: Mapping[PlannedRun, str]
+    findings: list[str] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
     protocols: Protocols | None = None
 

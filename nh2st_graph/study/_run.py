@@ -17,7 +17,7 @@ from nh2st_graph.study._protocols import Protocols, compare_protocols
 from nh2st_graph.study._report import write_reports
 from nh2st_graph.study._results import StudyResult, collect, references, seen_sections
 from nh2st_graph.study._table import compare
-from nh2st_graph.study._words import explain, under_trained, verdict
+from nh2st_graph.study._words import explain, findings, under_trained, verdict
 from nh2st_graph.study._workers import Outcome, Watch, run_all
 from nh2st_graph.tl._cluster import check_scheduler
 
@@ -114,7 +114,8 @@ def _tabulated(
         for split, part in table.groupby("split", sort=False):
             verdicts[str(split)] = verdict(part, late.get(str(split), []))
     beside = None if protocols is None else protocols.beside(table)
-    result = StudyResult(study, table, explain(study, results.scores), verdicts, results, failures, protocols=beside)
+    explained, found = explain(study, results.scores), findings(table, study.reference)
+    result = StudyResult(study, table, explained, verdicts, results, failures, found, protocols=beside)
     return replace(result, written=write_reports(result, out))
 
 

@@ -13,7 +13,7 @@ from nh2st_graph.section import target_in_words
 from nh2st_graph.study._plan import Fold, Study
 from nh2st_graph.study._text import signed
 
-__all__ = ["explain", "protocol", "under_trained", "verdict"]
+__all__ = ["explain", "findings", "protocol", "under_trained", "verdict"]
 
 #: A split of up to this number of folds is listed fold by fold.
 _LISTED = 8
@@ -156,6 +156,55 @@ def verdict(board: pd.DataFrame, late: Collection[str] = ()) -> list[str]:
     }
     named = {text: methods.loc[chosen, "variant"] for text, chosen in care.items()}
     return sentences + [text.format(_listed(names)) for text, names in named.items() if len(names)]
+
+
+def findings(table: pd.DataFrame, reference: str | None) -> list[str]:
+    """Say shortly what a study found.
+
+    Parameters
+    ----------
+    table
+        Rows of all splits.
+    reference
+        The variant that the others are compared with; None in a benchmark, where it is the best baseline.
+
+    Returns
+    -------
+    A sentence for each split, without a full stop.
+    """
+    found = []
+    for split, part in table.groupby("split", sort=False):
+        where = f"{split}: " if table["split"].nunique() > 1 else ""
+        found.append(where + (_best_method(part) if reference is None else _changes(part, reference)))
+    return found
+
+
+def _best_method(board: pd.DataFrame) -> str:
+    methods = board[(board["role"] == "method") & board["place"].notna()]
+    if methods.empty:
+        return "no method has a score in every section"
+    best = methods.loc[methods["pcc_mean"].idxmax()]
+    lead = f"the best of {len(methods)} methods is" if len(methods) > 1 else "the one method is"
+    text = f"{lead} {best['variant']}, with a mean r of {best['pcc_mean']:.3f}"
+    baseline, difference = best["pcc_mean_baseline"], best["pcc_mean_difference"]
+    if not baseline or pd.isna(difference):
+        return f"{text}; there is no baseline to compare it with"
+    apart = "beyond" if best["pcc_mean_low"] > 0 or best["pcc_mean_high"] < 0 else "within"
+    return f"{text}: {signed(difference, 3)} against the best baseline ({baseline}), {apart} the 95 % interval"
+
+
+def _changes(part: pd.DataFrame, reference: str) -> str:
+    compared = part[(part["variant"] != reference) & (part["role"] != "reference")].dropna(subset="pcc_mean_difference")
+    if compared.empty:
+        return f"nothing can be compared with {reference}"
+    below, above = compared["pcc_mean_high"] < 0, compared["pcc_mean_low"] > 0
+    kinds = {"below": below, "above": above, "not to be told from it": ~below & ~above}
+    parts = [
+        f"{which}: " + ", ".join(f"{row.variant} ({signed(row.pcc_mean_difference, 3)})" for row in rows.itertuples())
+        for which, chosen in kinds.items()
+        if len(rows := compared[chosen])
+    ]
+    return f"mean r against {reference}, by the 95 % interval: {'; '.join(parts)}"
 
 
 def _against_baseline(board: pd.DataFrame, methods: pd.DataFrame, score: str, label: str) -> str:

@@ -13,12 +13,13 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from numpy.typing import NDArray
+from rich.progress import Progress
 from torch import Tensor
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph._files import write_text
-from nh2st_graph._progress import phase
+from nh2st_graph._progress import bars, phase
 from nh2st_graph.confidence import FEW_SPOTS, HeldOut, expression_predictability, gene_table, joined
 from nh2st_graph.config import Config, DataConfig, with_arguments
 from nh2st_graph.metrics import (
@@ -235,9 +236,11 @@ def predictability(
         prepared = Preparation.learn(config, sampled, {}, genes=genes).train
         say_same_sections({each.name: each.digest for each in prepared})
         graphs = [each.measured for each in prepared]
-        read = _read(make_folds(graphs, config.train.validation, config.train.folds))
-        phase("estimating noise ceilings")
-        own = {each.name: _own_scores(each, config.seed) for each in prepared}
+        with bars(shown=config.train.progress) as bar:
+            read = _read(make_folds(graphs, config.train.validation, config.train.folds), bar)
+            phase("estimating noise ceilings")
+            named = bar.track(prepared, description="estimating noise ceilings")
+            own = {each.name: _own_scores(each, config.seed) for each in named}
     panel = pd.Index(prepared[0].preparation.genes, name="gene")
     patients = dict(zip((each.name for each in prepared), patients_of(graphs), strict=True))
     return Predictability(
@@ -284,16 +287,18 @@ def _sample(section: AnnData) -> AnnData:
     return section[np.sort(np.concatenate([parts[i].numpy() for i in taken]))].copy()
 
 
-def _read(folds: Sequence[Fold]) -> _HeldOut:
+def _read(folds: Sequence[Fold], bar: Progress) -> _HeldOut:
     """Predict what each fold holds out."""
     n_spots = max(sum(int(each.num_nodes or 0) for each in fold.train) for fold in folds)
     by_reader: dict[str, list[HeldOut]] = {name: [] for name in (_READERS if n_spots < _MANY else _READERS[1:])}
+    task = bar.add_task("reading genes from images", total=len(folds) * len(by_reader))
     for number, fold in enumerate(folds, start=1):
         phase(f"reading genes from images, part {number} of {len(folds)}")
         for name, parts in by_reader.items():
             # One after the other, since each keeps what it learned from.
             parts += held_out(_fitted(name, fold.train), fold.validation, fold.name)
             give_back()
+            bar.advance(task)
     together = [
         replace(same[0], predicted=np.mean([each.predicted for each in same], axis=0))
         for same in zip(*by_reader.values(), strict=True)

@@ -20,13 +20,13 @@ import pandas as pd
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn
 from torch import Tensor
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError, RunError, setting
 from nh2st_graph._files import owned, write_text
-from nh2st_graph._progress import console
+from nh2st_graph._progress import bars
 from nh2st_graph.confidence import HeldOut
 from nh2st_graph.config import Config, TrainConfig
 from nh2st_graph.metrics import best_predicted, highest_expressed, pearson
@@ -205,17 +205,8 @@ class _Stages:
             self.log_path.unlink(missing_ok=True)
             for path in folder.glob(f"checkpoints/*/{_DONE}"):  # of an earlier fit
                 path.unlink()
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("epochs"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console(),
-            disable=not (config.train.progress and console().is_terminal and self.processes.main),
-            transient=True,
-        )
+        columns = TextColumn("epochs"), TextColumn("{task.fields[note]}")
+        self.progress = bars(*columns, shown=config.train.progress and self.processes.main)
 
     def run(self) -> _Outcome:
         """Fit every fold; with ``train.refit``, then fit all sections for as many epochs as suit the folds best."""
