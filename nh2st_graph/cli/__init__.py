@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from nh2st_graph import __version__
 from nh2st_graph._errors import NO_SET, NH2STGraphError, RenamedWarning
 from nh2st_graph._progress import phase
+from nh2st_graph.cli._doctor import doctor
 from nh2st_graph.cli._help import Command, Group
 from nh2st_graph.cli._options import (
     Bars,
@@ -189,6 +190,7 @@ def train(
 
 
 app.command(cls=Command)(predict)
+app.command(cls=Command)(doctor)
 
 
 @app.command(cls=Command)
