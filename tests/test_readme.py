@@ -38,7 +38,7 @@ _LEFT_OUT = shutil.ignore_patterns("C4*", "C5*", "C6*")
 
 
 class TestTwoCommands:
-    @pytest.mark.parametrize("does", ["uv run nh2st-graph demo", "uv run pytest"])
+    @pytest.mark.parametrize("does", ["uv run nh2st-graph demo", "uv run --group dev pytest"])
     def test_are_in_the_readme_and_ci_runs_them_from_there(self, does):
         (line,) = re.findall(rf"^ {{4}}(.*{does}.*)$", README, re.MULTILINE)
         ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
