@@ -195,18 +195,20 @@ def _scatter() -> Iterator[Check]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         import torch_geometric.typing as pyg
-    name, build = "torch-scatter", ["--no-build-isolation"]
+    name = "torch-scatter"
     if pyg.WITH_TORCH_SCATTER:
         yield Check(name, "ok", f"{metadata.version(name)}, used by PyG")
         return
     here = find_spec("torch_scatter") is not None
     about = next((str(each.message) for each in said if name in str(each.message)), "built for another PyTorch")
     found = f"installed, but PyG cannot use it ({about})" if here else f"not installed; it brings {_BRINGS['scatter']}"
-    todo = "Build it for this PyTorch, which takes some minutes" + (
-        ":" if shutil.which("c++") or shutil.which("g++") else ", once there is a C++ compiler:"
+    todo = "To build torch-scatter for this PyTorch, which takes some minutes" + (
+        ":" if shutil.which("c++") or shutil.which("g++") else ", and a C++ compiler, which is not here:"
     )
     again = ["--force-reinstall", "--no-deps", "--no-cache-dir"] if here and find_spec("pip") else []
-    yield Check(name, "missing", found, todo, _install(["setuptools", name], *build, *again))
+    # It is built with the setuptools of this environment.
+    command = f"{_install(['setuptools'])} && {_install([name], '--no-build-isolation', *again)}"
+    yield Check(name, "missing", found, todo, command)
 
 
 def _openslide() -> Iterator[Check]:
@@ -226,7 +228,7 @@ def _extras() -> Iterator[Check]:
         brings = _BRINGS.get(extra, ", ".join(each.name for each in wanted))
         lacking = _lacking(wanted)
         if lacking:
-            todo = f"The extra {extra} brings {brings}:"
+            todo = f"To install the extra {extra}:"
             yield Check(f"extra {extra}", "missing", f"not installed; it brings {brings}", todo, _install(lacking))
         else:
             yield Check(f"extra {extra}", "ok", brings)
@@ -297,7 +299,7 @@ def _cores() -> Iterator[Check]:
     there = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
     threads = Config().train.n_threads or torch.get_num_threads()
-    yield Check("cores", "ok", f"{usable} of {there} may be used; training takes {threads} threads")
+    yield Check("cores", "ok", f"{usable} of {there} may be used; training takes {threads}")
 
 
 def _hub() -> Iterator[Check]:
@@ -370,9 +372,5 @@ def _print(checks: Sequence[Check], runs: bool) -> None:
         console.print(text, markup=False, highlight=False)
         if command:
             console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
-    last = (
-        "Training and prediction can run."
-        if runs
-        else "Training and prediction cannot run before what is bad is mended."
-    )
+    last = "can run" if runs else "cannot run before what is bad is mended"
     console.print(f"\nTraining and prediction {last}.", style="bold")

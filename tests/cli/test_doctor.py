@@ -108,7 +108,7 @@ def test_an_extra_that_is_missing_is_named_with_what_it_brings_and_its_command(w
     without(*names)
     found = checks()[f"extra {extra}"]
     assert found.state == "missing"
-    assert _doctor._BRINGS[extra] in found.todo
+    assert _doctor._BRINGS[extra] in found.found
     words = shlex.split(found.command)
     assert sys.executable in words
     assert words[-len(names) :] == EXTRAS[extra]
