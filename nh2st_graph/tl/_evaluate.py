@@ -14,6 +14,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph import __version__
 from nh2st_graph._errors import DataError, listed, setting
+from nh2st_graph._progress import bars
 from nh2st_graph.metrics import (
     LABELS,
     METHOD_LABELS,
@@ -224,18 +225,19 @@ class _Baselines(NamedTuple):
 def _score_baselines(model: FittedModel, graphs: Sequence[Data], tests: Sequence[PreparedSection]) -> _Baselines:
     """Score every baseline on each test section; none without graphs to fit them on."""
     found = _Baselines({each.name: {} for each in tests}, {})
-    for name in BASELINES if graphs else ():
-        # One after the other, since each keeps what it learned from.
-        baseline = make_baseline(name)
-        baseline.fit(graphs)
-        for test in tests:
-            graph = test.measured
-            predicted = pd.DataFrame(baseline.predict(graph), index=graph.spots, columns=model.genes)
-            found.scores[test.name][name] = _score(model, test, predicted)
-        if baseline.chosen:
-            found.chosen[name] = baseline.chosen
-        del baseline
-        give_back()
+    with bars(shown=model.config.train.progress) as bar:
+        for name in bar.track(BASELINES if graphs else (), description="fitting baselines"):
+            # One after the other, since each keeps what it learned from.
+            baseline = make_baseline(name)
+            baseline.fit(graphs)
+            for test in tests:
+                graph = test.measured
+                predicted = pd.DataFrame(baseline.predict(graph), index=graph.spots, columns=model.genes)
+                found.scores[test.name][name] = _score(model, test, predicted)
+            if baseline.chosen:
+                found.chosen[name] = baseline.chosen
+            del baseline
+            give_back()
     return found
 
 
