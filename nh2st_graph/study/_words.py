@@ -183,7 +183,7 @@ def _best_method(board: pd.DataFrame) -> str:
     methods = board[(board["role"] == "method") & board["place"].notna()]
     if methods.empty:
         return "no method has a score in every section"
-    best = methods.loc[methods["pcc_mean"].idxmax()]
+    best = methods.iloc[methods["pcc_mean"].to_numpy().argmax()]
     lead = f"the best of {len(methods)} methods is" if len(methods) > 1 else "the one method is"
     text = f"{lead} {best['variant']}, with a mean r of {best['pcc_mean']:.3f}"
     baseline, difference = best["pcc_mean_baseline"], best["pcc_mean_difference"]
@@ -199,11 +199,12 @@ def _changes(part: pd.DataFrame, reference: str) -> str:
         return f"nothing can be compared with {reference}"
     below, above = compared["pcc_mean_high"] < 0, compared["pcc_mean_low"] > 0
     kinds = {"below": below, "above": above, "not to be told from it": ~below & ~above}
-    parts = [
-        f"{which}: " + ", ".join(f"{row.variant} ({signed(row.pcc_mean_difference, 3)})" for row in rows.itertuples())
-        for which, chosen in kinds.items()
-        if len(rows := compared[chosen])
-    ]
+    parts = []
+    for which, chosen in kinds.items():
+        rows = compared[chosen]
+        named = zip(rows["variant"], rows["pcc_mean_difference"], strict=True)
+        if len(rows):
+            parts.append(f"{which}: {', '.join(f'{name} ({signed(difference, 3)})' for name, difference in named)}")
     return f"mean r against {reference}, by the 95 % interval: {'; '.join(parts)}"
 
 
