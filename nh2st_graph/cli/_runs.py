@@ -149,7 +149,7 @@ def _print(result: study.StudyResult) -> None:
     for sentence in result.findings:
         _plain(console, f"{sentence[0].upper()}{sentence[1:]}.", soft_wrap=True)
     for path in result.written:
-        if str(path).endswith("report.html"):
+        if path.name == "report.html":
             _plain(console, f"Open {path} to see all of it.", soft_wrap=True)
     print_paths(result.written)
 

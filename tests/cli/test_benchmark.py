@@ -108,8 +108,9 @@ def attempted(monkeypatch) -> list[str]:
 @pytest.fixture
 def undrawn(monkeypatch) -> None:
     """Leave figures and the report out: one of the tests looks at them."""
-    for name in ("_draw_forest", "_figures_of_methods", "write_html"):
+    for name in ("_draw_forest", "_figures_of_methods"):
         monkeypatch.setattr(f"nh2st_graph.study._report.{name}", lambda *_, **__: [])
+    monkeypatch.setattr("nh2st_graph.study._report.write_html", lambda path, _: path)
 
 
 def benchmark(*arguments: object) -> int:
@@ -167,6 +168,11 @@ def test_it_ends_well_where_nothing_failed(benchmark_file, out, capsys):
     printed = capsys.readouterr()
     assert printed.err == ""
     assert "failed" not in printed.out
+    assert "The one method is mine, with a mean r of" in printed.out
+    assert benchmark(benchmark_file(skip=[BROKEN]), "--out", out, "--resume", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["command"], found["failures"], len(found["findings"])) == ("benchmark", {}, 1)
+    assert {row["variant"] for row in found["table"]} >= set(METHODS)
 
 
 def test_seeds_are_those_of_the_command_and_one_is_enough_where_nothing_is_random(benchmark_file, attempted, tmp_path):

@@ -15,8 +15,8 @@ import typer
 from nh2st_graph import _progress
 from nh2st_graph._progress import bars, phase
 from nh2st_graph.cli import app, main
-from nh2st_graph.cli._facts import run_facts
-from nh2st_graph.cli._output import _now, conclude, one_command
+from nh2st_graph.cli._facts import prediction_facts, run_facts
+from nh2st_graph.cli._output import _now, _plain, conclude, one_command
 
 SPEAKS = ("train", "predict", "evaluate", "benchmark", "ablate", "predictability", "doctor")
 
@@ -106,3 +106,13 @@ def test_a_run_tells_scores_reliable_genes_and_files(tiny_run):
     assert found["findings"] == tiny_run.findings()
     assert all(path.is_absolute() and path.exists() for path in found["written"])
     assert "new_patients" in found["reliable_genes"]
+
+
+def test_a_prediction_tells_what_stands_in_its_file(tiny_run):
+    files = sorted((tiny_run.folder / "predictions").glob("*.h5ad"))
+    found = json.loads(json.dumps(_plain(prediction_facts(files)), allow_nan=False))
+    (section,) = found["sections"].values()
+    assert section["n_genes"] == len(tiny_run.model.genes)
+    assert isinstance(section["reliable_genes"], list)
+    assert section["unlike_training"] in {True, False}
+    assert found["written"] == [str(each.absolute()) for each in files]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -41,7 +43,10 @@ def test_reads_files_and_writes_a_table_a_figure_and_words(accept, files, tmp_pa
 
 
 def test_reads_a_folder_and_the_training_sections_of_a_configuration_alike(accept, files, tmp_path, config):
-    accept("predictability", files, "--out", tmp_path / "a", *QUICK)
+    said = accept("predictability", files, "--out", tmp_path / "a", *QUICK, "--json", "--quiet")
+    found, _ = json.JSONDecoder().raw_decode(said)  # warnings follow
+    assert set(found["readable_genes"]) <= set(found["genes"])
+    assert len(found["genes"]) == 12
     read.write_h5ad(tissue("T", 9, "P"), files / "T.h5ad")
     of_config = ["--set", f"data.root={files}", "--set", "data.test=[T]"]
     accept("predictability", config, "--out", tmp_path / "b", *of_config, *QUICK)
