@@ -47,6 +47,8 @@ def predictability(
     read if the interval of its r given depth lies above what misplaced predictions reach. Beside it stands the noise
     ceiling: what a perfect predictor would score. A gene with neither is noise: leave it out of the panel.
 
+    The genes that can be read are written as readable.txt, for --set data.panel=FILE of 'train'.
+
     The panel is the 250 most variable genes; --set data.panel=FILE or hvg:N takes another, --set features.encoder=NAME
     another encoder. Features are cached for 'train'. Of a section of 50,000 spots or more, 1,500 are encoded and read.
 
@@ -54,9 +56,6 @@ def predictability(
 
     Example: nh2st-graph predictability configs/her2st_mini.yaml --set data.root=DIR --set data.panel=FILE
     --out readable
-
-    Example: nh2st-graph train configs/her2st_mini.yaml --set data.root=DIR --set data.panel=readable/readable.txt
-    --out RUN
     """
     phase("checking the arguments", brief=True)
     from nh2st_graph._files import check_place, owned_new
