@@ -20,7 +20,7 @@ from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError, listed
 from nh2st_graph._files import check_place, owned_new
 from nh2st_graph._progress import console, phase
-from nh2st_graph.cli._working import interruptible, working
+from nh2st_graph.cli._working import working
 from nh2st_graph.config import parse_yaml
 from nh2st_graph.read import PATIENTS, wanted_names
 from nh2st_graph.section import (
@@ -62,7 +62,7 @@ def run_prepare(source: str, root: Path | None, out: Path, given: Options) -> No
     ConfigError, DataError, RunError
         If the arguments do not go together, nothing can be read, or files exist already.
     typer.Exit
-        With code 1 if one of several sections could not be read, and 130 on Ctrl-C.
+        With code 1 if one of several sections could not be read.
     """
     if root is not None:
         _from_format(source, root, out, given)
@@ -123,7 +123,7 @@ def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
         )
     left = [name for name in wanted if name not in there]
     phase("reading sections")
-    with interruptible(), owned_new(out, "folder"), _said_once():
+    with owned_new(out, "folder"), _said_once():
         done, failed = _written(format, root, out, left, options, given.check_placement)
     phase()
     if failed and len(wanted) == 1:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from nh2st_graph._errors import RunError, setting
-from nh2st_graph._files import check_format, check_place, stamp, write_text
+from nh2st_graph._files import check_format, check_place, is_left_over, on_disk, stamp, write_text
 from nh2st_graph.config import changes, completed_keys, current_keys, parse_yaml
 from nh2st_graph.study._plan import RECORD, Study
 
@@ -73,6 +73,8 @@ def check_folder(folder: str | Path, *, resume: bool) -> None:
     """
     folder = Path(folder)
     check_place(folder)
+    if is_left_over(folder):  # a study that was killed before it wrote a file
+        return
     if resume:
         _read(folder)
     elif folder.exists():
@@ -92,9 +94,12 @@ def open_folder(study: Study, folder: Path, *, resume: bool) -> None:
     """
     record = _record(study)
     check_folder(folder, resume=resume)
-    if not resume:
+    if is_left_over(folder):
+        pass
+    elif not resume:
         try:
-            folder.mkdir(parents=True)
+            with on_disk(folder):
+                folder.mkdir(parents=True)
         except FileExistsError:  # another process was a moment faster
             raise RunError(f"study folder {folder} exists already; {_ANOTHER}") from None
     else:

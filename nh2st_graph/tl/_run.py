@@ -16,7 +16,7 @@ from anndata import AnnData
 
 from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest, setting
-from nh2st_graph._files import owned, write_text
+from nh2st_graph._files import is_left_over, on_disk, owned, write_text
 from nh2st_graph._progress import phase
 from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config, stored_yaml
@@ -195,9 +195,8 @@ def train_run(
     if not processes.main:
         return _join_run(config, out, processes, resume, sections)
     removed = nullcontext() if resume else _removed_on_bad_input(out)
-    with removed, owned(out, "run folder"), use_threads(config.train.n_threads):
-        if resume:  # again, now that no other process writes into it
-            check_begun(config, out, resume=resume)
+    with on_disk(out), removed, owned(out, "run folder"), use_threads(config.train.n_threads):
+        check_begun(config, out, resume=resume)  # again, now that no other process writes into it
         write_text(out / CONFIG_FILE, stored_yaml(config))
         loaded = load_sections(config, out / _TISSUE) if sections is None else sections
         with processes.main_first():
@@ -277,7 +276,7 @@ def evaluate_run(
     config = stored_config(folder, trust)
     if not config.data.test:
         raise without_test(folder)
-    with owned(folder, "run folder"):
+    with on_disk(folder), owned(folder, "run folder"):
         train, test = _split(config, load_sections(config, folder / _TISSUE))
         phase("computing image features, predicting and scoring")
         evaluation = evaluate(test, model, train)
@@ -315,7 +314,8 @@ def prepare_sections(config: Config, out: str | Path, *, scheduler: str | None =
             f"{setting('features.stain', config.features.stain)} has no reference before training, which fits it on "
             f"the training sections and computes the features; prepare with {setting('features.stain', 'none')}"
         )
-    with nullcontext() if out.exists() else _removed_on_bad_input(out), owned(out, "folder"):
+    made = nullcontext() if out.exists() else _removed_on_bad_input(out)
+    with on_disk(out), made, owned(out, "folder"):
         sections = load_sections(config, out / _TISSUE)
         paths = {name: out / f"{name}.h5ad" for name in sections}
         refuse_existing_sections(paths.values())
@@ -336,8 +336,9 @@ def _removed_on_bad_input(folder: Path) -> Iterator[None]:
     made = [folder, *(parent for parent in folder.parents if not parent.exists())]
     try:
         folder.mkdir(parents=True)
-    except FileExistsError:  # another process was a moment faster
-        raise RunError(f"run folder {folder} exists already; give another as {setting('out')}") from None
+    except FileExistsError:
+        if not is_left_over(folder):  # another process was a moment faster
+            raise RunError(f"run folder {folder} exists already; give another as {setting('out')}") from None
     try:
         yield
     except (ConfigError, DataError):
