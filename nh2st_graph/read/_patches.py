@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError, ImageError, NH2STGraphError, RunError, reason
 from nh2st_graph._files import ENVIRONMENT, cache_root, written_aside
 from nh2st_graph.read._counts import refuse_duplicates
+from nh2st_graph.read._hdf5 import check_declared
 from nh2st_graph.slide import check_windows
 
 __all__ = ["PATCH_UM", "Mosaic", "mosaic", "patch_names", "slide_scale"]
@@ -56,6 +57,7 @@ class Mosaic(NamedTuple):
 def _opened(path: Path, where: str) -> Iterator[h5py.File]:
     """Open a patch file, and say in our words if it is damaged."""
     try:
+        check_declared(path)
         with h5py.File(path) as file:
             yield file
     except NH2STGraphError:

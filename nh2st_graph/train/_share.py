@@ -243,7 +243,10 @@ def _public_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     protocol["n_patients_in_both"] = len(both) if isinstance(both, list) else both
     if "sections" in protocol:
         protocol["sections"] = _unnamed(protocol["sections"])
-    return {**metrics, "protocol": without_paths(protocol)}
+    made = {
+        name: value for name, value in metrics.get("record", {}).items() if name in {"versions", "revision", "seed"}
+    }
+    return {**metrics, "protocol": without_paths(protocol), **({"record": made} if made else {})}
 
 
 def _unnamed(digests: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
