@@ -53,7 +53,9 @@ def record(config: Config, sections: Mapping[str, Mapping[str, str]] | None = No
     ``versions`` and ``revision`` of :func:`made_with`; ``seed``; ``settings``, the configuration without names of
     files; and ``sections``, if they are given.
     """
-    found = {**made_with(), "seed": config.seed, "settings": settings_of(config)}
+    settings = settings_of(config)
+    settings["train"].pop("progress")  # whether bars are shown
+    found = {**made_with(), "seed": config.seed, "settings": settings}
     return found if sections is None else {**found, "sections": {name: dict(each) for name, each in sections.items()}}
 
 

