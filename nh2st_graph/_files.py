@@ -239,14 +239,19 @@ def one_at_a_time(path: Path, wait: Callable[[], object]) -> Iterator[None]:
 
     lock = FileLock(path)
     with ExitStack() as stack:
-        with suppress(RunError, OSError, NotImplementedError):
-            stack.enter_context(_made(path.parent))
-            stack.callback(_release_lock, lock)
+        said = False
+        while not lock.is_locked:
             try:
-                lock.acquire(timeout=0)
+                stack.enter_context(_made(path.parent))
+                lock.acquire(timeout=-1 if said else 0, poll_interval=_POLL)
             except Timeout:
                 wait()
-                lock.acquire(poll_interval=_POLL)
+                said = True
+            except FileNotFoundError:  # another process has just removed the folder, which was empty
+                continue
+            except (RunError, OSError, NotImplementedError):
+                break
+        stack.callback(_release_lock, lock)
         yield
 
 

@@ -53,6 +53,7 @@ def main() -> int:
     """Do all trials and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--signals", type=int, default=2, help="of each kind to each command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=["kills", "disk", "readonly", "signals", "several"])
     parser.add_argument("--out", type=Path)
@@ -61,18 +62,20 @@ def main() -> int:
     _features._PART_SPOTS = 16
     root = Path(tempfile.mkdtemp(prefix="faults-"))
     root.chmod(0o755)
-    begin = time.monotonic()
     try:
         trials = Trials(Place(root), random.Random(given.seed))
-        lines = [line for name in given.only for line in getattr(trials, name)(given)]
+        for name in given.only:
+            begin, before = time.monotonic(), len(trials.failures)
+            lines = list(getattr(trials, name)(given))
+            failures = trials.failures[before:]
+            lines += [f"{time.monotonic() - begin:.0f} s. Failures: {len(failures)}.", ""]
+            lines += [f"- {each}" for each in failures]
+            print("\n".join(lines), flush=True)
+            if given.out is not None:
+                given.out.mkdir(parents=True, exist_ok=True)
+                (given.out / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    lines += [f"{time.monotonic() - begin:.0f} s. Failures: {len(trials.failures)}.", ""]
-    lines += [f"- {each}" for each in trials.failures]
-    print("\n".join(lines))
-    if given.out is not None:
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "table.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return bool(trials.failures)
 
 
@@ -88,7 +91,7 @@ class Trials:
         train = Command("train", ("train", place.config, "--out", here / "out"))
         loaded_modules(place, [train])
         shutil.copytree(here / "out", self.model)
-        several = ("--jobs", "1")
+        several, panel = ("--jobs", "1"), ("--set", f"data.panel={place.root / 'panel.txt'}")
         self.commands = {
             each.name: each
             for each in (
@@ -98,7 +101,7 @@ class Trials:
                 Command("prepare config", ("prepare", place.config, "--out", here / "out")),
                 Command("ablate", ("ablate", place.study, "--out", here / "out", *several)),
                 Command("benchmark", ("benchmark", place.benchmark, "--out", here / "out", *several)),
-                Command("predictability", ("predictability", *files, "--out", here / "out"), ()),
+                Command("predictability", ("predictability", *files, "--out", here / "out", *panel), ()),
                 Command("evaluate", ("evaluate", here / "out"), ()),
             )
         }
@@ -117,6 +120,12 @@ class Trials:
             self.expected[name] = place.root / f"expected {name}"
             shutil.copytree(here, self.expected[name])
 
+    def fail(self, *what: str) -> None:
+        """Note failures, and show them."""
+        self.failures += what
+        for each in what:
+            print(f"failed: {each}", file=sys.stderr, flush=True)
+
     def _begin(self, command: Command) -> None:
         """Empty the folder of a trial, and put there what the command needs."""
         self.place.clear()
@@ -126,8 +135,8 @@ class Trials:
     def _check(self, what: str, command: Command) -> tuple[str, str]:
         """Compare what is there with the uninterrupted result; and say what no reader opens."""
         half, other = half_written(self.place.here), differences(self.place.here, self.expected[command.name])
-        self.failures += [f"{what}: half-written: {each}" for each in half]
-        self.failures += [f"{what}: differs: {each}" for each in other]
+        self.fail(*(f"{what}: half-written: {each}" for each in half))
+        self.fail(*(f"{what}: differs: {each}" for each in other))
         return ("equal" if not other else f"{len(other)} files differ"), ("none" if not half else str(len(half)))
 
     def _go_on(self, command: Command) -> int:
@@ -150,13 +159,13 @@ class Trials:
                 killed += 1
                 what = f"{name} killed after {moment:.2f} s"
                 half = half_written(self.place.here)
-                self.failures += [f"{what}: half-written: {each}" for each in half]
+                self.fail(*(f"{what}: half-written: {each}" for each in half))
                 whole += not half
                 there = (self.place.here / "out").exists()
                 begun += there
                 code = self._go_on(command) if there else self.place.run(command.words)
                 if code:
-                    self.failures.append(f"{what}: goes on with {code}: {self.place.last_line()}")
+                    self.fail(f"{what}: goes on with {code}: {self.place.last_line()}")
                     continue
                 equal += self._check(what, command)[0] == "equal"
             rows.append((name, killed, begun, whole, equal))
@@ -172,7 +181,7 @@ class Trials:
         for name, command in self.commands.items():
             for what in (signal.SIGINT, signal.SIGTERM):
                 sent = clean = equal = 0
-                for _ in range(2):
+                for _ in range(given.signals):
                     self._begin(command)
                     number = self.place.start(command.words)
                     if not signal_after(number, self.drawn.uniform(0.1, 0.9) * self.seconds[name], what):
@@ -184,11 +193,11 @@ class Trials:
                     good = status == str(128 + what) and said_it and self.place.in_one_line() and not left
                     clean += good
                     if not good:
-                        self.failures.append(f"{name}, {what.name}: ends with {status}: {said} {left}")
+                        self.fail(f"{name}, {what.name}: ends with {status}: {said} {left}")
                     there = (self.place.here / "out").exists()
                     code = self._go_on(command) if there else self.place.run(command.words)
                     if code:
-                        self.failures.append(f"{name}, {what.name}: goes on with {code}: {self.place.last_line()}")
+                        self.fail(f"{name}, {what.name}: goes on with {code}: {self.place.last_line()}")
                     else:
                         equal += self._check(f"{name}, {what.name}", command)[0] == "equal"
                 rows.append((name, what.name, sent, clean, equal))
@@ -215,16 +224,14 @@ class Trials:
                     if name == "predictability" and code == 0:  # only features did not fit, which is no error
                         good = "cannot be cached" in self.place.said.read_text()
                     if not good or half:
-                        self.failures.append(f"{name}, full at {share:.0%}: {code}: {said} {half}")
+                        self.fail(f"{name}, full at {share:.0%}: {code}: {said} {half}")
                     self._resize(2**28)
                     there = (self.place.here / "out").exists()
                     again = self._go_on(command) if there else self.place.run(command.words)
                     if again and not code:
                         again = 0
                     if again:
-                        self.failures.append(
-                            f"{name}, full at {share:.0%}: goes on with {again}: {self.place.last_line()}"
-                        )
+                        self.fail(f"{name}, full at {share:.0%}: goes on with {again}: {self.place.last_line()}")
                         equal = "-"
                     else:
                         equal = self._check(f"{name}, full at {share:.0%}", command)[0]
@@ -264,7 +271,7 @@ class Trials:
         code = self.place.run((*self.commands["predict"].words,), lambda: os.setuid(_NOBODY))
         warned = [line for line in self.place.said.read_text().splitlines() if "cannot be cached" in line]
         if code or not warned:
-            self.failures.append(f"predict with a read-only cache: {code}: {self.place.last_line()}")
+            self.fail(f"predict with a read-only cache: {code}: {self.place.last_line()}")
         rows.append(
             ("predict", "read-only cache", code, _shortened((warned or ["-"])[0].replace(str(self.place.root), "")))
         )
@@ -274,7 +281,7 @@ class Trials:
         said = self.place.last_line()
         ours = re.match(r"error: .*(cannot be written|read-only)", said)
         if code != 2 or not ours or not self.place.in_one_line():
-            self.failures.append(f"{name}, read-only: {code}: {said}")
+            self.fail(f"{name}, read-only: {code}: {said}")
         return said
 
     def several(self, given: argparse.Namespace) -> Iterator[str]:
@@ -292,13 +299,13 @@ class Trials:
             batches = len(log.read_text().splitlines())
             rows.append((f"4 x predict {what}", codes, batches, "-"))
             if any(codes):
-                self.failures.append(f"4 x predict {what}: {codes}: {self.place.said.read_text()}")
+                self.fail(f"4 x predict {what}: {codes}: {self.place.said.read_text()}")
         self._begin(command)
         log.unlink(missing_ok=True)
         self.place.run(command.words, lambda: _counted(log))
         rows.append(("1 x predict", [0], len(log.read_text().splitlines()), "-"))
         if len({row[2] for row in rows}) > 1:
-            self.failures.append(f"several at once encode more: {[row[2] for row in rows]}")
+            self.fail(f"several at once encode more: {[row[2] for row in rows]}")
         # The holder of all locks dies; another one goes on at once.
         self._begin(command)
         number = self.place.start((*command.words, "--resume"), lambda: _counted(log))
@@ -313,7 +320,7 @@ class Trials:
         codes = sorted(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) for number in numbers)
         equal = self._check("4 x train", train)[0]
         if codes != [0, 2, 2, 2]:
-            self.failures.append(f"4 x train into one folder: {codes}")
+            self.fail(f"4 x train into one folder: {codes}")
         rows.append(("4 x train into one folder", codes, "-", equal))
         yield from table("Several at once", ("what", "exit codes", "batches encoded", "in the end"), rows)
 
