@@ -91,7 +91,13 @@ class Trials:
         train = Command("train", ("train", place.config, "--out", here / "out"))
         loaded_modules(place, [train])
         shutil.copytree(here / "out", self.model)
-        several, panel = ("--jobs", "1"), ("--set", f"data.panel={place.root / 'panel.txt'}")
+        several = ("--jobs", "1")
+        changes = (
+            f"data.panel={place.root / 'panel.txt'}",
+            "features.encoder=squidpy:summary",
+            "features.patch_um=112",
+        )
+        quick = tuple(word for each in changes for word in ("--set", each))
         self.commands = {
             each.name: each
             for each in (
@@ -101,7 +107,7 @@ class Trials:
                 Command("prepare config", ("prepare", place.config, "--out", here / "out")),
                 Command("ablate", ("ablate", place.study, "--out", here / "out", *several)),
                 Command("benchmark", ("benchmark", place.benchmark, "--out", here / "out", *several)),
-                Command("predictability", ("predictability", *files, "--out", here / "out", *panel), ()),
+                Command("predictability", ("predictability", *files, "--out", here / "out", *quick), ()),
                 Command("evaluate", ("evaluate", here / "out"), ()),
             )
         }

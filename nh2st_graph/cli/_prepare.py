@@ -89,14 +89,12 @@ def _from_config(source: str, out: Path, given: Options) -> None:
     ):
         if value:
             raise ConfigError(f"{option} goes with FORMAT ROOT; with a configuration give {key}")
-    if given.resume:
-        raise ConfigError("--resume goes with FORMAT ROOT; leave it out with a configuration")
     config = load_config(path, given.overrides)
     try:
         check_scheduler(given.scheduler)
-        tl.check_preparation(config, out)
+        tl.check_preparation(config, out, resume=given.resume)
         with working():
-            written = tl.prepare_sections(config, out, scheduler=given.scheduler)
+            written = tl.prepare_sections(config, out, resume=given.resume, scheduler=given.scheduler)
     except NH2STGraphError as error:
         # The flags of FORMAT ROOT do not go with a configuration.
         raise type(error)(error.at("flag", {"out"})) from None

@@ -102,17 +102,18 @@ def check_run(config: Config, out: str | Path, *, resume: bool = False) -> None:
     check_named(config)
 
 
-def check_preparation(config: Config, out: str | Path) -> None:
+def check_preparation(config: Config, out: str | Path, *, resume: bool = False) -> None:
     """Refuse to prepare sections that are not there, or into files that exist; see :func:`prepare_sections`.
 
     Raises
     ------
     RunError, ConfigError, DataError
-        If an output exists, or an input is missing.
+        If an output exists without ``resume``, or an input is missing.
     """
     out = Path(out)
     check_place(out)
-    refuse_existing_sections(out / f"{name}.h5ad" for name in (*config.data.train, *config.data.test))
+    if not resume:
+        refuse_existing_sections(out / f"{name}.h5ad" for name in (*config.data.train, *config.data.test))
     check_root(config)
     check_named(config, panel=False)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from anndata import AnnData
 
 from nh2st_graph import read
@@ -20,7 +21,7 @@ from nh2st_graph._files import is_left_over, on_disk, owned, write_text
 from nh2st_graph._progress import phase
 from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config, stored_yaml
-from nh2st_graph.section import Need
+from nh2st_graph.section import Key, Need, section_digest
 from nh2st_graph.tl._encode import encode_on
 from nh2st_graph.tl._evaluate import Evaluation, evaluate, evaluate_prepared
 from nh2st_graph.tl._figures import write_figures
@@ -284,7 +285,9 @@ def evaluate_run(
     return Run(folder, model, evaluation)
 
 
-def prepare_sections(config: Config, out: str | Path, *, scheduler: str | None = None) -> list[Path]:
+def prepare_sections(
+    config: Config, out: str | Path, *, resume: bool = False, scheduler: str | None = None
+) -> list[Path]:
     """Read sections, compute their features and graph, and write them as h5ad.
 
     Parameters
@@ -293,6 +296,8 @@ def prepare_sections(config: Config, out: str | Path, *, scheduler: str | None =
         The configuration.
     out
         Folder of the files.
+    resume
+        Go on after an interruption, and keep the files that exist, if they hold the same sections and features.
     scheduler
         Address of a Dask scheduler, or its file: its workers compute the features, a section each; see
         :func:`encode_on`.
@@ -304,7 +309,8 @@ def prepare_sections(config: Config, out: str | Path, *, scheduler: str | None =
     Raises
     ------
     RunError
-        If one of the files exists, or another process writes into the folder.
+        If one of the files exists, or with ``resume`` holds something else; or if another process writes into the
+        folder.
     ConfigError
         If features need a stain reference, which is fitted in training.
     """
@@ -318,16 +324,37 @@ def prepare_sections(config: Config, out: str | Path, *, scheduler: str | None =
     with on_disk(out), made, owned(out, "folder"):
         sections = load_sections(config, out / _TISSUE)
         paths = {name: out / f"{name}.h5ad" for name in sections}
-        refuse_existing_sections(paths.values())
+        if not resume:
+            refuse_existing_sections(paths.values())
         if scheduler is not None:
             encode_on(scheduler, config)
         phase("computing image features and graphs")
         preparation = Preparation.of(config, [], Standardizer())
         prepared = {name: preparation.prepare(preparation.kept(section)) for name, section in sections.items()}
         # Only now, so that an error in one section leaves no file.
+        there = [name for name, path in paths.items() if path.exists()]
+        for name in there:
+            _check_prepared(paths[name], prepared[name].section)
         for name, each in prepared.items():
-            read.write_h5ad(each.section, paths[name])
+            if name not in there:
+                read.write_h5ad(each.section, paths[name])
     return list(paths.values())
+
+
+def _check_prepared(path: Path, section: AnnData) -> None:
+    """Refuse to keep a file that does not hold this section with these features and this graph."""
+    kept = read.h5ad_section(path)
+    image, graph = Key.obsm.image, Key.obsp.connectivities
+    if (
+        section_digest(kept) != section_digest(section)
+        or not np.array_equal(kept.obsm.get(image, ()), section.obsm[image])
+        or graph not in kept.obsp
+        or abs(kept.obsp[graph] - section.obsp[graph]).nnz
+    ):
+        raise RunError(
+            f"{path} holds another section, or other features or graph, and would be kept; give another "
+            f"folder as {setting('out')}, or remove it"
+        )
 
 
 @contextmanager
