@@ -125,6 +125,7 @@ def written_aside(path: Path) -> Iterator[Path]:
         try:
             yield aside
             if aside.is_file():
+                _as_any_file(aside)
                 with aside.open("rb+") as handle:
                     os.fsync(handle.fileno())
             aside.replace(path)
@@ -134,6 +135,14 @@ def written_aside(path: Path) -> Iterator[Path]:
                     shutil.rmtree(aside, ignore_errors=True)
                 else:
                     aside.unlink(missing_ok=True)
+
+
+def _as_any_file(path: Path) -> None:
+    """Let those read a file who may read what this process writes; safetensors writes files for their owner alone."""
+    if path.stat().st_mode & 0o077 == 0:
+        mask = os.umask(0o077)
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)
 
 
 def is_left_over(folder: Path) -> bool:

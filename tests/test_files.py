@@ -8,7 +8,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from nh2st_graph import RunError
 from nh2st_graph._files import is_left_over, on_disk, one_at_a_time, owned, owned_new, write_text, written_aside
@@ -66,6 +68,17 @@ def test_two_that_write_the_same_do_not_meet(tmp_path):
 def test_text_is_utf_8(tmp_path):
     write_text(tmp_path / "a.txt", "µm é\n")
     assert (tmp_path / "a.txt").read_bytes() == "µm é\n".encode()
+
+
+@pytest.mark.parametrize(("mask", "expected"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_file_is_for_those_who_may_read_any_other(tmp_path, mask, expected):
+    before = os.umask(mask)
+    try:
+        with written_aside(tmp_path / "a.safetensors") as aside:
+            save_file({"a": np.zeros(1)}, aside)  # which writes it for its owner alone
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == expected
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
