@@ -109,6 +109,11 @@ class Place:
         lines = [line for line in self.said.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1].replace(str(self.root), "") if lines else ""
 
+    def traceback(self) -> str:
+        """The end of the last command's traceback, in one line; empty if there is none."""
+        _, found, text = self.said.read_text(errors="replace").rpartition("Traceback")
+        return " / ".join(line.strip() for line in text.splitlines()[-14:]) if found else ""
+
     def in_one_line(self) -> bool:
         """Whether the last command said no traceback."""
         return "Traceback" not in self.said.read_text(errors="replace")

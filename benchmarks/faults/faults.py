@@ -230,7 +230,7 @@ class Trials:
                     if name == "predictability" and code == 0:  # only features did not fit, which is no error
                         good = "cannot be cached" in self.place.said.read_text()
                     if not good or half:
-                        self.fail(f"{name}, full at {share:.0%}: {code}: {said} {half}")
+                        self.fail(f"{name}, full at {share:.0%}: {code}: {said} {half} {self.place.traceback()}")
                     self._resize(2**28)
                     there = (self.place.here / "out").exists()
                     again = self._go_on(command) if there else self.place.run(command.words)
