@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import math
 import os
 import shutil
+import sys
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -87,7 +90,22 @@ def on_disk(path: Path) -> Iterator[None]:
         found = _of_disk(error, path)
         if found is None:
             raise
+        _let_go(error)
         raise RunError(f"{path} cannot be written: {found[0]}; {found[1]}, and repeat the command") from error
+
+
+def _let_go(error: BaseException) -> None:
+    """Let go of what an error's frames hold: each HDF5 object that cannot be closed would print a traceback later."""
+    before = sys.unraisablehook, sys.excepthook
+    sys.unraisablehook = sys.excepthook = lambda *_: None
+    try:
+        each: BaseException | None = error
+        while each is not None:
+            traceback.clear_frames(each.__traceback__)
+            each = each.__cause__ or each.__context__
+        gc.collect()
+    finally:
+        sys.unraisablehook, sys.excepthook = before
 
 
 def _of_disk(error: Exception, path: Path) -> tuple[str, str] | None:
