@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import math
 import os
 import shutil
 import sys
-import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
@@ -83,29 +82,35 @@ def on_disk(path: Path) -> Iterator[None]:
         If it is. What was written under its name before is complete.
     """
     try:
-        yield
+        with _without_echoes(path):
+            yield
     except NH2STGraphError:
         raise
     except Exception as error:  # HDF5 and safetensors have classes of their own
         found = _of_disk(error, path)
         if found is None:
             raise
-        _let_go(error)
         raise RunError(f"{path} cannot be written: {found[0]}; {found[1]}, and repeat the command") from error
 
 
-def _let_go(error: BaseException) -> None:
-    """Let go of what an error's frames hold: each HDF5 object that cannot be closed would print a traceback later."""
-    before = sys.unraisablehook, sys.excepthook
-    sys.unraisablehook = sys.excepthook = lambda *_: None
+@contextmanager
+def _without_echoes(path: Path) -> Iterator[None]:
+    """Print no traceback for each object of HDF5 that cannot be closed on a full disk: the error itself says it."""
+    before = sys.excepthook, sys.unraisablehook
+
+    def printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, Exception) or _of_disk(error, path) is None:
+            before[0](kind, error, trace)
+
+    def unraisable(about: sys.UnraisableHookArgs) -> None:
+        if not isinstance(about.exc_value, Exception) or _of_disk(about.exc_value, path) is None:
+            before[1](about)
+
+    sys.excepthook, sys.unraisablehook = printed, unraisable
     try:
-        each: BaseException | None = error
-        while each is not None:
-            traceback.clear_frames(each.__traceback__)
-            each = each.__cause__ or each.__context__
-        gc.collect()
+        yield
     finally:
-        sys.unraisablehook, sys.excepthook = before
+        sys.excepthook, sys.unraisablehook = before
 
 
 def _of_disk(error: Exception, path: Path) -> tuple[str, str] | None:
