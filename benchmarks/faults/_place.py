@@ -171,7 +171,9 @@ def _read(path: Path) -> None:
         Image.open(path).load()
     elif kind == ".html":
         assert path.read_text().rstrip().endswith("</html>")
-    elif kind != ".md":
+    elif kind in {".md", ".txt"}:
+        path.read_text(encoding="utf-8")
+    else:
         raise AssertionError("nobody knows how to read it")
 
 
