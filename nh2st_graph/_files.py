@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
+import sys
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
 
 from nh2st_graph import __version__
 from nh2st_graph._errors import NH2STGraphError, RunError, setting
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 __all__ = [
     "ENVIRONMENT",
     "cache_root",
     "check_format",
     "check_place",
+    "is_left_over",
+    "on_disk",
+    "one_at_a_time",
     "owned",
     "owned_new",
     "parse_json",
@@ -38,6 +47,23 @@ ENVIRONMENT = "NH2ST_GRAPH_CACHE"
 #: File by which a process owns a folder, and the seconds that another one waits: a killed process needs some to end.
 LOCK, _WAIT = ".lock", 2.0
 
+#: Seconds between two looks at a lock that may be held for minutes.
+_POLL = 0.2
+
+#: End of the name of a file that is being written.
+_PART = ".part"
+
+#: Errors of a disk, and what to do.
+_ROOM, _OTHER = "make room there", "make it writable, or choose another folder"
+_DISK = {
+    errno.ENOSPC: ("the disk is full", _ROOM),
+    errno.EDQUOT: ("your share of the disk is used up", _ROOM),
+    errno.EFBIG: ("files may not be that large there", _ROOM),
+    errno.EROFS: ("the disk is read-only", _OTHER),
+    errno.EACCES: ("it is read-only for you", _OTHER),
+    errno.EPERM: ("it may not be changed", _OTHER),
+}
+
 
 def cache_root() -> Path:
     """Find the cache folder: the one in the environment variable, or that of the user."""
@@ -47,29 +73,106 @@ def cache_root() -> Path:
 
 
 @contextmanager
+def on_disk(path: Path) -> Iterator[None]:
+    """Say in our words that the disk is full or read-only where a block writes.
+
+    Raises
+    ------
+    RunError
+        If it is. What was written under its name before is complete.
+    """
+    try:
+        with _without_echoes(path):
+            yield
+    except NH2STGraphError:
+        raise
+    except Exception as error:  # HDF5 and safetensors have classes of their own
+        found = _of_disk(error, path)
+        if found is None:
+            raise
+        raise RunError(f"{path} cannot be written: {found[0]}; {found[1]}, and repeat the command") from error
+
+
+@contextmanager
+def _without_echoes(path: Path) -> Iterator[None]:
+    """Print no traceback for each object of HDF5 that cannot be closed on a full disk: the error itself says it."""
+    before = sys.excepthook, sys.unraisablehook
+
+    def printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, Exception) or _of_disk(error, path) is None:
+            before[0](kind, error, trace)
+
+    def unraisable(about: sys.UnraisableHookArgs) -> None:
+        if not isinstance(about.exc_value, Exception) or _of_disk(about.exc_value, path) is None:
+            before[1](about)
+
+    sys.excepthook, sys.unraisablehook = printed, unraisable
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.unraisablehook = before
+
+
+def _of_disk(error: Exception, path: Path) -> tuple[str, str] | None:
+    """Find what a disk refused, and what to do; None if the error is no disk's, or of a file elsewhere."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None:  # libraries in C and Rust write the system's words into theirs
+        number = next((each for each in _DISK if os.strerror(each) in str(error)), None)
+    if number in {errno.EACCES, errno.EPERM} and isinstance(error, OSError) and error.filename is not None:
+        place = Path(os.fsdecode(error.filename)).absolute()
+        if not place.is_relative_to(path.absolute().parent) and place not in path.absolute().parents:
+            return None
+    return None if number is None else _DISK.get(number)
+
+
+@contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Write a file or folder to a temporary path beside it, and rename it at the end of the block.
 
     The path thus has the old content or the new, never a part of it, also after a power failure: a file is on the disk
     before it is renamed. A block that fails or is interrupted leaves nothing. A folder cannot replace another: remove
-    the old one at the end of the block.
+    the old one at the end of the block. A missing folder above the path is made.
 
     Yields
     ------
     The path to write to.
+
+    Raises
+    ------
+    RunError
+        If the disk is full or read-only.
     """
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        yield aside
-        if aside.is_file():
-            with aside.open("rb+") as handle:
-                os.fsync(handle.fileno())
-        aside.replace(path)
-    finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.unlink(missing_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_PART}")
+    with on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield aside
+            if aside.is_file():
+                _as_any_file(aside)
+                with aside.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+            aside.replace(path)
+        finally:
+            with suppress(OSError):  # it hides no error of the block
+                if aside.is_dir():
+                    shutil.rmtree(aside, ignore_errors=True)
+                else:
+                    aside.unlink(missing_ok=True)
+
+
+def _as_any_file(path: Path) -> None:
+    """Let those read a file who may read what this process writes; safetensors writes files for their owner alone."""
+    if path.stat().st_mode & 0o077 == 0:
+        mask = os.umask(0o077)
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)
+
+
+def is_left_over(folder: Path) -> bool:
+    """Whether a folder holds nothing, or what a process leaves that is killed before it writes its first file."""
+    return folder.is_dir() and all(
+        each.name == LOCK or (each.name.startswith(".") and each.name.endswith(_PART)) for each in folder.iterdir()
+    )
 
 
 def check_place(path: Path) -> None:
@@ -97,11 +200,18 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def owned_new(folder: Path, what: str) -> Iterator[None]:
     """Make a folder if it is not there, and own it as :func:`owned` does; if it stays empty, remove it again."""
+    with _made(folder), owned(folder, what):
+        yield
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder if it is not there; if it stays empty, remove it again."""
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    with on_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
-        with owned(folder, what):
-            yield
+        yield
     finally:
         with suppress(OSError):  # it is not empty
             for each in made:
@@ -131,7 +241,8 @@ def owned(folder: Path, what: str) -> Iterator[None]:
 
     lock = FileLock(folder.resolve() / LOCK, is_singleton=True)
     try:
-        lock.acquire(timeout=_WAIT)
+        with on_disk(folder):
+            lock.acquire(timeout=_WAIT)
     except Timeout:
         raise RunError(
             f"{what} {folder} is in use by another process; wait until it has ended, or use another folder"
@@ -139,11 +250,50 @@ def owned(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if lock.lock_counter == 1:
-            # Still locked: who opened the file before will find that it has no name any more, and try again.
-            with suppress(OSError):
-                Path(lock.lock_file).unlink()
-        lock.release()
+        _release_lock(lock)
+
+
+@contextmanager
+def one_at_a_time(path: Path, wait: Callable[[], object]) -> Iterator[None]:
+    """Let one process at a time do what a block does; the others wait.
+
+    The operating system keeps the lock, and releases it if its holder dies. Where no lock can be kept, as in a
+    read-only folder, nobody waits.
+
+    Parameters
+    ----------
+    path
+        File of the lock, which is there while a block runs.
+    wait
+        Called before this process waits for another.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    with ExitStack() as stack:
+        said = False
+        while not lock.is_locked:
+            try:
+                stack.enter_context(_made(path.parent))
+                lock.acquire(timeout=-1 if said else 0, poll_interval=_POLL)
+            except Timeout:
+                wait()
+                said = True
+            except FileNotFoundError:  # another process has just removed the folder, which was empty
+                continue
+            except (RunError, OSError, NotImplementedError):
+                break
+        stack.callback(_release_lock, lock)
+        yield
+
+
+def _release_lock(lock: BaseFileLock) -> None:
+    """Release a lock; its file goes with the last block of its holder."""
+    if lock.lock_counter == 1:
+        # Still locked: who opened the file before will find that it has no name any more, and try again.
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
+    lock.release()
 
 
 #: Digits of the largest floating-point number; a whole number of more of them is infinite.

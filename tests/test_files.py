@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from nh2st_graph import RunError
-from nh2st_graph._files import owned, owned_new, write_text, written_aside
+from nh2st_graph._files import is_left_over, on_disk, one_at_a_time, owned, owned_new, write_text, written_aside
 
 
 def names(folder: Path) -> list[str]:
@@ -64,6 +68,17 @@ def test_two_that_write_the_same_do_not_meet(tmp_path):
 def test_text_is_utf_8(tmp_path):
     write_text(tmp_path / "a.txt", "µm é\n")
     assert (tmp_path / "a.txt").read_bytes() == "µm é\n".encode()
+
+
+@pytest.mark.parametrize(("mask", "expected"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_file_is_for_those_who_may_read_any_other(tmp_path, mask, expected):
+    before = os.umask(mask)
+    try:
+        with written_aside(tmp_path / "a.safetensors") as aside:
+            save_file({"a": np.zeros(1)}, aside)  # which writes it for its owner alone
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == expected
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -139,3 +154,79 @@ def test_a_folder_that_stays_empty_is_not_left(tmp_path):
     with owned_new(tmp_path / "a" / "b", "folder"):
         (tmp_path / "a" / "b" / "file").touch()
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file"]
+
+
+class TestDisk:
+    """What a full or read-only disk says, whoever meets it."""
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.ENOSPC, "No space left on device"),
+            OSError("Can't synchronously write data (errno = 28, error message = 'No space left on device')"),
+            RuntimeError("I/O error: No space left on device (os error 28)"),
+        ],
+        ids=["system", "HDF5", "Rust"],
+    )
+    def test_a_full_one(self, tmp_path, error):
+        def begin() -> None:
+            with written_aside(tmp_path / "a") as aside:
+                aside.write_text("half")
+                raise error
+
+        with pytest.raises(RunError, match=r"^.*a cannot be written: the disk is full; make room there"):
+            begin()
+        assert names(tmp_path) == []
+
+    @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+    def test_a_read_only_one(self, tmp_path, monkeypatch, number):
+        def refuse(path: Path, *_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number), str(path))
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(RunError, match=r"new/a\.txt cannot be written: .*read-only.*; make it writable"):
+            write_text(tmp_path / "new" / "a.txt", "x")
+
+    def test_a_file_elsewhere_that_may_not_be_read_is_another_matter(self, tmp_path):
+        elsewhere = PermissionError(errno.EACCES, "Permission denied", "/elsewhere/slide.svs")
+        with pytest.raises(PermissionError), written_aside(tmp_path / "a"):
+            raise elsewhere
+
+    @pytest.mark.parametrize("error", [ValueError("no"), RunError("ours"), OSError("damaged")])
+    def test_other_errors_stay(self, tmp_path, error):
+        with pytest.raises(type(error), match=str(error)), on_disk(tmp_path):
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"), [([], True), ([".lock", ".config.yaml.ab12.part"], True), ([".lock", "config.yaml"], False)]
+)
+def test_what_a_process_leaves_that_is_killed_early(tmp_path, left, expected):
+    for name in left:
+        (tmp_path / name).touch()
+    assert is_left_over(tmp_path) is expected
+    assert not is_left_over(tmp_path / "none")
+
+
+class TestOneAtATime:
+    def test_the_others_wait_and_say_so(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("nh2st_graph._files._POLL", 0.001)
+        inside, most, waited = [], [], []
+
+        def work(number: int) -> None:
+            with one_at_a_time(tmp_path / "new" / ".lock", lambda: waited.append(number)):
+                inside.append(number)
+                most.append(len(inside))
+                time.sleep(0.002)
+                inside.remove(number)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(8)))
+        assert most == [1] * 8
+        assert waited
+        assert not list(tmp_path.rglob("*.lock"))
+
+    def test_nobody_waits_where_no_lock_can_be_kept(self, tmp_path):
+        (tmp_path / "file").touch()
+        with one_at_a_time(tmp_path / "file" / ".lock", pytest.fail):
+            pass

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from nh2st_graph import __version__
 from nh2st_graph._errors import NO_SET, NH2STGraphError, RenamedWarning
 from nh2st_graph._progress import phase
+from nh2st_graph.cli._cache import cache as feature_cache
 from nh2st_graph.cli._doctor import doctor
 from nh2st_graph.cli._help import Command, Group
 from nh2st_graph.cli._options import (
@@ -184,7 +185,7 @@ def train(
         return
     check_scheduler(scheduler)
     tl.check_run(loaded, out, resume=resume)
-    with working(resumable=True):
+    with working():
         run = tl.train_run(loaded, out, resume=resume, scheduler=scheduler)
     conclude(lambda: print_run(run), lambda: run_facts("train", run))
 
@@ -253,6 +254,9 @@ def encoders(
     from nh2st_graph.cli._encoders import run_encoders
 
     run_encoders(name)
+
+
+app.command("cache", cls=Command)(feature_cache)
 
 
 @app.command(cls=Command)

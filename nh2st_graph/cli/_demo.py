@@ -9,6 +9,7 @@ from rich.console import Console
 
 from nh2st_graph import tl
 from nh2st_graph._errors import ConfigError, RunError
+from nh2st_graph._files import write_text
 from nh2st_graph._progress import phase
 from nh2st_graph.cli._tables import print_findings, print_paths, print_table
 from nh2st_graph.cli._working import working
@@ -67,7 +68,7 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     with working():
         mean = tl.train_run(config.override(_MEAN), out / "mean_of_neighbours")
     table = by_kind(full, alone, mean)
-    table.to_csv(out / "by_kind.csv", float_format="%.4f")
+    write_text(out / "by_kind.csv", table.to_csv(float_format="%.4f"))
     # A method a row, the model first: names of methods are short, and fit beside numbers on any terminal.
     rows = table.rename(index=KINDS).T.sort_index(key=lambda names: names != _MODEL, kind="stable")
     print_table(rows, f"Mean r on {', '.join(config.data.test)}, which no model has seen")

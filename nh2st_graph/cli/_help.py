@@ -1,10 +1,12 @@
-"""Help pages: paragraphs as wide as the terminal, and no types that say nothing."""
+"""Commands: help pages as wide as the terminal, without types that say nothing; and an end in order on Ctrl-C."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup
+
+from nh2st_graph.cli._working import interruptible
 
 __all__ = ["Command", "Group"]
 
@@ -25,7 +27,7 @@ def _without_types(params: list[Any]) -> list[Any]:
 
 
 class Command(TyperCommand):
-    """A command with such a help page."""
+    """A command with such a help page, which can be interrupted."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -34,6 +36,11 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> Any:
         """List the parameters as the help page shows them."""
         return _without_types(super().get_params(ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, and end it in order on Ctrl-C or SIGTERM."""
+        with interruptible(any(each.name == "resume" for each in self.params)):
+            return super().invoke(ctx)
 
 
 class Group(TyperGroup):

@@ -158,7 +158,7 @@ def predict(
         roi=roi,
         exclude=exclude,
     )
-    with working(resumable=True):
+    with working():
         written = tl.predict_run(
             run,
             sections,

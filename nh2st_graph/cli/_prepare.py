@@ -19,7 +19,7 @@ from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError, listed
 from nh2st_graph._files import check_place, owned_new
 from nh2st_graph._progress import bars, console, phase
-from nh2st_graph.cli._working import interruptible, working
+from nh2st_graph.cli._working import working
 from nh2st_graph.config import parse_yaml
 from nh2st_graph.read import PATIENTS, wanted_names
 from nh2st_graph.section import (
@@ -61,7 +61,7 @@ def run_prepare(source: str, root: Path | None, out: Path, given: Options) -> No
     ConfigError, DataError, RunError
         If the arguments do not go together, nothing can be read, or files exist already.
     typer.Exit
-        With code 1 if one of several sections could not be read, and 130 on Ctrl-C.
+        With code 1 if one of several sections could not be read.
     """
     if root is not None:
         _from_format(source, root, out, given)
@@ -88,14 +88,12 @@ def _from_config(source: str, out: Path, given: Options) -> None:
     ):
         if value:
             raise ConfigError(f"{option} goes with FORMAT ROOT; with a configuration give {key}")
-    if given.resume:
-        raise ConfigError("--resume goes with FORMAT ROOT; leave it out with a configuration")
     config = load_config(path, given.overrides)
     try:
         check_scheduler(given.scheduler)
-        tl.check_preparation(config, out)
+        tl.check_preparation(config, out, resume=given.resume)
         with working():
-            written = tl.prepare_sections(config, out, scheduler=given.scheduler)
+            written = tl.prepare_sections(config, out, resume=given.resume, scheduler=given.scheduler)
     except NH2STGraphError as error:
         # The flags of FORMAT ROOT do not go with a configuration.
         raise type(error)(error.at("flag", {"out"})) from None
@@ -122,7 +120,7 @@ def _from_format(format: str, root: Path, out: Path, given: Options) -> None:
         )
     left = [name for name in wanted if name not in there]
     phase("reading sections")
-    with interruptible(), owned_new(out, "folder"), _said_once():
+    with owned_new(out, "folder"), _said_once():
         done, failed = _written(format, root, out, left, options, given.check_placement)
     phase()
     if failed and len(wanted) == 1:

@@ -24,7 +24,6 @@ from nh2st_graph._errors import ConfigError
 from nh2st_graph._progress import console, is_quiet, phase, phases
 from nh2st_graph.cli._facts import study_facts
 from nh2st_graph.cli._output import conclude
-from nh2st_graph.cli._working import interruptible
 from nh2st_graph.tl._cluster import check_scheduler
 
 __all__ = ["run_many"]
@@ -48,20 +47,19 @@ def run_many(
     Raises
     ------
     typer.Exit
-        With code 1 if a run failed, and 130 if the study was interrupted.
+        With code 1 if a run failed.
     """
     numbers = _numbers(seeds)
     study.check_jobs(how.get("jobs"))
     check_scheduler(how.get("scheduler"), how.get("jobs"))
     if "resume" in how:
         study.check_folder(out, resume=how["resume"])
-    with interruptible():
-        plan = read(path, overrides, seeds=numbers, only=how["only"])
-        left = sum(not run.finished for run in plan.runs(out, how["only"]))
-        phase("starting the runs")
-        # The runs have bars or lines of their own.
-        with _without_phases(), Display(left, console()) as display:
-            result = study.run_study(plan, out, watch=display.tell, **how)
+    plan = read(path, overrides, seeds=numbers, only=how["only"])
+    left = sum(not run.finished for run in plan.runs(out, how["only"]))
+    phase("starting the runs")
+    # The runs have bars or lines of their own.
+    with _without_phases(), Display(left, console()) as display:
+        result = study.run_study(plan, out, watch=display.tell, **how)
     phase()
     conclude(lambda: _print(result), lambda: study_facts(result))
     if result.failures:

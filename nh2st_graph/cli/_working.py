@@ -1,10 +1,12 @@
-"""Show what a command does and says, and handle Ctrl-C in one that can be resumed."""
+"""Show what a command does and says, and end it in order on Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -14,20 +16,14 @@ __all__ = ["interruptible", "shown_messages", "silent", "working"]
 
 
 @contextmanager
-def working(resumable: bool = False) -> Iterator[None]:
+def working() -> Iterator[None]:
     """Show from now on that the command works; show nothing any more after the block.
 
     It begins with the import of torch and the rest, which takes many seconds on a slow machine.
-
-    Parameters
-    ----------
-    resumable
-        On Ctrl-C, say how to go on.
     """
     phase("loading PyTorch and other libraries")
     try:
-        with interruptible() if resumable else nullcontext():
-            yield
+        yield
     finally:
         phase()
 
@@ -46,20 +42,52 @@ def silent() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Run work that can be resumed: on Ctrl-C, say how to go on.
+def interruptible(resumable: bool) -> Iterator[None]:
+    """Run a command: on Ctrl-C or SIGTERM, let it tidy up, and say how to go on.
+
+    Parameters
+    ----------
+    resumable
+        Whether the command has ``--resume``.
 
     Raises
     ------
     typer.Exit
-        With code 130 on Ctrl-C.
+        With code 130 on Ctrl-C, and 143 on SIGTERM.
     """
+    got: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        got.append(number)
+        raise KeyboardInterrupt
+
+    with _handled(stop):
+        try:
+            yield
+        except BaseException as error:
+            # What a library was doing may turn the interruption into an error of its own.
+            if not got and not isinstance(error, KeyboardInterrupt):
+                raise
+            phase()
+            what = "ended by SIGTERM" if got[:1] == [signal.SIGTERM] else "interrupted"
+            how = "go on with the same command and --resume" if resumable else "what was finished is kept"
+            typer.echo(f"{what}; {how}", err=True)
+            raise typer.Exit(128 + (got or [signal.SIGINT])[0]) from None
+
+
+@contextmanager
+def _handled(stop: Callable[[int, object], None]) -> Iterator[None]:
+    """Handle Ctrl-C and SIGTERM in the block, unless a parent process asked to ignore them."""
+    numbers = [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
+    before = {each: signal.getsignal(each) for each in numbers}
+    ours = [each for each, handler in before.items() if handler not in {signal.SIG_IGN, None}]
+    for each in ours:
+        signal.signal(each, stop)
     try:
         yield
-    except KeyboardInterrupt:
-        phase()
-        typer.echo("interrupted; go on with the same command and --resume", err=True)
-        raise typer.Exit(130) from None
+    finally:
+        for each in ours:
+            signal.signal(each, before[each])
 
 
 @contextmanager

@@ -290,7 +290,6 @@ def _write_image(rgb: NDArray[np.uint8], path: Path) -> None:
     try:
         if path.is_file() and path.read_bytes() == buffer.getvalue():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(path) as aside:
             aside.write_bytes(buffer.getvalue())
     except OSError as error:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import ConfigError, DataError, setting
-from nh2st_graph._files import written_aside
+from nh2st_graph._files import write_text, written_aside
 from nh2st_graph.datasets._stain import Stain, draw_stain, render
 from nh2st_graph.datasets._tissue import DOMAINS, LATTICE_UM, Tissue, grow_lattice, smooth_field
 from nh2st_graph.datasets._truth import KINDS
@@ -111,13 +111,12 @@ def synthetic_hd(
     folder = Path(folder).resolve()
     genes = _draw_genes(asked)
     names = [f"H{number}" for number in range(1, n_sections + 1)]
-    folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names, start=1):
         if not _is_made(folder / name, asked):
             with written_aside(folder / name) as aside:
                 _write_section(aside, name, number, asked, genes)
     patients = pd.DataFrame({"sample_id": names, "patient": [f"P{i + 1}" for i in range(n_sections)]})
-    patients.to_csv(folder / PATIENTS, index=False)
+    write_text(folder / PATIENTS, patients.to_csv(index=False))
     return {name: folder / name / "outs" for name in names}
 
 

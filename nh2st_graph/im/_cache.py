@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from nh2st_graph._files import cache_root, written_aside
+from nh2st_graph._errors import RunError
+from nh2st_graph._files import cache_root, one_at_a_time, written_aside
+from nh2st_graph.im._cache_limit import cache_limit, keep_in_use, shrink_cache
 from nh2st_graph.section import Key
 
 __all__ = ["MAPPED_BYTES", "FeatureBlock", "FeatureCache", "cache_folder", "cache_key", "listed_spots"]
@@ -114,11 +117,13 @@ class FeatureCache:
     """Read and write feature blocks in a folder; without a folder the cache is empty.
 
     Files are safetensors, so that reading one executes no code. They are written atomically and carry a digest of
-    their numbers, so that a damaged file is never used.
+    their numbers, so that a damaged file is never used. The files that were not used for longest go once all are larger
+    than the limit.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+        self.folder, self.limit = folder, cache_limit()
+        self._damaged: set[str] = set()
 
     def path(self, key: str) -> Path | None:
         """Path of the block of a key, whether it exists or not."""
@@ -127,7 +132,7 @@ class FeatureCache:
     def read(self, key: str) -> FeatureBlock | None:
         """Read the block of a key; None if there is none or it is damaged."""
         path = self.path(key)
-        if path is None:
+        if path is None or key in self._damaged:
             return None
         try:
             with safe_open(path, framework="numpy") as file:
@@ -141,13 +146,43 @@ class FeatureCache:
             return None
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             logger.warning("cached features %s are damaged (%s); computing them again", path, error)
+            self._damaged.add(key)
             return None
+        with suppress(OSError):  # the time of a file is that of its last use
+            os.utime(path)
         return block
 
-    def write(self, key: str, *blocks: FeatureBlock) -> None:
+    @contextmanager
+    def computing(self, key: str, what: str) -> Iterator[None]:
+        """Let one process at a time compute the block of a key; the others wait, and should look for it then.
+
+        Parameters
+        ----------
+        key
+            The key.
+        what
+            What a message calls the block.
+        """
+        with ExitStack() as stack:
+            if self.folder is not None:
+                message = f"{what}: another process computes these features; waiting for them"
+                place = self.folder / f".{key}.lock"
+                stack.enter_context(one_at_a_time(place, lambda: logger.info("%s", message)))
+            yield
+
+    def write(self, key: str, *blocks: FeatureBlock, **about: str) -> None:
         """Store a block atomically, or several of the same spots side by side.
 
         Warn if the folder is not writable: features are then computed again in the next run.
+
+        Parameters
+        ----------
+        key
+            The key.
+        blocks
+            The block, or several.
+        about
+            What :func:`cached` shows of the file: ``section`` and ``encoder``.
         """
         path = self.path(key)
         if path is None:
@@ -162,14 +197,15 @@ class FeatureCache:
                 yield np.hstack(parts, dtype=type_, casting="unsafe").tobytes()
 
         names = [name for block in blocks for name in block.names]
-        about = {"spots": json.dumps(blocks[0].spots), "names": json.dumps(names)}
+        about |= {"spots": json.dumps(blocks[0].spots), "names": json.dumps(names)}
         about["digest"] = _digest(key, about["spots"], about["names"], shape, rows())
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with written_aside(path) as aside, aside.open("wb") as file:
                 file.write(_header(about, shape, type_))
                 file.writelines(rows())
-        except OSError as error:
+            self._damaged.discard(key)
+            shrink_cache(path.parent, self.limit, keep=path)
+        except (OSError, RunError) as error:
             logger.warning("features cannot be cached in %s (%s); choose another folder", path.parent, error)
 
     def remove(self, key: str) -> None:
@@ -208,7 +244,9 @@ def _values(path: Path, shape: Sequence[int], type_: np.dtype[Any]) -> NDArray[n
     start = _start(path)
     if shape[0] * shape[1] * type_.itemsize < MAPPED_BYTES:
         return np.fromfile(path, dtype=type_, offset=start).reshape(shape)
-    return np.asarray(np.memmap(path, dtype=type_, mode="r", offset=start, shape=(shape[0], shape[1])))
+    mapped = np.memmap(path, dtype=type_, mode="r", offset=start, shape=(shape[0], shape[1]))
+    keep_in_use(path, mapped)
+    return np.asarray(mapped)
 
 
 def _digest(key: str, spots: str, names: str, shape: Sequence[int], values: Iterable[bytes]) -> str:

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
@@ -33,6 +32,8 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError, listed, reason, setting
 from nh2st_graph._files import parse_json
 from nh2st_graph.read import is_spatialdata, open_packed
+from nh2st_graph.read._common import whole_anndata
+from nh2st_graph.read._hdf5 import check_declared
 from nh2st_graph.read._spatialdata import ATTRS
 from nh2st_graph.section import Key, as_name, content_digest
 
@@ -145,7 +146,7 @@ def _read(path: Path, ending: str, encoder: str | None) -> EmbeddingFile:
     if ending in {".pt", ".npz"}:
         return _of_arrays(path)
     if ending == ".h5ad":
-        return _of_anndata(ad.read_h5ad(path), str(path))
+        return _of_anndata(whole_anndata(path), str(path))
     if ending in ENDINGS:
         return _of_table(path, ending)
     if ending == ".npy":
@@ -193,6 +194,7 @@ def _checked(file: EmbeddingFile) -> EmbeddingFile:
 
 
 def _of_hdf5(path: Path) -> EmbeddingFile:
+    check_declared(path)
     with h5py.File(path) as stored:
         values = next((key for key in _VALUES if key in stored), None)
         if values is None:

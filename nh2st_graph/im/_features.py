@@ -308,8 +308,13 @@ def _found(
     for features, key, block, cutter in zip(kept, keys, blocks, cutters, strict=True):
         if features is None:
             at = f" at {block.patch_um:g} um" if scales > 1 else ""
-            task = bar.add_task(f"{section_name(adata)}: {block.encoder.name}{at}", total=adata.n_obs)
-            features = _compute(adata, cutter, block.encoder, batch_size, partial(bar.advance, task), store, key)
+            what = f"{section_name(adata)}: {block.encoder.name}{at}"
+            with store.computing(key, what):
+                features = store.read(key)  # another process may have computed it by now
+                if features is None:
+                    task = bar.add_task(what, total=adata.n_obs)
+                    advance = partial(bar.advance, task)
+                    features = _compute(adata, cutter, block.encoder, batch_size, advance, store, key)
         found.append(features)
     return keys, found
 
@@ -364,7 +369,7 @@ def _compute(
     }
     filter_ = resampling(encoder.interpolation)
     cut = (cutter.stack(batch, encoder.input_size, filter_) for batch in chain.from_iterable(batches.values()))
-    rows = []
+    rows, about = [], {"section": section_name(adata), "encoder": encoder.name}
     # While one batch is encoded, a thread reads the next ones. No one else reads the slide meanwhile.
     with closing(read_ahead(cut, _AHEAD)) as patches:
         for start in starts:
@@ -379,12 +384,12 @@ def _compute(
                 own = names[start : start + step]
                 check_finite(values, own, f"section {section_name(adata)!r}: what encoder {encoder.name} gives")
                 part = FeatureBlock(own, encoder.feature_names, values)
-                parts.write(_part_key(key, start, step), part)
+                parts.write(_part_key(key, start, step), part, **about)
             else:
                 advance(len(part.spots))
             rows.append(part.values)
     block = FeatureBlock(names, encoder.feature_names, np.concatenate(rows))
-    store.write(key, block)
+    store.write(key, block, **about)
     for start in starts:
         parts.remove(_part_key(key, start, step))
     # Large features stay in their file from here on.
@@ -436,7 +441,7 @@ def _joined(
     if sum(each.values.nbytes for each in found) >= MAPPED_BYTES:
         key = content_digest(["joined", *keys], [])
         if (joined := store.read(key)) is None:
-            store.write(key, *found)
+            store.write(key, *found, section=section_name(adata))
             joined = store.read(key)
         if joined is not None:
             return joined.values

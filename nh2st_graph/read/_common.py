@@ -16,6 +16,7 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, ImageError, nearest, reason, setting
 from nh2st_graph._files import check_format
+from nh2st_graph.read._hdf5 import check_declared
 from nh2st_graph.section import Key, as_name, distinct, in_tissue, on_disk, patient_name, patient_of, unknown_patient
 from nh2st_graph.slide import IMAGE_ENDINGS
 
@@ -63,13 +64,27 @@ def stored_anndata(path: Path, *, backed: bool = False) -> AnnData:
         If it is damaged, not h5ad, or a later version wrote it.
     """
     try:
-        adata = on_disk(backed_anndata(path)) if backed else ad.read_h5ad(path)
+        adata = on_disk(backed_anndata(path)) if backed else whole_anndata(path)
         check_sparse(adata)
+    except DataError:
+        raise
     except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
         raise _damaged(path, error) from error
     check_written(adata, str(path))
     adata.uns.pop(Key.uns.format, None)
     return adata
+
+
+def whole_anndata(path: Path) -> AnnData:
+    """Read an h5ad file; anndata's and h5py's errors are not caught.
+
+    Raises
+    ------
+    DataError
+        If it declares more than it can hold.
+    """
+    check_declared(path)
+    return ad.read_h5ad(path)
 
 
 def check_sparse(adata: AnnData) -> None:
@@ -94,9 +109,12 @@ def backed_anndata(path: Path) -> AnnData:
 
     Raises
     ------
+    DataError
+        If it declares more than it can hold.
     ValueError
         If ``X`` has another shape than the names of spots and genes, which anndata checks only if it reads ``X``.
     """
+    check_declared(path)
     adata = ad.read_h5ad(path, backed="r")
     found = getattr(adata.X, "shape", adata.shape)
     if tuple(found) != adata.shape:
@@ -147,6 +165,8 @@ def open_h5ad(path: str | Path) -> Iterator[AnnData]:
     check_exists(path, "path")
     try:
         adata = backed_anndata(path)
+    except DataError:
+        raise
     except Exception as error:
         raise _damaged(path, error) from error
     try:

@@ -100,7 +100,6 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
     path = Path(path)
     plain = plain_anndata(adata)
     plain.uns[Key.uns.format] = stamp(SECTION_FORMAT)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
         plain.write_h5ad(aside)
 

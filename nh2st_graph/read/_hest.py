@@ -222,6 +222,8 @@ def _read_h5ad(path: Path, where: str) -> tuple[AnnData, dict[str, Any]]:
             counts = _read_counts(stored)
         finally:
             stored.file.close()
+    except DataError as error:
+        raise DataError(f"{where}: {error.args[0]}") from error
     except Exception as error:  # anndata and h5py raise nearly any class on a damaged file
         raise DataError(f"{where}: {path} cannot be read as h5ad ({reason(error)}); download it again") from error
     columns = {

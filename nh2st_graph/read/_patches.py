@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import DataError, ImageError, NH2STGraphError, reason
+from nh2st_graph._errors import DataError, ImageError, NH2STGraphError, RunError, reason
 from nh2st_graph._files import ENVIRONMENT, cache_root, written_aside
 from nh2st_graph.read._counts import refuse_duplicates
+from nh2st_graph.read._hdf5 import check_declared
 from nh2st_graph.slide import check_windows
 
 __all__ = ["PATCH_UM", "Mosaic", "mosaic", "patch_names", "slide_scale"]
@@ -56,6 +57,7 @@ class Mosaic(NamedTuple):
 def _opened(path: Path, where: str) -> Iterator[h5py.File]:
     """Open a patch file, and say in our words if it is damaged."""
     try:
+        check_declared(path)
         with h5py.File(path) as file:
             yield file
     except NH2STGraphError:
@@ -212,10 +214,9 @@ def _write(path: Path, tiles: Iterator[NDArray[np.uint8]], shape: tuple[int, int
 
     form: Any = {"dtype": np.uint8, "photometric": "rgb", "tile": (_TILE, _TILE), "compression": "zlib"}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(path) as aside:
             tifffile.imwrite(aside, tiles, shape=(*shape, 3), **form)
-    except OSError as error:
+    except (OSError, RunError) as error:
         raise ImageError(
             f"{where}: the image of its patches cannot be written to {path.parent} ({reason(error)}); "
             f"set {ENVIRONMENT} to a folder that can be written to, or add the slide"

@@ -212,7 +212,6 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
     sdata = to_spatialdata(adata, image=image)
     for table in sdata.tables.values():
         table.uns[Key.uns.format] = stamp(SECTION_FORMAT)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
         sdata.write(aside)
         if path.exists():

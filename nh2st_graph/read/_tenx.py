@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, reason
+from nh2st_graph.read._hdf5 import check_declared
 from nh2st_graph.read._packed import open_packed
 from nh2st_graph.section import as_csr, is_real
 
@@ -82,6 +83,7 @@ def read_tenx(path: Path, name: str) -> TenX:
     try:
         if path.is_dir():
             return _read_folder(path, name)
+        check_declared(path)
         with h5py.File(path) as file:
             if "matrix" in file:
                 return _read_file(file)

@@ -123,6 +123,7 @@ class Key:
         """Entries of ``uns["nh2st_prediction"]`` that the package reads again."""
 
         origin = "origin"
+        record = "record"
         mode = "mode"
         evidence = "evidence"
         coverage = "coverage"

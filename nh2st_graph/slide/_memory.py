@@ -87,7 +87,6 @@ def _tiles(pixels: Any) -> Iterator[NDArray[np.uint8]]:
 def _write(path: Path, pixels: Any) -> None:
     import tifffile
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
         tifffile.imwrite(
             aside,

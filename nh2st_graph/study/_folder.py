@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from nh2st_graph._errors import RunError, setting
-from nh2st_graph._files import check_format, check_place, stamp, write_text
+from nh2st_graph._errors import RunError, reason, setting
+from nh2st_graph._files import check_format, check_place, is_left_over, on_disk, parse_json, stamp, write_text
 from nh2st_graph.config import changes, completed_keys, current_keys, parse_yaml
-from nh2st_graph.study._plan import RECORD, Study
+from nh2st_graph.study._plan import METRICS, RECORD, Study
 
-__all__ = ["RunRecord", "check_folder", "holds_study", "open_folder", "read_record", "write_record"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "RunRecord",
+    "check_folder",
+    "holds_study",
+    "open_folder",
+    "read_metrics",
+    "read_record",
+    "read_rows",
+    "write_record",
+]
 
 _STUDY = "study.yaml"
 #: The format of study folders, which that file says.
@@ -50,7 +63,50 @@ class RunRecord(NamedTuple):
 def read_record(folder: Path) -> RunRecord | None:
     """Read the notes of a run; None if there are none."""
     path = folder / RECORD
-    return RunRecord(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with _whole(path):
+        return RunRecord(**parse_json(path.read_bytes()))
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read the scores of a finished run.
+
+    Raises
+    ------
+    RunError
+        If the file is damaged.
+    """
+    path = folder / METRICS
+    with _whole(path):
+        metrics = parse_json(path.read_bytes())
+        metrics["sections"], metrics["references"], metrics["protocol"]["n_constant_train"]
+        return dict(metrics)
+
+
+def read_rows(path: Path, **how: Any) -> pd.DataFrame:
+    """Read a table of a finished run; ``how`` as for pandas.
+
+    Raises
+    ------
+    RunError
+        If the file is damaged.
+    """
+    import pandas as pd
+
+    with _whole(path):
+        return pd.read_csv(path, **how)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path} is missing or damaged ({reason(error)}); remove the run folder {path.parent}, and go on with the "
+            f"study: {setting('resume', True)}"
+        ) from error
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
@@ -73,6 +129,8 @@ def check_folder(folder: str | Path, *, resume: bool) -> None:
     """
     folder = Path(folder)
     check_place(folder)
+    if is_left_over(folder):  # a study that was killed before it wrote a file
+        return
     if resume:
         _read(folder)
     elif folder.exists():
@@ -92,9 +150,12 @@ def open_folder(study: Study, folder: Path, *, resume: bool) -> None:
     """
     record = _record(study)
     check_folder(folder, resume=resume)
-    if not resume:
+    if is_left_over(folder):
+        pass
+    elif not resume:
         try:
-            folder.mkdir(parents=True)
+            with on_disk(folder):
+                folder.mkdir(parents=True)
         except FileExistsError:  # another process was a moment faster
             raise RunError(f"study folder {folder} exists already; {_ANOTHER}") from None
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nh2st_graph._files import write_text
+from nh2st_graph._files import write_text, written_aside
 from nh2st_graph.study._html import write_html
 from nh2st_graph.study._plan import slug
 from nh2st_graph.study._protocols_text import write_protocols
@@ -36,7 +36,9 @@ def write_reports(result: StudyResult, folder: Path) -> list[Path]:
         written += write_protocols(result.protocols, folder)
     if ranked:
         written = [write_html(folder / "report.html", result), *written, folder / "per_gene.csv.gz"]
-        _of_methods(result.results.per_gene).to_csv(written[-1], index=False, float_format="%.5g")
+        with written_aside(written[-1]) as aside:
+            genes = _of_methods(result.results.per_gene)
+            genes.to_csv(aside, index=False, float_format="%.5g", compression={"method": "gzip", "mtime": 0})
     figure = folder / "forest.png"
     figure.unlink(missing_ok=True)
     rows = forest_rows(result.table)

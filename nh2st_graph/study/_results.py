@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,8 @@ import pandas as pd
 from nh2st_graph._errors import RenamedWarning
 from nh2st_graph.metrics import GENE_SCORES
 from nh2st_graph.section import LogBase
-from nh2st_graph.study._folder import read_record
-from nh2st_graph.study._plan import METRICS, PlannedRun, Study
+from nh2st_graph.study._folder import read_metrics, read_record, read_rows
+from nh2st_graph.study._plan import PlannedRun, Study
 from nh2st_graph.study._protocols import Protocols
 
 __all__ = ["PLACE", "Results", "StudyResult", "collect", "references", "seen_sections"]
@@ -109,7 +108,7 @@ def collect(study: Study, runs: Sequence[PlannedRun]) -> Results:
         genes.append(_per_gene(run, beside if gives else {}))
         log = run.folder / "log.csv"
         if log.is_file():
-            curves.append(_placed(pd.read_csv(log, usecols=list(_CURVES)), run, variant=run.variant))
+            curves.append(_placed(read_rows(log, usecols=list(_CURVES)), run, variant=run.variant))
     curve = _joined(curves, ("split", "variant", "fold", "seed", *_CURVES))
     return Results(
         pd.DataFrame(scores) if scores else pd.DataFrame(columns=[*PLACE, "pcc_mean", "pcc_partial"]),
@@ -122,7 +121,7 @@ def seen_sections(runs: Sequence[PlannedRun]) -> dict[str, Mapping[str, str]]:
     """Read the digests of the sections that finished runs learned from and were scored on, by section."""
     seen: dict[str, Mapping[str, str]] = {}
     for run in runs:
-        protocol = json.loads((run.folder / METRICS).read_text(encoding="utf-8")).get("protocol", {})
+        protocol = read_metrics(run.folder)["protocol"]
         seen = {**protocol.get("sections", {}), **seen}
     return seen
 
@@ -150,7 +149,7 @@ def _scores(run: PlannedRun, beside: Mapping[str, str], log_base: LogBase) -> li
 
     Errors are in units of the study's logarithm, whatever that of the run.
     """
-    metrics = json.loads((run.folder / METRICS).read_text(encoding="utf-8"))
+    metrics = read_metrics(run.folder)
     record = read_record(run.folder)
     noted = record._asdict() if record is not None else {}
     # Runs of before version 0.1.0 was released call them floors.
@@ -175,7 +174,7 @@ def _ln(base: LogBase) -> float:
 
 def _per_gene(run: PlannedRun, beside: Mapping[str, str]) -> pd.DataFrame:
     """Read r of each gene, in rows as those of :func:`_scores`."""
-    table = pd.read_csv(run.folder / "metrics_per_gene.csv", dtype={"section": str, "gene": str}, keep_default_na=False)
+    table = read_rows(run.folder / "metrics_per_gene.csv", dtype={"section": str, "gene": str}, keep_default_na=False)
     parts = {run.variant: {score: score for score in GENE_SCORES}}
     parts |= {label: {score: f"{score}_{name}" for score in GENE_SCORES} for name, label in beside.items()}
     named = [

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from nh2st_graph._files import owned
+from nh2st_graph._files import on_disk, owned
 from nh2st_graph.study._folder import holds_study, open_folder
 from nh2st_graph.study._hest import is_task
 from nh2st_graph.study._plan import PlannedRun, Study, check_jobs
@@ -76,6 +76,7 @@ def run_study(
     out, jobs = Path(out), _cores() if jobs is None else jobs
     wanted, planned = study.runs(out, only), study.runs(out)
     with ExitStack() as stack:
+        stack.enter_context(on_disk(out))
         if resume and holds_study(out):
             stack.enter_context(owned(out, "study folder"))
         open_folder(study, out, resume=resume)

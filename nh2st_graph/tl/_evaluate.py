@@ -49,6 +49,7 @@ from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import finished, predict_prepared
 from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest, use_threads
 from nh2st_graph.train._memory import give_back
+from nh2st_graph.train._record import record
 
 __all__ = ["LABELS", "REFERENCES", "Evaluation", "evaluate"]
 
@@ -193,6 +194,7 @@ def evaluate_prepared(
     metrics = _assemble({name: each.scores for name, each in results.items()})
     metrics["baselines_chosen"] = baselines.chosen
     metrics["protocol"] = _protocol(model, tests, train)
+    metrics["record"] = record(model.config, metrics["protocol"]["sections"])
     per_gene = pd.concat({name: each.per_gene for name, each in results.items()}, names=["section", "gene"])
     predictions = {name: each.prediction for name, each in results.items()}
     return Evaluation(metrics, per_gene, predictions, sum(each.seconds for each in results.values()))

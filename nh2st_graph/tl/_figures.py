@@ -15,7 +15,6 @@ _SHOWN_BASELINES = ("ridge_neighbours", "reduced_rank_ridge")
 
 def write_figures(model: FittedModel, evaluation: Evaluation, folder: Path) -> list[Path]:
     """Draw a run's figures as PNG: maps of each test section, per-gene r, scores beside the baselines, training."""
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, prediction in evaluation.predictions.items():
         written.append(pl.save(pl.gene_maps(prediction), folder / f"maps_{name}.png"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, setting
-from nh2st_graph._files import check_place
+from nh2st_graph._files import check_place, is_left_over
 from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config, TrainConfig, changes, load_config, read_yaml
 from nh2st_graph.models import check_method
@@ -67,11 +67,15 @@ def is_first(config: TrainConfig | None = None) -> bool:
 def check_folder(out: Path, *, resume: bool) -> None:
     """Refuse a run folder that exists; with ``resume``, one that holds no run.
 
+    A folder is new if it holds nothing, or what is left of a process that was killed before it wrote a file.
+
     Raises
     ------
     RunError
         If the folder cannot be used.
     """
+    if is_left_over(out):
+        return check_place(out / CONFIG_FILE)
     if out.exists() and not resume:
         raise RunError(
             f"run folder {out} exists already; give another as {setting('out')}, or go on with this run by "
@@ -82,6 +86,7 @@ def check_folder(out: Path, *, resume: bool) -> None:
         raise RunError(
             f"run folder {out} holds no run to resume ({CONFIG_FILE} is missing); leave out {setting('resume', True)}"
         )
+    return None
 
 
 def check_run(config: Config, out: str | Path, *, resume: bool = False) -> None:
@@ -97,17 +102,18 @@ def check_run(config: Config, out: str | Path, *, resume: bool = False) -> None:
     check_named(config)
 
 
-def check_preparation(config: Config, out: str | Path) -> None:
+def check_preparation(config: Config, out: str | Path, *, resume: bool = False) -> None:
     """Refuse to prepare sections that are not there, or into files that exist; see :func:`prepare_sections`.
 
     Raises
     ------
     RunError, ConfigError, DataError
-        If an output exists, or an input is missing.
+        If an output exists without ``resume``, or an input is missing.
     """
     out = Path(out)
     check_place(out)
-    refuse_existing_sections(out / f"{name}.h5ad" for name in (*config.data.train, *config.data.test))
+    if not resume:
+        refuse_existing_sections(out / f"{name}.h5ad" for name in (*config.data.train, *config.data.test))
     check_root(config)
     check_named(config, panel=False)
 
@@ -134,7 +140,7 @@ def check_begun(config: Config, out: Path, *, resume: bool) -> None:
         If the folder cannot be used, or was begun with another configuration.
     """
     check_folder(out, resume=resume)
-    if not resume:
+    if not resume or is_left_over(out):
         return
     now = absolute(config).model_dump(mode="json")
     name = (read_yaml(out / CONFIG_FILE).get("model") or {}).get("name", config.model.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from nh2st_graph.train import (
     predicted_expression,
     weights_digest,
 )
+from nh2st_graph.train._record import record
 
 __all__ = [
     "as_prediction",
@@ -213,6 +215,7 @@ def as_prediction(model: FittedModel, prepared: PreparedSection, expression: NDA
         "encoder": model.config.features.described,
         "train_sections": list(model.train_sections),
         Key.prediction.origin: prediction_origin(completed, model),
+        Key.prediction.record: json.dumps(record(model.config)),
     }
     add_familiarity(predicted, model.familiarity, prepared)
     if model.config.data.log_base != "e":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from anndata import AnnData
 
 from nh2st_graph import read
 from nh2st_graph._errors import ModelError, RunError, listed, setting
+from nh2st_graph._files import on_disk, one_at_a_time
 from nh2st_graph._progress import phase
 from nh2st_graph.section import Key, Need, changed_entry, check_section, library, section_name
 from nh2st_graph.slide import chosen_scale
@@ -176,22 +178,25 @@ def predict_run(
     check_regions(len(sections), roi=roi, exclude=exclude)
     outputs = Outputs(out, spatialdata, chosen_exports(export), report)
     origins = {name: _origin(section, model, roi is not None) for name, section in sections.items()}
-    missing = {name: _missing_outputs(outputs, name, origins[name], resume) for name in sections}
-    sets = None if gene_sets is None else gene_sets_of(gene_sets)
-    predicted = {
-        name: _predicted(model, section, origins[name], intervals, genes, sets, roi is not None)
-        for name, section in sections.items()
-        if missing[name]
-    }
-    phase("writing")
-    for name, (prediction, signatures) in predicted.items():
-        for kind, path in missing[name].items():
-            if kind == "report":
-                from nh2st_graph.tl._slide_page import write_slide_page
+    with on_disk(out), ExitStack() as locks:
+        for name in sorted(sections) if resume else ():  # in one order, so that no two wait for each other
+            locks.enter_context(_claimed(out, name))
+        missing = {name: _missing_outputs(outputs, name, origins[name], resume) for name in sections}
+        sets = None if gene_sets is None else gene_sets_of(gene_sets)
+        predicted = {
+            name: _predicted(model, section, origins[name], intervals, genes, sets, roi is not None)
+            for name, section in sections.items()
+            if missing[name]
+        }
+        phase("writing")
+        for name, (prediction, signatures) in predicted.items():
+            for kind, path in missing[name].items():
+                if kind == "report":
+                    from nh2st_graph.tl._slide_page import write_slide_page
 
-                write_slide_page(model, prediction, path, genes=genes, signatures=signatures)
-            else:
-                write_output(kind, prediction, path)
+                    write_slide_page(model, prediction, path, genes=genes, signatures=signatures)
+                else:
+                    write_output(kind, prediction, path)
     _say_findings(model, {name: prediction for name, (prediction, _) in predicted.items()})
     return [path for paths_left in missing.values() for path in paths_left.values()]
 
@@ -225,6 +230,15 @@ def _predicted(
     if by_region:
         done = in_roi(done)
     return (done if genes is None else done[:, chosen_genes(done, model, genes)].copy()), signatures
+
+
+def _claimed(out: Path, section: str) -> AbstractContextManager[None]:
+    """Wait until no other process predicts a section into a folder, and let others wait while the block runs."""
+    file = out if out.suffix == ".h5ad" else out / f"{section}.h5ad"
+    return one_at_a_time(
+        file.with_name(f".{file.name}.lock"),
+        lambda: logger.info("section %r: another process predicts it; waiting for its file", section),
+    )
 
 
 def _say_findings(model: FittedModel, predicted: Mapping[str, AnnData]) -> None:

@@ -159,7 +159,6 @@ class Predictability:
         from nh2st_graph import pl
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         table = folder / "predictability.csv"
         figure = pl.save(pl.predictability(self.genes), folder / "predictability.png")
         write_text(table, self.genes.to_csv(float_format="%.6g"))

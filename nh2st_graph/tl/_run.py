@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from anndata import AnnData
 
 from nh2st_graph import read
 from nh2st_graph._errors import ConfigError, DataError, RunError, nearest, setting
-from nh2st_graph._files import owned, write_text
+from nh2st_graph._files import is_left_over, on_disk, owned, write_text
 from nh2st_graph._progress import phase
 from nh2st_graph._settings import CONFIG_FILE
 from nh2st_graph.config import Config, stored_yaml
-from nh2st_graph.section import Need
+from nh2st_graph.section import Key, Need, section_digest
 from nh2st_graph.tl._encode import encode_on
 from nh2st_graph.tl._evaluate import Evaluation, evaluate, evaluate_prepared
 from nh2st_graph.tl._figures import write_figures
@@ -195,9 +196,8 @@ def train_run(
     if not processes.main:
         return _join_run(config, out, processes, resume, sections)
     removed = nullcontext() if resume else _removed_on_bad_input(out)
-    with removed, owned(out, "run folder"), use_threads(config.train.n_threads):
-        if resume:  # again, now that no other process writes into it
-            check_begun(config, out, resume=resume)
+    with on_disk(out), removed, owned(out, "run folder"), use_threads(config.train.n_threads):
+        check_begun(config, out, resume=resume)  # again, now that no other process writes into it
         write_text(out / CONFIG_FILE, stored_yaml(config))
         loaded = load_sections(config, out / _TISSUE) if sections is None else sections
         with processes.main_first():
@@ -277,7 +277,7 @@ def evaluate_run(
     config = stored_config(folder, trust)
     if not config.data.test:
         raise without_test(folder)
-    with owned(folder, "run folder"):
+    with on_disk(folder), owned(folder, "run folder"):
         train, test = _split(config, load_sections(config, folder / _TISSUE))
         phase("computing image features, predicting and scoring")
         evaluation = evaluate(test, model, train)
@@ -285,7 +285,9 @@ def evaluate_run(
     return Run(folder, model, evaluation)
 
 
-def prepare_sections(config: Config, out: str | Path, *, scheduler: str | None = None) -> list[Path]:
+def prepare_sections(
+    config: Config, out: str | Path, *, resume: bool = False, scheduler: str | None = None
+) -> list[Path]:
     """Read sections, compute their features and graph, and write them as h5ad.
 
     Parameters
@@ -294,6 +296,8 @@ def prepare_sections(config: Config, out: str | Path, *, scheduler: str | None =
         The configuration.
     out
         Folder of the files.
+    resume
+        Go on after an interruption, and keep the files that exist, if they hold the same sections and features.
     scheduler
         Address of a Dask scheduler, or its file: its workers compute the features, a section each; see
         :func:`encode_on`.
@@ -305,7 +309,8 @@ def prepare_sections(config: Config, out: str | Path, *, scheduler: str | None =
     Raises
     ------
     RunError
-        If one of the files exists, or another process writes into the folder.
+        If one of the files exists, or with ``resume`` holds something else; or if another process writes into the
+        folder.
     ConfigError
         If features need a stain reference, which is fitted in training.
     """
@@ -315,19 +320,41 @@ def prepare_sections(config: Config, out: str | Path, *, scheduler: str | None =
             f"{setting('features.stain', config.features.stain)} has no reference before training, which fits it on "
             f"the training sections and computes the features; prepare with {setting('features.stain', 'none')}"
         )
-    with nullcontext() if out.exists() else _removed_on_bad_input(out), owned(out, "folder"):
+    made = nullcontext() if out.exists() else _removed_on_bad_input(out)
+    with on_disk(out), made, owned(out, "folder"):
         sections = load_sections(config, out / _TISSUE)
         paths = {name: out / f"{name}.h5ad" for name in sections}
-        refuse_existing_sections(paths.values())
+        if not resume:
+            refuse_existing_sections(paths.values())
         if scheduler is not None:
             encode_on(scheduler, config)
         phase("computing image features and graphs")
         preparation = Preparation.of(config, [], Standardizer())
         prepared = {name: preparation.prepare(preparation.kept(section)) for name, section in sections.items()}
         # Only now, so that an error in one section leaves no file.
+        there = [name for name, path in paths.items() if path.exists()]
+        for name in there:
+            _check_prepared(paths[name], prepared[name].section)
         for name, each in prepared.items():
-            read.write_h5ad(each.section, paths[name])
+            if name not in there:
+                read.write_h5ad(each.section, paths[name])
     return list(paths.values())
+
+
+def _check_prepared(path: Path, section: AnnData) -> None:
+    """Refuse to keep a file that does not hold this section with these features and this graph."""
+    kept = read.h5ad_section(path)
+    image, graph = Key.obsm.image, Key.obsp.connectivities
+    if (
+        section_digest(kept) != section_digest(section)
+        or not np.array_equal(kept.obsm.get(image, ()), section.obsm[image])
+        or graph not in kept.obsp
+        or abs(kept.obsp[graph] - section.obsp[graph]).nnz
+    ):
+        raise RunError(
+            f"{path} holds another section, or other features or graph, and would be kept; give another "
+            f"folder as {setting('out')}, or remove it"
+        )
 
 
 @contextmanager
@@ -336,8 +363,9 @@ def _removed_on_bad_input(folder: Path) -> Iterator[None]:
     made = [folder, *(parent for parent in folder.parents if not parent.exists())]
     try:
         folder.mkdir(parents=True)
-    except FileExistsError:  # another process was a moment faster
-        raise RunError(f"run folder {folder} exists already; give another as {setting('out')}") from None
+    except FileExistsError:
+        if not is_left_over(folder):  # another process was a moment faster
+            raise RunError(f"run folder {folder} exists already; give another as {setting('out')}") from None
     try:
         yield
     except (ConfigError, DataError):

@@ -178,7 +178,8 @@ def read_tensors(model: Path, name: str) -> dict[str, Tensor]:
     from safetensors.torch import load, load_file
 
     if not is_archive(model):
-        return load_file(model / name)
+        with (model / name).open("rb"):  # safetensors calls a file that may not be read one that is not there
+            return load_file(model / name)
     content = read_file(model, name)
     if content is None:
         raise FileNotFoundError(f"no {name} there")

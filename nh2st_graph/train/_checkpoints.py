@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from nh2st_graph._errors import RunError, reason, setting
+from nh2st_graph._errors import RunError, reason
 from nh2st_graph._files import check_format, written_aside
 
 __all__ = [
@@ -56,20 +56,13 @@ class WholeCheckpoints(TorchCheckpointIO):
         Raises
         ------
         RunError
-            If it cannot be written.
+            If the disk is full or read-only.
         """
         del storage_options
         path, content = Path(path), BytesIO()
         torch.save(checkpoint, content)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with written_aside(path) as aside:
-                aside.write_bytes(content.getbuffer())
-        except OSError as error:
-            raise RunError(
-                f"checkpoint {path} cannot be written ({error.strerror or reason(error)}); make room there, and go on "
-                f"with {setting('resume', True)}"
-            ) from error
+        with written_aside(path) as aside:
+            aside.write_bytes(content.getbuffer())
 
 
 @dataclass(frozen=True)

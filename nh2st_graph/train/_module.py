@@ -20,7 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
-from nh2st_graph._files import stamp, written_aside
+from nh2st_graph._files import on_disk, stamp, written_aside
 from nh2st_graph.config import TrainConfig
 from nh2st_graph.metrics import pearson
 from nh2st_graph.models import Network
@@ -285,7 +285,6 @@ class EpochLog(L.Callback):
             self.rows = stage_rows(there, self.stage, trainer.current_epoch)
         if not trainer.is_global_zero:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._rewrite([*(row for row in there if row["stage"] != self.stage), *self.rows])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -298,7 +297,7 @@ class EpochLog(L.Callback):
         if not row.keys() <= set(self.columns):
             self._rewrite([*read_rows(self.path), row])
             return
-        with self.path.open("a", newline="", encoding="utf-8") as handle:
+        with on_disk(self.path), self.path.open("a", newline="", encoding="utf-8") as handle:
             csv.DictWriter(handle, self.columns, lineterminator="\n").writerow(row)
 
     def state_dict(self) -> dict[str, Any]:

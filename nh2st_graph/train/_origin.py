@@ -9,15 +9,13 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from nh2st_graph.config import Config, changes, completed_keys, flatten
+from nh2st_graph.config import changes, completed_keys, flatten
 from nh2st_graph.im._made_from import other_encoders, other_versions, public, stored_encoders
 from nh2st_graph.section import DIGITS, Key, content_digest, other_sections
 from nh2st_graph.train._prepare import Learned, PreparedSection
+from nh2st_graph.train._record import made_with, settings_of
 
 __all__ = ["mismatches", "origin_of", "prepared_digest"]
-
-#: Parts of ``data`` that say which files are read; digests say what is in them.
-_OF_FILES = {"format", "root", "options", "train", "test", "synthetic"}
 
 
 def origin_of(learned: Learned) -> dict[str, Any]:
@@ -26,23 +24,20 @@ def origin_of(learned: Learned) -> dict[str, Any]:
     Returns
     -------
     ``settings``, the configuration without files; ``panel``; ``torch``, its release; ``encoders``, the fingerprint of
-    each, or None if they are unknown; and ``train`` and ``tests``, the digests of each section.
+    each, or None if they are unknown; ``train`` and ``tests``, the digests of each section; and ``versions`` and
+    ``revision`` of :func:`made_with`.
     """
     sections = [*learned.train, *learned.tests]
     encoders = (stored_encoders(each.section.uns[Key.uns.image]) for each in sections)
     return {
-        "settings": _settings(learned.preparation.config),
+        "settings": settings_of(learned.preparation.config),
         "panel": list(learned.preparation.genes),
         "torch": public(torch.__version__),
         "encoders": next((each for each in encoders if each is not None), None),
         "train": {each.name: prepared_digest(each) for each in learned.train},
         "tests": {each.name: prepared_digest(each) for each in learned.tests},
+        **made_with(),
     }
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    values = config.model_dump(mode="json", exclude={"evaluate": True, "data": _OF_FILES, "train": {"threads"}})
-    return dict(values)
 
 
 def prepared_digest(prepared: PreparedSection) -> dict[str, str]:

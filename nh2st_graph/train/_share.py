@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
-from nh2st_graph._files import check_format, parse_json
+from nh2st_graph._files import check_format, on_disk, parse_json
 from nh2st_graph._settings import MODEL_FILE
 from nh2st_graph.config import RUN_FORMAT
 from nh2st_graph.train._archive import (
@@ -79,12 +79,13 @@ def save(model: FittedModel, path: str | Path, *, scores: Scored | str | Path | 
     ModelError
         If the method cannot be saved, or the scores are of another model.
     RunError
-        If the archive's path is a folder.
+        If the archive's path is a folder, or the disk is full or read-only.
     """
     path = Path(path)
     if not is_archive(path):
         return model.save(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with shared_files(model, scores, name=path.stem, place=path.name, beside=path.parent) as files:
         write_archive(path, files)
     return None
@@ -242,7 +243,10 @@ def _public_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     protocol["n_patients_in_both"] = len(both) if isinstance(both, list) else both
     if "sections" in protocol:
         protocol["sections"] = _unnamed(protocol["sections"])
-    return {**metrics, "protocol": without_paths(protocol)}
+    made = {
+        name: value for name, value in metrics.get("record", {}).items() if name in {"versions", "revision", "seed"}
+    }
+    return {**metrics, "protocol": without_paths(protocol), **({"record": made} if made else {})}
 
 
 def _unnamed(digests: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError, RunError, setting
-from nh2st_graph._files import owned, write_text
+from nh2st_graph._files import on_disk, owned, write_text
 from nh2st_graph._progress import bars
 from nh2st_graph.confidence import HeldOut
 from nh2st_graph.config import Config, TrainConfig
@@ -86,6 +86,7 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if processes.main:
+            stack.enter_context(on_disk(folder))
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(owned(folder, "folder"))
         if not config.features.finetune:
@@ -111,7 +112,7 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         selected_epochs=learned.epochs,
         log=learned.log,
         lattice=training_lattice(each.section for each in prepared.train),
-        origin={name: inputs.origin[name] for name in ("torch", "encoders", "train", "tests")},
+        origin={name: value for name, value in inputs.origin.items() if name not in {"settings", "panel"}},
         stain=inputs.preparation.stain,
         confidence=weigh(prepared, inputs.graphs, learned.tested),
         imputation=learn_imputation(*learned.tested, config.data),

@@ -222,7 +222,6 @@ class TestRefuses:
             (["CONFIG", "ROOT"], ("config.yaml", "--set data.root=")),
             (["CONFIG", "--section", "A1"], ("--section", "FORMAT ROOT", "--set data.train")),
             (["CONFIG", "--option", "a=1"], ("--option", "FORMAT ROOT", "--set data.opt")),
-            (["CONFIG", "--resume"], ("--resume", "FORMAT ROOT")),
             (
                 ["CONFIG", "--no-check-placement"],
                 ("--no-check-placement", "FORMAT ROOT", "--set features.check_placement"),

@@ -3,12 +3,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
 
+import nh2st_graph as ng
+from nh2st_graph.im import SquidpyEncoder
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache, cache_folder, cache_key
 from nh2st_graph.section import Key
 
@@ -174,3 +180,29 @@ def test_the_key_holds_what_the_features_depend_on(make_section):
         *(cache_key(a, "hash", 112.0, 1.0, {"encoder": "e"}) for a in (moved, renamed, swapped)),
     ]
     assert len({key, *others}) == 9
+
+
+def test_several_that_need_the_same_features_compute_them_once(tiny_sections, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("nh2st_graph._files._POLL", 0.001)
+    encode, encoded = SquidpyEncoder.encode, []
+
+    def slow(self, patches):
+        if len(patches) > 1:  # one alone tells how many features there are
+            encoded.append(len(patches))
+            time.sleep(0.01)
+        return encode(self, patches)
+
+    monkeypatch.setattr(SquidpyEncoder, "encode", slow)
+
+    def run(_: int) -> NDArray[np.float32]:
+        section = tiny_sections["S3"].copy()
+        ng.im.features(section, "squidpy:summary", 112, cache=tmp_path, progress=False, batch_size=16)
+        return section.obsm["X_image"]
+
+    with caplog.at_level("INFO"), ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(run, range(3))
+    assert sum(encoded) == tiny_sections["S3"].n_obs
+    assert "another process computes these features; waiting for them" in caplog.text
+    for other in others:
+        assert_array_equal(other, first)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from nh2st_graph import RunError
 from nh2st_graph.study import read_study
-from nh2st_graph.study._folder import RunRecord, open_folder, read_record, write_record
+from nh2st_graph.study._folder import RunRecord, open_folder, read_metrics, read_record, read_rows, write_record
 
 FOLDS = {"a": {"train": ["S1"], "test": ["S2"]}, "b": {"train": ["S2"], "test": ["S1"]}}
 VARIANTS = {"deep": {"model.hops": 2}, "wide": {"model.width": 32}}
@@ -95,3 +96,37 @@ def test_the_notes_of_a_run_are_read_again_and_a_scored_run_with_notes_is_finish
     assert not run.finished
     (run.folder / "metrics.json").write_text("{}")
     assert run.finished
+
+
+class TestDamaged:
+    """A file of a finished run that was cut off, say by a copy."""
+
+    WHOLE: ClassVar[dict[str, Any]] = {"sections": {}, "references": {}, "protocol": {"n_constant_train": 0}}
+
+    @pytest.mark.parametrize("text", ["", '{"sections": {', "[1]", '{"sections": {}}', "null", "\xff"])
+    def test_scores(self, tmp_path, text):
+        (tmp_path / "metrics.json").write_text(text, encoding="latin-1")
+        with pytest.raises(RunError, match=r"metrics\.json is missing or damaged .*remove the run folder.*resume=True"):
+            read_metrics(tmp_path)
+
+    def test_whole_ones_are_read(self, tmp_path):
+        (tmp_path / "metrics.json").write_text(json.dumps(self.WHOLE))
+        assert read_metrics(tmp_path) == self.WHOLE
+
+    @pytest.mark.parametrize("text", ["", "{}", '{"parameters": 1, "x": 2}'])
+    def test_notes(self, tmp_path, text):
+        (tmp_path / "study.json").write_text(text)
+        with pytest.raises(RunError, match=r"study\.json is missing or damaged"):
+            read_record(tmp_path)
+
+    def test_a_table(self, tmp_path):
+        (tmp_path / "log.csv").write_text("")
+        with pytest.raises(RunError, match=r"log\.csv is missing or damaged"):
+            read_rows(tmp_path / "log.csv")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_study_that_was_killed_before_it_wrote_a_file_begins(study_file, tmp_path, resume):
+    (tmp_path / ".study.yaml.1.part").write_text("ha")
+    open_folder(read_study(study_file()), tmp_path, resume=resume)
+    assert (tmp_path / "study.yaml").is_file()

@@ -237,6 +237,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(tiny_study, tmp_path):
     with pytest.raises(ConfigError, match="no such variant"):
         run_study(tiny_study, tmp_path / "new", only=["none"])
     assert not (tmp_path / "new").exists()
+    (tmp_path / "mine.txt").touch()
     with pytest.raises(RunError, match="exists already"):
         run_study(tiny_study, tmp_path)
 

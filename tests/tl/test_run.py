@@ -174,6 +174,18 @@ class TestPrepare:
             tl.prepare_sections(tiny_config, prepared)
         assert files(prepared) == before
 
+    def test_goes_on_and_keeps_what_is_there(self, prepared, tiny_config, tmp_path):
+        folder = Path(shutil.copytree(prepared, tmp_path / "sections"))
+        (folder / "S2.h5ad").unlink()
+        config = tiny_config.override(["data.format=h5ad", f"data.root={prepared}"])
+        tl.prepare_sections(config, folder, resume=True)
+        before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.h5ad")}
+        assert set(before) == {"S1.h5ad", "S2.h5ad", "S3.h5ad"}
+        (folder / "S2.h5ad").unlink()
+        with pytest.raises(RunError, match=r"S\d\.h5ad holds another section, or other features or graph"):
+            tl.prepare_sections(config.override(["features.patch_um=224"]), folder, resume=True)
+        assert not (folder / "S2.h5ad").exists()
+
 
 class TestSections:
     def test_all_that_are_there_where_none_is_named(self, prepared, tiny_config):

@@ -80,7 +80,7 @@ class TestSave:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(_archive, "copyfileobj", fail)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(RunError, match=r"\.zip cannot be written: the disk is full"):
             ng.save(tiny_run.model, path)
         assert path.read_bytes() == saved.read_bytes()
         assert list(tmp_path.iterdir()) == [path]

@@ -180,7 +180,7 @@ def test_a_new_fit_forgets_the_stages_of_the_one_before(copies, config, folder):
 class TestModel:
     def test_knows_what_it_rests_on(self, fitted, sections, config, tmp_path):
         model = fitted[1]
-        assert set(model.origin) == {"torch", "encoders", "train", "tests"}
+        assert set(model.origin) == {"torch", "encoders", "train", "tests", "versions", "revision"}
         assert set(model.origin["train"]) == {"S1", "S2"}
         assert {"counts", "positions", "resolution", "graph", "image"} <= set(model.origin["train"]["S1"])
         assert model.origin["encoders"][0]["encoder"] == "squidpy"

@@ -1,0 +1,64 @@
+"""Ctrl-C and SIGTERM: every command ends in order, and says how to go on."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import typer
+
+from nh2st_graph.cli import main
+from nh2st_graph.cli._working import interruptible
+
+BOTH = pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "SIGTERM")])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("words", "at", "how"),
+    [
+        (["info", "x"], "nh2st_graph.cli._info.run_info", "what was finished is kept"),
+        (["encoders"], "nh2st_graph.cli._encoders.run_encoders", "what was finished is kept"),
+        (["prepare", "visium", "x", "--out", "y"], "nh2st_graph.cli._prepare.run_prepare", "--resume"),
+        (["benchmark", "x", "--out", "y"], "nh2st_graph.cli._runs.run_many", "--resume"),
+        (["evaluate", "x"], "nh2st_graph.tl.check_evaluation", "what was finished is kept"),
+        (["predictability", "x", "--out", "y"], "nh2st_graph._files.check_place", "what was finished is kept"),
+    ],
+)
+def test_a_command_ends_in_order(monkeypatch, capsys, number, word, words, at, how):
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(at, lambda *_, **__: signal.raise_signal(number))
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 128 + number
+    (said,) = capsys.readouterr().err.splitlines()
+    assert word in said
+    assert how in said
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_library_that_makes_an_error_of_it(capsys):
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("partially initialised") from None
+
+    with pytest.raises(typer.Exit) as end, interruptible(True):
+        work()
+    assert end.value.exit_code == 143
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_errors_stay_errors():
+    with pytest.raises(ValueError, match="mine"), interruptible(True):
+        raise ValueError("mine")
+
+
+def test_what_a_parent_asked_to_ignore_is_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible(True):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
