@@ -47,10 +47,10 @@ def completed(config: Config) -> Config:
     DataError
         If the panel is the benchmark's own file, and is not there.
     """
-    from nh2st_graph.read import HEST_GENES, published_splits
-
     if not is_task(config):
         return config
+    from nh2st_graph.read import HEST_GENES, published_splits  # here: they load pandas, and other studies need it not
+
     root = config.data.root
     assert root is not None
     if config.features.embeddings is not None:

@@ -73,7 +73,10 @@ def _width(calibration: Calibration, prediction: AnnData, level: float) -> float
     low, high = calibration.intervals(predicted, level)
     spread = observed.std(axis=0)
     genes = (spread > 0) & ~np.isnan(predicted).all(axis=0)
-    return float(np.median((high - low)[:, genes].mean(axis=0) / spread[genes])) if genes.any() else None
+    if not genes.any():
+        return None
+    widths = (high - low)[:, genes].mean(axis=0) / spread[genes]
+    return round(float(np.median(widths)), 3)  # further digits depend on how sums were rounded
 
 
 def trust_scores(model: FittedModel, prediction: AnnData) -> dict[str, float | int | None]:

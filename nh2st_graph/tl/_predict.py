@@ -136,9 +136,6 @@ def predict(
     >>> prediction = ng.tl.predict(sdata, model, key_added="predicted")
     >>> section = ng.read.sections("visium", "sections")["D1"]
     >>> prediction = ng.tl.predict(section, model, key_added="predicted")  # obsm["predicted"], a column a gene
-    >>> import wsidata
-    >>> wsi = wsidata.open_wsi("slide.svs")
-    >>> prediction = ng.tl.predict(wsi, model)  # wsi.tables["nh2st_graph_tiles"]
     """
     adata, model = data_first("predict", adata, model)
     if is_wsidata(adata):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from nh2st_graph._errors import ModelError, RunError, reason, setting
 from nh2st_graph._files import check_format, parse_json, written_aside
 from nh2st_graph._settings import MODEL_FILE
-from nh2st_graph.section import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,6 +201,8 @@ def reliable_genes(model: Path, description: Mapping[str, Any]) -> dict[str, lis
     model of an earlier version, and where the file is not there or cannot be read.
     """
     from safetensors import SafetensorError, safe_open
+
+    from nh2st_graph.section import Key  # here, since a description alone is read before anything heavy is loaded
 
     whose = [name for name in ("new", "known") if name in (description.get("confidence") or {})]
     if not whose or not (model / WEIGHTS).is_file():

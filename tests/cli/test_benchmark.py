@@ -223,6 +223,7 @@ def test_what_cannot_be_done_is_one_line(benchmark_file, out, capsys, arguments,
 
 def test_a_folder_that_holds_no_benchmark(benchmark_file, tmp_path, capsys):
     (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "mine.txt").touch()
     assert benchmark(benchmark_file(), "--out", tmp_path / "new", "--resume") == 2
     assert "holds no study to resume (study.yaml is missing); leave --resume out" in capsys.readouterr().err
 

@@ -232,7 +232,7 @@ class TestTrustScores:
         assert scores["coverage"] == pytest.approx(inside.mean(), abs=1e-6)
         varies = there & (observed.std(axis=0) > 0)
         widths = [(upper - lower)[:, i].mean() / observed[:, i].std() for i in np.flatnonzero(varies)]
-        assert scores["interval_width"] == pytest.approx(np.median(widths), rel=1e-4)
+        assert scores["interval_width"] == pytest.approx(np.median(widths), abs=1e-3)
         assert scores["n_reliable"] == prediction.var["reliable"].sum()
         assert tiny_run.evaluation.metrics["mean"]["coverage"] == scores["coverage"]
 
