@@ -77,6 +77,7 @@ GIVE: dict[str, Callable[[Held], Any]] = {
     "pl.section": lambda held: pixels(ng.pl.section(held.raw).figure),
     "pl.gene_maps": lambda held: pixels(ng.pl.gene_maps(held.predicted, [held.model.genes[0]])),
     "pl.familiarity": lambda held: pixels(ng.pl.familiarity(held.predicted).figure),
+    "pl.spot_values": lambda held: pixels(ng.pl.spot_values(held.predicted, "familiarity").figure),
     "pl.attention": lambda held: pixels(ng.pl.attention(held.explained).figure),
     "pl.neighbour_share": lambda held: pixels(ng.pl.neighbour_share(held.explained).figure),
     "pl.neighbour_gain": lambda held: pixels(ng.pl.neighbour_gain(held.explained, n=2).figure),

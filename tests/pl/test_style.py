@@ -94,6 +94,7 @@ DRAWN: dict[str, list[Callable[[AnnData], Axes | Figure]]] = {
     "predictability": [lambda _: pl.predictability(readable())],
     "score_bars": [lambda _: pl.score_bars(scores(), spread=scores() / 9, references=METHODS[2:])],
     "section": [pl.section, lambda section: pl.section(judged(section), unfamiliar=0.5)],
+    "spot_values": [lambda section: pl.spot_values(judged(section), "familiarity", unfamiliar=0.5)],
     "training_curves": [lambda _: pl.training_curves(log(), selected=3)],
 }
 NO_FIGURE = {"as_data_uri", "fold_curves", "save", "unfamiliar_spots", "write_page"}

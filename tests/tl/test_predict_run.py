@@ -277,7 +277,7 @@ class TestBar:
         monkeypatch.setenv("FORCE_COLOR", "1")
         drawn = said()
         assert "S3: squidpy:summary" in drawn
-        assert "100%" in drawn
+        assert "64/64" in drawn
 
     def test_is_not_drawn_where_it_is_turned_off(self, said, monkeypatch):
         monkeypatch.setenv("FORCE_COLOR", "1")

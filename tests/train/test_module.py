@@ -336,7 +336,12 @@ class TestLog:
         first, second = np.split(np.array(given, dtype=float), 2)
         np.testing.assert_allclose(log["correlation"], [first.mean(), second.mean()], rtol=1e-5)
         figure = pl.training_curves(log)
-        assert [ax.get_title() for ax in figure.axes] == ["Loss", "Held-out score", "Contrastive loss"]
+        assert [ax.get_title() for ax in figure.axes] == [
+            "Training loss",
+            "Held-out error",
+            "Held-out score",
+            "Contrastive loss",
+        ]
         plt.close(figure)
 
     @staticmethod
