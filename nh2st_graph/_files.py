@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -96,21 +97,36 @@ def on_disk(path: Path) -> Iterator[None]:
 @contextmanager
 def _without_echoes(path: Path) -> Iterator[None]:
     """Print no traceback for each object of HDF5 that cannot be closed on a full disk: the error itself says it."""
-    before = sys.excepthook, sys.unraisablehook
-
-    def printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not isinstance(error, Exception) or _of_disk(error, path) is None:
-            before[0](kind, error, trace)
-
-    def unraisable(about: sys.UnraisableHookArgs) -> None:
-        if not isinstance(about.exc_value, Exception) or _of_disk(about.exc_value, path) is None:
-            before[1](about)
-
-    sys.excepthook, sys.unraisablehook = printed, unraisable
+    with _LOCK:
+        if not _WRITTEN:
+            _HOOKS[:] = [sys.excepthook, sys.unraisablehook]
+            sys.excepthook, sys.unraisablehook = _printed, _unraisable
+        _WRITTEN.append(path)
     try:
         yield
     finally:
-        sys.excepthook, sys.unraisablehook = before
+        with _LOCK:  # threads may end in another order than they began
+            _WRITTEN.remove(path)
+            if not _WRITTEN:
+                sys.excepthook, sys.unraisablehook = _HOOKS
+
+
+#: What is being written by all threads, and the hooks that were there before the first began.
+_LOCK, _WRITTEN, _HOOKS = threading.Lock(), list[Path](), list[Any]()
+
+
+def _is_echo(error: BaseException | None) -> bool:
+    return isinstance(error, Exception) and any(_of_disk(error, path) is not None for path in _WRITTEN)
+
+
+def _printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not _is_echo(error):
+        _HOOKS[0](kind, error, trace)
+
+
+def _unraisable(about: sys.UnraisableHookArgs) -> None:
+    if not _is_echo(about.exc_value):
+        _HOOKS[1](about)
 
 
 def _of_disk(error: Exception, path: Path) -> tuple[str, str] | None:
@@ -118,10 +134,13 @@ def _of_disk(error: Exception, path: Path) -> tuple[str, str] | None:
     number = error.errno if isinstance(error, OSError) else None
     if number is None:  # libraries in C and Rust write the system's words into theirs
         number = next((each for each in _DISK if os.strerror(each) in str(error)), None)
-    if number in {errno.EACCES, errno.EPERM} and isinstance(error, OSError) and error.filename is not None:
-        place = Path(os.fsdecode(error.filename)).absolute()
+    named = error.filename if isinstance(error, OSError) else None
+    if named is not None:
+        place = Path(os.fsdecode(named)).absolute()
         if not place.is_relative_to(path.absolute().parent) and place not in path.absolute().parents:
             return None
+    elif number in {errno.EACCES, errno.EPERM} and os.access(path.absolute().parent, os.W_OK):
+        return None  # it speaks of another file
     return None if number is None else _DISK.get(number)
 
 

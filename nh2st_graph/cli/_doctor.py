@@ -314,7 +314,7 @@ def _hub() -> Iterator[Check]:
 
 
 def _gated() -> Iterator[Check]:
-    """Ask the hub for each gated encoder, until it does not answer."""
+    """Ask the hub for each gated encoder."""
     from concurrent.futures import ThreadPoolExecutor
 
     from nh2st_graph.im import recipes

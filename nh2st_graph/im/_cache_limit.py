@@ -6,8 +6,11 @@ import json
 import logging
 import math
 import os
+import re
 import sys
+import time
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +27,10 @@ logger = logging.getLogger(__name__)
 LIMIT, _DEFAULT = "NH2ST_GRAPH_CACHE_GB", 100.0
 
 _ENDING = ".safetensors"
+#: Features are named by a digest of what they are of; parts of an interrupted encoding also by their number.
+_OURS = re.compile(rf"[0-9a-f]{{64}}(\.[^.]+)?{re.escape(_ENDING)}")
+#: Seconds after which nobody still writes a file that did not grow.
+_STALE = 3600
 
 
 @dataclass(frozen=True)
@@ -72,9 +79,14 @@ def cache_limit() -> float:
 
 
 def listed_files(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """List the files of features in a folder, those that were not used for longest first."""
+    """List the files of features in a folder, those that were not used for longest first.
+
+    A file that is not named by a digest is somebody else's, such as a model's weights, and is left alone.
+    """
     found = []
     for path in folder.glob(f"*{_ENDING}") if folder.is_dir() else ():
+        if not _OURS.fullmatch(path.name):
+            continue
         try:
             found.append((path, path.stat()))
         except OSError:  # another process removed it
@@ -116,6 +128,7 @@ def shrink_cache(folder: Path, limit: float, *, keep: Path | None = None) -> lis
     -------
     The files that were removed.
     """
+    _remove_leftovers(folder)
     files = listed_files(folder)
     total, removed = sum(about.st_size for _, about in files), []
     for path, about in files:
@@ -134,6 +147,14 @@ def shrink_cache(folder: Path, limit: float, *, keep: Path | None = None) -> lis
             LIMIT,
         )
     return removed
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-written; a file that grew within the hour may still be written."""
+    for path in folder.glob(f".*{_ENDING}.*.part") if folder.is_dir() else ():
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE:
+                path.unlink()
 
 
 def _remove(path: Path) -> bool:

@@ -104,14 +104,14 @@ def regions(path: str | Path, *, origin: tuple[float, float] = (0.0, 0.0)) -> Re
     path = Path(path)
     names, shapes, others = [], [], set()
     for properties, geometry in _features(_parsed(path), path):
-        if properties.get("objectType") in _DETECTED:
-            others.add(str(properties["objectType"]))
+        if (kind := str(properties.get("objectType"))) in _DETECTED:
+            others.add(kind)
             continue
         shape = _shape(geometry, path)
         # Make lines that cross themselves valid, and take the areas of collections.
         parts = [part for part in shapely.get_parts(shapely.make_valid(shape)) if part.area > 0]
         if not parts:
-            others.add(shape.geom_type)
+            others.add(f"an empty {shape.geom_type}" if shape.is_empty else shape.geom_type)
             continue
         names.append(_name(properties))
         shapes.append(translate(shapely.union_all(parts), *origin) if any(origin) else shapely.union_all(parts))

@@ -57,10 +57,10 @@ def completed(config: Config) -> Config:
         config = config.change({"data.options": {"with_image": False, **config.data.options}})
     panel = Path(config.data.panel)
     inside = root / panel
+    if inside.is_file() and panel.name == config.data.panel:
+        return config.change({"data.panel": str(inside)})
     if panel.is_absolute() or panel.is_file():
         return config
-    if inside.is_file():
-        return config.change({"data.panel": str(inside)})
     if config.data.panel == HEST_GENES:
         published_splits(root)  # says first what else is missing
         raise DataError(
@@ -146,9 +146,10 @@ def _copies(sections: Mapping[str, AnnData]) -> dict[str, str]:
     copies = {}
     for name, section in sections.items():
         known = KNOWN_SAMPLES.get(name)
-        earlier = first.setdefault(section_digest(section)["counts"], name)
         if known and known.same_as in sections:
-            earlier = str(known.same_as)
+            copies[name] = str(known.same_as)
+            continue
+        earlier = first.setdefault(section_digest(section)["counts"], name)
         if earlier != name:
             copies[name] = earlier
     return copies

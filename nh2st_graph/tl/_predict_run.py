@@ -177,12 +177,14 @@ def predict_run(
     check_one_file(out, len(sections))
     check_regions(len(sections), roi=roi, exclude=exclude)
     outputs = Outputs(out, spatialdata, chosen_exports(export), report)
-    origins = {name: _origin(section, model, roi is not None) for name, section in sections.items()}
+    sets = None if gene_sets is None else gene_sets_of(gene_sets)
+    kept = genes if genes is None or isinstance(genes, str) else list(genes)
+    asked = {"choice of genes": kept, "list of gene sets": sets, "choice of intervals": intervals}
+    origins = {name: _origin(section, model, roi is not None, asked) for name, section in sections.items()}
     with on_disk(out), ExitStack() as locks:
         for name in sorted(sections) if resume else ():  # in one order, so that no two wait for each other
             locks.enter_context(_claimed(out, name))
         missing = {name: _missing_outputs(outputs, name, origins[name], resume) for name in sections}
-        sets = None if gene_sets is None else gene_sets_of(gene_sets)
         predicted = {
             name: _predicted(model, section, origins[name], intervals, genes, sets, roi is not None)
             for name, section in sections.items()
@@ -304,9 +306,12 @@ def _with_scale(section: AnnData, microns_per_pixel: float | None, need: Sequenc
     return check_section(section, need=need)
 
 
-def _origin(section: AnnData, model: FittedModel, by_region: bool) -> dict[str, str]:
-    """Describe what a prediction rests on, and which spots of it are written."""
+def _origin(section: AnnData, model: FittedModel, by_region: bool, asked: Mapping[str, object]) -> dict[str, str]:
+    """Describe what a prediction rests on, which spots of it are written, and what was asked for beside it."""
     origin = prediction_origin(section, model)
+    for what, given in asked.items():
+        if given is not None:
+            origin[what] = hashlib.sha256(repr(given).encode()).hexdigest()[:16]
     if by_region:
         names = section.obs[Key.obs.annotation].astype(str)
         origin["region"] = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]

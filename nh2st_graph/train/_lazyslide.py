@@ -212,9 +212,11 @@ def lazyslide_encoder(model: FittedModel) -> str | None:
     if len(features.blocks) != 1:
         return None
     name = features.blocks[0][0]
+    if "@" in name or "?" in name:  # other weights, another input size or precision
+        return None
     if name.startswith("lazyslide:"):
-        return name.removeprefix("lazyslide:").partition("?")[0]
-    recipe = recipes().get(name.partition("@")[0])
+        return name.removeprefix("lazyslide:")
+    recipe = recipes().get(name)
     return None if recipe is None else recipe.lazyslide
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from nh2st_graph import __version__
 from nh2st_graph.config import Config
+from nh2st_graph.train._card import without_paths
 
 __all__ = ["made_with", "record", "settings_of"]
 
@@ -50,10 +51,10 @@ def record(config: Config, sections: Mapping[str, Mapping[str, str]] | None = No
 
     Returns
     -------
-    ``versions`` and ``revision`` of :func:`made_with`; ``seed``; ``settings``, the configuration without names of
+    ``versions`` and ``revision`` of :func:`made_with`; ``seed``; ``settings``, the configuration without folders of
     files; and ``sections``, if they are given.
     """
-    settings = settings_of(config)
+    settings = without_paths(settings_of(config))
     settings["train"].pop("progress")  # whether bars are shown
     found = {**made_with(), "seed": config.seed, "settings": settings}
     return found if sections is None else {**found, "sections": {name: dict(each) for name, each in sections.items()}}

@@ -10,10 +10,12 @@ import pytest
 from nh2st_graph.cli import main
 from nh2st_graph.im._cache import FeatureBlock, FeatureCache
 
+KEYS = ("a" * 64, "b" * 64, f"{'c' * 64}.0-16")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for key, n in (("a", 2000), ("b", 1000), ("c.0-16", 16)):
+    for key, n in zip(KEYS, (2000, 1000, 16), strict=True):
         block = FeatureBlock([str(i) for i in range(n)], ["x"], np.zeros((n, 1), np.float32))
         FeatureCache(tmp_path).write(key, block, section=f"S{n}", encoder="timm:some")
     return tmp_path
@@ -41,7 +43,7 @@ def test_all_go(folder, capsys):
 
 def test_down_to_a_limit(folder, capsys):
     assert "Removed 1 of 3 files" in shown(capsys, "--cache", folder, "--limit", 2.5e-5)
-    assert {path.stem for path in folder.glob("*.safetensors")} == {"b", "c.0-16"}
+    assert {path.stem for path in folder.glob("*.safetensors")} == {*KEYS[1:]}
 
 
 @pytest.mark.parametrize("words", [("--clear", "--limit", 1), ("--limit", -1), ("--limit", "nan")])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -134,6 +135,12 @@ class TestCorrectedFolds:
         folds = read(small(names, [(names[:2], ["X"]), (["X"], names[:2])])).folds
         assert [(fold.train, fold.test) for fold in folds] == [(("TENX155",), ("X",)), (("X",), ("TENX155",))]
 
+    def test_a_known_copy_with_equal_counts_leaves_the_sample_itself(self, small):
+        task = small(["TENX128", "TENX155", "X"], [(["TENX128", "TENX155"], ["X"])])
+        for folder, end in (("adata", "h5ad"), ("patches", "h5"), ("embeddings", "h5")):
+            (task / folder / f"TENX155.{end}").write_bytes((task / folder / f"TENX128.{end}").read_bytes())
+        assert [fold.train for fold in read(task).folds] == [("TENX155",)]
+
     def test_a_patient_is_not_on_both_sides(self, small):
         task = small(["A", "B", "C"], [(["B", "C"], ["A"]), (["A", "C"], ["B"]), (["A", "B"], ["C"])])
         assert [fold.train for fold in read(task).folds] == [("B", "C"), ("A", "C"), ("A", "B")]
@@ -151,9 +158,12 @@ class TestCorrectedFolds:
         (fold,) = read_benchmark(own, [f"data.root={task}"]).folds
         assert (fold.train, fold.test) == (("A",), ("B",))
 
-    def test_genes_are_those_of_the_task(self, small):
+    def test_genes_are_those_of_the_task(self, small, tmp_path):
         task = small(["A", "B"], [(["A"], ["B"]), (["B"], ["A"])])
         assert read(task).config.data.panel == str(task / "var_50genes.json")
+        (tmp_path / "var_50genes.json").write_text("{}")
+        with contextlib.chdir(tmp_path):  # genes of another task lie here
+            assert read(task).config.data.panel == str(task / "var_50genes.json")
         (task / "var_50genes.json").unlink()
         with pytest.raises(DataError, match="has no var_50genes"):
             read(task)

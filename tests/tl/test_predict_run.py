@@ -255,6 +255,8 @@ def test_outputs_that_are_there_are_kept_on_resume(tiny_run, tiny_sections, writ
     (table,) = pytest.importorskip("spatialdata").read_zarr(out / "S3.zarr").tables.values()
     assert_array_equal(table.X, tiny_run.evaluation.predictions["S3"].X)
     assert tl.predict_run(tiny_run.folder, paths, out, spatialdata=True, resume=True) == []
+    with pytest.raises(RunError, match="another choice of genes"):
+        tl.predict_run(tiny_run.folder, paths, out, resume=True, genes=tiny_run.model.genes[:3])
 
 
 class TestBar:

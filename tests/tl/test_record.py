@@ -32,6 +32,13 @@ def test_every_result_says_what_made_it(tiny_run):
     assert set(scored["sections"]) == {"S1", "S2", "S3"}
 
 
+def test_it_names_no_folder(tiny_config):
+    panel = tiny_config.override(["data.panel=/home/ann/panel.txt", "features.encoder=uni2-h@/home/ann/w.bin"])
+    settings = _record.record(panel)["settings"]
+    assert settings["data"]["panel"] == "panel.txt"
+    assert "/home" not in json.dumps(settings)
+
+
 @pytest.mark.usefixtures("without_figures")
 def test_a_run_is_scored_again_to_the_last_digit(tiny_run, tmp_path):
     folder = shutil.copytree(tiny_run.folder, tmp_path / "run")

@@ -168,8 +168,10 @@ def changed(model, **features):
     ("features", "theirs", "ours"),
     [
         ({"encoder": "uni2-h"}, "uni2", "uni2"),
-        ({"encoder": "uni2-h@folder/weights.bin"}, "uni2", "uni2"),
-        ({"encoder": "lazyslide:conch?size=448"}, "conch", "conch"),
+        ({"encoder": "lazyslide:conch"}, "conch", "conch"),
+        # Other weights, another size of the input.
+        ({"encoder": "uni2-h@folder/weights.bin"}, None, "uni2-h"),
+        ({"encoder": "lazyslide:conch?size=448"}, None, "lazyslide-conch-size-448"),
         # LazySlide cuts off the rim of a patch for timm's own models.
         ({"encoder": "timm:resnet18@folder/w.pt"}, None, "timm-resnet18"),
         ({"encoder": "uni2-h", "views": 4}, None, "uni2-h-4-views"),
