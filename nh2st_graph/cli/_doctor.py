@@ -257,7 +257,9 @@ def _place(name: str, folder: Path, about: str, instead: str) -> Check:
     found = f"{folder} ({about}{_gigabytes(free)} free)"
     other = f"Take another by the environment variable: {instead}" if instead else "Change into another folder."
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        return Check(name, "bad", f"{found}: nothing can be written there", other)
+        # Without a cache, features are computed anew, and commands say so.
+        state: State = "missing" if instead else "bad"
+        return Check(name, state, f"{found}: nothing can be written there", other)
     if free < _DISK:
         return Check(name, "bad", f"{found}: less than {_gigabytes(_DISK)}", f"Make room. {other}")
     return Check(name, "ok", found)

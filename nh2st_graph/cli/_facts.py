@@ -58,6 +58,7 @@ def prediction_facts(written: Sequence[Path]) -> Facts:
                 "n_genes": adata.n_vars,
                 "reliable_genes": None if reliable is None else _names(adata.var[reliable.astype(bool)]),
                 "evidence": about.get(Key.prediction.evidence),
+                "coverage": about.get(Key.prediction.coverage),
                 "unlike_training": bool(about.get(Key.prediction.familiarity, {}).get("unlike", False)),
             }
     return {"command": "predict", "sections": sections, "written": [path.absolute() for path in written]}

@@ -51,6 +51,14 @@ def predict(
     ] = None,
     library_key: LibraryKey = None,
     table: Table = None,
+    patient: Annotated[
+        str | None,
+        typer.Option(
+            "--patient",
+            metavar="NAME",
+            help="Whose the slides are, as training names patients; without it, they are of new patients.",
+        ),
+    ] = None,
     pitch_um: Annotated[
         float | None,
         typer.Option(
@@ -142,6 +150,7 @@ def predict(
         microns_per_pixel=microns_per_pixel,
         library_key=library_key,
         table=table,
+        patient=patient,
         pitch_um=pitch_um,
         spot_um=spot_um,
         min_tissue=min_tissue,
@@ -166,6 +175,7 @@ def predict(
             microns_per_pixel=microns_per_pixel,
             library_key=library_key,
             table=table,
+            patient=patient,
             pitch_um=pitch_um,
             spot_um=spot_um,
             min_tissue=min_tissue,

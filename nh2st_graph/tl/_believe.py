@@ -184,10 +184,9 @@ def call(
         about = prediction.uns.get(Key.uns.prediction, {}).get(Key.prediction.evidence)
         alone = about == _OF_NEW and int(prediction.var[Key.var.n_patients].max()) == 1
         logger.warning(
-            "gene %r is not reliable for this slide%s, and is not called; %s calls it all the same",
+            "gene %r is not reliable for this slide%s, and is not called; unreliable=True calls it all the same",
             gene,
             ", which is of another patient than the only one in training" if alone else "",
-            setting("unreliable", True),
         )
         codes = np.zeros(len(values), dtype=np.int8)
     words = np.select([codes > 0, codes < 0], [_HIGH, _LOW], _NEITHER)

@@ -236,6 +236,7 @@ def check_prediction(
     microns_per_pixel: float | None = None,
     library_key: str | None = None,
     table: str | None = None,
+    patient: str | None = None,
     pitch_um: float | None = None,
     spot_um: float | None = None,
     min_tissue: float = 0.5,
@@ -256,7 +257,9 @@ def check_prediction(
 
     Parameters
     ----------
-    folder, paths, out, microns_per_pixel, library_key, table, pitch_um, spot_um, min_tissue, spatialdata, genes, resume
+    folder, paths, out, microns_per_pixel, library_key, table, patient, pitch_um, spot_um, min_tissue
+        As for :func:`predict_run`.
+    spatialdata, genes, resume
         As for :func:`predict_run`.
     trust, encoder, cache, embeddings, export, report, gene_sets, roi, exclude
         As for :func:`predict_run`.
@@ -286,7 +289,7 @@ def check_prediction(
     check_share(min_tissue)
     check_named_encoder(encoder, files=any(not file.is_dir() and file.suffix != ".h5ad" for file in files))
     check_cache(cache)
-    _check_kinds(files, library_key=library_key, table=table)
+    _check_kinds(files, library_key=library_key, table=table, patient=patient)
     outputs = Outputs(out, spatialdata, chosen_exports(export), report)
     if gene_sets is not None:
         from nh2st_graph.tl._signatures import check_gene_sets
@@ -337,6 +340,7 @@ def _check_kinds(files: Sequence[Path], **of: str | None) -> None:
     takes = {
         "library_key": ("h5ad files that hold several sections", any(file.suffix == ".h5ad" for file in files)),
         "table": ("SpatialData stores", any(file.is_dir() for file in files)),
+        "patient": ("slides", any(not file.is_dir() and file.suffix != ".h5ad" for file in files)),
     }
     for name, value in of.items():
         what, some = takes[name]
@@ -408,8 +412,10 @@ def check_one_file(out: Path, n_sections: int) -> None:
     Raises
     ------
     RunError
-        If ``out`` is a file and there is not one section.
+        If ``out`` is one file and there is not one section, or a file of another kind.
     """
+    if out.is_file() and out.suffix != ".h5ad":
+        raise RunError(f"{setting('out', str(out))} is a file; give a folder, or a file that ends in .h5ad")
     if out.suffix == ".h5ad" and n_sections != 1:
         raise RunError(f"{setting('out', str(out))} is one file for {n_sections} sections; give a folder")
 

@@ -47,6 +47,7 @@ def predict_run(
     pitch_um: float | None = None,
     spot_um: float | None = None,
     min_tissue: float = 0.5,
+    patient: str | None = None,
     spatialdata: bool = False,
     genes: str | Sequence[str] | None = None,
     intervals: bool | None = None,
@@ -81,7 +82,7 @@ def predict_run(
         Column of ``obs`` that names the sections of h5ad files that hold several.
     table
         Table of SpatialData stores that have several.
-    pitch_um, spot_um, min_tissue
+    pitch_um, spot_um, min_tissue, patient
         Settings for slides; see :func:`nh2st_graph.tl.slide_section`.
     spatialdata
         Also write a SpatialData store beside each h5ad, under the same name with ``.zarr``. The store holds the small
@@ -138,6 +139,7 @@ def predict_run(
         microns_per_pixel=microns_per_pixel,
         library_key=library_key,
         table=table,
+        patient=patient,
         pitch_um=pitch_um,
         spot_um=spot_um,
         min_tissue=min_tissue,
@@ -155,7 +157,7 @@ def predict_run(
         exclude=exclude,
     )
     how = {"trust": trust, "encoder": encoder, "cache": cache, "embeddings": embeddings}
-    on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue}
+    on_slides = {"pitch_um": pitch_um, "spot_um": spot_um, "min_tissue": min_tissue, "patient": patient}
     reading = _Reading(microns_per_pixel, library_key, table, on_slides, exclude)
     if scheduler is not None:
         tasks = [(folder.absolute(), path.absolute(), how, reading) for path in files]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from nh2st_graph._errors import DataError, listed
+from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph.datasets import read_gene_sets
 from nh2st_graph.section import Key, section_name
 
@@ -38,6 +38,8 @@ def gene_sets_of(given: GeneSets) -> dict[str, list[str]]:
     """
     if isinstance(given, str | Path):
         return read_gene_sets(given)
+    if not isinstance(given, Mapping) or any(isinstance(genes, str) for genes in given.values()):
+        raise DataError(f"{setting('gene_sets')} is no file and no mapping from names to lists of genes; give one")
     return {str(name): list(dict.fromkeys(genes)) for name, genes in given.items()}
 
 
@@ -99,8 +101,8 @@ def score_signatures(prediction: AnnData, gene_sets: GeneSets, *, key_added: str
     check_gene_sets(sets, list(prediction.var_names))
     if Key.var.reliable not in prediction.var:
         raise DataError(
-            f"section {section_name(prediction)!r}: the prediction does not say which genes are reliable, since its "
-            "model is of an earlier version; train and predict again"
+            f"section {section_name(prediction)!r} does not say which genes are reliable: it is no prediction, or one "
+            "of a model of an earlier version; give what predict returns"
         )
     there = np.isfinite(np.asarray(prediction.X)).all(axis=0)
     reliable = prediction[:, prediction.var[Key.var.reliable].to_numpy(dtype=bool) & there].copy()

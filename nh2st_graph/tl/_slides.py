@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import pandas as pd
 from anndata import AnnData
 
 from nh2st_graph.im import Lattice, virtual_spots
+from nh2st_graph.section import Key
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._regions import excluded
 from nh2st_graph.train import FittedModel
@@ -26,6 +28,7 @@ def slide_section(
     spot_um: float | None = None,
     min_tissue: float = 0.5,
     exclude: str | Path | None = None,
+    patient: str | None = None,
 ) -> AnnData:
     """Make a section of a slide, with virtual spots on the lattice of the model, for :func:`predict`.
 
@@ -45,6 +48,8 @@ def slide_section(
         Share of a spot's patch that must be tissue.
     exclude
         GeoJSON of regions without spots, such as folds and ink; see :func:`crop`.
+    patient
+        Whose slide it is. A patient of training is predicted, and believed, as one; without a name it is a new one.
 
     Raises
     ------
@@ -83,4 +88,6 @@ def slide_section(
         min_tissue=min_tissue,
         microns_per_pixel=microns_per_pixel,
     )
+    if patient is not None:
+        section.obs[Key.obs.patient] = pd.Categorical([patient] * section.n_obs)
     return excluded(section, exclude)

@@ -20,6 +20,9 @@ __all__ = ["choose_panel"]
 
 logger = logging.getLogger("nh2st_graph")
 
+#: With fewer genes, the counts of a panel are a poor measure of a spot's depth.
+_SMALL = 30
+
 #: The genes that vary most are chosen on an even sample of a section with more than this many spots.
 _MOST_SPOTS = 100_000
 
@@ -47,6 +50,17 @@ def choose_panel(train: Mapping[str, AnnData], others: Mapping[str, AnnData], da
         If a gene is absent from a section and ``missing_genes`` is ``"fail"``; if no gene is left; if panel and section
         are of different species; or if they name genes differently and nothing maps the names.
     """
+    genes = _chosen(train, others, data)
+    if data.normalize == "panel" and len(genes) < _SMALL:
+        logger.warning(
+            "targets are relative to the counts of the %d genes of the panel, which are few to measure a spot's depth "
+            "by; normalise by 'total' to take all genes",
+            len(genes),
+        )
+    return genes
+
+
+def _chosen(train: Mapping[str, AnnData], others: Mapping[str, AnnData], data: DataConfig) -> list[str]:
     if data.panel.startswith("hvg:"):
         return _most_variable(train, others, data.panel)
     panel = fetch_panel(data.panel) if is_published(data.panel) else read_panel(data.panel)

@@ -63,6 +63,9 @@ def test_refuses_sets_of_other_names_and_predictions_without_evidence(prediction
         check_gene_sets({"mine": ["ENSG1"]}, list(prediction.var_names))
     (tmp_path / "s.gmt").write_text("A\tx\tG0\tG1\n")
     check_gene_sets(f"{tmp_path / 's.gmt'}:A", list(prediction.var_names))
+    for wrong in (["G0", "G1"], {"mine": "G0"}):
+        with pytest.raises(DataError, match="gene_sets"):
+            tl.score_signatures(prediction, wrong)
     del prediction.var["reliable"]
-    with pytest.raises(DataError, match="section 'S': the prediction does not say which genes are reliable"):
+    with pytest.raises(DataError, match="section 'S' does not say which genes are reliable"):
         tl.score_signatures(prediction, {"mine": ["G0", "G1"]})

@@ -79,6 +79,16 @@ class TestSlideSection:
         assert training_lattice([smaller]).spot_um == pytest.approx(70.0)
         assert list(smaller.obs_names) == list(section.obs_names)
 
+    def test_may_be_of_a_training_patient(self, tiny_run, slide):
+        patient = next(iter(tiny_run.model.origin["train"].values()))["patient"]
+        section = tl.slide_section(slide, tiny_run.model, patient=patient)
+        assert set(section.obs["patient"]) == {patient}
+        evidence = [
+            tl.predict(each, tiny_run.model).uns["nh2st_prediction"]["evidence"]
+            for each in (section, tl.slide_section(slide, tiny_run.model))
+        ]
+        assert evidence == ["training patients", "new patients"]
+
     def test_the_models_patch_decides_on_tissue(self, tiny_run, slide):
         section = tl.slide_section(slide, tiny_run.model, pitch_um=60.0, min_tissue=0.8)
         by_hand = im.virtual_spots(
@@ -123,6 +133,15 @@ class TestPredict:
         written[0].unlink()
         with pytest.raises(RunError, match=r"there\.zarr exists already"):
             tl.predict_run(tiny_run.folder, [slide], written[0], spatialdata=True)
+
+    def test_a_patient_is_for_slides(self, tiny_run, tmp_path):
+        with pytest.raises(ConfigError, match="patient='C' is for slides"):
+            tl.check_prediction(tiny_run.folder, [tmp_path / "s.h5ad"], tmp_path / "out", patient="C")
+
+    def test_a_file_that_is_there_is_no_folder(self, tiny_run, slide, tmp_path):
+        (tmp_path / "afile").touch()
+        with pytest.raises(RunError, match=r"afile.* is a file; give a folder"):
+            tl.check_prediction(tiny_run.folder, [slide], tmp_path / "afile")
 
     def test_one_file_holds_one_section(self, tiny_run, slide, tmp_path):
         with pytest.raises(RunError, match=r"out=.* is one file for 2 sections"):
