@@ -22,7 +22,7 @@ from unittest.mock import MagicMock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hest_bench import write_task
+from hest_bench import LARGER, write_task
 
 #: Modules of the public code's imports that scoring does not use.
 _EMPTY = (
@@ -66,7 +66,7 @@ def main(source: str, target: str, *tasks: str) -> None:
     """Score the tasks, and write their numbers."""
     benchmark, numbers = public_code(Path(source)), {}
     with tempfile.TemporaryDirectory() as folder:
-        small = write_task(Path(folder) / "task" / "COAD")
+        small = write_task(Path(folder) / "task" / "COAD", LARGER)
         given = [(small, small / "embeddings"), *zip(map(Path, tasks[::2]), map(Path, tasks[1::2]), strict=True)]
         for number, (task, embeddings) in enumerate(given):
             name = "small" if number == 0 else task.name
