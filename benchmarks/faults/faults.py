@@ -53,7 +53,7 @@ def main() -> int:
     """Do all trials and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--signals", type=int, default=2, help="of each kind to each command")
+    parser.add_argument("--signals", type=int, default=3, help="of each kind to each command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=["kills", "disk", "readonly", "signals", "several"])
     parser.add_argument("--out", type=Path)
@@ -187,11 +187,11 @@ class Trials:
         for name, command in self.commands.items():
             for what in (signal.SIGINT, signal.SIGTERM):
                 sent = clean = equal = 0
-                for _ in range(given.signals):
+                while sent < given.signals:
                     self._begin(command)
                     number = self.place.start(command.words)
                     if not signal_after(number, self.drawn.uniform(0.1, 0.9) * self.seconds[name], what):
-                        continue
+                        continue  # it was over
                     sent += 1
                     status, said = name_of(signal_after.status), self.place.last_line()
                     left = [str(path) for path in self.place.here.rglob("*.part")]
