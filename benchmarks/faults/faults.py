@@ -59,6 +59,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    # A shell lets what it starts in the background ignore Ctrl-C, and so would the commands.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _features._PART_SPOTS = 16
     root = Path(tempfile.mkdtemp(prefix="faults-"))
     root.chmod(0o755)
