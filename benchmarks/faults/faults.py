@@ -46,6 +46,9 @@ from nh2st_graph.im import SquidpyEncoder, _features  # noqa: E402
 #: Unprivileged user.
 _NOBODY = 65534
 
+#: A process that has done its work gives its memory back, in seconds of CPU time.
+_ENDING = 0.1
+
 Row = tuple[object, ...]
 
 
@@ -194,8 +197,10 @@ class Trials:
                     number = self.place.start(command.words)
                     if not signal_after(number, self.drawn.uniform(0.1, 0.9) * self.seconds[name], what):
                         continue  # it was over
-                    sent += 1
                     status, said = name_of(signal_after.status), self.place.last_line()
+                    if status == "0" and signal_after.left < _ENDING:
+                        continue  # it was over, but for the end of its process
+                    sent += 1
                     left = [str(path) for path in self.place.here.rglob("*.part")]
                     said_it = said.startswith(("interrupted; ", "ended by SIGTERM; "))
                     good = status == str(128 + what) and said_it and self.place.in_one_line() and not left
