@@ -157,7 +157,7 @@ def seeds(folder: Path) -> dict[str, Seed]:
     store = folder / "store" / "S.zarr"
     write_spatialdata(plain, store, image="hires")
     files = sorted(path for path in store.rglob("*") if path.is_file())
-    section("spatialdata", store, files, spatialdata_section)
+    section("spatialdata", store, files, lambda r: check_section(spatialdata_section(r), need=("genes", "image")))
     matrix = folder / "mtx"
     shutil.copytree(where, matrix)
     (matrix / visium.counts_file.name).unlink()

@@ -17,8 +17,8 @@ FOUND = {
     "h5ad": (175,),
     "image tif": (288, 21375),
     "anndata": (1352, 3494),
-    "visium_hd": (1598, 4937),
-    "spatialdata": (139,),
+    "visium_hd": (1598, 4937, 19178),
+    "spatialdata": (139, 16749),
     "contract": (2624,),
 }
 KINDS = (

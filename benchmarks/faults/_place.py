@@ -125,15 +125,20 @@ def cpu_seconds(number: int) -> float:
 
 
 def signal_after(number: int, seconds: float, what: int) -> bool:
-    """Send a signal once a process has used that CPU time; say whether it was still at work."""
+    """Send a signal once a process has used that CPU time; say whether it was still at work.
+
+    The attributes ``status`` and ``left`` are how it ended, and the CPU time that it used after the signal.
+    """
     while True:
         ended, status = os.waitpid(number, os.WNOHANG)
         if ended:
             signal_after.status = status
             return False
-        if cpu_seconds(number) >= seconds:
+        at = cpu_seconds(number)
+        if at >= seconds:
             os.kill(number, what)
-            signal_after.status = os.waitpid(number, 0)[1]
+            _, signal_after.status, used = os.wait4(number, 0)
+            signal_after.left = used.ru_utime + used.ru_stime - at
             return True
         time.sleep(0.002)
 

@@ -46,6 +46,9 @@ from nh2st_graph.im import SquidpyEncoder, _features  # noqa: E402
 #: Unprivileged user.
 _NOBODY = 65534
 
+#: A process that has done its work gives its memory back, in seconds of CPU time.
+_ENDING = 0.1
+
 Row = tuple[object, ...]
 
 
@@ -53,12 +56,14 @@ def main() -> int:
     """Do all trials and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--signals", type=int, default=2, help="of each kind to each command")
+    parser.add_argument("--signals", type=int, default=3, help="of each kind to each command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=["kills", "disk", "readonly", "signals", "several"])
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    # A shell lets what it starts in the background ignore Ctrl-C, and so would the commands.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _features._PART_SPOTS = 16
     root = Path(tempfile.mkdtemp(prefix="faults-"))
     root.chmod(0o755)
@@ -187,13 +192,15 @@ class Trials:
         for name, command in self.commands.items():
             for what in (signal.SIGINT, signal.SIGTERM):
                 sent = clean = equal = 0
-                for _ in range(given.signals):
+                while sent < given.signals:
                     self._begin(command)
                     number = self.place.start(command.words)
                     if not signal_after(number, self.drawn.uniform(0.1, 0.9) * self.seconds[name], what):
-                        continue
-                    sent += 1
+                        continue  # it was over
                     status, said = name_of(signal_after.status), self.place.last_line()
+                    if status == "0" and signal_after.left < _ENDING:
+                        continue  # it was over, but for the end of its process
+                    sent += 1
                     left = [str(path) for path in self.place.here.rglob("*.part")]
                     said_it = said.startswith(("interrupted; ", "ended by SIGTERM; "))
                     good = status == str(128 + what) and said_it and self.place.in_one_line() and not left

@@ -71,7 +71,8 @@ def interruptible(resumable: bool) -> Iterator[None]:
             phase()
             what = "ended by SIGTERM" if got[:1] == [signal.SIGTERM] else "interrupted"
             how = "go on with the same command and --resume" if resumable else "what was finished is kept"
-            typer.echo(f"{what}; {how}", err=True)
+            kept = str(error) if isinstance(error, KeyboardInterrupt) else ""
+            typer.echo("; ".join(filter(None, [what, kept, how])), err=True)
             raise typer.Exit(128 + (got or [signal.SIGINT])[0]) from None
 
 

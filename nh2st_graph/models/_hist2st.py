@@ -299,7 +299,7 @@ class Hist2ST(SelfDistilled):
             return None
         counts = data.counts[data.seeds]
         # By the median over the whole section.
-        size_factor = (data.library / data.library.quantile(0.5))[data.seeds]
+        size_factor = (data.library / data.library.quantile(0.5).clamp_min(1))[data.seeds]
         read = {name: head(embedded).to(counts.dtype) for name, head in self.count_heads.items()}
         if self.config.likelihood == "zinb":
             return zero_inflated_loss(counts, size_factor, read["mean"], read["dispersion"], read["zeros"])

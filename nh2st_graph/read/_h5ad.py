@@ -19,6 +19,7 @@ from nh2st_graph.read._common import (
     stored_anndata,
     wanted_names,
 )
+from nh2st_graph.read._hdf5 import check_heaps
 from nh2st_graph.read._objects import sections_in
 from nh2st_graph.read._patients import PATIENTS, patient_beside, read_each
 from nh2st_graph.read._plain import plain_anndata
@@ -115,11 +116,12 @@ def stored_encoders(path: Path) -> list[str]:
     import h5py
 
     try:
+        check_heaps(path)
         with h5py.File(path) as file:
             keys = list(file.get("obsm", ()))
             entries = [file.get(f"uns/{key}/encoder") for key in keys]
             return [str(entry.asstr()[()]) for entry in entries if isinstance(entry, h5py.Dataset)]
-    except (OSError, TypeError, ValueError):
+    except (DataError, OSError, TypeError, ValueError):
         return []
 
 

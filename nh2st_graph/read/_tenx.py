@@ -104,6 +104,12 @@ def _read_file(file: h5py.File) -> TenX:
     """
     group, features = file["matrix"], file["matrix/features"]
     n_genes, n_spots = (int(size) for size in group["shape"][()])
+    barcodes, names = pd.Index(_text(group["barcodes"]), dtype=object), _text(features["name"])
+    if (n_genes, n_spots) != (len(names), len(barcodes)):
+        raise ValueError(
+            f"its matrix has {n_genes:,} genes and {n_spots:,} barcodes, and it names {len(names):,} and "
+            f"{len(barcodes):,}"
+        )
     ends = group["indptr"][()]
     columns: dict[str, Any] = {_IDS: _text(features["gene_id" if "gene_id" in features else "id"])}
     if "gene_id" in features:
@@ -112,13 +118,13 @@ def _read_file(file: h5py.File) -> TenX:
     for key in features:
         if isinstance(features[key], h5py.Dataset) and key not in _TAKEN:
             columns[key] = features[key][()] if features[key].dtype.kind == "b" else _text(features[key])
-    var = pd.DataFrame(columns, index=pd.Index(_text(features["name"]), dtype=object))
+    var = pd.DataFrame(columns, index=pd.Index(names, dtype=object))
     number = np.int32 if max(ends[-1], n_genes) < 2**31 else np.int64
     parts = _stored(group["data"], np.float32), _stored(group["indices"], number), ends.astype(number)
     matrix = sparse.csr_matrix(parts, shape=(n_spots, n_genes))
     matrix.check_format(full_check=True)  # or SciPy would read beyond the ends of parts that do not belong together
     metadata = {key: _attribute(file.attrs[key]) for key in _METADATA if key in file.attrs}
-    return _of_genes(TenX(matrix, pd.Index(_text(group["barcodes"]), dtype=object), var, metadata))
+    return _of_genes(TenX(matrix, barcodes, var, metadata))
 
 
 def _text(dataset: h5py.Dataset) -> NDArray[np.object_]:

@@ -7,11 +7,12 @@ from ._familiar import add_familiarity, learn_familiarity
 from ._folds import Fold, make_folds
 from ._held_out import held_out
 from ._imputation import Imputation
+from ._keep import Keep
 from ._large import dense_graph, predict_graph, predict_section
 from ._lattice import say_other_pitch, training_lattice
 from ._lazyslide import LazySlideModel, features_name, lazyslide_encoder
 from ._model import FittedModel, check_method, load, new_network, weights_digest
-from ._module import EpochLog, Keep, log_columns
+from ._module import EpochLog, log_columns
 from ._origin import prepared_digest
 from ._panel import choose_panel
 from ._predicted import predicted_expression

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -13,7 +12,7 @@ from typing import Any, Literal, TextIO
 import lightning.pytorch as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from rich.progress import Progress, TaskID
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -36,7 +35,6 @@ __all__ = [
     "Averaging",
     "EpochLog",
     "EpochProgress",
-    "Keep",
     "SectionData",
     "StopEarly",
     "TrainingModule",
@@ -403,28 +401,6 @@ def _averaged_by(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], No
                 before.copy_(now)
 
     return update
-
-
-class Keep(ModelCheckpoint):
-    """Write the checkpoint ``last`` after the last epoch, and before that whenever ``seconds`` have passed."""
-
-    def __init__(self, folder: Path, seconds: float) -> None:
-        super().__init__(folder, filename="last", save_top_k=1, enable_version_counter=False)
-        self.seconds = seconds
-        self._written = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write if it is time. This callback stands last, so that the others have finished the epoch."""
-        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        due = time.monotonic() - self._written >= self.seconds
-        # All processes take part in writing, and their clocks differ.
-        if ends or trainer.strategy.reduce_boolean_decision(due, all=False):
-            super().on_train_epoch_end(trainer, pl_module)
-            self._written = time.monotonic()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state, even if the folder was moved."""
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
 class EpochProgress(L.Callback):

@@ -47,6 +47,7 @@ from nh2st_graph.train._familiar import learn_familiarity
 from nh2st_graph.train._folds import Fold, each_fold
 from nh2st_graph.train._held_out import Tested, held_out, tested_networks, weigh
 from nh2st_graph.train._imputation import learn_imputation
+from nh2st_graph.train._keep import Keep
 from nh2st_graph.train._large import dense_graph, held_out_sample, scored
 from nh2st_graph.train._lattice import training_lattice
 from nh2st_graph.train._memory import give_back
@@ -55,7 +56,6 @@ from nh2st_graph.train._module import (
     Averaging,
     EpochLog,
     EpochProgress,
-    Keep,
     SectionData,
     StopEarly,
     TrainingModule,
@@ -96,7 +96,7 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         if issubclass(method, Estimator):
             learned = _fit_estimator(method, inputs, config)
         else:
-            learned = _Stages(inputs, config, folder, resume, processes).run()
+            learned = _Stages(inputs, config, folder, resume, out is not None, processes).run()
     genes = inputs.preparation.genes
     sums = [rows.double().sum(dim=0) for graph in inputs.graphs for rows in blocks_of(graph.y)]
     train_mean = (torch.stack(sums).sum(dim=0) / sum(len(graph.y) for graph in inputs.graphs)).numpy()
@@ -190,10 +190,10 @@ class _Stages:
     """The folds and the final fit, each a Lightning run with its own folder of checkpoints."""
 
     def __init__(
-        self, inputs: _Inputs, config: Config, folder: Path, resume: bool, processes: Processes | None = None
+        self, inputs: _Inputs, config: Config, folder: Path, resume: bool, lasting: bool, processes: Processes
     ) -> None:
         self.inputs, self.config, self.folder, self.resume = inputs, config, folder, resume
-        self.processes = processes or Processes()
+        self.lasting, self.processes = lasting, processes
         self.encoder = _trained_encoder(inputs, config)
         # Checked before anything is trained; what a network needs may depend on its settings.
         module = self._new_network(inputs.graphs, config.seed)
@@ -333,7 +333,7 @@ class _Stages:
             )
             data = SectionData(train, validation, config.batch_spots, module.receptive_hops, seed)
             resumed = None if kept is None else str(last)
-            with _interruptible():
+            with _interruptible(callbacks):
                 trainer.fit(
                     TrainingModule(module, config, seed, self.inputs.origin),
                     datamodule=data,
@@ -371,7 +371,7 @@ class _Stages:
         ]
         if watched:
             callbacks.append(StopEarly("val_loss", patience=config.patience))
-        return [*callbacks, Keep(folder, config.checkpoint_seconds)]
+        return [*callbacks, Keep(folder, config.checkpoint_seconds, self.lasting)]
 
 
 def _trained_encoder(inputs: _Inputs, config: Config) -> PatchEncoder | None:
@@ -426,10 +426,13 @@ def _settings_restored() -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt on Ctrl-C again: Lightning exits Python instead, and ignores Ctrl-C from then on."""
+def _interruptible(callbacks: Sequence[L.Callback]) -> Iterator[None]:
+    """Raise KeyboardInterrupt on Ctrl-C again: Lightning exits Python instead, and ignores Ctrl-C from then on.
+
+    It says what is kept, where something is.
+    """
     try:
         yield
     except SystemExit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from None
+        raise KeyboardInterrupt(*(each.kept for each in callbacks if isinstance(each, Keep) and each.kept)) from None

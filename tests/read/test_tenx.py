@@ -114,6 +114,16 @@ def test_a_file_without_a_part_is_named(lost, tmp_path):
         read_tenx(tmp_path / "counts.h5", "A")
 
 
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("size", [2**31 - 1, 1])
+def test_a_matrix_of_another_size_than_its_names_is_an_error(at, size, tmp_path):
+    write(tmp_path / "counts.h5")
+    with h5py.File(tmp_path / "counts.h5", "a") as file:
+        file["matrix/shape"][at] = size
+    with pytest.raises(DataError, match=rf"section 'A': .*counts\.h5 .* its matrix has .*{size:,}"):
+        read_tenx(tmp_path / "counts.h5", "A")
+
+
 def test_a_damaged_chunk_is_an_error(tmp_path):
     write(tmp_path / "counts.h5", **CHUNKED, compression="gzip", shuffle=True)
     with h5py.File(tmp_path / "counts.h5") as file:

@@ -22,6 +22,7 @@ from nh2st_graph.cli import main
 from nh2st_graph.config import Config
 from nh2st_graph.tl import FittedModel
 from nh2st_graph.train import EpochLog, Keep
+from nh2st_graph.train._module import TrainingModule
 
 #: Enough that a stage is still going on when its log shows some.
 MANY_EPOCHS = 12
@@ -119,18 +120,6 @@ class TestAnyMoment:
         return {name: tiny_sections[name] for name in ("S1", "S2")}
 
     @pytest.fixture(scope="class")
-    def config(self, tiny_config) -> Config:
-        """Held-out error rises early here, so that folds stop and their best epoch is not their last."""
-        changes = [
-            "train.max_epochs=12",
-            "train.patience=1",
-            "train.learning_rate=0.03",
-            "train.ema_decay=0.1",
-            EACH_EPOCH,
-        ]
-        return tiny_config.override(changes)
-
-    @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory) -> Path:
         """Where the fit goes on, as if it had been killed: in the same place."""
         return tmp_path_factory.mktemp("fit")
@@ -140,14 +129,40 @@ class TestAnyMoment:
         return tmp_path_factory.mktemp("moments")
 
     @pytest.fixture(scope="class")
-    def expected(self, train, config, folder, copies) -> FittedModel:
-        with pytest.MonkeyPatch.context() as patch:
-            copied_at_every_moment(patch, folder, copies)
-            model = tl.fit(train, config, out=folder)
-        folds = [model.log[model.log["stage"] == stage].set_index("epoch")["val_loss"] for stage in STAGES[:2]]
-        assert all(len(error) < 12 and 1 < error.idxmin() < len(error) for error in folds), "as the fixture says"
-        assert model.selected_epochs > 1
-        return model
+    def fitted(self, train, tiny_config, folder, copies) -> tuple[Config, FittedModel]:
+        """A fit whose folds stop early, and whose best epochs are neither the first nor the last.
+
+        Which learning rate leads there, the libraries' rounding decides: the first of some whose log shows it.
+        """
+        for rate in ("0.03", "0.02", "0.04", "0.01", "0.05", "0.015", "0.007"):
+            config = tiny_config.override(
+                [
+                    "train.max_epochs=12",
+                    "train.patience=1",
+                    f"train.learning_rate={rate}",
+                    "train.ema_decay=0.1",
+                    EACH_EPOCH,
+                ]
+            )
+            for each in (folder, copies):
+                shutil.rmtree(each)
+                each.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                copied_at_every_moment(patch, folder, copies)
+                model = tl.fit(train, config, out=folder)
+            folds = [model.log[model.log["stage"] == stage].set_index("epoch")["val_loss"] for stage in STAGES[:2]]
+            stopped = all(len(error) < 12 and 1 < error.idxmin() < len(error) for error in folds)
+            if stopped and model.selected_epochs > 1:
+                return config, model
+        raise AssertionError("no learning rate gives such folds")
+
+    @pytest.fixture(scope="class")
+    def config(self, fitted) -> Config:
+        return fitted[0]
+
+    @pytest.fixture(scope="class")
+    def expected(self, fitted) -> FittedModel:
+        return fitted[1]
 
     @pytest.fixture
     def killed(self, folder, copies, expected) -> Callable[[str], Path]:
@@ -271,6 +286,52 @@ class TestInterrupted:
         assert "--resume" in capsys.readouterr().err.splitlines()[-1]
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "Lightning would ignore the next one"
         assert_same_run(tl.train_run(tiny_config, folder, resume=True).folder, tiny_run.folder)
+
+    @pytest.mark.usefixtures("without_figures")
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_in_the_middle_of_an_epoch_this_epoch_is_kept(
+        self, tiny_config, tiny_run, tmp_path, capsys, monkeypatch, number
+    ):
+        """Though no checkpoint was due."""
+        step, at = TrainingModule.training_step, []
+
+        def signalled(self, batch, index):
+            if self.current_epoch == 1 and index == 0 and not at:
+                at.append(self.global_step)
+                signal.raise_signal(number)
+            return step(self, batch, index)
+
+        monkeypatch.setattr(TrainingModule, "training_step", signalled)
+        file, folder = tmp_path / "config.yaml", tmp_path / "run"
+        file.write_text(tiny_config.to_yaml())
+        with pytest.raises(SystemExit) as end:
+            main(["train", str(file), "--out", str(folder)])
+        assert end.value.code == 128 + number
+        path = folder / "checkpoints" / "fold1" / "last.ckpt"
+        said = capsys.readouterr().err.splitlines()
+        assert f"; {path} holds 2 of at most 3 epochs; " in said[-1]
+        assert torch.load(path, weights_only=True)["epoch"] == 1
+        assert_same_run(tl.train_run(tiny_config, folder, resume=True).folder, tiny_run.folder)
+
+    @pytest.mark.parametrize(("epochs", "signals", "seconds"), [(0, 2, 60.0), (2, 2, 60.0), (2, 1, 0.0)])
+    def test_the_second_signal_ends_the_epoch_and_so_does_the_time(
+        self, tiny_config, tmp_path, capsys, monkeypatch, epochs, signals, seconds
+    ):
+        step = TrainingModule.training_step
+
+        def signalled(self, batch, index):
+            for _ in range(signals * (self.current_epoch == epochs)):
+                signal.raise_signal(signal.SIGINT)
+            return step(self, batch, index)
+
+        monkeypatch.setattr(TrainingModule, "training_step", signalled)
+        monkeypatch.setattr("nh2st_graph.train._keep._PATIENCE", seconds)
+        file = tmp_path / "config.yaml"
+        file.write_text(tiny_config.override([EACH_EPOCH]).to_yaml())
+        with pytest.raises(SystemExit):
+            main(["train", str(file), "--out", str(tmp_path / "run")])
+        told = f"holds {epochs} of at most 3 epochs" if epochs else "is not written yet"
+        assert f"last.ckpt {told}; go on with the same command and --resume" in capsys.readouterr().err
 
     def test_a_fit_is_interrupted_as_any_python(self, interrupted, tiny_config, tiny_sections):
         with pytest.raises(KeyboardInterrupt), interrupted():

@@ -26,12 +26,12 @@ from nh2st_graph.config import ModelConfig, TrainConfig
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.train import one_thread
 from nh2st_graph.train._checkpoints import averaged_weights
+from nh2st_graph.train._keep import Keep
 from nh2st_graph.train._module import (
     LOG_COLUMNS,
     Averaging,
     EpochLog,
     EpochProgress,
-    Keep,
     SectionData,
     StopEarly,
     TrainingModule,
