@@ -18,15 +18,13 @@ from scipy import sparse
 from skimage.transform import downscale_local_mean
 
 from nh2st_graph._errors import DataError, nearest, setting
+from nh2st_graph.confidence import UNFAMILIAR, unfamiliar_spots
 from nh2st_graph.metrics import pearson
 from nh2st_graph.pl._style import EXPRESSION, HALO, ORANGE, SEQUENTIAL, colour_bar, finish_map, given_or_new
 from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, changed_entry, library, section_name
 
-__all__ = ["UNFAMILIAR", "familiarity", "gene_maps", "section", "spot_values", "unfamiliar_spots"]
-
-#: A spot is unlike training if its familiarity is below this: as small a share of held-out training spots is.
-UNFAMILIAR = 0.01
+__all__ = ["familiarity", "gene_maps", "section", "spot_values"]
 
 #: Size of one map, and of the colour bar, row name and title around it.
 _PANEL_INCHES, _BAR_INCHES, _LABEL_INCHES, _TITLE_INCHES = 3.0, 1.05, 0.5, 0.4
@@ -194,13 +192,6 @@ def _draw_column(
     _hatch(prediction, ax, unlike, **_FADED)
     ax.set_title(_marked(f"section {section_name(prediction)}", "hatched", unlike, unfamiliar), fontsize="medium")
     return ax
-
-
-def unfamiliar_spots(adata: AnnData, below: float = UNFAMILIAR) -> NDArray[np.bool_]:
-    """Find the spots that are unlike training, ``(n_spots,)``; none where familiarity is not known."""
-    if Key.obs.familiarity not in adata.obs:
-        return np.zeros(adata.n_obs, dtype=bool)
-    return np.asarray(adata.obs[Key.obs.familiarity], dtype=np.float64) < below
 
 
 def _marked(title: str, mark: str, unlike: NDArray[np.bool_], below: float) -> str:

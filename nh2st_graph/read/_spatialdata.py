@@ -212,7 +212,7 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
     sdata = to_spatialdata(adata, image=image)
     for table in sdata.tables.values():
         table.uns[Key.uns.format] = stamp(SECTION_FORMAT)
-    with written_aside(path) as aside:
+    with written_aside(path, folder=True) as aside:
         sdata.write(aside)
         if path.exists():
             shutil.rmtree(path)

@@ -11,11 +11,10 @@ from typing import Any
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, setting
 from nh2st_graph._files import check_place, is_left_over
-from nh2st_graph._settings import CONFIG_FILE
+from nh2st_graph._settings import CONFIG_FILE, RELIABLE
 from nh2st_graph.config import Config, TrainConfig, changes, load_config, read_yaml
 from nh2st_graph.models import check_method
 from nh2st_graph.tl._named import (
-    RELIABLE,
     check_cache,
     check_named,
     check_named_encoder,
@@ -416,6 +415,8 @@ def check_one_file(out: Path, n_sections: int) -> None:
     """
     if out.is_file() and out.suffix != ".h5ad":
         raise RunError(f"{setting('out', str(out))} is a file; give a folder, or a file that ends in .h5ad")
+    if out.is_dir() and out.suffix == ".h5ad":
+        raise RunError(f"{setting('out', str(out))} is a folder; give a file, or a folder whose name does not end so")
     if out.suffix == ".h5ad" and n_sections != 1:
         raise RunError(f"{setting('out', str(out))} is one file for {n_sections} sections; give a folder")
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, setting
 from nh2st_graph.read import Regions, regions
-from nh2st_graph.section import Key, libraries, library, section_name
-from nh2st_graph.slide import scan_origin, slide_size
+from nh2st_graph.section import Key, libraries, library, section_name, slide_origin
+from nh2st_graph.slide import slide_size
 
 __all__ = ["annotated", "check_regions", "crop", "excluded", "in_roi"]
 
@@ -138,10 +138,8 @@ def in_roi(adata: AnnData) -> AnnData:
 def _numbered(adata: AnnData, place: Place, argument: Literal["roi", "exclude"]) -> tuple[Regions, NDArray[np.intp]]:
     """Read regions, and find the region of each spot."""
     name = section_name(adata)
-    source = library(adata).source if libraries(adata) else None
-    origin = (0, 0) if source is None else scan_origin(source)
     try:
-        drawn = regions(str(place).replace(_SECTION, name), origin=origin)
+        drawn = regions(str(place).replace(_SECTION, name), origin=slide_origin(adata))
     except DataError as error:
         raise DataError(f"section {name!r}, {setting(argument)}: {error.args[0]}") from None
     return drawn, drawn.at(np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)[:, :2])

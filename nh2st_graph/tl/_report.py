@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from nh2st_graph import __version__, pl
-from nh2st_graph.confidence import Confidence, Evidence
+from nh2st_graph.confidence import OF_KNOWN, OF_NEW, Confidence, Evidence, best_reliable, unfamiliar_spots
 from nh2st_graph.metrics import LABELS, METHOD_LABELS, REFERENCES, RUN_SCORES
 from nh2st_graph.section import Key, target_in_words
 from nh2st_graph.tl._evaluate import Evaluation
-from nh2st_graph.tl._found import best_reliable, covered, evidence_of, findings, of_known
+from nh2st_graph.tl._found import covered, evidence_of, findings, of_known
 from nh2st_graph.tl._page_tables import Cell, Table, gene_table, number, ordered, slides_in_words
 from nh2st_graph.train import FittedModel
 
@@ -140,7 +140,7 @@ def _sections(evaluation: Evaluation) -> Table:
         prediction = evaluation.predictions[name]
         cells = [
             str(prediction.n_obs),
-            "training patients" if of_known(prediction) else "new patients",
+            OF_KNOWN if of_known(prediction) else OF_NEW,
             number(scores["pcc_mean"]),
             number(scores["pcc_partial"]),
             number(scores.get("coverage"), "{:.1%}"),
@@ -148,7 +148,7 @@ def _sections(evaluation: Evaluation) -> Table:
             number(scores.get("n_reliable"), "{:.0f}"),
             number(scores.get("reliable_positive"), "{:.0%}"),
         ]
-        cells += [f"{pl.unfamiliar_spots(prediction).mean():.1%}"] if known else []
+        cells += [f"{unfamiliar_spots(prediction).mean():.1%}"] if known else []
         rows.append((str(name), "", [Cell(cell) for cell in cells]))
     return Table(columns, rows)
 
@@ -182,7 +182,7 @@ def _familiarity(evaluation: Evaluation | None) -> list[dict[str, str]]:
     for name, prediction in list(evaluation.predictions.items())[:_MOST_MAPS] if evaluation is not None else ():
         if Key.obs.familiarity in prediction.obs:
             image = pl.as_data_uri(pl.familiarity(prediction).figure, photo=True)
-            share = float(pl.unfamiliar_spots(prediction).mean())
+            share = float(unfamiliar_spots(prediction).mean())
             alt = f"Section {name}: familiarity of each spot on the tissue; {share:.1%} of them are unlike training"
             shown.append({"name": str(name), "image": image, "alt": alt})
     return shown
@@ -254,7 +254,7 @@ def _warnings_on_tests(model: FittedModel, evaluation: Evaluation) -> list[str]:
                 f"{name} is unlike the training sections: {verdict['reasons']}. Its predictions may be worse than "
                 "held-out scores say."
             )
-        unlike = float(pl.unfamiliar_spots(prediction).mean())
+        unlike = float(unfamiliar_spots(prediction).mean())
         if unlike > _MANY_UNLIKE:
             found.append(f"{unlike:.0%} of the spots of {name} are unlike training.")
     return found

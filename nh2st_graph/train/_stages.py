@@ -25,7 +25,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError, RunError, setting
-from nh2st_graph._files import on_disk, owned, write_text
+from nh2st_graph._files import make_folder, on_disk, owned, write_text
 from nh2st_graph._progress import bars
 from nh2st_graph.confidence import HeldOut
 from nh2st_graph.config import Config, TrainConfig
@@ -87,7 +87,7 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if processes.main:
             stack.enter_context(on_disk(folder))
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             stack.enter_context(owned(folder, "folder"))
         if not config.features.finetune:
             stack.enter_context(one_thread())

@@ -95,7 +95,7 @@ class TestCrop:
         there = tl.crop(section, roi=half)
         moved = section.copy()
         moved.obsm["spatial"] = moved.obsm["spatial"] + (500, 300)
-        monkeypatch.setattr("nh2st_graph.tl._regions.scan_origin", lambda _: (500, 300))
+        monkeypatch.setattr("nh2st_graph.section._library.scan_origin", lambda _: (500, 300))
         assert_array_equal(tl.crop(moved, roi=half).obs_names, there.obs_names)
 
 
