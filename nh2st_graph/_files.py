@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENVIRONMENT",
+    "as_number",
     "cache_root",
     "check_format",
     "check_place",
+    "is_count",
     "is_left_over",
     "make_folder",
     "on_disk",
@@ -383,15 +385,25 @@ def _whole(digits: str) -> int | float:
     return -math.inf if digits.startswith("-") else math.inf
 
 
+def as_number(value: object) -> float:
+    """Give a value as a float; NaN, which no bound holds for, if it is no real number, such as a number in quotes."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
 def positive(value: object) -> float | None:
     """Give a value as a float if it is a finite number above 0; else None."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
+    number = as_number(value)
     return number if 0 < number < math.inf else None
+
+
+def is_count(value: object, least: int = 1) -> bool:
+    """Whether a value is a whole number, and not below the least."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 #: The version of a source tree that was never installed, which nobody can compare.

@@ -10,6 +10,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, nearest, setting
+from nh2st_graph._files import as_number
 from nh2st_graph.confidence._calls import called
 from nh2st_graph.section import Key
 
@@ -90,7 +91,7 @@ def call(
     """
     if gene not in prediction.var_names:
         raise DataError(f"the prediction has no gene {gene!r}; {nearest(gene, prediction.var_names)}")
-    if not 0 < level < 1:
+    if not 0 < as_number(level) < 1:
         raise DataError(f"{setting('level', level)} is no rate of false calls; give one between 0 and 1")
     if Key.varm.call_high not in prediction.varm:
         raise DataError("the prediction is of a model without evidence from held-out tissue; train and predict again")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph._files import is_count
 from nh2st_graph._progress import bars
 from nh2st_graph.im._blocks import Block, BlockLike, PatchSize, coarse_slide, make_blocks, off_scale
 from nh2st_graph.im._cache import MAPPED_BYTES, FeatureBlock, FeatureCache, cache_folder, cache_key, listed_spots
@@ -155,7 +156,7 @@ def features(
         If the image is missing, cut off, or does not cover the spots; or if the spots lie off the tissue, and would
         lie on it with other coordinates.
     """
-    if batch_size < 1:
+    if not is_count(batch_size):
         raise ConfigError(f"{setting('features.batch_size', batch_size)}; give a number of patches above 0")
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
     sources = [section if img is None else on_image(section, img, layer) for section in given]

@@ -18,6 +18,7 @@ from scipy import sparse
 from skimage.transform import downscale_local_mean
 
 from nh2st_graph._errors import DataError, nearest, setting
+from nh2st_graph._files import is_count
 from nh2st_graph.confidence import UNFAMILIAR, unfamiliar_spots
 from nh2st_graph.metrics import pearson
 from nh2st_graph.pl._style import EXPRESSION, HALO, ORANGE, SEQUENTIAL, colour_bar, finish_map, given_or_new
@@ -265,6 +266,8 @@ def gene_maps(
     prediction = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key)
     measured = Key.layers.observed in prediction.layers
     pcc = _pcc(prediction) if measured else None
+    if not is_count(n, least=0):
+        raise DataError(f"{setting('n', n)}; give a number of genes")
     rows = _named(prediction, genes) if genes is not None else _best_median_worst(prediction, pcc, n)
     columns: list[tuple[str, str | None]] = [("predicted", None)]
     if measured:

@@ -395,13 +395,15 @@ def _check_section(file: Path, microns_per_pixel: float | None) -> str:
 
 def _check_slide(file: Path, microns_per_pixel: float | None) -> str:
     """Check the resolution of a slide, and give its name."""
-    from nh2st_graph.slide import check_scale, chosen_scale, image_name, open_slide, scale_advice
+    from nh2st_graph.slide import check_scale, check_size, chosen_scale, image_name, open_slide, scale_advice
 
     with open_slide(file) as slide:
-        if microns_per_pixel is None:
-            chosen_scale(f"slide {file}", slide.microns_per_pixel, None, scale_advice(slide))
+        where, scale = f"slide {file}", microns_per_pixel
+        if scale is None:
+            scale = chosen_scale(where, slide.microns_per_pixel, None, scale_advice(slide))
         else:
-            check_scale(f"slide {file}", slide.microns_per_pixel, microns_per_pixel)
+            check_scale(where, slide.microns_per_pixel, scale)
+        check_size(where, slide.sizes[0], scale)
     return image_name(file)
 
 
