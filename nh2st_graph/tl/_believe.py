@@ -10,13 +10,13 @@ from anndata import AnnData
 
 from nh2st_graph._errors import ModelError, listed, setting
 from nh2st_graph._settings import RELIABLE
-from nh2st_graph.confidence import OF_KNOWN, OF_NEW, call, reliable_in
+from nh2st_graph.confidence import FEW_SPOTS, OF_KNOWN, OF_NEW, call, reliable_in
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.section import Key
 from nh2st_graph.tl._named import checked_genes
 from nh2st_graph.train import FittedModel, PreparedSection, image_only, predict_graph
 
-__all__ = ["believe", "blank_barely_measured", "call", "chosen_genes", "of_training_patient"]
+__all__ = ["believe", "blank_barely_measured", "call", "chosen_genes", "of_training_patient", "say_barely_measured"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -73,20 +73,29 @@ def believe(
 
 
 def blank_barely_measured(predicted: AnnData, model: FittedModel) -> None:
-    """Make the genes NaN that training barely measured, and say so."""
-    if model.confidence is None or not model.confidence.barely_measured.any():
+    """Make the genes NaN that training barely measured."""
+    if model.confidence is None:
         return
     barely = model.confidence.barely_measured
     for values in (predicted.X, *(predicted.layers[key] for key in _LAYERS if key in predicted.layers)):
         values[:, barely] = np.nan
-    n = int(barely.sum())
-    logger.warning(
-        "%d %s detected in fewer than ten training spots, and %s NaN: %s",
-        n,
-        "gene was" if n == 1 else "genes were",
-        "is" if n == 1 else "are",
-        listed([gene for gene, few in zip(model.genes, barely, strict=True) if few]),
-    )
+
+
+def say_barely_measured(predicted: AnnData, model: FittedModel) -> None:
+    """Warn of the genes of a prediction that training barely measured."""
+    if model.confidence is None:
+        return
+    barely = {gene for gene, few in zip(model.genes, model.confidence.barely_measured, strict=True) if few}
+    genes = [gene for gene in predicted.var_names if gene in barely]
+    if genes:
+        logger.warning(
+            "%d %s detected in fewer than %d training spots, and %s NaN: %s",
+            len(genes),
+            "gene was" if len(genes) == 1 else "genes were",
+            FEW_SPOTS,
+            "is" if len(genes) == 1 else "are",
+            listed(genes),
+        )
 
 
 _LAYERS = (Key.layers.lower, Key.layers.upper, Key.layers.sd)

@@ -46,7 +46,7 @@ from nh2st_graph.section import (
 )
 from nh2st_graph.tl._found import trust_scores
 from nh2st_graph.tl._order import data_first
-from nh2st_graph.tl._predict import finished, predict_prepared
+from nh2st_graph.tl._predict import finished, predict_prepared, with_genes
 from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest, use_threads
 from nh2st_graph.train._memory import give_back
 from nh2st_graph.train._record import record
@@ -279,7 +279,7 @@ def _score_one(model: FittedModel, baselines: Mapping[str, Scores], prepared: Pr
     )
     summary["share_of_ceiling"] = share_of_ceiling(scores["model"].per_gene["pcc"], ceiling)
     prediction.var = prediction.var.join(per_gene)
-    prediction = finished(prediction, model, prepared)
+    prediction = with_genes(finished(prediction, model, prepared), model, None)
     summary["trust"] = trust_scores(model, prediction)
     return _Scored(summary, per_gene, prediction, seconds)
 

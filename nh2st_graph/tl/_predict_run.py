@@ -19,13 +19,12 @@ from nh2st_graph._files import on_disk, one_at_a_time
 from nh2st_graph._progress import phase
 from nh2st_graph.section import Key, Need, changed_entry, check_section, library, section_name
 from nh2st_graph.slide import chosen_scale
-from nh2st_graph.tl._believe import chosen_genes
 from nh2st_graph.tl._encode import encode_all
 from nh2st_graph.tl._export import write_output
 from nh2st_graph.tl._folder import check_one_file, check_prediction
 from nh2st_graph.tl._found import of_known, readable
 from nh2st_graph.tl._outputs import Outputs, chosen_exports, refuse_existing
-from nh2st_graph.tl._predict import finished, predict_prepared, prediction_origin
+from nh2st_graph.tl._predict import finished, predict_prepared, prediction_origin, with_genes
 from nh2st_graph.tl._regions import annotated, check_regions, excluded, in_roi
 from nh2st_graph.tl._signatures import GeneSets, gene_sets_of, score_signatures
 from nh2st_graph.tl._slides import slide_section
@@ -239,7 +238,7 @@ def _predicted(
     signatures = None if gene_sets is None else score_signatures(done, gene_sets)
     if by_region:
         done = in_roi(done)
-    return (done if genes is None else done[:, chosen_genes(done, model, genes)].copy()), signatures
+    return with_genes(done, model, genes), signatures
 
 
 def _claimed(out: Path, section: str) -> AbstractContextManager[None]:

@@ -141,6 +141,9 @@ def test_genes_that_were_barely_measured_are_nan(tiny_run: Run, tiny_sections, c
     assert np.isnan(found.layers["lower"][:, 3]).all()
     assert tiny_run.model.genes[3] in caplog.text
     assert not found.var["nh2st_varies"].iloc[3]
+    caplog.clear()
+    assert tl.predict(tiny_sections["S3"], model, genes=model.genes[:2]).n_vars == 2
+    assert not caplog.text, "it was not asked for"
 
 
 def test_calls_are_of_spots_and_can_be_kept(prediction: AnnData):
