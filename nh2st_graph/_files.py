@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import InvalidVersion, Version
 
 from nh2st_graph import __version__
-from nh2st_graph._errors import NH2STGraphError, RunError, setting
+from nh2st_graph._errors import DataError, NH2STGraphError, RunError, setting
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -41,6 +41,7 @@ __all__ = [
     "owned_new",
     "parse_json",
     "positive",
+    "read_text",
     "stamp",
     "write_text",
     "written_aside",
@@ -257,6 +258,32 @@ def check_place(path: Path) -> None:
         ) from None
 
 
+def read_text(path: Path, what: str, cure: str) -> str:
+    """Read a text file in UTF-8 that a user wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What an error calls it, such as ``"gene panel"`` or ``"regions"``.
+    cure
+        What an error says to do.
+
+    Raises
+    ------
+    DataError
+        If it is missing, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{what} {path} {'do' if what.endswith('s') else 'does'} not exist; {cure}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "not a text file"
+        raise DataError(f"{what} {path} cannot be read: {said}; {cure}") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, atomically."""
     with written_aside(path) as aside:
@@ -403,7 +430,7 @@ def positive(value: object) -> float | None:
 
 def is_count(value: object, least: int = 1) -> bool:
     """Whether a value is a whole number, and not below the least."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= least
 
 
 #: The version of a source tree that was never installed, which nobody can compare.

@@ -18,6 +18,7 @@ from PIL import Image
 from nh2st_graph import __version__
 from nh2st_graph._errors import RunError
 from nh2st_graph._files import written_aside
+from nh2st_graph.confidence import best_reliable
 from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, Library, section_name
 from nh2st_graph.write._values import dense, drawn_library, unit, with_values
@@ -174,6 +175,7 @@ def _write_factors(found: Library, diameter: float, factors: dict[str, float], p
 
 
 def _readme(section: AnnData, some: AnnData, name: str) -> str:
+    shown = next(iter(best_reliable(some.var, 1)), some.var_names[0])
     missing = [str(gene) for gene in section.var_names if gene not in some.var_names]
     return f"""\
 Predicted expression of section {section_name(section)}: {some.n_obs} spots, {some.n_vars} genes.
@@ -194,7 +196,7 @@ Seurat 5 (in version 4: CreateAssayObject(data = values)):
   image <- Read10X_Image("{name}/spatial")
   DefaultAssay(image) <- "Spatial"
   object[["slice1"]] <- image[colnames(object)]
-  SpatialFeaturePlot(object, "{some.var_names[0]}")
+  SpatialFeaturePlot(object, "{shown}")
 
 Bioconductor:
 

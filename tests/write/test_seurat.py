@@ -36,6 +36,10 @@ def test_scanpy_and_our_reader_read_the_values(folder, prediction):
 def test_says_that_values_are_not_counts_and_names_what_is_missing(folder, prediction):
     said = (folder / "README.txt").read_text()
     assert "NOT COUNTS" in said
+    assert f'SpatialFeaturePlot(object, "{prediction.var_names[0]}")' in said
+    prediction.var["reliable"] = prediction.var_names == prediction.var_names[2]
+    ng.write_seurat(prediction, folder)
+    assert f'SpatialFeaturePlot(object, "{prediction.var_names[2]}")' in (folder / "README.txt").read_text()
     assert f"Not written: {prediction.var_names[-1]} " in said
     with gzip.open(folder / "matrix.mtx.gz", "rt") as file:
         assert "not counts" in file.read(200)
