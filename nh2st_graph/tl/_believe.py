@@ -85,7 +85,7 @@ def say_barely_measured(predicted: AnnData, model: FittedModel) -> None:
     """Warn of the genes of a prediction that training barely measured."""
     if model.confidence is None:
         return
-    barely = {gene for gene, few in zip(model.genes, model.confidence.barely_measured, strict=True) if few}
+    barely = {*model.confidence.not_predicted}
     genes = [gene for gene in predicted.var_names if gene in barely]
     if genes:
         logger.warning(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from nh2st_graph import __version__, pl
-from nh2st_graph.confidence import OF_KNOWN, OF_NEW, Confidence, Evidence, best_reliable, unfamiliar_spots
+from nh2st_graph.confidence import FEW_SPOTS, OF_KNOWN, OF_NEW, Confidence, Evidence, best_reliable, unfamiliar_spots
 from nh2st_graph.metrics import LABELS, METHOD_LABELS, REFERENCES, RUN_SCORES
 from nh2st_graph.section import Key, target_in_words
 from nh2st_graph.tl._evaluate import Evaluation
@@ -33,13 +33,16 @@ def evidence_table(confidence: Confidence) -> pd.DataFrame:
 
     Returns
     -------
-    A row for each gene, those with the highest r given depth first: ``detected_spots``, then the columns of
+    A row for each gene, those with the highest r given depth first: ``detected_spots``, ``predicted`` (false where
+    these are too few, so that predictions are NaN), then the columns of
     :func:`nh2st_graph.confidence.gene_table` under ``training_patients_`` (where there is such evidence) and
     ``new_patients_``.
     """
     kinds = {"training_patients_": confidence.known, "new_patients_": confidence.new}
     parts = [evidence.genes.add_prefix(prefix) for prefix, evidence in kinds.items() if evidence is not None]
-    table = pd.concat([pd.Series(confidence.detected, parts[0].index, name="detected_spots"), *parts], axis=1)
+    table = pd.concat(parts, axis=1)
+    table.insert(0, "detected_spots", confidence.detected)
+    table.insert(1, "predicted", ~confidence.barely_measured)
     first = (confidence.known or confidence.new).genes
     return table.loc[ordered(first)]
 
@@ -222,11 +225,12 @@ def _warnings(model: FittedModel, evaluation: Evaluation | None) -> list[str]:
     found = []
     if not confidence.n_patients:
         found.append("No section names its patient: sections of one patient may count as independent ones.")
-    barely = [gene for gene, few in zip(model.genes, confidence.barely_measured, strict=True) if few]
+    barely = confidence.not_predicted
     if barely:
         found.append(
-            f"{len(barely)} of {len(model.genes)} genes were detected in too few training spots and are not predicted: "
-            f"{_listed(barely[:8])}{' and others' if len(barely) > 8 else ''}."
+            f"{len(barely)} of {len(model.genes)} genes were detected in fewer than {FEW_SPOTS} training spots and are "
+            f"not predicted (NaN): {_listed(barely[:8])}{' and others' if len(barely) > 8 else ''}. Scores count them, "
+            "as if they were predicted."
         )
     if evaluation is not None:
         found += _warnings_on_tests(model, evaluation)

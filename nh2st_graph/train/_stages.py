@@ -45,7 +45,7 @@ from nh2st_graph.train._checkpoints import (
 from nh2st_graph.train._encoder import patch_encoder
 from nh2st_graph.train._familiar import learn_familiarity
 from nh2st_graph.train._folds import Fold, each_fold
-from nh2st_graph.train._held_out import Tested, held_out, tested_networks, weigh
+from nh2st_graph.train._held_out import Tested, held_out, say_rarely_detected, tested_networks, weigh
 from nh2st_graph.train._imputation import learn_imputation
 from nh2st_graph.train._large import dense_graph, held_out_sample, scored
 from nh2st_graph.train._lattice import training_lattice
@@ -93,6 +93,8 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
             stack.enter_context(one_thread())
         stack.enter_context(_settings_restored())
         stack.enter_context(quiet_lightning())
+        if processes.main:
+            say_rarely_detected(inputs.preparation.genes, inputs.graphs, config.data.panel)
         if issubclass(method, Estimator):
             learned = _fit_estimator(method, inputs, config)
         else:

@@ -16,18 +16,7 @@ from nh2st_graph.confidence import Confidence
 from nh2st_graph.section import targets
 from nh2st_graph.tl import FittedModel, Run
 
-EVIDENCE = (
-    "held_out_pcc",
-    "held_out_pcc_partial",
-    "held_out_low",
-    "held_out_high",
-    "held_out_chance",
-    "held_out_ceiling",
-    "held_out_share_of_ceiling",
-    "n_sections",
-    "n_patients",
-    "reliable",
-)
+from ..evidence import EVIDENCE
 
 
 @pytest.fixture(scope="module")
