@@ -110,8 +110,8 @@ def weigh(prepared: Learned, graphs: Sequence[Data], tested: Tested) -> Confiden
 
 def detected_spots(graphs: Sequence[Data]) -> NDArray[np.int64]:
     """Count the training spots in which each gene was detected, ``(n_genes,)``."""
-    counts = (rows for graph in graphs for rows in blocks_of(graph.counts))
-    found: NDArray[np.int64] = sum((rows > 0).sum(dim=0) for rows in counts).numpy()
+    parts = [(rows > 0).sum(dim=0) for graph in graphs for rows in blocks_of(graph.counts)]
+    found: NDArray[np.int64] = torch.stack(parts).sum(dim=0).numpy()
     return found
 
 
