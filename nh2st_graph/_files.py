@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -20,23 +21,27 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import InvalidVersion, Version
 
 from nh2st_graph import __version__
-from nh2st_graph._errors import NH2STGraphError, RunError, setting
+from nh2st_graph._errors import DataError, NH2STGraphError, RunError, setting
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 __all__ = [
     "ENVIRONMENT",
+    "as_number",
     "cache_root",
     "check_format",
     "check_place",
+    "is_count",
     "is_left_over",
+    "make_folder",
     "on_disk",
     "one_at_a_time",
     "owned",
     "owned_new",
     "parse_json",
     "positive",
+    "read_text",
     "stamp",
     "write_text",
     "written_aside",
@@ -144,13 +149,44 @@ def _of_disk(error: Exception, path: Path) -> tuple[str, str] | None:
     return None if number is None else _DISK.get(number)
 
 
+def make_folder(folder: Path, file: Path | None = None) -> None:
+    """Make a folder, and those above it, where they are not there.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    file
+        The file that is to be written into it, if an error is to name that.
+
+    Raises
+    ------
+    RunError
+        If it cannot be made.
+    """
+    try:
+        with on_disk(file or folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        above = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        said = f"{above} is a file" if not above.is_dir() else str(error.strerror)
+        raise RunError(f"folder {folder} cannot be made: {said}; give another path") from None
+
+
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """Write a file or folder to a temporary path beside it, and rename it at the end of the block.
 
     The path thus has the old content or the new, never a part of it, also after a power failure: a file is on the disk
     before it is renamed. A block that fails or is interrupted leaves nothing. A folder cannot replace another: remove
     the old one at the end of the block. A missing folder above the path is made.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    folder
+        Whether it is a folder.
 
     Yields
     ------
@@ -159,11 +195,14 @@ def written_aside(path: Path) -> Iterator[Path]:
     Raises
     ------
     RunError
-        If the disk is full or read-only.
+        If a folder is there in place of a file, or a file in place of a folder above it, or the disk is full or
+        read-only.
     """
+    if path.is_dir() and not folder:
+        raise RunError(f"{path} is a folder; give the path of a file")
+    make_folder(path.parent, path)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_PART}")
     with on_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield aside
             if aside.is_file():
@@ -206,8 +245,43 @@ def check_place(path: Path) -> None:
     above = next(parent for parent in path.parents if parent.exists())
     if not above.is_dir():
         raise RunError(f"{path} cannot be written: {above} is a file; give another as {setting('out')}")
-    if not os.access(above, os.W_OK) and not path.exists():
+    if path.exists():
+        return
+    if not os.access(above, os.W_OK):
         raise RunError(f"{path} cannot be written: {above} is read-only for you; give another as {setting('out')}")
+    try:  # some systems of files let nobody make anything, and say otherwise
+        Path(tempfile.mkdtemp(prefix=".", suffix=_PART, dir=above)).rmdir()
+    except OSError as error:
+        said = error.strerror
+        raise RunError(
+            f"{path} cannot be written: nothing can be made in {above} ({said}); give another as {setting('out')}"
+        ) from None
+
+
+def read_text(path: Path, what: str, cure: str) -> str:
+    """Read a text file in UTF-8 that a user wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What an error calls it, such as ``"gene panel"`` or ``"regions"``.
+    cure
+        What an error says to do.
+
+    Raises
+    ------
+    DataError
+        If it is missing, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{what} {path} {'do' if what.endswith('s') else 'does'} not exist; {cure}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or "not a text file"
+        raise DataError(f"{what} {path} cannot be read: {said}; {cure}") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -227,8 +301,7 @@ def owned_new(folder: Path, what: str) -> Iterator[None]:
 def _made(folder: Path) -> Iterator[None]:
     """Make a folder if it is not there; if it stays empty, remove it again."""
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    with on_disk(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         yield
     finally:
@@ -339,15 +412,25 @@ def _whole(digits: str) -> int | float:
     return -math.inf if digits.startswith("-") else math.inf
 
 
+def as_number(value: object) -> float:
+    """Give a value as a float; NaN, which no bound holds for, if it is no real number, such as a number in quotes."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
 def positive(value: object) -> float | None:
     """Give a value as a float if it is a finite number above 0; else None."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
+    number = as_number(value)
     return number if 0 < number < math.inf else None
+
+
+def is_count(value: object, least: int = 1) -> bool:
+    """Whether a value is a whole number, and not below the least."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= least
 
 
 #: The version of a source tree that was never installed, which nobody can compare.

@@ -14,6 +14,7 @@ from nh2st_graph._errors import ConfigError, RenamedWarning, nearest
 __all__ = [
     "CONFIG_FILE",
     "MODEL_FILE",
+    "RELIABLE",
     "TARGET_SUM",
     "Positive",
     "Section",
@@ -27,6 +28,9 @@ __all__ = [
 
 #: Files of a run folder: its configuration, and what its model is.
 CONFIG_FILE, MODEL_FILE = "config.yaml", "model.json"
+
+#: Word for the genes that are reliable, in place of names.
+RELIABLE = "reliable"
 
 #: Counts that a spot is scaled to before log1p (scanpy's convention), for targets and count likelihoods alike.
 TARGET_SUM = 1e4

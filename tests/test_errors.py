@@ -249,6 +249,35 @@ def bare(section: AnnData) -> AnnData:
     return changed
 
 
+#: Public functions with one number that is none: in quotes, or below what it may be.
+NUMBERS: dict[str, Callable[[AnnData, str], object]] = {
+    "microns_per_pixel='0.5'": lambda section, image: ng.im.virtual_spots(image, microns_per_pixel="0.5"),
+    "pitch_um='100'": lambda section, image: ng.im.virtual_spots(image, pitch_um="100"),
+    "min_tissue='0.5'": lambda section, image: ng.im.virtual_spots(image, min_tissue="0.5"),
+    "min_focus='0.2'": lambda section, image: ng.im.quality(section, min_focus="0.2"),
+    "strength='0.1'": lambda section, image: ng.im.StainJitter(strength="0.1"),
+    "batch_size='8'": lambda section, image: ng.im.features(section, batch_size="8"),
+    "size_px='64'": lambda section, image: ng.im.patches(section, size_px="64"),
+    "patch_um='64'": lambda section, image: ng.im.patches(section, patch_um="64"),
+    "n_rings='1'": lambda section, image: ng.gr.spatial_graph(section, n_rings="1"),
+    "n_neighs=0": lambda section, image: ng.gr.spatial_graph(section, n_neighs=0),
+    "radius_um='100'": lambda section, image: ng.gr.spatial_graph(section, mode="radius", radius_um="100"),
+    "k='10'": lambda section, image: ng.tl.retrieve(section, section, k="10"),
+    "level='0.1'": lambda section, image: ng.tl.call(section, section.var_names[0], level="0.1"),
+    "n='1'": lambda section, image: ng.pl.gene_maps(section, n="1"),
+    "n_boot='9'": lambda section, image: ng.metrics.paired_bootstrap(section.to_df(), section.to_df(), n_boot="9"),
+    "n_repeats=1.5": lambda section, image: ng.metrics.noise_ceiling(section.to_df(), np.log1p, n_repeats=1.5),
+}
+
+
+@pytest.mark.parametrize(("says", "call"), NUMBERS.items(), ids=NUMBERS)
+def test_a_number_that_is_none_is_named(says, call, tiny_sections):
+    section = tiny_sections["S3"]
+    source = section.uns["spatial"]["S3"]["metadata"]["source_image_path"]
+    with pytest.raises(ng.NH2STGraphError, match=re.escape(says)):
+        call(section, source)
+
+
 @pytest.mark.parametrize(
     ("room", "name", "now"),
     [("models", "Floor", "Baseline"), ("models", "make_floor", "make_baseline"), ("nn", "make_operator", "public")],

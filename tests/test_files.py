@@ -13,7 +13,17 @@ import pytest
 from safetensors.numpy import save_file
 
 from nh2st_graph import RunError
-from nh2st_graph._files import is_left_over, on_disk, one_at_a_time, owned, owned_new, write_text, written_aside
+from nh2st_graph._files import (
+    check_place,
+    is_left_over,
+    make_folder,
+    on_disk,
+    one_at_a_time,
+    owned,
+    owned_new,
+    write_text,
+    written_aside,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -145,6 +155,23 @@ class TestOwner:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(work, range(24)))
         assert most == [1] * 24
+
+
+def test_a_file_is_not_written_in_place_of_a_folder(tmp_path):
+    (tmp_path / "file").touch()
+    for path, says in ((tmp_path, "is a folder"), (tmp_path / "file" / "a" / "b.txt", "file is a file")):
+        with pytest.raises(RunError, match=says):
+            write_text(path, "x")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a system of files in which nobody can make a folder")
+def test_a_place_is_tried_before_the_work(tmp_path):
+    with pytest.raises(RunError, match=r"/proc/new/out cannot be written: (nothing can be made in )?/proc"):
+        check_place(Path("/proc/new/out"))
+    with pytest.raises(RunError, match="folder /proc/new cannot be made"):
+        make_folder(Path("/proc/new"))
+    check_place(tmp_path / "new" / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_stays_empty_is_not_left(tmp_path):

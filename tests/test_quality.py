@@ -61,7 +61,7 @@ _BELOW = {
     "read": {"section", "slide"},
     "metrics": {"section"},
     "confidence": {"metrics", "section"},
-    "write": {"read", "section", "slide"},
+    "write": {"confidence", "read", "section"},
     "gr": {"read", "section"},
     "im": {"read", "section", "slide"},
     "datasets": {"read", "section", "slide"},

@@ -13,11 +13,11 @@ from nh2st_graph.cli._options import Cache
 
 __all__ = ["cache"]
 
-#: Rows of the table.
-_ROWS = 30
+#: Rows of the table, most characters of a section in it, and those that an encoder has in any case.
+_ROWS, _SECTION, _ENCODER = 30, 16, 12
 
 #: Units of time, in seconds.
-_UNITS = (("days", 86400), ("hours", 3600), ("minutes", 60))
+_UNITS = (("days", 86400), ("hours", 3600), ("min", 60))
 
 
 def cache(
@@ -43,7 +43,7 @@ def cache(
     import pandas as pd
     from rich.console import Console
 
-    from nh2st_graph.cli._tables import print_cells
+    from nh2st_graph.cli._tables import free_width, in_bytes, print_cells, shortened_name
     from nh2st_graph.im._cache import cache_folder
     from nh2st_graph.im._cache_limit import LIMIT, cache_limit, cached, shrink_cache
     from nh2st_graph.tl._named import check_cache
@@ -67,34 +67,28 @@ def cache(
 
     if asked:
         freed = sum(each.size for each in before) - sum(each.size for each in left)
-        say(f"Removed {len(removed)} of {len(before)} files, {_in_bytes(freed)}.")
+        say(f"Removed {len(removed)} of {len(before)} files, {in_bytes(freed)}.")
         if left and clear:
             say(f"{len(left)} stay: a process uses them, or they may not be removed.")
     if left:
-        rows = {
-            str(i): {
-                "section": each.section,
-                "encoder": each.encoder + (" (a part)" if each.part else ""),
-                "spots": f"{each.n_spots:,}",
-                "size": _in_bytes(each.size),
-                "last used": _ago(time.time() - each.used),
-            }
-            for i, each in enumerate(left[:_ROWS], start=1)
-        }
-        table = pd.DataFrame.from_dict(rows, orient="index")
-        print_cells(console, table, [""] * len(table), f"Cached features in {place}")
+        shown = left[:_ROWS]
+        table = pd.DataFrame(
+            {
+                "encoder": [each.encoder for each in shown],
+                "patch um": [each.patch_um for each in shown],
+                "spots": [f"{each.n_spots:,}" + (" (a part)" if each.part else "") for each in shown],
+                "size": [in_bytes(each.size) for each in shown],
+                "last used": [_ago(time.time() - each.used) for each in shown],
+            },
+            index=[shortened_name(each.section, _SECTION) for each in shown],
+        )
+        room = max(_ENCODER, free_width(console, table, "encoder"))
+        table["encoder"] = [shortened_name(name, room) for name in table["encoder"]]
+        print_cells(console, table, [""] * len(table), "Cached features, those that were used last first")
         if len(left) > _ROWS:
             say(f"... and {len(left) - _ROWS:,} more.")
     total, most = sum(each.size for each in left), cache_limit()
-    say(f"{place}: {len(left):,} files, {_in_bytes(total)} of at most {most / 1e9:g} GB ({LIMIT} sets the limit).")
-
-
-def _in_bytes(size: float) -> str:
-    """Write a size in the largest unit of which there is one."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size:.0f} bytes"
+    say(f"{place}: {len(left):,} files, {in_bytes(total)} of at most {most / 1e9:g} GB ({LIMIT} sets the limit).")
 
 
 def _ago(seconds: float) -> str:

@@ -25,6 +25,7 @@ from nh2st_graph import __version__
 from nh2st_graph._files import cache_root
 from nh2st_graph._progress import phase
 from nh2st_graph.cli._output import AsJson, Quiet, conclude
+from nh2st_graph.cli._tables import in_bytes
 
 if TYPE_CHECKING:
     from nh2st_graph.im import Recipe
@@ -243,7 +244,7 @@ def _cache() -> Iterator[Check]:
         except OSError:  # another process has just removed it
             continue
         n_files += path.is_file()
-    yield _place("feature cache", folder, f"{_gigabytes(size)} in {n_files:,} files, ", "NH2ST_GRAPH_CACHE=FOLDER")
+    yield _place("feature cache", folder, f"{in_bytes(size)} in {n_files:,} files, ", "NH2ST_GRAPH_CACHE=FOLDER")
 
 
 def _folder() -> Iterator[Check]:
@@ -254,14 +255,14 @@ def _place(name: str, folder: Path, about: str, instead: str) -> Check:
     """Look whether something can be written below a folder, and how much."""
     above = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(above).free
-    found = f"{folder} ({about}{_gigabytes(free)} free)"
+    found = f"{folder} ({about}{in_bytes(free)} free)"
     other = f"Take another by the environment variable: {instead}" if instead else "Change into another folder."
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         # Without a cache, features are computed anew, and commands say so.
         state: State = "missing" if instead else "bad"
         return Check(name, state, f"{found}: nothing can be written there", other)
     if free < _DISK:
-        return Check(name, "bad", f"{found}: less than {_gigabytes(_DISK)}", f"Make room. {other}")
+        return Check(name, "bad", f"{found}: less than {in_bytes(_DISK)}", f"Make room. {other}")
     return Check(name, "ok", found)
 
 
@@ -274,9 +275,9 @@ def _memory() -> Iterator[Check]:
     if limit is not None and limit < total:
         used = _of_container("memory.current", "memory/memory.usage_in_bytes") or 0
         free, total = min(free, limit - used), limit
-    found = f"{_gigabytes(free)} free of {_gigabytes(total)}"
+    found = f"{in_bytes(free)} free of {in_bytes(total)}"
     if free < _MEMORY:
-        todo = f"Close other programs or take a larger machine: a small run takes {_gigabytes(_MEMORY)}."
+        todo = f"Close other programs or take a larger machine: a small run takes {in_bytes(_MEMORY)}."
         # A run on a few spots takes less.
         yield Check("memory", "missing", found, todo)
     else:
@@ -351,10 +352,6 @@ def _access(recipe: Recipe) -> str:
     except Exception:  # of any layer between here and the hub
         return "no answer"
     return "yes"
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.0f} MB"
 
 
 def _print(checks: Sequence[Check], runs: bool) -> None:

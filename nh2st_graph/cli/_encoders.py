@@ -14,9 +14,13 @@ from rich.text import Text
 
 from nh2st_graph._errors import ConfigError, setting
 from nh2st_graph._progress import phase
+from nh2st_graph.cli._tables import in_bytes
 from nh2st_graph.im import Recipe, recipes
 
 __all__ = ["run_encoders"]
+
+#: Bytes of a million weights as float32.
+_FLOAT = 4e6
 
 #: Other names that ``features.encoder`` takes.
 _PREFIXES = {
@@ -211,7 +215,7 @@ def _steps(recipe: Recipe, place: str | None) -> Iterator[tuple[str, ...]]:
         if recipe.gated:
             yield "Ask for access, with an account of the hub:", recipe.access
             yield "Log in once on this machine (or set HF_TOKEN):", "hf auth login"
-        yield (f"The first use downloads its weights, {_bytes(recipe)} or more, and keeps them.",)
+        yield (f"The first use downloads its weights, {in_bytes(recipe.parameters * _FLOAT)} or more, and keeps them.",)
         yield _without_network(recipe, repository)
 
 
@@ -239,12 +243,6 @@ def _install(extra: str) -> str:
 def _named(recipe: Recipe) -> str:
     """Write the name with its file."""
     return f"{recipe.name}@{recipe.file or _FILES[0]}"
-
-
-def _bytes(recipe: Recipe) -> str:
-    """Say how much a file of float32 weights takes."""
-    mega = recipe.parameters * 4
-    return f"{mega:.0f} MB" if mega < 1000 else f"{mega / 1000:.1f} GB"
 
 
 def _configuration(recipe: Recipe) -> Iterator[str]:

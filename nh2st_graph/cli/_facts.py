@@ -40,8 +40,8 @@ def run_facts(command: str, run: Run) -> Facts:
     }
 
 
-def prediction_facts(written: Sequence[Path]) -> Facts:
-    """Tell of predictions what stands in their files: size, reliable genes, and whether the section is familiar."""
+def prediction_facts(written: Sequence[Path], findings: Sequence[str]) -> Facts:
+    """Tell of predictions what was found, and what stands in their files: size, reliable genes, familiarity."""
     from nh2st_graph.read import open_h5ad
     from nh2st_graph.section import Key
 
@@ -61,7 +61,12 @@ def prediction_facts(written: Sequence[Path]) -> Facts:
                 "coverage": about.get(Key.prediction.coverage),
                 "unlike_training": bool(about.get(Key.prediction.familiarity, {}).get("unlike", False)),
             }
-    return {"command": "predict", "sections": sections, "written": [path.absolute() for path in written]}
+    return {
+        "command": "predict",
+        "sections": sections,
+        "findings": list(findings),
+        "written": [path.absolute() for path in written],
+    }
 
 
 def predictability_facts(found: Predictability, written: Sequence[Path]) -> Facts:

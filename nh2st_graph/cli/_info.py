@@ -17,6 +17,7 @@ from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, 
 from nh2st_graph._files import check_format, parse_json
 from nh2st_graph._progress import phase
 from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
+from nh2st_graph.cli._tables import in_bytes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -377,7 +378,7 @@ def _slide(path: Path, file: Path, scene: str | None) -> tuple[str, Facts, list[
             f"{w:,} x {h:,}" + ("" if i == 0 else f" (1/{factors[i]:.4g})") for i, (w, h) in enumerate(sizes)
         ),
         "scenes": _listed(scenes),
-        "file": f"{file.stat().st_size / 1e6:,.1f} MB",
+        "file": in_bytes(file.stat().st_size),
     }
     return f"Slide {path}", facts, []
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nh2st_graph.tl._named import RELIABLE
+from nh2st_graph._settings import RELIABLE
 
 __all__ = [
     "Bars",

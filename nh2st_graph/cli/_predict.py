@@ -142,6 +142,7 @@ def predict(
     from nh2st_graph.cli._tables import print_paths
 
     check_scheduler(scheduler)
+    findings: list[str] = []
     wanted, run = genes_named(genes), tl.find_model(run)
     tl.check_prediction(
         run,
@@ -194,5 +195,6 @@ def predict(
             exclude=exclude,
             progress=progress,
             scheduler=scheduler,
+            tell=findings.append,
         )
-    conclude(lambda: print_paths(written), lambda: prediction_facts(written))
+    conclude(lambda: print_paths(written), lambda: prediction_facts(written, findings))

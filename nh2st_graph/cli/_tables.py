@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
     from nh2st_graph.tl import Evaluation, Run
 
-__all__ = ["print_cells", "print_findings", "print_paths", "print_run", "print_table"]
+__all__ = [
+    "free_width",
+    "in_bytes",
+    "print_cells",
+    "print_findings",
+    "print_paths",
+    "print_run",
+    "print_table",
+    "shortened_name",
+]
 
 #: A name longer than this is broken between words, so that a narrow terminal holds numbers beside it.
 _NAME_WIDTH = 24
@@ -120,9 +129,31 @@ def _that_fit(text: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
     yield text.iloc[:, start:]
 
 
+def free_width(console: Console, text: pd.DataFrame, column: str) -> int:
+    """Say how wide a column of :func:`print_cells` may be, so that all are in one table."""
+    others = sum(_width(name, cells) + _PADDING for name, cells in text.items() if name != column)
+    return console.width - _EDGES - min(max(len(str(name)) for name in text.index), _NAME_WIDTH) - others - _PADDING
+
+
 def _width(column: object, cells: Iterable[str]) -> int:
     """Width of a column: that of its cells, and of the longest word of its header."""
     return max(map(len, [*str(column).split(), *(line for cell in cells for line in cell.splitlines())]))
+
+
+def in_bytes(size: float) -> str:
+    """Write a size in the largest unit of which there is one."""
+    if size >= 1e9:
+        return f"{size / 1e9:,.1f} GB"
+    for unit, factor in (("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def shortened_name(name: str, most: int) -> str:
+    """Leave out the middle of a long name: the beginning says its kind, and the end which it is."""
+    head = (most - 1) // 3
+    return name if len(name) <= most else f"{name[:head]}\N{HORIZONTAL ELLIPSIS}{name[head + 1 - most :]}"
 
 
 def print_paths(paths: Iterable[Path]) -> None:

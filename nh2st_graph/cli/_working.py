@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -13,6 +14,9 @@ import typer
 from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
 
 __all__ = ["interruptible", "shown_messages", "silent", "working"]
+
+#: Seconds until a signal is sent again whose exception got lost.
+_AGAIN = 0.05
 
 
 @contextmanager
@@ -61,7 +65,7 @@ def interruptible(resumable: bool) -> Iterator[None]:
         got.append(number)
         raise KeyboardInterrupt
 
-    with _handled(stop):
+    with _handled(stop), _sent_again(got):
         try:
             yield
         except BaseException as error:
@@ -74,6 +78,42 @@ def interruptible(resumable: bool) -> Iterator[None]:
             kept = str(error) if isinstance(error, KeyboardInterrupt) else ""
             typer.echo("; ".join(filter(None, [what, kept, how])), err=True)
             raise typer.Exit(128 + (got or [signal.SIGINT])[0]) from None
+
+
+@contextmanager
+def _sent_again(got: Sequence[int]) -> Iterator[None]:
+    """Send a signal again whose exception got lost in the block, and print no traceback of it.
+
+    Where a library in C calls Python, as LLVM does while numba compiles, exceptions are printed and forgotten.
+    """
+    before, waiting, over = sys.unraisablehook, list[threading.Timer](), threading.Event()
+
+    def again() -> None:
+        if over.is_set():
+            return
+        if sys.platform == "win32":
+            signal.raise_signal(got[-1])
+        else:  # to the thread that works, which may be waiting in the system
+            signal.pthread_kill(threading.main_thread().ident or 0, got[-1])
+
+    def unraisable(about: sys.UnraisableHookArgs) -> None:
+        if not got or not isinstance(about.exc_value, KeyboardInterrupt):
+            return before(about)
+        # Later, since the exception would be lost here, too.
+        waiting.append(threading.Timer(_AGAIN, again))
+        waiting[-1].daemon = True
+        waiting[-1].start()
+        return None
+
+    sys.unraisablehook = unraisable
+    try:
+        yield
+    finally:
+        over.set()
+        sys.unraisablehook = before
+        for each in waiting:
+            each.cancel()
+            each.join()
 
 
 @contextmanager

@@ -13,10 +13,22 @@ from nh2st_graph.confidence._familiarity import Familiarity, HeldOutBy, Verdict
 from nh2st_graph.confidence._held_out import HeldOut, joined, units_of
 from nh2st_graph.confidence._image_neighbours import expression_predictability
 from nh2st_graph.confidence._reliable import gene_table, misplaced
+from nh2st_graph.confidence._written import (
+    OF_KNOWN,
+    OF_NEW,
+    UNFAMILIAR,
+    best_reliable,
+    call,
+    reliable_in,
+    unfamiliar_spots,
+)
 
 __all__ = [
     "CHANCES",
     "FEW_SPOTS",
+    "OF_KNOWN",
+    "OF_NEW",
+    "UNFAMILIAR",
     "Calibration",
     "CallTables",
     "Confidence",
@@ -27,11 +39,15 @@ __all__ = [
     "HeldOut",
     "HeldOutBy",
     "Verdict",
+    "best_reliable",
+    "call",
     "call_tables",
     "called",
     "expression_predictability",
     "gene_table",
     "joined",
     "misplaced",
+    "reliable_in",
+    "unfamiliar_spots",
     "units_of",
 ]

@@ -124,6 +124,11 @@ class Confidence:
         """Whether a gene was detected in too few training spots to be predicted, ``(n_genes,)``."""
         return np.asarray(self.detected < FEW_SPOTS)
 
+    @property
+    def not_predicted(self) -> list[str]:
+        """The genes that were barely measured: predictions leave them out (NaN), and scores count them."""
+        return [str(gene) for gene in self.new.genes.index[self.barely_measured]]
+
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Give arrays by name, and facts for JSON, for :meth:`restore`."""
         arrays: dict[str, NDArray[Any]] = {"detected": np.asarray(self.detected, dtype=np.int64)}

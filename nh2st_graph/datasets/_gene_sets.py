@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nh2st_graph._errors import DataError, nearest
+from nh2st_graph._files import read_text
 
 __all__ = ["read_gene_sets"]
 
@@ -31,13 +32,7 @@ def read_gene_sets(source: str | Path) -> dict[str, list[str]]:
         If the file is missing, is not GMT, names a set twice, or does not hold a set.
     """
     path, wanted = _split(str(source))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"gene sets {path} do not exist; give a file in GMT: {_FORM}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        said = getattr(error, "strerror", None) or "not a text file"
-        raise DataError(f"gene sets {path} cannot be read: {said}; give a file in GMT: {_FORM}") from None
+    text = read_text(path, "gene sets", f"give a file in GMT: {_FORM}")
     found: dict[str, list[str]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nh2st_graph._errors import DataError
-from nh2st_graph._files import parse_json
+from nh2st_graph._files import parse_json, read_text
 from nh2st_graph.section import SYMBOL_COLUMNS
 
 __all__ = ["read_panel"]
@@ -39,13 +39,7 @@ def read_panel(path: str | Path) -> list[str]:
         If the file is missing, is not text, holds no gene or one gene twice, or has several words on a line.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"gene panel {path} does not exist; give a file of symbols, one a line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise DataError(f"gene panel {path} cannot be read: {reason}; give a file of gene symbols") from None
+    text = read_text(path, "gene panel", "give a file of gene symbols, one a line")
     is_json = path.suffix.lower() == ".json" or text.lstrip()[:1] in {"{", "["}
     lines = _in_json(text, path) if is_json else _in_lines(text, path)
     first: dict[str, int] = {}

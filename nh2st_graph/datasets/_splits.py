@@ -11,6 +11,7 @@ from typing import NamedTuple
 from anndata import AnnData
 
 from nh2st_graph._errors import DataError, listed, setting
+from nh2st_graph._files import is_count
 from nh2st_graph.section import Key, patient_name, patient_of, unknown_patient
 
 __all__ = ["Split", "k_fold_by_patient", "leave_one_patient_out", "leave_one_section_out", "patients_of"]
@@ -133,7 +134,7 @@ def k_fold_by_patient(sections: Mapping[str, AnnData] | Mapping[str, str], n_fol
     """
     patients = _known_patients(sections)
     number = Counter(patients.values())
-    if not 2 <= n_folds <= len(number):
+    if not (is_count(n_folds, 2) and n_folds <= len(number)):
         raise DataError(
             f"{n_folds} folds of {len(number)} patients ({', '.join(number)}); "
             f"give {setting('n_folds')} from 2 to the number of patients"

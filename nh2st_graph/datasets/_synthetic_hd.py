@@ -113,7 +113,7 @@ def synthetic_hd(
     names = [f"H{number}" for number in range(1, n_sections + 1)]
     for number, name in enumerate(names, start=1):
         if not _is_made(folder / name, asked):
-            with written_aside(folder / name) as aside:
+            with written_aside(folder / name, folder=True) as aside:
                 _write_section(aside, name, number, asked, genes)
     patients = pd.DataFrame({"sample_id": names, "patient": [f"P{i + 1}" for i in range(n_sections)]})
     write_text(folder / PATIENTS, patients.to_csv(index=False))

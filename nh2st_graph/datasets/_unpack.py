@@ -48,7 +48,7 @@ def unpack(archive: Path, folder: Path, digest: str) -> None:
         with (
             open_packed(archive, 2 * _MOST_BYTES) as packed,
             tarfile.open(fileobj=packed, mode="r|") as files,
-            written_aside(folder) as aside,
+            written_aside(folder, folder=True) as aside,
         ):
             aside.mkdir()
             for member, path in _checked(archive, files, folder.name):

@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.spatial import QhullError
 
 from nh2st_graph._errors import ConfigError, DataError, nearest, setting
+from nh2st_graph._files import as_number, is_count
 from nh2st_graph.gr._lattice import array_builder, numbered_rings
 from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import (
@@ -103,7 +104,7 @@ def spatial_graph(
     Raises
     ------
     ConfigError
-        If the mode is unknown.
+        If the mode is unknown, or a number is out of its range.
     DataError
         If positions are missing, a radius is given in um and the resolution is unknown, or spots to triangulate lie on
         one line.
@@ -111,6 +112,11 @@ def spatial_graph(
     modes = get_args(GraphMode)
     if mode not in modes:
         raise ConfigError(f"{setting('graph.mode', mode)}; {nearest(mode, modes)}")
+    for name, number in (("n_rings", n_rings), ("n_neighs", n_neighs)):
+        if number is not None and not is_count(number):
+            raise ConfigError(f"{setting(f'graph.{name}', number)}; give a whole number above 0")
+    if radius_um is not None and not as_number(radius_um) > 0:
+        raise ConfigError(f"{setting('graph.radius_um', radius_um)}; give a distance in um above 0")
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy, image=mode == "radius")
     for section in given:
         connect(check_section(section), mode, n_rings, n_neighs, radius_um, seed, key_added)

@@ -182,7 +182,7 @@ class FeatureCache:
         blocks
             The block, or several.
         about
-            What :func:`cached` shows of the file: ``section`` and ``encoder``.
+            What :func:`cached` shows of the file: ``section``, ``encoder`` and ``patch_um``.
         """
         path = self.path(key)
         if path is None:

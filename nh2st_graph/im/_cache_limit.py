@@ -45,6 +45,8 @@ class CachedFile:
         When it was last read or written, in seconds since 1970.
     section, encoder
         What it is of; the name of its first feature in place of the encoder in files of earlier versions.
+    patch_um
+        Side of a patch in um, as text; empty in files of earlier versions, and of several encoders.
     n_spots
         Number of spots.
     part
@@ -56,6 +58,7 @@ class CachedFile:
     used: float
     section: str
     encoder: str
+    patch_um: str
     n_spots: int
     part: bool
 
@@ -106,10 +109,10 @@ def _described(path: Path, stat: os.stat_result) -> CachedFile:
             about, shape = file.metadata() or {}, file.get_slice("features").get_shape()
         names = json.loads(about.get("names", "[]"))
         encoder = about.get("encoder") or ("several" if "section" in about else (names or ["unknown"])[0])
-        section, n_spots = about.get("section", "unknown"), shape[0]
+        section, n_spots, patch_um = about.get("section", "unknown"), shape[0], about.get("patch_um", "")
     except (OSError, SafetensorError, KeyError, ValueError):
-        section, encoder, n_spots = "damaged", "damaged", 0
-    return CachedFile(path, stat.st_size, stat.st_mtime, section, encoder, n_spots, part)
+        section, encoder, n_spots, patch_um = "damaged", "damaged", 0, ""
+    return CachedFile(path, stat.st_size, stat.st_mtime, section, encoder, patch_um, n_spots, part)
 
 
 def shrink_cache(folder: Path, limit: float, *, keep: Path | None = None) -> list[Path]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph._files import is_count
 from nh2st_graph._progress import bars
 from nh2st_graph.im._blocks import Block, BlockLike, PatchSize, coarse_slide, make_blocks, off_scale
 from nh2st_graph.im._cache import MAPPED_BYTES, FeatureBlock, FeatureCache, cache_folder, cache_key, listed_spots
@@ -155,7 +156,7 @@ def features(
         If the image is missing, cut off, or does not cover the spots; or if the spots lie off the tissue, and would
         lie on it with other coordinates.
     """
-    if batch_size < 1:
+    if not is_count(batch_size):
         raise ConfigError(f"{setting('features.batch_size', batch_size)}; give a number of patches above 0")
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
     sources = [section if img is None else on_image(section, img, layer) for section in given]
@@ -314,7 +315,7 @@ def _found(
                 if features is None:
                     task = bar.add_task(what, total=adata.n_obs)
                     advance = partial(bar.advance, task)
-                    features = _compute(adata, cutter, block.encoder, batch_size, advance, store, key)
+                    features = _compute(adata, cutter, block, batch_size, advance, store, key)
         found.append(features)
     return keys, found
 
@@ -345,7 +346,7 @@ def feature_keys(
 def _compute(
     adata: AnnData,
     cutter: PatchCutter,
-    encoder: Encoder,
+    block: Block,
     batch_size: int,
     advance: Callable[[int], object],
     store: FeatureCache,
@@ -357,7 +358,7 @@ def _compute(
     order = np.argsort(adata.obs_names.to_numpy(dtype=str), kind="stable")
     names = [str(name) for name in adata.obs_names[order]]
     # A part is whole batches, so that an interruption does not change which spots share a batch.
-    step = batch_size * math.ceil(_PART_SPOTS / batch_size)
+    step, encoder = batch_size * math.ceil(_PART_SPOTS / batch_size), block.encoder
     starts = range(0, len(order), step)
     # A single part is the whole section and needs no cache of its own.
     parts = store if len(starts) > 1 else FeatureCache(None)
@@ -369,7 +370,7 @@ def _compute(
     }
     filter_ = resampling(encoder.interpolation)
     cut = (cutter.stack(batch, encoder.input_size, filter_) for batch in chain.from_iterable(batches.values()))
-    rows, about = [], {"section": section_name(adata), "encoder": encoder.name}
+    rows, about = [], {"section": section_name(adata), "encoder": encoder.name, "patch_um": f"{block.patch_um:g}"}
     # While one batch is encoded, a thread reads the next ones. No one else reads the slide meanwhile.
     with closing(read_ahead(cut, _AHEAD)) as patches:
         for start in starts:
@@ -388,12 +389,12 @@ def _compute(
             else:
                 advance(len(part.spots))
             rows.append(part.values)
-    block = FeatureBlock(names, encoder.feature_names, np.concatenate(rows))
-    store.write(key, block, **about)
+    whole = FeatureBlock(names, encoder.feature_names, np.concatenate(rows))
+    store.write(key, whole, **about)
     for start in starts:
         parts.remove(_part_key(key, start, step))
     # Large features stay in their file from here on.
-    return (store.read(key) if block.values.nbytes >= MAPPED_BYTES else None) or block
+    return (store.read(key) if whole.values.nbytes >= MAPPED_BYTES else None) or whole
 
 
 def _part_key(key: str, start: int, step: int) -> str:

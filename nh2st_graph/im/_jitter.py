@@ -11,6 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, nearest, setting
+from nh2st_graph._files import as_number
 from nh2st_graph.im._stain import (
     ColourMap,
     Pixels,
@@ -90,7 +91,7 @@ class StainJitter(StainChange):
     def __post_init__(self) -> None:
         if self.kind not in JITTERS:
             raise ConfigError(f"{setting('kind', self.kind)} is unknown; {nearest(self.kind, JITTERS)}")
-        if not 0 <= self.strength < 1:
+        if not 0 <= as_number(self.strength) < 1:
             raise ConfigError(f"{setting('strength', self.strength)}; give a number from 0 to below 1")
 
     def colour_map(self, colours: SlideColours) -> ColourMap:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph._files import is_count, positive
 from nh2st_graph.im._stain import Recolour, Reference, SlideColours, StainChange
 from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, check_section, full_image, open_image, section_name
@@ -150,7 +151,7 @@ def patch_side(adata: AnnData, patch_um: float, slide: Slide) -> float:
         If a patch of this size is smaller than a pixel or larger than the image.
     """
     scale = microns_per_pixel(adata)
-    if not (math.isfinite(patch_um) and patch_um > 0):
+    if positive(patch_um) is None:
         raise ConfigError(f"{setting('features.patch_um', patch_um)}; give a size in um above 0")
     side = patch_um / scale
     where = (
@@ -231,8 +232,8 @@ def patches(
     section = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     with open_image(check_section(section)) as slide:
         patch_side(section, patch_um, slide)
-    if size_px < 1:
-        raise ConfigError(f"{setting('size_px', size_px)}; give a size in pixels above 0")
+    if not is_count(size_px):
+        raise ConfigError(f"{setting('size_px', size_px)}; give a whole number of pixels above 0")
     filter_ = resampling(interpolation)
     rows = [int(i) for i in (range(section.n_obs) if indices is None else indices)]
 

@@ -14,6 +14,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph._files import as_number
 from nh2st_graph.im._features import on_image
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling
 from nh2st_graph.im._stain import coarse_tissue
@@ -48,7 +49,7 @@ class QualityLimits:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             most = 1.0 if name in {"min_tissue", "max_folds"} else math.inf
-            if not 0 <= value <= most:
+            if not 0 <= as_number(value) <= most:
                 raise ConfigError(f"{setting(name, value)}; give a number from 0{' to 1' if most == 1 else ''}")
 
 

@@ -14,8 +14,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, nearest, setting
+from nh2st_graph._files import positive
 from nh2st_graph.section import Key, changed_entry, check_section, library_entry, unknown_patient
-from nh2st_graph.slide import check_share, chosen_scale, find_tissue, image_name, open_slide, scale_advice
+from nh2st_graph.slide import check_share, chosen_scale, find_tissue, image_name, open_slide, report_size, scale_advice
 
 __all__ = ["Lattice", "Layout", "virtual_spots"]
 
@@ -53,7 +54,7 @@ class Lattice:
     def __post_init__(self) -> None:
         for name in ("pitch_um", "spot_um"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
+            if positive(value) is None:
                 raise ConfigError(f"{setting(name, value)}; give a length in um above 0")
         if self.layout not in get_args(Layout):
             raise ConfigError(f"{setting('layout', self.layout)}; {nearest(str(self.layout), get_args(Layout))}")
@@ -132,6 +133,7 @@ def virtual_spots(
     with open_slide(path) as opened:
         scale = chosen_scale(f"slide {path}", opened.microns_per_pixel, microns_per_pixel, scale_advice(opened))
         width, height = opened.sizes[0]
+        report_size(f"slide {path}", opened.sizes[0], scale)
         if pitch_um < scale:
             raise ConfigError(f"slide {path}: {setting('pitch_um', pitch_um)} is less than a pixel ({scale:.4g} um)")
         array, centres_um = lattice.places(width * scale, height * scale)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, setting
+from nh2st_graph._files import is_count
 from nh2st_graph.metrics._scores import pearson
 
 __all__ = ["mean_ceiling", "mean_where", "noise_ceiling", "noise_ceiling_interval", "share_of_ceiling"]
@@ -105,6 +106,8 @@ def noise_ceiling_interval(
     DataError
         As :func:`noise_ceiling` does.
     """
+    if not is_count(n_boot):
+        raise DataError(f"{setting('n_boot', n_boot)}; give at least 1")
     drawn, total, totals, names, n = None, np.zeros(()), np.zeros(()), None, 0
     for first, second, genes in _normalized_halves(counts, normalize, n_repeats, seed):
         if drawn is None:
@@ -134,7 +137,7 @@ def _normalized_halves(
     counts: Any, normalize: Callable[[Any], Any], n_repeats: int, seed: int
 ) -> Iterator[tuple[NDArray, NDArray, pd.Index | None]]:
     """Split counts again and again; yield both halves as targets, ``(n_spots, n_panel)``, and the genes' names."""
-    if n_repeats < 1:
+    if not is_count(n_repeats):
         raise DataError(f"{setting('n_repeats', n_repeats)}; give at least 1")
     rng = np.random.default_rng(seed)
     for _ in range(n_repeats):

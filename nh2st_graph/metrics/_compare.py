@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, setting
+from nh2st_graph._files import is_count
 from nh2st_graph.metrics._scores import Summary
 
 __all__ = ["PairedDifference", "aggregate", "paired_bootstrap"]
@@ -61,12 +62,14 @@ def paired_bootstrap(
     Raises
     ------
     DataError
-        If sections or genes do not agree, or no pair is left.
+        If sections or genes do not agree, no pair is left, or there is no draw.
 
     References
     ----------
     Owen 2007, Ann Appl Stat 1:386, "The pigeonhole bootstrap".
     """
+    if not is_count(n_boot):
+        raise DataError(f"{setting('n_boot', n_boot)}; give at least 1")
     for what, left, right in (("sections", a.index, b.index), ("genes", a.columns, b.columns)):
         if not left.is_unique or not right.is_unique or len(left.symmetric_difference(right)):
             raise DataError(f"a and b must have the same {what}, each once; give those that both methods scored")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from nh2st_graph.confidence import unfamiliar_spots
 from nh2st_graph.pl._calibration import calibration
 from nh2st_graph.pl._compare import gene_scatter, learning_curves
 from nh2st_graph.pl._explain import attention, neighbour_gain, neighbour_share
 from nh2st_graph.pl._forest import forest
-from nh2st_graph.pl._maps import familiarity, gene_maps, section, spot_values, unfamiliar_spots
+from nh2st_graph.pl._gene_maps import gene_maps
+from nh2st_graph.pl._maps import familiarity, section, spot_values
 from nh2st_graph.pl._page import as_data_uri, write_page
 from nh2st_graph.pl._predictability import predictability
 from nh2st_graph.pl._save import save

@@ -15,7 +15,8 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, nearest
+from nh2st_graph._errors import DataError, nearest, setting
+from nh2st_graph._files import is_count
 from nh2st_graph.pl._maps import _aspect, _draw, _drawable
 from nh2st_graph.pl._style import (
     BLUE,
@@ -184,7 +185,7 @@ def neighbour_gain(
     Raises
     ------
     DataError
-        If the section was not explained, or its genes were not measured.
+        If the section was not explained, its genes were not measured, or ``n`` is no number of genes.
     """
     adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     key = Key.under(Key.uns.explain, explain_key)
@@ -196,6 +197,8 @@ def neighbour_gain(
             f"section {section_name(adata)!r}: no gain without measured genes; see the column 'change' of "
             f"uns['{key}']['{Key.explain.gene_gain}'] for the effect of the branch on each prediction"
         )
+    if not is_count(n, least=0):
+        raise DataError(f"{setting('n', n)}; give a number of genes")
     n = max(1, n)
     ranked = table.sort_index().sort_values("gain", ascending=False, kind="stable")
     all_shown = len(ranked) <= 2 * n

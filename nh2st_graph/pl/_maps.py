@@ -1,42 +1,31 @@
-"""Maps of a section: spots on the H&E image, and observed and predicted genes side by side."""
+"""Maps of a section: its spots, or numbers of them, on the H&E image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import sparse
 from skimage.transform import downscale_local_mean
 
-from nh2st_graph._errors import DataError, nearest, setting
-from nh2st_graph.metrics import pearson
-from nh2st_graph.pl._style import EXPRESSION, HALO, ORANGE, SEQUENTIAL, colour_bar, finish_map, given_or_new
+from nh2st_graph._errors import DataError, nearest
+from nh2st_graph.confidence import UNFAMILIAR, unfamiliar_spots
+from nh2st_graph.pl._style import ORANGE, SEQUENTIAL, colour_bar, finish_map, given_or_new
 from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, changed_entry, library, section_name
 
-__all__ = ["UNFAMILIAR", "familiarity", "gene_maps", "section", "spot_values", "unfamiliar_spots"]
+__all__ = ["familiarity", "section", "spot_values"]
 
-#: A spot is unlike training if its familiarity is below this: as small a share of held-out training spots is.
-UNFAMILIAR = 0.01
-
-#: Size of one map, and of the colour bar, row name and title around it.
-_PANEL_INCHES, _BAR_INCHES, _LABEL_INCHES, _TITLE_INCHES = 3.0, 1.05, 0.5, 0.4
-#: A second line of a title.
-_LINE_INCHES = 0.2
+#: Width of a colour bar with its label.
+_BAR_INCHES = 1.05
 #: Margin around the spots as a share of their extent, and the wide margin of :func:`section`.
 _MARGIN, _WIDE_MARGIN = 0.06, 0.25
 #: Percentiles at the ends of a colour range, so that one outlier does not flatten a map.
 _ROBUST = (2.0, 98.0)
-_GENE_COLUMN = "pcc"
 #: Over spots whose value means little: most of their colour goes, and hatching shows where they are many.
 _FADED = {"facecolor": (1.0, 1.0, 1.0, 0.6), "edgecolor": "0.25", "linewidth": 0.0}
 _SCALE_BAR = {"location": "lower left", "border_pad": 0.5, "box_alpha": 0.7, "font_properties": {"size": "small"}}
@@ -196,13 +185,6 @@ def _draw_column(
     return ax
 
 
-def unfamiliar_spots(adata: AnnData, below: float = UNFAMILIAR) -> NDArray[np.bool_]:
-    """Find the spots that are unlike training, ``(n_spots,)``; none where familiarity is not known."""
-    if Key.obs.familiarity not in adata.obs:
-        return np.zeros(adata.n_obs, dtype=bool)
-    return np.asarray(adata.obs[Key.obs.familiarity], dtype=np.float64) < below
-
-
 def _marked(title: str, mark: str, unlike: NDArray[np.bool_], below: float) -> str:
     """Say below a title how many spots are unlike training, if any, and how they are marked."""
     number, n_spots = int(unlike.sum()), len(unlike)
@@ -223,126 +205,6 @@ def _hatch(adata: AnnData, ax: Axes, spots: NDArray[np.bool_], **style: Any) -> 
     )
     circles.set_hatch("/" * 6)
     ax.add_collection(circles, autolim=False)
-
-
-@documented
-def gene_maps(
-    prediction: SpatialObject,
-    genes: Sequence[str] | None = None,
-    *,
-    n: int = 1,
-    library_key: str | None = None,
-    library_id: str | None = None,
-    table_key: str | None = None,
-    unfamiliar: float = UNFAMILIAR,
-) -> Figure:
-    """Draw observed and predicted expression side by side over the H&E image, one gene per row.
-
-    Each map has its own colour bar, whose range is from the 2nd to the 98th percentile of its spots. Predictions are
-    shrunken towards the mean and would look empty on a common range: compare patterns in the maps, and sizes by the
-    colour bars. CP10k are counts per ten thousand counts of a spot, of all genes or of the panel.
-
-    The title of a predicted map says the gene's r in held-out training tissue, and if the gene is not reliable
-    (``var["held_out_pcc"]`` and ``var["reliable"]``, as :func:`nh2st_graph.tl.predict` writes them). Predicted spots
-    that are unlike training (``obs["familiarity"]``) are faded and hatched. A gene that is not predicted (NaN) has no
-    spots.
-
-    Parameters
-    ----------
-    prediction
-        A predicted section: ``X`` is predicted and ``layers["observed"]`` measured log expression. Without the layer
-        there is no column of observed maps, and ``genes`` must be given. r is taken from ``var["pcc"]``, or computed.
-    genes
-        Genes to draw; by default the ``n`` best, the ``n`` in the middle and the ``n`` worst by r.
-    n
-        Number of genes of each kind.
-    %(library_key)s
-    %(library_id)s
-    %(table_key)s
-    unfamiliar
-        Familiarity below which a spot is unlike training; 0 marks none.
-
-    Returns
-    -------
-    The figure, with the columns H&E, observed and predicted. Spots have the diameter of the assay.
-
-    Raises
-    ------
-    DataError
-        If a gene is not in the prediction, or no genes are given and there is no measurement.
-    """
-    prediction = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key)
-    measured = Key.layers.observed in prediction.layers
-    pcc = _pcc(prediction) if measured else None
-    rows = _named(prediction, genes) if genes is not None else _best_median_worst(prediction, pcc, n)
-    columns: list[tuple[str, str | None]] = [("predicted", None)]
-    if measured:
-        columns.insert(0, ("observed", Key.layers.observed))
-
-    held_out = Key.var.held_out_r in prediction.var
-    title_inches = _TITLE_INCHES + (_LINE_INCHES if held_out else 0.0)
-    width = _LABEL_INCHES + _PANEL_INCHES + (_PANEL_INCHES + _BAR_INCHES) * len(columns)
-    height = _TITLE_INCHES + (_PANEL_INCHES * _aspect(prediction) + title_inches) * len(rows)
-    prediction = _with_small_image(prediction)
-    unlike = unfamiliar_spots(prediction, unfamiliar)
-    shape = (len(rows), 1 + len(columns))
-    figure, grid = plt.subplots(*shape, figsize=(width, height), squeeze=False, layout="compressed")
-    for axes, (gene, kind) in zip(grid, rows, strict=True):
-        _draw(prediction, axes[0], alpha=1.0, spots=False)
-        _name_row(axes[0], f"{kind}\n{gene}" if kind else gene)
-        for ax, (name, layer) in zip(axes[1:], columns, strict=True):
-            there = _draw_gene(prediction, ax, gene, layer)
-            if layer is None and there:
-                _hatch(prediction, ax, unlike, **_FADED)
-                name += "" if pcc is None else f", r = {pcc[gene]:.2f}"
-                name += f"\n{_held_out(prediction.var.loc[gene])}" if held_out else ""
-            ax.set_title(name)
-        axes[0].set_title("H&E")
-    title = f"section {section_name(prediction)}: each map with its own colour range"
-    figure.suptitle(_marked(title, "hatched", unlike, unfamiliar))
-    return figure
-
-
-def _held_out(gene: pd.Series) -> str:
-    """Say what held-out training tissue says of a gene."""
-    reliable = bool(gene.get(Key.var.reliable, True))
-    return f"held-out r = {gene[Key.var.held_out_r]:.2f}{'' if reliable else ', not reliable'}"
-
-
-def _name_row(ax: Axes, name: str) -> None:
-    ax.annotate(
-        name,
-        (0, 0.5),
-        (-6, 0),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        rotation=90,
-        ha="right",
-        va="center",
-        multialignment="center",
-        fontsize="large",
-    )
-
-
-def _draw_gene(prediction: AnnData, ax: Axes, gene: str, layer: str | None) -> bool:
-    """Draw a gene; where it has no values, say so, and give False."""
-    values = np.asarray(prediction.obs_vector(gene, layer=layer), dtype=np.float64)
-    if np.isnan(values).all():
-        _draw(prediction, ax, alpha=0.5, img_cmap="gray", spots=False)
-        said = "not predicted:\nbarely measured in training" if layer is None else "not measured"
-        ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", path_effects=HALO)
-        return False
-    low, high = _colour_range(values)
-    norm = Normalize(low, high)
-    _draw(prediction, ax, color=gene, layer=layer, alpha=0.5, img_cmap="gray", cmap=SEQUENTIAL, norm=norm)
-    outside = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
-    extend = outside[bool(np.nanmin(values) < low), bool(np.nanmax(values) > high)]
-    about = prediction.uns.get(Key.uns.prediction, {})
-    label = EXPRESSION.get(about.get("normalize"), "log-expression")
-    label = label.replace("log(", f"log{about['log_base']}(") if about.get("log_base", "e") != "e" else label
-    bar = colour_bar(ax, ax.collections[-1], label, extend=extend)
-    bar.ax.yaxis.label.set_fontsize("small")
-    return True
 
 
 def _colour_range(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -446,41 +308,3 @@ def _aspect(adata: AnnData, margin: float = _MARGIN) -> float:
     low, high = _frame(adata, margin)
     width, height = high - low
     return float(np.clip(height / width, 0.4, 2.5))
-
-
-def _pcc(prediction: AnnData) -> pd.Series:
-    if _GENE_COLUMN in prediction.var:
-        return prediction.var[_GENE_COLUMN]
-    r = pearson(_dense(prediction.X), _dense(prediction.layers[Key.layers.observed]))
-    return pd.Series(r, prediction.var_names)
-
-
-def _dense(values: Any) -> NDArray:
-    return values.toarray() if sparse.issparse(values) else np.asarray(values)
-
-
-def _named(prediction: AnnData, genes: Sequence[str]) -> list[tuple[str, str]]:
-    if not len(genes):
-        raise DataError(f"section {section_name(prediction)!r}: genes is empty; name genes to draw")
-    for gene in genes:
-        if gene not in prediction.var_names:
-            hint = nearest(gene, prediction.var_names)
-            raise DataError(f"section {section_name(prediction)!r}: gene {gene!r} is not in the prediction; {hint}")
-    return [(gene, "") for gene in genes]
-
-
-def _best_median_worst(prediction: AnnData, pcc: pd.Series | None, n: int) -> list[tuple[str, str]]:
-    if pcc is None:
-        raise DataError(
-            f"section {section_name(prediction)!r}: no layers['{Key.layers.observed}'] to rank genes by; "
-            f"give {setting('genes')}"
-        )
-    given = ~np.isnan(_dense(prediction.X)).all(axis=0)
-    ranked = pcc[given].dropna().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
-    if not ranked:  # none has an r, as where nothing was counted
-        return [(gene, "") for gene in sorted(prediction.var_names)[:n]]
-    n = max(1, min(n, len(ranked) // 3))
-    middle = (len(ranked) - n) // 2
-    kinds = {"median": ranked[middle : middle + n], "worst": ranked[-n:], "best": ranked[:n]}
-    kind_of = {gene: kind for kind, names in kinds.items() for gene in names}  # each gene once, even if genes are few
-    return [(gene, kind_of[gene]) for gene in ranked if gene in kind_of]

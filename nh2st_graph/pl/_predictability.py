@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -21,8 +22,10 @@ _PALE = "0.75"
 _NEEDED = ("readable", "pcc", "pcc_partial", "low", "high", "ceiling")
 #: Genes that are named where there are more than a figure holds the names of.
 _NAMED, _MOST_NAMES = 12, 60
-#: Size of a name on the axes of r and ceiling.
-_WIDTH, _HEIGHT = 0.15, 0.035
+#: Distance of names on the axis of r, the lowest of them, and their distance from the points and the diagonal.
+_HEIGHT, _LOWEST, _FREE = 0.045, 0.3, 0.04
+#: Characters of a line below an axis.
+_LINE = 84
 
 
 def predictability(genes: pd.DataFrame) -> Figure:
@@ -76,8 +79,8 @@ def _ranked(ax: Axes, genes: pd.DataFrame, readable: NDArray[np.bool_]) -> None:
         best = ", ".join(str(gene) for gene in genes.index[readable][:_NAMED])
         if best:
             more = int(readable.sum()) - _NAMED
-            text = f"best: {best}" + (f" and {more} more" if more > 0 else "")
-            ax.text(0.99, 0.02, text, transform=ax.transAxes, ha="right", va="bottom", fontsize="small", wrap=True)
+            text = textwrap.fill(f"best: {best}" + (f" and {more} more" if more > 0 else ""), _LINE)
+            ax.text(0, -0.14, text, transform=ax.transAxes, va="top", fontsize="small")
     ax.set_ylabel(f"held-out {PEARSON}, given depth")
     ax.margins(x=0.01)
     finish(ax, grid="y")
@@ -97,18 +100,37 @@ def _beside_ceiling(ax: Axes, genes: pd.DataFrame, readable: NDArray[np.bool_]) 
         ax.scatter(ceiling[of], r[of], 12, color=colour, zorder=2)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, zorder=1)
     ax.axhline(0, color="black", linewidth=0.8)
-    for place in _apart(ceiling, r, readable):
-        text = str(genes.index[place])
-        ax.annotate(text, (ceiling[place], r[place]), (3, 3), textcoords="offset points", fontsize="x-small")
+    for place, at in _free(ceiling, r, readable).items():
+        line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+        ax.annotate(
+            str(genes.index[place]),
+            (ceiling[place], r[place]),
+            at,
+            ha="right",
+            va="center",
+            fontsize="x-small",
+            arrowprops=line,
+        )
     ax.set(xlabel="noise ceiling of r", ylabel=f"held-out {PEARSON}", xlim=(-0.02, 1.02))
     finish(ax, grid="both")
 
 
-def _apart(x: NDArray[np.float64], y: NDArray[np.float64], readable: NDArray[np.bool_]) -> list[int]:
-    """Choose the genes with the highest r whose names do not run into each other."""
-    chosen: list[int] = []
-    for place in np.argsort(-y, kind="stable"):
-        near = any(abs(x[place] - x[each]) < _WIDTH and abs(y[place] - y[each]) < _HEIGHT for each in chosen)
-        if readable[place] and not near and len(chosen) < _NAMED:
-            chosen.append(int(place))
-    return chosen
+def _free(
+    x: NDArray[np.float64], y: NDArray[np.float64], readable: NDArray[np.bool_]
+) -> dict[int, tuple[float, float]]:
+    """Find where the names of the readable genes with the highest r end: left of the diagonal and of all points there.
+
+    An r is seldom above its ceiling, so that it is free there.
+    """
+    best = [int(place) for place in np.argsort(-y, kind="stable") if readable[place] and np.isfinite(x[place])][:_NAMED]
+    heights, lowest = {}, _LOWEST
+    for place in reversed(best):  # first up, where names would run into each other, and then down below the end
+        heights[place] = max(float(y[place]), lowest)
+        lowest = heights[place] + _HEIGHT
+    found, highest = {}, 1.0
+    for place in best:
+        height = min(heights[place], highest)
+        highest = height - _HEIGHT
+        near = (np.abs(y - height) < _HEIGHT) & np.isfinite(x)
+        found[place] = (float(min([height, *x[near]])) - _FREE, height)
+    return found

@@ -120,7 +120,9 @@ def score_bars(
         for bar, method in zip(bars, table.index, strict=True):
             if method in references:
                 bar.set(facecolor="none", edgecolor=COLOURS[i], hatch=_HATCH)
-    finish_rows(ax, rows, table.index.tolist(), "method or reference" if {*references} & {*table.index} else "method")
+    finish_rows(
+        ax, rows, table.index.tolist(), "model, baseline or reference" if {*references} & {*table.index} else "method"
+    )
     ax.axvline(0, color="black", linewidth=0.8)
     ax.margins(x=0.12)
     ax.set_ylim(len(table) - 0.5, -0.5)

@@ -13,6 +13,8 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
+from nh2st_graph.section import CLASS_COLOURS
+
 __all__ = [
     "BLUE",
     "COLOURS",
@@ -31,8 +33,7 @@ __all__ = [
     "legend_above",
 ]
 
-#: Colours of Okabe and Ito, which people with any colour vision can tell apart.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+COLOURS = (*CLASS_COLOURS, "#000000")
 BLUE, ORANGE = COLOURS[:2]
 #: Colour of references, and of remarks beside a column.
 GREY = "0.4"

@@ -26,6 +26,8 @@ _PANELS = (
     ),
 )
 _CHANCE = "_chance"
+#: Least height of an axis, in its unit: a smaller difference of r is noise, and must not fill the panel.
+_LEAST = {"val_pcc": 0.1}
 
 
 def fold_curves(log: pd.DataFrame) -> pd.DataFrame:
@@ -90,6 +92,7 @@ def training_curves(log: pd.DataFrame, *, selected: int | None = None) -> Figure
 
 
 def _draw_lines(ax: Axes, epochs: pd.DataFrame, lines: tuple[tuple[str, str, str], ...]) -> None:
+    bottom = None
     for i, (column, label, colour) in enumerate(lines):
         if column not in epochs:
             continue
@@ -100,4 +103,10 @@ def _draw_lines(ax: Axes, epochs: pd.DataFrame, lines: tuple[tuple[str, str, str
             chance = epochs[column + _CHANCE].dropna()
             dashes = (5 * i, (5, 5))  # the dashes of two equal chance levels alternate
             ax.plot(chance.index, chance, color=colour, linestyle=dashes, label=f"{label}, chance")
-            ax.set_ylim(bottom=0)
+            bottom = 0.0
+    low, high = ax.get_ylim()
+    least = max((_LEAST.get(column, 0.0) for column, _, _ in lines), default=0.0)
+    if high - low < least:
+        low, high = (low + high - least) / 2, (low + high + least) / 2
+    # Only now: a limit that is set keeps those of later lines from growing.
+    ax.set_ylim(low if bottom is None else bottom, high)

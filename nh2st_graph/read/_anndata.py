@@ -42,7 +42,7 @@ from nh2st_graph.section import (
     neighbour_distance,
     report_pitch,
 )
-from nh2st_graph.slide import ImageSource, image_in, open_slide, placed_image
+from nh2st_graph.slide import ImageSource, check_scale, image_in, open_slide, placed_image, report_size
 
 __all__ = ["anndata_section"]
 
@@ -129,6 +129,7 @@ def anndata_section(
             f"uns['{Key.uns.spatial}'][{name!r}]['{Key.library.metadata}']"
             f"['{Key.library.microns_per_pixel}']"
         )
+    check_scale(where, None, scale)
     diameter = stored.spot_diameter or _spot_diameter(adata)
     adata.obsm[Key.obsm.spatial] = placed.pixels(adata.obsm[Key.obsm.spatial])
     with open_slide(placed.path) as slide:
@@ -136,6 +137,7 @@ def anndata_section(
         adata.uns[Key.uns.spatial] = {name: changed_entry(entry, array_pitch_um=stored.array_pitch_um)}
         check_pitch(adata, slide.sizes[0], stored.scalefactors)
         check_section(adata, need=("image",), slide=slide)
+        report_size(where, slide.sizes[0], float(scale) / placed.scale)
     report_pitch(adata)
     if dropped:
         report_dropped(adata, name, dropped)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, ImageError, nearest, setting
 from nh2st_graph.section import VISIUM_SCALEFACTOR_UM, neighbour_distance
+from nh2st_graph.slide import check_scale
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -254,6 +255,7 @@ def microns_per_pixel_of(
         If the image has no resolution, or is stretched.
     """
     if given is not None:
+        check_scale(where, None, given)
         return float(given)
     if MICRONS not in systems(image):
         known = _spot_um(region, spots)

@@ -24,6 +24,17 @@ table_key
     key_added="""\
 key_added
     Name of the keys that are written, or their beginning; see Returns.""",
+    genes="""\
+genes
+    Genes to write: names, or ``"reliable"`` for those that are reliable for the slide. None writes all.""",
+    class_by="""\
+class_by
+    Columns of ``obs`` with the classes of spots: categories, words, or true and false. Numbers are refused; cut them
+    into classes first.""",
+    written_path="""\
+path
+    What to write. A missing folder above it is made. What is there of the same kind is replaced, and anything else is
+    refused.""",
     ax="""\
 ax
     Axes to draw in; a new figure by default.""",
@@ -37,8 +48,8 @@ copy
 def documented(function: F) -> F:
     """Put the shared parameters into a docstring, in place of ``%(library_key)s`` and the like, as a decorator.
 
-    Known are ``library_key``, ``library_id``, ``table_key``, ``key_added``, ``copy`` and ``ax``. The function itself is
-    returned, so that its signature stays what it is, for type checkers too.
+    Known are those of ``_PARAMETERS``. The function itself is returned, so that its signature stays what it is, for
+    type checkers too.
     """
     if function.__doc__ is not None:  # python -OO has none
         _PARAMETERS.dedent(function)

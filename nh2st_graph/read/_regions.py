@@ -1,21 +1,24 @@
-"""Read regions that were drawn on a slide: GeoJSON, as QuPath exports annotations."""
+"""Read regions that were drawn on a slide: GeoJSON, as QuPath exports annotations, or shapes of shapely."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, listed, reason
-from nh2st_graph._files import parse_json
+from nh2st_graph._files import parse_json, read_text
 
 if TYPE_CHECKING:
     from shapely import Geometry
+
+    Shapes: TypeAlias = Geometry | Iterable[Any]
 
 __all__ = ["Regions", "regions"]
 
@@ -34,15 +37,15 @@ class Regions:
 
     Attributes
     ----------
-    path
-        Their file.
+    source
+        Their file, or the kind of object that they were given as.
     names
         Class of each region; if it has none, its name; else ``"unnamed"``.
     shapes
         Polygons and multipolygons of shapely, which may have holes.
     """
 
-    path: Path
+    source: Path | str
     names: tuple[str, ...]
     shapes: tuple[Geometry, ...]
 
@@ -81,33 +84,44 @@ class Regions:
         return found
 
 
-def regions(path: str | Path, *, origin: tuple[float, float] = (0.0, 0.0)) -> Regions:
-    """Read regions from GeoJSON.
+def regions(given: str | Path | Shapes, *, origin: tuple[float, float] = (0.0, 0.0)) -> Regions:
+    """Read regions from GeoJSON, or take shapes.
 
     Parameters
     ----------
-    path
+    given
         A file of polygons and multipolygons, as QuPath exports its annotations: a feature collection, a list of
-        features, one feature or one geometry. Points and lines, and objects that QuPath detected (cells, tiles), are
-        left out.
+        features, one feature or one geometry. Or shapes in pixels of the full-resolution image, as squidpy and
+        SpatialData have them: a geometry of shapely, several, a GeoSeries or a GeoDataFrame, whose columns
+        ``classification`` and ``name`` name them. Points and lines, and objects that QuPath detected (cells, tiles),
+        are left out.
     origin
-        Pixel from which the file counts, x then y; see :func:`nh2st_graph.slide.scan_origin`.
+        Pixel from which a file counts, x then y; see :func:`nh2st_graph.slide.scan_origin`.
 
     Raises
     ------
     DataError
-        If the file is missing, is not GeoJSON, is empty, or has no polygon.
+        If the file is missing, is not GeoJSON, is empty, or has no polygon; or if what is given is neither.
     """
+    if isinstance(given, str | Path):
+        path = Path(given)
+        return _regions(_features(_parsed(path), path), path, origin)
+    return _regions(_shapes(given), type(given).__name__, (0.0, 0.0))
+
+
+def _regions(
+    features: Iterable[tuple[Mapping[str, Any], Any]], source: Path | str, origin: tuple[float, float]
+) -> Regions:
+    """Take the regions among features."""
     import shapely
     from shapely.affinity import translate
 
-    path = Path(path)
     names, shapes, others = [], [], set()
-    for properties, geometry in _features(_parsed(path), path):
+    for properties, geometry in features:
         if (kind := str(properties.get("objectType"))) in _DETECTED:
             others.add(kind)
             continue
-        shape = _shape(geometry, path)
+        shape = _shape(geometry, source)
         # Make lines that cross themselves valid, and take the areas of collections.
         parts = [part for part in shapely.get_parts(shapely.make_valid(shape)) if part.area > 0]
         if not parts:
@@ -117,20 +131,44 @@ def regions(path: str | Path, *, origin: tuple[float, float] = (0.0, 0.0)) -> Re
         shapes.append(translate(shapely.union_all(parts), *origin) if any(origin) else shapely.union_all(parts))
     if not shapes:
         there = f"only {listed(sorted(others))}" if others else "nothing"
-        raise DataError(f"regions {path} hold {there}, no polygon; draw a region as a polygon, and {_EXPORT}")
+        raise DataError(f"regions {source} hold {there}, no polygon; draw a region as a polygon, and {_EXPORT}")
     if others:
-        logger.info("regions %s: left out, since they are no region: %s", path, listed(sorted(others)))
-    return Regions(path, tuple(names), tuple(shapes))
+        logger.info("regions %s: left out, since they are no region: %s", source, listed(sorted(others)))
+    return Regions(source, tuple(names), tuple(shapes))
+
+
+def _shapes(given: Any) -> Iterator[tuple[Mapping[str, Any], Any]]:
+    """List shapes with what is said of them.
+
+    Raises
+    ------
+    DataError
+        If what is given holds no shapes.
+    """
+    import shapely
+
+    if isinstance(given, shapely.Geometry):
+        yield {}, given
+        return
+    if hasattr(given, "geometry") and hasattr(given, "drop"):  # of geopandas
+        table = given.drop(columns=given.geometry.name) if given.ndim == 2 else given.to_frame()[[]]
+        rows, there = table.to_dict("records") or [{}] * len(given), list(given.geometry)
+    else:
+        there = list(given) if isinstance(given, Iterable) else [given]
+        rows = [{}] * len(there)
+    for properties, geometry in zip(rows, there, strict=True):
+        if geometry is None:
+            continue
+        if not isinstance(geometry, shapely.Geometry):
+            raise DataError(
+                f"regions are given as {type(given).__name__} of {type(geometry).__name__}; give a file of GeoJSON, "
+                "polygons of shapely, or a GeoDataFrame"
+            )
+        yield {str(key): value for key, value in properties.items()}, geometry
 
 
 def _parsed(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"regions {path} do not exist; {_EXPORT}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        said = getattr(error, "strerror", None) or "not a text file"
-        raise DataError(f"regions {path} cannot be read: {said}; {_EXPORT}") from None
+    text = read_text(path, "regions", _EXPORT)
     if not text.strip():
         raise DataError(f"regions {path} are an empty file; {_EXPORT}")
     try:
@@ -158,23 +196,26 @@ def _features(value: Any, path: Path) -> Iterator[tuple[Mapping[str, Any], Any]]
         raise DataError(f"regions {path} are not GeoJSON: no feature and no geometry; {_EXPORT}")
 
 
-def _shape(geometry: Any, path: Path) -> Geometry:
+def _shape(geometry: Any, source: Path | str) -> Geometry:
     import shapely
     from shapely.geometry import shape
 
     try:
-        found = shapely.force_2d(shape(geometry))
+        found = shapely.force_2d(geometry if isinstance(geometry, shapely.Geometry) else shape(geometry))
         if np.isfinite(shapely.get_coordinates(found)).all():
             return found
         said = "coordinates that are not finite"
     except Exception as error:  # shapely raises nearly any class on what is no geometry
         said = reason(error)
-    raise DataError(f"regions {path} hold a geometry that is damaged ({said}); {_EXPORT}")
+    raise DataError(f"regions {source} hold a geometry that is damaged ({said}); {_EXPORT}")
 
 
 def _name(properties: Mapping[str, Any]) -> str:
     """Name a region by its class in QuPath (in an old or new form), or by its own name."""
     given = properties.get("classification")
+    if isinstance(given, str) and given.startswith("{"):  # as geopandas reads it
+        with suppress(ValueError):
+            given = parse_json(given)
     if isinstance(given, Mapping):
         parts = given.get("names")
         given = ": ".join(map(str, parts)) if isinstance(parts, list) and parts else given.get("name")

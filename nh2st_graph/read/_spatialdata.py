@@ -55,7 +55,7 @@ from nh2st_graph.section import (
     report_pitch,
     section_name,
 )
-from nh2st_graph.slide import image_exists, keep_pixels, open_full, open_slide
+from nh2st_graph.slide import image_exists, keep_pixels, open_full, open_slide, report_size
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -175,6 +175,7 @@ def spatialdata_section(
     with open_slide(pixels) as slide:
         adata.uns[Key.uns.spatial] = {name: library_entry(pixels, scale, diameter, slide.thumbnail())}
         check_section(adata, need=("image",), slide=slide)
+        report_size(where, slide.sizes[0], scale)
     report_dropped(adata, name, {"rows_without_shape": int((~known).sum()), **dropped})
     report_pitch(adata)
     return adata
@@ -212,7 +213,7 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
     sdata = to_spatialdata(adata, image=image)
     for table in sdata.tables.values():
         table.uns[Key.uns.format] = stamp(SECTION_FORMAT)
-    with written_aside(path) as aside:
+    with written_aside(path, folder=True) as aside:
         sdata.write(aside)
         if path.exists():
             shutil.rmtree(path)

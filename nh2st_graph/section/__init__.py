@@ -18,6 +18,7 @@ from nh2st_graph.section._array import (
     on_one_colour,
     spots_at,
 )
+from nh2st_graph.section._colours import CLASS_COLOURS
 from nh2st_graph.section._contract import (
     Need,
     check_features,
@@ -57,6 +58,7 @@ from nh2st_graph.section._library import (
     library,
     library_entry,
     library_id,
+    slide_origin,
 )
 from nh2st_graph.section._patients import patient_name, patient_of, patients_in, unknown_patient, unknown_patients
 from nh2st_graph.section._pitch import check_pitch, report_pitch
@@ -77,6 +79,7 @@ from nh2st_graph.section._targets import (
 __all__ = [
     "CHESSBOARD_NEIGHBOUR_UM",
     "CHESSBOARD_SPOT_UM",
+    "CLASS_COLOURS",
     "DIGITS",
     "SQUARE_PITCH_UM",
     "SQUARE_SPOT_UM",
@@ -142,6 +145,7 @@ __all__ = [
     "say_same_sections",
     "section_digest",
     "section_name",
+    "slide_origin",
     "species",
     "split_half_normalizer",
     "spot_digests",

@@ -19,7 +19,7 @@ from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import full_image, libraries
 from nh2st_graph.section._pitch import check_pitch
 from nh2st_graph.section._placement import likely_mistake
-from nh2st_graph.slide import Slide, open_slide
+from nh2st_graph.slide import Slide, check_size, open_slide
 
 __all__ = [
     "Need",
@@ -258,6 +258,7 @@ def _check_covered(adata: AnnData, slide: Slide) -> None:
             + "give the image that the coordinates were measured on"
         )
     check_pitch(adata, slide.sizes[0])
+    check_size(where, slide.sizes[0], full_image(adata).microns_per_pixel)
 
 
 def _check_graph(adata: AnnData, where: str) -> None:

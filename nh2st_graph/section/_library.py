@@ -16,6 +16,7 @@ from nh2st_graph._errors import DataError, ImageError, shortened
 from nh2st_graph._files import positive
 from nh2st_graph.section._access import as_name, distinct, section_name
 from nh2st_graph.section._keys import Key
+from nh2st_graph.slide import scan_origin
 
 __all__ = [
     "FullImage",
@@ -26,6 +27,7 @@ __all__ = [
     "library",
     "library_entry",
     "library_id",
+    "slide_origin",
 ]
 
 
@@ -166,6 +168,12 @@ def full_image(adata: AnnData) -> FullImage:
             f"{where}: metadata['{Key.library.microns_per_pixel}'] is {shortened(there)}; give um per pixel, above 0"
         )
     return FullImage(found.source, found.microns_per_pixel)
+
+
+def slide_origin(adata: AnnData) -> tuple[int, int]:
+    """Find the pixel of a section's slide from which QuPath counts; see :func:`nh2st_graph.slide.scan_origin`."""
+    source = library(adata).source if libraries(adata) else None
+    return (0, 0) if source is None else scan_origin(source)
 
 
 def library_entry(

@@ -1,7 +1,7 @@
 """Image files: levels, windows, resolution and tissue. This room knows no AnnData."""
 
 from nh2st_graph.slide._base import Box, Slide
-from nh2st_graph.slide._chosen import check_scale, chosen_scale
+from nh2st_graph.slide._chosen import check_scale, check_size, chosen_scale, report_size
 from nh2st_graph.slide._container import ImageSource, placed_image
 from nh2st_graph.slide._limits import check_windows
 from nh2st_graph.slide._memory import keep_pixels
@@ -35,6 +35,7 @@ __all__ = [
     "WsiSlide",
     "aperio_scale",
     "check_scale",
+    "check_size",
     "check_windows",
     "chosen_scale",
     "content_hash",
@@ -49,6 +50,7 @@ __all__ = [
     "open_tiff",
     "placed_image",
     "plausible_scale",
+    "report_size",
     "scale_advice",
     "scan_origin",
     "slide_size",

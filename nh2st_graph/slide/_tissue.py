@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph._files import as_number
 from nh2st_graph.slide._base import Slide
 from nh2st_graph.slide._wsi import WsiSlide
 
@@ -85,7 +86,7 @@ def check_share(min_tissue: float) -> None:
     ConfigError
         If it is not from 0 to 1.
     """
-    if not 0 <= min_tissue <= 1:
+    if not 0 <= as_number(min_tissue) <= 1:
         raise ConfigError(f"{setting('min_tissue', min_tissue)}; give a share from 0 to 1")
 
 

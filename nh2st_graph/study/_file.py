@@ -33,7 +33,7 @@ from nh2st_graph.study._plan import Study, Variant, check_only, check_runs
 __all__ = ["BenchmarkFile", "StudyFile", "read_benchmark", "read_study"]
 
 #: What every run of a benchmark leaves: no baselines beside each, since they are methods of their own, and no
-#: figures of each, which would take longer than the training.
+#: figures of each, which would take longer than the training. ``set`` may change it.
 _SCORED = {"evaluate": {"baselines": False, "downstream": True, "figures": False}}
 #: Keys that the study itself sets, and the key of the study file that gives them.
 _OF_ALL = {"seed": "seeds", "data.train": "folds", "data.test": "folds"}
@@ -191,7 +191,7 @@ def _read(
         )
     file = checked(schema, values, str(path))
     reference = file.base_name if isinstance(file, StudyFile) else None
-    base = completed(_base(file, path).change(_SCORED if reference is None else {}).override(overrides))
+    base = completed(_base(file, path, _SCORED if reference is None else {}).override(overrides))
     given = _changes(file, path, base)
     check_only(only, [*([reference] if reference is not None else []), *given], path.stem)
     _check_early(base, given, path, reference)
@@ -253,12 +253,13 @@ def _within(source: str) -> Iterator[None]:
         raise in_keys(f"{source}: {error.args[0]}") from None
 
 
-def _base(file: BenchmarkFile, path: Path) -> Config:
-    """Read the base from a file beside the study, or by a built-in name, and apply ``set``."""
+def _base(file: BenchmarkFile, path: Path, scored: Mapping[str, Any]) -> Config:
+    """Read the base from a file beside the study, or by a built-in name, and apply what is scored, then ``set``."""
     beside = path.parent / file.base
     with _within(f"{path}: base"):
         is_file = beside.is_file() or beside.suffix in {".yaml", ".yml"}
         base = read_config(beside) if is_file else builtin_config(file.base)
+    base = base.change(scored)
     source = f"{path}: set"
     return base.change(file.set, source) if isinstance(file.set, dict) else base.override(file.set, source)
 

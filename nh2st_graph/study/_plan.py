@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nh2st_graph._errors import ConfigError, nearest, setting
+from nh2st_graph._files import is_count
 from nh2st_graph.config import Config
 
 __all__ = [
@@ -173,7 +174,7 @@ def check_jobs(jobs: int | None) -> None:
     ConfigError
         If it is.
     """
-    if jobs is not None and jobs < 1:
+    if jobs is not None and not is_count(jobs):
         raise ConfigError(f"{setting('jobs', jobs)}; allowed: 1 or more")
 
 

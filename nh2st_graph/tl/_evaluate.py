@@ -46,7 +46,7 @@ from nh2st_graph.section import (
 )
 from nh2st_graph.tl._found import trust_scores
 from nh2st_graph.tl._order import data_first
-from nh2st_graph.tl._predict import finished, predict_prepared
+from nh2st_graph.tl._predict import finished, predict_prepared, with_genes
 from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest, use_threads
 from nh2st_graph.train._memory import give_back
 from nh2st_graph.train._record import record
@@ -69,9 +69,10 @@ class Evaluation:
     Attributes
     ----------
     metrics
-        Content of ``metrics.json``. A section also has ``coverage``, the share of its measured values within the
-        model's intervals; ``n_reliable``, the number of genes that are called reliable for it; and
-        ``reliable_positive``, the share of them with a positive r given depth.
+        Content of ``metrics.json``. Scores are of all genes of the panel; ``genes_not_predicted`` names those that were
+        detected in too few training spots, so that predictions leave them out (NaN). A section also has ``coverage``,
+        the share of its measured values within the model's intervals; ``n_reliable``, the number of genes that are
+        called reliable for it; and ``reliable_positive``, the share of them with a positive r given depth.
     per_gene
         One row for each section and gene: the model's scores, ``pcc`` and ``pcc_partial`` of each baseline and
         reference (``pcc_ridge``, ``pcc_partial_depth_oracle``, ...), and the noise ceiling with its 95 % interval
@@ -192,6 +193,7 @@ def evaluate_prepared(
         baselines = _score_baselines(model, graphs, tests)
         results = {each.name: _score_one(model, baselines.scores[each.name], each) for each in tests}
     metrics = _assemble({name: each.scores for name, each in results.items()})
+    metrics["genes_not_predicted"] = [] if model.confidence is None else model.confidence.not_predicted
     metrics["baselines_chosen"] = baselines.chosen
     metrics["protocol"] = _protocol(model, tests, train)
     metrics["record"] = record(model.config, metrics["protocol"]["sections"])
@@ -279,7 +281,7 @@ def _score_one(model: FittedModel, baselines: Mapping[str, Scores], prepared: Pr
     )
     summary["share_of_ceiling"] = share_of_ceiling(scores["model"].per_gene["pcc"], ceiling)
     prediction.var = prediction.var.join(per_gene)
-    prediction = finished(prediction, model, prepared)
+    prediction = with_genes(finished(prediction, model, prepared), model, None)
     summary["trust"] = trust_scores(model, prediction)
     return _Scored(summary, per_gene, prediction, seconds)
 

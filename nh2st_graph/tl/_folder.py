@@ -11,11 +11,10 @@ from typing import Any
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, ModelError, RunError, setting
 from nh2st_graph._files import check_place, is_left_over
-from nh2st_graph._settings import CONFIG_FILE
+from nh2st_graph._settings import CONFIG_FILE, RELIABLE
 from nh2st_graph.config import Config, TrainConfig, changes, load_config, read_yaml
 from nh2st_graph.models import check_method
 from nh2st_graph.tl._named import (
-    RELIABLE,
     check_cache,
     check_named,
     check_named_encoder,
@@ -396,13 +395,15 @@ def _check_section(file: Path, microns_per_pixel: float | None) -> str:
 
 def _check_slide(file: Path, microns_per_pixel: float | None) -> str:
     """Check the resolution of a slide, and give its name."""
-    from nh2st_graph.slide import check_scale, chosen_scale, image_name, open_slide, scale_advice
+    from nh2st_graph.slide import check_scale, check_size, chosen_scale, image_name, open_slide, scale_advice
 
     with open_slide(file) as slide:
-        if microns_per_pixel is None:
-            chosen_scale(f"slide {file}", slide.microns_per_pixel, None, scale_advice(slide))
+        where, scale = f"slide {file}", microns_per_pixel
+        if scale is None:
+            scale = chosen_scale(where, slide.microns_per_pixel, None, scale_advice(slide))
         else:
-            check_scale(f"slide {file}", slide.microns_per_pixel, microns_per_pixel)
+            check_scale(where, slide.microns_per_pixel, scale)
+        check_size(where, slide.sizes[0], scale)
     return image_name(file)
 
 
@@ -416,6 +417,8 @@ def check_one_file(out: Path, n_sections: int) -> None:
     """
     if out.is_file() and out.suffix != ".h5ad":
         raise RunError(f"{setting('out', str(out))} is a file; give a folder, or a file that ends in .h5ad")
+    if out.is_dir() and out.suffix == ".h5ad":
+        raise RunError(f"{setting('out', str(out))} is a folder; give a file, or a folder whose name does not end so")
     if out.suffix == ".h5ad" and n_sections != 1:
         raise RunError(f"{setting('out', str(out))} is one file for {n_sections} sections; give a folder")
 

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from nh2st_graph.confidence import Calibration, Evidence
+from nh2st_graph.confidence import OF_KNOWN, Calibration, Evidence, best_reliable
 from nh2st_graph.section import Key
 from nh2st_graph.train import FittedModel
 
 if TYPE_CHECKING:
     from nh2st_graph.tl._evaluate import Evaluation
 
-__all__ = ["best_reliable", "covered", "evidence_of", "findings", "of_known", "readable", "trust_scores"]
+__all__ = ["covered", "evidence_of", "findings", "of_known", "readable", "trust_scores"]
 
 #: Genes that a sentence names.
 _NAMED = 3
@@ -27,7 +26,7 @@ _MOST_SPOTS = 20_000
 
 def of_known(prediction: AnnData) -> bool:
     """Whether a prediction was judged by the evidence for slides of training patients."""
-    return str(prediction.uns[Key.uns.prediction].get(Key.prediction.evidence)) == "training patients"
+    return str(prediction.uns[Key.uns.prediction].get(Key.prediction.evidence)) == OF_KNOWN
 
 
 def evidence_of(model: FittedModel, prediction: AnnData) -> Evidence | None:
@@ -110,12 +109,6 @@ def trust_scores(model: FittedModel, prediction: AnnData) -> dict[str, float | i
         "reliable_positive": float((r > 0).mean()) if len(r) else None,
         "others_positive": float((others > 0).mean()) if len(others) else None,
     }
-
-
-def best_reliable(genes: pd.DataFrame, n: int) -> list[str]:
-    """Name the ``n`` reliable genes with the highest r given depth in held-out tissue."""
-    reliable = genes[genes[Key.var.reliable].astype(bool)]
-    return [str(gene) for gene in reliable[Key.var.held_out_partial].nlargest(n).index]
 
 
 def readable(model: FittedModel, *, known: bool) -> str:

@@ -12,7 +12,7 @@ from nh2st_graph._errors import ModelError
 from nh2st_graph.nn import MeasuredSpots
 from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import Key, content_digest
-from nh2st_graph.tl._believe import blank_barely_measured, of_training_patient
+from nh2st_graph.tl._believe import blank_barely_measured, of_training_patient, say_barely_measured
 from nh2st_graph.tl._measured import Entries, Measured, MeasuredValues, measured_entries, measured_values
 from nh2st_graph.tl._predict import as_prediction, varies
 from nh2st_graph.train import FittedModel, Imputation, PreparedSection, one_thread, predicted_expression, weights_digest
@@ -108,6 +108,7 @@ def _imputed(model: FittedModel, imputation: Imputation, prepared: PreparedSecti
         _correct(expression, model, imputation, prepared, found)
     predicted = as_prediction(model, prepared, expression)
     blank_barely_measured(predicted, model)
+    say_barely_measured(predicted, model)
     everywhere = np.zeros(predicted.shape, dtype=bool)
     everywhere[found.spots] = found.entries
     predicted.X[everywhere] = found.values[found.entries]

@@ -10,7 +10,6 @@ from nh2st_graph.config import Config, DataConfig
 from nh2st_graph.models import check_device
 
 __all__ = [
-    "RELIABLE",
     "check_cache",
     "check_devices",
     "check_named",
@@ -19,9 +18,6 @@ __all__ = [
     "checked_genes",
     "explicit",
 ]
-
-#: Word for the genes that are reliable.
-RELIABLE = "reliable"
 
 #: Formats of raw files, in which no section has image features.
 _WITHOUT_FEATURES = {"synthetic", "her2st", "hest", "skin", "stimage", "stnet", "triplex", "visium", "visium_hd"}

@@ -21,7 +21,13 @@ from nh2st_graph._errors import DataError, ModelError, RenamedWarning, setting
 from nh2st_graph.models import EMBEDDINGS, Estimator, Network
 from nh2st_graph.read import SpatialObject, annotate, documented, given_sections, is_spatialdata
 from nh2st_graph.section import Key, libraries, library_id, section_digest
-from nh2st_graph.tl._believe import believe, blank_barely_measured, chosen_genes, of_training_patient
+from nh2st_graph.tl._believe import (
+    believe,
+    blank_barely_measured,
+    chosen_genes,
+    of_training_patient,
+    say_barely_measured,
+)
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._wsidata import SlideTiles, is_wsidata
 from nh2st_graph.train import (
@@ -46,6 +52,7 @@ __all__ = [
     "predict_prepared",
     "prediction_origin",
     "varies",
+    "with_genes",
 ]
 
 logger = logging.getLogger("nh2st_graph")
@@ -144,8 +151,8 @@ def predict(
                 f"{setting('library_key', library_key)} is for several sections, and a slide is one; leave it out"
             )
         slide = SlideTiles.of(adata, model, table_key)
-        predicted = finished(predict_prepared(model, slide.prepared, intervals=intervals), model, slide.prepared, genes)
-        return slide.written(predicted, model, key_added)
+        predicted = finished(predict_prepared(model, slide.prepared, intervals=intervals), model, slide.prepared)
+        return slide.written(with_genes(predicted, model, genes), model, key_added)
     given = given_sections(adata, library_key=library_key, table_key=table_key)
     if key_added in _TAKEN and not is_spatialdata(adata):
         raise DataError(f"{setting('key_added', key_added)} is the key of something else in AnnData; give another")
@@ -154,7 +161,8 @@ def predict(
         prepared[name] = preparation.prepare(section)
     known = all(of_training_patient(model, each) for each in prepared.values())
     for name, each in prepared.items():
-        parts[name] = finished(predict_prepared(model, each, intervals=intervals, known=known), model, each, genes)
+        done = finished(predict_prepared(model, each, intervals=intervals, known=known), model, each)
+        parts[name] = with_genes(done, model, genes)
     predicted = given.joined(parts)
     predicted.var[Key.var.varies] = varies(predicted.X)
     if is_spatialdata(adata):
@@ -167,13 +175,18 @@ def predict(
     return predicted
 
 
-def finished(
-    predicted: AnnData, model: FittedModel, prepared: PreparedSection, genes: str | Sequence[str] | None = None
-) -> AnnData:
-    """Put the spots in the order in which the section was given, keep some genes, and make NaN what nobody can know."""
+def finished(predicted: AnnData, model: FittedModel, prepared: PreparedSection) -> AnnData:
+    """Put the spots in the order in which the section was given, and make NaN what nobody can know."""
     done = predicted[prepared.spots].copy()
     blank_barely_measured(done, model)
-    return done if genes is None else done[:, chosen_genes(done, model, genes)].copy()
+    return done
+
+
+def with_genes(done: AnnData, model: FittedModel, genes: str | Sequence[str] | None) -> AnnData:
+    """Keep some genes of a finished prediction, and say which of them are NaN."""
+    kept = done if genes is None else done[:, chosen_genes(done, model, genes)].copy()
+    say_barely_measured(kept, model)
+    return kept
 
 
 def predict_prepared(

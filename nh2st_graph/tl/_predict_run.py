@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +19,12 @@ from nh2st_graph._files import on_disk, one_at_a_time
 from nh2st_graph._progress import phase
 from nh2st_graph.section import Key, Need, changed_entry, check_section, library, section_name
 from nh2st_graph.slide import chosen_scale
-from nh2st_graph.tl._believe import chosen_genes
 from nh2st_graph.tl._encode import encode_all
 from nh2st_graph.tl._export import write_output
 from nh2st_graph.tl._folder import check_one_file, check_prediction
 from nh2st_graph.tl._found import of_known, readable
 from nh2st_graph.tl._outputs import Outputs, chosen_exports, refuse_existing
-from nh2st_graph.tl._predict import finished, predict_prepared, prediction_origin
+from nh2st_graph.tl._predict import finished, predict_prepared, prediction_origin, with_genes
 from nh2st_graph.tl._regions import annotated, check_regions, excluded, in_roi
 from nh2st_graph.tl._signatures import GeneSets, gene_sets_of, score_signatures
 from nh2st_graph.tl._slides import slide_section
@@ -63,6 +62,7 @@ def predict_run(
     gene_sets: GeneSets | None = None,
     roi: str | Path | None = None,
     exclude: str | Path | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> list[Path]:
     """Predict sections and slides from files with the model of a run.
 
@@ -115,6 +115,8 @@ def predict_run(
         was drawn. Several inputs need ``{section}`` in the path, which stands for the name of each.
     exclude
         The same of regions that are left out before anything is predicted, such as folds and ink.
+    tell
+        Called with each sentence on what was found, which is logged in any case.
 
     Returns
     -------
@@ -201,7 +203,10 @@ def predict_run(
                     write_slide_page(model, prediction, path, genes=genes, signatures=signatures)
                 else:
                     write_output(kind, prediction, path)
-    _say_findings(model, {name: prediction for name, (prediction, _) in predicted.items()})
+    for level, sentence in _findings(model, {name: prediction for name, (prediction, _) in predicted.items()}):
+        logger.log(level, "%s", sentence)
+        if tell is not None:
+            tell(sentence)
     return [path for paths_left in missing.values() for path in paths_left.values()]
 
 
@@ -233,7 +238,7 @@ def _predicted(
     signatures = None if gene_sets is None else score_signatures(done, gene_sets)
     if by_region:
         done = in_roi(done)
-    return (done if genes is None else done[:, chosen_genes(done, model, genes)].copy()), signatures
+    return with_genes(done, model, genes), signatures
 
 
 def _claimed(out: Path, section: str) -> AbstractContextManager[None]:
@@ -245,27 +250,30 @@ def _claimed(out: Path, section: str) -> AbstractContextManager[None]:
     )
 
 
-def _say_findings(model: FittedModel, predicted: Mapping[str, AnnData]) -> None:
-    """Say which genes can be read from the sections that were predicted, and of which sections that may not hold."""
+def _findings(model: FittedModel, predicted: Mapping[str, AnnData]) -> Iterator[tuple[int, str]]:
+    """Say which genes can be read from the sections that were predicted, and of which sections that may not hold.
+
+    Sentences come without a full stop, with their level in the log.
+    """
     for known in (True, False) if model.confidence is not None else ():
         names = [name for name, prediction in predicted.items() if of_known(prediction) == known]
         if not names:
             continue
         kept = predicted[names[0]].var
         if len(kept) == len(model.genes):
-            logger.info("%s: %s", listed(names), readable(model, known=known))
+            found = readable(model, known=known)
         else:
             doubtful = list(kept.index[~kept[Key.var.reliable].astype(bool)])
             said = f"; not reliable: {listed(doubtful)}" if doubtful else ""
-            logger.info("%s: %d of the %d genes kept are reliable%s", listed(names), *_counts(kept), said)
+            found = f"{int(kept[Key.var.reliable].sum())} of the {len(kept)} genes kept are reliable{said}"
+        yield logging.INFO, f"{listed(names)}: {found}"
     for name, prediction in predicted.items():
         about = prediction.uns[Key.uns.prediction].get(Key.prediction.familiarity, {})
         if bool(about.get("unlike", False)):
-            logger.warning("section %r is unlike the training sections, so that none of this may hold for it", name)
-
-
-def _counts(genes: pd.DataFrame) -> tuple[int, int]:
-    return int(genes[Key.var.reliable].sum()), len(genes)
+            yield (
+                logging.WARNING,
+                f"section {name!r} is unlike the training sections, so that none of this may hold for it",
+            )
 
 
 def _encode_input(folder: Path, path: Path, how: Mapping[str, Any], reading: _Reading) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,18 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, setting
 from nh2st_graph.read import Regions, regions
-from nh2st_graph.section import Key, libraries, library, section_name
-from nh2st_graph.slide import scan_origin, slide_size
+from nh2st_graph.section import Key, libraries, library, section_name, slide_origin
+from nh2st_graph.slide import slide_size
+
+if TYPE_CHECKING:
+    from nh2st_graph.read._regions import Shapes
+
+    Place: TypeAlias = str | Path | Shapes
 
 __all__ = ["annotated", "check_regions", "crop", "excluded", "in_roi"]
 
 logger = logging.getLogger("nh2st_graph")
 
-Place = str | Path
 _SECTION = "{section}"
 
 
@@ -41,7 +45,7 @@ def check_regions(n_inputs: int, **places: Place | None) -> None:
         If one cannot be used.
     """
     for name, place in places.items():
-        if place is None or _SECTION in str(place):
+        if place is None or (isinstance(place, str | Path) and _SECTION in str(place)):
             continue
         if n_inputs > 1:
             raise ConfigError(
@@ -63,8 +67,8 @@ def crop(adata: AnnData, *, roi: Place | None = None, exclude: Place | None = No
     adata
         One section, or a prediction.
     roi
-        GeoJSON of the regions to keep, as QuPath exports annotations, in full-resolution pixels; ``{section}`` in the
-        path stands for the name of the section.
+        The regions to keep, in full-resolution pixels: GeoJSON, as QuPath exports annotations (``{section}`` in the
+        path stands for the name of the section), or shapes; see :func:`nh2st_graph.read.regions`.
     exclude
         The same of the regions to leave out.
 
@@ -75,6 +79,8 @@ def crop(adata: AnnData, *, roi: Place | None = None, exclude: Place | None = No
 
     Raises
     ------
+    ConfigError
+        If there are no regions.
     DataError
         If a file cannot be used, or no spot is left.
 
@@ -85,6 +91,8 @@ def crop(adata: AnnData, *, roi: Place | None = None, exclude: Place | None = No
     >>> slide = ng.tl.slide_section("slide.tif", model, exclude="folds.geojson")
     >>> tumour = ng.tl.crop(ng.tl.predict(slide, model), roi="tumour.geojson")
     """
+    if roi is None and exclude is None:
+        raise ConfigError(f"no regions are given; give {setting('roi')}, {setting('exclude')}, or both")
     left = excluded(adata, exclude)
     return left.copy() if roi is None else in_roi(annotated(left, roi))
 
@@ -105,7 +113,7 @@ def excluded(adata: AnnData, exclude: Place | None) -> AnnData:
         logger.warning("%s", _all_outside(adata, drawn))
     if not outside.any():
         raise DataError(
-            f"section {section_name(adata)!r}: all {adata.n_obs} spots lie in the regions of {drawn.path} "
+            f"section {section_name(adata)!r}: all {adata.n_obs} spots lie in the regions of {drawn.source} "
             f"({setting('exclude')}), and none is left; draw smaller ones"
         )
     logger.info("section %r: %d of %d spots are excluded", section_name(adata), (~outside).sum(), adata.n_obs)
@@ -138,10 +146,9 @@ def in_roi(adata: AnnData) -> AnnData:
 def _numbered(adata: AnnData, place: Place, argument: Literal["roi", "exclude"]) -> tuple[Regions, NDArray[np.intp]]:
     """Read regions, and find the region of each spot."""
     name = section_name(adata)
-    source = library(adata).source if libraries(adata) else None
-    origin = (0, 0) if source is None else scan_origin(source)
     try:
-        drawn = regions(str(place).replace(_SECTION, name), origin=origin)
+        file = str(place).replace(_SECTION, name) if isinstance(place, str | Path) else place
+        drawn = regions(file, origin=slide_origin(adata))
     except DataError as error:
         raise DataError(f"section {name!r}, {setting(argument)}: {error.args[0]}") from None
     return drawn, drawn.at(np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)[:, :2])
@@ -151,7 +158,7 @@ def _all_outside(adata: AnnData, drawn: Regions) -> str:
     """Say where the regions are, and where the spots and the slide."""
     spots = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
     return (
-        f"section {section_name(adata)!r}: none of its {adata.n_obs} spots lies in the regions of {drawn.path} "
+        f"section {section_name(adata)!r}: none of its {adata.n_obs} spots lies in the regions of {drawn.source} "
         f"({_extent(drawn.bounds)}); {_size(adata)}its spots are at {_extent([*spots.min(axis=0), *spots.max(axis=0)])}"
         "; draw the regions on this slide, and export them in pixels of its full resolution"
     )

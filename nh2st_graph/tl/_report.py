@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from nh2st_graph import __version__, pl
-from nh2st_graph.confidence import Confidence, Evidence
+from nh2st_graph.confidence import FEW_SPOTS, OF_KNOWN, OF_NEW, Confidence, Evidence, best_reliable, unfamiliar_spots
 from nh2st_graph.metrics import LABELS, METHOD_LABELS, REFERENCES, RUN_SCORES
 from nh2st_graph.section import Key, target_in_words
 from nh2st_graph.tl._evaluate import Evaluation
-from nh2st_graph.tl._found import best_reliable, covered, evidence_of, findings, of_known
+from nh2st_graph.tl._found import covered, evidence_of, findings, of_known
 from nh2st_graph.tl._page_tables import Cell, Table, gene_table, number, ordered, slides_in_words
 from nh2st_graph.train import FittedModel
 
@@ -33,13 +33,16 @@ def evidence_table(confidence: Confidence) -> pd.DataFrame:
 
     Returns
     -------
-    A row for each gene, those with the highest r given depth first: ``detected_spots``, then the columns of
+    A row for each gene, those with the highest r given depth first: ``detected_spots``, ``predicted`` (false where
+    these are too few, so that predictions are NaN), then the columns of
     :func:`nh2st_graph.confidence.gene_table` under ``training_patients_`` (where there is such evidence) and
     ``new_patients_``.
     """
     kinds = {"training_patients_": confidence.known, "new_patients_": confidence.new}
     parts = [evidence.genes.add_prefix(prefix) for prefix, evidence in kinds.items() if evidence is not None]
-    table = pd.concat([pd.Series(confidence.detected, parts[0].index, name="detected_spots"), *parts], axis=1)
+    table = pd.concat(parts, axis=1)
+    table.insert(0, "detected_spots", confidence.detected)
+    table.insert(1, "predicted", ~confidence.barely_measured)
     first = (confidence.known or confidence.new).genes
     return table.loc[ordered(first)]
 
@@ -140,7 +143,7 @@ def _sections(evaluation: Evaluation) -> Table:
         prediction = evaluation.predictions[name]
         cells = [
             str(prediction.n_obs),
-            "training patients" if of_known(prediction) else "new patients",
+            OF_KNOWN if of_known(prediction) else OF_NEW,
             number(scores["pcc_mean"]),
             number(scores["pcc_partial"]),
             number(scores.get("coverage"), "{:.1%}"),
@@ -148,7 +151,7 @@ def _sections(evaluation: Evaluation) -> Table:
             number(scores.get("n_reliable"), "{:.0f}"),
             number(scores.get("reliable_positive"), "{:.0%}"),
         ]
-        cells += [f"{pl.unfamiliar_spots(prediction).mean():.1%}"] if known else []
+        cells += [f"{unfamiliar_spots(prediction).mean():.1%}"] if known else []
         rows.append((str(name), "", [Cell(cell) for cell in cells]))
     return Table(columns, rows)
 
@@ -182,7 +185,7 @@ def _familiarity(evaluation: Evaluation | None) -> list[dict[str, str]]:
     for name, prediction in list(evaluation.predictions.items())[:_MOST_MAPS] if evaluation is not None else ():
         if Key.obs.familiarity in prediction.obs:
             image = pl.as_data_uri(pl.familiarity(prediction).figure, photo=True)
-            share = float(pl.unfamiliar_spots(prediction).mean())
+            share = float(unfamiliar_spots(prediction).mean())
             alt = f"Section {name}: familiarity of each spot on the tissue; {share:.1%} of them are unlike training"
             shown.append({"name": str(name), "image": image, "alt": alt})
     return shown
@@ -222,11 +225,12 @@ def _warnings(model: FittedModel, evaluation: Evaluation | None) -> list[str]:
     found = []
     if not confidence.n_patients:
         found.append("No section names its patient: sections of one patient may count as independent ones.")
-    barely = [gene for gene, few in zip(model.genes, confidence.barely_measured, strict=True) if few]
+    barely = confidence.not_predicted
     if barely:
         found.append(
-            f"{len(barely)} of {len(model.genes)} genes were detected in too few training spots and are not predicted: "
-            f"{_listed(barely[:8])}{' and others' if len(barely) > 8 else ''}."
+            f"{len(barely)} of {len(model.genes)} genes were detected in fewer than {FEW_SPOTS} training spots and are "
+            f"not predicted (NaN): {_listed(barely[:8])}{' and others' if len(barely) > 8 else ''}. Scores count them, "
+            "as if they were predicted."
         )
     if evaluation is not None:
         found += _warnings_on_tests(model, evaluation)
@@ -254,7 +258,7 @@ def _warnings_on_tests(model: FittedModel, evaluation: Evaluation) -> list[str]:
                 f"{name} is unlike the training sections: {verdict['reasons']}. Its predictions may be worse than "
                 "held-out scores say."
             )
-        unlike = float(pl.unfamiliar_spots(prediction).mean())
+        unlike = float(unfamiliar_spots(prediction).mean())
         if unlike > _MANY_UNLIKE:
             found.append(f"{unlike:.0%} of the spots of {name} are unlike training.")
     return found

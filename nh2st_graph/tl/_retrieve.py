@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ConfigError, DataError, ModelError, setting
+from nh2st_graph._files import is_count
 from nh2st_graph.models import Network
 from nh2st_graph.nn import nearest, partner_rank
 from nh2st_graph.read import Sections, documented, sections_by_name
@@ -108,7 +109,7 @@ def retrieve(
     ConfigError
         If ``k`` is not positive, or a modality is unknown.
     """
-    if k < 1:
+    if not is_count(k):
         raise ConfigError(f"{setting('k', k)}; give a number of spots above 0")
     own_keys = query_library_key is not None or query_table_key is not None
     if not own_keys:

@@ -10,10 +10,10 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st_graph import __version__, pl
+from nh2st_graph._settings import RELIABLE
+from nh2st_graph.confidence import best_reliable, call, unfamiliar_spots
 from nh2st_graph.section import Key, Library, libraries, library, section_name, target_in_words
-from nh2st_graph.tl._believe import call
-from nh2st_graph.tl._found import best_reliable, evidence_of, of_known, readable
-from nh2st_graph.tl._named import RELIABLE
+from nh2st_graph.tl._found import evidence_of, of_known, readable
 from nh2st_graph.tl._page_tables import Cell, Table, gene_table, number, slides_in_words
 from nh2st_graph.train import FittedModel
 
@@ -57,7 +57,6 @@ def write_slide_page(
     -------
     The path.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     mapped, evidence = _mapped(prediction, genes), evidence_of(model, prediction)
     shown = (
         _Figures(prediction) if figures and libraries(prediction) and library(prediction).hires is not None else None
@@ -97,7 +96,7 @@ class _Figures:
 
     def familiarity(self) -> dict[str, str]:
         """Draw how familiar spots are."""
-        share = pl.unfamiliar_spots(self.prediction).mean()
+        share = unfamiliar_spots(self.prediction).mean()
         alt = f"Slide {self.name}: familiarity of each spot on the tissue; {share:.1%} of them are unlike training"
         return {"image": pl.as_data_uri(pl.familiarity(self.prediction).figure, photo=True), "alt": alt}
 
@@ -131,7 +130,7 @@ def _findings(model: FittedModel, prediction: AnnData) -> list[str]:
     name, found = section_name(prediction), []
     verdict = prediction.uns[Key.uns.prediction].get(Key.prediction.familiarity, {})
     if verdict:
-        share = float(pl.unfamiliar_spots(prediction).mean())
+        share = float(unfamiliar_spots(prediction).mean())
         spots = f"{share:.1%} of its {prediction.n_obs:,} spots are unlike training"
         if verdict.get("unlike"):
             found.append(f"{name} is unlike the training sections ({verdict['reasons']}); {spots}")
@@ -156,7 +155,7 @@ def _warnings(prediction: AnnData, mapped: list[str]) -> list[str]:
     missing = prediction.var_names[np.isnan(np.asarray(prediction.X)).all(axis=0)]
     if len(missing):
         found.append(f"Barely measured in training, and not predicted: {', '.join(map(str, missing))}.")
-    unlike = float(pl.unfamiliar_spots(prediction).mean())
+    unlike = float(unfamiliar_spots(prediction).mean())
     if unlike > _MANY_UNLIKE:
         found.append(f"{unlike:.0%} of the spots are unlike training (hatched in the maps).")
     return found
@@ -183,7 +182,7 @@ def _regions(prediction: AnnData, genes: list[str]) -> Table:
     """Tabulate regions: their spots, and the mean of the drawn genes in them."""
     names = prediction.obs[Key.obs.annotation]
     values = pd.DataFrame(np.asarray(prediction[:, genes].X), names.index, genes)
-    unlike, rows = pl.unfamiliar_spots(prediction), []
+    unlike, rows = unfamiliar_spots(prediction), []
     for name in sorted(names.dropna().unique()):
         inside = (names == name).to_numpy()
         means = [Cell(number(value, "{:.2f}")) for value in values[inside].mean()]

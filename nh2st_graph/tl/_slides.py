@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from anndata import AnnData
@@ -13,6 +14,9 @@ from nh2st_graph.section import Key
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._regions import excluded
 from nh2st_graph.train import FittedModel
+
+if TYPE_CHECKING:
+    from nh2st_graph.tl._regions import Place
 
 __all__ = ["slide_section"]
 
@@ -27,7 +31,7 @@ def slide_section(
     pitch_um: float | None = None,
     spot_um: float | None = None,
     min_tissue: float = 0.5,
-    exclude: str | Path | None = None,
+    exclude: Place | None = None,
     patient: str | None = None,
 ) -> AnnData:
     """Make a section of a slide, with virtual spots on the lattice of the model, for :func:`predict`.
@@ -47,7 +51,7 @@ def slide_section(
     min_tissue
         Share of a spot's patch that must be tissue.
     exclude
-        GeoJSON of regions without spots, such as folds and ink; see :func:`crop`.
+        Regions without spots, such as folds and ink; see :func:`crop`.
     patient
         Whose slide it is. A patient of training is predicted, and believed, as one; without a name it is a new one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -9,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph.confidence import Confidence, HeldOut
+from nh2st_graph.confidence import FEW_SPOTS, Confidence, HeldOut
 from nh2st_graph.metrics import noise_ceiling_interval
 from nh2st_graph.models import CorrectedForm, Network
 from nh2st_graph.nn import blocks_of
@@ -21,7 +23,9 @@ from nh2st_graph.train._batches import pieces
 from nh2st_graph.train._large import scored
 from nh2st_graph.train._prepare import Learned, PreparedSection, image_only
 
-__all__ = ["Tested", "held_out", "tested_networks", "weigh"]
+__all__ = ["Tested", "held_out", "say_rarely_detected", "tested_networks", "weigh"]
+
+logger = logging.getLogger("nh2st_graph")
 
 #: Most spots of a section that its noise ceiling is measured on.
 _MOST_SPOTS = 5000
@@ -93,18 +97,37 @@ def _predict_as_new(network: Network, section: Data) -> Tensor:
 def weigh(prepared: Learned, graphs: Sequence[Data], tested: Tested) -> Confidence:
     """Weigh what was held out against what was measured there; see :class:`nh2st_graph.confidence.Confidence`."""
     config = prepared.preparation.config
-    detected = np.zeros(len(prepared.preparation.genes), dtype=np.int64)
-    for graph in graphs:
-        for rows in blocks_of(graph.counts):
-            detected += (rows > 0).sum(dim=0).numpy()
     return Confidence.fit(
         prepared.preparation.genes,
         tested.new,
         tested.known,
-        detected,
+        detected_spots(graphs),
         ceilings={each.name: ceiling for each in prepared.train if (ceiling := _ceiling(each)) is not None},
         least=None if config.data.normalize == "residuals" else 0.0,
         seed=config.seed,
+    )
+
+
+def detected_spots(graphs: Sequence[Data]) -> NDArray[np.int64]:
+    """Count the training spots in which each gene was detected, ``(n_genes,)``."""
+    parts = [(rows > 0).sum(dim=0) for graph in graphs for rows in blocks_of(graph.counts)]
+    found: NDArray[np.int64] = torch.stack(parts).sum(dim=0).numpy()
+    return found
+
+
+def say_rarely_detected(genes: Sequence[str], graphs: Sequence[Data], panel: str) -> None:
+    """Warn before training of genes that will not be predicted, and say what to give in their place."""
+    few = detected_spots(graphs) < FEW_SPOTS
+    if not few.any():
+        return
+    why = f": {panel} takes the genes that vary most, however rare they are" if panel.startswith("hvg:") else ""
+    logger.warning(
+        "%d of %d genes of the panel are detected in fewer than %d training spots, and will not be predicted (NaN)%s; "
+        "to choose others, give a file of genes or a published panel as 'panel'",
+        int(few.sum()),
+        len(genes),
+        FEW_SPOTS,
+        why,
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import ConfigError, DataError, ModelError, setting
 from nh2st_graph.im import recipes
 from nh2st_graph.section import Key, changed_entry, unknown_patient
+from nh2st_graph.slide import check_scale
 from nh2st_graph.train._lattice import say_other_pitch
 from nh2st_graph.train._predicted import predicted_expression
 
@@ -137,7 +138,7 @@ def as_lazyslide(
     Raises
     ------
     ConfigError
-        If LazySlide is not installed, has a model of its own of this name, or the resolution is needed.
+        If LazySlide is not installed, has a model of its own of this name, or the resolution is needed or is none.
     ModelError
         If the model reads pixels or array positions.
 
@@ -169,6 +170,8 @@ def as_lazyslide(
             "the model's graph has a radius in um; give the resolution of the slide, wsi.properties.mpp, as "
             f"{setting('microns_per_pixel')}"
         )
+    if microns_per_pixel is not None:
+        check_scale(f"model {name!r}", None, microns_per_pixel)
     given = LazySlideModel(model, name, microns_per_pixel)
     _register(given)
     return given

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
-from nh2st_graph._files import on_disk, stamp, written_aside
+from nh2st_graph._files import make_folder, stamp, written_aside
 from nh2st_graph._settings import MODEL_FILE
 from nh2st_graph.confidence import Confidence, Familiarity
 from nh2st_graph.config import Config
@@ -154,8 +154,7 @@ class FittedModel:
             Is made if it does not exist. A model in it is replaced, with its log. A full disk is a RunError.
         """
         folder = Path(folder)
-        with on_disk(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         tensors = self._tensors()
         if tensors is None:
             for name in (WEIGHTS, MODEL_FILE, FOLDS, LOG):

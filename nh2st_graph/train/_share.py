@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nh2st_graph._errors import ConfigError, ModelError, reason, setting
-from nh2st_graph._files import check_format, on_disk, parse_json
+from nh2st_graph._files import check_format, make_folder, parse_json
 from nh2st_graph._settings import MODEL_FILE
 from nh2st_graph.config import RUN_FORMAT
 from nh2st_graph.train._archive import (
@@ -84,8 +84,7 @@ def save(model: FittedModel, path: str | Path, *, scores: Scored | str | Path | 
     path = Path(path)
     if not is_archive(path):
         return model.save(path)
-    with on_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with shared_files(model, scores, name=path.stem, place=path.name, beside=path.parent) as files:
         write_archive(path, files)
     return None

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError, RunError, setting
-from nh2st_graph._files import on_disk, owned, write_text
+from nh2st_graph._files import make_folder, on_disk, owned, write_text
 from nh2st_graph._progress import bars
 from nh2st_graph.confidence import HeldOut
 from nh2st_graph.config import Config, TrainConfig
@@ -45,7 +45,7 @@ from nh2st_graph.train._checkpoints import (
 from nh2st_graph.train._encoder import patch_encoder
 from nh2st_graph.train._familiar import learn_familiarity
 from nh2st_graph.train._folds import Fold, each_fold
-from nh2st_graph.train._held_out import Tested, held_out, tested_networks, weigh
+from nh2st_graph.train._held_out import Tested, held_out, say_rarely_detected, tested_networks, weigh
 from nh2st_graph.train._imputation import learn_imputation
 from nh2st_graph.train._keep import Keep
 from nh2st_graph.train._large import dense_graph, held_out_sample, scored
@@ -87,12 +87,14 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if processes.main:
             stack.enter_context(on_disk(folder))
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             stack.enter_context(owned(folder, "folder"))
         if not config.features.finetune:
             stack.enter_context(one_thread())
         stack.enter_context(_settings_restored())
         stack.enter_context(quiet_lightning())
+        if processes.main:
+            say_rarely_detected(inputs.preparation.genes, inputs.graphs, config.data.panel)
         if issubclass(method, Estimator):
             learned = _fit_estimator(method, inputs, config)
         else:

@@ -16,10 +16,19 @@ from numpy.typing import NDArray
 from nh2st_graph import __version__
 from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph._files import written_aside
+from nh2st_graph.confidence import best_reliable, call
 from nh2st_graph.read import SpatialObject, documented, one_section
-from nh2st_graph.section import Key, section_name
-from nh2st_graph.slide import scan_origin
-from nh2st_graph.write._values import best_gene, chosen, dense, drawn_library, measured_columns, unit, with_values
+from nh2st_graph.section import CLASS_COLOURS, Key, section_name, slide_origin
+from nh2st_graph.write._values import (
+    checked_classes,
+    chosen,
+    dense,
+    drawn_library,
+    familiar_words,
+    measured_columns,
+    unit,
+    with_values,
+)
 
 __all__ = ["write_qupath"]
 
@@ -27,8 +36,8 @@ __all__ = ["write_qupath"]
 _CORNERS = 16
 #: Percentiles at the ends of the colours, so that one outlier does not take all of them.
 _ROBUST = (2.0, 98.0)
-#: Colours of classes; Okabe and Ito's, which people with any colour vision can tell apart.
-_CLASSES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+#: Colours of classes; the last would be too pale in a figure, and black too dark on a slide.
+_COLOURS = (*CLASS_COLOURS, "#F0E442")
 _RESOLUTION = "um per px"
 #: Figures of a written number: more than its error, and short files.
 _FIGURES = 5
@@ -58,15 +67,13 @@ def write_qupath(
     ----------
     prediction
         A prediction of :func:`nh2st_graph.tl.predict`.
-    path
-        The file, ``.geojson``. A missing folder is made, and an existing file is replaced.
-    genes
-        Genes to write; None writes all. A gene that is NaN in some spot is left out, and a message names it.
+    %(written_path)s A file, ``.geojson``.
+    %(genes)s A gene that is NaN in some spot is left out, and a message names it.
     color_by
         Gene, or column of numbers in ``obs``, by which detections are coloured (viridis, from the 2nd to the 98th
         percentile). None takes the best reliable gene, or the familiarity, unless ``class_by`` is given.
-    class_by
-        Column of ``obs`` for the classification of the detections; by default ``annotation``, if it is there.
+    %(class_by)s One of them classifies the detections. None takes ``annotation``, if it is there; else where the best
+        reliable gene is called high or low (:func:`nh2st_graph.tl.call`); else what familiarity says in words.
     %(library_key)s
     %(library_id)s
     %(table_key)s
@@ -75,6 +82,8 @@ def write_qupath(
     ------
     DataError
         If a gene or column is not there, no gene has values, or the diameter of spots is not known.
+    RunError
+        If something else is there under this path, or nothing can be written there.
 
     Examples
     --------
@@ -85,13 +94,11 @@ def write_qupath(
     """
     section = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key, image=False)
     colours, legend = _colours(section, color_by, class_by)
-    classes = _classes(section, class_by)
+    classes = _classes(_classification(section, class_by), section.n_obs)
     features = _features(section, with_values(section, genes, "QuPath"), colours, classes)
     about = {"written_by": f"nh2st_graph {__version__}", "section": section_name(section), "values": unit(section)}
     head = json.dumps({"type": "FeatureCollection", "nh2st_graph": {**about, **legend}})
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
+    with written_aside(Path(path)) as aside, aside.open("w", encoding="utf-8") as file:
         # One feature after the other: all of a large slide in memory would take many times its prediction.
         file.write(f'{head[:-1]}, "features": [')
         for i, feature in enumerate(features):
@@ -105,7 +112,7 @@ def _features(
 ) -> Iterator[str]:
     """Write the feature of each spot."""
     found, diameter = drawn_library(section)
-    centres = np.asarray(section.obsm[Key.obsm.spatial], dtype=np.float64)[:, :2] - _origin(found.source)
+    centres = np.asarray(section.obsm[Key.obsm.spatial], dtype=np.float64)[:, :2] - slide_origin(section)
     angles = np.linspace(0, 2 * np.pi, _CORNERS + 1)
     circle = diameter / 2 * np.column_stack([np.cos(angles), np.sin(angles)])
     circle[-1] = circle[0]
@@ -142,10 +149,6 @@ def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return rounded
 
 
-def _origin(source: str | None) -> NDArray[np.float64]:
-    return np.asarray((0, 0) if source is None else scan_origin(source), dtype=np.float64)
-
-
 def _measurements(section: AnnData, some: AnnData) -> tuple[list[str], NDArray[np.float64]]:
     """Give names of measurements, and ``(n_spots, n_measurements)``."""
     columns = measured_columns(section)
@@ -167,9 +170,10 @@ def _colours(
     if color_by is None:
         if class_by is not None:
             return None, {}
-        color_by = best_gene(section) or (Key.obs.familiarity if Key.obs.familiarity in section.obs else None)
-        if color_by is None:
+        there = [*best_reliable(section.var, 1), *section.obs.columns.intersection([Key.obs.familiarity])]
+        if not there:
             return None, {}
+        color_by = there[0]
     if color_by in section.var_names:
         values = dense(chosen(section, color_by))[:, 0].astype(np.float64)
     elif color_by in measured_columns(section):
@@ -189,20 +193,23 @@ def _colours(
     return np.asarray(shades[:, :3], dtype=np.uint8), legend
 
 
-def _classes(section: AnnData, class_by: str | None) -> list[dict[str, Any] | None]:
+def _classification(section: AnnData, class_by: str | None) -> pd.Series | None:
+    """Find the class of each spot; None where nothing says any."""
+    if class_by is None and Key.obs.annotation in section.obs:
+        class_by = Key.obs.annotation
+    if class_by is not None:
+        return section.obs[checked_classes(section, class_by)[0]]
+    best = best_reliable(section.var, 1)
+    return call(section, best[0]).map(lambda word: f"{best[0]} {word}") if best else familiar_words(section)
+
+
+def _classes(named: pd.Series | None, n_spots: int) -> list[dict[str, Any] | None]:
     """Give QuPath's classification of each spot."""
-    if class_by is None:
-        class_by = Key.obs.annotation if Key.obs.annotation in section.obs else None
-    if class_by is None:
-        return [None] * section.n_obs
-    if class_by not in section.obs:
-        raise DataError(
-            f"section {section_name(section)!r}: {setting('class_by', class_by)} is no column of obs; "
-            f"{nearest(class_by, map(str, section.obs.columns))}"
-        )
-    column = pd.Categorical(section.obs[class_by].astype("category"))
+    if named is None:
+        return [None] * n_spots
+    column = pd.Categorical(named.astype("category"))
     classes = [
-        {"name": str(name), "color": [int(_CLASSES[i % len(_CLASSES)][at : at + 2], 16) for at in (1, 3, 5)]}
+        {"name": str(name), "color": [int(_COLOURS[i % len(_COLOURS)][at : at + 2], 16) for at in (1, 3, 5)]}
         for i, name in enumerate(column.categories)
     ]
     return [None if code < 0 else classes[code] for code in column.codes]

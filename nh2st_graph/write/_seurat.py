@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 from nh2st_graph import __version__
 from nh2st_graph._errors import RunError
 from nh2st_graph._files import written_aside
+from nh2st_graph.confidence import best_reliable
 from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, Library, section_name
 from nh2st_graph.write._values import dense, drawn_library, unit, with_values
@@ -27,6 +29,12 @@ __all__ = ["write_seurat"]
 _FIDUCIAL = 1.6155
 #: Longest side of the smaller image, in pixels, as Space Ranger makes it.
 _LOWRES = 600
+#: What is written into the folder: always, and where there is an image.
+_ALWAYS = {
+    *("matrix.mtx.gz", "features.tsv.gz", "barcodes.tsv.gz", "spots.csv", "genes.csv", "README.txt", "spatial"),
+    *(f"spatial/{name}" for name in ("tissue_positions.csv", "scalefactors_json.json")),
+}
+_IMAGES = {f"spatial/tissue_{size}_image.png" for size in ("hires", "lowres")}
 _ROWS = ("in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
 
 
@@ -55,20 +63,18 @@ def write_seurat(
     ----------
     prediction
         A prediction of :func:`nh2st_graph.tl.predict`.
-    path
-        The folder, which must not exist.
-    genes
-        Genes to write; None writes all. A gene that is NaN in some spot is left out, and a message names it.
+    %(written_path)s A folder.
+    %(genes)s A gene that is NaN in some spot is left out, and a message names it.
     %(library_key)s
     %(library_id)s
     %(table_key)s
 
     Raises
     ------
-    RunError
-        If the folder exists.
     DataError
         If a gene is not in the prediction, no gene has values, or the diameter of spots is not known.
+    RunError
+        If something else is there under this path, or nothing can be written there.
 
     Examples
     --------
@@ -79,10 +85,9 @@ def write_seurat(
     section = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key, image=False)
     some, path = with_values(section, genes, "a 10x folder"), Path(path)
     found, diameter = drawn_library(section)
-    if path.exists():
-        raise RunError(f"{path} exists already; give another folder, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
+    if path.exists() and not _is_ours(path):
+        raise RunError(f"{path} exists, and is no folder that this function wrote; give another, or remove it")
+    with written_aside(path, folder=True) as aside:
         (aside / "spatial").mkdir(parents=True)
         _write_matrix(some, aside / "matrix.mtx.gz")
         ids = some.var.get("gene_ids", some.var_names)
@@ -95,6 +100,14 @@ def write_seurat(
         section.obs.to_csv(aside / "spots.csv", index_label="barcode")
         some.var.to_csv(aside / "genes.csv", index_label="gene")
         (aside / "README.txt").write_text(_readme(section, some, path.name), encoding="utf-8")
+        if path.exists():
+            shutil.rmtree(path)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds what is written here, and nothing else."""
+    there = {str(each.relative_to(folder)) for each in folder.rglob("*")} if folder.is_dir() else set[str]()
+    return _ALWAYS <= there <= _ALWAYS | _IMAGES
 
 
 def _write_packed(path: Path, lines: Iterable[str]) -> None:
@@ -162,6 +175,7 @@ def _write_factors(found: Library, diameter: float, factors: dict[str, float], p
 
 
 def _readme(section: AnnData, some: AnnData, name: str) -> str:
+    shown = next(iter(best_reliable(some.var, 1)), some.var_names[0])
     missing = [str(gene) for gene in section.var_names if gene not in some.var_names]
     return f"""\
 Predicted expression of section {section_name(section)}: {some.n_obs} spots, {some.n_vars} genes.
@@ -182,7 +196,7 @@ Seurat 5 (in version 4: CreateAssayObject(data = values)):
   image <- Read10X_Image("{name}/spatial")
   DefaultAssay(image) <- "Spatial"
   object[["slice1"]] <- image[colnames(object)]
-  SpatialFeaturePlot(object, "{some.var_names[0]}")
+  SpatialFeaturePlot(object, "{shown}")
 
 Bioconductor:
 

@@ -9,26 +9,28 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from nh2st_graph._errors import DataError, nearest, setting
+from nh2st_graph._errors import DataError, setting
 from nh2st_graph._files import written_aside
+from nh2st_graph.confidence import best_reliable, call
 from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, section_name
-from nh2st_graph.write._values import chosen, dense
+from nh2st_graph.write._values import checked_classes, chosen, chosen_names, class_columns, dense, familiar_words
 
 __all__ = ["write_csv", "write_loupe"]
 
 #: Loupe's name for the column of spots.
 _BARCODE = "Barcode"
-#: Columns of ``obs`` that are the same in all spots of a section.
-_SAME = {Key.obs.section, Key.obs.patient}
+#: Best reliable genes whose calls are written, unless genes are named.
+_CALLED = 12
 
 
 @documented
 def write_loupe(
     prediction: SpatialObject,
     path: str | Path,
-    columns: str | Sequence[str] | None = None,
     *,
+    genes: str | Sequence[str] | None = None,
+    class_by: str | Sequence[str] | None = None,
     library_key: str | None = None,
     library_id: str | None = None,
     table_key: str | None = None,
@@ -36,17 +38,18 @@ def write_loupe(
     """Write categories of spots as a CSV that Loupe Browser imports (Categories > Import).
 
     Loupe joins them to the section's ``.cloupe`` file by barcode, so that the section must be one that Space Ranger
-    processed: a slide without an assay has no barcodes.
+    processed: a slide without an assay has no barcodes. It takes no numbers: what is written of a gene is where it is
+    called high or low (:func:`nh2st_graph.tl.call`).
 
     Parameters
     ----------
     prediction
         A prediction, or a section, with the categories in ``obs``.
-    path
-        The file, ``.csv``. A missing folder is made, and an existing file is replaced.
-    columns
-        Columns of ``obs``: calls of genes (:func:`nh2st_graph.tl.call` with ``key_added``), annotations, clusters. By
-        default all that hold categories or words. A spot without a category is blank.
+    %(written_path)s A file, ``.csv``.
+    genes
+        Genes whose calls to write: names, or ``"reliable"`` for those that are reliable for the slide. None writes
+        those of the twelve best reliable ones, unless ``class_by`` is given.
+    %(class_by)s A spot without a class is blank. None takes all that hold classes, and what familiarity says in words.
     %(library_key)s
     %(library_id)s
     %(table_key)s
@@ -54,42 +57,39 @@ def write_loupe(
     Raises
     ------
     DataError
-        If a column is not there or holds numbers, or there is none to write.
+        If a gene or column is not there, a column holds numbers, or there is nothing to write.
+    RunError
+        If something else is there under this path, or nothing can be written there.
 
     Examples
     --------
     >>> import nh2st_graph as ng
     >>> prediction = ng.tl.predict(ng.read.sections("visium", "sections")["D1"], ng.load("model"))
-    >>> ng.tl.call(prediction, "ERBB2", key_added="ERBB2")
-    >>> ng.write_loupe(prediction, "D1_loupe.csv", ["ERBB2"])
+    >>> ng.write_loupe(prediction, "D1_loupe.csv")
+    >>> ng.write_loupe(prediction, "D1_loupe.csv", genes=["ERBB2"])
     """
     section = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key, image=False)
-    wanted = _categories(section, columns)
-    table = section.obs[wanted].astype(object)
+    classes = class_columns(section) if class_by is None else checked_classes(section, class_by)
+    own = {name: section.obs[name] for name in classes}
+    columns = {name: own[name] for name in own if name == Key.obs.annotation}
+    familiar = familiar_words(section) if class_by is None else None
+    columns |= {} if familiar is None else {str(familiar.name): familiar}
+    columns |= {gene: call(section, gene) for gene in _called(section, genes, class_by)} | own
+    if not columns:
+        raise DataError(
+            f"section {section_name(section)!r}: obs has no column of classes, and no gene is reliable, so that there "
+            f"is nothing to write for Loupe; write classes into obs, and name them as {setting('class_by')}"
+        )
+    table = pd.DataFrame(columns, index=section.obs_names).astype(object)
     table.index = pd.Index(section.obs_names.astype(str), name=_BARCODE)
     _write(table, Path(path))
 
 
-def _categories(section: AnnData, columns: str | Sequence[str] | None) -> list[str]:
-    """List the columns to write."""
-    where, obs = f"section {section_name(section)!r}", section.obs
-    there = [str(name) for name, column in obs.items() if not _numbers(column) and name not in _SAME]
-    wanted = there if columns is None else [columns] if isinstance(columns, str) else list(columns)
-    if not wanted:
-        raise DataError(
-            f"{where}: obs has no column of categories for Loupe; write some there first, such as calls of a gene "
-            "(ng.tl.call with key_added)"
-        )
-    for name in wanted:
-        if name not in obs:
-            raise DataError(f"{where}: obs has no column {name!r}; {nearest(name, map(str, obs.columns))}")
-        if _numbers(obs[name]):
-            raise DataError(f"{where}: obs[{name!r}] holds numbers, and Loupe takes categories; cut it into classes")
-    return wanted
-
-
-def _numbers(column: pd.Series) -> bool:
-    return bool(pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column))
+def _called(section: AnnData, genes: str | Sequence[str] | None, class_by: str | Sequence[str] | None) -> list[str]:
+    """Name the genes whose calls are written."""
+    if genes is not None:
+        return chosen_names(section, genes)
+    return best_reliable(section.var, _CALLED) if class_by is None else []
 
 
 @documented
@@ -111,10 +111,8 @@ def write_csv(
     ----------
     prediction
         A prediction of :func:`nh2st_graph.tl.predict`.
-    path
-        The file, ``.csv`` (``.csv.gz`` is packed). A missing folder is made, and an existing file is replaced.
-    genes
-        Genes to write; None writes all.
+    %(written_path)s A file, ``.csv``; ``.csv.gz`` is packed.
+    %(genes)s
     %(library_key)s
     %(library_id)s
     %(table_key)s
@@ -123,6 +121,14 @@ def write_csv(
     ------
     DataError
         If a gene is not in the prediction, or has the name of a column of ``obs``.
+    RunError
+        If something else is there under this path, or nothing can be written there.
+
+    Examples
+    --------
+    >>> import nh2st_graph as ng
+    >>> prediction = ng.tl.predict(ng.read.sections("visium", "sections")["D1"], ng.load("model"))
+    >>> ng.write_csv(prediction, "D1.csv", genes="reliable")
     """
     section = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key, image=False)
     some = chosen(section, genes)
@@ -144,7 +150,6 @@ def write_csv(
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     packed = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
     with written_aside(path) as aside:
         table.to_csv(aside, float_format="%.7g", compression=packed)

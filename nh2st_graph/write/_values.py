@@ -12,34 +12,66 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError, listed, nearest, setting
+from nh2st_graph._settings import RELIABLE
+from nh2st_graph.confidence import reliable_in, unfamiliar_spots
 from nh2st_graph.section import Key, Library, library, section_name, target_in_words
 
-__all__ = ["best_gene", "chosen", "dense", "drawn_library", "measured_columns", "unit", "with_values"]
+__all__ = [
+    "checked_classes",
+    "chosen",
+    "chosen_names",
+    "class_columns",
+    "dense",
+    "drawn_library",
+    "familiar_words",
+    "measured_columns",
+    "unit",
+    "with_values",
+]
 
 logger = logging.getLogger("nh2st_graph")
 
 #: Columns of ``obs`` that say where a spot is, and nothing of its tissue.
 _PLACES = {Key.obs.array_row, Key.obs.array_col, Key.obs.in_tissue}
+#: Columns of ``obs`` that are the same in all spots of a section.
+_SAME = {Key.obs.section, Key.obs.patient}
+#: Column of what familiarity says in words.
+_FAMILIAR, _LIKE, _UNLIKE = "familiarity to the model", "like training", "unlike training"
 
 
 def chosen(prediction: AnnData, genes: str | Sequence[str] | None) -> AnnData:
-    """Take some genes of a prediction; None takes all.
+    """Take some genes of a prediction: those that are named, ``"reliable"`` ones, or all (None).
 
     Raises
     ------
     DataError
-        If a gene is not in the prediction, or none is named.
+        If a gene is not in the prediction, none is named, or none is reliable.
     """
-    if genes is None:
-        return prediction
-    wanted = [genes] if isinstance(genes, str) else list(genes)
+    return prediction if genes is None else prediction[:, chosen_names(prediction, genes)]
+
+
+def chosen_names(prediction: AnnData, genes: str | Sequence[str]) -> list[str]:
+    """Give the names of genes of a prediction; ``"reliable"`` stands for those that are.
+
+    Raises
+    ------
+    DataError
+        If a gene is not in the prediction, none is named, or none is reliable.
+    """
     where = f"section {section_name(prediction)!r}"
+    if isinstance(genes, str) and genes == RELIABLE:
+        found = reliable_in(prediction)
+        if not found:
+            why = "the prediction does not say which genes are" if found is None else "no gene is"
+            raise DataError(f"{where}: {setting('genes', RELIABLE)}: {why} reliable; name genes, or leave it out")
+        return found
+    wanted = [genes] if isinstance(genes, str) else list(genes)
     if not wanted:
         raise DataError(f"{where}: {setting('genes')} is empty; name genes to write, or leave it out")
     for gene in wanted:
         if gene not in prediction.var_names:
             raise DataError(f"{where}: gene {gene!r} is not in the prediction; {nearest(gene, prediction.var_names)}")
-    return prediction[:, wanted]
+    return wanted
 
 
 def with_values(prediction: AnnData, genes: str | Sequence[str] | None, what: str) -> AnnData:
@@ -83,20 +115,45 @@ def dense(prediction: AnnData, layer: str | None = None) -> NDArray[np.float32]:
 
 def measured_columns(prediction: AnnData) -> list[str]:
     """List the columns of ``obs`` that hold numbers, other than positions."""
-    return [
-        str(name)
-        for name, column in prediction.obs.items()
-        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column) and name not in _PLACES
-    ]
+    return [str(name) for name, column in prediction.obs.items() if _numbers(column) and name not in _PLACES]
 
 
-def best_gene(prediction: AnnData) -> str | None:
-    """Name the reliable gene with the highest r given depth in held-out tissue; None if none is known to be."""
-    var = prediction.var
-    if Key.var.reliable not in var or Key.var.held_out_partial not in var:
+def _numbers(column: pd.Series) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column))
+
+
+def class_columns(prediction: AnnData) -> list[str]:
+    """List the columns of ``obs`` that hold classes of spots: all but numbers, and what is the same in all spots."""
+    return [str(name) for name, column in prediction.obs.items() if not _numbers(column) and name not in _SAME]
+
+
+def checked_classes(prediction: AnnData, class_by: str | Sequence[str]) -> list[str]:
+    """Give columns of ``obs`` that hold classes of spots.
+
+    Raises
+    ------
+    DataError
+        If a column is not there, or holds numbers.
+    """
+    where, names = f"section {section_name(prediction)!r}", [class_by] if isinstance(class_by, str) else list(class_by)
+    for name in names:
+        if name not in prediction.obs:
+            known = nearest(name, map(str, prediction.obs.columns))
+            raise DataError(f"{where}: {setting('class_by', name)} is no column of obs; {known}")
+        if _numbers(prediction.obs[name]):
+            raise DataError(
+                f"{where}: {setting('class_by', name)}: obs[{name!r}] holds numbers; cut it into classes (pandas.cut), "
+                "or make it categorical if its numbers are names"
+            )
+    return names
+
+
+def familiar_words(prediction: AnnData) -> pd.Series | None:
+    """Say of each spot in words how familiar it is; None where that is not known."""
+    if Key.obs.familiarity not in prediction.obs:
         return None
-    reliable = var.loc[var[Key.var.reliable].astype(bool), Key.var.held_out_partial].dropna()
-    return str(reliable.idxmax()) if len(reliable) else None
+    words = np.where(unfamiliar_spots(prediction), _UNLIKE, _LIKE)
+    return pd.Series(pd.Categorical(words, [_LIKE, _UNLIKE]), prediction.obs_names, name=_FAMILIAR)
 
 
 def drawn_library(prediction: AnnData) -> tuple[Library, float]:

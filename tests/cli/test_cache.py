@@ -17,7 +17,7 @@ KEYS = ("a" * 64, "b" * 64, f"{'c' * 64}.0-16")
 def folder(tmp_path: Path) -> Path:
     for key, n in zip(KEYS, (2000, 1000, 16), strict=True):
         block = FeatureBlock([str(i) for i in range(n)], ["x"], np.zeros((n, 1), np.float32))
-        FeatureCache(tmp_path).write(key, block, section=f"S{n}", encoder="timm:some")
+        FeatureCache(tmp_path).write(key, block, section=f"S{n}", encoder="timm:some", patch_um="112")
     return tmp_path
 
 
@@ -31,8 +31,20 @@ def shown(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> 
 
 def test_files_are_shown(folder, capsys):
     said = shown(capsys, "--cache", folder)
-    for word in ("S2000", "2,000", "timm:some", "(a part)", "just now", "3 files", "at most 100 GB"):
+    for word in ("S2000", "2,000", "timm:some", "112", "(a part)", "just now", "3 files", "at most 100 GB"):
         assert word in said
+
+
+def test_long_names_fit_a_usual_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for key in KEYS:
+        block = FeatureBlock(["a"], ["x"], np.zeros((1, 1), np.float32))
+        about = {"section": "a_long_name_of_a_section_1", "encoder": "timm:hf-hub:ORG/vit_large_patch14_reg4_dinov2"}
+        FeatureCache(tmp_path).write(key, block, **about, patch_um="112")
+    _, *table = [line for line in shown(capsys, "--cache", tmp_path).splitlines()[:-1] if line.strip()]
+    assert len([line for line in table if "dinov2" in line]) == len([line for line in table if "now" in line]) == 3
+    assert max(map(len, table)) <= 80
+    assert "section_1" in table[-1]
 
 
 def test_all_go(folder, capsys):

@@ -110,9 +110,10 @@ def test_a_run_tells_scores_reliable_genes_and_files(tiny_run):
 
 def test_a_prediction_tells_what_stands_in_its_file(tiny_run):
     files = sorted((tiny_run.folder / "predictions").glob("*.h5ad"))
-    found = json.loads(json.dumps(_plain(prediction_facts(files)), allow_nan=False))
+    found = json.loads(json.dumps(_plain(prediction_facts(files, ["a sentence"])), allow_nan=False))
     (section,) = found["sections"].values()
     assert section["n_genes"] == len(tiny_run.model.genes)
     assert isinstance(section["reliable_genes"], list)
+    assert found["findings"] == ["a sentence"]
     assert section["unlike_training"] in {True, False}
     assert found["written"] == [str(each.absolute()) for each in files]

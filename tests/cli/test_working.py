@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
+import time
 
 import pytest
 import typer
@@ -48,6 +51,25 @@ def test_a_library_that_makes_an_error_of_it(capsys):
         work()
     assert end.value.exit_code == 143
     assert "--resume" in capsys.readouterr().err
+
+
+@BOTH
+def test_an_interruption_that_gets_lost_in_a_library_in_c(capfd, number, word):
+    """As where LLVM calls numba: Python prints the exception of a callback, and goes on."""
+    callback = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(number))
+    before = sys.unraisablehook
+
+    def work() -> None:
+        callback()
+        time.sleep(5)
+        raise AssertionError("it goes on")
+
+    with pytest.raises(typer.Exit) as end, interruptible(True):
+        work()
+    assert end.value.exit_code == 128 + number
+    (said,) = capfd.readouterr().err.splitlines()
+    assert word in said
+    assert sys.unraisablehook is before
 
 
 def test_errors_stay_errors():

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from make import _RUN, copy_files, make_sections, without_image
 
 import nh2st_graph as ng
@@ -25,6 +26,16 @@ SMALL = {
     "train": {"max_epochs": 3, "folds": 2, "batch_spots": 32, "device": "cpu", "progress": False},
     "evaluate": {"figures": False},
 }
+
+
+def without_places(checkpoint: Path, copy: Path) -> None:
+    """Copy a checkpoint without the folders of this machine, which Lightning writes into it."""
+    content = torch.load(checkpoint, weights_only=True)
+    for state in content["callbacks"].values():
+        for key, value in state.items():
+            if isinstance(value, str) and Path(value).is_absolute():
+                state[key] = "/".join(Path(value).parts[Path(value).parts.index("run") :])
+    torch.save(content, copy)
 
 
 def main() -> None:
@@ -41,7 +52,7 @@ def main() -> None:
         ng.save(ng.load("run"), out / "model.zip")
         section = without_image(ng.read.h5ad_section("sections/S3.h5ad"), np.random.default_rng(0))
         ng.read.write_h5ad(section, out / "S3.h5ad")
-        shutil.copy(sorted(Path("run").glob("checkpoints/*/last.ckpt"))[0], out)
+        without_places(sorted(Path("run").glob("checkpoints/*/last.ckpt"))[0], out / "last.ckpt")
         predicted = ng.tl.predict(ng.read.h5ad_section(out / "S3.h5ad"), ng.load(out / "run"))
         ng.read.write_h5ad(predicted, out / "run" / "predictions" / "S3.h5ad")
         predicted.to_df().to_csv(out / "predicted.csv", float_format="%.9g")

@@ -92,6 +92,7 @@ def test_files_are_described_the_last_used_first(store, tmp_path):
     assert [NAMES[each.path.stem] for each in found] == ["third", "second", "first", "bad"]
     assert {(each.section, each.encoder, each.n_spots) for each in found[:3]} == {("S1", "mine:1", 2)}
     assert found[-1].encoder == "damaged"
+    assert found[-1].patch_um == ""
     assert cached(tmp_path / "none") == []
 
 

@@ -116,6 +116,15 @@ def test_unmeasured_section_shows_named_genes_only(prediction: AnnData) -> None:
         pl.gene_maps(prediction)
 
 
+def test_unmeasured_section_has_its_image_once(prediction: AnnData) -> None:
+    del prediction.layers["observed"]
+    image, *maps = (ax for ax in pl.gene_maps(prediction, ["g3", "g1", "g0"]).axes if ax.images)
+    assert (image.get_title(), len(image.collections)) == ("H&E", 0)
+    assert [ax.get_title() for ax in maps] == ["g3, predicted", "g1, predicted", "g0, predicted"]
+    for ax, gene in zip(maps, ["g3", "g1", "g0"], strict=True):
+        np.testing.assert_allclose(ax.collections[0].get_array(), prediction[:, gene].X.ravel(), rtol=1e-6)
+
+
 def test_sparse_layers_draw_the_same(prediction: AnnData) -> None:
     expected = [ax.collections[0].get_array() for ax in rows_of(pl.gene_maps(prediction, ["g3"]))[0][1:]]
     prediction.layers["observed"] = sparse.csr_matrix(prediction.layers["observed"])

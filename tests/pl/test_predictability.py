@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 from nh2st_graph import DataError, pl
 
@@ -52,16 +53,36 @@ def test_of_many_genes_the_best_are_named():
     left, _ = pl.predictability(genes).axes
     best = genes["pcc_partial"].nlargest(12).index
     more = genes["readable"].sum() - 12
-    assert left.texts[0].get_text() == f"best: {', '.join(best)} and {more} more"
+    assert left.texts[0].get_text().replace("\n", " ") == f"best: {', '.join(best)} and {more} more"
     assert left.get_xlabel() == "genes, the best first"
 
 
-def test_names_beside_the_ceiling_do_not_run_into_each_other():
-    _, right = pl.predictability(table(200)).axes
-    places = [each.xy for each in right.texts]
-    assert 2 <= len(places) <= 12
-    for i, (x, y) in enumerate(places):
-        assert all(abs(x - a) >= 0.15 or abs(y - b) >= 0.035 for a, b in places[:i])
+@pytest.mark.parametrize("of", ["spread", "all near 1", "all low"])
+def test_names_beside_the_ceiling_lie_on_no_point_and_no_other_name(of):
+    genes = table(200)
+    if of == "all near 1":
+        genes["ceiling"] = np.linspace(0.93, 0.99, 200)
+    elif of == "all low":
+        genes = genes.assign(readable=True, pcc=genes["pcc"] / 5, ceiling=genes["ceiling"] / 4)
+    figure = pl.predictability(genes)
+    figure.canvas.draw()
+    _, right = figure.axes
+    names = {each.get_text(): Text.get_window_extent(each) for each in right.texts}
+    assert list(names) == list(genes["pcc"].nlargest(12).index)
+    axes = right.get_window_extent()
+    drawn = right.transData.transform(genes[["ceiling", "pcc"]].to_numpy())
+    for i, box in enumerate(names.values()):
+        assert axes.x0 <= box.x0
+        assert box.y1 <= axes.y1
+        assert not any(box.overlaps(other) for other in list(names.values())[:i])
+        assert not any(box.contains(x, y) for x, y in drawn)
+
+
+def test_the_best_genes_are_named_below_the_axis():
+    figure = pl.predictability(table(200))
+    figure.canvas.draw()
+    left, _ = figure.axes
+    assert left.texts[0].get_window_extent().y1 < left.xaxis.label.get_window_extent().y0
 
 
 def test_a_gene_without_scores_is_left_out_and_none_may_be_readable():

@@ -96,3 +96,17 @@ def test_a_legend_hides_no_line() -> None:
     figure.canvas.draw()
     for ax in figure.axes:
         assert not ax.get_legend().get_window_extent().overlaps(ax.get_window_extent())
+
+
+def test_no_loss_is_clipped_and_noise_does_not_fill_the_panel() -> None:
+    """Also where the second line begins higher, and all r are near 0."""
+    r = 0.001 * np.array([1.0, -1.0, 2.0])
+    spot, around = [4.0, 3.0, 2.0], [6.5, 3.0, 2.0]
+    columns = {"val_pcc": r, "contrast_spot": spot, "contrast_neighbourhood": around}
+    chance = {f"{name}_chance": 5.0 for name in columns if name != "val_pcc"}
+    score, contrast = pl.training_curves(pd.DataFrame({"epoch": [1, 2, 3], **columns, **chance})).axes
+    assert contrast.get_ylim()[0] == 0
+    assert contrast.get_ylim()[1] > 6.5
+    low, high = score.get_ylim()
+    assert high - low == pytest.approx(0.1)
+    assert low < r.min() < r.max() < high

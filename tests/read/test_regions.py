@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
@@ -143,3 +145,37 @@ def test_is_as_looking_into_each_region(squares):
         inside = [i for i, (left, top, side) in enumerate(squares) if 0 <= x - left <= side and 0 <= y - top <= side]
         expected.append(min(inside, key=lambda i: squares[i][2], default=-1))
     assert_array_equal(read.Regions(Path(), ("",) * len(shapes), shapes).at(centres), expected)
+
+
+LEFT, RIGHT = shapely.box(0, 0, 10, 10), shapely.box(20, 0, 30, 10)
+SHAPES = {
+    "polygon": (LEFT, ["unnamed"]),
+    "multipolygon": (shapely.MultiPolygon([LEFT, RIGHT]), ["unnamed"]),
+    "list": ([LEFT, RIGHT], ["unnamed", "unnamed"]),
+    "series": (geopandas.GeoSeries([LEFT, None, RIGHT]), ["unnamed", "unnamed"]),
+    "frame": (geopandas.GeoDataFrame({"name": ["a", "b"]}, geometry=[LEFT, RIGHT]), ["a", "b"]),
+    "frame, as of SpatialData": (geopandas.GeoDataFrame(geometry=[LEFT, RIGHT]), ["unnamed", "unnamed"]),
+}
+
+
+@pytest.mark.parametrize("form", SHAPES)
+def test_shapes_are_taken_as_they_are(form):
+    shapes, names = SHAPES[form]
+    found = read.regions(shapes, origin=(100, 100))
+    assert list(found.names) == names
+    assert found.bounds == (0, 0, 10 if form == "polygon" else 30, 10), (
+        "in the pixels of the image, whatever a file counts"
+    )
+
+
+def test_a_file_that_geopandas_read_is_what_it_was(read_back, tmp_path):
+    known = read_back(FORMS["collection"])
+    assert read.regions(geopandas.read_file(tmp_path / "r.geojson")).names == known.names == ("Tissue",)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [(None, "NoneType"), ([1, 2], "list of int"), (3, "int"), (shapely.Point(1, 1), "only Point")]
+)
+def test_what_is_no_shape(value, says):
+    with pytest.raises(DataError, match=says):
+        read.regions(value)

@@ -172,6 +172,8 @@ class TestMethods:
     def test_runs_score_uses_and_no_baselines_beside_each(self, benchmark_file):
         (run,) = read_benchmark(benchmark_file()).runs(Path("out"))
         assert (run.config.evaluate.baselines, run.config.evaluate.downstream) == (False, True)
+        (other,) = read_benchmark(benchmark_file(set={"evaluate.downstream": False})).runs(Path("out"))
+        assert (other.config.evaluate.baselines, other.config.evaluate.downstream) == (False, False)
         assert run.folder == Path("out/runs/ridge/far_seed0")
         assert (run.config.data.train, run.config.data.test) == ((), ("S3",))
 

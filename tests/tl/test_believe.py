@@ -16,18 +16,7 @@ from nh2st_graph.confidence import Confidence
 from nh2st_graph.section import targets
 from nh2st_graph.tl import FittedModel, Run
 
-EVIDENCE = (
-    "held_out_pcc",
-    "held_out_pcc_partial",
-    "held_out_low",
-    "held_out_high",
-    "held_out_chance",
-    "held_out_ceiling",
-    "held_out_share_of_ceiling",
-    "n_sections",
-    "n_patients",
-    "reliable",
-)
+from ..evidence import EVIDENCE
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +130,9 @@ def test_genes_that_were_barely_measured_are_nan(tiny_run: Run, tiny_sections, c
     assert np.isnan(found.layers["lower"][:, 3]).all()
     assert tiny_run.model.genes[3] in caplog.text
     assert not found.var["nh2st_varies"].iloc[3]
+    caplog.clear()
+    assert tl.predict(tiny_sections["S3"], model, genes=model.genes[:2]).n_vars == 2
+    assert not caplog.text, "it was not asked for"
 
 
 def test_calls_are_of_spots_and_can_be_kept(prediction: AnnData):

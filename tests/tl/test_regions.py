@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
+import geopandas
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -57,6 +58,20 @@ class TestCrop:
         assert "annotation" not in section.obs
         assert found.uns["spatial"].keys() == section.uns["spatial"].keys()
 
+    def test_takes_shapes_as_squidpy_has_them(self, section, half):
+        there = tl.crop(section, roi=half)
+        table = geopandas.read_file(half)
+        assert_array_equal(tl.crop(section, roi=table).obs_names, there.obs_names)
+        assert_array_equal(tl.crop(section, roi=table.geometry.iloc[0]).obs_names, there.obs_names)
+        left = tl.crop(section, exclude=table.geometry)
+        assert {*left.obs_names} == {*section.obs_names} - {*there.obs_names}
+
+    def test_needs_regions(self, section):
+        with pytest.raises(ConfigError, match="give roi, exclude, or both"):
+            tl.crop(section, roi=None)
+        with pytest.raises(DataError, match=r"section 'S3', roi: regions are given as int"):
+            tl.crop(section, roi=3)
+
     def test_leaves_out_what_is_excluded(self, section, half):
         inside, outside = tl.crop(section, roi=half), tl.crop(section, exclude=half)
         assert {*inside.obs_names} | {*outside.obs_names} == {*section.obs_names}
@@ -95,7 +110,7 @@ class TestCrop:
         there = tl.crop(section, roi=half)
         moved = section.copy()
         moved.obsm["spatial"] = moved.obsm["spatial"] + (500, 300)
-        monkeypatch.setattr("nh2st_graph.tl._regions.scan_origin", lambda _: (500, 300))
+        monkeypatch.setattr("nh2st_graph.section._library.scan_origin", lambda _: (500, 300))
         assert_array_equal(tl.crop(moved, roi=half).obs_names, there.obs_names)
 
 

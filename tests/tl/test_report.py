@@ -18,20 +18,8 @@ from nh2st_graph.tl import Run
 from nh2st_graph.tl._found import covered, evidence_of, findings, readable, trust_scores
 from nh2st_graph.tl._report import evidence_table, write_report
 
+from ..evidence import EVIDENCE
 from ..pages import Page
-
-COLUMNS = [
-    "held_out_pcc",
-    "held_out_pcc_partial",
-    "held_out_low",
-    "held_out_high",
-    "held_out_chance",
-    "held_out_ceiling",
-    "held_out_share_of_ceiling",
-    "n_sections",
-    "n_patients",
-    "reliable",
-]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +132,8 @@ class TestPage:
         about["familiarity"] = {"unlike": True, "reasons": "other colours"}
         found = written(run, tmp_path / "r.html")
         for part in (
-            f"1 of 12 genes were detected in too few training spots and are not predicted: {run.model.genes[0]}",
+            "1 of 12 genes were detected in fewer than 10 training spots and are not predicted (NaN): "
+            f"{run.model.genes[0]}. Scores count them",
             "On S3, the 90% intervals held only 60%",
             "100% of the spots of S3 are unlike training",
             "S3 is unlike the training sections: other colours",
@@ -168,16 +157,18 @@ class TestGenesTable:
         confidence = tiny_run.model.confidence
         pd.testing.assert_frame_equal(stored, evidence_table(confidence), rtol=1e-5, check_dtype=False)
         kinds = ("training_patients", "new_patients")
-        assert list(stored) == ["detected_spots", *(f"{kind}_{column}" for kind in kinds for column in COLUMNS)]
+        columns = [f"{kind}_{column}" for kind in kinds for column in EVIDENCE]
+        assert list(stored) == ["detected_spots", "predicted", *columns]
+        assert (stored["predicted"] == (stored["detected_spots"] >= 10)).all()
         assert sorted(stored.index) == sorted(tiny_run.model.genes)
 
     def test_has_both_kinds_of_slides_side_by_side(self, tiny_run):
         confidence = tiny_run.model.confidence
         table = evidence_table(confidence).loc[tiny_run.model.genes]
-        for column in COLUMNS:
+        for column in EVIDENCE:
             for kind, evidence in (("training", confidence.known), ("new", confidence.new)):
                 np.testing.assert_array_equal(table[f"{kind}_patients_{column}"], evidence.genes[column])
-        assert list(evidence_table(replace(confidence, known=None)))[1] == "new_patients_held_out_pcc"
+        assert list(evidence_table(replace(confidence, known=None)))[2] == "new_patients_held_out_pcc"
 
     def test_begins_with_what_is_best(self, tiny_run):
         genes = tiny_run.model.genes[3:5]

@@ -88,6 +88,16 @@ def test_classes_have_names_and_colours(write, prediction):
     assert "color" not in table
     with pytest.raises(DataError, match="class_by='nope'"):
         write(class_by="nope")
+    with pytest.raises(DataError, match=r"class_by='familiarity': .* holds numbers"):
+        write(class_by="familiarity")
+
+
+def test_classes_are_calls_of_the_best_gene_or_familiarity(write, prediction):
+    best = prediction.var_names[0]
+    names = [each["name"] for each in write()["classification"]]
+    assert names == [f"{best} {word}" for word in ng.tl.call(prediction, best)]
+    prediction.var["reliable"] = False
+    assert {each["name"] for each in write()["classification"]} <= {"like training", "unlike training"}
 
 
 def test_some_genes_and_none(write, prediction, tmp_path):
@@ -122,7 +132,7 @@ def test_a_writer_that_is_interrupted_leaves_nothing(prediction, tmp_path, monke
 
 def test_coordinates_count_as_qupath_counts(write, prediction, monkeypatch):
     """From the corner of what was scanned, where the scanner's file says it."""
-    monkeypatch.setattr("nh2st_graph.write._qupath.scan_origin", lambda source: (100, 50))
+    monkeypatch.setattr("nh2st_graph.section._library.scan_origin", lambda source: (100, 50))
     left, top, *_ = write().total_bounds
     radius = prediction.uns["spatial"]["S3"]["scalefactors"]["spot_diameter_fullres"] / 2
     expected = prediction.obsm["spatial"].min(axis=0) - radius - (100, 50)

@@ -36,6 +36,10 @@ def test_scanpy_and_our_reader_read_the_values(folder, prediction):
 def test_says_that_values_are_not_counts_and_names_what_is_missing(folder, prediction):
     said = (folder / "README.txt").read_text()
     assert "NOT COUNTS" in said
+    assert f'SpatialFeaturePlot(object, "{prediction.var_names[0]}")' in said
+    prediction.var["reliable"] = prediction.var_names == prediction.var_names[2]
+    ng.write_seurat(prediction, folder)
+    assert f'SpatialFeaturePlot(object, "{prediction.var_names[2]}")' in (folder / "README.txt").read_text()
     assert f"Not written: {prediction.var_names[-1]} " in said
     with gzip.open(folder / "matrix.mtx.gz", "rt") as file:
         assert "not counts" in file.read(200)
@@ -76,9 +80,12 @@ def test_without_image_and_array_positions_are_blank(prediction, tmp_path):
     assert pd.read_csv(tmp_path / "S3_10x" / "spatial" / "tissue_positions.csv")["array_row"].isna().all()
 
 
-def test_a_folder_that_exists_is_kept(folder, prediction):
+def test_a_folder_of_its_own_is_replaced_and_another_kept(folder, prediction):
+    ng.write_seurat(prediction, folder, genes=prediction.var_names[:1])
+    assert sc.read_10x_mtx(folder).n_vars == 1
+    (folder / "mine.txt").touch()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(RunError, match="S3_10x exists already"):
+    with pytest.raises(RunError, match="S3_10x exists, and is no folder that this function wrote"):
         ng.write_seurat(prediction, folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 

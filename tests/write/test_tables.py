@@ -15,21 +15,28 @@ def test_loupe_has_a_barcode_and_categories(prediction, tmp_path):
     prediction.obs["call"] = pd.Categorical(["high", None, *["low"] * (prediction.n_obs - 2)])
     ng.write_loupe(prediction, tmp_path / "new" / "S3.csv")
     found = pd.read_csv(tmp_path / "new" / "S3.csv")
-    assert list(found) == ["Barcode", "domain", "call"]
+    best, other = prediction.var_names[:2]
+    assert list(found) == ["Barcode", "familiarity to the model", best, "domain", "call"]
     assert list(found["Barcode"]) == list(prediction.obs_names)
+    assert list(found[best]) == list(ng.tl.call(prediction, best))
     assert (tmp_path / "new" / "S3.csv").read_text().splitlines()[2].endswith(",")
-    ng.write_loupe(prediction, tmp_path / "one.csv", "call")
-    assert list(pd.read_csv(tmp_path / "one.csv")) == ["Barcode", "call"]
+    for given, columns in (
+        ({"class_by": "call"}, ["call"]),
+        ({"class_by": ["call", "domain"], "genes": [other]}, [other, "call", "domain"]),
+        ({"class_by": [], "genes": "reliable"}, [best]),
+    ):
+        ng.write_loupe(prediction, tmp_path / "some.csv", **given)
+        assert list(pd.read_csv(tmp_path / "some.csv")) == ["Barcode", *columns]
 
 
 def test_loupe_takes_no_numbers_and_no_nothing(prediction, tmp_path):
     for columns, says in (
         ("familiarity", "holds numbers"),
-        ("nope", "no column 'nope'"),
-        ([], "no column of categories"),
+        ("nope", "class_by='nope' is no column"),
+        ([], "nothing to write for Loupe"),
     ):
         with pytest.raises(DataError, match=says):
-            ng.write_loupe(prediction, tmp_path / "S3.csv", columns)
+            ng.write_loupe(prediction, tmp_path / "S3.csv", class_by=columns)
     assert not list(tmp_path.iterdir())
 
 
