@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -13,6 +14,9 @@ import typer
 from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
 
 __all__ = ["interruptible", "shown_messages", "silent", "working"]
+
+#: Seconds until a signal that was lost is sent again.
+_SOON = 0.01
 
 
 @contextmanager
@@ -63,7 +67,8 @@ def interruptible(resumable: bool) -> Iterator[None]:
 
     with _handled(stop):
         try:
-            yield
+            with _sent_again(got):
+                yield
         except BaseException as error:
             # What a library was doing may turn the interruption into an error of its own.
             if not got and not isinstance(error, KeyboardInterrupt):
@@ -74,6 +79,32 @@ def interruptible(resumable: bool) -> Iterator[None]:
             kept = str(error) if isinstance(error, KeyboardInterrupt) else ""
             typer.echo("; ".join(filter(None, [what, kept, how])), err=True)
             raise typer.Exit(128 + (got or [signal.SIGINT])[0]) from None
+
+
+@contextmanager
+def _sent_again(got: Sequence[int]) -> Iterator[None]:
+    """Send a signal again whose KeyboardInterrupt was lost.
+
+    Python ignores what is raised while it clears up an object, as h5py's objects are at every read and write.
+    """
+    before, again = sys.unraisablehook, list[threading.Timer]()
+
+    def lost(what: sys.UnraisableHookArgs) -> None:
+        if not (got and issubclass(what.exc_type, KeyboardInterrupt)):
+            before(what)
+            return
+        again.append(threading.Timer(_SOON, signal.pthread_kill, (threading.main_thread().ident, got[-1])))
+        again[-1].daemon = True
+        again[-1].start()
+
+    sys.unraisablehook = lost
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for each in again:
+            each.cancel()
+            each.join()
 
 
 @contextmanager
