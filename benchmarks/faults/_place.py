@@ -34,6 +34,8 @@ class Place:
 
     def __init__(self, root: Path) -> None:
         self.root, self.here, self.said = root, root / "here", root / "said.txt"
+        #: The CPU time after which the last command had done all its work.
+        self.over = root / "over.txt"
         self.sections = root / "sections"
         sections = ng.datasets.synthetic_tissue(
             folder=root / "tissue", n_sections=3, n_rows=7, n_cols=7, n_own=4, n_neighbour=4, n_noise=2, seed=0
@@ -96,6 +98,7 @@ class Place:
         except BaseException:
             traceback.print_exc()
         finally:
+            self.over.write_text(str(time.process_time()))
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -125,20 +128,19 @@ def cpu_seconds(number: int) -> float:
 
 
 def signal_after(number: int, seconds: float, what: int) -> bool:
-    """Send a signal once a process has used that CPU time; say whether it was still at work.
+    """Send a signal once a process has used that CPU time; say whether it was still there.
 
-    The attributes ``status`` and ``left`` are how it ended, and the CPU time that it used after the signal.
+    The attributes ``status`` and ``at`` are how it ended, and the CPU time by which it had the signal.
     """
     while True:
         ended, status = os.waitpid(number, os.WNOHANG)
         if ended:
             signal_after.status = status
             return False
-        at = cpu_seconds(number)
-        if at >= seconds:
+        if cpu_seconds(number) >= seconds:
             os.kill(number, what)
-            _, signal_after.status, used = os.wait4(number, 0)
-            signal_after.left = used.ru_utime + used.ru_stime - at
+            signal_after.at = cpu_seconds(number)
+            signal_after.status = os.waitpid(number, 0)[1]
             return True
         time.sleep(0.002)
 

@@ -46,9 +46,6 @@ from nh2st_graph.im import SquidpyEncoder, _features  # noqa: E402
 #: Unprivileged user.
 _NOBODY = 65534
 
-#: A process that has done its work gives its memory back, in seconds of CPU time.
-_ENDING = 0.1
-
 Row = tuple[object, ...]
 
 
@@ -198,7 +195,7 @@ class Trials:
                     if not signal_after(number, self.drawn.uniform(0.1, 0.9) * self.seconds[name], what):
                         continue  # it was over
                     status, said = name_of(signal_after.status), self.place.last_line()
-                    if status == "0" and signal_after.left < _ENDING:
+                    if status == "0" and signal_after.at >= float(self.place.over.read_text()):
                         continue  # it was over, but for the end of its process
                     sent += 1
                     left = [str(path) for path in self.place.here.rglob("*.part")]

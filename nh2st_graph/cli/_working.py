@@ -15,8 +15,8 @@ from nh2st_graph._progress import LogHandler, PhaseHandler, phase, phases
 
 __all__ = ["interruptible", "shown_messages", "silent", "working"]
 
-#: Seconds until a signal is sent again whose exception got lost.
-_AGAIN = 0.05
+#: Seconds until a signal that was lost is sent again.
+_SOON = 0.01
 
 
 @contextmanager
@@ -65,9 +65,10 @@ def interruptible(resumable: bool) -> Iterator[None]:
         got.append(number)
         raise KeyboardInterrupt
 
-    with _handled(stop), _sent_again(got):
+    with _handled(stop):
         try:
-            yield
+            with _sent_again(got):
+                yield
         except BaseException as error:
             # What a library was doing may turn the interruption into an error of its own.
             if not got and not isinstance(error, KeyboardInterrupt):
@@ -82,38 +83,37 @@ def interruptible(resumable: bool) -> Iterator[None]:
 
 @contextmanager
 def _sent_again(got: Sequence[int]) -> Iterator[None]:
-    """Send a signal again whose exception got lost in the block, and print no traceback of it.
+    """Send a signal again whose KeyboardInterrupt was lost.
 
-    Where a library in C calls Python, as LLVM does while numba compiles, exceptions are printed and forgotten.
+    Python ignores what is raised while it clears up an object, as h5py's objects are at every read and write, and where
+    a library in C calls Python, as LLVM does while numba compiles.
     """
-    before, waiting, over = sys.unraisablehook, list[threading.Timer](), threading.Event()
+    before, again = sys.unraisablehook, list[threading.Timer]()
 
-    def again() -> None:
-        if over.is_set():
+    def lost(what: sys.UnraisableHookArgs) -> None:
+        if not (got and issubclass(what.exc_type, KeyboardInterrupt)):
+            before(what)
             return
-        if sys.platform == "win32":
-            signal.raise_signal(got[-1])
-        else:  # to the thread that works, which may be waiting in the system
-            signal.pthread_kill(threading.main_thread().ident or 0, got[-1])
+        again.append(threading.Timer(_SOON, _send, (got[-1],)))
+        again[-1].daemon = True
+        again[-1].start()
 
-    def unraisable(about: sys.UnraisableHookArgs) -> None:
-        if not got or not isinstance(about.exc_value, KeyboardInterrupt):
-            return before(about)
-        # Later, since the exception would be lost here, too.
-        waiting.append(threading.Timer(_AGAIN, again))
-        waiting[-1].daemon = True
-        waiting[-1].start()
-        return None
-
-    sys.unraisablehook = unraisable
+    sys.unraisablehook = lost
     try:
         yield
     finally:
-        over.set()
         sys.unraisablehook = before
-        for each in waiting:
+        for each in again:
             each.cancel()
             each.join()
+
+
+def _send(number: int) -> None:
+    """Send a signal to the thread that works, which may be waiting in the system."""
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 @contextmanager

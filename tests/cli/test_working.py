@@ -72,6 +72,47 @@ def test_an_interruption_that_gets_lost_in_a_library_in_c(capfd, number, word):
     assert sys.unraisablehook is before
 
 
+class SignalsLast:
+    """Is interrupted while Python clears it up, some times."""
+
+    def __init__(self, number: int, times: int) -> None:
+        self.number, self.times = number, times
+
+    def __del__(self) -> None:
+        if self.times:
+            SignalsLast(self.number, self.times - 1)
+        signal.raise_signal(self.number)
+
+
+@BOTH
+@pytest.mark.parametrize("times", [0, 2])
+def test_one_that_python_ignores_is_sent_again(capsys, number, word, times):
+    hook = sys.unraisablehook
+
+    def work() -> None:
+        SignalsLast(number, times)
+        time.sleep(60)
+
+    with pytest.raises(typer.Exit) as end, interruptible(True):
+        work()
+    assert end.value.exit_code == 128 + number
+    assert word in capsys.readouterr().err
+    assert sys.unraisablehook is hook
+
+
+def test_other_errors_that_python_ignores_are_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+
+    class Fails:
+        def __del__(self) -> None:
+            raise ValueError
+
+    with interruptible(True):
+        Fails()
+    assert len(told) == 1
+
+
 def test_errors_stay_errors():
     with pytest.raises(ValueError, match="mine"), interruptible(True):
         raise ValueError("mine")
