@@ -170,7 +170,8 @@ def make_folder(folder: Path, file: Path | None = None) -> None:
     except OSError as error:
         above = next(each for each in (folder, *folder.absolute().parents) if each.exists())
         said = f"{above} is a file" if not above.is_dir() else str(error.strerror)
-        raise RunError(f"folder {folder} cannot be made: {said}; give another path") from None
+        what = f"folder {folder} cannot be made" if file is None else f"{file} cannot be written"
+        raise RunError(f"{what}: {said}; give another path") from None
 
 
 @contextmanager

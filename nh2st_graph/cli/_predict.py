@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -144,57 +144,34 @@ def predict(
     check_scheduler(scheduler)
     findings: list[str] = []
     wanted, run = genes_named(genes), tl.find_model(run)
-    tl.check_prediction(
-        run,
-        sections,
-        out,
-        microns_per_pixel=microns_per_pixel,
-        library_key=library_key,
-        table=table,
-        patient=patient,
-        pitch_um=pitch_um,
-        spot_um=spot_um,
-        min_tissue=min_tissue,
-        spatialdata=spatialdata,
-        genes=wanted,
-        resume=resume,
-        trust=trust,
-        encoder=encoder,
-        cache=cache,
-        embeddings=embeddings,
-        export=export or (),
-        report=report,
-        gene_sets=gene_sets,
-        roi=roi,
-        exclude=exclude,
-    )
+    how: dict[str, Any] = {
+        "microns_per_pixel": microns_per_pixel,
+        "library_key": library_key,
+        "table": table,
+        "patient": patient,
+        "pitch_um": pitch_um,
+        "spot_um": spot_um,
+        "min_tissue": min_tissue,
+        "spatialdata": spatialdata,
+        "genes": wanted,
+        "resume": resume,
+        "trust": trust,
+        "encoder": encoder,
+        "cache": cache,
+        "embeddings": embeddings,
+        "export": export or (),
+        "report": report,
+        "gene_sets": gene_sets,
+        "roi": roi,
+        "exclude": exclude,
+    }
+    tl.check_prediction(run, sections, out, **how)
+    told: dict[str, Any] = {
+        "intervals": intervals,
+        "progress": progress,
+        "scheduler": scheduler,
+        "tell": findings.append,
+    }
     with working():
-        written = tl.predict_run(
-            run,
-            sections,
-            out,
-            microns_per_pixel=microns_per_pixel,
-            library_key=library_key,
-            table=table,
-            patient=patient,
-            pitch_um=pitch_um,
-            spot_um=spot_um,
-            min_tissue=min_tissue,
-            spatialdata=spatialdata,
-            genes=wanted,
-            intervals=intervals,
-            resume=resume,
-            trust=trust,
-            encoder=encoder,
-            cache=cache,
-            embeddings=embeddings,
-            export=export or (),
-            report=report,
-            gene_sets=gene_sets,
-            roi=roi,
-            exclude=exclude,
-            progress=progress,
-            scheduler=scheduler,
-            tell=findings.append,
-        )
+        written = tl.predict_run(run, sections, out, **how, **told)
     conclude(lambda: print_paths(written), lambda: prediction_facts(written, findings))

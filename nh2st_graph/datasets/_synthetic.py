@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import csr_matrix
 
-from nh2st_graph._errors import ConfigError, ImageError, setting
+from nh2st_graph._errors import ConfigError, ImageError, RunError, setting
 from nh2st_graph._files import written_aside
 from nh2st_graph.datasets._stain import draw_stain, render, scan
 from nh2st_graph.datasets._tissue import DOMAINS, FIRST_SPOT_UM, LATTICE_UM, PITCH_UM, Tissue, grow_tissue
@@ -294,3 +294,7 @@ def _write_image(rgb: NDArray[np.uint8], path: Path) -> None:
             aside.write_bytes(buffer.getvalue())
     except OSError as error:
         raise ImageError(f"image {path} cannot be written: {error.strerror or error}; give another folder") from None
+    except RunError as error:
+        if path.parent.is_dir():  # the disk is full or read-only
+            raise
+        raise ImageError(f"image {error.args[0]}") from None

@@ -12,19 +12,8 @@ from pathlib import Path
 
 from anndata import AnnData
 
-from nh2st_graph.read._common import check_exists, wanted_names
-from nh2st_graph.read._patients import PATIENTS, patient_in_name, read_each
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.read._st import (
-    IMAGES,
-    StFiles,
-    find_raw,
-    is_prepared,
-    prepared_files,
-    prepared_names,
-    raw_files,
-    read_st,
-)
+from nh2st_graph.read._st import IMAGES, StFiles, find_raw, named_in, read_named
 
 __all__ = ["skin"]
 
@@ -37,10 +26,7 @@ _FILES = {
 
 
 def _names(root: Path) -> set[str]:
-    if is_prepared(root):
-        return prepared_names(root)
-    found = _raw(root)
-    return found["counts"].keys() | found["spots"].keys()
+    return named_in(root, _raw)
 
 
 def _raw(root: Path) -> dict[str, dict[str, list[Path]]]:
@@ -88,20 +74,11 @@ def skin(root: str | Path, names: str | Sequence[str] | None = None) -> dict[str
     slightly smaller pixels.) If spots are on fields of both colours of the chessboard, the array is the one with 1007
     spots, 200 um apart. The parquet files of NH2ST and TRIPLEX hold a selection of the genes.
     """
-    root = Path(root)
-    check_exists(root)
-    known = _names(root)
-    wanted = wanted_names(names, known, root)
-    found = {} if is_prepared(root) else _raw(root)
-
-    def read(name: str, patient: str | None) -> AnnData:
-        files = raw_files(found, name, _expected(_geo(root), name)) if found else prepared_files(root, name)
-        return read_st(name, patient or patient_in_name(name), files)
-
-    return read_each(wanted, known, [root, _geo(root)], PATIENTS, read)
+    return read_named(root, names, _raw, _expected, lambda root: [root, _geo(root)])
 
 
-def _expected(folder: Path, name: str) -> StFiles:
+def _expected(root: Path, name: str) -> StFiles:
+    folder = _geo(root)
     return StFiles(
         folder / f"GSM*_{name}_stdata.tsv",
         folder / f"GSM*_spot_data-selection-{name}.tsv",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError, reason
 from nh2st_graph.read._assemble import assemble, existing, one_file
+from nh2st_graph.read._common import check_exists, wanted_names
 from nh2st_graph.read._counts import Counts, array_positions, open_text, read_counts, refuse_duplicates
+from nh2st_graph.read._patients import PATIENTS, patient_in_name, read_each
 from nh2st_graph.read._resolution import VISIUM_PITCH_UM, VISIUM_SPOT_UM, Scale, ring_pitch, st_scale
 from nh2st_graph.section import Key
 from nh2st_graph.slide import IMAGE_ENDINGS
@@ -29,9 +31,11 @@ __all__ = [
     "StFiles",
     "find_raw",
     "is_prepared",
+    "named_in",
     "prepared_files",
     "prepared_names",
     "raw_files",
+    "read_named",
     "read_st",
 ]
 
@@ -44,6 +48,10 @@ _COUNTS_ENDINGS = ("_sub.parquet", "_stdata.parquet", ".tsv.gz", ".tsv")
 _SPOTS_ENDING = "_selection.tsv"
 _COLUMNS = ("x", "y", "pixel_x", "pixel_y")
 _SUFFIXES = IMAGE_ENDINGS | {".gz"}
+
+
+#: Finds the files of a deposit in a folder: by kind and section.
+FindRaw = Callable[[Path], dict[str, dict[str, list[Path]]]]
 
 
 class StFiles(NamedTuple):
@@ -133,6 +141,47 @@ def prepared_files(root: Path, name: str) -> StFiles:
             f"{where}: no image; {images / f'*{name}.tif'} (or .jpg) is missing",
         ),
     )
+
+
+def named_in(root: Path, raw: FindRaw) -> set[str]:
+    """Name the sections of a folder, as TRIPLEX prepared it or as the data were deposited."""
+    if is_prepared(root):
+        return prepared_names(root)
+    found = raw(root)
+    return found["counts"].keys() | found["spots"].keys()
+
+
+def read_named(
+    root: str | Path,
+    names: str | Sequence[str] | None,
+    raw: FindRaw,
+    expected: Callable[[Path, str], StFiles],
+    tables: Callable[[Path], Path | list[Path]],
+) -> dict[str, AnnData]:
+    """Read the sections of a folder, as TRIPLEX prepared it or as the data were deposited.
+
+    Parameters
+    ----------
+    root, names
+        The folder, and the sections to read; None reads all.
+    raw
+        Finds the files of the deposit.
+    expected
+        Names the files that a section should have, for messages.
+    tables
+        Names the folders in which a table of patients may lie.
+    """
+    root = Path(root)
+    check_exists(root)
+    known = named_in(root, raw)
+    wanted = wanted_names(names, known, root)
+    found = {} if is_prepared(root) else raw(root)
+
+    def read(name: str, patient: str | None) -> AnnData:
+        files = raw_files(found, name, expected(root, name)) if found else prepared_files(root, name)
+        return read_st(name, patient or patient_in_name(name), files)
+
+    return read_each(wanted, known, tables(root), PATIENTS, read)
 
 
 def find_raw(paths: Iterable[Path], patterns: Mapping[str, re.Pattern[str]]) -> dict[str, dict[str, list[Path]]]:

@@ -13,19 +13,8 @@ from pathlib import Path
 
 from anndata import AnnData
 
-from nh2st_graph.read._common import check_exists, wanted_names
-from nh2st_graph.read._patients import PATIENTS, patient_in_name, read_each
 from nh2st_graph.read._registry import register_format
-from nh2st_graph.read._st import (
-    IMAGES,
-    StFiles,
-    find_raw,
-    is_prepared,
-    prepared_files,
-    prepared_names,
-    raw_files,
-    read_st,
-)
+from nh2st_graph.read._st import IMAGES, StFiles, find_raw, named_in, read_named
 
 __all__ = ["stnet"]
 
@@ -38,10 +27,7 @@ _FILES = {
 
 
 def _names(root: Path) -> set[str]:
-    if is_prepared(root):
-        return prepared_names(root)
-    found = _raw(root)
-    return found["counts"].keys() | found["spots"].keys()
+    return named_in(root, _raw)
 
 
 def _raw(root: Path) -> dict[str, dict[str, list[Path]]]:
@@ -87,17 +73,7 @@ def stnet(root: str | Path, names: str | Sequence[str] | None = None) -> dict[st
     leaves out spots without a tumour label (``{S}_Coords.tsv``) and spots whose patch would leave the image; this
     reader keeps all spots.
     """
-    root = Path(root)
-    check_exists(root)
-    known = _names(root)
-    wanted = wanted_names(names, known, root)
-    found = {} if is_prepared(root) else _raw(root)
-
-    def read(name: str, patient: str | None) -> AnnData:
-        files = raw_files(found, name, _expected(root, name)) if found else prepared_files(root, name)
-        return read_st(name, patient or patient_in_name(name), files)
-
-    return read_each(wanted, known, root, PATIENTS, read)
+    return read_named(root, names, _raw, _expected, lambda root: root)
 
 
 def _expected(root: Path, name: str) -> StFiles:

@@ -265,7 +265,9 @@ def _findings(model: FittedModel, predicted: Mapping[str, AnnData]) -> Iterator[
         else:
             doubtful = list(kept.index[~kept[Key.var.reliable].astype(bool)])
             said = f"; not reliable: {listed(doubtful)}" if doubtful else ""
-            found = f"{int(kept[Key.var.reliable].sum())} of the {len(kept)} genes kept are reliable{said}"
+            n_reliable = int(kept[Key.var.reliable].sum())
+            verb = "is" if n_reliable == 1 else "are"
+            found = f"{n_reliable} of the {len(kept)} genes kept {verb} reliable{said}"
         yield logging.INFO, f"{listed(names)}: {found}"
     for name, prediction in predicted.items():
         about = prediction.uns[Key.uns.prediction].get(Key.prediction.familiarity, {})

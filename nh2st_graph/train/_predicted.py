@@ -34,7 +34,7 @@ def predicted_expression(model: FittedModel, graph: Data) -> NDArray[np.float32]
     image = image_only(graph)
     if isinstance(model.module, NH2STGraph) and model.module.closed_form is not None:
         known = "a training patient" if model.module.knows(image) else "a new patient"
-        why = "" if "patient" in image else f", since obs['{Key.obs.patient}'] names none"
+        why = "" if "patient" in image else f", since no patient is named (obs['{Key.obs.patient}'])"
         logger.info("section %r: predicted as of %s%s", graph.section, known, why)
     predicted = predict_graph(model.module, image, model.config.train.n_threads)
     expected = (image.num_nodes, len(model.genes))

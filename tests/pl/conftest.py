@@ -69,3 +69,11 @@ def explained(prediction: AnnData) -> AnnData:
     genes = pd.DataFrame({"pcc": 0.5, "pcc_without": 0.5 - gain, "gain": gain}, index=prediction.var_names)
     prediction.uns["nh2st_explain"] = {"gene_gain": genes.assign(change=1.0)}
     return prediction
+
+
+@pytest.fixture
+def judged(prediction: AnnData) -> AnnData:
+    prediction.var["held_out_pcc"] = np.linspace(0.9, -0.1, 9)
+    prediction.var["reliable"] = [True] * 2 + [False] * 7
+    prediction.obs["familiarity"] = [0.0, 0.004, *np.linspace(0.01, 1, 28)]
+    return prediction

@@ -61,7 +61,7 @@ def test_what_is_there_of_another_kind_is_kept(write: Callable[..., None], predi
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunError, match=r"folder is a folder|folder exists, and is no folder that"):
         write(prediction, tmp_path / "folder")
-    with pytest.raises(RunError, match=r"folder .*file cannot be made: .*file is a file"):
+    with pytest.raises(RunError, match=r"file/S3 cannot be written: .*file is a file"):
         write(prediction, tmp_path / "file" / "S3")
     assert (tmp_path / "file").read_text() == "mine"
     assert (tmp_path / "folder" / "within").is_dir()
