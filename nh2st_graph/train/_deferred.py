@@ -62,18 +62,32 @@ class _OnUse(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Wait for the first use."""
+        """Wait for the first use.
+
+        Other threads then wait until the module is whole; the one that loads it sees what is there by then.
+        """
         hidden = {"__path__": module.__dict__.pop("__path__")} if "__path__" in module.__dict__ else {}
+        began = False
 
         def load(name: str) -> Any:
+            nonlocal began
             if name.startswith("__") and name not in {"__all__", *hidden}:
                 raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
             with self.lock:
-                if module.__dict__.pop("__getattr__", None) is not None:
+                if not began:
+                    began = True
                     module.__dict__.update(hidden)
                     _give_back(module, self.loader)
-                    with _uncollected():
-                        self.loader.exec_module(module)
+                    try:
+                        with _uncollected():
+                            self.loader.exec_module(module)
+                    except BaseException:
+                        began = False
+                        raise
+                    if module.__dict__.get("__getattr__") is load:  # it may have one of its own
+                        del module.__dict__["__getattr__"]
+                elif module.__dict__.get("__getattr__") is load and name not in module.__dict__:
+                    raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
             return getattr(module, name)
 
         module.__dict__["__getattr__"] = load

@@ -4,6 +4,7 @@ import gc
 import importlib
 import inspect
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -51,6 +52,39 @@ def test_from_import_and_submodules_load_it(package):
     exec(f"from {name} import y", found)
     assert found["y"] == 1
     assert importlib.reload(sys.modules[name]).x == 2
+
+
+def test_threads_wait_until_it_is_whole(tmp_path, monkeypatch):
+    name = f"slow_{tmp_path.name}"
+    code = f"import time\nimport {name}\nassert not hasattr({name}, 'y')\ntime.sleep(0.2)\ny = 1\n"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    defer(name)
+    importlib.import_module(name)
+
+    def use(_: int) -> int:
+        found: dict[str, int] = {}
+        exec(f"from {name} import y", found)
+        return found["y"]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(use, range(8))) == [1] * 8
+    del sys.modules[name]
+
+
+def test_one_that_cannot_be_loaded_is_tried_again(tmp_path, monkeypatch):
+    name = f"broken_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text("z = known\n\ndef __getattr__(name):\n    return name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    defer(name)
+    module = importlib.import_module(name)
+    with pytest.raises(NameError):
+        module.z  # noqa: B018
+    monkeypatch.setattr("builtins.known", 3, raising=False)
+    assert (module.z, module.other) == (3, "other")
+    del sys.modules[name]
 
 
 def test_a_module_that_is_there_stays(package):
