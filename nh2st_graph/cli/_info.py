@@ -239,7 +239,7 @@ def _scores(metrics: Mapping[str, Any], path: Path) -> RenderableType:
 
 def _section(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     from nh2st_graph.read import open_h5ad
-    from nh2st_graph.section import Key, Library, libraries, library_id
+    from nh2st_graph.section import Key, Library, layers_of, libraries, library_id
 
     with open_h5ad(path) as adata:
         names, known = _column(adata, Key.obs.section), libraries(adata)
@@ -264,7 +264,7 @@ def _section(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             "graph": f"{adata.obsp[Key.obsp.connectivities].nnz:,} edges"
             if Key.obsp.connectivities in adata.obsp
             else None,
-            "layers": _listed(list(adata.layers)),
+            "layers": _listed(list(layers_of(adata))),
             "predicted by": None
             if predicted is None
             else f"a model of {_listed(list(predicted.get('train_sections', [])))}, "

@@ -16,7 +16,7 @@ from nh2st_graph._errors import DataError, nearest
 from nh2st_graph.confidence import UNFAMILIAR, unfamiliar_spots
 from nh2st_graph.pl._style import ORANGE, SEQUENTIAL, colour_bar, finish_map, given_or_new
 from nh2st_graph.read import SpatialObject, documented, one_section
-from nh2st_graph.section import Key, changed_entry, library, section_name
+from nh2st_graph.section import Key, changed_entry, layers_of, library, section_name
 
 __all__ = ["familiarity", "section", "spot_values"]
 
@@ -258,7 +258,7 @@ def _with_small_image(adata: AnnData) -> AnnData:
         return adata
     small = downscale_local_mean(image, (step, step, 1)[: image.ndim])
     entry = changed_entry(library(adata).entry, hires=(small.astype(image.dtype), drawn.hires_scale / step))
-    light = AnnData(adata.X, obs=adata.obs, var=adata.var, layers=adata.layers, obsm=adata.obsm)
+    light = AnnData(adata.X, obs=adata.obs, var=adata.var, layers=layers_of(adata), obsm=adata.obsm)
     light.uns = {**adata.uns, Key.uns.spatial: {section_name(adata): entry}}
     return light
 

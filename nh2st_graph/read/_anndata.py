@@ -36,6 +36,7 @@ from nh2st_graph.section import (
     counts_mistake,
     distinct,
     is_real,
+    layers_of,
     libraries,
     library_entry,
     library_id,
@@ -200,7 +201,7 @@ def _open(given: str | Path | AnnData) -> tuple[AnnData, Path | None]:
 
 def _with_counts(adata: AnnData, layer: str | None, where: str) -> AnnData:
     """Put raw counts into ``X``, from a layer or ``raw``; if ``X`` is not raw, the error says where raw counts are."""
-    there = [*adata.layers, *(["raw"] if adata.raw is not None and "raw" not in adata.layers else [])]
+    there = [*layers_of(adata), *(["raw"] if adata.raw is not None and "raw" not in adata.layers else [])]
     if layer is not None and layer not in there:
         raise DataError(
             f"{where}: no layer {layer!r}; {setting('data.options.layer')} may be: {', '.join(there) or 'none'}"
@@ -223,7 +224,7 @@ def _with_counts(adata: AnnData, layer: str | None, where: str) -> AnnData:
     if not np.isfinite(adata.X.data).all():
         raise DataError(f"{where}: {counts_mistake(adata)}")
     if layer is None and not np.array_equal(adata.X.data, np.rint(adata.X.data)):
-        values = {"raw": adata.raw.X if adata.raw is not None else None, **adata.layers}
+        values = {"raw": adata.raw.X if adata.raw is not None else None, **layers_of(adata)}
         raw = [name for name in there if _whole(values[name])]
         if there:
             whole = f"; whole numbers: {', '.join(raw)}" if raw else ""

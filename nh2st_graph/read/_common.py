@@ -17,7 +17,17 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, ImageError, nearest, reason, setting
 from nh2st_graph._files import check_format
 from nh2st_graph.read._hdf5 import check_declared
-from nh2st_graph.section import Key, as_name, distinct, in_tissue, on_disk, patient_name, patient_of, unknown_patient
+from nh2st_graph.section import (
+    Key,
+    as_name,
+    distinct,
+    in_tissue,
+    layers_of,
+    on_disk,
+    patient_name,
+    patient_of,
+    unknown_patient,
+)
 from nh2st_graph.slide import IMAGE_ENDINGS
 
 logger = logging.getLogger("nh2st_graph")
@@ -96,7 +106,7 @@ def check_sparse(adata: AnnData) -> None:
         If one is such.
     """
     raw = None if adata.raw is None or adata.isbacked else adata.raw.X
-    for name, values in (("X", adata.X), ("raw", raw), *adata.layers.items(), *adata.obsp.items()):
+    for name, values in (("X", adata.X), ("raw", raw), *layers_of(adata).items(), *adata.obsp.items()):
         if sparse.issparse(values) and values.format in {"csr", "csc"}:
             try:
                 values.check_format(full_check=True)

@@ -20,6 +20,7 @@ from nh2st_graph.read._spatialdata import ATTRS, region_key, spatialdata_section
 from nh2st_graph.section import (
     Key,
     as_name,
+    layers_of,
     libraries,
     library_id,
     on_disk,
@@ -122,7 +123,7 @@ class Given:
         result = Given(table, dict(parts), {name: place.get_indexer(self.rows[name]) for name in self.sections})
         table.varm.update(first.varm)
         table.X = result._stacked("X", lambda part: {"X": part.X})
-        for layer in first.layers:
+        for layer in layers_of(first):
             if all(layer in part.layers for part in each):
                 table.layers[layer] = result._stacked(layer, lambda part: part.layers)
         result.write(obsm=first.obsm, obsp=first.obsp, uns=[name for name in first.uns if name != Key.uns.spatial])
@@ -421,7 +422,7 @@ def _named(section: AnnData, name: str | None = None) -> AnnData:
         var=section.var,
         obsm=dict(section.obsm),
         obsp=dict(section.obsp),
-        layers=dict(section.layers),
+        layers=layers_of(section),
         uns=dict(section.uns),
     )
 

@@ -1,6 +1,7 @@
 """Give an AnnData the forms that every anndata can read, before it is written.
 
-anndata 0.12 writes None as null and pandas' text columns as nullable strings; anndata 0.11 reads neither.
+anndata 0.12 writes None as null and pandas' text columns as nullable strings; anndata 0.11 reads neither. Text of
+pandas 3 is such a column unless its type is object.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 from scipy import sparse
 
 from nh2st_graph._errors import DataError
+from nh2st_graph.section import layers_of
 
 __all__ = ["plain_anndata"]
 
@@ -37,8 +39,11 @@ def plain_anndata(adata: AnnData) -> AnnData:
         adata = adata.to_memory()
     tables = {"obs": _plain_table(adata.obs, "obs"), "var": _plain_table(adata.var, "var")}
     arrays = {
-        slot: {str(key): _plain_array(value, f"{slot}[{key!r}]") for key, value in getattr(adata, slot).items()}
-        for slot in ("obsm", "varm", "obsp", "varp", "layers")
+        slot: {str(key): _plain_array(value, f"{slot}[{key!r}]") for key, value in values.items()}
+        for slot, values in (
+            *((slot, getattr(adata, slot)) for slot in ("obsm", "varm", "obsp", "varp")),
+            ("layers", layers_of(adata)),
+        )
     }
     plain = AnnData(adata.X, **tables, **arrays, uns=_plain_mapping(adata.uns, "uns"))
     if adata.raw is not None:
@@ -52,7 +57,7 @@ def _plain_table(table: pd.DataFrame, where: str) -> pd.DataFrame:
     if len(set(columns)) < len(columns):
         twice = next(column for column in columns if columns.count(column) > 1)
         raise DataError(f"{where} has two columns {twice!r}, and cannot be written; rename one")
-    index = pd.Index(table.index.astype(str).to_numpy(dtype=object), name=_text_or_none(table.index.name))
+    index = pd.Index(table.index.astype(str).to_numpy(dtype=object), dtype=object, name=_text_or_none(table.index.name))
     values = {
         name: _plain_column(table.iloc[:, at], f"{where}[{name!r}]").set_axis(index) for at, name in enumerate(columns)
     }
@@ -66,7 +71,7 @@ def _plain_column(column: pd.Series, where: str) -> pd.Series:
         if categories.dtype == object and all(type(each) is str for each in categories):
             return column
         if not pd.api.types.is_numeric_dtype(categories.dtype):
-            return column.cat.rename_categories([str(each) for each in categories])
+            return column.cat.rename_categories(pd.Index([str(each) for each in categories], dtype=object))
         return column
     nullable = is_integer_dtype(kind) and kind.name.startswith(("Int", "UInt"))
     if nullable or isinstance(kind, pd.BooleanDtype) or (isinstance(kind, np.dtype) and is_numeric_dtype(kind)):
@@ -76,7 +81,8 @@ def _plain_column(column: pd.Series, where: str) -> pd.Series:
         return pd.Series(column.to_numpy(np.float64, na_value=np.nan), index=column.index)
     text = [None if _missing(value) else _as_text(value, where) for value in column]
     if any(value is None for value in text):
-        return pd.Series(pd.Categorical(text), index=column.index)
+        known = pd.Index(sorted({value for value in text if value is not None}), dtype=object)
+        return pd.Series(pd.Categorical(text, known), index=column.index)
     return pd.Series(text, index=column.index, dtype=object)
 
 

@@ -388,8 +388,8 @@ def to_spatialdata(adata: AnnData, *, image: Literal["full", "hires"] | None = "
     name = re.sub(r"[^\w.-]", "_", section)  # characters that SpatialData allows
     table = plain_anndata(adata).copy()
     table.uns.pop(ATTRS, None)
-    table.obs[_REGION] = pd.Categorical([name] * table.n_obs)
-    table.obs[_SPOT] = table.obs_names.to_numpy(dtype=object)
+    table.obs[_REGION] = pd.Categorical([name] * table.n_obs, pd.Index([name], dtype=object))
+    table.obs[_SPOT] = pd.Series(table.obs_names.to_numpy(dtype=object), table.obs_names, dtype=object)
     circles = ShapesModel.parse(
         centres,
         geometry=0,

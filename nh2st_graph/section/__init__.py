@@ -29,7 +29,7 @@ from nh2st_graph.section._contract import (
     open_image,
     refuse_backed,
 )
-from nh2st_graph.section._counts import copy_of, count_blocks, library_size, on_disk
+from nh2st_graph.section._counts import copy_of, count_blocks, layers_of, library_size, on_disk
 from nh2st_graph.section._digest import (
     DIGITS,
     content_digest,
@@ -119,6 +119,7 @@ __all__ = [
     "in_tissue",
     "is_real",
     "lattice_neighbours",
+    "layers_of",
     "libraries",
     "library",
     "library_entry",

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from nh2st_graph.section._access import as_csr
 
-__all__ = ["copy_of", "count_blocks", "library_size", "on_disk"]
+__all__ = ["copy_of", "count_blocks", "layers_of", "library_size", "on_disk"]
 
 #: Values that are read at a time; of a sparse matrix on disk, about a hundredth of them are stored.
 _VALUES = 100_000_000
@@ -92,11 +92,16 @@ def copy_of(adata: AnnData, *, share: bool = False) -> AnnData:
 
 
 def _shared(adata: AnnData, obs: pd.DataFrame, var: pd.DataFrame, uns: dict[str, Any]) -> AnnData:
-    slots = {name: dict(getattr(adata, name)) for name in ("obsm", "varm", "obsp", "varp", "layers")}
+    slots = {name: dict(getattr(adata, name)) for name in ("obsm", "varm", "obsp", "varp")}
     raw = None if adata.isbacked else adata.raw
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Variable names are not unique")  # as they were
-        return AnnData(adata.X, obs=obs, var=var, uns=uns, raw=raw, **slots)
+        return AnnData(adata.X, obs=obs, var=var, uns=uns, raw=raw, layers=layers_of(adata), **slots)
+
+
+def layers_of(adata: AnnData) -> dict[str, Any]:
+    """Give the layers beside ``X``, which anndata from 0.13 on lists as the layer None."""
+    return {name: values for name, values in adata.layers.items() if name is not None}
 
 
 def library_size(adata: AnnData) -> NDArray[np.float64]:

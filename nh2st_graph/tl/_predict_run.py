@@ -325,7 +325,7 @@ def _origin(section: AnnData, model: FittedModel, by_region: bool, asked: Mappin
         if given is not None:
             origin[what] = hashlib.sha256(repr(given).encode()).hexdigest()[:16]
     if by_region:
-        names = section.obs[Key.obs.annotation].astype(str)
+        names = [str(name) for name in section.obs[Key.obs.annotation]]  # NaN, too, with any pandas
         origin["region"] = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     return origin
 

@@ -107,7 +107,7 @@ class TestWhatIsWritten:
         assert list(found.obs_names) == ["s0", "s1", "s2", "s3"]
         assert list(found.obs["text"]) == list("abac")
         assert found.obs["gaps"].isna().tolist() == [False, True, False, True]
-        assert list(found.obs["mixed"].astype(object)[[0, 1, 3]]) == ["1", "x", "2.5"]
+        assert list(found.obs["mixed"].astype(object).iloc[[0, 1, 3]]) == ["1", "x", "2.5"]
         assert found.obs["whole"].isna().tolist() == [False, True, False, False]
         assert next(iter(found.obs["when"])).startswith("2024-01-01")
         assert found.obs["real"].isna().tolist() == found.obs["arrow"].isna().tolist() == [False, True, False, False]

@@ -107,7 +107,10 @@ def _array(rows, columns):
 def _counts(values):
     def spoil(adata):
         # AnnData would refuse some of these; files of others hold them all the same.
-        adata._X = values
+        if hasattr(adata, "_X"):
+            adata._X = values
+        else:  # anndata from 0.13 on
+            adata.X = values
 
     return spoil
 

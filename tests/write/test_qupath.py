@@ -80,7 +80,7 @@ def test_classes_have_names_and_colours(write, prediction):
     table = write()
     classes = table["classification"]
     assert classes[0]["name"] == "Tumor"
-    assert classes[1] is None
+    assert pd.isna(classes[1])
     assert len({tuple(each["color"]) for each in classes.dropna()}) == 2
     assert "color" in table
     table = write(class_by="domain")
