@@ -71,7 +71,8 @@ def _plain_column(column: pd.Series, where: str) -> pd.Series:
         if categories.dtype == object and all(type(each) is str for each in categories):
             return column
         if not pd.api.types.is_numeric_dtype(categories.dtype):
-            return column.cat.rename_categories(pd.Index([str(each) for each in categories], dtype=object))
+            named = pd.CategoricalDtype(pd.Index([str(each) for each in categories], dtype=object), kind.ordered)
+            return pd.Series(pd.Categorical.from_codes(column.cat.codes.to_numpy(), dtype=named), index=column.index)
         return column
     nullable = is_integer_dtype(kind) and kind.name.startswith(("Int", "UInt"))
     if nullable or isinstance(kind, pd.BooleanDtype) or (isinstance(kind, np.dtype) and is_numeric_dtype(kind)):
