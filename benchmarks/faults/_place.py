@@ -246,7 +246,7 @@ def loaded_modules(place: Place, commands: Sequence[Command]) -> None:
     for name in names.read_text().splitlines() if names.is_file() else ():
         try:
             __import__(name)
-        except Exception:
+        except Exception:  # whatever stops one that is not meant to be imported alone; the commands load it themselves
             continue
 
 
