@@ -62,7 +62,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         path, content = Path(path), BytesIO()
         torch.save(checkpoint, content)
         with written_aside(path) as aside:
-            aside.write_bytes(content.getbuffer())
+            # Not its buffer: if that is garbage in a circle, as after an error here, Python before 3.11.9 and 3.12.2 may end.
+            aside.write_bytes(content.getvalue())
 
 
 @dataclass(frozen=True)

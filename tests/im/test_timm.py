@@ -64,6 +64,18 @@ def test_a_row_depends_on_its_own_patch_alone():
     assert np.ptp(together, axis=0).max() > 0
 
 
+@pytest.mark.parametrize("n_patches", [0, 1, 15, 16, 17, 40])
+def test_batches_of_any_size_give_a_row_for_each_patch_in_order(n_patches):
+    encoder = TimmEncoder(f"{MODEL}@random", "cpu")
+    patches = np.random.default_rng(1).integers(0, 255, (n_patches, 32, 32, 3), dtype=np.uint8)
+    given = encoder.encode(patches)
+    assert (given.shape, given.dtype) == ((n_patches, encoder.n_features), np.float32)
+    with torch.inference_mode():
+        for patch, row in zip(patches, given, strict=True):
+            image = (torch.from_numpy(patch).permute(2, 0, 1)[None] / 255 - 0.5) / 0.5
+            np.testing.assert_allclose(row, encoder.network(image)[0].numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_random_weights_are_the_same_each_time_and_leave_the_random_state():
     torch.manual_seed(5)
     expected = torch.rand(3)
