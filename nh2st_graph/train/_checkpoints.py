@@ -62,7 +62,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         path, content = Path(path), BytesIO()
         torch.save(checkpoint, content)
         with written_aside(path) as aside:
-            # Not its buffer: if that is garbage in a circle, as after an error here, Python before 3.11.9 and 3.12.2 may end.
+            # Not its buffer: Python before 3.12.2 may crash if that is garbage in a circle, as after an error here.
             aside.write_bytes(content.getvalue())
 
 
