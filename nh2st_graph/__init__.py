@@ -22,6 +22,7 @@ Rooms load on first use, so that importing the package stays light.
 from __future__ import annotations
 
 import importlib
+import logging
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ from nh2st_graph._errors import (
     RenamedWarning,
     RunError,
 )
-from nh2st_graph.train._deferred import defer, load_uncollected
+from nh2st_graph.train._deferred import defer, defer_rest, load_uncollected
 
 if TYPE_CHECKING:
     from nh2st_graph import config, datasets, gr, im, metrics, models, nn, pl, read, study, tl, write
@@ -80,6 +81,12 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 # PyTorch Geometric imports them, and with them transformers: two seconds that no prediction needs.
 defer("torch._dynamo", "torch_geometric.datasets", "torch_geometric.profile")
+# Lightning asks it for two names. It imports all of its metrics, and with them torchvision and transformers.
+defer_rest(
+    "torchmetrics",
+    {"check_forward_full_state_property": "utilities", "Metric": "metric", "MetricCollection": "collections"},
+    {"_logger": logging.getLogger("torchmetrics")},
+)
 # squidpy imports them, and its graphs need none: a third of a second.
 defer(*(f"squidpy.{room}" for room in ("datasets", "experimental", "im", "pl", "read", "tl")))
 load_uncollected(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import multiprocessing as mp
 import os
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,8 +40,10 @@ os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 # Lightning asks all installed packages for extensions, for every trainer anew: 20 ms.
 metadata.entry_points = cache(metadata.entry_points)
 
-# Garbage is searched for all the time with Python's own threshold, which is of smaller programs.
+# Garbage is searched for all the time with Python's own threshold, which is of smaller programs. There is none
+# while libraries and tests are loaded.
 gc.set_threshold(20_000, 20, 20)
+gc.disable()
 
 # The suite draws the same examples on every machine. A long run draws new ones, and more of them:
 # uv run pytest -m hypothesis --hypothesis-profile=long
@@ -69,15 +73,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+class _Together(LoadFileScheduling):
+    """Give a file to one process, and all files that start processes to the same one: its server is started once."""
+
+    _OF_PROCESSES = frozenset({"study/test_cluster.py", "study/test_workers.py", "tl/test_resume.py"})
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "tests/train/test_processes.py" if file.removeprefix("tests/") in self._OF_PROCESSES else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Together | None:
+    """Say which process runs which tests, where none has been asked for on the command line."""
+    return _Together(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_finish() -> None:
     """Leave what libraries made when they were loaded out of each search for garbage, a tenth of the suite's time."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:
-    """Let libraries find that all of theirs is gone, or they complain."""
-    gc.unfreeze()
+    """Let libraries find that all of theirs is gone, or they complain; in a worker, nobody looks at what it leaves.
+
+    To take all apart that a worker has loaded takes it 3 s.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        atexit.register(os._exit, 0)
+    else:
+        gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

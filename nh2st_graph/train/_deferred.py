@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from threading import RLock
 from types import ModuleType
 from typing import Any
 
-__all__ = ["defer", "load_uncollected"]
+__all__ = ["defer", "defer_rest", "load_uncollected"]
 
 
 class _Finder(MetaPathFinder):
@@ -53,6 +54,9 @@ class _OnUse(Loader):
     modules.
     """
 
+    #: Python asks a package for it before it looks for a module in it, or takes a name from it.
+    hidden: tuple[str, ...] = ("__path__",)
+
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
         self.lock = RLock()
@@ -66,7 +70,7 @@ class _OnUse(Loader):
 
         Other threads then wait until the module is whole; the one that loads it sees what is there by then.
         """
-        hidden = {"__path__": module.__dict__.pop("__path__")} if "__path__" in module.__dict__ else {}
+        hidden = {name: module.__dict__.pop(name) for name in self.hidden if name in module.__dict__}
         began = False
 
         def load(name: str) -> Any:
@@ -91,6 +95,29 @@ class _OnUse(Loader):
             return getattr(module, name)
 
         module.__dict__["__getattr__"] = load
+
+
+class _RestOnUse(_OnUse):
+    """Give some names of a package at once, and run its own code when anything else but a module of it is asked for."""
+
+    hidden = ()
+
+    def __init__(self, loader: Loader, names: Mapping[str, str], asked: Mapping[str, Any]) -> None:
+        super().__init__(loader)
+        self.names, self.asked = names, asked
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Take the names from the modules that define them; a release that has them elsewhere is loaded whole."""
+        try:
+            module.__dict__.update(self.asked)
+            with _uncollected():
+                for name, part in self.names.items():
+                    module.__dict__[name] = getattr(import_module(f"{module.__name__}.{part}"), name)
+        except (ImportError, AttributeError):
+            _give_back(module, self.loader)
+            self.loader.exec_module(module)
+        else:
+            super().exec_module(module)
 
 
 def _give_back(module: ModuleType, loader: Loader) -> None:
@@ -119,6 +146,22 @@ def defer(*names: str) -> None:
     ``import x`` and ``from package import x`` defer ``x``; ``from x import y`` and ``import x.y`` load it.
     """
     _find(names, _OnUse)
+
+
+def defer_rest(package: str, names: Mapping[str, str], asked: Mapping[str, Any]) -> None:
+    """Let a package give some names at once, and load all else of it on first use.
+
+    Parameters
+    ----------
+    package
+        The package, which nobody has imported yet.
+    names
+        The module of the package that defines each name, without the package's name, in the order in which they are
+        loaded.
+    asked
+        What these modules ask the package itself for.
+    """
+    _find([package], lambda loader: _RestOnUse(loader, names, asked))
 
 
 def load_uncollected(*names: str) -> None:

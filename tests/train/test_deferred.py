@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from nh2st_graph.train._deferred import defer, load_uncollected
+from nh2st_graph.train._deferred import defer, defer_rest, load_uncollected
 
 
 @pytest.fixture
@@ -93,6 +93,53 @@ def test_a_module_that_is_there_stays(package):
     defer(name)
     assert sys.modules[name].y == 1
     assert loads == [name]
+
+
+@pytest.fixture
+def metrics(tmp_path, monkeypatch):
+    """A package of which one module defines a name and asks for another, and which counts how often it is loaded."""
+    name = f"metrics_{tmp_path.name}"
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        f"import builtins\nbuiltins.loads.append(__name__)\nlog = 1\nfrom {name}.part import x\nfrom . import rest\n"
+    )
+    (folder / "part.py").write_text(f"from {name} import log\nclass x:\n    log = log\n")
+    (folder / "rest.py").write_text(f"from {name} import x\n")
+    monkeypatch.setattr("builtins.loads", [], raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    yield name, sys.modules["builtins"].loads
+    for each in (name, f"{name}.part", f"{name}.rest"):
+        sys.modules.pop(each, None)
+
+
+def test_some_names_of_a_package_come_without_the_rest(metrics):
+    name, loads = metrics
+    defer_rest(name, {"x": "part"}, {"log": 2})
+    found: dict[str, type] = {}
+    exec(f"from {name} import x", found)
+    assert found["x"].log == 2
+    assert not hasattr(importlib.import_module(name), "__version__")
+    assert (loads, f"{name}.rest" in sys.modules) == ([], False)
+    assert importlib.import_module(name).rest.x is found["x"] is importlib.import_module(name).x
+    assert (loads, importlib.import_module(name).log) == ([name], 1)
+    with pytest.raises(AttributeError, match="no attribute 'z'"):
+        importlib.import_module(name).z  # noqa: B018
+
+
+def test_a_module_of_a_package_comes_without_the_rest(metrics):
+    name, loads = metrics
+    defer_rest(name, {"x": "part"}, {"log": 2})
+    assert importlib.import_module(f"{name}.rest").x.log == 2
+    assert loads == []
+
+
+@pytest.mark.parametrize("names", [{"x": "elsewhere"}, {"another": "part"}])
+def test_a_package_that_has_its_names_elsewhere_is_loaded_whole(metrics, names):
+    name, loads = metrics
+    defer_rest(name, names, {"log": 2})
+    assert (importlib.import_module(name).log, loads) == (1, [name])
 
 
 def test_no_garbage_is_looked_for_while_a_library_loads(tmp_path, monkeypatch):

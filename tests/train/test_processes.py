@@ -83,6 +83,9 @@ class TestTwo:
         (3 * together.loss_of(rows)).backward()
         torch.testing.assert_close(torch.cat([each["gradient"] for each in found]), rows.grad)
 
+    def test_libraries_that_no_training_needs_are_not_loaded(self, found):
+        assert [each["loaded"] for each in found] == [[], []]
+
     def test_one_of_them_writes_the_run(self, folder):
         run = folder / "run"
         model = tl.load(run)
