@@ -25,8 +25,10 @@ from nh2st_graph.tl import FittedModel
 from nh2st_graph.train import EpochLog, Keep
 from nh2st_graph.train._module import TrainingModule
 
-#: Enough that a stage is still going on when its log shows some.
-MANY_EPOCHS = 12
+from .slowly import train_slowly
+
+#: Enough that a stage is still going on when its log shows some; from then on, each step takes longer.
+MANY_EPOCHS = 6
 #: A checkpoint after each epoch.
 EACH_EPOCH = "train.checkpoint_seconds=0"
 
@@ -62,7 +64,7 @@ class TestKilled:
         """Run ``train`` in a process of its own, and kill it when a stage has logged some epochs."""
 
         def run(arguments: list[str], folder: Path, stage: str, epochs: int) -> None:
-            process = forkserver.Process(target=main, args=(arguments,))
+            process = forkserver.Process(target=train_slowly, args=(arguments,))
             process.start()
             deadline = time.monotonic() + 120
             while process.is_alive() and time.monotonic() < deadline and logged(folder, stage) < epochs:
