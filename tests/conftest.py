@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import hashlib
 import multiprocessing as mp
 import os
 import pickle
@@ -17,6 +18,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import settings
@@ -24,6 +26,7 @@ from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from nh2st_graph.config import Config
     from nh2st_graph.tl import Run
@@ -111,6 +114,35 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the feature cache of whoever runs the tests out of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disks_are_not_waited_for() -> Iterator[None]:
+    """Leave what tests write to the system: none of them pulls the plug, and each file waits 3 ms for its disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tissue_is_found_once() -> Iterator[None]:
+    """Keep where the tissue of an image lies: tests of other things look at the same few images again and again."""
+    from nh2st_graph import slide
+    from nh2st_graph.im import _stain
+    from nh2st_graph.section import _placement
+
+    found: dict[tuple[bytes, tuple[int, ...], float], NDArray[np.bool_]] = {}
+
+    def kept(image: NDArray[np.uint8], microns_per_pixel: float) -> NDArray[np.bool_]:
+        key = hashlib.sha256(np.ascontiguousarray(image)).digest(), image.shape, float(microns_per_pixel)
+        if key not in found:
+            found[key] = slide.tissue_mask(image, microns_per_pixel)
+        return found[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for each in (_stain, _placement):
+            patch.setattr(each, "tissue_mask", kept)
         yield
 
 
@@ -253,7 +285,7 @@ def after_the_readme(shared_data: Path, her2st_crops: Path, shared_by_all: Path)
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Config:
-    """Everything small: three synthetic sections of some 60 spots and 15 genes, a narrow model, three epochs."""
+    """Everything small: three synthetic sections of some 60 spots and 15 genes, a narrow model, two epochs."""
     from nh2st_graph.config import Config
 
     values = {
@@ -268,7 +300,7 @@ def tiny_config() -> Config:
         "features": {"encoder": "squidpy:summary", "patch_um": 112},
         "model": {"width": 16, "n_components": 8, "heads": 2},
         "train": {
-            "max_epochs": 3,
+            "max_epochs": 2,
             "batch_spots": 64,
             "device": "cpu",
             "progress": False,

@@ -28,7 +28,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     np.save(folder / "genes.npy", np.array(["ERBB2", "CD3E"], dtype=object), allow_pickle=True)
     digest = hashlib.sha256((folder / "genes.npy").read_bytes()).hexdigest()
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     monkeypatch.setattr(_published_panels, "_HOST", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setitem(

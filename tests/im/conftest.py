@@ -53,7 +53,8 @@ def make_section(tmp_path: Path) -> MakeSection:
         if centres_um is None:
             centres_um = np.array([[x, y] for y in (100.0, 240.0, 400.0) for x in (90.0, 310.0, 520.0)])
         path = tmp_path / f"{name}_{um_per_px}.png"
-        Image.fromarray(render(um_per_px) if image is None else image).save(path)
+        # To pack an image well takes longer than all the rest.
+        Image.fromarray(render(um_per_px) if image is None else image).save(path, compress_level=1)
         spots = pd.DataFrame(index=[f"{name}-{i}" for i in range(len(centres_um))])
         spots[Key.obs.section] = pd.Categorical([name] * len(spots))
         spots[Key.obs.patient] = pd.Categorical([name[:1]] * len(spots))

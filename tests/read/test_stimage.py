@@ -85,7 +85,7 @@ def write(tmp_path):
         changed[0].to_csv(files.coord)
         changed[1].to_csv(files.counts)
         image = np.random.default_rng(2).integers(90, 255, (320, 330, 3), dtype=np.uint8)
-        Image.fromarray(image).save(files.image, format=kind)
+        Image.fromarray(image).save(files.image, format=kind, compress_level=1)
         return SimpleNamespace(**vars(files), slide=slide, spots=coord, table=counts)
 
     return make

@@ -25,8 +25,10 @@ from nh2st_graph.tl import FittedModel
 from nh2st_graph.train import EpochLog, Keep
 from nh2st_graph.train._module import TrainingModule
 
-#: Enough that a stage is still going on when its log shows some.
-MANY_EPOCHS = 12
+from .slowly import train_slowly
+
+#: Enough that a stage is still going on when its log shows some; from then on, each step takes longer.
+MANY_EPOCHS = 6
 #: A checkpoint after each epoch.
 EACH_EPOCH = "train.checkpoint_seconds=0"
 
@@ -62,7 +64,7 @@ class TestKilled:
         """Run ``train`` in a process of its own, and kill it when a stage has logged some epochs."""
 
         def run(arguments: list[str], folder: Path, stage: str, epochs: int) -> None:
-            process = forkserver.Process(target=main, args=(arguments,))
+            process = forkserver.Process(target=train_slowly, args=(arguments,))
             process.start()
             deadline = time.monotonic() + 120
             while process.is_alive() and time.monotonic() < deadline and logged(folder, stage) < epochs:
@@ -298,7 +300,7 @@ class TestInterrupted:
         step, at = TrainingModule.training_step, []
 
         def signalled(self, batch, index):
-            if self.current_epoch == 1 and index == 0 and not at:
+            if self.current_epoch == 0 and index == 0 and not at:
                 at.append(self.global_step)
                 signal.raise_signal(number)
             return step(self, batch, index)
@@ -311,8 +313,8 @@ class TestInterrupted:
         assert end.value.code == 128 + number
         path = folder / "checkpoints" / "fold1" / "last.ckpt"
         said = capsys.readouterr().err.splitlines()
-        assert f"; {path} holds 2 of at most 3 epochs; " in said[-1]
-        assert torch.load(path, weights_only=True)["epoch"] == 1
+        assert f"; {path} holds 1 of at most 2 epochs; " in said[-1]
+        assert torch.load(path, weights_only=True)["epoch"] == 0
         assert_same_run(tl.train_run(tiny_config, folder, resume=True).folder, tiny_run.folder)
 
     @pytest.mark.parametrize(("epochs", "signals", "seconds"), [(0, 2, 60.0), (2, 2, 60.0), (2, 1, 0.0)])
@@ -329,7 +331,7 @@ class TestInterrupted:
         monkeypatch.setattr(TrainingModule, "training_step", signalled)
         monkeypatch.setattr("nh2st_graph.train._keep._PATIENCE", seconds)
         file = tmp_path / "config.yaml"
-        file.write_text(tiny_config.override([EACH_EPOCH]).to_yaml())
+        file.write_text(tiny_config.override([EACH_EPOCH, "train.max_epochs=3"]).to_yaml())
         with pytest.raises(SystemExit):
             main(["train", str(file), "--out", str(tmp_path / "run")])
         told = f"holds {epochs} of at most 3 epochs" if epochs else "is not written yet"

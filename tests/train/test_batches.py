@@ -175,8 +175,11 @@ def grid(side: int, section: str = "S") -> Data:
     """Spots of a square grid, each with its four neighbours as senders, in the order of receivers."""
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     pos = torch.stack([x.flatten(), y.flatten()], dim=1)
-    near = (pos[:, None] - pos).abs().sum(dim=2) == 1
-    receiver, sender = near.nonzero().T
+    spots = torch.arange(side * side).view(side, side)
+    ways = [(spots[1:], spots[:-1]), (spots[:, 1:], spots[:, :-1])]
+    one, other = (torch.cat([way[i].flatten() for way in ways]) for i in range(2))
+    pairs = torch.stack([torch.cat([one, other]), torch.cat([other, one])])
+    receiver, sender = pairs[:, (pairs[0] * side * side + pairs[1]).argsort()]
     made = random_graph(side * side, 1, section=section)
     made.pos, made.edge_index = pos.float(), torch.stack([sender, receiver])
     made.edge_attr = torch.rand(len(sender), 3, generator=torch.Generator().manual_seed(1))
