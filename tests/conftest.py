@@ -43,10 +43,8 @@ os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 # Lightning asks all installed packages for extensions, for every trainer anew: 20 ms.
 metadata.entry_points = cache(metadata.entry_points)
 
-# Garbage is searched for all the time with Python's own threshold, which is of smaller programs. There is none
-# while libraries and tests are loaded.
-gc.set_threshold(20_000, 20, 20)
-gc.disable()
+# There is no garbage while libraries and tests are loaded.
+gc.set_threshold(0)
 
 # The suite draws the same examples on every machine. A long run draws new ones, and more of them:
 # uv run pytest -m hypothesis --hypothesis-profile=long
@@ -93,9 +91,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Together | 
 
 
 def pytest_collection_finish() -> None:
-    """Leave what libraries made when they were loaded out of each search for garbage, a tenth of the suite's time."""
+    """Leave what libraries made when they were loaded out of each search for garbage, a tenth of the suite's time.
+
+    Garbage is searched for all the time with Python's own threshold, which is of smaller programs.
+    """
     gc.freeze()
-    gc.enable()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_unconfigure() -> None:

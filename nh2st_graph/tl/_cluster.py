@@ -107,7 +107,8 @@ def on_cluster(
         while left:
             number, step = news.get()
             under_way[number] += step
-            if step == 0 and _died(futures[number]) and under_way[number] < _TRIES and sent[number] < _SENT:
+            result = _fetched(futures[number]) if step == 0 else None
+            if step == 0 and result is None and under_way[number] < _TRIES and sent[number] < _SENT:
                 # Dask blames every task that a dead worker had, also those that waited for another one to end.
                 futures[number] = send(number)
                 continue
@@ -116,7 +117,7 @@ def on_cluster(
                 yield number, None
             if step == 0:
                 left -= 1
-                yield number, _fetched(futures[number])
+                yield number, result or partial(_raise, RunError("its worker died each time (out of memory?)"))
                 futures[number].release()
 
 
@@ -146,20 +147,17 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _died(future: Any) -> bool:
-    from distributed import KilledWorker
+def _fetched(future: Any) -> Callable[[], Any] | None:
+    """Fetch a result, and give a function that returns it or raises its error; None if its workers died.
 
-    return future.status == "error" and isinstance(future.exception(), KilledWorker)
-
-
-def _fetched(future: Any) -> Callable[[], Any]:
-    """Fetch a result before its worker may go, and give a function that returns it or raises its error."""
+    A worker may die after it has done the task: its result goes with it, and Dask does the task again.
+    """
     from distributed import KilledWorker
 
     try:
         value = future.result()
     except KilledWorker:
-        return partial(_raise, RunError("its worker died each time (out of memory?)"))
+        return None
     except Exception as error:
         return partial(_raise, error)
     return lambda: value

@@ -127,17 +127,18 @@ def _give_back(module: ModuleType, loader: Loader) -> None:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
+    """Look for no garbage. Collection stays enabled by name: dask keeps for good what it was when dask was loaded."""
+    threshold = gc.get_threshold()
+    gc.set_threshold(0)
     try:
         yield
     finally:
-        if enabled:
+        if threshold[0] and not gc.get_threshold()[0]:
             if not gc.get_freeze_count():
                 # All that was made goes to the old objects, without a search through it.
                 gc.freeze()
                 gc.unfreeze()
-            gc.enable()
+            gc.set_threshold(*threshold)
 
 
 def defer(*names: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,14 @@ def die(times, folder):
         sum(range(10**7))  # so that it has begun for all to see
         os.kill(os.getpid(), signal.SIGKILL)
     return died
+
+
+def lost(folder):
+    done = len(list(Path(folder).iterdir()))
+    Path(folder, str(done)).write_text(str(os.getpid()))
+    if 0 < done < 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
 """
 DYING = """
 import os, signal
@@ -111,6 +121,16 @@ class TestCluster:
         assert ended[0]() == 1
         with pytest.raises(RunError, match="died"):
             ended[1]()
+
+    def test_a_result_that_is_lost_with_its_worker_is_made_again(self, scheduler, tasks, tmp_path):
+        news = on_cluster(scheduler, tasks.lost, [(str(tmp_path),)])
+        assert next(news) == (0, None)
+        while not (tmp_path / "0").exists() or not (tmp_path / "0").read_text():
+            time.sleep(0.01)
+        time.sleep(0.2)  # so that it has ended, and nobody has fetched what it gave
+        os.kill(int((tmp_path / "0").read_text()), signal.SIGKILL)
+        ((_, result),) = list(news)
+        assert result() == 3
 
     def test_a_study_is_the_serial_study_though_a_worker_dies(self, scheduler, study_file, tmp_path, monkeypatch):
         monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))

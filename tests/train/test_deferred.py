@@ -143,18 +143,45 @@ def test_a_package_that_has_its_names_elsewhere_is_loaded_whole(metrics, names):
 
 
 def test_no_garbage_is_looked_for_while_a_library_loads(tmp_path, monkeypatch):
-    name = f"uncollected_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text("import gc\nenabled = gc.isenabled()\nif not known:\n    1 / 0\n")
+    name, before = f"uncollected_{tmp_path.name}", gc.get_threshold()
+    (tmp_path / f"{name}.py").write_text("import gc\nlook = gc.get_threshold()[0]\nif not known:\n    1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     load_uncollected(name)
     with pytest.raises(NameError):
         importlib.import_module(name)
-    assert gc.isenabled()
+    assert gc.get_threshold() == before
     assert name not in sys.modules
     monkeypatch.setattr("builtins.known", True, raising=False)
     module = importlib.import_module(name)
-    assert (module.enabled, gc.isenabled()) == (False, True)
+    assert (module.look, gc.get_threshold()) == (0, before)
     assert importlib.reload(module) is module
     assert "uncollected" not in repr(module.__spec__.loader).lower().replace(name, "")
     del sys.modules[name]
+
+
+def test_a_library_that_remembers_whether_garbage_is_collected_finds_that_it_is(tmp_path, monkeypatch):
+    name = f"remembers_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text("import dask.utils\nslicing = dask.utils.disable_gc()(lambda: None)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    load_uncollected(name)
+    module = importlib.import_module(name)
+    assert gc.isenabled()
+    module.slicing()
+    assert gc.isenabled()
+    del sys.modules[name]
+
+
+def test_a_library_may_set_its_own_threshold(tmp_path, monkeypatch):
+    name, before = f"own_{tmp_path.name}", gc.get_threshold()
+    (tmp_path / f"{name}.py").write_text("import gc\ngc.set_threshold(12345, 6, 7)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    load_uncollected(name)
+    try:
+        importlib.import_module(name)
+        assert gc.get_threshold() == (12345, 6, 7)
+    finally:
+        gc.set_threshold(*before)
+        del sys.modules[name]
