@@ -53,8 +53,7 @@ metadata.entry_points = cache(metadata.entry_points)
 
 # Garbage is searched for all the time with Python's own threshold, which is of smaller programs. There is none
 # while libraries and tests are loaded.
-gc.set_threshold(20_000, 20, 20)
-gc.disable()
+gc.set_threshold(0)
 
 # The suite draws the same examples on every machine. A long run draws new ones, and more of them:
 # uv run pytest -m hypothesis --hypothesis-profile=long
@@ -103,7 +102,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Together | 
 def pytest_collection_finish() -> None:
     """Leave what libraries made when they were loaded out of each search for garbage, a tenth of the suite's time."""
     gc.freeze()
-    gc.enable()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_unconfigure() -> None:

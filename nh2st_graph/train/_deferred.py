@@ -127,17 +127,18 @@ def _give_back(module: ModuleType, loader: Loader) -> None:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
+    # By its threshold: Dask notes while it loads whether Python looks for garbage, and leaves it so after each slice.
+    threshold = gc.get_threshold()
+    gc.set_threshold(0)
     try:
         yield
     finally:
-        if enabled:
-            if not gc.get_freeze_count():
+        if threshold[0]:
+            if gc.isenabled() and not gc.get_freeze_count():
                 # All that was made goes to the old objects, without a search through it.
                 gc.freeze()
                 gc.unfreeze()
-            gc.enable()
+            gc.set_threshold(*threshold)
 
 
 def defer(*names: str) -> None:

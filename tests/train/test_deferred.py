@@ -6,6 +6,7 @@ import inspect
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import dask.array as da
 import pytest
 
 from nh2st_graph.train._deferred import defer, defer_rest, load_uncollected
@@ -144,17 +145,27 @@ def test_a_package_that_has_its_names_elsewhere_is_loaded_whole(metrics, names):
 
 def test_no_garbage_is_looked_for_while_a_library_loads(tmp_path, monkeypatch):
     name = f"uncollected_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text("import gc\nenabled = gc.isenabled()\nif not known:\n    1 / 0\n")
+    (tmp_path / f"{name}.py").write_text(
+        "import gc\nseen = gc.get_threshold()[0], gc.isenabled()\nif not known:\n    1 / 0\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     load_uncollected(name)
+    before = gc.get_threshold()
     with pytest.raises(NameError):
         importlib.import_module(name)
-    assert gc.isenabled()
+    assert (gc.get_threshold(), gc.isenabled()) == (before, True)
     assert name not in sys.modules
     monkeypatch.setattr("builtins.known", True, raising=False)
     module = importlib.import_module(name)
-    assert (module.enabled, gc.isenabled()) == (False, True)
+    assert module.seen == (0, True)
+    assert (gc.get_threshold(), gc.isenabled()) == (before, True)
     assert importlib.reload(module) is module
     assert "uncollected" not in repr(module.__spec__.loader).lower().replace(name, "")
     del sys.modules[name]
+
+
+def test_garbage_is_looked_for_after_a_slice_of_dask():
+    """It notes while it is loaded whether garbage is looked for, and a slice leaves it so."""
+    assert da.ones(4, chunks=2)[:2].shape == (2,)
+    assert gc.isenabled()
