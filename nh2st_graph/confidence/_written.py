@@ -93,6 +93,12 @@ def call(
         raise DataError(f"the prediction has no gene {gene!r}; {nearest(gene, prediction.var_names)}")
     if not 0 < as_number(level) < 1:
         raise DataError(f"{setting('level', level)} is no rate of false calls; give one between 0 and 1")
+    about = prediction.uns.get(Key.uns.prediction, {})
+    if Key.varm.call_high not in prediction.varm and about.get(Key.prediction.mode, "image") != "image":
+        raise DataError(
+            "the prediction is imputed, and no evidence of held-out tissue holds for it; call a prediction of "
+            "ng.tl.predict, which reads the image alone"
+        )
     if Key.varm.call_high not in prediction.varm:
         raise DataError("the prediction is of a model without evidence from held-out tissue; train and predict again")
     place = prediction.var_names.get_loc(gene)
@@ -101,8 +107,7 @@ def call(
     if prediction.var[Key.var.reliable].iloc[place] or unreliable:
         codes = called(values, high, low, level)
     else:
-        about = prediction.uns.get(Key.uns.prediction, {}).get(Key.prediction.evidence)
-        alone = about == OF_NEW and int(prediction.var[Key.var.n_patients].max()) == 1
+        alone = about.get(Key.prediction.evidence) == OF_NEW and int(prediction.var[Key.var.n_patients].max()) == 1
         logger.warning(
             "gene %r is not reliable for this slide%s, and is not called; unreliable=True calls it all the same",
             gene,
