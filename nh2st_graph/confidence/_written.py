@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph._files import as_number
 from nh2st_graph.confidence._calls import called
-from nh2st_graph.section import Key
+from nh2st_graph.section import Key, as_dense
 
 __all__ = ["OF_KNOWN", "OF_NEW", "UNFAMILIAR", "best_reliable", "call", "reliable_in", "unfamiliar_spots"]
 
@@ -102,7 +102,7 @@ def call(
     if Key.varm.call_high not in prediction.varm:
         raise DataError("the prediction is of a model without evidence from held-out tissue; train and predict again")
     place = prediction.var_names.get_loc(gene)
-    values = np.asarray(prediction.X[:, place], dtype=np.float32)
+    values = as_dense(prediction.X[:, [place]])[:, 0].astype(np.float32)
     high, low = (np.asarray(prediction.varm[key])[place] for key in (Key.varm.call_high, Key.varm.call_low))
     if prediction.var[Key.var.reliable].iloc[place] or unreliable:
         codes = called(values, high, low, level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import sparse
 
 from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph._files import is_count
@@ -31,7 +29,7 @@ from nh2st_graph.pl._maps import (
 )
 from nh2st_graph.pl._style import EXPRESSION, HALO, SEQUENTIAL, colour_bar
 from nh2st_graph.read import SpatialObject, documented, one_section
-from nh2st_graph.section import Key, section_name
+from nh2st_graph.section import Key, as_dense, section_name
 
 __all__ = ["gene_maps"]
 
@@ -225,23 +223,19 @@ def _pcc(prediction: AnnData) -> pd.Series:
         return _pcc_where_not_measured(prediction)
     if _GENE_COLUMN in prediction.var:
         return prediction.var[_GENE_COLUMN]
-    r = pearson(_dense(prediction.X), _dense(prediction.layers[Key.layers.observed]))
+    r = pearson(as_dense(prediction.X), as_dense(prediction.layers[Key.layers.observed]))
     return pd.Series(r, prediction.var_names)
 
 
 def _pcc_where_not_measured(prediction: AnnData) -> pd.Series:
     """Compute r over the spots where a gene was not measured; NaN if there are too few."""
-    values, observed = _dense(prediction.X), _dense(prediction.layers[Key.layers.observed])
-    told = _dense(prediction.layers[Key.layers.measured]).astype(bool)
+    values, observed = as_dense(prediction.X), as_dense(prediction.layers[Key.layers.observed])
+    told = as_dense(prediction.layers[Key.layers.measured]).astype(bool)
     r = np.full(prediction.n_vars, np.nan)
     for gene, spots in enumerate(~told.T):
         if spots.sum() >= _FEWEST_SPOTS:
             r[gene] = pearson(values[spots][:, [gene]], observed[spots][:, [gene]])[0]
     return pd.Series(r, prediction.var_names)
-
-
-def _dense(values: Any) -> NDArray:
-    return values.toarray() if sparse.issparse(values) else np.asarray(values)
 
 
 def _named(prediction: AnnData, genes: Sequence[str]) -> list[tuple[str, str]]:
@@ -260,7 +254,7 @@ def _best_median_worst(prediction: AnnData, pcc: pd.Series | None, n: int) -> li
             f"section {section_name(prediction)!r}: no layers['{Key.layers.observed}'] to rank genes by; "
             f"give {setting('genes')}"
         )
-    given = ~np.isnan(_dense(prediction.X)).all(axis=0)
+    given = ~np.isnan(as_dense(prediction.X)).all(axis=0)
     ranked = pcc[given].dropna().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
     if not ranked:  # none has an r, as where nothing was counted
         return [(gene, "") for gene in sorted(prediction.var_names)[:n]]

@@ -72,6 +72,12 @@ def test_its_spots_are_not_called(model, section, some):
         tl.call(tl.impute(section, model, measured=some), model.genes[0])
 
 
+def test_nothing_of_it_stays_in_a_prediction_from_the_image(model, section, some):
+    filled = tl.impute(section, model, measured=some)
+    assert "nh2st_measured" in filled.obs
+    assert "nh2st_measured" not in tl.predict(filled, model).obs
+
+
 def test_what_was_measured_is_not_scored(model, section, some):
     with pytest.raises(DataError, match="would be compared with itself"):
         downstream_scores(tl.impute(section, model, measured=some))
