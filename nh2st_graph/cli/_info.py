@@ -138,6 +138,7 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             "method": METHOD_LABELS.get(method, method)
             + (", code of a file or module: to use it, give --trust" if is_foreign(method) else ""),
             "trained on": f"{_listed(about['train_sections'])} ({config['data']['format']})",
+            "adapted on": _adapted(about.get("origin") or {}),
             "epochs": about["selected_epochs"] or "-",
             **_chosen(about.get("chosen") or {}),
             "genes": f"{len(genes)} ({config['data']['panel']}): {_listed(genes)}",
@@ -163,6 +164,18 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
     else:
         below.append(Text("No scores: the run had no test section, or is not finished.", style="dim"))
     return title, facts, below
+
+
+def _adapted(origin: Mapping[str, Any]) -> str | None:
+    """Say on what a model was adapted after training, and what that gained; None if it was not."""
+    about = origin.get("adapted")
+    if about is None:
+        return None
+    before, after = about["pcc_mean"]
+    return (
+        f"{_listed(list(about['sections']))}, for slides of {about['predicted_as']}: mean r on held-out blocks of them "
+        f"{before:.3f} -> {after:.3f}"
+    )
 
 
 def _chosen(chosen: Mapping[str, Any]) -> Facts:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph._files import as_number
 from nh2st_graph.confidence._calls import called
-from nh2st_graph.section import Key
+from nh2st_graph.section import Key, as_dense
 
 __all__ = ["OF_KNOWN", "OF_NEW", "UNFAMILIAR", "best_reliable", "call", "reliable_in", "unfamiliar_spots"]
 
@@ -93,16 +93,21 @@ def call(
         raise DataError(f"the prediction has no gene {gene!r}; {nearest(gene, prediction.var_names)}")
     if not 0 < as_number(level) < 1:
         raise DataError(f"{setting('level', level)} is no rate of false calls; give one between 0 and 1")
+    about = prediction.uns.get(Key.uns.prediction, {})
+    if Key.varm.call_high not in prediction.varm and about.get(Key.prediction.mode, "image") != "image":
+        raise DataError(
+            "the prediction is imputed, and no evidence of held-out tissue holds for it; call a prediction of "
+            "ng.tl.predict, which reads the image alone"
+        )
     if Key.varm.call_high not in prediction.varm:
         raise DataError("the prediction is of a model without evidence from held-out tissue; train and predict again")
     place = prediction.var_names.get_loc(gene)
-    values = np.asarray(prediction.X[:, place], dtype=np.float32)
+    values = as_dense(prediction.X[:, [place]])[:, 0].astype(np.float32)
     high, low = (np.asarray(prediction.varm[key])[place] for key in (Key.varm.call_high, Key.varm.call_low))
     if prediction.var[Key.var.reliable].iloc[place] or unreliable:
         codes = called(values, high, low, level)
     else:
-        about = prediction.uns.get(Key.uns.prediction, {}).get(Key.prediction.evidence)
-        alone = about == OF_NEW and int(prediction.var[Key.var.n_patients].max()) == 1
+        alone = about.get(Key.prediction.evidence) == OF_NEW and int(prediction.var[Key.var.n_patients].max()) == 1
         logger.warning(
             "gene %r is not reliable for this slide%s, and is not called; unreliable=True calls it all the same",
             gene,

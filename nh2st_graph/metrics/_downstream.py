@@ -61,15 +61,21 @@ def downstream_scores(prediction: AnnData, *, seed: int = 0) -> Summary:
     Raises
     ------
     DataError
-        If observed expression or the graph is missing, or a value is not a finite number.
+        If observed expression or the graph is missing, or a value is not a finite number; or if a part of the
+        prediction was measured (:func:`nh2st_graph.tl.impute`).
     """
-    from nh2st_graph.section import Key
+    from nh2st_graph.section import Key, as_dense
 
     if Key.layers.observed not in prediction.layers:
         raise DataError(f"no layers['{Key.layers.observed}'] to compare with; predict a section that has all genes")
+    if Key.layers.measured in prediction.layers and as_dense(prediction.layers[Key.layers.measured]).any():
+        raise DataError(
+            "the prediction is imputed, and what was measured would be compared with itself; give a prediction of "
+            "ng.tl.predict"
+        )
     if Key.obsp.connectivities not in prediction.obsp:
         raise DataError(f"no obsp['{Key.obsp.connectivities}']; run ng.gr.spatial_graph(adata) first")
-    predicted, observed = np.asarray(prediction.X), np.asarray(prediction.layers[Key.layers.observed])
+    predicted, observed = as_dense(prediction.X), as_dense(prediction.layers[Key.layers.observed])
     for name, values in (("predicted", predicted), ("observed", observed)):
         if not np.isfinite(values).all():
             raise DataError(f"{name} has values that are not finite numbers; scores need all of them")

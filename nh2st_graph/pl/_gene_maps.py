@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import sparse
 
 from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph._files import is_count
@@ -31,7 +29,7 @@ from nh2st_graph.pl._maps import (
 )
 from nh2st_graph.pl._style import EXPRESSION, HALO, SEQUENTIAL, colour_bar
 from nh2st_graph.read import SpatialObject, documented, one_section
-from nh2st_graph.section import Key, section_name
+from nh2st_graph.section import Key, as_dense, section_name
 
 __all__ = ["gene_maps"]
 
@@ -42,6 +40,8 @@ _PANELS_ACROSS = 3
 #: A second line of a title.
 _LINE_INCHES = 0.2
 _GENE_COLUMN = "pcc"
+#: Fewest spots of which an r says anything: of two it is 1 or -1.
+_FEWEST_SPOTS = 3
 
 
 @documented
@@ -64,7 +64,8 @@ def gene_maps(
     The title of a predicted map says the gene's r in held-out training tissue, and if the gene is not reliable
     (``var["held_out_pcc"]`` and ``var["reliable"]``, as :func:`nh2st_graph.tl.predict` writes them). Predicted spots
     that are unlike training (``obs["familiarity"]``) are faded and hatched. A gene that is not predicted (NaN) has no
-    spots.
+    spots. Maps of :func:`nh2st_graph.tl.impute` are called imputed, and their r is of the spots where the gene was not
+    measured: elsewhere both maps show the same values.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def _beside_observed(
     prediction: AnnData, rows: Sequence[tuple[str, str]], pcc: pd.Series | None, unlike: NDArray[np.bool_]
 ) -> Figure:
     """Draw a row for each gene: the image, the observed map if there is one, and the predicted one."""
-    columns: list[tuple[str, str | None]] = [("predicted", None)]
+    columns: list[tuple[str, str | None]] = [(_kind(prediction), None)]
     if pcc is not None:
         columns.insert(0, ("observed", Key.layers.observed))
     width = _LABEL_INCHES + _PANEL_INCHES + (_PANEL_INCHES + _BAR_INCHES) * len(columns)
@@ -123,7 +124,7 @@ def _beside_observed(
             there = _draw_gene(prediction, ax, gene, layer)
             if layer is None and there:
                 _hatch(prediction, ax, unlike, **_FADED)
-                name += "" if pcc is None else f", r = {pcc[gene]:.2f}"
+                name += "" if pcc is None else _r(prediction, float(pcc[gene]))
                 name += _held_out(prediction, gene)
             ax.set_title(name)
         axes[0].set_title("H&E")
@@ -142,7 +143,7 @@ def _beside_image(prediction: AnnData, rows: Sequence[tuple[str, str]], unlike: 
     _draw(prediction, image, alpha=1.0, spots=False)
     image.set_title("H&E")
     for ax, (gene, _) in zip(others, rows, strict=False):
-        name = f"{gene}, predicted"
+        name = f"{gene}, {_kind(prediction)}"
         if _draw_gene(prediction, ax, gene, None):
             _hatch(prediction, ax, unlike, **_FADED)
             name += _held_out(prediction, gene)
@@ -201,15 +202,40 @@ def _draw_gene(prediction: AnnData, ax: Axes, gene: str, layer: str | None) -> b
     return True
 
 
+def _is_imputed(prediction: AnnData) -> bool:
+    return Key.layers.measured in prediction.layers
+
+
+def _kind(prediction: AnnData) -> str:
+    return "imputed" if _is_imputed(prediction) else "predicted"
+
+
+def _r(prediction: AnnData, r: float) -> str:
+    """Say r in a title, and of which spots it is if not of all."""
+    if not _is_imputed(prediction):
+        return f", r = {r:.2f}"
+    return "" if np.isnan(r) else f", r = {r:.2f} where not measured"
+
+
 def _pcc(prediction: AnnData) -> pd.Series:
+    """Give r of each gene: that of the run, or of all spots; of imputed genes, of the spots that were not measured."""
+    if _is_imputed(prediction):
+        return _pcc_where_not_measured(prediction)
     if _GENE_COLUMN in prediction.var:
         return prediction.var[_GENE_COLUMN]
-    r = pearson(_dense(prediction.X), _dense(prediction.layers[Key.layers.observed]))
+    r = pearson(as_dense(prediction.X), as_dense(prediction.layers[Key.layers.observed]))
     return pd.Series(r, prediction.var_names)
 
 
-def _dense(values: Any) -> NDArray:
-    return values.toarray() if sparse.issparse(values) else np.asarray(values)
+def _pcc_where_not_measured(prediction: AnnData) -> pd.Series:
+    """Compute r over the spots where a gene was not measured; NaN if there are too few."""
+    values, observed = as_dense(prediction.X), as_dense(prediction.layers[Key.layers.observed])
+    told = as_dense(prediction.layers[Key.layers.measured]).astype(bool)
+    r = np.full(prediction.n_vars, np.nan)
+    for gene, spots in enumerate(~told.T):
+        if spots.sum() >= _FEWEST_SPOTS:
+            r[gene] = pearson(values[spots][:, [gene]], observed[spots][:, [gene]])[0]
+    return pd.Series(r, prediction.var_names)
 
 
 def _named(prediction: AnnData, genes: Sequence[str]) -> list[tuple[str, str]]:
@@ -228,7 +254,7 @@ def _best_median_worst(prediction: AnnData, pcc: pd.Series | None, n: int) -> li
             f"section {section_name(prediction)!r}: no layers['{Key.layers.observed}'] to rank genes by; "
             f"give {setting('genes')}"
         )
-    given = ~np.isnan(_dense(prediction.X)).all(axis=0)
+    given = ~np.isnan(as_dense(prediction.X)).all(axis=0)
     ranked = pcc[given].dropna().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
     if not ranked:  # none has an r, as where nothing was counted
         return [(gene, "") for gene in sorted(prediction.var_names)[:n]]

@@ -1,6 +1,15 @@
 """The section contract: what one tissue section holds, and how to look it up. This room knows no file format."""
 
-from nh2st_graph.section._access import array_positions, as_csr, as_name, distinct, in_tissue, is_real, section_name
+from nh2st_graph.section._access import (
+    array_positions,
+    as_csr,
+    as_dense,
+    as_name,
+    distinct,
+    in_tissue,
+    is_real,
+    section_name,
+)
 from nh2st_graph.section._array import (
     CHESSBOARD_NEIGHBOUR_UM,
     CHESSBOARD_SPOT_UM,
@@ -97,6 +106,7 @@ __all__ = [
     "adjacent_steps",
     "array_positions",
     "as_csr",
+    "as_dense",
     "as_name",
     "changed_entry",
     "check_array",

@@ -14,7 +14,7 @@ from scipy import sparse
 from nh2st_graph._errors import DataError, setting
 from nh2st_graph.section._keys import Key
 
-__all__ = ["array_positions", "as_csr", "as_name", "distinct", "in_tissue", "is_real", "section_name"]
+__all__ = ["array_positions", "as_csr", "as_dense", "as_name", "distinct", "in_tissue", "is_real", "section_name"]
 
 
 #: No row or column has a number as large.
@@ -89,6 +89,13 @@ def as_csr(values: Any) -> sparse.csr_matrix:
     if not is_real(values.dtype):
         raise DataError(f"X holds {values.dtype}, not real numbers; put raw counts there")
     return sparse.csr_matrix(values.astype(np.float32) if values.dtype == np.float16 else values)
+
+
+def as_dense(values: Any) -> NDArray[Any]:
+    """Give values as an array in memory: those of a sparse matrix, of a dask array, or on disk, too."""
+    values = values.to_memory() if hasattr(values, "to_memory") else values
+    values = values.compute() if hasattr(values, "compute") else values
+    return np.asarray(values.toarray() if sparse.issparse(values) else values)
 
 
 def is_real(dtype: np.dtype[Any]) -> bool:

@@ -15,6 +15,7 @@ from nh2st_graph._errors import DataError, ImageError, setting
 from nh2st_graph.section._access import is_real, section_name
 from nh2st_graph.section._array import check_array
 from nh2st_graph.section._counts import count_blocks
+from nh2st_graph.section._genes import same_genes
 from nh2st_graph.section._keys import Key
 from nh2st_graph.section._library import full_image, libraries
 from nh2st_graph.section._pitch import check_pitch
@@ -155,8 +156,7 @@ def counts_mistake(adata: AnnData) -> str | None:
     if not adata.n_vars:
         return "no genes (X is empty); give measured counts for training and scoring"
     if not adata.var_names.is_unique:
-        twice = adata.var_names[adata.var_names.duplicated()][0]
-        return f"gene {twice!r} occurs more than once; call adata.var_names_make_unique()"
+        return same_genes(adata)
     if adata.X is None:
         return f"{adata.n_vars} genes are named but X is missing; put raw counts into X"
     if not is_real(adata.X.dtype):

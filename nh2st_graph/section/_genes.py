@@ -23,6 +23,7 @@ __all__ = [
     "mismatch",
     "name_columns",
     "naming",
+    "same_genes",
     "species",
 ]
 
@@ -112,7 +113,14 @@ def find_genes(adata: AnnData, genes: Sequence[str]) -> FoundGenes:
         the panel's kind. Versions of ids are ignored.
     genes
         The panel: symbols or Ensembl ids.
+
+    Raises
+    ------
+    DataError
+        If two genes of the section have one name in ``var_names``.
     """
+    if not adata.var_names.is_unique:
+        raise DataError(f"section {section_name(adata)!r}: {same_genes(adata)}")
     positions = np.asarray(adata.var_names.get_indexer(list(genes)), dtype=np.intp)
     absent = positions < 0
     kind = naming(genes)
@@ -125,6 +133,12 @@ def find_genes(adata: AnnData, genes: Sequence[str]) -> FoundGenes:
     if (positions[absent] < 0).all():
         return FoundGenes(positions)
     return FoundGenes(positions, named.by, tuple(str(gene) for gene in wanted[wanted.isin(several)]))
+
+
+def same_genes(adata: AnnData) -> str:
+    """Say which gene ``var_names`` has more than once, and what to do."""
+    twice = adata.var_names[adata.var_names.duplicated()][0]
+    return f"gene {twice!r} occurs more than once; call adata.var_names_make_unique()"
 
 
 def genes_by_name(sections: Mapping[str, AnnData]) -> tuple[dict[str, pd.Series], str | None]:

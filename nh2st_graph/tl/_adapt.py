@@ -351,10 +351,10 @@ def _confidence(
     weighed = Confidence.fit(
         model.genes,
         parts,
-        [],
+        parts if known else [],  # of training patients, one alone says what it says
         model.confidence.detected,
         ceilings={},
         least=None if residuals else 0.0,
         seed=model.config.seed,
     )
-    return replace(model.confidence, known=weighed.new) if known else replace(model.confidence, new=weighed.new)
+    return replace(model.confidence, known=weighed.known) if known else replace(model.confidence, new=weighed.new)

@@ -39,6 +39,7 @@ from nh2st_graph.section import (
     find_genes,
     library_size,
     other_sections,
+    patient_name,
     patients_in,
     say_same_sections,
     split_half_normalizer,
@@ -327,8 +328,11 @@ def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Seque
         part: sorted({patient for each in sections for patient in patients_in(each.section)})
         for part, sections in (("train", train), ("test", tests))
     }
+    learned_since = model.origin.get("adapted", {}).get("sections", {})
+    adapted = [patient_name(each.get("patient")) for each in learned_since.values()]
+    patients["train"] += [name for name in adapted if name is not None]
     shared = sorted(set(patients["train"]) & set(patients["test"]))
-    unknown = unknown_patients({each.name: each.section for each in (*train, *tests)})
+    unknown = None in adapted or unknown_patients({each.name: each.section for each in (*train, *tests)})
     return {
         "version": __version__,
         "seed": model.config.seed,

@@ -205,7 +205,7 @@ def as_prediction(model: FittedModel, prepared: PreparedSection, expression: NDA
     completed = prepared.section
     predicted = AnnData(
         X=expression,
-        obs=completed.obs.copy(),
+        obs=completed.obs.drop(columns=Key.obs.measured, errors="ignore"),  # of an earlier imputation
         var=pd.DataFrame(index=pd.Index(model.genes, name="gene")),
         obsm={Key.obsm.spatial: np.asarray(completed.obsm[Key.obsm.spatial], dtype=np.float64)},
         obsp={key: sparse.csr_matrix(completed.obsp[key]) for key in (Key.obsp.connectivities, Key.obsp.distances)},

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nh2st_graph._errors import ConfigError, DataError, ImageError, setting
 from nh2st_graph.read import Regions, regions
-from nh2st_graph.section import Key, libraries, library, section_name, slide_origin
+from nh2st_graph.section import Key, libraries, library, refuse_backed, section_name, slide_origin
 from nh2st_graph.slide import slide_size
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def crop(adata: AnnData, *, roi: Place | None = None, exclude: Place | None = No
     ConfigError
         If there are no regions.
     DataError
-        If a file cannot be used, or no spot is left.
+        If a file cannot be used, no spot is left, or the AnnData is in backed mode.
 
     Examples
     --------
@@ -93,6 +93,7 @@ def crop(adata: AnnData, *, roi: Place | None = None, exclude: Place | None = No
     """
     if roi is None and exclude is None:
         raise ConfigError(f"no regions are given; give {setting('roi')}, {setting('exclude')}, or both")
+    refuse_backed(adata)
     left = excluded(adata, exclude)
     return left.copy() if roi is None else in_roi(annotated(left, roi))
 

@@ -14,7 +14,7 @@ from anndata import AnnData
 
 from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph.datasets import read_gene_sets
-from nh2st_graph.section import Key, section_name
+from nh2st_graph.section import Key, as_dense, refuse_backed, section_name
 
 __all__ = ["GeneSets", "check_gene_sets", "gene_sets_of", "score_signatures"]
 
@@ -97,14 +97,15 @@ def score_signatures(prediction: AnnData, gene_sets: GeneSets, *, key_added: str
     >>> prediction = ng.tl.predict(ng.read.sections("visium", "sections")["D1"], ng.load("model"))
     >>> ng.tl.score_signatures(prediction, "hallmark.gmt:HALLMARK_HYPOXIA")
     """
+    refuse_backed(prediction)
     sets = gene_sets_of(gene_sets)
     check_gene_sets(sets, list(prediction.var_names))
     if Key.var.reliable not in prediction.var:
         raise DataError(
-            f"section {section_name(prediction)!r} does not say which genes are reliable: it is no prediction, or one "
-            "of a model of an earlier version; give what predict returns"
+            f"section {section_name(prediction)!r} does not say which genes are reliable: it is no prediction, an "
+            "imputed one, or one of a model of an earlier version; give what predict returns"
         )
-    there = np.isfinite(np.asarray(prediction.X)).all(axis=0)
+    there = np.isfinite(as_dense(prediction.X)).all(axis=0)
     reliable = prediction[:, prediction.var[Key.var.reliable].to_numpy(dtype=bool) & there].copy()
     r, known, rows = reliable.var[Key.var.held_out_partial], set(prediction.var_names[there]), {}
     for name, genes in sets.items():

@@ -11,6 +11,7 @@ import pandas as pd
 
 from nh2st_graph import __version__
 from nh2st_graph._errors import listed
+from nh2st_graph.confidence import OF_KNOWN, OF_NEW
 from nh2st_graph.im import recipes
 from nh2st_graph.metrics import LABELS, METHOD_LABELS, REFERENCES
 from nh2st_graph.section import Key
@@ -80,6 +81,7 @@ def model_card(
         *_panel(model),
         "## Training data",
         *_data(model),
+        *_adapted(model),
         "## Scores",
         *_scores(model, metrics, per_gene),
         "## Licence",
@@ -164,19 +166,26 @@ def _panel(model: FittedModel) -> Iterator[str]:
     if model.confidence is not None:
         reliable = model.confidence.new.genes[Key.var.reliable].astype(bool)
         names = [gene for gene, good in zip(model.genes, reliable, strict=True) if good]
+        told = {who: _evidence(model, who) for who in (OF_NEW, OF_KNOWN)}
         yield (
-            f"On slides of new patients, held-out training tissue calls {len(names):,} of {len(model.genes):,} genes "
+            f"On slides of new patients, {told[OF_NEW]} calls {len(names):,} of {len(model.genes):,} genes "
             f"reliable{': ' + listed(names, _NAMED) if names else ''}. Do not trust other genes."
         )
         if model.confidence.known is not None:
             own = model.confidence.known.genes[Key.var.reliable].astype(bool)
             mine = [gene for gene, good in zip(model.genes, own, strict=True) if good]
             yield (
-                f"On slides of the training patients, {len(mine):,} are reliable"
+                f"On slides of the training patients, {told[OF_KNOWN]} calls {len(mine):,} reliable"
                 f"{': ' + listed(mine, _NAMED) if mine else ''}."
             )
     shown = f"{', '.join(model.genes[:_NAMED])}" + (" and more" if len(model.genes) > _NAMED else "")
     yield f"<details><summary>All {len(model.genes):,} genes</summary>\n\n{shown}\n\n</details>"
+
+
+def _evidence(model: FittedModel, who: str) -> str:
+    """Name the tissue that says which genes are reliable."""
+    about = model.origin.get("adapted")
+    return "held-out tissue of its adaptation" if about and about["predicted_as"] == who else "held-out training tissue"
 
 
 def _data(model: FittedModel) -> Iterator[str]:
@@ -196,6 +205,23 @@ def _data(model: FittedModel) -> Iterator[str]:
         parts = ("counts", "positions", "image", "resolution")
         rows = [[str(i), *(each.get(part, "-") for part in parts)] for i, each in enumerate(sections.values(), 1)]
         yield _table(["section", *(f"digest of {part}" for part in parts[:3]), "um per px"], rows)
+
+
+def _adapted(model: FittedModel) -> Iterator[str]:
+    """Say on what the model was adapted after training, and what that gained."""
+    about = model.origin.get("adapted")
+    if about is None:
+        return
+    (before, after), (gain, low, high) = about["pcc_mean"], about["pcc_gain"]
+    yield "## Adapted after training"
+    yield (
+        f"Its last layer was fitted again on {_count(about['n_spots'], 'spot')} of "
+        f"{_count(len(about['sections']), 'more section')}, for slides of {about['predicted_as']}. On held-out blocks "
+        f"of that tissue, mean r went from {before:.3f} to {after:.3f} ({gain:+.3f}, {low:.3f} to {high:.3f}). Other "
+        "tissue may gain nothing."
+    )
+    rows = [[str(i), each["counts"], each["positions"]] for i, each in enumerate(about["sections"].values(), 1)]
+    yield _table(["section", "digest of counts", "digest of positions"], rows)
 
 
 def n_patients(origin: Mapping[str, Any]) -> int | None:

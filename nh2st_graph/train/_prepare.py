@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -341,14 +341,20 @@ class PreparedSection:
 
     @cached_property
     def observed(self) -> pd.DataFrame:
-        """Targets, spots x genes of the panel, float64.
+        """Targets, spots x genes of the panel, float64. A warning counts the spots without counts.
 
         Raises
         ------
         DataError
             If a gene of the panel was not measured, or targets cannot be smoothed.
         """
-        return targets(self.section, self.preparation.genes, **self.preparation.config.data.target)
+        found = targets(self.section, self.preparation.genes, **self.preparation.config.data.target)
+        zero = ~found.to_numpy().any(axis=1)  # of these, some may have counts of other genes
+        if zero.any():
+            some = self.section[zero]
+            by_panel = self.preparation.config.data.normalize == "panel"
+            self._say_empty(panel_counts(some, self.preparation.genes).sum(axis=1) if by_panel else library_size(some))
+        return found
 
     @cached_property
     def measured(self) -> Data:
@@ -371,12 +377,26 @@ class PreparedSection:
             target = target_matrix(self.section, self.preparation.genes, **self.preparation.config.data.target)
             graph.y, graph.counts = Rows(target), Rows(matrix)
             library = np.asarray(matrix.sum(axis=1)).ravel() if by_panel else library_size(self.section)
+            self._say_empty(library)
         else:
             counts = panel_counts(self.section, self.preparation.genes).to_numpy()
             library = counts.sum(axis=1) if by_panel else library_size(self.section)
             graph.y, graph.counts = _float_tensor(self.observed.to_numpy()), _float_tensor(counts)
         graph.library = _float_tensor(library[:, None])
         return graph
+
+    def _say_empty(self, library: ArrayLike) -> None:
+        """Warn of spots without counts, by the library size that their targets are relative to."""
+        by_panel, n = self.preparation.config.data.normalize == "panel", int((np.asarray(library) == 0).sum())
+        if n:
+            logger.warning(
+                "section %r: %d of %d spots have no counts%s, and count as measured zeros of all genes, in training "
+                "and in scores; leave out those where nothing was measured",
+                self.name,
+                n,
+                self.section.n_obs,
+                " of the panel" if by_panel else "",
+            )
 
     def _refuse_one_spot(self) -> None:
         if self.section.n_obs == 1:

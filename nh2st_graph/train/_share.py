@@ -6,7 +6,7 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -72,7 +72,7 @@ def save(model: FittedModel, path: str | Path, *, scores: Scored | str | Path | 
         A folder, as for :meth:`FittedModel.save`; or a file that ends in ``.zip``, which is replaced if it exists.
     scores
         For an archive: the run that scored the model, or what :func:`~nh2st_graph.tl.evaluate` gave. By default the
-        folder that the model was loaded from, if it is a run with scores.
+        folder that the model was loaded from, if it is a run with scores; not those of a model that was adapted since.
 
     Raises
     ------
@@ -230,6 +230,8 @@ def _public_description(description: Mapping[str, Any]) -> dict[str, Any]:
     if origin:
         origin |= {part: _unnamed(origin.get(part, {})) for part in ("train", "tests")}
         origin |= {} if patients is None else {"n_patients": patients}
+    if "adapted" in origin:
+        origin["adapted"] = {**origin["adapted"], "sections": _unnamed(origin["adapted"]["sections"])}
     return {**description, "config": without_paths(config), **({"origin": origin} if origin else {})}
 
 
@@ -270,6 +272,8 @@ def _scores(
     if scores is not None and not isinstance(scores, str | Path):
         metrics, per_gene = scores.metrics, scores.per_gene.reset_index()
         where = setting("scores")
+    elif scores is None and "adapted" in model.origin:  # those of its folder are of the model that was adapted
+        return None, None
     else:
         folder = Path(scores) if scores is not None else model.sources.folder
         content = None if folder is None else read_file(folder, METRICS)
@@ -291,9 +295,27 @@ def _scores(
         metrics["mean"], metrics["references"], protocol["test"], protocol["split"]
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{where}: its scores are incomplete ({reason(error)}); score the run again") from None
+    if "adapted" in model.origin:
+        _check_of_adapted(model, scores, where, protocol["test"])
     if ours != theirs:
         raise ModelError(f"{where}: its scores are of another model; give the run of this one as {setting('scores')}")
     return metrics, per_gene
+
+
+def _check_of_adapted(
+    model: FittedModel, scores: Scored | str | Path | None, where: str, tested: Iterable[str]
+) -> None:
+    """Refuse scores of the model before it was adapted, and on sections that it was adapted on."""
+    if isinstance(scores, str | Path):
+        raise ModelError(
+            f"{where}: its scores are of the model before it was adapted; score it with ng.tl.evaluate, and give the "
+            f"result as {setting('scores')}"
+        )
+    seen = sorted({*tested} & {*model.origin["adapted"]["sections"]})
+    if seen:
+        raise ModelError(
+            f"{where}: the model was adapted on section {seen[0]!r}, and a score on it says nothing; score it on others"
+        )
 
 
 def find_model(model: str | Path) -> Path:

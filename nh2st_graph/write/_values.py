@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy import sparse
 
 from nh2st_graph._errors import DataError, listed, nearest, setting
 from nh2st_graph._settings import RELIABLE
 from nh2st_graph.confidence import reliable_in, unfamiliar_spots
-from nh2st_graph.section import Key, Library, library, section_name, target_in_words
+from nh2st_graph.section import Key, Library, as_dense, library, section_name, target_in_words
 
 __all__ = [
     "checked_classes",
@@ -110,7 +109,7 @@ def with_values(prediction: AnnData, genes: str | Sequence[str] | None, what: st
 def dense(prediction: AnnData, layer: str | None = None) -> NDArray[np.float32]:
     """Give predicted values or a layer, ``(n_spots, n_genes)``."""
     values = prediction.X if layer is None else prediction.layers[layer]
-    return np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=np.float32)
+    return as_dense(values).astype(np.float32, copy=False)
 
 
 def measured_columns(prediction: AnnData) -> list[str]:

@@ -126,6 +126,16 @@ class TestRun:
         assert facts["all"].startswith("Model ")
         assert "Scores" not in facts["all"]
 
+    def test_a_model_that_was_adapted_says_on_what(self, info, tiny_run, tmp_path):
+        about = {"sections": {"S7": {}}, "predicted_as": "new patients", "pcc_mean": [0.1, 0.25]}
+        tiny_run.model.save(tmp_path)
+        stored = json.loads((tmp_path / "model.json").read_text())
+        stored["origin"]["adapted"] = about
+        (tmp_path / "model.json").write_text(json.dumps(stored))
+        said = "S7, for slides of new patients: mean r on held-out blocks of them 0.100 -> 0.250"
+        assert info(tmp_path)["adapted on"] == said
+        assert "adapted on" not in info(tiny_run.folder)
+
     def test_a_method_that_is_not_installed_says_that_it_needs_trust(self, info, tiny_run, tmp_path):
         tiny_run.model.save(tmp_path)
         about = json.loads((tmp_path / "model.json").read_text())

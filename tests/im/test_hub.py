@@ -6,6 +6,7 @@ import json
 from unittest import mock
 
 import huggingface_hub
+import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import save_file

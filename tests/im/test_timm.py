@@ -6,6 +6,7 @@ from pathlib import Path
 from unittest import mock
 
 import huggingface_hub
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import timm

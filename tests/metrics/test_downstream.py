@@ -187,6 +187,14 @@ def test_it_is_json_leaves_the_prediction_alone_and_comes_out_the_same_again(pre
     assert (section.obsp[Key.obsp.connectivities] != before.obsp[Key.obsp.connectivities]).nnz == 0
 
 
+def test_sparse_values_score_the_same(predicted, observed):
+    section = prediction(predicted, observed)
+    scores = metrics.downstream_scores(section)
+    section.X = sparse.csr_matrix(section.X)
+    section.layers[Key.layers.observed] = sparse.csr_matrix(section.layers[Key.layers.observed])
+    assert metrics.downstream_scores(section) == scores
+
+
 def test_what_is_missing_is_named(predicted, observed):
     section = prediction(predicted, observed)
     without = section.copy()

@@ -150,6 +150,35 @@ def test_bad_input_is_one_line_and_leaves_no_figure(prediction: AnnData) -> None
     assert not plt.get_fignums()
 
 
+class TestImputed:
+    """What was measured is not held to be predicted."""
+
+    @pytest.fixture
+    def imputed(self, prediction: AnnData) -> AnnData:
+        """The measured half of the spots has its measured values, and ``g8`` was measured everywhere."""
+        told = np.zeros(prediction.shape, dtype=bool)
+        told[::2], told[:, 8] = True, True
+        prediction.X = np.where(told, prediction.layers["observed"], prediction.X)
+        prediction.layers["measured"] = told
+        return prediction
+
+    def test_r_is_of_the_spots_that_were_not_measured(self, imputed: AnnData) -> None:
+        rest = imputed[1::2]
+        r = np.corrcoef(rest.X[:, 4], rest.layers["observed"][:, 4])[0, 1]
+        (maps,) = rows_of(pl.gene_maps(imputed, ["g4"]))
+        assert maps[2].get_title() == f"imputed, r = {r:.2f} where not measured"
+
+    def test_a_gene_that_was_measured_everywhere_has_none(self, imputed: AnnData) -> None:
+        (maps,) = rows_of(pl.gene_maps(imputed, ["g8"]))
+        assert maps[2].get_title() == "imputed"
+        assert "best\ng8" not in names_of(rows_of(pl.gene_maps(imputed)))
+
+    def test_without_observed_maps_it_is_called_imputed_too(self, imputed: AnnData) -> None:
+        del imputed.layers["observed"]
+        figure = pl.gene_maps(imputed, ["g0", "g1"])
+        assert [ax.get_title() for ax in figure.axes if ax.images][1:] == ["g0, imputed", "g1, imputed"]
+
+
 class TestTrust:
     """What a prediction says of itself is drawn."""
 

@@ -98,6 +98,11 @@ def test_of_several_genes_of_one_symbol_the_first_by_id_is_taken_and_that_is_sai
     ]
 
 
+def test_two_genes_of_one_name_are_named():
+    with pytest.raises(DataError, match=rf"gene {HUMAN[0]!r} occurs more than once; call .*var_names_make_unique"):
+        find_genes(section([HUMAN[0], *HUMAN[:-1]]), HUMAN)
+
+
 def test_of_several_columns_the_fullest_is_taken():
     adata = section(HUMAN, **{"gene_ids-0": [*IDS[:2], *[None] * 4], "gene_ids-1": [*IDS[:5], np.nan]})
     found = find_genes(adata, IDS)

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
@@ -145,6 +146,29 @@ def test_genes_never_reach_its_predictions(adapted, others):
 def test_a_section_that_it_was_adapted_on_is_not_scored(adapted, others, tiny_sections):
     with pytest.raises(DataError, match="S3"):
         tl.evaluate({"S3": others}, adapted, {name: tiny_sections[name] for name in ("S1", "S2")})
+
+
+def test_a_score_on_its_patient_is_within_a_patient(adapted, others, tiny_sections):
+    section = others.copy()
+    section.obs["section"] = pd.Categorical(["S9"] * section.n_obs)
+    train = {name: tiny_sections[name] for name in ("S1", "S2")}
+    protocol = tl.evaluate({"S9": section}, adapted, train).metrics["protocol"]
+    assert protocol["patients_in_both"] == list(others.obs["patient"].unique())
+    assert protocol["split"] == "within patient"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_one_patient_alone_says_nothing_of_others_but_of_its_own(model, others, tiny_sections, known):
+    section = others.copy()
+    patient = tiny_sections["S1"].obs["patient"].iloc[0] if known else "another"
+    section.obs["patient"] = pd.Categorical([patient] * section.n_obs)
+    adapted = tl.adapt(model, section)
+    assert adapted.origin["adapted"]["predicted_as"] == ("training patients" if known else "new patients")
+    evidence, other = (adapted.confidence.of(known=each) for each in (known, not known))
+    good = evidence.genes["held_out_low"] > evidence.genes["held_out_chance"].clip(lower=0)
+    assert good.any()
+    assert list(evidence.genes["reliable"]) == list(good & known)
+    assert other.genes.equals(model.confidence.of(known=not known).genes)
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 0.3])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 from numpy.testing import assert_array_equal
+from scipy import sparse
 
 import nh2st_graph as ng
 from nh2st_graph import DataError, ModelError, tl
@@ -147,6 +148,15 @@ def test_calls_are_of_spots_and_can_be_kept(prediction: AnnData):
         tl.call(prediction, best, level=0.0)
     with pytest.raises(DataError, match="XYZ"):
         tl.call(prediction, "XYZ")
+
+
+def test_calls_are_the_same_of_values_that_are_sparse(prediction: AnnData):
+    gene = prediction.var["held_out_pcc_partial"].idxmax()
+    calls = tl.call(prediction, gene, unreliable=True)
+    for form in (sparse.csr_matrix, sparse.csc_matrix):
+        other = prediction.copy()
+        other.X = form(other.X)
+        assert list(tl.call(other, gene, unreliable=True)) == list(calls)
 
 
 def test_a_gene_that_is_not_reliable_is_not_called(tiny_run: Run, tiny_sections, caplog):

@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from nh2st_graph import DataError, ModelError, load, tl
+from nh2st_graph.metrics import downstream_scores
 from nh2st_graph.section import targets
 from nh2st_graph.tl import FittedModel
 
@@ -64,6 +65,24 @@ def test_the_output_says_what_it_is(model, section, some, tmp_path):
     assert "reliable" not in filled.var
     filled.write_h5ad(tmp_path / "filled.h5ad")
     assert ad.read_h5ad(tmp_path / "filled.h5ad").uns["nh2st_prediction"]["mode"] == "imputed"
+
+
+def test_its_spots_are_not_called(model, section, some):
+    with pytest.raises(DataError, match="is imputed, and no evidence"):
+        tl.call(tl.impute(section, model, measured=some), model.genes[0])
+
+
+def test_nothing_of_it_stays_in_a_prediction_from_the_image(model, section, some):
+    filled = tl.impute(section, model, measured=some)
+    assert "nh2st_measured" in filled.obs
+    assert "nh2st_measured" not in tl.predict(filled, model).obs
+
+
+def test_what_was_measured_is_not_scored(model, section, some):
+    with pytest.raises(DataError, match="would be compared with itself"):
+        downstream_scores(tl.impute(section, model, measured=some))
+    nothing = tl.impute(section, model, measured=np.zeros(section.n_obs, dtype=bool))
+    assert downstream_scores(nothing) == downstream_scores(tl.predict(section, model))
 
 
 def test_of_what_was_not_measured_no_bit_is_read(model, section, some):

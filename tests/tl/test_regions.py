@@ -72,6 +72,13 @@ class TestCrop:
         with pytest.raises(DataError, match=r"section 'S3', roi: regions are given as int"):
             tl.crop(section, roi=3)
 
+    def test_says_how_to_load_what_is_backed(self, section, half, tmp_path):
+        section.write_h5ad(tmp_path / "backed.h5ad")
+        backed = ad.read_h5ad(tmp_path / "backed.h5ad", backed="r")
+        for regions in ({"roi": half}, {"exclude": half}):
+            with pytest.raises(DataError, match="to_memory"):
+                tl.crop(backed, **regions)
+
     def test_leaves_out_what_is_excluded(self, section, half):
         inside, outside = tl.crop(section, roi=half), tl.crop(section, exclude=half)
         assert {*inside.obs_names} | {*outside.obs_names} == {*section.obs_names}

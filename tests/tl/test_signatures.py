@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pytest
 from anndata import AnnData
 from numpy.testing import assert_allclose
+from scipy import sparse
 
 from nh2st_graph import DataError, tl
 from nh2st_graph.tl._signatures import check_gene_sets
@@ -39,6 +41,17 @@ def test_a_score_is_the_mean_of_the_reliable_genes_beside_that_of_others(predict
     again = prediction.copy()
     tl.score_signatures(again, {"mine": ["G0", "G1", "G3"]}, key_added="second")
     assert_allclose(again.obs["second_mine"], score)
+
+
+def test_values_may_be_sparse_and_are_in_memory(prediction, tmp_path):
+    sets = {"mine": ["G0", "G1", "G3"]}
+    other = prediction.copy()
+    other.X = sparse.csr_matrix(other.X)
+    assert tl.score_signatures(other, sets).equals(tl.score_signatures(prediction, sets))
+    assert_allclose(other.obs["signature_mine"], prediction.obs["signature_mine"], rtol=1e-4)
+    prediction.write_h5ad(tmp_path / "p.h5ad")
+    with pytest.raises(DataError, match="to_memory"):
+        tl.score_signatures(ad.read_h5ad(tmp_path / "p.h5ad", backed="r"), sets)
 
 
 def test_what_cannot_be_read_has_no_score_and_a_reason(prediction):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from anndata import AnnData
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
 
 from nh2st_graph import Config, DataError, ImageError, im
 from nh2st_graph.im._jitter import section_jitters
@@ -275,3 +276,17 @@ class TestViews:
         )
         done = complete_section(section, tiny_config)
         assert "stain" not in done.uns["X_image"]
+
+
+@pytest.mark.parametrize("normalize", ["total", "panel", "residuals"])
+def test_spots_without_counts_are_said_once(tiny_sections, tiny_config, caplog, normalize):
+    section, config = tiny_sections["S1"].copy(), tiny_config.override([f"data.normalize={normalize}"])
+    counts = section.X.toarray()
+    counts[[3, 5]] = 0
+    counts[7, section.var_names.get_indexer(GENES)] = 0
+    section.X = sparse.csr_matrix(counts)
+    prepared = Preparation.of(config, GENES, Standardizer()).prepare(section)
+    n, of = (3, " of the panel") if normalize == "panel" else (2, "")
+    assert prepared.measured.y.shape == prepared.observed.shape == (section.n_obs, 2)
+    assert caplog.text.count("spots have no counts") == 1
+    assert f"section 'S1': {n} of {section.n_obs} spots have no counts{of}, and count as measured zeros" in caplog.text

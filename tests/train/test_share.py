@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import huggingface_hub
+import huggingface_hub.constants
 import pandas as pd
 import pytest
 import yaml
 from numpy.testing import assert_array_equal
+from scipy import sparse
 
 import nh2st_graph as ng
 from nh2st_graph import ModelError, tl
@@ -241,6 +244,46 @@ class TestScores:
         folder = ng.load(tmp_path / "model.zip").sources.folder
         stored = json.loads(_archive.read_file(folder, "metrics.json"))
         assert stored["mean"] == tiny_run.evaluation.metrics["mean"]
+
+
+class TestAdapted:
+    """What is shared of a model that was adapted says so, and has no scores of the model that it was."""
+
+    @pytest.fixture
+    def adapted(self, run, tiny_sections):
+        section = tiny_sections["S3"].copy()
+        counts = section.X.toarray()
+        counts[:, ::2] *= 10
+        section.X = sparse.csr_matrix(counts)
+        section.obs["patient"] = pd.Categorical(["Jane Doe herself"] * section.n_obs)
+        return tl.adapt(ng.load(run), section)
+
+    @pytest.fixture
+    def shared(self, adapted, tmp_path) -> dict[str, str]:
+        ng.save(adapted, tmp_path / "adapted.zip")
+        with zipfile.ZipFile(tmp_path / "adapted.zip") as archive:
+            return {name: archive.read(name).decode() for name in archive.namelist() if "safetensors" not in name}
+
+    def test_no_patient_of_its_sections(self, shared):
+        assert not [name for name, content in shared.items() if "Jane Doe" in content]
+
+    def test_no_scores_of_the_model_before_it(self, shared, adapted, run, tmp_path):
+        assert "metrics.json" not in shared
+        assert "None. This model was not scored" in shared["README.md"]
+        with pytest.raises(ModelError, match="before it was adapted"):
+            ng.save(adapted, tmp_path / "other.zip", scores=run)
+
+    def test_no_scores_on_what_it_was_adapted_on(self, adapted, tiny_run, tmp_path):
+        with pytest.raises(ModelError, match="adapted on section 'S3'"):
+            ng.save(adapted, tmp_path / "other.zip", scores=tiny_run.evaluation)
+
+    def test_the_card_says_what_it_was_adapted_on(self, shared, adapted):
+        about = adapted.origin["adapted"]
+        card = shared["README.md"]
+        assert "## Adapted after training" in card
+        assert f"from {about['pcc_mean'][0]:.3f} to {about['pcc_mean'][1]:.3f}" in card
+        assert about["sections"]["S3"]["counts"] in card
+        assert f"On slides of {about['predicted_as']}, held-out tissue of its adaptation calls" in card
 
 
 @pytest.mark.parametrize(
