@@ -138,6 +138,11 @@ def setting(name: str, value: Any = None, *, argument: str | None = None) -> str
     return f"\x02{name}\x1f{argument or name.rpartition('.')[2]}\x1f{'' if value is None else repr(value)}\x03"
 
 
+def is_about(error: Exception, part: str) -> bool:
+    """Say whether an error names a setting of a part of the configuration (``"data.options"``)."""
+    return bool(error.args) and f"\x02{part}." in str(error.args[0])
+
+
 @contextmanager
 def said_of(given: str, meant: str, *, when: bool = True) -> Iterator[None]:
     """Name another setting in errors of ours: the one that the caller gave, in place of the one that it stands for.

@@ -14,7 +14,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, nearest, setting
+from nh2st_graph._errors import DataError, ImageError, is_about, nearest, setting
 from nh2st_graph.read._common import open_h5ad, section_in_obs
 from nh2st_graph.read._spatialdata import ATTRS, region_key, spatialdata_section, table_name
 from nh2st_graph.section import (
@@ -348,7 +348,7 @@ def _of_spatialdata(
     rows_by = _rows_by(table, region_column)
     for region, rows in rows_by.items():
         if image or Key.obsm.spatial not in table.obsm:
-            section = spatialdata_section(sdata, name, region=region)
+            section = _read_region(sdata, name, region)
             rows = rows[table.obs_names[rows].get_indexer(section.obs_names)]
         else:
             section = _part(table, rows, section_in_obs(table[rows].copy(), None, region), rows_by)
@@ -360,6 +360,18 @@ def _of_spatialdata(
         _own_entries(section, own)
         given.sections[own], given.rows[own] = section, rows
     return given
+
+
+def _read_region(sdata: SpatialData, name: str, region: str) -> AnnData:
+    """Read one region; where the reader needs an argument that its caller does not have, say who takes it."""
+    try:
+        return spatialdata_section(sdata, name, region=region)
+    except (DataError, ImageError) as error:
+        if not is_about(error, "data.options"):
+            raise
+        raise type(error)(
+            f"{error.args[0]}; such arguments are of ng.read.spatialdata_section: give the section that it returns"
+        ) from None
 
 
 def _rows_by(table: AnnData, library_key: str) -> dict[str, NDArray[np.intp]]:

@@ -11,7 +11,7 @@ from anndata import AnnData
 from PIL import Image
 
 from nh2st_graph import DataError, ImageError
-from nh2st_graph.read import her2st, section_names, sections, spatialdata_section, write_spatialdata
+from nh2st_graph.read import given_sections, her2st, section_names, sections, spatialdata_section, write_spatialdata
 from nh2st_graph.section import check_section, library, panel_counts, section_digest
 
 from .stores import (
@@ -183,6 +183,13 @@ class TestBadInput:
             spatialdata_section(made(**elements), **call)
         assert "\n" not in str(error.value)
         assert isinstance(error.value, ImageError) == ("images" in change)
+
+    def test_functions_without_such_an_argument_name_the_reader(self):
+        from spatialdata.transformations import Identity
+
+        images = {name: image_element({"global": Identity()}) for name in ("he", "if")}
+        with pytest.raises(ImageError, match=r"name one: image='NAME'; such arguments are of .*\.spatialdata_section"):
+            given_sections(made(images=images))
 
     def test_named_among_several(self):
         from spatialdata.transformations import Identity
