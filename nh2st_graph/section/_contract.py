@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -119,6 +120,10 @@ def _check_name(adata: AnnData) -> None:
         )
 
 
+#: Names of a data frame's columns that hold y and x.
+_TURNED = (r"(?:.*_)?y(?:_.*)?", r"(?:.*_)?x(?:_.*)?"), (r".*row.*", r".*col.*")
+
+
 def _check_spots(adata: AnnData, where: str) -> None:
     if not adata.obs_names.is_unique:
         twice = adata.obs_names[adata.obs_names.duplicated()][0]
@@ -135,6 +140,12 @@ def _check_spots(adata: AnnData, where: str) -> None:
         raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] is missing; give spot centres (x, y) in image pixels")
     if sparse.issparse(adata.obsm[Key.obsm.spatial]):
         raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] is a sparse matrix; call its toarray()")
+    names = [str(name).casefold() for name in getattr(adata.obsm[Key.obsm.spatial], "columns", ())]
+    if len(names) == 2 and any(all(map(re.fullmatch, each, names)) for each in _TURNED):
+        raise DataError(
+            f"{where}: obsm['{Key.obsm.spatial}'] has columns {names[0]!r} and {names[1]!r}, and is read as x and y; "
+            "put x first"
+        )
     spatial = np.asarray(adata.obsm[Key.obsm.spatial])
     if spatial.shape != (adata.n_obs, 2):
         raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] has shape {spatial.shape}, expected ({adata.n_obs}, 2)")

@@ -189,6 +189,20 @@ def test_broken_contract_says_what_and_where(section, case):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("names", [("y", "x"), ("Y", "X"), ("imagerow", "imagecol"), ("pxl_row", "pxl_col")])
+def test_positions_in_a_table_are_x_and_y_in_this_order(section, names):
+    spatial = section.obsm["spatial"].copy()
+    for turned in (names, names[::-1]):
+        section.obsm["spatial"] = pd.DataFrame(spatial, index=section.obs_names, columns=turned)
+        if turned == names:
+            with pytest.raises(DataError, match=f"'{names[0].lower()}' and '{names[1].lower()}'.* put x first"):
+                check_section(section)
+        else:
+            np.testing.assert_array_equal(np.asarray(check_section(section).obsm["spatial"]), spatial)
+    section.obsm["spatial"] = pd.DataFrame(spatial, index=section.obs_names, columns=["xy_1", "xy_2"])
+    check_section(section)
+
+
 def test_an_empty_section_has_no_spots(section):
     with pytest.raises(DataError, match="section 'C6': no spots"):
         check_section(section[:0].copy())
