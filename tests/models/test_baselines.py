@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load, save
 from scipy import sparse
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import GridSearchCV, GroupKFold
 from torch_geometric.data import Data
 
 from nh2st_graph import ConfigError, DataError
@@ -159,17 +158,6 @@ def test_nearest_spots_equal_a_loop_at_the_number_of_an_explicit_loop(sections):
     assert baseline.chosen == {"n_neighbors": k}
     test = make_section(12, 9)
     np.testing.assert_allclose(baseline.predict(test), nearest(x, y, read(own_features, test), k))
-
-
-@pytest.mark.parametrize("n_genes", [1, 3])
-@pytest.mark.parametrize(("name", "settings"), [("ridge", {}), ("knn", {}), ("pca_ridge", {"repaired": True})])
-def test_the_choice_is_that_of_scikit_learns_search(name, settings, n_genes):
-    sections = [make_section(30, seed, 4.0, n_genes) for seed in range(3)]
-    found = fitted(name, sections, **settings)
-    search = GridSearchCV(found.regression(), found.grid(), cv=GroupKFold(3), scoring="neg_mean_squared_error")
-    y = joined(sections, "y")
-    search.fit(joined(sections, "x"), y[:, 0] if n_genes == 1 else y, groups=section_groups(sections))
-    assert found.chosen == search.best_params_
 
 
 def test_fewer_spots_than_nearest_spots_give_the_mean_of_all():
