@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ from nh2st_graph.section import (
 )
 
 __all__ = ["Entries", "Measured", "MeasuredValues", "measured_entries", "measured_values"]
+
+logger = logging.getLogger("nh2st_graph")
 
 #: What a caller may give: a value for each spot, names of genes, or a value for each spot and gene.
 Measured = Sequence[bool] | Sequence[str] | NDArray[np.bool_] | pd.Series | pd.DataFrame
@@ -154,7 +157,7 @@ def measured_values(
 ) -> MeasuredValues:
     """Compute targets from measured counts alone: what else a section holds is not read.
 
-    A spot of which all genes were measured has the targets of training. Of another, the library size is estimated: the
+    A spot of which all genes were measured has the targets of training; one without counts was not measured. Of another, the library size is estimated: the
     sum of the measured counts, divided by the share that these genes had in training.
 
     Parameters
@@ -193,6 +196,15 @@ def measured_values(
         values[whole] = targets(part, genes, **data.target).to_numpy()
         by_panel = data.normalize == "panel"
         depth[whole] = panel_counts(part, genes).to_numpy().sum(axis=1) if by_panel else library_size(part)
+        empty = whole & (depth == 0)
+        if empty.any() and data.smooth == "none":  # else they have the counts of their neighbours
+            told &= ~empty
+            logger.warning(
+                "section %r: %d spots that are said to be measured have no counts, and count as not measured (first: %r)",
+                name,
+                empty.sum(),
+                section.obs_names[empty][0],
+            )
     some = told & ~whole
     if some.any():
         _check_some(name, data)

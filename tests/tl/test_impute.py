@@ -121,6 +121,20 @@ def test_with_everything_measured_it_is_the_measurement(model, section):
     assert_array_equal(filled.X, filled.layers["observed"])
 
 
+def test_a_measured_spot_without_counts_is_not_measured(model, section, some, caplog):
+    spot = int(np.flatnonzero(some)[0])
+    counts = np.asarray(section.X.toarray())
+    counts[spot] = 0
+    empty = counted(section, counts)
+    others = some.copy()
+    others[spot] = False
+    found, expected = (tl.impute(empty, model, measured=each) for each in (some, others))
+    np.testing.assert_array_equal(found.X, expected.X)
+    assert not found.layers["measured"][spot].any()
+    assert "1 spots that are said to be measured have no counts" in caplog.text
+    assert empty.obs_names[spot] in caplog.text
+
+
 def test_the_order_of_spots_decides_nothing(model, section, some):
     expected = tl.impute(section, model, measured=some)
     order = np.random.default_rng(3).permutation(section.n_obs)
