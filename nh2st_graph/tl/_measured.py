@@ -157,8 +157,8 @@ def measured_values(
 ) -> MeasuredValues:
     """Compute targets from measured counts alone: what else a section holds is not read.
 
-    A spot of which all genes were measured has the targets of training; one without counts was not measured. Of another, the library size is estimated: the
-    sum of the measured counts, divided by the share that these genes had in training.
+    A spot of which all genes were measured has the targets of training; one without counts was not measured. Of another,
+    the library size is estimated: the sum of the measured counts, divided by the share that these genes had in training.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def measured_values(
         if empty.any() and data.smooth == "none":  # else they have the counts of their neighbours
             told &= ~empty
             logger.warning(
-                "section %r: %d spots that are said to be measured have no counts, and count as not measured (first: %r)",
+                "section %r: %d spots that are measured have no counts, and count as not measured (first: %r)",
                 name,
                 empty.sum(),
                 section.obs_names[empty][0],

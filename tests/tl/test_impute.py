@@ -131,7 +131,7 @@ def test_a_measured_spot_without_counts_is_not_measured(model, section, some, ca
     found, expected = (tl.impute(empty, model, measured=each) for each in (some, others))
     np.testing.assert_array_equal(found.X, expected.X)
     assert not found.layers["measured"][spot].any()
-    assert "1 spots that are said to be measured have no counts" in caplog.text
+    assert "1 spots that are measured have no counts" in caplog.text
     assert empty.obs_names[spot] in caplog.text
 
 
