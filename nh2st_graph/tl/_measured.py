@@ -157,8 +157,8 @@ def measured_values(
 ) -> MeasuredValues:
     """Compute targets from measured counts alone: what else a section holds is not read.
 
-    A spot of which all genes were measured has the targets of training; one without counts was not measured. Of another,
-    the library size is estimated: the sum of the measured counts, divided by the share that these genes had in training.
+    A spot of which all genes were measured has the targets of training; one without counts was not measured. Of other
+    spots the library size is estimated: the sum of the measured counts, by the share that these genes had in training.
 
     Parameters
     ----------
