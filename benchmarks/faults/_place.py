@@ -84,7 +84,7 @@ class Place:
         number = os.fork()
         if number:
             return number
-        code = 70
+        code, over = 70, self.over.open("w")  # the command may run as another user, who may not write here
         try:
             with self.said.open("w") as said:
                 os.dup2(said.fileno(), 1)
@@ -98,7 +98,8 @@ class Place:
         except BaseException:
             traceback.print_exc()
         finally:
-            self.over.write_text(str(time.process_time()))
+            over.write(str(time.process_time()))
+            over.close()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
