@@ -60,16 +60,19 @@ def interruptible(resumable: bool) -> Iterator[None]:
         With code 130 on Ctrl-C, and 143 on SIGTERM.
     """
     got: list[int] = []
+    lost = _Lost(got)
 
     def stop(number: int, _: object) -> None:
         got.append(number)
-        raise KeyboardInterrupt
+        if not lost.over:
+            raise KeyboardInterrupt
 
     with _handled(stop):
         try:
-            with _sent_again(got):
+            with lost:
                 yield
         except BaseException as error:
+            lost.end()  # once more: a further signal may have kept it from its end
             # What a library was doing may turn the interruption into an error of its own.
             if not got and not isinstance(error, KeyboardInterrupt):
                 raise
@@ -81,31 +84,41 @@ def interruptible(resumable: bool) -> Iterator[None]:
             raise typer.Exit(128 + (got or [signal.SIGINT])[0]) from None
 
 
-@contextmanager
-def _sent_again(got: Sequence[int]) -> Iterator[None]:
-    """Send a signal again whose KeyboardInterrupt was lost.
+class _Lost:
+    """Send a signal again whose KeyboardInterrupt was lost, until the block is over; none comes after it.
 
     Python ignores what is raised while it clears up an object, as h5py's objects are at every read and write, and where
     a library in C calls Python, as LLVM does while numba compiles.
     """
-    before, again = sys.unraisablehook, list[threading.Timer]()
 
-    def lost(what: sys.UnraisableHookArgs) -> None:
-        if not (got and issubclass(what.exc_type, KeyboardInterrupt)):
-            before(what)
+    def __init__(self, got: Sequence[int]) -> None:
+        self.got, self.over, self.before = got, False, sys.unraisablehook
+        self.again: list[threading.Timer] = []
+
+    def __enter__(self) -> None:
+        sys.unraisablehook = self.told
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def told(self, what: sys.UnraisableHookArgs) -> None:
+        """Take what Python ignores: our interruptions are sent again, all else is told as before."""
+        if not (self.got and issubclass(what.exc_type, KeyboardInterrupt)):
+            self.before(what)
             return
-        again.append(threading.Timer(_SOON, _send, (got[-1],)))
-        again[-1].daemon = True
-        again[-1].start()
+        timer = threading.Timer(_SOON, _send, (self.got[-1],))
+        timer.daemon = True
+        self.again.append(timer)
+        timer.start()
 
-    sys.unraisablehook = lost
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
-        for each in again:
-            each.cancel()
-            each.join()
+    def end(self) -> None:
+        """Wait for what is being sent, and send no more."""
+        self.over = True
+        sys.unraisablehook = self.before
+        for timer in self.again:
+            timer.cancel()
+            if timer.ident is not None:  # it was started
+                timer.join()
 
 
 def _send(number: int) -> None:

@@ -100,6 +100,25 @@ def test_one_that_python_ignores_is_sent_again(capsys, number, word, times):
     assert sys.unraisablehook is hook
 
 
+@BOTH
+def test_none_comes_after_the_command(capsys, number, word):
+    def work() -> None:
+        SignalsLast(number, 20)
+        time.sleep(60)
+
+    late: list[int] = []
+    before = signal.signal(number, lambda got, _: late.append(got))
+    try:
+        for _ in range(5):
+            with pytest.raises(typer.Exit), interruptible(True):
+                work()
+            time.sleep(0.03)
+    finally:
+        signal.signal(number, before)
+    assert not late
+    assert word in capsys.readouterr().err
+
+
 def test_other_errors_that_python_ignores_are_told(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
