@@ -53,8 +53,8 @@ def unreadable(error: BaseException) -> str:
     return f"it is no file of weights: {reason(error)}" if isinstance(error, KeyError) else reason(error)
 
 
-#: Images that a CPU computes at a time. With 64, what layers hand on leaves its cache: convolutional networks take 1.2 to
-#: 1.5 times as long, and half a gigabyte more (``benchmarks/results/encoder_pieces.md``). Features are the same.
+#: Images that a CPU computes at a time. With 64, what layers hand on leaves its cache: convolutional networks take 1.2
+#: to 1.5 times as long, and half a gigabyte more (``benchmarks/encoder_pieces.py``). Features are the same.
 _AT_A_TIME = 16
 
 
