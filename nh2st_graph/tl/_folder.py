@@ -28,6 +28,7 @@ from nh2st_graph.train import find_model, is_archive, read_description, reliable
 __all__ = [
     "absolute",
     "check_begun",
+    "check_data_there",
     "check_evaluation",
     "check_folder",
     "check_one_file",
@@ -215,8 +216,19 @@ def check_evaluation(
     data = read_yaml(folder / CONFIG_FILE).get("data")
     if isinstance(data, Mapping) and not data.get("test"):
         raise without_test(folder)
+    if isinstance(data, Mapping) and isinstance(data.get("root"), str):
+        check_data_there(folder, Path(data["root"]))
     check_named_encoder(encoder, files=False)
     check_cache(cache)
+
+
+def check_data_there(folder: Path, root: Path) -> None:
+    """Refuse a run whose sections have moved, and say where their folder is named."""
+    if not root.expanduser().exists():
+        raise DataError(
+            f"run {folder}: {root} does not exist; if the sections moved, write their folder as root under data in "
+            f"{folder / CONFIG_FILE}"
+        )
 
 
 def without_test(folder: Path) -> RunError:

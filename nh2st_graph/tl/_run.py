@@ -28,6 +28,7 @@ from nh2st_graph.tl._figures import write_figures
 from nh2st_graph.tl._folder import (
     absolute,
     check_begun,
+    check_data_there,
     is_first,
     refuse_existing_sections,
     stored_config,
@@ -277,6 +278,8 @@ def evaluate_run(
     config = stored_config(folder, trust)
     if not config.data.test:
         raise without_test(folder)
+    if config.data.root is not None:
+        check_data_there(folder, config.data.root)
     with on_disk(folder), owned(folder, "run folder"):
         train, test = _split(config, load_sections(config, folder / _TISSUE))
         phase("computing image features, predicting and scoring")

@@ -133,8 +133,9 @@ class TestEvaluateAgain:
         config = load_config(copied / "config.yaml").override(["data.format=h5ad", f"data.root={tmp_path / 'gone'}"])
         (copied / "config.yaml").write_text(config.to_yaml())
         before = files(copied)
-        with pytest.raises(DataError, match="gone does not exist"):
-            tl.evaluate_run(copied)
+        for again in (tl.check_evaluation, tl.evaluate_run):
+            with pytest.raises(DataError, match=r"gone does not exist; .* root under data in .*copied/config\.yaml"):
+                again(copied)
         assert files(copied) == before
 
 
