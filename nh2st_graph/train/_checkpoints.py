@@ -62,7 +62,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         path, content = Path(path), BytesIO()
         torch.save(checkpoint, content)
         with written_aside(path) as aside:
-            # Not its buffer: Python before 3.12.2 may crash if that is garbage in a circle, as after an error here.
+            # Not its buffer: Python before 3.12.2 may crash after an error here. This copies nothing either.
             aside.write_bytes(content.getvalue())
 
 
