@@ -31,6 +31,7 @@ from nh2st_graph.section import (
     Key,
     Library,
     as_csr,
+    as_dense,
     check_section,
     in_tissue,
     libraries,
@@ -267,7 +268,7 @@ def _spatial(stored: AnnData, path: Path, where: str) -> NDArray[np.float64]:
             "spot centres in pixels of the slide are missing: download it again"
         )
     given = stored.obsm[Key.obsm.spatial] if Key.obsm.spatial in stored.obsm else stored.obs[list(_PIXELS)]
-    given = given.toarray() if sparse.issparse(given) else np.asarray(given)
+    given = as_dense(given)
     if given.shape != (stored.n_obs, 2):
         raise DataError(
             f"{where}: obsm['{Key.obsm.spatial}'] of {path} has shape {given.shape}, expected ({stored.n_obs}, 2): x "

@@ -31,6 +31,21 @@ def package(tmp_path, monkeypatch):
         sys.modules.pop(each, None)
 
 
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """Write a module that nobody has imported, in whose code NAME is its own, and give its name."""
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"library_{tmp_path.name}"
+
+    def written(code: str) -> str:
+        (tmp_path / f"{name}.py").write_text(code.replace("NAME", name))
+        return name
+
+    yield written
+    sys.modules.pop(name, None)
+
+
 def test_loads_on_first_use(package):
     name, loads = package
     module = importlib.import_module(name)
@@ -54,12 +69,8 @@ def test_from_import_and_submodules_load_it(package):
     assert importlib.reload(sys.modules[name]).x == 2
 
 
-def test_threads_wait_until_it_is_whole(tmp_path, monkeypatch):
-    name = f"slow_{tmp_path.name}"
-    code = f"import time\nimport {name}\nassert not hasattr({name}, 'y')\ntime.sleep(0.2)\ny = 1\n"
-    (tmp_path / f"{name}.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+def test_threads_wait_until_it_is_whole(library):
+    name = library("import time\nimport NAME\nassert not hasattr(NAME, 'y')\ntime.sleep(0.2)\ny = 1\n")
     defer(name)
     importlib.import_module(name)
 
@@ -70,21 +81,16 @@ def test_threads_wait_until_it_is_whole(tmp_path, monkeypatch):
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(use, range(8))) == [1] * 8
-    del sys.modules[name]
 
 
-def test_one_that_cannot_be_loaded_is_tried_again(tmp_path, monkeypatch):
-    name = f"broken_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text("z = known\n\ndef __getattr__(name):\n    return name\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+def test_one_that_cannot_be_loaded_is_tried_again(library, monkeypatch):
+    name = library("z = known\n\ndef __getattr__(name):\n    return name\n")
     defer(name)
     module = importlib.import_module(name)
     with pytest.raises(NameError):
         module.z  # noqa: B018
     monkeypatch.setattr("builtins.known", 3, raising=False)
     assert (module.z, module.other) == (3, "other")
-    del sys.modules[name]
 
 
 def test_a_module_that_is_there_stays(package):
@@ -142,11 +148,9 @@ def test_a_package_that_has_its_names_elsewhere_is_loaded_whole(metrics, names):
     assert (importlib.import_module(name).log, loads) == (1, [name])
 
 
-def test_no_garbage_is_looked_for_while_a_library_loads(tmp_path, monkeypatch):
-    name, before = f"uncollected_{tmp_path.name}", gc.get_threshold()
-    (tmp_path / f"{name}.py").write_text("import gc\nlook = gc.get_threshold()[0]\nif not known:\n    1 / 0\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+def test_no_garbage_is_looked_for_while_a_library_loads(library, monkeypatch):
+    name = library("import gc\nlook = gc.get_threshold()[0]\nif not known:\n    1 / 0\n")
+    before = gc.get_threshold()
     load_uncollected(name)
     with pytest.raises(NameError):
         importlib.import_module(name)
@@ -157,31 +161,23 @@ def test_no_garbage_is_looked_for_while_a_library_loads(tmp_path, monkeypatch):
     assert (module.look, gc.get_threshold()) == (0, before)
     assert importlib.reload(module) is module
     assert "uncollected" not in repr(module.__spec__.loader).lower().replace(name, "")
-    del sys.modules[name]
 
 
-def test_a_library_that_remembers_whether_garbage_is_collected_finds_that_it_is(tmp_path, monkeypatch):
-    name = f"remembers_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text("import dask.utils\nslicing = dask.utils.disable_gc()(lambda: None)\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+def test_a_library_that_remembers_whether_garbage_is_collected_finds_that_it_is(library):
+    name = library("import dask.utils\nslicing = dask.utils.disable_gc()(lambda: None)\n")
     load_uncollected(name)
     module = importlib.import_module(name)
     assert gc.isenabled()
     module.slicing()
     assert gc.isenabled()
-    del sys.modules[name]
 
 
-def test_a_library_may_set_its_own_threshold(tmp_path, monkeypatch):
-    name, before = f"own_{tmp_path.name}", gc.get_threshold()
-    (tmp_path / f"{name}.py").write_text("import gc\ngc.set_threshold(12345, 6, 7)\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+def test_a_library_may_set_its_own_threshold(library):
+    name = library("import gc\ngc.set_threshold(12345, 6, 7)\n")
+    before = gc.get_threshold()
     load_uncollected(name)
     try:
         importlib.import_module(name)
         assert gc.get_threshold() == (12345, 6, 7)
     finally:
         gc.set_threshold(*before)
-        del sys.modules[name]
