@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def measure(n_spots: int, threads: int, seconds: float) -> dict[str, float]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = SectionData([graph], [], config.train.batch_spots, model.receptive_hops, 0)
+    given = [graph], [], config.train.batch_spots, model.receptive_hops, 0
+    data = SectionData(*given, threads) if "threads" in signature(SectionData).parameters else SectionData(*given)
     start = time.perf_counter()
     trainer.fit(TrainingModule(model, config.train, 0), datamodule=data)
     steps = len(data.train_dataloader())
