@@ -31,7 +31,7 @@ from nh2st_graph.section import changed_entry, library, section_name
 ENCODERS = [("handcrafted", um) for um in (112.0, 224.0, 448.0)]
 PATIENT_C = ("C3", "C4", "C5", "C6")
 SEEDS = tuple(range(8))
-#: Kind and strength of a change of stain. Sections of one patient differ by more than what the weak ones change.
+#: Kind and strength of a change of stain. Two sections of one patient differ by more than what the weak ones change.
 STAINS = [("hed", 0.05), ("hed", 0.1), ("hed", 0.2), ("hed", 0.4), ("reinhard", 0.2), ("macenko", 0.2)]
 WEAK = {f"stain: hed, {strength}" for strength in (0.05, 0.1)}
 LIKE_TRAINING = "like training"
@@ -120,8 +120,33 @@ def auc_of_medians(like: Sequence[float], shifted: Sequence[float]) -> float:
     return float(roc_auc_score([0] * len(like) + [1] * len(shifted), [-each for each in (*like, *shifted)]))
 
 
-def table(title: str, splits: Sequence[Mapping[str, list[tuple[Verdict, float]]]]) -> list[str]:
-    """Write the table of one data set, over its splits."""
+def moved(made: Slides, names: Sequence[str], columns: FeatureColumns) -> dict[str, float]:
+    """Compute how far each kind of shift moves the mean colour of a slide: 1 is the median distance of two sections.
+
+    Features of colour are in standard deviations of all spots; what hardly varies between them does not count.
+    """
+    colour = columns.groups["colour"]
+    spots = np.vstack([made.own[name][:, colour] for name in names])
+    deviation = spots.std(axis=0)
+    kept = deviation > 1e-3 * np.median(deviation)
+
+    def mean(features: Features) -> Features:
+        return np.asarray((features[:, colour].mean(axis=0) / deviation)[kept])
+
+    own = [mean(made.own[name]) for name in names]
+    apart = np.median([np.linalg.norm(a - b) for k, a in enumerate(own) for b in own[:k]])
+    found: dict[str, list[float]] = defaultdict(list)
+    for name in names:
+        before = mean(made.own[name][::EVERY])
+        for kind, slides in made.shifted[name].items():
+            found[kind] += [float(np.linalg.norm(mean(each) - before)) for each in slides]
+    return {kind: float(np.median(each) / apart) for kind, each in found.items()}
+
+
+def table(
+    title: str, splits: Sequence[Mapping[str, list[tuple[Verdict, float]]]], distance: Mapping[str, float]
+) -> list[str]:
+    """Write the table of one data set, over its splits; ``distance`` is that of :func:`moved`."""
     found: dict[str, list[tuple[Verdict, float]]] = defaultdict(list)
     for split in splits:
         for kind, each in split.items():
@@ -130,8 +155,8 @@ def table(title: str, splits: Sequence[Mapping[str, list[tuple[Verdict, float]]]
     lines = [
         f"## {title}",
         "",
-        "| slides | number | AUC | called unlike | median familiarity | its AUC | most frequent reason |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| slides | number | colour moved | AUC | called unlike | median familiarity | its AUC | most frequent reason |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for kind, each in found.items():
         verdicts = [verdict for verdict, _ in each]
@@ -144,19 +169,22 @@ def table(title: str, splits: Sequence[Mapping[str, list[tuple[Verdict, float]]]
         reasons = Counter({"another resolution" if "um per" in name else name: n for name, n in reasons.items()})
         most = reasons.most_common(1)[0][0] if reasons else ""
         share = np.mean([verdict.unlike for verdict in verdicts])
-        lines.append(f"| {kind} | {len(each)} | {area} | {share:.0%} | {np.median(own):.2f} | {other} | {most} |")
+        far = f"{distance[kind]:.2g}" if kind in distance and "stain" in kind else ""
+        lines.append(
+            f"| {kind} | {len(each)} | {far} | {area} | {share:.0%} | {np.median(own):.2f} | {other} | {most} |"
+        )
     shifted = set(found) - {LIKE_TRAINING, OTHER_PATIENT}
     for name, kinds in (("each kind once", shifted), ("each kind once, no weak stains", shifted - WEAK)):
         each_kind = [(auc(like, [one for one, _ in found[kind]]), found[kind]) for kind in sorted(kinds)]
         area, other = np.mean([[a, auc_of_medians(medians, [m for _, m in slides])] for a, slides in each_kind], axis=0)
         unlike = np.mean([np.mean([verdict.unlike for verdict, _ in slides]) for _, slides in each_kind])
-        lines.append(f"| **{name}** | {len(kinds)} | **{area:.3f}** | {unlike:.0%} | | **{other:.3f}** | |")
+        lines.append(f"| **{name}** | {len(kinds)} | | **{area:.3f}** | {unlike:.0%} | | **{other:.3f}** | |")
     for name, kinds in (("all slides, pooled", shifted), ("all slides, no weak stains", shifted - WEAK)):
         verdicts = [verdict for kind in sorted(kinds) for verdict, _ in found[kind]]
         unlike = np.mean([verdict.unlike for verdict in verdicts])
         other = f"{auc_of_medians(medians, [value for kind in sorted(kinds) for _, value in found[kind]]):.3f}"
         area = f"{auc(like, verdicts):.3f}"
-        lines.append(f"| {name} | {len(verdicts)} | {area} | {unlike:.0%} | | {other} | |")
+        lines.append(f"| {name} | {len(verdicts)} | | {area} | {unlike:.0%} | | {other} | |")
     return [*lines, ""]
 
 
@@ -180,7 +208,8 @@ def main() -> None:
         "By `python benchmarks/familiarity.py`. Area under the ROC curve (AUC) of the verdict on a whole slide; 0.5 is",
         "chance. A slide is called unlike by the limit that the training sections set. *Its AUC*: that of the median",
         'familiarity of the slide\'s spots, `obs["familiarity"]`. A mean over kinds of shift does not depend on',
-        "how many slides of each were drawn; of all slides, nine in ten are in other stains.",
+        "how many slides of each were drawn; of all slides, nine in ten are in other stains. *Colour moved*: how far a",
+        "stain moves a slide's mean colour, where 1 is the median distance of two sections like those of training.",
         "",
     ]
     real = []
@@ -192,7 +221,7 @@ def main() -> None:
             "other tissue: synthetic": [synthetic.own["S1"], synthetic.own["S3"]],
         }
         real.append(judged(split, her2st, others, columns))
-    lines += table("HER2ST: C3 to C6, each from the other three", real)
+    lines += table("HER2ST: C3 to C6, each from the other three", real, moved(her2st, PATIENT_C, columns))
     drawn = []
     for first in (1, 3, 5):
         held_out = [f"S{first}", f"S{first + 1}"]
@@ -202,7 +231,9 @@ def main() -> None:
         }
         split = Split([name for name in synthetic.own if name not in held_out], held_out)
         drawn.append(judged(split, synthetic, others, columns))
-    lines += table("Synthetic tissue: two sections from the other four", drawn)
+    lines += table(
+        "Synthetic tissue: two sections from the other four", drawn, moved(synthetic, list(synthetic.own), columns)
+    )
     print("\n".join(lines))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("\n".join(lines), encoding="utf-8")
