@@ -152,10 +152,11 @@ def table(
         for kind, each in split.items():
             found[kind] += each
     like, medians = (list(each) for each in zip(*found[LIKE_TRAINING], strict=True))
+    columns = ["slides", "number", "colour moved", "AUC", "called unlike", "median familiarity", "its AUC"]
     lines = [
         f"## {title}",
         "",
-        "| slides | number | colour moved | AUC | called unlike | median familiarity | its AUC | most frequent reason |",
+        "| " + " | ".join([*columns, "most frequent reason"]) + " |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for kind, each in found.items():
