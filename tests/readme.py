@@ -26,7 +26,7 @@ TEXT = "\n".join([README, *((ROOT / "docs" / f"{page}.md").read_text(encoding="u
 QUICK = (
     "data.panel=hvg:20",
     "features.encoder=squidpy:summary",
-    "train.max_epochs=2",
+    "train.max_epochs=1",
     "train.folds=2",
     "train.device=cpu",
     "train.progress=false",

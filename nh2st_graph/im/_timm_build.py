@@ -13,7 +13,7 @@ from nh2st_graph.im._hub import access_to
 from nh2st_graph.im._names import Options, allowed_options
 from nh2st_graph.im._network import UNREADABLE, unreadable
 from nh2st_graph.im._recipes import Pooling, Recipe, recipes
-from nh2st_graph.im._timm_names import timm_names, timm_says
+from nh2st_graph.im._timm_names import timm_has, timm_names, timm_says
 
 if TYPE_CHECKING:
     import torch
@@ -137,9 +137,8 @@ def _of_repository(name: str) -> Recipe | None:
 def check_named(name: str, *, pretrained: bool) -> None:
     """Refuse a model, or a tag of its weights, that timm does not have, as far as its files tell."""
     architecture, _, tag = name.partition(".")
-    known = timm_names()
-    if known and architecture not in known:
-        raise _unknown_model(name, known)
+    if not timm_has(architecture):
+        raise _unknown_model(name, timm_names())
     if tag and not timm_says(tag):
         check_known(name, pretrained=pretrained)
 

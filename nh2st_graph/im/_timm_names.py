@@ -8,12 +8,21 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["timm_names", "timm_says"]
+__all__ = ["timm_has", "timm_names", "timm_says"]
 
 _REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 _EARLIER = re.compile(r"register_model_deprecations\(__name__,\s*\{(.*?)\}\s*\)", re.DOTALL)
 _WORD = re.compile(r"\w+")
 _KEY = re.compile(r"""['"]([\w.]+)['"]\s*:""")
+
+
+def timm_has(architecture: str) -> bool:
+    """Whether timm has an architecture, as far as its files tell; all are sorted only to list them."""
+    timm = sys.modules.get("timm")
+    if timm is not None and timm.is_model(architecture):
+        return True
+    known = timm_names()
+    return not known or architecture in known
 
 
 def timm_names() -> set[str]:

@@ -14,6 +14,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
+from ..tissue import without_truth
 from .conftest import QUICK, Files, cut, settings
 
 
@@ -257,7 +258,7 @@ class TestSections:
     @pytest.fixture
     def section(self, tiny_sections, tmp_path) -> AnnData:
         """A section with an image of its own, to be spoilt."""
-        section = tiny_sections["S3"].copy()
+        section = without_truth(tiny_sections["S3"])
         metadata = _metadata(section)
         metadata["source_image_path"] = str(shutil.copy(metadata["source_image_path"], tmp_path / "S3.jpg"))
         return section
@@ -266,7 +267,7 @@ class TestSections:
     def sound(self, tiny_sections, tmp_path_factory) -> Path:
         """The file of a section that nothing is wrong with."""
         path = tmp_path_factory.mktemp("sound") / "S1.h5ad"
-        tiny_sections["S1"].write_h5ad(path)
+        without_truth(tiny_sections["S1"]).write_h5ad(path)
         return path
 
     @pytest.fixture

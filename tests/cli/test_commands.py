@@ -23,6 +23,8 @@ from scipy import sparse
 from nh2st_graph import ConfigError, DataError, ImageError, ModelError, RunError, __version__, tl
 from nh2st_graph.cli import app, main
 
+from ..tissue import without_truth
+
 GROUP = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)
 
@@ -215,7 +217,7 @@ class TestWork:
         assert "Scores on S3 (trained on S1, S2, across patients; 12 genes, normalised by total)" in plain(out)
 
     def test_no_gene_input_moves_a_prediction_by_one_bit(self, run, tiny_run, tiny_sections, tmp_path):
-        section = tiny_sections["S3"]
+        section = without_truth(tiny_sections["S3"])
         deeper = section.copy()
         deeper.X = sparse.csr_matrix(np.random.default_rng(0).poisson(50.0, section.shape))
         deeper.layers["observed"] = deeper.X.copy()

@@ -14,14 +14,14 @@ from nh2st_graph.tl import load
 
 #: Everything small; the tissue, the split and the rest are the demo's own.
 SMALL = [
-    "data.synthetic.n_rows=7",
-    "data.synthetic.n_cols=7",
+    "data.synthetic.n_rows=6",
+    "data.synthetic.n_cols=6",
     "data.synthetic.n_own=4",
     "data.synthetic.n_neighbour=5",
     "data.synthetic.n_interaction=4",
     "data.synthetic.n_noise=3",
     "features.encoder=squidpy:summary",
-    "train.max_epochs=2",
+    "train.max_epochs=1",
     "train.folds=2",
     "train.device=cpu",
     "train.progress=false",

@@ -19,6 +19,7 @@ from nh2st_graph.cli import main
 from nh2st_graph.im import SquidpyEncoder
 
 from ..slides import write_pyramid
+from ..tissue import without_truth
 from .conftest import MISPLACED, QUICK, settings, tree
 
 
@@ -68,19 +69,12 @@ class TestRefuses:
             assert "section 'A1'" in line
             assert says in line
 
-    @pytest.fixture
-    def store(self, tiny_sections: dict[str, AnnData], tmp_path) -> Path:
-        pytest.importorskip("spatialdata")
-        read.write_spatialdata(tiny_sections["S3"], tmp_path / "whole.zarr", image="hires")
-        return tmp_path / "whole.zarr"
-
     @pytest.mark.parametrize(
         ("lacks", "says"), [("tables", "has no table"), ("images", "has no image in coordinate system")]
     )
-    def test_a_store_without_table_or_image(self, store, tiny_run, refuse, tmp_path, lacks, says):
-        import spatialdata
-
-        sdata = spatialdata.read_zarr(store)
+    def test_a_store_without_table_or_image(self, tiny_sections, tiny_run, refuse, tmp_path, lacks, says):
+        pytest.importorskip("spatialdata")
+        sdata = read.to_spatialdata(without_truth(tiny_sections["S3"]), image="hires")
         for name in list(getattr(sdata, lacks)):
             del sdata[name]
         sdata.write(tmp_path / "store.zarr")
@@ -94,7 +88,7 @@ class TestFilesOfAnalyses:
 
     @pytest.fixture
     def cohort(self, tiny_sections: dict[str, AnnData], tmp_path) -> Path:
-        parts = {name: tiny_sections[name] for name in ("S1", "S3")}
+        parts = {name: without_truth(tiny_sections[name]) for name in ("S1", "S3")}
         joined = ad.concat(parts, label="library_id", uns_merge="unique")
         joined.obs["note"] = pd.array(["a", None] * (joined.n_obs // 2), dtype="string")
         joined.X = joined.X.astype(np.float32).log1p()
@@ -124,7 +118,7 @@ class TestFilesOfAnalyses:
 
     def test_no_flag_is_told_that_the_command_does_not_have(self, tiny_sections, tiny_run, refuse, tmp_path):
         pytest.importorskip("spatialdata")
-        sdata = read.to_spatialdata(tiny_sections["S3"], image="hires")
+        sdata = read.to_spatialdata(without_truth(tiny_sections["S3"]), image="hires")
         sdata.images["other"] = sdata.images["S3_image"]
         sdata.images["another"] = sdata.images["S3_image"]
         del sdata.images["S3_image"]
@@ -176,7 +170,7 @@ class TestInterrupted:
     def test_between_two_outputs(self, tiny_run, tiny_sections, tmp_path, monkeypatch, capsys, accept):
         paths = [tmp_path / f"{name}.h5ad" for name in ("S1", "S3")]
         for path in paths:
-            read.write_h5ad(tiny_sections[path.stem], path)
+            read.write_h5ad(without_truth(tiny_sections[path.stem]), path)
         write = read.write_h5ad
 
         def interrupted(adata, path):

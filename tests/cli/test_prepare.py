@@ -79,8 +79,8 @@ class TestWrites:
         assert code == 2
         assert "section 'A3'" in err
 
-    def test_a_real_section(self, run, shared_data, tmp_path):
-        given = ["her2st", shared_data / "her2st", "--section", "C6", "--out", tmp_path]
+    def test_a_real_section(self, run, her2st_crops, tmp_path):
+        given = ["her2st", her2st_crops, "--section", "C6", "--out", tmp_path]
         code, out, _ = run(*given)
         assert code == 0
         stored = ad.read_h5ad(tmp_path / "C6.h5ad")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from copy import copy
+from collections.abc import Callable, Iterator
+from copy import copy, deepcopy
+from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -37,18 +40,35 @@ FOLDER = Path(__file__).parents[2] / "configs"
 STUDIES = sorted((FOLDER / "ablations").glob("*.yaml"))
 BENCHMARKS = [path for path in sorted((FOLDER / "benchmarks").glob("*.yaml")) if "splits" in path.read_text()]
 N_FEATURES, N_GENES = 12, 15
-#: Spots of the section that methods predict; those of the section that encoders learn from, since each is a patch that
-#: passes through the network; and pixels of the patches that a network of any input size is given.
-N_PREDICTED, N_ENCODED, N_PIXELS = 4, 12, 32
+#: Spots of the section that methods predict; and those of the section that encoders learn from, one with its eight
+#: neighbours, or methods that read pixels, one with its nine exemplars: each is a patch that passes through a network.
+N_PREDICTED, N_ENCODED, N_READ = 4, 9, 10
+#: Pixels of a patch that a network of any input size is given: a map of it has a place for each 32 of a side.
+N_PIXELS, N_PIXELS_OF_MAP, N_PIXELS_AS_PUBLISHED = 32, 64, 224
 
 
-def configurations():
-    """Each configuration of the folder, and each variant of each study, by a name to call it."""
-    for path in sorted(FOLDER.glob("*.yaml")):
-        yield pytest.param(load_config(path), id=path.stem)
+def configurations() -> Iterator[Any]:
+    """Each configuration of the folder, and each variant of each study, by a name to call it.
+
+    Features are drawn here, so that variants are the same whose encoders are frozen: of these it is the first.
+    """
+    found = {path.stem: load_config(path) for path in sorted(FOLDER.glob("*.yaml"))}
     for path in STUDIES:
-        for variant in study.read_study(path).variants:
-            yield pytest.param(variant.config, id=f"{path.stem}: {variant.name}")
+        found |= {f"{path.stem}: {variant.name}": variant.config for variant in study.read_study(path).variants}
+    seen = set()
+    for name, config in found.items():
+        read = f"{graph_key(config)} {config.model.model_dump_json()} {config.seed}"
+        if read not in seen:
+            seen.add(read)
+            yield pytest.param(config, id=name)
+
+
+def graph_key(config: Config) -> str:
+    """What the graph of a section depends on where its features are drawn."""
+    features = config.features
+    kinds = [name if name.startswith("pixels:") else "numbers" for name in features.encoder.split(",")]
+    tuned = features.model_dump_json() if features.finetune else ""
+    return f"{config.graph} {config.data.target} {config.data.normalize} {kinds} {features.standardize} {tuned}"
 
 
 def methods(*files: str) -> dict[str, Config]:
@@ -98,14 +118,28 @@ def drawn_features(config: Config, n_spots: int, encoder: PatchEncoder | None) -
     return parts[0] if len(parts) == 1 else np.hstack(parts).astype(np.float32)
 
 
+@cache
+def made_encoder(name: str, standardize: str) -> PatchEncoder:
+    """Make an encoder to fine-tune; that of maps takes few pixels, the others any number."""
+    features = Config().change({"features": {"encoder": name, "finetune": True, "standardize": standardize}}).features
+    encoder = patch_encoder(features, trained=False, size=N_PIXELS_OF_MAP if name.startswith("timm-map:") else None)
+    assert encoder is not None
+    return encoder
+
+
+def encoder_of(config: Config) -> PatchEncoder | None:
+    """The encoder that is fine-tuned, if any; several methods have the same."""
+    features = config.features
+    return deepcopy(made_encoder(features.encoder, features.standardize)) if features.finetune else None
+
+
 def graph_of(config: Config, adata: AnnData, encoder: PatchEncoder | None) -> Data:
     """A section as a model would read it; ``adata`` is changed."""
     adata.obsm[Key.obsm.image] = drawn_features(config, adata.n_obs, encoder)
     adata.uns[Key.uns.image] = {}
     if encoder is not None:
         (known,) = [m.pretrained_cfg for m in encoder.modules() if hasattr(m, "pretrained_cfg")]
-        # A map's length follows from the size of the patch; a mean over its places does not.
-        size = known["input_size"][-1] if config.features.encoder.startswith("timm-map:") else N_PIXELS
+        size = N_PIXELS_OF_MAP if config.features.encoder.startswith("timm-map:") else N_PIXELS
         interpolation = {"0": {"interpolation": known["interpolation"]}}
         adata.uns[Key.uns.image] = {"input_size": [size], "normalisation": interpolation}
     gr.spatial_graph(adata, **config.graph.model_dump(exclude={"neighbors_key"}))
@@ -114,8 +148,23 @@ def graph_of(config: Config, adata: AnnData, encoder: PatchEncoder | None) -> Da
 
 
 def part_of(config: Config, section: AnnData) -> AnnData:
-    """The section, or two rows of it where patches are encoded."""
-    return section[:N_ENCODED].copy() if config.features.finetune else section.copy()
+    """The section, or a part of it where a network reads pixels."""
+    n_spots = N_ENCODED if config.features.finetune else N_READ if "pixels" in config.features.encoder else None
+    return section[:n_spots].copy()
+
+
+@pytest.fixture(scope="module")
+def learned_from(section) -> Callable[[Config, PatchEncoder | None], Data]:
+    """Give the graph that a configuration learns from. Configurations that differ in the model share one."""
+    made: dict[str, Data] = {}
+
+    def graph(config: Config, encoder: PatchEncoder | None) -> Data:
+        key = graph_key(config)
+        if key not in made:
+            made[key] = graph_of(config, part_of(config, section), encoder)
+        return copy(made[key])
+
+    return graph
 
 
 def some_spots(config: Config, graph: Data) -> torch.Tensor:
@@ -134,9 +183,9 @@ def reached(model: torch.nn.Module, batch: Data) -> set[str]:
 
 
 @pytest.mark.parametrize("config", configurations())
-def test_it_builds_and_every_part_learns(config, section):
-    encoder = patch_encoder(config.features, trained=False)
-    graph = graph_of(config, part_of(config, section), encoder)
+def test_it_builds_and_every_part_learns(config, learned_from):
+    encoder = encoder_of(config)
+    graph = learned_from(config, encoder)
     torch.manual_seed(config.seed)
     model = NH2STGraph(config.model, graph.x.shape[1], N_GENES, encoder)
     model.set_targets(graph.y)
@@ -161,7 +210,10 @@ def test_variants_of_a_study_differ_from_its_base_and_from_each_other(path):
 
 
 def with_fewer_pixels(config: Config) -> Config:
-    """A quarter of a patch's side, where a method reads its pixels: methods take any."""
+    """A quarter of a patch's side, where a method reads its pixels or their map: methods take any."""
+    if config.features.finetune and hasattr(config.model, "target_tokens"):
+        side = Fraction(N_PIXELS_OF_MAP, N_PIXELS_AS_PUBLISHED)
+        return config.override([f"model.target_tokens={config.model.target_tokens * side**2}"])
     found = re.search(r"pixels:(\d+)", config.features.encoder)
     if found is None or int(found[1]) <= 32:
         return config
@@ -172,11 +224,13 @@ def with_fewer_pixels(config: Config) -> Config:
     return config.override(changes)
 
 
-#: Sizes of the widest methods, a quarter of what is published; their depth and every switch stay.
+#: Sizes of the widest methods, a small part of what is published; their depth and every switch stay.
 NARROWER = {
-    "hggep": ["model.width=256", "model.heads=4", "model.hidden=128"],
-    "histogene": ["model.width=256", "model.heads=4"],
-    "egn": ["model.width=256", "model.heads=4"],
+    "hggep": ["model.width=64", "model.heads=4", "model.hidden=32"],
+    "histogene": ["model.width=64", "model.heads=4"],
+    "egn": ["model.width=64", "model.heads=4"],
+    "triplex": ["model.width=64"],
+    "nh2st_graph": ["model.width=64"],
 }
 
 
@@ -185,10 +239,10 @@ def narrower(config: Config) -> Config:
 
 
 @pytest.mark.parametrize("config", benchmarked())
-def test_a_method_learns_and_predicts_without_genes(config, section):
+def test_a_method_learns_and_predicts_without_genes(config, section, learned_from):
     config = with_fewer_pixels(narrower(config))
-    encoder = patch_encoder(config.features, trained=False)
-    graph = graph_of(config, part_of(config, section), encoder)
+    encoder = encoder_of(config)
+    graph = learned_from(config, encoder)
     other = graph_of(config, section[:N_PREDICTED].copy(), encoder)
     method = find_method(config.model.name)
     if issubclass(method, Estimator):
@@ -229,15 +283,15 @@ def test_what_is_cut_is_of_methods_that_are_there():
 
 
 @pytest.fixture(scope="module")
-def patients(tmp_path_factory, section) -> Path:
+def patients(tmp_path_factory) -> Path:
     """Files of nine sections, each of a patient of its own but for the first two."""
     folder = tmp_path_factory.mktemp("patients")
     for i in range(1, 10):
-        another = section[:6].copy()
-        another.obs[Key.obs.section], another.obs[Key.obs.patient] = f"T{i}", f"P{max(i, 2)}"
-        (library,) = another.uns[Key.uns.spatial].values()
-        another.uns[Key.uns.spatial] = {f"T{i}": library}
-        read.write_h5ad(another, folder / f"T{i}.h5ad")
+        names = {Key.obs.section: pd.Categorical([f"T{i}"]), Key.obs.patient: pd.Categorical([f"P{max(i, 2)}"])}
+        one_spot = AnnData(
+            np.ones((1, 1), np.float32), pd.DataFrame(names, ["spot"]), obsm={"spatial": np.zeros((1, 2))}
+        )
+        read.write_h5ad(one_spot, folder / f"T{i}.h5ad")
     return folder
 
 

@@ -14,6 +14,8 @@ from nh2st_graph import read, tl
 from nh2st_graph.config import Config
 from nh2st_graph.study import Outcome, PlannedRun, Study, StudyResult, read_study, run_study
 
+from ..tissue import without_truth
+
 BASE = "base.yaml"
 GENES = [f"{kind}{i:02d}" for kind in ("OWN", "NBR", "NOISE") for i in (1, 2, 3)]
 #: A method as a user may write it, beside the study file.
@@ -37,7 +39,8 @@ class Pls(Estimator):
 @pytest.fixture(scope="session")
 def sections(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, AnnData]:
     """Three small sections. They are shared: copy what you change."""
-    return tl.load_sections(tiny_config, tmp_path_factory.mktemp("tissue"))
+    drawn = tl.load_sections(tiny_config, tmp_path_factory.mktemp("tissue"))
+    return {name: without_truth(section) for name, section in drawn.items()}
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +62,7 @@ def study_file(tiny_config: Config, root: Path, tmp_path_factory: pytest.TempPat
         # Chosen genes would have every process compile scanpy's functions.
         data = {"format": "h5ad", "root": str(root), "panel": str(folder / "panel.txt")}
         changes = {"data": data, "train": {"max_epochs": 1, "folds": 2}, "evaluate.figures": False}
+        changes["model.closed_form"] = False  # the network alone
         (folder / BASE).write_text(tiny_config.change(changes).to_yaml())
         path = folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump({"base": BASE, **keys}, sort_keys=False))

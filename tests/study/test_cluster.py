@@ -134,6 +134,7 @@ class TestCluster:
 
     def test_a_study_is_the_serial_study_though_a_worker_dies(self, scheduler, study_file, tmp_path, monkeypatch):
         monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("nh2st_graph.study._run.write_reports", lambda *_: [])
         methods = {
             "graph": {"model.name": "nh2st_graph"},
             "dies": {"model.name": "dying_method_of_a_test:DiesOnce"},
