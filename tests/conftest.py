@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 # Libraries read these when they are loaded; numba would give its number to torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+# A plugin of pytest has loaded numpy before this file, in the process that was started by hand (-n 0).
+threadpool_limits(int(os.environ["OMP_NUM_THREADS"]), user_api="blas")
 # To compile what scanpy and squidpy count with takes each process half a minute, and Python a moment for a few spots.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -72,7 +72,7 @@ class SquidpyEncoder(Encoder):
             # Threads start fast and need no copy of the patches. scikit-image releases the interpreter lock in the
             # co-occurrence matrices, which take most of the time.
             with ThreadPoolExecutor() as pool:
-                rows = pool.map(lambda patch: list(self._describe(patch, others).values()), patches)
+                rows = pool.map(lambda patch: list(_describe(patch, others).values()), patches)
                 found.append(np.array(list(rows), dtype=np.float64).reshape(len(patches), -1))
         return np.hstack(found).astype(np.float32)
 
@@ -85,19 +85,26 @@ class SquidpyEncoder(Encoder):
     def outside(rest: str) -> None:
         """Say that nothing is opened."""
 
-    @cached_property
+    @property
     def feature_names(self) -> list[str]:
         """Names by squidpy, such as ``texture_ch-0_contrast_dist-1_angle-0.00``."""
-        return list(self._describe(self._blank()[0], self.parts))
+        return list(_feature_names(tuple(self.parts)))
 
-    def _describe(self, patch: NDArray[np.uint8], parts: Iterable[str]) -> dict[str, float]:
-        from squidpy.im import ImageContainer
 
-        image = ImageContainer(patch, layer="image", dims=("y", "x", "channels"))
-        features: dict[str, float] = {}
-        for part in parts:
-            features.update(getattr(image, f"features_{part}")("image", **PARTS[part]))
-        return features
+@cache
+def _feature_names(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Ask squidpy how it names features, once: it has to compute them, of a blank patch."""
+    return tuple(_describe(np.zeros((WORKING_SIZE, WORKING_SIZE, 3), dtype=np.uint8), parts))
+
+
+def _describe(patch: NDArray[np.uint8], parts: Iterable[str]) -> dict[str, float]:
+    from squidpy.im import ImageContainer
+
+    image = ImageContainer(patch, layer="image", dims=("y", "x", "channels"))
+    features: dict[str, float] = {}
+    for part in parts:
+        features.update(getattr(image, f"features_{part}")("image", **PARTS[part]))
+    return features
 
 
 def _summary(patches: NDArray[np.uint8]) -> NDArray[np.float64]:

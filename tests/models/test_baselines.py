@@ -21,6 +21,9 @@ from nh2st_graph.nn import Rows
 
 ALL = ("mean", "ridge", "ridge_neighbours", "reduced_rank_ridge", "kernel_ridge", "pca_ridge", "knn", "random_forest")
 
+#: Settings of baselines that take long, where a test is not about what they say.
+QUICK: dict[str, dict[str, Any]] = {"random_forest": {"trees": 10}}
+
 WEIGHTS = np.random.default_rng(7).normal(size=(6, 3))
 
 
@@ -46,7 +49,7 @@ def sections() -> list[Data]:
 
 def fitted(name: str, sections: list[Data], seed: int = 0, **settings: Any) -> Estimator:
     method = find_method(name)
-    baseline = method(method.Settings(**settings), seed)
+    baseline = method(method.Settings(**QUICK.get(name, {}) | settings), seed)
     baseline.fit(sections)
     return baseline
 
@@ -217,7 +220,7 @@ def test_a_forest_of_one_leaf_is_a_mean_of_training_spots_and_a_deep_one_follows
     flat = fitted("random_forest", sections, trees=200, min_leaf=(38,)).predict(test)
     assert np.ptp(flat, axis=0).max() == 0
     np.testing.assert_allclose(flat[0], mean, atol=0.3)
-    deep = fitted("random_forest", sections)
+    deep = fitted("random_forest", sections, trees=50)
     assert deep.chosen == {"min_samples_leaf": 5}
     assert ((deep.predict(test) - observed) ** 2).mean() < 0.8 * ((mean - observed) ** 2).mean()
 
@@ -364,8 +367,8 @@ def test_a_method_that_is_no_baseline_is_refused():
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_restored_baseline_predicts_the_same_bits(name, sections):
-    baseline = fitted(name, sections, seed=3)
-    restored = make_baseline(name, seed=3)
+    baseline, restored = make_baseline(name, seed=3), make_baseline(name, seed=3)
+    baseline.fit(sections)
     restored.restore(load(save(baseline.memory())))
     assert restored.chosen == baseline.chosen
     assert {key: type(value) for key, value in restored.chosen.items()} == {

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from anndata import AnnData
 from numpy.testing import assert_allclose
 from pydantic import ValidationError
 from scipy.stats import pearsonr
@@ -167,10 +168,15 @@ def test_a_saved_one_predicts_the_same_bits(name, tiny_config, tiny_sections, tm
     assert model.module.chosen["components"] in (2, 4)
 
 
+@pytest.fixture(scope="module")
+def real_sections(her2st_crops) -> list[AnnData]:
+    """Sections of two patients; they are shared."""
+    return list(ng.read.sections("her2st", her2st_crops, ["B4", "C3", "C4"]).values())
+
+
 @pytest.mark.parametrize("name", BOTH)
-def test_on_real_sections(name, her2st_crops, tmp_path):
-    sections = ng.read.sections("her2st", her2st_crops)
-    *train, test = list(sections.values())[:3]
+def test_on_real_sections(name, real_sections):
+    *train, test = real_sections
     model = ng.tl.fit(train, panel="hvg:50", encoder="squidpy:summary", model={"name": name})
     found = ng.tl.predict(test, model)
     assert found.shape == (test.n_obs, 50)

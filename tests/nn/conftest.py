@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import pytest
@@ -27,12 +28,16 @@ def make_graph(n_spots: int, edges: list[tuple[int, int]], seed: int = 0) -> Gra
     return Graph(h, torch.tensor(edges, dtype=torch.long).reshape(-1, 2).T, edge_attr)
 
 
+@cache
+def edges_among(n_spots: int) -> st.SearchStrategy[list[tuple[int, int]]]:
+    pairs = [(i, j) for i in range(n_spots) for j in range(n_spots) if i != j]
+    return st.lists(st.sampled_from(pairs), unique=True) if pairs else st.just([])
+
+
 @st.composite
 def random_graphs(draw: st.DrawFn) -> Graph:
     n_spots = draw(st.integers(1, 7))
-    pairs = [(i, j) for i in range(n_spots) for j in range(n_spots) if i != j]
-    edges = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
-    return make_graph(n_spots, edges, draw(st.integers(0, 99)))
+    return make_graph(n_spots, draw(edges_among(n_spots)), draw(st.integers(0, 99)))
 
 
 @pytest.fixture(scope="session")

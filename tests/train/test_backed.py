@@ -18,10 +18,10 @@ from ..prepared import complete_section
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_sections, tiny_config, tmp_path_factory) -> Path:
+def folder(few_spots, tiny_config, tmp_path_factory) -> Path:
     """The tiny sections with their features, in order of their names."""
     folder = tmp_path_factory.mktemp("backed")
-    for name, section in tiny_sections.items():
+    for name, section in few_spots.items():
         read.write_h5ad(complete_section(section, tiny_config), folder / f"{name}.h5ad")
     return folder
 
@@ -49,9 +49,9 @@ def test_a_preparation_is_that_of_sections_in_memory(folder, tiny_config, monkey
             assert torch.equal(*(each if isinstance(each, torch.Tensor) else each[:] for each in values)), key
 
 
-def test_a_prediction_and_its_scores(folder, tiny_run, tiny_sections):
+def test_a_prediction_and_its_scores(folder, tiny_run, few_spots):
     backed = ad.read_h5ad(folder / "S3.h5ad", backed="r")
-    found, expected = (tl.predict(each, tiny_run.model) for each in (backed, tiny_sections["S3"]))
+    found, expected = (tl.predict(each, tiny_run.model) for each in (backed, few_spots["S3"]))
     np.testing.assert_array_equal(found[expected.obs_names].X, expected.X)
     np.testing.assert_array_equal(found[expected.obs_names].layers["observed"], expected.layers["observed"])
     assert backed.isbacked

@@ -38,14 +38,14 @@ def _own(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def ridge(tiny_config):
+def ridge(quick_config):
     """Fits in no time."""
-    return tiny_config.override(["model.name=ridge_neighbours", "train.folds=2"])
+    return quick_config.override(["model.name=ridge_neighbours", "train.folds=2"])
 
 
 @pytest.fixture
-def sections(tiny_sections):
-    return {name: section.copy() for name, section in tiny_sections.items()}
+def sections(few_spots):
+    return {name: section.copy() for name, section in few_spots.items()}
 
 
 def fitted(sections, config):
@@ -153,11 +153,9 @@ def test_weights_of_two_scales_that_have_moved_are_named_once(sections, ridge, t
             found(encoder=other)
 
 
-@pytest.mark.usefixtures("without_figures")
 def test_a_run_keeps_and_reports_blocks(ridge, tmp_path):
-    config = ridge.override(
-        ["features.encoders=[[trained:a, auto], [squidpy:summary, 112]]", "evaluate.baselines=false"]
-    )
+    encoders = "features.encoders=[[trained:a, auto], [squidpy:summary, 112]]"
+    config = ridge.override([encoders, "evaluate.figures=false"])
     run = tl.train_run(config, tmp_path / "run")
     stored = tl._folder.stored_config(run.folder)
     assert stored.features.blocks == [("trained:a", 16.0), ("squidpy:summary", 112.0)]

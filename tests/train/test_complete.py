@@ -183,15 +183,13 @@ def test_patches_at_whole_pixels(tiny_sections, tiny_config):
 
 
 @pytest.mark.parametrize("encoder", ["squidpy:summary+histogram", "pixels:2", "timm:test_vit@random"])
-def test_a_section_without_features_gets_them_from_the_encoder_of_training(
-    tiny_sections, tiny_config, tmp_path, encoder
-):
-    config = tiny_config.override([f"features.encoder={encoder}", "model.name=ridge", "features.cache=null"])
-    model = tl.fit({"S1": tiny_sections["S1"]}, config)
+def test_a_section_without_features_gets_them_from_the_encoder_of_training(few_spots, quick_config, tmp_path, encoder):
+    config = quick_config.override([f"features.encoder={encoder}", "features.cache=null"])
+    model = tl.fit({"S1": few_spots["S1"]}, config)
     model.save(tmp_path / "model")
-    expected = tl.predict(complete_section(tiny_sections["S3"], config), model)
+    expected = tl.predict(complete_section(few_spots["S3"], config), model)
     for each in (model, load(tmp_path / "model")):
-        assert_array_equal(tl.predict(tiny_sections["S3"], each).X, expected.X)
+        assert_array_equal(tl.predict(few_spots["S3"], each).X, expected.X)
 
 
 class TestAuto:
@@ -203,18 +201,18 @@ class TestAuto:
             monkeypatch.setattr(file, "is_packaged", lambda package: False)
 
     @pytest.fixture
-    def config(self, tiny_config: Config) -> Config:
-        return tiny_config.override(["features.encoder=auto", "model.name=ridge"])
+    def config(self, quick_config: Config) -> Config:
+        return quick_config.override(["features.encoder=auto"])
 
-    def test_a_model_says_what_was_chosen(self, tiny_sections, config, tmp_path, monkeypatch):
-        tl.fit({"S1": tiny_sections["S1"]}, config).save(tmp_path)
+    def test_a_model_says_what_was_chosen(self, few_spots, config, tmp_path, monkeypatch):
+        tl.fit({"S1": few_spots["S1"]}, config).save(tmp_path)
         monkeypatch.setattr(_default, "is_packaged", lambda package: True)  # installed meanwhile
         model = load(tmp_path)
         assert model.config.features.blocks == [("handcrafted", size) for size in (112, 224, 448)]
-        assert tl.predict(tiny_sections["S3"], model).n_obs == tiny_sections["S3"].n_obs
+        assert tl.predict(few_spots["S3"], model).n_obs == few_spots["S3"].n_obs
 
-    def test_takes_the_features_of_im(self, tiny_sections, config):
-        section = tiny_sections["S1"].copy()
+    def test_takes_the_features_of_im(self, few_spots, config):
+        section = few_spots["S1"].copy()
         im.features(section, progress=False, device="cpu")
         section.obsm["X_image"] += MARK
         assert kept(section, config)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import squidpy as sq
 from anndata import AnnData
+from matplotlib.figure import Figure
+from PIL import Image
 
 from nh2st_graph import gr, im, read, section, slide, tl
 from nh2st_graph.gr import _pyg
@@ -55,7 +57,7 @@ def names(calls: Calls) -> Counter[str]:
 
 
 def test_a_run_does_once_what_it_does_with_a_section(h5ad, tiny_config, tmp_path, count, monkeypatch):
-    config, sections = tiny_config.override(h5ad), ["S1", "S2", "S3"]
+    config, sections = tiny_config.override([*h5ad, "train.max_epochs=1"]), ["S1", "S2", "S3"]
     opened, checked, encoded = count(slide.open_slide), count(section.check_section), []
     tl.load_sections(config)
     assert names(checked) == dict.fromkeys(sections, 1), "by the reader"
@@ -70,7 +72,10 @@ def test_a_run_does_once_what_it_does_with_a_section(h5ad, tiny_config, tmp_path
     monkeypatch.setattr(
         im.SquidpyEncoder, "encode", lambda self, patches: (encoded.append(len(patches)), encode(self, patches))[1]
     )
+    # To put a figure on a page takes as long as all the rest, and reads nothing more.
+    monkeypatch.setattr(Figure, "savefig", lambda self, to, **how: Image.new("RGB", (9, 9)).save(to, "png"))
     tl.train_run(config, tmp_path / "run")
+    assert list((tmp_path / "run" / "figures").iterdir())
     assert names(checked) == dict.fromkeys(sections, 1), "by the reader alone"
     assert names(connected) == dict.fromkeys(sections, 1)
     assert sum(map(names, converted), Counter()) == dict.fromkeys(sections, 1)
@@ -80,9 +85,9 @@ def test_a_run_does_once_what_it_does_with_a_section(h5ad, tiny_config, tmp_path
 
 def test_an_image_is_opened_once_for_figures_and_once_for_features(her2st_crops, tiny_config, tmp_path, count):
     """Without a small copy beside the sections, the reader makes it from the full-resolution image."""
-    config = tiny_config.override(
-        ["data.format=her2st", f"data.root={her2st_crops}", "data.train=[C3, C4]", "data.test=[C5]", "data.panel=hvg:5"]
-    )
+    places = ["data.format=her2st", f"data.root={her2st_crops}", "data.train=[C3, C4]", "data.test=[C5]"]
+    short = ["data.panel=hvg:5", "train.max_epochs=1", "train.refit=false", "evaluate.baselines=false"]
+    config = tiny_config.override([*places, *short])
     opened, checked = count(slide.open_slide), count(section.check_section)
     converted = count(_pyg.as_data)
     tl.train_run(config.override([f"features.cache={tmp_path}", "evaluate.figures=false"]), tmp_path / "run")

@@ -44,9 +44,9 @@ def shell(*words: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def featured(tiny_sections: dict[str, AnnData]) -> dict[str, AnnData]:
+def featured(few_spots: dict[str, AnnData]) -> dict[str, AnnData]:
     """The sections with features of an encoder; they are shared: copy what you change."""
-    done = {name: each.copy() for name, each in tiny_sections.items()}
+    done = {name: each.copy() for name, each in few_spots.items()}
     for each in done.values():
         im.features(each, "squidpy:summary", 112.0, progress=False)
     return done
@@ -68,11 +68,11 @@ def places(featured: dict[str, AnnData], tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def config(tiny_config: Config, places: tuple[Path, Path]) -> Config:
+def config(quick_config: Config, places: tuple[Path, Path]) -> Config:
     root, files = places
-    changes = {"data.format": "h5ad", "data.root": str(root), "evaluate": {"figures": False}, "model.name": "ridge"}
+    changes = {"data.format": "h5ad", "data.root": str(root), "evaluate.figures": False}
     features = {"embeddings": f"{files}/{{section}}.h5", "encoder": "uni", "patch_um": 112}
-    return tiny_config.change({**changes, "features": features})
+    return quick_config.change({**changes, "features": features})
 
 
 @pytest.fixture(scope="module")

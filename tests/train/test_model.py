@@ -22,19 +22,18 @@ from safetensors.torch import load_file, save_file
 
 import nh2st_graph as ng
 from nh2st_graph import ModelError, __version__, tl
-from nh2st_graph.config import Config
 
 FILES = ["folds.safetensors", "log.csv", "model.json", "model.safetensors"]
 
 
-@pytest.fixture(params=["section", "train"])
-def model(request, tiny_config, tiny_sections) -> tl.FittedModel:
-    """A model with each section's own scale, and one that carries the training sections'."""
+@pytest.fixture(scope="module", params=["section", "train"])
+def model(request, tiny_config, few_spots) -> tl.FittedModel:
+    """A model with each section's own scale, and one that carries the training sections'. Both are shared."""
     config = tiny_config.override([f"features.standardize={request.param}", "train.max_epochs=1", "train.refit=false"])
-    return tl.fit([tiny_sections["S1"], tiny_sections["S2"]], config)
+    return tl.fit([few_spots["S1"], few_spots["S2"]], config)
 
 
-def test_a_loaded_model_is_the_same_bit_by_bit(model, tiny_sections, tmp_path):
+def test_a_loaded_model_is_the_same_bit_by_bit(model, few_spots, tmp_path):
     model.save(tmp_path / "a" / "b")
     assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == FILES
     again = ng.load(tmp_path / "a" / "b")
@@ -68,7 +67,7 @@ def test_a_loaded_model_is_the_same_bit_by_bit(model, tiny_sections, tmp_path):
     assert len(again.folds) == len(model.folds) == 2
     for name in ("mean", "std"):
         assert_array_equal(getattr(again.standardize, name), getattr(model.standardize, name))
-    section = tiny_sections["S3"]
+    section = few_spots["S3"]
     assert_array_equal(tl.predict(section, again).X, tl.predict(section, model).X)
     embedded = [tl.embed(section, each, copy=True).obsm for each in (again, model)]
     for key in ("X_nh2st_image", "X_nh2st_gene"):
@@ -81,9 +80,9 @@ def test_a_model_saved_again_is_the_same_file(tiny_run, tmp_path):
         assert (tmp_path / name).read_bytes() == (tiny_run.folder / name).read_bytes()
 
 
-def test_the_log_of_a_run_is_as_training_wrote_it(tiny_sections, tiny_config, tmp_path):
-    config = tiny_config.override(["train.max_epochs=2"])
-    model = tl.fit([tiny_sections["S1"], tiny_sections["S2"]], config, out=tmp_path)
+def test_the_log_of_a_run_is_as_training_wrote_it(few_spots, tiny_config, tmp_path):
+    config = tiny_config.override(["train.max_epochs=1"])
+    model = tl.fit([few_spots["S1"], few_spots["S2"]], config, out=tmp_path)
     written = (tmp_path / "log.csv").read_bytes()
     model.save(tmp_path)
     assert (tmp_path / "log.csv").read_bytes() == written
@@ -128,9 +127,8 @@ class TestOverANetwork:
     """What stands in the folder of a network when a method without a log is saved there."""
 
     @pytest.fixture
-    def estimator(self, tiny_config, tiny_sections) -> tl.FittedModel:
-        config = Config.parse({**tiny_config.model_dump(mode="json"), "model": {"name": "ridge"}})
-        return tl.fit([tiny_sections["S1"], tiny_sections["S2"]], config)
+    def estimator(self, quick_config, few_spots) -> tl.FittedModel:
+        return tl.fit([few_spots["S1"], few_spots["S2"]], quick_config)
 
     def test_its_log_goes(self, estimator, tiny_run, tmp_path):
         tiny_run.model.save(tmp_path)

@@ -28,13 +28,14 @@ Sections = dict[str, AnnData]
 
 @pytest.fixture(scope="module")
 def config(tiny_config: Config) -> Config:
-    return tiny_config.override(["train.max_epochs=2", "train.refit=false", "train.checkpoint_seconds=9"])
+    changes = ["train.max_epochs=2", "train.refit=false", "train.checkpoint_seconds=9", "evaluate.baselines=false"]
+    return tiny_config.override(changes)
 
 
 @pytest.fixture(scope="module")
-def sections(tiny_sections: Sections, config: Config) -> Sections:
+def sections(few_spots: Sections, config: Config) -> Sections:
     """With features and graph, which takes the longest."""
-    return {name: complete_section(section, config) for name, section in tiny_sections.items()}
+    return {name: complete_section(section, config) for name, section in few_spots.items()}
 
 
 @pytest.fixture
@@ -99,13 +100,15 @@ def test_other_data_are_refused_by_name(copies, config, folder, change):
     assert (folder / "checkpoints" / "fold1" / "last.ckpt").read_bytes() == before
 
 
-def test_other_sections_and_settings_are_refused_by_name(copies, config, folder):
+def test_other_sections_and_settings_are_refused_by_name(copies, config, folder, fitted):
     with pytest.raises(RunError, match="training section 'S2' is gone"):
         tl.fit([copies["S1"], copies["S3"]], config, out=folder, resume=True)
     with pytest.raises(RunError, match=r"train\.learning_rate: 0\.003 -> 0\.1"):
         go_on(copies, config.override(["train.learning_rate=0.1"]), folder)
-    with pytest.raises(RunError, match=r"another panel \(1 of 2 genes, such as 'OWN01'\)"):
-        go_on(copies, config, folder, genes=["OWN01", "OWN02"])
+    known, *_ = fitted[1].genes
+    other = next(gene for gene in copies["S1"].var_names if gene not in fitted[1].genes)
+    with pytest.raises(RunError, match=rf"another panel \(1 of 2 genes, such as '{other}'\)"):
+        go_on(copies, config, folder, genes=[other, known])
 
 
 def test_another_release_is_refused_by_name(copies, config, folder, monkeypatch):
@@ -290,12 +293,11 @@ def under(name: str, section: AnnData) -> AnnData:
     return twin
 
 
-def test_a_section_under_two_names_is_said(copies, config, caplog):
+def test_a_section_under_two_names_is_said(copies, quick_config, caplog):
     same = r"'S1' and 'Z9' have the same counts"
-    plain = config.override(["model.name=ridge"])
-    tl.fit([copies["S1"], copies["S2"]], plain, test_sections=[copies["S3"]])
+    tl.fit([copies["S1"], copies["S2"]], quick_config, test_sections=[copies["S3"]])
     assert re.search("have the same counts", caplog.text) is None
-    model = tl.fit([copies["S1"], copies["S2"]], plain, test_sections=[under("Z9", copies["S1"])])
+    model = tl.fit([copies["S1"], copies["S2"]], quick_config, test_sections=[under("Z9", copies["S1"])])
     assert re.search(same, caplog.text)
     caplog.clear()
     tl.evaluate([under("Z9", copies["S1"])], model, [copies["S1"], copies["S2"]])

@@ -85,8 +85,8 @@ class TestCompleteSection:
         monkeypatch.setattr(_complete, "add_features", counted)
         return calls
 
-    def test_leaves_the_section_as_it_was(self, tiny_sections, tiny_config):
-        section = tiny_sections["S1"].copy()
+    def test_leaves_the_section_as_it_was(self, few_spots, tiny_config):
+        section = few_spots["S1"].copy()
         before = section.copy()
         done = complete_section(section, tiny_config)
         assert set(done.obsm) > set(section.obsm) == set(before.obsm)
@@ -97,8 +97,8 @@ class TestCompleteSection:
         assert_array_equal(section.obsm["spatial"], before.obsm["spatial"])
         assert section.uns["spatial"]["S1"]["metadata"]["microns_per_pixel"] == 2.0
 
-    def test_uses_what_is_there(self, tiny_sections, tiny_config, encoded):
-        done = complete_section(tiny_sections["S1"], tiny_config)
+    def test_uses_what_is_there(self, few_spots, tiny_config, encoded):
+        done = complete_section(few_spots["S1"], tiny_config)
         assert len(encoded) == 1
         done.obsm["X_image"] += 1
         again = complete_section(done, tiny_config)
@@ -107,9 +107,9 @@ class TestCompleteSection:
 
     @pytest.mark.parametrize("change", [{"encoder": "squidpy:histogram"}, {"patch_um": 80.0}])
     def test_computes_features_anew_where_the_configuration_asks_for_others(
-        self, tiny_sections, tiny_config, encoded, change
+        self, few_spots, tiny_config, encoded, change
     ):
-        done = complete_section(tiny_sections["S1"], tiny_config)
+        done = complete_section(few_spots["S1"], tiny_config)
         other = tiny_config.model_copy(update={"features": tiny_config.features.model_copy(update=change)})
         again = complete_section(done, other)
         assert len(encoded) == 2
@@ -117,8 +117,8 @@ class TestCompleteSection:
             assert again.uns["X_image"][key] == value
         assert not np.array_equal(again.obsm["X_image"], done.obsm["X_image"])
 
-    def test_builds_another_graph_where_the_configuration_asks_for_it(self, tiny_sections, tiny_config, encoded):
-        done = complete_section(tiny_sections["S1"], tiny_config)
+    def test_builds_another_graph_where_the_configuration_asks_for_it(self, few_spots, tiny_config, encoded):
+        done = complete_section(few_spots["S1"], tiny_config)
         other = tiny_config.override(["graph.mode=knn", "graph.n_neighs=3"])
         again = complete_section(done, other)
         assert (again.obsp["spatial_connectivities"].sum(axis=1) == 3).all()
@@ -126,10 +126,10 @@ class TestCompleteSection:
         assert len(encoded) == 1
 
     @pytest.mark.parametrize("mode", ["grid", "knn", "delaunay"])
-    def test_does_not_depend_on_the_order_of_the_spots(self, tiny_sections, tiny_config, mode):
+    def test_does_not_depend_on_the_order_of_the_spots(self, few_spots, tiny_config, mode):
         """On a lattice nearest neighbours tie, so that the order could choose among them."""
         config = tiny_config.override([f"graph.mode={mode}"])
-        section = tiny_sections["S1"]
+        section = few_spots["S1"]
         shuffled = section[np.random.default_rng(0).permutation(section.n_obs)].copy()
         first, second = complete_section(section, config), complete_section(shuffled, config)
         assert list(first.obs_names) == list(second.obs_names)
@@ -144,8 +144,8 @@ class TestCompleteSection:
         unchecked = complete_section(moved, tiny_config.override(["features.check_placement=false"]))
         assert unchecked.obsm["X_image"].shape[0] == moved.n_obs
 
-    def test_refuses_features_that_are_no_numbers(self, tiny_sections, tiny_config):
-        done = complete_section(tiny_sections["S1"], tiny_config)
+    def test_refuses_features_that_are_no_numbers(self, few_spots, tiny_config):
+        done = complete_section(few_spots["S1"], tiny_config)
         done.obsm["X_image"][3, 2] = np.nan
         with pytest.raises(DataError, match=r"section 'S1': obsm\['X_image'\] has values that are not numbers"):
             complete_section(done, tiny_config)
@@ -153,8 +153,8 @@ class TestCompleteSection:
 
 class TestSectionGraph:
     @pytest.fixture(scope="class")
-    def section(self, tiny_sections, tiny_config) -> AnnData:
-        return complete_section(tiny_sections["S1"], tiny_config)
+    def section(self, few_spots, tiny_config) -> AnnData:
+        return complete_section(few_spots["S1"], tiny_config)
 
     def test_carries_targets_counts_and_library_by_spot(self, section, tiny_config):
         graph = section_graph(section, tiny_config, Standardizer(), GENES)
@@ -186,9 +186,9 @@ class TestSectionGraph:
         assert_array_equal(graph.edge_index, whole.edge_index)
 
     @pytest.mark.parametrize(("mode", "type_"), [("none", torch.uint8), ("section", torch.float32)])
-    def test_pixels_are_bytes_where_they_are_not_scaled(self, tiny_sections, tiny_config, mode, type_):
+    def test_pixels_are_bytes_where_they_are_not_scaled(self, few_spots, tiny_config, mode, type_):
         config = tiny_config.override(["features.encoder=pixels:8", f"features.standardize={mode}"])
-        done = complete_section(tiny_sections["S1"], config)
+        done = complete_section(few_spots["S1"], config)
         pixels = done.obsm["X_image"]
         assert pixels.dtype == np.uint8
         graph = section_graph(done, config, Standardizer.fit([pixels], mode))
@@ -222,9 +222,9 @@ class TestViews:
         return tiny_config.override(["features.stain_views=2", "features.stain_jitter=0.2"])
 
     @pytest.fixture(scope="class")
-    def sections(self, tiny_sections) -> list[dict[str, AnnData]]:
+    def sections(self, few_spots) -> list[dict[str, AnnData]]:
         """Training sections and a test section; those with features, too."""
-        return [{name: tiny_sections[name] for name in names} for names in (("S1",), ("S3",))]
+        return [{name: few_spots[name] for name in names} for names in (("S1",), ("S3",))]
 
     @pytest.fixture(scope="class")
     def learned(self, config, sections):
@@ -279,8 +279,8 @@ class TestViews:
 
 
 @pytest.mark.parametrize("normalize", ["total", "panel", "residuals"])
-def test_spots_without_counts_are_said_once(tiny_sections, tiny_config, caplog, normalize):
-    section, config = tiny_sections["S1"].copy(), tiny_config.override([f"data.normalize={normalize}"])
+def test_spots_without_counts_are_said_once(few_spots, tiny_config, caplog, normalize):
+    section, config = few_spots["S1"].copy(), tiny_config.override([f"data.normalize={normalize}"])
     counts = section.X.toarray()
     counts[[3, 5]] = 0
     counts[7, section.var_names.get_indexer(GENES)] = 0

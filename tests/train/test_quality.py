@@ -16,8 +16,8 @@ from nh2st_graph.section import full_image
 
 
 @pytest.fixture(scope="module")
-def config(tiny_config) -> Config:
-    return tiny_config.change({"model": {"name": "ridge"}, "data.bad_spots": "drop"})
+def config(quick_config) -> Config:
+    return quick_config.change({"data.bad_spots": "drop"})
 
 
 def blurred(section: AnnData, row: int, folder: Path) -> AnnData:
@@ -27,27 +27,27 @@ def blurred(section: AnnData, row: int, folder: Path) -> AnnData:
     box = (x - 40, y - 40, x + 40, y + 40)
     image.paste(image.crop(box).filter(ImageFilter.GaussianBlur(4)), box[:2])
     path = folder / "blurred.png"
-    image.save(path)
+    image.save(path, compress_level=0)
     copy = section.copy()
     (entry,) = copy.uns["spatial"].values()
     entry["metadata"]["source_image_path"] = str(path)
     return copy
 
 
-def test_training_leaves_a_bad_spot_out(tiny_sections, config, tmp_path, caplog):
-    bad = blurred(tiny_sections["S1"], 20, tmp_path)
-    model = tl.fit([bad, tiny_sections["S2"]], config)
+def test_training_leaves_a_bad_spot_out(few_spots, config, tmp_path, caplog):
+    bad = blurred(few_spots["S1"], 20, tmp_path)
+    model = tl.fit([bad, few_spots["S2"]], config)
     assert "section 'S1': 1 of" in caplog.text
     without = bad[np.arange(bad.n_obs) != 20].copy()
-    expected = tl.fit([without, tiny_sections["S2"]], config.change({"data.bad_spots": "keep"}))
+    expected = tl.fit([without, few_spots["S2"]], config.change({"data.bad_spots": "keep"}))
     assert model.genes == expected.genes
-    section = tiny_sections["S3"]
+    section = few_spots["S3"]
     assert_array_equal(tl.predict(section, model).X, tl.predict(section, expected).X)
 
 
-def test_predictions_mark_bad_spots_and_keep_them(tiny_sections, config, tmp_path):
-    train = [tiny_sections["S1"], tiny_sections["S2"]]
-    bad = blurred(tiny_sections["S3"], 20, tmp_path)
+def test_predictions_mark_bad_spots_and_keep_them(few_spots, config, tmp_path):
+    train = [few_spots["S1"], few_spots["S2"]]
+    bad = blurred(few_spots["S3"], 20, tmp_path)
     model = tl.fit(train, config)
     predicted = tl.predict(bad, model)
     assert predicted.n_obs == bad.n_obs
@@ -61,18 +61,18 @@ def test_predictions_mark_bad_spots_and_keep_them(tiny_sections, config, tmp_pat
     assert "quality" not in tl.predict(bad, keep).obs
 
 
-def test_limits_of_the_user_count(tiny_sections, config):
-    section = im.quality(tiny_sections["S1"], min_focus=9.0, copy=True)
+def test_limits_of_the_user_count(few_spots, config):
+    section = im.quality(few_spots["S1"], min_focus=9.0, copy=True)
     with pytest.raises(DataError, match=r"'S1'.*blurred.*bad_spots"):
-        tl.fit([section, tiny_sections["S2"]], config)
+        tl.fit([section, few_spots["S2"]], config)
     row = section.obs_names[3]
     section.obs["quality"] = ["blank" if name == row else "good" for name in section.obs_names]
     assert row not in tl.fit([section], config).preparation.prepare(section, training=True).section.obs_names
 
 
 @pytest.mark.parametrize("change", ["data.bad_spots=drop", "features.stain=macenko"])
-def test_a_bad_encoder_shows_before_images_are_read(tiny_sections, tiny_config, tmp_path, change):
-    section = tiny_sections["S1"].copy()
+def test_a_bad_encoder_shows_before_images_are_read(few_spots, tiny_config, tmp_path, change):
+    section = few_spots["S1"].copy()
     section.uns["spatial"]["S1"]["metadata"]["source_image_path"] = "/nowhere/slide.tif"
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
     config = tiny_config.override([change, f"features.encoder=timm:test_vit@{tmp_path}/other.pth"])

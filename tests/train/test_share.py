@@ -129,7 +129,7 @@ class TestLoad:
 
 
 @pytest.fixture
-def run(tmp_path, tiny_run, tiny_sections) -> Path:
+def run(tmp_path, tiny_run) -> Path:
     """A scored run of patients with names, in a folder with a name."""
     folder = Path(shutil.copytree(tiny_run.folder, tmp_path / "hospital" / "run"))
     text = (folder / "model.json").read_text()
@@ -150,13 +150,13 @@ def run(tmp_path, tiny_run, tiny_sections) -> Path:
 
 
 class TestPush:
-    def test_what_is_uploaded_loads_again(self, hub, run, tiny_sections):
+    def test_what_is_uploaded_loads_again(self, hub, run, few_spots):
         model = ng.load(run)
         name = model.push_to_hub("org/new", private=True, token="hf_x", licence="CC-BY-4.0")
         assert name == f"hf-hub:org/new@{COMMIT}"
         again = ng.load(name)
         assert again.digest == model.digest
-        section = tiny_sections["S3"]
+        section = few_spots["S3"]
         assert_array_equal(tl.predict(section, again).X, tl.predict(section, model).X)
         made = dict(hub.told)["/api/repos/create"][0]
         assert (made.get("visibility"), made.get("private")) in {("private", None), (None, True)}
@@ -364,8 +364,8 @@ class TestCard:
 
 class TestCommandLine:
     @pytest.fixture
-    def section(self, tiny_sections, tmp_path) -> Path:
-        ng.read.write_h5ad(tiny_sections["S3"], tmp_path / "S3.h5ad")
+    def section(self, few_spots, tmp_path) -> Path:
+        ng.read.write_h5ad(few_spots["S3"], tmp_path / "S3.h5ad")
         return tmp_path / "S3.h5ad"
 
     @pytest.mark.parametrize("kind", ["hub", "zip"])

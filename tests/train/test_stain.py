@@ -19,13 +19,13 @@ from ..prepared import complete_section
 
 
 @pytest.fixture(scope="module")
-def train(tiny_sections) -> dict[str, AnnData]:
-    return {name: tiny_sections[name] for name in ("S1", "S2")}
+def train(few_spots) -> dict[str, AnnData]:
+    return {name: few_spots[name] for name in ("S1", "S2")}
 
 
 @pytest.fixture(scope="module")
-def config(tiny_config) -> Config:
-    return tiny_config.change({"model": {"name": "ridge"}, "features.stain": "reinhard"})
+def config(quick_config) -> Config:
+    return quick_config.change({"features.stain": "reinhard"})
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +43,25 @@ def negative(section: AnnData, folder: Path) -> AnnData:
     return copy
 
 
-def test_the_reference_is_of_the_training_sections_alone(model, train, tiny_sections, config, tmp_path):
+def test_the_reference_is_of_the_training_sections_alone(model, train, few_spots, config, tmp_path):
     assert model.stain == im.stain_reference(train, "reinhard")
-    other = tl.fit(train, config, test_sections={"S3": negative(tiny_sections["S3"], tmp_path)})
+    other = tl.fit(train, config, test_sections={"S3": negative(few_spots["S3"], tmp_path)})
     assert other.stain == model.stain
 
 
-def test_each_fold_has_its_own_reference(model, tiny_sections, config):
+def test_each_fold_has_its_own_reference(model, few_spots, config):
     """As in a study that leaves one section out."""
-    fold = tl.fit([tiny_sections["S2"], tiny_sections["S3"]], config)
-    assert fold.stain == im.stain_reference({name: tiny_sections[name] for name in ("S2", "S3")}, "reinhard")
+    fold = tl.fit([few_spots["S2"], few_spots["S3"]], config)
+    assert fold.stain == im.stain_reference({name: few_spots[name] for name in ("S2", "S3")}, "reinhard")
     assert fold.stain != model.stain
 
 
-def test_a_loaded_model_brings_a_new_slide_to_it(model, tiny_sections, tmp_path):
+def test_a_loaded_model_brings_a_new_slide_to_it(model, few_spots, tmp_path):
     model.save(tmp_path)
     again = ng.load(tmp_path)
     assert again.stain == model.stain
     assert again.digest == model.digest
-    section = tiny_sections["S3"]
+    section = few_spots["S3"]
     predicted = tl.predict(section, again)
     assert_array_equal(predicted.X, tl.predict(section, model).X)
     features = im.features(section, "squidpy:summary", 112, stain=model.stain, progress=False, copy=True)
@@ -69,8 +69,8 @@ def test_a_loaded_model_brings_a_new_slide_to_it(model, tiny_sections, tmp_path)
     assert_array_equal(prepared.obsm["X_image"], features.obsm["X_image"])
 
 
-def test_without_a_stain_nothing_is_kept(train, tiny_config, tmp_path):
-    plain = tl.fit(train, tiny_config.change({"model": {"name": "ridge"}}))
+def test_without_a_stain_nothing_is_kept(train, quick_config, tmp_path):
+    plain = tl.fit(train, quick_config)
     plain.save(tmp_path)
     assert plain.stain is None
     assert "stain" not in json.loads((tmp_path / "model.json").read_text())

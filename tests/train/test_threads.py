@@ -54,7 +54,7 @@ def test_linear_algebra_of_numpy_has_as_many(threads):
 
 def encoded(encoder):
     size = encoder.input_size
-    return encoder.encode(np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8))
+    return encoder.encode(np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8))
 
 
 def sections(n_spots=40, n_features=6, n_genes=10):

@@ -141,8 +141,8 @@ class TestPlaces:
     """Encoder files, hubs and cache folders."""
 
     @pytest.fixture
-    def section(self, tiny_sections):
-        return tiny_sections["S3"].copy()
+    def section(self, few_spots):
+        return few_spots["S3"].copy()
 
     @pytest.fixture
     def saved(self, tiny_run, tmp_path) -> Path:
@@ -175,7 +175,7 @@ class TestPlaces:
             ("squidpy:summary,timm-map:resnet18@weights.pth", "the file weights.pth"),
             ("timm:hf-hub:someone/something", "the hub's repository someone/something"),
             ("timm:local-dir:/somewhere", "the folder /somewhere"),
-            ("uni2-h@/somewhere/weights.bin?size=112", "the file /somewhere/weights.bin"),
+            ("kaiko-s16@/somewhere/weights.bin?size=112", "the file /somewhere/weights.bin"),
             ("hf:someone/something?pooling=cls&remote_code=true", "the hub's repository someone/something"),
             ("lazyslide:uni", "the hub's repository of LazySlide's uni"),
         ],
