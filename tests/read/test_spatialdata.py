@@ -280,21 +280,22 @@ class TestRegions:
             section_names("spatialdata", tmp_path / "loose.zarr")
 
 
-class TestSeveralRegions:
-    #: What obs says of the section of each region, and the names that follow, by the name of the table.
-    NAMED = {
-        "own": (("S1", "S2"), ["S1", "S2"]),
-        "swapped": (("S2", "S1"), ["S2", "S1"]),
-        "one": (("S", "S"), ["left", "right"]),
-        "several": (("S1", ["S2", "S3"] * (N // 2)), ["S1", "right"]),
-    }
+#: What obs says of the section of each region, and the names that follow, by the name of the table.
+NAMED = {
+    "own": (("S1", "S2"), ["S1", "S2"]),
+    "swapped": (("S2", "S1"), ["S2", "S1"]),
+    "one": (("S", "S"), ["left", "right"]),
+    "several": (("S1", ["S2", "S3"] * (N // 2)), ["S1", "right"]),
+}
 
+
+class TestSeveralRegions:
     @pytest.fixture
     def tables(self, stores) -> Path:
         """A store without scale whose tables say different things of the same regions; it is written once."""
         if not (stores / "tables.zarr").exists():
             sdata = several(scale=False)
-            for name, (section, _) in self.NAMED.items():
+            for name, (section, _) in NAMED.items():
                 sdata.tables[name] = several(section=section).tables["table"]
             sdata.tables["patients"] = several(patient=("P1", "P2")).tables["table"]
             sdata.write(stores / "tables.zarr")
