@@ -148,7 +148,7 @@ def _centroids(element: Any, system: str) -> pd.DataFrame:
     from spatialdata.transformations import Sequence
 
     matrix = _matrix(element, system)
-    if hasattr(element, "geometry") and not isinstance(systems(element)[system], Sequence) and _keeps_axes(matrix):
+    if hasattr(element, "geometry") and not isinstance(systems(element)[system], Sequence) and _is_one_step(matrix):
         # The same numbers as SpatialData's, which takes Dask 30 ms.
         centroids = element.geometry.centroid.get_coordinates()
         return pd.DataFrame(centroids * matrix.diagonal()[:2] + matrix[:2, 2])
@@ -158,9 +158,10 @@ def _centroids(element: Any, system: str) -> pd.DataFrame:
         return pd.DataFrame(sd.get_centroids(element, coordinate_system=system).compute())
 
 
-def _keeps_axes(matrix: Floats) -> bool:
-    """Say whether x of the result depends on x alone, and y on y."""
-    return bool(matrix[0, 1] == 0 == matrix[1, 0])
+def _is_one_step(matrix: Floats) -> bool:
+    """Say whether each coordinate is multiplied or moved, not both: it is rounded once, in whatever order."""
+    linear, moved = matrix[:2, :2], matrix[:2, 2] != 0
+    return bool(linear[0, 1] == 0 == linear[1, 0] and (linear.diagonal()[moved] == 1).all())
 
 
 def image_under(
