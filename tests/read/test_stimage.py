@@ -55,7 +55,7 @@ KINDS = {"ST": (A1, _square), "Visium": (VISIUM, _hexagonal), "VisiumHD": (HD, _
 
 @cache
 def _image(kind):
-    image = Image.fromarray(np.random.default_rng(2).integers(90, 255, (320, 330, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(2).integers(90, 255, (40, 41, 3), dtype=np.uint8)).resize((330, 320))
     with io.BytesIO() as file:
         image.save(file, format=kind, compress_level=1)
         return file.getvalue()
