@@ -152,11 +152,18 @@ def write_visium(tmp_path: Path) -> Callable[..., SimpleNamespace]:
 
 
 def _write_10x(path: Path, counts: np.ndarray, barcodes: np.ndarray, genes: tuple[str, ...]) -> None:
-    """Write the HDF5 layout of Space Ranger: genes x barcodes, column by column."""
+    path.write_bytes(_10x(counts.shape, counts.tobytes(), tuple(barcodes), genes))
+
+
+@cache
+def _10x(shape: tuple[int, ...], content: bytes, barcodes: tuple[str, ...], genes: tuple[str, ...]) -> bytes:
+    """The HDF5 layout of Space Ranger: genes x barcodes, column by column."""
+    counts = np.frombuffer(content, dtype=np.int64).reshape(shape)
     spots, features = np.nonzero(counts)
-    with h5py.File(path, "w") as file:
+    held = io.BytesIO()
+    with h5py.File(held, "w") as file:
         matrix = file.create_group("matrix")
-        matrix["barcodes"] = barcodes.astype("S")
+        matrix["barcodes"] = np.array(barcodes, dtype="S")
         matrix["data"] = counts[spots, features].astype("int32")
         matrix["indices"] = features.astype("int64")
         matrix["indptr"] = np.r_[0, np.bincount(spots, minlength=len(counts)).cumsum()]
@@ -166,6 +173,7 @@ def _write_10x(path: Path, counts: np.ndarray, barcodes: np.ndarray, genes: tupl
         group["name"] = np.array(genes, dtype="S")
         group["feature_type"] = np.array(["Gene Expression"] * len(genes), dtype="S")
         group["genome"] = np.array(["GRCh38"] * len(genes), dtype="S")
+    return held.getvalue()
 
 
 @pytest.fixture
@@ -200,8 +208,14 @@ def write_prepared(tmp_path: Path) -> Callable[..., SimpleNamespace]:
     return write
 
 
+@pytest.fixture(scope="session")
+def kept_files() -> dict[tuple[bool, int | None], bytes]:
+    """Tables of HEST that nothing changed, whether dense and in which order: they are written once."""
+    return {}
+
+
 @pytest.fixture
-def write_hest(tmp_path: Path) -> Callable[..., SimpleNamespace]:
+def write_hest(tmp_path: Path, kept_files: dict[tuple[bool, int | None], bytes]) -> Callable[..., SimpleNamespace]:
     """Write one section in the layout of HEST-1k: 12 spots, 200 um apart, on a slide of 2 um per pixel."""
 
     def write(
@@ -213,7 +227,7 @@ def write_hest(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         dense: bool = False,
         side: int = 8,
         bench: bool = False,
-        change: Callable[[AnnData], AnnData] = lambda adata: adata,
+        change: Callable[[AnnData], AnnData] | None = None,
         order: int | None = None,
         root: str = "hest",
     ) -> SimpleNamespace:
@@ -234,7 +248,8 @@ def write_hest(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         small = np.asarray(slide.resize((100, 80)))
         scalefactors = {"spot_diameter_fullres": 50.0, "tissue_downscaled_fullres_scalef": 0.2}
         adata.uns["spatial"] = {"ST": {"images": {"downscaled_fullres": small}, "scalefactors": scalefactors}}
-        adata = change(adata)
+        if change is not None:
+            adata = change(adata)
         if order is not None:
             adata = adata[np.random.default_rng(order).permutation(adata.n_obs)].copy()
         place = tmp_path / root
@@ -248,7 +263,12 @@ def write_hest(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         for part in parts:
             getattr(paths, part).parent.mkdir(parents=True, exist_ok=True)
         if "st" in parts:
-            adata.write_h5ad(paths.st)
+            if change is not None or (dense, order) not in kept_files:
+                adata.write_h5ad(paths.st)
+                if change is None:
+                    kept_files[dense, order] = paths.st.read_bytes()
+            else:
+                paths.st.write_bytes(kept_files[dense, order])
         if "wsis" in parts:
             paths.wsis.write_bytes(_encoded("TIFF", 500, 400))
         if "metadata" in parts:
