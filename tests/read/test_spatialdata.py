@@ -280,9 +280,8 @@ class TestRegions:
             section_names("spatialdata", tmp_path / "loose.zarr")
 
 
-#: What obs says of the section of each region, and the names that follow, by the name of the table.
+#: What obs says of the section of each region, and the names that follow.
 NAMED = {
-    "own": (("S1", "S2"), ["S1", "S2"]),
     "swapped": (("S2", "S1"), ["S2", "S1"]),
     "one": (("S", "S"), ["left", "right"]),
     "several": (("S1", ["S2", "S3"] * (N // 2)), ["S1", "right"]),
@@ -291,15 +290,16 @@ NAMED = {
 
 class TestSeveralRegions:
     @pytest.fixture
-    def tables(self, stores) -> Path:
-        """A store without scale whose tables say different things of the same regions; it is written once."""
-        if not (stores / "tables.zarr").exists():
-            sdata = several(scale=False)
-            for name, (section, _) in NAMED.items():
-                sdata.tables[name] = several(section=section).tables["table"]
-            sdata.tables["patients"] = several(patient=("P1", "P2")).tables["table"]
-            sdata.write(stores / "tables.zarr")
-        return stores / "tables.zarr"
+    def store_of(self, stores):
+        """Write a store without scale whose ``obs`` names sections in one of the ways, and both patients; once."""
+
+        def store_of(kind):
+            path = stores / f"{kind}.zarr"
+            if not path.exists():
+                several(scale=False, section=NAMED[kind][0], patient=("P1", "P2")).write(path)
+            return path
+
+        return store_of
 
     @pytest.mark.parametrize("where", ["apart", "own"])
     def test_each_is_a_section_on_its_own_image(self, tmp_path, where):
@@ -319,26 +319,27 @@ class TestSeveralRegions:
             assert library(adata).microns_per_pixel == pytest.approx(0.5 + i)
         assert list(sections("spatialdata", tmp_path / "store.zarr", ["right"])) == ["right"]
 
-    def test_options(self, tables):
+    def test_options(self, store_of):
+        store = store_of("one")
         options = {"region": "right", "table": "table", "image": "slide1", "coordinate_system": "global"}
-        assert section_names("spatialdata", tables, **options) == ["right"]
-        found = sections("spatialdata", tables, microns_per_pixel=2, **options)
+        assert section_names("spatialdata", store, **options) == ["right"]
+        found = sections("spatialdata", store, microns_per_pixel=2, **options)
         assert list(found) == ["right"]
         assert library(found["right"]).microns_per_pixel == 2.0
         with pytest.raises(DataError, match=r"has no region 'rigth'; did you mean 'right'"):
-            sections("spatialdata", tables, table="table", region="rigth")
+            sections("spatialdata", store, region="rigth")
         with pytest.raises(DataError, match=r"no section 'middle' in"):
-            sections("spatialdata", tables, ["middle"], table="table")
+            sections("spatialdata", store, ["middle"])
 
-    @pytest.mark.parametrize(("table", "names"), [(table, names) for table, (_, names) in NAMED.items()])
-    def test_are_named_by_obs_where_it_gives_each_its_own_name(self, tables, table, names):
-        assert section_names("spatialdata", tables, table=table) == sorted(names)
-        (first,) = sections("spatialdata", tables, names[:1], table=table, microns_per_pixel=1).values()
+    @pytest.mark.parametrize(("kind", "names"), [(kind, names) for kind, (_, names) in NAMED.items()])
+    def test_are_named_by_obs_where_it_gives_each_its_own_name(self, store_of, kind, names):
+        assert section_names("spatialdata", store_of(kind)) == sorted(names)
+        (first,) = sections("spatialdata", store_of(kind), names[:1], microns_per_pixel=1).values()
         assert [name.removeprefix("left") for name in first.obs_names if name.startswith("left")]
 
-    def test_patients_are_those_of_obs(self, tables):
-        found = sections("spatialdata", tables, table="patients", microns_per_pixel=1)
-        assert [set(adata.obs["patient"]) for adata in found.values()] == [{"P1"}, {"P2"}]
+    def test_patients_are_those_of_obs(self, store_of):
+        found = sections("spatialdata", store_of("swapped"), microns_per_pixel=1)
+        assert {name: set(adata.obs["patient"]) for name, adata in found.items()} == {"S2": {"P1"}, "S1": {"P2"}}
 
 
 def test_format(stored, tmp_path):
