@@ -293,6 +293,27 @@ class TestImage:
             her2st(files.root)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\n\n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: text.replace("\t123456\t", "\t123456.0\t"),
+        lambda text: text.replace("\t123456\t", "\t +123456\t"),
+        lambda text: text.replace("3x7\t", '"3x7"\t'),
+    ],
+)
+def test_counts_however_they_are_written(st_tables, write_her2st, written):
+    tables = st_tables()
+    tables.counts.iloc[1:4, 1:3] = [[10, 123456], [0, 99], [1000, 7]]
+    files = write_her2st(tables, packed=False)
+    expected = her2st(files.root)["A1"]
+    assert expected.X.max() == 123456
+    files.counts.write_bytes(written(files.counts.read_text()).encode())
+    _equal(her2st(files.root)["A1"], expected)
+
+
 class TestRealSections:
     @pytest.fixture(scope="class")
     def real(self, shared_data):

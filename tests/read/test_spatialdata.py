@@ -82,14 +82,13 @@ class TestRoundTrip:
             genes = list(whole.var_names[[2, 0]])
             pd.testing.assert_frame_equal(panel_counts(backed, genes), panel_counts(whole, genes))
 
-    @pytest.mark.parametrize("matrix", [np.diag([0.1, 0.1, 1]), TURNED], ids=["scale", "affine"])
-    def test_a_store_that_was_moved_gives_the_same_section(self, section, stored, tmp_path, matrix):
+    def test_a_store_that_was_moved_gives_the_same_section(self, section, stored, tmp_path):
         import spatialdata as sd
         from spatialdata.transformations import Sequence, get_transformation, set_transformation
 
         sdata = sd.read_zarr(stored)
         for _, _, element in sdata.gen_spatial_elements():
-            placed = Sequence([get_transformation(element, "global"), affine(matrix)])
+            placed = Sequence([get_transformation(element, "global"), affine(TURNED)])
             set_transformation(element, placed, "moved")
         moved = spatialdata_section(sdata, coordinate_system="moved")
         np.testing.assert_allclose(moved.obsm["spatial"], section.obsm["spatial"])
