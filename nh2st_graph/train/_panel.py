@@ -111,7 +111,8 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
     joined = AnnData(
         sparse.vstack(counts, format="csr"),
         obs=pd.DataFrame(
-            {Key.obs.section: pd.Categorical.from_codes(of_spot, names)}, index=np.arange(len(of_spot)).astype(str)
+            {Key.obs.section: pd.Categorical.from_codes(of_spot, pd.Index(names))},
+            index=np.arange(len(of_spot)).astype(str),
         ),
         var=pd.DataFrame(index=genes),
     )
