@@ -53,6 +53,8 @@ if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_us
 
 # Lightning asks all installed packages for extensions, for every trainer anew: 20 ms.
 metadata.entry_points = cache(metadata.entry_points)
+# AnnData asks for the version of zarr for every array that it writes: 30 ms a store.
+metadata.version = cache(metadata.version)
 
 # There is no garbage while libraries and tests are loaded.
 gc.set_threshold(0)

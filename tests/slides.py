@@ -18,16 +18,17 @@ def tissue_image(side: int, microns_per_pixel: float = 1.0) -> NDArray[np.uint8]
     y = x[:, None]
     disc = (x - 0.4) ** 2 + (y - 0.5) ** 2 < 0.25**2
     waves = 25 * np.sin(x * side * microns_per_pixel / 9) * np.cos(y * side * microns_per_pixel / 11)
-    stain, glass = np.array([190, 110, 160]), np.array([243, 242, 244])
-    image = np.where(disc[..., None], stain + waves[..., None], glass)
-    return image.astype(np.uint8)
+    image = np.empty((side, side, 3), np.uint8)
+    image[:] = 243, 242, 244
+    image[disc] = np.array([190, 110, 160]) + waves[disc][:, None]
+    return image
 
 
 def halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Every pixel the mean of four."""
-    height, width = (length // 2 for length in image.shape[:2])
-    blocks = image[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3)
-    return blocks.mean(axis=(1, 3), dtype=np.float32).round().astype(np.uint8)
+    height, width = (length // 2 * 2 for length in image.shape[:2])
+    rows = image[:height:2, :width].astype(np.uint16) + image[1:height:2, :width]
+    return np.round((rows[:, ::2] + rows[:, 1::2]) / np.float32(4)).astype(np.uint8)
 
 
 def philips(microns_per_pixel: float, levels: int = 3) -> dict[str, str]:

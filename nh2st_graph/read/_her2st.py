@@ -36,6 +36,8 @@ _AXES_AGREE = 0.03
 _COUNTS, _SPOTS, _IMAGES = "ST-cnts", "ST-spotfiles", "ST-imgs"
 _COUNTS_ENDINGS = (".tsv.gz", ".tsv")
 _SPOTS_ENDING = "_selection.tsv"
+#: Digits of the largest count that is read as such.
+_LONGEST = 15
 
 
 def _names(root: Path) -> set[str]:
@@ -197,17 +199,19 @@ def _read_counts(path: Path) -> tuple[pd.DataFrame, pd.Index]:
     try:
         with open_packed(path) as file:
             content = file.read()
-        header = content.partition(b"\n")[0].decode().rstrip("\r").split("\t")
-        # With the header, pandas would rename genes that occur twice; with types of the 15,000 columns, it would take
-        # two to ten times as long.
-        table = pd.read_csv(io.BytesIO(content), sep="\t", header=None, skiprows=1, index_col=0)
+        head, _, body = content.partition(b"\n")
+        genes = pd.Index(head.decode().rstrip("\r").split("\t")[1:], dtype=object)
+        table = _whole_numbers(body, len(genes))
+        if table is None:
+            # With the header, pandas would rename genes that occur twice; with types of the 15,000 columns, it would
+            # take two to ten times as long.
+            table = pd.read_csv(io.BytesIO(content), sep="\t", header=None, skiprows=1, index_col=0)
     except pd.errors.EmptyDataError:
         raise DataError(
             f"counts file {path} has no spots; the section is empty: leave it out or download it again"
         ) from None
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"counts file {path} cannot be read ({reason(error)}); download it again") from None
-    genes = pd.Index(header[1:], dtype=object)
     if len(genes) != table.shape[1] or not len(genes):
         raise DataError(
             f"counts file {path} names {len(genes)} genes and has {table.shape[1]} columns of counts; "
@@ -223,6 +227,23 @@ def _read_counts(path: Path) -> tuple[pd.DataFrame, pd.Index]:
             "the file is cut off or damaged: download it again"
         )
     return _unique(pd.DataFrame(values, index=_array_names(table.index, path)), f"counts file {path}"), genes
+
+
+def _whole_numbers(body: bytes, n_columns: int) -> pd.DataFrame | None:
+    """Read lines of a name and whole numbers between tabs, five times as quick as pandas; None of anything else."""
+    lines = [line.rstrip(b"\r").partition(b"\t") for line in body.split(b"\n") if line not in {b"", b"\r"}]
+    if not lines or b'"' in body or any(rest.count(b"\t") != n_columns - 1 for _, _, rest in lines):
+        return None
+    digits = np.frombuffer(b"".join(rest + b"\t" for _, _, rest in lines), dtype=np.uint8) - np.uint8(ord("0"))
+    ends = np.flatnonzero(digits == np.uint8(ord("\t") - ord("0") + 256))
+    lengths = np.diff(ends, prepend=-1) - 1
+    if lengths.min() < 1 or lengths.max() > _LONGEST or (digits > 9).sum() != len(ends):
+        return None
+    values = digits[ends - 1].astype(np.int64)
+    for place in range(1, lengths.max()):
+        longer = np.flatnonzero(lengths > place)
+        values[longer] += 10**place * digits[ends[longer] - 1 - place].astype(np.int64)
+    return pd.DataFrame(values.reshape(len(lines), n_columns), index=[name.decode() for name, _, _ in lines])
 
 
 def _array_names(names: pd.Index, path: Path) -> pd.Index:

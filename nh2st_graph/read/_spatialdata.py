@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -136,6 +137,25 @@ def spatialdata_section(
     holds an outdated image.
     """
     sdata, store = _open(path_or_object, backed)
+    return _section(
+        sdata, store, table, image, coordinate_system, region, microns_per_pixel, section, patient, backed=backed
+    )
+
+
+def _section(
+    sdata: SpatialData,
+    store: Path | None,
+    table: str | None,
+    image: str | None,
+    coordinate_system: str | None,
+    region: str | None,
+    microns_per_pixel: float | None,
+    section: str | None,
+    patient: str | None,
+    *,
+    backed: bool,
+) -> AnnData:
+    """Read one section from an open store, or from an object that has none."""
     where = f"SpatialData {store}" if store else "the SpatialData object"
     everything = sdata.tables[table_name(sdata, table, where)]
     check_written(everything, where)
@@ -261,17 +281,14 @@ def _sections(
     check_exists(root)
     found = _found(root, table, region)
 
+    @lru_cache(maxsize=1)  # for all regions of a store
+    def opened(store: Path) -> SpatialData:
+        return _open(store, backed)[0]
+
     def read(name: str, patient: str | None) -> AnnData:
-        return spatialdata_section(
-            found[name][0],
-            table,
-            image,
-            coordinate_system,
-            region=found[name][1],
-            microns_per_pixel=microns_per_pixel,
-            section=name,
-            patient=patient,
-            backed=backed,
+        store, own = found[name]
+        return _section(
+            opened(store), store, table, image, coordinate_system, own, microns_per_pixel, name, patient, backed=backed
         )
 
     beside = root.parent if is_store(root) else root

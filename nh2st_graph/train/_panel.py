@@ -89,7 +89,6 @@ def _chosen(train: Mapping[str, AnnData], others: Mapping[str, AnnData], data: D
 
 
 def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], panel: str) -> list[str]:
-    import anndata as ad
     import scanpy as sc
 
     measured = {name: section for name, section in {**train, **others}.items() if section.n_vars}
@@ -106,13 +105,16 @@ def _most_variable(train: Mapping[str, AnnData], others: Mapping[str, AnnData], 
         logger.info("%s", said)
     # Sorted, so that the panel does not depend on the order of genes, spots or sections.
     genes = sorted(shared)
-    joined = ad.concat(
-        {
-            name: AnnData(_counts(train[name], positions[name][genes]), var=pd.DataFrame(index=genes))
-            for name in sorted(train)
-        },
-        label=Key.obs.section,
-        index_unique="-",
+    names = sorted(train)
+    counts = [_counts(train[name], positions[name][genes]) for name in names]
+    of_spot = np.repeat(np.arange(len(names)), [part.shape[0] for part in counts])
+    joined = AnnData(
+        sparse.vstack(counts, format="csr"),
+        obs=pd.DataFrame(
+            {Key.obs.section: pd.Categorical.from_codes(of_spot, pd.Index(names))},
+            index=np.arange(len(of_spot)).astype(str),
+        ),
+        var=pd.DataFrame(index=genes),
     )
     sc.pp.filter_genes(joined, min_counts=1)
     if not joined.n_vars:

@@ -7,40 +7,34 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from nh2st_graph import DataError, read
+from nh2st_graph import DataError
 from nh2st_graph.datasets import _her2st, her2st
 
 
 @pytest.fixture
 def repository(server, shared_data, monkeypatch):
-    """A server with two of the real sections, as the public repository has them."""
+    """A server with one of the real sections, as the public repository has them."""
     data = server.folder / _her2st._REPOSITORY / "data"
-    for name in ("B4", "C3"):
-        for path in (f"ST-cnts/{name}.tsv.gz", f"ST-spotfiles/{name}_selection.tsv"):
-            (data / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(shared_data / "her2st" / "data" / path, data / path)
-        image = f"ST-imgs/{name[0]}/{name}"
-        shutil.copytree(shared_data / "her2st" / "data" / image, data / image)
+    for path in ("ST-cnts/B4.tsv.gz", "ST-spotfiles/B4_selection.tsv"):
+        (data / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shared_data / "her2st" / "data" / path, data / path)
+    shutil.copytree(shared_data / "her2st" / "data" / "ST-imgs" / "B" / "B4", data / "ST-imgs" / "B" / "B4")
     monkeypatch.setattr(_her2st, "_HOST", server.url)
     return data
 
 
-def test_sections_are_those_of_the_files(repository, server, shared_data):
+def test_sections_are_those_of_the_files_or_of_a_folder(repository, server, shared_data):
+    found = her2st("B4", folder=shared_data / "her2st")
+    assert (list(found), server.asked) == (["B4"], [])
+    given = found["B4"]
     fetched = her2st("B4", progress=False)
     assert list(fetched) == ["B4"]
-    given = read.her2st(shared_data / "her2st", "B4")["B4"]
     np.testing.assert_array_equal(fetched["B4"].X.toarray(), given.X.toarray())
     np.testing.assert_array_equal(fetched["B4"].obsm["spatial"], given.obsm["spatial"])
     assert list(fetched["B4"].obs["patient"].unique()) == ["B"]
     assert len(server.asked) == 3
     her2st(["B4"], progress=False)
     assert len(server.asked) == 3
-
-
-def test_a_folder_is_read_instead(server, monkeypatch, shared_data):
-    monkeypatch.setattr(_her2st, "_HOST", server.url)
-    assert list(her2st("C3", folder=shared_data / "her2st")) == ["C3"]
-    assert server.asked == []
 
 
 def test_another_content_is_refused(repository):

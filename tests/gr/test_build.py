@@ -50,8 +50,8 @@ def test_grid_on_a_hexagonal_array_is_the_six_around_each_spot(hexagonal, with_a
     assert _adjacency(section).sum(axis=1).max() == 6
 
 
-def test_grid_on_a_real_section_joins_spots_next_to_each_other_on_the_array(shared_data):
-    section = read.her2st(shared_data / "her2st", ["C6"])["C6"]
+def test_grid_on_a_real_section_joins_spots_next_to_each_other_on_the_array(her2st_crops):
+    section = read.her2st(her2st_crops, ["C6"])["C6"]
     array = section.obs[["array_row", "array_col"]].to_numpy()
     steps = cdist(array, array, "chebyshev")
     found = _adjacency(section)

@@ -51,8 +51,8 @@ def test_knn_brings_each_spot_its_own_nearest(make_section):
     assert SimpleConv(aggr="sum")(data.x, data.edge_index).flatten().tolist() == [10.0, 1.0, 10.0]
 
 
-def test_each_spot_of_a_real_knn_graph_receives_from_k(shared_data):
-    section = read.her2st(shared_data / "her2st", ["C6"])["C6"]
+def test_each_spot_of_a_real_knn_graph_receives_from_k(her2st_crops):
+    section = read.her2st(her2st_crops, ["C6"])["C6"]
     gr.spatial_graph(section, "knn", n_neighs=6)
     edge_index, _ = gr.spatial_edges(section)
     assert (torch.bincount(edge_index[1], minlength=section.n_obs) == 6).all()

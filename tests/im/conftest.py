@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,18 @@ def render(um_per_px: float, width_um: float = 600, height_um: float = 480) -> N
     return np.stack([np.rint(128 + 100 * w + 0 * x).astype(np.uint8) for w in waves], axis=-1)
 
 
+def _encoded(image: NDArray[np.uint8]) -> bytes:
+    """As PNG. To pack an image well takes longer than all the rest."""
+    with io.BytesIO() as file:
+        Image.fromarray(image).save(file, "PNG", compress_level=1)
+        return file.getvalue()
+
+
+@cache
+def _rendered(um_per_px: float) -> bytes:
+    return _encoded(render(um_per_px))
+
+
 @pytest.fixture
 def make_section(tmp_path: Path) -> MakeSection:
     """Write an image and make a section of it; spot positions are given in um."""
@@ -53,8 +67,7 @@ def make_section(tmp_path: Path) -> MakeSection:
         if centres_um is None:
             centres_um = np.array([[x, y] for y in (100.0, 240.0, 400.0) for x in (90.0, 310.0, 520.0)])
         path = tmp_path / f"{name}_{um_per_px}.png"
-        # To pack an image well takes longer than all the rest.
-        Image.fromarray(render(um_per_px) if image is None else image).save(path, compress_level=1)
+        path.write_bytes(_rendered(um_per_px) if image is None else _encoded(image))
         spots = pd.DataFrame(index=[f"{name}-{i}" for i in range(len(centres_um))])
         spots[Key.obs.section] = pd.Categorical([name] * len(spots))
         spots[Key.obs.patient] = pd.Categorical([name[:1]] * len(spots))

@@ -17,6 +17,8 @@ from nh2st_graph.im import Encoder, SquidpyEncoder, TimmEncoder
 from nh2st_graph.section import Key, check_section, full_image
 from nh2st_graph.slide import open_full
 
+from ..real import SHRINK
+
 SQUIDPY = "squidpy:summary"
 TIMM = "timm:test_resnet@random"
 
@@ -232,25 +234,26 @@ def test_bad_input(make_section, own_cache):
     assert not own_cache.exists()
 
 
-def test_real_tissue(make_section, shared_data):
+def test_real_tissue(make_section, her2st_crops):
     """A crop of a HER2+ section: its features, also of a pretrained network, describe the tissue under each spot."""
-    folder = shared_data / "her2st" / "data"
-    spots = pd.read_csv(folder / "ST-spotfiles" / "C6_selection.tsv", sep="\t").iloc[40:56]
+    folder, scale = her2st_crops / "data", 0.69 * SHRINK
+    spots = pd.read_csv(folder / "ST-spotfiles" / "C6_selection.tsv", sep="\t")
+    spots = spots[spots.x.between(13, 15) & spots.y.between(17, 19)]
     with open_full(next((folder / "ST-imgs" / "C" / "C6").glob("*.jpg"))) as full:
-        left, top = spots.pixel_x.min() - 60, spots.pixel_y.min() - 60  # the outer patches reach beyond
-        box = (left, top, spots.pixel_x.max() + 60, spots.pixel_y.max() + 60)
+        left, top = spots.pixel_x.min() - 15, spots.pixel_y.min() - 15  # the outer patches reach beyond
+        box = (left, top, spots.pixel_x.max() + 15, spots.pixel_y.max() + 15)
         image = np.asarray(full.crop(tuple(int(v) for v in box)))
     centres = spots[["pixel_x", "pixel_y"]].to_numpy(float) - [int(left), int(top)]
-    adata = make_section(0.69, centres * 0.69, image)
+    adata = make_section(scale, centres * scale, image)
     values = image_features(adata, "squidpy:summary+texture+histogram,efficientnet-lite0", patch_um=112.0)
-    assert values.shape == (16, 105 + 1280)
+    assert values.shape == (7, 105 + 1280)
     assert np.isfinite(values).all()
     alike = np.corrcoef(values[:, 105:])  # one tissue, but no two patches are the same
-    assert 0.2 < alike[~np.eye(16, dtype=bool)].mean() < 0.95
+    assert 0.2 < alike[~np.eye(7, dtype=bool)].mean() < 0.95
     names = list(adata.uns[Key.uns.image]["feature_names"])
-    half = 56 / 0.69
+    half = 56 / scale
     inside = ((centres > half) & (centres < np.array(image.shape[1::-1]) - half)).all(axis=1)
-    assert 0 < inside.sum() < 16
+    assert 0 < inside.sum() < 7
     for x, y, value in zip(*centres[inside].T, values[inside], strict=True):
         patch = image[round(y - half) : round(y + half), round(x - half) : round(x + half)]
         means = [value[names.index(f"summary_ch-{c}_mean")] for c in range(3)]

@@ -69,7 +69,7 @@ def test_a_shrunk_patch_is_the_mean_of_its_parts(make_section, size):
 
 
 def test_one_pixel_is_the_mean_colour_at_any_scale_and_place(make_section):
-    for scale in (0.37, 0.7):
+    for scale in (0.53, 0.7):
         adata = make_section(scale)
         centres = adata.obsm[Key.obsm.spatial] + np.random.default_rng(2).uniform(-1, 1, (9, 2))
         adata.obsm[Key.obsm.spatial] = centres

@@ -99,7 +99,7 @@ def curve(method: str, fold: str, epochs: int, shift: float = 0.0, per_epoch: in
 @pytest.mark.parametrize("epochs", [2, 4, 60, 3000])
 def test_steps_are_whole_numbers_on_an_axis_of_any_length(per_epoch, epochs):
     figure = pl.learning_curves(curve("a", "f", epochs, per_epoch=per_epoch))
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     for ax in figure.axes:
         low, high = ax.get_xlim()
         shown = [tick.get_text() for tick in ax.get_xticklabels(which="both") if tick.get_text()]

@@ -64,17 +64,17 @@ def test_each_map_has_its_own_robust_range_and_named_colour_bar(prediction: AnnD
 
 
 @pytest.mark.parametrize(
-    ("normalize", "unit"),
+    ("normalize", "unit", "times"),
     [
-        ("total", "log(1 + CP10k)"),
-        ("panel", "log(1 + CP10k of panel)"),
-        ("residuals", "Pearson residual"),
+        ("total", "log(1 + CP10k)", 9),  # an image larger than what is drawn of it
+        ("panel", "log(1 + CP10k of panel)", 1),
+        ("residuals", "Pearson residual", 1),
     ],
 )
-def test_colours_have_the_unit_that_was_predicted(prediction: AnnData, normalize: str, unit: str) -> None:
-    entry = prediction.uns["spatial"]["C6"]  # an image larger than what is drawn of it
-    entry["images"]["hires"] = np.kron(entry["images"]["hires"], np.ones((9, 9, 1), np.uint8))
-    entry["scalefactors"]["tissue_hires_scalef"] *= 9
+def test_colours_have_the_unit_that_was_predicted(prediction: AnnData, normalize: str, unit: str, times: int) -> None:
+    entry = prediction.uns["spatial"]["C6"]
+    entry["images"]["hires"] = np.kron(entry["images"]["hires"], np.ones((times, times, 1), np.uint8))
+    entry["scalefactors"]["tissue_hires_scalef"] *= times
     prediction.uns["nh2st_prediction"] = {"normalize": normalize}
     for ax in rows_of(pl.gene_maps(prediction, ["g3"]))[0][1:]:
         assert ax.collections[0].colorbar.ax.get_ylabel() == f"expression\n{unit}"

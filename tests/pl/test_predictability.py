@@ -65,7 +65,7 @@ def test_names_beside_the_ceiling_lie_on_no_point_and_no_other_name(of):
     elif of == "all low":
         genes = genes.assign(readable=True, pcc=genes["pcc"] / 5, ceiling=genes["ceiling"] / 4)
     figure = pl.predictability(genes)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     _, right = figure.axes
     names = {each.get_text(): Text.get_window_extent(each) for each in right.texts}
     assert list(names) == list(genes["pcc"].nlargest(12).index)
@@ -80,7 +80,7 @@ def test_names_beside_the_ceiling_lie_on_no_point_and_no_other_name(of):
 
 def test_the_best_genes_are_named_below_the_axis():
     figure = pl.predictability(table(200))
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     left, _ = figure.axes
     assert left.texts[0].get_window_extent().y1 < left.xaxis.label.get_window_extent().y0
 

@@ -106,7 +106,7 @@ def test_axes_and_colours_are_named_and_nothing_is_cut_off(name: str, explained:
     for draw in DRAWN[name]:
         shown = draw(explained)
         figure = shown if isinstance(shown, Figure) else shown.figure
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         for ax in figure.axes:
             check_axes(ax)
             check_colours(ax)
@@ -146,7 +146,7 @@ def test_every_public_function_is_drawn_or_draws_nothing() -> None:
 def test_a_map_whose_scale_is_not_known_has_a_bar_in_pixels(prediction: AnnData) -> None:
     del prediction.uns["spatial"]["C6"]["metadata"]["microns_per_pixel"]
     ax = pl.section(prediction)
-    ax.figure.canvas.draw()
+    ax.figure.draw_without_rendering()
     bar = scale_bar(ax)
     assert bar.units == "px"
     assert bar.dx == pytest.approx(10)  # of the full image, in one of that which is drawn
@@ -158,7 +158,7 @@ def test_a_colour_bar_is_as_tall_as_its_axes() -> None:
     points = ax.scatter([0, 1], [0, 1], c=[0, 1])
     ax.set_aspect("equal")
     bar = _style.colour_bar(ax, points, "value (unit)")
-    ax.figure.canvas.draw()
+    ax.figure.draw_without_rendering()
     axes, beside = ax.get_window_extent(), bar.ax.get_window_extent()
     assert (beside.y0, beside.y1) == pytest.approx((axes.y0, axes.y1))
     assert beside.x0 > axes.x1
@@ -168,7 +168,7 @@ def test_a_colour_bar_is_as_tall_as_its_axes() -> None:
 def test_rows_are_named_from_top_to_bottom() -> None:
     _, ax = plt.subplots()
     _style.finish_rows(ax, np.array([0.0, 1.0]), ["first", "second"], "method")
-    ax.figure.canvas.draw()
+    ax.figure.draw_without_rendering()
     first, second = (label.get_window_extent() for label in ax.get_yticklabels())
     assert first.y0 > second.y1
     assert ax.get_ylabel() == "method"

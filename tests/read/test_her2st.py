@@ -10,6 +10,7 @@ from scipy import sparse
 
 from nh2st_graph import DataError, ImageError
 from nh2st_graph.read import her2st
+from nh2st_graph.read._resolution import st_scale
 from nh2st_graph.section import check_section, library
 
 
@@ -292,6 +293,27 @@ class TestImage:
             her2st(files.root)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\n\n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: text.replace("\t123456\t", "\t123456.0\t"),
+        lambda text: text.replace("\t123456\t", "\t +123456\t"),
+        lambda text: text.replace("3x7\t", '"3x7"\t'),
+    ],
+)
+def test_counts_however_they_are_written(st_tables, write_her2st, written):
+    tables = st_tables()
+    tables.counts.iloc[1:4, 1:3] = [[10, 123456], [0, 99], [1000, 7]]
+    files = write_her2st(tables, packed=False)
+    expected = her2st(files.root)["A1"]
+    assert expected.X.max() == 123456
+    files.counts.write_bytes(written(files.counts.read_text()).encode())
+    _equal(her2st(files.root)["A1"], expected)
+
+
 class TestRealSections:
     @pytest.fixture(scope="class")
     def real(self, shared_data):
@@ -310,6 +332,12 @@ class TestRealSections:
     def test_scale(self, real):
         for adata in real.values():
             assert library(adata).microns_per_pixel == pytest.approx(0.69, abs=0.005)
+
+    def test_scale_is_that_of_the_distances_of_spots(self, real):
+        for name, adata in real.items():
+            scale = st_scale(adata.obs[["array_col", "array_row"]].to_numpy(float), adata.obsm["spatial"], name)
+            assert scale.microns_per_pixel == pytest.approx(library(adata).microns_per_pixel, rel=5e-3)
+            assert scale.spot_um == 100
 
     def test_median_panel_counts(self, real, shared_data):
         panel = (shared_data / "gene_panels" / "her_hvg_cut_1000.txt").read_text().split()

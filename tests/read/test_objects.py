@@ -120,7 +120,7 @@ class TestSeveralInOne:
         predicted.write_h5ad(tmp_path / "predicted.h5ad")
 
     def test_trains_as_a_list_of_sections_does(self, tiny_sections: dict[str, AnnData], tiny_config: ng.Config) -> None:
-        config = tiny_config.override(["train.max_epochs=1"])
+        config = tiny_config.override(["train.max_epochs=1", "train.refit=false", "evaluate.baselines=false"])
         parts = {name: tiny_sections[name] for name in ("S1", "S2")}
         both = ad.concat(parts, index_unique="-", uns_merge="unique")
         test = {"S3": tiny_sections["S3"]}
@@ -216,8 +216,9 @@ class TestAGraphOfTheUsers:
     def test_is_what_the_model_reads(self, tiny_sections: dict[str, AnnData], tiny_config: ng.Config) -> None:
         import squidpy as sq
 
-        given = tiny_config.override(["graph.mode=given", "graph.neighbors_key=mine_neighbors", "train.max_epochs=1"])
-        ours = tiny_config.override(["graph.mode=knn", "graph.n_neighs=4", "train.max_epochs=1"])
+        once = tiny_config.override(["train.max_epochs=1", "train.refit=false"])
+        given = once.override(["graph.mode=given", "graph.neighbors_key=mine_neighbors"])
+        ours = once.override(["graph.mode=knn", "graph.n_neighs=4"])
         sections = {name: section.copy() for name, section in tiny_sections.items()}
         for section in sections.values():
             sq.gr.spatial_neighbors_knn(section, n_neighs=4, key_added="mine")

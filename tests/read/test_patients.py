@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,12 +18,19 @@ from nh2st_graph.read import anndata_section, h5ad_section, her2st, sections, sk
 from .test_stimage import write as write_stimage  # noqa: F401 - a fixture
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def _written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sections")
     for name in ("A1", "B1", "C1", "D1"):
         obs = pd.DataFrame({"section": pd.Categorical([name]), "patient": pd.Categorical([""])}, index=[f"{name}_s"])
-        write_h5ad(AnnData(obs=obs, obsm={"spatial": np.zeros((1, 2))}), tmp_path / f"{name}.h5ad")
-    return tmp_path
+        write_h5ad(AnnData(obs=obs, obsm={"spatial": np.zeros((1, 2))}), folder / f"{name}.h5ad")
+    return folder
+
+
+@pytest.fixture
+def folder(_written, tmp_path):
+    """A folder of four sections, each a file, without any table."""
+    return Path(shutil.copytree(_written, tmp_path, dirs_exist_ok=True))
 
 
 def read(folder, table, **options):

@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph import DataError
-from nh2st_graph.read import her2st
 from nh2st_graph.read._resolution import array_steps, ring_pitch, st_scale
-from nh2st_graph.section import library
 
 SQUARE = np.stack(np.meshgrid(np.arange(3, 12), np.arange(5, 12)), axis=-1).reshape(-1, 2).astype(float)
 BLACK = SQUARE[SQUARE.sum(axis=1) % 2 == 0]
@@ -50,15 +48,6 @@ def test_misplaced_spots_do_not_move_it():
     pixels = _turned(SQUARE, [40, 40])
     pixels[::12, 0] = 10
     assert st_scale(SQUARE, pixels, "S").microns_per_pixel == pytest.approx(5.0, rel=1e-6)
-
-
-@pytest.mark.parametrize("section", ["B4", "C3", "C4", "C5", "C6"])
-def test_real_sections_have_the_scale_that_their_reader_finds(shared_data, section):
-    adata = her2st(shared_data / "her2st", section)[section]
-    array = adata.obs[["array_col", "array_row"]].to_numpy(float)
-    scale = st_scale(array, adata.obsm["spatial"], section)
-    assert scale.microns_per_pixel == pytest.approx(library(adata).microns_per_pixel, rel=5e-3)
-    assert scale.spot_um == 100
 
 
 def test_one_row_is_enough():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -36,10 +38,23 @@ def section(st_tables, write_her2st):
     return her2st(write_her2st(st_tables()).root)["A1"]
 
 
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory) -> Path:
+    """A folder of stores that several tests read."""
+    return tmp_path_factory.mktemp("stores")
+
+
+@pytest.fixture
+def stored(section, stores) -> Path:
+    """The section as a store, which is written once. Copy it to change it."""
+    if not (stores / "store.zarr").exists():
+        write_spatialdata(section, stores / "store.zarr")
+    return stores / "store.zarr"
+
+
 class TestRoundTrip:
-    def test_a_section_comes_back(self, section, tmp_path):
-        write_spatialdata(section, tmp_path / "store.zarr")
-        back = spatialdata_section(tmp_path / "store.zarr")
+    def test_a_section_comes_back(self, section, stored):
+        back = spatialdata_section(stored)
         assert check_section(back, need=("genes", "image")) is back
         assert list(back.obs_names) == list(section.obs_names)
         np.testing.assert_array_equal(back.X.toarray(), section.X.toarray())
@@ -52,28 +67,28 @@ class TestRoundTrip:
         np.testing.assert_array_equal(pixels_of(a.source), pixels_of(b.source))
 
     @pytest.mark.parametrize("kept", ["csr", "dense"])
-    def test_counts_may_stay_in_the_store(self, section, tmp_path, kept):
-        section.X = section.X.toarray() if kept == "dense" else section.X
-        write_spatialdata(section, tmp_path / "store.zarr")
-        whole = spatialdata_section(tmp_path / "store.zarr")
+    def test_counts_may_stay_in_the_store(self, section, stored, tmp_path, kept):
+        if kept == "dense":
+            section.X = section.X.toarray()
+            stored = tmp_path / "store.zarr"
+            write_spatialdata(section, stored)
+        whole = spatialdata_section(stored)
         for backed in (
-            spatialdata_section(tmp_path / "store.zarr", backed=True),
-            *sections("spatialdata", tmp_path / "store.zarr", backed=True).values(),
+            spatialdata_section(stored, backed=True),
+            *sections("spatialdata", stored, backed=True).values(),
         ):
             assert not hasattr(backed.X, "copy")
             assert section_digest(backed) == section_digest(whole)
             genes = list(whole.var_names[[2, 0]])
             pd.testing.assert_frame_equal(panel_counts(backed, genes), panel_counts(whole, genes))
 
-    @pytest.mark.parametrize("matrix", [np.diag([0.1, 0.1, 1]), TURNED], ids=["scale", "affine"])
-    def test_a_store_that_was_moved_gives_the_same_section(self, section, tmp_path, matrix):
+    def test_a_store_that_was_moved_gives_the_same_section(self, section, stored, tmp_path):
         import spatialdata as sd
         from spatialdata.transformations import Sequence, get_transformation, set_transformation
 
-        write_spatialdata(section, tmp_path / "store.zarr")
-        sdata = sd.read_zarr(tmp_path / "store.zarr")
+        sdata = sd.read_zarr(stored)
         for _, _, element in sdata.gen_spatial_elements():
-            placed = Sequence([get_transformation(element, "global"), affine(matrix)])
+            placed = Sequence([get_transformation(element, "global"), affine(TURNED)])
             set_transformation(element, placed, "moved")
         moved = spatialdata_section(sdata, coordinate_system="moved")
         np.testing.assert_allclose(moved.obsm["spatial"], section.obsm["spatial"])
@@ -129,10 +144,13 @@ class TestRoundTrip:
         import spatialdata as sd
 
         source = library(section).source
-        Image.open(source).resize((2100, 1820)).save(source)
+        with Image.open(source) as small:
+            size = 2100, small.height
+            wide = small.resize(size)
+        wide.save(source)
         write_spatialdata(section, tmp_path / "store.zarr")
         assert len(sd.read_zarr(tmp_path / "store.zarr")["A1_image"].children) == 3
-        assert image(spatialdata_section(tmp_path / "store.zarr")).shape[0] == 1820
+        assert image(spatialdata_section(tmp_path / "store.zarr")).shape[:2] == size[::-1]
 
     def test_an_older_store_is_replaced_and_nothing_else(self, section, tmp_path):
         write_spatialdata(section, tmp_path / "store.zarr", image=None)
@@ -261,7 +279,27 @@ class TestRegions:
             section_names("spatialdata", tmp_path / "loose.zarr")
 
 
+#: What obs says of the section of each region, and the names that follow.
+NAMED = {
+    "swapped": (("S2", "S1"), ["S2", "S1"]),
+    "one": (("S", "S"), ["left", "right"]),
+    "several": (("S1", ["S2", "S3"] * (N // 2)), ["S1", "right"]),
+}
+
+
 class TestSeveralRegions:
+    @pytest.fixture
+    def store_of(self, stores):
+        """Write a store without scale whose ``obs`` names sections in one of the ways, and both patients; once."""
+
+        def store_of(kind):
+            path = stores / f"{kind}.zarr"
+            if not path.exists():
+                several(scale=False, section=NAMED[kind][0], patient=("P1", "P2")).write(path)
+            return path
+
+        return store_of
+
     @pytest.mark.parametrize("where", ["apart", "own"])
     def test_each_is_a_section_on_its_own_image(self, tmp_path, where):
         sdata = several(where=where)
@@ -280,42 +318,32 @@ class TestSeveralRegions:
             assert library(adata).microns_per_pixel == pytest.approx(0.5 + i)
         assert list(sections("spatialdata", tmp_path / "store.zarr", ["right"])) == ["right"]
 
-    def test_options(self, tmp_path):
-        several(scale=False).write(tmp_path / "store.zarr")
+    def test_options(self, store_of):
+        store = store_of("one")
         options = {"region": "right", "table": "table", "image": "slide1", "coordinate_system": "global"}
-        assert section_names("spatialdata", tmp_path / "store.zarr", **options) == ["right"]
-        found = sections("spatialdata", tmp_path / "store.zarr", microns_per_pixel=2, **options)
+        assert section_names("spatialdata", store, **options) == ["right"]
+        found = sections("spatialdata", store, microns_per_pixel=2, **options)
         assert list(found) == ["right"]
         assert library(found["right"]).microns_per_pixel == 2.0
         with pytest.raises(DataError, match=r"has no region 'rigth'; did you mean 'right'"):
-            sections("spatialdata", tmp_path / "store.zarr", region="rigth")
+            sections("spatialdata", store, region="rigth")
         with pytest.raises(DataError, match=r"no section 'middle' in"):
-            sections("spatialdata", tmp_path / "store.zarr", ["middle"])
+            sections("spatialdata", store, ["middle"])
 
-    @pytest.mark.parametrize(
-        ("section", "names"),
-        [
-            (("S1", "S2"), ["S1", "S2"]),
-            (("S2", "S1"), ["S2", "S1"]),
-            (("S", "S"), ["left", "right"]),
-            (("S1", ["S2", "S3"] * (N // 2)), ["S1", "right"]),
-        ],
-    )
-    def test_are_named_by_obs_where_it_gives_each_its_own_name(self, tmp_path, section, names):
-        several(section=section).write(tmp_path / "store.zarr")
-        assert section_names("spatialdata", tmp_path / "store.zarr") == sorted(names)
-        (first,) = sections("spatialdata", tmp_path / "store.zarr", names[:1]).values()
+    @pytest.mark.parametrize(("kind", "names"), [(kind, names) for kind, (_, names) in NAMED.items()])
+    def test_are_named_by_obs_where_it_gives_each_its_own_name(self, store_of, kind, names):
+        assert section_names("spatialdata", store_of(kind)) == sorted(names)
+        (first,) = sections("spatialdata", store_of(kind), names[:1], microns_per_pixel=1).values()
         assert [name.removeprefix("left") for name in first.obs_names if name.startswith("left")]
 
-    def test_patients_are_those_of_obs(self, tmp_path):
-        several(patient=("P1", "P2")).write(tmp_path / "store.zarr")
-        found = sections("spatialdata", tmp_path / "store.zarr")
-        assert [set(adata.obs["patient"]) for adata in found.values()] == [{"P1"}, {"P2"}]
+    def test_patients_are_those_of_obs(self, store_of):
+        found = sections("spatialdata", store_of("swapped"), microns_per_pixel=1)
+        assert {name: set(adata.obs["patient"]) for name, adata in found.items()} == {"S2": {"P1"}, "S1": {"P2"}}
 
 
-def test_format(section, tmp_path):
+def test_format(stored, tmp_path):
     for name in ("A1", "A2"):
-        write_spatialdata(section, tmp_path / "stores" / f"{name}.zarr")
+        shutil.copytree(stored, tmp_path / "stores" / f"{name}.zarr")
     found = sections("spatialdata", tmp_path / "stores")
     assert {name: set(adata.obs["section"]) for name, adata in found.items()} == {"A1": {"A1"}, "A2": {"A2"}}
     assert list(sections("spatialdata", tmp_path / "stores" / "A2.zarr")) == ["A2"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import logging
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -51,6 +53,14 @@ def _bins():
 KINDS = {"ST": (A1, _square), "Visium": (VISIUM, _hexagonal), "VisiumHD": (HD, _bins)}
 
 
+@cache
+def _image(kind):
+    image = Image.fromarray(np.random.default_rng(2).integers(90, 255, (40, 41, 3), dtype=np.uint8)).resize((330, 320))
+    with io.BytesIO() as file:
+        image.save(file, format=kind, compress_level=1)
+        return file.getvalue()
+
+
 @pytest.fixture
 def write(tmp_path):
     """Write one slide as STimage-1K4M has it; gives what it holds."""
@@ -84,8 +94,7 @@ def write(tmp_path):
         changed = change(coord, counts)
         changed[0].to_csv(files.coord)
         changed[1].to_csv(files.counts)
-        image = np.random.default_rng(2).integers(90, 255, (320, 330, 3), dtype=np.uint8)
-        Image.fromarray(image).save(files.image, format=kind, compress_level=1)
+        files.image.write_bytes(_image(kind))
         return SimpleNamespace(**vars(files), slide=slide, spots=coord, table=counts)
 
     return make

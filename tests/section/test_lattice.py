@@ -84,8 +84,8 @@ def test_pitch_of_very_small_and_of_impossible_sections(make_section):
         gr.spot_pitch(make_section([[1, 1]] * 4))
 
 
-def test_lattice_and_pitch_of_real_sections(shared_data):
-    st_section = read.her2st(shared_data / "her2st", ["C6"])["C6"]
+def test_lattice_and_pitch_of_real_sections(shared_data, her2st_crops):
+    st_section = read.her2st(her2st_crops, ["C6"])["C6"]
     visium = read.visium_section(shared_data / "visium_tiny")
     for section, neighbours, pitch_um in ((st_section, 8, 200), (visium, 6, 100)):
         (entry,) = section.uns["spatial"].values()

@@ -298,7 +298,7 @@ class TestMostVariableGenes:
     @cache
     def chosen() -> tuple[dict[str, AnnData], list[str]]:
         """Sections, and the genes that are chosen on them: once for all examples."""
-        train = TestMostVariableGenes.train()
+        train = {name: poisson_section(name, n_spots=20, n_genes=20, seed=seed) for name, seed in (("A", 1), ("B", 2))}
         return train, choose_panel(train, {}, DataConfig(panel="hvg:8"))
 
     @given(st.randoms(use_true_random=False))
