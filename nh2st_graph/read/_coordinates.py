@@ -127,10 +127,15 @@ def spots_in(element: Any, instances: pd.Index, system: str, where: str) -> tupl
     DataError
         If the element is not in the system, has an instance twice, or has none of these.
     """
+    import spatialdata as sd
+
     placed = systems(element)
     if system not in placed:
         raise DataError(f"{where} is not in coordinate system {system!r}; choose one of its own: {', '.join(placed)}")
-    table = _centroids(element, system)
+    with warnings.catch_warnings():
+        # Rows are joined by the index, so their order does not matter.
+        warnings.filterwarnings("ignore", message="The index of the dataframe is not monotonic")
+        table = sd.get_centroids(element, coordinate_system=system).compute()
     if not table.index.is_unique:
         raise DataError(
             f"{where} has instance {table.index[table.index.duplicated()][0]!r} twice; make its index unique"
@@ -140,28 +145,6 @@ def spots_in(element: Any, instances: pd.Index, system: str, where: str) -> tupl
     if not known.any():
         raise DataError(f"{where} shares no instance with the table; check the table's instance_key")
     return table[list(_AXES)].to_numpy(np.float64)[rows[known]], known
-
-
-def _centroids(element: Any, system: str) -> pd.DataFrame:
-    """Find the centroids of all instances in a coordinate system, by their columns ``x`` and ``y``."""
-    import spatialdata as sd
-    from spatialdata.transformations import Sequence
-
-    matrix = _matrix(element, system)
-    if hasattr(element, "geometry") and not isinstance(systems(element)[system], Sequence) and _is_one_step(matrix):
-        # The same numbers as SpatialData's, which takes Dask 30 ms.
-        centroids = element.geometry.centroid.get_coordinates()
-        return pd.DataFrame(centroids * matrix.diagonal()[:2] + matrix[:2, 2])
-    with warnings.catch_warnings():
-        # Rows are joined by the index, so their order does not matter.
-        warnings.filterwarnings("ignore", message="The index of the dataframe is not monotonic")
-        return pd.DataFrame(sd.get_centroids(element, coordinate_system=system).compute())
-
-
-def _is_one_step(matrix: Floats) -> bool:
-    """Say whether each coordinate is multiplied or moved, not both: it is rounded once, in whatever order."""
-    linear, moved = matrix[:2, :2], matrix[:2, 2] != 0
-    return bool(linear[0, 1] == 0 == linear[1, 0] and (linear.diagonal()[moved] == 1).all())
 
 
 def image_under(

@@ -36,8 +36,8 @@ _AXES_AGREE = 0.03
 _COUNTS, _SPOTS, _IMAGES = "ST-cnts", "ST-spotfiles", "ST-imgs"
 _COUNTS_ENDINGS = (".tsv.gz", ".tsv")
 _SPOTS_ENDING = "_selection.tsv"
-#: Digits of the largest count that is read as such.
-_LONGEST = 15
+#: Whole numbers from here on are read by pandas, which knows those that no computer's whole number holds.
+_LARGEST = 10**15
 
 
 def _names(root: Path) -> set[str]:
@@ -230,19 +230,15 @@ def _read_counts(path: Path) -> tuple[pd.DataFrame, pd.Index]:
 
 
 def _whole_numbers(body: bytes, n_columns: int) -> pd.DataFrame | None:
-    """Read lines of a name and whole numbers between tabs, five times as quick as pandas; None of anything else."""
-    lines = [line.rstrip(b"\r").partition(b"\t") for line in body.split(b"\n") if line not in {b"", b"\r"}]
-    if not lines or b'"' in body or any(rest.count(b"\t") != n_columns - 1 for _, _, rest in lines):
+    """Read lines of a name and whole numbers between tabs, in a fifth of the time of pandas; None of anything else."""
+    lines = [line.partition(b"\t") for line in body.replace(b"\r\n", b"\n").split(b"\n") if line]
+    numbers = b"\t".join(rest for _, _, rest in lines)
+    # Spaces, signs, points and quotes are for pandas, and so are lines of another length.
+    if numbers.translate(None, b"0123456789\t") or any(rest.count(b"\t") != n_columns - 1 for _, _, rest in lines):
         return None
-    digits = np.frombuffer(b"".join(rest + b"\t" for _, _, rest in lines), dtype=np.uint8) - np.uint8(ord("0"))
-    ends = np.flatnonzero(digits == np.uint8(ord("\t") - ord("0") + 256))
-    lengths = np.diff(ends, prepend=-1) - 1
-    if lengths.min() < 1 or lengths.max() > _LONGEST or (digits > 9).sum() != len(ends):
+    values = np.fromstring(numbers, dtype=np.int64, sep="\t")
+    if not lines or len(values) != len(lines) * n_columns or values.max() >= _LARGEST or b'"' in body:
         return None
-    values = digits[ends - 1].astype(np.int64)
-    for place in range(1, lengths.max()):
-        longer = np.flatnonzero(lengths > place)
-        values[longer] += 10**place * digits[ends[longer] - 1 - place].astype(np.int64)
     return pd.DataFrame(values.reshape(len(lines), n_columns), index=[name.decode() for name, _, _ in lines])
 
 

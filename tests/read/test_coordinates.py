@@ -43,20 +43,6 @@ class TestPlacement:
         factor = np.sqrt(np.linalg.det(of_spots) / np.linalg.det(of_image))
         assert library(adata).spot_diameter == pytest.approx(4.0 * factor)
 
-    @pytest.mark.parametrize("kind", ["circles", "polygons"])
-    @pytest.mark.parametrize("placed", [np.diag([0.37, 0.11, 1]), [[1, 0, 7.3], [0, 0.3, 0], [0, 0, 1]]])
-    def test_spots_are_where_spatialdata_has_them(self, placed, kind):
-        import spatialdata as sd
-
-        spots = circles({"slide": affine(placed)}, centres_px())
-        if kind == "polygons":
-            spots = spots.drop(columns="radius").set_geometry(spots.geometry.buffer(1.7))
-            spots.attrs["transform"] = {"slide": affine(placed)}
-        expected = sd.get_centroids(spots, coordinate_system="slide").compute()
-        sdata = made(images={"he": image_element({"slide": affine(np.eye(3))})}, shapes={"spots": spots})
-        adata = spatialdata_section(sdata, coordinate_system="slide", microns_per_pixel=0.5)
-        np.testing.assert_array_equal(adata.obsm["spatial"], expected[["x", "y"]])
-
     def test_the_order_of_shapes_changes_nothing(self):
         from spatialdata.transformations import Identity
 
