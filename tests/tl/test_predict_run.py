@@ -41,6 +41,14 @@ def write(tiny_sections, tmp_path) -> Write:
     return write
 
 
+@pytest.fixture(scope="module")
+def store(tiny_sections, tmp_path_factory) -> Path:
+    """A section as SpatialData. Copy what you change."""
+    path = tmp_path_factory.mktemp("store") / "S3.zarr"
+    read.write_spatialdata(tiny_sections["S3"], path)
+    return path
+
+
 @pytest.fixture
 def without_scale(tiny_sections) -> AnnData:
     section = tiny_sections["S3"].copy()
@@ -149,11 +157,9 @@ class TestPredictFiles:
         assert "observed" in ad.read_h5ad(written[0]).layers
         assert sorted((tmp_path / "out" / "there").iterdir()) == written
 
-    def test_a_store_is_predicted_as_its_section_is(self, tiny_run, tiny_sections, write, tmp_path):
-        read.write_spatialdata(tiny_sections["S3"], tmp_path / "S3.zarr")
-        (by_store,) = tl.predict_run(tiny_run.folder, [tmp_path / "S3.zarr"], tmp_path / "store")
-        (by_file,) = tl.predict_run(tiny_run.folder, [write("S3", tiny_sections["S3"])], tmp_path / "file")
-        assert_array_equal(ad.read_h5ad(by_store).X, ad.read_h5ad(by_file).X)
+    def test_a_store_is_predicted_as_its_section_is(self, tiny_run, store, tmp_path):
+        (written,) = tl.predict_run(tiny_run.folder, [store], tmp_path / "store")
+        assert_array_equal(ad.read_h5ad(written).X, tiny_run.evaluation.predictions["S3"].X)
         (tmp_path / "empty").mkdir()
         with pytest.raises(DataError, match=r"empty holds no sections"):
             tl.predict_run(tiny_run.folder, [tmp_path / "empty"], tmp_path / "none")
@@ -204,9 +210,7 @@ class TestScale:
             tl.predict_run(tiny_run.folder, [tmp_path / "S3.zarr"], tmp_path / "out")
         scale = tiny_sections["S3"].uns["spatial"]["S3"]["metadata"]["microns_per_pixel"]
         (written,) = tl.predict_run(tiny_run.folder, [tmp_path / "S3.zarr"], tmp_path / "out", microns_per_pixel=scale)
-        read.write_spatialdata(tiny_sections["S3"], tmp_path / "whole" / "S3.zarr")
-        (expected,) = tl.predict_run(tiny_run.folder, [tmp_path / "whole" / "S3.zarr"], tmp_path / "expected")
-        assert_array_equal(ad.read_h5ad(written).X, ad.read_h5ad(expected).X)
+        assert_array_equal(ad.read_h5ad(written).X, tiny_run.evaluation.predictions["S3"].X)
 
     def test_that_is_given_wins_and_is_said(self, tiny_run, tiny_sections, write, tmp_path, caplog, monkeypatch):
         path = write("S3", tiny_sections["S3"])
@@ -216,13 +220,12 @@ class TestScale:
         assert f"section 'S3': the file says {found:.4g} um per pixel; the given 3.5 is used" in caplog.text
 
 
-def test_a_store_with_several_tables_takes_the_one_that_is_named(tiny_run, tiny_sections, tmp_path):
+def test_a_store_with_several_tables_takes_the_one_that_is_named(tiny_run, store, tmp_path):
     """Such as one that a prediction was put into."""
     spatialdata = pytest.importorskip("spatialdata")
-    read.write_spatialdata(tiny_sections["S3"], tmp_path / "one.zarr")
-    store = spatialdata.read_zarr(tmp_path / "one.zarr")
-    expected = tl.predict(store, tiny_run.model, key_added="predicted")
-    store.write(tmp_path / "S3.zarr")
+    copied = spatialdata.read_zarr(shutil.copytree(store, tmp_path / "S3.zarr"))
+    expected = tl.predict(copied, tiny_run.model, key_added="predicted")
+    copied.write_element("predicted")
     with pytest.raises(DataError, match=r"2 candidates for the table \(predicted, table\)"):
         tl.predict_run(tiny_run.folder, [tmp_path / "S3.zarr"], tmp_path / "out")
     (written,) = tl.predict_run(tiny_run.folder, [tmp_path / "S3.zarr"], tmp_path / "out", table="table")

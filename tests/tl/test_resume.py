@@ -18,7 +18,7 @@ import yaml
 from anndata import AnnData
 from safetensors.torch import load_file
 
-from nh2st_graph import RunError, __version__, pl, read, tl
+from nh2st_graph import RunError, __version__, read, tl
 from nh2st_graph.cli import main
 from nh2st_graph.config import Config
 from nh2st_graph.tl import FittedModel
@@ -27,10 +27,35 @@ from nh2st_graph.train._module import TrainingModule
 
 from .slowly import train_slowly
 
-#: Enough that a stage is still going on when its log shows some; from then on, each step takes longer.
-MANY_EPOCHS = 6
+#: One more than a stage has had when its process is killed.
+EPOCHS = 3
 #: A checkpoint after each epoch.
 EACH_EPOCH = "train.checkpoint_seconds=0"
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config: Config, tiny_run, tiny_sections, tmp_path_factory) -> Config:
+    """A run without what other tests look at."""
+    # Each process would draw the tissue of a synthetic run, and compile what scanpy chooses genes with.
+    folder = tmp_path_factory.mktemp("given")
+    (folder / "panel.txt").write_text("\n".join(tiny_run.model.genes))
+    for name, section in tiny_sections.items():
+        read.write_h5ad(section[::3].copy(), folder / "sections" / f"{name}.h5ad")
+    changes = [
+        "data.format=h5ad",
+        f"data.root={folder / 'sections'}",
+        f"data.panel={folder / 'panel.txt'}",
+        f"train.max_epochs={EPOCHS}",
+        f"train.patience={EPOCHS}",
+        "evaluate.baselines=false",
+        "evaluate.figures=false",
+    ]
+    return tiny_config.override(changes)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config, tmp_path_factory) -> Path:
+    return tl.train_run(config, tmp_path_factory.mktemp("whole") / "run").folder
 
 
 @pytest.mark.slow
@@ -38,33 +63,11 @@ class TestKilled:
     """For real: a process that runs ``nh2st-graph train``, and SIGKILL."""
 
     @pytest.fixture(scope="class")
-    def config(self, tiny_config: Config, tiny_run, tiny_sections, tmp_path_factory) -> Config:
-        # Each process would draw the tissue of a synthetic run, and compile what scanpy chooses genes with.
-        folder = tmp_path_factory.mktemp("given")
-        (folder / "panel.txt").write_text("\n".join(tiny_run.model.genes))
-        for name, section in tiny_sections.items():
-            read.write_h5ad(section, folder / "sections" / f"{name}.h5ad")
-        changes = [
-            "data.format=h5ad",
-            f"data.root={folder / 'sections'}",
-            f"data.panel={folder / 'panel.txt'}",
-            f"train.max_epochs={MANY_EPOCHS}",
-            f"train.patience={MANY_EPOCHS}",
-            "evaluate.figures=false",
-            EACH_EPOCH,
-        ]
-        return tiny_config.override(changes)
-
-    @pytest.fixture(scope="class")
-    def uninterrupted(self, config, tmp_path_factory) -> Path:
-        return tl.train_run(config, tmp_path_factory.mktemp("whole") / "run").folder
-
-    @pytest.fixture(scope="class")
     def train_until(self, forkserver) -> Callable[..., None]:
         """Run ``train`` in a process of its own, and kill it when a stage has logged some epochs."""
 
         def run(arguments: list[str], folder: Path, stage: str, epochs: int) -> None:
-            process = forkserver.Process(target=train_slowly, args=(arguments,))
+            process = forkserver.Process(target=train_slowly, args=(arguments, stage, epochs))
             process.start()
             deadline = time.monotonic() + 120
             while process.is_alive() and time.monotonic() < deadline and logged(folder, stage) < epochs:
@@ -78,14 +81,14 @@ class TestKilled:
 
         return run
 
-    def test_twice_gives_the_same_model_and_scores(self, config, uninterrupted, train_until, tmp_path):
+    def test_twice_gives_the_same_model_and_scores(self, train_until, config, uninterrupted, tmp_path):
         file, folder = tmp_path / "config.yaml", tmp_path / "run"
         file.write_text(config.to_yaml())
         command = ["train", str(file), "--out", str(folder)]
-        train_until(command, folder, "fold2", 3)
+        train_until([*command, "--set", EACH_EPOCH], folder, "fold2", EPOCHS - 1)
         assert (folder / "checkpoints" / "fold1" / "done.json").exists()
         assert not (folder / "model.safetensors").exists()
-        train_until([*command, "--resume"], folder, "all", 3)
+        train_until([*command, "--set", EACH_EPOCH, "--resume"], folder, "all", EPOCHS - 1)
         with pytest.raises(SystemExit) as end:
             main([*command, "--resume"])
         assert end.value.code == 0
@@ -123,6 +126,11 @@ class TestAnyMoment:
         return {name: tiny_sections[name] for name in ("S1", "S2")}
 
     @pytest.fixture(scope="class")
+    def genes(self, tiny_run) -> list[str]:
+        """Chosen before, as each fit would choose them anew."""
+        return list(tiny_run.model.genes)
+
+    @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory) -> Path:
         """Where the fit goes on, as if it had been killed: in the same place."""
         return tmp_path_factory.mktemp("fit")
@@ -132,7 +140,7 @@ class TestAnyMoment:
         return tmp_path_factory.mktemp("moments")
 
     @pytest.fixture(scope="class")
-    def fitted(self, train, tiny_config, folder, copies) -> tuple[Config, FittedModel]:
+    def fitted(self, train, genes, tiny_config, folder, copies) -> tuple[Config, FittedModel]:
         """A fit whose folds stop early, and whose best epochs are neither the first nor the last.
 
         Which settings lead there, the libraries decide: the first of some whose log shows it.
@@ -140,6 +148,7 @@ class TestAnyMoment:
         for seed, rate, decay in product((0, 1, 2), (0.03, 0.04, 0.06), (0.1, 0.6)):
             config = tiny_config.override(
                 [
+                    "model.closed_form=false",
                     "train.max_epochs=12",
                     "train.patience=1",
                     f"seed={seed}",
@@ -153,7 +162,7 @@ class TestAnyMoment:
                 each.mkdir()
             with pytest.MonkeyPatch.context() as patch:
                 copied_at_every_moment(patch, folder, copies)
-                model = tl.fit(train, config, out=folder)
+                model = tl.fit(train, config, genes=genes, out=folder)
             folds = [model.log[model.log["stage"] == stage].set_index("epoch")["val_loss"] for stage in STAGES[:2]]
             stopped = all(len(error) < 12 and 1 < error.idxmin() < len(error) for error in folds)
             if stopped and model.selected_epochs > 1:
@@ -179,9 +188,9 @@ class TestAnyMoment:
         return run
 
     @pytest.fixture
-    def assert_goes_on(self, train, config, expected) -> Callable[[Path], None]:
+    def assert_goes_on(self, train, genes, config, expected) -> Callable[[Path], None]:
         def check(folder: Path) -> None:
-            found = tl.fit(train, config, out=folder, resume=True)
+            found = tl.fit(train, config, genes=genes, out=folder, resume=True)
             pd.testing.assert_frame_equal(found.log, expected.log)
             assert found.selected_epochs == expected.selected_epochs
             assert found.hpg50 == expected.hpg50
@@ -280,21 +289,19 @@ class TestInterrupted:
 
         return patched
 
-    @pytest.mark.usefixtures("without_figures")
-    def test_a_run_says_how_to_go_on(self, interrupted, tiny_config, tiny_run, tmp_path, capsys):
+    def test_a_run_says_how_to_go_on(self, interrupted, config, uninterrupted, tmp_path, capsys):
         file, folder = tmp_path / "config.yaml", tmp_path / "run"
-        file.write_text(tiny_config.to_yaml())
+        file.write_text(config.to_yaml())
         with pytest.raises(SystemExit) as end, interrupted():
             main(["train", str(file), "--out", str(folder)])
         assert end.value.code == 130
         assert "--resume" in capsys.readouterr().err.splitlines()[-1]
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "Lightning would ignore the next one"
-        assert_same_run(tl.train_run(tiny_config, folder, resume=True).folder, tiny_run.folder)
+        assert_same_run(tl.train_run(config, folder, resume=True).folder, uninterrupted)
 
-    @pytest.mark.usefixtures("without_figures")
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_in_the_middle_of_an_epoch_this_epoch_is_kept(
-        self, tiny_config, tiny_run, tmp_path, capsys, monkeypatch, number
+        self, config, uninterrupted, tmp_path, capsys, monkeypatch, number
     ):
         """Though no checkpoint was due."""
         step, at = TrainingModule.training_step, []
@@ -307,19 +314,19 @@ class TestInterrupted:
 
         monkeypatch.setattr(TrainingModule, "training_step", signalled)
         file, folder = tmp_path / "config.yaml", tmp_path / "run"
-        file.write_text(tiny_config.to_yaml())
+        file.write_text(config.to_yaml())
         with pytest.raises(SystemExit) as end:
             main(["train", str(file), "--out", str(folder)])
         assert end.value.code == 128 + number
         path = folder / "checkpoints" / "fold1" / "last.ckpt"
         said = capsys.readouterr().err.splitlines()
-        assert f"; {path} holds 1 of at most 2 epochs; " in said[-1]
+        assert f"; {path} holds 1 of at most {EPOCHS} epochs; " in said[-1]
         assert torch.load(path, weights_only=True)["epoch"] == 0
-        assert_same_run(tl.train_run(tiny_config, folder, resume=True).folder, tiny_run.folder)
+        assert_same_run(tl.train_run(config, folder, resume=True).folder, uninterrupted)
 
     @pytest.mark.parametrize(("epochs", "signals", "seconds"), [(0, 2, 60.0), (2, 2, 60.0), (2, 1, 0.0)])
     def test_the_second_signal_ends_the_epoch_and_so_does_the_time(
-        self, tiny_config, tmp_path, capsys, monkeypatch, epochs, signals, seconds
+        self, config, tmp_path, capsys, monkeypatch, epochs, signals, seconds
     ):
         step = TrainingModule.training_step
 
@@ -331,10 +338,10 @@ class TestInterrupted:
         monkeypatch.setattr(TrainingModule, "training_step", signalled)
         monkeypatch.setattr("nh2st_graph.train._keep._PATIENCE", seconds)
         file = tmp_path / "config.yaml"
-        file.write_text(tiny_config.override([EACH_EPOCH, "train.max_epochs=3"]).to_yaml())
+        file.write_text(config.override([EACH_EPOCH]).to_yaml())
         with pytest.raises(SystemExit):
             main(["train", str(file), "--out", str(tmp_path / "run")])
-        told = f"holds {epochs} of at most 3 epochs" if epochs else "is not written yet"
+        told = f"holds {epochs} of at most {EPOCHS} epochs" if epochs else "is not written yet"
         assert f"last.ckpt {told}; go on with the same command and --resume" in capsys.readouterr().err
 
     def test_a_fit_is_interrupted_as_any_python(self, interrupted, tiny_config, tiny_sections):
@@ -367,18 +374,18 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing in the package catches it."""
 
 
-def test_killed_while_it_scores(tiny_config, tiny_run, tmp_path, monkeypatch):
+def test_killed_while_it_scores(tiny_config, tiny_run, tmp_path, monkeypatch, request):
     """Model and predictions are there, the scores not yet: no metrics.json says that the run is complete."""
 
     def end(*_args):
         raise Killed
 
-    monkeypatch.setattr(pl, "save", end)
-    with pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("nh2st_graph.tl._run.write_figures", end)
         tl.train_run(tiny_config, tmp_path / "run")
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert not (tmp_path / "run" / "metrics.json").exists()
-    monkeypatch.setattr(pl, "save", lambda *_: None)  # drawn in other tests
+    request.getfixturevalue("without_figures")
     assert_same_run(tl.train_run(tiny_config, tmp_path / "run", resume=True).folder, tiny_run.folder)
 
 

@@ -163,7 +163,7 @@ class TestPrepare:
         self, tiny_config, tiny_sections, tmp_path
     ):
         read_in = tiny_sections["S3"][np.random.default_rng(0).permutation(tiny_sections["S3"].n_obs)].copy()
-        config = tiny_config.override(["train.max_epochs=1", "train.refit=false", "evaluate.figures=false"])
+        config = tiny_config.override(["model.name=ridge", "evaluate.baselines=false", "evaluate.figures=false"])
         run = tl.train_run(config, tmp_path / "run", sections={**tiny_sections, "S3": read_in})
         found = run.evaluation.predictions["S3"]
         assert list(found.obs_names) == list(read_in.obs_names)
@@ -242,7 +242,7 @@ class TestSections:
         config = tiny_config.override(
             ["data.format=h5ad", "data.root=sections", "data.panel=panel.txt", "features.cache=cache", "data.test=[]"]
         )
-        run: Run = tl.train_run(config.override(["train.max_epochs=1", "train.refit=false"]), tmp_path / "run")
+        run: Run = tl.train_run(config.override(["model.name=mean"]), tmp_path / "run")
         stored: Config = load_config(run.folder / "config.yaml")
         assert (stored.data.root, stored.data.panel) == (prepared, str(panel))
         assert stored.features.cache == prepared.parent / "cache"
@@ -288,9 +288,7 @@ class TestPanel:
     @pytest.fixture
     def config(self, tiny_config, tmp_path) -> Config:
         (tmp_path / "panel.txt").write_text("OWN01\nERBB2\nNBR01\nNBR02\nGAPDH\n")
-        return tiny_config.override(
-            [f"data.panel={tmp_path / 'panel.txt'}", "data.test=[]", "train.max_epochs=1", "train.refit=false"]
-        )
+        return tiny_config.override([f"data.panel={tmp_path / 'panel.txt'}", "data.test=[]", "model.name=mean"])
 
     def test_fail(self, config, tmp_path):
         with pytest.raises(DataError, match=r"ERBB2, GAPDH .*missing_genes='drop'"):
