@@ -17,7 +17,7 @@ from nh2st_graph.im import SquidpyEncoder
 from nh2st_graph.metrics import noise_ceiling
 from nh2st_graph.models import BASELINES
 from nh2st_graph.section import targets
-from nh2st_graph.tl import LABELS, Evaluation
+from nh2st_graph.tl import LABELS, Evaluation, FittedModel
 
 SCORES = {"pcc_mean", "pcc_partial", "pcc_heg50", "pcc_hpg50", "pcc_top50_by_test", "mse", "mae", "n_spots", "n_genes"}
 REFERENCES = {"depth_oracle", "neighbour_mean", "noise_ceiling"}
@@ -36,6 +36,12 @@ def test(tiny_sections) -> AnnData:
 @pytest.fixture(scope="module")
 def evaluation(tiny_run) -> Evaluation:
     return tiny_run.evaluation
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_run) -> FittedModel:
+    """The model, to be scored without baselines beside it."""
+    return replace(tiny_run.model, config=tiny_run.model.config.override(["evaluate.baselines=false"]))
 
 
 def r(a: np.ndarray, b: np.ndarray) -> float:
@@ -89,10 +95,9 @@ class TestAgainstLoops:
             assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
         assert (found["n_spots"], found["n_genes"]) == (test.n_obs, 12)
 
-    def test_of_subsets_of_the_genes(self, tiny_run, train, test):
+    def test_of_subsets_of_the_genes(self, alone, train, test):
         """With subsets smaller than the panel: those of the model, and not those that do well here."""
-        model = tl.load(tiny_run.folder)
-        model.heg50, model.hpg50 = model.heg50[:4], model.hpg50[3:5]
+        model = replace(alone, heg50=alone.heg50[:4], hpg50=alone.hpg50[3:5])
         found = tl.evaluate({"S3": test}, model, train)
         per_gene = found.per_gene.loc["S3"]["pcc"]
         assert found.metrics["sections"]["S3"]["pcc_heg50"] == pytest.approx(per_gene[model.heg50].mean())
@@ -132,14 +137,14 @@ class TestAgainstLoops:
         reference = evaluation.metrics["references"]["noise_ceiling"]["sections"]["S3"]
         assert reference["pcc_mean"] == pytest.approx(found.mean())
 
-    def test_genes_without_a_measurable_ceiling_are_named_and_left_out_of_the_share(self, test, train, tiny_run):
+    def test_genes_without_a_measurable_ceiling_are_named_and_left_out_of_the_share(self, test, train, alone):
         """Of two genes, all spots have the same mean: what their counts say is noise."""
-        noise = tiny_run.model.genes[:2]
+        noise = alone.genes[:2]
         section = test.copy()
         counts = section.X.toarray()
         counts[:, section.var_names.get_indexer(noise)] = np.random.default_rng(0).poisson(4, (section.n_obs, 2))
         section.X = sparse.csr_matrix(counts)
-        evaluation = tl.evaluate({"S3": section}, tiny_run.model, train)
+        evaluation = tl.evaluate({"S3": section}, alone, train)
         per_gene = evaluation.per_gene.loc["S3"]
         assert per_gene["ceiling_low"].between(0, per_gene["ceiling"]).all()
         assert per_gene["ceiling_high"].between(per_gene["ceiling"], 1).all()
@@ -203,11 +208,11 @@ class TestSchema:
         assert sections == {**origin["train"], **origin["tests"]}
         assert all({"counts", "positions", "image"} <= digests.keys() for digests in sections.values())
 
-    def test_a_patient_in_both_is_told(self, tiny_run, train, test):
+    def test_a_patient_in_both_is_told(self, alone, train, test):
         together = {name: section.copy() for name, section in {**train, "S3": test}.items()}
         for section in together.values():
             section.obs["patient"] = pd.Categorical(["P"] * section.n_obs)
-        protocol = tl.evaluate({"S3": together.pop("S3")}, tiny_run.model, together).metrics["protocol"]
+        protocol = tl.evaluate({"S3": together.pop("S3")}, alone, together).metrics["protocol"]
         assert (protocol["split"], protocol["patients_in_both"]) == ("within patient", ["P"])
 
     def test_one_row_a_gene(self, evaluation, tiny_run):
@@ -257,14 +262,14 @@ class TestSchema:
 
 
 class TestWhatDecides:
-    def test_two_sections_are_scored_each_by_itself(self, tiny_run, train, test):
+    def test_two_sections_are_scored_each_by_itself(self, tiny_run, alone, train, test):
         other = test.copy()
         other.obs["section"] = pd.Categorical(["S4"] * other.n_obs)
         other.X = sparse.csr_matrix(np.random.default_rng(0).poisson(3.0, other.shape).astype(np.float32))
-        both = tl.evaluate({"S3": test, "S4": other}, tiny_run.model, train)
-        alone = tl.evaluate({"S4": other}, tiny_run.model, train)
+        both = tl.evaluate({"S3": test, "S4": other}, alone, train)
+        one = tl.evaluate({"S4": other}, alone, train)
         assert both.metrics["sections"]["S3"] == tiny_run.evaluation.metrics["sections"]["S3"]
-        assert both.metrics["sections"]["S4"] == alone.metrics["sections"]["S4"]
+        assert both.metrics["sections"]["S4"] == one.metrics["sections"]["S4"]
         first, second = (both.metrics["sections"][name]["pcc_mean"] for name in ("S3", "S4"))
         assert both.metrics["mean"]["pcc_mean"] == pytest.approx((first + second) / 2)
         assert both.metrics["std"]["pcc_mean"] > 0

@@ -207,7 +207,9 @@ class TestTestDataIsNeverRead:
         other.obsm["X_image"] = other.obsm["X_image"][::-1].copy()
         if config.features.embeddings is None:
             image = other.uns["spatial"]["S3"]["metadata"]
-            ImageOps.solarize(Image.open(image["source_image_path"]), 200).save(tmp_path / "other.png")
+            ImageOps.solarize(Image.open(image["source_image_path"]), 200).save(
+                tmp_path / "other.png", compress_level=1
+            )
             image["source_image_path"] = str(tmp_path / "other.png")
         train = [done["S1"], done["S2"]]
         models = [tl.fit(train, config, test_sections=[test]) for test in (done["S3"], other)]
@@ -258,9 +260,8 @@ class TestRefusals:
 def test_an_encoder_is_made_once_for_all_sections(tiny_sections, train, quick, monkeypatch, name):
     made, initialise = [], SquidpyEncoder.__init__
     monkeypatch.setattr(SquidpyEncoder, "__init__", lambda self, *of: made.append(of) or initialise(self, *of))
-    config = Config.parse(
-        quick("train.max_epochs=1", "train.refit=false").model_dump(mode="json") | {"model": {"name": name}}
-    )
+    values = quick("train.max_epochs=1", "train.refit=false").model_dump(mode="json")
+    config = Config.parse(values | {"model": {"name": name}})
     tl.fit(train, config, test_sections=[tiny_sections["S3"]])
     assert made == [("summary", "cpu")]
 

@@ -59,7 +59,7 @@ def test_baselines_learn_and_predict(name, small, tiny_run, tiny_sections, every
 
 
 def test_a_run_from_end_to_end(tiny_config, tiny_sections, every_section_is_large):
-    config = tiny_config.override(["train.max_epochs=2", "evaluate.figures=false"])
+    config = tiny_config.override(["train.max_epochs=1", "train.refit=false"])
     train = {name: tiny_sections[name] for name in ("S1", "S2")}
     model = tl.fit(train, config)
     scores = tl.evaluate({"S3": tiny_sections["S3"]}, model, train)

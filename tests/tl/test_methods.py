@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +19,7 @@ from nh2st_graph import DataError, ModelError, load, tl
 from nh2st_graph.config import MethodConfig
 from nh2st_graph.models import Estimator, Network, find_method
 from nh2st_graph.section import Key
+from nh2st_graph.tl import FittedModel
 
 
 class Nearest(Network):
@@ -86,7 +89,7 @@ def train(tiny_sections) -> dict[str, AnnData]:
     return {name: tiny_sections[name] for name in ("S1", "S2")}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick(tiny_config):
     def make(method: type, *changes: str):
         name = f"{__name__}:{method.__name__}"
@@ -97,9 +100,19 @@ def quick(tiny_config):
     return make
 
 
-def test_a_network_that_remembers_is_trained_saved_and_loaded(train, tiny_sections, quick, tmp_path):
+@pytest.fixture(scope="module")
+def nearest(train, quick) -> FittedModel:
     Nearest.calls.clear()
-    model = tl.fit(train, quick(Nearest))
+    return tl.fit(train, quick(Nearest))
+
+
+@pytest.fixture(scope="module")
+def pls(train, quick) -> FittedModel:
+    return tl.fit(train, quick(Pls))
+
+
+def test_a_network_that_remembers_is_trained_saved_and_loaded(nearest, train, tiny_sections, tmp_path):
+    model = nearest
     assert set(Nearest.calls) == {1, 2}  # one section in the folds, both at the end
     assert Nearest.calls[-1] == 2
     assert len(model.module.memory["keys"]) == sum(section.n_obs for section in train.values())
@@ -137,9 +150,9 @@ def graphs(model, sections):
     return [model.preparation.prepare(section).measured for section in sections.values()]
 
 
-@pytest.mark.parametrize("method", [Nearest, Pls])
-def test_genes_of_the_section_change_nothing(method, train, tiny_sections, quick):
-    model = tl.fit(train, quick(method))
+@pytest.mark.parametrize("method", ["nearest", "pls"])
+def test_genes_of_the_section_change_nothing(method, tiny_sections, request):
+    model = request.getfixturevalue(method)
     first = tl.predict(tiny_sections["S3"], model).X
     others = tiny_sections["S3"].copy()
     others.X = others.X[::-1] * 3
@@ -147,8 +160,8 @@ def test_genes_of_the_section_change_nothing(method, train, tiny_sections, quick
     np.testing.assert_array_equal(tl.predict(tiny_sections["S3"][:, :0].copy(), model).X, first)
 
 
-def test_a_prediction_of_another_shape_is_refused(train, tiny_sections, quick):
-    model = tl.fit(train, quick(Pls))
+def test_a_prediction_of_another_shape_is_refused(tiny_sections, pls):
+    model = replace(pls, module=copy.copy(pls.module))
     model.module.__class__ = Wrong
     with pytest.raises(ModelError, match=r"predicted shape \(\d+, 11\) for section 'S3', expected \(\d+, 12\)"):
         tl.predict(tiny_sections["S3"], model)
@@ -170,12 +183,11 @@ def test_a_method_checks_sections_itself(tiny_sections, quick, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_only_nh2st_graph_has_is_refused(train, tiny_sections, quick):
-    model = tl.fit(train, quick(Pls))
+def test_what_only_nh2st_graph_has_is_refused(tiny_sections, pls):
     with pytest.raises(ModelError, match="only NH2ST-Graph can be asked this"):
-        tl.explain(tiny_sections["S3"], model)
+        tl.explain(tiny_sections["S3"], pls)
     with pytest.raises(ModelError, match="has no embeddings"):
-        tl.embed(tiny_sections["S3"], model)
+        tl.embed(tiny_sections["S3"], pls)
 
 
 def test_settings_without_keys_are_the_base_class(quick):

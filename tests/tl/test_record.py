@@ -1,16 +1,15 @@
-"""What made a result is in each of its files, and scores are the same from the files alone."""
+"""What made a result is in each of its files."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 
 import anndata as ad
 import pytest
 import torch
 
-from nh2st_graph import __version__, tl
+from nh2st_graph import __version__
 from nh2st_graph.train import _record
 
 
@@ -37,17 +36,6 @@ def test_it_names_no_folder(tiny_config):
     settings = _record.record(panel)["settings"]
     assert settings["data"]["panel"] == "panel.txt"
     assert "/home" not in json.dumps(settings)
-
-
-@pytest.mark.usefixtures("without_figures")
-def test_a_run_is_scored_again_to_the_last_digit(tiny_run, tmp_path):
-    folder = shutil.copytree(tiny_run.folder, tmp_path / "run")
-    for name in ("metrics.json", "metrics_per_gene.csv"):
-        (folder / name).unlink()
-    shutil.rmtree(folder / "predictions")
-    tl.evaluate_run(folder)
-    for name in ("metrics.json", "metrics_per_gene.csv"):
-        assert (folder / name).read_bytes() == (tiny_run.folder / name).read_bytes(), name
 
 
 class TestRevision:

@@ -149,6 +149,8 @@ class TestAnyMoment:
             config = tiny_config.override(
                 [
                     "model.closed_form=false",
+                    "model.contrast=none",
+                    "model.cross_attention=none",
                     "train.max_epochs=12",
                     "train.patience=1",
                     f"seed={seed}",
@@ -380,8 +382,8 @@ def test_killed_while_it_scores(tiny_config, tiny_run, tmp_path, monkeypatch, re
     def end(*_args):
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("nh2st_graph.tl._run.write_figures", end)
+    monkeypatch.setattr("nh2st_graph.tl._run.write_figures", end)
+    with pytest.raises(Killed):
         tl.train_run(tiny_config, tmp_path / "run")
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert not (tmp_path / "run" / "metrics.json").exists()

@@ -237,7 +237,9 @@ class TestProfiles:
             ng.tl.embed_profiles(replace(model, module=module, config=config), counts(embedded["S3"]))
 
     def test_need_a_gene_side(self, tiny_config: ng.Config, tiny_sections: dict[str, AnnData], embedded) -> None:
-        config = tiny_config.override(["model.contrast=none", "model.cross_attention=none", "train.max_epochs=1"])
+        config = tiny_config.override(
+            ["model.contrast=none", "model.cross_attention=none", "train.max_epochs=1", "train.refit=false"]
+        )
         without = ng.tl.fit({name: tiny_sections[name] for name in ("S1", "S2")}, config)
         with pytest.raises(ModelError, match=r"no gene side; .*contrast='both'"):
             ng.tl.embed_profiles(counts(embedded["S3"]), without)
