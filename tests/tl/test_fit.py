@@ -200,7 +200,7 @@ class TestTestDataIsNeverRead:
     )
     def test_nor_its_image(self, tiny_sections, tiny_config, tmp_path, changes):
         """Nor, with it, the quality and embeddings of the test section."""
-        config = tiny_config.override(["model.name=ridge", *changes])
+        config = tiny_config.override(["model.name=reduced_rank_ridge", *changes])
         some = {name: section[::4].copy() for name, section in tiny_sections.items()}
         done = {name: complete_section(section, tiny_config) for name, section in some.items()}
         other = done["S3"].copy()

@@ -171,7 +171,7 @@ class TestGenesNeverReachAPrediction:
     @pytest.mark.parametrize("changes", FEATURES, ids=" ".join)
     def test_whatever_features_are_made_of(self, completed, tiny_config, changes):
         train, section = (completed[name][::6].copy() for name in ("S1", "S3"))
-        model = tl.fit([train], tiny_config.override(["model.name=ridge", *changes]))
+        model = tl.fit([train], tiny_config.override(["model.name=reduced_rank_ridge", *changes]))
         model = replace(model, sources=Sources(cache=False))  # cached features would hide that they depend on genes
         expected = tl.predict(section, model).X
         assert (expected.std(axis=0) > 0).all()

@@ -40,7 +40,11 @@ def config(tiny_config: Config, tiny_run, tiny_sections, tmp_path_factory) -> Co
     folder = tmp_path_factory.mktemp("given")
     (folder / "panel.txt").write_text("\n".join(tiny_run.model.genes))
     for name, section in tiny_sections.items():
-        read.write_h5ad(section[::3].copy(), folder / "sections" / f"{name}.h5ad")
+        some = section[::3].copy()
+        (entry,) = some.uns["spatial"].values()
+        entry["images"]["hires"] = entry["images"]["hires"][::4, ::4]
+        entry["scalefactors"]["tissue_hires_scalef"] /= 4
+        read.write_h5ad(some, folder / "sections" / f"{name}.h5ad")
     changes = [
         "data.format=h5ad",
         f"data.root={folder / 'sections'}",

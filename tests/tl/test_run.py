@@ -163,7 +163,7 @@ class TestPrepare:
         self, tiny_config, tiny_sections, tmp_path
     ):
         read_in = tiny_sections["S3"][np.random.default_rng(0).permutation(tiny_sections["S3"].n_obs)].copy()
-        config = tiny_config.override(["model.name=ridge", "evaluate.baselines=false", "evaluate.figures=false"])
+        config = tiny_config.override(["model.name=kernel_ridge", "evaluate.baselines=false", "evaluate.figures=false"])
         run = tl.train_run(config, tmp_path / "run", sections={**tiny_sections, "S3": read_in})
         found = run.evaluation.predictions["S3"]
         assert list(found.obs_names) == list(read_in.obs_names)

@@ -147,24 +147,33 @@ class TestPredict:
         with pytest.raises(RunError, match=r"out=.* is one file for 2 sections"):
             tl.predict_run(tiny_run.folder, [slide, slide], tmp_path / "there.h5ad")
 
-    @pytest.mark.parametrize(
-        ("name", "tags"),
-        [
-            ("philips.tif", philips(MPP)),
-            (
-                "aperio.svs",
-                {"description": f"Aperio Image Library v11\r\n{SIDE}x{SIDE} (256x256)|AppMag = 2.5|MPP = {MPP}"},
-            ),
-        ],
-    )
-    def test_a_scanners_slide_by_the_extra(self, tiny_run, tmp_path, name, tags):
+    @pytest.fixture(scope="class")
+    def scanned(self, tiny_run, tmp_path_factory) -> Path:
+        """The same slide of two scanners, and as a TIFF that all can read, each with its prediction beside it."""
+        folder, image = tmp_path_factory.mktemp("scanned"), tissue_image(SIDE, MPP)
+        aperio = f"Aperio Image Library v11\r\n{SIDE}x{SIDE} (256x256)|AppMag = 2.5|MPP = {MPP}"
+        tags = {"plain.tif": {}, "philips.tif": philips(MPP), "aperio.svs": {"description": aperio}}
+        slides = [
+            write_pyramid(
+                folder / name,
+                SIDE,
+                MPP if name == "plain.tif" else None,
+                image=image,
+                compression="jpeg",
+                apart=True,
+                **of_scanner,
+            )
+            for name, of_scanner in tags.items()
+        ]
+        tl.predict_run(tiny_run.folder, slides, folder)
+        return folder
+
+    @pytest.mark.parametrize("name", ["philips.tif", "aperio.svs"])
+    def test_a_scanners_slide_by_the_extra(self, scanned, name):
         """wsidata reads it and knows its scale, LazySlide finds its tissue: as of a TIFF that all can read."""
-        shared = {"image": tissue_image(SIDE, MPP), "compression": "jpeg", "apart": True}
-        plain = write_pyramid(tmp_path / "plain.tif", SIDE, MPP, **shared)
-        scanned = write_pyramid(tmp_path / name, SIDE, **shared, **tags)
-        with open_slide(scanned) as opened:
+        with open_slide(scanned / name) as opened:
             assert isinstance(opened, WsiSlide)
-        ours, theirs = map(ad.read_h5ad, tl.predict_run(tiny_run.folder, [plain, scanned], tmp_path / "out"))
+        ours, theirs = (ad.read_h5ad((scanned / each).with_suffix(".h5ad")) for each in ("plain.tif", name))
         for each in (ours, theirs):
             each.obs_names = [spot.partition("_")[2] for spot in each.obs_names]
         both = ours.obs_names.intersection(theirs.obs_names)
