@@ -244,7 +244,7 @@ def _found(root: Path, table: str | None = None, region: str | None = None) -> d
     if not is_store(root):
         stores = [path for path in root.iterdir() if is_store(path) and not path.name.startswith(".")]
         return {path.stem: (path, region) for path in stores}
-    sdata, _ = _open(root, backed=True)
+    sdata, _ = _open(root, backed=True, rows_alone=True)
     where = f"SpatialData {root}"
     known = regions(sdata, table, where)
     if region is not None:
@@ -301,8 +301,13 @@ def is_store(path: Path) -> bool:
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
-def _open(given: str | Path | SpatialData, backed: bool) -> tuple[SpatialData, Path | None]:
-    """Open a store; with ``backed``, the counts of its tables stay there."""
+def _open(
+    given: str | Path | SpatialData, backed: bool, *, rows_alone: bool = False
+) -> tuple[SpatialData, Path | None]:
+    """Open a store; with ``backed``, the counts of its tables stay there.
+
+    With ``rows_alone`` beside it, its tables have no more than their rows and what these annotate.
+    """
     if not isinstance(given, str | Path):
         if not hasattr(given, "coordinate_systems"):
             raise DataError(f"{type(given).__name__} is not SpatialData; give a store's path or a SpatialData object")
@@ -315,7 +320,7 @@ def _open(given: str | Path | SpatialData, backed: bool) -> tuple[SpatialData, P
         if not backed:
             return sd.read_zarr(path), path
         sdata = sd.read_zarr(path, selection=("images", "labels", "points", "shapes"))
-        for name, table in _tables(path).items():
+        for name, table in _tables(path, rows_alone).items():
             sdata.tables[name] = table
         return sdata, path
     except Exception as error:  # zarr, ome-zarr and anndata raise nearly any class on a damaged store
@@ -324,8 +329,8 @@ def _open(given: str | Path | SpatialData, backed: bool) -> tuple[SpatialData, P
         ) from error
 
 
-def _tables(store: Path) -> dict[str, AnnData]:
-    """Read the tables of a store but for their counts."""
+def _tables(store: Path, rows_alone: bool) -> dict[str, AnnData]:
+    """Read the tables of a store but for their counts; or their rows alone, and what these annotate."""
     import zarr
 
     tables = {}
@@ -333,9 +338,14 @@ def _tables(store: Path) -> dict[str, AnnData]:
         if not is_store(path):
             continue
         group = zarr.open_group(path, mode="r")
-        parts = {key: read_elem(group[key]) for key in group if key not in {"X", "raw"}}
-        if "X" in group:
-            parts["X"] = sparse_dataset(group["X"]) if isinstance(group["X"], zarr.Group) else group["X"]
+        if rows_alone:
+            annotated = f"uns/{ATTRS}"
+            uns = {ATTRS: read_elem(group[annotated])} if annotated in group else {}
+            parts = {"obs": read_elem(group["obs"]), "uns": uns}
+        else:
+            parts = {key: read_elem(group[key]) for key in group if key not in {"X", "raw"}}
+            if "X" in group:
+                parts["X"] = sparse_dataset(group["X"]) if isinstance(group["X"], zarr.Group) else group["X"]
         attrs = parts.get("uns", {}).get(ATTRS, {})
         if isinstance(attrs.get("region"), np.ndarray):  # SpatialData wants it as it was written
             attrs["region"] = attrs["region"].tolist()

@@ -26,7 +26,7 @@ def restained(section: AnnData, folder: Path) -> AnnData:
     with Image.open(own.source) as image:
         pixels = np.asarray(image.convert("RGB"))
     changed = StainJitter("hed", 0.5, 1).colour_map(None)(pixels.reshape(-1, 3)).reshape(pixels.shape)
-    Image.fromarray(changed).save(path)
+    Image.fromarray(changed).save(path, compress_level=1)
     other = section.copy()
     other.uns["spatial"] = {section_name(section): changed_entry(own.entry, source=path)}
     return other

@@ -31,7 +31,14 @@ def test_a_section_learns_the_same_wherever_its_values_are(tmp_path, monkeypatch
                 "check_placement": False,
             },
             "model": {"width": 8, "n_components": 4, "heads": 2},
-            "train": {"max_epochs": 1, "folds": 2, "batch_spots": 64, "device": "cpu", "progress": False},
+            "train": {
+                "max_epochs": 1,
+                "folds": 2,
+                "refit": False,
+                "batch_spots": 64,
+                "device": "cpu",
+                "progress": False,
+            },
         }
     )
     sections = read.sections("visium_hd", tmp_path / "hd", bin_um=8)
