@@ -119,6 +119,12 @@ def attention_by_hand(model: FittedModel, section: AnnData) -> np.ndarray:
     return total.numpy()[np.ix_(order, order)]
 
 
+@pytest.fixture(scope="module")
+def attending(drawn, section) -> AnnData:
+    """The section with what a model says of it that attends. Copy it."""
+    return explained(drawn([]), section)
+
+
 class TestAttention:
     @pytest.mark.parametrize(
         "changes",
@@ -180,8 +186,8 @@ class TestAttention:
         ],
         ids=lambda changes: changes[0],
     )
-    def test_is_absent_where_nothing_attends(self, drawn, section, changes, caplog):
-        explained_before = explained(drawn([]), section)
+    def test_is_absent_where_nothing_attends(self, drawn, section, attending, changes, caplog):
+        explained_before = attending.copy()
         with caplog.at_level("WARNING", "nh2st_graph"):
             tl.explain(explained_before, drawn(changes))
         assert ATTENTION not in explained_before.obsp, "that of an earlier model must not stay"

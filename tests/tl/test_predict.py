@@ -26,7 +26,7 @@ from nh2st_graph.section import targets
 from nh2st_graph.tl import FittedModel, _predict
 from nh2st_graph.train import Sources, Standardizer
 
-from ..prepared import complete_section, section_graph
+from ..prepared import complete_section
 
 MakeModel = Callable[[list[str]], FittedModel]
 
@@ -99,11 +99,10 @@ def drawn(tiny_run, completed, tiny_config) -> MakeModel:
     def make(changes: list[str]) -> FittedModel:
         config, genes, train = tiny_config.override(changes), tiny_run.model.genes, completed["S1"]
         standardize = Standardizer.fit([train.obsm["X_image"]], config.features.standardize)
-        graph = section_graph(train, config, standardize, genes)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            module = NH2STGraph(config.model, graph.x.shape[1], len(genes))
-            module.set_targets(graph.y)
+            module = NH2STGraph(config.model, train.obsm["X_image"].shape[1], len(genes))
+            module.set_targets(torch.from_numpy(targets(train, genes, **config.data.target).to_numpy()).float())
             for weight in module.parameters():
                 torch.nn.init.normal_(weight, std=0.3)
         without = {"folds": [], "familiarity": None, "confidence": None}

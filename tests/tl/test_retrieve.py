@@ -43,13 +43,13 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def by_loop(query: AnnData, bank: list[AnnData], of: str, among: str, halves: tuple[int, ...]) -> pd.DataFrame:
     """Mean of the scales' cosines of every pair."""
-    rows = []
-    for i, spot in enumerate(query.obs_names):
-        for section in bank:
+    rows, asked = [], query.obsm[KEYS[of]]
+    for section in bank:
+        name, known = section.obs["section"].iloc[0], section.obsm[KEYS[among]]
+        for i, spot in enumerate(query.obs_names):
             for j, other in enumerate(section.obs_names):
-                a, b = (np.split(each.obsm[KEYS[m]][n], 2) for each, m, n in ((query, of, i), (section, among, j)))
-                mean = np.mean([cosine(a[half], b[half]) for half in halves])
-                rows.append((spot, section.obs["section"].iloc[0], other, mean))
+                a, b = np.split(asked[i], 2), np.split(known[j], 2)
+                rows.append((spot, name, other, np.mean([cosine(a[half], b[half]) for half in halves])))
     return pd.DataFrame(rows, columns=["query", "section", "spot", "similarity"])
 
 
