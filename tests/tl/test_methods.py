@@ -101,9 +101,15 @@ def quick(tiny_config):
 
 
 @pytest.fixture(scope="module")
-def nearest(train, quick) -> FittedModel:
+def fitted(train, quick) -> tuple[FittedModel, list[int]]:
+    """A model, and of how many sections it was to remember something, each time."""
     Nearest.calls.clear()
-    return tl.fit(train, quick(Nearest))
+    return tl.fit(train, quick(Nearest)), list(Nearest.calls)
+
+
+@pytest.fixture(scope="module")
+def nearest(fitted) -> FittedModel:
+    return fitted[0]
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +117,10 @@ def pls(train, quick) -> FittedModel:
     return tl.fit(train, quick(Pls))
 
 
-def test_a_network_that_remembers_is_trained_saved_and_loaded(nearest, train, tiny_sections, tmp_path):
-    model = nearest
-    assert set(Nearest.calls) == {1, 2}  # one section in the folds, both at the end
-    assert Nearest.calls[-1] == 2
+def test_a_network_that_remembers_is_trained_saved_and_loaded(fitted, train, tiny_sections, tmp_path):
+    model, calls = fitted
+    assert set(calls) == {1, 2}  # one section in the folds, both at the end
+    assert calls[-1] == 2
     assert len(model.module.memory["keys"]) == sum(section.n_obs for section in train.values())
     predicted = tl.predict(tiny_sections["S3"], model)
     values = {row.tobytes() for row in model.module.memory["values"].numpy()}
