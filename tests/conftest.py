@@ -235,7 +235,9 @@ def _figures_are_closed() -> Iterator[None]:
 def forkserver() -> ForkServerContext:
     """Start processes in no time: a server has loaded everything once, has used no thread yet, and is copied."""
     context = mp.get_context("forkserver")
-    preload = ["nh2st_graph.cli", "nh2st_graph.tl", "squidpy", "distributed", "lightning.pytorch"]
+    # Packages are lazy: the module that fits loads what a fit needs. Lightning asks for the last two when it begins.
+    ours = ["nh2st_graph.cli", "nh2st_graph.tl._run"]
+    preload = [*ours, "squidpy", "distributed", "lightning.pytorch", "torch.utils.tensorboard", "s3fs"]
     context.set_forkserver_preload(preload)
     server.ensure_running()  # now, since Dask has libraries of its own for it
     return context

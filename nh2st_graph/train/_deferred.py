@@ -16,6 +16,10 @@ from typing import Any
 __all__ = ["defer", "defer_rest", "load_uncollected"]
 
 
+#: Objects that a large library makes.
+_MANY = 20_000
+
+
 class _Finder(MetaPathFinder):
     """Find some modules with another loader; all others are found as before."""
 
@@ -134,7 +138,8 @@ def _uncollected() -> Iterator[None]:
         yield
     finally:
         if threshold[0] and not gc.get_threshold()[0]:
-            if not gc.get_freeze_count():
+            # To count what somebody else has frozen takes as long as to search through what a small library makes.
+            if gc.get_count()[0] > _MANY and not gc.get_freeze_count():
                 # All that was made goes to the old objects, without a search through it.
                 gc.freeze()
                 gc.unfreeze()
