@@ -18,6 +18,8 @@ from nh2st_graph.train import Processes, SpotBatches, start_processes
 
 from . import together
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def folder(
@@ -27,7 +29,7 @@ def folder(
     tmp_path_factory: pytest.TempPathFactory,
     forkserver: ForkServerContext,
 ) -> Path:
-    """What two processes left: Lightning starts the second by running the command again."""
+    """What two processes left: Lightning starts the second by running the script again."""
     out = tmp_path_factory.mktemp("together")
     for name, section in tiny_sections.items():
         read.write_h5ad(section, out / "sections" / f"{name}.h5ad")
@@ -36,7 +38,7 @@ def folder(
     changes = [
         "train.devices=2",
         "train.folds=2",
-        "train.batch_spots=32",
+        "train.batch_spots=16",
         "train.checkpoint_seconds=0",
         "data.format=h5ad",
         f"data.root={out / 'sections'}",
@@ -45,7 +47,7 @@ def folder(
         "evaluate.figures=false",
     ]
     (out / "config.yaml").write_text(tiny_config.override(changes).to_yaml())
-    process = forkserver.Process(target=together.run_as_script, args=(out,))
+    process = forkserver.Process(target=together.run_as_script, args=(out, ROOT))
     process.start()
     process.join(300)
     assert process.exitcode == 0

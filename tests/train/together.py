@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nh2st_graph  # noqa: F401, before the libraries of which it loads less than they do
@@ -15,7 +14,6 @@ import nh2st_graph  # noqa: F401, before the libraries of which it loads less th
 # isort: split
 import lightning.pytorch as L
 import torch
-from lightning.fabric.strategies.launchers import subprocess_script
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from torch_geometric.data import Data
@@ -163,35 +161,11 @@ def whole_run(out: Path, config: Config) -> None:
         tl.train_run(config, out / "stopped", resume=True)
 
 
-class Copied(subprocess.Popen[bytes]):
-    """A command that runs this file, in a copy of this process, which has loaded the libraries already."""
-
-    def __init__(self, command: list[str], env: dict[str, str], **options: Any) -> None:
-        assert command == [sys.executable, *sys.argv]
-
-        def run() -> None:
-            code = 1
-            try:
-                os.closerange(3, 1024)  # as a program that is started has none of these files
-                os.environ.clear()
-                os.environ.update(env)
-                main()
-                code = 0
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-
-        super().__init__(command, env=env, preexec_fn=run, **options)
-
-
-def run_as_script(out: Path) -> None:
-    """Be the command that runs this file, and let Lightning run it again, in processes that have loaded the libraries.
-
-    Loading them takes longer than all that these processes do.
-    """
+def run_as_script(out: Path, root: Path) -> None:
+    """Be the command that runs this file, in a process that has loaded the libraries already."""
     sys.argv = [__file__, str(out)]
     os.environ.pop("LOCAL_RANK", None)
-    subprocess_script.subprocess = SimpleNamespace(Popen=Copied)  # type: ignore[assignment]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
     main()
 
 
@@ -208,3 +182,8 @@ def main() -> None:
     found["loaded"] = [name for name in ("torchvision", "transformers") if name in sys.modules]
     torch.save(found, out / f"rank{processes.rank}.pt")
     sys.stdout.flush()
+    atexit.register(os._exit, 0)  # to take the libraries apart takes 2 s
+
+
+if __name__ == "__main__":
+    main()
