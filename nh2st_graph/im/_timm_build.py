@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -205,22 +205,6 @@ def _layers(asked: Wanted) -> dict[str, Any]:
     return found
 
 
-def _unfilled() -> AbstractContextManager[Any]:
-    """Draw no numbers for tensors that have none, which takes torch most of the time of a sketch."""
-    from torch import Tensor
-    from torch.overrides import TorchFunctionMode
-
-    fill = {Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_, Tensor.zero_}
-
-    class Unfilled(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func in fill and args[0].is_meta:
-                return args[0]
-            return func(*args, **(kwargs or {}))
-
-    return Unfilled()
-
-
 def sketch(asked: Wanted) -> tuple[torch.nn.Module, bool]:
     """Make the model without numbers, to see what it would give; say beside it whether it is built for a size.
 
@@ -233,7 +217,7 @@ def sketch(asked: Wanted) -> tuple[torch.nn.Module, bool]:
 
     elsewhere = asked.model.partition(":")[0] in ELSEWHERE
     try:
-        with loading(asked) if elsewhere else nullcontext(), torch.device("meta"), _unfilled():
+        with loading(asked) if elsewhere else nullcontext(), torch.device("meta"):
             model = create(asked, sized=False).eval()
             sized = bool(model.pretrained_cfg.get("fixed_input_size")) or "img_size" in (  # type: ignore[union-attr,operator]
                 asked.recipe.arguments if asked.recipe else {}

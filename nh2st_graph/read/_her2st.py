@@ -233,11 +233,12 @@ def _whole_numbers(body: bytes, n_columns: int) -> pd.DataFrame | None:
     """Read lines of a name and whole numbers between tabs, in a fifth of the time of pandas; None of anything else."""
     lines = [line.partition(b"\t") for line in body.replace(b"\r\n", b"\n").split(b"\n") if line]
     numbers = b"\t".join(rest for _, _, rest in lines)
-    # Spaces, signs, points and quotes are for pandas, and so are lines of another length.
-    if numbers.translate(None, b"0123456789\t") or any(rest.count(b"\t") != n_columns - 1 for _, _, rest in lines):
+    # Spaces, signs, points and quotes are for pandas, and so are lines of another length, and what is missing in one.
+    even = all(rest.count(b"\t") == n_columns - 1 for _, _, rest in lines)
+    if not lines or not even or numbers.translate(None, b"0123456789\t") or b'"' in body:
         return None
     values = np.fromstring(numbers, dtype=np.int64, sep="\t")
-    if not lines or len(values) != len(lines) * n_columns or values.max() >= _LARGEST or b'"' in body:
+    if len(values) != len(lines) * n_columns or values.max() >= _LARGEST:
         return None
     return pd.DataFrame(values.reshape(len(lines), n_columns), index=[name.decode() for name, _, _ in lines])
 
