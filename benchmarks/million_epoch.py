@@ -15,7 +15,6 @@ import argparse
 import json
 import statistics
 import time
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +101,7 @@ def measure(n_spots: int, threads: int, seconds: float) -> dict[str, float]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    given = [graph], [], config.train.batch_spots, model.receptive_hops, 0
-    data = SectionData(*given, threads) if "threads" in signature(SectionData).parameters else SectionData(*given)
+    data = SectionData([graph], [], config.train.batch_spots, model.receptive_hops, 0)
     start = time.perf_counter()
     trainer.fit(TrainingModule(model, config.train, 0), datamodule=data)
     steps = len(data.train_dataloader())

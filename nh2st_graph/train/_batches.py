@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from typing import Any, Literal, TypeAlias
 
@@ -190,8 +189,6 @@ class SpotBatches(IterableDataset[Batch]):
         the first ones of the epoch are taken again.
     large
         Number of spots from which on batches are pieces.
-    ahead
-        Where batches are pieces, cut the next one on another thread while one is computed with.
     """
 
     def __init__(
@@ -205,7 +202,6 @@ class SpotBatches(IterableDataset[Batch]):
         rank: int = 0,
         ranks: int = 1,
         large: int = LARGE,
-        ahead: bool = False,
     ) -> None:
         self.sections = [each if isinstance(each, Surroundings) else surroundings(each) for each in sections]
         self.batch_spots = batch_spots
@@ -214,7 +210,6 @@ class SpotBatches(IterableDataset[Batch]):
         self.epoch = epoch
         self.rank, self.ranks = rank, ranks
         self.large = large
-        self.ahead = ahead
 
     def __len__(self) -> int:
         """Count the batches of an epoch in this process."""
@@ -229,16 +224,11 @@ class SpotBatches(IterableDataset[Batch]):
             shown = _drawn_view(each.section, generator)
             batches += [(each, shown, parts) for parts in seeds]
         order = torch.randperm(len(batches), generator=generator).tolist()
-
-        def cut(i: int) -> Batch:
+        for i in islice(cycle(order), self.rank, len(self) * self.ranks, self.ranks):
             each, shown, parts = batches[i]
             lean = self._in_pieces(each.section)
-            found = [each.cut(part, self.hops, shown=shown, lean=lean) for part in parts]
-            return found if lean else found[0]
-
-        own = list(islice(cycle(order), self.rank, len(self) * self.ranks, self.ranks))
-        ahead = self.ahead and any(self._in_pieces(each.section) for each in self.sections)
-        yield from _ahead(cut, own) if ahead else map(cut, own)
+            cut = [each.cut(part, self.hops, shown=shown, lean=lean) for part in parts]
+            yield cut if lean else cut[0]
 
     def _n_batches(self, section: Data) -> int:
         n_spots, most = int(section.num_nodes or 0), _FEW
@@ -265,18 +255,6 @@ class SpotBatches(IterableDataset[Batch]):
         # Pieces of a batch are from anywhere in the tissue.
         order = torch.randperm(len(parts), generator=generator).view(n_batches, of_batch).tolist()
         return [[parts[i] for i in row] for row in order]
-
-
-def _ahead(work: Callable[[int], Batch], items: Sequence[int]) -> Iterator[Batch]:
-    """Do work on items in order, on the next one while the caller is at work on one."""
-    with ThreadPoolExecutor(1, "nh2st_graph_batches", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        coming = [pool.submit(work, item) for item in items[:1]]
-        for item in [*items[1:], None]:
-            ready = coming.pop()
-            batch = ready.result()
-            if item is not None:
-                coming.append(pool.submit(work, item))
-            yield batch
 
 
 def surroundings(section: Data) -> Surroundings:

@@ -219,8 +219,6 @@ class SectionData(L.LightningDataModule):
         Graphs with targets; ``validation`` may be empty.
     batch_spots, hops, seed
         See :class:`SpotBatches`.
-    threads
-        Threads of the CPU that training may use. With more than one, batches of pieces are cut ahead.
     """
 
     def __init__(
@@ -230,11 +228,10 @@ class SectionData(L.LightningDataModule):
         batch_spots: int | Literal["auto"],
         hops: int | None,
         seed: int,
-        threads: int = 1,
     ) -> None:
         super().__init__()
         self.train, self.validation = train, validation
-        self.batch_spots, self.hops, self.seed, self.threads = batch_spots, hops, seed, threads
+        self.batch_spots, self.hops, self.seed = batch_spots, hops, seed
         self._cut = [surroundings(section) for section in train]
 
     def cut(self, spots: Sequence[Tensor]) -> list[Data]:
@@ -245,10 +242,7 @@ class SectionData(L.LightningDataModule):
         """Give the batches of the current epoch; the trainer asks for them at every epoch."""
         trainer = self.trainer
         epoch, rank, ranks = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)
-        numbers = {"rank": rank, "ranks": ranks}
-        batches = SpotBatches(
-            self._cut, self.batch_spots, self.hops, self.seed, epoch, **numbers, ahead=self.threads > 1
-        )
+        batches = SpotBatches(self._cut, self.batch_spots, self.hops, self.seed, epoch, rank=rank, ranks=ranks)
         return DataLoader(batches, batch_size=None)
 
     def val_dataloader(self) -> Any:

@@ -333,7 +333,7 @@ class _Stages:
                 enable_model_summary=False,
                 log_every_n_steps=1,
             )
-            data = SectionData(train, validation, config.batch_spots, module.receptive_hops, seed, config.n_threads)
+            data = SectionData(train, validation, config.batch_spots, module.receptive_hops, seed)
             resumed = None if kept is None else str(last)
             with _interruptible(callbacks):
                 trainer.fit(

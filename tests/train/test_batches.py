@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections import Counter
 
 import numpy as np
@@ -275,30 +274,3 @@ def test_a_large_batch_is_several_pieces_of_equal_size():
     assert max(sizes) - min(sizes) <= 2
     assert len(list(SpotBatches([section], "auto", 1, large=1))) == 3
     assert len(list(SpotBatches([section], "auto", 1))) == 22
-
-
-class TestAhead:
-    @pytest.mark.parametrize("large", [1, 1000])
-    def test_batches_are_those_that_are_cut_one_after_the_other(self, large):
-        section = with_views(grid(9), 3)
-        ours, theirs = ([*SpotBatches([section, grid(5)], 10, 1, 2, large=large, ahead=each)] for each in (True, False))
-        assert len(ours) == len(theirs) > 3
-        for one, other in zip(ours, theirs, strict=True):
-            pairs = zip(one, other, strict=True) if large == 1 else [(one, other)]
-            for piece, same in pairs:
-                assert piece.to_dict().keys() == same.to_dict().keys()
-                assert all(torch.equal(piece[key], same[key]) for key in ("x", "y", "edge_index", "seeds"))
-
-    def test_an_epoch_that_is_left_early_leaves_no_thread(self):
-        before = threading.active_count()
-        epoch = iter(SpotBatches([grid(9)], 10, 1, large=1, ahead=True))
-        next(epoch)
-        assert threading.active_count() == before + 1
-        epoch.close()
-        assert threading.active_count() == before
-
-    def test_what_fails_there_fails_here(self):
-        section = grid(9)
-        section.x = Rows(np.zeros((3, 5), dtype=np.float32))  # fewer rows than spots
-        with pytest.raises(IndexError):
-            list(SpotBatches([section], 10, 1, ahead=True))
