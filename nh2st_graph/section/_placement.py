@@ -46,9 +46,6 @@ _FULL, _CLEARLY_FULL = 0.9, 0.5
 #: Readings whose overlaps with the tissue differ by less than this are equal; the one with fewer mistakes is named.
 _EQUAL = 0.02
 
-#: Discs are drawn spot by spot up to this many pixels for each pixel of the mask; above, distances are faster.
-_DRAWN = 2
-
 #: Usual factors of a wrong scale, besides those that the section names.
 _POWERS = (2.0, 4.0, 8.0, 16.0)
 
@@ -105,19 +102,9 @@ class _Spots:
         """Discs around the spots. Three quarters of the pitch leave no gap on square and hexagonal arrays."""
         from scipy.ndimage import distance_transform_edt
 
-        radius, (height, width) = 0.75 * self.pitch, self.mask.shape
         apart = np.ones(self.mask.shape, dtype=bool)
-        reach = int(min(radius, max(height, width)))
-        if len(self._rows) * (2 * reach + 1) ** 2 > _DRAWN * self.mask.size:
-            apart[self._rows, self._columns] = False
-            return np.asarray(distance_transform_edt(apart) <= radius)
-        steps = np.arange(-reach, reach + 1)
-        for down in steps:
-            across = steps[np.sqrt(down**2 + steps**2) <= radius]
-            rows, columns = self._rows[:, None] + down, self._columns[:, None] + across
-            there = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-            apart[np.broadcast_to(rows, there.shape)[there], columns[there]] = False
-        return ~apart
+        apart[self._rows, self._columns] = False
+        return np.asarray(distance_transform_edt(apart) <= 0.75 * self.pitch) if self.inside else ~apart
 
     @cached_property
     def iou(self) -> float:
