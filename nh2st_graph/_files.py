@@ -149,6 +149,10 @@ def _of_disk(error: Exception, path: Path) -> tuple[str, str] | None:
     return None if number is None else _DISK.get(number)
 
 
+#: How often a folder is made anew that other processes remove meanwhile.
+_TRIES = 100
+
+
 def make_folder(folder: Path, file: Path | None = None) -> None:
     """Make a folder, and those above it, where they are not there.
 
@@ -164,14 +168,23 @@ def make_folder(folder: Path, file: Path | None = None) -> None:
     RunError
         If it cannot be made.
     """
-    try:
-        with on_disk(file or folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        above = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-        said = f"{above} is a file" if not above.is_dir() else str(error.strerror)
-        what = f"folder {folder} cannot be made" if file is None else f"{file} cannot be written"
-        raise RunError(f"{what}: {said}; give another path") from None
+    for again in reversed(range(_TRIES)):
+        try:
+            with on_disk(file or folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            return
+        except OSError as error:
+            if again and isinstance(error, FileNotFoundError | FileExistsError) and not _is_file(Path(error.filename)):
+                continue  # another process has removed a folder since it was found
+            above = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+            said = f"{above} is a file" if not above.is_dir() else str(error.strerror)
+            what = f"folder {folder} cannot be made" if file is None else f"{file} cannot be written"
+            raise RunError(f"{what}: {said}; give another path") from None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether something else than a folder is there, such as a link that leads nowhere."""
+    return os.path.lexists(path) and not path.is_dir()
 
 
 @contextmanager
@@ -372,7 +385,7 @@ def one_at_a_time(path: Path, wait: Callable[[], object]) -> Iterator[None]:
             except Timeout:
                 wait()
                 said = True
-            except FileNotFoundError:  # another process has just removed the folder, which was empty
+            except (FileNotFoundError, FileExistsError):  # another process has just removed the folder, which was empty
                 continue
             except (RunError, OSError, NotImplementedError):
                 break

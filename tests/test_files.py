@@ -174,6 +174,30 @@ def test_a_place_is_tried_before_the_work(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("error", [FileExistsError, FileNotFoundError])
+def test_a_folder_that_another_process_removes_meanwhile_is_made_again(tmp_path, monkeypatch, error):
+    make, tries = os.mkdir, []
+
+    def mkdir(path: Path, *args: int) -> None:
+        tries.append(path)
+        if len(tries) == 1:  # it was there, and is gone when one looks
+            raise error(errno.EEXIST, "meanwhile", str(path))
+        make(path, *args)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    make_folder(tmp_path / "new")
+    assert (tmp_path / "new").is_dir()
+
+
+def test_what_is_no_folder_is_in_the_way_of_one(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="file is a file"):
+        make_folder(tmp_path / "file")
+    with pytest.raises(RunError, match="link cannot be made: File exists; give another path"):
+        make_folder(tmp_path / "link")
+
+
 def test_a_folder_that_stays_empty_is_not_left(tmp_path):
     with owned_new(tmp_path / "a" / "b", "folder"):
         assert (tmp_path / "a" / "b").is_dir()
