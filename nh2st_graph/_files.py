@@ -53,8 +53,8 @@ ENVIRONMENT = "NH2ST_GRAPH_CACHE"
 #: File by which a process owns a folder, and the seconds that another one waits: a killed process needs some to end.
 LOCK, _WAIT = ".lock", 2.0
 
-#: Seconds between two looks at a lock that may be held for minutes.
-_POLL = 0.2
+#: Seconds between two looks at a lock that may be held for minutes; how often a folder is made that others remove.
+_POLL, _TRIES = 0.2, 100
 
 #: End of the name of a file that is being written.
 _PART = ".part"
@@ -149,10 +149,6 @@ def _of_disk(error: Exception, path: Path) -> tuple[str, str] | None:
     return None if number is None else _DISK.get(number)
 
 
-#: How often a folder is made anew that other processes remove meanwhile.
-_TRIES = 100
-
-
 def make_folder(folder: Path, file: Path | None = None) -> None:
     """Make a folder, and those above it, where they are not there.
 
@@ -174,17 +170,12 @@ def make_folder(folder: Path, file: Path | None = None) -> None:
                 folder.mkdir(parents=True, exist_ok=True)
             return
         except OSError as error:
-            if again and isinstance(error, FileNotFoundError | FileExistsError) and not _is_file(Path(error.filename)):
-                continue  # another process has removed a folder since it was found
+            if again and isinstance(error, FileNotFoundError | FileExistsError):
+                continue  # another process may have removed what was found a moment ago
             above = next(each for each in (folder, *folder.absolute().parents) if each.exists())
             said = f"{above} is a file" if not above.is_dir() else str(error.strerror)
             what = f"folder {folder} cannot be made" if file is None else f"{file} cannot be written"
             raise RunError(f"{what}: {said}; give another path") from None
-
-
-def _is_file(path: Path) -> bool:
-    """Whether something else than a folder is there, such as a link that leads nowhere."""
-    return os.path.lexists(path) and not path.is_dir()
 
 
 @contextmanager

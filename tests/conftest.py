@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -109,7 +110,7 @@ def pytest_collection_finish() -> None:
     Garbage is searched for all the time with Python's own threshold, which is of smaller programs.
     """
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(1_000_000, 20, 20)
 
 
 def pytest_unconfigure() -> None:
@@ -220,6 +221,32 @@ def _tissue_is_drawn_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_run, "_synthetic", kept)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _variable_genes_are_found_once() -> Iterator[None]:
+    """Keep which genes of the same counts vary most: many tests train on the same few sections."""
+    import scanpy as sc
+
+    find = sc.pp.highly_variable_genes
+    found: dict[tuple[Any, ...], tuple[pd.DataFrame, dict[str, Any]]] = {}
+
+    def kept(adata: AnnData, *, batch_key: str | None = None, **options: Any) -> None:
+        of_spot = b"" if batch_key is None else adata.obs[batch_key].to_numpy(str).tobytes()
+        parts = (adata.X.data, adata.X.indices, adata.X.indptr, adata.var_names.to_numpy(str))
+        content = hashlib.sha256(b"|".join([of_spot, *(part.tobytes() for part in parts)])).digest()
+        key = content, adata.shape, adata.X.dtype, tuple(sorted(options.items()))
+        if key not in found:
+            there = set(adata.var)
+            find(adata, batch_key=batch_key, **options)
+            found[key] = adata.var[[name for name in adata.var if name not in there]].copy(), adata.uns["hvg"]
+            return
+        adata.var = adata.var.join(found[key][0])
+        adata.uns["hvg"] = dict(found[key][1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sc.pp, "highly_variable_genes", kept)
         yield
 
 

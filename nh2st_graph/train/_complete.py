@@ -412,9 +412,9 @@ def _sorted_by_name(adata: AnnData) -> AnnData:
     If it has this order already, counts on disk stay there, and a large section shares its values.
     """
     names = adata.obs_names.to_numpy(dtype=str)
-    if adata.is_view or not (names[1:] >= names[:-1]).all() or (adata.n_obs < LARGE and hasattr(adata.X, "copy")):
+    if adata.is_view or not (names[1:] >= names[:-1]).all():
         return adata[np.argsort(names, kind="stable")].copy()
-    return copy_of(adata, share=True)
+    return copy_of(adata, share=adata.n_obs >= LARGE)
 
 
 def _stored_features(section: AnnData) -> str:
