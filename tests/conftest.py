@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import hashlib
-import inspect
 import multiprocessing as mp
 import os
 import pickle
@@ -57,8 +56,6 @@ if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_us
 metadata.entry_points = cache(metadata.entry_points)
 # AnnData asks for the version of zarr for every array that it writes: 30 ms a store.
 metadata.version = cache(metadata.version)
-# PyTorch Geometric reads and parses the source of a layer for each layer that is made anew: 4 ms.
-inspect.getsource = cache(inspect.getsource)
 
 # There is no garbage while libraries and tests are loaded.
 gc.set_threshold(0)
