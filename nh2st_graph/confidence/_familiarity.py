@@ -68,10 +68,25 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class _Judge:
-    """A space, and how near held-out sections came to the others in it, by the logarithm of their distance."""
+    """A space, how near held-out sections came to the others in it, and how near their spots did.
+
+    Attributes
+    ----------
+    space
+        The space.
+    held_out
+        Logarithm of the distance of each held-out section.
+    distances
+        Distances of held-out spots, ascending; empty in a model of an earlier version, but for all features.
+    """
 
     space: Space
     held_out: NDArray[np.float32]
+    distances: NDArray[np.float32]
+
+    def share(self, distances: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Compute the share of held-out spots that lay as far as some distances or farther."""
+        return 1 - np.searchsorted(self.distances, distances, side="left") / len(self.distances)
 
     def excess(self, distances: NDArray[np.float32], expected: float, n_units: int) -> tuple[float, float]:
         """Compare a section's distance with those of held-out sections: a t statistic, and its tail.
@@ -92,9 +107,11 @@ class Familiarity:
 
     Features are taken as encoders gave them, before they are standardised section by section, which would hide another
     stain. They are scaled by their statistics in training, and projected onto principal components, so that blocks (an
-    encoder at one scale) weigh alike. The distance of a spot is the mean distance to its five nearest training spots.
-    Each training patient (with three or more), section, or band of a single section is held out in turn, and the
-    distances of its spots to the rest are what other distances are compared with.
+    encoder at one scale) weigh alike: all of them, and colour and structure apart as far as names of features tell, or
+    another stain of the same tissue would hide among features that it leaves as they are. The distance of a spot is the
+    mean distance to its five nearest training spots. Each training patient (with three or more), section, or band of a
+    single section is held out in turn, and the distances of its spots to the rest are what other distances are compared
+    with.
 
     Attributes
     ----------
@@ -104,14 +121,14 @@ class Familiarity:
         Number of patients, sections or bands that were.
     n_features
         Number of features of a spot.
-    distances
-        Distances of held-out training spots, ascending.
+    shares
+        For each held-out training spot, the least share of all of them that lay as far in a space, ascending.
     """
 
     held_out_by: HeldOutBy
     n_units: int
     n_features: int
-    distances: NDArray[np.float32]
+    shares: NDArray[np.float64]
     _judges: Mapping[str, _Judge]
     _scales: ScaleShift | None
 
@@ -148,7 +165,7 @@ class Familiarity:
             return None
         turns = _turns(units)
         everything = {_ALL: np.arange(columns.n_features), **columns.groups}
-        judges, distances = {}, np.zeros(0, np.float32)
+        judges, shares = {}, np.ones(len(features))
         fewest = len(features) - int(np.bincount(turns).max())
         for name, chosen in everything.items():
             weight, n = columns.weights[chosen], most_components(fewest, len(chosen))
@@ -157,17 +174,23 @@ class Familiarity:
                 rest = turns != turn
                 apart[~rest] = Space.fit(features[rest], chosen, weight, n).distances(features[~rest])
             near = [_nearness(apart[sections == each]) for each in np.unique(sections)]
-            judges[name] = _Judge(Space.fit(features, chosen, weight, n), np.array(near, dtype=np.float32))
-            if name == _ALL:
-                distances = np.sort(apart)
+            whole = Space.fit(features, chosen, weight, n)
+            judges[name] = _Judge(whole, np.array(near, dtype=np.float32), np.sort(apart))
+            shares = np.minimum(shares, judges[name].share(apart))
         scales = ScaleShift.fit([features[sections == each] for each in np.unique(sections)], columns)
-        return cls(held_out_by, n_units, columns.n_features, distances, judges, scales)
+        return cls(held_out_by, n_units, columns.n_features, np.sort(shares), judges, scales)
+
+    @property
+    def distances(self) -> NDArray[np.float32]:
+        """Distances of held-out training spots by all features, ascending."""
+        return self._judges[_ALL].distances
 
     def of(self, features: NDArray[Any]) -> NDArray[np.float32]:
         """Compute the familiarity of spots, ``(n_spots,)`` from 0 to 1.
 
         It is the share of held-out training spots that lay as far from the other training data or farther: 1 is well
-        known, one half is what a usual spot of another section has, and 0 is farther than all of them.
+        known, one half is what a usual spot of another section has, and 0 is farther than all of them. Of all
+        features, their colours and their structure, those count in which a spot lies farthest.
 
         Parameters
         ----------
@@ -179,9 +202,10 @@ class Familiarity:
         DataError
             If the number of features is not that of training.
         """
-        found = self._space(features).distances(features)
-        nearer = np.searchsorted(self.distances, found, side="left")
-        return np.asarray(1 - nearer / len(self.distances), dtype=np.float32)
+        self._check(features)
+        measured = [each for each in self._judges.values() if len(each.distances)]
+        least = np.minimum.reduce([each.share(each.space.distances(features)) for each in measured])
+        return np.asarray(np.searchsorted(self.shares, least, side="right") / len(self.shares), dtype=np.float32)
 
     def judge(self, features: NDArray[Any]) -> Verdict:
         """Judge whether a whole section is unlike the training sections.
@@ -197,7 +221,7 @@ class Familiarity:
         DataError
             If the number of features is not that of training.
         """
-        self._space(features)
+        self._check(features)
         some = features[np.isfinite(features).all(axis=1)]
         if not len(some):
             return Verdict(False, (), {}, None, self._caution)
@@ -214,9 +238,9 @@ class Familiarity:
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Give the arrays, by name, and the facts, for JSON, that :meth:`restore` makes the same of."""
-        arrays: dict[str, NDArray[Any]] = {"distances": self.distances}
+        arrays: dict[str, NDArray[Any]] = {"shares": self.shares}
         for name, one in self._judges.items():
-            arrays[f"{name}.held_out"] = one.held_out
+            arrays |= {f"{name}.held_out": one.held_out, f"{name}.distances": one.distances}
             arrays |= {f"{name}.{key}": array for key, array in one.space.state().items()}
         if self._scales is not None:
             arrays |= {f"scales.{key}": array for key, array in self._scales.state().items()}
@@ -225,7 +249,7 @@ class Familiarity:
 
     @classmethod
     def restore(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Familiarity:
-        """Make it of what :meth:`state` gave.
+        """Make it of what :meth:`state` gave; an earlier one knows spots by all features alone.
 
         Raises
         ------
@@ -235,13 +259,23 @@ class Familiarity:
         if facts["held_out_by"] not in _EXPECTED:
             raise ValueError(f"familiarity was measured by {facts['held_out_by']!r}")
 
+        if "shares" in arrays:
+            distances = {name: arrays[f"{name}.distances"] for name in facts["spaces"]}
+            shares = arrays["shares"]
+        else:
+            distances = dict.fromkeys(facts["spaces"], np.zeros(0, np.float32)) | {_ALL: arrays["distances"]}
+            shares = np.sort(1 - np.searchsorted(distances[_ALL], distances[_ALL], side="left") / len(distances[_ALL]))
+
         def under(name: str) -> dict[str, NDArray[Any]]:
             return {key.partition(".")[2]: each for key, each in arrays.items() if key.partition(".")[0] == name}
 
-        judges = {name: _Judge(Space.restore(under(name)), arrays[f"{name}.held_out"]) for name in facts["spaces"]}
+        judges = {
+            name: _Judge(Space.restore(under(name)), arrays[f"{name}.held_out"], distances[name])
+            for name in facts["spaces"]
+        }
         scales = ScaleShift.restore(under("scales")) if facts["scales"] else None
         numbers = int(facts["n_units"]), int(facts["n_features"])
-        return cls(facts["held_out_by"], *numbers, arrays["distances"], judges, scales)
+        return cls(facts["held_out_by"], *numbers, shares, judges, scales)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Familiarity):
@@ -251,13 +285,12 @@ class Familiarity:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _space(self, features: NDArray[Any]) -> Space:
+    def _check(self, features: NDArray[Any]) -> None:
         if features.shape[1] != self.n_features:
             raise DataError(
                 f"a section has {features.shape[1]} image features, the model was trained on {self.n_features}; "
                 "compute them with the same encoder"
             )
-        return self._judges[_ALL].space
 
     @property
     def _n_alike(self) -> int:

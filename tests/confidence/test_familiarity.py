@@ -24,6 +24,7 @@ from nh2st_graph.section import changed_entry, library, section_name
 
 N_COLUMNS = 12
 COLUMNS = FeatureColumns((4, 8))
+GROUPS = {"colour": np.arange(8), "structure": np.arange(4, 12)}
 
 
 def drawn(n: int, seed: int, moved: float = 0.0) -> NDArray[np.float32]:
@@ -45,10 +46,14 @@ def known() -> Familiarity:
     return fitted(drawn(200, 0))
 
 
-def slow_distances(train: NDArray[np.float32], spots: NDArray[np.float32], n_components: int) -> NDArray[np.float64]:
-    """The distance as it is described, spot by spot."""
-    mean, std = train.mean(axis=0, dtype=float), train.std(axis=0, dtype=float)
+def slow_distances(
+    train: NDArray[np.float32], spots: NDArray[np.float32], n_components: int, chosen: NDArray[np.intp] | None = None
+) -> NDArray[np.float64]:
+    """The distance as it is described, spot by spot, by some columns."""
     weight = np.repeat([1 / 2, 1 / np.sqrt(8)], [4, 8])
+    if chosen is not None:
+        train, spots, weight = train[:, chosen], spots[:, chosen], weight[chosen]
+    mean, std = train.mean(axis=0, dtype=float), train.std(axis=0, dtype=float)
 
     def scaled(values: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.clip((values - mean) / std, -10, 10) * weight
@@ -79,6 +84,31 @@ class TestOfSpots:
         found = fitted(train)
         assert_allclose(found.distances, np.sort(apart), rtol=1e-4)
         assert_allclose(found.of(query), expected, atol=1e-6)
+
+    def test_counts_the_space_in_which_a_spot_lies_farthest(self):
+        """Of all features, of colours and of structure, each by its own held-out distances."""
+        train, query = drawn(40, 0), drawn(30, 1)
+        query[:10, :4] += 1.0
+        query[10:20, 8:] -= 1.0
+        sections, shares, held_out = np.arange(40) % 4, [], []
+        for chosen in (np.arange(12), *GROUPS.values()):
+            apart = np.empty(40)
+            for each in range(4):
+                apart[sections == each] = slow_distances(train[sections != each], train[sections == each], 7, chosen)
+            shares.append([(apart >= d).mean() for d in slow_distances(train, query, 7, chosen)])
+            held_out.append([(apart >= d).mean() for d in apart])
+        least = np.min(held_out, axis=0)
+        expected = [(least <= share).mean() for share in np.min(shares, axis=0)]
+        assert_allclose(fitted(train, columns=FeatureColumns((4, 8), GROUPS)).of(query), expected, atol=1e-6)
+
+    def test_of_an_earlier_model_is_that_of_all_features(self):
+        arrays, facts = fitted(drawn(48, 0), columns=FeatureColumns((4, 8), GROUPS)).state()
+        earlier = {name: each for name, each in arrays.items() if name != "shares" and not name.endswith(".distances")}
+        earlier["distances"] = arrays["features.distances"]
+        again, query = Familiarity.restore(earlier, facts), drawn(30, 1, moved=0.5)
+        assert_array_equal(again.of(query), fitted(drawn(48, 0)).of(query))
+        assert Familiarity.restore(*again.state()) == again
+        assert_array_equal(Familiarity.restore(*again.state()).of(query), again.of(query))
 
     def test_of_held_out_training_spots_is_uniform(self, known):
         ranks = 1 - np.searchsorted(known.distances, known.distances, side="left") / len(known.distances)
