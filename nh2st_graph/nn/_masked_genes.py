@@ -286,7 +286,8 @@ def _gene_encoder(blocks: Sequence[MeasuredSpots]) -> tuple[int, float]:
     errors = torch.cat([each.error for each in blocks])
     number = torch.arange(len(blocks)).repeat_interleave(torch.tensor([len(each.pos) for each in blocks]))
     fold = (number if len(blocks) >= _FOLDS else torch.arange(len(errors))) % _FOLDS
-    rng, left = np.random.default_rng(0), torch.zeros(len(_SIZES), len(_LOOSENESS), dtype=torch.float64)
+    rng, loosenesses = np.random.default_rng(0), torch.tensor(_LOOSENESS, dtype=torch.float64)
+    left = torch.zeros(len(_SIZES), len(_LOOSENESS), dtype=torch.float64)
     for part in range(_FOLDS):
         train, test = errors[fold != part], errors[fold == part]
         basis = _leading(train, _SIZES[-1])
@@ -301,12 +302,11 @@ def _gene_encoder(blocks: Sequence[MeasuredSpots]) -> tuple[int, float]:
                 used = basis[:size, given]
                 weighted = used / noise[given]
                 told, known = shown @ weighted.T, weighted @ used.T
-                for j, looseness in enumerate(_LOOSENESS):
-                    precision = known + looseness * torch.diag(prior[:size].reciprocal())
-                    scores = torch.linalg.solve(precision, told.T).T
-                    # Squared error at masked genes, without what no candidate changes.
-                    square = (scores @ products[:size, :size] * scores).sum()
-                    left[i, j] += square - 2 * (scores * wanted[:, :size]).sum()
+                precision = known + loosenesses[:, None, None] * torch.diag(prior[:size].reciprocal())
+                scores = torch.linalg.solve(precision, told.T.expand(len(precision), -1, -1)).mT
+                # Squared error at masked genes, without what no candidate changes.
+                square = (scores @ products[:size, :size] * scores).sum(dim=(1, 2))
+                left[i] += square - 2 * (scores * wanted[:, :size]).sum(dim=(1, 2))
     best = int(left.argmin())
     return _SIZES[best // len(_LOOSENESS)], _LOOSENESS[best % len(_LOOSENESS)]
 
