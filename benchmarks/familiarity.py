@@ -27,6 +27,7 @@ import nh2st_graph as ng
 from nh2st_graph.confidence import Familiarity, FeatureColumns, Verdict
 from nh2st_graph.im import StainJitter
 from nh2st_graph.section import changed_entry, library, section_name
+from nh2st_graph.train import one_thread
 
 ENCODERS = [("handcrafted", um) for um in (112.0, 224.0, 448.0)]
 PATIENT_C = ("C3", "C4", "C5", "C6")
@@ -241,4 +242,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_thread():  # as when a model is trained
+        main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from nh2st_graph.models import drawn_spots, patients_of, section_groups
 from nh2st_graph.nn import Rows
 from nh2st_graph.section import Key
 from nh2st_graph.train._prepare import PreparedSection
+from nh2st_graph.train._threads import one_thread
 
 __all__ = ["add_familiarity", "familiarity_state", "learn_familiarity", "read_familiarity"]
 
@@ -58,7 +60,8 @@ def learn_familiarity(sections: Sequence[PreparedSection], graphs: Sequence[Data
     by_patient = patients.max() + 1 >= _PATIENTS
     held_out_by: HeldOutBy = "band" if len(sections) == 1 else "patient" if by_patient else "section"
     units = patients[number] if by_patient else number
-    return Familiarity.fit(features, number, units, FeatureColumns.of(entry, features.shape[1]), held_out_by)
+    with one_thread():
+        return Familiarity.fit(features, number, units, FeatureColumns.of(entry, features.shape[1]), held_out_by)
 
 
 def add_familiarity(predicted: AnnData, familiarity: Familiarity | None, prepared: PreparedSection) -> None:
@@ -77,9 +80,10 @@ def add_familiarity(predicted: AnnData, familiarity: Familiarity | None, prepare
     if familiarity is None:
         return
     features, (read, _) = _raw(prepared.section), _readable(prepared.section)
-    found = [familiarity.of(read(block.numpy())) for block in Rows(features).blocks()]
+    with nullcontext() if prepared.is_large else one_thread():
+        found = [familiarity.of(read(block.numpy())) for block in Rows(features).blocks()]
+        verdict = familiarity.judge(read(np.asarray(features[:: -(-len(features) // _SPOTS)])))
     predicted.obs[Key.obs.familiarity] = np.concatenate(found)
-    verdict = familiarity.judge(read(np.asarray(features[:: -(-len(features) // _SPOTS)])))
     predicted.uns[Key.uns.prediction][Key.prediction.familiarity] = {
         "median": float(np.median(predicted.obs[Key.obs.familiarity])),
         "unlike": verdict.unlike,

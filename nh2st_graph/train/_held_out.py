@@ -22,6 +22,7 @@ from nh2st_graph.section import split_half_normalizer
 from nh2st_graph.train._batches import pieces
 from nh2st_graph.train._large import scored
 from nh2st_graph.train._prepare import Learned, PreparedSection, image_only
+from nh2st_graph.train._threads import one_thread
 
 __all__ = ["Tested", "held_out", "say_rarely_detected", "tested_networks", "weigh"]
 
@@ -97,15 +98,16 @@ def _predict_as_new(network: Network, section: Data) -> Tensor:
 def weigh(prepared: Learned, graphs: Sequence[Data], tested: Tested) -> Confidence:
     """Weigh what was held out against what was measured there; see :class:`nh2st_graph.confidence.Confidence`."""
     config = prepared.preparation.config
-    return Confidence.fit(
-        prepared.preparation.genes,
-        tested.new,
-        tested.known,
-        detected_spots(graphs),
-        ceilings={each.name: ceiling for each in prepared.train if (ceiling := _ceiling(each)) is not None},
-        least=None if config.data.normalize == "residuals" else 0.0,
-        seed=config.seed,
-    )
+    with one_thread():
+        return Confidence.fit(
+            prepared.preparation.genes,
+            tested.new,
+            tested.known,
+            detected_spots(graphs),
+            ceilings={each.name: ceiling for each in prepared.train if (ceiling := _ceiling(each)) is not None},
+            least=None if config.data.normalize == "residuals" else 0.0,
+            seed=config.seed,
+        )
 
 
 def detected_spots(graphs: Sequence[Data]) -> NDArray[np.int64]:

@@ -12,7 +12,8 @@ import torch
 from threadpoolctl import threadpool_info
 from torch_geometric.data import Data
 
-from nh2st_graph import im, metrics
+from nh2st_graph import im, metrics, tl
+from nh2st_graph.confidence import Confidence, Familiarity
 from nh2st_graph.models import make_baseline
 from nh2st_graph.nn import RidgeSpots, fit_component_ridge
 from nh2st_graph.train import one_thread, use_threads
@@ -50,6 +51,29 @@ def test_linear_algebra_of_numpy_has_as_many(threads):
         assert torch.get_num_threads() == 2
         assert {*pools().values()} == {2}
     assert (torch.get_num_threads(), pools()) == (threads, before)
+
+
+def test_evidence_is_computed_on_one(quick_config, few_spots, monkeypatch):
+    """Its matrices are small: split, they took fifty times as long on a machine with other work."""
+    seen: dict[str, set[int]] = {}
+
+    def spied(owner: type, name: str) -> None:
+        compute, method = getattr(owner, name), owner.__dict__[name]
+
+        def noted(*given, **options):
+            pools = {each["num_threads"] for each in threadpool_info()} | {torch.get_num_threads()}
+            seen.setdefault(f"{owner.__name__}.{name}", set()).update(pools)
+            return compute(*given, **options)
+
+        monkeypatch.setattr(owner, name, staticmethod(noted) if isinstance(method, classmethod) else noted)
+
+    spied(Confidence, "fit")
+    for name in ("fit", "of", "judge"):
+        spied(Familiarity, name)
+    *train, test = few_spots.values()
+    with use_threads(2):
+        tl.predict(test, tl.fit(train, quick_config.change({"train.threads": 2})))
+    assert seen == {key: {1} for key in ("Confidence.fit", "Familiarity.fit", "Familiarity.of", "Familiarity.judge")}
 
 
 def encoded(encoder):
