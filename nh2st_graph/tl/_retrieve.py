@@ -163,12 +163,17 @@ def embed_profiles(counts: pd.DataFrame, model: FittedModel, *, key_added: str =
         If a gene of the panel is missing, or there is no profile, two have one name, one has no counts, or counts are
         no raw counts.
     ModelError
-        If the model has no gene side, or reads array positions.
+        If the model has no gene side, reads array positions, or was trained on residuals, which profiles do not have.
     """
     counts, model = data_first("embed_profiles", counts, model)
     if "array" in network(model).needs:
         raise ModelError(
             f"method {model.config.model.name!r} reads array positions, which profiles do not have; train another"
+        )
+    if model.config.data.normalize == "residuals":
+        raise ModelError(
+            "residuals of a profile depend on which others are given with it, and those of one alone are zero; train "
+            f"with another {setting('data.normalize')}"
         )
     profiles = _profiles(counts, model)
     # Not smoothed: a profile has no neighbours on the array.

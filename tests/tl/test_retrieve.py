@@ -252,6 +252,11 @@ class TestProfiles:
         itself = ng.tl.retrieve(profiles, section, of="gene", among="gene", k=1).found
         assert itself["query"].tolist() == itself["spot"].tolist()
 
+    def test_have_no_residuals_of_their_own(self, model: ng.FittedModel, embedded) -> None:
+        config = model.config.override(["data.normalize=residuals"])
+        with pytest.raises(ModelError, match="residuals of a profile depend on which others"):
+            ng.tl.embed_profiles(counts(embedded["S3"])[:3], replace(model, config=config))
+
     def test_have_no_place_on_an_array(self, model: ng.FittedModel, embedded) -> None:
         settings = MclSTExp.Settings(width=8, depth=0, n_positions=16)
         module = MclSTExp(settings, model.n_features, len(model.genes)).eval()
