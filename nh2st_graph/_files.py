@@ -183,8 +183,8 @@ def written_aside(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """Write a file or folder to a temporary path beside it, and rename it at the end of the block.
 
     The path thus has the old content or the new, never a part of it, also after a power failure: a file is on the disk
-    before it is renamed. A block that fails or is interrupted leaves nothing. A folder cannot replace another: remove
-    the old one at the end of the block. A missing folder above the path is made.
+    before it is renamed. A block that fails or is interrupted leaves nothing. An old folder, or a link to one, is moved
+    out of the way, and removed once the new one is there. A missing folder above the path is made.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def written_aside(path: Path, *, folder: bool = False) -> Iterator[Path]:
     if path.is_dir() and not folder:
         raise RunError(f"{path} is a folder; give the path of a file")
     make_folder(path.parent, path)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_PART}")
+    aside, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_PART}") for _ in range(2))
     with on_disk(path):
         try:
             yield aside
@@ -214,13 +214,16 @@ def written_aside(path: Path, *, folder: bool = False) -> Iterator[Path]:
                 _as_any_file(aside)
                 with aside.open("rb+") as handle:
                     os.fsync(handle.fileno())
+            elif path.is_dir():
+                path.replace(old)
             aside.replace(path)
         finally:
             with suppress(OSError):  # it hides no error of the block
-                if aside.is_dir():
-                    shutil.rmtree(aside, ignore_errors=True)
-                else:
-                    aside.unlink(missing_ok=True)
+                if old.is_dir() and not path.exists():
+                    old.replace(path)
+                for each in (aside, old):
+                    shutil.rmtree(each, ignore_errors=True)
+                    each.unlink(missing_ok=True)  # a file or link, which that leaves
 
 
 def _as_any_file(path: Path) -> None:

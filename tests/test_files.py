@@ -41,6 +41,41 @@ def test_a_name_shows_the_old_content_until_the_new_is_complete(tmp_path):
     assert names(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_folder_replaces_another_once_it_is_complete(tmp_path, link):
+    path, before = tmp_path / "a", tmp_path / ("b" if link else "a")
+    before.mkdir()
+    (before / "old").touch()
+    if link:
+        path.symlink_to(before)
+    with written_aside(path, folder=True) as aside:
+        aside.mkdir()
+        (aside / "new").touch()
+        assert names(path) == ["old"]
+    assert names(path) == ["new"]
+    assert names(tmp_path) == (["a", "b"] if link else ["a"])
+    assert not link or names(before) == ["old"]
+
+
+def test_an_old_folder_is_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.mkdir()
+    (path / "old").touch()
+    replace, moves = Path.replace, []
+
+    def interrupted(self: Path, target: Path) -> Path:
+        moves.append(self)
+        if len(moves) == 2:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), written_aside(path, folder=True) as aside:
+        aside.mkdir()
+    assert names(tmp_path) == ["a"]
+    assert names(path) == ["old"]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("folder", [False, True])
 def test_nothing_is_left_of_what_fails(tmp_path, error, folder):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -235,8 +234,6 @@ def write_spatialdata(adata: AnnData, path: str | Path, *, image: Literal["full"
         table.uns[Key.uns.format] = stamp(SECTION_FORMAT)
     with written_aside(path, folder=True) as aside:
         sdata.write(aside)
-        if path.exists():
-            shutil.rmtree(path)
 
 
 def _found(root: Path, table: str | None = None, region: str | None = None) -> dict[str, tuple[Path, str | None]]:

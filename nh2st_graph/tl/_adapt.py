@@ -17,12 +17,12 @@ from scipy.stats import t as student
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import DataError, ModelError, listed, setting
-from nh2st_graph.confidence import Confidence, HeldOut
+from nh2st_graph.confidence import OF_KNOWN, OF_NEW, Confidence, HeldOut
 from nh2st_graph.metrics import PairedDifference, paired_bootstrap, pearson
 from nh2st_graph.models import PENALTIES, ClosedForm, drawn_spots
 from nh2st_graph.nn import ComponentRidge, RidgeSpots, fit_component_ridge
 from nh2st_graph.read import Sections, documented, sections_by_name
-from nh2st_graph.section import find_genes
+from nh2st_graph.section import find_genes, say_same_sections
 from nh2st_graph.tl._measured import Entries, Measured, MeasuredValues, measured_entries, measured_values
 from nh2st_graph.train import (
     FittedModel,
@@ -44,6 +44,8 @@ _BLOCKS, _FEWEST = 8, 4
 _MOST_SPOTS = 1500
 #: Certainty that a part of the adaptation lowers the error on held-out blocks, for it to be kept.
 _CERTAIN = 0.95
+#: Between the kinds of slides, where a model was adapted to both.
+_AND = " and "
 
 
 class _Spots(NamedTuple):
@@ -109,12 +111,14 @@ def adapt(
     (``sections``, with their digests; ``n_spots``; ``n_blocks``; ``predicted_as``), which parts were kept (``offset``,
     ``weights``), and the gain on held-out blocks: ``pcc_mean`` and ``mse`` before and after, and ``pcc_gain``, the
     difference of mean r, with a 95 %% interval over genes and sections. Its evidence on such slides is of the held-out
-    blocks; it has no models of folds.
+    blocks; it has no models of folds. A model may be adapted again, on other sections: ``sections``, ``n_spots`` and
+    ``predicted_as`` are then of all of them, and the gain is that of the last ones.
 
     Raises
     ------
     DataError, ImageError
-        If a section breaks the contract, has too few measured spots, or ``measured`` does not fit it.
+        If a section breaks the contract, has too few measured spots, or ``measured`` does not fit it; or if the model
+        was trained or adapted on it, so that none of it is held out.
     ModelError
         If the model has no closed form.
 
@@ -137,6 +141,7 @@ def adapt(
     named = sections_by_name(sections, library_key=library_key, table_key=table_key)
     if not named:
         raise DataError(f"no section given; name at least one in {setting('sections')}")
+    _refuse_seen(model, named)
     whole, preparation, prepared, found = _whole_spots(named, measured), model.preparation, [], []
     for name, section in named.items():
         absent = np.array(model.genes)[find_genes(section, model.genes).positions < 0]
@@ -149,12 +154,30 @@ def adapt(
         entries = Entries(told, np.zeros(section.n_vars, dtype=bool))
         prepared.append(each)
         found.append(measured_values(each.section, entries, model.genes, model.config.data, np.zeros(len(model.genes))))
+    seen = {**model.origin.get("train", {}), **model.origin.get("adapted", {}).get("sections", {})}
+    say_same_sections({**seen, **{each.name: each.digest for each in prepared}})
     known = _are_known(form, prepared)
     with one_thread():
         spots = _spots(model, form, prepared, found)
         ridge = form.ridge(image_only(prepared[0].graph))
         gain = _held_out(spots, ridge)
         return _adapted(model, form, prepared, spots, gain, known)
+
+
+def _refuse_seen(model: FittedModel, named: Mapping[str, AnnData]) -> None:
+    """Refuse sections that the model has learned from: no block of them is held out of what it predicts."""
+    before = model.origin.get("adapted", {}).get("sections", ())
+    for name in named:
+        if name in model.train_sections:
+            raise DataError(
+                f"section {name!r} was trained on, and no block of it is held out of the model; adapt on others, or "
+                "train again with all of them"
+            )
+        if name in before:
+            raise DataError(
+                f"section {name!r} was adapted on before, and no block of it is held out of the model; adapt on "
+                "others, or adapt the model of before on all of them"
+            )
 
 
 def _whole_spots(
@@ -288,11 +311,13 @@ def _adapted(
         *difference,
         *scores["mse"],
     )
+    before = model.origin.get("adapted", {"sections": {}, "n_spots": 0, "predicted_as": ""})
+    kinds = {*filter(None, before["predicted_as"].split(_AND)), OF_KNOWN if known else OF_NEW}
     about: dict[str, Any] = {
-        "sections": {each.name: prepared_digest(each) for each in prepared},
-        "n_spots": len(spots.blocks),
+        "sections": {**before["sections"], **{each.name: prepared_digest(each) for each in prepared}},
+        "n_spots": before["n_spots"] + len(spots.blocks),
         "n_blocks": len(spots.blocks.unique()),
-        "predicted_as": "training patients" if known else "new patients",
+        "predicted_as": _AND.join(sorted(kinds, key=[OF_KNOWN, OF_NEW].index)),
         "offset": gain.offset,
         "weights": gain.weights,
         **scores,

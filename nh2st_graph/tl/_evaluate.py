@@ -146,7 +146,8 @@ def evaluate(
     train = sections_by_name(train_sections, library_key=library_key, table_key=table_key)
     if not test:
         raise DataError(f"no test section given; name at least one in {_TESTS}")
-    seen = sorted(set(test) & {*model.train_sections, *model.origin.get("adapted", {}).get("sections", ())})
+    adapted = model.origin.get("adapted", {}).get("sections", {})
+    seen = sorted(set(test) & {*model.train_sections, *adapted})
     if seen:
         raise DataError(f"section {seen[0]!r} was trained on; a score on it says nothing: choose another in {_TESTS}")
     if sorted(train) != sorted(model.train_sections):
@@ -166,7 +167,7 @@ def evaluate(
             for section in train.values()
         ]
     prepared = [preparation.prepare(section, need=("genes",)) for section in test.values()]
-    say_same_sections({each.name: each.digest for each in [*learned, *prepared]})
+    say_same_sections({**adapted, **{each.name: each.digest for each in [*learned, *prepared]}})
     return evaluate_prepared(model, prepared, learned)
 
 

@@ -21,7 +21,7 @@ from nh2st_graph._files import is_count
 from nh2st_graph.models import Network
 from nh2st_graph.nn import nearest, partner_rank
 from nh2st_graph.read import Sections, documented, sections_by_name
-from nh2st_graph.section import Key, section_name, targets
+from nh2st_graph.section import Key, counts_mistake, is_real, library_size, panel_counts, section_name, targets
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import embedded, embedding_entry, network
 from nh2st_graph.train import FittedModel
@@ -65,7 +65,7 @@ def retrieve(
     of: Modality = "image",
     among: Modality = "gene",
     k: int = 10,
-    scales: Sequence[Scale] | None = None,
+    scales: Scale | Sequence[Scale] | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
     query_library_key: str | None = None,
@@ -104,10 +104,10 @@ def retrieve(
     Raises
     ------
     DataError
-        If embeddings are missing, or from different models, or lack a scale; if a key does not fit; or if no section is
-        given.
+        If embeddings are missing, not finite, or from different models, or lack a scale; if a key does not fit; or if
+        no section is given.
     ConfigError
-        If ``k`` is not positive, or a modality is unknown.
+        If ``k`` is not positive, ``scales`` is empty, or a modality is unknown.
     """
     if not is_count(k):
         raise ConfigError(f"{setting('k', k)}; give a number of spots above 0")
@@ -160,21 +160,22 @@ def embed_profiles(counts: pd.DataFrame, model: FittedModel, *, key_added: str =
     Raises
     ------
     DataError
-        If a gene of the panel is missing, or a profile or count cannot be used.
+        If a gene of the panel is missing, or there is no profile, two have one name, one has no counts, or counts are
+        no raw counts.
     ModelError
-        If the model has no gene side, or reads array positions.
+        If the model has no gene side, reads array positions, or was trained on residuals, which profiles do not have.
     """
     counts, model = data_first("embed_profiles", counts, model)
     if "array" in network(model).needs:
         raise ModelError(
             f"method {model.config.model.name!r} reads array positions, which profiles do not have; train another"
         )
-    names = pd.Categorical([_PROFILES] * len(counts))
-    obs = pd.DataFrame({Key.obs.section: names, Key.obs.patient: names}, index=counts.index.astype(str))
-    profiles = AnnData(
-        sparse.csr_matrix(counts.to_numpy()), obs=obs, var=pd.DataFrame(index=counts.columns.astype(str))
-    )
-    profiles.obsm[Key.obsm.spatial] = np.zeros((len(counts), 2))
+    if model.config.data.normalize == "residuals":
+        raise ModelError(
+            "residuals of a profile depend on which others are given with it, and those of one alone are zero; train "
+            f"with another {setting('data.normalize')}"
+        )
+    profiles = _profiles(counts, model)
     # Not smoothed: a profile has no neighbours on the array.
     wanted = targets(profiles, model.genes, **{**model.config.data.target, "smooth": "none"})
     n = len(counts)
@@ -200,6 +201,38 @@ def embed_profiles(counts: pd.DataFrame, model: FittedModel, *, key_added: str =
     return profiles
 
 
+def _profiles(counts: pd.DataFrame, model: FittedModel) -> AnnData:
+    """Take profiles as spots without a place.
+
+    Raises
+    ------
+    DataError
+        If there is none, two have one name, counts are no raw counts, or a profile has none.
+    """
+    where, spots = setting("counts"), counts.index.astype(str)
+    if not len(counts):
+        raise DataError(f"{where} has no profile; give at least one row")
+    if not spots.is_unique:
+        raise DataError(f"{where}: two profiles are named {spots[spots.duplicated()][0]!r}; give each its own name")
+    names = pd.Categorical([_PROFILES] * len(counts))
+    obs = pd.DataFrame({Key.obs.section: names, Key.obs.patient: names}, index=spots)
+    var = pd.DataFrame(index=counts.columns.astype(str))
+    values = counts.to_numpy()
+    if not is_real(values.dtype):
+        raise DataError(f"{where} holds {values.dtype}, not real numbers; give raw counts, profiles x genes")
+    profiles = AnnData(sparse.csr_matrix(values), obs=obs, var=var)
+    mistake = counts_mistake(profiles)
+    if mistake is not None:
+        raise DataError(f"{where}, as X: {mistake}")
+    by_panel = model.config.data.normalize == "panel"
+    depth = panel_counts(profiles, model.genes).to_numpy().sum(axis=1) if by_panel else library_size(profiles)
+    if (depth == 0).any():
+        of = " of the panel" if by_panel else ""
+        raise DataError(f"{where}: profile {spots[depth == 0][0]!r} has no counts{of}; leave it out")
+    profiles.obsm[Key.obsm.spatial] = np.zeros((len(counts), 2))
+    return profiles
+
+
 def _without_encoder(module: Network) -> Network:
     """Copy a network without its patch encoder, so that no image is needed."""
     bare = copy.copy(module)
@@ -207,7 +240,7 @@ def _without_encoder(module: Network) -> Network:
     return bare
 
 
-def _shared_scales(sections: Sequence[AnnData], wanted: Sequence[Scale] | None, embed_key: str) -> list[str]:
+def _shared_scales(sections: Sequence[AnnData], wanted: Scale | Sequence[Scale] | None, embed_key: str) -> list[str]:
     models, there, key = set(), None, Key.under(Key.uns.embed, embed_key)
     for section in sections:
         entry = section.uns.get(key)
@@ -222,6 +255,9 @@ def _shared_scales(sections: Sequence[AnnData], wanted: Sequence[Scale] | None, 
     if len(models) > 1:
         raise DataError(f"query and bank were embedded by {len(models)} different models; run ng.tl.embed with one")
     assert there is not None
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    if wanted is not None and not len(wanted):
+        raise ConfigError(f"{setting('scales')} is empty; give {' or '.join(map(repr, there))}, or leave it out")
     missing = [scale for scale in wanted or () if scale not in there]
     if missing:
         raise DataError(
@@ -243,7 +279,14 @@ def _vectors(sections: Sequence[AnnData], modality: Modality, scales: Sequence[s
                 + ("an image" if modality == "image" else "all genes of the panel, and a model with a gene side")
             )
         there = [str(scale) for scale in section.uns[entry][Key.embed.scales]]
-        parts = torch.from_numpy(np.asarray(section.obsm[key], dtype=np.float32)).chunk(len(there), dim=1)
+        vectors = np.asarray(section.obsm[key], dtype=np.float32)
+        broken = ~np.isfinite(vectors).all(axis=1)
+        if broken.any():
+            raise DataError(
+                f"section {section_name(section)!r}: obsm['{key}'] of {int(broken.sum())} spots is not finite (first: "
+                f"{str(section.obs_names[broken][0])!r}); leave these spots out"
+            )
+        parts = torch.from_numpy(vectors).chunk(len(there), dim=1)
         rows.append(torch.cat([F.normalize(parts[there.index(scale)], dim=1) for scale in scales], dim=1))
     return torch.cat(rows)
 

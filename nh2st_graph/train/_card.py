@@ -185,7 +185,7 @@ def _panel(model: FittedModel) -> Iterator[str]:
 def _evidence(model: FittedModel, who: str) -> str:
     """Name the tissue that says which genes are reliable."""
     about = model.origin.get("adapted")
-    return "held-out tissue of its adaptation" if about and about["predicted_as"] == who else "held-out training tissue"
+    return "held-out tissue of its adaptation" if about and who in about["predicted_as"] else "held-out training tissue"
 
 
 def _data(model: FittedModel) -> Iterator[str]:

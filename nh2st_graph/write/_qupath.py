@@ -26,6 +26,7 @@ from nh2st_graph.write._values import (
     drawn_library,
     familiar_words,
     measured_columns,
+    refuse_twice,
     unit,
     with_values,
 )
@@ -81,7 +82,8 @@ def write_qupath(
     Raises
     ------
     DataError
-        If a gene or column is not there, no gene has values, or the diameter of spots is not known.
+        If a gene or column is not there, a gene has the name of a column that is written, no gene has values, or the
+        diameter of spots is not known.
     RunError
         If something else is there under this path, or nothing can be written there.
 
@@ -158,6 +160,7 @@ def _measurements(section: AnnData, some: AnnData) -> tuple[list[str], NDArray[n
         if layer is None or layer in some.layers:
             names += [form.format(gene) for gene in genes]
             parts.append(dense(some, layer).astype(np.float64))
+    refuse_twice(section, [*names, _RESOLUTION])
     return names, np.hstack(parts)
 
 

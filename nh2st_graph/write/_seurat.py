@@ -6,7 +6,6 @@ import csv
 import gzip
 import io
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -100,8 +99,6 @@ def write_seurat(
         section.obs.to_csv(aside / "spots.csv", index_label="barcode")
         some.var.to_csv(aside / "genes.csv", index_label="gene")
         (aside / "README.txt").write_text(_readme(section, some, path.name), encoding="utf-8")
-        if path.exists():
-            shutil.rmtree(path)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -153,8 +150,9 @@ def _write_images(found: Library, folder: Path) -> dict[str, float]:
     if found.hires is None or found.hires_scale is None:
         return {}
     pixels = np.asarray(found.hires)
-    if pixels.dtype != np.uint8:
-        pixels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+    if pixels.dtype != np.uint8:  # as matplotlib draws them: whole numbers up to 255, others up to 1
+        most = 255 if pixels.dtype.kind in "iu" else 1
+        pixels = (np.clip(pixels, 0, most) * (255 / most)).round().astype(np.uint8)
     image = Image.fromarray(pixels[..., :3] if pixels.ndim == 3 else pixels).convert("RGB")
     image.save(folder / "tissue_hires_image.png")
     smaller = image.copy()

@@ -14,7 +14,15 @@ from nh2st_graph._files import written_aside
 from nh2st_graph.confidence import best_reliable, call
 from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, section_name
-from nh2st_graph.write._values import checked_classes, chosen, chosen_names, class_columns, dense, familiar_words
+from nh2st_graph.write._values import (
+    checked_classes,
+    chosen,
+    chosen_names,
+    class_columns,
+    dense,
+    familiar_words,
+    refuse_twice,
+)
 
 __all__ = ["write_csv", "write_loupe"]
 
@@ -57,7 +65,8 @@ def write_loupe(
     Raises
     ------
     DataError
-        If a gene or column is not there, a column holds numbers, or there is nothing to write.
+        If a gene or column is not there, a gene that is named has the name of a column that is written, a column holds
+        numbers, or there is nothing to write.
     RunError
         If something else is there under this path, or nothing can be written there.
 
@@ -74,7 +83,10 @@ def write_loupe(
     columns = {name: own[name] for name in own if name == Key.obs.annotation}
     familiar = familiar_words(section) if class_by is None else None
     columns |= {} if familiar is None else {str(familiar.name): familiar}
-    columns |= {gene: call(section, gene) for gene in _called(section, genes, class_by)} | own
+    called = _called(section, genes, class_by)
+    if genes is not None:  # else a column of a gene's name is what the user says of it
+        refuse_twice(section, [*dict.fromkeys(called), *own])
+    columns |= {gene: call(section, gene) for gene in called} | own
     if not columns:
         raise DataError(
             f"section {section_name(section)!r}: obs has no column of classes, and no gene is reliable, so that there "
@@ -139,12 +151,7 @@ def write_csv(
             names = [form.format(gene) for gene in some.var_names]
             parts.append(pd.DataFrame(dense(some, layer), section.obs_names, names))
     table = pd.concat(parts, axis=1)
-    twice = table.columns[table.columns.duplicated()]
-    if len(twice):
-        raise DataError(
-            f"section {section_name(section)!r}: two columns would be named {twice[0]!r}; rename the gene, or the "
-            f"column of obs, or leave the gene out of {setting('genes')}"
-        )
+    refuse_twice(section, [*map(str, table.columns)])
     table.index = pd.Index(section.obs_names.astype(str), name="spot")
     _write(table, Path(path))
 

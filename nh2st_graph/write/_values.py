@@ -24,6 +24,7 @@ __all__ = [
     "drawn_library",
     "familiar_words",
     "measured_columns",
+    "refuse_twice",
     "unit",
     "with_values",
 ]
@@ -153,6 +154,22 @@ def familiar_words(prediction: AnnData) -> pd.Series | None:
         return None
     words = np.where(unfamiliar_spots(prediction), _UNLIKE, _LIKE)
     return pd.Series(pd.Categorical(words, [_LIKE, _UNLIKE]), prediction.obs_names, name=_FAMILIAR)
+
+
+def refuse_twice(prediction: AnnData, names: Sequence[str]) -> None:
+    """Refuse two columns of one name: readers would take either for the other.
+
+    Raises
+    ------
+    DataError
+        If a name is there twice.
+    """
+    twice = pd.Index(names)[pd.Index(names).duplicated()]
+    if len(twice):
+        raise DataError(
+            f"section {section_name(prediction)!r}: two columns would be named {twice[0]!r}; rename the gene, or the "
+            f"column of obs, or leave the gene out of {setting('genes')}"
+        )
 
 
 def drawn_library(prediction: AnnData) -> tuple[Library, float]:

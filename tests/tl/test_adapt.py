@@ -157,6 +157,45 @@ def test_a_score_on_its_patient_is_within_a_patient(adapted, others, tiny_sectio
     assert protocol["split"] == "within patient"
 
 
+def renamed(section: AnnData, name: str, **obs: str) -> AnnData:
+    section = section.copy()
+    for column, value in {"section": name, **obs}.items():
+        section.obs[column] = pd.Categorical([value] * section.n_obs)
+    return section
+
+
+def test_a_model_that_is_adapted_again_has_learned_from_all_sections(model, adapted, others, tiny_sections):
+    patient = str(tiny_sections["S1"].obs["patient"].iloc[0])
+    second = renamed(others, "S9", patient=patient)
+    again = tl.adapt(adapted, second)
+    about, before = again.origin["adapted"], adapted.origin["adapted"]
+    assert list(about["sections"]) == ["S3", "S9"]
+    assert about["sections"]["S3"] == before["sections"]["S3"]
+    assert (about["n_spots"], about["n_blocks"]) == (128, 8)
+    kinds = {before["predicted_as"], tl.adapt(model, second).origin["adapted"]["predicted_as"]}
+    assert about["predicted_as"] == " and ".join(sorted(kinds, reverse=True))
+    for name, section in (("S3", others), ("S9", second)):
+        with pytest.raises(DataError, match=f"{name}.* was trained on"):
+            tl.evaluate({name: section}, again, {each: tiny_sections[each] for each in ("S1", "S2")})
+
+
+def test_nothing_is_held_out_of_what_the_model_learned_from(model, adapted, others, tiny_sections, caplog):
+    with pytest.raises(DataError, match="'S3' was adapted on before, and no block of it is held out"):
+        tl.adapt(adapted, others)
+    with pytest.raises(DataError, match="'S1' was trained on, and no block of it is held out"):
+        tl.adapt(model, tiny_sections["S1"])
+    with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
+        tl.adapt(adapted, renamed(others, "S9"))
+    assert "sections 'S3' and 'S9' have the same counts" in caplog.text
+
+
+def test_a_section_under_another_name_is_told(adapted, others, tiny_sections, caplog):
+    train = {name: tiny_sections[name] for name in ("S1", "S2")}
+    with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
+        tl.evaluate({"S9": renamed(others, "S9")}, adapted, train)
+    assert "sections 'S3' and 'S9' have the same counts" in caplog.text
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_one_patient_alone_says_nothing_of_others_but_of_its_own(model, others, tiny_sections, known):
     section = others.copy()

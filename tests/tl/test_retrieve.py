@@ -69,6 +69,12 @@ def test_finds_what_a_loop_finds(embedded, of: str, among: str, scales, halves) 
         assert spots[0] == spots[1]
 
 
+def test_one_scale_is_named_without_a_list(embedded) -> None:
+    query, bank = embedded["S3"], embedded["S1"]
+    found = ng.tl.retrieve(query, bank, k=2, scales="spot").found
+    pd.testing.assert_frame_equal(found, ng.tl.retrieve(query, bank, k=2, scales=["spot"]).found)
+
+
 def test_recall_is_the_share_of_queries_that_find_themselves(embedded) -> None:
     bank, query = [embedded["S1"], embedded["S3"]], embedded["S3"][::3]
     result = ng.tl.retrieve(query, bank, k=10)
@@ -205,6 +211,23 @@ class TestProfiles:
         with pytest.raises(DataError, match=model.genes[0]):
             ng.tl.embed_profiles(without, model)
 
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda x: x.iloc[:0], "no profile"),
+            (lambda x: x.set_axis(["a", "b", "a"]), "two profiles are named 'a'"),
+            (lambda x: x.astype(str), "holds object, not real numbers"),
+            (lambda x: x * np.nan, "not numbers"),
+            (lambda x: -x, "negative counts"),
+            (lambda x: np.log1p(x), "not integers"),
+            (lambda x: x.mul([1, 0, 1], axis=0), "profile 'b' has no counts"),
+        ],
+    )
+    def test_are_raw_counts_with_names(self, model: ng.FittedModel, embedded, change, said: str) -> None:
+        profiles = counts(embedded["S3"])[:3].set_axis(["a", "b", "c"])
+        with pytest.raises(DataError, match=f"^counts.*{said}"):
+            ng.tl.embed_profiles(change(profiles), model)
+
     def test_need_no_image_where_patches_are_encoded(
         self, model: ng.FittedModel, tiny_config: ng.Config, tiny_sections: dict[str, AnnData]
     ) -> None:
@@ -228,6 +251,11 @@ class TestProfiles:
         assert_allclose(profiles.obsm["X_nh2st_gene"], spot_half, atol=1e-5)
         itself = ng.tl.retrieve(profiles, section, of="gene", among="gene", k=1).found
         assert itself["query"].tolist() == itself["spot"].tolist()
+
+    def test_have_no_residuals_of_their_own(self, model: ng.FittedModel, embedded) -> None:
+        config = model.config.override(["data.normalize=residuals"])
+        with pytest.raises(ModelError, match="residuals of a profile depend on which others"):
+            ng.tl.embed_profiles(counts(embedded["S3"])[:3], replace(model, config=config))
 
     def test_have_no_place_on_an_array(self, model: ng.FittedModel, embedded) -> None:
         settings = MclSTExp.Settings(width=8, depth=0, n_positions=16)
@@ -256,6 +284,12 @@ def test_what_cannot_be_searched(embedded, tiny_sections: dict[str, AnnData]) ->
         ng.tl.retrieve(section, tiny_sections["S2"])
     with pytest.raises(ConfigError, match="k=0"):
         ng.tl.retrieve(section, section, k=0)
+    with pytest.raises(ConfigError, match="scales is empty; give 'spot' or 'neighbourhood'"):
+        ng.tl.retrieve(section, section, scales=[])
+    broken = section.copy()
+    broken.obsm[KEYS["gene"]][3] = np.nan
+    with pytest.raises(DataError, match=rf"'S3': obsm\['X_nh2st_gene'\] of 1 spots.*'{section.obs_names[3]}'"):
+        ng.tl.retrieve(section, broken)
     with pytest.raises(ConfigError, match=r"'genes' is not a modality; .*'image'.*'gene'"):
         ng.tl.retrieve(section, section, of="genes")
     for query, bank in ((section, []), ([], section)):

@@ -100,6 +100,14 @@ def test_classes_are_calls_of_the_best_gene_or_familiarity(write, prediction):
     assert {each["name"] for each in write()["classification"]} <= {"like training", "unlike training"}
 
 
+@pytest.mark.parametrize("name", ["{gene}", "{gene} upper", "um per px"])
+def test_two_measurements_of_one_name_are_refused(write, prediction, name):
+    name = name.format(gene=prediction.var_names[1])
+    prediction.obs[name] = 1.0
+    with pytest.raises(DataError, match=f"would be named '{name}'"):
+        write()
+
+
 def test_some_genes_and_none(write, prediction, tmp_path):
     gene = prediction.var_names[1]
     assert {name for each in write(genes=[gene])["measurements"] for name in each} >= {gene, f"{gene} lower"}

@@ -90,6 +90,22 @@ def test_a_folder_of_its_own_is_replaced_and_another_kept(folder, prediction):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.parametrize("scale", [1, 1 / 255])
+def test_pixels_of_other_types_are_the_same(folder, prediction, scale):
+    expected = (folder / "spatial" / "tissue_hires_image.png").read_bytes()
+    images = prediction.uns["spatial"]["S3"]["images"]
+    images["hires"] = images["hires"].astype(np.int32) * scale
+    ng.write_seurat(prediction, folder)
+    assert (folder / "spatial" / "tissue_hires_image.png").read_bytes() == expected
+
+
+def test_a_link_to_such_a_folder_is_replaced(folder, prediction, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    ng.write_seurat(prediction, tmp_path / "link", genes=prediction.var_names[:1])
+    assert sc.read_10x_mtx(tmp_path / "link").n_vars == 1
+    assert sc.read_10x_mtx(folder).n_vars == prediction.n_vars - 1
+
+
 def test_one_that_is_interrupted_leaves_nothing(prediction, tmp_path, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

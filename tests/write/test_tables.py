@@ -62,3 +62,14 @@ def test_two_columns_of_one_name_are_refused(prediction, tmp_path):
     prediction.obs[prediction.var_names[0]] = 1.0
     with pytest.raises(DataError, match=f"would be named '{prediction.var_names[0]}'"):
         ng.write_csv(prediction, tmp_path / "S3.csv")
+
+
+def test_loupe_never_takes_a_column_for_the_calls_of_a_gene(prediction, tmp_path):
+    gene = prediction.var_names[0]
+    prediction.obs[gene] = "mine"
+    with pytest.raises(DataError, match=f"would be named '{gene}'"):
+        ng.write_loupe(prediction, tmp_path / "S3.csv", genes=[gene])
+    ng.write_loupe(prediction, tmp_path / "S3.csv")
+    assert set(pd.read_csv(tmp_path / "S3.csv")[gene]) == {"mine"}
+    ng.write_loupe(prediction, tmp_path / "S3.csv", genes=[gene], class_by="section")
+    assert set(pd.read_csv(tmp_path / "S3.csv")[gene]) <= {"high", "low", "not called"}
