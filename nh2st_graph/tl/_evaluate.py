@@ -48,7 +48,7 @@ from nh2st_graph.section import (
 from nh2st_graph.tl._found import trust_scores
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import finished, predict_prepared, with_genes
-from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest, use_threads
+from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest, threads_for
 from nh2st_graph.train._memory import give_back
 from nh2st_graph.train._record import record
 
@@ -190,8 +190,7 @@ def evaluate_prepared(
     """Score a model on prepared sections; see :func:`evaluate`."""
     _say_other_data(model, tests, train)
     graphs = [each.measured for each in train] if model.config.evaluate.baselines else []
-    # A regression is rounded otherwise on another number of threads.
-    with use_threads(model.config.train.n_threads):
+    with threads_for(sum(each.section.n_obs for each in train), model.config.train.n_threads):
         baselines = _score_baselines(model, graphs, tests)
         results = {each.name: _score_one(model, baselines.scores[each.name], each) for each in tests}
     metrics = _assemble({name: each.scores for name, each in results.items()})

@@ -48,6 +48,7 @@ from nh2st_graph.train import (
     held_out,
     make_folds,
     pieces,
+    threads_for,
     use_threads,
 )
 from nh2st_graph.train._memory import give_back
@@ -235,11 +236,12 @@ def predictability(
         prepared = Preparation.learn(config, sampled, {}, genes=genes).train
         say_same_sections({each.name: each.digest for each in prepared})
         graphs = [each.measured for each in prepared]
-        with bars(shown=config.train.progress) as bar:
-            read = _read(make_folds(graphs, config.train.validation, config.train.folds), bar)
-            phase("estimating noise ceilings")
-            named = bar.track(prepared, description="estimating noise ceilings")
-            own = {each.name: _own_scores(each, config.seed) for each in named}
+    n_spots = sum(each.section.n_obs for each in prepared)
+    with threads_for(n_spots, config.train.n_threads), bars(shown=config.train.progress) as bar:
+        read = _read(make_folds(graphs, config.train.validation, config.train.folds), bar)
+        phase("estimating noise ceilings")
+        named = bar.track(prepared, description="estimating noise ceilings")
+        own = {each.name: _own_scores(each, config.seed) for each in named}
     panel = pd.Index(prepared[0].preparation.genes, name="gene")
     patients = dict(zip((each.name for each in prepared), patients_of(graphs), strict=True))
     return Predictability(

@@ -21,7 +21,7 @@ from ._processes import Processes, start_processes
 from ._share import find_model, save
 from ._stages import check_precision, fit_prepared
 from ._standardize import Standardizer
-from ._threads import one_thread, use_threads
+from ._threads import one_thread, threads_for, use_threads
 
 __all__ = [
     "EpochLog",
@@ -71,6 +71,7 @@ __all__ = [
     "say_other_pitch",
     "section_patches",
     "start_processes",
+    "threads_for",
     "training_lattice",
     "use_threads",
     "weights_digest",

@@ -10,7 +10,10 @@ from functools import lru_cache
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["one_thread", "use_threads"]
+__all__ = ["one_thread", "threads_for", "use_threads"]
+
+#: Matrices of so many spots are large enough to split.
+_MANY = 10_000
 
 
 @contextmanager
@@ -41,3 +44,8 @@ def one_thread() -> AbstractContextManager[None]:
     as long if another process has one of the cores. Results also do not depend on the number of cores.
     """
     return use_threads(1)
+
+
+def threads_for(n_spots: int, threads: int) -> AbstractContextManager[None]:
+    """Let torch and linear algebra use so many threads for regressions of very many spots, and one for others."""
+    return use_threads(threads if n_spots >= _MANY else 1)

@@ -14,9 +14,9 @@ from torch_geometric.data import Data
 
 from nh2st_graph import im, metrics, tl
 from nh2st_graph.confidence import Confidence, Familiarity
-from nh2st_graph.models import make_baseline
+from nh2st_graph.models import Baseline, make_baseline
 from nh2st_graph.nn import RidgeSpots, fit_component_ridge
-from nh2st_graph.train import one_thread, use_threads
+from nh2st_graph.train import one_thread, threads_for, use_threads
 
 
 @pytest.fixture(params=[1, 3])
@@ -36,6 +36,12 @@ def test_inside_there_is_one_and_after_as_many_as_before(threads):
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.parametrize(("n_spots", "expected"), [(9_999, 1), (10_000, 3)])
+def test_regressions_of_few_spots_have_one(n_spots, expected):
+    with threads_for(n_spots, 3):
+        assert torch.get_num_threads() == expected
+
+
 def test_an_error_leaves_none_behind(threads):
     with pytest.raises(KeyError), one_thread():
         raise KeyError
@@ -53,7 +59,7 @@ def test_linear_algebra_of_numpy_has_as_many(threads):
     assert (torch.get_num_threads(), pools()) == (threads, before)
 
 
-def test_evidence_is_computed_on_one(quick_config, few_spots, monkeypatch):
+def test_evidence_and_baselines_are_computed_on_one(quick_config, few_spots, monkeypatch):
     """Its matrices are small: split, they took fifty times as long on a machine with other work."""
     seen: dict[str, set[int]] = {}
 
@@ -70,10 +76,13 @@ def test_evidence_is_computed_on_one(quick_config, few_spots, monkeypatch):
     spied(Confidence, "fit")
     for name in ("fit", "of", "judge"):
         spied(Familiarity, name)
+    spied(Baseline, "fit")
     *train, test = few_spots.values()
     with use_threads(2):
-        tl.predict(test, tl.fit(train, quick_config.change({"train.threads": 2})))
-    assert seen == {key: {1} for key in ("Confidence.fit", "Familiarity.fit", "Familiarity.of", "Familiarity.judge")}
+        model = tl.fit(train, quick_config.change({"train.threads": 2, "evaluate.baselines": True}))
+        tl.evaluate({"test": test}, model, train)
+    names = ("Confidence.fit", "Familiarity.fit", "Familiarity.of", "Familiarity.judge", "Baseline.fit")
+    assert seen == {key: {1} for key in names}
 
 
 def encoded(encoder):
