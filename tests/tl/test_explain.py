@@ -409,6 +409,15 @@ def test_bad_input_leaves_nothing_behind(tiny_run, tiny_sections):
     assert not section.obsp
 
 
+def test_genes_of_one_name_are_refused_before_features_are_computed(tiny_run, tiny_sections, monkeypatch):
+    section, prepared = tiny_sections["S3"].copy(), []
+    section.var_names = [section.var_names[1], *section.var_names[1:]]
+    monkeypatch.setattr("nh2st_graph.train.Preparation.prepare", lambda *given: prepared.append(given))
+    with pytest.raises(DataError, match=r"section 'S3': gene '.*' occurs more than once"):
+        tl.explain(section, tiny_run.model)
+    assert prepared == []
+
+
 def test_one_spot_reads_nothing(drawn, section):
     found = explained(drawn(["features.standardize=train"]), section[:1].copy())
     assert found.obsp[ATTENTION].nnz == 0
