@@ -74,7 +74,7 @@ def run_study(
     check_jobs(jobs)
     check_scheduler(scheduler, jobs)
     out, jobs = Path(out), _cores() if jobs is None else jobs
-    wanted, planned = study.runs(out, only), study.runs(out)
+    wanted, every = study.runs(out, only), study.runs(out)
     with ExitStack() as stack:
         stack.enter_context(on_disk(out))
         if resume and holds_study(out):
@@ -84,6 +84,9 @@ def run_study(
         # First, so that a folder that is not complete is told before hours of training; runs take the features from
         # the cache.
         protocols = compare_protocols(study) if study.ranked and is_task(study.config) else None
+        # Methods that were never asked for have no place in the tables; those of an earlier call have.
+        shown = {run.variant for run in [*wanted, *(run for run in every if run.folder.exists())]}
+        planned = [run for run in every if run.variant in shown]
         left = [run for run in wanted if not run.finished]
         seen = seen_sections([run for run in planned if run.finished])
         outcomes = run_all(left, jobs, watch, seen, scheduler)
@@ -100,10 +103,12 @@ def _tabulated(
     """Compare the variants by the finished runs, and write the reports."""
     failures = {outcome.run: outcome.reason for outcome in outcomes if outcome.reason is not None}
     results, below = collect(study, planned), references(study).values()
+    shown = {run.variant for run in planned}
     table = compare(
         results.scores,
         results.per_gene,
-        {variant.name: variant.role for variant in study.variants} | dict.fromkeys(below, "reference"),
+        {variant.name: variant.role for variant in study.variants if variant.name in shown}
+        | dict.fromkeys(below, "reference"),
         reference=study.reference,
         planned=Counter((run.variant, run.fold.split) for run in planned),
         reasons={(run.variant, run.fold.split): failures[run] for run in reversed(planned) if run in failures},
