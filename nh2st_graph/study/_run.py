@@ -14,7 +14,7 @@ from nh2st_graph.study._folder import holds_study, open_folder
 from nh2st_graph.study._hest import is_task
 from nh2st_graph.study._plan import PlannedRun, Study, check_jobs
 from nh2st_graph.study._protocols import Protocols, compare_protocols
-from nh2st_graph.study._report import write_reports
+from nh2st_graph.study._report import tabulated, write_reports
 from nh2st_graph.study._results import StudyResult, collect, references, seen_sections
 from nh2st_graph.study._table import compare
 from nh2st_graph.study._words import explain, findings, under_trained, verdict
@@ -84,8 +84,8 @@ def run_study(
         # First, so that a folder that is not complete is told before hours of training; runs take the features from
         # the cache.
         protocols = compare_protocols(study) if study.ranked and is_task(study.config) else None
-        # Methods that were never asked for have no place in the tables; those of an earlier call have.
-        shown = {run.variant for run in [*wanted, *(run for run in every if run.folder.exists())]}
+        # What was never asked for has no place in the tables. What an earlier call had there stays, failed or not.
+        shown = tabulated(study, out) | {run.variant for run in [*wanted, *(run for run in every if run.finished)]}
         planned = [run for run in every if run.variant in shown]
         left = [run for run in wanted if not run.finished]
         seen = seen_sections([run for run in planned if run.finished])

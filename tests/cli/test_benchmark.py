@@ -188,6 +188,10 @@ def test_only_some_methods_are_run(benchmark_file, attempted, tmp_path):
     assert sorted(attempted) == [f"{name}, held out, seed 0" for name in (BROKEN, "training mean")]
     listed = pd.read_csv(tmp_path / "new" / "leaderboard.csv").query("role != 'reference'")
     assert set(listed["method"]) == {BROKEN, "training mean"}, "methods that were not asked for are not in the tables"
+    again = ("--only", "training mean", "--resume")
+    assert benchmark(benchmark_file(), "--out", tmp_path / "new", "--jobs", 1, *again) == 1
+    listed = pd.read_csv(tmp_path / "new" / "leaderboard.csv").query("role != 'reference'")
+    assert set(listed["method"]) == {BROKEN, "training mean"}, "what failed before stays in the table"
 
 
 @pytest.mark.usefixtures("undrawn")
