@@ -89,6 +89,8 @@ def call(
     >>> prediction = ng.tl.predict(ng.read.sections("visium", "sections")["D1"], ng.load("model"))
     >>> spots = ng.tl.call(prediction, "ERBB2", level=0.1, key_added="ERBB2_call")
     """
+    if not isinstance(gene, str):
+        raise DataError(f"{setting('gene', gene)} is no name; give one gene, and call others one by one")
     if gene not in prediction.var_names:
         raise DataError(f"the prediction has no gene {gene!r}; {nearest(gene, prediction.var_names)}")
     if not 0 < as_number(level) < 1:

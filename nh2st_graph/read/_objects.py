@@ -200,6 +200,9 @@ def given_sections(
     if is_spatialdata(adata):
         return _of_spatialdata(adata, library_key, table_key, copy, image)
     if not isinstance(adata, AnnData):
+        if isinstance(adata, Mapping):
+            names = ", ".join(map(str, adata))
+            raise DataError(f"{type(adata).__name__} of {names} is not one section; give its sections one by one")
         raise DataError(f"{type(adata).__name__} is neither AnnData nor SpatialData; read the files with ng.read")
     if table_key is not None:
         raise DataError(f"table_key={table_key!r} is for SpatialData, and this is AnnData; leave it out")

@@ -193,7 +193,7 @@ def _read(
     reference = file.base_name if isinstance(file, StudyFile) else None
     base = completed(_base(file, path, _SCORED if reference is None else {}).override(overrides))
     given = _changes(file, path, base)
-    check_only(only, [*([reference] if reference is not None else []), *given], path.stem)
+    check_only(only, [*([reference] if reference is not None else []), *given], path.stem, ranked=reference is None)
     _check_early(base, given, path, reference)
     from nh2st_graph import tl
 

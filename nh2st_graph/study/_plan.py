@@ -137,7 +137,7 @@ class Study:
             If a name is unknown.
         """
         chosen = set(only)
-        check_only(chosen, [variant.name for variant in self.variants], self.name)
+        check_only(chosen, [variant.name for variant in self.variants], self.name, ranked=self.ranked)
         return [
             PlannedRun(
                 variant.name,
@@ -154,16 +154,17 @@ class Study:
         ]
 
 
-def check_only(only: Iterable[str], names: Sequence[str], study: str) -> None:
-    """Refuse names of variants that a study does not have.
+def check_only(only: Iterable[str], names: Sequence[str], study: str, *, ranked: bool) -> None:
+    """Refuse names of variants, or of methods if they are ranked, that a study does not have.
 
     Raises
     ------
     ConfigError
         If a name is unknown.
     """
+    kind = "method" if ranked else "variant"
     for name in sorted(set(only) - set(names)):
-        raise ConfigError(f"{setting('only', name)}: study {study!r} has no such variant; {nearest(name, names)}")
+        raise ConfigError(f"{setting('only', name)}: study {study!r} has no such {kind}; {nearest(name, names)}")
 
 
 def check_jobs(jobs: int | None) -> None:

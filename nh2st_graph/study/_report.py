@@ -8,13 +8,13 @@ import pandas as pd
 
 from nh2st_graph._files import write_text, written_aside
 from nh2st_graph.study._html import write_html
-from nh2st_graph.study._plan import slug
+from nh2st_graph.study._plan import Study, slug
 from nh2st_graph.study._protocols_text import write_protocols
 from nh2st_graph.study._results import StudyResult
 from nh2st_graph.study._table import forest_rows
 from nh2st_graph.study._text import VIEWS, cells, markdown_table
 
-__all__ = ["write_reports"]
+__all__ = ["tabulated", "write_reports"]
 
 
 def write_reports(result: StudyResult, folder: Path) -> list[Path]:
@@ -46,6 +46,15 @@ def write_reports(result: StudyResult, folder: Path) -> list[Path]:
         _draw_forest(rows, figure, base="the best baseline" if ranked else None)
         written.append(figure)
     return written + (_figures_of_methods(result, folder) if ranked else [])
+
+
+def tabulated(study: Study, folder: Path) -> set[str]:
+    """List the variants in the table that an earlier call wrote into a folder; none if it cannot be read."""
+    name, column = ("leaderboard.csv", "method") if study.ranked else ("table.csv", "variant")
+    try:
+        return set(pd.read_csv(folder / name, dtype=str, keep_default_na=False)[column])
+    except (OSError, ValueError, KeyError):
+        return set()
 
 
 def _of_methods(table: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from nh2st_graph.study._folder import holds_study, open_folder
 from nh2st_graph.study._hest import is_task
 from nh2st_graph.study._plan import PlannedRun, Study, check_jobs
 from nh2st_graph.study._protocols import Protocols, compare_protocols
-from nh2st_graph.study._report import write_reports
+from nh2st_graph.study._report import tabulated, write_reports
 from nh2st_graph.study._results import StudyResult, collect, references, seen_sections
 from nh2st_graph.study._table import compare
 from nh2st_graph.study._words import explain, findings, under_trained, verdict
@@ -74,7 +74,7 @@ def run_study(
     check_jobs(jobs)
     check_scheduler(scheduler, jobs)
     out, jobs = Path(out), _cores() if jobs is None else jobs
-    wanted, planned = study.runs(out, only), study.runs(out)
+    wanted, every = study.runs(out, only), study.runs(out)
     with ExitStack() as stack:
         stack.enter_context(on_disk(out))
         if resume and holds_study(out):
@@ -84,6 +84,9 @@ def run_study(
         # First, so that a folder that is not complete is told before hours of training; runs take the features from
         # the cache.
         protocols = compare_protocols(study) if study.ranked and is_task(study.config) else None
+        # What was never asked for has no place in the tables. What an earlier call had there stays, failed or not.
+        shown = tabulated(study, out) | {run.variant for run in [*wanted, *(run for run in every if run.finished)]}
+        planned = [run for run in every if run.variant in shown]
         left = [run for run in wanted if not run.finished]
         seen = seen_sections([run for run in planned if run.finished])
         outcomes = run_all(left, jobs, watch, seen, scheduler)
@@ -100,10 +103,12 @@ def _tabulated(
     """Compare the variants by the finished runs, and write the reports."""
     failures = {outcome.run: outcome.reason for outcome in outcomes if outcome.reason is not None}
     results, below = collect(study, planned), references(study).values()
+    shown = {run.variant for run in planned}
     table = compare(
         results.scores,
         results.per_gene,
-        {variant.name: variant.role for variant in study.variants} | dict.fromkeys(below, "reference"),
+        {variant.name: variant.role for variant in study.variants if variant.name in shown}
+        | dict.fromkeys(below, "reference"),
         reference=study.reference,
         planned=Counter((run.variant, run.fold.split) for run in planned),
         reasons={(run.variant, run.fold.split): failures[run] for run in reversed(planned) if run in failures},

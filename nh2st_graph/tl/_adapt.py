@@ -24,6 +24,7 @@ from nh2st_graph.nn import ComponentRidge, RidgeSpots, fit_component_ridge
 from nh2st_graph.read import Sections, documented, sections_by_name
 from nh2st_graph.section import find_genes, say_same_sections
 from nh2st_graph.tl._measured import Entries, Measured, MeasuredValues, measured_entries, measured_values
+from nh2st_graph.tl._order import fitted
 from nh2st_graph.train import (
     FittedModel,
     PreparedSection,
@@ -132,7 +133,7 @@ def adapt(
     >>> gain = adapted.origin.get("adapted", {"pcc_gain": None})["pcc_gain"]
     >>> prediction = ng.tl.predict(sections["D2"], adapted)
     """
-    form = model.nh2st_graph.closed_form
+    form = fitted("adapt", model).nh2st_graph.closed_form
     if form is None:
         raise ModelError(
             "the model has no closed form, and its last layer cannot be fitted again; train with "

@@ -92,7 +92,7 @@ def explain(
     Raises
     ------
     DataError, ImageError
-        If the section breaks the contract.
+        If the section breaks the contract, or names two genes alike.
     ModelError
         If the model is not of NH2ST-Graph.
 
@@ -115,8 +115,10 @@ def explain(
     adata, model = data_first("explain", adata, model)
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
     preparation = model.preparation
-    for section in given:
-        _explain(model, section, preparation.prepare(section), key_added)
+    # First, so that genes of one name are refused before features are computed.
+    places = [find_genes(section, model.genes).positions for section in given]
+    for section, place in zip(given, places, strict=True):
+        _explain(model, section, preparation.prepare(section), place, key_added)
     share, attention, entry, *in_var = (
         Key.under(key, key_added)
         for key in (Key.obs.neighbour_share, Key.obsp.attention, Key.uns.explain, *_IN_VAR.values())
@@ -125,7 +127,9 @@ def explain(
     return given.table if copy else None
 
 
-def _explain(model: FittedModel, adata: AnnData, prepared: PreparedSection, key_added: str) -> None:
+def _explain(
+    model: FittedModel, adata: AnnData, prepared: PreparedSection, place: NDArray[np.intp], key_added: str
+) -> None:
     network, attention_key = model.nh2st_graph, Key.under(Key.obsp.attention, key_added)
     graph = dense_graph(prepared.graph)
     full, own = _with_and_without(model, graph)
@@ -150,7 +154,6 @@ def _explain(model: FittedModel, adata: AnnData, prepared: PreparedSection, key_
     }
     in_var = {column: Key.under(key, key_added) for column, key in _IN_VAR.items()}
     adata.var = adata.var.drop(columns=list(in_var.values()), errors="ignore")
-    place = find_genes(adata, model.genes).positions
     there = place >= 0
     if there.any():
         for column in genes.columns.intersection(list(in_var)):

@@ -14,6 +14,7 @@ from nh2st_graph.read import SpatialObject, documented, given_sections
 from nh2st_graph.section import Key, content_digest
 from nh2st_graph.tl._believe import blank_barely_measured, of_training_patient, say_barely_measured
 from nh2st_graph.tl._measured import Entries, Measured, MeasuredValues, measured_entries, measured_values
+from nh2st_graph.tl._order import fitted
 from nh2st_graph.tl._predict import as_prediction, varies
 from nh2st_graph.train import FittedModel, Imputation, PreparedSection, one_thread, predicted_expression, weights_digest
 
@@ -83,7 +84,7 @@ def impute(
     >>> filled = ng.tl.impute(sections["D1"], model, measured=sequenced)
     >>> filled = ng.tl.impute(sections["D2"], model, measured=model.genes[:50])
     """
-    imputation = model.imputation
+    imputation = fitted("impute", model).imputation
     if imputation is None:
         raise ModelError("the model has not learned from masked genes; train it again, on sections with counts")
     given = given_sections(adata, library_key=library_key, table_key=table_key)

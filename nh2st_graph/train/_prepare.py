@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph._errors import DataError, setting
+from nh2st_graph._errors import DataError, listed, setting
 from nh2st_graph.config import Config
 from nh2st_graph.gr._pyg import as_data
 from nh2st_graph.im._made_from import Fingerprint, other_encoders, stored_encoders
@@ -337,6 +337,13 @@ class PreparedSection:
         found = find_genes(self.section, self.preparation.genes)
         if found.all_there:
             found.log(self.name)
+        elif self.section.n_vars and Key.uns.prediction not in self.section.uns:
+            genes = self.preparation.genes
+            absent = [gene for gene, place in zip(genes, found.positions, strict=True) if place < 0]
+            logger.warning(
+                "section %r: its genes are not used, for it lacks %d of %d genes of the panel (%s)",
+                *(self.name, len(absent), len(genes), listed(absent)),
+            )
         return found.all_there
 
     @cached_property

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -185,6 +186,12 @@ def test_only_some_methods_are_run(benchmark_file, attempted, tmp_path):
     given = ("--only", "training mean", "--only", BROKEN)
     assert benchmark(benchmark_file(), "--out", tmp_path / "new", "--jobs", 1, *given) == 1
     assert sorted(attempted) == [f"{name}, held out, seed 0" for name in (BROKEN, "training mean")]
+    listed = pd.read_csv(tmp_path / "new" / "leaderboard.csv").query("role != 'reference'")
+    assert set(listed["method"]) == {BROKEN, "training mean"}, "methods that were not asked for are not in the tables"
+    again = ("--only", "training mean", "--resume")
+    assert benchmark(benchmark_file(), "--out", tmp_path / "new", "--jobs", 1, *again) == 1
+    listed = pd.read_csv(tmp_path / "new" / "leaderboard.csv").query("role != 'reference'")
+    assert set(listed["method"]) == {BROKEN, "training mean"}, "what failed before stays in the table"
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -209,7 +216,7 @@ def test_an_interrupt_says_how_to_go_on(benchmark_file, out, monkeypatch, capsys
     [
         ((), "study folder .* exists already; choose another --out, or go on with --resume"),
         (("--resume", "--set", "graph.n_rings=2"), r"was begun with another study \(graph\.n_rings: 1 -> 2\)"),
-        (("--resume", "--only", "mean"), r"--only mean: study 'mine' has no such variant; did you mean 'mine'"),
+        (("--resume", "--only", "mean"), r"--only mean: study 'mine' has no such method; did you mean 'mine'"),
         (("--resume", "--seeds", "0;1"), "--seeds '0;1'; expected whole numbers with commas between"),
         (("--resume", "--jobs", "0"), "--jobs 0; allowed: 1 or more"),
         (("--resume", "--set", "model.hop=2"), "unknown key 'model.hop'; did you mean 'model.hops'"),

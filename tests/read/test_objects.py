@@ -211,6 +211,10 @@ class TestArguments:
         with pytest.raises(DataError, match="DataFrame is neither AnnData nor SpatialData"):
             ng.gr.spatial_graph(pd.DataFrame())
 
+    def test_several_sections_by_name(self, tiny_sections: dict[str, AnnData]) -> None:
+        with pytest.raises(DataError, match=r"dict of S1, S2, S3.* is not one section; give its sections one by one"):
+            ng.gr.spatial_graph(tiny_sections)
+
 
 class TestAGraphOfTheUsers:
     def test_is_what_the_model_reads(self, tiny_sections: dict[str, AnnData], tiny_config: ng.Config) -> None:

@@ -148,6 +148,8 @@ def test_calls_are_of_spots_and_can_be_kept(prediction: AnnData):
         tl.call(prediction, best, level=0.0)
     with pytest.raises(DataError, match="XYZ"):
         tl.call(prediction, "XYZ")
+    with pytest.raises(DataError, match=r"gene=\[.*\] is no name; give one gene"):
+        tl.call(prediction, [best])
 
 
 def test_calls_are_the_same_of_values_that_are_sparse(prediction: AnnData):

@@ -305,7 +305,7 @@ class TestGenes:
             assert found.var[key].notna().tolist() == inside.tolist()
             assert_array_equal(found.var.loc[table.index, key], table[column])
 
-    def test_have_no_gain_where_the_panel_was_not_measured(self, tiny_run, section):
+    def test_have_no_gain_where_the_panel_was_not_measured(self, tiny_run, section, caplog):
         model, before = tiny_run.model, explained(tiny_run.model, section)
         one_less = before[:, before.var_names != model.genes[0]].copy()
         none = before[:, :0].copy()
@@ -317,6 +317,11 @@ class TestGenes:
             assert list(table.columns) == ["change"]
             assert_array_equal(table["change"], before.uns[EXPLAIN]["gene_gain"]["change"])
             assert set(each.var) & {GAIN, CHANGE} == columns, "what an earlier call wrote must not stay"
+        number = len(model.genes)
+        said = [line for line in caplog.messages if "its genes are not used" in line]
+        assert [line.split("lacks ")[1].split(" (")[0] for line in said] == [
+            f"{missing} of {number} genes of the panel" for missing in (1, number)
+        ], "a section without genes is a slide, and is not told that it lacks them"
 
     def test_change_of_a_constant_prediction_is_not_a_number(self):
         full = np.full((5, 2), 3.7, dtype=np.float32)
@@ -407,6 +412,15 @@ def test_bad_input_leaves_nothing_behind(tiny_run, tiny_sections):
         tl.explain(section, tiny_run.model)
     assert SHARE not in section.obs
     assert not section.obsp
+
+
+def test_genes_of_one_name_are_refused_before_features_are_computed(tiny_run, tiny_sections, monkeypatch):
+    section, prepared = tiny_sections["S3"].copy(), []
+    section.var_names = [section.var_names[1], *section.var_names[1:]]
+    monkeypatch.setattr("nh2st_graph.train.Preparation.prepare", lambda *given: prepared.append(given))
+    with pytest.raises(DataError, match=r"section 'S3': gene '.*' occurs more than once"):
+        tl.explain(section, tiny_run.model)
+    assert prepared == []
 
 
 def test_one_spot_reads_nothing(drawn, section):
