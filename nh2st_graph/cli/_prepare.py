@@ -16,7 +16,7 @@ from anndata import AnnData
 from rich.console import Console
 
 from nh2st_graph import read
-from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError, listed
+from nh2st_graph._errors import ConfigError, DataError, NH2STGraphError, RunError, listed, setting
 from nh2st_graph._files import check_place, owned_new
 from nh2st_graph._progress import bars, console, phase
 from nh2st_graph.cli._working import working
@@ -64,13 +64,24 @@ def run_prepare(source: str, root: Path | None, out: Path, given: Options) -> No
         With code 1 if one of several sections could not be read.
     """
     if root is not None:
-        _from_format(source, root, out, given)
+        with _said_by_place():
+            _from_format(source, root, out, given)
     elif source in read.known_formats():
         raise ConfigError(
             f"prepare {source}: give the file or folder of the sections: nh2st-graph prepare {source} ROOT --out {out}"
         )
     else:
         _from_config(source, out, given)
+
+
+@contextmanager
+def _said_by_place() -> Iterator[None]:
+    """Call the settings of a reader in errors as the arguments that the command takes in their place."""
+    try:
+        yield
+    except NH2STGraphError as error:
+        text = error.args[0].replace(setting("data.root"), "ROOT").replace(setting("data.format"), "FORMAT")
+        raise type(error)(text) from error
 
 
 def _from_config(source: str, out: Path, given: Options) -> None:

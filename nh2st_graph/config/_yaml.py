@@ -158,7 +158,9 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"{path} cannot be read: {reason}") from None
+        inside = sorted(path.glob("*.yaml"))
+        cure = inside[0] if inside else "the path of a configuration in YAML"
+        raise ConfigError(f"{path} cannot be read: {reason}; give {cure}") from None
     return as_mapping(text, str(path))
 
 

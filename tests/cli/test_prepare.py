@@ -193,6 +193,15 @@ class TestBroken:
 
 
 class TestRefuses:
+    @pytest.mark.parametrize(
+        ("place", "message"),
+        [("", "no sections found in {}; check ROOT and FORMAT"), ("none", "{} does not exist; check ROOT")],
+    )
+    def test_a_place_without_sections_in_the_words_of_the_command(self, run, tmp_path, place, message):
+        code, _, err = run("her2st", tmp_path / place, "--out", tmp_path / "out")
+        assert (code, err) == (2, f"error: {message.format(tmp_path / place)}\n")
+        assert not (tmp_path / "out").exists()
+
     def test_to_replace_sections(self, refuse, repository, tmp_path):
         given = ["prepare", "her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
         (tmp_path / "prepared").mkdir()

@@ -323,8 +323,13 @@ class TestFile:
         assert "\n" not in str(caught.value)
 
     def test_missing(self, tmp_path):
-        with pytest.raises(ConfigError, match=r"c\.yaml cannot be read: No such file"):
+        with pytest.raises(ConfigError, match=r"c\.yaml cannot be read: No such file .*; give the path of a conf"):
             load_config(tmp_path / "c.yaml")
+
+    def test_of_a_folder_the_configuration_in_it_is_named(self, tmp_path):
+        (tmp_path / "config.yaml").write_text("seed: 1\n")
+        with pytest.raises(ConfigError, match=r"cannot be read: Is a directory; give .*config\.yaml$"):
+            load_config(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["her2st_mini", "demo"])
