@@ -193,7 +193,13 @@ def _whole_spots(
         raise DataError(
             f"{setting('measured')} is not of sections {', '.join(named)}; give a mask for each, by its name"
         )
-    return {name: measured_entries(section, measured[name]).whole for name, section in named.items()}
+    entries = {name: measured_entries(section, measured[name]) for name, section in named.items()}
+    if any(each.genes.any() for each in entries.values()):
+        raise DataError(
+            f"{setting('measured')} names genes, and a model is adapted to whole spots; give True or False for each "
+            "spot, or use ng.tl.impute, which takes genes"
+        )
+    return {name: each.whole for name, each in entries.items()}
 
 
 def _are_known(form: ClosedForm, prepared: list[PreparedSection]) -> bool:
