@@ -244,9 +244,7 @@ class TestRefusals:
     def test_of_masks_of_other_sections(self, model, section):
         with pytest.raises(DataError, match="measured is not of sections S3"):
             tl.adapt(model, section, measured={"S1": np.ones(64, dtype=bool)})
-        with pytest.raises(
-            DataError, match=r"measured names genes, .* for each spot, or use ng\.tl\.impute"
-        ):
+        with pytest.raises(DataError, match=r"measured names genes, .* for each spot, or use ng\.tl\.impute"):
             tl.adapt(model, section, measured=list(section.var_names[:2]))
 
     def test_of_no_section(self, model):
