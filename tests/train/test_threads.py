@@ -60,7 +60,7 @@ def test_linear_algebra_of_numpy_has_as_many(threads):
 
 
 def test_evidence_and_baselines_are_computed_on_one(quick_config, few_spots, monkeypatch):
-    """Its matrices are small: split, they took fifty times as long on a machine with other work."""
+    """Its matrices are small: split, they take many times as long on a machine with other work."""
     seen: dict[str, set[int]] = {}
 
     def spied(owner: type, name: str) -> None:
