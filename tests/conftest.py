@@ -88,6 +88,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Leave no figure open for the tests after this one."""
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
 class _Together(LoadFileScheduling):
     """Give a file to one process, and all files that start processes to the same one: its server is started once."""
 
@@ -116,9 +123,11 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Let libraries find that all of theirs is gone, or they complain; in a worker, nobody looks at what it leaves.
 
-    To take all apart that a worker has loaded takes it 3 s.
+    To take all apart that a worker has loaded takes it 3 s, and to search it for garbage a last time, as pytest does,
+    half a second more.
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
+        gc.freeze()
         atexit.register(os._exit, 0)
     else:
         gc.unfreeze()
@@ -250,14 +259,6 @@ def _variable_genes_are_found_once() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def _figures_are_closed() -> Iterator[None]:
-    """Leave no figure open for the tests after this one."""
-    yield
-    if "matplotlib.pyplot" in sys.modules:
-        sys.modules["matplotlib.pyplot"].close("all")
-
-
 @pytest.fixture(scope="session")
 def forkserver() -> ForkServerContext:
     """Start processes in no time: a server has loaded everything once, has used no thread yet, and is copied."""
@@ -357,11 +358,14 @@ def _tiny(tiny_config: Config, shared_by_all: Path) -> tuple[Run, dict[str, AnnD
     """One run and its sections, which the first process that needs them makes for all."""
     from nh2st_graph import tl
 
+    from .tissue import without_truth
+
     kept = shared_by_all / "tiny.pickle"
     with FileLock(shared_by_all / "tiny.lock"):
         if not kept.exists():
             run = tl.train_run(tiny_config, shared_by_all / "tiny")
-            kept.write_bytes(pickle.dumps((run, tl.load_sections(tiny_config, run.folder / "tissue"))))
+            sections = tl.load_sections(tiny_config, run.folder / "tissue")
+            kept.write_bytes(pickle.dumps((run, {name: without_truth(each) for name, each in sections.items()})))
     made: tuple[Run, dict[str, AnnData]] = pickle.loads(kept.read_bytes())
     return made
 
@@ -374,7 +378,7 @@ def tiny_run(_tiny: tuple[Run, dict[str, AnnData]]) -> Run:
 
 @pytest.fixture(scope="session")
 def tiny_sections(_tiny: tuple[Run, dict[str, AnnData]]) -> dict[str, AnnData]:
-    """The sections of ``tiny_run``, as they were read. They are shared: copy what you change."""
+    """The sections of ``tiny_run``, without what they were drawn from. They are shared: copy what you change."""
     return _tiny[1]
 
 

@@ -12,6 +12,7 @@ from nh2st_graph.im._timm_build import (
     ELSEWHERE,
     RANDOM,
     RANDOM_SEED,
+    Sketch,
     Wanted,
     check_known,
     check_named,
@@ -182,14 +183,14 @@ def _build(asked: Wanted, *, maps: bool) -> tuple[torch.nn.Module, dict[str, Any
     with torch.random.fork_rng(devices=[]):
         if asked.source == RANDOM and asked.recipe is None and not asked.options.given():
             return (model := _seeded(asked, sized=False)), statistics(model, asked, {})
-        drawn, sized = sketch(asked)
-        known = statistics(drawn, asked, {})
+        drawn = sketch(asked)
+        known = statistics(drawn.model, asked, {})
         check_output(drawn, asked, known["input_size"][1], maps=maps)
         if asked.source == RANDOM:
-            return _seeded(asked, sized=sized), known
+            return _seeded(asked, sized=drawn.sized), known
         if not asked.source and asked.repository is None and ":" not in asked.model and not _packaged(asked):
-            return load_pretrained(asked, sized), known
-        return _loaded(asked, drawn, sized)
+            return load_pretrained(asked, drawn.sized), known
+        return _loaded(asked, drawn)
 
 
 def _packaged(asked: Wanted) -> bool:
@@ -204,28 +205,25 @@ def _seeded(asked: Wanted, *, sized: bool) -> torch.nn.Module:
     return create(asked, sized=sized)
 
 
-def _loaded(asked: Wanted, drawn: torch.nn.Module, sized: bool) -> tuple[torch.nn.Module, dict[str, Any]]:
+def _loaded(asked: Wanted, drawn: Sketch) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Make the model with weights of a file, a recipe's repository, or a package."""
-    import torch
-
     told: dict[str, Any] = {}
     if asked.source:
         place = f"checkpoint {asked.source}"
         state, told = of_file(Path(asked.source), asked)
     elif _packaged(asked):
         assert asked.recipe is not None
-        place, state = f"the package {asked.recipe.location}", of_package(asked, drawn)
+        place, state = f"the package {asked.recipe.location}", of_package(asked, drawn.model)
     else:
         place, state = f"the repository or folder {asked.repository or asked.model.partition(':')[2]}", of_place(asked)
-    if asked.size is None and sized and asked.source:
-        side = int(told["input_size"][1]) if "input_size" in told else told_size(state, drawn)
+    if asked.size is None and drawn.sized and asked.source:
+        side = int(told["input_size"][1]) if "input_size" in told else told_size(state, drawn.model)
         if side is not None:
             asked = asked.of_size(side)
-            with torch.device("meta"):
-                drawn = create(asked, sized=sized)
+            drawn = sketch(asked)
     # A large model takes long to make, and much memory: weights of another are refused before.
-    fitting(drawn, state, asked, place)
-    model = create(asked, sized=sized)
+    fitting(drawn.model, state, asked, place)
+    model = create(asked, sized=drawn.sized)
     fit(model, state, asked, place)
     known = statistics(model, asked, told)
     tagged = "." in asked.model.partition("@")[0]

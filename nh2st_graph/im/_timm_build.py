@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from nh2st_graph._errors import ConfigError, nearest, reason, setting
@@ -22,6 +23,7 @@ __all__ = [
     "ELSEWHERE",
     "RANDOM",
     "RANDOM_SEED",
+    "Sketch",
     "Wanted",
     "check_known",
     "check_named",
@@ -205,21 +207,89 @@ def _layers(asked: Wanted) -> dict[str, Any]:
     return found
 
 
-def sketch(asked: Wanted) -> tuple[torch.nn.Module, bool]:
-    """Make the model without numbers, to see what it would give; say beside it whether it is built for a size.
+@dataclass(frozen=True)
+class Sketch:
+    """A model without numbers, to see what it would give; it is made once for several encoders, so leave it as it is.
+
+    Attributes
+    ----------
+    model
+        The model, on the device ``meta``.
+    sized
+        Whether it is built for a size.
+    """
+
+    model: torch.nn.Module
+    sized: bool
+    _shapes: dict[tuple[int, bool], tuple[int, ...] | None] = field(default_factory=dict)
+
+    def output(self, side: int, *, pooled: bool) -> tuple[int, ...] | None:
+        """Give the shape of what it makes of an image; None if an operation cannot be done without numbers.
+
+        Parameters
+        ----------
+        side
+            Side of the image, in pixels.
+        pooled
+            Whether its maps or tokens are still to be pooled.
+
+        Raises
+        ------
+        AssertionError
+            If it takes no image of this side.
+        """
+        import torch
+
+        if (side, pooled) not in self._shapes:
+            shape = None
+            try:
+                with torch.inference_mode(), torch.device("meta"):
+                    images = torch.empty(1, 3, side, side)
+                    found = self.model.forward_features(images) if pooled else self.model(images)  # type: ignore[operator]
+                shape = tuple(found.shape[1:])
+            except (NotImplementedError, RuntimeError):
+                pass  # an operation without a meta kernel: the real output is checked when it encodes
+            self._shapes[side, pooled] = shape
+        return self._shapes[side, pooled]
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """What decides which layers a model has."""
+
+    model: str
+    size: int | None
+    arguments: str
+    asked: Wanted = field(compare=False)
+
+
+def sketch(asked: Wanted) -> Sketch:
+    """Make the model without numbers, or find it made.
 
     Raises
     ------
     ConfigError
         If the model cannot be built, or takes no images of the size that is asked for.
     """
+    if asked.model.partition(":")[0] in ELSEWHERE:
+        with loading(asked):
+            return _sketched(asked)  # what is there may change
+    arguments = {} if asked.recipe is None else asked.recipe.arguments
+    return _kept(_Layers(asked.model, asked.size, repr(sorted(arguments.items())), asked))
+
+
+@lru_cache(maxsize=8)
+def _kept(layers: _Layers) -> Sketch:
+    return _sketched(layers.asked)
+
+
+def _sketched(asked: Wanted) -> Sketch:
     import torch
 
-    elsewhere = asked.model.partition(":")[0] in ELSEWHERE
     try:
-        with loading(asked) if elsewhere else nullcontext(), torch.device("meta"):
+        with torch.device("meta"):
             model = create(asked, sized=False).eval()
-            sized = bool(model.pretrained_cfg.get("fixed_input_size")) or "img_size" in (  # type: ignore[union-attr,operator]
+            sized = bool(pretrained_cfg(model).get("fixed_input_size")) or "img_size" in (
                 asked.recipe.arguments if asked.recipe else {}
             )
             if sized and asked.size is not None:
@@ -231,20 +301,20 @@ def sketch(asked: Wanted) -> tuple[torch.nn.Module, bool]:
         raise ConfigError(
             f"{asked.where}: timm cannot build it{size} ({reason(error)}); {_other_size(asked)}"
         ) from error
-    return model, sized
+    return Sketch(model, sized)
 
 
 def _other_size(asked: Wanted) -> str:
     return "name another model" if asked.options.size is None else f"give another size: {asked.plain}?size=224"
 
 
-def check_output(model: torch.nn.Module, asked: Wanted, side: int, *, maps: bool) -> None:
+def check_output(drawn: Sketch, asked: Wanted, side: int, *, maps: bool) -> None:
     """Refuse a pooling that the model cannot have, before its weights are loaded.
 
     Parameters
     ----------
-    model
-        From :func:`sketch`.
+    drawn
+        The model.
     asked
         What is wanted.
     side
@@ -252,20 +322,16 @@ def check_output(model: torch.nn.Module, asked: Wanted, side: int, *, maps: bool
     maps
         Whether its maps or tokens are taken as they are.
     """
-    import torch
-
     pooled = asked.pooling != "model" and not maps
     try:
-        with torch.inference_mode(), torch.device("meta"):
-            images = torch.empty(1, 3, side, side)
-            output = model.forward_features(images) if pooled else model(images)  # type: ignore[operator]
+        shape = drawn.output(side, pooled=pooled)
     except AssertionError as error:
         raise ConfigError(
             f"{asked.where} takes no images of {side} px ({reason(error)}); {_other_size(asked)}"
         ) from None
-    except (NotImplementedError, RuntimeError):
-        return  # an operation without a meta kernel: nothing is known, and the real output is checked when it encodes
-    shape = tuple(output.shape[1:])
+    if shape is None:
+        return
+    model = drawn.model
     tokens = len(shape) == 2 and hasattr(model, "num_prefix_tokens")
     if pooled and not tokens:
         raise ConfigError(
