@@ -207,9 +207,13 @@ def _without_a_compiler() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _tissue_is_drawn_once() -> Iterator[None]:
-    """Keep the synthetic sections of runs: to draw their images takes longer than to train for a few epochs."""
+    """Keep the synthetic sections of runs, without the truth that no run reads: to draw their images takes longer than to
+    train for a few epochs.
+    """
     from nh2st_graph.section import library
     from nh2st_graph.tl import _run
+
+    from .tissue import without_truth
 
     draw = _run._synthetic
     drawn: dict[str, dict[str, tuple[AnnData, bytes]]] = {}
@@ -217,7 +221,7 @@ def _tissue_is_drawn_once() -> Iterator[None]:
     def kept(config: Config, folder: Path | None) -> dict[str, AnnData]:
         key = config.data.synthetic.model_dump_json()
         if folder is None or key not in drawn:
-            made = draw(config, folder)
+            made = {name: without_truth(adata) for name, adata in draw(config, folder).items()}
             drawn[key] = {n: (adata.copy(), Path(library(adata).source).read_bytes()) for n, adata in made.items()}
             return made
         sections = {name: adata.copy() for name, (adata, _) in drawn[key].items()}

@@ -96,7 +96,8 @@ class Signals:
 class Keep(ModelCheckpoint):
     """Write the checkpoint ``last`` after the last epoch, and before that whenever ``seconds`` have passed.
 
-    On Ctrl-C or SIGTERM, a short epoch is finished and written, and then training ends.
+    On Ctrl-C or SIGTERM, a short epoch is finished and written, and then training ends. Into a folder that goes with
+    the process, nothing is written.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ class Keep(ModelCheckpoint):
     seconds
         Time between checkpoints.
     lasting
-        Whether the folder is there after an interruption, so that there is something to finish the epoch for.
+        Whether the folder is there after an interruption, so that there is something to write for.
     """
 
     def __init__(self, folder: Path, seconds: float, lasting: bool = True) -> None:
@@ -143,6 +144,8 @@ class Keep(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write if it is time. This callback stands last, so that the others have finished the epoch."""
+        if not self.lasting:
+            return
         ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         due = time.monotonic() - self._written >= self.seconds
         # All processes take part in writing; their clocks differ, and a signal may have come to one of them.

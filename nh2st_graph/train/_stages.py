@@ -320,7 +320,7 @@ class _Stages:
                 max_epochs=max_epochs,
                 callbacks=callbacks,
                 plugins=[WholeCheckpoints()],
-                logger=TensorBoardLogger(self.folder / "tensorboard", name=folder.name, version=""),
+                logger=self.lasting and TensorBoardLogger(self.folder / "tensorboard", name=folder.name, version=""),
                 default_root_dir=self.folder,
                 accelerator="gpu" if config.device == "cuda" else config.device,
                 **self.processes.trainer_options(),
@@ -348,7 +348,7 @@ class _Stages:
             data.train, data.validation = [], []
             trainer.strategy.optimizers = []
             next(each for each in callbacks if isinstance(each, Averaging)).release()
-            if self.processes.main:
+            if self.lasting and self.processes.main:
                 write_text(done, json.dumps({"epochs": trainer.current_epoch}) + "\n")
             rows = next(each.rows for each in callbacks if isinstance(each, EpochLog))
             if validation:
