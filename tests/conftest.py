@@ -207,9 +207,7 @@ def _without_a_compiler() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _tissue_is_drawn_once() -> Iterator[None]:
-    """Keep the synthetic sections of runs, without the truth that no run reads: to draw their images takes longer than to
-    train for a few epochs.
-    """
+    """Keep the synthetic sections of runs, without the truth: to draw their images takes longer than a few epochs."""
     from nh2st_graph.section import library
     from nh2st_graph.tl import _run
 

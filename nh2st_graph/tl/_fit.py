@@ -44,7 +44,7 @@ def fit(
     genes
         The panel; None chooses it from the training sections, as ``data.panel`` says.
     out
-        Folder for checkpoints and logs; a temporary folder if None.
+        Folder for checkpoints and logs. Without one, none are written: a fit that ends early cannot be resumed.
     resume
         Go on from the checkpoints in ``out``, which must be of the same sections, panel, encoder, settings and release
         of torch. One that cannot be read is set aside, and its stage begins anew.

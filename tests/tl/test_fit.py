@@ -177,6 +177,18 @@ def test_every_configuration_trains_and_predicts_finite_numbers(train, quick, ti
     assert (prediction.X.std(axis=0) > 0).any()
 
 
+def test_what_could_resume_it_is_written_into_a_folder_alone(train, quick, reference, tmp_path, monkeypatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError
+
+    for writes in (f"{torch.__name__}.save", "lightning.pytorch.loggers.TensorBoardLogger.log_metrics"):
+        with monkeypatch.context() as patch:
+            patch.setattr(writes, refuse)
+            with pytest.raises(ZeroDivisionError):
+                tl.fit(train, quick(), out=tmp_path / writes)
+            assert equal(tl.fit(train, quick()), reference)
+
+
 class TestTestDataIsNeverRead:
     def test_a_run_learns_the_same_whatever_the_test_section_counts(self, tiny_run, tiny_sections, tiny_config):
         """The whole of what training leaves, for the panel and the gene subsets are chosen on the way."""
