@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nh2st_graph._errors import ModelError, RunError, reason, setting
 from nh2st_graph._files import check_format, parse_json, written_aside
-from nh2st_graph._settings import MODEL_FILE
+from nh2st_graph._settings import CONFIG_FILE, MODEL_FILE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,6 +95,15 @@ def check_size(where: str, name: str, size: int) -> None:
         )
 
 
+def _instead(place: Path) -> str:
+    """Say what to give in place of a folder without a model."""
+    if (place / CONFIG_FILE).is_file():
+        return "its run has not finished: resume it, or give the folder of a finished run"
+    finished = sorted(place.glob(f"*/{MODEL_FILE}"))
+    such = f", such as {finished[0].parent}" if finished else ""
+    return f"give the folder of a finished run{such}, or a model's .zip"
+
+
 def read_description(model: Path, *, whole: bool = False) -> dict[str, Any]:
     """Read ``model.json`` of a folder or archive; if it is to be ``whole``, its format must be there.
 
@@ -105,7 +114,7 @@ def read_description(model: Path, *, whole: bool = False) -> dict[str, Any]:
     """
     text = read_file(model, MODEL_FILE)
     if text is None:
-        raise ModelError(f"model {model}: no {MODEL_FILE} there; give the folder of a finished run, or a model's .zip")
+        raise ModelError(f"model {model}: no {MODEL_FILE} there; {_instead(model)}")
     again = f"copy the {'file' if is_archive(model) else 'folder'} again"
     try:
         description = parse_json(text)

@@ -246,6 +246,14 @@ class TestDamage:
         for folder in (tmp_path, tmp_path / "none"):
             assert "no model.json there; give the folder of a finished run" in refused(folder)
 
+    def test_the_folder_of_runs_names_one(self, tmp_path, tiny_run):
+        tiny_run.model.save(tmp_path / "runs" / "first")
+        assert f"finished run, such as {tmp_path / 'runs' / 'first'}, or" in refused(tmp_path / "runs")
+
+    def test_a_run_that_goes_on_can_be_resumed(self, tmp_path):
+        (tmp_path / "config.yaml").touch()
+        assert "no model.json there; its run has not finished: resume it, or give" in refused(tmp_path)
+
     def test_an_unfinished_run(self, folder):
         (folder / "model.safetensors").unlink()
         assert "model.safetensors or model.json is damaged or incomplete" in refused(folder)
