@@ -272,8 +272,7 @@ def sketch(asked: Wanted) -> Sketch:
         If the model cannot be built, or takes no images of the size that is asked for.
     """
     if asked.model.partition(":")[0] in ELSEWHERE:
-        with loading(asked):
-            return _sketched(asked)  # what is there may change
+        return _sketched(asked)  # what is there may change
     arguments = {} if asked.recipe is None else asked.recipe.arguments
     return _kept(_Layers(asked.model, asked.size, repr(sorted(arguments.items())), asked))
 
@@ -286,8 +285,9 @@ def _kept(layers: _Layers) -> Sketch:
 def _sketched(asked: Wanted) -> Sketch:
     import torch
 
+    elsewhere = asked.model.partition(":")[0] in ELSEWHERE
     try:
-        with torch.device("meta"):
+        with loading(asked) if elsewhere else nullcontext(), torch.device("meta"):
             model = create(asked, sized=False).eval()
             sized = bool(pretrained_cfg(model).get("fixed_input_size")) or "img_size" in (
                 asked.recipe.arguments if asked.recipe else {}

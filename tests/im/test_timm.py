@@ -96,6 +96,12 @@ def test_the_fingerprint_is_of_the_weights_and_not_of_their_path(checkpoint, tmp
     json.dumps(first)
 
 
+def test_what_timm_cannot_make_of_a_folder_is_said_of_the_folder(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": MODEL, "no_such_key": 1}))
+    with pytest.raises(ConfigError, match=r"its pretrained weights cannot be loaded \(.*no_such_key"):
+        TimmEncoder(f"local-dir:{tmp_path}", "cpu")
+
+
 def test_a_folder_as_on_the_hub(tmp_path):
     save_file(new_model(3).state_dict(), tmp_path / "model.safetensors")
     config = {"input_size": [3, 96, 96], "mean": [0.1] * 3, "std": [0.2] * 3, "interpolation": "bicubic"}
