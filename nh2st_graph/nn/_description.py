@@ -18,8 +18,8 @@ __all__ = ["DescribedSpots", "Description", "own_and_around"]
 
 #: Z-scores are cut off here, so that a rare value (a speck of dust, an empty bin of a histogram) is not far from all.
 _CUT = 3.0
-#: Spots that are described at a time.
-_ROWS = 8192
+#: Spots that are described at a time: next to each other, and spread over the section, which have more around them.
+_ROWS, _SPREAD = 8192, 2048
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Description:
     def own(self, x: Tensor) -> Tensor:
         """Compute weighted z-scores, ``(n_spots, n_features)`` float64."""
         # In place, as this is most of the time that a linear prediction takes.
-        return x.double().sub(self.mean).div_(self.std).clamp_(-_CUT, _CUT).mul_(self.weight)
+        return x.to(torch.float64, copy=True).sub_(self.mean).div_(self.std).clamp_(-_CUT, _CUT).mul_(self.weight)
 
 
 def _blocks(features: Sequence[Tensor | Rows]) -> Iterator[Tensor]:
@@ -148,10 +148,13 @@ class DescribedSpots:
     def write(self, spots: NDArray[np.int64] | slice, described: Tensor) -> None:
         """Write what :meth:`read` gives, in the precision of ``described``."""
         of, dtype = self.description, described.dtype
-        by_part = described.unflatten(1, (of.n_rings + 1, -1))
-        found = own_and_around(self.x, self.senders, spots, lambda x: of.own(x).to(dtype), of.n_rings)
-        for i, (features, factor) in enumerate(zip(found, of.parts.to(dtype), strict=True)):
-            torch.mul(features, factor, out=by_part[:, i])
+        by_part, parts = described.unflatten(1, (of.n_rings + 1, -1)), of.parts.to(dtype)
+        asked, at_once = np.arange(len(self))[spots], _ROWS if isinstance(spots, slice) else _SPREAD
+        for start in range(0, len(asked), at_once):
+            some = slice(start, start + at_once)
+            found = own_and_around(self.x, self.senders, asked[some], lambda x: of.own(x).to(dtype), of.n_rings)
+            for i, (features, factor) in enumerate(zip(found, parts, strict=True)):
+                torch.mul(features, factor, out=by_part[some, i])
 
     def blocks(self, dtype: torch.dtype = torch.float64) -> Iterator[Tensor]:
         """Describe all spots in order, some at a time."""

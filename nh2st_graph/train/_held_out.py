@@ -112,8 +112,8 @@ def weigh(prepared: Learned, graphs: Sequence[Data], tested: Tested) -> Confiden
 
 def detected_spots(graphs: Sequence[Data]) -> NDArray[np.int64]:
     """Count the training spots in which each gene was detected, ``(n_genes,)``."""
-    parts = [(rows > 0).sum(dim=0) for graph in graphs for rows in blocks_of(graph.counts)]
-    found: NDArray[np.int64] = torch.stack(parts).sum(dim=0).numpy()
+    parts = ((rows > 0).sum(dim=0) for graph in graphs for rows in blocks_of(graph.counts))
+    found: NDArray[np.int64] = sum(parts, start=torch.zeros(graphs[0].counts.shape[1], dtype=torch.int64)).numpy()
     return found
 
 

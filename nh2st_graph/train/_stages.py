@@ -99,9 +99,11 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
             learned = _fit_estimator(method, inputs, config)
         else:
             learned = _Stages(inputs, config, folder, resume, out is not None, processes).run()
+    give_back()
     genes = inputs.preparation.genes
-    sums = [rows.double().sum(dim=0) for graph in inputs.graphs for rows in blocks_of(graph.y)]
-    train_mean = (torch.stack(sums).sum(dim=0) / sum(len(graph.y) for graph in inputs.graphs)).numpy()
+    sums = (rows.double().sum(dim=0) for graph in inputs.graphs for rows in blocks_of(graph.y))
+    total = sum(sums, start=torch.zeros(len(genes), dtype=torch.float64))
+    train_mean = (total / sum(len(graph.y) for graph in inputs.graphs)).numpy()
     return FittedModel(
         module=learned.module,
         config=config,
@@ -229,6 +231,7 @@ class _Stages:
                 _remember(module, graphs)
             else:
                 module, epochs = results[0][0], int(np.argmin(results[0][1])) + 1
+        give_back()
         trained = [(network, sample) for (network, _), sample in zip(results, held_out_in, strict=True)]
         module.eval().settle(trained)
         held_out_r = np.mean([_held_out(network, sections) for network, sections in trained], axis=0)

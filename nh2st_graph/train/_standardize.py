@@ -78,8 +78,8 @@ def _moments(features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.fl
     if len(features) < LARGE:
         values = features.astype(np.float64, copy=False)
         return values.mean(axis=0), values.std(axis=0)
-    rows = Rows(features)
-    sums = [part.double().sum(dim=0) for part in rows.blocks()]
-    mean = torch.stack(sums).sum(dim=0) / len(features)
-    squares = [(part.double() - mean).square().sum(dim=0) for part in rows.blocks()]
-    return mean.numpy(), (torch.stack(squares).sum(dim=0) / len(features)).sqrt().numpy()
+    rows, none = Rows(features), torch.zeros(features.shape[1], dtype=torch.float64)
+    # Sums that wait in a list between large blocks keep the memory of these from the system.
+    mean = sum((part.double().sum(dim=0) for part in rows.blocks()), start=none) / len(features)
+    squares = sum(((part.double() - mean).square().sum(dim=0) for part in rows.blocks()), start=none)
+    return mean.numpy(), (squares / len(features)).sqrt().numpy()

@@ -85,6 +85,30 @@ def test_some_spots_are_described_as_in_the_whole(seed, n, n_edges, n_rings, wan
     torch.testing.assert_close(described.read(spots, torch.float32), whole[spots].float())
 
 
+def test_spots_all_over_a_section_do_not_read_all_of_it_at_once(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    x, edge_index = torch.randn(500, 3, generator=draw), torch.arange(1000) % 500
+    edge_index = torch.stack([edge_index, (edge_index + 1 + torch.arange(1000) // 500) % 500])
+    description = Description.fit([x])
+    whole, spots, read = description(x, edge_index), np.arange(0, 500, 3), []
+    monkeypatch.setattr("nh2st_graph.nn._description._SPREAD", 10)
+    described = description.of(Recorded(x.numpy(), read), edge_index).read(spots)
+    assert torch.equal(described, whole[spots])
+    assert max(read) <= 3 * 10
+
+
+class Recorded(Rows):
+    """Rows that note how many of them were read at a time."""
+
+    def __init__(self, source, read):
+        super().__init__(source)
+        self.asked = read
+
+    def __getitem__(self, index):
+        self.asked.append(len(index))
+        return super().__getitem__(index)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_products_are_those_of_the_descriptions(dtype):
     draw = torch.Generator().manual_seed(0)

@@ -80,7 +80,9 @@ def test_a_part_takes_its_rows_and_the_edges_between_them():
     section = section_of(6, "Ada")
     held = copy.copy(section)
     held.x = Rows(section.x.numpy())
+    held.spots = section.spots = [f"spot {i}" for i in range(36)]
     inside = torch.from_numpy(np.random.default_rng(0).random(36) < 0.6)
     part, expected = dense_graph(part_of(held, inside)), section.subgraph(inside)
     for key in ("x", "y", "pos", "edge_index", "edge_attr"):
         assert torch.equal(part[key], expected[key])
+    assert part.spots == expected.spots
