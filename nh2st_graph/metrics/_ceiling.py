@@ -153,10 +153,8 @@ def _at_full_depth(r_half: NDArray) -> NDArray[np.float64]:
 
 def _weighted_pearson(a: NDArray, b: NDArray, weights: NDArray) -> NDArray[np.float64]:
     """Compute r of each gene, ``(n_draws, n_genes)``, by weights of the spots, ``(n_draws, n_spots)``, of sum 1."""
-    n_genes = a.shape[1]
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    products = weights @ np.hstack([a, b, a * a, b * b, a * b])
-    mean_a, mean_b, aa, bb, ab = (products[:, i * n_genes : (i + 1) * n_genes] for i in range(5))
+    mean_a, mean_b, aa, bb, ab = weights @ a, weights @ b, weights @ (a * a), weights @ (b * b), weights @ (a * b)
     spread = np.sqrt(np.clip(aa - mean_a**2, 0, None) * np.clip(bb - mean_b**2, 0, None))
     covariance = ab - mean_a * mean_b
     # A draw may hold a gene at one value only: it says nothing, as in pearson.

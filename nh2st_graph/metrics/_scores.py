@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -34,6 +36,9 @@ _ROUND_OFF = 16
 _N_TOP = 50
 _N_SHUFFLES = 20
 _SHUFFLE_SEED = 0
+
+#: Numbers that are scored at a time, the fewest genes of them, and spots that are checked at a time.
+_NUMBERS, _LEAST_GENES, _SPOTS = 2**22, 32, 2**16
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,7 @@ def score_section(
     depth: pd.Series,
     heg50: Sequence[str] | None = None,
     hpg50: Sequence[str] | None = None,
+    threads: int = 1,
 ) -> Scores:
     """Score a prediction of one section against its measurement.
 
@@ -153,6 +159,8 @@ def score_section(
         Genes with the highest mean in training (:func:`highest_expressed`). Genes that the section lacks are left out.
     hpg50
         Genes predicted best on validation data (:func:`best_predicted`). Genes that the section lacks are left out.
+    threads
+        Parts of the genes that are scored at a time, if there are very many spots. Scores do not depend on it.
 
     Returns
     -------
@@ -181,27 +189,23 @@ def score_section(
     """
     predicted, observed, depth = _align(predicted, observed, depth)
     covariate = np.log1p(depth.to_numpy(dtype=np.float64))
-    p, o = predicted.to_numpy(), observed.to_numpy()
-    z_p, z_o = _standardise(p), _standardise(o)
-    per_gene = pd.DataFrame(
-        {
-            "pcc": _dot(z_p, z_o),
-            "pcc_partial": partial_pearson(p, o, covariate),
-            "mse": mse(p, o),
-            "mae": mae(p, o),
-            "mean_observed": o.mean(axis=0, dtype=np.float64),
-            "constant_predicted": _is_flat(z_p),
-            "constant_observed": _is_flat(z_o),
-        },
-        index=pd.Index(observed.columns, name="gene"),
-    )
+    shuffles = list(_shuffles(len(observed)))
+
+    def score(genes: slice) -> tuple[pd.DataFrame, NDArray]:
+        p, o = (values.iloc[:, genes].to_numpy() for values in (predicted, observed))
+        return _score_genes(p, o, covariate, shuffles)
+
+    with ThreadPoolExecutor(threads) as pool:
+        blocks = list(pool.map(score, _gene_blocks(*observed.shape)))
+    per_gene = pd.concat([each for each, _ in blocks]).set_axis(pd.Index(observed.columns, name="gene"))
+    shuffled = np.concatenate([each for _, each in blocks], axis=1)
     summary: Summary = {
         "pcc_mean": float(per_gene["pcc"].mean()),
         "pcc_partial": float(per_gene["pcc_partial"].mean()),
         "pcc_heg50": _mean_over(per_gene["pcc"], heg50),
         "pcc_hpg50": _mean_over(per_gene["pcc"], hpg50),
         "pcc_top50_by_test": _top_mean(per_gene["pcc"].to_numpy()),
-        "pcc_top50_by_test_shuffled": _top_mean_shuffled(z_p, z_o),
+        "pcc_top50_by_test_shuffled": float(np.mean([_top_mean(each) for each in shuffled])),
         "mse": float(per_gene["mse"].mean()),
         "mae": float(per_gene["mae"].mean()),
         "n_spots": len(observed),
@@ -212,12 +216,37 @@ def score_section(
     return Scores(per_gene, summary)
 
 
+def _gene_blocks(n_spots: int, n_genes: int) -> Iterator[slice]:
+    """Divide the genes, so that a block is small beside a large section."""
+    at_once = max(_NUMBERS // n_spots, _LEAST_GENES)
+    ends = np.linspace(0, n_genes, -(-n_genes // at_once) + 1).astype(int)
+    return (slice(start, end) for start, end in pairwise(ends.tolist()))
+
+
+def _score_genes(
+    p: NDArray, o: NDArray, covariate: NDArray, shuffles: Sequence[NDArray[np.int64]]
+) -> tuple[pd.DataFrame, NDArray]:
+    """Score some genes; give a row for each, and r of each with shuffled predicted spots, ``(n_shuffles, n_genes)``."""
+    z_p, z_o = _standardise(p), _standardise(o)
+    scores = {
+        "pcc": _dot(z_p, z_o),
+        "pcc_partial": partial_pearson(p, o, covariate),
+        "mse": mse(p, o),
+        "mae": mae(p, o),
+        "mean_observed": o.mean(axis=0, dtype=np.float64),
+        "constant_predicted": _is_flat(z_p),
+        "constant_observed": _is_flat(z_o),
+    }
+    return pd.DataFrame(scores), np.stack([_dot(z_p[order], z_o) for order in shuffles])
+
+
 def depth_oracle(
     depth: pd.Series,
     observed: pd.DataFrame,
     *,
     heg50: Sequence[str] | None = None,
     hpg50: Sequence[str] | None = None,
+    threads: int = 1,
 ) -> Scores:
     """Score the spot's log total count as the prediction of every gene: how far depth alone goes.
 
@@ -228,7 +257,7 @@ def depth_oracle(
     ----------
     depth
         Total count of each spot, with spot names as index.
-    observed, heg50, hpg50
+    observed, heg50, hpg50, threads
         As in :func:`score_section`.
 
     Returns
@@ -246,7 +275,7 @@ def depth_oracle(
         index=depth.index,
         columns=observed.columns,
     )
-    scores = score_section(prediction, observed, depth=depth, heg50=heg50, hpg50=hpg50)
+    scores = score_section(prediction, observed, depth=depth, heg50=heg50, hpg50=hpg50, threads=threads)
     no_errors: Summary = {"mse": None, "mae": None}
     return replace(
         scores,
@@ -337,10 +366,9 @@ def _top_mean(pcc: NDArray) -> float:
     return float(np.sort(pcc)[-_N_TOP:].mean())
 
 
-def _top_mean_shuffled(z_predicted: NDArray, z_observed: NDArray) -> float:
+def _shuffles(n_spots: int) -> Iterator[NDArray[np.int64]]:
     rng = np.random.default_rng(_SHUFFLE_SEED)
-    orders = (rng.permutation(len(z_predicted)) for _ in range(_N_SHUFFLES))
-    return float(np.mean([_top_mean(_dot(z_predicted[order], z_observed)) for order in orders]))
+    return (rng.permutation(n_spots) for _ in range(_N_SHUFFLES))
 
 
 def _align(
@@ -353,14 +381,22 @@ def _align(
     _check_same("spots", depth.index, "depth", observed.index, "observed")
     _check_same("genes", predicted.columns, "predicted", observed.columns, "observed")
     spots = observed.index.sort_values()
-    predicted, observed, depth = predicted.loc[spots, observed.columns], observed.loc[spots], depth.loc[spots]
+    predicted, observed = _in_order(predicted, spots, observed.columns), _in_order(observed, spots, observed.columns)
+    depth = depth.loc[spots]
     for name, values in (("predicted", predicted), ("observed", observed), ("depth", depth)):
-        if not np.isfinite(values.to_numpy(dtype=np.float64)).all():
+        parts = (values.iloc[start : start + _SPOTS] for start in range(0, len(spots), _SPOTS))
+        if not all(np.isfinite(part.to_numpy(dtype=np.float64)).all() for part in parts):
             raise DataError(f"{name} has values that are not finite numbers; scores need all of them")
     counts = depth.to_numpy(dtype=np.float64)
     if (counts < 0).any() or not np.array_equal(counts, np.rint(counts)):
         raise DataError("depth must hold total counts (whole numbers of 0 or more), not their logarithm")
     return predicted, observed, depth
+
+
+def _in_order(values: pd.DataFrame, spots: pd.Index, genes: pd.Index) -> pd.DataFrame:
+    """Put spots and genes in an order, without a copy of a table that has it."""
+    there = values.index.equals(spots) and values.columns.equals(genes)
+    return values if there else values.loc[spots, genes]
 
 
 def _check_same(what: str, a: pd.Index, a_name: str, b: pd.Index, b_name: str) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.decomposition import PCA
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
+from sklearn.metrics import mean_squared_error
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -134,9 +136,15 @@ class Baseline(Estimator):
                 f"method {self.config.name!r}: {len(x)} training spots are too few to hold out some and choose "
                 f"{', '.join(grid)}; give more sections, or a single value"
             )
-        folds = GroupKFold(min(n_groups, MOST_FOLDS))
-        search = GridSearchCV(self.regression(), dict(grid), cv=folds, scoring="neg_mean_squared_error", refit=False)
-        search.fit(self._searched(x), _targets(y), groups=groups)
+        return self._best(self._searched(x), _targets(y), groups, GroupKFold(min(n_groups, MOST_FOLDS)))
+
+    def _best(
+        self, x: NDArray[np.float64], y: NDArray[np.float64], groups: NDArray[np.int64], folds: GroupKFold
+    ) -> dict[str, Any]:
+        """Find the values with the smallest mean of the folds' squared errors; of equal ones, the first."""
+        grid = dict(self.grid())
+        search = GridSearchCV(self.regression(), grid, cv=folds, scoring="neg_mean_squared_error", refit=False)
+        search.fit(x, y, groups=groups)
         return {name: np.asarray(value).item() for name, value in search.best_params_.items()}
 
     def _searched(self, x: NDArray[Any]) -> NDArray[np.float64]:
@@ -363,6 +371,18 @@ class NearestSpots(Baseline):
         """Give the numbers of neighbours; see :meth:`Baseline.grid`."""
         return {"n_neighbors": self.config.neighbours}
 
+    def _best(
+        self, x: NDArray[np.float64], y: NDArray[np.float64], groups: NDArray[np.int64], folds: GroupKFold
+    ) -> dict[str, int]:
+        """Choose among all numbers by one search for the nearest, which takes most of the time."""
+        wanted = self.config.neighbours
+        errors = np.zeros(len(wanted))
+        for train, held_out in folds.split(x, groups=groups):
+            found = _NearestOrAll(max(wanted)).fit(x[train], y[train])
+            nearest = found.kneighbors(x[held_out], return_distance=False)
+            errors += [mean_squared_error(y[held_out], found.mean_of(nearest[:, :n])) for n in wanted]
+        return {"n_neighbors": wanted[int(errors.argmin())]}
+
 
 class _NearestOrAll(KNeighborsRegressor):
     """The mean of the nearest training spots, or of all spots if there are fewer."""
@@ -370,6 +390,15 @@ class _NearestOrAll(KNeighborsRegressor):
     def kneighbors(self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True) -> Any:
         wanted = min(n_neighbors or self.n_neighbors, self.n_samples_fit_)
         return super().kneighbors(X, wanted, return_distance)
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        return self.mean_of(self.kneighbors(X, return_distance=False))
+
+    def mean_of(self, nearest: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Take means over neighbours ``(n, k)``, without the expression of all of them at once."""
+        n, k = nearest.shape
+        parts = np.ones(n * k), nearest.ravel(), np.arange(0, n * k + 1, k)
+        return np.asarray(sparse.csr_array(parts, shape=(n, self.n_samples_fit_)) @ self._y) / k
 
 
 class RandomForestConfig(MethodConfig):

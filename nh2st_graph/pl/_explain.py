@@ -17,14 +17,13 @@ from scipy import sparse
 
 from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph._files import is_count
-from nh2st_graph.pl._maps import _aspect, _draw, _drawable
+from nh2st_graph.pl._maps import _RINGS, _add_circles, _add_values, _aspect, _draw_image, _drawable
 from nh2st_graph.pl._style import (
     BLUE,
     DIVERGING,
     HALO,
     ORANGE,
     PEARSON,
-    SEQUENTIAL,
     colour_bar,
     finish_rows,
     given_or_new,
@@ -145,9 +144,10 @@ def neighbour_share(
         raise DataError(_not_explained(adata, f"obs['{key}']"))
     _drawable(adata)
     ax = given_or_new(ax, _WIDTH, _height(adata))
-    _draw(adata, ax, color=key, alpha=0.5, img_cmap="gray", cmap=SEQUENTIAL, norm=Normalize(0, 1))
     share = adata.obs[key]
-    colour_bar(ax, ax.collections[-1], "share of the prediction from the neighbourhood")
+    _draw_image(adata, ax, alpha=0.5, img_cmap="gray")
+    shown = _add_values(adata, ax, share.to_numpy(), Normalize(0, 1))
+    colour_bar(ax, shown, "share of the prediction from the neighbourhood")
     ax.set_title(f"section {section_name(adata)}: mean share {share.mean():.2f}")
     return ax
 
@@ -221,7 +221,7 @@ def neighbour_gain(
 
 
 def _all_edges(adata: AnnData, edges: _Edges, ax: Axes) -> Axes:
-    _draw(adata, ax, alpha=0.5, img_cmap="gray", spots=False)
+    _draw_image(adata, ax, alpha=0.5, img_cmap="gray")
     centres = _centres(adata)
     reader, read = centres[edges.reader], centres[edges.read]
     halves = np.stack([reader, (reader + read) / 2], axis=1)
@@ -236,8 +236,8 @@ def _one_spot(adata: AnnData, edges: _Edges, spot: str, key: str, ax: Axes) -> A
     i, centres, diameter = adata.obs_names.get_loc(spot), _centres(adata), _diameter(adata)
     mine = edges.reader == i
     weight, centre, around = edges.weight[mine], centres[i], centres[edges.read[mine]]
-    _draw(adata, ax, alpha=1.0, na_color="white")
-    ax.collections[-1].set(facecolor="none", edgecolor="black", linewidth=0.8)
+    _draw_image(adata, ax, alpha=1.0)
+    _add_circles(adata, ax, **_RINGS)
     wedges = PolyCollection(
         list(_wedges(around, centre, _WEDGE * diameter * weight / weight.max(), diameter / 2)),
         array=edges.relative[mine],

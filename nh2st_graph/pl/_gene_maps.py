@@ -20,14 +20,15 @@ from nh2st_graph.metrics import pearson
 from nh2st_graph.pl._maps import (
     _BAR_INCHES,
     _FADED,
+    _add_values,
     _aspect,
     _colour_range,
-    _draw,
+    _draw_image,
     _hatch,
     _marked,
     _with_small_image,
 )
-from nh2st_graph.pl._style import EXPRESSION, HALO, SEQUENTIAL, colour_bar
+from nh2st_graph.pl._style import EXPRESSION, HALO, colour_bar
 from nh2st_graph.read import SpatialObject, documented, one_section
 from nh2st_graph.section import Key, as_dense, section_name
 
@@ -118,7 +119,7 @@ def _beside_observed(
     shape = (len(rows), 1 + len(columns))
     figure, grid = plt.subplots(*shape, figsize=(width, height), squeeze=False, layout="compressed")
     for axes, (gene, kind) in zip(grid, rows, strict=True):
-        _draw(prediction, axes[0], alpha=1.0, spots=False)
+        _draw_image(prediction, axes[0], alpha=1.0)
         _name_row(axes[0], f"{kind}\n{gene}" if kind else gene)
         for ax, (name, layer) in zip(axes[1:], columns, strict=True):
             there = _draw_gene(prediction, ax, gene, layer)
@@ -140,7 +141,7 @@ def _beside_image(prediction: AnnData, rows: Sequence[tuple[str, str]], unlike: 
     height = _TITLE_INCHES + (_PANEL_INCHES * _aspect(prediction) + _title_inches(prediction)) * n_rows
     figure, grid = plt.subplots(n_rows, n_columns, figsize=(width, height), squeeze=False, layout="compressed")
     image, *others = grid.flat
-    _draw(prediction, image, alpha=1.0, spots=False)
+    _draw_image(prediction, image, alpha=1.0)
     image.set_title("H&E")
     for ax, (gene, _) in zip(others, rows, strict=False):
         name = f"{gene}, {_kind(prediction)}"
@@ -184,20 +185,20 @@ def _name_row(ax: Axes, name: str) -> None:
 def _draw_gene(prediction: AnnData, ax: Axes, gene: str, layer: str | None) -> bool:
     """Draw a gene; where it has no values, say so, and give False."""
     values = np.asarray(prediction.obs_vector(gene, layer=layer), dtype=np.float64)
+    _draw_image(prediction, ax, alpha=0.5, img_cmap="gray")
     if np.isnan(values).all():
-        _draw(prediction, ax, alpha=0.5, img_cmap="gray", spots=False)
         said = "not predicted:\nbarely measured in training" if layer is None else "not measured"
         ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", path_effects=HALO)
         return False
     low, high = _colour_range(values)
     norm = Normalize(low, high)
-    _draw(prediction, ax, color=gene, layer=layer, alpha=0.5, img_cmap="gray", cmap=SEQUENTIAL, norm=norm)
+    shown = _add_values(prediction, ax, values, norm)
     outside = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     extend = outside[bool(np.nanmin(values) < low), bool(np.nanmax(values) > high)]
     about = prediction.uns.get(Key.uns.prediction, {})
     label = EXPRESSION.get(about.get("normalize"), "log-expression")
     label = label.replace("log(", f"log{about['log_base']}(") if about.get("log_base", "e") != "e" else label
-    bar = colour_bar(ax, ax.collections[-1], label, extend=extend)
+    bar = colour_bar(ax, shown, label, extend=extend)
     bar.ax.yaxis.label.set_fontsize("small")
     return True
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from anndata import AnnData
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.colors import Normalize
@@ -28,6 +29,11 @@ _MARGIN, _WIDE_MARGIN = 0.06, 0.25
 _ROBUST = (2.0, 98.0)
 #: Over spots whose value means little: most of their colour goes, and hatching shows where they are many.
 _FADED = {"facecolor": (1.0, 1.0, 1.0, 0.6), "edgecolor": "0.25", "linewidth": 0.0}
+#: Spots through which the image is seen: rings, and a veil over it where rings would leave nothing of it.
+_RINGS: dict[str, Any] = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.8}
+_VEIL: dict[str, Any] = {"facecolor": (0.0, 0.0, 0.0, 0.35), "linewidth": 0.0}
+#: A spot of fewer points across is too small for a ring.
+_SMALL = 2.5
 _SCALE_BAR = {"location": "lower left", "border_pad": 0.5, "box_alpha": 0.7, "font_properties": {"size": "small"}}
 #: Pixels along the longer side of the drawn image.
 _IMAGE_PIXELS = 900
@@ -44,6 +50,8 @@ def section(
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the spots of a section on its H&E image, to see whether they lie on tissue.
+
+    They are rings, or a grey veil where there are so many that rings would hide the image.
 
     Spots of a prediction that are unlike training (``obs["familiarity"]``) are orange and hatched.
 
@@ -72,8 +80,8 @@ def section(
     adata = one_section(adata, library_key=library_key, library_id=library_id, table_key=table_key)
     _drawable(adata)
     ax = given_or_new(ax, 6, 0.3 + 6 * _aspect(adata, _WIDE_MARGIN))
-    _draw(adata, ax, margin=_WIDE_MARGIN, alpha=1.0, na_color="white")
-    ax.collections[-1].set(facecolor="none", edgecolor="black", linewidth=0.8)
+    _draw_image(adata, ax, margin=_WIDE_MARGIN, alpha=1.0)
+    _add_circles(adata, ax, **(_RINGS if _points_across(adata, ax) >= _SMALL else _VEIL))
     unlike = unfamiliar_spots(adata, unfamiliar)
     _hatch(adata, ax, unlike, facecolor="none", edgecolor=ORANGE, linewidth=1.2)
     title = f"section {section_name(adata)}: {adata.n_obs} spots"
@@ -177,8 +185,8 @@ def _draw_column(
     """Draw a column of ``obs`` over a pale image, with unfamiliar spots hatched."""
     prediction = _with_small_image(prediction)
     ax = given_or_new(ax, 4.6 + _BAR_INCHES, 0.6 + 4.2 * _aspect(prediction))
-    _draw(prediction, ax, color=column, alpha=0.5, img_cmap="gray", cmap=SEQUENTIAL, norm=norm)
-    colour_bar(ax, ax.collections[-1], label)
+    _draw_image(prediction, ax, alpha=0.5, img_cmap="gray")
+    colour_bar(ax, _add_values(prediction, ax, prediction.obs[column].to_numpy(), norm), label)
     unlike = unfamiliar_spots(prediction, unfamiliar)
     _hatch(prediction, ax, unlike, **_FADED)
     ax.set_title(_marked(f"section {section_name(prediction)}", "hatched", unlike, unfamiliar), fontsize="medium")
@@ -195,16 +203,31 @@ def _marked(title: str, mark: str, unlike: NDArray[np.bool_], below: float) -> s
 
 def _hatch(adata: AnnData, ax: Axes, spots: NDArray[np.bool_], **style: Any) -> None:
     """Hatch some spots over what is drawn there."""
-    if not spots.any():
-        return
+    if spots.any():
+        _add_circles(adata, ax, spots, **style).set_hatch("/" * 6)
+
+
+def _add_circles(adata: AnnData, ax: Axes, spots: NDArray[np.bool_] | None = None, **style: Any) -> EllipseCollection:
+    """Draw all spots, or some, as circles of their physical size: one shape at many places, for there may be many."""
     drawn = _drawable(adata)
-    side = np.full(int(spots.sum()), drawn.spot_diameter * drawn.hires_scale)
-    centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)[spots] * drawn.hires_scale
+    side = [drawn.spot_diameter * drawn.hires_scale]
+    centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) * drawn.hires_scale
     circles = EllipseCollection(
-        side, side, np.zeros(len(side)), units="xy", offsets=centres, offset_transform=ax.transData, **style
+        *(side, side, [0.0]),
+        units="xy",
+        offsets=centres if spots is None else centres[spots],
+        offset_transform=ax.transData,
+        **style,
     )
-    circles.set_hatch("/" * 6)
     ax.add_collection(circles, autolim=False)
+    return circles
+
+
+def _add_values(adata: AnnData, ax: Axes, values: NDArray[Any], norm: Normalize) -> EllipseCollection:
+    """Draw a number of each spot as its colour; grey where there is none."""
+    cmap = colormaps.get_cmap(SEQUENTIAL).with_extremes(bad="lightgray")
+    numbers = np.ma.masked_invalid(values)
+    return _add_circles(adata, ax, array=numbers, cmap=cmap, norm=norm, linewidth=0.0)
 
 
 def _colour_range(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -216,17 +239,15 @@ def _colour_range(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _draw(
-    adata: AnnData, ax: Axes, *, alpha: float, margin: float = _MARGIN, spots: bool = True, **options: Any
-) -> None:
-    """Draw spots of their physical size and the image by squidpy, and set the view to the spots."""
+def _draw_image(adata: AnnData, ax: Axes, *, alpha: float, margin: float = _MARGIN, **options: Any) -> None:
+    """Draw the image and a scale bar by squidpy, and set the view to the spots."""
     import squidpy as sq
 
     drawn = _drawable(adata)
     scale, microns = drawn.hires_scale, drawn.microns_per_pixel
     unit, kind = ("px", {"dimension": "pixel-length", "scale_formatter": _pixels}) if microns is None else ("um", {})
     sq.pl.spatial_scatter(
-        adata,
+        adata[:1],  # it would make an object of each spot: minutes for a slide of Visium HD
         ax=ax,
         img_alpha=alpha,
         colorbar=False,
@@ -237,8 +258,7 @@ def _draw(
         **options,
     )
     finish_map(ax)
-    if not spots:
-        ax.collections[-1].remove()
+    ax.collections[-1].remove()
     low, high = _frame(adata, margin)
     ax.set_xlim(low[0] * scale, high[0] * scale)
     ax.set_ylim(high[1] * scale, low[1] * scale)
@@ -302,6 +322,14 @@ def _frame(adata: AnnData, margin: float) -> tuple[NDArray[np.float64], NDArray[
     low, high = centres.min(axis=0) - radius, centres.max(axis=0) + radius
     border = margin * (high - low).max()
     return np.minimum(low, np.maximum(low - border, 0)), np.maximum(high, np.minimum(high + border, image))
+
+
+def _points_across(adata: AnnData, ax: Axes) -> float:
+    """Compute how large a spot is on paper, in points."""
+    left, right = ax.get_xlim()
+    inches = ax.bbox.width / ax.figure.dpi
+    drawn = _drawable(adata)
+    return drawn.spot_diameter * drawn.hires_scale / abs(right - left) * inches * 72
 
 
 def _aspect(adata: AnnData, margin: float = _MARGIN) -> float:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 from torch_geometric.data import Data
@@ -26,11 +27,11 @@ from nh2st_graph.metrics import (
     downstream_scores,
     n_constant,
     neighbour_mean,
-    noise_ceiling_interval,
     score_section,
     share_of_ceiling,
 )
 from nh2st_graph.models import BASELINES, make_baseline
+from nh2st_graph.nn import LARGE
 from nh2st_graph.read import Sections, documented, sections_by_name
 from nh2st_graph.section import (
     Key,
@@ -42,13 +43,13 @@ from nh2st_graph.section import (
     patient_name,
     patients_in,
     say_same_sections,
-    split_half_normalizer,
     unknown_patients,
 )
 from nh2st_graph.tl._found import trust_scores
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.tl._predict import finished, predict_prepared, with_genes
 from nh2st_graph.train import FittedModel, PreparedSection, prepared_digest, threads_for
+from nh2st_graph.train._held_out import section_ceiling
 from nh2st_graph.train._memory import give_back
 from nh2st_graph.train._record import record
 
@@ -58,6 +59,9 @@ logger = logging.getLogger("nh2st_graph")
 
 #: What an error calls the test sections.
 _TESTS = setting("data.test", argument="test_sections")
+
+#: Genes of a large section that are compared at a time.
+_GENES = 32
 
 #: Scores of each gene that are also kept for baselines and references.
 _PER_GENE = ("pcc", "pcc_partial")
@@ -77,7 +81,7 @@ class Evaluation:
     per_gene
         One row for each section and gene: the model's scores, ``pcc`` and ``pcc_partial`` of each baseline and
         reference (``pcc_ridge``, ``pcc_partial_depth_oracle``, ...), and the noise ceiling with its 95 % interval
-        (``ceiling``, ``ceiling_low``, ``ceiling_high``).
+        (``ceiling``, ``ceiling_low``, ``ceiling_high``); of more than 50,000 spots, of so many evenly drawn ones.
     predictions
         Predicted sections by name.
     predict_seconds
@@ -247,8 +251,14 @@ def _score_baselines(model: FittedModel, graphs: Sequence[Data], tests: Sequence
 
 
 def _score(model: FittedModel, prepared: PreparedSection, predicted: pd.DataFrame) -> Scores:
-    subsets = {"heg50": model.heg50, "hpg50": model.hpg50}
-    return score_section(predicted, prepared.observed, depth=_depth(prepared), **subsets)
+    return score_section(
+        predicted,
+        prepared.observed,
+        depth=_depth(prepared),
+        heg50=model.heg50,
+        hpg50=model.hpg50,
+        threads=model.config.train.n_threads,
+    )
 
 
 def _depth(prepared: PreparedSection) -> pd.Series:
@@ -267,13 +277,12 @@ def _score_one(model: FittedModel, baselines: Mapping[str, Scores], prepared: Pr
         scores["model"] = replace(scores["model"], summary={**scores["model"].summary, **found})
     scores |= baselines
     depth, subsets = _depth(prepared), {"heg50": model.heg50, "hpg50": model.hpg50}
-    scores["depth_oracle"] = depth_oracle(depth, observed, **subsets)
-    around = neighbour_mean(observed.to_numpy(), completed.obsp[Key.obsp.connectivities])
-    means = pd.DataFrame(around, index=observed.index, columns=observed.columns)
-    scores["neighbour_mean"] = _score(model, prepared, means)
-    ceiling = noise_ceiling_interval(
-        *split_half_normalizer(completed, model.genes, **model.config.data.target), seed=model.config.seed
-    )
+    scores["depth_oracle"] = depth_oracle(depth, observed, **subsets, threads=model.config.train.n_threads)
+    around = _neighbour_means(observed, completed.obsp[Key.obsp.connectivities])
+    scores["neighbour_mean"] = _score(model, prepared, around)
+    del around
+    # Of smoothed targets, spots that are drawn alone would lack what they are means of.
+    ceiling = section_ceiling(prepared, LARGE if model.config.data.smooth == "none" else completed.n_obs)
     summary: dict[str, Any] = {**scores, "noise_ceiling": _ceiling_summary(ceiling, subsets)}
     summary["genes_without_ceiling"] = _without(ceiling)
     per_gene = scores["model"].per_gene.assign(
@@ -285,6 +294,28 @@ def _score_one(model: FittedModel, baselines: Mapping[str, Scores], prepared: Pr
     prediction = with_genes(finished(prediction, model, prepared), model, None)
     summary["trust"] = trust_scores(model, prediction)
     return _Scored(summary, per_gene, prediction, seconds)
+
+
+def _neighbour_means(observed: pd.DataFrame, connectivities: Any) -> pd.DataFrame:
+    """Predict each spot by its neighbours' measurement, some genes of a large section at a time."""
+    means = np.empty_like(observed.to_numpy())
+    for genes in _gene_blocks(observed.shape[1], len(observed) >= LARGE):
+        means[:, genes] = neighbour_mean(observed.iloc[:, genes], connectivities)
+    return pd.DataFrame(means, index=observed.index, columns=observed.columns)
+
+
+def _gene_blocks(n_genes: int, large: bool) -> Iterator[slice]:
+    """Give the genes of a table at once, and of a large section some at a time."""
+    at_once = _GENES if large else n_genes
+    return (slice(start, start + at_once) for start in range(0, n_genes, at_once))
+
+
+def _n_constant(train: Sequence[PreparedSection]) -> int:
+    """Count the genes that do not vary over the training spots, which are read some genes at a time."""
+    large, n_genes = any(each.is_large for each in train), len(train[0].preparation.genes)
+    return sum(
+        n_constant(np.vstack([each.observed_of(genes) for each in train])) for genes in _gene_blocks(n_genes, large)
+    )
 
 
 def _without(ceiling: pd.DataFrame) -> list[str]:
@@ -344,7 +375,7 @@ def _protocol(model: FittedModel, tests: Sequence[PreparedSection], train: Seque
         "smooth": model.config.data.smooth,
         "log_base": model.config.data.log_base,
         "n_genes": len(model.genes),
-        "n_constant_train": n_constant(pd.concat([each.observed for each in train])),
+        "n_constant_train": _n_constant(train),
         "method": model.config.model.name,
         "encoder": model.config.features.described,
         "selected_epochs": model.selected_epochs,

@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -177,7 +178,8 @@ def predict(
 
 def finished(predicted: AnnData, model: FittedModel, prepared: PreparedSection) -> AnnData:
     """Put the spots in the order in which the section was given, and make NaN what nobody can know."""
-    done = predicted[prepared.spots].copy()
+    # A prediction of a large section is not held twice if nothing is to be put in order.
+    done = predicted if predicted.obs_names.equals(prepared.spots) else predicted[prepared.spots].copy()
     blank_barely_measured(done, model)
     return done
 
@@ -201,19 +203,22 @@ def predict_prepared(
 
 
 def as_prediction(model: FittedModel, prepared: PreparedSection, expression: NDArray[np.float32]) -> AnnData:
-    """Put expression, ``(n_spots, n_genes)`` in the order of a prepared section, beside all that goes with it."""
+    """Put expression, ``(n_spots, n_genes)`` in the order of a prepared section, beside copies of all else."""
     completed = prepared.section
     predicted = AnnData(
         X=expression,
         obs=completed.obs.drop(columns=Key.obs.measured, errors="ignore"),  # of an earlier imputation
         var=pd.DataFrame(index=pd.Index(model.genes, name="gene")),
-        obsm={Key.obsm.spatial: np.asarray(completed.obsm[Key.obsm.spatial], dtype=np.float64)},
-        obsp={key: sparse.csr_matrix(completed.obsp[key]) for key in (Key.obsp.connectivities, Key.obsp.distances)},
-        uns={key: completed.uns[key] for key in (Key.uns.neighbors,) if key in completed.uns},
+        obsm={Key.obsm.spatial: np.array(completed.obsm[Key.obsm.spatial], dtype=np.float64)},
+        obsp={
+            key: sparse.csr_matrix(completed.obsp[key], copy=True)
+            for key in (Key.obsp.connectivities, Key.obsp.distances)
+        },
+        uns={key: deepcopy(completed.uns[key]) for key in (Key.uns.neighbors,) if key in completed.uns},
     )
     own = library_id(completed)
     if own is not None:
-        predicted.uns[Key.uns.spatial] = {own: libraries(completed)[own]}
+        predicted.uns[Key.uns.spatial] = {own: deepcopy(libraries(completed)[own])}
     predicted.var[Key.var.varies] = varies(predicted.X)
     predicted.uns[Key.uns.prediction] = {
         "section": prepared.name,
@@ -231,7 +236,7 @@ def as_prediction(model: FittedModel, prepared: PreparedSection, expression: NDA
     if model.config.data.log_base != "e":
         predicted.uns[Key.uns.log] = {"base": float(model.config.data.log_base)}
     if prepared.has_panel:
-        predicted.layers[Key.layers.observed] = prepared.observed.to_numpy().astype(np.float32)
+        predicted.layers[Key.layers.observed] = prepared.observed.to_numpy(np.float32)
     return predicted
 
 

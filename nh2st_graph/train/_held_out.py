@@ -24,7 +24,7 @@ from nh2st_graph.train._large import scored
 from nh2st_graph.train._prepare import Learned, PreparedSection, image_only
 from nh2st_graph.train._threads import one_thread
 
-__all__ = ["Tested", "held_out", "say_rarely_detected", "tested_networks", "weigh"]
+__all__ = ["Tested", "held_out", "say_rarely_detected", "section_ceiling", "tested_networks", "weigh"]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -98,13 +98,20 @@ def _predict_as_new(network: Network, section: Data) -> Tensor:
 def weigh(prepared: Learned, graphs: Sequence[Data], tested: Tested) -> Confidence:
     """Weigh what was held out against what was measured there; see :class:`nh2st_graph.confidence.Confidence`."""
     config = prepared.preparation.config
+    # A smoothed target is a mean over spots that would not be drawn.
+    smooth = config.data.smooth != "none"
     with one_thread():
+        ceilings = {
+            each.name: section_ceiling(each, _MOST_SPOTS)
+            for each in prepared.train
+            if not smooth or each.section.n_obs <= _MOST_SPOTS
+        }
         return Confidence.fit(
             prepared.preparation.genes,
             tested.new,
             tested.known,
             detected_spots(graphs),
-            ceilings={each.name: ceiling for each in prepared.train if (ceiling := _ceiling(each)) is not None},
+            ceilings=ceilings,
             least=None if config.data.normalize == "residuals" else 0.0,
             seed=config.seed,
         )
@@ -133,12 +140,10 @@ def say_rarely_detected(genes: Sequence[str], graphs: Sequence[Data], panel: str
     )
 
 
-def _ceiling(prepared: PreparedSection) -> pd.DataFrame | None:
-    """Measure the noise ceiling of a section, of evenly drawn spots if they are very many."""
+def section_ceiling(prepared: PreparedSection, most_spots: int) -> pd.DataFrame:
+    """Measure the noise ceiling of a section; if there are more spots than ``most_spots``, of so many, evenly drawn."""
     config, section = prepared.preparation.config, prepared.section
-    if section.n_obs > _MOST_SPOTS:
-        if config.data.smooth != "none":  # a target is a mean over spots that would not be drawn
-            return None
-        section = section[np.linspace(0, section.n_obs - 1, _MOST_SPOTS).astype(int)].copy()
+    if section.n_obs > most_spots:
+        section = section[np.linspace(0, section.n_obs - 1, most_spots).astype(int)].copy()
     halves = split_half_normalizer(section, prepared.preparation.genes, **config.data.target)
     return noise_ceiling_interval(*halves, seed=config.seed)

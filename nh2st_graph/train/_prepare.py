@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -26,6 +27,7 @@ from nh2st_graph.nn import LARGE, Rows
 from nh2st_graph.section import (
     Key,
     Need,
+    as_dense,
     check_parts,
     check_section,
     counts_mistake,
@@ -347,21 +349,36 @@ class PreparedSection:
         return found.all_there
 
     @cached_property
+    def target(self) -> sparse.csr_matrix | NDArray[np.float32]:
+        """Targets of a large section, as :func:`~nh2st_graph.section.target_matrix` gives them."""
+        return target_matrix(self.section, self.preparation.genes, **self.preparation.config.data.target)
+
+    @cached_property
     def observed(self) -> pd.DataFrame:
-        """Targets, spots x genes of the panel, float64. A warning counts the spots without counts.
+        """Targets, spots x genes of the panel; float64, and float32 of a large section.
+
+        A warning counts the spots without counts.
 
         Raises
         ------
         DataError
             If a gene of the panel was not measured, or targets cannot be smoothed.
         """
-        found = targets(self.section, self.preparation.genes, **self.preparation.config.data.target)
+        genes = self.preparation.genes
+        if self.is_large:
+            found = pd.DataFrame(as_dense(self.target), self.section.obs_names, list(genes))
+        else:
+            found = targets(self.section, genes, **self.preparation.config.data.target)
         zero = ~found.to_numpy().any(axis=1)  # of these, some may have counts of other genes
         if zero.any():
             some = self.section[zero]
             by_panel = self.preparation.config.data.normalize == "panel"
             self._say_empty(panel_counts(some, self.preparation.genes).sum(axis=1) if by_panel else library_size(some))
         return found
+
+    def observed_of(self, genes: slice) -> NDArray[np.floating[Any]]:
+        """Targets of some genes of the panel, ``(n_spots, n)``; of a large section, the others stay sparse."""
+        return as_dense(self.target[:, genes]) if self.is_large else self.observed.to_numpy()[:, genes]
 
     @cached_property
     def measured(self) -> Data:
@@ -381,8 +398,7 @@ class PreparedSection:
         by_panel = self.preparation.config.data.normalize == "panel"
         if self.is_large:
             matrix = panel_matrix(self.section, self.preparation.genes)
-            target = target_matrix(self.section, self.preparation.genes, **self.preparation.config.data.target)
-            graph.y, graph.counts = Rows(target), Rows(matrix)
+            graph.y, graph.counts = Rows(self.target), Rows(matrix)
             library = np.asarray(matrix.sum(axis=1)).ravel() if by_panel else library_size(self.section)
             self._say_empty(library)
         else:

@@ -215,6 +215,21 @@ def test_order_of_spots_and_genes_changes_nothing(section) -> None:
     pd.testing.assert_frame_equal(shuffled.per_gene, expected.per_gene)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_many_spots_are_scored_some_genes_at_a_time_with_the_same_scores(section, threads, monkeypatch) -> None:
+    predicted, observed, depth = section
+    expected = metrics.score_section(predicted, observed, depth=depth)
+    monkeypatch.setattr("nh2st_graph.metrics._scores._NUMBERS", 60 * 7)
+    monkeypatch.setattr("nh2st_graph.metrics._scores._LEAST_GENES", 5)
+    monkeypatch.setattr("nh2st_graph.metrics._scores._SPOTS", 13)
+    found = metrics.score_section(predicted, observed, depth=depth, threads=threads)
+    assert found.summary == expected.summary
+    pd.testing.assert_frame_equal(found.per_gene, expected.per_gene, check_exact=True)
+    predicted.iloc[59, 79] = np.nan
+    with pytest.raises(DataError, match="predicted has values that are not finite"):
+        metrics.score_section(predicted, observed, depth=depth, threads=threads)
+
+
 def test_best_genes_by_test_are_high_on_noise_and_the_shuffled_value_says_so() -> None:
     rng = np.random.default_rng(0)
     noise, observed = (frame(rng.normal(size=(180, 600))) for _ in range(2))

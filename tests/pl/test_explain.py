@@ -89,7 +89,7 @@ class TestOneSpot:
     ) -> None:
         ax = pl.attention(explained, SPOT)
         rings, wedges = ax.collections
-        assert len(rings.get_paths()) == 30
+        assert len(rings.get_offsets()) == 30
         assert list(weights.index) == ["2x1", "1x2", "3x2", "2x3"]
         np.testing.assert_allclose(wedges.get_array(), weights * 4, rtol=1e-6)
         centre = explained[SPOT].obsm["spatial"][0] * SCALE

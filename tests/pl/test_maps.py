@@ -23,6 +23,13 @@ def test_section_shows_every_spot_as_a_ring_on_the_image(prediction: AnnData) ->
     np.testing.assert_array_equal(ax.images[0].get_array(), prediction.uns["spatial"]["C6"]["images"]["hires"])
 
 
+def test_small_spots_are_a_veil_through_which_the_image_is_seen(prediction: AnnData) -> None:
+    prediction.uns["spatial"]["C6"]["scalefactors"]["spot_diameter_fullres"] = 2.0
+    (veil,) = pl.section(prediction).collections
+    assert len(veil.get_edgecolor()) == 0 or not veil.get_linewidth()[0]
+    assert veil.get_facecolor()[0, 3] == 0.35
+
+
 def test_view_ends_with_the_image_but_never_hides_a_spot(prediction: AnnData) -> None:
     ax = pl.section(prediction)
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()

@@ -17,6 +17,8 @@ from nh2st_graph.train import dense_graph
 def every_section_is_large(monkeypatch) -> None:
     for name in ("_prepare", "_large", "_batches"):
         monkeypatch.setattr(f"nh2st_graph.train.{name}.LARGE", 1)
+    monkeypatch.setattr("nh2st_graph.tl._evaluate.LARGE", 20)
+    monkeypatch.setattr("nh2st_graph.tl._evaluate._GENES", 3)
 
 
 @pytest.fixture
@@ -58,9 +60,33 @@ def test_baselines_learn_and_predict(name, small, tiny_run, tiny_sections, every
     np.testing.assert_allclose(predicted[1], predicted[0], rtol=1e-3, atol=1e-3)
 
 
-def test_a_run_from_end_to_end(tiny_config, tiny_sections, every_section_is_large):
+def test_a_run_from_end_to_end(tiny_config, tiny_sections, every_section_is_large, monkeypatch):
     config = tiny_config.override(["train.max_epochs=1", "train.refit=false"])
     train = {name: tiny_sections[name] for name in ("S1", "S2")}
     model = tl.fit(train, config)
     scores = tl.evaluate({"S3": tiny_sections["S3"]}, model, train)
-    assert np.isfinite(scores.metrics["mean"]["pcc_mean"])
+    assert scores.predictions["S3"].layers["observed"].dtype == np.float32
+    monkeypatch.undo()
+    expected = tl.evaluate({"S3": tiny_sections["S3"]}, model, train)
+    # The noise ceiling alone is of fewer spots.
+    columns = [name for name in expected.per_gene if not name.startswith("ceiling")]
+    found, wanted = (each.per_gene[columns].astype(float) for each in (scores, expected))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    assert scores.metrics["protocol"] == expected.metrics["protocol"]
+    assert np.isfinite(scores.per_gene["ceiling"]).all()
+    assert not scores.per_gene["ceiling"].equals(expected.per_gene["ceiling"])
+
+
+def test_a_prediction_shares_nothing_with_its_section(tiny_run, tiny_sections):
+    section = tl.predict(tiny_sections["S3"], tiny_run.model)  # it has a graph and an image
+    section.X, section.var = None, section.var[[]]
+    before = section.copy()
+    found = tl.predict(section, tiny_run.model)
+    found.obsm["spatial"][:] = 0
+    found.obsp["spatial_connectivities"].data[:] = 0
+    next(iter(found.uns["spatial"].values()))["scalefactors"]["tissue_hires_scalef"] = 0
+    np.testing.assert_array_equal(section.obsm["spatial"], before.obsm["spatial"])
+    assert (section.obsp["spatial_connectivities"] != before.obsp["spatial_connectivities"]).nnz == 0
+    assert section.uns["spatial"].keys() == before.uns["spatial"].keys()
+    for name, entry in section.uns["spatial"].items():
+        assert entry["scalefactors"] == before.uns["spatial"][name]["scalefactors"]
