@@ -62,7 +62,10 @@ def main() -> None:
         commands = {
             "train": ("train", str(file), "--out", str(out)),
             "prepare": ("prepare", "visium_hd", str(folder), "--out", prepared, "--option", "bin_um=8"),
-            "predict": ("predict", str(out), f"{prepared}/{SECTION}.h5ad", "--out", f"{temporary}/predicted.h5ad"),
+            "predict": (
+                *("predict", str(out), f"{prepared}/{SECTION}.h5ad", "--out", f"{temporary}/predicted.h5ad"),
+                *("--cache", str(folder / "cache")),
+            ),
         }
         for name, command in commands.items():
             print(f"| {name} | {' | '.join(f'{value:.2f}' for value in run(*command))} |", flush=True)

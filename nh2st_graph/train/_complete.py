@@ -138,6 +138,15 @@ class Completer:
         if for_views or any(self._features_key(each) is None for each in sections):
             self._made  # noqa: B018 - raises
 
+    @property
+    def _cache(self) -> Path | Literal[False] | None:
+        """The folder of cached features; that of an untrusted model is only named."""
+        used, of_model = self.sources.cache_of(self.config.features), self.config.features.cache
+        if used is None and of_model is not None and "cache" not in self._said:
+            self._said.add("cache")
+            logger.info("training kept features in %s, which are not used unless you name it as cache", of_model)
+        return used
+
     @cached_property
     def blocks(self) -> list[Block]:
         """The encoders with their patches; one of several scales is made once."""
@@ -268,7 +277,7 @@ class Completer:
                         self.blocks,
                         bar=bar,
                         batch_size=wanted.batch_size,
-                        cache=self.sources.cache_of(wanted),
+                        cache=self._cache,
                         check_placement=wanted.check_placement,
                         floor_centres=wanted.floor_centres,
                     )
@@ -298,7 +307,7 @@ class Completer:
                 section_jitters(section, wanted.stain_views, wanted.stain_jitter),
                 bar=bar,
                 batch_size=wanted.batch_size,
-                cache=self.sources.cache_of(wanted),
+                cache=self._cache,
                 floor_centres=wanted.floor_centres,
             )
 

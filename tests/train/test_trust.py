@@ -237,15 +237,19 @@ class TestPlaces:
         with pytest.raises(ModelError, match=r"is not the one that the model was trained with \(other parts"):
             tl.predict(section, ng.load(saved, encoder="squidpy:histogram"))
 
-    def test_a_stored_cache_folder_is_left_alone(self, saved, section, tmp_path):
+    def test_a_stored_cache_folder_is_left_alone(self, saved, section, tmp_path, caplog):
         there, own = tmp_path / "theirs", tmp_path / "mine"
         describe(saved, lambda config: config["features"].update(cache=str(there)))
-        tl.predict(section, ng.load(saved))
+        with caplog.at_level("INFO", "nh2st_graph"):
+            tl.predict(section, ng.load(saved))
         assert not there.exists()
+        assert caplog.text.count(f"training kept features in {there}, which are not used unless") == 1
+        caplog.clear()
         tl.predict(section, ng.load(saved, cache=own))
         assert len(list(own.glob("*.safetensors"))) == 1
         assert not there.exists()
         tl.predict(section, ng.load(saved, cache=False))
         tl.predict(section, ng.load(saved, trust=True))
+        assert "training kept features" not in caplog.text
         assert len(list(there.glob("*.safetensors"))) == 1
         assert str(ng.load(saved).config.features.cache) == str(there), "the fact is kept"
