@@ -18,7 +18,7 @@ __all__ = ["LARGE", "Rows", "blocks_of", "dense"]
 LARGE = 50_000
 
 #: Bytes of a memory map that are read before its pages are given back.
-_MOST_MAPPED = 2**27
+_MOST_MAPPED = 2**25
 
 #: Spots that are made dense at a time.
 _BLOCK = 8192

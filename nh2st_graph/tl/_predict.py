@@ -232,7 +232,7 @@ def as_prediction(model: FittedModel, prepared: PreparedSection, expression: NDA
         Key.prediction.origin: prediction_origin(completed, model),
         Key.prediction.record: json.dumps(record(model.config)),
     }
-    add_familiarity(predicted, model.familiarity, prepared)
+    add_familiarity(predicted, model.familiarity, prepared, model.config.train.n_threads)
     if model.config.data.log_base != "e":
         predicted.uns[Key.uns.log] = {"base": float(model.config.data.log_base)}
     if prepared.has_panel:
@@ -251,8 +251,8 @@ def prediction_origin(section: AnnData, model: FittedModel) -> dict[str, str]:
 
 def varies(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Whether a gene varies over spots by more than the rounding of its values."""
-    spread, largest = np.ptp(values, axis=0), np.abs(values).max(axis=0, initial=0.0)
-    found: NDArray[np.bool_] = spread > 1e-6 * largest
+    low, high = values.min(axis=0), values.max(axis=0)
+    found: NDArray[np.bool_] = high - low > 1e-6 * np.maximum(-low, high)
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch_geometric.data import Data
 from nh2st_graph.confidence import Familiarity, FeatureColumns, HeldOutBy
 from nh2st_graph.im import HandcraftedEncoder
 from nh2st_graph.models import drawn_spots, patients_of, section_groups
-from nh2st_graph.nn import Rows
+from nh2st_graph.nn import Rows, on_threads
 from nh2st_graph.section import Key
 from nh2st_graph.train._prepare import PreparedSection
 from nh2st_graph.train._threads import one_thread
@@ -29,6 +28,8 @@ logger = logging.getLogger("nh2st_graph")
 _SPOTS, _OF_A_SECTION = 2000, 50
 #: Fewest patients that are held out in turn; of two, the one says too little of the other.
 _PATIENTS = 3
+#: Spots of a part of a section.
+_ROWS = 8192
 #: Sides of the patches whose pixels are features: smaller ones are taken as they are, larger ones thinned out.
 _SMALLEST, _LARGEST = 16, 112
 #: Under these names the model's files keep it.
@@ -64,7 +65,9 @@ def learn_familiarity(sections: Sequence[PreparedSection], graphs: Sequence[Data
         return Familiarity.fit(features, number, units, FeatureColumns.of(entry, features.shape[1]), held_out_by)
 
 
-def add_familiarity(predicted: AnnData, familiarity: Familiarity | None, prepared: PreparedSection) -> None:
+def add_familiarity(
+    predicted: AnnData, familiarity: Familiarity | None, prepared: PreparedSection, threads: int = 1
+) -> None:
     """Write how familiar the spots of a section are into its prediction, and warn of one that is unlike training.
 
     Parameters
@@ -75,13 +78,18 @@ def add_familiarity(predicted: AnnData, familiarity: Familiarity | None, prepare
         That of the model; None, of an earlier version, writes nothing.
     prepared
         The section.
+    threads
+        Parts of a large section that are read at a time.
     """
     predicted.obs.drop(columns=Key.obs.familiarity, errors="ignore", inplace=True)
     if familiarity is None:
         return
     features, (read, _) = _raw(prepared.section), _readable(prepared.section)
-    with nullcontext() if prepared.is_large else one_thread():
-        found = [familiarity.of(read(block.numpy())) for block in Rows(features).blocks()]
+    rows = Rows(features)
+    parts = [slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)]
+    # One thread for each part: a search on several threads takes four times as long as on one.
+    with one_thread():
+        found = on_threads(lambda part: familiarity.of(read(rows[part].numpy())), parts, threads)
         verdict = familiarity.judge(read(np.asarray(features[:: -(-len(features) // _SPOTS)])))
     predicted.obs[Key.obs.familiarity] = np.concatenate(found)
     predicted.uns[Key.uns.prediction][Key.prediction.familiarity] = {
