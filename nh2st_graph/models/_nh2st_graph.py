@@ -134,6 +134,7 @@ class NH2STGraph(CorrectedForm):
     ) -> None:
         super().__init__(config, n_features, n_genes, patch_encoder)
         self._others: Sequence[Data] = ()
+        self._held_out: Sequence[Tensor] = ()
         # Layers of PyG and the published operators draw from torch's own generator.
         self.threaded = config.operator == "attention" and config.cross_attention != "single"
         self.image_encoder = make_embedder(config, n_features)
@@ -217,13 +218,15 @@ class NH2STGraph(CorrectedForm):
         the targets too.
         """
         graphs = [copy.copy(section) for section in sections]
+        # The graphs have it from here on, and go when training ends.
+        held_out, self._held_out = self._held_out, ()
         if scales(self.config) and self.config.negatives == "depth":
             self.compared, same_depth = find_same_depth(sections)
             for graph, negatives in zip(graphs, same_depth, strict=True):
                 graph.same_depth = negatives
         for i, graph in enumerate(graphs):
             if self.config.closed_form:
-                graph.base = self._held_out[i]
+                graph.base = held_out[i]
             if self._by_components:
                 graph.scores = torch.cat([self.decoder.gene_input(rows) for rows in blocks_of(graph.y)])
                 del graph.y

@@ -19,7 +19,7 @@ __all__ = ["DescribedSpots", "Description", "own_and_around"]
 #: Z-scores are cut off here, so that a rare value (a speck of dust, an empty bin of a histogram) is not far from all.
 _CUT = 3.0
 #: Spots that are described at a time: next to each other, and spread over the section, which have more around them.
-_ROWS, _SPREAD = 8192, 2048
+_ROWS, _SPREAD = 8192, 512
 
 
 @dataclass(frozen=True)

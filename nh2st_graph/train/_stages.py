@@ -223,6 +223,7 @@ class _Stages:
                 module, curve, sample = self._fold(i, fold)
                 results.append((module, curve))
                 held_out_in.append(sample)
+                del fold  # or its graphs would stay while those of the next one are made
             if train.refit:
                 shortest = min(len(curve) for _, curve in results)
                 mean_curve = np.mean([curve[:shortest] for _, curve in results], axis=0)
