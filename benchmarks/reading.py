@@ -40,11 +40,11 @@ def bins_of(folder: Path) -> Path:
     return folder / SECTION / "outs" / "binned_outputs" / "square_008um"
 
 
-def read(folder: Path) -> Any:
-    """Read the section."""
+def read(folder: Path, section: str = SECTION) -> Any:
+    """Read a section."""
     from nh2st_graph.read import visium_hd_section
 
-    return visium_hd_section(folder / SECTION, 8)
+    return visium_hd_section(folder / section, 8)
 
 
 def preparation(folder: Path, genes: list[str]) -> Any:
@@ -117,8 +117,8 @@ TASKS = {
 }
 
 
-def write_cache(folder: Path) -> None:
-    """Draw the features, and write them where the package looks for them."""
+def write_cache(folder: Path, name: str = SECTION) -> None:
+    """Draw the features of a section, and write them where the package looks for them."""
     import numpy as np
 
     from nh2st_graph.im._blocks import make_blocks
@@ -126,7 +126,7 @@ def write_cache(folder: Path) -> None:
     from nh2st_graph.im._features import feature_keys
     from nh2st_graph.section import open_image
 
-    section, blocks = read(folder), make_blocks(ENCODER, PATCH_UM, 1, "cpu")
+    section, blocks = read(folder, name), make_blocks(ENCODER, PATCH_UM, 1, "cpu")
     with open_image(section) as slide:
         asked = [(block.encoder.input_size, block.fingerprint, block.patch_um) for block in blocks]
         (key,) = feature_keys(section, slide, slide.content_hash, asked)
