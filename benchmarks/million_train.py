@@ -35,8 +35,8 @@ TEST = "H2"
 def run(*command: str, package: Path | None = None) -> tuple[float, float, float]:
     """Run a command of this package, or of a checkout; give wall-clock and CPU seconds, and peak memory in GB."""
     start = time.perf_counter()
-    environment = os.environ | ({} if package is None else {"PYTHONPATH": str(package)})
-    process = subprocess.Popen([sys.executable, "-m", "nh2st_graph", *command], env=environment)
+    environment = os.environ | ({} if package is None else {"PYTHONPATH": str(package.resolve())})
+    process = subprocess.Popen([sys.executable, "-m", "nh2st_graph", *command], env=environment, cwd=package)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)}: failed")
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="an earlier checkout, for --test")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary) / "section"
+        folder = (options.folder or Path(temporary) / "section").resolve()
         names = [SECTION, *([TEST] if options.test else [])]
         synthetic_hd(options.bins, folder, n_sections=len(names))
         if not (folder / "cache").is_dir():
