@@ -37,8 +37,10 @@ _N_TOP = 50
 _N_SHUFFLES = 20
 _SHUFFLE_SEED = 0
 
-#: Numbers that are scored at a time, the fewest genes of them, and spots that are checked at a time.
-_NUMBERS, _LEAST_GENES, _SPOTS = 2**22, 32, 2**16
+#: Numbers that a thread scores at a time, the fewest genes of them, and the most numbers of all threads.
+_NUMBERS, _LEAST_GENES, _MOST_NUMBERS = 2**22, 32, 2**26
+#: Spots that are checked at a time.
+_SPOTS = 2**16
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,10 @@ def score_section(
         p, o = (values.iloc[:, genes].to_numpy() for values in (predicted, observed))
         return _score_genes(p, o, covariate, shuffles)
 
-    with ThreadPoolExecutor(threads) as pool:
-        blocks = list(pool.map(score, _gene_blocks(*observed.shape)))
+    parts = _gene_blocks(*observed.shape)
+    largest = len(observed) * max(part.stop - part.start for part in parts)
+    with ThreadPoolExecutor(min(threads, max(1, _MOST_NUMBERS // largest))) as pool:
+        blocks = list(pool.map(score, parts))
     per_gene = pd.concat([each for each, _ in blocks]).set_axis(pd.Index(observed.columns, name="gene"))
     shuffled = np.concatenate([each for _, each in blocks], axis=1)
     summary: Summary = {
@@ -216,11 +220,11 @@ def score_section(
     return Scores(per_gene, summary)
 
 
-def _gene_blocks(n_spots: int, n_genes: int) -> Iterator[slice]:
+def _gene_blocks(n_spots: int, n_genes: int) -> list[slice]:
     """Divide the genes, so that a block is small beside a large section."""
     at_once = max(_NUMBERS // n_spots, _LEAST_GENES)
     ends = np.linspace(0, n_genes, -(-n_genes // at_once) + 1).astype(int)
-    return (slice(start, end) for start, end in pairwise(ends.tolist()))
+    return [slice(start, end) for start, end in pairwise(ends.tolist())]
 
 
 def _score_genes(
