@@ -58,7 +58,7 @@ def main() -> None:
         folder = (options.folder or Path(temporary) / "section").resolve()
         names = [SECTION, *([TEST] if options.test else [])]
         synthetic_hd(options.bins, folder, n_sections=len(names))
-        if not (folder / "cache").is_dir():
+        if len(list((folder / "cache").glob("*.safetensors"))) < len(names):
             for name in names:
                 write_cache(folder, name)
         data = {"format": "visium_hd", "root": str(folder), "options": {"bin_um": 8}}

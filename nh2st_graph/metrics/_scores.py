@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from nh2st_graph._errors import DataError
+from nh2st_graph._errors import DataError, setting
+from nh2st_graph._files import is_count
 
 __all__ = [
     "Scores",
@@ -187,8 +188,10 @@ def score_section(
     Raises
     ------
     DataError
-        If spots or genes do not agree, or a value is not a finite number.
+        If spots or genes do not agree, or a value is not a finite number; or ``threads`` is no positive number.
     """
+    if not is_count(threads):
+        raise DataError(f"{setting('threads', threads)}; give at least 1")
     predicted, observed, depth = _align(predicted, observed, depth)
     covariate = np.log1p(depth.to_numpy(dtype=np.float64))
     shuffles = list(_shuffles(len(observed)))

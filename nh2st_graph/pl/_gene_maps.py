@@ -184,7 +184,8 @@ def _name_row(ax: Axes, name: str) -> None:
 
 def _draw_gene(prediction: AnnData, ax: Axes, gene: str, layer: str | None) -> bool:
     """Draw a gene; where it has no values, say so, and give False."""
-    values = np.asarray(prediction.obs_vector(gene, layer=layer), dtype=np.float64)
+    whole = prediction.X if layer is None else prediction.layers[layer]
+    values = as_dense(whole[:, [prediction.var_names.get_loc(gene)]]).ravel().astype(np.float64)
     _draw_image(prediction, ax, alpha=0.5, img_cmap="gray")
     if np.isnan(values).all():
         said = "not predicted:\nbarely measured in training" if layer is None else "not measured"

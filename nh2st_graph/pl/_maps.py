@@ -32,8 +32,8 @@ _FADED = {"facecolor": (1.0, 1.0, 1.0, 0.6), "edgecolor": "0.25", "linewidth": 0
 #: Spots through which the image is seen: rings, and a veil over it where rings would leave nothing of it.
 _RINGS: dict[str, Any] = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.8}
 _VEIL: dict[str, Any] = {"facecolor": (0.0, 0.0, 0.0, 0.35), "linewidth": 0.0}
-#: A spot of fewer points across is too small for a ring.
-_SMALL = 2.5
+#: A spot that is less than this share of the view across is too small for a ring.
+_SMALL = 1 / 300
 _SCALE_BAR = {"location": "lower left", "border_pad": 0.5, "box_alpha": 0.7, "font_properties": {"size": "small"}}
 #: Pixels along the longer side of the drawn image.
 _IMAGE_PIXELS = 900
@@ -51,7 +51,7 @@ def section(
 ) -> Axes:
     """Draw the spots of a section on its H&E image, to see whether they lie on tissue.
 
-    They are rings, or a grey veil where there are so many that rings would hide the image.
+    They are rings, or a grey veil where they are so small (below 1/300 of the map) that rings would hide the image.
 
     Spots of a prediction that are unlike training (``obs["familiarity"]``) are orange and hatched.
 
@@ -81,7 +81,7 @@ def section(
     _drawable(adata)
     ax = given_or_new(ax, 6, 0.3 + 6 * _aspect(adata, _WIDE_MARGIN))
     _draw_image(adata, ax, margin=_WIDE_MARGIN, alpha=1.0)
-    _add_circles(adata, ax, **(_RINGS if _points_across(adata, ax) >= _SMALL else _VEIL))
+    _add_circles(adata, ax, **(_RINGS if _share_across(adata, ax) >= _SMALL else _VEIL))
     unlike = unfamiliar_spots(adata, unfamiliar)
     _hatch(adata, ax, unlike, facecolor="none", edgecolor=ORANGE, linewidth=1.2)
     title = f"section {section_name(adata)}: {adata.n_obs} spots"
@@ -171,7 +171,7 @@ def spot_values(
         If ``obs`` has no such column of numbers.
     """
     prediction = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key)
-    numbers = list(prediction.obs.select_dtypes("number").columns)
+    numbers = list(prediction.obs.select_dtypes("number", exclude=["timedelta", "complexfloating"]).columns)
     if column not in numbers:
         name = section_name(prediction)
         raise DataError(f"section {name!r}: obs has no column of numbers {column!r}; {nearest(column, numbers)}")
@@ -231,9 +231,12 @@ def _add_values(adata: AnnData, ax: Axes, values: NDArray[Any], norm: Normalize)
 
 
 def _colour_range(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.nanpercentile(values, _ROBUST)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return 0.0, 1.0
+    low, high = np.percentile(values, _ROBUST)
     if low == high:  # expressed in a few spots only
-        low, high = np.nanmin(values), np.nanmax(values)
+        low, high = values.min(), values.max()
     if low == high:  # constant
         low, high = low - 0.5, high + 0.5
     return float(low), float(high)
@@ -324,12 +327,11 @@ def _frame(adata: AnnData, margin: float) -> tuple[NDArray[np.float64], NDArray[
     return np.minimum(low, np.maximum(low - border, 0)), np.maximum(high, np.minimum(high + border, image))
 
 
-def _points_across(adata: AnnData, ax: Axes) -> float:
-    """Compute how large a spot is on paper, in points."""
-    left, right = ax.get_xlim()
-    inches = ax.bbox.width / ax.figure.dpi
+def _share_across(adata: AnnData, ax: Axes) -> float:
+    """Compute what share of the longer side of the view a spot takes."""
+    sides = (abs(end - start) for start, end in (ax.get_xlim(), ax.get_ylim()))
     drawn = _drawable(adata)
-    return drawn.spot_diameter * drawn.hires_scale / abs(right - left) * inches * 72
+    return drawn.spot_diameter * drawn.hires_scale / max(sides)
 
 
 def _aspect(adata: AnnData, margin: float = _MARGIN) -> float:

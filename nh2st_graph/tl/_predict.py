@@ -171,8 +171,8 @@ def predict(
         if key_added is not None:
             adata.tables[key_added] = predicted
     elif key_added is not None:
-        given.table.obsm[key_added] = predicted.to_df()
-        given.table.uns[key_added] = predicted.uns[Key.uns.prediction]
+        given.table.obsm[key_added] = predicted.to_df().copy()
+        given.table.uns[key_added] = deepcopy(predicted.uns[Key.uns.prediction])
     return predicted
 
 

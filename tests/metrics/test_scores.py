@@ -225,6 +225,8 @@ def test_many_spots_are_scored_some_genes_at_a_time_with_the_same_scores(section
     found = metrics.score_section(predicted, observed, depth=depth, threads=threads)
     assert found.summary == expected.summary
     pd.testing.assert_frame_equal(found.per_gene, expected.per_gene, check_exact=True)
+    with pytest.raises(DataError, match="threads=0; give at least 1"):
+        metrics.score_section(predicted, observed, depth=depth, threads=0)
     predicted.iloc[59, 79] = np.nan
     with pytest.raises(DataError, match="predicted has values that are not finite"):
         metrics.score_section(predicted, observed, depth=depth, threads=threads)

@@ -52,6 +52,15 @@ def test_maps_hold_the_values_at_the_spots_at_the_assays_size(prediction: AnnDat
         np.testing.assert_allclose(widths, DIAMETER * SCALE, rtol=1e-3)
 
 
+def test_maps_are_of_the_prediction_whatever_else_has_the_name_of_the_gene(prediction: AnnData) -> None:
+    expected = prediction[:, "g3"].X.ravel().copy()
+    prediction.raw = prediction.copy()
+    prediction.raw.X[:] = 0
+    prediction.obs["g3"] = 0.0
+    (row,) = rows_of(pl.gene_maps(prediction, ["g3"]))
+    np.testing.assert_allclose(row[2].collections[0].get_array(), expected, rtol=1e-6)
+
+
 def test_each_map_has_its_own_robust_range_and_named_colour_bar(prediction: AnnData) -> None:
     prediction.layers["observed"][0, 3] = 1000  # one spot must not flatten the map
     (row,) = rows_of(pl.gene_maps(prediction, ["g3"]))

@@ -24,10 +24,14 @@ def test_section_shows_every_spot_as_a_ring_on_the_image(prediction: AnnData) ->
 
 
 def test_small_spots_are_a_veil_through_which_the_image_is_seen(prediction: AnnData) -> None:
-    prediction.uns["spatial"]["C6"]["scalefactors"]["spot_diameter_fullres"] = 2.0
-    (veil,) = pl.section(prediction).collections
-    assert len(veil.get_edgecolor()) == 0 or not veil.get_linewidth()[0]
-    assert veil.get_facecolor()[0, 3] == 0.35
+    factors, ax = prediction.uns["spatial"]["C6"]["scalefactors"], pl.section(prediction)
+    across = max(abs(np.diff(ax.get_xlim())[0]), abs(np.diff(ax.get_ylim())[0])) / SCALE
+    for share, veiled in ((1 / 200, False), (1 / 400, True)):
+        factors["spot_diameter_fullres"] = share * across
+        for axes in (None, plt.subplots(figsize=(12, 2))[1]):  # whatever the size on paper
+            (spots,) = pl.section(prediction, ax=axes).collections
+            assert (not spots.get_linewidth()[0]) == veiled
+            assert (len(spots.get_facecolor()) and spots.get_facecolor()[0, 3] == 0.35) == veiled
 
 
 def test_view_ends_with_the_image_but_never_hides_a_spot(prediction: AnnData) -> None:
@@ -53,6 +57,23 @@ def test_the_cut_of_unfamiliar_spots_can_be_chosen(judged: AnnData) -> None:
     ax = pl.section(judged, unfamiliar=2)
     assert len(ax.collections[1].get_offsets()) == 30
     assert ax.get_title() == "section C6: 30 spots\norange: 30 of 30 spots unlike training (familiarity below 2)"
+
+
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan])
+def test_colours_are_those_of_the_finite_values(prediction: AnnData, odd: float) -> None:
+    prediction.obs["score"] = np.linspace(0, 1, 30)
+    prediction.obs.loc[prediction.obs_names[7], "score"] = odd
+    (spots,) = pl.spot_values(prediction, "score").collections
+    finite = prediction.obs["score"][np.isfinite(prediction.obs["score"])]
+    np.testing.assert_allclose(spots.get_clim(), np.percentile(finite, [2, 98]))
+    assert spots.get_array().mask.tolist() == [i == 7 for i in range(30)]
+
+
+def test_only_real_numbers_are_drawn(prediction: AnnData) -> None:
+    prediction.obs["wave"], prediction.obs["age"] = 1j, np.timedelta64(1, "D")
+    for column in ("wave", "age"):
+        with pytest.raises(DataError, match=f"no column of numbers '{column}'"):
+            pl.spot_values(prediction, column)
 
 
 def test_familiarity_is_a_map_from_0_to_1(judged: AnnData) -> None:

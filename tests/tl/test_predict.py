@@ -379,6 +379,8 @@ class TestKeyAdded:
         before = section.copy()
         prediction = tl.predict(section, tiny_run.model, key_added="mine")
         assert_array_equal(prediction.X, expected.X)
+        prediction.X[:] = 0  # which is not the section's
+        prediction.uns["nh2st_prediction"].clear()
         pd.testing.assert_frame_equal(section.obsm["mine"], expected.to_df())
         assert section.uns["mine"]["train_sections"] == ["S1", "S2"]
         assert (section.X != before.X).nnz == 0, "what was measured stays"
