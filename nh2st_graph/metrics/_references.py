@@ -9,11 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from nh2st_graph._errors import DataError
+from nh2st_graph.metrics._scores import gene_blocks
 
 __all__ = ["neighbour_mean"]
 
 
-def neighbour_mean(observed: ArrayLike, connectivities: Any) -> NDArray[np.float64]:
+def neighbour_mean(observed: ArrayLike, connectivities: Any) -> NDArray[np.floating[Any]]:
     """Predict each spot by the mean of its neighbours' true expression.
 
     This is a reference and not a method: it shows how far smoothness alone goes, given all measured neighbours.
@@ -28,14 +29,15 @@ def neighbour_mean(observed: ArrayLike, connectivities: Any) -> NDArray[np.float
 
     Returns
     -------
-    ``(n_spots, n_genes)``. A spot without neighbours gets the section's mean.
+    ``(n_spots, n_genes)``, of the floating-point type of ``observed``, and float64 of other numbers. A spot without
+    neighbours gets the section's mean.
 
     Raises
     ------
     DataError
         If the graph has another number of spots.
     """
-    values = np.asarray(observed, dtype=np.float64)
+    values = np.asarray(observed)
     graph = sparse.coo_array(connectivities)
     if values.ndim != 2 or graph.shape != (len(values), len(values)):
         raise DataError(
@@ -45,4 +47,8 @@ def neighbour_mean(observed: ArrayLike, connectivities: Any) -> NDArray[np.float
     ends = graph.row[edges], graph.col[edges]
     neighbours = sparse.csr_array((np.ones(len(ends[0])), ends), shape=graph.shape)
     degree = neighbours.sum(axis=1)[:, None]
-    return np.where(degree > 0, neighbours @ values / np.maximum(degree, 1), values.mean(axis=0))
+    means = np.empty(values.shape, values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64)
+    for genes in gene_blocks(*values.shape):
+        some = values[:, genes].astype(np.float64)
+        means[:, genes] = np.where(degree > 0, neighbours @ some / np.maximum(degree, 1), some.mean(axis=0))
+    return means

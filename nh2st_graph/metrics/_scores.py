@@ -200,7 +200,7 @@ def score_section(
         p, o = (values.iloc[:, genes].to_numpy() for values in (predicted, observed))
         return _score_genes(p, o, covariate, shuffles)
 
-    parts = _gene_blocks(*observed.shape)
+    parts = gene_blocks(*observed.shape)
     largest = len(observed) * max(part.stop - part.start for part in parts)
     with ThreadPoolExecutor(min(threads, max(1, _MOST_NUMBERS // largest))) as pool:
         blocks = list(pool.map(score, parts))
@@ -223,9 +223,9 @@ def score_section(
     return Scores(per_gene, summary)
 
 
-def _gene_blocks(n_spots: int, n_genes: int) -> list[slice]:
-    """Divide the genes, so that a block is small beside a large section."""
-    at_once = max(_NUMBERS // n_spots, _LEAST_GENES)
+def gene_blocks(n_spots: int, n_genes: int) -> list[slice]:
+    """Divide the genes, so that a block is small beside a large section; of a small one, they are one block."""
+    at_once = max(_NUMBERS // max(n_spots, 1), _LEAST_GENES)
     ends = np.linspace(0, n_genes, -(-n_genes // at_once) + 1).astype(int)
     return [slice(start, end) for start, end in pairwise(ends.tolist())]
 

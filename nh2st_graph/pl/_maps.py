@@ -194,11 +194,10 @@ def _draw_column(
 
 
 def _marked(title: str, mark: str, unlike: NDArray[np.bool_], below: float) -> str:
-    """Say below a title how many spots are unlike training, if any, and how they are marked."""
-    number, n_spots = int(unlike.sum()), len(unlike)
-    if not number:
+    """Say below a title which share of spots is unlike training, if any, and how they are marked."""
+    if not unlike.any():
         return title
-    return f"{title}\n{mark}: {number} of {n_spots} spots unlike training (familiarity below {below:g})"
+    return f"{title}\n{mark}: {100 * unlike.mean():.3g} % of spots, unlike training (familiarity < {below:g})"
 
 
 def _hatch(adata: AnnData, ax: Axes, spots: NDArray[np.bool_], **style: Any) -> None:

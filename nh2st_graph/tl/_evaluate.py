@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from nh2st_graph.metrics import (
     score_section,
     share_of_ceiling,
 )
+from nh2st_graph.metrics._scores import gene_blocks
 from nh2st_graph.models import BASELINES, make_baseline
 from nh2st_graph.nn import LARGE
 from nh2st_graph.read import Sections, documented, sections_by_name
@@ -59,9 +60,6 @@ logger = logging.getLogger("nh2st_graph")
 
 #: What an error calls the test sections.
 _TESTS = setting("data.test", argument="test_sections")
-
-#: Genes of a large section that are compared at a time.
-_GENES = 32
 
 #: Scores of each gene that are also kept for baselines and references.
 _PER_GENE = ("pcc", "pcc_partial")
@@ -278,8 +276,8 @@ def _score_one(model: FittedModel, baselines: Mapping[str, Scores], prepared: Pr
     scores |= baselines
     depth, subsets = _depth(prepared), {"heg50": model.heg50, "hpg50": model.hpg50}
     scores["depth_oracle"] = depth_oracle(depth, observed, **subsets, threads=model.config.train.n_threads)
-    around = _neighbour_means(observed, completed.obsp[Key.obsp.connectivities])
-    scores["neighbour_mean"] = _score(model, prepared, around)
+    around = neighbour_mean(observed, completed.obsp[Key.obsp.connectivities])
+    scores["neighbour_mean"] = _score(model, prepared, pd.DataFrame(around, observed.index, observed.columns))
     del around
     # Of smoothed targets, spots that are drawn alone would lack what they are means of.
     ceiling = section_ceiling(prepared, LARGE if model.config.data.smooth == "none" else completed.n_obs)
@@ -296,26 +294,10 @@ def _score_one(model: FittedModel, baselines: Mapping[str, Scores], prepared: Pr
     return _Scored(summary, per_gene, prediction, seconds)
 
 
-def _neighbour_means(observed: pd.DataFrame, connectivities: Any) -> pd.DataFrame:
-    """Predict each spot by its neighbours' measurement, some genes of a large section at a time."""
-    means = np.empty_like(observed.to_numpy())
-    for genes in _gene_blocks(observed.shape[1], len(observed) >= LARGE):
-        means[:, genes] = neighbour_mean(observed.iloc[:, genes], connectivities)
-    return pd.DataFrame(means, index=observed.index, columns=observed.columns)
-
-
-def _gene_blocks(n_genes: int, large: bool) -> Iterator[slice]:
-    """Give the genes of a table at once, and of a large section some at a time."""
-    at_once = _GENES if large else n_genes
-    return (slice(start, start + at_once) for start in range(0, n_genes, at_once))
-
-
 def _n_constant(train: Sequence[PreparedSection]) -> int:
     """Count the genes that do not vary over the training spots, which are read some genes at a time."""
-    large, n_genes = any(each.is_large for each in train), len(train[0].preparation.genes)
-    return sum(
-        n_constant(np.vstack([each.observed_of(genes) for each in train])) for genes in _gene_blocks(n_genes, large)
-    )
+    blocks = gene_blocks(sum(each.section.n_obs for each in train), len(train[0].preparation.genes))
+    return sum(n_constant(np.vstack([each.observed_of(genes) for each in train])) for genes in blocks)
 
 
 def _without(ceiling: pd.DataFrame) -> list[str]:

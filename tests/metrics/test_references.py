@@ -31,3 +31,17 @@ def test_neighbour_mean_equals_a_loop(n_spots: int, density: float, seed: int) -
 def test_neighbour_mean_of_another_graph_is_refused() -> None:
     with pytest.raises(DataError, match=r"expression of shape \(4, 2\) and a graph of \(3, 3\)"):
         metrics.neighbour_mean(np.ones((4, 2)), sparse.eye(3))
+
+
+def test_neighbour_mean_of_many_spots_goes_by_blocks_of_genes() -> None:
+    """On a ring, where each spot has the one after it as its neighbour."""
+    observed = np.random.default_rng(0).normal(size=(140_000, 33)).astype(np.float32)
+    ring = sparse.eye_array(len(observed), k=1, format="lil")
+    ring[-1, 0] = 1
+    means = metrics.neighbour_mean(observed, ring)
+    assert means.dtype == np.float32
+    np.testing.assert_array_equal(means, np.roll(observed, -1, axis=0))
+
+
+def test_neighbour_mean_of_counts_is_no_count() -> None:
+    np.testing.assert_array_equal(metrics.neighbour_mean([[1], [2], [4]], np.ones((3, 3))), [[3], [2.5], [1.5]])

@@ -206,7 +206,7 @@ class TestTrust:
         _, over = row[2].collections
         assert over.get_hatch()
         np.testing.assert_allclose(over.get_offsets(), judged.obsm["spatial"][:2] * SCALE)
-        assert "hatched: 2 of 30 spots unlike training (familiarity below 0.01)" in figure.get_suptitle()
+        assert "hatched: 6.67 % of spots, unlike training (familiarity < 0.01)" in figure.get_suptitle()
 
     def test_the_cut_can_be_chosen(self, judged: AnnData) -> None:
         (row,) = rows_of(pl.gene_maps(judged, ["g3"], unfamiliar=0))

@@ -56,7 +56,7 @@ def test_a_section_without_an_image_is_one_line_and_leaves_no_figure(prediction:
 def test_the_cut_of_unfamiliar_spots_can_be_chosen(judged: AnnData) -> None:
     ax = pl.section(judged, unfamiliar=2)
     assert len(ax.collections[1].get_offsets()) == 30
-    assert ax.get_title() == "section C6: 30 spots\norange: 30 of 30 spots unlike training (familiarity below 2)"
+    assert ax.get_title() == "section C6: 30 spots\norange: 100 % of spots, unlike training (familiarity < 2)"
 
 
 @pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan])

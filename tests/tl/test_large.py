@@ -18,7 +18,8 @@ def every_section_is_large(monkeypatch) -> None:
     for name in ("_prepare", "_large", "_batches"):
         monkeypatch.setattr(f"nh2st_graph.train.{name}.LARGE", 1)
     monkeypatch.setattr("nh2st_graph.tl._evaluate.LARGE", 20)
-    monkeypatch.setattr("nh2st_graph.tl._evaluate._GENES", 3)
+    monkeypatch.setattr("nh2st_graph.metrics._scores._NUMBERS", 1)
+    monkeypatch.setattr("nh2st_graph.metrics._scores._LEAST_GENES", 3)
 
 
 @pytest.fixture
