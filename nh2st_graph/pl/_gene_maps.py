@@ -91,7 +91,7 @@ def gene_maps(
     Raises
     ------
     DataError
-        If a gene is not in the prediction, or no genes are given and there is no measurement.
+        If a gene is not in the prediction or there twice, or no genes are given and there is no measurement.
     """
     prediction = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key)
     measured = Key.layers.observed in prediction.layers
@@ -99,6 +99,10 @@ def gene_maps(
     if not is_count(n, least=0):
         raise DataError(f"{setting('n', n)}; give a number of genes")
     rows = _named(prediction, genes) if genes is not None else _best_median_worst(prediction, pcc, n)
+    for gene, _ in rows:
+        if not np.isscalar(prediction.var_names.get_loc(gene)):
+            name = section_name(prediction)
+            raise DataError(f"section {name!r}: several genes are named {gene!r}; call var_names_make_unique() on it")
     shown, unlike = _with_small_image(prediction), unfamiliar_spots(prediction, unfamiliar)
     in_rows = measured or len(rows) == 1
     figure = _beside_observed(shown, rows, pcc, unlike) if in_rows else _beside_image(shown, rows, unlike)

@@ -171,6 +171,8 @@ def spot_values(
         If ``obs`` has no such column of numbers.
     """
     prediction = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key)
+    if list(prediction.obs.columns).count(column) > 1:
+        raise DataError(f"section {section_name(prediction)!r}: obs has several columns {column!r}; rename all but one")
     numbers = list(prediction.obs.select_dtypes("number", exclude=["timedelta", "complexfloating"]).columns)
     if column not in numbers:
         name = section_name(prediction)
@@ -250,6 +252,7 @@ def _draw_image(adata: AnnData, ax: Axes, *, alpha: float, margin: float = _MARG
     unit, kind = ("px", {"dimension": "pixel-length", "scale_formatter": _pixels}) if microns is None else ("um", {})
     sq.pl.spatial_scatter(
         adata[:1],  # it would make an object of each spot: minutes for a slide of Visium HD
+        img=[_in_colour(drawn.hires)],
         ax=ax,
         img_alpha=alpha,
         colorbar=False,
@@ -264,6 +267,12 @@ def _draw_image(adata: AnnData, ax: Axes, *, alpha: float, margin: float = _MARG
     low, high = _frame(adata, margin)
     ax.set_xlim(low[0] * scale, high[0] * scale)
     ax.set_ylim(high[1] * scale, low[1] * scale)
+
+
+def _in_colour(image: NDArray[Any]) -> NDArray[Any]:
+    """Give a grey image three channels: of a flat one, squidpy would draw the first three columns of pixels."""
+    grey = image[..., None] if image.ndim == 2 else image
+    return image if grey.shape[2] >= 3 else np.repeat(grey[..., :1], 3, axis=2)
 
 
 def _pixels(length: float, unit: str) -> str:

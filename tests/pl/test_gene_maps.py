@@ -153,6 +153,10 @@ def test_bad_input_is_one_line_and_leaves_no_figure(prediction: AnnData) -> None
         pl.gene_maps(prediction, ["G3"])
     with pytest.raises(DataError, match="genes is empty"):
         pl.gene_maps(prediction, [])
+    twice = prediction.copy()
+    twice.var_names = ["g1", *twice.var_names[1:]]
+    with pytest.raises(DataError, match="'C6': several genes are named 'g1'"):
+        pl.gene_maps(twice, ["g1"])
     del prediction.uns["spatial"]["C6"]["images"]
     with pytest.raises(DataError, match=r"'C6'.*no image 'hires'"):
         pl.gene_maps(prediction)

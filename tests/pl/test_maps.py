@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from matplotlib.figure import Figure
@@ -21,6 +22,16 @@ def test_section_shows_every_spot_as_a_ring_on_the_image(prediction: AnnData) ->
     assert len(ax.collections[0].get_facecolor()) == 0
     assert ax.get_title() == "section C6: 30 spots"
     np.testing.assert_array_equal(ax.images[0].get_array(), prediction.uns["spatial"]["C6"]["images"]["hires"])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2,)], ids=["flat", "one channel", "with alpha"])
+def test_a_grey_image_is_drawn_in_grey(prediction: AnnData, shape: tuple[int, ...]) -> None:
+    images = prediction.uns["spatial"]["C6"]["images"]
+    grey = images["hires"][..., 0]
+    images["hires"] = np.stack([grey] * shape[0], axis=2) if shape else grey
+    np.testing.assert_array_equal(pl.section(prediction).images[0].get_array(), np.stack([grey] * 3, axis=2))
+    prediction.obs["value"] = 1.0
+    assert pl.spot_values(prediction, "value").images[0].get_array().shape == grey.shape
 
 
 def test_small_spots_are_a_veil_through_which_the_image_is_seen(prediction: AnnData) -> None:
@@ -74,6 +85,13 @@ def test_only_real_numbers_are_drawn(prediction: AnnData) -> None:
     for column in ("wave", "age"):
         with pytest.raises(DataError, match=f"no column of numbers '{column}'"):
             pl.spot_values(prediction, column)
+
+
+def test_a_column_that_is_there_twice_is_refused(prediction: AnnData) -> None:
+    value = pd.Series(1.0, prediction.obs_names, name="value")
+    prediction.obs = pd.concat([prediction.obs, value, value], axis=1)
+    with pytest.raises(DataError, match="'C6': obs has several columns 'value'"):
+        pl.spot_values(prediction, "value")
 
 
 def test_familiarity_is_a_map_from_0_to_1(judged: AnnData) -> None:
