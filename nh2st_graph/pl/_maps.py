@@ -171,8 +171,6 @@ def spot_values(
         If ``obs`` has no such column of numbers.
     """
     prediction = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key)
-    if list(prediction.obs.columns).count(column) > 1:
-        raise DataError(f"section {section_name(prediction)!r}: obs has several columns {column!r}; rename all but one")
     numbers = list(prediction.obs.select_dtypes("number", exclude=["timedelta", "complexfloating"]).columns)
     if column not in numbers:
         name = section_name(prediction)

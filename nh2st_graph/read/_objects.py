@@ -195,7 +195,7 @@ def given_sections(
     Raises
     ------
     DataError
-        If an argument does not fit the object, or a spot has no section.
+        If an argument does not fit the object, a column of ``obs`` is there twice, or a spot has no section.
     """
     if is_spatialdata(adata):
         return _of_spatialdata(adata, library_key, table_key, copy, image)
@@ -206,6 +206,9 @@ def given_sections(
         raise DataError(f"{type(adata).__name__} is neither AnnData nor SpatialData; read the files with ng.read")
     if table_key is not None:
         raise DataError(f"table_key={table_key!r} is for SpatialData, and this is AnnData; leave it out")
+    repeated = adata.obs.columns[adata.obs.columns.duplicated()]
+    if len(repeated):
+        raise DataError(f"obs has several columns {repeated[0]!r}; rename or drop all but one")
     if copy:
         refuse_backed(adata)
     table = adata.copy() if copy else adata

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 from anndata import AnnData
 from matplotlib.figure import Figure
@@ -85,13 +84,6 @@ def test_only_real_numbers_are_drawn(prediction: AnnData) -> None:
     for column in ("wave", "age"):
         with pytest.raises(DataError, match=f"no column of numbers '{column}'"):
             pl.spot_values(prediction, column)
-
-
-def test_a_column_that_is_there_twice_is_refused(prediction: AnnData) -> None:
-    value = pd.Series(1.0, prediction.obs_names, name="value")
-    prediction.obs = pd.concat([prediction.obs, value, value], axis=1)
-    with pytest.raises(DataError, match="'C6': obs has several columns 'value'"):
-        pl.spot_values(prediction, "value")
 
 
 def test_familiarity_is_a_map_from_0_to_1(judged: AnnData) -> None:

@@ -202,6 +202,15 @@ class TestArguments:
         with pytest.raises(DataError, match=message):
             ng.gr.spatial_graph(joined, **arguments)
 
+    @pytest.mark.parametrize("column", ["section", "patient", "value"])
+    def test_a_column_that_is_there_twice(self, sections: dict[str, AnnData], column: str) -> None:
+        section = sections["S2"].copy()
+        values = section.obs.assign(value=1.0)[column]
+        section.obs = pd.concat([section.obs.drop(columns=column, errors="ignore"), values, values], axis=1)
+        for take in (ng.pl.section, ng.gr.spatial_graph):
+            with pytest.raises(DataError, match=f"obs has several columns '{column}'"):
+                take(section)
+
     def test_spots_of_no_section(self, joined: AnnData) -> None:
         joined.obs["library"] = joined.obs["library"].cat.remove_categories("S3")
         with pytest.raises(DataError, match=r"\d+ spots have no section in obs\['library'\] \(first: '.*-S3'\)"):
