@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,12 +13,12 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from nh2st_graph._errors import DataError
-from nh2st_graph.pl._style import BLUE, GREY, PEARSON, finish, legend_above
+from nh2st_graph.pl._style import BLUE, GREY, ORANGE, PEARSON, finish, legend_above
 
 __all__ = ["predictability"]
 
 _PALE = "0.75"
-_NEEDED = ("readable", "pcc", "pcc_partial", "low", "high", "ceiling")
+_NEEDED = ("readable", "pcc", "pcc_partial", "low", "high", "chance", "ceiling")
 #: Genes that are named where there are more than a figure holds the names of.
 _NAMED, _MOST_NAMES = 12, 60
 #: Distance of names on the axis of r, the lowest of them, and their distance from the points and the diagonal.
@@ -34,13 +33,13 @@ def predictability(genes: pd.DataFrame) -> Figure:
     Parameters
     ----------
     genes
-        A row for each gene: ``readable``, ``pcc``, ``pcc_partial``, ``low``, ``high`` and ``ceiling``, as in
-        :attr:`nh2st_graph.tl.Predictability.genes`. A gene without scores is left out.
+        A row for each gene: ``readable``, ``pcc``, ``pcc_partial``, ``low``, ``high``, ``chance`` and ``ceiling``, as
+        in :attr:`nh2st_graph.tl.Predictability.genes`. A gene without scores is left out.
 
     Returns
     -------
     The figure. On the left, each gene's held-out r given depth with its 95 % interval, the best first, readable genes
-    in colour, and the noise ceiling of its r above it. On the right, r against the noise ceiling.
+    in colour, what chance reaches, and the noise ceiling of its r above it. On the right, r against the noise ceiling.
 
     Raises
     ------
@@ -65,6 +64,7 @@ def _ranked(ax: Axes, genes: pd.DataFrame, readable: NDArray[np.bool_]) -> None:
     low, high, r = (genes[name].to_numpy(dtype=np.float64) for name in ("low", "high", "pcc_partial"))
     size = float(np.clip(400 / len(genes), 3, 24))
     ax.scatter(rank, genes["ceiling"], size, color=GREY, marker="_", linewidths=0.9, zorder=1)
+    ax.scatter(rank, genes["chance"], size, color=ORANGE, marker="_", linewidths=0.9, zorder=2)
     for of, colour in ((~readable, _PALE), (readable, BLUE)):
         ax.vlines(
             rank[of], low[of], high[of], color=colour, linewidth=float(np.clip(250 / len(genes), 0.5, 2)), alpha=0.6
@@ -84,14 +84,15 @@ def _ranked(ax: Axes, genes: pd.DataFrame, readable: NDArray[np.bool_]) -> None:
     ax.set_ylabel(f"held-out {PEARSON}, given depth")
     ax.margins(x=0.01)
     finish(ax, grid="y")
-    _legend(ax, readable, ["noise ceiling of r"])
+    _legend(ax, readable)
 
 
-def _legend(ax: Axes, readable: NDArray[np.bool_], others: Sequence[str]) -> None:
+def _legend(ax: Axes, readable: NDArray[np.bool_]) -> None:
     dots = [(BLUE, f"can be read ({readable.sum()} of {len(readable)})"), (_PALE, "not beyond chance")]
     handles = [Line2D([], [], color=colour, marker="o", markersize=4, label=label) for colour, label in dots]
-    handles += [Line2D([], [], color=GREY, marker="_", linestyle="none", label=label) for label in others]
-    legend_above(ax, ncols=3, handles=handles)
+    dashes = [(ORANGE, "chance reaches"), (GREY, "noise ceiling of r")]
+    handles += [Line2D([], [], color=colour, marker="_", linestyle="none", label=label) for colour, label in dashes]
+    legend_above(ax, ncols=4, handles=handles)
 
 
 def _beside_ceiling(ax: Axes, genes: pd.DataFrame, readable: NDArray[np.bool_]) -> None:

@@ -76,6 +76,7 @@ _COLUMNS = {
     Key.var.held_out_partial: "pcc_partial",
     Key.var.held_out_low: "low",
     Key.var.held_out_high: "high",
+    Key.var.held_out_chance: "chance",
 }
 
 #: Genes that are named in words.
@@ -92,9 +93,12 @@ class Predictability:
         A row for each gene, the best first.
 
         ``readable``
-            its held-out r given depth lies above chance, by the rule of :func:`nh2st_graph.confidence.gene_table`
+            the interval of its held-out r given depth lies above chance, by the rule of
+            :func:`nh2st_graph.confidence.gene_table`
         ``pcc``, ``pcc_partial``, ``low``, ``high``
             held-out r, and r given depth with its 95 % interval, as means over all sections
+        ``chance``
+            what 97.5 % of predictions reach that lie in wrong places of the tissue, in r given depth
         ``ceiling``, ``ceiling_low``, ``ceiling_high``, ``share_of_ceiling``
             noise ceiling of r with its 95 % interval, over the sections where the gene varies, and the share of it
             that ``pcc`` reaches
@@ -362,7 +366,7 @@ def _by_gene(
     scores["n_sections"] = in_section.sum(axis=0)
     of_patient = pd.DataFrame(in_section, index=[patients[name] for name in own]).groupby(level=0).any()
     scores["n_patients"] = of_patient.to_numpy().sum(axis=0)
-    of_readers = ["pcc", "pcc_partial", "low", "high", *(f"pcc_partial_{name}" for name in read.partial)]
+    of_readers = ["pcc", "pcc_partial", "low", "high", "chance", *(f"pcc_partial_{name}" for name in read.partial)]
     scores.loc[scores["n_sections"] == 0, of_readers] = np.nan
     # Ties by name, so that the order of the panel does not matter.
     return scores.sort_index().sort_values("pcc_partial", ascending=False, kind="stable", na_position="last")

@@ -23,6 +23,7 @@ def table(n: int) -> pd.DataFrame:
             "pcc_partial": r,
             "low": r - 0.1,
             "high": r + 0.1,
+            "chance": 0.1,
             "ceiling": np.clip(r + 0.3, 0, 1),
         },
         index=[f"G{i}" for i in range(n)],
@@ -45,7 +46,9 @@ def test_genes_are_ranked_and_those_that_can_be_read_coloured():
         *genes.sort_values("pcc_partial", ascending=False).index
     ]
     legend = [text.get_text() for text in left.get_legend().get_texts()]
-    assert legend == [f"can be read ({len(readable)} of 20)", "not beyond chance", "noise ceiling of r"]
+    others = ["not beyond chance", "chance reaches", "noise ceiling of r"]
+    assert legend == [f"can be read ({len(readable)} of 20)", *others]
+    assert any((each.get_offsets()[:, 1] == 0.1).all() for each in left.collections)
 
 
 def test_of_many_genes_the_best_are_named():

@@ -90,7 +90,8 @@ class TestGenes:
         assert (genes["low"] <= genes["pcc_partial"] + 0.02).all()
         assert (genes["pcc_partial"] <= genes["high"] + 0.02).all()
         assert (genes["ceiling_low"] <= genes["ceiling"]).all()
-        assert (genes.loc[genes["readable"], "low"] > 0).all()
+        scored = genes.dropna(subset="chance")
+        assert (scored["readable"] == (scored["low"] > scored["chance"].clip(lower=0))).all()
 
     def test_score_higher_by_image_neighbours_if_they_are_of_the_image(self, found):
         assert of_kind(found, "OWN")["eps"].min() > of_kind(found, "NOISE")["eps"].max()
@@ -105,7 +106,7 @@ class TestGenes:
     def test_that_vary_nowhere_have_no_score(self, found):
         assert found.genes.index[-1] == "ZERO"
         row = found.genes.loc["ZERO"]
-        assert row[["pcc", "pcc_partial", "low", "high", "eps"]].isna().all()
+        assert row[["pcc", "pcc_partial", "low", "high", "chance", "eps"]].isna().all()
         assert (row["n_sections"], row["readable"]) == (0, False)
 
 
