@@ -102,11 +102,14 @@ def _draw_lines(ax: Axes, epochs: pd.DataFrame, lines: tuple[tuple[str, str, str
         if column + _CHANCE in epochs:
             chance = epochs[column + _CHANCE].dropna()
             dashes = (5 * i, (5, 5))  # the dashes of two equal chance levels alternate
-            ax.plot(chance.index, chance, color=colour, linestyle=dashes, label=f"{label}, chance")
+            marker = "_" if len(chance) == 1 else None
+            ax.plot(chance.index, chance, color=colour, linestyle=dashes, marker=marker, label=f"{label}, chance")
             bottom = 0.0
     low, high = ax.get_ylim()
     least = max((_LEAST.get(column, 0.0) for column, _, _ in lines), default=0.0)
     if high - low < least:
         low, high = (low + high - least) / 2, (low + high + least) / 2
+    if bottom is not None:  # its margin is of what was between the lines
+        low, high = bottom, high + 0.04 * (high - bottom)
     # Only now: a limit that is set keeps those of later lines from growing.
-    ax.set_ylim(low if bottom is None else bottom, high)
+    ax.set_ylim(low, high)
