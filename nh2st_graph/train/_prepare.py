@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 from torch_geometric.data import Data
@@ -357,24 +357,39 @@ class PreparedSection:
     def observed(self) -> pd.DataFrame:
         """Targets, spots x genes of the panel; float64, and float32 of a large section.
 
-        A warning counts the spots without counts.
-
         Raises
         ------
         DataError
             If a gene of the panel was not measured, or targets cannot be smoothed.
         """
         genes = self.preparation.genes
+        _ = self.library  # it warns
         if self.is_large:
-            found = pd.DataFrame(as_dense(self.target), self.section.obs_names, list(genes))
+            return pd.DataFrame(as_dense(self.target), self.section.obs_names, list(genes))
+        return targets(self.section, genes, **self.preparation.config.data.target)
+
+    @cached_property
+    def library(self) -> NDArray[np.floating[Any]]:
+        """Library size that targets are relative to, of all genes or of the panel, ``(n_spots,)``.
+
+        A warning counts the spots without counts.
+        """
+        by_panel = self.preparation.config.data.normalize == "panel"
+        if by_panel:
+            library = np.asarray(panel_matrix(self.section, self.preparation.genes).sum(axis=1)).ravel()
         else:
-            found = targets(self.section, genes, **self.preparation.config.data.target)
-        zero = ~found.to_numpy().any(axis=1)  # of these, some may have counts of other genes
-        if zero.any():
-            some = self.section[zero]
-            by_panel = self.preparation.config.data.normalize == "panel"
-            self._say_empty(panel_counts(some, self.preparation.genes).sum(axis=1) if by_panel else library_size(some))
-        return found
+            library = library_size(self.section)
+        n = int((library == 0).sum())
+        if n:
+            logger.warning(
+                "section %r: %d of %d spots have no counts%s, and count as measured zeros of all genes, in training "
+                "and in scores; leave out those where nothing was measured",
+                self.name,
+                n,
+                self.section.n_obs,
+                " of the panel" if by_panel else "",
+            )
+        return library
 
     def observed_of(self, genes: slice) -> NDArray[np.floating[Any]]:
         """Targets of some genes of the panel, ``(n_spots, n)``; of a large section, the others stay sparse."""
@@ -394,32 +409,14 @@ class PreparedSection:
         """
         self._refuse_one_spot()
         graph = Data(**self.graph.to_dict())
-        # Over the genes that targets are relative to, so that library size and targets give expected counts.
-        by_panel = self.preparation.config.data.normalize == "panel"
         if self.is_large:
-            matrix = panel_matrix(self.section, self.preparation.genes)
-            graph.y, graph.counts = Rows(self.target), Rows(matrix)
-            library = np.asarray(matrix.sum(axis=1)).ravel() if by_panel else library_size(self.section)
-            self._say_empty(library)
+            graph.y, graph.counts = Rows(self.target), Rows(panel_matrix(self.section, self.preparation.genes))
         else:
             counts = panel_counts(self.section, self.preparation.genes).to_numpy()
-            library = counts.sum(axis=1) if by_panel else library_size(self.section)
             graph.y, graph.counts = _float_tensor(self.observed.to_numpy()), _float_tensor(counts)
-        graph.library = _float_tensor(library[:, None])
+        # Over the genes that targets are relative to, so that library size and targets give expected counts.
+        graph.library = _float_tensor(self.library[:, None])
         return graph
-
-    def _say_empty(self, library: ArrayLike) -> None:
-        """Warn of spots without counts, by the library size that their targets are relative to."""
-        by_panel, n = self.preparation.config.data.normalize == "panel", int((np.asarray(library) == 0).sum())
-        if n:
-            logger.warning(
-                "section %r: %d of %d spots have no counts%s, and count as measured zeros of all genes, in training "
-                "and in scores; leave out those where nothing was measured",
-                self.name,
-                n,
-                self.section.n_obs,
-                " of the panel" if by_panel else "",
-            )
 
     def _refuse_one_spot(self) -> None:
         if self.section.n_obs == 1:

@@ -278,15 +278,20 @@ class TestViews:
         assert "stain" not in done.uns["X_image"]
 
 
-@pytest.mark.parametrize("normalize", ["total", "panel", "residuals"])
-def test_spots_without_counts_are_said_once(few_spots, tiny_config, caplog, normalize):
-    section, config = few_spots["S1"].copy(), tiny_config.override([f"data.normalize={normalize}"])
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    ("normalize", "smooth"), [("total", "3x3"), ("panel", "3x3"), ("panel", "none"), ("residuals", "none")]
+)
+def test_spots_without_counts_are_said_once(few_spots, tiny_config, caplog, monkeypatch, normalize, smooth, large):
+    monkeypatch.setattr("nh2st_graph.train._prepare.LARGE", 1 if large else 50_000)
+    changes = [f"data.normalize={normalize}", f"data.smooth={smooth}"]
+    section, config = few_spots["S1"].copy(), tiny_config.override(changes)
     counts = section.X.toarray()
     counts[[3, 5]] = 0
     counts[7, section.var_names.get_indexer(GENES)] = 0
     section.X = sparse.csr_matrix(counts)
     prepared = Preparation.of(config, GENES, Standardizer()).prepare(section)
     n, of = (3, " of the panel") if normalize == "panel" else (2, "")
-    assert prepared.measured.y.shape == prepared.observed.shape == (section.n_obs, 2)
+    assert tuple(prepared.measured.y.shape) == prepared.observed.shape == (section.n_obs, 2)
     assert caplog.text.count("spots have no counts") == 1
     assert f"section 'S1': {n} of {section.n_obs} spots have no counts{of}, and count as measured zeros" in caplog.text
