@@ -112,7 +112,8 @@ def adapt(
     (``sections``, with their digests; ``n_spots``; ``n_blocks``; ``predicted_as``), which parts were kept (``offset``,
     ``weights``), and the gain on held-out blocks: ``pcc_mean`` and ``mse`` before and after, and ``pcc_gain``, the
     difference of mean r, with a 95 %% interval over genes and sections. Its evidence on such slides is of the held-out
-    blocks; it has no models of folds. A model may be adapted again, on other sections: ``sections``, ``n_spots`` and
+    blocks; it has no models of folds, and :func:`impute` corrects it by what the model before had learned. A model may
+    be adapted again, on other sections: ``sections``, ``n_spots`` and
     ``predicted_as`` are then of all of them, and the gain is that of the last ones.
 
     Raises
