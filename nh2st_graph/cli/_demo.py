@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["run_demo"]
 
-#: Kinds of genes, and their names in the table.
+#: Kinds of genes, and what they follow.
 KINDS = {
-    "own": "genes that follow the spot's own image",
-    "neighbour": "genes that follow the mean of the neighbours' images",
-    "interaction": "genes that follow the neighbour with the most nuclei",
-    "noise": "genes that follow nothing",
+    "own": "the spot's own image",
+    "neighbour": "the mean of the neighbours' images",
+    "interaction": "the neighbour with the most nuclei",
+    "noise": "nothing",
 }
 
 _MODEL = "NH2ST-Graph"
@@ -71,7 +71,7 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     write_text(out / "by_kind.csv", table.to_csv(float_format="%.4f"))
     # A method a row, the model first: names of methods are short, and fit beside numbers on any terminal.
     rows = table.rename(index=KINDS).T.sort_index(key=lambda names: names != _MODEL, kind="stable")
-    print_table(rows, f"Mean r on {', '.join(config.data.test)}, which no model has seen")
+    print_table(rows, f"Mean r on {', '.join(config.data.test)}, which no model has seen, of genes that follow")
     print_findings(full)
     print_paths([out / "by_kind.csv", *full.outputs(), alone.folder, mean.folder])
 

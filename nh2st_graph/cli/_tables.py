@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -86,34 +85,25 @@ def print_table(table: pd.DataFrame, title: str) -> None:
     """Print numbers with three decimals, the first row set off."""
     import pandas as pd
 
-    # Escaped, since names and paths in brackets would be taken for styles.
-    shown = Table(title=escape(title), title_justify="left", header_style="bold")
-    shown.add_column("")
-    for column in table.columns:
-        shown.add_column(escape(str(column)), justify="right")
-    for i, (name, row) in enumerate(table.iterrows()):
-        cells = ["-" if pd.isna(value) else f"{value:.3f}" for value in row]
-        shown.add_row(escape(str(name)), *cells, style="bold" if i == 0 else None)
-    Console().print(shown)
+    text = table.map(lambda value: "-" if pd.isna(value) else f"{value:.3f}")
+    print_cells(Console(), text, ["bold", *[""] * (len(text) - 1)], title)
 
 
 def print_cells(console: Console, text: pd.DataFrame, styles: list[str], title: str) -> None:
     """Print a table whose cells are text, one style a row; as several where the console is too narrow for one."""
+    if title:
+        console.print(Text(title, style="table.title"))
     for part in _that_fit(text, console.width):
-        shown = Table(
-            title=escape(title) or None,
-            title_justify="left",
-            header_style="bold",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
+        shown = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
         shown.add_column("")
+        # What is left of the console is for headers, which are folded otherwise.
+        spare = free_width(console, part, "") // part.shape[1]
         for column, cells in part.items():
-            shown.add_column(textwrap.fill(str(column), _width(column, cells)), justify="right", no_wrap=True)
+            header = Text(textwrap.fill(str(column), _width(column, cells) + max(spare, 0)))
+            shown.add_column(header, justify="right", no_wrap=True)
         for (name, row), style in zip(part.iterrows(), styles, strict=True):
             shown.add_row(Text(str(name)), *(Text(cell.rstrip()) for cell in row), style=style)
         console.print(shown)
-        title = ""
 
 
 def _that_fit(text: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
