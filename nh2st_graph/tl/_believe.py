@@ -77,6 +77,7 @@ def blank_barely_measured(predicted: AnnData, model: FittedModel) -> None:
     if model.confidence is None:
         return
     barely = model.confidence.barely_measured
+    predicted.var[Key.var.varies] &= ~barely
     for values in (predicted.X, *(predicted.layers[key] for key in _LAYERS if key in predicted.layers)):
         values[:, barely] = np.nan
 

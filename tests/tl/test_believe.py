@@ -131,6 +131,9 @@ def test_genes_that_were_barely_measured_are_nan(tiny_run: Run, tiny_sections, c
     assert np.isnan(found.layers["lower"][:, 3]).all()
     assert tiny_run.model.genes[3] in caplog.text
     assert not found.var["nh2st_varies"].iloc[3]
+    train = {name: tiny_sections[name] for name in model.train_sections}
+    scored = tl.evaluate({"S3": tiny_sections["S3"]}, model, train).predictions["S3"]  # as a run writes it
+    assert scored.var["nh2st_varies"].equals(found.var["nh2st_varies"])
     caplog.clear()
     assert tl.predict(tiny_sections["S3"], model, genes=model.genes[:2]).n_vars == 2
     assert not caplog.text, "it was not asked for"
