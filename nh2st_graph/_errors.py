@@ -25,6 +25,9 @@ NO_SET = "no set"
 #: The version in which earlier names go away.
 _UNTIL = "0.2"
 
+#: Most names that are listed where none is close: a section has thousands of genes and spots.
+_KNOWN = 60
+
 _SETTING = re.compile("\x02(.*?)\x1f(.*?)\x1f(.*?)\x03", re.DOTALL)
 
 
@@ -198,11 +201,11 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
 
     Returns
     -------
-    The end of a sentence: ``"did you mean 'grid'?"``, or all known names if none is close.
+    The end of a sentence: ``"did you mean 'grid'?"``, or the known names if none is close, the first of many.
     """
     choices = sorted(known)
     close = [choice for choice in choices if choice.casefold() == name.casefold()][:n]
     close = close or get_close_matches(name, choices, n=n, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return "known: " + ", ".join(choices)
+    return "known: " + listed(choices, _KNOWN)

@@ -73,6 +73,12 @@ def test_several_are_given_nearest_first_up_to_a_number():
     )
 
 
+def test_of_thousands_of_names_the_first_are_listed():
+    said = nearest("#", [f"gene{i:05}" for i in range(20_000)])
+    assert said.startswith("known: gene00000, gene00001, ")
+    assert said.endswith(" and 19,940 more")
+
+
 @given(st.text(max_size=12), st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=6))
 def test_it_always_says_something_about_what_exists(name, known):
     said = nearest(name, known)

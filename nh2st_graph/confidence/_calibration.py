@@ -39,11 +39,13 @@ class Coverage:
     level
         The level asked for.
     measured
-        Mean share of measured values within the intervals of this level, over units that did not set them: those are
-        set by one unit fewer, and fall rather shorter.
+        Mean share of measured values within the intervals of this level, over units whose errors did not set them:
+        those are set by one unit fewer, and fall rather shorter. The level of the quantiles was chosen by this mean,
+        so that it is the level itself where it can be.
     guaranteed
-        Smallest expected share in a new unit that is exchangeable with these: with few of them it is small, whatever
-        was measured.
+        Smallest expected share in a new unit that is exchangeable with these, and whose predictions lie where theirs
+        do: with few of them it is small, whatever was measured. The new unit can be the lowest and the highest of all,
+        so that ``n`` units whose quantiles hold ``q`` guarantee ``(n q - 1) / (n + 1)``.
     unit, n_units
         What is exchanged (``patient``, ``section`` or ``band``), and how many there are.
     """
@@ -135,7 +137,9 @@ class Calibration:
         """Say what intervals of a level are worth."""
         own = self._own_level(level)
         measured = float(np.interp(own, LEVELS, self.measured.mean(axis=0)))
-        return Coverage(level, measured, own * self.n_units / (self.n_units + 1), self.unit, self.n_units)
+        # Each end is passed by at most (1 - (1 + own) / 2 * n / (n + 1)) of a new unit, on average over which is new.
+        guaranteed = max(0.0, (own * self.n_units - 1) / (self.n_units + 1))
+        return Coverage(level, measured, guaranteed, self.unit, self.n_units)
 
     def curve(self) -> pd.DataFrame:
         """Give nominal against measured coverage: a row for each level, ``measured`` and each unit's own."""

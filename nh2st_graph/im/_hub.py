@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nh2st_graph._errors import ConfigError, reason
+from nh2st_graph._errors import ConfigError, NH2STGraphError, reason
 
 __all__ = ["access_to"]
 
@@ -44,7 +44,7 @@ def access_to(repository: str, where: str, *, page: str | None = None, instead: 
     constants.HF_HUB_OFFLINE = told_offline or silence is not None
     try:
         yield
-    except ConfigError:
+    except NH2STGraphError:
         raise
     except Exception as error:
         said = _said(error, repository, page or f"{constants.ENDPOINT}/{repository}", instead)

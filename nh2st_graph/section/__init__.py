@@ -69,7 +69,14 @@ from nh2st_graph.section._library import (
     library_id,
     slide_origin,
 )
-from nh2st_graph.section._patients import patient_name, patient_of, patients_in, unknown_patient, unknown_patients
+from nh2st_graph.section._patients import (
+    named_patients,
+    patient_name,
+    patient_of,
+    patients_in,
+    unknown_patient,
+    unknown_patients,
+)
 from nh2st_graph.section._pitch import check_pitch, report_pitch
 from nh2st_graph.section._placement import check_on_tissue, likely_mistake
 from nh2st_graph.section._targets import (
@@ -138,6 +145,7 @@ __all__ = [
     "likely_mistake",
     "mismatch",
     "name_columns",
+    "named_patients",
     "naming",
     "nearest_distances",
     "neighbour_distance",

@@ -11,7 +11,7 @@ from nh2st_graph._errors import DataError
 from nh2st_graph.section._access import as_name, distinct, section_name
 from nh2st_graph.section._keys import Key
 
-__all__ = ["patient_name", "patient_of", "patients_in", "unknown_patient", "unknown_patients"]
+__all__ = ["named_patients", "patient_name", "patient_of", "patients_in", "unknown_patient", "unknown_patients"]
 
 #: Words that tables have where they name nobody; case does not matter. (CELLxGENE asks for "unknown" and "na".)
 _NOBODY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat", "unknown"})
@@ -46,6 +46,11 @@ def patients_in(adata: AnnData, section: str | None = None) -> list[str]:
     given = distinct(adata.obs[Key.obs.patient]) if Key.obs.patient in adata.obs else ()
     known = {name for name in map(patient_name, given) if name is not None}
     return sorted(known) or [unknown_patient(section_name(adata) if section is None else section)]
+
+
+def named_patients(adata: AnnData) -> str | None:
+    """Name the patients of a section as one; None if ``obs["patient"]`` names nobody."""
+    return " + ".join(name for name in patients_in(adata) if patient_name(name) is not None) or None
 
 
 def patient_of(adata: AnnData, section: str | None = None) -> str:

@@ -7,16 +7,25 @@ from collections.abc import Sequence
 
 import numpy as np
 from anndata import AnnData
+from torch_geometric.data import Data
 
 from nh2st_graph._errors import ModelError, listed, setting
 from nh2st_graph._settings import RELIABLE
 from nh2st_graph.confidence import FEW_SPOTS, OF_KNOWN, OF_NEW, call, reliable_in
 from nh2st_graph.models import NH2STGraph
-from nh2st_graph.section import Key
+from nh2st_graph.section import Key, named_patients, section_name
 from nh2st_graph.tl._named import checked_genes
 from nh2st_graph.train import FittedModel, PreparedSection, image_only, predict_graph
 
-__all__ = ["believe", "blank_barely_measured", "call", "chosen_genes", "of_training_patient", "say_barely_measured"]
+__all__ = [
+    "believe",
+    "blank_barely_measured",
+    "call",
+    "chosen_genes",
+    "of_training_patient",
+    "refuse_unreliable",
+    "say_barely_measured",
+]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -24,6 +33,25 @@ logger = logging.getLogger("nh2st_graph")
 def of_training_patient(model: FittedModel, prepared: PreparedSection) -> bool:
     """Whether the model predicts a section as one of a training patient."""
     return isinstance(model.module, NH2STGraph) and model.module.knows(image_only(prepared.graph))
+
+
+def refuse_unreliable(model: FittedModel, sections: Sequence[AnnData], genes: str | Sequence[str] | None) -> None:
+    """Refuse to keep the reliable genes of sections where none is, before any features are computed.
+
+    Raises
+    ------
+    ModelError
+        If ``genes`` is ``"reliable"``, and no gene is for these sections, which are predicted together.
+    """
+    if not isinstance(genes, str) or genes != RELIABLE or model.confidence is None:
+        return
+    patients = [named_patients(section) for section in sections]
+    known = isinstance(model.module, NH2STGraph) and all(
+        name is not None and model.module.knows(Data(patient=name)) for name in patients
+    )
+    if not model.confidence.of(known=known).genes[Key.var.reliable].any():
+        name = listed(repr(section_name(section)) for section in sections)
+        raise _none_reliable(name, alone=not known and model.confidence.n_patients == 1)
 
 
 def believe(
@@ -77,6 +105,7 @@ def blank_barely_measured(predicted: AnnData, model: FittedModel) -> None:
     if model.confidence is None:
         return
     barely = model.confidence.barely_measured
+    predicted.var[Key.var.varies] &= ~barely
     for values in (predicted.X, *(predicted.layers[key] for key in _LAYERS if key in predicted.layers)):
         values[:, barely] = np.nan
 
@@ -119,15 +148,16 @@ def chosen_genes(predicted: AnnData, model: FittedModel, genes: str | Sequence[s
             "reliable; train again"
         )
     if not found:
-        why = _why_none(predicted, model)
-        raise ModelError(f"{setting('genes', RELIABLE)}: no gene is reliable for {why}; leave {setting('genes')} out")
+        about = predicted.uns[Key.uns.prediction]
+        assert model.confidence is not None
+        alone = about[Key.prediction.evidence] == OF_NEW and model.confidence.n_patients == 1
+        raise _none_reliable(repr(about["section"]), alone=alone)
     return found
 
 
-def _why_none(predicted: AnnData, model: FittedModel) -> str:
-    about = predicted.uns[Key.uns.prediction]
-    name = f"section {about['section']!r}"
-    assert model.confidence is not None
-    if about[Key.prediction.evidence] == OF_NEW and model.confidence.n_patients == 1:
-        return f"{name}, which is of another patient than the only one in training"
-    return name
+def _none_reliable(section: str, *, alone: bool) -> ModelError:
+    """Say why none is: ``alone`` if training had one patient, and the section is of another."""
+    why = ", which is of another patient than the only one in training" if alone else ""
+    return ModelError(
+        f"{setting('genes', RELIABLE)}: no gene is reliable for section {section}{why}; leave {setting('genes')} out"
+    )

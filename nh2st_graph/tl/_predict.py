@@ -27,6 +27,7 @@ from nh2st_graph.tl._believe import (
     blank_barely_measured,
     chosen_genes,
     of_training_patient,
+    refuse_unreliable,
     say_barely_measured,
 )
 from nh2st_graph.tl._order import data_first
@@ -158,6 +159,7 @@ def predict(
     if key_added in _TAKEN and not is_spatialdata(adata):
         raise DataError(f"{setting('key_added', key_added)} is the key of something else in AnnData; give another")
     preparation, prepared, parts = model.preparation, {}, {}
+    refuse_unreliable(model, list(given.sections.values()), genes)
     for name, section in given.sections.items():
         prepared[name] = preparation.prepare(section)
     known = all(of_training_patient(model, each) for each in prepared.values())

@@ -33,10 +33,9 @@ from nh2st_graph.section import (
     counts_mistake,
     find_genes,
     library_size,
+    named_patients,
     panel_counts,
     panel_matrix,
-    patient_name,
-    patients_in,
     section_digest,
     section_name,
     target_matrix,
@@ -317,9 +316,9 @@ class PreparedSection:
             values["x_views"] = np.stack([standardize(view) for view in self.views.swapaxes(0, 1)], axis=1)
         x = standardize.rows(features) if self.is_large else standardize(features)
         graph = as_data(self.section, x, neighbors_key=Key.uns.neighbors, **values)
-        named = [name for name in patients_in(self.section) if patient_name(name) is not None]
-        if named:
-            graph.patient = " + ".join(named)
+        patient = named_patients(self.section)
+        if patient is not None:
+            graph.patient = patient
         graph.x_groups = _groups(self.section.uns[Key.uns.image], features.shape[1])
         return graph
 

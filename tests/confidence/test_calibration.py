@@ -79,11 +79,26 @@ def _levels(calibration):
 
 
 def test_few_units_guarantee_little_and_it_says_so():
-    few, many = (Calibration.fit(parts(n_units=n)).coverage(0.9) for n in (2, 20))
+    few, many = (Calibration.fit(parts(n_units=n)).coverage(0.9) for n in (2, 50))
     assert few.guaranteed <= 2 / 3
     assert many.guaranteed > 0.85
     assert few.n_units == 2
     assert "2 sections" in str(few)
+
+
+@pytest.mark.parametrize("n_units", [2, 3, 5])
+def test_a_new_section_has_what_is_guaranteed_however_far_sections_differ(n_units):
+    """Of units that have nothing in common, the lowest and the highest are outside of what the others span."""
+    held, guaranteed = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        shifts = rng.uniform(20, 120, size=(n_units + 1, 40))
+        *of, new = [part(rng, 60, 40, section=f"S{i}", shift=shift, noise=0.1) for i, shift in enumerate(shifts)]
+        calibration = Calibration.fit(of, least=None)
+        low, high = calibration.intervals(new.predicted, 0.9)
+        held.append(np.mean((new.observed >= low) & (new.observed <= high)))
+        guaranteed.append(calibration.coverage(0.9).guaranteed)
+    assert np.mean(guaranteed) < np.mean(held) < (n_units - 1) / (n_units + 1) + 0.1
 
 
 def test_sections_that_differ_widen_intervals():

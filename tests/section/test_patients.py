@@ -11,6 +11,7 @@ from nh2st_graph import DataError
 from nh2st_graph.section import (
     as_name,
     in_tissue,
+    named_patients,
     patient_name,
     patient_of,
     patients_in,
@@ -34,6 +35,8 @@ def test_values_that_name_nobody(value):
     adata = section([value] * 3)
     assert patient_of(adata) == unknown_patient("A1")
     assert unknown_patients({"A1": adata}) == ["A1"]
+    assert named_patients(adata) is None
+    assert named_patients(section([value, "P2", "P1"])) == "P1 + P2"
 
 
 @pytest.mark.parametrize("value", [1, 1.0, "1", "1.0", " 1 ", np.int64(1), np.float32(1), b"1", "1.00"])

@@ -85,23 +85,38 @@ def test_genes_are_chosen_by_name_and_by_worth(prediction: AnnData, tiny_run: Ru
         tl.predict(tiny_sections["S3"], tiny_run.model, genes=["XYZ"])
 
 
-def with_reliable(model: FittedModel, genes: list[str]) -> FittedModel:
-    """Give a model with the genes that are said to be reliable."""
+def with_reliable(model: FittedModel, genes: list[str], *, new: bool = True) -> FittedModel:
+    """Give a model with the genes that are said to be reliable; without ``new``, for training patients alone."""
     assert model.confidence is not None
     found = []
     for evidence in (model.confidence.new, model.confidence.known):
         if evidence is not None:
-            table = evidence.genes.assign(reliable=evidence.genes.index.isin(genes))
+            said = genes if new or evidence is not model.confidence.new else []
+            table = evidence.genes.assign(reliable=evidence.genes.index.isin(said))
             evidence = replace(evidence, genes=table)
         found.append(evidence)
     confidence = Confidence(found[0], found[1], model.confidence.detected, model.confidence.n_patients)
     return replace(model, confidence=confidence)
 
 
-def test_no_reliable_gene_is_an_error_that_says_why(tiny_run: Run, tiny_sections):
+def test_no_reliable_gene_is_an_error_that_says_why(tiny_run: Run, tiny_sections, tmp_path, caplog):
+    caplog.set_level("INFO")
     model = with_reliable(tiny_run.model, [])
     with pytest.raises(ModelError, match="S3"):
         tl.predict(tiny_sections["S3"], model, genes="reliable")
+    assert model.confidence is not None
+    only_known = with_reliable(tiny_run.model, model.genes, new=False)
+    only_known.save(tmp_path / "model")
+    stranger = tiny_sections["S3"].copy()
+    stranger.obs["patient"] = "of nobody"
+    stranger.write_h5ad(tmp_path / "S3.h5ad")
+    for predict in (
+        lambda: tl.predict(stranger, only_known, genes="reliable"),
+        lambda: tl.predict_run(tmp_path / "model", [tmp_path / "S3.h5ad"], tmp_path / "out", genes="reliable"),
+    ):
+        with pytest.raises(ModelError, match="no gene is reliable for section 'S3'"):
+            predict()
+    assert "predicted as of" not in caplog.text, "it is refused before anything is predicted"
     with pytest.raises(ModelError, match="earlier version"):
         tl.predict(tiny_sections["S3"], replace(tiny_run.model, confidence=None), genes="reliable")
 
@@ -131,6 +146,9 @@ def test_genes_that_were_barely_measured_are_nan(tiny_run: Run, tiny_sections, c
     assert np.isnan(found.layers["lower"][:, 3]).all()
     assert tiny_run.model.genes[3] in caplog.text
     assert not found.var["nh2st_varies"].iloc[3]
+    train = {name: tiny_sections[name] for name in model.train_sections}
+    scored = tl.evaluate({"S3": tiny_sections["S3"]}, model, train).predictions["S3"]  # as a run writes it
+    assert scored.var["nh2st_varies"].equals(found.var["nh2st_varies"])
     caplog.clear()
     assert tl.predict(tiny_sections["S3"], model, genes=model.genes[:2]).n_vars == 2
     assert not caplog.text, "it was not asked for"

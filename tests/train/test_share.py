@@ -101,6 +101,7 @@ class TestLoad:
         assert (
             "the repository has no model.safetensors; it has training_args.bin, a pickle, which can hold code" in line
         )
+        assert line.count("model hf-hub:org/model") == 1
         assert not list((tmp_path / "hub-cache").rglob("training_args.bin"))
 
     def test_a_pickle_under_the_name_of_weights_is_not_opened(self, shared):
