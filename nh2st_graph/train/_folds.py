@@ -36,8 +36,9 @@ def make_folds(sections: Sequence[Data], kind: str, n_folds: int) -> list[Fold]:
     kind
         ``"patient"``: all sections of a patient. Each patient is held out once; more than ``n_folds`` patients are
         joined to groups of about as many spots. With a single patient, sections are held out. ``"section"``: whole
-        sections. Each is held out once; more than ``n_folds`` sections are joined to groups in order of their names.
-        With a single section, bands are held out. ``"blocks"``: bands of every section.
+        sections. Each is held out once; more than ``n_folds`` sections are joined to groups, in order of their names
+        if they are of one patient, and else so that other sections of a patient stay to learn from. With a single
+        section, bands are held out. ``"blocks"``: bands of every section.
     n_folds
         Largest number of folds.
 
@@ -83,8 +84,12 @@ def each_fold(sections: Sequence[Data], kind: str, n_folds: int) -> Iterator[Fol
 
 
 def _sections_apart(sections: Sequence[Data], n_folds: int) -> list[NDArray[np.int64]]:
-    """Give the positions of the sections that each fold holds out."""
-    return np.array_split(np.arange(len(sections)), min(n_folds, len(sections)))
+    """Give the positions of the sections that each fold holds out, those of a patient in different folds."""
+    n, patients = min(n_folds, len(sections)), patients_of(sections)
+    if len(set(patients)) == 1:
+        return np.array_split(np.arange(len(sections)), n)
+    by_patient = np.argsort(patients, kind="stable")
+    return sorted((np.sort(by_patient[k::n]) for k in range(n)), key=lambda places: int(places[0]))
 
 
 def _patients_apart(sections: Sequence[Data], n_folds: int) -> list[NDArray[np.int64]]:

@@ -62,6 +62,15 @@ def test_more_sections_than_folds_are_held_out_in_groups():
     assert [fold.name for fold in folds] == ["S0+S1+S2", "S3+S4"]
 
 
+@given(st.lists(st.sampled_from("ABCD"), min_size=1, max_size=9), st.integers(2, 4))
+def test_by_section_a_patient_of_several_is_never_held_out_as_a_whole(patients, n_folds):
+    sections = [grid(f"S{i}", 4, 3, patient=patient) for i, patient in enumerate(patients)]
+    alone = {patient for patient in patients if patients.count(patient) == 1}
+    for fold in make_folds(sections, "section", n_folds):
+        held = {section.patient for section in fold.validation}
+        assert held <= {section.patient for section in fold.train} | alone or len(set(patients)) == 1
+
+
 def held_out(folds: list[Fold]) -> list[set[str]]:
     return [{section.section for section in fold.validation} for fold in folds]
 
