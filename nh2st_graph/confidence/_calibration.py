@@ -26,6 +26,9 @@ _PARTS = 3
 
 _SIDES: tuple[str, ...] = ("predicted", "observed")
 
+#: Coverage of held-out tissue that is this much below the level is told as a shortfall.
+_SHORT = 0.02
+
 #: Levels at which coverage is measured.
 LEVELS = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99])
 
@@ -58,10 +61,10 @@ class Coverage:
 
     def __str__(self) -> str:
         """Say it in words."""
-        plural = f"{self.n_units} {self.unit}s"
+        reach = "hold only" if self.measured < self.level - _SHORT else "were set to hold"
         return (
-            f"{self.level:.0%} intervals held {self.measured:.0%} of the values of {self.unit}s that did not set them; "
-            f"{plural} alone guarantee {self.guaranteed:.0%} in another {self.unit} like these"
+            f"{self.level:.0%} intervals {reach} {self.measured:.0%} of the values of held-out {self.unit}s; "
+            f"{self.n_units} {self.unit}s alone guarantee {self.guaranteed:.0%} in another {self.unit} like these"
         )
 
 

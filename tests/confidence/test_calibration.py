@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -84,6 +86,8 @@ def test_few_units_guarantee_little_and_it_says_so():
     assert many.guaranteed > 0.85
     assert few.n_units == 2
     assert "2 sections" in str(few)
+    assert "hold only" in str(replace(few, measured=0.6))
+    assert "were set to hold 89%" in str(replace(few, measured=0.89))
 
 
 @pytest.mark.parametrize("n_units", [2, 3, 5])
