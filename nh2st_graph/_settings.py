@@ -127,6 +127,12 @@ def unknown_key(key: str, known: list[str]) -> str:
     return f"unknown key {key!r}; {hint}"
 
 
+def _nested(key: str) -> str:
+    """Write a dotted key as YAML nests it: ``model: {hops: ...}``."""
+    first, _, rest = key.partition(".")
+    return f"{first}: {{{_nested(rest)}}}" if rest else f"{first}: ..."
+
+
 def explain(error: ErrorDetails, schema: type[BaseModel], root: type[BaseModel] | None = None, prefix: str = "") -> str:
     """Say in one line what is wrong: the key, its value and what is allowed, or the nearest known key.
 
@@ -141,8 +147,11 @@ def explain(error: ErrorDetails, schema: type[BaseModel], root: type[BaseModel] 
     """
     key = prefix + ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
+        known = known_keys(schema, prefix)
+        if key in known:
+            return f"key {key!r} is dotted; in a file, nest it: {_nested(key)}"
         elsewhere = [] if root is None else [k for k in known_keys(root) if not k.startswith(prefix)]
-        return unknown_key(key, known_keys(schema, prefix) + elsewhere)
+        return unknown_key(key, known + elsewhere)
     if error["type"] == "value_error":
         cause = error["ctx"]["error"]
         return str(cause.args[0] if isinstance(cause, SettingError) else cause)

@@ -7,6 +7,7 @@ run folder. An unknown key or a wrong value is a :class:`~nh2st_graph.ConfigErro
 from nh2st_graph._settings import Positive, Share
 from nh2st_graph.config._arguments import with_arguments
 from nh2st_graph.config._changes import changes, flatten
+from nh2st_graph.config._earlier import completed_keys, current_keys
 from nh2st_graph.config._features import BlockConfig, FeaturesConfig, PatchSize
 from nh2st_graph.config._load import builtin_config, load_config, read_config, stored_yaml
 from nh2st_graph.config._messages import RUN_FORMAT
@@ -18,8 +19,6 @@ from nh2st_graph.config._schema import (
     GraphConfig,
     SyntheticConfig,
     TrainConfig,
-    completed_keys,
-    current_keys,
     in_keys,
     other_keys,
 )

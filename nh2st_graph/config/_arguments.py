@@ -47,7 +47,9 @@ def _dotted(config: Config, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Values by dotted keys."""
     parts = [name for name in type(config).model_fields if name != "seed"]
     method = arguments.get("model", config.model.name)
-    keys = _keys_by_last_word(config, method if isinstance(method, str) else method.get("name", config.model.name))
+    if isinstance(method, Mapping):
+        method = method.get("name", config.model.name)
+    keys = _keys_by_last_word(config, method if isinstance(method, str) else config.model.name)
     changes: dict[str, Any] = {}
     for name, value in arguments.items():
         if name in parts and isinstance(value, Mapping):

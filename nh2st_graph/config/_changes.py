@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nh2st_graph._errors import ConfigError
+
 __all__ = ["RESULT_NEUTRAL", "changes", "flatten"]
 
 #: Keys that do not change results: a run or a study may be resumed with other values.
@@ -22,10 +24,19 @@ _UNSET = "(unset)"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested keys into dotted ones, so that ``{model: {hops: 2}}`` changes one key of ``model``."""
+    """Turn nested keys into dotted ones, so that ``{model: {hops: 2}}`` changes one key of ``model``.
+
+    Raises
+    ------
+    ConfigError
+        If a key is given both ways.
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        found = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        for twice in found.keys() & flat.keys():
+            raise ConfigError(f"key {twice!r} is given twice, dotted and nested; give it once")
+        flat |= found
     return flat
 
 

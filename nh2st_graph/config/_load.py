@@ -38,11 +38,14 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """
     overrides = list(overrides)
     values = _of_one_run(Path(path))
-    in_file, changed = flatten(values), dict(parse_assignment(each, "--set") for each in overrides)
-    if changed.get("model.name", in_file.get("model.name")) != in_file.get("model.name"):
-        # Another method has its own settings, and none of the file's.
-        in_file = {key: value for key, value in in_file.items() if not key.startswith("model.")}
+    changed: dict[str, Any] = {}
+    for each in overrides:  # a later one wins
+        changed |= flatten(dict([parse_assignment(each, "--set")]))
     try:
+        in_file = flatten(values)
+        if changed.get("model.name", in_file.get("model.name")) != in_file.get("model.name"):
+            # Another method has its own settings, and none of the file's.
+            in_file = {key: value for key, value in in_file.items() if not key.startswith("model.")}
         check_encoder(in_file | changed)
         check_settings(in_file | changed, other_keys())
     except ConfigError as error:

@@ -15,6 +15,9 @@ from pydantic import (
     PlainValidator,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
@@ -35,8 +38,6 @@ __all__ = [
     "GraphConfig",
     "SyntheticConfig",
     "TrainConfig",
-    "completed_keys",
-    "current_keys",
     "in_keys",
     "other_keys",
 ]
@@ -93,6 +94,18 @@ def _known_devices(given: Any) -> Any:
     if given == "auto" or (isinstance(given, int) and not isinstance(given, bool) and given > 0):
         return given
     raise SettingError(f"{setting('train.devices', given)}: expected a number of processes above 0, or auto")
+
+
+def _or_auto(given: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Say in one error what may be a whole number or ``auto``."""
+    try:
+        return check(given)
+    except ValidationError:
+        name = setting(f"train.{info.field_name}", given)
+        raise SettingError(f"{name}: expected a whole number above 0, or auto") from None
+
+
+_WholeOrAuto = Annotated[Positive | Literal["auto"], WrapValidator(_or_auto)]
 
 
 class SyntheticConfig(Section):
@@ -247,7 +260,7 @@ class TrainConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     decay_epochs: Positive | None = None
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.9
-    batch_spots: Positive | Literal["auto"] = "auto"
+    batch_spots: _WholeOrAuto = "auto"
     patience: Positive = 15
     ema_decay: Share = 0.95
     validation: Literal["patient", "section", "blocks"] = "patient"
@@ -259,7 +272,7 @@ class TrainConfig(Section):
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)] = "auto"
     devices: Annotated[int | Literal["auto"], PlainValidator(_known_devices)] = 1
     nodes: Positive = 1
-    threads: Positive | Literal["auto"] = "auto"
+    threads: _WholeOrAuto = "auto"
     progress: bool = True
 
     @property
@@ -395,7 +408,8 @@ class Config(Section):
         Parameters
         ----------
         assignments
-            Changes, of which a later one of the same key wins.
+            Changes, of which a later one of the same key wins. ``model={n_components: 4}`` sets the whole part: its
+            other keys take their defaults. The method stays, unless ``name`` is among them.
         source
             What an error calls them.
 
@@ -420,9 +434,13 @@ class Config(Section):
         Raises
         ------
         ConfigError
-            If a key is unknown or a value is wrong.
+            If a key is unknown or given twice, or a value is wrong.
         """
-        return self._with(flatten(changes).items(), source)
+        try:
+            flat = flatten(changes)
+        except ConfigError as error:
+            raise in_keys(f"{source}: {error.args[0]}") from None
+        return self._with(flat.items(), source)
 
     def with_blocks(self, blocks: Sequence[tuple[str, float]]) -> Config:
         """Return a copy with these encoders and sides of patches, in um, in place of ``auto``."""
@@ -440,54 +458,23 @@ class Config(Section):
         if any(key == "features.encoder" and value == "auto" for key, value in changes):  # at its own scales
             values["features"]["patch_um"] = None
         # The method comes first: another method has other settings, with their own defaults.
-        for key, value in sorted(changes, key=lambda change: change[0] != "model.name"):
+        method = [self.model.name, *_methods_in(changes)][-1]
+        if method != self.model.name:
+            values["model"] = {"name": method}
+        for key, value in changes:
             if key == "features.encoder":  # takes the place of blocks that were there before
                 values["features"]["encoders"] = None
-            before = values["model"]["name"] if isinstance(values["model"], dict) else None
-            assign(values, key, value, self, source)
-            if isinstance(values["model"], dict) and values["model"].get("name") != before:
-                values["model"] = {"name": values["model"]["name"]}
+            if key == "model" and isinstance(value, Mapping):
+                value = {**(value if value.get("name", method) == method else {}), "name": method}
+            if key != "model.name":
+                assign(values, key, value, self, source)
         return Config.parse(values, source)
 
 
-def current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the values of earlier keys to the keys that replaced them.
-
-    Parameters
-    ----------
-    values
-        Dotted or nested, as an earlier version wrote them.
-
-    Returns
-    -------
-    Dotted.
-    """
-    parts = {name: type(field.get_default(call_default_factory=True)) for name, field in Config.model_fields.items()}
-    current: dict[str, Any] = {}
-    for key, value in flatten(values).items():
-        part, _, name = key.partition(".")
-        renamed = parts[part].renamed if name and issubclass(parts.get(part, int), Section) else {}
-        current |= {f"{part}.{new}": value for new in renamed[name]} if name in renamed else {key: value}
-    return current
-
-
-def completed_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a whole configuration of an earlier version today's keys; keys that it did not have take their defaults.
-
-    Parameters
-    ----------
-    values
-        Dotted or nested, as an earlier version wrote them.
-
-    Returns
-    -------
-    Dotted.
-    """
-    defaults, current = flatten(Config().model_dump(mode="json", exclude={"model"})), current_keys(values)
-    if current.get("model.name") == ModelConfig().name:
-        # Before there was a closed form, there was none.
-        defaults |= flatten({"model": ModelConfig(closed_form=False).model_dump(mode="json")})
-    return {**defaults, **current}
+def _methods_in(changes: Iterable[tuple[str, Any]]) -> list[Any]:
+    """List the methods that changes name, in their order."""
+    blocks = [value if key == "model" else {"name": value} for key, value in changes if key in {"model", "model.name"}]
+    return [block["name"] for block in blocks if isinstance(block, Mapping) and "name" in block]
 
 
 def other_keys() -> list[str]:

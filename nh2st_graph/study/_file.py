@@ -276,7 +276,8 @@ def _changes(file: BenchmarkFile, path: Path, base: Config) -> dict[str, dict[st
                 raise ConfigError(
                     f"{source}: {name} = {changes!r}; expected the keys that it changes, such as {{model.name: ridge}}"
                 )
-            merged[str(name)] = merged.get(str(name), {}) | flatten(changes or {})
+            with _within(f"{source}: {name}"):
+                merged[str(name)] = merged.get(str(name), {}) | flatten(changes or {})
     for name in file.skip:
         if name not in merged:
             raise ConfigError(f"{path}: skip names {name!r}; {nearest(name, merged)}")

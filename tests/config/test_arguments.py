@@ -38,6 +38,7 @@ def test_nothing_changes_nothing():
         ({"normalize": "log"}, r"normalize = 'log'; allowed: 'total'"),
         ({"root": "here"}, r"no setting 'root'"),
         ({"train": 5}, r"train = 5; expected a mapping"),
+        ({"model": 5}, r"model = 5; expected a mapping"),
         ({"model": {"heads": 3}}, r"heads=3 does not divide width=64"),
         ({"model": "blep"}, r"no such method; did you mean 'bleep'"),
     ],

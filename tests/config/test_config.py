@@ -107,6 +107,36 @@ def test_changes_are_dotted_or_nested_and_no_text():
         config.change({"model": {"widht": 3}}, "mine")
 
 
+def test_a_key_is_dotted_or_nested_and_not_both():
+    changes = {"model.dropout": 0.1, "model": {"dropout": 0.3}}
+    for each in (changes, dict(reversed(changes.items()))):
+        with pytest.raises(ConfigError, match=r"^mine: key 'model\.dropout' is given twice, dotted and nested"):
+            Config().change(each, "mine")
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        (["model={n_components: 4}"], {"n_components": 4}),
+        (["model.width=32", "model={n_components: 4}"], {"n_components": 4}),
+        (["model={n_components: 4}", "model.n_components=5"], {"n_components": 5}),
+        (["model={name: bleep, width: 32}"], {"name": "bleep", "width": 32}),
+        (["model={width: 32}", "model.name=bleep"], {"name": "bleep", "width": 32}),
+        (["model.name=bleep", "model={width: 32}"], {"name": "bleep", "width": 32}),
+        (["model={name: ridge}", "model.name=bleep"], {"name": "bleep"}),
+        (["model.name=bleep", "model={name: ridge}"], {"name": "ridge"}),
+    ],
+)
+def test_a_mapping_sets_the_method_and_all_its_settings(assignments, expected):
+    config = Config().override(assignments)
+    assert config == Config().change({f"model.{key}": value for key, value in expected.items()})
+
+
+def test_a_mapping_leaves_the_method_as_it_is():
+    bleep = Config().change({"model.name": "bleep", "model.k": 3})
+    assert bleep.override(["model={width: 32}"]) == Config().change({"model.name": "bleep", "model.width": 32})
+
+
 def test_a_merged_key_may_be_given_again():
     assert parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}")["b"] == {"x": 3, "y": 2}
 
@@ -134,6 +164,8 @@ def test_overrides_apply_in_order_and_leave_the_original():
         ("model.cross_atention=none", r"unknown key 'model\.cross_atention'; did you mean 'model\.cross_attention'"),
         ("model.finetune=true", r"unknown key 'model\.finetune'; did you mean 'features\.finetune'\?"),
         ("data.synthetic.seeds=1", r"unknown key 'data\.synthetic\.seeds'; did you mean 'data\.synthetic\.seed'"),
+        ("train.threads=0", r"train\.threads=0: expected a whole number above 0, or auto"),
+        ("train.batch_spots=1.5", r"train\.batch_spots=1\.5: expected a whole number above 0, or auto"),
         ("model.operator=gat", r"model\.operator = 'gat'; allowed: 'attention', 'gatv2', .* or 'none'"),
         ("model.hops=4", r"model\.hops = 4; allowed: less than or equal to 3"),
         ("model.negative_weight=0", r"model\.negative_weight = 0; allowed: greater than 0"),
@@ -290,6 +322,7 @@ class TestFile:
         path = tmp_path / "c.yaml"
         path.write_text("seed: 3\ndata: {test: [C6]}\n")
         config = load_config(path, ["seed=4"])
+        assert load_config(path, ["model={width: 32}", "model.width=16"]).model.width == 16
         assert config == Config().override(["seed=4", "data.test=[C6]"])
         path.write_text("")
         assert load_config(str(path)) == Config()
@@ -305,6 +338,14 @@ class TestFile:
             (
                 b"data: {synthetic: {n_colls: 9}}",
                 r"key 'data\.synthetic\.n_colls'; did you mean 'data\.synthetic\.n_cols'",
+            ),
+            (
+                b"model.width: 32",
+                r"c\.yaml: key 'model\.width' is dotted; in a file, nest it: model: \{width: \.\.\.\}$",
+            ),
+            (
+                b"model.width: 32\nmodel: {width: 64}",
+                r"c\.yaml: key 'model\.width' is given twice, dotted and nested; give it once",
             ),
             (b"model: {heads: 6}", r"c\.yaml: model\.heads=6 does not divide model\.width=64"),
             (

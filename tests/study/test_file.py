@@ -282,6 +282,14 @@ def test_a_wrong_file_of_variants_is_the_one_that_is_named(benchmark_file):
     [
         ("a: [", "not valid YAML"),
         ("- demo", "expected keys and values at the top, found list"),
+        (
+            "base: demo\nset: {train.max_epochs: 1, train: {max_epochs: 2}}\nvariants: {a: {}}",
+            r"set: key 'train\.max_epochs' is given twice, dotted and nested",
+        ),
+        (
+            "base: demo\nvariants: {a: {model.dropout: 0.1, model: {dropout: 0.3}}}",
+            r"variants: a: key 'model\.dropout' is given twice, dotted and nested",
+        ),
         ("base: demo\nvariants:\n  a: {}\n  a: {}\n", r"key 'a' is given twice \(lines 3 and 4\)"),
         ("seeds: [0]", "key 'base' is missing"),
     ],
