@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from anndata import AnnData
 
 from nh2st_graph._errors import ConfigError, setting
+from nh2st_graph._files import positive
 from nh2st_graph.im._default import default_size, in_full
 from nh2st_graph.im._encoders import Encoder, make_encoders
 from nh2st_graph.im._names import PatchSize, split_names, split_options
@@ -80,7 +81,8 @@ def make_blocks(
     """
     named: Sequence[BlockLike] = split_names(encoder) if isinstance(encoder, str) else encoder
     sized: list[tuple[str | Encoder, PatchSize]] = [
-        (each[0], each[1]) if isinstance(each, tuple) else (each, patch_um or default_size(each)) for each in named
+        (each[0], each[1]) if isinstance(each, tuple) else (each, default_size(each) if patch_um is None else patch_um)
+        for each in named
     ]
     given = in_full(sized)
     names = ",".join(dict.fromkeys(each for each, _ in given if isinstance(each, str)))
@@ -124,10 +126,10 @@ def sizes_in_um(blocks: Sequence[tuple[str | Encoder, PatchSize]]) -> list[float
 
 
 def _number(size: Any) -> float:
-    try:
-        return float(size)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{setting('features.patch_um', size)}; give a size in um above 0, or 'auto'") from None
+    number = positive(size)
+    if number is None:
+        raise ConfigError(f"{setting('features.patch_um', size)}; give a size in um above 0, or 'auto'")
+    return number
 
 
 def _own_field(encoder: str | Encoder) -> float:

@@ -130,6 +130,9 @@ def virtual_spots(
     """
     path, lattice = Path(slide), Lattice(pitch_um, spot_um, layout)
     check_share(min_tissue)
+    around = pitch_um if patch_um is None else patch_um
+    if positive(around) is None:
+        raise ConfigError(f"{setting('patch_um', patch_um)}; give a size in um above 0")
     with open_slide(path) as opened:
         scale = chosen_scale(f"slide {path}", opened.microns_per_pixel, microns_per_pixel, scale_advice(opened))
         width, height = opened.sizes[0]
@@ -139,7 +142,7 @@ def virtual_spots(
         array, centres_um = lattice.places(width * scale, height * scale)
         tissue, image = find_tissue(opened, scale)
     centres = centres_um / scale
-    share = tissue.fraction(centres, (patch_um or pitch_um) / scale)
+    share = tissue.fraction(centres, around / scale)
     kept = share >= min_tissue if min_tissue else np.ones(len(share), dtype=bool)
     if not kept.any():
         raise DataError(

@@ -149,6 +149,8 @@ class Preparation:
             train = {name: good_spots(section) for name, section in train.items()}
             tests = {name: with_quality(section) for name, section in tests.items()}
         panel = list(genes) if genes is not None else choose_panel(train, tests, config.data)
+        if not panel:
+            raise DataError(f"{setting('genes')} is empty; name genes to predict, or leave it out")
         completer.stain = learned_stain(config.features.stain, train)
         config = completer.config
         train, tests = ({name: completer.kept(each) for name, each in part.items()} for part in (train, tests))

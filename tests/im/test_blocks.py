@@ -143,10 +143,17 @@ def test_an_encoder_of_several_resolutions_takes_any_of_them(name):
         ([(SUMMARY, 56), (SUMMARY, 56.0)], "squidpy:summary' occurs twice at 56 um"),
         ([], "names none"),
         ([("squidpi:summary", 56)], "did you mean 'squidpy'"),
-        ([(SUMMARY, -1)], "patch_um=-1.0"),
+        ([(SUMMARY, -1)], "patch_um=-1; give a size in um above 0"),
+        ([(SUMMARY, 0)], "patch_um=0; give a size in um above 0"),
         ([(SUMMARY, "big")], "patch_um='big'; give a size in um"),
     ],
 )
 def test_bad_blocks(make_section, encoder, says):
     with pytest.raises(ConfigError, match=says):
         ng.im.features(make_section(), encoder)
+
+
+@pytest.mark.parametrize("size", [0, -3.0, np.nan])
+def test_no_size_is_taken_for_the_default(make_section, size):
+    with pytest.raises(ConfigError, match=rf"patch_um={size}; give a size in um above 0"):
+        ng.im.features(make_section(), SUMMARY, size)

@@ -136,6 +136,7 @@ class TestBadInput:
         ("options", "says"),
         [
             ({"pitch_um": 0}, "pitch_um=0"),
+            ({"patch_um": 0}, "patch_um=0; give a size in um above 0"),
             ({"spot_um": float("nan")}, "spot_um=nan"),
             ({"pitch_um": 3.0}, "pitch_um=3.0 is less than a pixel .4 um"),
             ({"layout": "hexagonal"}, "layout='hexagonal'; did you mean 'hex'"),

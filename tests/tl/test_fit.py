@@ -247,6 +247,10 @@ class TestRefusals:
         with pytest.raises(DataError, match="section 'S1': no genes"):
             tl.fit([image_only, train["S2"]], quick(), genes=["OWN01"])
 
+    def test_no_genes_to_predict(self, train, quick):
+        with pytest.raises(DataError, match="genes is empty; name genes to predict, or leave it out"):
+            tl.fit([train["S1"], train["S2"]], quick(), genes=[])
+
     def test_one_spot(self, train, quick):
         with pytest.raises(DataError, match="section 'S1': one spot"):
             tl.fit([train["S1"][:1].copy(), train["S2"]], quick())
