@@ -121,6 +121,18 @@ def test_rooms_leave_libraries_to_others(room):
     assert not found
 
 
+def test_imports_name_the_package():
+    """The tests of rooms and circles would overlook a relative import, and one of the whole package in a function."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and node.level)
+        or (isinstance(node, ast.Import) and any(alias.name.startswith("nh2st_graph") for alias in node.names))
+    ]
+    assert not found
+
+
 def test_the_order_of_rooms_has_no_circle():
     order = list(_BELOW)
     assert all(order.index(below) < order.index(room) for room in _BELOW for below in _BELOW[room])
