@@ -27,6 +27,8 @@ from hypothesis import settings
 from threadpoolctl import threadpool_limits
 from xdist.scheduler import LoadFileScheduling
 
+from .examples import USUAL
+
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
@@ -62,7 +64,7 @@ gc.set_threshold(0)
 
 # The suite draws the same examples on every machine. A long run draws new ones, and more of them:
 # uv run pytest -m hypothesis --hypothesis-profile=long
-settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=USUAL)
 settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile("suite")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from .examples import draws
 from .fuzz import ACCEPTED, REFUSED, seeds, try_input
 
 #: Inputs that once ended in a traceback, by their numbers.
@@ -48,7 +49,7 @@ def test_files_are_read_or_refused(made, tmp_path, kind):
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@draws(25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rng=st.randoms(use_true_random=False))
 def test_sections_in_memory(made, tmp_path, rng):
     outcome, told = try_input(made["contract"], rng, tmp_path / "tried")

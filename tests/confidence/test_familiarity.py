@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from anndata import AnnData
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from scipy import stats
 from nh2st_graph import DataError, im, read
 from nh2st_graph.confidence import Familiarity, FeatureColumns, Verdict
 from nh2st_graph.section import changed_entry, library, section_name
+
+from ..examples import draws
 
 N_COLUMNS = 12
 COLUMNS = FeatureColumns((4, 8))
@@ -125,7 +127,7 @@ class TestOfSpots:
         assert medians[-1] == 0
         assert known.of(drawn(200, 0)).min() > 0, "the training spots themselves"
 
-    @settings(max_examples=10)
+    @draws(10)
     @given(st.randoms(use_true_random=False))
     def test_permuting_spots_permutes_it(self, known, random):
         spots = drawn(30, 7)

@@ -7,7 +7,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import squidpy as sq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 from scipy.sparse.csgraph import shortest_path
@@ -15,6 +15,8 @@ from scipy.spatial import Delaunay
 from scipy.spatial.distance import cdist
 
 from nh2st_graph import ConfigError, DataError, gr, read
+
+from ..examples import draws
 
 MODES = ("grid", "knn", "radius", "delaunay")
 
@@ -290,7 +292,7 @@ class TestHoles:
         return {name: (section, _adjacency(section)) for name, section in made.items()}
 
     @pytest.mark.parametrize("name", ARRAYS)
-    @settings(max_examples=12)
+    @draws(12)
     @given(seed=st.integers(0, 10_000), kept=st.floats(0.08, 1))
     def test_no_edge_jumps_over_one(self, whole, name, seed, kept):
         section, adjacent = whole[name]
@@ -301,7 +303,7 @@ class TestHoles:
         np.testing.assert_array_equal(rings, adjacent[np.ix_(spots, spots)])
 
     @pytest.mark.parametrize("name", ARRAYS)
-    @settings(max_examples=12)
+    @draws(12)
     @given(seed=st.integers(0, 10_000), kept=st.floats(0.5, 1))
     def test_nor_without_array_positions(self, whole, make_section, name, seed, kept):
         section, adjacent = whole[name]
@@ -314,7 +316,7 @@ class TestHoles:
         assert (found <= adjacent[np.ix_(spots, spots)]).all()
 
     @pytest.mark.parametrize("name", ARRAYS)
-    @settings(max_examples=12)
+    @draws(12)
     @given(seed=st.integers(0, 10_000), n_rings=st.integers(2, 3))
     def test_rings_are_steps_between_spots_that_are_there(self, whole, name, seed, n_rings):
         section, adjacent = whole[name]

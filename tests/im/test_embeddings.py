@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from nh2st_graph._errors import DataError
 from nh2st_graph.im._embeddings import known_as
 from nh2st_graph.section import Key
 from tests.slides import write_pyramid
+
+from ..examples import draws
 
 Values = NDArray[np.float32]
 
@@ -244,7 +246,7 @@ class TestLayouts:
                 im.embeddings(section, f"obsm:{key}")
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@draws(20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(9)), moved=st.integers(-60, 60), extra=st.integers(0, 5))
 def test_each_spot_gets_the_nearest_patch(section, values, tmp_path, order, moved, extra):
     """As a loop over spots finds it, whatever the order of rows, and with other patches beside."""

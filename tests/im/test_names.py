@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph import ConfigError
 from nh2st_graph.im._names import Options, join_options, split_names, split_options
 
+from ..examples import draws
+
 CHANNELS = st.tuples(*[st.floats(0.01, 1)] * 3)
 
 
-@settings(max_examples=30, deadline=None)
+@draws(30)
 @given(
     options=st.builds(
         Options,

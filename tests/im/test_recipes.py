@@ -11,12 +11,14 @@ import pytest
 import timm
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import nh2st_graph as ng
 from nh2st_graph import ConfigError
 from nh2st_graph.im import Recipe, recipes, register_recipe
+
+from ..examples import draws
 
 RECIPES = recipes()
 TRANSFORMERS = [name for name, each in RECIPES.items() if each.source == "transformers" and each.architecture]
@@ -132,7 +134,7 @@ def test_a_registered_recipe_is_known():
 
 
 @pytest.mark.usefixtures("own_recipes")
-@settings(max_examples=10)
+@draws(10)
 @given(st.sets(st.sampled_from(sorted(FACTS)), min_size=1))
 def test_every_missing_fact_is_named(left_out):
     with pytest.raises(ConfigError) as refused:

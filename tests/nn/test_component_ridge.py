@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.kernel_ridge import KernelRidge
@@ -16,6 +16,8 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import KernelCenterer
 
 from nh2st_graph.nn import RidgeSpots, fit_component_ridge
+
+from ..examples import draws
 
 SIZES, N_FEATURES, N_GENES = (14, 9, 11), 6, 4
 PENALTIES = (0.001, 0.03, 0.5)
@@ -226,7 +228,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch, most_points):
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 0.2])
-@settings(max_examples=8)
+@draws(8)
 @given(offsets=st.lists(st.floats(-100, 100), min_size=len(SIZES), max_size=len(SIZES)), gene=st.integers(0, 3))
 def test_an_offset_between_sections_changes_the_mean_alone(sharpness, offsets, gene):
     spots = make_spots()
@@ -240,7 +242,7 @@ def test_an_offset_between_sections_changes_the_mean_alone(sharpness, offsets, g
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 0.2])
-@settings(max_examples=8)
+@draws(8)
 @given(order=st.permutations(range(sum(SIZES))))
 def test_the_order_of_training_spots_changes_nothing(sharpness, order):
     spots = make_spots()
