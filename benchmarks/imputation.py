@@ -152,7 +152,7 @@ def of_halves(name: str, section: AnnData, model: FittedModel, told: list[dict[s
         measured = np.zeros(section.n_obs, dtype=bool)
         for block in np.random.default_rng(seed).permutation(8)[:4]:
             measured[blocks[block].numpy()] = True
-        adapted = ng.tl.adapt(model, section, measured=measured)
+        adapted = ng.tl.adapt(section, model, measured=measured)
         found = {
             IMAGE: image,
             "adapted on one half": ng.tl.predict(section, adapted).X,

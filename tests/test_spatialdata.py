@@ -72,7 +72,7 @@ GIVE: dict[str, Callable[[Held], Any]] = {
     "tl.predict": lambda held: parts(ng.tl.predict(held.raw, held.model)),
     "tl.evaluate": lambda held: ng.tl.evaluate(held.raw, held.model, held.train).metrics,
     "tl.impute": lambda held: ng.tl.impute(held.raw, held.model, measured=np.arange(36) % 2 == 0).X,
-    "tl.adapt": lambda held: ng.tl.adapt(held.model, held.raw).digest,
+    "tl.adapt": lambda held: ng.tl.adapt(held.raw, held.model).digest,
     "tl.predictability": lambda held: ng.tl.predictability(held.train, quick(held.model)).genes,
     "tl.retrieve": lambda held: ng.tl.retrieve(held.explained, held.explained, k=3).found,
     "pl.section": lambda held: pixels(ng.pl.section(held.raw).figure),

@@ -24,7 +24,7 @@ from nh2st_graph.nn import ComponentRidge, RidgeSpots, fit_component_ridge
 from nh2st_graph.read import Sections, documented, sections_by_name
 from nh2st_graph.section import find_genes, say_same_sections
 from nh2st_graph.tl._measured import Entries, Measured, MeasuredValues, measured_entries, measured_values
-from nh2st_graph.tl._order import fitted
+from nh2st_graph.tl._order import data_first
 from nh2st_graph.train import (
     FittedModel,
     PreparedSection,
@@ -77,8 +77,8 @@ class _Gain(NamedTuple):
 
 @documented
 def adapt(
-    model: FittedModel,
     sections: Sections,
+    model: FittedModel,
     *,
     measured: Measured | Mapping[str, Measured] | None = None,
     library_key: str | None = None,
@@ -96,10 +96,10 @@ def adapt(
 
     Parameters
     ----------
-    model
-        A model of NH2ST-Graph with its closed form (the default).
     sections
         Sections with raw counts, in a list, a mapping, one AnnData or SpatialData: all of training patients, or none.
+    model
+        A model of NH2ST-Graph with its closed form (the default).
     measured
         Which spots of a section were measured, True or False for each; by section if there are several. None takes all.
         Others are read for their image alone.
@@ -130,11 +130,12 @@ def adapt(
 
     >>> import nh2st_graph as ng
     >>> sections = ng.read.sections("visium", "sections")
-    >>> adapted = ng.tl.adapt(ng.load("model"), sections["D1"])
+    >>> adapted = ng.tl.adapt(sections["D1"], ng.load("model"))
     >>> gain = adapted.origin.get("adapted", {"pcc_gain": None})["pcc_gain"]
     >>> prediction = ng.tl.predict(sections["D2"], adapted)
     """
-    form = fitted("adapt", model).nh2st_graph.closed_form
+    sections, model = data_first("adapt", sections, model)
+    form = model.nh2st_graph.closed_form
     if form is None:
         raise ModelError(
             "the model has no closed form, and its last layer cannot be fitted again; train with "

@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from numpy.testing import assert_allclose, assert_array_equal
 
-from nh2st_graph import DataError, ModelError, load, tl
+from nh2st_graph import DataError, ModelError, RenamedWarning, load, tl
 from nh2st_graph.nn import ComponentRidge
 from nh2st_graph.tl import FittedModel
 from nh2st_graph.tl._adapt import _fit, _held_out, _spots
@@ -43,7 +43,7 @@ def others(section) -> AnnData:
 
 @pytest.fixture(scope="module")
 def adapted(model, others) -> FittedModel:
-    return tl.adapt(model, others)
+    return tl.adapt(others, model)
 
 
 def test_it_says_what_it_was_adapted_on_and_what_was_gained(model, adapted):
@@ -110,23 +110,28 @@ def test_without_a_gain_the_model_stays_as_it_is(model, section, caplog):
     counts[:, rest] = ((1 - expected.sum(axis=1)) / len(rest))[:, None].clip(0)
     noisy = counted(section, np.random.default_rng(0).poisson(1e5 * counts))
     with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
-        assert tl.adapt(model, noisy) is model
+        assert tl.adapt(noisy, model) is model
     assert "S3" in caplog.text
 
 
 def test_genes_of_spots_that_were_not_measured_are_not_read(model, others):
     measured = np.arange(64) % 64 < 40
-    expected = tl.adapt(model, others, measured=measured)
+    expected = tl.adapt(others, model, measured=measured)
     counts = others.X.toarray()
     changed = counted(others, np.where(measured[:, None], counts, np.random.default_rng(0).poisson(9, counts.shape)))
-    found = tl.adapt(model, changed, measured={"S3": measured})
+    found = tl.adapt(changed, model, measured={"S3": measured})
     assert found.digest == expected.digest
     assert expected.origin["adapted"]["n_spots"] == 40
 
 
 def test_the_order_of_spots_decides_nothing(model, adapted, others):
     shuffled = others[np.random.default_rng(1).permutation(64)].copy()
-    assert tl.adapt(model, shuffled).digest == adapted.digest
+    assert tl.adapt(shuffled, model).digest == adapted.digest
+
+
+def test_the_model_may_come_first_for_one_version(model, adapted, others):
+    with pytest.warns(RenamedWarning, match=r"ng\.tl\.adapt takes the data first and then the model"):
+        assert tl.adapt(model, others).digest == adapted.digest
 
 
 def test_it_is_saved_with_its_provenance(model, adapted, others, tmp_path):
@@ -167,12 +172,12 @@ def renamed(section: AnnData, name: str, **obs: str) -> AnnData:
 def test_a_model_that_is_adapted_again_has_learned_from_all_sections(model, adapted, others, tiny_sections):
     patient = str(tiny_sections["S1"].obs["patient"].iloc[0])
     second = renamed(others, "S9", patient=patient)
-    again = tl.adapt(adapted, second)
+    again = tl.adapt(second, adapted)
     about, before = again.origin["adapted"], adapted.origin["adapted"]
     assert list(about["sections"]) == ["S3", "S9"]
     assert about["sections"]["S3"] == before["sections"]["S3"]
     assert (about["n_spots"], about["n_blocks"]) == (128, 8)
-    kinds = {before["predicted_as"], tl.adapt(model, second).origin["adapted"]["predicted_as"]}
+    kinds = {before["predicted_as"], tl.adapt(second, model).origin["adapted"]["predicted_as"]}
     assert about["predicted_as"] == " and ".join(sorted(kinds, reverse=True))
     for name, section in (("S3", others), ("S9", second)):
         with pytest.raises(DataError, match=f"{name}.* was trained on"):
@@ -181,11 +186,11 @@ def test_a_model_that_is_adapted_again_has_learned_from_all_sections(model, adap
 
 def test_nothing_is_held_out_of_what_the_model_learned_from(model, adapted, others, tiny_sections, caplog):
     with pytest.raises(DataError, match="'S3' was adapted on before, and no block of it is held out"):
-        tl.adapt(adapted, others)
+        tl.adapt(others, adapted)
     with pytest.raises(DataError, match="'S1' was trained on, and no block of it is held out"):
-        tl.adapt(model, tiny_sections["S1"])
+        tl.adapt(tiny_sections["S1"], model)
     with caplog.at_level(logging.WARNING, logger="nh2st_graph"):
-        tl.adapt(adapted, renamed(others, "S9"))
+        tl.adapt(renamed(others, "S9"), adapted)
     assert "sections 'S3' and 'S9' have the same counts" in caplog.text
 
 
@@ -201,7 +206,7 @@ def test_one_patient_alone_says_nothing_of_others_but_of_its_own(model, others, 
     section = others.copy()
     patient = tiny_sections["S1"].obs["patient"].iloc[0] if known else "another"
     section.obs["patient"] = pd.Categorical([patient] * section.n_obs)
-    adapted = tl.adapt(model, section)
+    adapted = tl.adapt(section, model)
     assert adapted.origin["adapted"]["predicted_as"] == ("training patients" if known else "new patients")
     evidence, other = (adapted.confidence.of(known=each) for each in (known, not known))
     good = evidence.genes["held_out_low"] > evidence.genes["held_out_chance"].clip(lower=0)
@@ -231,22 +236,22 @@ class TestRefusals:
     def test_of_a_model_without_a_closed_form(self, model, section):
         other = replace(model, module=model.module.__class__(model.config.model, model.n_features, len(model.genes)))
         with pytest.raises(ModelError, match="closed_form=True"):
-            tl.adapt(other, section)
+            tl.adapt(section, other)
 
     def test_of_too_few_spots(self, model, section):
         with pytest.raises(DataError, match=r"section 'S3': 12 measured spots"):
-            tl.adapt(model, section, measured=np.arange(64) < 12)
+            tl.adapt(section, model, measured=np.arange(64) < 12)
 
     def test_of_a_panel_that_is_not_there(self, model, section):
         with pytest.raises(DataError, match=rf"section 'S3': panel gene {model.genes[0]} not measured"):
-            tl.adapt(model, section[:, section.var_names != model.genes[0]].copy())
+            tl.adapt(section[:, section.var_names != model.genes[0]].copy(), model)
 
     def test_of_masks_of_other_sections(self, model, section):
         with pytest.raises(DataError, match="measured is not of sections S3"):
-            tl.adapt(model, section, measured={"S1": np.ones(64, dtype=bool)})
+            tl.adapt(section, model, measured={"S1": np.ones(64, dtype=bool)})
         with pytest.raises(DataError, match=r"measured names genes, .* for each spot, or use ng\.tl\.impute"):
-            tl.adapt(model, section, measured=list(section.var_names[:2]))
+            tl.adapt(section, model, measured=list(section.var_names[:2]))
 
     def test_of_no_section(self, model):
         with pytest.raises(DataError, match="no section given"):
-            tl.adapt(model, {})
+            tl.adapt({}, model)

@@ -257,7 +257,7 @@ class TestAdapted:
         counts[:, ::2] *= 10
         section.X = sparse.csr_matrix(counts)
         section.obs["patient"] = pd.Categorical(["Jane Doe herself"] * section.n_obs)
-        return tl.adapt(ng.load(run), section)
+        return tl.adapt(section, ng.load(run))
 
     @pytest.fixture
     def shared(self, adapted, tmp_path) -> dict[str, str]:
