@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from nh2st_graph import DataError
-from nh2st_graph.datasets import _her2st, her2st
+from nh2st_graph.datasets import her2st
 
 
 @pytest.fixture
 def repository(server, shared_data, monkeypatch):
     """A server with one of the real sections, as the public repository has them."""
-    data = server.folder / _her2st._REPOSITORY / "data"
+    data = server.folder / "almaan/her2st/85df7411b987a7dec3feff9718b869a7a82091ec" / "data"
     for path in ("ST-cnts/B4.tsv.gz", "ST-spotfiles/B4_selection.tsv"):
         (data / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(shared_data / "her2st" / "data" / path, data / path)
     shutil.copytree(shared_data / "her2st" / "data" / "ST-imgs" / "B" / "B4", data / "ST-imgs" / "B" / "B4")
-    monkeypatch.setattr(_her2st, "_HOST", server.url)
+    monkeypatch.setattr("nh2st_graph.datasets._her2st._HOST", server.url)
     return data
 
 
@@ -44,7 +44,7 @@ def test_another_content_is_refused(repository):
 
 
 def test_no_network_names_the_folder(server, monkeypatch):
-    monkeypatch.setattr(_her2st, "_HOST", "http://127.0.0.1:9")
+    monkeypatch.setattr("nh2st_graph.datasets._her2st._HOST", "http://127.0.0.1:9")
     with pytest.raises(DataError, match=r"no connection.*folder=DIR") as error:
         her2st("A1", progress=False)
     assert "\n" not in str(error.value)

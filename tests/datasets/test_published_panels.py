@@ -4,7 +4,7 @@ import functools
 import hashlib
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nh2st_graph import DataError
-from nh2st_graph.datasets import PUBLISHED_PANELS, _published_panels, fetch_panel, is_published
+from nh2st_graph.datasets import PUBLISHED_PANELS, fetch_panel, is_published
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -21,19 +21,30 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
+    """Store an array on the server, as the panel ``nh2st:here``."""
+
+    def store(genes: np.ndarray) -> None:
+        np.save(tmp_path / "server" / "genes.npy", genes, allow_pickle=True)
+        digest = hashlib.sha256((tmp_path / "server" / "genes.npy").read_bytes()).hexdigest()
+        published = PUBLISHED_PANELS["nh2st:INT"]._replace(path="genes.npy", digest=digest)
+        monkeypatch.setitem(PUBLISHED_PANELS, "nh2st:here", published)
+
+    return store
+
+
+@pytest.fixture
+def repository(
+    tmp_path: Path, publish: Callable[[np.ndarray], None], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """A server with one panel, stored as the published ones are: an array of objects."""
     folder = tmp_path / "server"
     folder.mkdir()
-    np.save(folder / "genes.npy", np.array(["ERBB2", "CD3E"], dtype=object), allow_pickle=True)
-    digest = hashlib.sha256((folder / "genes.npy").read_bytes()).hexdigest()
+    publish(np.array(["ERBB2", "CD3E"], dtype=object))
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
-    monkeypatch.setattr(_published_panels, "_HOST", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setitem(
-        PUBLISHED_PANELS, "nh2st:here", PUBLISHED_PANELS["nh2st:INT"]._replace(path="genes.npy", digest=digest)
-    )
+    monkeypatch.setattr("nh2st_graph.datasets._published_panels._HOST", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
     yield folder
     server.shutdown()
@@ -76,13 +87,15 @@ class _Harmful:
         return print, ("executed",)
 
 
-def test_nothing_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.save(tmp_path / "genes.npy", np.array([_Harmful()], dtype=object), allow_pickle=True)
+def test_nothing_is_executed(
+    repository: Path, publish: Callable[[np.ndarray], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(np.array([_Harmful()], dtype=object))
     with pytest.raises(pickle.UnpicklingError, match="array of text"):
-        _published_panels._read_array(tmp_path / "genes.npy")
+        fetch_panel("nh2st:here")
     assert capsys.readouterr().out == ""
 
 
-def test_text_is_read_as_it_is(tmp_path: Path) -> None:
-    np.save(tmp_path / "genes.npy", np.array(["ERBB2", "CD3E"]))
-    assert _published_panels._read_array(tmp_path / "genes.npy") == ["ERBB2", "CD3E"]
+def test_text_is_read_as_it_is(repository: Path, publish: Callable[[np.ndarray], None]) -> None:
+    publish(np.array(["ERBB2", "CD3E"]))
+    assert fetch_panel("nh2st:here") == ["ERBB2", "CD3E"]

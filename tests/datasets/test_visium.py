@@ -4,13 +4,14 @@ import hashlib
 import json
 import shutil
 import tarfile
+from importlib.resources import files
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from nh2st_graph import DataError
-from nh2st_graph.datasets import _visium, visium
+from nh2st_graph.datasets import visium
 from nh2st_graph.section import library
 
 NAME = "V1_Human_Heart"
@@ -37,10 +38,10 @@ def host(server, spaceranger, monkeypatch):
     shutil.copy(spaceranger / "image.tif", folder / f"{NAME}_image.tif")
     with tarfile.open(folder / f"{NAME}_spatial.tar.gz", "w:gz") as archive:
         archive.add(spaceranger / "spatial", "spatial")
-    files = [folder / f"{NAME}_{file}" for file in (_visium._COUNTS, _visium._SPATIAL, _visium._IMAGE)]
-    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    monkeypatch.setattr(_visium, "_HOST", server.url)
-    monkeypatch.setattr(_visium, "file_list", lambda _: {NAME: ["Heart", *digests]})
+    published = [folder / f"{NAME}_{file}" for file in ("filtered_feature_bc_matrix.h5", "spatial.tar.gz", "image.tif")]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in published]
+    monkeypatch.setattr("nh2st_graph.datasets._visium._HOST", server.url)
+    monkeypatch.setattr("nh2st_graph.datasets._visium.file_list", lambda _: {NAME: ["Heart", *digests]})
     return folder
 
 
@@ -58,7 +59,7 @@ def test_a_section_is_fetched_once(host, server, spaceranger):
 
 
 def test_no_network_names_the_folder(server, monkeypatch):
-    monkeypatch.setattr(_visium, "_HOST", "http://127.0.0.1:9")
+    monkeypatch.setattr("nh2st_graph.datasets._visium._HOST", "http://127.0.0.1:9")
     with pytest.raises(DataError, match=r"no connection.*folder=DIR") as error:
         visium(NAME, progress=False)
     assert "\n" not in str(error.value)
@@ -70,7 +71,8 @@ def test_an_unknown_name_gives_the_nearest():
 
 
 def test_sections_of_one_block_have_one_patient():
-    known = _visium.file_list("visium")
+    lines = (files("nh2st_graph.datasets") / "visium.txt").read_text().splitlines()
+    known = {name: words for name, *words in (line.split() for line in lines if not line.startswith("#"))}
     a, b = (known[f"V1_Breast_Cancer_Block_A_Section_{i}"] for i in (1, 2))
     assert a[0] == b[0]
     assert a[1:] != b[1:]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.neighbors import NearestNeighbors
 
-from nh2st_graph.gr import _lattice
-from nh2st_graph.gr._build import connect
+from nh2st_graph.gr import spatial_graph
 from nh2st_graph.section import fit_array
 
 KEYS = ("spatial_connectivities", "spatial_distances")
@@ -28,22 +28,36 @@ def test_is_the_grid_that_squidpy_finds(make_section, square, hexagonal, monkeyp
         turn = np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]])
         section.obsm["spatial"] = section.obsm["spatial"] @ turn
     by_search, by_array = section.copy(), section.copy()
-    connect(by_search, n_rings=n_rings)
-    monkeypatch.setattr(_lattice, "_LARGE", 1)
+    spatial_graph(by_search, n_rings=n_rings)
+    monkeypatch.setattr("nh2st_graph.gr._lattice._LARGE", 1)
     with monkeypatch.context() as without:
         without.setattr("sklearn.neighbors.NearestNeighbors.kneighbors", None)  # nothing is searched for
-        connect(by_array, n_rings=n_rings)
+        spatial_graph(by_array, n_rings=n_rings)
     for key in KEYS:
         assert (by_array.obsp[key] != by_search.obsp[key]).nnz == 0
         assert by_array.obsp[key].dtype == by_search.obsp[key].dtype
     assert by_array.uns["spatial_neighbors"] == by_search.uns["spatial_neighbors"]
 
 
+def is_searched(section, n_neighs):
+    """Whether neighbours of the first ring are searched for."""
+    search, searches = NearestNeighbors.kneighbors, []
+
+    def watched(self, *args, **kwargs):
+        searches.append(self)
+        return search(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NearestNeighbors, "kneighbors", watched)
+        spatial_graph(section, n_neighs=n_neighs, copy=True)
+    return bool(searches)
+
+
 def test_spots_off_their_array_and_other_rings_are_searched_for(square, monkeypatch):
-    monkeypatch.setattr(_lattice, "_LARGE", 1)
+    monkeypatch.setattr("nh2st_graph.gr._lattice._LARGE", 1)
     section = square()
     array = fit_array(section)
-    assert _lattice.array_builder(section, array, 8, 1) is not None
-    assert _lattice.array_builder(section, array, 4, 1) is None
+    assert not is_searched(section, n_neighs=8)
+    assert is_searched(section, n_neighs=4)
     section.obsm["spatial"][10, 0] += 0.15 * array.pitch
-    assert _lattice.array_builder(section, array, 8, 1) is None
+    assert is_searched(section, n_neighs=8)

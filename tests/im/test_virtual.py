@@ -14,6 +14,7 @@ import nh2st_graph as ng
 from nh2st_graph import ConfigError, DataError, ImageError
 from nh2st_graph.im import Lattice, virtual_spots
 from nh2st_graph.section import Key, check_section
+from nh2st_graph.slide import TiffSlide
 
 from ..slides import tissue_image, write_pyramid
 
@@ -151,10 +152,8 @@ class TestBadInput:
 
 def test_a_slide_is_read_tile_by_tile(tmp_path, monkeypatch):
     """Of 4200 px, which is 53 MB, no more than a few rows of tiles are ever held, and no level finer than needed."""
-    from nh2st_graph.slide import _tiff
-
     seen = {"decoded": 0, "most": 0, "levels": set()}
-    original = _tiff.TiffSlide.region
+    original = TiffSlide.region
 
     def region(self, level, box):
         before = self.n_decoded
@@ -164,9 +163,9 @@ def test_a_slide_is_read_tile_by_tile(tmp_path, monkeypatch):
         seen["most"] = max(seen["most"], self._kept_bytes, found[0].width * found[0].height * 3)
         return found
 
-    monkeypatch.setattr(_tiff.TiffSlide, "region", region)
+    monkeypatch.setattr(TiffSlide, "region", region)
     tile = 256 * 256 * 3
-    monkeypatch.setattr(_tiff, "KEPT_BYTES", 20 * tile)
+    monkeypatch.setattr("nh2st_graph.slide._tiff.KEPT_BYTES", 20 * tile)
     image = tissue_image(1050, 2.0).repeat(4, axis=0).repeat(4, axis=1)
     path = write_pyramid(tmp_path / "slide.tif", 0, 0.5, image=image, levels=4, compression=None)
     adata = virtual_spots(path, pitch_um=100.0, spot_um=55.0)

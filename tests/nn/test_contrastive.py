@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nh2st_graph.nn import _contrastive as contrastive
 from nh2st_graph.nn import (
     chance_level,
     collapse_level,
@@ -280,8 +279,8 @@ def with_gradients(setting, symmetric, seed=0, dtype=torch.float64, width=3):
 def test_tiles_give_the_loss_and_the_gradients_of_all_similarities_at_once(setting, symmetric, tile, seed):
     expected = with_gradients(setting, symmetric, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contrastive, "AT_ONCE", 0)
-        patch.setattr(contrastive, "_TILE", tile)
+        patch.setattr("nh2st_graph.nn._contrastive.AT_ONCE", 0)
+        patch.setattr("nh2st_graph.nn._contrastive._TILE", tile)
         found = with_gradients(setting, symmetric, seed)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
@@ -292,8 +291,8 @@ def test_tiles_are_as_good_in_single_precision(temperature, monkeypatch):
     excluded = torch.randint(300, (2, 900))
     setting = (300, {"temperature": temperature, "negative_weight": 0.5, "excluded": excluded})
     dense, exact = (with_gradients(setting, True, dtype=dtype, width=64) for dtype in (torch.float32, torch.float64))
-    monkeypatch.setattr(contrastive, "AT_ONCE", 0)
-    monkeypatch.setattr(contrastive, "_TILE", 64)
+    monkeypatch.setattr("nh2st_graph.nn._contrastive.AT_ONCE", 0)
+    monkeypatch.setattr("nh2st_graph.nn._contrastive._TILE", 64)
     found = with_gradients(setting, True, dtype=torch.float32, width=64)
     for one, other, best in zip(found, dense, exact, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6 / temperature, atol=1e-6)
@@ -316,7 +315,7 @@ def test_many_spots_need_no_matrix_of_all_pairs(every):
         info_nce(a, b, anchors=torch.arange(0, n, every) if every > 1 else None, symmetric=every == 1).backward()
     assert a.grad.any()
     assert b.grad.any()
-    assert max(sizes) == contrastive._TILE**2 < n * n / 16
+    assert max(sizes) == 1024**2 < n * n / 16
 
 
 # Retrieval
@@ -327,7 +326,7 @@ def test_ranks_are_told_with_the_loss(setting, seed, at_once):
     n, options = setting
     a, b = embeddings(n, 3, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contrastive, "AT_ONCE", at_once)
+        patch.setattr("nh2st_graph.nn._contrastive.AT_ONCE", at_once)
         loss, ranks = info_nce_and_ranks(a, b, **options)
         assert torch.equal(loss, info_nce(a, b, **options))
     own = torch.arange(n) if options["anchors"] is None else options["anchors"]

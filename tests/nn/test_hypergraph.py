@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from nh2st_graph.nn import EgoHypergraph, HypergraphBranch, _hypergraph, ego_hyperedges, similarity_hyperedges
+from nh2st_graph.nn import EgoHypergraph, HypergraphBranch, ego_hyperedges, similarity_hyperedges
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=5)
 
@@ -88,7 +88,7 @@ def test_members_that_share_rows(sizes, seed):
 def test_work_in_pieces_changes_nothing(monkeypatch):
     features, group = _features(23), _groups([5, 1, 9, 8])
     whole = similarity_hyperedges(features, group)
-    monkeypatch.setattr(_hypergraph, "_GATHERED", 1)
+    monkeypatch.setattr("nh2st_graph.nn._hypergraph._GATHERED", 1)
     assert torch.equal(similarity_hyperedges(features, group), whole)
 
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from nh2st_graph.nn import _retrieval as retrieval
 from nh2st_graph.nn import nearest, partner_rank, retrieve
 
 SIMILARITIES = ["cosine", "dot", "euclidean"]
@@ -55,7 +55,7 @@ def test_exact_ties_go_to_the_lowest_number_whatever_the_blocks(n_keys, k, block
     # Small whole numbers: scalar products are exact, and most of them ties.
     query, keys = (torch.randint(-1, 2, (n, 2), generator=generator).double() for n in (6, n_keys))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "AT_ONCE", at_once)
+        patch.setattr("nh2st_graph.nn._retrieval.AT_ONCE", at_once)
         found, index = nearest(query, keys, k, similarity="dot", block=block)
     pairs = query @ keys.T
     assert index.tolist() == [best_of(row, k) for row in pairs]
@@ -91,7 +91,7 @@ def in_words(query, keys, values, k, how):
 def test_averages_are_those_of_the_published_code(how, block, k, at_once):
     query, keys, values = drawn(6, 4, 0), drawn(N_KEYS, 4, 1), drawn(N_KEYS, 7, 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "AT_ONCE", at_once)
+        patch.setattr("nh2st_graph.nn._retrieval.AT_ONCE", at_once)
         averaged = retrieve(query, keys, values, k, how=how, block=block)
     torch.testing.assert_close(averaged, in_words(query, keys, values, k, how), rtol=1e-10, atol=1e-12)
 
@@ -137,15 +137,16 @@ def test_mixed_precision_does_not_round_similarities():
 def test_no_matrix_of_all_pairs_is_made(monkeypatch):
     """No more pairs at once than the bound, and no more keys than a block."""
     seen = []
-    whole = retrieval._similarities
 
-    def watched(query, keys, similarity):
-        seen.append((len(query), len(keys)))
-        return whole(query, keys, similarity)
+    class Products(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__):
+                seen.append((args[0].shape[0], args[1].shape[1]))
+            return func(*args, **(kwargs or {}))
 
-    monkeypatch.setattr(retrieval, "_similarities", watched)
-    monkeypatch.setattr(retrieval, "AT_ONCE", 64)
-    nearest(drawn(50, 2, 0), drawn(100, 2, 1), 3, block=16)
+    monkeypatch.setattr("nh2st_graph.nn._retrieval.AT_ONCE", 64)
+    with Products():
+        nearest(drawn(50, 2, 0), drawn(100, 2, 1), 3, block=16)
     assert max(n_keys for _, n_keys in seen) == 16
     assert max(n_queries * n_keys for n_queries, n_keys in seen) <= 64
     assert sum(n_queries * n_keys for n_queries, n_keys in seen) == 50 * 100
@@ -184,7 +185,7 @@ def test_rank_of_a_partner_is_its_place_among_all_keys(n, m, seed):
 def test_ranks_do_not_depend_on_how_many_queries_meet_the_keys_at_once(monkeypatch):
     query, keys = drawn(50, 4, 0), drawn(50, 4, 1)
     expected = partner_rank(query, keys)
-    monkeypatch.setattr(retrieval, "AT_ONCE", 120)
+    monkeypatch.setattr("nh2st_graph.nn._retrieval.AT_ONCE", 120)
     assert torch.equal(partner_rank(query, keys), expected)
 
 

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 from tifffile import TiffWriter
 
-from nh2st_graph._errors import ImageError
-from nh2st_graph.slide import _limits as limits
+from nh2st_graph import ImageError
 from nh2st_graph.slide import open_full, open_slide, slide_size, thumbnail
 
 SIDE = 100_000
@@ -140,7 +139,7 @@ def test_blank_images_are_no_bombs(tmp_path, monkeypatch):
     for ending in ("png", "jpg", "bmp"):
         Image.new("RGB", (3000, 2000), "white").save(tmp_path / f"blank.{ending}")
         assert slide_size(tmp_path / f"blank.{ending}") == (3000, 2000)
-    monkeypatch.setattr(limits, "FREE", 0)
+    monkeypatch.setattr("nh2st_graph.slide._limits.FREE", 0)
     assert slide_size(tmp_path / "blank.jpg") == (3000, 2000)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tifffile import TiffWriter
 
 from nh2st_graph import ImageError
-from nh2st_graph.slide import HeldImage, TiffSlide, _open, _tiff, open_slide
+from nh2st_graph.slide import HeldImage, TiffSlide, open_slide
 
 from ..slides import halved, write_pyramid
 
@@ -70,13 +70,14 @@ def test_only_the_tiles_under_a_window_are_decoded_and_once(tmp_path):
 
 
 def test_what_is_kept_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(_tiff, "KEPT_BYTES", 5 * 32 * 32 * 3)
+    most = 5 * 32 * 32 * 3
+    monkeypatch.setattr("nh2st_graph.slide._tiff.KEPT_BYTES", most)
     path = write_pyramid(tmp_path / "slide.tif", 0, image=SQUARE, tile=32)
     with open_slide(path) as slide:
         window, _ = slide.region(0, (0, 0, 200, 200))
         np.testing.assert_array_equal(np.asarray(window), SQUARE)
         assert slide.n_decoded == 49
-        assert sum(tile.nbytes for tile in slide._kept.values()) == slide._kept_bytes <= _tiff.KEPT_BYTES
+        assert sum(tile.nbytes for tile in slide._kept.values()) == slide._kept_bytes <= most
         slide.region(0, (193, 193, 200, 200))
         assert slide.n_decoded == 49, "the last ones are there"
         slide.region(0, (0, 0, 10, 10))
@@ -123,7 +124,7 @@ def test_strips_of_a_small_image_are_held_whole(tmp_path, monkeypatch):
         file.write(IMAGE, photometric="rgb", rowsperstrip=8)
     with open_slide(tmp_path / "image.tif") as slide:
         assert isinstance(slide, HeldImage)
-    monkeypatch.setattr(_tiff, "_HELD_PIXELS", 100)
+    monkeypatch.setattr("nh2st_graph.slide._tiff._HELD_PIXELS", 100)
     with open_slide(tmp_path / "image.tif") as slide:
         assert isinstance(slide, TiffSlide)
         np.testing.assert_array_equal(np.asarray(slide.region(0, (5, 7, 80, 69))[0]), IMAGE[7:69, 5:80])
@@ -246,8 +247,8 @@ def test_aperio_keeps_luma_and_chroma_in_jpeg_2000(
 ):
     """Scheme 33003 holds luma and chroma, whatever the colour tag says, and 33005 holds RGB."""
     if not with_extra:
-        for file in (_open, _tiff):
-            monkeypatch.setattr(file, "has_extra", lambda: False)
+        for file in ("_open", "_tiff"):
+            monkeypatch.setattr(f"nh2st_graph.slide.{file}.has_extra", lambda: False)
     x = np.linspace(0, 1, 128)
     rgb = np.stack(np.broadcast_arrays(120 + 120 * x, 90 + 100 * x[:, None], 200 - 50 * x), axis=-1).astype(np.uint8)
     kept = np.asarray(Image.fromarray(rgb).convert("YCbCr")) if luma else rgb

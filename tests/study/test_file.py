@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from nh2st_graph import ConfigError
 from nh2st_graph.config import Config, builtin_config
-from nh2st_graph.im import _default
 from nh2st_graph.study import Fold, Study, Variant, read_benchmark, read_study
 
 ABLATIONS = sorted((Path(__file__).resolve().parents[2] / "configs" / "ablations").glob("*.yaml"))
@@ -52,7 +51,7 @@ class TestVariants:
         assert deep.model.width == base.model.width != Config().model.width
 
     def test_each_has_the_encoders_that_auto_chose(self, study_file, monkeypatch):
-        monkeypatch.setattr(_default, "is_packaged", lambda package: False)
+        monkeypatch.setattr("nh2st_graph.im._default.is_packaged", lambda package: False)
         variants = {"one": {"features.patch_um": 56}, "colour": {"features.encoder": "squidpy:summary"}}
         study = read_study(study_file(set={"features.encoder": "auto"}, variants=variants))
         scales = [[size for _, size in variant.config.features.blocks] for variant in study.variants]

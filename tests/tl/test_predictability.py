@@ -15,7 +15,7 @@ from nh2st_graph import ConfigError, DataError
 from nh2st_graph.datasets import read_panel
 from nh2st_graph.metrics import partial_pearson, pearson
 from nh2st_graph.models import make_baseline
-from nh2st_graph.tl import Predictability, _predictability, predictability
+from nh2st_graph.tl import Predictability, predictability
 
 KINDS = ("OWN", "NBR", "INT", "NOISE", "RARE")
 EACH = 3
@@ -177,10 +177,10 @@ class TestWords:
 
 
 def test_of_a_large_section_even_pieces_are_read_and_that_is_said(monkeypatch):
-    monkeypatch.setattr(_predictability, "LARGE", 400)
-    monkeypatch.setattr(_predictability, "_SAMPLE", 192)
-    monkeypatch.setattr(_predictability, "_PIECE", 48)
-    monkeypatch.setattr(_predictability, "_MANY", 100)
+    monkeypatch.setattr("nh2st_graph.tl._predictability.LARGE", 400)
+    monkeypatch.setattr("nh2st_graph.tl._predictability._SAMPLE", 192)
+    monkeypatch.setattr("nh2st_graph.tl._predictability._PIECE", 48)
+    monkeypatch.setattr("nh2st_graph.tl._predictability._MANY", 100)
     found = predictability([tissue("A", 0, "P"), tissue("L", 1, "P", side=24)], **SETTINGS)
     assert found.sections["n_spots"].tolist() == [144, 192]
     assert found.sections["of_spots"].tolist() == [144, 576]

@@ -14,9 +14,8 @@ from numpy.testing import assert_array_equal
 
 from nh2st_graph import ConfigError, DataError, RunError, read, tl
 from nh2st_graph.config import Config, load_config
-from nh2st_graph.im import _default
 from nh2st_graph.models import NH2STGraph
-from nh2st_graph.tl import Run, _folder, _run
+from nh2st_graph.tl import Run
 from nh2st_graph.train import log_columns
 
 #: What other programs rely on.
@@ -152,7 +151,7 @@ class TestPrepare:
     def test_a_run_on_them_is_the_run_on_the_files_that_they_came_from(
         self, prepared, tiny_config, tiny_run, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr(_run, "write_figures", lambda *_: [])  # drawn in other tests
+        monkeypatch.setattr("nh2st_graph.tl._run.write_figures", lambda *_: [])  # drawn in other tests
         config = tiny_config.override(["data.format=h5ad", f"data.root={prepared}"])
         run = tl.train_run(config, tmp_path / "run")
         for name in ("model.safetensors", "log.csv", "metrics.json", "metrics_per_gene.csv"):
@@ -203,9 +202,10 @@ class TestSections:
         assert (section.layers["raw"] != loaded.X).nnz == 0
         assert loaded.uns["spatial"]["S1"]["metadata"]["microns_per_pixel"] == 3.0
 
-    def test_those_that_are_not_tested_are_trained_on(self, tiny_sections, tiny_config):
-        train, test = _run._split(tiny_config.override(["data.train=[]", "data.test=[S2]"]), tiny_sections)
-        assert (list(train), list(test)) == (["S1", "S3"], ["S2"])
+    def test_those_that_are_not_tested_are_trained_on(self, tiny_sections, tiny_config, tmp_path):
+        config = tiny_config.override(["data.train=[]", "data.test=[S2]", "model.name=mean", "evaluate.figures=false"])
+        run = tl.train_run(config, tmp_path / "run", sections=tiny_sections)
+        assert (list(run.model.origin["train"]), list(run.evaluation.predictions)) == (["S1", "S3"], ["S2"])
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -268,18 +268,18 @@ class TestSections:
         monkeypatch.chdir(tmp_path)
         encoder, stored = (each.replace("HERE", str(tmp_path)) for each in (encoder, stored))
         features = tiny_config.features.model_copy(update={"encoder": encoder})
-        config = _folder.absolute(tiny_config.model_copy(update={"features": features}))
+        config = tl.absolute(tiny_config.model_copy(update={"features": features}))
         assert config.features.encoder == stored
 
     @pytest.mark.parametrize(
         ("changes", "sizes"), [(["features.encoder=auto"], [112, 224, 448]), (["features.patch_um=56"], [56])]
     )
     def test_names_the_encoders_that_auto_chose(self, tiny_config, monkeypatch, changes, sizes):
-        monkeypatch.setattr(_default, "is_packaged", lambda package: False)
-        config = _folder.absolute(tiny_config.override(["features.encoder=auto", *changes]))
+        monkeypatch.setattr("nh2st_graph.im._default.is_packaged", lambda package: False)
+        config = tl.absolute(tiny_config.override(["features.encoder=auto", *changes]))
         assert config.features.blocks == [("handcrafted", size) for size in sizes]
-        monkeypatch.setattr(_default, "is_packaged", lambda package: True)
-        assert _folder.absolute(config) == config
+        monkeypatch.setattr("nh2st_graph.im._default.is_packaged", lambda package: True)
+        assert tl.absolute(config) == config
 
 
 class TestPanel:

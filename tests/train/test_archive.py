@@ -18,7 +18,6 @@ from numpy.testing import assert_array_equal
 
 import nh2st_graph as ng
 from nh2st_graph import ModelError, RunError, tl
-from nh2st_graph.train import _archive
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 MODEL = ("model.json", "model.safetensors", "log.csv")
@@ -79,7 +78,7 @@ class TestSave:
         def fail(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(_archive, "copyfileobj", fail)
+        monkeypatch.setattr("nh2st_graph.train._archive.copyfileobj", fail)
         with pytest.raises(RunError, match=r"\.zip cannot be written: the disk is full"):
             ng.save(tiny_run.model, path)
         assert path.read_bytes() == saved.read_bytes()

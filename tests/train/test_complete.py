@@ -15,9 +15,7 @@ from PIL import Image
 
 from nh2st_graph import ConfigError, DataError, ImageError, im, load, read, tl
 from nh2st_graph.config import Config
-from nh2st_graph.im import _default, _weights
-from nh2st_graph.train import Sources
-from nh2st_graph.train._complete import Completer
+from nh2st_graph.train import Preparation, Sources, Standardizer
 
 from ..prepared import complete_section
 
@@ -197,8 +195,8 @@ class TestAuto:
 
     @pytest.fixture(autouse=True)
     def without_the_extra(self, monkeypatch):
-        for file in (_default, _weights):
-            monkeypatch.setattr(file, "is_packaged", lambda package: False)
+        for file in ("_default", "_weights"):
+            monkeypatch.setattr(f"nh2st_graph.im.{file}.is_packaged", lambda package: False)
 
     @pytest.fixture
     def config(self, quick_config: Config) -> Config:
@@ -206,7 +204,7 @@ class TestAuto:
 
     def test_a_model_says_what_was_chosen(self, few_spots, config, tmp_path, monkeypatch):
         tl.fit({"S1": few_spots["S1"]}, config).save(tmp_path)
-        monkeypatch.setattr(_default, "is_packaged", lambda package: True)  # installed meanwhile
+        monkeypatch.setattr("nh2st_graph.im._default.is_packaged", lambda package: True)  # installed meanwhile
         model = load(tmp_path)
         assert model.config.features.blocks == [("handcrafted", size) for size in (112, 224, 448)]
         assert tl.predict(few_spots["S3"], model).n_obs == few_spots["S3"].n_obs
@@ -221,9 +219,9 @@ class TestAuto:
     def test_a_model_of_the_extra_needs_it(self, tiny_sections, config):
         theirs = config.change({"features.encoders": [["handcrafted", 112], ["efficientnet-lite0", 112]]})
         expected = [{"encoder": "handcrafted"}, {"encoder": "timm", "architecture": "tf_efficientnet_lite0"}]
-        completer = Completer(theirs, Sources(trust=False), expected)
+        preparation = Preparation.of(theirs, [], Standardizer(), Sources(trust=False), expected)
         with pytest.raises(ConfigError, match=r"the model's encoder 'efficientnet-lite0'.*nh2st-graph\[imagenet\]"):
-            completer.make_encoders([tiny_sections["S1"]])
+            preparation.prepare(tiny_sections["S1"])
 
     @pytest.mark.parametrize(
         ("sizes", "says"),
