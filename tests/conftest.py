@@ -263,6 +263,32 @@ def _variable_genes_are_found_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def own_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget after the test which encoders it registered."""
+    from nh2st_graph.im import _encoders
+
+    monkeypatch.setattr(_encoders, "_REGISTRY", dict(_encoders._REGISTRY))
+
+
+@pytest.fixture
+def own_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget after the test which formats it registered."""
+    from nh2st_graph.read import _registry
+
+    for name in ("_READERS", "_LISTINGS"):
+        monkeypatch.setattr(_registry, name, dict(getattr(_registry, name)))
+
+
+@pytest.fixture
+def own_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget after the test which methods it registered."""
+    from nh2st_graph.models import _registry
+
+    _registry.known_methods()  # loads those of this package, for good
+    monkeypatch.setattr(_registry, "_METHODS", dict(_registry._METHODS))
+
+
 @pytest.fixture(scope="session")
 def forkserver() -> ForkServerContext:
     """Start processes in no time: a server has loaded everything once, has used no thread yet, and is copied."""

@@ -21,7 +21,7 @@ from nh2st_graph.config import (
     parse_yaml,
 )
 from nh2st_graph.nn import OPERATORS
-from nh2st_graph.read import _registry
+from nh2st_graph.read import register_format
 
 FOLDER = Path(__file__).parents[2] / "configs"
 NAMES = st.lists(st.from_regex(r"[A-H][1-9]", fullmatch=True), max_size=3, unique=True)
@@ -390,10 +390,11 @@ def test_defaults_are_what_was_chosen_on_real_tissue():
         assert getattr(chosen, part) == getattr(Config(), part)
 
 
-def test_a_format_of_the_users_own_is_known_once_it_is_registered(monkeypatch):
+@pytest.mark.usefixtures("own_formats")
+def test_a_format_of_the_users_own_is_known_once_it_is_registered():
     with pytest.raises(ConfigError, match=r"data\.format = 'mine' is no known format"):
         Config().override(["data.format=mine"])
-    monkeypatch.setitem(_registry._READERS, "mine", lambda root, names: {})
+    register_format("mine")(lambda root, names: {})
     assert Config().override(["data.format=mine"]).data.format == "mine"
 
 

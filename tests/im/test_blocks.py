@@ -27,8 +27,7 @@ class Trained(Encoder):
 
 
 @pytest.fixture(autouse=True)
-def _registered(monkeypatch):
-    monkeypatch.setattr(_encoders, "_REGISTRY", dict(_encoders._REGISTRY))
+def _registered(own_encoders):
     register_encoder("trained")(Trained)
 
 

@@ -21,8 +21,7 @@ class Mean(Encoder):
 
 
 @pytest.fixture
-def registry(monkeypatch):
-    monkeypatch.setattr(_encoders, "_REGISTRY", dict(_encoders._REGISTRY))
+def registry(own_encoders):
     register_encoder("mean")(Mean)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nh2st_graph import Config, ConfigError, ModelError
 from nh2st_graph.config import MethodConfig, ModelConfig
-from nh2st_graph.models import Estimator, NH2STGraph, _registry, find_method, known_methods, register_method
+from nh2st_graph.models import ENTRY_POINTS, Estimator, NH2STGraph, find_method, known_methods, register_method
 
 
 class Settings(MethodConfig):
@@ -27,17 +27,16 @@ class Mine(Estimator):
 
 
 @pytest.fixture(autouse=True)
-def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def registry(own_methods: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the registry and the path as they were."""
-    known_methods()  # loads those of this package, for good
-    monkeypatch.setattr(_registry, "_METHODS", dict(_registry._METHODS))
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 def bring(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """Let another package bring a method."""
-    entry = EntryPoint(name, value, _registry.ENTRY_POINTS)
-    monkeypatch.setattr(_registry, "entry_points", lambda group: [entry] if group == entry.group else [])
+    entry = EntryPoint(name, value, ENTRY_POINTS)
+    found = f"{find_method.__module__}.entry_points"
+    monkeypatch.setattr(found, lambda group: [entry] if group == entry.group else [])
 
 
 def test_a_registered_method_is_found_and_configured() -> None:

@@ -9,7 +9,6 @@ import pytest
 from nh2st_graph import ConfigError, DataError, ImageError
 from nh2st_graph.datasets import leave_one_patient_out
 from nh2st_graph.read import (
-    _registry,
     check_options,
     her2st,
     known_formats,
@@ -96,12 +95,6 @@ class TestH5ad:
 def test_unknown_format_names_the_closest(tmp_path):
     with pytest.raises(DataError, match=r"unknown format 'visum'; did you mean 'visium' or 'visium_hd'\?"):
         sections("visum", tmp_path)
-
-
-@pytest.fixture
-def own_formats(monkeypatch):
-    for name in ("_READERS", "_LISTINGS"):
-        monkeypatch.setattr(_registry, name, dict(getattr(_registry, name)))
 
 
 @pytest.mark.usefixtures("own_formats")

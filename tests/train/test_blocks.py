@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import nh2st_graph as ng
 from nh2st_graph import ConfigError, ModelError, tl
-from nh2st_graph.im import Encoder, TimmEncoder, _encoders, register_encoder
+from nh2st_graph.im import Encoder, TimmEncoder, register_encoder
 
 from ..prepared import complete_section
 
@@ -31,8 +31,7 @@ class Trained(Encoder):
 
 
 @pytest.fixture(autouse=True)
-def _own(monkeypatch, tmp_path):
-    monkeypatch.setattr(_encoders, "_REGISTRY", dict(_encoders._REGISTRY))
+def _own(own_encoders, monkeypatch, tmp_path):
     register_encoder("trained")(lambda rest, device: Trained())
     monkeypatch.setenv("NH2ST_GRAPH_CACHE", str(tmp_path / "cache"))
 

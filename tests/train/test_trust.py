@@ -15,7 +15,7 @@ import yaml
 
 import nh2st_graph as ng
 from nh2st_graph import ConfigError, ModelError, RunError, tl
-from nh2st_graph.models import _registry, known_methods
+from nh2st_graph.models import ENTRY_POINTS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -41,10 +41,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _as_it_was(own_methods: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Leave the registry and the path as they were; the current folder is that of the helper."""
-    known_methods()  # loads those of this package, for good
-    monkeypatch.setattr(_registry, "_METHODS", dict(_registry._METHODS))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "helper", raising=False)
     (tmp_path / "helper.py").write_text(HELPER)
@@ -112,7 +110,7 @@ class TestMethod:
         about = Path("evil-1.0.dist-info")
         about.mkdir()
         (about / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
-        (about / "entry_points.txt").write_text(f"[{_registry.ENTRY_POINTS}]\nthing = helper:Thing\n")
+        (about / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\nthing = helper:Thing\n")
         monkeypatch.syspath_prepend(str(Path.cwd()))
         describe(model, lambda config: config.update(model={"name": "thing"}))
         with pytest.raises(ModelError, match="no such method"):
