@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from nh2st_graph import Config, ConfigError
 from nh2st_graph.config import flatten, load_config, read_yaml, with_arguments
-from nh2st_graph.models import NH2STGraph, find_method, known_methods
+from nh2st_graph.models import find_method, known_methods
 from nh2st_graph.section import normalize_counts
-from nh2st_graph.train._module import TrainingModule
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DEFAULTS = {"data.log_base": "e", "features.floor_centres": False, "train.decay_epochs": None}
@@ -80,17 +78,3 @@ def test_targets_of_base_10():
     np.testing.assert_allclose(normalize_counts(counts, total, "panel", 10), expected, rtol=1e-14)
     ratio = np.square(normalize_counts(counts, total, "total")).sum() / np.square(expected).sum()
     assert ratio == pytest.approx(5.3, abs=0.01)
-
-
-def test_the_learning_rate_falls_in_steps():
-    network = NH2STGraph(Config().model, 5, 7)
-    train = Config().change({"train.decay_epochs": 3, "train.learning_rate": 1.0}).train
-    parts = TrainingModule(network, train, 0).configure_optimizers()
-    scheduler, rates = parts["lr_scheduler"]["scheduler"], []
-    assert parts["lr_scheduler"]["interval"] == "epoch"
-    for _ in range(7):
-        rates.append(scheduler.get_last_lr()[0])
-        parts["optimizer"].step()
-        scheduler.step()
-    assert rates == pytest.approx([1, 1, 1, 0.9, 0.9, 0.9, 0.81])
-    assert isinstance(TrainingModule(network, Config().train, 0).configure_optimizers(), torch.optim.AdamW)

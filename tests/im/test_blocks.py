@@ -6,7 +6,7 @@ import pytest
 
 import nh2st_graph as ng
 from nh2st_graph import ConfigError
-from nh2st_graph.im import Encoder, SquidpyEncoder, _encoders, recipes, register_encoder
+from nh2st_graph.im import Encoder, SquidpyEncoder, recipes, register_encoder
 from nh2st_graph.im._blocks import Block, make_blocks, off_scale, sizes_in_um
 from nh2st_graph.section import Key, check_section
 

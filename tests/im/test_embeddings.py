@@ -20,9 +20,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 import nh2st_graph as ng
-from nh2st_graph import im
-from nh2st_graph._errors import DataError
-from nh2st_graph.im._embeddings import known_as
+from nh2st_graph import DataError, im
 from nh2st_graph.section import Key
 from tests.slides import write_pyramid
 
@@ -438,8 +436,13 @@ def test_what_is_unknown_is_said(section, values, tmp_path, caplog):
     assert all(each in caplog.text for each in ("5 features", "1536"))
 
 
-def test_names_of_other_packages():
-    assert [known_as(name) for name in ("uni_v2", "UNI2-h", "uni2", "mine")] == ["uni2-h"] * 3 + ["mine"]
+@pytest.mark.parametrize(
+    ("name", "known"), [*((each, "uni2-h") for each in ("uni_v2", "UNI2-h", "uni2")), ("mine", "mine")]
+)
+def test_names_of_other_packages(section, values, tmp_path, name, known):
+    pd.DataFrame(values, index=section.obs_names).to_csv(tmp_path / "S1.csv")
+    im.embeddings(section, tmp_path / "S1.csv", encoder=name, patch_um=112)
+    assert section.uns["X_image"]["encoder"] == known
 
 
 def test_the_entry_survives_a_file(section, values, tmp_path):

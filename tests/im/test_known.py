@@ -83,12 +83,14 @@ def test_a_photograph_of_a_cat_is_a_cat_and_a_cup_of_coffee_an_espresso(name):
     assert outside_places(name) == []
 
 
-def test_what_names_of_the_table_lead_to(own_recipes):
+def test_what_names_lead_to(own_recipes, tmp_path):
     own_recipes("small", **FACTS)
     assert outside_places("small,small@weights.pth,small@random,uni2-h,phikon") == ["the file weights.pth"]
     assert needs_network("small")
     assert needs_network("phikon?size=112")
     assert not needs_network("small@weights.pth,small@random?size=96")
+    assert needs_network("hf:org/name?pooling=cls")
+    assert not needs_network(f"hf:{tmp_path}")
     known = {"encoder": "timm", "architecture": "test_vit"}
     assert other_kinds("small", [known]) == []
     assert other_kinds("small", [known | {"architecture": "resnet18"}]) == ["architecture: resnet18 -> test_vit"]

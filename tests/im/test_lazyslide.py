@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from nh2st_graph import ConfigError
-from nh2st_graph.im import LazySlideEncoder
-from nh2st_graph.im._encoders import check_names, outside_places
+from nh2st_graph import ConfigError, ModelError
+from nh2st_graph.im import LazySlideEncoder, check_encoders, refuse_places
 
 lazyslide_models = pytest.importorskip("lazyslide_models")
 
@@ -58,8 +57,9 @@ def test_names_that_encode_no_tiles():
 def test_the_extra_is_named(monkeypatch):
     monkeypatch.setattr("nh2st_graph.im._lazyslide.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"needs LazySlide.*nh2st-graph\[wsi\]"):
-        check_names("lazyslide:uni")
+        check_encoders("lazyslide:uni")
 
 
 def test_a_model_that_asks_the_hub_is_not_followed_on_the_word_of_a_file():
-    assert outside_places("lazyslide:uni?size=224") == ["the hub's repository of LazySlide's uni"]
+    with pytest.raises(ModelError, match=r", and the hub's repository of LazySlide's uni is not opened"):
+        refuse_places("lazyslide:uni?size=224")

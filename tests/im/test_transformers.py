@@ -9,9 +9,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from nh2st_graph import ConfigError
-from nh2st_graph.im import TransformersEncoder, make_encoders
-from nh2st_graph.im._encoders import check_names, needs_network, outside_places
+from nh2st_graph import ConfigError, ModelError
+from nh2st_graph.im import TransformersEncoder, check_encoders, make_encoders, refuse_places
 
 from .small_recipes import FACTS
 
@@ -181,12 +180,12 @@ def test_code_of_a_repository_does_not_run_unasked(save, tmp_path):
 
 
 def test_what_a_name_leads_to(tmp_path):
-    assert outside_places(f"hf:{tmp_path}?pooling=cls,hf:org/name") == [
-        f"the folder {tmp_path}",
-        "the hub's repository org/name",
-    ]
-    assert needs_network("hf:org/name?pooling=cls")
-    assert not needs_network(f"hf:{tmp_path}")
-    check_names("hf:org/name@v1?pooling=cls")
+    for name, place in (
+        (f"hf:{tmp_path}?pooling=cls", f"the folder {tmp_path}"),
+        ("hf:org/name", "the hub's repository org/name"),
+    ):
+        with pytest.raises(ModelError, match=f", and {place} is not opened"):
+            refuse_places(name)
+    check_encoders("hf:org/name@v1?pooling=cls")
     with pytest.raises(ConfigError, match="neither a folder nor a repository"):
-        check_names("hf:phikon")
+        check_encoders("hf:phikon")

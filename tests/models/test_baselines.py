@@ -16,7 +16,6 @@ from torch_geometric.data import Data
 from nh2st_graph import ConfigError, DataError
 from nh2st_graph.config import Config
 from nh2st_graph.models import BASELINES, Estimator, find_method, make_baseline, section_groups
-from nh2st_graph.models._baselines import own_features, with_neighbours
 from nh2st_graph.nn import Rows
 
 ALL = ("mean", "ridge", "ridge_neighbours", "reduced_rank_ridge", "kernel_ridge", "pca_ridge", "knn", "random_forest")
@@ -61,23 +60,17 @@ def joined(sections, name):
 # What is read
 
 
-def read(features, section: Data) -> np.ndarray:
-    """Read the features of all spots."""
-    return features(section)(np.arange(len(section.x)))
+def own(section: Data) -> np.ndarray:
+    """The features of each spot."""
+    return section.x.numpy()
 
 
-def test_neighbours_are_averaged_by_receiver_and_isolated_spots_get_zeros():
-    """Spot 0 hears 1 and 2, spot 1 hears 2, spots 2 and 3 hear nobody."""
-    x = torch.tensor([[1.0, 10.0], [2.0, 20.0], [6.0, 60.0], [5.0, 50.0]])
-    section = Data(x=x, edge_index=torch.tensor([[1, 2, 2], [0, 0, 1]]))
-    np.testing.assert_array_equal(read(own_features, section), x)
-    np.testing.assert_array_equal(read(with_neighbours, section)[:, :2], x)
-    np.testing.assert_array_equal(read(with_neighbours, section)[:, 2:], [[4, 40], [6, 60], [0, 0], [0, 0]])
-
-
-def test_without_any_edge_all_surroundings_are_zeros():
-    section = Data(x=torch.ones(3, 2), edge_index=torch.zeros(2, 0, dtype=torch.long))
-    np.testing.assert_array_equal(read(with_neighbours, section), [[1, 1, 0, 0]] * 3)
+def with_neighbours(section: Data) -> np.ndarray:
+    """Beside them the mean over the spots that each spot hears, one spot at a time; of nobody, zeros."""
+    sender, receiver = section.edge_index.numpy()
+    heard = [own(section)[sender[receiver == i]].astype(float) for i in range(len(section.x))]
+    around = [each.mean(axis=0) if len(each) else np.zeros(section.x.shape[1]) for each in heard]
+    return np.hstack([own(section), np.stack(around)])
 
 
 # Large sections
@@ -121,13 +114,13 @@ def widened(section: Data, width: int = 3000) -> Data:
 
 
 @pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize(("name", "features"), [("ridge", own_features), ("ridge_neighbours", with_neighbours)])
+@pytest.mark.parametrize(("name", "features"), [("ridge", own), ("ridge_neighbours", with_neighbours)])
 def test_ridge_equals_the_normal_equations_at_the_penalty_of_an_explicit_loop(sections, name, features, wide):
     test = make_section(12, 9)
     if wide:
         *sections, test = (widened(each) for each in (*sections, test))
     groups, y = section_groups(sections), joined(sections, "y")
-    x = np.vstack([read(features, section) for section in sections]).astype(np.float64)
+    x = np.vstack([features(section) for section in sections]).astype(np.float64)
     errors = {}
     for alpha in np.logspace(0, 5, 11).tolist():
         squared = []
@@ -141,8 +134,11 @@ def test_ridge_equals_the_normal_equations_at_the_penalty_of_an_explicit_loop(se
 
     centred = x - x.mean(axis=0)
     weights = centred.T @ np.linalg.solve(centred @ centred.T + alpha * np.eye(len(x)), y - y.mean(axis=0))
-    expected = (read(features, test) - x.mean(axis=0)) @ weights + y.mean(axis=0)
-    np.testing.assert_allclose(baseline.predict(test), expected, rtol=1e-8)
+    # As on an array; spot 0 hears 1 and 2, spot 1 hears 2, and the others nobody; and no edge at all.
+    for edges in (test.edge_index, torch.tensor([[1, 2, 2], [0, 0, 1]]), torch.zeros(2, 0, dtype=torch.long)):
+        test.edge_index = edges
+        expected = (features(test) - x.mean(axis=0)) @ weights + y.mean(axis=0)
+        np.testing.assert_allclose(baseline.predict(test), expected, rtol=1e-8)
 
 
 def test_nearest_spots_equal_a_loop_at_the_number_of_an_explicit_loop(sections):
@@ -160,7 +156,7 @@ def test_nearest_spots_equal_a_loop_at_the_number_of_an_explicit_loop(sections):
     baseline = fitted("knn", sections)
     assert baseline.chosen == {"n_neighbors": k}
     test = make_section(12, 9)
-    np.testing.assert_allclose(baseline.predict(test), nearest(x, y, read(own_features, test), k))
+    np.testing.assert_allclose(baseline.predict(test), nearest(x, y, own(test), k))
 
 
 def test_fewer_spots_than_nearest_spots_give_the_mean_of_all():
@@ -182,7 +178,7 @@ def test_the_penalty_follows_the_noise():
 def by_singular_values(sections, test, n_components):
     """Standardised features and their leading components, of training and of test spots."""
     x, y = joined(sections, "x"), joined(sections, "y")
-    scaled, of_test = ((each - x.mean(axis=0)) / x.std(axis=0) for each in (x, read(own_features, test)))
+    scaled, of_test = ((each - x.mean(axis=0)) / x.std(axis=0) for each in (x, own(test)))
     _, _, directions = np.linalg.svd(scaled, full_matrices=False)
     return scaled @ directions[:n_components].T, of_test @ directions[:n_components].T, y
 

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
-from nh2st_graph.models import section_groups
-from nh2st_graph.models._groups import drawn_spots
+from nh2st_graph.models import drawn_spots, section_groups
 
 
 def grid(n_rows: int, n_columns: int, seed: int = 0) -> Data:

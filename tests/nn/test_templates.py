@@ -10,7 +10,7 @@ import torch
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.conv import message_passing
 
-from nh2st_graph.nn._templates import leave_no_files
+from nh2st_graph.nn import leave_no_files
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib_scalebar.scalebar import ScaleBar
 
 from nh2st_graph import pl
-from nh2st_graph.pl import _style
 
 GENES = [f"g{i}" for i in range(40)]
 METHODS = ["NH2ST-Graph", "ridge, own + neighbours", "(reference) true neighbours' mean"]
@@ -155,20 +154,20 @@ def test_a_map_whose_scale_is_not_known_has_a_bar_in_pixels(prediction: AnnData)
 
 def test_a_colour_bar_is_as_tall_as_its_axes() -> None:
     _, ax = plt.subplots(figsize=(4, 2))
-    points = ax.scatter([0, 1], [0, 1], c=[0, 1])
+    pl.gene_scatter(per_gene(), *METHODS[:2], ax=ax)
     ax.set_aspect("equal")
-    bar = _style.colour_bar(ax, points, "value (unit)")
+    (bar,) = (shown.colorbar for shown in ax.collections if shown.get_array() is not None)
     ax.figure.draw_without_rendering()
     axes, beside = ax.get_window_extent(), bar.ax.get_window_extent()
     assert (beside.y0, beside.y1) == pytest.approx((axes.y0, axes.y1))
     assert beside.x0 > axes.x1
-    assert bar.ax.get_ylabel() == "value (unit)"
+    assert bar.ax.get_ylabel().startswith("noise ceiling of ")
 
 
 def test_rows_are_named_from_top_to_bottom() -> None:
-    _, ax = plt.subplots()
-    _style.finish_rows(ax, np.array([0.0, 1.0]), ["first", "second"], "method")
+    ax = pl.score_bars(scores())
     ax.figure.draw_without_rendering()
-    first, second = (label.get_window_extent() for label in ax.get_yticklabels())
-    assert first.y0 > second.y1
+    assert [label.get_text() for label in ax.get_yticklabels()] == METHODS
+    first, second, third = (label.get_window_extent() for label in ax.get_yticklabels())
+    assert first.y0 > second.y1 > second.y0 > third.y1
     assert ax.get_ylabel() == "method"

@@ -10,7 +10,6 @@ from tifffile import TiffFile, TiffWriter
 
 from nh2st_graph import ImageError
 from nh2st_graph.slide import open_slide, slide_size
-from nh2st_graph.slide._log import tifffile_said
 
 
 @pytest.fixture
@@ -46,17 +45,24 @@ def test_a_file_that_opens_in_spite_of_it_is_warned_of_once(tmp_path, whole, cap
     assert "invalid page offset" in record.message
 
 
-def test_the_log_of_others_is_as_before(tmp_path, whole, caplog):
+def test_the_log_of_others_is_as_before(tmp_path, whole, caplog, monkeypatch):
     log, path = logging.getLogger("tifffile"), tmp_path / "whole.tif"
     path.write_bytes(whole)
-    before = (log.level, log.disabled, [*log.filters], [*log.handlers])
-    with open_slide(path):
-        log.warning("after")
-    assert (log.level, log.disabled, log.filters, log.handlers) == before
-    with tifffile_said() as said:
+    read = TiffFile.__init__
+
+    def talks(self, *args, **kwargs):
         log.warning("<tifffile.TiffPages @8> ours\nhere")
         other = threading.Thread(target=log.warning, args=("theirs",))
         other.start()
         other.join()
-    assert said == ["ours here"]
-    assert caplog.messages == ["after", "theirs"]
+        read(self, *args, **kwargs)
+
+    before = (log.level, log.disabled, [*log.filters], [*log.handlers])
+    with open_slide(path):
+        log.warning("after")
+    assert (log.level, log.disabled, log.filters, log.handlers) == before
+    monkeypatch.setattr(TiffFile, "__init__", talks)
+    assert slide_size(path) == (64, 64)
+    *others, own = caplog.messages
+    assert others == ["after", "theirs"]
+    assert own.startswith(f"image {path} is opened, but tifffile says: ours here; ")

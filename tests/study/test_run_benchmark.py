@@ -17,7 +17,6 @@ from PIL import Image
 
 from nh2st_graph import RenamedWarning, RunError
 from nh2st_graph.study import Study, StudyResult, read_benchmark, run_study
-from nh2st_graph.study._folder import read_record
 from nh2st_graph.tl import LABELS, REFERENCES
 
 from .conftest import Seen
@@ -152,7 +151,7 @@ def test_methods_and_baselines_have_places_and_references_none(board):
 def test_scores_are_what_the_runs_wrote(plan, done, scores):
     rows = 0
     for run, metrics in finished(plan, done[1]):
-        costs = read_record(run.folder)._asdict()
+        costs = json.loads((run.folder / "study.json").read_text())
         noted = {name: costs[name] for name in COSTS} | {"n_constant_train": metrics["protocol"]["n_constant_train"]}
         for section, found in metrics["sections"].items():
             row = scores.loc[(run.fold.split, run.variant, run.fold.name, section, run.seed)]

@@ -22,7 +22,6 @@ from nh2st_graph import DataError, tl
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.section import targets
 from nh2st_graph.tl import FittedModel
-from nh2st_graph.tl._explain import _gene_table, _share
 from nh2st_graph.train import Standardizer
 
 from ..prepared import complete_section
@@ -79,6 +78,22 @@ def explained(model: FittedModel, section: AnnData) -> AnnData:
     found = tl.explain(section, model, copy=True)
     assert found is not None
     return found
+
+
+def explained_as(
+    model: FittedModel, section: AnnData, full: np.ndarray, own: np.ndarray
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Shares and genes of a network that predicts these values, over and over, with its neighbours and without."""
+
+    def values(given: np.ndarray) -> torch.Tensor:
+        n_spots, n_genes = section.n_obs, len(model.genes)
+        return torch.from_numpy(given[np.arange(n_spots) % len(given)][:, np.arange(n_genes) % given.shape[1]])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NH2STGraph, "predict", lambda *_: values(full))
+        patch.setattr(NH2STGraph, "predict_alone", lambda *_: values(own))
+        found = explained(model, section)
+    return found.obs[SHARE].to_numpy(), found.uns[EXPLAIN]["gene_gain"]
 
 
 def without_neighbours(section: AnnData, i: int) -> AnnData:
@@ -264,15 +279,18 @@ class TestShare:
         assert (found.obs[SHARE] > 0).all()
 
     @given(full=predictions, own=predictions)
-    def test_lies_between_0_and_1(self, full, own):
-        share = _share(full, own, np.ones(len(full), dtype=bool))
+    def test_lies_between_0_and_1(self, tiny_run, section, full, own):
+        share, _ = explained_as(tiny_run.model, section, full, own)
+        full, own = (np.resize(each, (len(share), full.shape[1])) for each in (full, own))
         assert ((share >= 0) & (share <= 1)).all()
         assert (share[(full == own).all(axis=1)] == 0).all()
 
-    def test_does_not_depend_on_which_branch_holds_a_constant(self):
+    def test_does_not_depend_on_which_branch_holds_a_constant(self, tiny_run, section):
         full, own = np.random.default_rng(0).normal(size=(2, 7, 4))
-        spots = np.ones(7, dtype=bool)
-        assert_allclose(_share(full, own + np.array([3, -2, 0, 9]), spots), _share(full, own, spots), rtol=1e-12)
+        shares = [
+            explained_as(tiny_run.model, section, full, own + constant)[0] for constant in (0, np.array([3, -2, 0, 9]))
+        ]
+        assert_allclose(*shares, rtol=1e-12)
 
 
 class TestGenes:
@@ -323,13 +341,13 @@ class TestGenes:
             f"{missing} of {number} genes of the panel" for missing in (1, number)
         ], "a section without genes is a slide, and is not told that it lacks them"
 
-    def test_change_of_a_constant_prediction_is_not_a_number(self):
+    def test_change_of_a_constant_prediction_is_not_a_number(self, tiny_run, section):
         full = np.full((5, 2), 3.7, dtype=np.float32)
         own = full.copy()
         full[:, 1] = np.arange(5)
-        change = _gene_table(full, own, None, pd.Index(["a", "b"]))["change"]
-        assert np.isnan(change["a"])
-        assert change["b"] == pytest.approx(1)
+        _, genes = explained_as(tiny_run.model, section, full, own)
+        assert np.isnan(genes["change"].iloc[0])
+        assert genes["change"].iloc[1] == pytest.approx(1)
 
 
 def test_no_gene_moves_attention_share_or_change(drawn, section):

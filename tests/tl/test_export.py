@@ -120,8 +120,13 @@ def test_is_refused_before_anything_is_loaded(tiny_run, place, tmp_path):
         check(export="csv,qupat")
     assert "--export qupat" in caught.value.at("flag", {"export"})
     (tmp_path / "s.gmt").write_text("A\tx\tKRT8\tKRT18\n")
-    with pytest.raises(DataError, match="no gene of the 1 gene sets"):
-        check(gene_sets=tmp_path / "s.gmt")
+    first, second, third, *others = tiny_run.model.genes
+    named = rf"no gene of the 1 gene sets \(KRT8, KRT18\) .* \({first}, {second}, {third} and {len(others)} more\)"
+    for given in (tmp_path / "s.gmt", {"mine": ["KRT8", "KRT18"]}):
+        with pytest.raises(DataError, match=named):
+            check(gene_sets=given)
+    (tmp_path / "of_two.gmt").write_text(f"A\tx\t{first}\t{second}\nB\tx\tKRT8\n")
+    check(gene_sets=f"{tmp_path / 'of_two.gmt'}:A")
     with pytest.raises(DataError, match="do not exist"):
         check(gene_sets=tmp_path / "none.gmt")
 

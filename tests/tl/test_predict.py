@@ -23,7 +23,7 @@ from nh2st_graph import ConfigError, DataError, tl
 from nh2st_graph.config import Config, ModelConfig
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.section import targets
-from nh2st_graph.tl import FittedModel, _predict
+from nh2st_graph.tl import FittedModel
 from nh2st_graph.train import Sources, Standardizer
 
 from ..prepared import complete_section
@@ -330,6 +330,22 @@ class TestPrediction:
 class TestVaries:
     """``var["nh2st_varies"]``: genes that squidpy and scanpy can go on with."""
 
+    @pytest.fixture
+    def changed(self, monkeypatch) -> Callable[[Callable[[torch.Tensor], None]], None]:
+        """Change what the network predicts, ``(n_spots, n_genes)``."""
+
+        def start(change: Callable[[torch.Tensor], None]) -> None:
+            predict = NH2STGraph.predict
+
+            def predicted(self, data):
+                values = predict(self, data).clone()
+                change(values)
+                return values
+
+            monkeypatch.setattr(NH2STGraph, "predict", predicted)
+
+        return start
+
     @pytest.mark.parametrize(
         ("gene", "varies"),
         [
@@ -340,9 +356,14 @@ class TestVaries:
             ([-0.1, 0.0, 0.1], True),
         ],
     )
-    def test_more_than_by_rounding(self, gene, varies):
-        values = np.array(gene, np.float32)[:, None]
-        assert _predict.varies(values).tolist() == [varies]
+    def test_more_than_by_rounding(self, tiny_run, tiny_sections, changed, gene, varies):
+        def first(values):
+            values[:, 0] = torch.from_numpy(np.resize(np.array(gene, np.float32), len(values)))
+
+        changed(first)
+        prediction = tl.predict(tiny_sections["S3"], tiny_run.model)
+        assert set(prediction.X[:, 0]) == set(np.array(gene, np.float32))
+        assert prediction.var["nh2st_varies"].iloc[0] == varies
 
     def test_of_a_section_and_of_several(self, tiny_run, tiny_sections):
         prediction = tl.predict(tiny_sections["S3"], tiny_run.model)
@@ -351,12 +372,15 @@ class TestVaries:
         assert varies.tolist() == (np.ptp(prediction.X, axis=0) > 1e-6 * np.abs(prediction.X).max(axis=0)).tolist()
         assert varies.any()
 
-    def test_what_is_left_is_what_the_readme_shows(self, tiny_run, tiny_sections):
+    def test_what_is_left_is_what_the_readme_shows(self, tiny_run, tiny_sections, changed):
         """With a flat gene Moran's I has no FDR, ``scale`` gives NaN, and below 0 so do fold changes."""
+
+        def flat_and_negative(values):
+            values[:, 0] = np.log(2)
+            values[:, 1] -= values[:, 1].max()
+
+        changed(flat_and_negative)
         prediction = tl.predict(tiny_sections["S3"], tiny_run.model)
-        prediction.X[:, 0] = np.float32(np.log(2))
-        prediction.X[:, 1] -= prediction.X[:, 1].max()
-        prediction.var["nh2st_varies"] = _predict.varies(prediction.X)
         varying = prediction[:, prediction.var["nh2st_varies"]].copy()
         assert list(prediction.var_names[:1]) == [
             gene for gene in prediction.var_names if gene not in varying.var_names

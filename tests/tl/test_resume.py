@@ -23,7 +23,6 @@ from nh2st_graph.cli import main
 from nh2st_graph.config import Config
 from nh2st_graph.tl import FittedModel
 from nh2st_graph.train import EpochLog, Keep
-from nh2st_graph.train._module import TrainingModule
 
 from .slowly import train_slowly
 
@@ -310,15 +309,14 @@ class TestInterrupted:
         self, config, uninterrupted, tmp_path, capsys, monkeypatch, number
     ):
         """Though no checkpoint was due."""
-        step, at = TrainingModule.training_step, []
+        at = []
 
-        def signalled(self, batch, index):
-            if self.current_epoch == 0 and index == 0 and not at:
-                at.append(self.global_step)
+        def signalled(_, trainer, module, batch, index):
+            if trainer.current_epoch == 0 and index == 0 and not at:
+                at.append(trainer.global_step)
                 signal.raise_signal(number)
-            return step(self, batch, index)
 
-        monkeypatch.setattr(TrainingModule, "training_step", signalled)
+        monkeypatch.setattr(EpochLog, "on_train_batch_start", signalled)
         file, folder = tmp_path / "config.yaml", tmp_path / "run"
         file.write_text(config.to_yaml())
         with pytest.raises(SystemExit) as end:
@@ -334,14 +332,11 @@ class TestInterrupted:
     def test_the_second_signal_ends_the_epoch_and_so_does_the_time(
         self, config, tmp_path, capsys, monkeypatch, epochs, signals, seconds
     ):
-        step = TrainingModule.training_step
-
-        def signalled(self, batch, index):
-            for _ in range(signals * (self.current_epoch == epochs)):
+        def signalled(_, trainer, module, batch, index):
+            for _ in range(signals * (trainer.current_epoch == epochs)):
                 signal.raise_signal(signal.SIGINT)
-            return step(self, batch, index)
 
-        monkeypatch.setattr(TrainingModule, "training_step", signalled)
+        monkeypatch.setattr(EpochLog, "on_train_batch_start", signalled)
         monkeypatch.setattr("nh2st_graph.train._keep._PATIENCE", seconds)
         file = tmp_path / "config.yaml"
         file.write_text(config.override([EACH_EPOCH]).to_yaml())

@@ -10,7 +10,6 @@ from numpy.testing import assert_allclose
 from scipy import sparse
 
 from nh2st_graph import DataError, tl
-from nh2st_graph.tl._signatures import check_gene_sets
 
 
 @pytest.fixture
@@ -71,11 +70,7 @@ def test_a_gene_that_is_not_predicted_is_not_scored(prediction):
     assert prediction.obs["signature_mine"].notna().all()
 
 
-def test_refuses_sets_of_other_names_and_predictions_without_evidence(prediction, tmp_path):
-    with pytest.raises(DataError, match=r"no gene of the 1 gene sets \(ENSG1\) .* \(G0, G1, G2 and 37 more\)"):
-        check_gene_sets({"mine": ["ENSG1"]}, list(prediction.var_names))
-    (tmp_path / "s.gmt").write_text("A\tx\tG0\tG1\n")
-    check_gene_sets(f"{tmp_path / 's.gmt'}:A", list(prediction.var_names))
+def test_refuses_what_is_no_set_and_predictions_without_evidence(prediction):
     for wrong in (["G0", "G1"], {"mine": "G0"}):
         with pytest.raises(DataError, match="gene_sets"):
             tl.score_signatures(prediction, wrong)

@@ -99,6 +99,12 @@ def test_what_is_damaged_is_known_and_set_aside(checkpoint, damage, caplog):
     assert f"checkpoint {checkpoint} cannot be read" in caplog.text
 
 
+def test_a_checkpoint_of_the_first_format_is_read():
+    kept = read_kept(Path(__file__).resolve().parents[1] / "golden" / "format_1" / "last.ckpt")
+    assert set(kept.origin["train"]) == {"S1", "S2"}
+    assert kept.rows
+
+
 def test_a_checkpoint_of_an_earlier_version_says_nothing_of_its_data(checkpoint):
     earlier = {name: part for name, part in CONTENT.items() if name != ORIGIN}
     torch.save({**earlier, "callbacks": {"Averaging": CONTENT["callbacks"]["Averaging"]}}, checkpoint)

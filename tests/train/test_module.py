@@ -21,7 +21,7 @@ from rich.progress import Progress
 from torch.optim.swa_utils import AveragedModel
 from torch_geometric.data import Data
 
-from nh2st_graph import ModelError, pl
+from nh2st_graph import Config, ModelError, pl
 from nh2st_graph.config import ModelConfig, TrainConfig
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.train import one_thread
@@ -391,3 +391,17 @@ def test_progress_counts_epochs_and_shows_the_held_out_score(train):
     train(EpochProgress(progress, task))
     assert progress.tasks[0].finished
     assert progress.tasks[0].fields["note"].startswith("held-out r ")
+
+
+def test_the_learning_rate_falls_in_steps():
+    network = NH2STGraph(Config().model, 5, 7)
+    train = Config().change({"train.decay_epochs": 3, "train.learning_rate": 1.0}).train
+    parts = TrainingModule(network, train, 0).configure_optimizers()
+    scheduler, rates = parts["lr_scheduler"]["scheduler"], []
+    assert parts["lr_scheduler"]["interval"] == "epoch"
+    for _ in range(7):
+        rates.append(scheduler.get_last_lr()[0])
+        parts["optimizer"].step()
+        scheduler.step()
+    assert rates == pytest.approx([1, 1, 1, 0.9, 0.9, 0.9, 0.81])
+    assert isinstance(TrainingModule(network, Config().train, 0).configure_optimizers(), torch.optim.AdamW)

@@ -14,7 +14,6 @@ from numpy.testing import assert_allclose
 import nh2st_graph as ng
 from nh2st_graph import DataError
 from nh2st_graph.slide import scan_origin
-from nh2st_graph.write._qupath import _rounded
 
 
 @pytest.fixture
@@ -122,10 +121,12 @@ def test_some_genes_and_none(write, prediction, tmp_path):
         assert (tmp_path / "new" / "S3.geojson").read_bytes() == before
 
 
-def test_numbers_are_rounded_as_text_is():
-    values = np.array([0.0, 1e-9, -3.14159265, 123456.789, 1e12, 0.1 + 0.2])
-    assert _rounded(np.array([np.nan, -5e-324]))[1] == 0
-    assert list(_rounded(values)) == pytest.approx([float(f"{value:.5g}") for value in values], rel=1e-15)
+def test_numbers_are_rounded_as_text_is(write, prediction):
+    values = [0.0, 1e-9, -3.14159265, 123456.789, 1e12, 0.1 + 0.2]
+    prediction.obs["mine"] = np.resize([*values, np.nan, -5e-324], prediction.n_obs)
+    *found, missing, tiny = (each.get("mine") for each in write()["measurements"][:8])
+    assert found == pytest.approx([float(f"{value:.5g}") for value in values], rel=1e-15)
+    assert (missing, tiny) == (None, 0)
 
 
 def test_a_writer_that_is_interrupted_leaves_nothing(prediction, tmp_path, monkeypatch):
