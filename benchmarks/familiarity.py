@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
@@ -176,11 +177,22 @@ def table(
             f"| {kind} | {len(each)} | {far} | {area} | {share:.0%} | {np.median(own):.2f} | {other} | {most} |"
         )
     shifted = set(found) - {LIKE_TRAINING, OTHER_PATIENT}
-    for name, kinds in (("each kind once", shifted), ("each kind once, no weak stains", shifted - WEAK)):
-        each_kind = [(auc(like, [one for one, _ in found[kind]]), found[kind]) for kind in sorted(kinds)]
-        area, other = np.mean([[a, auc_of_medians(medians, [m for _, m in slides])] for a, slides in each_kind], axis=0)
-        unlike = np.mean([np.mean([verdict.unlike for verdict, _ in slides]) for _, slides in each_kind])
-        lines.append(f"| **{name}** | {len(kinds)} | | **{area:.3f}** | {unlike:.0%} | | **{other:.3f}** | |")
+    by_kind = pd.DataFrame(
+        {
+            kind: [
+                auc(like, [verdict for verdict, _ in found[kind]]),
+                np.mean([verdict.unlike for verdict, _ in found[kind]]),
+                auc_of_medians(medians, [median for _, median in found[kind]]),
+            ]
+            for kind in sorted(shifted)
+        }
+    ).T
+    for name, (area, unlike, other) in {
+        "stain, resolution and tissue once each": by_kind.groupby(lambda kind: kind.partition(":")[0]).mean().mean(),
+        "each kind once": by_kind.mean(),
+        "each kind once, no weak stains": by_kind.drop(sorted(WEAK)).mean(),
+    }.items():
+        lines.append(f"| **{name}** | | | **{area:.3f}** | {unlike:.0%} | | **{other:.3f}** | |")
     for name, kinds in (("all slides, pooled", shifted), ("all slides, no weak stains", shifted - WEAK)):
         verdicts = [verdict for kind in sorted(kinds) for verdict, _ in found[kind]]
         unlike = np.mean([verdict.unlike for verdict in verdicts])

@@ -1,17 +1,22 @@
 """The exceptions of the package. A message is one line that says what, where, and what to do.
 
-The command line turns every :class:`NH2STGraphError` into that line and exit code 2.
+The command line turns every :class:`NH2STGraphError` into that line and exit code 2. Here are also names that a room
+loads late, and its earlier ones.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal
+
+import lazy_loader
 
 #: Who reads an error: a caller in Python, the author of a configuration, or a user of the shell.
 Level = Literal["argument", "key", "flag"]
@@ -57,6 +62,22 @@ class NH2STGraphError(Exception):
 
 class RenamedWarning(FutureWarning):
     """An earlier name of a key, argument or function, which works until the next minor version."""
+
+
+def late_names(room: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Make ``__getattr__``, ``__dir__`` and ``__all__`` of a room whose names load on first use, by its stub.
+
+    The names for users are the stub's ``__all__``. What it imports beside them is for other rooms.
+
+    Parameters
+    ----------
+    room, file
+        ``__name__`` and ``__file__`` of the room.
+    """
+    load, _, _ = lazy_loader.attach_stub(room, file)
+    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    (public,) = [ast.literal_eval(each.value) for each in stub.body if isinstance(each, ast.Assign)]
+    return load, public.copy, public
 
 
 def earlier_names(

@@ -296,6 +296,14 @@ def test_earlier_names_give_the_object_with_a_warning(room, name, now):
     assert name not in room.__all__
 
 
+@pytest.mark.parametrize("name", ["models.ClosedForm", "nn.Rows", "study.cells", "tl.check_run", "config.flatten"])
+def test_what_other_rooms_need_is_there_and_not_among_the_names_for_users(name):
+    room, _, name = name.partition(".")
+    room = importlib.import_module(f"nh2st_graph.{room}")
+    assert hasattr(room, name)
+    assert name not in room.__all__
+
+
 @pytest.mark.parametrize("room", ["models", "nn"])
 def test_a_room_has_no_other_names(room):
     with pytest.raises(AttributeError, match="nothing"):

@@ -88,7 +88,7 @@ class TestDemo:
         assert header[1:] == list(measured.columns)
         shown = np.array([row[1:] for row in rows], dtype=float)
         np.testing.assert_allclose(shown, measured, atol=5.5e-4)  # both are rounded
-        assert [row[0] for row in rows] == list(KINDS_OF_GENES.values())
+        assert [row[0] for row in rows] == [f"genes that follow {kind}" for kind in KINDS_OF_GENES.values()]
         assert list(KINDS_OF_GENES) == list(measured.index)
 
     def test_neighbours_bring_what_no_spot_has_itself(self):

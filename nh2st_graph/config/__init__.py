@@ -5,11 +5,15 @@ run folder. An unknown key or a wrong value is a :class:`~nh2st_graph.ConfigErro
 """
 
 from nh2st_graph._settings import Positive, Share
-from nh2st_graph.config._arguments import with_arguments
-from nh2st_graph.config._changes import changes, flatten
-from nh2st_graph.config._earlier import completed_keys, current_keys
+from nh2st_graph.config._arguments import with_arguments as with_arguments
+from nh2st_graph.config._changes import changes as changes
+from nh2st_graph.config._changes import flatten as flatten
+from nh2st_graph.config._earlier import completed_keys as completed_keys
+from nh2st_graph.config._earlier import current_keys as current_keys
 from nh2st_graph.config._features import BlockConfig, FeaturesConfig, PatchSize
-from nh2st_graph.config._load import builtin_config, load_config, read_config, stored_yaml
+from nh2st_graph.config._load import builtin_config, load_config
+from nh2st_graph.config._load import read_config as read_config
+from nh2st_graph.config._load import stored_yaml as stored_yaml
 from nh2st_graph.config._messages import RUN_FORMAT
 from nh2st_graph.config._schema import (
     FORMATS,
@@ -19,10 +23,15 @@ from nh2st_graph.config._schema import (
     GraphConfig,
     SyntheticConfig,
     TrainConfig,
-    in_keys,
-    other_keys,
 )
-from nh2st_graph.config._yaml import parse_yaml, read_yaml
+from nh2st_graph.config._schema import (
+    in_keys as in_keys,
+)
+from nh2st_graph.config._schema import (
+    other_keys as other_keys,
+)
+from nh2st_graph.config._yaml import parse_yaml as parse_yaml
+from nh2st_graph.config._yaml import read_yaml as read_yaml
 from nh2st_graph.models import MethodConfig, ModelConfig
 
 __all__ = [
@@ -42,16 +51,5 @@ __all__ = [
     "SyntheticConfig",
     "TrainConfig",
     "builtin_config",
-    "changes",
-    "completed_keys",
-    "current_keys",
-    "flatten",
-    "in_keys",
     "load_config",
-    "other_keys",
-    "parse_yaml",
-    "read_config",
-    "read_yaml",
-    "stored_yaml",
-    "with_arguments",
 ]

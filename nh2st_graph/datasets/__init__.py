@@ -5,7 +5,8 @@ from __future__ import annotations
 from nh2st_graph.datasets._gene_sets import read_gene_sets
 from nh2st_graph.datasets._her2st import her2st
 from nh2st_graph.datasets._panels import read_panel
-from nh2st_graph.datasets._published_panels import PUBLISHED_PANELS, fetch_panel, is_published
+from nh2st_graph.datasets._published_panels import PUBLISHED_PANELS, fetch_panel
+from nh2st_graph.datasets._published_panels import is_published as is_published
 from nh2st_graph.datasets._splits import (
     Split,
     k_fold_by_patient,
@@ -23,7 +24,6 @@ __all__ = [
     "Split",
     "fetch_panel",
     "her2st",
-    "is_published",
     "k_fold_by_patient",
     "leave_one_patient_out",
     "leave_one_section_out",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from nh2st_graph.metrics._ceiling import (
     mean_ceiling,
-    mean_where,
     noise_ceiling,
     noise_ceiling_interval,
     share_of_ceiling,
+)
+from nh2st_graph.metrics._ceiling import (
+    mean_where as mean_where,
 )
 from nh2st_graph.metrics._compare import PairedDifference, aggregate, paired_bootstrap
 from nh2st_graph.metrics._downstream import downstream_scores
@@ -42,7 +44,6 @@ __all__ = [
     "highest_expressed",
     "mae",
     "mean_ceiling",
-    "mean_where",
     "mse",
     "n_constant",
     "neighbour_mean",

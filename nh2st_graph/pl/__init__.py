@@ -9,14 +9,14 @@ from nh2st_graph.pl._explain import attention, neighbour_gain, neighbour_share
 from nh2st_graph.pl._forest import forest
 from nh2st_graph.pl._gene_maps import gene_maps
 from nh2st_graph.pl._maps import familiarity, section, spot_values
-from nh2st_graph.pl._page import as_data_uri, write_page
+from nh2st_graph.pl._page import as_data_uri as as_data_uri
+from nh2st_graph.pl._page import write_page as write_page
 from nh2st_graph.pl._predictability import predictability
 from nh2st_graph.pl._save import save
 from nh2st_graph.pl._scores import pcc_histogram, score_bars
 from nh2st_graph.pl._training import fold_curves, training_curves
 
 __all__ = [
-    "as_data_uri",
     "attention",
     "calibration",
     "familiarity",
@@ -35,5 +35,4 @@ __all__ = [
     "spot_values",
     "training_curves",
     "unfamiliar_spots",
-    "write_page",
 ]

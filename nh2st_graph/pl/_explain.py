@@ -29,7 +29,7 @@ from nh2st_graph.pl._style import (
     given_or_new,
 )
 from nh2st_graph.read import SpatialObject, documented, one_section
-from nh2st_graph.section import Key, section_name
+from nh2st_graph.section import Key, section_name, spot_centres
 
 __all__ = ["attention", "neighbour_gain", "neighbour_share"]
 
@@ -313,7 +313,7 @@ def _height(adata: AnnData) -> float:
 
 def _centres(adata: AnnData) -> NDArray[np.float64]:
     """Give spot centres in pixels of the drawn image, ``(n_spots, 2)``."""
-    return np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) * _scale(adata)
+    return spot_centres(adata) * _scale(adata)
 
 
 def _diameter(adata: AnnData) -> float:

@@ -55,8 +55,11 @@ def forest(
     Raises
     ------
     DataError
-        If the table has no row but the base, or none of the scores.
+        If the table lacks a column, has no row but the base, or none of the scores.
     """
+    missing = [name for name in ("role", "variant") if name not in table]
+    if missing:
+        raise DataError(f"the table lacks {', '.join(missing)}; give the table of a study (ng.study.run_study)")
     known = {score: label for score, label in (scores or SCORES).items() if f"{score}_difference" in table}
     drawn = table[table["role"] != "base"].sort_values("role", key=lambda role: role == "reference", kind="stable")
     if not known or drawn.empty:

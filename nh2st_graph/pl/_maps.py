@@ -17,7 +17,7 @@ from nh2st_graph._errors import DataError, nearest
 from nh2st_graph.confidence import UNFAMILIAR, unfamiliar_spots
 from nh2st_graph.pl._style import ORANGE, SEQUENTIAL, colour_bar, finish_map, given_or_new
 from nh2st_graph.read import SpatialObject, documented, one_section
-from nh2st_graph.section import Key, changed_entry, layers_of, library, section_name
+from nh2st_graph.section import Key, changed_entry, layers_of, library, section_name, spot_centres
 
 __all__ = ["familiarity", "section", "spot_values"]
 
@@ -210,7 +210,7 @@ def _add_circles(adata: AnnData, ax: Axes, spots: NDArray[np.bool_] | None = Non
     """Draw all spots, or some, as circles of their physical size: one shape at many places, for there may be many."""
     drawn = _drawable(adata)
     side = [drawn.spot_diameter * drawn.hires_scale]
-    centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64) * drawn.hires_scale
+    centres = spot_centres(adata) * drawn.hires_scale
     circles = EllipseCollection(
         *(side, side, [0.0]),
         units="xy",
@@ -326,7 +326,7 @@ def _frame(adata: AnnData, margin: float) -> tuple[NDArray[np.float64], NDArray[
     drawn = _drawable(adata)
     rows, columns = drawn.hires.shape[:2]
     image = np.array([columns, rows]) / drawn.hires_scale
-    centres = np.asarray(adata.obsm[Key.obsm.spatial], dtype=np.float64)
+    centres = spot_centres(adata)
     radius = drawn.spot_diameter / 2
     low, high = centres.min(axis=0) - radius, centres.max(axis=0) + radius
     border = margin * (high - low).max()

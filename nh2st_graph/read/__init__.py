@@ -9,7 +9,7 @@ from typing import Any
 
 from nh2st_graph._errors import RenamedWarning
 from nh2st_graph.read._anndata import anndata_section
-from nh2st_graph.read._common import open_h5ad
+from nh2st_graph.read._common import open_h5ad as open_h5ad
 from nh2st_graph.read._common import wanted_names as wanted_names
 from nh2st_graph.read._docs import documented as documented
 from nh2st_graph.read._h5ad import h5ad_section, write_h5ad
@@ -27,17 +27,25 @@ from nh2st_graph.read._hest_known import known_errors as known_errors
 from nh2st_graph.read._objects import (
     Sections,
     SpatialObject,
-    given_sections,
-    one_section,
-    sections_by_name,
 )
 from nh2st_graph.read._objects import annotate as annotate
+from nh2st_graph.read._objects import (
+    given_sections as given_sections,
+)
 from nh2st_graph.read._objects import is_spatialdata as is_spatialdata
+from nh2st_graph.read._objects import (
+    one_section as one_section,
+)
+from nh2st_graph.read._objects import (
+    sections_by_name as sections_by_name,
+)
 from nh2st_graph.read._packed import open_packed as open_packed
 from nh2st_graph.read._patients import PATIENTS as PATIENTS
 from nh2st_graph.read._regions import Regions, regions
 from nh2st_graph.read._registry import check_names as check_names
-from nh2st_graph.read._registry import check_options, known_formats, register_format, section_names, sections
+from nh2st_graph.read._registry import check_options as check_options
+from nh2st_graph.read._registry import known_formats, register_format, sections
+from nh2st_graph.read._registry import section_names as section_names
 from nh2st_graph.read._skin import skin
 from nh2st_graph.read._spatialdata import is_store as is_store
 from nh2st_graph.read._spatialdata import spatialdata_section, to_spatialdata, write_spatialdata
@@ -52,20 +60,14 @@ __all__ = [
     "Sections",
     "SpatialObject",
     "anndata_section",
-    "check_options",
-    "given_sections",
     "h5ad_section",
     "her2st",
     "hest",
     "hest_bench",
     "known_formats",
-    "one_section",
-    "open_h5ad",
     "regions",
     "register_format",
-    "section_names",
     "sections",
-    "sections_by_name",
     "skin",
     "spatialdata_section",
     "stimage",

@@ -269,6 +269,8 @@ def sections_by_name(
     """
     if isinstance(sections, AnnData) or is_spatialdata(sections):
         sections = [sections]
+    if not isinstance(sections, Iterable):
+        raise DataError(f"{type(sections).__name__} is no section, list or mapping of them; read files with ng.read")
     given = list(sections.values()) if isinstance(sections, Mapping) else list(sections)
     keys = [_fitting(each, library_key, table_key) for each in given]
     unfit = [key for i, key in enumerate((library_key, table_key)) if all(fitting[i] != key for fitting in keys)]

@@ -37,6 +37,7 @@ from nh2st_graph.section._contract import (
     counts_mistake,
     open_image,
     refuse_backed,
+    spot_centres,
 )
 from nh2st_graph.section._counts import copy_of, count_blocks, layers_of, library_size, on_disk
 from nh2st_graph.section._digest import (
@@ -167,6 +168,7 @@ __all__ = [
     "slide_origin",
     "species",
     "split_half_normalizer",
+    "spot_centres",
     "spot_digests",
     "spot_pitch",
     "spots_at",

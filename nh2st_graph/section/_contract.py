@@ -32,6 +32,7 @@ __all__ = [
     "counts_mistake",
     "open_image",
     "refuse_backed",
+    "spot_centres",
 ]
 
 #: Counts that are checked at a time.
@@ -136,6 +137,19 @@ def _check_spots(adata: AnnData, where: str) -> None:
             raise DataError(f"{where}: obs['{column}'] is missing; set it for splits: adata.obs['{column}'] = 'NAME'")
         if adata.obs[column].dtype.name != "category":
             raise DataError(f"{where}: obs['{column}'] must be categorical; adata.obs['{column}'].astype('category')")
+    spot_centres(adata, where)
+    check_array(adata)
+
+
+def spot_centres(adata: AnnData, where: str | None = None) -> NDArray[np.float64]:
+    """Look up the centres of a section's spots, ``(n_spots, 2)``: x and y in pixels of the full-resolution image.
+
+    Raises
+    ------
+    DataError
+        If they are missing, or no numbers of an image's size.
+    """
+    where = where or f"section {section_name(adata)!r}"
     if Key.obsm.spatial not in adata.obsm:
         raise DataError(f"{where}: obsm['{Key.obsm.spatial}'] is missing; give spot centres (x, y) in image pixels")
     if sparse.issparse(adata.obsm[Key.obsm.spatial]):
@@ -157,7 +171,7 @@ def _check_spots(adata: AnnData, where: str) -> None:
             f"{where}: {int((~finite).sum())} spots have coordinates that are not numbers, or beyond any image "
             f"(first: {adata.obs_names[~finite][0]!r}); correct or drop them in the source"
         )
-    check_array(adata)
+    return spatial.astype(np.float64)
 
 
 def counts_mistake(adata: AnnData) -> str | None:

@@ -11,11 +11,9 @@ Names load on first use (``__init__.pyi`` lists them), so that arguments can be 
 import warnings
 from typing import Any
 
-import lazy_loader
+from nh2st_graph._errors import RenamedWarning, late_names
 
-from nh2st_graph._errors import RenamedWarning
-
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, __dir__, __all__ = late_names(__name__, __file__)
 
 _RENAMED = {"BenchmarkResult": "StudyResult", "SplitEntry": "FoldEntry", "run_benchmark": "run_study"}
 

@@ -3,6 +3,6 @@
 Names load on first use (``__init__.pyi`` lists them), so that a prediction does not load Lightning.
 """
 
-import lazy_loader
+from nh2st_graph._errors import late_names
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = late_names(__name__, __file__)

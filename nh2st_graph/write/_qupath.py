@@ -18,7 +18,7 @@ from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph._files import written_aside
 from nh2st_graph.confidence import best_reliable, call
 from nh2st_graph.read import SpatialObject, documented, one_section
-from nh2st_graph.section import CLASS_COLOURS, Key, section_name, slide_origin
+from nh2st_graph.section import CLASS_COLOURS, Key, section_name, slide_origin, spot_centres
 from nh2st_graph.write._values import (
     checked_classes,
     chosen,
@@ -114,7 +114,7 @@ def _features(
 ) -> Iterator[str]:
     """Write the feature of each spot."""
     found, diameter = drawn_library(section)
-    centres = np.asarray(section.obsm[Key.obsm.spatial], dtype=np.float64)[:, :2] - slide_origin(section)
+    centres = spot_centres(section) - slide_origin(section)
     angles = np.linspace(0, 2 * np.pi, _CORNERS + 1)
     circle = diameter / 2 * np.column_stack([np.cos(angles), np.sin(angles)])
     circle[-1] = circle[0]

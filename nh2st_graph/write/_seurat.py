@@ -19,7 +19,7 @@ from nh2st_graph._errors import RunError
 from nh2st_graph._files import written_aside
 from nh2st_graph.confidence import best_reliable
 from nh2st_graph.read import SpatialObject, documented, one_section
-from nh2st_graph.section import Key, Library, section_name
+from nh2st_graph.section import Key, Library, section_name, spot_centres
 from nh2st_graph.write._values import dense, drawn_library, unit, with_values
 
 __all__ = ["write_seurat"]
@@ -137,7 +137,7 @@ def _write_matrix(some: AnnData, path: Path) -> None:
 
 def _write_positions(section: AnnData, path: Path) -> None:
     """Write Space Ranger's table of positions; array positions are blank where there is no array."""
-    obs, centres = section.obs, np.asarray(section.obsm[Key.obsm.spatial], dtype=np.float64).round(2)
+    obs, centres = section.obs, spot_centres(section).round(2)
     table = pd.DataFrame({_ROWS[0]: 1}, index=pd.Index(section.obs_names.astype(str), name="barcode"))
     for name, key in zip(_ROWS[1:3], (Key.obs.array_row, Key.obs.array_col), strict=True):
         table[name] = obs[key].to_numpy() if key in obs else None

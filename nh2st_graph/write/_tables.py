@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from anndata import AnnData
 
@@ -13,7 +12,7 @@ from nh2st_graph._errors import DataError, setting
 from nh2st_graph._files import written_aside
 from nh2st_graph.confidence import best_reliable, call
 from nh2st_graph.read import SpatialObject, documented, one_section
-from nh2st_graph.section import Key, section_name
+from nh2st_graph.section import Key, section_name, spot_centres
 from nh2st_graph.write._values import (
     checked_classes,
     chosen,
@@ -144,7 +143,7 @@ def write_csv(
     """
     section = one_section(prediction, library_key=library_key, library_id=library_id, table_key=table_key, image=False)
     some = chosen(section, genes)
-    centres = np.asarray(section.obsm[Key.obsm.spatial], dtype=np.float64)
+    centres = spot_centres(section)
     parts = [pd.DataFrame({"x": centres[:, 0], "y": centres[:, 1]}, index=section.obs_names), section.obs]
     for layer, form in ((None, "{}"), (Key.layers.lower, "{} lower"), (Key.layers.upper, "{} upper")):
         if layer is None or layer in some.layers:

@@ -113,6 +113,8 @@ def test_nothing_to_draw_is_an_error(table):
     for nothing in (table[table["role"] == "base"], table[["variant", "role"]]):
         with pytest.raises(DataError, match="no difference to draw"):
             pl.forest(nothing)
+    with pytest.raises(DataError, match="the table lacks role; give the table of a study"):
+        pl.forest(table.drop(columns="role"))
 
 
 def test_the_axis_calls_the_base_as_it_is_told(table):

@@ -55,7 +55,8 @@ def coverage() -> pd.DataFrame:
 
 def readable() -> pd.DataFrame:
     genes = per_gene().drop_duplicates("gene").set_index("gene")
-    return genes.assign(low=genes["pcc_partial"] - 0.1, high=genes["pcc_partial"] + 0.1, readable=genes["pcc"] > 0.4)
+    r = genes["pcc_partial"]
+    return genes.assign(low=r - 0.1, high=r + 0.1, chance=0.1, readable=genes["pcc"] > 0.4)
 
 
 def judged(section: AnnData) -> AnnData:
@@ -96,7 +97,7 @@ DRAWN: dict[str, list[Callable[[AnnData], Axes | Figure]]] = {
     "spot_values": [lambda section: pl.spot_values(judged(section), "familiarity", unfamiliar=0.5)],
     "training_curves": [lambda _: pl.training_curves(log(), selected=3)],
 }
-NO_FIGURE = {"as_data_uri", "fold_curves", "save", "unfamiliar_spots", "write_page"}
+NO_FIGURE = {"fold_curves", "save", "unfamiliar_spots"}
 
 
 @pytest.mark.parametrize("name", [name for name in pl.__all__ if name not in NO_FIGURE])

@@ -219,6 +219,9 @@ class TestArguments:
     def test_what_is_no_object(self) -> None:
         with pytest.raises(DataError, match="DataFrame is neither AnnData nor SpatialData"):
             ng.gr.spatial_graph(pd.DataFrame())
+        for nothing in (None, 3):
+            with pytest.raises(DataError, match="is no section, list or mapping of them"):
+                sections_by_name(nothing)
 
     def test_several_sections_by_name(self, tiny_sections: dict[str, AnnData]) -> None:
         with pytest.raises(DataError, match=r"dict of S1, S2, S3.* is not one section; give its sections one by one"):

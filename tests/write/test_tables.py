@@ -73,3 +73,11 @@ def test_loupe_never_takes_a_column_for_the_calls_of_a_gene(prediction, tmp_path
     assert set(pd.read_csv(tmp_path / "S3.csv")[gene]) == {"mine"}
     ng.write_loupe(prediction, tmp_path / "S3.csv", genes=[gene], class_by="section")
     assert set(pd.read_csv(tmp_path / "S3.csv")[gene]) <= {"high", "low", "not called"}
+
+
+@pytest.mark.parametrize("write", [ng.write_csv, ng.write_qupath, ng.write_seurat], ids=lambda each: each.__name__)
+def test_a_prediction_without_positions_is_refused_and_nothing_written(prediction, tmp_path, write):
+    del prediction.obsm["spatial"]
+    with pytest.raises(DataError, match=r"section 'S3': obsm\['spatial'\] is missing"):
+        write(prediction, tmp_path / "S3")
+    assert not list(tmp_path.iterdir())
