@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -119,6 +120,21 @@ def test_rooms_leave_libraries_to_others(room):
         if name.partition(".")[0] in _CLOSED[room]
     ]
     assert not found
+
+
+def test_tests_import_public_names():
+    """At most a third of their files import private ones, to test a helper by itself."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    found = [
+        str(path.relative_to(ROOT))
+        for path in files
+        if any(
+            name.startswith("nh2st_graph.") and re.search(r"\._(?!_)", name)
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for name in names_in(node)
+        )
+    ]
+    assert len(found) <= len(files) / 3
 
 
 def test_imports_name_the_package():

@@ -14,9 +14,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nh2st_graph import read
-from nh2st_graph._files import owned
 from nh2st_graph.cli import main
-from nh2st_graph.cli._prepare import summary
 from nh2st_graph.section import unknown_patient
 
 from .conftest import MISPLACED, cut, settings, tree
@@ -58,15 +56,24 @@ class TestWrites:
             assert list(stored.obs_names) == list(section.obs_names)
             assert_allclose(stored.obsm["spatial"], section.obsm["spatial"])
 
+    @pytest.mark.usefixtures("own_formats")
     def test_one_command_a_folder(self, run, repository, tmp_path, monkeypatch):
+        """A second one, while the first reads a section."""
         monkeypatch.setattr("nh2st_graph._files._WAIT", 0.02)
-        (tmp_path / "prepared").mkdir()
-        given = ["her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
-        with owned(tmp_path / "prepared", "folder"), ThreadPoolExecutor() as pool:
-            code, _, err = pool.submit(run, *given).result()
-        assert code == 2
+        given, seen = [tmp_path / "her2st", "--out", tmp_path / "prepared"], []
+
+        @read.register_format("slow", lambda root: ["A1"])
+        def read_slowly(root, names=None):
+            with ThreadPoolExecutor() as pool:
+                code, _, err = pool.submit(run, "her2st", *given).result()
+            seen.append((code, err, list((tmp_path / "prepared").glob("[!.]*"))))
+            return read.her2st(root, names)
+
+        code, *_ = run("slow", *given)
+        ((second, err, there),) = seen
+        assert (code, second) == (0, 2)
         assert "prepared is in use by another process" in err
-        assert list((tmp_path / "prepared").iterdir()) == []
+        assert there == []
 
     def test_those_that_are_named(self, run, repository, tmp_path):
         given = ["her2st", tmp_path / "her2st", "--out", tmp_path / "prepared"]
@@ -119,20 +126,29 @@ class TestTells:
         assert re.search(r"'A3'.* 22 spots.* 2 \(", " ".join(err.split()))
         assert [line for line in err.splitlines() if line.startswith("[")] == [f"[{i}/3] done: A{i}" for i in (1, 2, 3)]
 
-    def test_spots_off_the_tissue(self, repository, tmp_path):
+    def test_spots_off_the_tissue(self, run, repository, tmp_path):
         section = read.her2st(tmp_path / "her2st", "A1")["A1"]
+
+        def on_tissue(name: str) -> str:
+            read.write_h5ad(section, tmp_path / name / "A1.h5ad")
+            _, out, _ = run("h5ad", tmp_path / name, "--out", tmp_path / "prepared" / name, "--no-check-placement")
+            return rows(out)["A1"][5]
+
         (entry,) = section.uns["spatial"].values()
         pictured = np.full_like(entry["images"]["hires"], 255)
         entry["images"]["hires"] = pictured
-        assert summary(section)["on tissue"] == "0%"
+        assert on_tissue("all") == "0%"
         half = np.sort(section.obsm["spatial"][:, 0])[12] - 20
         pictured[:, : int(half * entry["scalefactors"]["tissue_hires_scalef"])] = [200, 60, 160]
-        assert summary(section)["on tissue"] == "50%"
+        assert on_tissue("half") == "50%"
 
-    def test_what_is_not_known(self, repository, tmp_path):
+    def test_what_is_not_known(self, run, repository, tmp_path):
         section = read.her2st(tmp_path / "her2st", "A1")["A1"][:1, :0].copy()
         section.uns.clear()
-        assert summary(section) == {
+        section.write_h5ad(tmp_path / "A1.h5ad")
+        _, out, _ = run("h5ad", tmp_path / "A1.h5ad", "--out", tmp_path / "prepared")
+        found = rows(out)
+        assert dict(zip(["patient", *found["patient"]], found["A1"], strict=True)) == {
             "patient": "A",
             "spots": "1",
             "genes": "0",

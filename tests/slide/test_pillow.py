@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import zlib
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Event
 
 import imagecodecs
 import numpy as np
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from nh2st_graph import ImageError
-from nh2st_graph.slide import _pillow as _image
 from nh2st_graph.slide import content_hash, image_size, open_full, open_slide, thumbnail
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -249,18 +249,33 @@ def test_images_above_pillows_limit(folder, monkeypatch, ending):
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_pillows_limit_is_back_when_the_last_image_is_done(folder, monkeypatch):
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "damaged"])
+def test_pillows_limit_is_back_when_the_last_image_is_done(folder, monkeypatch, whole):
     """One limit for the process: images that are read at the same time do not put it back under each other."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    path = folder / "twice.tif"
-    path.write_bytes(ENCODED["tif"])
-    first, second = ExitStack(), ExitStack()
-    first.enter_context(_image._open(path))
-    image = second.enter_context(_image._open(path))
-    first.close()
-    image.load()
-    with pytest.raises(RuntimeError, match="stopped"), second:
-        raise RuntimeError("stopped")
+    for name in ("first.png", "second.png"):
+        (folder / name).write_bytes(ENCODED["png"][: None if whole or name == "first.png" else 500])
+    opened, begun, both, one = Image.open, set(), Barrier(2), Event()
+
+    def meet(path):
+        """Both begin, the first is done, and then the second goes on."""
+        if path not in begun:
+            begun.add(path)
+            both.wait(60)
+            if path.name == "second.png":
+                assert one.wait(60)
+        return opened(path)
+
+    monkeypatch.setattr(Image, "open", meet)
+    with ThreadPoolExecutor() as pool:
+        second = pool.submit(thumbnail, folder / "second.png", 30)
+        assert thumbnail(folder / "first.png", 30)[0].shape == (20, 30, 3)
+        one.set()
+        if whole:
+            assert second.result()[0].shape == (20, 30, 3)
+        else:
+            with pytest.raises(ImageError, match="damaged"):
+                second.result()
     assert Image.MAX_IMAGE_PIXELS == 100
 
 

@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -15,11 +14,10 @@ import pytest
 from anndata import AnnData
 from numpy.testing import assert_array_equal
 
-from nh2st_graph import ConfigError, DataError, ModelError, im, load, read, tl
+from nh2st_graph import ConfigError, DataError, ModelError, RunError, im, load, read, tl
 from nh2st_graph.cli import main
 from nh2st_graph.config import Config
 from nh2st_graph.section import Key
-from nh2st_graph.train import Preparation
 
 from ..prepared import complete_section
 
@@ -241,26 +239,22 @@ class TestSpotsWithout:
             tl.predict(read.h5ad_section(places[0] / "S3.h5ad"), load(run.folder, embeddings=tmp_path))
 
 
-def test_other_embeddings_are_seen_on_resuming(config, featured, places, tmp_path):
+def test_other_embeddings_are_seen_on_resuming(config, tiny_config, featured, places, tmp_path):
     """The digest of features is part of what weights rest on."""
     shutil.copytree(places[1], tmp_path / "files")
-    here = config.change({"features.embeddings": str(tmp_path / "files")})
-    sections = [read.h5ad_section(places[0] / f"{name}.h5ad") for name in ("S1", "S2")]
-
-    def origin() -> Any:
-        from nh2st_graph.train._origin import origin_of
-
-        learned = Preparation.learn(here, {each.obs["section"].iloc[0]: each for each in sections}, {})
-        return origin_of(learned)
-
-    from nh2st_graph.train._origin import mismatches
-
-    before = json.loads(json.dumps(origin()))
-    assert mismatches(before, origin()) == []
+    network = {"model": tiny_config.model.model_dump(), "train.max_epochs": 1, "train.refit": False}
+    here = config.change({**network, "features.embeddings": str(tmp_path / "files")})
+    scores = tl.train_run(here, tmp_path / "run").folder / "metrics.json"
+    scores.unlink()
+    tl.train_run(here, tmp_path / "run", resume=True)
+    scores.unlink()
     changed = featured["S1"].copy()
     changed.obsm[Key.obsm.image] = changed.obsm[Key.obsm.image] + 1
     trident(tmp_path / "files" / "S1.h5", changed)
-    assert mismatches(before, origin()) == ["section 'S1' has other image features"]
+    with pytest.raises(
+        RunError, match="begun with other data or settings: section 'S1' has other image features; resume"
+    ):
+        tl.train_run(here, tmp_path / "run", resume=True)
 
 
 def test_prepared_sections_bring_them(config, places, featured):
