@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from nh2st_graph import ConfigError, DataError
-from nh2st_graph.im import Encoder, _encoders, features, make_encoders, register_encoder
+from nh2st_graph.im import Encoder, features, make_encoders, register_encoder
+from nh2st_graph.im._encoders import needs_network, other_kinds, outside_places
+
+from .small_recipes import FACTS
 
 
 class Mean(Encoder):
@@ -43,7 +46,24 @@ def test_joined_encoders_keep_their_order():
 
 @pytest.mark.usefixtures("registry")
 def test_one_that_does_not_say_what_it_opens_may_open_what_its_name_says():
-    assert _encoders.outside_places("squidpy:summary,pixels:4,timm:resnet18,mean:file") == ["file"]
+    assert outside_places("squidpy:summary,pixels:4,timm:resnet18,mean:file") == ["file"]
+
+
+def test_what_names_lead_to(own_recipes, tmp_path):
+    own_recipes("small", **FACTS)
+    assert outside_places("small,small@weights.pth,small@random,uni2-h,phikon") == ["the file weights.pth"]
+    for name in ("efficientnet-lite0", "efficientnet-lite2"):
+        assert outside_places(name) == []
+        assert not needs_network(name)
+    assert needs_network("small")
+    assert needs_network("phikon?size=112")
+    assert not needs_network("small@weights.pth,small@random?size=96")
+    assert needs_network("hf:org/name?pooling=cls")
+    assert not needs_network(f"hf:{tmp_path}")
+    known = {"encoder": "timm", "architecture": "test_vit"}
+    assert other_kinds("small", [known]) == []
+    assert other_kinds("small", [known | {"architecture": "resnet18"}]) == ["architecture: resnet18 -> test_vit"]
+    assert other_kinds("phikon", [known]) == ["encoder: timm -> hf"]
 
 
 @pytest.mark.usefixtures("registry")
@@ -86,7 +106,7 @@ def test_bad_names(names, message):
     ],
 )
 def test_names_may_contradict_fingerprints(names, known, other):
-    said = ", ".join(_encoders.other_kinds(names, known))
+    said = ", ".join(other_kinds(names, known))
     assert bool(said) == bool(other)
     assert all(part in said for part in other)
 
