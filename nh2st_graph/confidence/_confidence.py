@@ -85,7 +85,7 @@ class Confidence:
         """Weigh held-out tissue.
 
         Where a single training patient is named, no gene is reliable for slides of new patients: what is this
-        patient's own is not known.
+        patient's own is not known. A gene that was barely measured is not reliable, and has no noise ceiling.
 
         Parameters
         ----------
@@ -113,6 +113,8 @@ class Confidence:
             if name == _NEW and n_patients == 1:
                 evidence.genes[Key.var.reliable] = False
             evidence.genes.loc[barely, Key.var.reliable] = False
+            # What is in a handful of spots splits into halves that agree there, by chance alone.
+            evidence.genes.loc[barely, [Key.var.held_out_ceiling, Key.var.held_out_share]] = np.nan
         return cls(found[_NEW], found.get(_KNOWN), detected, n_patients)
 
     def of(self, *, known: bool) -> Evidence:

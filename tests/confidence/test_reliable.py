@@ -108,6 +108,10 @@ def test_one_patient_says_nothing_of_another_and_of_itself_all():
     assert not found.of(known=False).genes["reliable"].any()
     assert found.of(known=True).genes.loc["true", "reliable"]
     assert list(found.barely_measured) == [False, False, False, True, False]
+    ceiling = pd.DataFrame({"ceiling": 0.9, "ceiling_low": 0.8, "ceiling_high": 1.0}, index=GENES)
+    found = Confidence.fit(GENES, parts, parts, detected, ceilings=dict.fromkeys(["S0", "S1", "S2"], ceiling))
+    for known in (False, True):
+        assert list(found.of(known=known).genes["held_out_ceiling"].isna()) == list(found.barely_measured)
     several = [replace(part, patient=f"P{i}") for i, part in enumerate(parts)]
     found = Confidence.fit(GENES, several, [], detected, ceilings={})
     assert found.of(known=False).genes.loc["true", "reliable"]
