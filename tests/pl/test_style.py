@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -165,10 +166,12 @@ def test_a_colour_bar_is_as_tall_as_its_axes() -> None:
     assert bar.ax.get_ylabel().startswith("noise ceiling of ")
 
 
-def test_rows_are_named_from_top_to_bottom() -> None:
-    ax = pl.score_bars(scores())
+def test_rows_are_named_from_top_to_bottom(explained: AnnData) -> None:
+    ax = pl.neighbour_gain(explained)
     ax.figure.draw_without_rendering()
-    assert [label.get_text() for label in ax.get_yticklabels()] == METHODS
-    first, second, third = (label.get_window_extent() for label in ax.get_yticklabels())
-    assert first.y0 > second.y1 > second.y0 > third.y1
-    assert ax.get_ylabel() == "method"
+    gain = explained.uns["nh2st_explain"]["gene_gain"]["gain"]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert gain[names].is_monotonic_decreasing
+    boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+    assert all(above.y0 > below.y1 for above, below in pairwise(boxes))
+    assert ax.get_ylabel() == "gene"
