@@ -83,9 +83,12 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, bomb, read):
 
 
 def thumbnail_of_nothing(folder: Path) -> None:
-    """Load what reading a TIFF loads, which would count as memory."""
+    """Load what reading an image loads, which would count as memory."""
     tiff(folder / "small", 8, 8)
     thumbnail(folder / "small")
+    for ending in ("png", "jpg", "bmp"):
+        Image.new("RGB", (8, 8)).save(folder / f"small.{ending}")
+        thumbnail(folder / f"small.{ending}")
 
 
 def test_bytes_that_are_not_there_take_no_memory(tmp_path):
