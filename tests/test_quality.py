@@ -24,11 +24,16 @@ def sources() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def test_keys_of_anndata_stand_in_one_place():
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.value.attr}[{node.slice.value!r}]"
         for path in sources()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Subscript)
         and isinstance(node.value, ast.Attribute)
         and node.value.attr in _SLOTS
@@ -130,7 +135,7 @@ def test_tests_import_public_names():
         for path in files
         if any(
             name.startswith("nh2st_graph.") and re.search(r"\._(?!_)", name)
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in ast.walk(tree_of(path))
             for name in names_in(node)
         )
     ]
@@ -142,7 +147,7 @@ def test_imports_name_the_package():
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if (isinstance(node, ast.ImportFrom) and node.level)
         or (isinstance(node, ast.Import) and any(alias.name.startswith("nh2st_graph") for alias in node.names))
     ]
@@ -194,9 +199,10 @@ def test_heavy_libraries_are_loaded_by_those_who_use_them(first):
     assert not {library: outside[library] for library in _LIGHT[first] & outside.keys()}
 
 
+@cache
 def at_the_top(path: Path) -> list[str]:
     """Every module or name that a file imports when it is loaded."""
-    statements = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    statements = list(tree_of(path).body)
     found: list[str] = []
     for node in statements:
         if isinstance(node, ast.If | ast.Try) and "TYPE_CHECKING" not in ast.unparse(getattr(node, "test", node)):
@@ -222,7 +228,7 @@ def module_name(path: Path) -> str:
 @cache
 def imported(path: Path) -> list[str]:
     """Every module or name that a file imports at run time, wherever the import stands."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     for_types = {
         id(each)
         for node in ast.walk(tree)

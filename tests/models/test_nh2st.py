@@ -240,7 +240,7 @@ def test_every_weight_learns(settings):
 # The authors' weights
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def original():
     """A model on patches of 64 pixels, and its weights in the authors' names and order of columns."""
     torch.manual_seed(0)
