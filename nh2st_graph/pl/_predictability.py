@@ -44,8 +44,10 @@ def predictability(genes: pd.DataFrame) -> Figure:
     Raises
     ------
     DataError
-        If a column is missing, or no gene has a score.
+        If it is no table, a column is missing, or no gene has a score.
     """
+    if not isinstance(genes, pd.DataFrame):
+        raise DataError(f"{type(genes).__name__} is no table; give the genes of ng.tl.predictability (its .genes)")
     missing = [name for name in _NEEDED if name not in genes]
     if missing:
         raise DataError(f"genes lack {', '.join(missing)}; give the genes of ng.tl.predictability")

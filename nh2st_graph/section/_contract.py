@@ -134,9 +134,14 @@ def _check_spots(adata: AnnData, where: str) -> None:
         )
     for column in (Key.obs.section, Key.obs.patient):
         if column not in adata.obs:
-            raise DataError(f"{where}: obs['{column}'] is missing; set it for splits: adata.obs['{column}'] = 'NAME'")
+            raise DataError(
+                f"{where}: obs['{column}'] is missing; adata.obs['{column}'] = pd.Categorical(['NAME'] * adata.n_obs)"
+            )
         if adata.obs[column].dtype.name != "category":
-            raise DataError(f"{where}: obs['{column}'] must be categorical; adata.obs['{column}'].astype('category')")
+            raise DataError(
+                f"{where}: obs['{column}'] must be categorical; "
+                f"adata.obs['{column}'] = adata.obs['{column}'].astype('category')"
+            )
     spot_centres(adata, where)
     check_array(adata)
 

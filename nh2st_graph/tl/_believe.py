@@ -45,6 +45,8 @@ def refuse_unreliable(model: FittedModel, sections: Sequence[AnnData], genes: st
     """
     if not isinstance(genes, str) or genes != RELIABLE or model.confidence is None:
         return
+    if any(getattr(each.obs.get(Key.obs.patient), "dtype", None) != "category" for each in sections):
+        return  # refused with its other faults when it is prepared
     patients = [named_patients(section) for section in sections]
     known = isinstance(model.module, NH2STGraph) and all(
         name is not None and model.module.knows(Data(patient=name)) for name in patients

@@ -234,6 +234,14 @@ def as_prediction(model: FittedModel, prepared: PreparedSection, expression: NDA
         Key.prediction.origin: prediction_origin(completed, model),
         Key.prediction.record: json.dumps(record(model.config)),
     }
+    adapted = list(model.origin.get("adapted", {}).get("sections", ()))
+    if adapted:
+        predicted.uns[Key.uns.prediction]["adapted_sections"] = adapted
+    if prepared.name in adapted:
+        logger.warning(
+            "section %r: the model was adapted on it; what is said of its genes and intervals holds for other sections",
+            prepared.name,
+        )
     add_familiarity(predicted, model.familiarity, prepared, model.config.train.n_threads)
     if model.config.data.log_base != "e":
         predicted.uns[Key.uns.log] = {"base": float(model.config.data.log_base)}

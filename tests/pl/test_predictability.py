@@ -101,3 +101,8 @@ def test_tables_of_other_things_are_refused():
         pl.predictability(table(3).drop(columns="ceiling"))
     with pytest.raises(DataError, match="no gene"):
         pl.predictability(table(3).assign(pcc_partial=np.nan))
+
+
+def test_what_is_no_table_is_told_where_the_table_is():
+    with pytest.raises(DataError, match=r"object is no table; give the genes .*\.genes"):
+        pl.predictability(object())

@@ -59,6 +59,15 @@ def test_it_says_what_it_was_adapted_on_and_what_was_gained(model, adapted):
     assert len(adapted.folds) == 0
 
 
+def test_its_predictions_say_what_it_was_adapted_on(model, adapted, others, tiny_sections, caplog):
+    section = tiny_sections["S2"]
+    assert tl.predict(section, adapted).uns["nh2st_prediction"]["adapted_sections"] == ["S3"]
+    assert "adapted_sections" not in tl.predict(section, model).uns["nh2st_prediction"]
+    assert "the model was adapted on it" not in caplog.text
+    tl.predict(others, adapted)
+    assert "section 'S3': the model was adapted on it" in caplog.text
+
+
 def test_it_predicts_better_what_was_measured_alike(model, adapted, others):
     errors = [tl.predict(others, each) for each in (model, adapted)]
     before, after = (np.square(each.X - each.layers["observed"]).mean() for each in errors)

@@ -119,6 +119,9 @@ def test_no_reliable_gene_is_an_error_that_says_why(tiny_run: Run, tiny_sections
     assert "predicted as of" not in caplog.text, "it is refused before anything is predicted"
     with pytest.raises(ModelError, match="earlier version"):
         tl.predict(tiny_sections["S3"], replace(tiny_run.model, confidence=None), genes="reliable")
+    stranger.obs["patient"] = 3  # is refused for itself
+    with pytest.raises(DataError, match="must be categorical"):
+        tl.predict(stranger, only_known, genes="reliable")
 
 
 def test_a_folder_without_a_reliable_gene_is_refused_before_anything_is_predicted(tiny_run: Run, tmp_path):
