@@ -48,9 +48,12 @@ class Coverage:
     guaranteed
         Smallest expected share in a new unit that is exchangeable with these, and whose predictions lie where theirs
         do: with few of them it is small, whatever was measured. The new unit can be the lowest and the highest of all,
-        so that ``n`` units whose quantiles hold ``q`` guarantee ``(n q - 1) / (n + 1)``.
+        so that ``n`` units whose quantiles hold ``q`` guarantee ``(n q - 1) / (n + 1)``. It is 0 in a slide of another
+        patient than the only one whose tissue these units are.
     unit, n_units
         What is exchanged (``patient``, ``section`` or ``band``), and how many there are.
+    to_another_patient
+        Whether all units are of one patient, and the slide is of another.
     """
 
     level: float
@@ -58,14 +61,16 @@ class Coverage:
     guaranteed: float
     unit: str
     n_units: int
+    to_another_patient: bool = False
 
     def __str__(self) -> str:
         """Say it in words."""
         reach = "hold only" if self.measured < self.level - _SHORT else "were set to hold"
-        return (
-            f"{self.level:.0%} intervals {reach} {self.measured:.0%} of the values of held-out {self.unit}s; "
-            f"{self.n_units} {self.unit}s alone guarantee {self.guaranteed:.0%} in another {self.unit} like these"
-        )
+        found = f"{self.level:.0%} intervals {reach} {self.measured:.0%} of the values of held-out {self.unit}s; "
+        units = f"{self.n_units} {self.unit}s alone"
+        if self.to_another_patient:
+            return found + f"{units}, all of one patient, guarantee nothing in another patient"
+        return found + f"{units} guarantee {self.guaranteed:.0%} in another {self.unit} like these"
 
 
 @dataclass(frozen=True, eq=False)

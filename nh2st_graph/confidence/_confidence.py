@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nh2st_graph.confidence._calibration import Calibration
+from nh2st_graph.confidence._calibration import Calibration, Coverage
 from nh2st_graph.confidence._calls import CallTables, call_tables
 from nh2st_graph.confidence._held_out import HeldOut
 from nh2st_graph.confidence._reliable import gene_table
@@ -35,15 +35,23 @@ class Evidence:
         A row for each gene; see :func:`gene_table`.
     calibration
         Pairs of prediction and measurement.
+    to_another_patient
+        Whether all held-out tissue is of one patient that is named, and the slides are of others.
     """
 
     genes: pd.DataFrame
     calibration: Calibration
+    to_another_patient: bool = False
 
     @cached_property
     def calls(self) -> CallTables:
         """What calls of high and low spots rest on."""
         return call_tables(self.calibration)
+
+    def coverage(self, level: float) -> Coverage:
+        """Say what intervals of a level are worth; tissue of one patient guarantees nothing in another."""
+        found = self.calibration.coverage(level)
+        return replace(found, guaranteed=0.0, to_another_patient=True) if self.to_another_patient else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +111,15 @@ class Confidence:
             Of draws.
         """
         found = {}
+        n_patients = len({each.patient for each in new} - {""})
         for name, parts in ((_NEW, new), (_KNOWN, known)):
             if parts:
                 table = gene_table(parts, genes, ceilings, seed=seed)
-                found[name] = Evidence(table, Calibration.fit(parts, least=least, seed=seed))
-        n_patients = len({each.patient for each in new} - {""})
+                calibration = Calibration.fit(parts, least=least, seed=seed)
+                found[name] = Evidence(table, calibration, name == _NEW and n_patients == 1)
         barely = detected < FEW_SPOTS
-        for name, evidence in found.items():
-            if name == _NEW and n_patients == 1:
+        for evidence in found.values():
+            if evidence.to_another_patient:
                 evidence.genes[Key.var.reliable] = False
             evidence.genes.loc[barely, Key.var.reliable] = False
             # What is in a handful of spots splits into halves that agree there, by chance alone.
@@ -141,7 +150,7 @@ class Confidence:
             own, facts[name] = evidence.calibration.state()
             arrays |= {f"{name}.{key}": value for key, value in own.items()}
             arrays |= {f"{name}.genes.{key}": evidence.genes[key].to_numpy() for key in evidence.genes}
-            facts[name]["columns"] = list(evidence.genes)
+            facts[name] |= {"columns": list(evidence.genes), "to_another_patient": evidence.to_another_patient}
         return arrays, facts
 
     @classmethod
@@ -154,11 +163,14 @@ class Confidence:
             If a part is missing or of another length.
         """
         found: dict[str, Evidence] = {}
+        n_patients = int(facts["n_patients"])
         for name in (_NEW, _KNOWN):
             if name not in facts:
                 continue
             own = {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
             columns = {key: own[f"genes.{key}"] for key in facts[name]["columns"]}
             table = pd.DataFrame(columns, index=pd.Index(genes, name="gene"))
-            found[name] = Evidence(table, Calibration.restore(own, facts[name]))
-        return cls(found[_NEW], found.get(_KNOWN), arrays["detected"], int(facts["n_patients"]))
+            # An earlier version did not write it.
+            alone = facts[name].get("to_another_patient", name == _NEW and n_patients == 1)
+            found[name] = Evidence(table, Calibration.restore(own, facts[name]), bool(alone))
+        return cls(found[_NEW], found.get(_KNOWN), arrays["detected"], n_patients)

@@ -109,7 +109,7 @@ def call(
     if prediction.var[Key.var.reliable].iloc[place] or unreliable:
         codes = called(values, high, low, level)
     else:
-        alone = about.get(Key.prediction.evidence) == OF_NEW and int(prediction.var[Key.var.n_patients].max()) == 1
+        alone = about.get(Key.prediction.coverage, {}).get("to_another_patient", False)
         logger.warning(
             "gene %r is not reliable for this slide%s, and is not called; unreliable=True calls it all the same",
             gene,

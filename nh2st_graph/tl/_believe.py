@@ -51,9 +51,10 @@ def refuse_unreliable(model: FittedModel, sections: Sequence[AnnData], genes: st
     known = isinstance(model.module, NH2STGraph) and all(
         name is not None and model.module.knows(Data(patient=name)) for name in patients
     )
-    if not model.confidence.of(known=known).genes[Key.var.reliable].any():
+    evidence = model.confidence.of(known=known)
+    if not evidence.genes[Key.var.reliable].any():
         name = listed(repr(section_name(section)) for section in sections)
-        raise _none_reliable(name, alone=not known and model.confidence.n_patients == 1)
+        raise _none_reliable(name, alone=evidence.to_another_patient)
 
 
 def believe(
@@ -87,7 +88,7 @@ def believe(
     predicted.var[Key.var.cut] = evidence.calls.cut
     predicted.varm[Key.varm.call_high] = evidence.calls.high
     predicted.varm[Key.varm.call_low] = evidence.calls.low
-    coverage = evidence.calibration.coverage(level)
+    coverage = evidence.coverage(level)
     about = predicted.uns[Key.uns.prediction]
     about[Key.prediction.evidence] = OF_KNOWN if known and model.confidence.known else OF_NEW
     about[Key.prediction.coverage] = {
@@ -96,6 +97,7 @@ def believe(
         "guaranteed": coverage.guaranteed,
         "unit": coverage.unit,
         "n_units": coverage.n_units,
+        "to_another_patient": coverage.to_another_patient,
     }
     if intervals:
         lower, upper = evidence.calibration.intervals(predicted.X, level)
@@ -151,9 +153,7 @@ def chosen_genes(predicted: AnnData, model: FittedModel, genes: str | Sequence[s
         )
     if not found:
         about = predicted.uns[Key.uns.prediction]
-        assert model.confidence is not None
-        alone = about[Key.prediction.evidence] == OF_NEW and model.confidence.n_patients == 1
-        raise _none_reliable(repr(about["section"]), alone=alone)
+        raise _none_reliable(repr(about["section"]), alone=about[Key.prediction.coverage]["to_another_patient"])
     return found
 
 

@@ -115,16 +115,17 @@ def readable(model: FittedModel, *, known: bool) -> str:
     """Say which genes can be read from slides of training patients (``known``), or of new ones."""
     assert model.confidence is not None
     confidence = model.confidence
-    genes = confidence.of(known=known).genes
+    evidence = confidence.of(known=known)
+    genes = evidence.genes
     n_reliable, n_genes = int(genes[Key.var.reliable].sum()), len(genes)
     own = known and confidence.known is not None
     if own:
         slides = "slides of the training patient" + ("s" if confidence.n_patients > 1 else "")
     else:
         slides = "slides of new patients" if confidence.n_patients else "other slides (no patient is named)"
-    if not n_reliable and not own and confidence.n_patients == 1:
+    if not n_reliable and evidence.to_another_patient:
         return (
-            f"No gene can be called reliable for {slides}: all training sections are of one patient, and what is this "
+            f"No gene can be called reliable for {slides}: all held-out tissue is of one patient, and what is this "
             "patient's own cannot be told from what patients share. Train on sections of several patients"
         )
     if not n_reliable:

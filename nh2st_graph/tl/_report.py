@@ -79,7 +79,7 @@ def write_report(model: FittedModel, evaluation: Evaluation | None, path: Path, 
         warnings=_warnings(model, evaluation),
         protocol=_protocol(model, evaluation),
         kind=slides_in_words(model.confidence, known=known),
-        coverage=None if evidence is None else str(evidence.calibration.coverage(model.config.evaluate.coverage)),
+        coverage=None if evidence is None else str(evidence.coverage(model.config.evaluate.coverage)),
         calibration=None if curve is None else _calibration(curve, tests),
         calibration_figure=(
             pl.as_data_uri(pl.calibration(curve, tests).figure) if figures and curve is not None else None

@@ -61,7 +61,7 @@ def write_slide_page(
     shown = (
         _Figures(prediction) if figures and libraries(prediction) and library(prediction).hires is not None else None
     )
-    coverage = None if evidence is None else str(evidence.calibration.coverage(model.config.evaluate.coverage))
+    coverage = None if evidence is None else str(evidence.coverage(model.config.evaluate.coverage))
     return pl.write_page(
         path,
         "tl",

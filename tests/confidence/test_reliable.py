@@ -120,6 +120,23 @@ def test_one_patient_says_nothing_of_another_and_of_itself_all():
     assert found.of(known=True) is found.of(known=False)
 
 
+def test_sections_of_one_patient_guarantee_nothing_in_another():
+    parts = [section(s, f"S{s}") for s in range(4)]
+    found = Confidence.fit(GENES, parts, parts, np.full(5, 50), ceilings={})
+    new, known = (found.of(known=each).coverage(0.9) for each in (False, True))
+    assert (new.guaranteed, new.to_another_patient, known.to_another_patient) == (0.0, True, False)
+    assert 0.3 < known.guaranteed < 0.9
+    assert replace(new, guaranteed=known.guaranteed, to_another_patient=False) == known, "what was measured stays"
+    assert str(new).endswith("; 4 sections alone, all of one patient, guarantee nothing in another patient")
+    assert str(known).endswith("in another section like these")
+    for parts_of in (
+        [replace(part, patient=f"P{i}") for i, part in enumerate(parts)],
+        [replace(part, patient="") for part in parts],
+    ):
+        coverage = Confidence.fit(GENES, parts_of, [], np.full(5, 50), ceilings={}).of(known=False).coverage(0.9)
+        assert coverage.guaranteed == known.guaranteed
+
+
 def test_what_is_saved_is_what_was_found():
     parts = [section(s, f"S{s}") for s in range(2)]
     found = Confidence.fit(GENES, parts, parts, np.full(5, 50), ceilings={})
@@ -127,4 +144,10 @@ def test_what_is_saved_is_what_was_found():
     for known in (False, True):
         pd.testing.assert_frame_equal(again.of(known=known).genes, found.of(known=known).genes)
         np.testing.assert_array_equal(again.of(known=known).calls.high, found.of(known=known).calls.high)
+        assert again.of(known=known).coverage(0.9) == found.of(known=known).coverage(0.9)
     assert again.n_patients == found.n_patients
+    arrays, facts = found.state()
+    for name in ("new", "known"):  # an earlier version did not write it
+        del facts[name]["to_another_patient"]
+    before = Confidence.restore(GENES, arrays, facts)
+    assert [before.of(known=known).coverage(0.9).guaranteed > 0 for known in (False, True)] == [False, True]

@@ -221,6 +221,7 @@ def test_one_patient_alone_says_nothing_of_others_but_of_its_own(model, others, 
     good = evidence.genes["held_out_low"] > evidence.genes["held_out_chance"].clip(lower=0)
     assert good.any()
     assert list(evidence.genes["reliable"]) == list(good & known)
+    assert (evidence.coverage(0.9).guaranteed > 0) == known
     assert other.genes.equals(model.confidence.of(known=not known).genes)
 
 

@@ -31,7 +31,8 @@ def test_each_gene_has_its_evidence(prediction: AnnData):
     about = prediction.uns["nh2st_prediction"]
     assert about["coverage"]["level"] == 0.9
     assert about["coverage"]["n_units"] == 2
-    assert about["coverage"]["guaranteed"] < 0.9
+    assert about["coverage"]["guaranteed"] == 0, "S1 and S2 are of one patient, and S3 is of another"
+    assert about["coverage"]["to_another_patient"]
 
 
 def test_intervals_hold_the_prediction_and_most_of_the_measurement(prediction: AnnData, tiny_run, tiny_sections):

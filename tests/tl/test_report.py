@@ -37,7 +37,9 @@ def with_reliable(run: Run, genes: list[str], **confidence: object) -> Run:
     own = run.model.confidence
     assert isinstance(own, Confidence)
     table = own.new.genes.assign(reliable=own.new.genes.index.isin(genes))
-    changed = replace(own, new=replace(own.new, genes=table), **{"known": None, "n_patients": 2, **confidence})
+    told = {"known": None, "n_patients": 2, **confidence}
+    new = replace(own.new, genes=table, to_another_patient=told["n_patients"] == 1)
+    changed = replace(own, new=new, **told)
     predictions = {name: each.copy() for name, each in run.evaluation.predictions.items()}
     for each in predictions.values():
         each.var["reliable"] = each.var_names.isin(genes)
