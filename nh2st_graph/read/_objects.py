@@ -14,7 +14,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nh2st_graph._errors import DataError, ImageError, is_about, nearest, setting
+from nh2st_graph._errors import DataError, ImageError, is_about, listed, nearest, setting
 from nh2st_graph.read._common import open_h5ad, section_in_obs
 from nh2st_graph.read._spatialdata import ATTRS, region_key, spatialdata_section, table_name
 from nh2st_graph.section import (
@@ -201,8 +201,9 @@ def given_sections(
         return _of_spatialdata(adata, library_key, table_key, copy, image)
     if not isinstance(adata, AnnData):
         if isinstance(adata, Mapping):
-            names = ", ".join(map(str, adata))
-            raise DataError(f"{type(adata).__name__} of {names} is not one section; give its sections one by one")
+            kind, names = type(adata).__name__, listed(map(repr, adata))
+            way = f"; give its sections one by one, such as sections[{next(iter(adata))!r}]" if adata else ""
+            raise DataError(f"{kind} of {names or 'nothing'} is not one section{way}")
         raise DataError(f"{type(adata).__name__} is neither AnnData nor SpatialData; read the files with ng.read")
     if table_key is not None:
         raise DataError(f"table_key={table_key!r} is for SpatialData, and this is AnnData; leave it out")

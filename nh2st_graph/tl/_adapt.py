@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.stats import t as student
 from torch_geometric.data import Data
 
@@ -112,15 +113,15 @@ def adapt(
     (``sections``, with their digests; ``n_spots``; ``n_blocks``; ``predicted_as``), which parts were kept (``offset``,
     ``weights``), and the gain on held-out blocks: ``pcc_mean`` and ``mse`` before and after, and ``pcc_gain``, the
     difference of mean r, with a 95 %% interval over genes and sections. Its evidence on such slides is of the held-out
-    blocks; it has no models of folds, and :func:`impute` corrects it by what the model before had learned. A model may
-    be adapted again, on other sections: ``sections``, ``n_spots`` and
+    blocks; it has no models of folds, so that its predictions have no ``layers["sd"]``, and :func:`impute` corrects it
+    by what the model before had learned. A model may be adapted again, on other sections: ``sections``, ``n_spots`` and
     ``predicted_as`` are then of all of them, and the gain is that of the last ones.
 
     Raises
     ------
     DataError, ImageError
-        If a section breaks the contract, has too few measured spots, or ``measured`` does not fit it; or if the model
-        was trained or adapted on it, so that none of it is held out.
+        If a section breaks the contract, lacks a gene that the model predicts, or has too few measured spots, or
+        ``measured`` does not fit it; or if the model was trained or adapted on it, so that none of it is held out.
     ModelError
         If the model has no closed form.
 
@@ -147,16 +148,13 @@ def adapt(
     _refuse_seen(model, named)
     whole, preparation, prepared, found = _whole_spots(named, measured), model.preparation, [], []
     for name, section in named.items():
-        absent = np.array(model.genes)[find_genes(section, model.genes).positions < 0]
-        if len(absent):
-            raise DataError(
-                f"section {name!r}: panel gene {listed(absent)} not measured; adapt on sections with the whole panel"
-            )
+        absent = _absent(section, name, model)
         each = preparation.prepare(section)
         told = whole[name][section.obs_names.get_indexer(each.section.obs_names)]
-        entries = Entries(told, np.zeros(section.n_vars, dtype=bool))
+        counts = _with_zeros(each.section, absent)
+        entries = Entries(told, np.zeros(counts.n_vars, dtype=bool))
         prepared.append(each)
-        found.append(measured_values(each.section, entries, model.genes, model.config.data, np.zeros(len(model.genes))))
+        found.append(measured_values(counts, entries, model.genes, model.config.data, np.zeros(len(model.genes))))
     seen = {**model.origin.get("train", {}), **model.origin.get("adapted", {}).get("sections", {})}
     say_same_sections({**seen, **{each.name: each.digest for each in prepared}})
     known = _are_known(form, prepared)
@@ -181,6 +179,29 @@ def _refuse_seen(model: FittedModel, named: Mapping[str, AnnData]) -> None:
                 f"section {name!r} was adapted on before, and no block of it is held out of the model; adapt on "
                 "others, or adapt the model of before on all of them"
             )
+
+
+def _absent(section: AnnData, name: str, model: FittedModel) -> list[str]:
+    """Find the genes of the panel that a section lacks; refuse it if the model predicts one of them."""
+    absent = [gene for gene, at in zip(model.genes, find_genes(section, model.genes).positions, strict=True) if at < 0]
+    barely = set() if model.confidence is None else {*model.confidence.not_predicted}
+    needed = [gene for gene in absent if gene not in barely]
+    if needed:
+        raise DataError(
+            f"section {name!r}: panel gene {listed(needed)} not measured; adapt on sections with all genes that the "
+            "model predicts"
+        )
+    return absent
+
+
+def _with_zeros(section: AnnData, absent: list[str]) -> AnnData:
+    """Count genes that a section lacks as 0."""
+    if not absent:
+        return section
+    zeros = sparse.csr_matrix((section.n_obs, len(absent)), dtype=section.X.dtype)
+    var = section.var.reindex([*section.var_names, *absent])
+    counts = sparse.hstack([sparse.csr_matrix(section.X), zeros], format="csr")
+    return AnnData(counts, section.obs, var, section.uns, section.obsm, obsp=section.obsp)
 
 
 def _whole_spots(

@@ -158,8 +158,8 @@ def chosen_genes(predicted: AnnData, model: FittedModel, genes: str | Sequence[s
 
 
 def _none_reliable(section: str, *, alone: bool) -> ModelError:
-    """Say why none is: ``alone`` if training had one patient, and the section is of another."""
-    why = ", which is of another patient than the only one in training" if alone else ""
+    """Say why none is: ``alone`` if held-out tissue is of one patient, and the section is not known to be."""
+    why = ", which is not said to be of the only patient in training" if alone else ""
     return ModelError(
         f"{setting('genes', RELIABLE)}: no gene is reliable for section {section}{why}; leave {setting('genes')} out"
     )

@@ -131,7 +131,8 @@ class FittedModel:
     imputation: Imputation | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        return f"FittedModel({self.config.model.name!r}, {len(self.genes)} genes, trained on {self.train_sections})"
+        on = f", adapted on {[*self.origin['adapted']['sections']]}" if "adapted" in self.origin else ""
+        return f"FittedModel({self.config.model.name!r}, {len(self.genes)} genes, trained on {self.train_sections}{on})"
 
     def __post_init__(self) -> None:
         base = getattr(self.module, "log_base", None)

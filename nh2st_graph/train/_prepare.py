@@ -383,8 +383,8 @@ class PreparedSection:
         n = int((library == 0).sum())
         if n:
             logger.warning(
-                "section %r: %d of %d spots have no counts%s, and count as measured zeros of all genes, in training "
-                "and in scores; leave out those where nothing was measured",
+                "section %r: %d of %d spots have no counts%s, and count as measured zeros of all genes where genes are "
+                "read; leave out those where nothing was measured",
                 self.name,
                 n,
                 self.section.n_obs,

@@ -224,8 +224,10 @@ class TestArguments:
                 sections_by_name(nothing)
 
     def test_several_sections_by_name(self, tiny_sections: dict[str, AnnData]) -> None:
-        with pytest.raises(DataError, match=r"dict of S1, S2, S3.* is not one section; give its sections one by one"):
+        with pytest.raises(DataError, match=r"dict of 'S1', 'S2', 'S3'.* is not one section; .* sections\['S1'\]"):
             ng.gr.spatial_graph(tiny_sections)
+        with pytest.raises(DataError, match=r"dict of nothing is not one section$"):
+            ng.gr.spatial_graph({})
 
 
 class TestAGraphOfTheUsers:

@@ -256,6 +256,17 @@ class TestRefusals:
         with pytest.raises(DataError, match=rf"section 'S3': panel gene {model.genes[0]} not measured"):
             tl.adapt(section[:, section.var_names != model.genes[0]].copy(), model)
 
+    def test_but_a_gene_that_is_not_predicted_may_be_absent(self, model, others):
+        detected = model.confidence.detected.copy()
+        detected[0] = 9
+        barely = replace(model, confidence=replace(model.confidence, detected=detected))
+        less = others[:, others.var_names != model.genes[0]].copy()
+        as_zero = others.copy()
+        as_zero.X[:, others.var_names.get_loc(model.genes[0])] = 0
+        found, expected = (tl.adapt(each, barely) for each in (less, as_zero))
+        assert_allclose(tl.predict(less, found).X, tl.predict(less, expected).X, rtol=1e-5)
+        assert "adapted on ['S3']" in repr(found)
+
     def test_of_masks_of_other_sections(self, model, section):
         with pytest.raises(DataError, match="measured is not of sections S3"):
             tl.adapt(section, model, measured={"S1": np.ones(64, dtype=bool)})
