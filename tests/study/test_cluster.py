@@ -19,12 +19,26 @@ from nh2st_graph.study import read_benchmark, run_study
 from nh2st_graph.tl import _cluster as cluster_of
 from nh2st_graph.tl._cluster import check_scheduler, on_cluster
 
-#: What workers import: tasks, and in another file, since it takes long, a method that dies once.
+#: What workers import: tasks, and in another file, since it takes long, a method that dies once. A worker dies when its
+#: nanny knows that it has begun: one that died before leaves a nanny that waits for it when the cluster is closed.
 TASKS = """
 import os, signal
 from pathlib import Path
 
+from distributed import get_worker
+from distributed.utils import sync
+
 from nh2st_graph._errors import DataError
+
+
+def wait_for_nanny():
+    worker = get_worker()
+    sync(worker.loop, worker.rpc(worker.nanny).instantiate)  # ends when it is up
+
+
+def kill_worker():
+    wait_for_nanny()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def square(x):
@@ -37,12 +51,12 @@ def die(times, folder):
     died = len(list(Path(folder).iterdir()))
     if died < times:
         Path(folder, str(died)).touch()
-        sum(range(10**7))  # so that it has begun for all to see
-        os.kill(os.getpid(), signal.SIGKILL)
+        kill_worker()
     return died
 
 
 def lost(folder):
+    wait_for_nanny()
     done = len(list(Path(folder).iterdir()))
     Path(folder, str(done)).write_text(str(os.getpid()))
     if 0 < done < 3:
@@ -50,10 +64,11 @@ def lost(folder):
     return done
 """
 DYING = """
-import os, signal
+import os
 from pathlib import Path
 
 from methods_of_a_test import Pls
+from tasks_of_a_test import kill_worker
 
 
 class DiesOnce(Pls):
@@ -61,7 +76,7 @@ class DiesOnce(Pls):
         died = Path(os.environ["NH2ST_GRAPH_CACHE"], "died")
         if not died.exists():
             died.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill_worker()
         super().fit(sections)
 """
 
