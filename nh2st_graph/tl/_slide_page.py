@@ -218,6 +218,7 @@ def _protocol(model: FittedModel, prediction: AnnData) -> dict[str, str]:
         "genes": f"{prediction.n_vars} of the {len(model.genes)} of the model",
         "values": f"{target_in_words(data.normalize, data.log_base)}, as predicted from the image; not counts",
         "model trained on": ", ".join(map(str, model.train_sections)),
+        "model adapted on": ", ".join(map(str, model.origin.get("adapted", {}).get("sections", ()))),
         "image features": model.config.features.described,
         "versions": f"nh2st_graph {__version__}",
     }
