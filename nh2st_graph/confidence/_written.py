@@ -81,7 +81,7 @@ def call(
     Raises
     ------
     DataError
-        If the gene is not in the prediction, the level is not between 0 and 1, or the prediction has no evidence.
+        If it is no prediction, or one without evidence; the gene is not in it; or the level is not between 0 and 1.
 
     Examples
     --------
@@ -89,6 +89,8 @@ def call(
     >>> prediction = ng.tl.predict(ng.read.sections("visium", "sections")["D1"], ng.load("model"))
     >>> spots = ng.tl.call(prediction, "ERBB2", level=0.1, key_added="ERBB2_call")
     """
+    if not isinstance(prediction, AnnData):
+        raise DataError(f"{type(prediction).__name__} is no prediction; give the AnnData of ng.tl.predict")
     if not isinstance(gene, str):
         raise DataError(f"{setting('gene', gene)} is no name; give one gene, and call others one by one")
     if gene not in prediction.var_names:

@@ -14,7 +14,7 @@ from nh2st_graph._settings import RELIABLE
 from nh2st_graph.confidence import FEW_SPOTS, OF_KNOWN, OF_NEW, call, reliable_in
 from nh2st_graph.models import NH2STGraph
 from nh2st_graph.section import Key, named_patients, section_name
-from nh2st_graph.tl._named import checked_genes
+from nh2st_graph.tl._named import asks_for_reliable, checked_genes
 from nh2st_graph.train import FittedModel, PreparedSection, image_only, predict_graph
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "call",
     "chosen_genes",
     "of_training_patient",
-    "refuse_unreliable",
+    "refuse_genes",
     "say_barely_measured",
 ]
 
@@ -35,15 +35,18 @@ def of_training_patient(model: FittedModel, prepared: PreparedSection) -> bool:
     return isinstance(model.module, NH2STGraph) and model.module.knows(image_only(prepared.graph))
 
 
-def refuse_unreliable(model: FittedModel, sections: Sequence[AnnData], genes: str | Sequence[str] | None) -> None:
-    """Refuse to keep the reliable genes of sections where none is, before any features are computed.
+def refuse_genes(model: FittedModel, sections: Sequence[AnnData], genes: str | Sequence[str] | None) -> None:
+    """Refuse genes that cannot be kept of sections, before any features are computed.
 
     Raises
     ------
     ModelError
-        If ``genes`` is ``"reliable"``, and no gene is for these sections, which are predicted together.
+        If a gene is none of the model's, or ``genes`` is ``"reliable"``, and no gene is for these sections, which are
+        predicted together.
     """
-    if not isinstance(genes, str) or genes != RELIABLE or model.confidence is None:
+    if genes is not None and not asks_for_reliable(genes):
+        checked_genes(genes, model.genes)
+    if not asks_for_reliable(genes) or model.confidence is None:
         return
     if any(getattr(each.obs.get(Key.obs.patient), "dtype", None) != "category" for each in sections):
         return  # refused with its other faults when it is prepared
@@ -53,8 +56,7 @@ def refuse_unreliable(model: FittedModel, sections: Sequence[AnnData], genes: st
     )
     evidence = model.confidence.of(known=known)
     if not evidence.genes[Key.var.reliable].any():
-        name = listed(repr(section_name(section)) for section in sections)
-        raise _none_reliable(name, alone=evidence.to_another_patient)
+        raise _none_reliable(list(map(section_name, sections)), alone=evidence.to_another_patient)
 
 
 def believe(
@@ -142,7 +144,7 @@ def chosen_genes(predicted: AnnData, model: FittedModel, genes: str | Sequence[s
     ModelError
         If a gene is none of the model's, the model has no evidence, or no gene is reliable.
     """
-    if genes != RELIABLE:
+    if not asks_for_reliable(genes):
         wanted = set(checked_genes(genes, model.genes))
         return [gene for gene in predicted.var_names if gene in wanted]
     found = reliable_in(predicted)
@@ -153,13 +155,13 @@ def chosen_genes(predicted: AnnData, model: FittedModel, genes: str | Sequence[s
         )
     if not found:
         about = predicted.uns[Key.uns.prediction]
-        raise _none_reliable(repr(about["section"]), alone=about[Key.prediction.coverage]["to_another_patient"])
+        raise _none_reliable([about["section"]], alone=about[Key.prediction.coverage]["to_another_patient"])
     return found
 
 
-def _none_reliable(section: str, *, alone: bool) -> ModelError:
-    """Say why none is: ``alone`` if held-out tissue is of one patient, and the section is not known to be."""
-    why = ", which is not said to be of the only patient in training" if alone else ""
-    return ModelError(
-        f"{setting('genes', RELIABLE)}: no gene is reliable for section {section}{why}; leave {setting('genes')} out"
-    )
+def _none_reliable(sections: Sequence[str], *, alone: bool) -> ModelError:
+    """Say why none is: ``alone`` if held-out tissue is of one patient, and the sections are not all known to be."""
+    named, one = listed(map(repr, sections)), len(sections) == 1
+    which = f"section {named}, which is not" if one else f"sections {named}, which are not all"
+    why = f"{which} said to be of the only patient in training" if alone else f"section{'' if one else 's'} {named}"
+    return ModelError(f"{setting('genes', RELIABLE)}: no gene is reliable for {why}; leave {setting('genes')} out")

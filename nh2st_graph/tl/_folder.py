@@ -15,6 +15,7 @@ from nh2st_graph._settings import CONFIG_FILE, RELIABLE
 from nh2st_graph.config import Config, TrainConfig, changes, load_config, read_yaml
 from nh2st_graph.models import check_method
 from nh2st_graph.tl._named import (
+    asks_for_reliable,
     check_cache,
     check_named,
     check_named_encoder,
@@ -285,7 +286,7 @@ def check_prediction(
 
     model = find_model(folder)
     about = _check_model(model, trust)
-    if genes == RELIABLE:
+    if asks_for_reliable(genes):
         found = reliable_genes(model, about)
         if found and not any(found.values()):
             raise ModelError(

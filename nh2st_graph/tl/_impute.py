@@ -107,7 +107,7 @@ def _imputed(model: FittedModel, imputation: Imputation, prepared: PreparedSecti
     expression = predicted_expression(model, prepared.graph)
     if len(found.spots):
         _correct(expression, model, imputation, prepared, found)
-    predicted = as_prediction(model, prepared, expression)
+    predicted = as_prediction(model, prepared, expression, reads_genes=True)
     blank_barely_measured(predicted, model)
     say_barely_measured(predicted, model)
     everywhere = np.zeros(predicted.shape, dtype=bool)

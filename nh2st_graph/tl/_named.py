@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nh2st_graph._errors import ConfigError, DataError, ModelError, nearest, said_of, setting
+from nh2st_graph._settings import RELIABLE
 from nh2st_graph.config import Config, DataConfig
 from nh2st_graph.models import check_device
 
 __all__ = [
+    "asks_for_reliable",
     "check_cache",
     "check_devices",
     "check_named",
@@ -188,15 +190,24 @@ def check_named_encoder(encoder: str | None, *, files: bool) -> None:
         check_encoders(encoder, files=files)
 
 
+def asks_for_reliable(genes: object) -> bool:
+    """Whether the word for the reliable genes is given, and no list of names."""
+    return isinstance(genes, str) and genes == RELIABLE
+
+
 def checked_genes(genes: str | Sequence[str], known: Sequence[str]) -> list[str]:
     """Give the genes by name.
 
     Raises
     ------
     ModelError
-        If one is not known.
+        If one is not known, or there are no names.
     """
-    names = [genes] if isinstance(genes, str) else list(genes)
+    names = [genes] if isinstance(genes, str) else list(genes) if isinstance(genes, Iterable) else None
+    if names is None:
+        raise ModelError(f"{setting('genes', genes)} is no list of genes; name them, or leave {setting('genes')} out")
+    if not names:
+        raise ModelError(f"{setting('genes')} names no gene; name some, or leave it out to keep all")
     there = set(known)
     for gene in names:
         if gene not in there:

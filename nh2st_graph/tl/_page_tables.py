@@ -13,7 +13,10 @@ from nh2st_graph.section import Key
 if TYPE_CHECKING:
     from nh2st_graph.tl._evaluate import Evaluation
 
-__all__ = ["Cell", "Table", "gene_table", "number", "ordered", "slides_in_words"]
+__all__ = ["UNNAMED", "Cell", "Table", "gene_table", "number", "ordered", "slides_in_words"]
+
+#: What to know of a model whose training names no patient.
+UNNAMED = "No training section names its patient: sections of one patient may count as independent ones."
 
 #: Columns of the evidence on genes, and how their values are written.
 _EVIDENCE = {

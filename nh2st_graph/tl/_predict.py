@@ -27,7 +27,7 @@ from nh2st_graph.tl._believe import (
     blank_barely_measured,
     chosen_genes,
     of_training_patient,
-    refuse_unreliable,
+    refuse_genes,
     say_barely_measured,
 )
 from nh2st_graph.tl._order import data_first
@@ -159,7 +159,7 @@ def predict(
     if key_added in _TAKEN and not is_spatialdata(adata):
         raise DataError(f"{setting('key_added', key_added)} is the key of something else in AnnData; give another")
     preparation, prepared, parts = model.preparation, {}, {}
-    refuse_unreliable(model, list(given.sections.values()), genes)
+    refuse_genes(model, list(given.sections.values()), genes)
     for name, section in given.sections.items():
         prepared[name] = preparation.prepare(section)
     known = all(of_training_patient(model, each) for each in prepared.values())
@@ -204,8 +204,13 @@ def predict_prepared(
     return predicted
 
 
-def as_prediction(model: FittedModel, prepared: PreparedSection, expression: NDArray[np.float32]) -> AnnData:
-    """Put expression, ``(n_spots, n_genes)`` in the order of a prepared section, beside copies of all else."""
+def as_prediction(
+    model: FittedModel, prepared: PreparedSection, expression: NDArray[np.float32], *, reads_genes: bool = False
+) -> AnnData:
+    """Put expression, ``(n_spots, n_genes)`` in the order of a prepared section, beside copies of all else.
+
+    A section whose genes cannot all be read is warned of, unless some of them were read (``reads_genes``).
+    """
     completed = prepared.section
     predicted = AnnData(
         X=expression,
@@ -245,7 +250,7 @@ def as_prediction(model: FittedModel, prepared: PreparedSection, expression: NDA
     add_familiarity(predicted, model.familiarity, prepared, model.config.train.n_threads)
     if model.config.data.log_base != "e":
         predicted.uns[Key.uns.log] = {"base": float(model.config.data.log_base)}
-    if prepared.has_panel:
+    if (prepared.lacks is None) if reads_genes else prepared.has_panel:
         predicted.layers[Key.layers.observed] = prepared.observed.to_numpy(np.float32)
     return predicted
 

@@ -19,7 +19,7 @@ from nh2st_graph._files import on_disk, one_at_a_time
 from nh2st_graph._progress import phase
 from nh2st_graph.section import Key, Need, changed_entry, check_section, library, section_name
 from nh2st_graph.slide import chosen_scale
-from nh2st_graph.tl._believe import refuse_unreliable
+from nh2st_graph.tl._believe import refuse_genes
 from nh2st_graph.tl._encode import encode_all
 from nh2st_graph.tl._export import write_output
 from nh2st_graph.tl._folder import check_one_file, check_prediction
@@ -180,7 +180,7 @@ def predict_run(
                 raise RunError(f"{path}: a section named {name!r} was given already; each needs its own obs['section']")
             sections[name] = model.preparation.kept(section if roi is None else annotated(section, roi))
     for section in sections.values():
-        refuse_unreliable(model, [section], genes)
+        refuse_genes(model, [section], genes)
     check_one_file(out, len(sections))
     check_regions(len(sections), roi=roi, exclude=exclude)
     outputs = Outputs(out, spatialdata, chosen_exports(export), report)

@@ -37,6 +37,7 @@ from nh2st_graph.section import (
     Key,
     check_section,
     panel_matrix,
+    patient_name,
     say_same_sections,
     split_half_normalizer,
 )
@@ -145,6 +146,12 @@ class Predictability:
             f"Held out in turn: {turns[self.held_out]}, of {_number(len(sections), 'section')} of "
             f"{_number(n_patients, 'patient')}. A gene can be read if r given depth lies above chance."
         )
+        unnamed = [str(name) for name, patient in sections["patient"].items() if patient_name(patient) is None]
+        if unnamed:
+            lines.append(
+                f"No patient is named for {listed(unnamed, _NAMED)}: each counts as a patient of its own, and sections "
+                "of one patient may count as independent ones."
+            )
         if n_patients == 1:
             lines.append("With one patient, this says nothing about slides of another.")
         for name, row in sections[sections["n_spots"] < sections["of_spots"]].iterrows():

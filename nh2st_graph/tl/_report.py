@@ -13,7 +13,7 @@ from nh2st_graph.metrics import LABELS, METHOD_LABELS, REFERENCES, RUN_SCORES
 from nh2st_graph.section import Key, target_in_words
 from nh2st_graph.tl._evaluate import Evaluation
 from nh2st_graph.tl._found import covered, evidence_of, findings, of_known
-from nh2st_graph.tl._page_tables import Cell, Table, gene_table, number, ordered, slides_in_words
+from nh2st_graph.tl._page_tables import UNNAMED, Cell, Table, gene_table, number, ordered, slides_in_words
 from nh2st_graph.train import FittedModel
 
 __all__ = ["evidence_table", "write_report"]
@@ -224,7 +224,7 @@ def _warnings(model: FittedModel, evaluation: Evaluation | None) -> list[str]:
         return ["The model is of an earlier version, and says nothing of its genes and intervals. Train again."]
     found = []
     if not confidence.n_patients:
-        found.append("No section names its patient: sections of one patient may count as independent ones.")
+        found.append(UNNAMED)
     barely = confidence.not_predicted
     if barely:
         found.append(

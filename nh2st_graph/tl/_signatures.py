@@ -88,8 +88,8 @@ def score_signatures(prediction: AnnData, gene_sets: GeneSets, *, key_added: str
     Raises
     ------
     DataError
-        If the file cannot be used, no gene of it is in the prediction, or the prediction does not say which genes are
-        reliable.
+        If it is no prediction, or does not say which genes are reliable; or if the file cannot be used, or no gene of
+        it is in the prediction.
 
     Examples
     --------
@@ -97,6 +97,8 @@ def score_signatures(prediction: AnnData, gene_sets: GeneSets, *, key_added: str
     >>> prediction = ng.tl.predict(ng.read.sections("visium", "sections")["D1"], ng.load("model"))
     >>> ng.tl.score_signatures(prediction, "hallmark.gmt:HALLMARK_HYPOXIA")
     """
+    if not isinstance(prediction, AnnData):
+        raise DataError(f"{type(prediction).__name__} is no prediction; give the AnnData of ng.tl.predict")
     refuse_backed(prediction)
     sets = gene_sets_of(gene_sets)
     check_gene_sets(sets, list(prediction.var_names))

@@ -10,11 +10,11 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st_graph import __version__, pl
-from nh2st_graph._settings import RELIABLE
 from nh2st_graph.confidence import best_reliable, call, unfamiliar_spots
 from nh2st_graph.section import Key, Library, libraries, library, section_name, target_in_words
 from nh2st_graph.tl._found import evidence_of, of_known, readable
-from nh2st_graph.tl._page_tables import Cell, Table, gene_table, number, slides_in_words
+from nh2st_graph.tl._named import asks_for_reliable
+from nh2st_graph.tl._page_tables import UNNAMED, Cell, Table, gene_table, number, slides_in_words
 from nh2st_graph.train import FittedModel
 
 __all__ = ["write_slide_page"]
@@ -69,7 +69,7 @@ def write_slide_page(
         title=f"Slide {section_name(prediction)}",
         version=__version__,
         findings=_findings(model, prediction),
-        warnings=_warnings(prediction, mapped),
+        warnings=_warnings(model, prediction, mapped),
         coverage=coverage,
         kind=slides_in_words(model.confidence, known=of_known(prediction)),
         maps=shown.genes(mapped) if shown is not None and mapped else None,
@@ -115,7 +115,7 @@ class _Figures:
 def _mapped(prediction: AnnData, genes: str | Sequence[str] | None) -> list[str]:
     """Choose the genes whose maps are drawn."""
     there = ~np.isnan(np.asarray(prediction.X)).all(axis=0)
-    if genes is not None and genes != RELIABLE:
+    if genes is not None and not asks_for_reliable(genes):
         named = [genes] if isinstance(genes, str) else list(genes)
         return [gene for gene in named if there[prediction.var_names.get_loc(gene)]][:_NAMED]
     if Key.var.reliable not in prediction.var:
@@ -141,7 +141,7 @@ def _findings(model: FittedModel, prediction: AnnData) -> list[str]:
     return found
 
 
-def _warnings(prediction: AnnData, mapped: list[str]) -> list[str]:
+def _warnings(model: FittedModel, prediction: AnnData, mapped: list[str]) -> list[str]:
     """Say what a reader must know before believing the page."""
     name, found, var = section_name(prediction), [], prediction.var
     if prediction.uns[Key.uns.prediction].get(Key.prediction.familiarity, {}).get("unlike"):
@@ -152,6 +152,8 @@ def _warnings(prediction: AnnData, mapped: list[str]) -> list[str]:
         doubtful = [gene for gene in mapped if not var.loc[gene, Key.var.reliable]]
         if doubtful:
             found.append(f"Not reliable for this slide, so that their maps may be wrong: {', '.join(doubtful)}.")
+    if model.confidence is not None and not model.confidence.n_patients:
+        found.append(UNNAMED)
     missing = prediction.var_names[np.isnan(np.asarray(prediction.X)).all(axis=0)]
     if len(missing):
         found.append(f"Barely measured in training, and not predicted: {', '.join(map(str, missing))}.")
@@ -216,6 +218,7 @@ def _protocol(model: FittedModel, prediction: AnnData) -> dict[str, str]:
         "genes": f"{prediction.n_vars} of the {len(model.genes)} of the model",
         "values": f"{target_in_words(data.normalize, data.log_base)}, as predicted from the image; not counts",
         "model trained on": ", ".join(map(str, model.train_sections)),
+        "model adapted on": ", ".join(map(str, model.origin.get("adapted", {}).get("sections", ()))),
         "image features": model.config.features.described,
         "versions": f"nh2st_graph {__version__}",
     }

@@ -167,8 +167,9 @@ def _panel(model: FittedModel) -> Iterator[str]:
         reliable = model.confidence.new.genes[Key.var.reliable].astype(bool)
         names = [gene for gene, good in zip(model.genes, reliable, strict=True) if good]
         told = {who: _evidence(model, who) for who in (OF_NEW, OF_KNOWN)}
+        others = "slides of new patients" if model.confidence.n_patients else "other slides (no patient is named)"
         yield (
-            f"On slides of new patients, {told[OF_NEW]} calls {len(names):,} of {len(model.genes):,} genes "
+            f"On {others}, {told[OF_NEW]} calls {len(names):,} of {len(model.genes):,} genes "
             f"reliable{': ' + listed(names, _NAMED) if names else ''}. Do not trust other genes."
         )
         if model.confidence.known is not None:
@@ -212,13 +213,13 @@ def _adapted(model: FittedModel) -> Iterator[str]:
     about = model.origin.get("adapted")
     if about is None:
         return
-    (before, after), (gain, low, high) = about["pcc_mean"], about["pcc_gain"]
+    (before, after), (gain, low, high), errors = about["pcc_mean"], about["pcc_gain"], about["mse"]
     yield "## Adapted after training"
     yield (
         f"Its last layer was fitted again on {_count(about['n_spots'], 'spot')} of "
         f"{_count(len(about['sections']), 'more section')}, for slides of {about['predicted_as']}. On held-out blocks "
-        f"of that tissue, mean r went from {before:.3f} to {after:.3f} ({gain:+.3f}, {low:.3f} to {high:.3f}). Other "
-        "tissue may gain nothing."
+        f"of that tissue, mean r went from {before:.3f} to {after:.3f} ({gain:+.3f}, {low:.3f} to {high:.3f}), and "
+        f"the squared error from {errors[0]:.3f} to {errors[1]:.3f}. Other tissue may gain nothing."
     )
     rows = [[str(i), each["counts"], each["positions"]] for i, each in enumerate(about["sections"].values(), 1)]
     yield _table(["section", "digest of counts", "digest of positions"], rows)

@@ -330,24 +330,24 @@ class PreparedSection:
         return section_digest(self.section)
 
     @cached_property
-    def has_panel(self) -> bool:
-        """Whether all genes of the panel were measured, and ``X`` holds their counts."""
+    def lacks(self) -> str | None:
+        """Why the genes of the panel cannot all be read; None if they can."""
         mistake = counts_mistake(self.section)
         if mistake is not None:
-            if self.section.n_vars and Key.uns.prediction not in self.section.uns:
-                logger.warning("section %r: its genes are not used, for %s", self.name, DataError(mistake))
-            return False
-        found = find_genes(self.section, self.preparation.genes)
-        if found.all_there:
-            found.log(self.name)
+            return str(DataError(mistake))
+        genes = self.preparation.genes
+        positions = find_genes(self.section, genes).positions
+        absent = [gene for gene, place in zip(genes, positions, strict=True) if place < 0]
+        return f"it lacks {len(absent)} of {len(genes)} genes of the panel ({listed(absent)})" if absent else None
+
+    @cached_property
+    def has_panel(self) -> bool:
+        """Whether all genes of the panel were measured, and ``X`` holds their counts; a warning says why not."""
+        if self.lacks is None:
+            find_genes(self.section, self.preparation.genes).log(self.name)
         elif self.section.n_vars and Key.uns.prediction not in self.section.uns:
-            genes = self.preparation.genes
-            absent = [gene for gene, place in zip(genes, found.positions, strict=True) if place < 0]
-            logger.warning(
-                "section %r: its genes are not used, for it lacks %d of %d genes of the panel (%s)",
-                *(self.name, len(absent), len(genes), listed(absent)),
-            )
-        return found.all_there
+            logger.warning("section %r: its genes are not used, for %s", self.name, self.lacks)
+        return self.lacks is None
 
     @cached_property
     def target(self) -> sparse.csr_matrix | NDArray[np.float32]:

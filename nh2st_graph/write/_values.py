@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -65,6 +65,8 @@ def chosen_names(prediction: AnnData, genes: str | Sequence[str]) -> list[str]:
             why = "the prediction does not say which genes are" if found is None else "no gene is"
             raise DataError(f"{where}: {setting('genes', RELIABLE)}: {why} reliable; name genes, or leave it out")
         return found
+    if not isinstance(genes, Iterable):
+        raise DataError(f"{where}: {setting('genes', genes)} is no list of genes; name them, or leave it out")
     wanted = [genes] if isinstance(genes, str) else list(genes)
     if not wanted:
         raise DataError(f"{where}: {setting('genes')} is empty; name genes to write, or leave it out")

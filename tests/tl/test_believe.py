@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from numpy.testing import assert_array_equal
@@ -82,8 +83,21 @@ def test_genes_are_chosen_by_name_and_by_worth(prediction: AnnData, tiny_run: Ru
     found = tl.predict(tiny_sections["S3"], model, genes="reliable")
     assert set(found.var_names) == set(tiny_run.model.genes[2:4])
     assert len(reliable) <= len(tiny_run.model.genes)
-    with pytest.raises(ModelError, match="XYZ"):
-        tl.predict(tiny_sections["S3"], tiny_run.model, genes=["XYZ"])
+    for names in (np.array([second, first]), pd.Index([second, first]), pd.Series([second, first]), (second, first)):
+        assert list(tl.predict(tiny_sections["S3"], tiny_run.model, genes=names).var_names) == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("genes", "says"),
+    [(["XYZ"], "does not predict 'XYZ'"), ([], "names no gene"), (3, "genes=3 is no list of genes")],
+)
+def test_genes_that_cannot_be_kept_are_refused_before_anything_is_predicted(
+    tiny_run: Run, tiny_sections, caplog, genes, says
+):
+    caplog.set_level("INFO")
+    with pytest.raises(ModelError, match=says):
+        tl.predict(tiny_sections["S3"], tiny_run.model, genes=genes)
+    assert "predicted as of" not in caplog.text
 
 
 def with_reliable(model: FittedModel, genes: list[str], *, new: bool = True) -> FittedModel:
@@ -172,6 +186,8 @@ def test_calls_are_of_spots_and_can_be_kept(prediction: AnnData):
         tl.call(prediction, "XYZ")
     with pytest.raises(DataError, match=r"gene=\[.*\] is no name; give one gene"):
         tl.call(prediction, [best])
+    with pytest.raises(DataError, match="NoneType is no prediction"):
+        tl.call(None, best)
 
 
 def test_calls_are_the_same_of_values_that_are_sparse(prediction: AnnData):

@@ -151,6 +151,20 @@ class TestPage:
 
         return page
 
+    def test_warns_where_training_names_no_patient(self, page, tiny_run, tmp_path):
+        prediction, warning = tiny_run.evaluation.predictions["S3"], "No training section names its patient"
+        assert warning not in page(prediction).text
+        unnamed = replace(tiny_run.model, confidence=replace(tiny_run.model.confidence, n_patients=0))
+        path = write_slide_page(unnamed, prediction, tmp_path / "unnamed.html", figures=False)
+        assert warning in path.read_text(encoding="utf-8")
+
+    def test_says_on_what_the_model_was_adapted(self, page, tiny_run, tmp_path):
+        prediction = tiny_run.evaluation.predictions["S3"]
+        assert "model adapted on" not in page(prediction).text
+        adapted = replace(tiny_run.model, origin={**tiny_run.model.origin, "adapted": {"sections": {"T1": {}}}})
+        path = write_slide_page(adapted, prediction, tmp_path / "adapted.html", figures=False)
+        assert "model adapted onT1" in Page(path.read_text(encoding="utf-8")).text
+
     def test_warns_of_what_must_not_be_believed(self, page, tiny_run):
         prediction = tiny_run.evaluation.predictions["S3"].copy()
         prediction.uns["nh2st_prediction"]["familiarity"].update(unlike=True, reasons="its stain <b>")

@@ -121,6 +121,17 @@ def test_with_everything_measured_it_is_the_measurement(model, section):
     assert_array_equal(filled.X, filled.layers["observed"])
 
 
+def test_genes_that_are_read_are_not_said_to_be_left_out(model, section, some, caplog):
+    counts = section.X.toarray().astype(float)
+    counts[~some] = np.nan
+    tl.impute(counted(section, counts), model, measured=some)
+    few = model.genes[:3]
+    tl.impute(section[:, few].copy(), model, measured=few)
+    assert "genes are not used" not in caplog.text
+    tl.predict(section[:, few].copy(), model)
+    assert "genes are not used, for it lacks" in caplog.text
+
+
 def test_a_measured_spot_without_counts_is_not_measured(model, section, some, caplog):
     spot = int(np.flatnonzero(some)[0])
     counts = np.asarray(section.X.toarray())

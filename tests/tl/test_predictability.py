@@ -152,6 +152,11 @@ class TestHeldOut:
         assert (of_kind(found, "OWN")["n_patients"] == 2).all()
         assert "whole patients" in str(found)
         assert "another" not in str(found)
+        assert "No patient is named" not in str(found)
+
+    def test_are_said_to_be_of_nobody_where_no_patient_is_named(self):
+        found = predictability([tissue("A", 0, ""), tissue("B", 1, "P")], **SETTINGS)
+        assert "No patient is named for A: each counts as a patient of its own" in str(found)
 
     def test_are_bands_of_one_section(self, sections):
         found = predictability(sections["A"], **SETTINGS)

@@ -51,6 +51,8 @@ def test_values_may_be_sparse_and_are_in_memory(prediction, tmp_path):
     prediction.write_h5ad(tmp_path / "p.h5ad")
     with pytest.raises(DataError, match="to_memory"):
         tl.score_signatures(ad.read_h5ad(tmp_path / "p.h5ad", backed="r"), sets)
+    with pytest.raises(DataError, match="dict is no prediction"):
+        tl.score_signatures({"S": prediction}, sets)
 
 
 def test_what_cannot_be_read_has_no_score_and_a_reason(prediction):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -283,6 +284,7 @@ class TestAdapted:
         card = shared["README.md"]
         assert "## Adapted after training" in card
         assert f"from {about['pcc_mean'][0]:.3f} to {about['pcc_mean'][1]:.3f}" in card
+        assert f"squared error from {about['mse'][0]:.3f} to {about['mse'][1]:.3f}" in card
         assert about["sections"]["S3"]["counts"] in card
         assert f"On slides of {about['predicted_as']}, held-out tissue of its adaptation calls" in card
 
@@ -353,6 +355,13 @@ class TestCard:
             (run / "model.json").write_text(json.dumps(about))
             ng.load(run).push_to_hub("org/new")
             assert facts in (hub.folder / "org/new/README.md").read_text()
+
+    def test_without_named_patients_it_speaks_of_other_slides(self, hub, tiny_run):
+        unnamed = replace(tiny_run.model, confidence=replace(tiny_run.model.confidence, n_patients=0))
+        unnamed.push_to_hub("org/unnamed")
+        card = (hub.folder / "org/unnamed/README.md").read_text()
+        assert "On other slides (no patient is named), held-out training tissue calls" in card
+        assert "new patients" not in card
 
     def test_without_scores_and_licence_it_says_so(self, hub):
         ng.load(GOLDEN / "mlp").push_to_hub("org/new")

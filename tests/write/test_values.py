@@ -32,7 +32,7 @@ def test_reliable_genes_alone(write: Callable[..., None], prediction: AnnData, t
 
 @all_writers
 def test_genes_that_are_none(write: Callable[..., None], prediction: AnnData, tmp_path: Path):
-    for genes, says in (([], "genes is empty"), (["nope"], "'nope' is not in the prediction")):
+    for genes, says in (([], "genes is empty"), (["nope"], "'nope' is not in the prediction"), (3, "no list of genes")):
         with pytest.raises(DataError, match=says):
             write(prediction, tmp_path / "S3", genes=genes)
     prediction.var["reliable"] = False
