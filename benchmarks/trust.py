@@ -28,10 +28,10 @@ import pandas as pd
 from anndata import AnnData
 
 import nh2st_graph as ng
+from nh2st_graph.confidence import OF_KNOWN
 from nh2st_graph.config import Config, load_config
 from nh2st_graph.metrics import partial_pearson, pearson
 from nh2st_graph.section import Key, library_size, targets
-from nh2st_graph.tl._believe import of_training_patient
 from nh2st_graph.train import FittedModel, image_only, predict_graph
 
 HERE = Path(__file__).resolve().parent
@@ -96,7 +96,7 @@ def compare(model: FittedModel, section: AnnData, name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"section": name, "genes": int(there.sum())}
     prepared = model.preparation.prepare(section)
     assert model.confidence is not None
-    evidence = model.confidence.of(known=of_training_patient(model, prepared))
+    evidence = model.confidence.of(prediction.uns["nh2st_prediction"]["evidence"])
     calibration, about = evidence.calibration, evidence.coverage(0.9)
     row |= {"unit": about.unit, "n_units": about.n_units, "guaranteed": about.guaranteed}
     everything = np.full((len(observed), len(model.genes)), np.nan, dtype=np.float32)
@@ -123,7 +123,7 @@ def compare(model: FittedModel, section: AnnData, name: str) -> dict[str, Any]:
 def within(model: FittedModel) -> np.ndarray:
     """Say which genes are reliable for slides of training patients, whatever the test section's."""
     assert model.confidence is not None
-    return model.confidence.of(known=True).genes[Key.var.reliable].to_numpy(dtype=bool)
+    return model.confidence.of(OF_KNOWN).genes[Key.var.reliable].to_numpy(dtype=bool)
 
 
 def share(values: np.ndarray) -> float:

@@ -427,7 +427,11 @@ def _scenes(file: Path) -> tuple[str, ...]:
 
 def _reliable(found: Mapping[str, Sequence[str]], n_genes: int) -> Facts:
     """Say which genes a model reads, by whose slides; without named patients, there is one kind of slides."""
-    whose = {"known": "slides of training patients", "new": "slides of new patients" if "known" in found else "slides"}
+    whose = {
+        "known": "slides of training patients",
+        "adapted": "slides of patients adapted to",
+        "new": "slides of new patients" if len(found) > 1 else "slides",
+    }
     return {
         f"reliable on {whose[name]}": f"{len(genes)} of {n_genes}" + (f": {_listed(genes)}" if genes else "")
         for name, genes in found.items()

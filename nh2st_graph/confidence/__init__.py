@@ -14,6 +14,7 @@ from nh2st_graph.confidence._held_out import HeldOut, joined, units_of
 from nh2st_graph.confidence._image_neighbours import expression_predictability
 from nh2st_graph.confidence._reliable import gene_table, misplaced
 from nh2st_graph.confidence._written import (
+    OF_ADAPTED,
     OF_KNOWN,
     OF_NEW,
     UNFAMILIAR,
@@ -26,6 +27,7 @@ from nh2st_graph.confidence._written import (
 __all__ = [
     "CHANCES",
     "FEW_SPOTS",
+    "OF_ADAPTED",
     "OF_KNOWN",
     "OF_NEW",
     "UNFAMILIAR",

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nh2st_graph.confidence._held_out import HeldOut, units_of
+from nh2st_graph.confidence._held_out import BAND, HeldOut, units_of
 
 __all__ = ["Calibration", "Coverage"]
 
@@ -48,8 +48,8 @@ class Coverage:
     guaranteed
         Smallest expected share in a new unit that is exchangeable with these, and whose predictions lie where theirs
         do: with few of them it is small, whatever was measured. The new unit can be the lowest and the highest of all,
-        so that ``n`` units whose quantiles hold ``q`` guarantee ``(n q - 1) / (n + 1)``. It is 0 in a slide of another
-        patient than the only one whose tissue these units are.
+        so that ``n`` units whose quantiles hold ``q`` guarantee ``(n q - 1) / (n + 1)``. It is 0 where a new slide is
+        none of their kind: they are bands of one section, or all of one patient, and the slide is of another.
     unit, n_units
         What is exchanged (``patient``, ``section`` or ``band``), and how many there are.
     to_another_patient
@@ -69,7 +69,9 @@ class Coverage:
         found = f"{self.level:.0%} intervals {reach} {self.measured:.0%} of the values of held-out {self.unit}s; "
         units = f"{self.n_units} {self.unit}s alone"
         if self.to_another_patient:
-            return found + f"{units}, all of one patient, guarantee nothing in another patient"
+            return found + f"{units}, which count as one patient's, guarantee nothing in another patient"
+        if self.unit == BAND:
+            return found + f"{units}, all of one section, guarantee nothing in another section"
         return found + f"{units} guarantee {self.guaranteed:.0%} in another {self.unit} like these"
 
 
@@ -147,7 +149,7 @@ class Calibration:
         measured = float(np.interp(own, LEVELS, self.measured.mean(axis=0)))
         # Each end is passed by at most (1 - (1 + own) / 2 * n / (n + 1)) of a new unit, on average over which is new.
         guaranteed = max(0.0, (own * self.n_units - 1) / (self.n_units + 1))
-        return Coverage(level, measured, guaranteed, self.unit, self.n_units)
+        return Coverage(level, measured, 0.0 if self.unit == BAND else guaranteed, self.unit, self.n_units)
 
     def curve(self) -> pd.DataFrame:
         """Give nominal against measured coverage: a row for each level, ``measured`` and each unit's own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from nh2st_graph.confidence._calibration import Calibration, Coverage
 from nh2st_graph.confidence._calls import CallTables, call_tables
 from nh2st_graph.confidence._held_out import HeldOut
 from nh2st_graph.confidence._reliable import gene_table
+from nh2st_graph.confidence._written import OF_ADAPTED, OF_KNOWN, OF_NEW
 from nh2st_graph.section import Key
 
 __all__ = ["FEW_SPOTS", "Confidence", "Evidence"]
@@ -22,7 +23,11 @@ __all__ = ["FEW_SPOTS", "Confidence", "Evidence"]
 #: A gene that was detected in fewer training spots than this was barely measured.
 FEW_SPOTS = 10
 
-_NEW, _KNOWN = "new", "known"
+#: Kinds of slides, the best known first, and what a model's file calls their evidence.
+_NAMES = {OF_KNOWN: "known", OF_ADAPTED: "adapted", OF_NEW: "new"}
+
+#: In a model's file: the pairs of slides of new patients are those of this kind, too.
+_SHARED = "pairs_of_new"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,27 +61,36 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class Confidence:
-    """Evidence for slides of training patients and for those of new ones.
+    """Evidence for slides of training patients, of those that a model was adapted to, and of new ones.
 
     A method may predict them by different functions, and what holds within a patient need not hold in another.
 
     Attributes
     ----------
     new
-        Evidence for slides of new patients.
+        Evidence for slides of new patients, and of those whom nobody names.
     known
-        Evidence for slides of training patients; None where held-out sections were of other patients, or the method
-        does not ask.
+        Evidence for slides of training patients; None where held-out sections were of other patients.
     detected
         Number of training spots with a count of each gene, ``(n_genes,)``.
     n_patients
         Number of training patients that are named; 0 if none is.
+    patients
+        What stands for their names, which a model's file does not hold.
+    adapted
+        Evidence for slides of patients that the model was adapted to, who were none of training; None if there are
+        none.
+    adapted_patients
+        What stands for their names.
     """
 
     new: Evidence
     known: Evidence | None
     detected: NDArray[np.integer[Any]]
     n_patients: int
+    patients: frozenset[str] = frozenset()
+    adapted: Evidence | None = None
+    adapted_patients: frozenset[str] = frozenset()
 
     @classmethod
     def fit(
@@ -87,6 +101,7 @@ class Confidence:
         detected: NDArray[np.integer[Any]],
         *,
         ceilings: Mapping[str, pd.DataFrame],
+        patients: Iterable[str] = (),
         least: float | None = 0.0,
         seed: int = 0,
     ) -> Confidence:
@@ -100,23 +115,31 @@ class Confidence:
         genes
             Names of the genes.
         new, known
-            Held-out parts, predicted as of new patients and as of training patients; the latter may be empty.
+            Held-out parts, predicted as of new patients and as of training patients; the latter may be empty, or the
+            very same.
         detected
             Number of training spots with a count of each gene.
         ceilings
             Noise ceilings of the sections by name.
+        patients
+            What stands for the names of the training patients.
         least
             Smallest value that a target can have.
         seed
             Of draws.
         """
-        found = {}
+
+        def weighed(parts: Sequence[HeldOut]) -> Evidence:
+            return Evidence(
+                gene_table(parts, genes, ceilings, seed=seed), Calibration.fit(parts, least=least, seed=seed)
+            )
+
         n_patients = len({each.patient for each in new} - {""})
-        for name, parts in ((_NEW, new), (_KNOWN, known)):
-            if parts:
-                table = gene_table(parts, genes, ceilings, seed=seed)
-                calibration = Calibration.fit(parts, least=least, seed=seed)
-                found[name] = Evidence(table, calibration, name == _NEW and n_patients == 1)
+        first = weighed(new)
+        found = {OF_NEW: replace(first, genes=first.genes.copy(), to_another_patient=n_patients == 1)}
+        if known:
+            same = len(known) == len(new) and all(one is other for one, other in zip(known, new, strict=True))
+            found[OF_KNOWN] = first if same else weighed(known)
         barely = detected < FEW_SPOTS
         for evidence in found.values():
             if evidence.to_another_patient:
@@ -124,11 +147,26 @@ class Confidence:
             evidence.genes.loc[barely, Key.var.reliable] = False
             # What is in a handful of spots splits into halves that agree there, by chance alone.
             evidence.genes.loc[barely, [Key.var.held_out_ceiling, Key.var.held_out_share]] = np.nan
-        return cls(found[_NEW], found.get(_KNOWN), detected, n_patients)
+        return cls(found[OF_NEW], found.get(OF_KNOWN), detected, n_patients, frozenset(patients))
 
-    def of(self, *, known: bool) -> Evidence:
-        """Give the evidence for a slide of a training patient (``known``), or of a new one."""
-        return self.known if known and self.known is not None else self.new
+    def kind_of(self, patient: str | None) -> str:
+        """Say by whose evidence a slide of a patient is judged: :data:`OF_KNOWN`, :data:`OF_ADAPTED`, :data:`OF_NEW`.
+
+        A patient is what stands for a name; one whom nobody names (None) is a new one.
+        """
+        if self.known is not None and patient in self.patients:
+            return OF_KNOWN
+        return OF_ADAPTED if self.adapted is not None and patient in self.adapted_patients else OF_NEW
+
+    @property
+    def kinds(self) -> dict[str, Evidence]:
+        """The evidence for each kind of slides that has its own, the best known first."""
+        evidence = {OF_KNOWN: self.known, OF_ADAPTED: self.adapted, OF_NEW: self.new}
+        return {kind: each for kind, each in evidence.items() if each is not None}
+
+    def of(self, kind: str) -> Evidence:
+        """Give the evidence for slides of a kind; where there is none of their own, that for new patients."""
+        return self.kinds.get(kind, self.new)
 
     @property
     def barely_measured(self) -> NDArray[np.bool_]:
@@ -144,10 +182,13 @@ class Confidence:
         """Give arrays by name, and facts for JSON, for :meth:`restore`."""
         arrays: dict[str, NDArray[Any]] = {"detected": np.asarray(self.detected, dtype=np.int64)}
         facts: dict[str, Any] = {"n_patients": self.n_patients}
-        for name, evidence in ((_NEW, self.new), (_KNOWN, self.known)):
-            if evidence is None:
-                continue
+        for key in ("patients", "adapted_patients"):
+            facts[key] = sorted(getattr(self, key))
+        for kind, evidence in self.kinds.items():
+            name = _NAMES[kind]
             own, facts[name] = evidence.calibration.state()
+            if kind != OF_NEW and evidence.calibration is self.new.calibration:
+                own, facts[name] = {}, {_SHARED: True}
             arrays |= {f"{name}.{key}": value for key, value in own.items()}
             arrays |= {f"{name}.genes.{key}": evidence.genes[key].to_numpy() for key in evidence.genes}
             facts[name] |= {"columns": list(evidence.genes), "to_another_patient": evidence.to_another_patient}
@@ -164,13 +205,18 @@ class Confidence:
         """
         found: dict[str, Evidence] = {}
         n_patients = int(facts["n_patients"])
-        for name in (_NEW, _KNOWN):
+        for kind in reversed(_NAMES):
+            name = _NAMES[kind]
             if name not in facts:
                 continue
             own = {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
             columns = {key: own[f"genes.{key}"] for key in facts[name]["columns"]}
             table = pd.DataFrame(columns, index=pd.Index(genes, name="gene"))
+            shared = facts[name].get(_SHARED, False)
+            calibration = found[OF_NEW].calibration if shared else Calibration.restore(own, facts[name])
             # An earlier version did not write it.
-            alone = facts[name].get("to_another_patient", name == _NEW and n_patients == 1)
-            found[name] = Evidence(table, Calibration.restore(own, facts[name]), bool(alone))
-        return cls(found[_NEW], found.get(_KNOWN), arrays["detected"], n_patients)
+            alone = facts[name].get("to_another_patient", kind == OF_NEW and n_patients == 1)
+            found[kind] = Evidence(table, calibration, bool(alone))
+        patients, adapted = (frozenset(map(str, facts.get(key, ()))) for key in ("patients", "adapted_patients"))
+        known = found.get(OF_KNOWN)
+        return cls(found[OF_NEW], known, arrays["detected"], n_patients, patients, found.get(OF_ADAPTED), adapted)

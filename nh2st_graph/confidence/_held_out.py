@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HeldOut", "joined", "units_of"]
+__all__ = ["BAND", "HeldOut", "joined", "units_of"]
+
+#: What is exchanged where there is one section.
+BAND = "band"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,4 +74,4 @@ def units_of(parts: Sequence[HeldOut]) -> tuple[str, list[str]]:
         return "patient", [each.patient or f"of {each.section}" for each in parts]
     if len({each.section for each in parts}) > 1:
         return "section", [each.section for each in parts]
-    return "band", [each.part for each in parts]
+    return BAND, [each.part for each in parts]

@@ -14,12 +14,12 @@ from nh2st_graph._files import as_number
 from nh2st_graph.confidence._calls import called
 from nh2st_graph.section import Key, as_dense
 
-__all__ = ["OF_KNOWN", "OF_NEW", "UNFAMILIAR", "best_reliable", "call", "reliable_in", "unfamiliar_spots"]
+__all__ = ["OF_ADAPTED", "OF_KNOWN", "OF_NEW", "UNFAMILIAR", "best_reliable", "call", "reliable_in", "unfamiliar_spots"]
 
 logger = logging.getLogger("nh2st_graph")
 
 #: Whose slides the evidence is of.
-OF_KNOWN, OF_NEW = "training patients", "new patients"
+OF_KNOWN, OF_ADAPTED, OF_NEW = "training patients", "patients adapted to", "new patients"
 
 #: A spot is unlike training if its familiarity is below this: as small a share of held-out training spots is.
 UNFAMILIAR = 0.01
@@ -115,7 +115,7 @@ def call(
         logger.warning(
             "gene %r is not reliable for this slide%s, and is not called; unreliable=True calls it all the same",
             gene,
-            ", which is not said to be of the only patient in training" if alone else "",
+            ", which is not said to be of the one patient whose tissue was held out" if alone else "",
         )
         codes = np.zeros(len(values), dtype=np.int8)
     words = np.select([codes > 0, codes < 0], [_HIGH, _LOW], _NEITHER)

@@ -17,6 +17,7 @@ from ._device import check_device as check_device
 from ._eggn import EGGN
 from ._egn import EGN
 from ._groups import drawn_spots as drawn_spots
+from ._groups import patient_digest as patient_digest
 from ._groups import patients_of as patients_of
 from ._groups import section_groups as section_groups
 from ._hggep import HGGEP

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -15,7 +14,15 @@ from scipy.stats import t as student
 from torch import Tensor
 from torch_geometric.data import Data
 
-from nh2st_graph.models._groups import MOST_FOLDS, by_section, drawn_spots, patient_groups, patients_of, section_groups
+from nh2st_graph.models._groups import (
+    MOST_FOLDS,
+    by_section,
+    drawn_spots,
+    patient_digest,
+    patient_groups,
+    patients_of,
+    section_groups,
+)
 from nh2st_graph.models._network import Memory
 from nh2st_graph.nn import ComponentRidge, Description, RidgeSpots, Rows, components, fit_component_ridge
 
@@ -372,4 +379,4 @@ def ridge_in(memory: Memory, name: str) -> ComponentRidge:
 
 
 def _digest(patient: str) -> bytes:
-    return hashlib.sha256(patient.encode()).digest()[:16]
+    return bytes.fromhex(patient_digest(patient))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-__all__ = ["MOST_FOLDS", "by_section", "drawn_spots", "patient_groups", "patients_of", "section_groups"]
+__all__ = [
+    "MOST_FOLDS",
+    "by_section",
+    "drawn_spots",
+    "patient_digest",
+    "patient_groups",
+    "patients_of",
+    "section_groups",
+]
 
 
 #: Largest number of parts that are held out in turn; if there are more sections or patients, a part is several of them.
@@ -38,6 +47,11 @@ def section_groups(sections: Sequence[Data], n_bands: int = 3) -> NDArray[np.int
 def patients_of(sections: Sequence[Data]) -> list[str]:
     """Name each section's patient; a section without one is a patient of its own, whom no other section names."""
     return [str(each.patient) if "patient" in each else f"unknown ({each.section})" for each in sections]
+
+
+def patient_digest(name: str) -> str:
+    """Stand for a patient's name in a model's file, which names nobody."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def patient_groups(sections: Sequence[Data]) -> NDArray[np.int64]:

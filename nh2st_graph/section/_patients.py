@@ -11,7 +11,14 @@ from nh2st_graph._errors import DataError
 from nh2st_graph.section._access import as_name, distinct, section_name
 from nh2st_graph.section._keys import Key
 
-__all__ = ["named_patients", "patient_name", "patient_of", "patients_in", "unknown_patient", "unknown_patients"]
+__all__ = [
+    "named_patients",
+    "patient_name",
+    "patient_of",
+    "patients_in",
+    "unknown_patient",
+    "unknown_patients",
+]
 
 #: Words that tables have where they name nobody; case does not matter. (CELLxGENE asks for "unknown" and "na".)
 _NOBODY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat", "unknown"})

@@ -20,10 +20,10 @@ from torch_geometric.data import Data
 from nh2st_graph._errors import DataError, ModelError, listed, setting
 from nh2st_graph.confidence import OF_KNOWN, OF_NEW, Confidence, HeldOut
 from nh2st_graph.metrics import PairedDifference, paired_bootstrap, pearson
-from nh2st_graph.models import PENALTIES, ClosedForm, drawn_spots
+from nh2st_graph.models import PENALTIES, ClosedForm, drawn_spots, patient_digest
 from nh2st_graph.nn import ComponentRidge, RidgeSpots, fit_component_ridge
 from nh2st_graph.read import Sections, documented, sections_by_name
-from nh2st_graph.section import find_genes, say_same_sections
+from nh2st_graph.section import find_genes, say_same_sections, unknown_patient
 from nh2st_graph.tl._measured import Entries, Measured, MeasuredValues, measured_entries, measured_values
 from nh2st_graph.tl._order import data_first
 from nh2st_graph.train import (
@@ -393,7 +393,8 @@ def _confidence(
         parts.append(
             HeldOut(
                 section=section.name,
-                patient=str(section.graph.patient) if "patient" in section.graph else "",
+                # A section of nobody is of a patient of its own.
+                patient=str(section.graph.patient) if "patient" in section.graph else unknown_patient(section.name),
                 part=f"block{block + 1}",
                 predicted=after.numpy()[inside],
                 observed=spots.observed.numpy()[inside],
@@ -406,10 +407,19 @@ def _confidence(
     weighed = Confidence.fit(
         model.genes,
         parts,
-        parts if known else [],  # of training patients, one alone says what it says
+        parts,  # of their own patients, these say what they say
         model.confidence.detected,
         ceilings={},
         least=None if residuals else 0.0,
         seed=model.config.seed,
     )
-    return replace(model.confidence, known=weighed.known) if known else replace(model.confidence, new=weighed.new)
+    if known:
+        return replace(model.confidence, known=weighed.known)
+    graphs = [section.graph for section in prepared]
+    patients = frozenset(patient_digest(str(graph.patient)) for graph in graphs if "patient" in graph)
+    return replace(
+        model.confidence,
+        new=weighed.new,
+        adapted=weighed.known if patients else None,
+        adapted_patients=patients,
+    )

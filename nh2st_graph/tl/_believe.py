@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from anndata import AnnData
@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from nh2st_graph._errors import ModelError, listed, setting
 from nh2st_graph._settings import RELIABLE
 from nh2st_graph.confidence import FEW_SPOTS, OF_KNOWN, OF_NEW, call, reliable_in
-from nh2st_graph.models import NH2STGraph
+from nh2st_graph.models import NH2STGraph, patient_digest
 from nh2st_graph.section import Key, named_patients, section_name
 from nh2st_graph.tl._named import asks_for_reliable, checked_genes
 from nh2st_graph.train import FittedModel, PreparedSection, image_only, predict_graph
@@ -22,6 +22,7 @@ __all__ = [
     "blank_barely_measured",
     "call",
     "chosen_genes",
+    "kind_of_slides",
     "of_training_patient",
     "refuse_genes",
     "say_barely_measured",
@@ -33,6 +34,26 @@ logger = logging.getLogger("nh2st_graph")
 def of_training_patient(model: FittedModel, prepared: PreparedSection) -> bool:
     """Whether the model predicts a section as one of a training patient."""
     return isinstance(model.module, NH2STGraph) and model.module.knows(image_only(prepared.graph))
+
+
+def kind_of_slides(model: FittedModel, patients: Iterable[str | None]) -> str:
+    """Say by whose evidence sections are judged that are predicted together; see :meth:`Confidence.kind_of`.
+
+    Parameters
+    ----------
+    model
+        The model.
+    patients
+        The patient of each section; None where nobody is named.
+    """
+    assert model.confidence is not None
+    kinds = set()
+    for name in patients:
+        # A model of an earlier version keeps its patients in the closed form alone.
+        own = name is not None and isinstance(model.module, NH2STGraph) and model.module.knows(Data(patient=name))
+        kinds.add(OF_KNOWN if own else model.confidence.kind_of(None if name is None else patient_digest(name)))
+    (kind,) = kinds if len(kinds) == 1 else {OF_NEW}
+    return kind if kind in model.confidence.kinds else OF_NEW
 
 
 def refuse_genes(model: FittedModel, sections: Sequence[AnnData], genes: str | Sequence[str] | None) -> None:
@@ -50,17 +71,13 @@ def refuse_genes(model: FittedModel, sections: Sequence[AnnData], genes: str | S
         return
     if any(getattr(each.obs.get(Key.obs.patient), "dtype", None) != "category" for each in sections):
         return  # refused with its other faults when it is prepared
-    patients = [named_patients(section) for section in sections]
-    known = isinstance(model.module, NH2STGraph) and all(
-        name is not None and model.module.knows(Data(patient=name)) for name in patients
-    )
-    evidence = model.confidence.of(known=known)
+    evidence = model.confidence.of(kind_of_slides(model, map(named_patients, sections)))
     if not evidence.genes[Key.var.reliable].any():
         raise _none_reliable(list(map(section_name, sections)), alone=evidence.to_another_patient)
 
 
 def believe(
-    predicted: AnnData, model: FittedModel, prepared: PreparedSection, *, intervals: bool, known: bool | None = None
+    predicted: AnnData, model: FittedModel, prepared: PreparedSection, *, intervals: bool, kind: str | None = None
 ) -> None:
     """Write the evidence on genes into ``var``, what calls rest on into ``varm``, and intervals into ``layers``.
 
@@ -74,8 +91,8 @@ def believe(
         The section.
     intervals
         Whether to write layers.
-    known
-        Whether to take the evidence for slides of training patients; None asks the model.
+    kind
+        By whose evidence the section is judged; None asks the model.
     """
     if intervals and model.folds:
         graph, threads = image_only(prepared.graph), model.config.train.n_threads
@@ -83,8 +100,8 @@ def believe(
         predicted.layers[Key.layers.sd] = spread.std(axis=0, ddof=1).astype(np.float32)
     if model.confidence is None:
         return
-    known = of_training_patient(model, prepared) if known is None else known
-    evidence, level = model.confidence.of(known=known), model.config.evaluate.coverage
+    kind = kind_of_slides(model, [named_patients(prepared.section)]) if kind is None else kind
+    evidence, level = model.confidence.of(kind), model.config.evaluate.coverage
     for column in evidence.genes:
         predicted.var[column] = evidence.genes[column].to_numpy()
     predicted.var[Key.var.cut] = evidence.calls.cut
@@ -92,7 +109,7 @@ def believe(
     predicted.varm[Key.varm.call_low] = evidence.calls.low
     coverage = evidence.coverage(level)
     about = predicted.uns[Key.uns.prediction]
-    about[Key.prediction.evidence] = OF_KNOWN if known and model.confidence.known else OF_NEW
+    about[Key.prediction.evidence] = kind
     about[Key.prediction.coverage] = {
         "level": level,
         "measured": coverage.measured,
@@ -163,5 +180,9 @@ def _none_reliable(sections: Sequence[str], *, alone: bool) -> ModelError:
     """Say why none is: ``alone`` if held-out tissue is of one patient, and the sections are not all known to be."""
     named, one = listed(map(repr, sections)), len(sections) == 1
     which = f"section {named}, which is not" if one else f"sections {named}, which are not all"
-    why = f"{which} said to be of the only patient in training" if alone else f"section{'' if one else 's'} {named}"
+    why = (
+        f"{which} said to be of the one patient whose tissue was held out"
+        if alone
+        else f"section{'' if one else 's'} {named}"
+    )
     return ModelError(f"{setting('genes', RELIABLE)}: no gene is reliable for {why}; leave {setting('genes')} out")

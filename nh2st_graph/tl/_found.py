@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from nh2st_graph.confidence import OF_KNOWN, Calibration, Evidence, best_reliable
+from nh2st_graph.confidence import OF_ADAPTED, OF_NEW, Calibration, Evidence, best_reliable
 from nh2st_graph.section import Key
 from nh2st_graph.train import FittedModel
 
 if TYPE_CHECKING:
     from nh2st_graph.tl._evaluate import Evaluation
 
-__all__ = ["covered", "evidence_of", "findings", "of_known", "readable", "trust_scores"]
+__all__ = ["covered", "evidence_of", "findings", "kind_of", "kinds_in", "readable", "trust_scores"]
 
 #: Genes that a sentence names.
 _NAMED = 3
@@ -24,14 +24,20 @@ _NAMED = 3
 _MOST_SPOTS = 20_000
 
 
-def of_known(prediction: AnnData) -> bool:
-    """Whether a prediction was judged by the evidence for slides of training patients."""
-    return str(prediction.uns[Key.uns.prediction].get(Key.prediction.evidence)) == OF_KNOWN
+def kind_of(prediction: AnnData) -> str:
+    """Say by whose evidence a prediction was judged."""
+    return str(prediction.uns[Key.uns.prediction].get(Key.prediction.evidence, OF_NEW))
+
+
+def kinds_in(model: FittedModel, predictions: Iterable[AnnData]) -> list[str]:
+    """List by whose evidence predictions were judged, the best known kind first."""
+    found = set(map(kind_of, predictions))
+    return [] if model.confidence is None else [kind for kind in model.confidence.kinds if kind in found]
 
 
 def evidence_of(model: FittedModel, prediction: AnnData) -> Evidence | None:
     """Give the evidence that a prediction was judged by; None if the model has none."""
-    return None if model.confidence is None else model.confidence.of(known=of_known(prediction))
+    return None if model.confidence is None else model.confidence.of(kind_of(prediction))
 
 
 def covered(calibration: Calibration, prediction: AnnData, levels: Sequence[float]) -> NDArray[np.float64]:
@@ -111,22 +117,23 @@ def trust_scores(model: FittedModel, prediction: AnnData) -> dict[str, float | i
     }
 
 
-def readable(model: FittedModel, *, known: bool) -> str:
-    """Say which genes can be read from slides of training patients (``known``), or of new ones."""
+def readable(model: FittedModel, kind: str) -> str:
+    """Say which genes can be read from slides of a kind; see :attr:`nh2st_graph.confidence.Confidence.kinds`."""
     assert model.confidence is not None
     confidence = model.confidence
-    evidence = confidence.of(known=known)
+    evidence = confidence.of(kind)
     genes = evidence.genes
     n_reliable, n_genes = int(genes[Key.var.reliable].sum()), len(genes)
-    own = known and confidence.known is not None
-    if own:
+    if evidence is confidence.known:
         slides = "slides of the training patient" + ("s" if confidence.n_patients > 1 else "")
+    elif evidence is confidence.adapted:
+        slides = f"slides of {OF_ADAPTED}"
     else:
         slides = "slides of new patients" if confidence.n_patients else "other slides (no patient is named)"
     if not n_reliable and evidence.to_another_patient:
         return (
-            f"No gene can be called reliable for {slides}: all held-out tissue is of one patient, and what is this "
-            "patient's own cannot be told from what patients share. Train on sections of several patients"
+            f"No gene can be called reliable for {slides}: all held-out tissue counts as one patient's, and what is "
+            "this patient's own cannot be told from what patients share. Train on sections of several patients"
         )
     if not n_reliable:
         return (
@@ -157,10 +164,9 @@ def findings(model: FittedModel, evaluation: Evaluation | None = None) -> list[s
     """
     if model.confidence is None:
         return []
-    kinds = [False] if model.confidence.known is None else [True, False]
-    if evaluation is not None and not any(map(of_known, evaluation.predictions.values())):
-        kinds.reverse()
-    return [readable(model, known=known) for known in kinds] + _on_tests(model, evaluation)
+    tested = [] if evaluation is None else kinds_in(model, evaluation.predictions.values())
+    kinds = dict.fromkeys([*tested, *model.confidence.kinds])
+    return [readable(model, kind) for kind in kinds] + _on_tests(model, evaluation)
 
 
 def _on_tests(model: FittedModel, evaluation: Evaluation | None) -> list[str]:

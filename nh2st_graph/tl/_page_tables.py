@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from nh2st_graph.confidence import Confidence
+from nh2st_graph.confidence import OF_NEW, Confidence
 from nh2st_graph.section import Key
 
 if TYPE_CHECKING:
@@ -46,16 +46,16 @@ def ordered(genes: pd.DataFrame) -> pd.Index:
     return genes.sort_values([Key.var.reliable, Key.var.held_out_partial], ascending=False, kind="stable").index
 
 
-def slides_in_words(confidence: Confidence | None, *, known: bool) -> str:
+def slides_in_words(confidence: Confidence | None, kind: str) -> str:
     """Name the slides that evidence is for."""
-    if confidence is None or not confidence.n_patients:
+    if confidence is None or (kind == OF_NEW and not confidence.n_patients):
         return "other slides"
-    return "slides of training patients" if known and confidence.known is not None else "slides of new patients"
+    return f"slides of {kind}"
 
 
-def gene_table(confidence: Confidence, known: bool, evaluation: Evaluation | None) -> Table:
-    """Tabulate genes: the evidence for one kind of slide, what the other kind would say, and the test scores."""
-    genes = confidence.of(known=known).genes
+def gene_table(confidence: Confidence, kind: str, evaluation: Evaluation | None) -> Table:
+    """Tabulate genes: the evidence for one kind of slide, what other kinds would say, and the test scores."""
+    genes = confidence.of(kind).genes
     columns = {"reliable": [_yes(value) for value in genes[Key.var.reliable]]}
     for i in np.flatnonzero(confidence.barely_measured):
         columns["reliable"][i] = Cell("not predicted", -1.0)
@@ -69,10 +69,10 @@ def gene_table(confidence: Confidence, known: bool, evaluation: Evaluation | Non
     columns["sections"] = [Cell(str(n)) for n in genes[Key.var.n_sections]]
     columns["patients"] = [Cell(str(n)) for n in genes[Key.var.n_patients]] if confidence.n_patients else []
     columns["training spots with a count"] = [Cell(str(n)) for n in confidence.detected]
-    if confidence.known is not None:
-        other, of = (confidence.new, "new patients") if known else (confidence.known, "training patients")
-        columns[f"reliable for {of}"] = [_yes(value) for value in other.genes[Key.var.reliable]]
-        columns[f"r given depth for {of}"] = [Cell(number(r)) for r in other.genes[Key.var.held_out_partial]]
+    for of, other in confidence.kinds.items():
+        if of != kind:
+            columns[f"reliable for {of}"] = [_yes(value) for value in other.genes[Key.var.reliable]]
+            columns[f"r given depth for {of}"] = [Cell(number(r)) for r in other.genes[Key.var.held_out_partial]]
     if evaluation is not None:
         tested = evaluation.per_gene[["pcc", "pcc_partial"]].groupby("gene").mean().loc[genes.index]
         columns["test r"] = [Cell(number(value)) for value in tested["pcc"]]

@@ -21,12 +21,12 @@ from nh2st_graph import __version__
 from nh2st_graph._errors import DataError, ModelError, RenamedWarning, setting
 from nh2st_graph.models import EMBEDDINGS, Estimator, Network
 from nh2st_graph.read import SpatialObject, annotate, documented, given_sections, is_spatialdata
-from nh2st_graph.section import Key, libraries, library_id, section_digest
+from nh2st_graph.section import Key, libraries, library_id, named_patients, section_digest
 from nh2st_graph.tl._believe import (
     believe,
     blank_barely_measured,
     chosen_genes,
-    of_training_patient,
+    kind_of_slides,
     refuse_genes,
     say_barely_measured,
 )
@@ -162,9 +162,10 @@ def predict(
     refuse_genes(model, list(given.sections.values()), genes)
     for name, section in given.sections.items():
         prepared[name] = preparation.prepare(section)
-    known = all(of_training_patient(model, each) for each in prepared.values())
+    patients = [named_patients(each.section) for each in prepared.values()]
+    kind = None if model.confidence is None else kind_of_slides(model, patients)
     for name, each in prepared.items():
-        done = finished(predict_prepared(model, each, intervals=intervals, known=known), model, each)
+        done = finished(predict_prepared(model, each, intervals=intervals, kind=kind), model, each)
         parts[name] = with_genes(done, model, genes)
     predicted = given.joined(parts)
     predicted.var[Key.var.varies] = varies(predicted.X)
@@ -194,13 +195,11 @@ def with_genes(done: AnnData, model: FittedModel, genes: str | Sequence[str] | N
 
 
 def predict_prepared(
-    model: FittedModel, prepared: PreparedSection, *, intervals: bool | None = None, known: bool | None = None
+    model: FittedModel, prepared: PreparedSection, *, intervals: bool | None = None, kind: str | None = None
 ) -> AnnData:
     """Predict a prepared section, with spots in its order, and say how far to believe it."""
     predicted = as_prediction(model, prepared, predicted_expression(model, prepared.graph))
-    believe(
-        predicted, model, prepared, intervals=not prepared.is_large if intervals is None else intervals, known=known
-    )
+    believe(predicted, model, prepared, intervals=not prepared.is_large if intervals is None else intervals, kind=kind)
     return predicted
 
 

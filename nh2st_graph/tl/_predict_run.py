@@ -23,7 +23,7 @@ from nh2st_graph.tl._believe import refuse_genes
 from nh2st_graph.tl._encode import encode_all
 from nh2st_graph.tl._export import write_output
 from nh2st_graph.tl._folder import check_one_file, check_prediction
-from nh2st_graph.tl._found import of_known, readable
+from nh2st_graph.tl._found import kind_of, kinds_in, readable
 from nh2st_graph.tl._outputs import Outputs, chosen_exports, refuse_existing
 from nh2st_graph.tl._predict import finished, predict_prepared, prediction_origin, with_genes
 from nh2st_graph.tl._regions import annotated, check_regions, excluded, in_roi
@@ -258,13 +258,11 @@ def _findings(model: FittedModel, predicted: Mapping[str, AnnData]) -> Iterator[
 
     Sentences come without a full stop, with their level in the log.
     """
-    for known in (True, False) if model.confidence is not None else ():
-        names = [name for name, prediction in predicted.items() if of_known(prediction) == known]
-        if not names:
-            continue
+    for kind in kinds_in(model, predicted.values()):
+        names = [name for name, prediction in predicted.items() if kind_of(prediction) == kind]
         kept = predicted[names[0]].var
         if len(kept) == len(model.genes):
-            found = readable(model, known=known)
+            found = readable(model, kind)
         else:
             doubtful = list(kept.index[~kept[Key.var.reliable].astype(bool)])
             said = f"; not reliable: {listed(doubtful)}" if doubtful else ""

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from nh2st_graph import __version__, pl
-from nh2st_graph.confidence import FEW_SPOTS, OF_KNOWN, OF_NEW, Confidence, Evidence, best_reliable, unfamiliar_spots
+from nh2st_graph.confidence import FEW_SPOTS, OF_NEW, Confidence, Evidence, best_reliable, unfamiliar_spots
 from nh2st_graph.metrics import LABELS, METHOD_LABELS, REFERENCES, RUN_SCORES
 from nh2st_graph.section import Key, target_in_words
 from nh2st_graph.tl._evaluate import Evaluation
-from nh2st_graph.tl._found import covered, evidence_of, findings, of_known
+from nh2st_graph.tl._found import covered, evidence_of, findings, kind_of, kinds_in
 from nh2st_graph.tl._page_tables import UNNAMED, Cell, Table, gene_table, number, ordered, slides_in_words
 from nh2st_graph.train import FittedModel
 
@@ -29,22 +29,20 @@ _MANY_UNLIKE = 0.05
 
 
 def evidence_table(confidence: Confidence) -> pd.DataFrame:
-    """Put the evidence for slides of training patients and of new ones side by side.
+    """Put the evidence for each kind of slides side by side.
 
     Returns
     -------
     A row for each gene, those with the highest r given depth first: ``detected_spots``, ``predicted`` (false where
     these are too few, so that predictions are NaN), then the columns of
-    :func:`nh2st_graph.confidence.gene_table` under ``training_patients_`` (where there is such evidence) and
-    ``new_patients_``.
+    :func:`nh2st_graph.confidence.gene_table` under ``training_patients_``, ``patients_adapted_to_`` (where there is
+    such evidence) and ``new_patients_``.
     """
-    kinds = {"training_patients_": confidence.known, "new_patients_": confidence.new}
-    parts = [evidence.genes.add_prefix(prefix) for prefix, evidence in kinds.items() if evidence is not None]
-    table = pd.concat(parts, axis=1)
+    kinds = confidence.kinds
+    table = pd.concat([each.genes.add_prefix(f"{kind} ".replace(" ", "_")) for kind, each in kinds.items()], axis=1)
     table.insert(0, "detected_spots", confidence.detected)
     table.insert(1, "predicted", ~confidence.barely_measured)
-    first = (confidence.known or confidence.new).genes
-    return table.loc[ordered(first)]
+    return table.loc[ordered(next(iter(kinds.values())).genes)]
 
 
 def write_report(model: FittedModel, evaluation: Evaluation | None, path: Path, *, figures: bool) -> Path:
@@ -66,8 +64,8 @@ def write_report(model: FittedModel, evaluation: Evaluation | None, path: Path, 
     The path.
     """
     predictions = {} if evaluation is None else evaluation.predictions
-    known = any(map(of_known, predictions.values())) if predictions else _known_first(model)
-    evidence = None if model.confidence is None else model.confidence.of(known=known)
+    kind = next(iter(kinds_in(model, predictions.values())), _first_kind(model))
+    evidence = None if model.confidence is None else model.confidence.of(kind)
     curve, tests = _curves(model, evidence, evaluation)
     return pl.write_page(
         path,
@@ -78,7 +76,7 @@ def write_report(model: FittedModel, evaluation: Evaluation | None, path: Path, 
         findings=findings(model, evaluation),
         warnings=_warnings(model, evaluation),
         protocol=_protocol(model, evaluation),
-        kind=slides_in_words(model.confidence, known=known),
+        kind=slides_in_words(model.confidence, kind),
         coverage=None if evidence is None else str(evidence.coverage(model.config.evaluate.coverage)),
         calibration=None if curve is None else _calibration(curve, tests),
         calibration_figure=(
@@ -88,15 +86,15 @@ def write_report(model: FittedModel, evaluation: Evaluation | None, path: Path, 
         scores=None if evaluation is None else _scores(evaluation),
         familiarity=_familiarity(evaluation) if figures else [],
         maps=_maps(model, evaluation) if figures else [],
-        genes=None if model.confidence is None else gene_table(model.confidence, known, evaluation),
+        genes=None if model.confidence is None else gene_table(model.confidence, kind, evaluation),
         n_reliable=0 if evidence is None else int(evidence.genes[Key.var.reliable].sum()),
     )
 
 
-def _known_first(model: FittedModel) -> bool:
-    """Whether to show the evidence for training patients where no test section says which counts."""
+def _first_kind(model: FittedModel) -> str:
+    """Say whose evidence to show where no test section says which counts: what one patient says is of this one."""
     confidence = model.confidence
-    return confidence is not None and confidence.known is not None and confidence.n_patients == 1
+    return next(iter(confidence.kinds)) if confidence is not None and confidence.new.to_another_patient else OF_NEW
 
 
 def _curves(
@@ -143,7 +141,7 @@ def _sections(evaluation: Evaluation) -> Table:
         prediction = evaluation.predictions[name]
         cells = [
             str(prediction.n_obs),
-            OF_KNOWN if of_known(prediction) else OF_NEW,
+            kind_of(prediction),
             number(scores["pcc_mean"]),
             number(scores["pcc_partial"]),
             number(scores.get("coverage"), "{:.1%}"),

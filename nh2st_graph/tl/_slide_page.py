@@ -12,7 +12,7 @@ from anndata import AnnData
 from nh2st_graph import __version__, pl
 from nh2st_graph.confidence import best_reliable, call, unfamiliar_spots
 from nh2st_graph.section import Key, Library, libraries, library, section_name, target_in_words
-from nh2st_graph.tl._found import evidence_of, of_known, readable
+from nh2st_graph.tl._found import evidence_of, kind_of, readable
 from nh2st_graph.tl._named import asks_for_reliable
 from nh2st_graph.tl._page_tables import UNNAMED, Cell, Table, gene_table, number, slides_in_words
 from nh2st_graph.train import FittedModel
@@ -71,7 +71,7 @@ def write_slide_page(
         findings=_findings(model, prediction),
         warnings=_warnings(model, prediction, mapped),
         coverage=coverage,
-        kind=slides_in_words(model.confidence, known=of_known(prediction)),
+        kind=slides_in_words(model.confidence, kind_of(prediction)),
         maps=shown.genes(mapped) if shown is not None and mapped else None,
         familiarity=shown.familiarity() if shown is not None and Key.obs.familiarity in prediction.obs else None,
         genes=_genes(model, prediction),
@@ -137,7 +137,7 @@ def _findings(model: FittedModel, prediction: AnnData) -> list[str]:
         else:
             found.append(f"{name} looks like the training sections; {spots}")
     if model.confidence is not None:
-        found.append(readable(model, known=of_known(prediction)))
+        found.append(readable(model, kind_of(prediction)))
     return found
 
 
@@ -167,7 +167,7 @@ def _genes(model: FittedModel, prediction: AnnData) -> Table | None:
     """Tabulate what is known of the genes, and how many spots are called high and low."""
     if model.confidence is None:
         return None
-    whole = gene_table(model.confidence, of_known(prediction), None)
+    whole = gene_table(model.confidence, kind_of(prediction), None)
     called: dict[str, tuple[Cell, Cell]] = {}
     for gene in prediction.var_names[prediction.var[Key.var.reliable].to_numpy(dtype=bool)]:
         counts = call(prediction, gene, _LEVEL).value_counts()

@@ -206,14 +206,15 @@ def reliable_genes(model: Path, description: Mapping[str, Any]) -> dict[str, lis
 
     Returns
     -------
-    The genes for slides of ``new`` patients, and, where training has named ones, of ``known`` patients. Empty for a
-    model of an earlier version, and where the file is not there or cannot be read.
+    The genes for slides of ``new`` patients, of ``known`` ones where training has named some, and of ``adapted`` ones
+    where the model was adapted to some. Empty for a model of an earlier version, and where the file is not there or
+    cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
     from nh2st_graph.section import Key  # here, since a description alone is read before anything heavy is loaded
 
-    whose = [name for name in ("new", "known") if name in (description.get("confidence") or {})]
+    whose = [name for name in ("new", "known", "adapted") if name in (description.get("confidence") or {})]
     if not whose or not (model / WEIGHTS).is_file():
         return {}
     found = {}

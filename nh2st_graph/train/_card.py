@@ -11,7 +11,7 @@ import pandas as pd
 
 from nh2st_graph import __version__
 from nh2st_graph._errors import listed
-from nh2st_graph.confidence import OF_KNOWN, OF_NEW
+from nh2st_graph.confidence import OF_ADAPTED, OF_NEW
 from nh2st_graph.im import recipes
 from nh2st_graph.metrics import LABELS, METHOD_LABELS, REFERENCES
 from nh2st_graph.section import Key
@@ -166,17 +166,18 @@ def _panel(model: FittedModel) -> Iterator[str]:
     if model.confidence is not None:
         reliable = model.confidence.new.genes[Key.var.reliable].astype(bool)
         names = [gene for gene, good in zip(model.genes, reliable, strict=True) if good]
-        told = {who: _evidence(model, who) for who in (OF_NEW, OF_KNOWN)}
         others = "slides of new patients" if model.confidence.n_patients else "other slides (no patient is named)"
         yield (
-            f"On {others}, {told[OF_NEW]} calls {len(names):,} of {len(model.genes):,} genes "
+            f"On {others}, {_evidence(model, OF_NEW)} calls {len(names):,} of {len(model.genes):,} genes "
             f"reliable{': ' + listed(names, _NAMED) if names else ''}. Do not trust other genes."
         )
-        if model.confidence.known is not None:
-            own = model.confidence.known.genes[Key.var.reliable].astype(bool)
+        for kind, evidence in model.confidence.kinds.items():
+            if kind == OF_NEW:
+                continue
+            own = evidence.genes[Key.var.reliable].astype(bool)
             mine = [gene for gene, good in zip(model.genes, own, strict=True) if good]
             yield (
-                f"On slides of the training patients, {told[OF_KNOWN]} calls {len(mine):,} reliable"
+                f"On slides of the {kind}, {_evidence(model, kind)} calls {len(mine):,} reliable"
                 f"{': ' + listed(mine, _NAMED) if mine else ''}."
             )
     shown = f"{', '.join(model.genes[:_NAMED])}" + (" and more" if len(model.genes) > _NAMED else "")
@@ -186,7 +187,8 @@ def _panel(model: FittedModel) -> Iterator[str]:
 def _evidence(model: FittedModel, who: str) -> str:
     """Name the tissue that says which genes are reliable."""
     about = model.origin.get("adapted")
-    return "held-out tissue of its adaptation" if about and who in about["predicted_as"] else "held-out training tissue"
+    since = about and (who == OF_ADAPTED or who in about["predicted_as"])
+    return "held-out tissue of its adaptation" if since else "held-out training tissue"
 
 
 def _data(model: FittedModel) -> Iterator[str]:

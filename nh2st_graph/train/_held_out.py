@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 
 from nh2st_graph.confidence import FEW_SPOTS, Confidence, HeldOut
 from nh2st_graph.metrics import noise_ceiling_interval
-from nh2st_graph.models import CorrectedForm, Network
+from nh2st_graph.models import CorrectedForm, Network, patient_digest
 from nh2st_graph.nn import blocks_of
 from nh2st_graph.section import split_half_normalizer
 from nh2st_graph.train._batches import pieces
@@ -24,7 +24,16 @@ from nh2st_graph.train._large import scored
 from nh2st_graph.train._prepare import Learned, PreparedSection, image_only
 from nh2st_graph.train._threads import one_thread
 
-__all__ = ["Tested", "held_out", "say_rarely_detected", "section_ceiling", "tested_networks", "weigh"]
+__all__ = [
+    "Tested",
+    "held_out",
+    "known_parts",
+    "named_in",
+    "say_rarely_detected",
+    "section_ceiling",
+    "tested_networks",
+    "weigh",
+]
 
 logger = logging.getLogger("nh2st_graph")
 
@@ -71,23 +80,63 @@ def held_out(predict: Callable[[Data], Tensor], sections: Sequence[Data], part: 
 
 
 class Tested(NamedTuple):
-    """What was held out, predicted as sections of new patients are, and, where networks know patients, of theirs."""
+    """What was held out of each fold, and predicted from its image.
+
+    Attributes
+    ----------
+    new
+        All of it, predicted as sections of new patients are.
+    known
+        Sections of patients that are in the fold's training, predicted as such; those of ``new`` where a method
+        predicts all patients alike.
+    alike
+        Whether it does.
+    """
 
     new: list[HeldOut]
     known: list[HeldOut]
+    alike: bool
 
 
-def tested_networks(folds: Sequence[tuple[Network, Sequence[Data]]], names: Sequence[str]) -> Tested:
+def named_in(sections: Sequence[Data]) -> frozenset[str]:
+    """Name the patients of sections; of those that say theirs."""
+    return frozenset(str(section.patient) for section in sections if "patient" in section)
+
+
+def known_parts(parts: Sequence[HeldOut], patients: Collection[str]) -> list[HeldOut]:
+    """Take the parts of some patients."""
+    return [part for part in parts if part.patient in patients]
+
+
+def tested_networks(
+    folds: Sequence[tuple[Network, Sequence[Data]]], names: Sequence[str], patients: Sequence[Collection[str]]
+) -> Tested:
     """Predict each fold's held-out sections by its network.
 
-    A section of a patient whom the network knows is predicted twice: as what it is, and as if it were of a new patient.
+    A section of a patient whom the network tells from others is predicted twice: as what it is, and as if it were of a
+    new patient.
+
+    Parameters
+    ----------
+    folds
+        Networks, and the sections that were held out of their training.
+    names
+        Names of the folds.
+    patients
+        Names of the patients in the training of each.
     """
-    found = Tested([], [])
-    for (network, sections), name in zip(folds, names, strict=True):
-        known = [section for section in sections if isinstance(network, CorrectedForm) and network.knows(section)]
-        found.known.extend(held_out(network.predict, known, name))
-        found.new.extend(held_out(partial(_predict_as_new, network), sections, name))
-    return found
+    new: list[HeldOut] = []
+    known: list[HeldOut] = []
+    tell = [isinstance(network, CorrectedForm) and network.closed_form is not None for network, _ in folds]
+    for (network, sections), name, trained, tells in zip(folds, names, patients, tell, strict=True):
+        parts = held_out(partial(_predict_as_new, network), sections, name)
+        new += parts
+        if tells:
+            assert isinstance(network, CorrectedForm)
+            known += held_out(network.predict, [section for section in sections if network.knows(section)], name)
+        else:
+            known += known_parts(parts, trained)
+    return Tested(new, known, not any(tell))
 
 
 def _predict_as_new(network: Network, section: Data) -> Tensor:
@@ -112,6 +161,7 @@ def weigh(prepared: Learned, graphs: Sequence[Data], tested: Tested) -> Confiden
             tested.known,
             detected_spots(graphs),
             ceilings=ceilings,
+            patients=map(patient_digest, named_in(graphs)),
             least=None if config.data.normalize == "residuals" else 0.0,
             seed=config.seed,
         )

@@ -45,7 +45,15 @@ from nh2st_graph.train._checkpoints import (
 from nh2st_graph.train._encoder import patch_encoder
 from nh2st_graph.train._familiar import learn_familiarity
 from nh2st_graph.train._folds import Fold, each_fold
-from nh2st_graph.train._held_out import Tested, held_out, say_rarely_detected, tested_networks, weigh
+from nh2st_graph.train._held_out import (
+    Tested,
+    held_out,
+    known_parts,
+    named_in,
+    say_rarely_detected,
+    tested_networks,
+    weigh,
+)
 from nh2st_graph.train._imputation import learn_imputation
 from nh2st_graph.train._keep import Keep
 from nh2st_graph.train._large import dense_graph, held_out_sample, scored
@@ -119,7 +127,9 @@ def fit_prepared(prepared: Learned, *, out: str | Path | None = None, resume: bo
         origin={name: value for name, value in inputs.origin.items() if name not in {"settings", "panel"}},
         stain=inputs.preparation.stain,
         confidence=weigh(prepared, inputs.graphs, learned.tested),
-        imputation=learn_imputation(*learned.tested, config.data),
+        imputation=learn_imputation(
+            learned.tested.new, [] if learned.tested.alike else learned.tested.known, config.data
+        ),
         folds=learned.folds if config.train.keep_folds else (),
         familiarity=learn_familiarity(prepared.train, inputs.graphs),
     )
@@ -174,16 +184,19 @@ def _check_needs(method: type[Network] | type[Estimator], graph: Data) -> None:
 def _fit_estimator(method: type[Estimator], inputs: _Inputs, config: Config) -> _Outcome:
     """Fit an estimator on each fold for held-out scores, and then on all sections."""
     parts: list[HeldOut] = []
+    known: list[HeldOut] = []
     folds: list[Estimator] = []
     for fold in each_fold(inputs.graphs, config.train.validation, config.train.folds):
         estimator = method(config.model, config.seed)
         estimator.fit(fold.train)
-        parts += held_out(partial(_estimated, estimator), fold.validation, fold.name)
+        found = held_out(partial(_estimated, estimator), fold.validation, fold.name)
+        parts += found
+        known += known_parts(found, named_in(fold.train))
         folds.append(estimator)
     estimator = method(config.model, config.seed)
     estimator.fit(inputs.graphs)
     scores = [pearson(each.predicted, each.observed) for each in parts]
-    return _Outcome(estimator, 0, np.mean(scores, axis=0), pd.DataFrame(), Tested(parts, []), folds)
+    return _Outcome(estimator, 0, np.mean(scores, axis=0), pd.DataFrame(), Tested(parts, known, True), folds)
 
 
 def _estimated(estimator: Estimator, graph: Data) -> Tensor:
@@ -217,9 +230,10 @@ class _Stages:
         """Fit every fold; with ``train.refit``, then fit all sections for as many epochs as suit the folds best."""
         train, graphs = self.config.train, self.inputs.graphs
         with self.progress:
-            results, held_out_in, names = [], [], []
+            results, held_out_in, names, patients = [], [], [], []
             for i, fold in enumerate(each_fold(graphs, train.validation, train.folds)):
                 names.append(fold.name)
+                patients.append(named_in(fold.train))
                 module, curve, sample = self._fold(i, fold)
                 results.append((module, curve))
                 held_out_in.append(sample)
@@ -236,7 +250,7 @@ class _Stages:
         trained = [(network, sample) for (network, _), sample in zip(results, held_out_in, strict=True)]
         module.eval().settle(trained)
         held_out_r = np.mean([_held_out(network, sections) for network, sections in trained], axis=0)
-        tested = tested_networks(trained, names)
+        tested = tested_networks(trained, names, patients)
         return _Outcome(
             module, epochs, held_out_r, self._log(module), tested, [network.eval() for network, _ in results]
         )

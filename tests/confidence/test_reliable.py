@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nh2st_graph.confidence import Confidence, HeldOut, gene_table, joined, misplaced
+from nh2st_graph.confidence import OF_ADAPTED, OF_KNOWN, OF_NEW, Confidence, HeldOut, gene_table, joined, misplaced
 from nh2st_graph.metrics import partial_pearson
 
 GENES = ["true", "weak", "smooth", "noise", "depth"]
@@ -105,49 +105,78 @@ def test_one_patient_says_nothing_of_another_and_of_itself_all():
     parts = [section(s, f"S{s}") for s in range(3)]
     detected = np.array([100, 100, 100, 9, 100])
     found = Confidence.fit(GENES, parts, parts, detected, ceilings={})
-    assert not found.of(known=False).genes["reliable"].any()
-    assert found.of(known=True).genes.loc["true", "reliable"]
+    assert not found.of(OF_NEW).genes["reliable"].any()
+    assert found.of(OF_KNOWN).genes.loc["true", "reliable"]
     assert list(found.barely_measured) == [False, False, False, True, False]
     ceiling = pd.DataFrame({"ceiling": 0.9, "ceiling_low": 0.8, "ceiling_high": 1.0}, index=GENES)
     found = Confidence.fit(GENES, parts, parts, detected, ceilings=dict.fromkeys(["S0", "S1", "S2"], ceiling))
-    for known in (False, True):
-        assert list(found.of(known=known).genes["held_out_ceiling"].isna()) == list(found.barely_measured)
+    for kind in (OF_NEW, OF_KNOWN):
+        assert list(found.of(kind).genes["held_out_ceiling"].isna()) == list(found.barely_measured)
     several = [replace(part, patient=f"P{i}") for i, part in enumerate(parts)]
     found = Confidence.fit(GENES, several, [], detected, ceilings={})
-    assert found.of(known=False).genes.loc["true", "reliable"]
+    assert found.of(OF_NEW).genes.loc["true", "reliable"]
     assert found.n_patients == 3
     # Held-out sections were all of new patients: these are the evidence for a training patient's slide too.
-    assert found.of(known=True) is found.of(known=False)
+    assert found.of(OF_KNOWN) is found.of(OF_NEW)
 
 
 def test_sections_of_one_patient_guarantee_nothing_in_another():
     parts = [section(s, f"S{s}") for s in range(4)]
     found = Confidence.fit(GENES, parts, parts, np.full(5, 50), ceilings={})
-    new, known = (found.of(known=each).coverage(0.9) for each in (False, True))
+    new, known = (found.of(each).coverage(0.9) for each in (OF_NEW, OF_KNOWN))
     assert (new.guaranteed, new.to_another_patient, known.to_another_patient) == (0.0, True, False)
     assert 0.3 < known.guaranteed < 0.9
     assert replace(new, guaranteed=known.guaranteed, to_another_patient=False) == known, "what was measured stays"
-    assert str(new).endswith("; 4 sections alone, all of one patient, guarantee nothing in another patient")
+    assert str(new).endswith("; 4 sections alone, which count as one patient's, guarantee nothing in another patient")
     assert str(known).endswith("in another section like these")
     for parts_of in (
         [replace(part, patient=f"P{i}") for i, part in enumerate(parts)],
         [replace(part, patient="") for part in parts],
     ):
-        coverage = Confidence.fit(GENES, parts_of, [], np.full(5, 50), ceilings={}).of(known=False).coverage(0.9)
+        coverage = Confidence.fit(GENES, parts_of, [], np.full(5, 50), ceilings={}).of(OF_NEW).coverage(0.9)
         assert coverage.guaranteed == known.guaranteed
+
+
+def test_bands_of_one_section_guarantee_nothing_in_another():
+    whole = section(0, "S0")
+    parts = [replace(whole, part=name, patient=patient) for name in ("1", "2", "3") for patient in ("P",)]
+    found = Confidence.fit(GENES, parts, parts, np.full(5, 50), ceilings={}).of(OF_KNOWN).coverage(0.9)
+    assert (found.unit, found.guaranteed) == ("band", 0.0)
+    assert str(found).endswith("; 3 bands alone, all of one section, guarantee nothing in another section")
+
+
+def test_slides_are_judged_by_the_evidence_of_their_patient():
+    parts = [section(s, f"S{s}") for s in range(2)]
+    found = Confidence.fit(GENES, parts, parts, np.full(5, 50), ceilings={}, patients=["P"])
+    assert [found.kind_of(name) for name in ("P", "other", None)] == [OF_KNOWN, OF_NEW, OF_NEW]
+    assert list(found.kinds) == [OF_KNOWN, OF_NEW]
+    other = Confidence.fit(GENES, parts, [], np.full(5, 50), ceilings={}, patients=["Q"])
+    found = replace(found, adapted=found.known, adapted_patients=other.patients)
+    again = Confidence.restore(GENES, *found.state())
+    for each in (found, again):
+        assert [each.kind_of(name) for name in ("P", "Q", "other")] == [OF_KNOWN, OF_ADAPTED, OF_NEW]
+        assert list(each.kinds) == [OF_KNOWN, OF_ADAPTED, OF_NEW]
+    new = Confidence.fit(GENES, parts, [], np.full(5, 50), ceilings={}, patients=["P"])
+    assert new.kind_of("P") == OF_NEW, "nothing of a training patient was held out"
 
 
 def test_what_is_saved_is_what_was_found():
     parts = [section(s, f"S{s}") for s in range(2)]
-    found = Confidence.fit(GENES, parts, parts, np.full(5, 50), ceilings={})
+    found = Confidence.fit(GENES, parts, [replace(part) for part in parts], np.full(5, 50), ceilings={})
+    same = Confidence.fit(GENES, parts, parts, np.full(5, 50), ceilings={})
+    assert len(same.state()[0]) < len(found.state()[0]), "the same pairs are kept once"
+    for kind in (OF_NEW, OF_KNOWN):
+        for each in (same, Confidence.restore(GENES, *same.state())):
+            pd.testing.assert_frame_equal(each.of(kind).genes, found.of(kind).genes)
+            assert each.of(kind).coverage(0.9) == found.of(kind).coverage(0.9)
     again = Confidence.restore(GENES, *found.state())
-    for known in (False, True):
-        pd.testing.assert_frame_equal(again.of(known=known).genes, found.of(known=known).genes)
-        np.testing.assert_array_equal(again.of(known=known).calls.high, found.of(known=known).calls.high)
-        assert again.of(known=known).coverage(0.9) == found.of(known=known).coverage(0.9)
+    for kind in (OF_NEW, OF_KNOWN):
+        pd.testing.assert_frame_equal(again.of(kind).genes, found.of(kind).genes)
+        np.testing.assert_array_equal(again.of(kind).calls.high, found.of(kind).calls.high)
+        assert again.of(kind).coverage(0.9) == found.of(kind).coverage(0.9)
     assert again.n_patients == found.n_patients
     arrays, facts = found.state()
     for name in ("new", "known"):  # an earlier version did not write it
         del facts[name]["to_another_patient"]
     before = Confidence.restore(GENES, arrays, facts)
-    assert [before.of(known=known).coverage(0.9).guaranteed > 0 for known in (False, True)] == [False, True]
+    assert [before.of(kind).coverage(0.9).guaranteed > 0 for kind in (OF_NEW, OF_KNOWN)] == [False, True]

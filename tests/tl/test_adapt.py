@@ -13,6 +13,7 @@ from anndata import AnnData
 from numpy.testing import assert_allclose, assert_array_equal
 
 from nh2st_graph import DataError, ModelError, RenamedWarning, load, tl
+from nh2st_graph.confidence import OF_ADAPTED, OF_KNOWN, OF_NEW
 from nh2st_graph.nn import ComponentRidge
 from nh2st_graph.tl import FittedModel
 from nh2st_graph.tl._adapt import _fit, _held_out, _spots
@@ -217,12 +218,19 @@ def test_one_patient_alone_says_nothing_of_others_but_of_its_own(model, others, 
     section.obs["patient"] = pd.Categorical([patient] * section.n_obs)
     adapted = tl.adapt(section, model)
     assert adapted.origin["adapted"]["predicted_as"] == ("training patients" if known else "new patients")
-    evidence, other = (adapted.confidence.of(known=each) for each in (known, not known))
+    kinds = [OF_KNOWN, OF_NEW] if known else [OF_NEW, OF_KNOWN]
+    evidence, other = map(adapted.confidence.of, kinds)
+    own = evidence if known else adapted.confidence.of(OF_ADAPTED)
     good = evidence.genes["held_out_low"] > evidence.genes["held_out_chance"].clip(lower=0)
     assert good.any()
     assert list(evidence.genes["reliable"]) == list(good & known)
-    assert (evidence.coverage(0.9).guaranteed > 0) == known
-    assert other.genes.equals(model.confidence.of(known=not known).genes)
+    assert list(own.genes["reliable"]) == list(good), "for slides of this very patient"
+    assert evidence.coverage(0.9).to_another_patient == (not known)
+    assert own.coverage(0.9).guaranteed == 0, "these are blocks of one section"
+    prediction = tl.predict(section, adapted)
+    assert prediction.uns["nh2st_prediction"]["evidence"] == ("training patients" if known else "patients adapted to")
+    assert list(prediction.var["reliable"]) == list(good)
+    assert other.genes.equals(model.confidence.of(kinds[1]).genes)
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 0.3])

@@ -218,3 +218,21 @@ def test_several_sections_keep_what_calls_rest_on(tiny_run: Run, tiny_sections):
     assert set(EVIDENCE) <= set(found.var)
     assert found.layers["lower"].shape == found.shape
     tl.call(found, found.var_names[0])
+
+
+@pytest.mark.parametrize("change", ["model.name=ridge", "model.closed_form=false"])
+def test_a_method_that_predicts_all_patients_alike_is_judged_by_whose_slide_it_is(change, tiny_config, tiny_sections):
+    config = tiny_config.override([change, "train.max_epochs=1"])
+    model = tl.fit({name: tiny_sections[name] for name in ("S1", "S2")}, config)
+    confidence = model.confidence
+    assert confidence is not None
+    assert confidence.known is not None
+    assert confidence.known.calibration is confidence.new.calibration
+    own, other = (tl.predict(tiny_sections[name], model) for name in ("S1", "S3"))
+    told = [each.uns["nh2st_prediction"] for each in (own, other)]
+    assert [about["evidence"] for about in told] == ["training patients", "new patients"]
+    assert [about["coverage"]["to_another_patient"] for about in told] == [False, True]
+    above = own.var["held_out_low"] > own.var["held_out_chance"].clip(lower=0)
+    assert list(own.var["reliable"]) == list(above)
+    assert own.var["reliable"].any() == (change == "model.name=ridge"), "an epoch teaches the network nothing"
+    assert not other.var["reliable"].any()

@@ -17,6 +17,7 @@ from numpy.testing import assert_array_equal
 from tifffile import TiffWriter
 
 from nh2st_graph import ConfigError, DataError, ImageError, ModelError, RunError, read, tl
+from nh2st_graph.confidence import OF_KNOWN, OF_NEW
 from nh2st_graph.slide import _tiff
 from nh2st_graph.study._memory import peak_memory
 from nh2st_graph.tl._found import readable
@@ -148,8 +149,8 @@ class TestPredictFiles:
         with caplog.at_level("INFO", logger="nh2st_graph"):
             written = tl.predict_run(tiny_run.folder, paths, tmp_path / "out" / "there")
         said = [record.getMessage() for record in caplog.records if record.name == "nh2st_graph"]
-        assert said[-2] == f"S1: {readable(tiny_run.model, known=True)}"
-        assert said[-1] == f"S3: {readable(tiny_run.model, known=False)}"
+        assert said[-2] == f"S1: {readable(tiny_run.model, OF_KNOWN)}"
+        assert said[-1] == f"S3: {readable(tiny_run.model, OF_NEW)}"
         assert written == [tmp_path / "out" / "there" / f"{name}.h5ad" for name in ("S1", "S3")]
         stored = ad.read_h5ad(written[1])
         assert_array_equal(stored.X, tiny_run.evaluation.predictions["S3"].X)

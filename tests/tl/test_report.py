@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from nh2st_graph import __version__
-from nh2st_graph.confidence import Confidence
+from nh2st_graph.confidence import OF_KNOWN, OF_NEW, Confidence
 from nh2st_graph.tl import Run
 from nh2st_graph.tl._found import covered, evidence_of, findings, readable, trust_scores
 from nh2st_graph.tl._report import evidence_table, write_report
@@ -184,7 +184,7 @@ class TestFindings:
         genes = tiny_run.model.genes[2:7]
         run = with_reliable(tiny_run, genes)
         r = run.model.confidence.new.genes["held_out_pcc_partial"][genes].sort_values(ascending=False)
-        text = readable(run.model, known=False)
+        text = readable(run.model, OF_NEW)
         assert text.startswith("5 of 12 genes can be read from slides of new patients; best: ")
         for gene, value in r.iloc[:3].items():
             assert str(gene) in text
@@ -193,14 +193,14 @@ class TestFindings:
 
     def test_none_is_said_with_the_reason(self, tiny_run):
         run = with_reliable(tiny_run, [])
-        assert "None of 12 genes" in readable(run.model, known=False)
+        assert "None of 12 genes" in readable(run.model, OF_NEW)
         one = with_reliable(tiny_run, [], n_patients=1, known=run.model.confidence.new)
-        text = readable(one.model, known=False)
+        text = readable(one.model, OF_NEW)
         for part in ("No gene can be called reliable", "one patient", "several patients"):
             assert part in text
-        assert "None of 12 genes can be read from slides of the training patient:" in readable(one.model, known=True)
+        assert "None of 12 genes can be read from slides of the training patient:" in readable(one.model, OF_KNOWN)
         nobody = with_reliable(tiny_run, [], n_patients=0)
-        assert "no patient is named" in readable(nobody.model, known=False)
+        assert "no patient is named" in readable(nobody.model, OF_NEW)
 
     def test_come_in_the_order_of_what_was_tested(self, tiny_run):
         run = with_reliable(tiny_run, tiny_run.model.genes[:1], known=tiny_run.model.confidence.new)
