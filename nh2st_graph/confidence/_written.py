@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nh2st_graph._errors import DataError, nearest, setting
 from nh2st_graph._files import as_number
 from nh2st_graph.confidence._calls import called
-from nh2st_graph.section import Key, as_dense
+from nh2st_graph.section import Key, as_dense, refuse_column
 
 __all__ = ["OF_ADAPTED", "OF_KNOWN", "OF_NEW", "UNFAMILIAR", "best_reliable", "call", "reliable_in", "unfamiliar_spots"]
 
@@ -68,7 +68,8 @@ def call(
     gene
         Name of the gene.
     level
-        Expected share of false calls among those that are called high, and among those called low.
+        Expected share of false calls among those that are called high, and among those called low. At a high rate a
+        spot can pass for both, and is not called.
     unreliable
         Call a gene that is not reliable, too (``var["reliable"]``): the rate may not hold.
     key_added
@@ -81,7 +82,8 @@ def call(
     Raises
     ------
     DataError
-        If it is no prediction, or one without evidence; the gene is not in it; or the level is not between 0 and 1.
+        If it is no prediction, or one without evidence; the gene is not in it; the level is not between 0 and 1; or
+        ``key_added`` is a column that says what a section is.
 
     Examples
     --------
@@ -95,6 +97,7 @@ def call(
         raise DataError(f"{setting('gene', gene)} is no name; give one gene, and call others one by one")
     if gene not in prediction.var_names:
         raise DataError(f"the prediction has no gene {gene!r}; {nearest(gene, prediction.var_names)}")
+    refuse_column(key_added)
     if not 0 < as_number(level) < 1:
         raise DataError(f"{setting('level', level)} is no rate of false calls; give one between 0 and 1")
     about = prediction.uns.get(Key.uns.prediction, {})

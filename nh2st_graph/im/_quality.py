@@ -19,7 +19,7 @@ from nh2st_graph.im._features import on_image
 from nh2st_graph.im._patches import PatchCutter, microns_per_pixel, patch_cutter, resampling
 from nh2st_graph.im._stain import coarse_tissue
 from nh2st_graph.read import SpatialObject, documented, given_sections
-from nh2st_graph.section import Key, check_section, open_image
+from nh2st_graph.section import Key, check_section, open_image, refuse_column
 from nh2st_graph.slide import ImageSource, Slide
 
 __all__ = ["FLAWS", "add_quality", "quality", "quality_columns"]
@@ -120,7 +120,7 @@ def quality(
     ConfigError
         If a limit is no share, or the patch is smaller than a pixel or larger than the image.
     DataError
-        If the section breaks the contract.
+        If the section breaks the contract, or ``key_added`` is a column of it.
     ImageError
         If the image is missing, cut off, or does not cover the spots.
 
@@ -140,6 +140,7 @@ def quality(
     >>> sq.pl.spatial_scatter(section, color="quality", library_id="D1")
     """
     limits = QualityLimits(min_tissue, min_contrast, min_focus, max_folds)
+    refuse_column(key_added)
     given = given_sections(adata, library_key=library_key, table_key=table_key, copy=copy)
     for section in given:
         source = section if img is None else on_image(section, img, layer)

@@ -66,13 +66,13 @@ def downstream_scores(prediction: AnnData, *, seed: int = 0) -> Summary:
     """
     from nh2st_graph.section import Key, as_dense
 
-    if Key.layers.observed not in prediction.layers:
-        raise DataError(f"no layers['{Key.layers.observed}'] to compare with; predict a section that has all genes")
     if Key.layers.measured in prediction.layers and as_dense(prediction.layers[Key.layers.measured]).any():
         raise DataError(
             "the prediction is imputed, and what was measured would be compared with itself; give a prediction of "
             "ng.tl.predict"
         )
+    if Key.layers.observed not in prediction.layers:
+        raise DataError(f"no layers['{Key.layers.observed}'] to compare with; predict a section that has all genes")
     if Key.obsp.connectivities not in prediction.obsp:
         raise DataError(f"no obsp['{Key.obsp.connectivities}']; run ng.gr.spatial_graph(adata) first")
     predicted, observed = as_dense(prediction.X), as_dense(prediction.layers[Key.layers.observed])

@@ -37,6 +37,7 @@ from nh2st_graph.section._contract import (
     counts_mistake,
     open_image,
     refuse_backed,
+    refuse_column,
     spot_centres,
 )
 from nh2st_graph.section._counts import copy_of, count_blocks, layers_of, library_size, on_disk
@@ -161,6 +162,7 @@ __all__ = [
     "patient_of",
     "patients_in",
     "refuse_backed",
+    "refuse_column",
     "report_pitch",
     "say_same_sections",
     "section_digest",

@@ -236,6 +236,18 @@ def _raw_counts(adata: AnnData) -> str:
     return f" (maybe {there[0]})" if there else ""
 
 
+def refuse_column(key_added: str | None) -> None:
+    """Refuse to write a result over a column of ``obs`` that says what a section is.
+
+    Raises
+    ------
+    DataError
+        If ``key_added`` is one of these.
+    """
+    if key_added in {Key.obs.section, Key.obs.patient, Key.obs.array_row, Key.obs.array_col, Key.obs.in_tissue}:
+        raise DataError(f"{setting('key_added', key_added)} is a column that says what a section is; give another")
+
+
 def refuse_backed(adata: AnnData) -> None:
     """Refuse an AnnData in backed mode: it can be neither copied nor written to (see :func:`on_disk`).
 

@@ -222,6 +222,12 @@ def _whole_spots(
             f"{setting('measured')} names genes, and a model is adapted to whole spots; give True or False for each "
             "spot, or use ng.tl.impute, which takes genes"
         )
+    for name, each in entries.items():
+        if each.table is not None and each.table.any() and not each.whole.any():
+            raise DataError(
+                f"section {name!r}: {setting('measured')} has no spot of which all genes were measured, and a model is "
+                "adapted to whole spots; use ng.tl.impute, which takes parts"
+            )
     return {name: each.whole for name, each in entries.items()}
 
 
@@ -231,7 +237,7 @@ def _are_known(form: ClosedForm, prepared: list[PreparedSection]) -> bool:
     if len(set(known)) > 1:
         names = [each.name for each, is_known in zip(prepared, known, strict=True) if is_known]
         raise DataError(
-            f"sections {', '.join(names)} are of training patients, and others are not, which are predicted by other "
+            f"sections are of training patients ({', '.join(names)}) and of others, which are predicted by other "
             "weights; adapt on one kind"
         )
     return known[0]

@@ -151,7 +151,8 @@ def evaluate(
     adapted = model.origin.get("adapted", {}).get("sections", {})
     seen = sorted(set(test) & {*model.train_sections, *adapted})
     if seen:
-        raise DataError(f"section {seen[0]!r} was trained on; a score on it says nothing: choose another in {_TESTS}")
+        how = "trained" if seen[0] in model.train_sections else "adapted"
+        raise DataError(f"section {seen[0]!r} was {how} on; a score on it says nothing: choose another in {_TESTS}")
     if sorted(train) != sorted(model.train_sections):
         raise DataError(
             f"baselines need the model's training sections ({', '.join(model.train_sections)}), "

@@ -60,8 +60,9 @@ def impute(
 
     Returns
     -------
-    AnnData as :func:`predict` gives it, without the evidence and intervals of predictions from the image. ``X`` holds
-    the measured values where there are some, in the units of the prediction, and ``layers["measured"]`` says where.
+    AnnData as :func:`predict` gives it, without the evidence and intervals of predictions from the image, and without
+    ``layers["observed"]``. ``X`` holds the measured values where there are some, in the units of the prediction, and
+    ``layers["measured"]`` says where.
     ``obs["nh2st_measured"]`` is the share of a spot's genes that were measured, and ``var["nh2st_measured"]`` the share
     of a gene's spots. ``uns["nh2st_prediction"]["mode"]`` is ``"imputed"``.
 
@@ -107,7 +108,7 @@ def _imputed(model: FittedModel, imputation: Imputation, prepared: PreparedSecti
     expression = predicted_expression(model, prepared.graph)
     if len(found.spots):
         _correct(expression, model, imputation, prepared, found)
-    predicted = as_prediction(model, prepared, expression, reads_genes=True)
+    predicted = as_prediction(model, prepared, expression, observed=False)
     blank_barely_measured(predicted, model)
     say_barely_measured(predicted, model)
     everywhere = np.zeros(predicted.shape, dtype=bool)

@@ -211,5 +211,6 @@ def checked_genes(genes: str | Sequence[str], known: Sequence[str]) -> list[str]
     there = set(known)
     for gene in names:
         if gene not in there:
-            raise ModelError(f"{setting('genes')}: the model does not predict {gene!r}; {nearest(gene, known)}")
+            near = nearest(str(gene), [*known, RELIABLE] if len(names) == 1 else known)
+            raise ModelError(f"{setting('genes')}: the model does not predict {gene!r}; {near}")
     return names

@@ -204,11 +204,12 @@ def predict_prepared(
 
 
 def as_prediction(
-    model: FittedModel, prepared: PreparedSection, expression: NDArray[np.float32], *, reads_genes: bool = False
+    model: FittedModel, prepared: PreparedSection, expression: NDArray[np.float32], *, observed: bool = True
 ) -> AnnData:
     """Put expression, ``(n_spots, n_genes)`` in the order of a prepared section, beside copies of all else.
 
-    A section whose genes cannot all be read is warned of, unless some of them were read (``reads_genes``).
+    What was observed is put beside it if the whole panel was; a warning says why not. Nothing is read of it if
+    ``observed`` is false.
     """
     completed = prepared.section
     predicted = AnnData(
@@ -249,7 +250,7 @@ def as_prediction(
     add_familiarity(predicted, model.familiarity, prepared, model.config.train.n_threads)
     if model.config.data.log_base != "e":
         predicted.uns[Key.uns.log] = {"base": float(model.config.data.log_base)}
-    if (prepared.lacks is None) if reads_genes else prepared.has_panel:
+    if observed and prepared.has_panel:
         predicted.layers[Key.layers.observed] = prepared.observed.to_numpy(np.float32)
     return predicted
 

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import nh2st_graph as ng
-from nh2st_graph import ConfigError
+from nh2st_graph import ConfigError, DataError
 from nh2st_graph.section import Key, full_image
 
 COLUMNS = ["quality", "quality_tissue", "quality_contrast", "quality_focus", "quality_folds"]
@@ -94,6 +94,8 @@ def test_limits_are_the_callers(measured):
     assert (section.obs["strict"] == "blurred").all()
     assert section.uns["strict"]["min_focus"] == 9.0
     assert section.uns["quality"]["min_focus"] == 0.2
+    with pytest.raises(DataError, match="key_added='patient' is a column that says what a section is"):
+        ng.im.quality(section, key_added="patient")
     ng.im.quality(section, min_contrast=255)
     assert (section.obs["quality"] == "blank").all()
     for wrong in ({"min_focus": -0.1}, {"max_folds": 1.5}, {"min_contrast": np.nan}):

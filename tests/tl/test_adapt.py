@@ -190,7 +190,7 @@ def test_a_model_that_is_adapted_again_has_learned_from_all_sections(model, adap
     kinds = {before["predicted_as"], tl.adapt(second, model).origin["adapted"]["predicted_as"]}
     assert about["predicted_as"] == " and ".join(sorted(kinds, reverse=True))
     for name, section in (("S3", others), ("S9", second)):
-        with pytest.raises(DataError, match=f"{name}.* was trained on"):
+        with pytest.raises(DataError, match=f"{name}.* was adapted on"):
             tl.evaluate({name: section}, again, {each: tiny_sections[each] for each in ("S1", "S2")})
 
 
@@ -280,6 +280,11 @@ class TestRefusals:
             tl.adapt(section, model, measured={"S1": np.ones(64, dtype=bool)})
         with pytest.raises(DataError, match=r"measured names genes, .* for each spot, or use ng\.tl\.impute"):
             tl.adapt(section, model, measured=list(section.var_names[:2]))
+
+    def test_of_spots_that_were_measured_in_part(self, model, section):
+        but_one = np.broadcast_to(section.var_names != model.genes[0], section.shape)
+        with pytest.raises(DataError, match=r"section 'S3': measured has no spot of which all genes .* ng\.tl\.impute"):
+            tl.adapt(section, model, measured=but_one)
 
     def test_of_no_section(self, model):
         with pytest.raises(DataError, match="no section given"):

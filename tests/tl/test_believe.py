@@ -186,6 +186,8 @@ def test_calls_are_of_spots_and_can_be_kept(prediction: AnnData):
         tl.call(prediction, "XYZ")
     with pytest.raises(DataError, match=r"gene=\[.*\] is no name; give one gene"):
         tl.call(prediction, [best])
+    with pytest.raises(DataError, match="key_added='patient' is a column that says what a section is"):
+        tl.call(prediction, best, key_added="patient")
     with pytest.raises(DataError, match="NoneType is no prediction"):
         tl.call(None, best)
 
