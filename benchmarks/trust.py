@@ -162,8 +162,8 @@ def as_text(rows: pd.DataFrame) -> str:
         "## Intervals: share of measured values within, over all genes and spots",
         "",
         "Aim: 0.87 to 0.95 at 0.9. *Lowest*: the gene at the 5th percentile. *Guaranteed*: what so few units alone "
-        "guarantee in another of their kind; sections of one patient guarantee nothing in another patient, nor bands of "
-        "one section in another section.",
+        "guarantee in another of their kind; sections of one patient guarantee nothing in another patient, nor bands "
+        "of one section in another section.",
         "",
         "| split | test | units | 0.5 | 0.8 | **0.9** | lowest | width | guaranteed |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
