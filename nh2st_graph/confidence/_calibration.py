@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nh2st_graph.confidence._held_out import BAND, HeldOut, units_of
+from nh2st_graph.confidence._held_out import BAND, PATIENT, HeldOut, units_of
 
 __all__ = ["Calibration", "Coverage"]
 
@@ -49,11 +49,14 @@ class Coverage:
         Smallest expected share in a new unit that is exchangeable with these, and whose predictions lie where theirs
         do: with few of them it is small, whatever was measured. The new unit can be the lowest and the highest of all,
         so that ``n`` units whose quantiles hold ``q`` guarantee ``(n q - 1) / (n + 1)``. It is 0 where a new slide is
-        none of their kind: they are bands of one section, or all of one patient, and the slide is of another.
+        none of their kind: other parts of the same sections, or other tissue of the same patients, were learned from,
+        or all is of one patient; and the slide is of another.
     unit, n_units
         What is exchanged (``patient``, ``section`` or ``band``), and how many there are.
     to_another_patient
-        Whether all units are of one patient, and the slide is of another.
+        Whether the slide is of another patient than those learned from, and no unit is.
+    of_parts
+        Whether parts of sections were held out, and other parts of the same ones learned from.
     """
 
     level: float
@@ -62,16 +65,24 @@ class Coverage:
     unit: str
     n_units: int
     to_another_patient: bool = False
+    of_parts: bool = False
 
     def __str__(self) -> str:
         """Say it in words."""
         reach = "hold only" if self.measured < self.level - _SHORT else "were set to hold"
-        found = f"{self.level:.0%} intervals {reach} {self.measured:.0%} of the values of held-out {self.unit}s; "
-        units = f"{self.n_units} {self.unit}s alone"
+        parts = "parts of " if self.of_parts else ""
+        found = (
+            f"{self.level:.0%} intervals {reach} {self.measured:.0%} of the values of held-out {parts}{self.unit}s; "
+        )
+        units = f"{parts}{self.n_units} {self.unit}s alone"
+        if self.to_another_patient and self.unit == PATIENT:
+            return found + f"{units}, of whom other tissue was learned from, guarantee nothing in another patient"
         if self.to_another_patient:
             return found + f"{units}, which count as one patient's, guarantee nothing in another patient"
         if self.unit == BAND:
             return found + f"{units}, all of one section, guarantee nothing in another section"
+        if self.of_parts:
+            return found + f"{units} guarantee nothing in another section"
         return found + f"{units} guarantee {self.guaranteed:.0%} in another {self.unit} like these"
 
 
@@ -94,6 +105,8 @@ class Calibration:
         Share of each unit's values within intervals that the other units set, ``(n_units, len(LEVELS))``.
     least
         Smallest value that a target can have; None if there is none.
+    of_parts
+        Whether parts of several sections were held out, and other parts of the same ones learned from.
     """
 
     predicted: Floats
@@ -102,6 +115,7 @@ class Calibration:
     unit: str
     measured: Floats
     least: float | None = 0.0
+    of_parts: bool = False
 
     @classmethod
     def fit(cls, parts: Sequence[HeldOut], *, least: float | None = 0.0, seed: int = 0) -> Calibration:
@@ -136,7 +150,9 @@ class Calibration:
         ranks = np.argsort(predicted, axis=1, kind="stable")
         predicted, observed = (np.take_along_axis(side, ranks, axis=1) for side in (predicted, observed))
         unit_of = numbers.astype(np.int16)[ranks]
-        return cls(predicted, observed, unit_of, unit, _measured(predicted, observed, unit_of, least), least)
+        of_parts = unit != BAND and len(parts) > len({part.section for part in parts})
+        measured = _measured(predicted, observed, unit_of, least)
+        return cls(predicted, observed, unit_of, unit, measured, least, of_parts)
 
     @property
     def n_units(self) -> int:
@@ -149,7 +165,8 @@ class Calibration:
         measured = float(np.interp(own, LEVELS, self.measured.mean(axis=0)))
         # Each end is passed by at most (1 - (1 + own) / 2 * n / (n + 1)) of a new unit, on average over which is new.
         guaranteed = max(0.0, (own * self.n_units - 1) / (self.n_units + 1))
-        return Coverage(level, measured, 0.0 if self.unit == BAND else guaranteed, self.unit, self.n_units)
+        guaranteed = 0.0 if self.unit == BAND or self.of_parts else guaranteed
+        return Coverage(level, measured, guaranteed, self.unit, self.n_units, of_parts=self.of_parts)
 
     def curve(self) -> pd.DataFrame:
         """Give nominal against measured coverage: a row for each level, ``measured`` and each unit's own."""
@@ -204,16 +221,19 @@ class Calibration:
             "unit_of": self.unit_of.astype(np.int16),
             "measured": self.measured.astype(np.float64),
         }
-        return arrays, {"unit": self.unit, "least": self.least}
+        return arrays, {"unit": self.unit, "least": self.least, "of_parts": self.of_parts}
 
     @classmethod
     def restore(cls, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Calibration:
         """Restore what gave arrays and facts."""
         predicted, observed = (np.asarray(arrays[name]).astype(np.float32) for name in _SIDES)
-        unit_of, measured, least = np.asarray(arrays["unit_of"]), np.asarray(arrays["measured"]), facts["least"]
+        unit_of, measured = np.asarray(arrays["unit_of"]), np.asarray(arrays["measured"])
+        # An earlier version did not write the second.
+        least, of_parts = facts["least"], bool(facts.get("of_parts", False))
         if not predicted.shape == observed.shape == unit_of.shape:
             raise ValueError("pairs of a prediction and its measurement are not as many")
-        return cls(predicted, observed, unit_of, str(facts["unit"]), measured, None if least is None else float(least))
+        least = None if least is None else float(least)
+        return cls(predicted, observed, unit_of, str(facts["unit"]), measured, least, of_parts)
 
 
 def _measured(predicted: Floats, observed: Floats, unit_of: NDArray[Any], least: float | None) -> Floats:

@@ -41,7 +41,8 @@ class Evidence:
     calibration
         Pairs of prediction and measurement.
     to_another_patient
-        Whether all held-out tissue is of one patient that is named, and the slides are of others.
+        Whether the slides are of other patients than those whose held-out tissue this is, and of whom other tissue was
+        learned from; or all of it is of one patient that is named.
     """
 
     genes: pd.DataFrame
@@ -78,8 +79,8 @@ class Confidence:
     patients
         What stands for their names, which a model's file does not hold.
     adapted
-        Evidence for slides of patients that the model was adapted to, who were none of training; None if there are
-        none.
+        Evidence for slides of patients that the model was adapted to; None if there are none, or training had no
+        others.
     adapted_patients
         What stands for their names.
     """
@@ -108,7 +109,9 @@ class Confidence:
         """Weigh held-out tissue.
 
         Where a single training patient is named, no gene is reliable for slides of new patients: what is this
-        patient's own is not known. A gene that was barely measured is not reliable, and has no noise ceiling.
+        patient's own is not known. Nor is any where other tissue of the held-out patients was learned from; if of
+        several patients none was, their parts alone count. A gene that was barely measured is not reliable, and has no
+        noise ceiling.
 
         Parameters
         ----------
@@ -135,8 +138,12 @@ class Confidence:
             )
 
         n_patients = len({each.patient for each in new} - {""})
+        learned = {(each.section, each.part) for each in known}
+        strange = [each for each in new if (each.section, each.part) not in learned]
+        apart = len({each.patient for each in strange} - {""}) > 1
+        new = strange if apart else new
         first = weighed(new)
-        found = {OF_NEW: replace(first, genes=first.genes.copy(), to_another_patient=n_patients == 1)}
+        found = {OF_NEW: replace(first, genes=first.genes.copy(), to_another_patient=n_patients > 0 and not apart)}
         if known:
             same = len(known) == len(new) and all(one is other for one, other in zip(known, new, strict=True))
             found[OF_KNOWN] = first if same else weighed(known)
@@ -154,9 +161,9 @@ class Confidence:
 
         A patient is what stands for a name; one whom nobody names (None) is a new one.
         """
-        if self.known is not None and patient in self.patients:
-            return OF_KNOWN
-        return OF_ADAPTED if self.adapted is not None and patient in self.adapted_patients else OF_NEW
+        if self.adapted is not None and patient in self.adapted_patients:
+            return OF_ADAPTED
+        return OF_KNOWN if self.known is not None and patient in self.patients else OF_NEW
 
     @property
     def kinds(self) -> dict[str, Evidence]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BAND", "HeldOut", "joined", "units_of"]
+__all__ = ["BAND", "PATIENT", "HeldOut", "joined", "units_of"]
 
-#: What is exchanged where there is one section.
-BAND = "band"
+#: What is exchanged where there are several patients, and where there is one section.
+PATIENT, BAND = "patient", "band"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def units_of(parts: Sequence[HeldOut]) -> tuple[str, list[str]]:
     ``"band"``; and the name of each part's patient, section or band. A section of nobody is a patient of its own.
     """
     if len({each.patient for each in parts} - {""}) > 1:
-        return "patient", [each.patient or f"of {each.section}" for each in parts]
+        return PATIENT, [each.patient or f"of {each.section}" for each in parts]
     if len({each.section for each in parts}) > 1:
         return "section", [each.section for each in parts]
     return BAND, [each.part for each in parts]

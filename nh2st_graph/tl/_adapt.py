@@ -362,7 +362,7 @@ def _adapted(
         model,
         module=module,
         origin={**model.origin, "adapted": about},
-        confidence=_confidence(model, prepared, spots, spots.predicted + gain.pattern + kept.mean, known),
+        confidence=_confidence(model, form, prepared, spots, spots.predicted + gain.pattern + kept.mean, known),
         folds=(),
     )
 
@@ -387,7 +387,12 @@ def _scores(spots: _Spots, gain: _Gain, names: list[str], genes: list[str]) -> d
 
 
 def _confidence(
-    model: FittedModel, prepared: list[PreparedSection], spots: _Spots, after: torch.Tensor, known: bool
+    model: FittedModel,
+    form: ClosedForm,
+    prepared: list[PreparedSection],
+    spots: _Spots,
+    after: torch.Tensor,
+    known: bool,
 ) -> Confidence | None:
     """Weigh the held-out blocks, in place of what was held out for slides of this kind in training."""
     if model.confidence is None:
@@ -419,10 +424,13 @@ def _confidence(
         least=None if residuals else 0.0,
         seed=model.config.seed,
     )
-    if known:
-        return replace(model.confidence, known=weighed.known)
     graphs = [section.graph for section in prepared]
     patients = frozenset(patient_digest(str(graph.patient)) for graph in graphs if "patient" in graph)
+    if known and form.patients <= set(map(bytes.fromhex, patients)):
+        return replace(model.confidence, known=weighed.known)
+    if known:
+        # Other training patients are predicted by these weights too, and the blocks are none of theirs.
+        return replace(model.confidence, known=weighed.new, adapted=weighed.known, adapted_patients=patients)
     return replace(
         model.confidence,
         new=weighed.new,

@@ -51,7 +51,8 @@ def kind_of_slides(model: FittedModel, patients: Iterable[str | None]) -> str:
     for name in patients:
         # A model of an earlier version keeps its patients in the closed form alone.
         own = name is not None and isinstance(model.module, NH2STGraph) and model.module.knows(Data(patient=name))
-        kinds.add(OF_KNOWN if own else model.confidence.kind_of(None if name is None else patient_digest(name)))
+        kind = model.confidence.kind_of(None if name is None else patient_digest(name))
+        kinds.add(OF_KNOWN if own and kind == OF_NEW else kind)
     (kind,) = kinds if len(kinds) == 1 else {OF_NEW}
     return kind if kind in model.confidence.kinds else OF_NEW
 
@@ -177,11 +178,11 @@ def chosen_genes(predicted: AnnData, model: FittedModel, genes: str | Sequence[s
 
 
 def _none_reliable(sections: Sequence[str], *, alone: bool) -> ModelError:
-    """Say why none is: ``alone`` if held-out tissue is of one patient, and the sections are not all known to be."""
+    """Say why none is: ``alone`` if other tissue of its patients was learned from, and not all sections are theirs."""
     named, one = listed(map(repr, sections)), len(sections) == 1
     which = f"section {named}, which is not" if one else f"sections {named}, which are not all"
     why = (
-        f"{which} said to be of the one patient whose tissue was held out"
+        f"{which} said to be of a patient whose tissue was held out"
         if alone
         else f"section{'' if one else 's'} {named}"
     )

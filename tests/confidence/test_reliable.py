@@ -145,6 +145,35 @@ def test_bands_of_one_section_guarantee_nothing_in_another():
     assert str(found).endswith("; 3 bands alone, all of one section, guarantee nothing in another section")
 
 
+def test_sections_of_patients_learned_from_say_nothing_of_others():
+    a, b = ([section(s, f"S{s}", patient=f"P{s // 2}") for s in each] for each in (range(2), range(2, 4)))
+    found = Confidence.fit(GENES, a + b, a + b, np.full(5, 50), ceilings={})
+    new, known = (found.of(each) for each in (OF_NEW, OF_KNOWN))
+    assert (new.coverage(0.9).guaranteed, new.genes["reliable"].any()) == (0, False)
+    assert known.genes.loc["true", "reliable"]
+    assert str(new.coverage(0.9)).endswith(
+        "of whom other tissue was learned from, guarantee nothing in another patient"
+    )
+    # Where some were new when they were held out, and several are, these alone count.
+    c = [section(4, "S4", patient="P2")]
+    assert not Confidence.fit(GENES, [*a, *c], a, np.full(5, 50), ceilings={}).new.genes["reliable"].any()
+    some = Confidence.fit(GENES, [*a, *c, *b], a, np.full(5, 50), ceilings={})
+    alone = Confidence.fit(GENES, [*c, *b], [], np.full(5, 50), ceilings={})
+    assert some.new.genes.equals(alone.new.genes)
+    assert some.new.coverage(0.9) == alone.new.coverage(0.9)
+    assert some.n_patients == 3
+
+
+def test_parts_of_sections_guarantee_nothing_in_another():
+    whole = [section(s, f"S{s}") for s in range(2)]
+    parts = [replace(each, part=f"{i}") for i, each in enumerate([*whole, *whole])]
+    found = Confidence.fit(GENES, parts, parts, np.full(5, 50), ceilings={})
+    coverage = found.of(OF_KNOWN).coverage(0.9)
+    assert (coverage.unit, coverage.n_units, coverage.guaranteed) == ("section", 2, 0)
+    assert str(coverage).endswith("parts of 2 sections alone guarantee nothing in another section")
+    assert Confidence.restore(GENES, *found.state()).of(OF_KNOWN).coverage(0.9) == coverage
+
+
 def test_slides_are_judged_by_the_evidence_of_their_patient():
     parts = [section(s, f"S{s}") for s in range(2)]
     found = Confidence.fit(GENES, parts, parts, np.full(5, 50), ceilings={}, patients=["P"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from nh2st_graph import DataError, ModelError, RenamedWarning, load, tl
 from nh2st_graph.confidence import OF_ADAPTED, OF_KNOWN, OF_NEW
+from nh2st_graph.models import patient_digest
 from nh2st_graph.nn import ComponentRidge
 from nh2st_graph.tl import FittedModel
 from nh2st_graph.tl._adapt import _fit, _held_out, _spots
@@ -231,6 +233,40 @@ def test_one_patient_alone_says_nothing_of_others_but_of_its_own(model, others, 
     assert prediction.uns["nh2st_prediction"]["evidence"] == ("training patients" if known else "patients adapted to")
     assert list(prediction.var["reliable"]) == list(good)
     assert other.genes.equals(model.confidence.of(kinds[1]).genes)
+
+
+@pytest.mark.parametrize("patients", [("C", "D"), ("C", "C"), ("", "")])
+def test_blocks_of_several_sections_say_nothing_of_others(model, others, tiny_sections, patients):
+    second = counted(
+        renamed(tiny_sections["S2"], "S9"), tiny_sections["S2"].X.toarray() * np.r_[10, 1][np.arange(15) % 2]
+    )
+    sections = {"S3": others.copy(), "S9": second}
+    for each, patient in zip(sections.values(), patients, strict=True):
+        each.obs["patient"] = pd.Categorical([patient] * each.n_obs)
+    found = tl.adapt(sections, model).confidence
+    assert not found.new.genes["reliable"].any()
+    assert [found.of(each).coverage(0.9).guaranteed for each in (OF_NEW, OF_ADAPTED)] == [0, 0]
+    assert found.adapted_patients == {patient_digest(each) for each in patients if each}
+
+
+def test_blocks_of_one_training_patient_say_nothing_of_another(model, others, tiny_sections):
+    form, names = model.nh2st_graph.closed_form, [tiny_sections["S1"].obs["patient"].iloc[0], "another"]
+    module = copy.deepcopy(model.module)
+    module.recall({**module.memory, **replace(form, patients=frozenset(map(digest, names))).memory()})
+    of_two = replace(model, module=module)
+    section = others.copy()
+    section.obs["patient"] = pd.Categorical(names[:1] * section.n_obs)
+    adapted = tl.adapt(section, of_two)
+    kinds = []
+    for name in names:
+        section.obs["patient"] = pd.Categorical([name] * section.n_obs)
+        found = tl.predict(section, adapted)
+        kinds.append((found.uns["nh2st_prediction"]["evidence"], bool(found.var["reliable"].any())))
+    assert kinds == [(OF_ADAPTED, True), (OF_KNOWN, False)]
+
+
+def digest(name: str) -> bytes:
+    return bytes.fromhex(patient_digest(name))
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 0.3])
