@@ -118,7 +118,7 @@ def call(
         logger.warning(
             "gene %r is not reliable for this slide%s, and is not called; unreliable=True calls it all the same",
             gene,
-            ", which is not said to be of a patient whose tissue was held out" if alone else "",
+            ", since no held-out tissue is known to speak for its patient" if alone else "",
         )
         codes = np.zeros(len(values), dtype=np.int8)
     words = np.select([codes > 0, codes < 0], [_HIGH, _LOW], _NEITHER)

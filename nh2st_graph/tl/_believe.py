@@ -178,12 +178,11 @@ def chosen_genes(predicted: AnnData, model: FittedModel, genes: str | Sequence[s
 
 
 def _none_reliable(sections: Sequence[str], *, alone: bool) -> ModelError:
-    """Say why none is: ``alone`` if other tissue of its patients was learned from, and not all sections are theirs."""
-    named, one = listed(map(repr, sections)), len(sections) == 1
-    which = f"section {named}, which is not" if one else f"sections {named}, which are not all"
-    why = (
-        f"{which} said to be of a patient whose tissue was held out"
-        if alone
-        else f"section{'' if one else 's'} {named}"
+    """Say why none is: ``alone`` if held-out tissue speaks for its own patients, and not all sections are theirs."""
+    one = len(sections) == 1
+    whose = "its patient" if one else "all their patients"
+    which = f"section{'' if one else 's'} {listed(map(repr, sections))}"
+    why = f", since no held-out tissue is known to speak for {whose}" if alone else ""
+    return ModelError(
+        f"{setting('genes', RELIABLE)}: no gene is reliable for {which}{why}; leave {setting('genes')} out"
     )
-    return ModelError(f"{setting('genes', RELIABLE)}: no gene is reliable for {why}; leave {setting('genes')} out")

@@ -129,7 +129,9 @@ def test_no_reliable_gene_is_an_error_that_says_why(tiny_run: Run, tiny_sections
         lambda: tl.predict(stranger, only_known, genes="reliable"),
         lambda: tl.predict_run(tmp_path / "model", [tmp_path / "S3.h5ad"], tmp_path / "out", genes="reliable"),
     ):
-        with pytest.raises(ModelError, match="no gene is reliable for section 'S3'"):
+        with pytest.raises(
+            ModelError, match="no gene is reliable for section 'S3', since no held-out tissue is known to speak for its"
+        ):
             predict()
     assert "predicted as of" not in caplog.text, "it is refused before anything is predicted"
     with pytest.raises(ModelError, match="earlier version"):
