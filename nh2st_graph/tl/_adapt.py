@@ -21,7 +21,7 @@ from nh2st_graph._errors import DataError, ModelError, listed, setting
 from nh2st_graph.confidence import OF_KNOWN, OF_NEW, Confidence, HeldOut
 from nh2st_graph.metrics import PairedDifference, paired_bootstrap, pearson
 from nh2st_graph.models import PENALTIES, ClosedForm, drawn_spots, patient_digest
-from nh2st_graph.nn import ComponentRidge, RidgeSpots, fit_component_ridge
+from nh2st_graph.nn import LARGE, ComponentRidge, RidgeSpots, fit_component_ridge
 from nh2st_graph.read import Sections, documented, sections_by_name
 from nh2st_graph.section import find_genes, say_same_sections, unknown_patient
 from nh2st_graph.tl._measured import Entries, Measured, MeasuredValues, measured_entries, measured_values
@@ -35,6 +35,7 @@ from nh2st_graph.train import (
     predicted_expression,
     prepared_digest,
 )
+from nh2st_graph.train._held_out import section_ceiling
 
 __all__ = ["adapt"]
 
@@ -162,7 +163,7 @@ def adapt(
         spots = _spots(model, form, prepared, found)
         ridge = form.ridge(image_only(prepared[0].graph))
         gain = _held_out(spots, ridge)
-        return _adapted(model, form, prepared, spots, gain, known)
+        return _adapted(model, form, prepared, found, spots, gain, known)
 
 
 def _refuse_seen(model: FittedModel, named: Mapping[str, AnnData]) -> None:
@@ -319,6 +320,7 @@ def _adapted(
     model: FittedModel,
     form: ClosedForm,
     prepared: list[PreparedSection],
+    found: list[MeasuredValues],
     spots: _Spots,
     gain: _Gain,
     known: bool,
@@ -362,7 +364,7 @@ def _adapted(
         model,
         module=module,
         origin={**model.origin, "adapted": about},
-        confidence=_confidence(model, form, prepared, spots, spots.predicted + gain.pattern + kept.mean, known),
+        confidence=_confidence(model, form, prepared, found, spots, spots.predicted + gain.pattern + kept.mean, known),
         folds=(),
     )
 
@@ -386,10 +388,22 @@ def _scores(spots: _Spots, gain: _Gain, names: list[str], genes: list[str]) -> d
     }
 
 
+def _ceilings(prepared: list[PreparedSection], found: list[MeasuredValues]) -> dict[str, pd.DataFrame]:
+    """Measure the noise ceilings of sections that were measured whole; of none where one was not."""
+    ceilings = {}
+    for section, values in zip(prepared, found, strict=True):
+        if section.lacks is not None or len(values.spots) < np.count_nonzero(section.library):
+            return {}
+        smooth = section.preparation.config.data.smooth != "none"
+        ceilings[section.name] = section_ceiling(section, section.section.n_obs if smooth else LARGE)
+    return ceilings
+
+
 def _confidence(
     model: FittedModel,
     form: ClosedForm,
     prepared: list[PreparedSection],
+    found: list[MeasuredValues],
     spots: _Spots,
     after: torch.Tensor,
     known: bool,
@@ -420,7 +434,7 @@ def _confidence(
         parts,
         parts,  # of their own patients, these say what they say
         model.confidence.detected,
-        ceilings={},
+        ceilings=_ceilings(prepared, found),
         least=None if residuals else 0.0,
         seed=model.config.seed,
     )

@@ -113,6 +113,19 @@ def test_it_is_the_model_and_the_error_that_was_fitted(model, adapted, others):
         assert torch.equal(weight, adapted.module.state_dict()[name]), name
 
 
+def test_its_evidence_has_the_noise_ceiling_of_what_was_measured_whole(model, adapted, others, tiny_sections):
+    train = {name: tiny_sections[name] for name in ("S1", "S2")}
+    expected = tl.evaluate({"S3": others}, model, train).per_gene
+    genes = adapted.confidence.new.genes
+    there = expected["ceiling_low"].to_numpy() > 0
+    found = genes["held_out_ceiling"].to_numpy()
+    assert there.any()
+    assert_allclose(found[there], expected["ceiling"].to_numpy()[there], rtol=1e-6)
+    assert np.isnan(found[~there]).all()
+    half = tl.adapt(others, model, measured=np.arange(64) < 40)
+    assert half.confidence.new.genes["held_out_ceiling"].isna().all()
+
+
 def test_without_a_gain_the_model_stays_as_it_is(model, section, caplog):
     """Here the genes are what the model says, and noise."""
     expected = np.expm1(np.maximum(tl.predict(section, model).X, 0)) / 1e4
