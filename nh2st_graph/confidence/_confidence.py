@@ -108,10 +108,10 @@ class Confidence:
     ) -> Confidence:
         """Weigh held-out tissue.
 
-        Where a single training patient is named, no gene is reliable for slides of new patients: what is this
-        patient's own is not known. Nor is any where other tissue of the held-out patients was learned from; if of
-        several patients none was, their parts alone count. A gene that was barely measured is not reliable, and has no
-        noise ceiling.
+        Where a single training patient is named, or there is a single section, no gene is reliable for slides of new
+        patients: what is this patient's own is not known. Nor is any where other tissue of the held-out patients was
+        learned from; if of several patients none was, their parts alone count. A gene that was barely measured is not
+        reliable, and has no noise ceiling.
 
         Parameters
         ----------
@@ -143,7 +143,9 @@ class Confidence:
         apart = len({each.patient for each in strange} - {""}) > 1
         new = strange if apart else new
         first = weighed(new)
-        found = {OF_NEW: replace(first, genes=first.genes.copy(), to_another_patient=n_patients > 0 and not apart)}
+        # A section of nobody is still of one patient.
+        alone = not apart and (n_patients > 0 or len({each.section for each in new}) == 1)
+        found = {OF_NEW: replace(first, genes=first.genes.copy(), to_another_patient=alone)}
         if known:
             same = len(known) == len(new) and all(one is other for one, other in zip(known, new, strict=True))
             found[OF_KNOWN] = first if same else weighed(known)

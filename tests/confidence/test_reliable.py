@@ -137,6 +137,14 @@ def test_sections_of_one_patient_guarantee_nothing_in_another():
         assert coverage.guaranteed == known.guaranteed
 
 
+def test_a_section_of_nobody_is_of_one_patient():
+    whole = section(0, "S0", patient="")
+    parts = [replace(whole, part=name) for name in "123"]
+    found = Confidence.fit(GENES, parts, [], np.full(5, 50), ceilings={}).of(OF_NEW)
+    assert not found.genes["reliable"].any()
+    assert found.coverage(0.9).to_another_patient
+
+
 def test_bands_of_one_section_guarantee_nothing_in_another():
     whole = section(0, "S0")
     parts = [replace(whole, part=name, patient=patient) for name in ("1", "2", "3") for patient in ("P",)]
