@@ -10,6 +10,7 @@ from scipy import sparse
 
 from nh2st_graph import DataError, ImageError
 from nh2st_graph.read import her2st
+from nh2st_graph.read._resolution import st_scale
 from nh2st_graph.section import check_section, library
 
 
@@ -331,6 +332,12 @@ class TestRealSections:
     def test_scale(self, real):
         for adata in real.values():
             assert library(adata).microns_per_pixel == pytest.approx(0.69, abs=0.005)
+
+    def test_scale_of_the_distances_of_their_spots(self, real):
+        for name, adata in real.items():
+            scale = st_scale(adata.obs[["array_col", "array_row"]].to_numpy(float), adata.obsm["spatial"], name)
+            assert scale.microns_per_pixel == pytest.approx(library(adata).microns_per_pixel, rel=5e-3)
+            assert scale.spot_um == 100
 
     def test_median_panel_counts(self, real, shared_data):
         panel = (shared_data / "gene_panels" / "her_hvg_cut_1000.txt").read_text().split()

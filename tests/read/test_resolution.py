@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nh2st_graph import DataError
-from nh2st_graph.read import her2st
 from nh2st_graph.read._resolution import array_steps, ring_pitch, st_scale
-from nh2st_graph.section import library
 
 SQUARE = np.stack(np.meshgrid(np.arange(3, 12), np.arange(5, 12)), axis=-1).reshape(-1, 2).astype(float)
 BLACK = SQUARE[SQUARE.sum(axis=1) % 2 == 0]
@@ -44,13 +42,6 @@ def test_chessboard_however_it_lies(x, ratio, angle):
     nearest = np.linalg.norm(pixels[:, None] - pixels[None], axis=-1)[np.triu_indices(len(pixels), 1)].min()
     assert nearest * scale.microns_per_pixel == pytest.approx(150)
     assert scale.spot_um == 110
-
-
-def test_real_sections_have_the_scale_of_the_distances_of_their_spots(shared_data):
-    for name, adata in her2st(shared_data / "her2st").items():
-        scale = st_scale(adata.obs[["array_col", "array_row"]].to_numpy(float), adata.obsm["spatial"], name)
-        assert scale.microns_per_pixel == pytest.approx(library(adata).microns_per_pixel, rel=5e-3)
-        assert scale.spot_um == 100
 
 
 def test_misplaced_spots_do_not_move_it():
