@@ -49,6 +49,11 @@ threadpool_limits(int(os.environ["OMP_NUM_THREADS"]), user_api="blas")
 # To compile what scanpy and squidpy count with takes each process half a minute, and Python a moment for a few spots.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
+# Arrays come and go all the time. A page that is given back and asked for again is cleared anew: a twentieth of the
+# time. This is glibc's, and the processes that run tests read it when they start.
+for name, size in {"MALLOC_TRIM_THRESHOLD_": 2_000_000_000, "MALLOC_MMAP_THRESHOLD_": 500_000_000}.items():
+    os.environ.setdefault(name, str(size))
+
 # Files of the tests are small and many. In memory, a folder of eight comes and goes in half a millisecond, on a disk in
 # twenty. Those of tests that pass are removed at once (setup.cfg).
 _MEMORY = Path("/dev/shm")
