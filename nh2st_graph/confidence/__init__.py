@@ -10,7 +10,7 @@ from nh2st_graph.confidence._calls import CHANCES, CallTables, call_tables, call
 from nh2st_graph.confidence._columns import FeatureColumns
 from nh2st_graph.confidence._confidence import FEW_SPOTS, Confidence, Evidence
 from nh2st_graph.confidence._familiarity import Familiarity, HeldOutBy, Verdict
-from nh2st_graph.confidence._held_out import PATIENT, HeldOut, joined, units_of
+from nh2st_graph.confidence._held_out import HeldOut, joined, units_of
 from nh2st_graph.confidence._image_neighbours import expression_predictability
 from nh2st_graph.confidence._reliable import gene_table, misplaced
 from nh2st_graph.confidence._written import (
@@ -30,7 +30,6 @@ __all__ = [
     "OF_ADAPTED",
     "OF_KNOWN",
     "OF_NEW",
-    "PATIENT",
     "UNFAMILIAR",
     "Calibration",
     "CallTables",

@@ -76,7 +76,7 @@ class Coverage:
         )
         units = f"{parts}{self.n_units} {self.unit}s alone"
         if self.to_another_patient and self.unit == PATIENT:
-            return found + f"{units}, of whom other tissue was learned from, guarantee nothing in another patient"
+            return found + f"{units}, of whom fewer than two were held out whole, guarantee nothing in another patient"
         if self.to_another_patient:
             return found + f"{units}, which count as one patient's, guarantee nothing in another patient"
         if self.unit == BAND:

@@ -116,7 +116,7 @@ def adapt(
     difference of mean r, with a 95 %% interval over genes and sections. Its evidence on such slides is of the held-out
     blocks; it has no models of folds, so that its predictions have no ``layers["sd"]``, and :func:`impute` corrects it
     by what the model before had learned. A model may be adapted again, on other sections: ``sections``, ``n_spots`` and
-    ``predicted_as`` are then of all of them, and the gain is that of the last ones.
+    ``predicted_as`` are then of all of them, and gain and evidence are those of the last ones.
 
     Raises
     ------
@@ -445,8 +445,11 @@ def _confidence(
     if known:
         # Other training patients are predicted by these weights too, and the blocks are none of theirs.
         return replace(model.confidence, known=weighed.new, adapted=weighed.known, adapted_patients=patients)
+    # The weights of training patients stay, and so does what was said of their slides.
+    before = model.confidence.known or (model.confidence.new if form.patients else None)
     return replace(
         model.confidence,
+        known=before,
         new=weighed.new,
         adapted=weighed.known if patients else None,
         adapted_patients=patients,

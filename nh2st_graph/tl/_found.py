@@ -9,7 +9,7 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from nh2st_graph.confidence import OF_ADAPTED, OF_NEW, PATIENT, Calibration, Evidence, best_reliable
+from nh2st_graph.confidence import OF_ADAPTED, OF_NEW, Calibration, Evidence, best_reliable
 from nh2st_graph.section import Key
 from nh2st_graph.train import FittedModel
 
@@ -131,11 +131,10 @@ def readable(model: FittedModel, kind: str) -> str:
     else:
         slides = "slides of new patients" if confidence.n_patients else "other slides (no patient is named)"
     if not n_reliable and evidence.to_another_patient:
-        several = evidence.calibration.unit == PATIENT
-        whose = "is of patients of whom other tissue was learned from" if several else "counts as one patient's"
         return (
-            f"No gene can be called reliable for {slides}: all held-out tissue {whose}, and what is a patient's own "
-            "cannot be told from what patients share. Train on sections of several patients, and hold out whole ones"
+            f"No gene can be called reliable for {slides}: fewer than two patients were held out whole (there may be "
+            "one patient alone), and what is a patient's own cannot be told from what patients share. Train on "
+            "sections of several patients, and hold out whole ones"
         )
     if not n_reliable:
         return (

@@ -160,7 +160,7 @@ def test_sections_of_patients_learned_from_say_nothing_of_others():
     assert (new.coverage(0.9).guaranteed, new.genes["reliable"].any()) == (0, False)
     assert known.genes.loc["true", "reliable"]
     assert str(new.coverage(0.9)).endswith(
-        "of whom other tissue was learned from, guarantee nothing in another patient"
+        "of whom fewer than two were held out whole, guarantee nothing in another patient"
     )
     # Where some were new when they were held out, and several are, these alone count.
     c = [section(4, "S4", patient="P2")]

@@ -282,6 +282,17 @@ def digest(name: str) -> bytes:
     return bytes.fromhex(patient_digest(name))
 
 
+def test_what_was_said_of_slides_of_training_patients_stays(model, others, tiny_sections):
+    """Their weights stay, too, and of several training patients the evidence was that for new ones."""
+    several = replace(model, confidence=replace(model.confidence, known=None))
+    section = others.copy()
+    section.obs["patient"] = pd.Categorical(["another"] * section.n_obs)
+    before, after = (tl.predict(tiny_sections["S1"], each) for each in (several, tl.adapt(section, several)))
+    assert_array_equal(after.X, before.X)
+    assert after.var.equals(before.var)
+    assert_array_equal(after.layers["upper"], before.layers["upper"])
+
+
 @pytest.mark.parametrize("sharpness", [0.0, 0.3])
 def test_regressions_add_up(sharpness):
     torch.manual_seed(0)
