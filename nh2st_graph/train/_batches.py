@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -52,7 +51,7 @@ def as_view(graph: Data, view: int | None) -> Data:
 
 
 class Surroundings:
-    """Cuts parts out of one section, each in a time that depends on the part alone.
+    """Cuts parts out of one section, each in a time that depends on the part and hardly on the section.
 
     Parameters
     ----------
@@ -67,14 +66,12 @@ class Surroundings:
 
     def __init__(self, section: Data) -> None:
         self.section = section
-        sender, receiver = section.edge_index.numpy()
+        self._sender, receiver = section.edge_index.numpy()
         ordered = bool((receiver[1:] >= receiver[:-1]).all())
         #: Positions of the edges in the order of their receivers; None if they are in this order.
         self._edges = None if ordered else np.argsort(receiver, kind="stable")
-        self._sender = sender if self._edges is None else sender[self._edges]
         n_spots = int(section.num_nodes or 0)
         self._start = np.concatenate([[0], np.cumsum(np.bincount(receiver, minlength=n_spots))])
-        self._scratch = threading.local()
 
     def cut(self, seeds: Tensor, hops: int | None, *, shown: Data | None = None, lean: bool = False) -> Data:
         """Cut out some spots with everything within ``hops`` edges upstream; None keeps all of the section.
@@ -96,44 +93,34 @@ class Surroundings:
             part = copy.copy(section)
             part.seeds = seeds
             return part
-        wanted, place = seeds.numpy(), self._places()
-        inside, spots = wanted, [wanted]
-        place[wanted] = 0
-        for _ in range(hops):
-            senders = self._sender[self._into(spots[-1])]
-            spots.append(np.unique(senders[place[senders] < 0]))
-            place[spots[-1]] = 0
-            inside = np.concatenate(spots[:-1])
-        index = np.sort(np.concatenate(spots))
-        place[index] = np.arange(len(index))
-        edges = self._into(np.sort(inside) if lean else index)
-        edges = edges[place[self._sender[edges]] >= 0]
-        in_part = place[np.stack([self._sender[edges], self._receivers(edges)])]
-        seeds_in_part = place[wanted]
-        place[index] = -1
-        chosen = edges if self._edges is None else np.sort(self._edges[edges])
-        if self._edges is not None:
-            in_part = in_part[:, np.argsort(self._edges[edges])]
-        part = _part(section, torch.from_numpy(index), torch.from_numpy(chosen))
-        part.edge_index = torch.from_numpy(in_part)
-        part.seeds = torch.from_numpy(seeds_in_part)
+        index, inside = self._upstream(seeds.numpy(), hops)
+        # PyG reads every edge of a graph: it is shown those that end in the part.
+        near, edges = copy.copy(section), torch.from_numpy(self._into(inside if lean else index))
+        for key in section.edge_attrs():
+            near[key] = section[key][:, edges] if key == "edge_index" else section[key][edges]
+        part = near.subgraph(torch.from_numpy(index))
+        for key, value in section.to_dict().items():
+            if isinstance(value, Rows):
+                part[key] = value[index]
+        part.seeds = torch.from_numpy(np.searchsorted(index, seeds.numpy()))
         return part
 
-    def _places(self) -> NDArray[np.int64]:
-        """Give the places of spots in a part, -1 for all between two cuts; each thread has its own."""
-        if not hasattr(self._scratch, "places"):
-            self._scratch.places = np.full(len(self._start) - 1, -1, dtype=np.int64)
-        places: NDArray[np.int64] = self._scratch.places
-        return places
+    def _upstream(self, wanted: NDArray[np.int64], hops: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Find the spots within some edges upstream of the wanted ones, and those within one edge less, ascending."""
+        near = np.zeros(len(self._start) - 1, dtype=bool)
+        near[wanted] = True
+        inside = index = np.flatnonzero(near)
+        for _ in range(hops):
+            near[self._sender[self._into(index)]] = True
+            inside, index = index, np.flatnonzero(near)
+        return index, inside
 
     def _into(self, spots: NDArray[np.int64]) -> NDArray[np.int64]:
-        """List the edges into some spots, by their place in the order of receivers."""
+        """List the edges into some spots, in the order of the section."""
         first, many = self._start[spots], self._start[spots + 1] - self._start[spots]
         before = np.cumsum(many) - many
-        return np.arange(int(many.sum())) + np.repeat(first - before, many)
-
-    def _receivers(self, edges: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.searchsorted(self._start, edges, side="right") - 1
+        edges = np.arange(int(many.sum())) + np.repeat(first - before, many)
+        return edges if self._edges is None else np.sort(self._edges[edges])
 
 
 def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
@@ -146,21 +133,6 @@ def cut_out(section: Data, seeds: Tensor, hops: int | None) -> Data:
     The part of the graph. Its ``seeds`` are the positions of the wanted spots.
     """
     return Surroundings(section).cut(seeds, hops)
-
-
-def _part(section: Data, spots: Tensor, edges: Tensor) -> Data:
-    """Take some spots and edges; ``edge_index`` is left out."""
-    part: dict[str, Any] = {}
-    for key, value in section.to_dict().items():
-        if key in ("edge_index", "num_nodes"):
-            continue
-        if isinstance(value, Rows) or (isinstance(value, Tensor) and section.is_node_attr(key)):
-            part[key] = value[spots]
-        elif isinstance(value, Tensor) and section.is_edge_attr(key):
-            part[key] = value[edges]
-        else:
-            part[key] = value
-    return Data(**part, num_nodes=len(spots))
 
 
 class SpotBatches(IterableDataset[Batch]):
