@@ -4,7 +4,8 @@
 
 ``DIR`` holds ``her2st/`` (the repository almaan/her2st) and ``gene_panels/her_hvg_cut_1000.txt``. Each entry of
 :data:`ATTEMPTS` is trained on each split of :data:`SPLITS`, with each of its seeds. ``FOLDER`` keeps what is done (each
-gene's r), so that the script continues; the tables go to ``benchmarks/results/accuracy``.
+gene's r), so that the script continues; the tables go to ``benchmarks/results/accuracy``, where rows of attempts that
+``FOLDER`` does not hold stay as they are.
 
 A difference between two attempts is paired over sections and genes, with a 95 % bootstrap interval
 (:func:`nh2st_graph.metrics.paired_bootstrap`); seeds are averaged first.
@@ -31,6 +32,8 @@ import nh2st_graph as ng
 from nh2st_graph.config import load_config
 from nh2st_graph.metrics import paired_bootstrap, partial_pearson, pearson
 from nh2st_graph.section import library_size, panel_counts, targets
+from nh2st_graph.tl._predict import predict_prepared
+from nh2st_graph.train import FittedModel
 
 HERE = Path(__file__).resolve().parent
 PATIENT_C = ("C3", "C4", "C5", "C6")
@@ -66,17 +69,18 @@ def on(encoders: list[list[Any]], **model: Any) -> dict[str, Any]:
 
 ALONE = {"closed_form": False}
 NETWORK, DEFAULT, WITHOUT = "network alone, handcrafted", "NH2ST-Graph", "NH2ST-Graph without [imagenet]"
-#: What was measured at commit 3d9daa5, whose closed form read one ring for new patients. It is not run again here.
-ONE_RING = "one ring, handcrafted"
+ONE_RING, ALL_ENCODERS = "one ring, handcrafted", "all encoders, also for new patients"
+#: What the closed form of an earlier commit gave. It is not run again here: its rows stay as they are.
 EARLIER = {
-    ONE_RING,
-    "one ring, handcrafted and pretrained",
-    "closed form, earlier features",
-    "every spot counts alike",
-    "4 components",
-    "without neighbours",
-    "two rings",
-    "three stains",
+    ONE_RING: "3d9daa5",
+    "one ring, handcrafted and pretrained": "3d9daa5",
+    "closed form, earlier features": "3d9daa5",
+    "every spot counts alike": "3d9daa5",
+    "4 components": "3d9daa5",
+    "without neighbours": "3d9daa5",
+    "two rings": "3d9daa5",
+    "three stains": "3d9daa5",
+    ALL_ENCODERS: "98b1574",
 }
 
 ATTEMPTS: dict[str, Attempt] = {
@@ -98,7 +102,10 @@ ATTEMPTS: dict[str, Attempt] = {
     ONE_RING: Attempt(on(HANDCRAFTED), "richer features for the closed form", "closed form, earlier features", "no", 3),
     "one ring, handcrafted and pretrained": Attempt(on(BOTH), "and pretrained ones", ONE_RING, "no", 3),
     WITHOUT: Attempt(on(HANDCRAFTED), "new patients: means over five rings", ONE_RING, "yes", 3),
-    DEFAULT: Attempt(on(BOTH), "and pretrained features", WITHOUT, "yes", 3),
+    ALL_ENCODERS: Attempt(on(BOTH), "and pretrained features", WITHOUT, "no", 3),
+    DEFAULT: Attempt(
+        on(BOTH), "new patients: without an encoder that held-out tissue is better without", ALL_ENCODERS, "yes", 3
+    ),
     "every spot counts alike": Attempt(on(HANDCRAFTED, depth_power=0), "depth_power: 0", ONE_RING, "no"),
     "4 components": Attempt(on(HANDCRAFTED, n_components=4), "fewer components", ONE_RING, "no"),
     "without neighbours": Attempt(on(HANDCRAFTED, neighbours=False), "what neighbours are worth", ONE_RING, "no"),
@@ -117,6 +124,8 @@ ATTEMPTS: dict[str, Attempt] = {
     ),
 }
 
+_TITLE, _FACTORS = "# Every attempt at accuracy", "## How much of the network's correction was added"
+
 Sections = Mapping[str, AnnData]
 Task = tuple[str, str, int, int]
 
@@ -125,6 +134,11 @@ Task = tuple[str, str, int, int]
 def sections(data: Path) -> dict[str, AnnData]:
     """Read the sections once a process."""
     return ng.read.sections("her2st", data / "her2st", ("B4", *PATIENT_C))
+
+
+def expression(model: FittedModel, section: AnnData) -> pd.DataFrame:
+    """Predict as scores count it: all genes, also those that training barely measured, which users get as NaN."""
+    return predict_prepared(model, model.preparation.prepare(section)).to_df()
 
 
 def measure(task: Task, data: Path, folder: Path, cached: Path | None, tiny: bool) -> str:
@@ -150,7 +164,7 @@ def measure(task: Task, data: Path, folder: Path, cached: Path | None, tiny: boo
     rows = []
     for each in tests:
         observed = targets(there[each], model.genes, normalize="panel")
-        predicted = ng.tl.predict(there[each], model).to_df().loc[observed.index, observed.columns]
+        predicted = expression(model, there[each]).loc[observed.index, observed.columns]
         depth = np.log1p(library_size(there[each]))
         panel_depth = np.log1p(panel_counts(there[each], model.genes).to_numpy().sum(axis=1))
         scores = {
@@ -193,23 +207,41 @@ def difference(scores: pd.DataFrame, a: str, b: str, split: str) -> str:
     return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
-def as_text(scores: pd.DataFrame) -> str:
-    """Write the table of attempts."""
+def rows_of(page: str, heading: str) -> dict[str, list[str]]:
+    """Give the rows of one table of the page, by attempt."""
+    found: dict[str, list[str]] = {}
+    for line in page.partition(heading)[2].partition("\n## ")[0].splitlines():
+        name = line.removeprefix("| ").partition(" | ")[0]
+        if name in ATTEMPTS:
+            found.setdefault(name, []).append(line)
+    return found
+
+
+def as_text(scores: pd.DataFrame, before: str) -> str:
+    """Write the table of attempts; rows of what was not measured now are those of the page of ``before``."""
     means = summary(scores)
+    there, factors = rows_of(before, _TITLE), rows_of(before, _FACTORS)
     done = [name for name in ATTEMPTS if name in set(means["attempt"])]
+    earlier = [
+        f"{', '.join(n for n in EARLIER if EARLIER[n] == commit)}: at {commit}"
+        for commit in sorted({*EARLIER.values()})
+    ]
     lines = [
-        "# Every attempt at accuracy",
+        _TITLE,
         "",
         f"By `python benchmarks/accuracy.py`, Python {platform.python_version()}. Sections of `her2st_mini`, panel of "
         "785 genes, not smoothed. Mean r over genes and sections; in brackets r given the log of the panel's counts, "
         "then given the log of all counts. Means over seeds. Differences of mean r are paired over sections and genes, "
-        "with 95 % intervals; with one test section (C to B) they cover the choice of genes only. Measured at commit "
-        f"3d9daa5, whose closed form read one ring for new patients: {', '.join(sorted(EARLIER))}.",
+        "with 95 % intervals; with one test section (C to B) they cover the choice of genes only. The closed form of "
+        f"these rows is an earlier one: {'; '.join(earlier)}.",
         "",
         f"| attempt | why | seeds | {' | '.join(HEADINGS.values())} | kept |",
         "| --- | --- | ---: |" + " --- |" * (len(HEADINGS) + 1),
     ]
-    for name in done:
+    for name in ATTEMPTS:
+        if name not in done:
+            lines += there.get(name, [])
+            continue
         attempt, own = ATTEMPTS[name], means[means["attempt"] == name]
         cells = []
         for split in SPLITS:
@@ -229,10 +261,12 @@ def as_text(scores: pd.DataFrame) -> str:
         if model in done and fair:
             cells = [difference(scores, model, against, split) for split in SPLITS]
             lines.append(f"| {model} - {against} | {' | '.join(cells)} |")
-    lines += ["", "## How much of the network's correction was added", "", "| attempt | split | seed | factor |"]
-    lines.append("| --- | --- | ---: | ---: |")
-    for row in means.dropna(subset="correction").itertuples():
-        lines.append(f"| {row.attempt} | {HEADINGS[row.split]} | {row.seed} | {row.correction:.2f} |")
+    lines += ["", _FACTORS, "", "| attempt | split | seed | factor |", "| --- | --- | ---: | ---: |"]
+    known = means.dropna(subset="correction")
+    for name in ATTEMPTS:
+        own = known[known["attempt"] == name]
+        lines += [f"| {name} | {HEADINGS[row.split]} | {row.seed} | {row.correction:.2f} |" for row in own.itertuples()]
+        lines += [] if name in done else factors.get(name, [])
     return "\n".join(lines) + "\n"
 
 
@@ -268,8 +302,14 @@ def main() -> None:
     done = [options.out / f"{_file(task)}.csv" for task in wanted]
     scores = pd.concat([pd.read_csv(path) for path in done if path.exists()])
     options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "attempts.md").write_text(as_text(scores), encoding="utf-8")
-    summary(scores).to_csv(options.results / "scores.csv", index=False, float_format="%.5f")
+    page, table = options.results / "attempts.md", options.results / "scores.csv"
+    page.write_text(as_text(scores, page.read_text(encoding="utf-8") if page.exists() else ""), encoding="utf-8")
+    found = summary(scores)
+    if table.exists():
+        before = pd.read_csv(table)
+        found = pd.concat([found, before[~before["attempt"].isin(found["attempt"])]])
+    order = found["attempt"].map({name: place for place, name in enumerate(ATTEMPTS)})
+    found.iloc[order.argsort(kind="stable")].to_csv(table, index=False, float_format="%.5f")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import HANDCRAFTED, HEADINGS, HERE, SPLITS, on, sections
+from accuracy import HANDCRAFTED, HEADINGS, HERE, SPLITS, expression, on, sections
 from anndata import AnnData
 from torch.nn import functional as F
 
@@ -96,7 +96,7 @@ def measure(task: Task, options: argparse.Namespace) -> pd.DataFrame:
     parts = []
     for each in tests:
         observed = targets(there[each], model.genes, normalize="panel")
-        predicted = ng.tl.predict(there[each], model).to_df().loc[observed.index, observed.columns]
+        predicted = expression(model, there[each]).loc[observed.index, observed.columns]
         depth = np.log1p(panel_counts(there[each], model.genes).to_numpy().sum(axis=1))
         scores = {"r": pearson(predicted, observed), "given depth": partial_pearson(predicted, observed, depth)}
         parts.append(pd.DataFrame({"section": each, "what": observed.columns, **scores}))

@@ -4,7 +4,8 @@
 
 ``DIR`` holds ``her2st/`` (the repository almaan/her2st) and ``gene_panels/her_hvg_cut_1000.txt``. Each of C3 to C6 is
 filled in by a model of the other three, and B4 by a model of these four, with 10, 25 and 50 % of its spots measured, at
-random, with each seed of :data:`SEEDS`. Scores are of the other spots. Rivals read what is measured of this section:
+random, with each seed of :data:`SEEDS`. Scores are of the other spots, and of the genes that training measured well
+enough for a model to predict. Rivals read what is measured of this section:
 
 - **neighbour means**: of the measured spots within 1.5 pitches, or the next ring that has any;
 - **kNN**: the nearest measured spots, as many as leave the smallest squared error when each is left out;
@@ -100,7 +101,10 @@ def fitted(
 def rows(
     split: str, section: str, kind: str, share: float, seed: int, method: str, scored: tuple[Floats, Floats, Floats]
 ) -> pd.DataFrame:
-    """Score a prediction: r of each gene, and given the log of the panel's counts; NaN of a gene without variance."""
+    """Score a prediction: r of each gene, and given the log of the panel's counts; NaN of a gene without variance.
+
+    A gene whose observed values are NaN is left out, too.
+    """
     predicted, observed, depth = scored
     varies = observed.std(axis=0) > 0
     scores = {"r": pearson(predicted, observed), "given depth": partial_pearson(predicted, observed, depth)}
@@ -116,6 +120,8 @@ def of_spots(split: str, name: str, section: AnnData, model: FittedModel) -> Ite
     depth = np.log1p(panel_counts(section, model.genes).to_numpy().sum(axis=1))
     pos = section.obsm["spatial"] / spot_pitch(section)
     image = ng.tl.predict(section, model).X.astype(np.float64)
+    # Genes that training barely measured are predicted by no model, and count for no method.
+    truth = np.where(np.isnan(image).any(axis=0), np.nan, observed)
     for share in SHARES:
         for seed in SEEDS:
             order = np.random.default_rng(seed).permutation(section.n_obs)
@@ -129,7 +135,7 @@ def of_spots(split: str, name: str, section: AnnData, model: FittedModel) -> Ite
             }
             left = ~measured
             for method, filled in found.items():
-                scored = filled[left], observed[left], depth[left]
+                scored = filled[left], truth[left], depth[left]
                 yield rows(split, name, "spots", share, seed, method, scored)
     for number in GENES:
         for seed in SEEDS:
@@ -137,7 +143,7 @@ def of_spots(split: str, name: str, section: AnnData, model: FittedModel) -> Ite
             genes = list(np.array(model.genes)[given])
             filled = ng.tl.impute(section, model, measured=genes).X.astype(np.float64)
             for method, each in {IMAGE: image, IMPUTED: filled}.items():
-                scored = each[:, ~given], observed[:, ~given], depth
+                scored = each[:, ~given], truth[:, ~given], depth
                 found = rows(split, name, "genes", number, seed, method, scored)
                 yield found.assign(gene=np.flatnonzero(~given))
 
@@ -147,6 +153,8 @@ def of_halves(name: str, section: AnnData, model: FittedModel, told: list[dict[s
     observed = targets(section, model.genes, **model.config.data.target).to_numpy()
     depth = np.log1p(panel_counts(section, model.genes).to_numpy().sum(axis=1))
     image = ng.tl.predict(section, model).X.astype(np.float64)
+    # Genes that training barely measured are predicted by no model, and count for no method.
+    truth = np.where(np.isnan(image).any(axis=0), np.nan, observed)
     blocks = pieces(torch.from_numpy(section.obsm["spatial"]), 8)
     for seed in SEEDS:
         measured = np.zeros(section.n_obs, dtype=bool)
@@ -160,7 +168,7 @@ def of_halves(name: str, section: AnnData, model: FittedModel, told: list[dict[s
             "adapted and imputed": ng.tl.impute(section, adapted, measured=measured).X,
         }
         for method, each in found.items():
-            scored = each[~measured].astype(np.float64), observed[~measured], depth[~measured]
+            scored = each[~measured].astype(np.float64), truth[~measured], depth[~measured]
             yield rows(OTHER, name, "half", 0.5, seed, method, scored)
         gain = adapted.origin.get("adapted")
         if gain is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from accuracy import HANDCRAFTED, HEADINGS, HERE, SPLITS, on, sections
+from accuracy import HANDCRAFTED, HEADINGS, HERE, SPLITS, expression, on, sections
 
 import nh2st_graph as ng
 from nh2st_graph.config import load_config
@@ -63,7 +63,7 @@ def main() -> None:
                     model = ng.tl.fit({name: there[name] for name in train}, base.change({"seed": seed}))
                     for name in tests:
                         observed = targets(there[name], model.genes, normalize="panel")
-                        predicted = ng.tl.predict(there[name], model).to_df().loc[observed.index, observed.columns]
+                        predicted = expression(model, there[name]).loc[observed.index, observed.columns]
                         depth = np.log1p(panel_counts(there[name], model.genes).to_numpy().sum(axis=1))
                         scores = pearson(predicted, observed).mean(), partial_pearson(predicted, observed, depth).mean()
                         rows.append((kind, split, seed, name, *scores))

@@ -24,7 +24,7 @@ from nh2st_graph.models._groups import (
     section_groups,
 )
 from nh2st_graph.models._network import Memory
-from nh2st_graph.nn import ComponentRidge, Description, RidgeSpots, Rows, components, fit_component_ridge
+from nh2st_graph.nn import ComponentRidge, Description, RidgeFit, RidgeSpots, Rows, components, fit_component_ridge
 
 __all__ = [
     "MOST_SPOTS",
@@ -73,8 +73,8 @@ PATIENTS = "patients"
 _FEATURES = "features"
 _DESCRIPTION = ("mean", "std", "weight", "parts")
 
-#: Name of the tensor of the factors of a description to the regression for new patients.
-_PARTS = "new.parts"
+#: Names of the tensors of a description to the regression for new patients: factors of its parts and of features.
+_PARTS, _WEIGHT = "new.parts", "new.weight"
 
 
 @dataclass(frozen=True)
@@ -83,24 +83,23 @@ class ClosedForm:
 
     Within a patient, a kernel and a weak penalty find more than a line does. Another patient's tissue is not where such
     a function was learned. So the regression for new patients is chosen on held-out patients; and if training has only
-    one, it is linear with a strong penalty, and reads means of five rings around a spot.
+    one, it is linear with a strong penalty, and reads means of five rings around a spot. The features of an encoder
+    that held-out tissue is predicted better without are not shown to it.
 
     Attributes
     ----------
-    description
-        Describes spots to ``known``.
+    description, new_description
+        Describe spots to ``known`` and to ``new``.
     known, new
         The regressions.
-    new_parts
-        Factors of a spot's own features and of the rings around it to ``new``; see :class:`Description`.
     patients
         Digests of the names of the training patients: a model file names nobody.
     """
 
     description: Description
+    new_description: Description
     known: ComponentRidge
     new: ComponentRidge
-    new_parts: Tensor
     patients: frozenset[bytes]
 
     def __call__(self, section: Data) -> Tensor:
@@ -120,7 +119,7 @@ class ClosedForm:
         return self._describes(section).reach
 
     def _describes(self, section: Data) -> Description:
-        return self.description if self.knows(section) else replace(self.description, parts=self.new_parts)
+        return self.description if self.knows(section) else self.new_description
 
     def described(self, section: Data, spots: NDArray[np.int64]) -> Tensor:
         """Describe some spots of a whole section to the regression that predicts it, ``(n, d)`` float64."""
@@ -144,7 +143,8 @@ class ClosedForm:
             **description_tensors(self.description),
             **ridge_tensors(self.known, "known"),
             **ridge_tensors(self.new, "new"),
-            _PARTS: self.new_parts.clone(),
+            _PARTS: self.new_description.parts.clone(),
+            _WEIGHT: self.new_description.weight.clone(),
         }
 
     @classmethod
@@ -152,10 +152,14 @@ class ClosedForm:
         """Restore what gave ``memory``; an earlier one describes spots to both regressions alike."""
         patients = frozenset(bytes(row) for row in memory[PATIENTS].tolist())
         description, new = description_in(memory), ridge_in(memory, "new")
-        parts = memory[_PARTS].cpu().double() if _PARTS in memory else description.parts
+        parts, weight = (
+            memory[name].cpu().double() if name in memory else before
+            for name, before in ((_PARTS, description.parts), (_WEIGHT, description.weight))
+        )
         if new.n_inputs != len(parts) * len(description.mean):
             raise KeyError(_PARTS)
-        return cls(description, ridge_in(memory, "known"), new, parts, patients)
+        new_description = replace(description, parts=parts, weight=weight)
+        return cls(description, new_description, ridge_in(memory, "known"), new, patients)
 
 
 class FittedForm(NamedTuple):
@@ -197,21 +201,12 @@ def fit_closed_form(
         Regressions that are fitted at a time. Numbers do not depend on it.
     """
     description = Description.fit([each.x for each in sections], groups_of(sections[0]), own=own, around=around)
-    several = len(set(patients_of(sections))) > 1
-    wide = description if several else description.with_rings(_RINGS)
     sizes = [int(section.num_nodes or 0) for section in sections]
     counted = [section.library[:, 0].double() ** depth_power for section in sections]
-    folds, patients = (joined(sections) % MOST_FOLDS for joined in (section_groups, patient_groups))
     drawn = drawn_spots(sections, most_spots)
     of_all = len(drawn) == sum(sizes)
     spots = described_spots(description, sections, drawn)
     views = len(spots.weights) // len(drawn)
-
-    def basis(weights: Sequence[Tensor] | None) -> Tensor | None:
-        """Find the components of all spots, if the regression does not see them all."""
-        if len(drawn) == sum(sizes):
-            return None
-        return components([each.y for each in sections], n_components, apart=True, weights=weights).loadings
 
     known = fit_component_ridge(
         spots._replace(weights=torch.cat(counted)[drawn].repeat(views)),
@@ -219,34 +214,63 @@ def fit_closed_form(
         n_components=[n_components],
         penalties=PENALTIES,
         by_component=True,
-        basis=basis(counted),
+        basis=None if of_all else _basis(sections, n_components, counted),
         threads=threads,
     )
-    if wide is not description:
-        # More numbers a spot, of fewer spots, are not more to hold.
-        del spots
-        drawn = drawn_spots(sections, most_spots * len(description.parts) // len(wide.parts))
-        spots = described_spots(wide, sections, drawn)
-    new = fit_component_ridge(
-        spots._replace(folds=torch.from_numpy(patients[drawn]).repeat(views)),
-        sharpness=_KERNELS if several else (0.0,),
-        n_components=[n_components],
-        penalties=PENALTIES if several else (_CAUTIOUS,),
-        by_component=True,
-        basis=basis(None),
-        threads=threads,
-    )
+    del spots
+    new_description, new = _for_new_patients(description, sections, n_components, most_spots, threads)
     if of_all:
         held_out = list(known.held_out[: sum(sizes)].float().split(sizes))
     else:
-        parts = torch.from_numpy(folds).split(sizes)
+        parts = torch.from_numpy(section_groups(sections) % MOST_FOLDS).split(sizes)
         held_out = [
             known.held_out_scores(description.of(each.x, each.edge_index).blocks(torch.float32), part)
             for each, part in zip(sections, parts, strict=True)
         ]
     named = frozenset(_digest(str(section.patient)) for section in sections if "patient" in section)
-    form = ClosedForm(description, known.ridge, new.ridge, wide.parts, named)
+    form = ClosedForm(description, new_description, known.ridge, new.ridge, named)
     return FittedForm(form, held_out, {"known": known.chosen, "new": new.chosen})
+
+
+def _for_new_patients(
+    description: Description, sections: Sequence[Data], n_components: int, most_spots: int, threads: int
+) -> tuple[Description, RidgeFit]:
+    """Fit the regression for new patients, and choose which encoders' features describe spots to it.
+
+    Held-out tissue compares all features with those that are left without each encoder; of equal errors, all stay.
+    """
+    several = len(set(patients_of(sections))) > 1
+    wide = description if several else description.with_rings(_RINGS)
+    # More numbers a spot, of fewer spots, are not more to hold.
+    drawn = drawn_spots(sections, most_spots * len(description.parts) // len(wide.parts))
+    folds = torch.from_numpy((patient_groups(sections) % MOST_FOLDS)[drawn])
+    of_all = len(drawn) == sum(int(section.num_nodes or 0) for section in sections)
+    basis = None if of_all else _basis(sections, n_components)
+    group = groups_of(sections[0])
+    encoders = [] if group is None else group.unique().tolist()
+    candidates: list[tuple[int | None, Description]] = [(None, wide)]
+    if group is not None and len(encoders) > 1:
+        candidates += [(each, wide.by_features(group != each)) for each in encoders]
+
+    def fitted(without: int | None, shown: Description) -> tuple[Description, RidgeFit]:
+        spots = described_spots(shown, sections, drawn)
+        fit = fit_component_ridge(
+            spots._replace(folds=folds.repeat(len(spots.weights) // len(drawn))),
+            sharpness=_KERNELS if several else (0.0,),
+            n_components=[n_components],
+            penalties=PENALTIES if several else (_CAUTIOUS,),
+            by_component=True,
+            basis=basis,
+            threads=threads,
+        )
+        return shown, fit if without is None else fit._replace(chosen={**fit.chosen, "without": without})
+
+    return min((fitted(*each) for each in candidates), key=lambda found: found[1].error)
+
+
+def _basis(sections: Sequence[Data], n_components: int, weights: Sequence[Tensor] | None = None) -> Tensor:
+    """Find the components of all spots, for a regression that does not see them all."""
+    return components([each.y for each in sections], n_components, apart=True, weights=weights).loadings
 
 
 def correction_gain(correction: Tensor, left: Tensor, observed: Tensor) -> tuple[float, float]:

@@ -239,7 +239,8 @@ def _fit(
         level = path.level[:kept]
         return ComponentRidge(
             sharpness,
-            kernel.points if sharpness else kernel.points[:0],
+            # An empty view would keep all points in memory.
+            kernel.points if sharpness else kernel.points[:0].clone(),
             path.coefficients(path.found[chosen, :, column].T * slope).contiguous(),
             # The slope is about the mean: a steep one would turn it into an offset.
             level + (path.intercepts[chosen, column] - level) * slope,

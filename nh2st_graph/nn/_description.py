@@ -94,6 +94,11 @@ class Description:
         each = self.parts[1:].norm() / n_rings**0.5
         return replace(self, parts=torch.cat([self.parts[:1], each.expand(n_rings)]))
 
+    def by_features(self, kept: Tensor) -> Description:
+        """Describe spots by some features alone, ``kept`` ``(n_features,)`` bool, which share the weight of all."""
+        weight = self.weight * kept
+        return replace(self, weight=weight / weight.norm())
+
     def of(self, x: Tensor | Rows, edge_index: Tensor) -> DescribedSpots:
         """Describe the spots of one whole section when they are read."""
         return DescribedSpots(self, x, senders_of(edge_index, len(x)))

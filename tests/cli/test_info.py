@@ -104,6 +104,15 @@ class TestRun:
             assert facts.get("chosen") == expected
             assert "for other patients" not in facts
 
+    def test_an_encoder_that_new_patients_are_predicted_without_is_named(self, info, tiny_run, tmp_path):
+        about = json.loads((tiny_run.folder / "model.json").read_text())
+        about["chosen"]["new"]["without"] = 1
+        about["origin"]["encoders"] = [{"name": name} for name in ("one", "one", "two")]
+        (tmp_path / "model.json").write_text(json.dumps(about))
+        facts = info(tmp_path)
+        assert "without two" in facts["for other patients"]
+        assert "without" not in facts["for training patients"]
+
     def test_a_model_names_the_genes_that_it_reads(self, info, tiny_run):
         facts, genes = info(tiny_run.folder), tiny_run.model.confidence.known.genes
         reliable = genes[genes["reliable"]].sort_values("held_out_pcc_partial", ascending=False).index

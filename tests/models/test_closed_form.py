@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +137,44 @@ def test_new_patients_are_described_by_five_rings_if_training_has_one(sections, 
     torch.testing.assert_close(form_of_one(sections[0]), known(narrow.described[:18]).float())
 
 
+def with_encoder(section: Data, seed: int, slope: float) -> Data:
+    """Add the features of a second encoder, which expression follows with some slope."""
+    draw, section = torch.Generator().manual_seed(seed), section.clone()
+    own = torch.randn(section.num_nodes, 30, generator=draw)
+    section.y = section.y + slope * own[:, :3] @ torch.ones(3, N_GENES)
+    section.x = torch.cat([section.x, own], dim=1)
+    section.x_groups = torch.tensor([0] * N_FEATURES + [1] * 30)[None]
+    return section
+
+
+@pytest.mark.parametrize("patients", ["Ada", "Bob"])
+def test_features_without_which_held_out_tissue_is_predicted_better_are_not_shown_to_new_patients(patients):
+    # Each section, of one patient or of two, follows the second encoder's features with a slope of its own.
+    sections = [make_section(i, patient, n=40) for i, patient in enumerate(("Ada", patients))]
+    misled = [with_encoder(each, i, 0.5 * (-1) ** i) for i, each in enumerate(sections)]
+    fitted = fit_closed_form(misled, N_COMPONENTS, 0.5)
+    assert fitted.chosen["new"]["without"] == 1
+    kept = torch.arange(N_FEATURES + 30) < N_FEATURES
+    form = fitted.form
+    torch.testing.assert_close(form.new_description.weight[kept], torch.full((N_FEATURES,), N_FEATURES**-0.5).double())
+    assert not form.new_description.weight[~kept].any()
+    other = of(misled[0], "Eve")
+    other.x = torch.where(kept, other.x, -other.x)
+    assert torch.equal(form(other), form(of(misled[0], "Eve")))
+    # Training patients' tissue is read with all of them, and so is it after saving.
+    assert form.description.weight.all()
+    restored = ClosedForm.restore(load(save(form.memory())))
+    assert torch.equal(restored(other), ClosedForm.restore(form.memory())(other))
+    other.patient = "Ada"
+    assert not torch.equal(form(other), form(misled[0]))
+
+
+def test_features_that_tell_more_stay(sections):
+    fitted = fit_closed_form([with_encoder(each, i, 0.5) for i, each in enumerate(sections[:2])], N_COMPONENTS, 0.5)
+    assert "without" not in fitted.chosen["new"]
+    assert torch.equal(fitted.form.new_description.weight, fitted.form.description.weight)
+
+
 def test_the_reach_is_that_of_the_regression(sections, form, form_of_one):
     known, new = sections[0], make_section(7, "Eve")
     assert (form.reach(known), form.reach(new)) == (1, 1)
@@ -252,7 +289,7 @@ def test_a_wider_description_is_fitted_on_fewer_spots():
     """So that no more numbers are held than of a narrow one."""
     section = make_section(0, n=90)
     form = fit_closed_form([section], N_COMPONENTS, 0.5, most_spots=90).form
-    wide = replace(form.description, parts=form.new_parts)
+    wide = form.new_description
     drawn = drawn_spots([section], 30)
     expected = fit_component_ridge(
         described_spots(wide, [section], drawn),
@@ -307,7 +344,7 @@ def test_a_restored_form_predicts_the_same_bits(request, which, sections):
 def test_a_form_of_before_has_one_description_for_both_regressions(form, form_of_one):
     memory = form.memory()
     expected = ClosedForm.restore(memory)
-    del memory["new.parts"]
+    del memory["new.parts"], memory["new.weight"]
     section = make_section(7, "Eve")
     assert torch.equal(ClosedForm.restore(memory)(section), expected(section))
     memory = form_of_one.memory()

@@ -130,6 +130,20 @@ def test_rings_share_the_weight_of_the_surroundings(own, around):
     assert_allclose(wide.with_rings(1).parts, narrow.parts)
 
 
+def test_features_that_are_left_out_do_not_count_and_others_take_their_weight():
+    draw = torch.Generator().manual_seed(0)
+    x, edge_index = torch.randn(20, 4, generator=draw), torch.randint(20, (2, 50), generator=draw)
+    group = torch.tensor([0, 0, 1, 2])
+    before, kept = Description.fit([x], group).with_rings(2), group != 1
+    after = before.by_features(kept)
+    assert_allclose(after.weight.square().sum(), 1)
+    assert_allclose(after.weight, [0.5, 0.5, 0, 0.5**0.5])
+    described = after(x, edge_index).unflatten(1, (3, 4))
+    assert (described[..., 2] == 0).all()
+    alone = Description.fit([x[:, kept]], group[kept]).with_rings(2)(x[:, kept], edge_index)
+    assert_allclose(described[..., kept].flatten(1), alone)
+
+
 def test_blocks_are_the_whole_and_statistics_are_those_of_all_sections(monkeypatch):
     draw = torch.Generator().manual_seed(0)
     x, edge_index = 5 + torch.randn(50, 3, generator=draw), torch.randint(50, (2, 200), generator=draw)
