@@ -124,7 +124,8 @@ ATTEMPTS: dict[str, Attempt] = {
     ),
 }
 
-_TITLE, _FACTORS = "# Every attempt at accuracy", "## How much of the network's correction was added"
+_TITLE, _BASELINES = "# Every attempt at accuracy", "## NH2ST-Graph against each baseline"
+_FACTORS = "## How much of the network's correction was added"
 
 Sections = Mapping[str, AnnData]
 Task = tuple[str, str, int, int]
@@ -212,7 +213,7 @@ def rows_of(page: str, heading: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in page.partition(heading)[2].partition("\n## ")[0].splitlines():
         name = line.removeprefix("| ").partition(" | ")[0]
-        if name in ATTEMPTS:
+        if line.startswith("| ") and not name.startswith("---"):
             found.setdefault(name, []).append(line)
     return found
 
@@ -220,7 +221,7 @@ def rows_of(page: str, heading: str) -> dict[str, list[str]]:
 def as_text(scores: pd.DataFrame, before: str) -> str:
     """Write the table of attempts; rows of what was not measured now are those of the page of ``before``."""
     means = summary(scores)
-    there, factors = rows_of(before, _TITLE), rows_of(before, _FACTORS)
+    there, compared, factors = (rows_of(before, heading) for heading in (_TITLE, _BASELINES, _FACTORS))
     done = [name for name in ATTEMPTS if name in set(means["attempt"])]
     earlier = [
         f"{', '.join(n for n in EARLIER if EARLIER[n] == commit)}: at {commit}"
@@ -254,13 +255,16 @@ def as_text(scores: pd.DataFrame, before: str) -> str:
         lines.append(
             f"| {name} | {attempt.why}{versus} | {own['seed'].nunique()} | {' | '.join(cells)} | {attempt.kept} |"
         )
-    lines += ["", "## NH2ST-Graph against each baseline", "", f"| | {' | '.join(HEADINGS.values())} |"]
-    lines.append("| --- |" + " --- |" * len(HEADINGS))
-    for model, against in itertools.product((DEFAULT, WITHOUT), done):
-        fair = ATTEMPTS[against].settings.get("model.name") is not None
-        if model in done and fair:
+    lines += ["", _BASELINES, "", f"| | {' | '.join(HEADINGS.values())} |", "| --- |" + " --- |" * len(HEADINGS)]
+    for model, against in itertools.product((DEFAULT, WITHOUT), ATTEMPTS):
+        pair = f"{model} - {against}"
+        if ATTEMPTS[against].settings.get("model.name") is None:
+            continue
+        if model in done and against in done:
             cells = [difference(scores, model, against, split) for split in SPLITS]
-            lines.append(f"| {model} - {against} | {' | '.join(cells)} |")
+            lines.append(f"| {pair} | {' | '.join(cells)} |")
+        else:
+            lines += compared.get(pair, [])
     lines += ["", _FACTORS, "", "| attempt | split | seed | factor |", "| --- | --- | ---: | ---: |"]
     known = means.dropna(subset="correction")
     for name in ATTEMPTS:
@@ -299,7 +303,7 @@ def main() -> None:
         runs = [pool.submit(measure, t, options.data, options.out, options.cache, options.tiny) for t in left]
         for run in runs:
             print(run.result(), flush=True)
-    done = [options.out / f"{_file(task)}.csv" for task in wanted]
+    done = [options.out / f"{_file(task)}.csv" for task in tasks(ATTEMPTS)]
     scores = pd.concat([pd.read_csv(path) for path in done if path.exists()])
     options.results.mkdir(parents=True, exist_ok=True)
     page, table = options.results / "attempts.md", options.results / "scores.csv"

@@ -147,6 +147,10 @@ def listed(names: Iterable[object], most: int = 5) -> str:
     return ", ".join(given[:most]) + (f" and {len(given) - most:,} more" if len(given) > most else "")
 
 
+#: Keys that a word for their part of the configuration stands for: ``model="bleep"``, ``graph="knn"``.
+_OF_PART = {"model.name": "model", "graph.mode": "graph"}
+
+
 def setting(name: str, value: Any = None, *, argument: str | None = None) -> str:
     """Mark a setting in an error message, so that :meth:`NH2STGraphError.at` can name it for the reader.
 
@@ -157,9 +161,10 @@ def setting(name: str, value: Any = None, *, argument: str | None = None) -> str
     value
         Its value, or the value to give; not shown if None.
     argument
-        The argument for a key, if it is not the key's last word.
+        The argument for a key, if it is not the key's last word, nor the part that the key alone stands for.
     """
-    return f"\x02{name}\x1f{argument or name.rpartition('.')[2]}\x1f{'' if value is None else repr(value)}\x03"
+    argument = argument or _OF_PART.get(name, name.rpartition(".")[2])
+    return f"\x02{name}\x1f{argument}\x1f{'' if value is None else repr(value)}\x03"
 
 
 def is_about(error: Exception, part: str) -> bool:

@@ -215,6 +215,8 @@ class TestBadInput:
             ("data.options.image", lambda s, _: ng.read.anndata_section(bare(s))),
             ("data.options.layer", lambda s, _: ng.read.anndata_section(s, layer="raw")),
             ("data.options.layer", lambda s, _: ng.read.anndata_section(half(s))),
+            (None, lambda s, _: ng.tl.fit([s], model="nosuch")),
+            (None, lambda s, _: ng.tl.fit([s], model="histogene", encoder="squidpy:summary", graph="none")),
         ],
         ids=lambda case: str(case[0]),
     )

@@ -140,7 +140,7 @@ def _model(path: Path) -> tuple[str, Facts, list[RenderableType]]:
             "trained on": f"{_listed(about['train_sections'])} ({config['data']['format']})",
             "adapted on": _adapted(about.get("origin") or {}),
             "epochs": about["selected_epochs"] or "-",
-            **_chosen(about.get("chosen") or {}, (about.get("origin") or {}).get("encoders") or []),
+            **_chosen(about.get("chosen") or {}),
             "genes": f"{len(genes)} ({config['data']['panel']}): {_listed(genes)}",
             **_reliable(reliable_genes(path, about), len(genes)),
             "targets": f"log counts, normalised by {config['data']['normalize']}"
@@ -178,14 +178,13 @@ def _adapted(origin: Mapping[str, Any]) -> str | None:
     )
 
 
-def _chosen(chosen: Mapping[str, Any], encoders: Sequence[Mapping[str, Any]]) -> Facts:
+def _chosen(chosen: Mapping[str, Any]) -> Facts:
     """Say what training chose: the regressions that NH2ST-Graph starts from, or the settings of a method."""
     shared = chosen.get("correction")
     if shared is None:
         shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in chosen.items()}
         return {"chosen": ", ".join(f"{name} {value}" for name, value in shown.items())}
     facts: Facts = {}
-    names = list(dict.fromkeys(each.get("name") for each in encoders))
     for who, label in (("known", "for training patients"), ("new", "for other patients")):
         kernel = "Gaussian kernel" if chosen[who]["sharpness"] else "linear"
         added = f"{shared[who]:.0%}" if shared[who] else "nothing"
@@ -193,8 +192,9 @@ def _chosen(chosen: Mapping[str, Any], encoders: Sequence[Mapping[str, Any]]) ->
             f"ridge regression ({kernel}, {chosen[who]['components']} components), and {added} of the network's "
             "correction"
         )
-        if "without" in chosen[who] and len(names) > chosen[who]["without"]:
-            facts[label] += f", without {names[chosen[who]['without']]}: held-out tissue was predicted better without"
+        left_out = chosen[who].get("without")
+        if left_out:
+            facts[label] += f"; without {_listed(left_out)}, since held-out tissue was predicted better then"
     return facts
 
 

@@ -163,12 +163,13 @@ def _parsed(assignments: Sequence[str]) -> dict[str, Any]:
     options = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
+        expected = f"--option {assignment}: expected KEY=VALUE with the value in YAML, such as bin_um=8"
+        if not equals:
+            raise ConfigError(expected)
         try:
             options[key.strip()] = parse_yaml(text)
-        except yaml.YAMLError:
-            equals = ""
-        if not equals:
-            raise ConfigError(f"--option {assignment}: expected KEY=VALUE with the value in YAML, such as bin_um=8")
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{expected} ({' '.join(str(error).split())})") from None
     return options
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from nh2st_graph._errors import ConfigError, nearest
@@ -21,7 +22,7 @@ _WORD = {"model": "name", "graph": "mode"}
 _KEY = re.compile(r"\b(?:data|features|graph|model|train|evaluate)\.(?=[a-z])")
 
 
-def with_arguments(config: Config, arguments: Mapping[str, Any]) -> Config:
+def with_arguments(config: Any, arguments: Mapping[str, Any]) -> Config:
     """Return a copy of a configuration, changed by keyword arguments.
 
     Parameters
@@ -37,10 +38,18 @@ def with_arguments(config: Config, arguments: Mapping[str, Any]) -> Config:
     ConfigError
         If a name is unknown, or a value is wrong; it names arguments, not keys.
     """
+    if not isinstance(config, Config):
+        is_file = isinstance(config, str | Path)
+        cure = f"config.load_config({str(config)!r})" if is_file else "a Config, or settings by their names"
+        raise ConfigError(f"config is of type {type(config).__name__}; give {cure}")
     try:
         return config.change(_dotted(config, arguments), "settings")
     except ConfigError as error:
-        raise ConfigError(_KEY.sub("", str(error.args[0]))) from None
+        said = str(error.args[0])
+        for part, key in _WORD.items():
+            if isinstance(arguments.get(part), str):
+                said = said.replace(f"{part}.{key}", part)
+        raise ConfigError(_KEY.sub("", said)) from None
 
 
 def _dotted(config: Config, arguments: Mapping[str, Any]) -> dict[str, Any]:

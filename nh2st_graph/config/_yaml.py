@@ -46,7 +46,7 @@ Written: TypeAlias = WrittenInt | WrittenFloat
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, less three habits: of two values of a key it keeps the last, keys and dates lose their text.
+    """The safe loader, less some habits: of two values of a key it keeps the last, and keys and dates lose their text.
 
     A key is always text. Of YAML's words for true and false only these two are values: ``no`` and ``on`` may be names,
     and a field that wants true or false takes them too. A text that is nested too deeply, or whose aliases stand for
@@ -69,17 +69,39 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # When it is read: what is merged into a mapping (<<) stands among its keys later.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
-            line, name = key.start_mark.line + 1, "" if key.tag == _MERGE else str(key.value)
+            line, name = key.start_mark.line + 1, str(key.value)
             if name in lines:
-                raise yaml.YAMLError(f"key {name!r} is given twice (lines {lines[name]} and {line})")
-            if name:
-                lines[name] = line
-            if name and isinstance(key, yaml.ScalarNode):
+                many = "; give a list: <<: [*a, *b]" if key.tag == _MERGE else ""
+                raise yaml.YAMLError(f"key {name!r} is given twice (lines {lines[name]} and {line}){many}")
+            lines[name] = line
+            if key.tag != _MERGE and isinstance(key, yaml.ScalarNode):
                 key.tag = _TEXT
-        return super().construct_mapping(node, deep)
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge mappings (``<<``) into one: its own keys count first, then those of the first that is merged.
+
+        PyYAML tells keys apart by where their text is in memory, so that the order depends on the length of a key.
+        """
+        merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        merges = [value for key, value in node.value if key.tag == _MERGE]
+        node.value = [pair for pair in node.value if pair[0].tag != _MERGE]
+        for value in merges:
+            for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(source, yaml.MappingNode):
+                    raise yaml.YAMLError(
+                        f"<< takes keys and values, or a list of these (line {source.start_mark.line + 1})"
+                    )
+                self.flatten_mapping(source)
+                for pair in source.value:
+                    merged.setdefault(str(pair[0].value), pair)
+        own = {str(key.value) for key, _ in node.value}
+        node.value = [pair for name, pair in merged.items() if name not in own] + node.value
 
 
 def _n_values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:

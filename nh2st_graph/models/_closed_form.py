@@ -66,6 +66,9 @@ _CERTAIN = 0.95
 #: Spots from which on descriptions by several rings are not held to predict from them.
 _MANY = 4096
 
+#: Share of the held-out error with an encoder below which it is lower without: less is rounding.
+_LOWER = 1 - 1e-9
+
 #: Name of the tensor of the training patients.
 PATIENTS = "patients"
 
@@ -158,6 +161,8 @@ class ClosedForm:
         )
         if new.n_inputs != len(parts) * len(description.mean):
             raise KeyError(_PARTS)
+        if weight.shape != description.mean.shape:
+            raise KeyError(_WEIGHT)
         new_description = replace(description, parts=parts, weight=weight)
         return cls(description, new_description, ridge_in(memory, "known"), new, patients)
 
@@ -218,7 +223,7 @@ def fit_closed_form(
         threads=threads,
     )
     del spots
-    new_description, new = _for_new_patients(description, sections, n_components, most_spots, threads)
+    new_description, new, without = _for_new_patients(description, sections, n_components, most_spots, threads)
     if of_all:
         held_out = list(known.held_out[: sum(sizes)].float().split(sizes))
     else:
@@ -229,15 +234,17 @@ def fit_closed_form(
         ]
     named = frozenset(_digest(str(section.patient)) for section in sections if "patient" in section)
     form = ClosedForm(description, new_description, known.ridge, new.ridge, named)
-    return FittedForm(form, held_out, {"known": known.chosen, "new": new.chosen})
+    chosen = {"known": known.chosen, "new": new.chosen | ({"without": without} if without else {})}
+    return FittedForm(form, held_out, chosen)
 
 
 def _for_new_patients(
     description: Description, sections: Sequence[Data], n_components: int, most_spots: int, threads: int
-) -> tuple[Description, RidgeFit]:
-    """Fit the regression for new patients, and choose which encoders' features describe spots to it.
+) -> tuple[Description, RidgeFit, list[str]]:
+    """Fit the regression for new patients, and choose which encoders' features describe spots to it; name the others.
 
-    Held-out tissue compares all features with those that are left without each encoder; of equal errors, all stay.
+    One encoder after the other is left out, each time the one without which held-out tissue is predicted best, as long
+    as that is better than with it.
     """
     several = len(set(patients_of(sections))) > 1
     wide = description if several else description.with_rings(_RINGS)
@@ -246,15 +253,10 @@ def _for_new_patients(
     folds = torch.from_numpy((patient_groups(sections) % MOST_FOLDS)[drawn])
     of_all = len(drawn) == sum(int(section.num_nodes or 0) for section in sections)
     basis = None if of_all else _basis(sections, n_components)
-    group = groups_of(sections[0])
-    encoders = [] if group is None else group.unique().tolist()
-    candidates: list[tuple[int | None, Description]] = [(None, wide)]
-    if group is not None and len(encoders) > 1:
-        candidates += [(each, wide.by_features(group != each)) for each in encoders]
 
-    def fitted(without: int | None, shown: Description) -> tuple[Description, RidgeFit]:
+    def fitted(shown: Description) -> tuple[Description, RidgeFit]:
         spots = described_spots(shown, sections, drawn)
-        fit = fit_component_ridge(
+        return shown, fit_component_ridge(
             spots._replace(folds=folds.repeat(len(spots.weights) // len(drawn))),
             sharpness=_KERNELS if several else (0.0,),
             n_components=[n_components],
@@ -263,9 +265,19 @@ def _for_new_patients(
             basis=basis,
             threads=threads,
         )
-        return shown, fit if without is None else fit._replace(chosen={**fit.chosen, "without": without})
 
-    return min((fitted(*each) for each in candidates), key=lambda found: found[1].error)
+    best, group = fitted(wide), groups_of(sections[0])
+    encoders = [] if group is None else group.unique().tolist()
+    left_out: list[int] = []
+    while group is not None and len(encoders) > 1:
+        found = {each: fitted(best[0].by_features(group != each)) for each in encoders}
+        worst = min(found, key=lambda each: found[each][1].error)
+        if found[worst][1].error >= _LOWER * best[1].error:
+            break
+        best = found[worst]
+        encoders.remove(worst)
+        left_out.append(worst)
+    return *best, encoder_names(sections[0], left_out)
 
 
 def _basis(sections: Sequence[Data], n_components: int, weights: Sequence[Tensor] | None = None) -> Tensor:
@@ -364,6 +376,12 @@ def described_spots(
 def groups_of(section: Data) -> Tensor | None:
     """Give the number of each feature's group; None if a graph does not say."""
     return section.x_groups[0] if "x_groups" in section else None
+
+
+def encoder_names(section: Data, numbers: Sequence[int]) -> list[str]:
+    """Name the encoders of some groups of features; by their numbers if a graph does not say."""
+    names = section.encoders.split("\n") if "encoders" in section else []
+    return [names[each] if each < len(names) else str(each) for each in numbers]
 
 
 def description_tensors(description: Description) -> Memory:

@@ -134,7 +134,7 @@ class HisToGene(Network):
     ) -> None:
         super().__init__(settings, n_features, n_genes, patch_encoder)
         if settings.input == "pixels":
-            patch_side(n_features, patch_encoder, "HisToGene (model.input = 'pixels')")
+            patch_side(n_features, patch_encoder, "HisToGene with pixels as input")
         width = settings.width
         self.patch_embedding = nn.Linear(n_features, width)
         self.positions = ArrayEmbedding(settings.n_positions, width)

@@ -247,7 +247,7 @@ class FittedModel:
         if not isinstance(self.module, NH2STGraph):
             raise ModelError(
                 f"the model's method is {self.config.model.name!r}, and only NH2ST-Graph can be asked this; "
-                f"train with {setting('model.name', 'nh2st_graph', argument='model')}"
+                f"train with {setting('model.name', 'nh2st_graph')}"
             )
         return self.module
 

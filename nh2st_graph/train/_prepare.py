@@ -321,7 +321,10 @@ class PreparedSection:
         patient = named_patients(self.section)
         if patient is not None:
             graph.patient = patient
-        graph.x_groups = _groups(self.section.uns[Key.uns.image], features.shape[1])
+        graph.x_groups, names = _groups(self.section.uns[Key.uns.image], features.shape[1])
+        if names:
+            # As text: PyG takes a list of as many names as there are spots for values of spots.
+            graph.encoders = "\n".join(names)
         return graph
 
     @cached_property
@@ -441,14 +444,14 @@ def _check_same_encoders(sections: Sequence[AnnData]) -> None:
             )
 
 
-def _groups(entry: Mapping[str, Any], n_features: int) -> Tensor:
-    """Number each feature by its encoder, ``(1, n_features)``: those of one encoder, at any scale, are a group."""
+def _groups(entry: Mapping[str, Any], n_features: int) -> tuple[Tensor, list[str]]:
+    """Number each feature by its encoder, whatever its scale, ``(1, n_features)``, and name the encoders."""
     names = [str(name) for name in np.atleast_1d(entry.get(Key.features.encoders, ()))]
     sizes = [int(size) for size in np.atleast_1d(entry.get(Key.features.n_features, ()))]
     if len(names) != len(sizes) or sum(sizes) != n_features:
-        return torch.zeros(1, n_features, dtype=torch.int64)
+        return torch.zeros(1, n_features, dtype=torch.int64), []
     order = list(dict.fromkeys(names))
-    return torch.tensor([order.index(name) for name in names]).repeat_interleave(torch.tensor(sizes))[None]
+    return torch.tensor([order.index(name) for name in names]).repeat_interleave(torch.tensor(sizes))[None], order
 
 
 def _float_tensor(values: NDArray[Any]) -> Tensor:

@@ -177,7 +177,7 @@ def _check_needs(method: type[Network] | type[Estimator], graph: Data) -> None:
         raise DataError(
             f"section {graph.section!r}: {method.__name__} needs array positions (obs['{Key.obs.array_row}'], "
             f"obs['{Key.obs.array_col}']), and there are none; choose another method in "
-            f"{setting('model.name', argument='model')}"
+            f"{setting('model.name')}"
         )
 
 

@@ -106,8 +106,7 @@ class TestRun:
 
     def test_an_encoder_that_new_patients_are_predicted_without_is_named(self, info, tiny_run, tmp_path):
         about = json.loads((tiny_run.folder / "model.json").read_text())
-        about["chosen"]["new"]["without"] = 1
-        about["origin"]["encoders"] = [{"name": name} for name in ("one", "one", "two")]
+        about["chosen"]["new"]["without"] = ["two"]
         (tmp_path / "model.json").write_text(json.dumps(about))
         facts = info(tmp_path)
         assert "without two" in facts["for other patients"]

@@ -40,7 +40,8 @@ def test_nothing_changes_nothing():
         ({"train": 5}, r"train = 5; expected a mapping"),
         ({"model": 5}, r"model = 5; expected a mapping"),
         ({"model": {"heads": 3}}, r"heads=3 does not divide width=64"),
-        ({"model": "blep"}, r"no such method; did you mean 'bleep'"),
+        ({"model": "blep"}, r"^model='blep': no such method; did you mean 'bleep'"),
+        ({"graph": "net"}, r"\bgraph = 'net'; allowed: 'grid'"),
     ],
 )
 def test_errors_name_arguments(arguments, message):
@@ -48,3 +49,12 @@ def test_errors_name_arguments(arguments, message):
         with_arguments(Config(), arguments)
     assert "data." not in str(error.value)
     assert "model." not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [("c.yaml", r"type str; give config\.load_config\('c\.yaml'\)"), (3, "type int; give a Config")],
+)
+def test_a_configuration_that_is_none(config, message):
+    with pytest.raises(ConfigError, match=message):
+        with_arguments(config, {})

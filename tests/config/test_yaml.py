@@ -79,6 +79,41 @@ def test_aliases_are_taken():
     }
 
 
+@pytest.mark.parametrize("key", ["k", "width"])
+def test_own_values_count_before_those_of_the_first_mapping_that_is_merged(key):
+    values = parse_yaml(
+        f"a: &a {{{key}: 1, own: 1}}\n"
+        f"b: &b {{{key}: 2, other: 2}}\n"
+        f"c: &c\n  <<: [*a, *b]\n"
+        f"d: &d {{<<: *a, {key}: 4}}\n"
+        f"e: {{<<: *d}}\n"
+        f"f: {{<<: *c, other: 6}}\n"
+    )
+    assert values["c"] == {key: 1, "own": 1, "other": 2}
+    assert values["d"] == values["e"] == {key: 4, "own": 1}
+    assert values["f"] == {key: 1, "own": 1, "other": 6}
+    assert values["a"] == {key: 1, "own": 1}
+
+
+def test_a_mapping_that_is_merged_where_it_is_made_is_no_key_twice():
+    assert parse_yaml("z: {b: &b {<<: {k: 1}, k: 2}}\nc: {<<: *b}") == {"z": {"b": {"k": 2}}, "c": {"k": 2}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["m: {k: 1, k: 2}", "m:\n  <<: {k: 1}\n  <<: {k: 2}", "m: {'': 1, '': 2}", "m: {1: a, '1': b}", "- {k: 1, k: 2}"],
+)
+def test_a_key_that_is_given_twice_is_refused_wherever_it_stands(text):
+    with pytest.raises(yaml.YAMLError, match="given twice"):
+        parse_yaml(text)
+
+
+@pytest.mark.parametrize("text", ["m: {<<: 3}", "m: {<<: [{k: 1}, 3]}"])
+def test_what_cannot_be_merged_is_refused(text):
+    with pytest.raises(yaml.YAMLError, match="<<"):
+        parse_yaml(text)
+
+
 @pytest.mark.parametrize(("word", "shown"), [("true", "true"), ("False", "false"), ("null", "null"), ("~", "null")])
 def test_a_name_that_has_to_be_quoted(word, shown):
     with pytest.raises(ConfigError, match=rf"data\.train\.1 = {shown}.*in quotes"):

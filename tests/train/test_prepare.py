@@ -178,6 +178,14 @@ class TestSectionGraph:
         assert "patient" not in graph
         assert patients_of([graph]) == ["unknown (S1)"]
 
+    def test_names_the_encoders_that_features_are_of(self, few_spots, tiny_config):
+        blocks = [["pixels:1", 112], ["squidpy:summary", 112], ["pixels:1", 56]]
+        config = tiny_config.change({"features.encoders": blocks})
+        graph = section_graph(complete_section(few_spots["S1"], config), config, Standardizer())
+        assert graph.encoders.split("\n") == ["pixels:1", "squidpy:summary"]
+        assert graph.x_groups[0].unique_consecutive().tolist() == [0, 1, 0]
+        assert graph.x_groups.shape == (1, graph.x.shape[1])
+
     def test_without_genes_looks_at_no_count(self, section, tiny_config):
         graph = section_graph(section[:, :0].copy(), tiny_config, Standardizer())
         assert not {"y", "counts", "library"} & set(graph.keys())
