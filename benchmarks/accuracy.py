@@ -26,7 +26,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
+from torch_geometric.utils import add_self_loops, scatter
 
 import nh2st_graph as ng
 from nh2st_graph.config import load_config
@@ -53,13 +55,14 @@ BOTH = [*HANDCRAFTED, *EFFICIENTNET]
 
 
 class Attempt(NamedTuple):
-    """What was tried: settings, why, what it is compared with, whether it was kept, and the number of seeds."""
+    """What was tried: settings, why, what it is compared with, whether it was kept, the number of seeds, smoothing."""
 
     settings: dict[str, Any]
     why: str
     against: str | None = None
     kept: str = ""
     seeds: int = 1
+    smoothed: bool = False
 
 
 def on(encoders: list[list[Any]], **model: Any) -> dict[str, Any]:
@@ -106,6 +109,16 @@ ATTEMPTS: dict[str, Attempt] = {
     DEFAULT: Attempt(
         on(BOTH), "new patients: without an encoder that held-out tissue is better without", ALL_ENCODERS, "yes", 3
     ),
+    "graph without neighbours": Attempt(
+        on(HANDCRAFTED, neighbours=False), "what neighbours are worth, new patients' rings too", WITHOUT, "no"
+    ),
+    "graph of two rings": Attempt(
+        {**on(HANDCRAFTED), "graph.n_rings": 2}, "a wider mean; for new patients five such rings", WITHOUT, "no"
+    ),
+    "graph of three rings": Attempt({**on(HANDCRAFTED), "graph.n_rings": 3}, "the same, wider", WITHOUT, "no"),
+    "smoothed predictions": Attempt(
+        on(HANDCRAFTED), "a control: the mean of a spot's prediction and its neighbours'", WITHOUT, "no", smoothed=True
+    ),
     "every spot counts alike": Attempt(on(HANDCRAFTED, depth_power=0), "depth_power: 0", ONE_RING, "no"),
     "4 components": Attempt(on(HANDCRAFTED, n_components=4), "fewer components", ONE_RING, "no"),
     "without neighbours": Attempt(on(HANDCRAFTED, neighbours=False), "what neighbours are worth", ONE_RING, "no"),
@@ -137,9 +150,17 @@ def sections(data: Path) -> dict[str, AnnData]:
     return ng.read.sections("her2st", data / "her2st", ("B4", *PATIENT_C))
 
 
-def expression(model: FittedModel, section: AnnData) -> pd.DataFrame:
+def expression(model: FittedModel, section: AnnData, smoothed: bool = False) -> pd.DataFrame:
     """Predict as scores count it: all genes, also those that training barely measured, which users get as NaN."""
-    return predict_prepared(model, model.preparation.prepare(section)).to_df()
+    prepared = model.preparation.prepare(section)
+    predicted = predict_prepared(model, prepared).to_df()
+    if not smoothed:
+        return predicted
+    n_spots = len(predicted)
+    sender, receiver = add_self_loops(prepared.graph.edge_index, num_nodes=n_spots)[0]
+    values = torch.from_numpy(predicted.to_numpy())
+    means = scatter(values[sender], receiver, dim_size=n_spots, reduce="mean")
+    return pd.DataFrame(means.numpy(), predicted.index, predicted.columns)
 
 
 def measure(task: Task, data: Path, folder: Path, cached: Path | None, tiny: bool) -> str:
@@ -165,7 +186,7 @@ def measure(task: Task, data: Path, folder: Path, cached: Path | None, tiny: boo
     rows = []
     for each in tests:
         observed = targets(there[each], model.genes, normalize="panel")
-        predicted = expression(model, there[each]).loc[observed.index, observed.columns]
+        predicted = expression(model, there[each], ATTEMPTS[name].smoothed).loc[observed.index, observed.columns]
         depth = np.log1p(library_size(there[each]))
         panel_depth = np.log1p(panel_counts(there[each], model.genes).to_numpy().sum(axis=1))
         scores = {

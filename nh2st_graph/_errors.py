@@ -147,8 +147,8 @@ def listed(names: Iterable[object], most: int = 5) -> str:
     return ", ".join(given[:most]) + (f" and {len(given) - most:,} more" if len(given) > most else "")
 
 
-#: Keys that a word for their part of the configuration stands for: ``model="bleep"``, ``graph="knn"``.
-_OF_PART = {"model.name": "model", "graph.mode": "graph"}
+#: Keys whose argument is the part of the configuration that they are in: ``model="bleep"``.
+_OF_PART = {"model.name": "model"}
 
 
 def setting(name: str, value: Any = None, *, argument: str | None = None) -> str:
@@ -161,7 +161,7 @@ def setting(name: str, value: Any = None, *, argument: str | None = None) -> str
     value
         Its value, or the value to give; not shown if None.
     argument
-        The argument for a key, if it is not the key's last word, nor the part that the key alone stands for.
+        The argument for a key, if it is not the key's last word, nor the part that it is in.
     """
     argument = argument or _OF_PART.get(name, name.rpartition(".")[2])
     return f"\x02{name}\x1f{argument}\x1f{'' if value is None else repr(value)}\x03"

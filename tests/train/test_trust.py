@@ -125,7 +125,7 @@ class TestMethod:
         before = list(sys.path)
         with pytest.raises(ModelError, match=r"^run .*run: its method 'helper:Thing' "):
             tl.evaluate_run(run)
-        with pytest.raises(RunError, match=r"another configuration \(name: helper:Thing -> nh2st_graph\)"):
+        with pytest.raises(RunError, match=r"another configuration \(model: helper:Thing -> nh2st_graph\)"):
             tl.train_run(ng.Config(), run, resume=True)
         self.assert_nothing_was_imported(before)
 
