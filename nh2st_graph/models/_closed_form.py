@@ -277,7 +277,7 @@ def _for_new_patients(
         best = found[worst]
         encoders.remove(worst)
         left_out.append(worst)
-    return *best, encoder_names(sections[0], left_out)
+    return *best, _encoder_names(sections[0], left_out)
 
 
 def _basis(sections: Sequence[Data], n_components: int, weights: Sequence[Tensor] | None = None) -> Tensor:
@@ -378,7 +378,7 @@ def groups_of(section: Data) -> Tensor | None:
     return section.x_groups[0] if "x_groups" in section else None
 
 
-def encoder_names(section: Data, numbers: Sequence[int]) -> list[str]:
+def _encoder_names(section: Data, numbers: Sequence[int]) -> list[str]:
     """Name the encoders of some groups of features; by their numbers if a graph does not say."""
     names = section.encoders.split("\n") if "encoders" in section else []
     return [names[each] if each < len(names) else str(each) for each in numbers]
