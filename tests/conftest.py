@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import hashlib
-import importlib
 import logging
 import multiprocessing as mp
 import os
@@ -14,7 +13,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from functools import cache, partial
 from importlib import metadata
@@ -90,20 +88,6 @@ def pytest_configure(config: pytest.Config) -> None:
         sys.dont_write_bytecode = False
         sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(cache.mkdir("bytecode"))
         del os.environ["PYTHONDONTWRITEBYTECODE"]
-
-
-def pytest_sessionstart() -> None:
-    """Load large libraries, in another order in every second process; all tests together need all of them.
-
-    Where nothing is compiled yet, processes that load the same files at the same time would each compile them. So each
-    compiles some, and reads what the other has compiled.
-    """
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if worker:
-        libraries = ("lightning", "timm", "squidpy", "lazyslide")
-        with warnings.catch_warnings(action="ignore"):
-            for library in libraries if int(worker.removeprefix("gw")) % 2 else libraries[::-1]:
-                importlib.import_module(library)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
