@@ -109,6 +109,8 @@ class RidgeFit(NamedTuple):
         Component scores of the spots by the regressions without their parts, ``(n_spots, n_components)``.
     error
         Squared error of ``held_out``.
+    least
+        Least squared error of one penalty for all components.
     chosen
         Kernel, number of components and penalties.
     """
@@ -117,6 +119,7 @@ class RidgeFit(NamedTuple):
     without: dict[int, ComponentRidge]
     held_out: Tensor
     error: float
+    least: float
     chosen: dict[str, float | list[float]]
 
     def held_out_scores(self, described: Iterable[Tensor], folds: Tensor) -> Tensor:
@@ -149,6 +152,7 @@ def fit_component_ridge(
     n_components: Sequence[int],
     penalties: Sequence[float],
     by_component: bool,
+    price: float | None = None,
     basis: Tensor | None = None,
     threads: int = 1,
 ) -> RidgeFit:
@@ -171,6 +175,9 @@ def fit_component_ridge(
     by_component
         Choose a penalty for each component, and multiply each component by the slope that fits held-out scores best,
         so that a component that cannot be predicted is left out. Otherwise, all components share a penalty.
+    price
+        Share of the least error of any penalty for all components that a larger penalty may cost: of those that cost no
+        more, the largest is chosen for all components. None chooses by the error alone. With ``by_component``.
     basis
         The components, ``(n_components, n_genes)``, if more spots say them than are fitted; None takes those of the
         training spots.
@@ -188,7 +195,8 @@ def fit_component_ridge(
     basis = basis if len(basis) else torch.zeros_like(centred[:1])
     exact = spots._replace(targets=targets, weights=weights)
     fits = (
-        _fit(exact, centred, basis, each, n_components, sorted(penalties), by_component, threads) for each in sharpness
+        _fit(exact, centred, basis, each, n_components, sorted(penalties), by_component, price, threads)
+        for each in sharpness
     )
     return min(fits, key=lambda fit: fit.error)
 
@@ -201,6 +209,7 @@ def _fit(
     n_components: Sequence[int],
     penalties: Sequence[float],
     by_component: bool,
+    price: float | None,
     threads: int,
 ) -> RidgeFit:
     targets, weights, scores = spots.targets, spots.weights, centred @ basis.T
@@ -224,9 +233,14 @@ def _fit(
         slopes = ((weights[:, None] * compared * wanted).sum(dim=1) / down.clamp_min(1e-300)).clamp_min(0.0)
     errors = (weights[:, None] * (slopes[:, None] * compared - wanted).square()).sum(dim=1)
     unpredicted = (weights[:, None] * wanted.square()).sum(dim=0)
+    beyond = (weights[:, None] * (centred.square().sum(dim=1) - scores.square().sum(dim=1))[:, None]).sum()
+    least = (errors.sum(dim=1) + beyond).min()
     # Of equal errors, the largest penalty.
     if by_component:
         kept, chosen = scores.shape[1], len(penalties) - 1 - errors.flip(0).argmin(dim=0)
+        if price is not None:
+            cheap = errors.sum(dim=1) + beyond <= least + price * least.abs()
+            chosen = torch.full((kept,), int(cheap.nonzero().max()))
     else:
         totals = torch.stack([errors[:, :k].sum(dim=1) + unpredicted[k:].sum() for k in n_components], dim=1)
         place = int(totals.flip(0).argmin())
@@ -248,7 +262,6 @@ def _fit(
             basis[:kept],
         )
 
-    beyond = (weights[:, None] * (centred.square().sum(dim=1) - scores.square().sum(dim=1))[:, None]).sum()
     error = errors[chosen, column].sum() + unpredicted[kept:].sum() + beyond
     penalty = [float(penalties[int(i)]) for i in chosen]
     return RidgeFit(
@@ -256,6 +269,7 @@ def _fit(
         {int(numbers[i]): regression(each) for i, each in enumerate(learned)},
         levels[:, :kept] + (paths[chosen, :, column].T - levels[:, :kept]) * slope,
         float(error),
+        float(least),
         {"sharpness": sharpness, "components": kept, "penalty": penalty if by_component else penalty[0]},
     )
 

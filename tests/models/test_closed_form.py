@@ -22,12 +22,14 @@ from nh2st_graph.train import cut_out
 N_FEATURES, N_GENES, N_COMPONENTS = 5, 6, 3
 
 
-def make_section(seed: int, patient: str | None = "Ada", n: int = 18, slope: float = 1.0) -> Data:
+def make_section(
+    seed: int, patient: str | None = "Ada", n: int = 18, slope: float = 1.0, noise: float = 0.5
+) -> Data:
     """A row of spots whose expression follows the first features; the slope of one of them is the patient's own."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, N_FEATURES))
     means = np.column_stack([x[:, 0], slope * x[:, 1]])
-    y = 2 + means @ np.random.default_rng(99).normal(size=(2, N_GENES)) + 0.5 * rng.normal(size=(n, N_GENES))
+    y = 2 + means @ np.random.default_rng(99).normal(size=(2, N_GENES)) + noise * rng.normal(size=(n, N_GENES))
     left = np.arange(n - 1)
     section = Data(
         x=torch.tensor(x, dtype=torch.float32),
@@ -55,9 +57,15 @@ def form(sections) -> ClosedForm:
 
 
 @pytest.fixture(scope="module")
-def form_of_one(sections) -> ClosedForm:
+def noisy() -> list[Data]:
+    """Two sections of a single patient, with as much noise as real ones."""
+    return [make_section(0, noise=2.5), make_section(1, noise=5.0)]
+
+
+@pytest.fixture(scope="module")
+def form_of_one(noisy) -> ClosedForm:
     """The form of two sections of a single patient."""
-    return fit_closed_form(sections[:2], N_COMPONENTS, 0.5).form
+    return fit_closed_form(noisy, N_COMPONENTS, 0.5).form
 
 
 def of(section: Data, patient: str | None) -> Data:
@@ -103,8 +111,8 @@ def test_what_is_the_other_way_round_in_another_patient_is_not_predicted_of_new_
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_a_single_patient_says_nothing_of_others(sections, n):
-    chosen = fit_closed_form(sections[:n], N_COMPONENTS, 0.5).chosen
+def test_a_single_patient_says_nothing_of_others(noisy, n):
+    chosen = fit_closed_form(noisy[:n], N_COMPONENTS, 0.5).chosen
     assert chosen["new"]["sharpness"] == 0
     assert set(chosen["new"]["penalty"]) == {0.15}
     assert set(chosen["known"]["penalty"]) <= set(PENALTIES)
@@ -119,30 +127,50 @@ def five_rings_of_a_row(z: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts, dim=1)
 
 
-def test_new_patients_are_described_by_five_rings_if_training_has_one(sections, form_of_one):
+def test_new_patients_are_described_by_five_rings_if_training_has_one(noisy, form_of_one):
     description = form_of_one.description
-    narrow = described_spots(description, sections[:2])
-    wide = [five_rings_of_a_row(description.own(section.x)) for section in sections[:2]]
+    narrow = described_spots(description, noisy)
+    wide = [five_rings_of_a_row(description.own(section.x)) for section in noisy]
     settings = {"n_components": [N_COMPONENTS], "by_component": True}
     new = fit_component_ridge(
         narrow._replace(described=torch.cat(wide)), sharpness=[0.0], penalties=[0.15], **settings
     ).ridge
-    torch.testing.assert_close(form_of_one(of(sections[0], "Eve")), new(wide[0]).float())
+    torch.testing.assert_close(form_of_one(of(noisy[0], "Eve")), new(wide[0]).float())
     # The regression for training patients is that of one ring.
-    weights = torch.cat([section.library[:, 0] for section in sections[:2]]).double().sqrt()
+    weights = torch.cat([section.library[:, 0] for section in noisy]).double().sqrt()
     known = fit_component_ridge(
         narrow._replace(weights=weights), sharpness=(0.0, 0.2), penalties=PENALTIES, **settings
     ).ridge
     assert torch.equal(form_of_one.known.coefficients, known.coefficients)
-    torch.testing.assert_close(form_of_one(sections[0]), known(narrow.described[:18]).float())
+    torch.testing.assert_close(form_of_one(noisy[0]), known(narrow.described[:18]).float())
 
 
-def test_the_reach_is_that_of_the_regression(sections, form, form_of_one):
-    known, new = sections[0], make_section(7, "Eve")
+@pytest.mark.parametrize("n", [1, 2])
+def test_caution_costs_little_of_what_held_out_tissue_says(n):
+    """Where expression follows the image closely, one patient's sections are believed more."""
+    sections = [make_section(seed, n=60, noise=0.2) for seed in range(n)]
+    fitted = fit_closed_form(sections, N_COMPONENTS, 0.5)
+    (penalty,) = set(fitted.chosen["new"]["penalty"])
+    form, errors = fitted.form, {}
+    assert form.new_description.n_rings == 1
+    for each in (*(p for p in PENALTIES if p < 0.15), 0.15):
+        errors[each] = fit_component_ridge(
+            described_spots(form.description, sections),
+            sharpness=[0.0],
+            n_components=[N_COMPONENTS],
+            penalties=[each],
+            by_component=True,
+        ).error
+    cheap = [each for each, error in errors.items() if error <= 1.03 * min(errors.values())]
+    assert penalty == max(cheap) < 0.15
+
+
+def test_the_reach_is_that_of_the_regression(noisy, form, form_of_one):
+    known, new = noisy[0], make_section(7, "Eve")
     assert (form.reach(known), form.reach(new)) == (1, 1)
     assert (form_of_one.reach(known), form_of_one.reach(new)) == (1, 5)
     for switches, reach in (({"around": False}, 0), ({"own": False}, 5)):
-        apart = fit_closed_form(sections[:1], N_COMPONENTS, 0.5, **switches).form
+        apart = fit_closed_form(noisy[:1], N_COMPONENTS, 0.5, **switches).form
         assert apart.reach(new) == reach
         assert bool((apart.own(new) == apart(new)).all()) == (reach == 0)
         # A mean spot without neighbours.
@@ -249,7 +277,7 @@ def test_a_sample_of_many_spots_comes_close_to_all_of_them():
 
 def test_a_wider_description_is_fitted_on_fewer_spots():
     """So that no more numbers are held than of a narrow one."""
-    section = make_section(0, n=90)
+    section = make_section(0, n=90, noise=2.5)
     form = fit_closed_form([section], N_COMPONENTS, 0.5, most_spots=90).form
     wide = form.new_description
     drawn = drawn_spots([section], 30)

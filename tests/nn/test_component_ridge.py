@@ -34,13 +34,14 @@ def make_spots(seed: int = 0, sizes=SIZES, n_genes: int = N_GENES, noise: float 
     return RidgeSpots(torch.from_numpy(h), torch.from_numpy(y), section, section, torch.from_numpy(weights))
 
 
-def fitted(spots: RidgeSpots, sharpness=0.0, n_components=N_GENES, penalties=(0.03,), by_component=False):
+def fitted(spots: RidgeSpots, sharpness=0.0, n_components=N_GENES, penalties=(0.03,), by_component=False, price=None):
     return fit_component_ridge(
         spots,
         sharpness=np.atleast_1d(sharpness).tolist(),
         n_components=np.atleast_1d(n_components).tolist(),
         penalties=penalties,
         by_component=by_component,
+        price=price,
     )
 
 
@@ -161,6 +162,20 @@ def test_a_penalty_and_a_slope_for_each_component():
     assert alive
     assert [fit.chosen["penalty"][k] for k in alive] == [chosen[k] for k in alive]
     assert_allclose(fit.held_out, np.column_stack(columns), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("price", [0.0, 0.02, 0.05])
+def test_a_larger_penalty_may_cost_a_share_of_the_error(price):
+    spots = make_spots(noise=0.3)
+    errors = [fitted(spots, penalties=[each], by_component=True).error for each in PENALTIES]
+    assert errors[-1] > 1.02 * errors[1]
+    fit = fitted(spots, penalties=PENALTIES, by_component=True, price=price)
+    expected = max(each for each, error in zip(PENALTIES, errors, strict=True) if error <= (1 + price) * min(errors))
+    assert set(fit.chosen["penalty"]) == {expected}
+    assert fit.least == pytest.approx(min(errors))
+    assert fit.error == pytest.approx(errors[PENALTIES.index(expected)])
+    alone = fitted(spots, penalties=[expected], by_component=True)
+    assert_allclose(fit.ridge.coefficients, alone.ridge.coefficients, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 0.2])
