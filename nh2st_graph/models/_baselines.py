@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import sparse
+from scipy import linalg, sparse
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.decomposition import PCA
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import Ridge
 from sklearn.metrics import mean_squared_error
-from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.model_selection import GroupKFold, ParameterGrid
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -57,6 +57,10 @@ _COLUMNS = 1024
 
 #: Reads features of some spots, given their positions: ``(n, d)``, float or uint8.
 Features = Callable[[NDArray[np.int64]], NDArray[Any]]
+
+#: Features of spots and their targets; and positions of some of these spots.
+Spots = tuple[NDArray[np.float64], NDArray[np.float64]]
+Some = NDArray[np.intp]
 
 Counts = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Penalties = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
@@ -142,10 +146,20 @@ class Baseline(Estimator):
         self, x: NDArray[np.float64], y: NDArray[np.float64], groups: NDArray[np.int64], folds: GroupKFold
     ) -> dict[str, Any]:
         """Find the values with the smallest mean of the folds' squared errors; of equal ones, the first."""
-        grid = dict(self.grid())
-        search = GridSearchCV(self.regression(), grid, cv=folds, scoring="neg_mean_squared_error", refit=False)
-        search.fit(x, y, groups=groups)
-        return {name: np.asarray(value).item() for name, value in search.best_params_.items()}
+        candidates = list(ParameterGrid(dict(self.grid())))
+        errors = [
+            self._errors(candidates, (x, y), train, held_out) for train, held_out in folds.split(x, groups=groups)
+        ]
+        chosen = candidates[int(np.mean(errors, axis=0).argmin())]
+        return {name: np.asarray(value).item() for name, value in chosen.items()}
+
+    def _errors(self, candidates: Sequence[dict[str, Any]], spots: Spots, train: Some, held_out: Some) -> list[float]:
+        """Give the squared errors of held-out spots with each of the values; others may find them in less time."""
+        (x, y), errors = spots, []
+        for values in candidates:
+            fitted = self.regression().set_params(**values).fit(x[train], y[train])
+            errors.append(float(mean_squared_error(y[held_out], fitted.predict(x[held_out]))))
+        return errors
 
     def _searched(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Give the features among which the hyper-parameter is chosen: others may choose the same in less time."""
@@ -248,6 +262,28 @@ class OwnRidge(Baseline):
     def grid(self) -> dict[str, Sequence[float]]:
         """Give the penalties; see :meth:`Baseline.grid`."""
         return {"alpha": self.config.alphas}
+
+    def _errors(self, candidates: Sequence[dict[str, Any]], spots: Spots, train: Some, held_out: Some) -> list[float]:
+        """Solve as scikit-learn does, to the last bit, but make the equations once for all penalties."""
+        x, y = (each[train] for each in spots)
+        x_out, y_out = (each[held_out] for each in spots)
+        y, y_out = (each.reshape(len(each), -1) for each in (y, y_out))
+        x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
+        x -= x_mean
+        y -= y_mean
+        dual = x.shape[1] > len(x)
+        system, wanted = (x @ x.T, y) if dual else (x.T @ x, x.T @ y)
+        diagonal, errors = system.diagonal().copy(), []
+        for values in candidates:
+            np.fill_diagonal(system, diagonal + values["alpha"])
+            try:
+                solved = linalg.solve(system, wanted, assume_a="pos")
+            except linalg.LinAlgError:  # the penalty is nothing beside the features; scikit-learn goes another way
+                return super()._errors(candidates, spots, train, held_out)
+            weights = x.T @ solved if dual else solved
+            predicted = x_out @ weights + (y_mean - x_mean @ weights)
+            errors.append(float(np.square(y_out - predicted).mean(axis=0).mean()))
+        return errors
 
 
 class RidgeNeighboursConfig(MethodConfig):
@@ -371,17 +407,12 @@ class NearestSpots(Baseline):
         """Give the numbers of neighbours; see :meth:`Baseline.grid`."""
         return {"n_neighbors": self.config.neighbours}
 
-    def _best(
-        self, x: NDArray[np.float64], y: NDArray[np.float64], groups: NDArray[np.int64], folds: GroupKFold
-    ) -> dict[str, int]:
-        """Choose among all numbers by one search for the nearest, which takes most of the time."""
-        wanted = self.config.neighbours
-        errors = np.zeros(len(wanted))
-        for train, held_out in folds.split(x, groups=groups):
-            found = _NearestOrAll(max(wanted)).fit(x[train], y[train])
-            nearest = found.kneighbors(x[held_out], return_distance=False)
-            errors += [mean_squared_error(y[held_out], found.mean_of(nearest[:, :n])) for n in wanted]
-        return {"n_neighbors": wanted[int(errors.argmin())]}
+    def _errors(self, candidates: Sequence[dict[str, Any]], spots: Spots, train: Some, held_out: Some) -> list[float]:
+        """Find the errors of all numbers by one search for the nearest, which takes most of the time."""
+        (x, y), wanted = spots, [values["n_neighbors"] for values in candidates]
+        found = _NearestOrAll(max(wanted)).fit(x[train], y[train])
+        nearest = found.kneighbors(x[held_out], return_distance=False)
+        return [float(mean_squared_error(y[held_out], found.mean_of(nearest[:, :n]))) for n in wanted]
 
 
 class _NearestOrAll(KNeighborsRegressor):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load, save
 from scipy import sparse
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, GroupKFold
 from torch_geometric.data import Data
 
 from nh2st_graph import ConfigError, DataError
@@ -260,17 +261,24 @@ class Watched(Ridge):
         return super().predict(X)
 
 
-class WatchedBaseline(find_method("ridge")):
+class WatchedBaseline(find_method("pca_ridge")):
+    """A baseline that tries its penalties one by one; what others learn from is given to them in the same place."""
+
     def regression(self):
         return Watched()
+
+
+def watched(sections):
+    """Fit with a choice of two penalties; return what was learned from and predicted."""
+    Watched.seen.clear()
+    WatchedBaseline(find_method("pca_ridge").Settings(repaired=True, alphas=(1.0, 10.0))).fit(sections)
+    return Watched.seen
 
 
 def test_no_spot_of_a_section_is_on_both_sides_of_a_fold(sections):
     for number, section in enumerate(sections):
         section.x[:, 0] = number
-    Watched.seen.clear()
-    WatchedBaseline(find_method("ridge").Settings(alphas=(1.0, 10.0))).fit(sections)
-    *folds, refit = Watched.seen
+    *folds, refit = watched(sections)
     assert refit == ("fit", {0, 1, 2})
     pairs = list(zip(folds[::2], folds[1::2], strict=True))
     assert len(pairs) == 2 * 3
@@ -291,10 +299,19 @@ def test_many_sections_are_held_out_several_at_a_time():
     many = [make_section(4, seed) for seed in range(12)]
     for number, section in enumerate(many):
         section.x[:, 0] = number
-    Watched.seen.clear()
-    WatchedBaseline(find_method("ridge").Settings(alphas=(1.0, 10.0))).fit(many)
-    held = [numbers for did, numbers in Watched.seen if did == "predict"][:5]
+    held = [numbers for did, numbers in watched(many) if did == "predict"][::2]  # of one of the penalties
     assert sorted(number for numbers in held for number in numbers) == list(range(12))
+
+
+def test_a_penalty_that_is_nothing_beside_the_features_is_tried_too(sections):
+    """Equations of features that stand twice have no solution without a penalty, and scikit-learn finds one."""
+    for section in sections:
+        section.x = 1e8 * section.x[:, [0, 0, 1, 1]]
+    x, y = (joined(sections, name).astype(np.float64) for name in ("x", "y"))
+    penalties = {"alpha": [1e-300, 1e17]}
+    search = GridSearchCV(Ridge(), penalties, cv=GroupKFold(3), scoring="neg_mean_squared_error")
+    expected = search.fit(x, y, groups=section_groups(sections)).best_params_
+    assert fitted("ridge", sections, alphas=penalties["alpha"]).chosen == expected
 
 
 def test_a_single_value_needs_no_folds_and_too_few_spots_for_folds_are_refused():
