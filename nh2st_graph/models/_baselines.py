@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import linalg, sparse
+from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.decomposition import PCA
 from sklearn.dummy import DummyRegressor
@@ -19,13 +19,14 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import mean_squared_error
 from sklearn.model_selection import GroupKFold, ParameterGrid
 from sklearn.neighbors import KNeighborsRegressor
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch_geometric.data import Data
 
 from nh2st_graph._errors import ConfigError, DataError, setting
 from nh2st_graph._settings import Positive
 from nh2st_graph.models._groups import MOST_FOLDS, by_section, drawn_spots, section_groups
+from nh2st_graph.models._held_out_errors import Spots, ridge_errors
 from nh2st_graph.models._network import Estimator, Memory
 from nh2st_graph.models._registry import find_method, register_method
 from nh2st_graph.models._settings import MethodConfig
@@ -58,8 +59,7 @@ _COLUMNS = 1024
 #: Reads features of some spots, given their positions: ``(n, d)``, float or uint8.
 Features = Callable[[NDArray[np.int64]], NDArray[Any]]
 
-#: Features of spots and their targets; and positions of some of these spots.
-Spots = tuple[NDArray[np.float64], NDArray[np.float64]]
+#: Positions of some spots.
 Some = NDArray[np.intp]
 
 Counts = Annotated[tuple[Positive, ...], Field(min_length=1)]
@@ -264,26 +264,10 @@ class OwnRidge(Baseline):
         return {"alpha": self.config.alphas}
 
     def _errors(self, candidates: Sequence[dict[str, Any]], spots: Spots, train: Some, held_out: Some) -> list[float]:
-        """Solve as scikit-learn does, to the last bit, but make the equations once for all penalties."""
-        x, y = (each[train] for each in spots)
-        x_out, y_out = (each[held_out] for each in spots)
-        y, y_out = (each.reshape(len(each), -1) for each in (y, y_out))
-        x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
-        x -= x_mean
-        y -= y_mean
-        dual = x.shape[1] > len(x)
-        system, wanted = (x @ x.T, y) if dual else (x.T @ x, x.T @ y)
-        diagonal, errors = system.diagonal().copy(), []
-        for values in candidates:
-            np.fill_diagonal(system, diagonal + values["alpha"])
-            try:
-                solved = linalg.solve(system, wanted, assume_a="pos")
-            except linalg.LinAlgError:  # the penalty is nothing beside the features; scikit-learn goes another way
-                return super()._errors(candidates, spots, train, held_out)
-            weights = x.T @ solved if dual else solved
-            predicted = x_out @ weights + (y_mean - x_mean @ weights)
-            errors.append(float(np.square(y_out - predicted).mean(axis=0).mean()))
-        return errors
+        """Make the equations once for all penalties."""
+        (x, y), penalties = spots, [values["alpha"] for values in candidates]
+        found = ridge_errors(penalties, (x[train], y[train]), (x[held_out], y[held_out]))
+        return super()._errors(candidates, spots, train, held_out) if found is None else found
 
 
 class RidgeNeighboursConfig(MethodConfig):
@@ -358,6 +342,20 @@ class PCARidge(Baseline):
         """Give the penalties, with ``repaired``; see :meth:`Baseline.grid`."""
         return {"alpha": self.config.alphas} if self.config.repaired else {}
 
+    def _errors(self, candidates: Sequence[dict[str, Any]], spots: Spots, train: Some, held_out: Some) -> list[float]:
+        """Find the components once for all penalties."""
+        (x, y), penalties = spots, [values["alpha"] for values in candidates]
+        components = _components(self.config.components, x[train])
+        first, second = components.fit_transform(x[train]), components.transform(x[held_out])
+        found = ridge_errors(penalties, (first, y[train]), (second, y[held_out]))
+        return super()._errors(candidates, spots, train, held_out) if found is None else found
+
+
+def _components(most: int, x: NDArray[np.float64]) -> Pipeline:
+    """Make standardising and PCA, with as many components as there can be of these features."""
+    n_components = max(min(most, x.shape[1], len(x) - 1), 1)
+    return make_pipeline(StandardScaler(), PCA(n_components, svd_solver="full"))
+
 
 class _PCARidge(RegressorMixin, BaseEstimator):
     """PCA and ridge, with a number of components that depends on the data; as published if there is no penalty."""
@@ -366,14 +364,13 @@ class _PCARidge(RegressorMixin, BaseEstimator):
         self.n_components, self.alpha = n_components, alpha
 
     def fit(self, X: NDArray[np.float64], y: NDArray[np.float64]) -> _PCARidge:
-        n_components = max(min(self.n_components, X.shape[1], len(X) - 1), 1)
+        components = _components(self.n_components, X)
         if self.alpha is None:
-            penalty = 100 / (n_components * y[0].size)
+            penalty = 100 / (components[-1].n_components * y[0].size)
             ridge = Ridge(penalty, fit_intercept=False, solver="lsqr", tol=1e-4, max_iter=1000)
         else:
             ridge = Ridge(self.alpha)
-        components = PCA(n_components, svd_solver="full")
-        self.pipeline_ = make_pipeline(StandardScaler(), components, ridge).fit(X, y)
+        self.pipeline_ = make_pipeline(*components, ridge).fit(X, y)
         return self
 
     def predict(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
