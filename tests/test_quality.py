@@ -29,6 +29,16 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def statements(path: Path) -> list[ast.AST]:
+    """Every statement of a file, however deep: imports are among them, and expressions are far more."""
+    found: list[ast.AST] = [tree_of(path)]
+    for node in found:
+        for inside in ("body", "orelse", "finalbody", "handlers", "cases"):
+            found += getattr(node, inside, ())
+    return found
+
+
 def test_keys_of_anndata_stand_in_one_place():
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.value.attr}[{node.slice.value!r}]"
@@ -135,7 +145,7 @@ def test_tests_import_public_names():
         for path in files
         if any(
             name.startswith("nh2st_graph.") and re.search(r"\._(?!_)", name)
-            for node in ast.walk(tree_of(path))
+            for node in statements(path)
             for name in names_in(node)
         )
     ]
@@ -147,7 +157,7 @@ def test_imports_name_the_package():
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources()
-        for node in ast.walk(tree_of(path))
+        for node in statements(path)
         if (isinstance(node, ast.ImportFrom) and node.level)
         or (isinstance(node, ast.Import) and any(alias.name.startswith("nh2st_graph") for alias in node.names))
     ]
@@ -228,15 +238,14 @@ def module_name(path: Path) -> str:
 @cache
 def imported(path: Path) -> list[str]:
     """Every module or name that a file imports at run time, wherever the import stands."""
-    tree = tree_of(path)
     for_types = {
         id(each)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for node in statements(path)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         for each in ast.walk(node)
     }
     names: list[str] = []
-    for node in ast.walk(tree):
+    for node in statements(path):
         names += [] if id(node) in for_types else names_in(node)
     return [name for name in names if name != "nh2st_graph"]
 
