@@ -306,6 +306,18 @@ def test_many_sections_are_held_out_several_at_a_time():
     assert sorted(number for numbers in held for number in numbers) == list(range(12))
 
 
+def test_a_repaired_head_chooses_as_a_search_of_all_its_steps_does(sections):
+    x, y = (joined(sections, name).astype(np.float64) for name in ("x", "y"))
+    baseline = fitted("pca_ridge", sections, repaired=True, components=3)
+    groups, folds = section_groups(sections), GroupKFold(3)
+    search = GridSearchCV(baseline.regression(), baseline.grid(), cv=folds, scoring="neg_mean_squared_error")
+    search.fit(x, y, groups=groups)
+    assert baseline.chosen == search.best_params_
+    candidates = search.cv_results_["params"]
+    errors = [baseline._errors(candidates, (x, y), *each) for each in folds.split(x, groups=groups)]
+    np.testing.assert_allclose(np.mean(errors, axis=0), -search.cv_results_["mean_test_score"], rtol=1e-12)
+
+
 def test_a_penalty_that_is_nothing_beside_the_features_is_tried_too(sections):
     """Equations of features that stand twice have no solution without a penalty, and scikit-learn finds one."""
     for section in sections:
