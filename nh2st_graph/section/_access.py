@@ -44,7 +44,10 @@ def distinct(column: pd.Series) -> list[Any]:
     if isinstance(column.dtype, pd.CategoricalDtype):  # ten times as fast as pandas, and much asked for
         values = cast("pd.Categorical", column.array)
         names: list[Any] = [*values.categories, np.nan]  # the code of a missing value is -1
-        return [names[code] for code in pd.unique(np.asarray(values.codes))]
+        codes = np.asarray(values.codes)
+        if len(codes) and (codes == codes[0]).all():  # as of one section, in a tenth of the time
+            return [names[codes[0]]]
+        return [names[code] for code in pd.unique(codes)]
     try:
         return list(column.unique())
     except TypeError:
