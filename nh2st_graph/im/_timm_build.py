@@ -15,6 +15,7 @@ from nh2st_graph.im._names import Options, allowed_options
 from nh2st_graph.im._network import UNREADABLE, unreadable
 from nh2st_graph.im._recipes import Pooling, Recipe, recipes
 from nh2st_graph.im._timm_names import timm_has, timm_names, timm_says
+from nh2st_graph.im._without_numbers import without_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -283,11 +284,9 @@ def _kept(layers: _Layers) -> Sketch:
 
 
 def _sketched(asked: Wanted) -> Sketch:
-    import torch
-
     elsewhere = asked.model.partition(":")[0] in ELSEWHERE
     try:
-        with loading(asked) if elsewhere else nullcontext(), torch.device("meta"):
+        with loading(asked) if elsewhere else nullcontext(), without_numbers():
             model = create(asked, sized=False).eval()
             sized = bool(pretrained_cfg(model).get("fixed_input_size")) or "img_size" in (
                 asked.recipe.arguments if asked.recipe else {}

@@ -19,6 +19,7 @@ from nh2st_graph.im._network import UNREADABLE, NetworkEncoder, digest_of, find_
 from nh2st_graph.im._recipes import Recipe, recipes
 from nh2st_graph.im._timm_build import RANDOM, RANDOM_SEED
 from nh2st_graph.im._weights import state_of
+from nh2st_graph.im._without_numbers import without_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -238,9 +239,7 @@ class _Loader:
 
     def sketch(self) -> torch.nn.Module:
         """Make the model without numbers."""
-        import torch
-
-        with torch.device("meta"):
+        with without_numbers():
             return self._new().eval()
 
     def load(self, name: str) -> tuple[torch.nn.Module, list[str]]:
