@@ -375,19 +375,20 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing in the package catches it."""
 
 
-def test_killed_while_it_scores(tiny_config, tiny_run, tmp_path, monkeypatch, request):
+def test_killed_while_it_scores(config, uninterrupted, tmp_path, monkeypatch):
     """Model and predictions are there, the scores not yet: no metrics.json says that the run is complete."""
 
-    def end(*_args):
+    def end(*_args, **_options):
         raise Killed
 
-    monkeypatch.setattr("nh2st_graph.tl._run.write_figures", end)
-    with pytest.raises(Killed):
-        tl.train_run(tiny_config, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("nh2st_graph.tl._run.write_report", end)  # the last before the scores
+        with pytest.raises(Killed):
+            tl.train_run(config, tmp_path / "run")
     assert (tmp_path / "run" / "model.safetensors").exists()
+    assert (tmp_path / "run" / "predictions" / "S3.h5ad").exists()
     assert not (tmp_path / "run" / "metrics.json").exists()
-    request.getfixturevalue("without_figures")
-    assert_same_run(tl.train_run(tiny_config, tmp_path / "run", resume=True).folder, tiny_run.folder)
+    assert_same_run(tl.train_run(config, tmp_path / "run", resume=True).folder, uninterrupted)
 
 
 def test_the_configuration_of_a_run_is_complete(tiny_run):
