@@ -60,8 +60,8 @@ _CAUTIOUS = 0.15
 #: sections of another seven or eight, by little.
 _RINGS = 5
 
-#: What both may cost, as a share of the error on held-out tissue; if they cost more, the penalty is a weaker one, and the
-#: ring is one. They cost 0.2 to 2.1 % on real sections, and 5 to 28 % on synthetic tissue, where all patients are alike.
+#: What both may cost, as a share of the error on held-out tissue. If they cost more, the penalty is a weaker one, and
+#: the rings are one. Real sections of one patient cost less (benchmarks/results/accuracy/caution.md).
 _PRICE = 0.03
 
 #: Certainty that a correction lowers the error on held-out sections, for it to be added.
@@ -90,8 +90,8 @@ class ClosedForm:
 
     Within a patient, a kernel and a weak penalty find more than a line does. Another patient's tissue is not where such
     a function was learned. So the regression for new patients is chosen on held-out patients; and if training has only
-    one, it is linear with a penalty as strong as held-out tissue lets it be at a small price, and reads means of five
-    rings around a spot. The features of an encoder that held-out tissue is predicted better without are not shown to it.
+    one, it is linear, has a strong penalty, and reads means of five rings around a spot, unless that costs much on
+    held-out tissue. The features of an encoder that held-out tissue is predicted better without are not shown to it.
 
     Attributes
     ----------

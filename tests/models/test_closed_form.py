@@ -22,9 +22,7 @@ from nh2st_graph.train import cut_out
 N_FEATURES, N_GENES, N_COMPONENTS = 5, 6, 3
 
 
-def make_section(
-    seed: int, patient: str | None = "Ada", n: int = 18, slope: float = 1.0, noise: float = 0.5
-) -> Data:
+def make_section(seed: int, patient: str | None = "Ada", n: int = 18, slope: float = 1.0, noise: float = 0.5) -> Data:
     """A row of spots whose expression follows the first features; the slope of one of them is the patient's own."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, N_FEATURES))
