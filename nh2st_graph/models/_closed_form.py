@@ -60,8 +60,8 @@ _CAUTIOUS = 0.15
 #: sections of another seven or eight, by little.
 _RINGS = 5
 
-#: What both may cost, as a share of the error on held-out tissue. If they cost more, the penalty is a weaker one, and
-#: the rings are one. Real sections of one patient cost less (benchmarks/results/accuracy/caution.md).
+#: What both may cost, as a share of the error on held-out tissue, noise and all. If they cost more, the penalty is a
+#: weaker one, and the rings are one. Real sections of one patient cost less (benchmarks/results/accuracy/caution.md).
 _PRICE = 0.03
 
 #: Certainty that a correction lowers the error on held-out sections, for it to be added.
@@ -253,13 +253,17 @@ def _for_new_patients(
     several = len(set(patients_of(sections))) > 1
     cautious = [each for each in PENALTIES if each < _CAUTIOUS] + [_CAUTIOUS]
     wide = description if several else description.with_rings(_RINGS)
-    # More numbers a spot, of fewer spots, are not more to hold.
-    drawn = drawn_spots(sections, most_spots * len(description.parts) // len(wide.parts))
-    folds = torch.from_numpy((patient_groups(sections) % MOST_FOLDS)[drawn])
-    of_all = len(drawn) == sum(int(section.num_nodes or 0) for section in sections)
-    basis = None if of_all else _basis(sections, n_components)
+    n_spots = sum(int(section.num_nodes or 0) for section in sections)
 
-    def fitted(shown: Description) -> tuple[Description, RidgeFit]:
+    def most_of(shown: Description) -> int:
+        # More numbers a spot, of fewer spots, are not more to hold.
+        return most_spots * len(description.parts) // len(shown.parts)
+
+    basis = _basis(sections, n_components) if n_spots > most_of(wide) else None
+
+    def fitted(shown: Description, most: int) -> tuple[Description, RidgeFit]:
+        drawn = drawn_spots(sections, most)
+        folds = torch.from_numpy((patient_groups(sections) % MOST_FOLDS)[drawn])
         spots = described_spots(shown, sections, drawn)
         return shown, fit_component_ridge(
             spots._replace(folds=folds.repeat(len(spots.weights) // len(drawn))),
@@ -268,19 +272,21 @@ def _for_new_patients(
             penalties=PENALTIES if several else cautious,
             by_component=True,
             price=None if several else _PRICE,
-            basis=basis,
+            basis=basis if len(drawn) < n_spots else None,
             threads=threads,
         )
 
-    best, group = fitted(wide), groups_of(sections[0])
+    most, group = most_of(wide), groups_of(sections[0])
+    best = fitted(wide, most)
     if not several and description.reach:
-        narrow = fitted(description)
+        narrow = fitted(description, most)
         if best[1].error > (1 + _PRICE) * min(best[1].least, narrow[1].least):
-            best = narrow
+            most = most_of(description)
+            best = narrow if basis is None else fitted(description, most)
     encoders = [] if group is None else group.unique().tolist()
     left_out: list[int] = []
     while group is not None and len(encoders) > 1:
-        found = {each: fitted(best[0].by_features(group != each)) for each in encoders}
+        found = {each: fitted(best[0].by_features(group != each), most) for each in encoders}
         worst = min(found, key=lambda each: found[each][1].error)
         if found[worst][1].error >= _LOWER * best[1].error:
             break

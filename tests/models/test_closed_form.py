@@ -291,6 +291,23 @@ def test_a_wider_description_is_fitted_on_fewer_spots():
     assert torch.equal(form.new.coefficients, expected.coefficients)
 
 
+def test_one_ring_is_fitted_on_as_many_spots_as_it_may_hold():
+    """Where five rings cost too much, which was found on fewer spots."""
+    section = make_section(0, n=400, noise=0.2)
+    fitted = fit_closed_form([section], N_COMPONENTS, 0.5, most_spots=200)
+    form = fitted.form
+    assert form.new_description.n_rings == 1
+    expected = fit_component_ridge(
+        described_spots(form.description, [section], drawn_spots([section], 200)),
+        sharpness=[0.0],
+        n_components=[N_COMPONENTS],
+        penalties=[fitted.chosen["new"]["penalty"][0]],
+        by_component=True,
+        basis=form.new.basis,
+    ).ridge
+    torch.testing.assert_close(form.new.coefficients, expected.coefficients)
+
+
 def test_no_spot_of_a_sampled_section_is_predicted_by_a_regression_that_has_seen_it():
     sections = [make_section(seed, n=60) for seed in range(3)]
     before = fit_closed_form(sections, N_COMPONENTS, 0.0, most_spots=60)
