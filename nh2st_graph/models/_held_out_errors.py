@@ -17,7 +17,7 @@ Spots = tuple[NDArray[np.float64], NDArray[np.float64]]
 def ridge_errors(penalties: Sequence[float], train: Spots, held_out: Spots) -> list[float] | None:
     """Give the squared errors of held-out spots; None if a penalty is nothing beside the features.
 
-    They are those of scikit-learn's ridge to the last bit. What is learned from is overwritten.
+    They are those of scikit-learn's ridge, to rounding. What is learned from is overwritten.
     """
     (x, y), (x_out, y_out) = ((x, y.reshape(len(y), -1)) for x, y in (train, held_out))
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
